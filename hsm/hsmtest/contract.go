@@ -1,0 +1,166 @@
+// Package hsmtest holds every hsm.Backend to one contract, and has a fake that
+// passes it.
+package hsmtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// TestBackend is the contract. It makes keys of the given specs in b, and
+// destroys them again.
+func TestBackend(t *testing.T, b hsm.Backend, specs ...hsm.KeySpec) {
+	t.Helper()
+	t.Run("Health", func(t *testing.T) {
+		if err := b.Health(t.Context()); err != nil {
+			t.Errorf("Health: %v", err)
+		}
+	})
+	t.Run("UnknownKeySpec", func(t *testing.T) {
+		if _, err := b.Generate(t.Context(), "RSA_1024", newID()); !errors.Is(err, hsm.ErrKeySpec) {
+			t.Errorf("Generate: %v, want ErrKeySpec", err)
+		}
+	})
+	for _, spec := range specs {
+		t.Run(string(spec), func(t *testing.T) { testSpec(t, b, spec) })
+	}
+}
+
+func testSpec(t *testing.T, b hsm.Backend, spec hsm.KeySpec) {
+	ctx := t.Context()
+	id := newID()
+	key, err := b.Generate(ctx, spec, id)
+	if err != nil {
+		t.Fatalf("Generate: %v", err)
+	}
+	if !bytes.Equal(key.ID, id) || key.Spec != spec {
+		t.Errorf("Generate gave ID %x and Spec %s, want %x and %s", key.ID, key.Spec, id, spec)
+	}
+	for _, alg := range hsm.Algorithms(spec) {
+		t.Run(string(alg), func(t *testing.T) { testAlgorithm(t, b, key, alg) })
+	}
+	t.Run("Refused", func(t *testing.T) { testRefused(t, b, key) })
+	t.Run("Cancelled", func(t *testing.T) {
+		cancelled, cancel := context.WithCancel(ctx)
+		cancel()
+		if _, err := b.Sign(cancelled, key, hsm.Algorithms(spec)[0], newDigest()); !errors.Is(err, context.Canceled) {
+			t.Errorf("Sign with a cancelled context: %v, want context.Canceled", err)
+		}
+	})
+	t.Run("Parallel", func(t *testing.T) { testParallel(t, b, key) })
+	t.Run("Destroy", func(t *testing.T) { testDestroy(t, b, key) })
+}
+
+func testAlgorithm(t *testing.T, b hsm.Backend, key hsm.Key, alg hsm.Algorithm) {
+	digest := newDigest()
+	sig, err := b.Sign(t.Context(), key, alg, digest)
+	if err != nil {
+		t.Fatalf("Sign: %v", err)
+	}
+	for _, v := range []struct {
+		name   string
+		verify func(digest, sig []byte) (bool, error)
+	}{
+		{"hsm.Verify", func(digest, sig []byte) (bool, error) { return hsm.Verify(key, alg, digest, sig) }},
+		{"openssl", func(digest, sig []byte) (bool, error) {
+			return OpenSSLVerify(t.TempDir(), hsm.PublicKeyPEM(key.Public), alg, digest, sig)
+		}},
+	} {
+		if ok, err := v.verify(digest, sig); err != nil || !ok {
+			t.Errorf("%s: %v, %v for a good signature", v.name, ok, err)
+		}
+		if ok, err := v.verify(flip(digest), sig); err != nil || ok {
+			t.Errorf("%s: %v, %v for another digest", v.name, ok, err)
+		}
+		if ok, err := v.verify(digest, flip(sig)); err != nil || ok {
+			t.Errorf("%s: %v, %v for a flipped bit in the signature", v.name, ok, err)
+		}
+	}
+}
+
+// testRefused asks for what must not be signed. Neither SoftHSM nor gmsm checks
+// a digest's length, so a backend that forgets to is found here.
+func testRefused(t *testing.T, b hsm.Backend, key hsm.Key) {
+	ctx := t.Context()
+	alg := hsm.Algorithms(key.Spec)[0]
+	for _, n := range []int{0, 1, 20, 31, 33, 64} {
+		if _, err := b.Sign(ctx, key, alg, make([]byte, n)); !errors.Is(err, hsm.ErrDigest) {
+			t.Errorf("Sign of %d bytes: %v, want ErrDigest", n, err)
+		}
+	}
+	for _, other := range []hsm.Algorithm{hsm.RSA_PSS_SHA_256, hsm.RSA_PKCS1_SHA_256, hsm.ECDSA_SHA_256, hsm.SM2DSA, "", "RSA_PSS_SHA_512"} {
+		if hsm.Check(key.Spec, other, newDigest()) == nil {
+			continue
+		}
+		if _, err := b.Sign(ctx, key, other, newDigest()); !errors.Is(err, hsm.ErrAlgorithm) {
+			t.Errorf("Sign with %q: %v, want ErrAlgorithm", other, err)
+		}
+	}
+	unknown := hsm.Key{ID: newID(), Spec: key.Spec, Public: key.Public}
+	if _, err := b.Sign(ctx, unknown, alg, newDigest()); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("Sign with an unknown key: %v, want ErrNotFound", err)
+	}
+}
+
+func testParallel(t *testing.T, b hsm.Backend, key hsm.Key) {
+	alg := hsm.Algorithms(key.Spec)[0]
+	errs := make(chan error, 64)
+	var wg sync.WaitGroup
+	for range cap(errs) {
+		wg.Go(func() {
+			digest := newDigest()
+			sig, err := b.Sign(t.Context(), key, alg, digest)
+			if err == nil {
+				if ok, verr := hsm.Verify(key, alg, digest, sig); verr != nil || !ok {
+					err = fmt.Errorf("Verify: %v, %w", ok, verr)
+				}
+			}
+			errs <- err
+		})
+	}
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			t.Errorf("signing among 64: %v", err)
+		}
+	}
+}
+
+func testDestroy(t *testing.T, b hsm.Backend, key hsm.Key) {
+	for range 2 {
+		if err := b.Destroy(t.Context(), key); err != nil {
+			t.Errorf("Destroy: %v", err)
+		}
+	}
+	if key.Sealed != nil {
+		return // the sealed half is the caller's to forget: the backend keeps nothing
+	}
+	if _, err := b.Sign(t.Context(), key, hsm.Algorithms(key.Spec)[0], newDigest()); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("Sign with a destroyed key: %v, want ErrNotFound", err)
+	}
+}
+
+func newID() []byte { return random(16) }
+
+func newDigest() []byte { return random(hsm.DigestSize) }
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}
+
+// flip returns b with the last byte's lowest bit flipped.
+func flip(b []byte) []byte {
+	b = bytes.Clone(b)
+	b[len(b)-1] ^= 1
+	return b
+}

@@ -1,0 +1,170 @@
+package hsmtest
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
+	secp256k1ecdsa "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
+	"github.com/emmansun/gmsm/sm2"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// Fake is an hsm.Backend and hsm.Sealer in memory, for tests of what stands on
+// a backend. It makes every KeySpec, passes TestBackend, and fails when told
+// to. The zero value is ready for use.
+type Fake struct {
+	mu   sync.Mutex
+	keys map[string]signer // by Key.ID
+	fail error
+}
+
+var (
+	_ hsm.Backend = (*Fake)(nil)
+	_ hsm.Sealer  = (*Fake)(nil)
+)
+
+type signer func(alg hsm.Algorithm, digest []byte) ([]byte, error)
+
+// Fail makes every later call of Generate, Sign, Destroy and Health give err,
+// or panic if err is ErrPanic, until Fail(nil).
+func (f *Fake) Fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail = err
+}
+
+// ErrPanic, given to [Fake.Fail], makes calls panic.
+var ErrPanic = errors.New("panic")
+
+func (f *Fake) failure(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail == ErrPanic {
+		panic("the fake was told to panic")
+	}
+	return f.fail
+}
+
+// Generate makes a key in memory.
+func (f *Fake) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
+	if err := f.failure(ctx); err != nil {
+		return hsm.Key{}, err
+	}
+	spki, sign, err := generate(spec)
+	if err != nil {
+		return hsm.Key{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.keys == nil {
+		f.keys = make(map[string]signer)
+	}
+	f.keys[string(id)] = sign
+	return hsm.Key{ID: id, Spec: spec, Public: spki}, nil
+}
+
+// Sign signs with a key that Generate made.
+func (f *Fake) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	if err := hsm.Check(k.Spec, alg, digest); err != nil {
+		return nil, err
+	}
+	if err := f.failure(ctx); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	sign, ok := f.keys[string(k.ID)]
+	f.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("%w: %x", hsm.ErrNotFound, k.ID)
+	}
+	return sign(alg, digest)
+}
+
+// Destroy forgets a key.
+func (f *Fake) Destroy(ctx context.Context, k hsm.Key) error {
+	if err := f.failure(ctx); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.keys, string(k.ID))
+	return nil
+}
+
+// Health is nil unless Fail said otherwise.
+func (f *Fake) Health(ctx context.Context) error { return f.failure(ctx) }
+
+// Len is the number of keys that exist.
+func (f *Fake) Len() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.keys)
+}
+
+func generate(spec hsm.KeySpec) (spki []byte, sign signer, err error) {
+	switch spec {
+	case hsm.RSA_2048:
+		return generateRSA(2048)
+	case hsm.RSA_3072:
+		return generateRSA(3072)
+	case hsm.EC_P256:
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, nil, err
+		}
+		spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+		return spki, func(_ hsm.Algorithm, digest []byte) ([]byte, error) {
+			return ecdsa.SignASN1(rand.Reader, key, digest)
+		}, err
+	case hsm.EC_P256K:
+		key, err := secp256k1.GeneratePrivateKey()
+		if err != nil {
+			return nil, nil, err
+		}
+		spki, err := hsm.MarshalECPublicKey(spec, key.PubKey().SerializeUncompressed())
+		return spki, func(_ hsm.Algorithm, digest []byte) ([]byte, error) {
+			return secp256k1ecdsa.Sign(key, digest).Serialize(), nil
+		}, err
+	case hsm.EC_SM2:
+		key, err := sm2.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, nil, err
+		}
+		point, err := sm2.PublicKeyToECDH(&key.PublicKey)
+		if err != nil {
+			return nil, nil, err
+		}
+		spki, err := hsm.MarshalECPublicKey(spec, point.Bytes())
+		return spki, func(_ hsm.Algorithm, digest []byte) ([]byte, error) {
+			return sm2.SignASN1(rand.Reader, key, digest, nil)
+		}, err
+	}
+	return nil, nil, fmt.Errorf("%w: %q", hsm.ErrKeySpec, spec)
+}
+
+func generateRSA(bits int) ([]byte, signer, error) {
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		return nil, nil, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	return spki, func(alg hsm.Algorithm, digest []byte) ([]byte, error) {
+		if alg == hsm.RSA_PSS_SHA_256 {
+			return key.Sign(rand.Reader, digest, &rsa.PSSOptions{SaltLength: hsm.DigestSize, Hash: crypto.SHA256})
+		}
+		return key.Sign(rand.Reader, digest, crypto.SHA256)
+	}, err
+}

@@ -1,0 +1,70 @@
+package hsm
+
+import (
+	"fmt"
+	"slices"
+)
+
+// DigestSize is the length in bytes of every digest that can be signed: all of
+// the algorithms are defined over SHA-256 or SM3.
+const DigestSize = 32
+
+// A scheme is one row of the table of what can be signed with what.
+type scheme struct {
+	spec   KeySpec
+	alg    Algorithm
+	parse  func(spki []byte) (publicKey, error)
+	verify func(pub publicKey, digest, sig []byte) bool
+}
+
+// schemes is the only place that says which Algorithm fits which KeySpec.
+var schemes = []scheme{
+	{RSA_2048, RSA_PSS_SHA_256, parseRSA(2048), verifyPSS},
+	{RSA_2048, RSA_PKCS1_SHA_256, parseRSA(2048), verifyPKCS1},
+	{RSA_3072, RSA_PSS_SHA_256, parseRSA(3072), verifyPSS},
+	{RSA_3072, RSA_PKCS1_SHA_256, parseRSA(3072), verifyPKCS1},
+	{EC_P256, ECDSA_SHA_256, parseP256, verifyP256},
+	{EC_P256K, ECDSA_SHA_256, parseP256K, verifyP256K},
+	{EC_SM2, SM2DSA, parseSM2, verifySM2},
+}
+
+// KeySpecs lists the KeySpecs that can sign, in the table's order.
+func KeySpecs() []KeySpec {
+	var specs []KeySpec
+	for _, s := range schemes {
+		if !slices.Contains(specs, s.spec) {
+			specs = append(specs, s.spec)
+		}
+	}
+	return specs
+}
+
+// Algorithms lists the algorithms that fit spec, none for a KeySpec that
+// cannot sign.
+func Algorithms(spec KeySpec) []Algorithm {
+	var algs []Algorithm
+	for _, s := range schemes {
+		if s.spec == spec {
+			algs = append(algs, s.alg)
+		}
+	}
+	return algs
+}
+
+// Check reports whether digest may be signed under alg with a key of spec. Its
+// error is ErrAlgorithm or ErrDigest and says what would fit.
+func Check(spec KeySpec, alg Algorithm, digest []byte) error {
+	_, err := lookup(spec, alg, digest)
+	return err
+}
+
+func lookup(spec KeySpec, alg Algorithm, digest []byte) (scheme, error) {
+	i := slices.IndexFunc(schemes, func(s scheme) bool { return s.spec == spec && s.alg == alg })
+	if i < 0 {
+		return scheme{}, fmt.Errorf("%w: a key of KeySpec %q signs with %v", ErrAlgorithm, spec, Algorithms(spec))
+	}
+	if len(digest) != DigestSize {
+		return scheme{}, fmt.Errorf("%w: %d bytes where %s takes %d", ErrDigest, len(digest), alg, DigestSize)
+	}
+	return schemes[i], nil
+}
