@@ -59,9 +59,10 @@ type Key struct {
 type Backend interface {
 	// Generate makes a key pair of the given spec under id, which must be 16
 	// bytes that no other key has. When it returns without an error the key
-	// is on stable storage and has made one signature that was checked. When
-	// it returns an error no usable key is left behind, unless the backend
-	// was lost meanwhile; Destroy with the same ID clears what may be there.
+	// has made one signature that was checked, and its private half is on
+	// stable storage or, sealed, in the Key. When it returns an error no
+	// usable key is left behind, unless the backend was lost meanwhile;
+	// Destroy with the same ID clears what may be there.
 	// A spec that the backend cannot make is ErrKeySpec.
 	Generate(ctx context.Context, spec KeySpec, id []byte) (Key, error)
 

@@ -2,7 +2,9 @@ package hsm
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 )
 
 // A Route is a Backend made of two: keys are made where their KeySpec belongs,
@@ -42,4 +44,24 @@ func (r Route) home(k Key) Backend {
 		return r.Sealed
 	}
 	return r.Token
+}
+
+// SelfTest has b make one signature with k and checks it, so that a key that
+// cannot sign, or signs for another public key, is found before anyone relies
+// on it.
+func SelfTest(ctx context.Context, b Backend, k Key) error {
+	alg := Algorithms(k.Spec)[0]
+	digest := sha256.Sum256(k.ID)
+	sig, err := b.Sign(ctx, k, alg, digest[:])
+	if err != nil {
+		return fmt.Errorf("testing key version %x: %w", k.ID, err)
+	}
+	ok, err := Verify(k, alg, digest[:], sig)
+	if err != nil {
+		return fmt.Errorf("testing key version %x: %w", k.ID, err)
+	}
+	if !ok {
+		return fmt.Errorf("testing key version %x: its signature does not verify with its public key", k.ID)
+	}
+	return nil
 }
