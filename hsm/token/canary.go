@@ -1,0 +1,72 @@
+package token
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// A canaryKey is a key pair in the token that signs nothing but a constant, to
+// tell whether the token works. It is a token object like every signing key:
+// when SoftHSM's files are gone, sessions can still be opened and searches
+// still succeed, but nothing can be signed (measured).
+type canaryKey struct {
+	handle    pkcs11.ObjectHandle
+	mechanism mechanism
+}
+
+var (
+	canaryID     = bytes.Repeat([]byte{0xca}, idSize)
+	canaryDigest = bytes.Repeat([]byte{0xca}, hsm.DigestSize)
+)
+
+// findCanary finds the canary key, or makes it where that is configured: on
+// P-256, or RSA for a token without curves.
+func (c *connection) findCanary(s *session, provision bool) error {
+	template := []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCanary),
+	}
+	found, err := s.find(template...)
+	if err == nil && len(found) == 0 && provision {
+		if err = makeCanary(s); err == nil {
+			found, err = s.find(template...)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("finding the canary key: %w", err)
+	}
+	if len(found) == 0 {
+		return fmt.Errorf("%w: it has no key labelled %s", errNotOurs, labelCanary)
+	}
+	keyType, err := s.attribute(found[0], pkcs11.CKA_KEY_TYPE)
+	if err != nil {
+		return err
+	}
+	c.canary = canaryKey{found[0], mechanisms[hsm.ECDSA_SHA_256]}
+	if bytes.Equal(keyType, pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_RSA).Value) {
+		c.canary.mechanism = mechanisms[hsm.RSA_PKCS1_SHA_256]
+	}
+	return s.canary()
+}
+
+func makeCanary(s *session) error {
+	_, err := s.generate(hsm.EC_P256, canaryID, labelCanary)
+	if errors.Is(err, hsm.ErrKeySpec) {
+		_, err = s.generate(hsm.RSA_2048, canaryID, labelCanary)
+	}
+	return err
+}
+
+// canary has the token make one signature.
+func (s *session) canary() error {
+	c := s.connection.canary
+	if _, err := s.signRaw(c.handle, c.mechanism, canaryDigest); err != nil {
+		return fmt.Errorf("the canary key does not sign: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,284 @@
+package token
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/ThalesGroup/crypto11"
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// A connection is one logged-in use of the module. It is used until it is lost
+// and then closed; nothing in it survives.
+type connection struct {
+	token   *Token
+	c11     *crypto11.Context
+	slot    uint
+	handles handles
+	sealing sealingKey
+	canary  canaryKey
+
+	workers sync.WaitGroup
+	lost    chan struct{}
+	lose1   sync.Once
+	why     error // set before lost is closed
+}
+
+// connect opens the module, logs in, learns what is in the token and starts
+// the workers. Only the first connection of a process may provision: a token
+// that comes back without its keys is not the token it was.
+func (t *Token) connect(provision bool) (*connection, error) {
+	slot, err := t.mayLogin()
+	if err != nil {
+		return nil, err
+	}
+	if err := t.cfg.BeforeLogin(); err != nil {
+		return nil, fmt.Errorf("%w: preparing the login: %w", hsm.ErrUnavailable, err)
+	}
+	c11, err := crypto11.Configure(&crypto11.Config{
+		Path:       t.cfg.Module,
+		TokenLabel: t.cfg.Label,
+		Pin:        string(t.cfg.PIN),
+		// One for each worker, one for the worker of changes, and the one
+		// that crypto11 keeps to hold the login.
+		MaxSessions: t.cfg.Sessions + 2,
+		GCMIVLength: nonceSize,
+	})
+	if isCode(err, pinErrors...) {
+		return nil, fmt.Errorf("%w: %w", ErrPIN, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+	}
+	c := &connection{token: t, c11: c11, slot: slot, lost: make(chan struct{})}
+	if err := c.start(provision); err != nil {
+		c.lose(err)
+		c.workers.Wait()
+		c.close()
+		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+	}
+	return c, nil
+}
+
+// pinErrors are the codes by which a token says that it will not have this PIN.
+var pinErrors = []pkcs11.Error{pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE,
+	pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED}
+
+// mayLogin finds the token's slot and refuses to go on where a wrong PIN could
+// lock the token. It leaves the module as it found it, not initialized, for
+// crypto11.
+func (t *Token) mayLogin() (uint, error) {
+	if err := t.p11.Initialize(); err != nil {
+		return 0, fmt.Errorf("%w: initializing %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
+	}
+	defer t.p11.Finalize()
+	slot, info, err := findToken(t.p11, t.cfg.Label)
+	if err != nil {
+		return 0, err
+	}
+	const few = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
+	switch {
+	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
+		return 0, fmt.Errorf("%w: the token says that its PIN is locked; its security officer can set a new one", ErrPIN)
+	case info.Flags&few != 0 && !t.cfg.InsistOnPIN:
+		return 0, fmt.Errorf("%w: the token says that few attempts are left, so none was made; make sure of the PIN, then insist", ErrPIN)
+	}
+	return slot, nil
+}
+
+// errNotOurs: the token works but lacks what provisioning puts there.
+var errNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the token that it was")
+
+// findToken finds the one token with the label. The module must be initialized.
+func findToken(p11 *pkcs11.Ctx, label string) (slot uint, info pkcs11.TokenInfo, err error) {
+	slots, err := p11.GetSlotList(true)
+	if err != nil {
+		return 0, info, fmt.Errorf("%w: listing slots: %w", hsm.ErrUnavailable, err)
+	}
+	found := 0
+	for _, s := range slots {
+		i, err := p11.GetTokenInfo(s)
+		if err == nil && i.Label == label {
+			slot, info = s, i
+			found++
+		}
+	}
+	switch found {
+	case 0:
+		return 0, info, fmt.Errorf("%w: no token has the label %q", hsm.ErrUnavailable, label)
+	case 1:
+		return slot, info, nil
+	}
+	return 0, info, fmt.Errorf("%w: %d tokens have the label %q", hsm.ErrUnavailable, found, label)
+}
+
+// start fills the connection and starts its workers. It is on the connect path:
+// nothing else runs yet.
+func (c *connection) start(provision bool) error {
+	first, err := c.openSession()
+	if err != nil {
+		return err
+	}
+	defer first.close()
+	if err := c.handles.scan(first); err != nil {
+		return err
+	}
+	if err := c.findCanary(first, provision); err != nil {
+		return err
+	}
+	if err := c.findSealingKey(first, provision); err != nil {
+		return err
+	}
+	for range c.token.cfg.Sessions {
+		if err := c.startWorker(c.token.jobs); err != nil {
+			return err
+		}
+	}
+	return c.startWorker(c.token.changes)
+}
+
+// lose marks the connection as lost; the first reason stays.
+func (c *connection) lose(why error) {
+	c.lose1.Do(func() {
+		c.why = why
+		close(c.lost)
+	})
+}
+
+// reason is why the connection was lost. It may be asked once lost is closed.
+func (c *connection) reason() error { return c.why }
+
+// close finalizes the module. No call may be in flight.
+func (c *connection) close() {
+	// crypto11 closes its sessions and calls C_Finalize, which ends the
+	// workers' sessions too. Its Close never gives an error.
+	_ = c.c11.Close()
+}
+
+func (c *connection) startWorker(queue chan *job) error {
+	s, err := c.openSession()
+	if err != nil {
+		return err
+	}
+	c.workers.Go(func() { c.work(s, queue) })
+	return nil
+}
+
+// work does jobs until the connection is lost. It owns s.
+func (c *connection) work(s *session, queue chan *job) {
+	for {
+		select {
+		case <-c.lost:
+			return
+		case j := <-queue:
+			select {
+			case <-c.lost: // both were ready; this connection begins nothing more
+				c.token.handBack(j, queue, c.reason())
+				return
+			default:
+			}
+			if s = c.handle(s, j, queue); s == nil {
+				return
+			}
+		}
+	}
+}
+
+// handle does one job and returns the session to go on with, or nil if the
+// connection is lost.
+func (c *connection) handle(s *session, j *job, queue chan *job) *session {
+	if err := j.ctx.Err(); err != nil {
+		j.done <- waitError(err)
+		return s
+	}
+	for {
+		j.tries++
+		err := j.do(s)
+		if !isFromModule(err) {
+			j.done <- err
+			return s
+		}
+		// The session may have an operation half done in it, which the next
+		// job would trip over; and the error may be the session's own.
+		s.close()
+		renewed, lostErr := c.openSession()
+		if lostErr == nil {
+			s = renewed
+			lostErr = s.canary()
+		}
+		if lostErr != nil {
+			c.lose(fmt.Errorf("%w, and then %w", err, lostErr))
+			c.token.handBack(j, queue, err)
+			return nil
+		}
+		if j.repeat == once || j.tries >= 2 {
+			j.done <- fmt.Errorf("%w: the token is well but refuses: %w", errRefused, err)
+			return s
+		}
+	}
+}
+
+// errRefused: the token works but did not do this job, twice.
+var errRefused = errors.New("the token refused the operation")
+
+// handBack puts a job that the connection could not finish back for its
+// successor, or fails it.
+func (t *Token) handBack(j *job, queue chan *job, why error) {
+	if j.tries == 0 || j.repeat == again && j.tries < maxTries {
+		select {
+		case queue <- j:
+			return
+		default:
+		}
+	}
+	j.done <- fmt.Errorf("%w: %w", hsm.ErrUnavailable, why)
+}
+
+// A session is a PKCS#11 session. It belongs to one goroutine.
+type session struct {
+	*connection
+	p11    *pkcs11.Ctx
+	handle pkcs11.SessionHandle
+}
+
+func (c *connection) openSession() (*session, error) {
+	h, err := c.token.p11.OpenSession(c.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		return nil, fromModule("opening a session", err)
+	}
+	return &session{connection: c, p11: c.token.p11, handle: h}, nil
+}
+
+// close gives the session back. That it is already gone is no news.
+func (s *session) close() { _ = s.p11.CloseSession(s.handle) }
+
+// find lists the token objects that match the template. Session objects are
+// left out: session copies of a key have its CKA_ID too.
+func (s *session) find(template ...*pkcs11.Attribute) (found []pkcs11.ObjectHandle, err error) {
+	template = append(template, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))
+	if err := s.p11.FindObjectsInit(s.handle, template); err != nil {
+		return nil, fromModule("searching", err)
+	}
+	for {
+		page, _, err := s.p11.FindObjects(s.handle, 1000)
+		if err != nil {
+			return nil, errors.Join(fromModule("searching", err), s.p11.FindObjectsFinal(s.handle))
+		}
+		found = append(found, page...)
+		if len(page) == 0 {
+			return found, fromModule("searching", s.p11.FindObjectsFinal(s.handle))
+		}
+	}
+}
+
+// attribute reads one attribute of an object.
+func (s *session) attribute(o pkcs11.ObjectHandle, typ uint) ([]byte, error) {
+	a, err := s.p11.GetAttributeValue(s.handle, o, []*pkcs11.Attribute{pkcs11.NewAttribute(typ, nil)})
+	if err != nil {
+		return nil, fromModule(fmt.Sprintf("reading attribute %#x", typ), err)
+	}
+	return a[0].Value, nil
+}

@@ -1,0 +1,45 @@
+// Package token keeps keys in a PKCS#11 token. It is the only package that
+// links C.
+//
+// What it guarantees:
+//
+//   - A private key never leaves the token: it is generated there, sensitive
+//     and not extractable, and the token is asked after generation whether it
+//     did as it was told.
+//   - A signature that leaves was made by the key it was asked of. The first
+//     signature of every key after connecting is verified against the recorded
+//     public key, and every RSA signature is: one faulty CRT signature gives an
+//     RSA key away, and checking costs 4 % of making it.
+//   - A lost connection is replaced whole, and only when no call is in flight.
+//     That is forced: closing sessions or finalizing a module while a C_Sign
+//     runs kills the process, and sessions and object handles do not survive
+//     what loses them.
+//   - A refused PIN is not tried again. Tokens count, and lock.
+//
+// # Shape
+//
+// A [Token] has one connection at a time. A connection has a fixed number of
+// workers; each is a goroutine that owns one session, since two goroutines in
+// one session crash the process. Callers hand a job to a bounded queue and wait
+// on their context. All calls into the module are made by workers (or by the
+// supervisor, before workers exist and after they are gone), so "nothing is in
+// flight" is "all workers have returned". One more worker with a queue of its
+// own does everything that changes the token, one change at a time.
+//
+// When a worker meets an error it asks the token for a signature with a canary
+// key. If that works, the error is the job's, which gets a second try in a new
+// session. If not, the connection is lost: its workers stop, their jobs go back
+// to the queue, and the supervisor closes everything and connects anew until
+// that succeeds. The queue stays; callers wait for the successor as long as
+// their contexts let them.
+//
+// # Who does what
+//
+// crypto11 owns the module's life and the login, and the AES key with its AEAD.
+// miekg/pkcs11 does the rest: crypto11 hides object handles (a search costs
+// 1.2 s among 10,000 keys), keeps dead sessions for ever, and knows no
+// secp256k1. crypto11 must be first to open the module, because it takes
+// CKR_CRYPTOKI_ALREADY_INITIALIZED for fatal.
+//
+// The figures were measured on SoftHSM 2.6.1 with two cores.
+package token

@@ -1,0 +1,115 @@
+package token
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// A mechanism is how a token makes the signatures of one Algorithm.
+type mechanism struct {
+	id     uint
+	params []byte
+	input  func(digest []byte) []byte
+	output func(raw []byte) ([]byte, error)
+}
+
+// mechanisms says it for each Algorithm that tokens know. SM2DSA is not there:
+// no token has it.
+var mechanisms = map[hsm.Algorithm]mechanism{
+	hsm.RSA_PSS_SHA_256: {
+		id:     pkcs11.CKM_RSA_PKCS_PSS,
+		params: pkcs11.NewPSSParams(pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256, hsm.DigestSize),
+		input:  asIs,
+		output: unchanged,
+	},
+	hsm.RSA_PKCS1_SHA_256: {id: pkcs11.CKM_RSA_PKCS, input: digestInfo, output: unchanged},
+	hsm.ECDSA_SHA_256:     {id: pkcs11.CKM_ECDSA, input: asIs, output: hsm.MarshalSignature},
+}
+
+func asIs(digest []byte) []byte { return digest }
+
+func unchanged(raw []byte) ([]byte, error) { return raw, nil }
+
+// digestInfo puts the DER of DigestInfo in front of a SHA-256 digest (RFC 8017,
+// section 9.2, note 1). CKM_RSA_PKCS pads what it is given and adds nothing.
+func digestInfo(digest []byte) []byte {
+	return slices.Concat([]byte{0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}, digest)
+}
+
+// Sign signs digest in the token. A signature that does not verify with
+// k.Public is an error and is not returned.
+func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	if err := hsm.Check(k.Spec, alg, digest); err != nil {
+		return nil, err
+	}
+	m, ok := mechanisms[alg]
+	if !ok {
+		return nil, fmt.Errorf("%w: no token holds a %s key", hsm.ErrNotFound, k.Spec)
+	}
+	type signed struct {
+		raw []byte
+		by  *object
+	}
+	made, err := run(ctx, t, t.jobs, again, func(s *session) (signed, error) {
+		raw, by, err := s.signWith(k.ID, m, digest)
+		return signed{raw, by}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	sig, err := m.output(made.raw)
+	if err != nil {
+		return nil, fmt.Errorf("the token's signature for %x: %w", k.ID, err)
+	}
+	// Checked here and not by the worker, whose session is the scarce thing.
+	if isRSA(alg) || !made.by.checked.Load() {
+		if err := check(k, alg, digest, sig); err != nil {
+			return nil, err
+		}
+		made.by.checked.Store(true)
+	}
+	return sig, nil
+}
+
+func isRSA(alg hsm.Algorithm) bool {
+	return alg == hsm.RSA_PSS_SHA_256 || alg == hsm.RSA_PKCS1_SHA_256
+}
+
+func check(k hsm.Key, alg hsm.Algorithm, digest, sig []byte) error {
+	ok, err := hsm.Verify(k, alg, digest, sig)
+	if err != nil {
+		return fmt.Errorf("checking a signature of %x: %w", k.ID, err)
+	}
+	if !ok {
+		return fmt.Errorf("the token's signature for %x does not verify with the recorded public key: it was withheld", k.ID)
+	}
+	return nil
+}
+
+// signWith makes a raw signature with the private key that has the CKA_ID id.
+func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, *object, error) {
+	o, err := s.locate(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := s.signRaw(pkcs11.ObjectHandle(o.handle.Load()), m, digest)
+	if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID) {
+		// Not "the key is gone": SoftHSM says the same when its files are. The
+		// canary tells the two apart, and a second try finds the key again.
+		o.stale.Store(true)
+	}
+	return raw, o, err
+}
+
+func (s *session) signRaw(handle pkcs11.ObjectHandle, m mechanism, digest []byte) ([]byte, error) {
+	if err := s.p11.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(m.id, m.params)}, handle); err != nil {
+		return nil, fromModule("C_SignInit", err)
+	}
+	raw, err := s.p11.Sign(s.handle, m.input(digest))
+	return raw, fromModule("C_Sign", err)
+}

@@ -1,0 +1,252 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// A PIN is a token's user PIN. It prints as a placeholder.
+type PIN string
+
+// String hides the PIN.
+func (PIN) String() string { return "(PIN)" }
+
+// GoString hides the PIN.
+func (PIN) GoString() string { return "(PIN)" }
+
+// LogValue hides the PIN.
+func (PIN) LogValue() slog.Value { return slog.StringValue("(PIN)") }
+
+// ErrPIN: the token refused the PIN, or has so few attempts left that none was
+// made. It is final: trying again can lock the token.
+var ErrPIN = errors.New("the token's PIN was not accepted")
+
+// Config says which token to use, and how.
+type Config struct {
+	Module string // path of the PKCS#11 module, a shared library
+	Label  string // the token's label; slot numbers change, labels do not
+	PIN    PIN    // of the token's user
+
+	// Sessions is how many signatures are made at once. Zero means one for
+	// each core, which suits a token in software: more sessions than cores buy
+	// nothing there and cost latency. A network HSM takes more.
+	Sessions int
+
+	// Queue is how many operations may wait for a session before further ones
+	// are refused with hsm.ErrBusy. Zero means 1024.
+	Queue int
+
+	// Provision makes the sealing key and the canary key if the token has none.
+	Provision bool
+
+	// InsistOnPIN uses the PIN although the token says that few attempts are
+	// left. It is for an operator who knows that the PIN is right.
+	InsistOnPIN bool
+
+	// BeforeLogin, if not nil, is called before every login, AfterChange after
+	// objects were made or destroyed and before that is reported as done. The
+	// guard of SoftHSM's files stands behind them.
+	BeforeLogin func() error
+	AfterChange func() error
+
+	// OnLoss, if not nil, is called when the connection is lost.
+	OnLoss func()
+
+	// OnHang is called when the connection is lost and a call does not return
+	// within 30 s. A call into the module cannot be cancelled and the module
+	// not finalized over it, so the process should end for its supervisor to
+	// start it again. Nil panics.
+	OnHang func(error)
+
+	Logger *slog.Logger // nil means slog.Default()
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Module == "" {
+		return c, errors.New("token: Config.Module is empty: name the PKCS#11 module's path")
+	}
+	if c.Label == "" {
+		return c, errors.New("token: Config.Label is empty: name the token's label")
+	}
+	if c.PIN == "" {
+		return c, errors.New("token: Config.PIN is empty: give the token's user PIN")
+	}
+	if c.Sessions == 0 {
+		c.Sessions = runtime.NumCPU()
+	}
+	if c.Queue == 0 {
+		c.Queue = 1024
+	}
+	noop := func() error { return nil }
+	if c.BeforeLogin == nil {
+		c.BeforeLogin = noop
+	}
+	if c.AfterChange == nil {
+		c.AfterChange = noop
+	}
+	if c.OnLoss == nil {
+		c.OnLoss = func() {}
+	}
+	if c.OnHang == nil {
+		c.OnHang = func(err error) { panic(err) }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c, nil
+}
+
+// A Token is an hsm.Backend and hsm.Sealer on a PKCS#11 token. Only one Token
+// may be open in a process for one module: it initializes and finalizes the
+// module for all of the process. Use [Open].
+type Token struct {
+	cfg Config
+	log *slog.Logger
+	p11 *pkcs11.Ctx // never destroyed: SoftHSM is known to crash when unloaded
+
+	jobs    chan *job // for the workers
+	changes chan *job // for the one worker that changes the token
+
+	closing   chan struct{}
+	closeOnce sync.Once
+	done      chan struct{} // closed when the supervisor has returned: no job will be done any more
+	doneErr   error         // why; set before done is closed
+}
+
+var (
+	_ hsm.Backend = (*Token)(nil)
+	_ hsm.Sealer  = (*Token)(nil)
+)
+
+// Open connects to the token and logs in. Its error is ErrPIN if the PIN is the
+// reason, else hsm.ErrUnavailable. After Open the connection looks after
+// itself.
+func Open(cfg Config) (*Token, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	p11 := pkcs11.New(cfg.Module)
+	if p11 == nil {
+		return nil, fmt.Errorf("%w: %s cannot be loaded as a PKCS#11 module", hsm.ErrUnavailable, cfg.Module)
+	}
+	t := &Token{
+		cfg:     cfg,
+		log:     cfg.Logger,
+		p11:     p11,
+		jobs:    make(chan *job, cfg.Queue),
+		changes: make(chan *job, cfg.Queue),
+		closing: make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	c, err := t.connect(cfg.Provision)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to token %q: %w", cfg.Label, err)
+	}
+	go t.supervise(c)
+	return t, nil
+}
+
+// Close logs out and finalizes the module once the calls in flight are done.
+// Jobs that still wait fail with hsm.ErrUnavailable.
+func (t *Token) Close() error {
+	t.closeOnce.Do(func() { close(t.closing) })
+	<-t.done
+	return nil
+}
+
+// Health reports nil if the token made a good signature just now.
+func (t *Token) Health(ctx context.Context) error {
+	_, err := run(ctx, t, t.jobs, again, func(s *session) (struct{}, error) {
+		return struct{}{}, s.canary()
+	})
+	return err
+}
+
+// supervise replaces the connection whenever it is lost, until Close or until
+// the token refuses the PIN.
+func (t *Token) supervise(c *connection) {
+	defer close(t.done)
+	for c != nil {
+		select {
+		case <-c.lost:
+			t.log.Error("the connection to the token is lost; connecting anew", "token", t.cfg.Label, "reason", c.reason())
+			t.cfg.OnLoss()
+		case <-t.closing:
+			c.lose(errClosed)
+		}
+		t.awaitWorkers(c)
+		c.close()
+		c = t.reconnect()
+	}
+}
+
+// hangAfter is how long a call may hold up the replacement of a lost
+// connection.
+const hangAfter = 30 * time.Second
+
+func (t *Token) awaitWorkers(c *connection) {
+	returned := make(chan struct{})
+	go func() {
+		c.workers.Wait()
+		close(returned)
+	}()
+	timer := time.NewTimer(hangAfter)
+	defer timer.Stop()
+	select {
+	case <-returned:
+	case <-timer.C:
+		t.cfg.OnHang(fmt.Errorf("the connection to token %q is lost (%w) and a call into %s has not returned for %v: it can be neither cancelled nor closed over, so this process has to be restarted",
+			t.cfg.Label, c.reason(), t.cfg.Module, hangAfter))
+		<-returned
+	}
+}
+
+// The pause before connecting anew doubles from the first figure to the second.
+const (
+	firstPause   = 10 * time.Millisecond
+	longestPause = 500 * time.Millisecond
+)
+
+// reconnect connects until it succeeds. It returns nil when there is no use in
+// going on, with t.doneErr set.
+func (t *Token) reconnect() *connection {
+	said := ""
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		select {
+		case <-t.closing:
+			t.doneErr = errClosed
+			return nil
+		default:
+		}
+		c, err := t.connect(false)
+		if err == nil {
+			t.log.Info("connected to the token again", "token", t.cfg.Label)
+			return c
+		}
+		if errors.Is(err, ErrPIN) {
+			t.log.Error("the token refuses the PIN; not trying again: set the right PIN and restart", "token", t.cfg.Label, "reason", err)
+			t.doneErr = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+			return nil
+		}
+		if reason := err.Error(); reason != said { // once for each reason, not twice a second
+			t.log.Warn("the token is not back yet; trying on", "token", t.cfg.Label, "reason", reason)
+			said = reason
+		}
+		select {
+		case <-t.closing:
+		case <-time.After(pause):
+		}
+	}
+}
+
+var errClosed = fmt.Errorf("%w: it was closed", hsm.ErrUnavailable)

@@ -1,0 +1,477 @@
+package token_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThalesGroup/crypto11"
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
+	"github.com/kmsgate/kmsgate/hsm/sealed"
+	"github.com/kmsgate/kmsgate/hsm/token"
+	"github.com/kmsgate/kmsgate/softhsm"
+)
+
+// newSoftHSM makes a SoftHSM token in a directory of the test's.
+func newSoftHSM(t *testing.T) (soft *softhsm.Token, dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "softhsm")
+	soft, err := softhsm.Open(dir, func(module, label, officerPIN, userPIN string) error {
+		return token.Init(module, label, token.PIN(officerPIN), token.PIN(userPIN))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return soft, dir
+}
+
+func config(soft *softhsm.Token) token.Config {
+	return token.Config{
+		Module:      soft.Module,
+		Label:       softhsm.Label,
+		PIN:         token.PIN(soft.PIN()),
+		Provision:   true,
+		BeforeLogin: soft.Guard,
+		AfterChange: soft.Flush,
+	}
+}
+
+// open opens a token that the test closes in the end.
+func open(t *testing.T, cfg token.Config) *token.Token {
+	t.Helper()
+	tok, err := token.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tok.Close() })
+	return tok
+}
+
+func generate(t *testing.T, b hsm.Backend, spec hsm.KeySpec) hsm.Key {
+	t.Helper()
+	id := make([]byte, 16)
+	rand.Read(id)
+	key, err := b.Generate(t.Context(), spec, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// sign signs and checks the signature.
+func sign(ctx context.Context, b hsm.Backend, key hsm.Key) error {
+	digest := sha256.Sum256(key.ID)
+	alg := hsm.Algorithms(key.Spec)[0]
+	sig, err := b.Sign(ctx, key, alg, digest[:])
+	if err != nil {
+		return err
+	}
+	if ok, err := hsm.Verify(key, alg, digest[:], sig); err != nil || !ok {
+		return errors.Join(errors.New("the signature does not verify"), err)
+	}
+	return nil
+}
+
+func TestContract(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	t.Run("token", func(t *testing.T) {
+		hsmtest.TestBackend(t, tok, hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K)
+	})
+	t.Run("sealed", func(t *testing.T) { hsmtest.TestBackend(t, sealed.New(tok), hsm.EC_SM2) })
+}
+
+// rawSession opens a session beside the token's own, already logged in, as
+// another part of the process could.
+func rawSession(t *testing.T, module string) (*pkcs11.Ctx, pkcs11.SessionHandle) {
+	t.Helper()
+	p11 := pkcs11.New(module)
+	slots, err := p11.GetSlotList(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := p11.OpenSession(slots[0], pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p11, s
+}
+
+func findObjects(t *testing.T, p11 *pkcs11.Ctx, s pkcs11.SessionHandle, template ...*pkcs11.Attribute) []pkcs11.ObjectHandle {
+	t.Helper()
+	if err := p11.FindObjectsInit(s, template); err != nil {
+		t.Fatal(err)
+	}
+	found, _, err := p11.FindObjects(s, 100)
+	if err := errors.Join(err, p11.FindObjectsFinal(s)); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestCannotBeReadOut tries to take private keys out of the token, logged in.
+func TestCannotBeReadOut(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	for _, spec := range []hsm.KeySpec{hsm.RSA_2048, hsm.EC_P256, hsm.EC_P256K} {
+		generate(t, tok, spec)
+	}
+	p11, s := rawSession(t, soft.Module)
+	wrapping, err := p11.GenerateKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_GEN, nil)}, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32),
+		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := append(
+		findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)),
+		findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))...)
+	if len(secrets) != 5 {
+		t.Fatalf("%d secret objects in the token, want three keys, the canary and the sealing key", len(secrets))
+	}
+	for _, o := range secrets {
+		for _, attribute := range []uint{pkcs11.CKA_VALUE, pkcs11.CKA_PRIVATE_EXPONENT, pkcs11.CKA_PRIME_1} {
+			if a, err := p11.GetAttributeValue(s, o, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, nil)}); err == nil && len(a[0].Value) > 0 {
+				t.Errorf("object %d: attribute %#x was given out", o, attribute)
+			}
+		}
+		for attribute, value := range map[uint]bool{pkcs11.CKA_EXTRACTABLE: true, pkcs11.CKA_SENSITIVE: false} {
+			if err := p11.SetAttributeValue(s, o, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, value)}); err == nil {
+				t.Errorf("object %d: attribute %#x was changed to %v", o, attribute, value)
+			}
+		}
+		for _, mechanism := range []uint{pkcs11.CKM_AES_KEY_WRAP, pkcs11.CKM_AES_KEY_WRAP_PAD} {
+			if wrapped, err := p11.WrapKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, wrapping, o); err == nil {
+				t.Errorf("object %d was wrapped into %d bytes", o, len(wrapped))
+			}
+		}
+	}
+}
+
+// TestAgreesWithCrypto11 has another PKCS#11 library find our key in the token.
+func TestAgreesWithCrypto11(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	key := generate(t, tok, hsm.EC_P256)
+	c11, err := crypto11.Configure(&crypto11.Config{Path: soft.Module, TokenLabel: softhsm.Label, Pin: soft.PIN()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c11.Close()
+	pair, err := c11.FindKeyPair(key.ID, nil)
+	if err != nil || pair == nil {
+		t.Fatalf("crypto11 does not find the key: %v", err)
+	}
+	digest := sha256.Sum256([]byte("message"))
+	sig, err := tok.Sign(t.Context(), key, hsm.ECDSA_SHA_256, digest[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ecdsa.VerifyASN1(pair.Public().(*ecdsa.PublicKey), digest[:], sig) {
+		t.Error("our signature does not verify with the public key that crypto11 reads")
+	}
+	sig, err = pair.Sign(rand.Reader, digest[:], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := hsm.Verify(key, hsm.ECDSA_SHA_256, digest[:], sig); err != nil || !ok {
+		t.Errorf("crypto11's signature: %v, %v", ok, err)
+	}
+}
+
+func TestKeysOutliveTheConnection(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	key := generate(t, tok, hsm.EC_P256K)
+	sealedText, err := tok.Seal(t.Context(), []byte("secret"), []byte("aad"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok.Close()
+	if err := sign(t.Context(), tok, key); !errors.Is(err, hsm.ErrUnavailable) {
+		t.Errorf("Sign after Close: %v, want ErrUnavailable", err)
+	}
+	cfg := config(soft)
+	cfg.Provision = false
+	tok = open(t, cfg)
+	if err := sign(t.Context(), tok, key); err != nil {
+		t.Errorf("Sign after opening again: %v", err)
+	}
+	if got, err := tok.Unseal(t.Context(), sealedText, []byte("aad")); err != nil || string(got) != "secret" {
+		t.Errorf("Unseal after opening again: %q, %v", got, err)
+	}
+	if got, err := tok.Unseal(t.Context(), sealedText, []byte("other")); err == nil {
+		t.Errorf("Unseal with other additional data gave %q", got)
+	}
+	if err := tok.Health(t.Context()); err != nil {
+		t.Errorf("Health after a failed Unseal: %v", err)
+	}
+}
+
+// TestWrongToken opens a token that belongs to another installation.
+func TestWrongToken(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	sealedText, err := tok.Seal(t.Context(), []byte("secret"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok.Close()
+	other, _ := newSoftHSM(t)
+	cfg := config(other)
+	cfg.Provision = false
+	if _, err := token.Open(cfg); err == nil || !strings.Contains(err.Error(), "not provisioned") {
+		t.Errorf("Open of an unprovisioned token: %v", err)
+	}
+	tok = open(t, config(other))
+	if _, err := tok.Unseal(t.Context(), sealedText, nil); err == nil || !strings.Contains(err.Error(), "do not belong together") {
+		t.Errorf("Unseal of another token's secret: %v", err)
+	}
+}
+
+// TestPIN counts attempts: a refused PIN is tried once, and not again while the
+// token says that few attempts are left.
+func TestPIN(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	logins := 0
+	cfg := config(soft)
+	cfg.BeforeLogin = func() error { logins++; return nil }
+	right := cfg.PIN
+	cfg.PIN = "not the PIN"
+	if _, err := token.Open(cfg); !errors.Is(err, token.ErrPIN) || logins != 1 {
+		t.Errorf("Open with a wrong PIN: %v after %d logins, want ErrPIN after 1", err, logins)
+	}
+	cfg.PIN = right
+	if _, err := token.Open(cfg); !errors.Is(err, token.ErrPIN) || logins != 1 {
+		t.Errorf("Open after a refused PIN: %v after %d logins, want ErrPIN and no further one", err, logins)
+	}
+	cfg.InsistOnPIN = true
+	open(t, cfg)
+	if logins != 2 {
+		t.Errorf("%d logins, want 2", logins)
+	}
+	for _, s := range []string{cfg.PIN.String(), cfg.PIN.GoString(), cfg.PIN.LogValue().String()} {
+		if strings.Contains(s, soft.PIN()) {
+			t.Errorf("a PIN prints as %q", s)
+		}
+	}
+}
+
+func TestRefusedConfig(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	for name, change := range map[string]func(*token.Config){
+		"no module":      func(c *token.Config) { c.Module = "" },
+		"no label":       func(c *token.Config) { c.Label = "" },
+		"no PIN":         func(c *token.Config) { c.PIN = "" },
+		"missing module": func(c *token.Config) { c.Module = "/nonexistent.so" },
+		"unknown label":  func(c *token.Config) { c.Label = "unknown" },
+	} {
+		cfg := config(soft)
+		change(&cfg)
+		if _, err := token.Open(cfg); err == nil {
+			t.Errorf("%s: Open succeeded", name)
+		}
+	}
+	open(t, config(soft)) // none of them left the module in the way
+}
+
+// TestComesBack takes the token's files away under 32 callers and puts them
+// back. Callers that can wait do not notice.
+func TestComesBack(t *testing.T) {
+	soft, dir := newSoftHSM(t)
+	var losses atomic.Int32
+	cfg := config(soft)
+	cfg.OnLoss = func() { losses.Add(1) }
+	tok := open(t, cfg)
+	keys := []hsm.Key{generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048)}
+	tokens, away := filepath.Join(dir, "tokens"), filepath.Join(dir, "away")
+
+	stop := make(chan struct{})
+	var signed atomic.Int64
+	var callers sync.WaitGroup
+	for i := range 32 {
+		callers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+				err := sign(ctx, tok, keys[i%len(keys)])
+				cancel()
+				if err != nil {
+					t.Errorf("a caller with time left failed: %v", err)
+					return
+				}
+				signed.Add(1)
+			}
+		})
+	}
+	for round := range 5 {
+		waitFor(t, "signatures", func() bool { return signed.Load() > int64(100*(round+1)) })
+		if err := os.Rename(tokens, away); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "the loss to be noticed", func() bool { return losses.Load() > int32(round) })
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		if err := sign(ctx, tok, keys[0]); !errors.Is(err, hsm.ErrUnavailable) {
+			t.Errorf("Sign without a token and with little time: %v, want ErrUnavailable", err)
+		}
+		cancel()
+		if err := os.Rename(away, tokens); err != nil {
+			t.Fatal(err)
+		}
+		back, cancel := context.WithTimeout(t.Context(), time.Second)
+		if err := sign(back, tok, keys[0]); err != nil {
+			t.Errorf("no signature within a second of the token's return: %v", err)
+		}
+		cancel()
+	}
+	close(stop)
+	callers.Wait()
+}
+
+// waitFor waits until a condition holds, or fails the test after 20 s.
+func waitFor(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 20 s for %s", what)
+		}
+		runtime.Gosched()
+	}
+}
+
+// TestBusy gives one session with a queue of one more work than it can do.
+func TestBusy(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	cfg := config(soft)
+	cfg.Sessions, cfg.Queue = 1, 1
+	tok := open(t, cfg)
+	key := generate(t, tok, hsm.RSA_2048)
+	var good, busy atomic.Int32
+	var callers sync.WaitGroup
+	for range 64 {
+		callers.Go(func() {
+			switch err := sign(t.Context(), tok, key); {
+			case err == nil:
+				good.Add(1)
+			case errors.Is(err, hsm.ErrBusy):
+				busy.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	callers.Wait()
+	if good.Load() == 0 || busy.Load() == 0 {
+		t.Errorf("%d signatures and %d refusals, want some of both", good.Load(), busy.Load())
+	}
+	if err := sign(t.Context(), tok, key); err != nil {
+		t.Errorf("Sign afterwards: %v", err)
+	}
+}
+
+// TestDeletedElsewhere deletes a key behind the gateway's back.
+func TestDeletedElsewhere(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	var losses atomic.Int32
+	cfg := config(soft)
+	cfg.OnLoss = func() { losses.Add(1) }
+	tok := open(t, cfg)
+	gone, stays := generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.EC_P256)
+	p11, s := rawSession(t, soft.Module)
+	for _, o := range findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_ID, gone.ID)) {
+		if err := p11.DestroyObject(s, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := sign(t.Context(), tok, gone); !errors.Is(err, hsm.ErrNotFound) {
+			t.Errorf("Sign with the deleted key: %v, want ErrNotFound", err)
+		}
+	}
+	if err := sign(t.Context(), tok, stays); err != nil {
+		t.Errorf("Sign with the other key: %v", err)
+	}
+	if n := losses.Load(); n != 0 {
+		t.Errorf("the connection was given up %d times for one deleted key", n)
+	}
+}
+
+// TestSameIDTwice plants a second private key under a key's CKA_ID. Which one
+// is ours cannot be told, so neither signs.
+func TestSameIDTwice(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	key, other := generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.EC_P256)
+	if _, err := tok.Generate(t.Context(), hsm.EC_P256, key.ID); err == nil {
+		t.Error("Generate made a second key with one id")
+	}
+	p11, s := rawSession(t, soft.Module)
+	for _, o := range findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_ID, other.ID), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)) {
+		if _, err := p11.CopyObject(s, o, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_ID, key.ID)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tok.Close()
+	tok = open(t, config(soft))
+	if err := sign(t.Context(), tok, key); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("Sign with a key that is there twice: %v, want ErrNotFound", err)
+	}
+	if err := sign(t.Context(), tok, other); err != nil {
+		t.Errorf("Sign with the other key: %v", err)
+	}
+}
+
+// TestWithheld asks for a signature under another public key than the token
+// has: what a rewritten database or a confused token would lead to.
+func TestWithheld(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	digest := bytes.Repeat([]byte{1}, hsm.DigestSize)
+	for _, spec := range []hsm.KeySpec{hsm.RSA_2048, hsm.EC_P256} {
+		key, other := generate(t, tok, spec), generate(t, tok, spec)
+		tok.Close()
+		tok = open(t, config(soft)) // no signature was checked on this connection
+		key.Public = other.Public
+		if sig, err := tok.Sign(t.Context(), key, hsm.Algorithms(spec)[0], digest); err == nil {
+			t.Errorf("%s: signed %x for a public key that the token does not have", spec, sig)
+		}
+	}
+}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	before := runtime.NumGoroutine()
+	for range 5 {
+		tok, err := token.Open(config(soft))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tok.Health(t.Context()); err != nil {
+			t.Error(err)
+		}
+		tok.Close()
+	}
+	waitFor(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
+}
