@@ -1,0 +1,166 @@
+package store
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/tidwall/btree"
+	"go.etcd.io/bbolt"
+)
+
+// The file is a bbolt database. All values but the version are JSON.
+//
+//	meta
+//	    schema      the version of this layout, in decimal
+//	    instance    Instance
+//	keys            KeyId                    → Key
+//	versions        KeyId "/" KeyVersionId   → KeyVersion
+//	aliases         AliasName                → Alias
+//	users           UserName                 → User
+//	accesskeys      AccessKeyId              → AccessKey
+//	creations       KeyVersionId             → Creation
+//	nonces          Until "/" AccessKeyId "/" Nonce → Nonce
+const schemaVersion = 1
+
+var (
+	bucketMeta  = []byte("meta")
+	keySchema   = []byte("schema")
+	keyInstance = []byte("instance")
+)
+
+// A table is one bucket of records of one type, mirrored in memory.
+type table[R any] struct {
+	bucket string
+	in     func(*snapshot) **rows[R]
+}
+
+type rows[R any] = btree.Map[string, R]
+
+var (
+	keys       = table[Key]{"keys", func(s *snapshot) **rows[Key] { return &s.keys }}
+	versions   = table[KeyVersion]{"versions", func(s *snapshot) **rows[KeyVersion] { return &s.versions }}
+	aliases    = table[Alias]{"aliases", func(s *snapshot) **rows[Alias] { return &s.aliases }}
+	users      = table[User]{"users", func(s *snapshot) **rows[User] { return &s.users }}
+	accessKeys = table[AccessKey]{"accesskeys", func(s *snapshot) **rows[AccessKey] { return &s.accessKeys }}
+	creations  = table[Creation]{"creations", func(s *snapshot) **rows[Creation] { return &s.creations }}
+	nonces     = table[Nonce]{"nonces", func(s *snapshot) **rows[Nonce] { return &s.nonces }}
+)
+
+// tables is every table, for what is done to all of them.
+var tables = []interface {
+	open(*bbolt.Tx, *snapshot) error
+	fork(from, to *snapshot)
+}{keys, versions, aliases, users, accessKeys, creations, nonces}
+
+// A snapshot is all records at one moment. Once published it does not change.
+type snapshot struct {
+	instance   Instance
+	keys       *rows[Key]
+	versions   *rows[KeyVersion]
+	aliases    *rows[Alias]
+	users      *rows[User]
+	accessKeys *rows[AccessKey]
+	creations  *rows[Creation]
+	nonces     *rows[Nonce]
+}
+
+// fork gives a snapshot that can be changed without changing s. It takes the
+// same time whatever the number of records: pages are copied when written.
+func (s *snapshot) fork() *snapshot {
+	next := &snapshot{instance: s.instance}
+	for _, t := range tables {
+		t.fork(s, next)
+	}
+	return next
+}
+
+func (t table[R]) fork(from, to *snapshot) { *t.in(to) = (*t.in(from)).Copy() }
+
+// open makes the bucket if it is missing and reads all of it.
+func (t table[R]) open(tx *bbolt.Tx, into *snapshot) error {
+	b, err := tx.CreateBucketIfNotExists([]byte(t.bucket))
+	if err != nil {
+		return err
+	}
+	all := new(rows[R])
+	*t.in(into) = all
+	return b.ForEach(func(id, value []byte) error {
+		var r R
+		if err := json.Unmarshal(value, &r); err != nil {
+			return fmt.Errorf("record %q in %s: %w", id, t.bucket, err)
+		}
+		all.Set(string(id), r)
+		return nil
+	})
+}
+
+// get gives a record, or ErrNotFound.
+func (t table[R]) get(tx *Tx, id string) (R, error) {
+	r, ok := (*t.in(tx.now)).Get(id)
+	if !ok {
+		return r, fmt.Errorf("%w: %q in %s", ErrNotFound, id, t.bucket)
+	}
+	return r, nil
+}
+
+func (t table[R]) put(tx *Tx, id string, r R) error {
+	value, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encoding record %q for %s: %w", id, t.bucket, err)
+	}
+	if err := tx.bolt.Bucket([]byte(t.bucket)).Put([]byte(id), value); err != nil {
+		return fmt.Errorf("writing record %q to %s: %w", id, t.bucket, err)
+	}
+	(*t.in(tx.now)).Set(id, r)
+	return nil
+}
+
+func (t table[R]) delete(tx *Tx, id string) error {
+	if err := tx.bolt.Bucket([]byte(t.bucket)).Delete([]byte(id)); err != nil {
+		return fmt.Errorf("deleting record %q from %s: %w", id, t.bucket, err)
+	}
+	(*t.in(tx.now)).Delete(id)
+	return nil
+}
+
+// page gives up to n records from the skip'th on, in the order of their ids.
+func (t table[R]) page(tx *Tx, skip, n int) []R {
+	all := *t.in(tx.now)
+	var page []R
+	for i := skip; i < min(skip+n, all.Len()); i++ {
+		_, r, _ := all.GetAt(i)
+		page = append(page, r)
+	}
+	return page
+}
+
+func (t table[R]) len(tx *Tx) int { return (*t.in(tx.now)).Len() }
+
+// migrate brings the file to schemaVersion. A new file is one of version 0.
+func migrate(tx *bbolt.Tx) error {
+	meta, err := tx.CreateBucketIfNotExists(bucketMeta)
+	if err != nil {
+		return err
+	}
+	version := 0
+	if text := meta.Get(keySchema); text != nil {
+		if version, err = strconv.Atoi(string(text)); err != nil {
+			return fmt.Errorf("the schema version %q is not a number", text)
+		}
+	}
+	if version > schemaVersion {
+		return fmt.Errorf("the database has schema version %d and this program knows up to %d: it was written by a newer kmsgate", version, schemaVersion)
+	}
+	return meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))
+}
+
+// sortByDate puts versions in the order of their creation; those of one moment
+// in the order of their ids.
+func sortByDate(all []KeyVersion) {
+	slices.SortFunc(all, func(a, b KeyVersion) int {
+		return cmp.Or(a.CreationDate.Compare(b.CreationDate), cmp.Compare(a.KeyVersionId, b.KeyVersionId))
+	})
+}

@@ -1,0 +1,243 @@
+// Package store keeps the records: keys, versions, aliases, users and access
+// keys, in one bbolt file.
+//
+// It guarantees that a change is either wholly there or not at all, and is on
+// stable storage when Update returns; that a reader sees all records as they
+// were at one moment; and that reading takes no lock and does no I/O, because
+// all records are also in memory. Nothing in the file is secret in the clear:
+// access-key secrets and software keys are sealed by the token.
+//
+// Records are values. What they hold by reference (byte slices) is shared and
+// must not be modified.
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
+)
+
+var (
+	// ErrNotFound: there is no such record.
+	ErrNotFound = errors.New("no such record")
+	// ErrExists: there is such a record already.
+	ErrExists = errors.New("record exists already")
+	// ErrLocked: another process has the file open.
+	ErrLocked = errors.New("the database is in use by another process")
+)
+
+// A Store is an open database. Its methods may be called from any goroutine.
+type Store struct {
+	db      *bbolt.DB
+	current atomic.Pointer[snapshot] // replaced while updating is held, read at any time
+
+	// updating is held from the fork of a snapshot until the result is
+	// published. bbolt's own lock is not enough: it is released before a commit
+	// can be published, and the next writer would fork what came before.
+	updating sync.Mutex
+}
+
+// Open opens the file at path, creating it with mode 0600 if there is none. A
+// file that was written by a newer version of the schema is refused.
+func Open(path string) (*Store, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
+	if errors.Is(err, bberrors.ErrTimeout) {
+		return nil, fmt.Errorf("%w: %s", ErrLocked, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the database %s: %w", path, err)
+	}
+	s := &Store{db: db}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("reading the database %s: %w", path, err), db.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) load() error {
+	first := new(snapshot)
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		if err := migrate(tx); err != nil {
+			return err
+		}
+		if value := tx.Bucket(bucketMeta).Get(keyInstance); value != nil {
+			if err := json.Unmarshal(value, &first.instance); err != nil {
+				return err
+			}
+		}
+		for _, t := range tables {
+			if err := t.open(tx, first); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.current.Store(first)
+	return err
+}
+
+// Close closes the file.
+func (s *Store) Close() error { return s.db.Close() }
+
+// View calls f with the records as they are at this moment.
+func (s *Store) View(f func(tx *Tx) error) error {
+	return f(&Tx{now: s.current.Load()})
+}
+
+// Update calls f with a transaction in which records can be changed. If f
+// returns nil the changes are on stable storage when Update does; if it returns
+// an error, that error is returned and nothing has changed. Updates run one at
+// a time.
+func (s *Store) Update(f func(tx *Tx) error) error {
+	s.updating.Lock()
+	defer s.updating.Unlock()
+	bolt, err := s.db.Begin(true)
+	if err != nil {
+		return fmt.Errorf("beginning a change of the database: %w", err)
+	}
+	defer bolt.Rollback() // after Commit it does nothing
+	tx := &Tx{now: s.current.Load().fork(), bolt: bolt}
+	if err := f(tx); err != nil {
+		return err
+	}
+	if err := bolt.Commit(); err != nil {
+		return fmt.Errorf("committing a change of the database: %w", err)
+	}
+	s.current.Store(tx.now)
+	return nil
+}
+
+// A Tx is the records at one moment and, in an Update, changes of them.
+type Tx struct {
+	now  *snapshot
+	bolt *bbolt.Tx // nil in a View
+}
+
+// Instance gives which instance the database is of; the zero Instance before
+// SetInstance.
+func (tx *Tx) Instance() Instance { return tx.now.instance }
+
+// SetInstance says which instance the database is of.
+func (tx *Tx) SetInstance(i Instance) error {
+	value, err := json.Marshal(i)
+	if err != nil {
+		return err
+	}
+	tx.now.instance = i
+	return tx.bolt.Bucket(bucketMeta).Put(keyInstance, value)
+}
+
+// Key gives a key, or ErrNotFound.
+func (tx *Tx) Key(keyId string) (Key, error) { return keys.get(tx, keyId) }
+
+// PutKey writes a key, new or changed.
+func (tx *Tx) PutKey(k Key) error { return keys.put(tx, k.KeyId, k) }
+
+// Keys gives up to n keys from the skip'th on, ordered by KeyId.
+func (tx *Tx) Keys(skip, n int) []Key { return keys.page(tx, skip, n) }
+
+// CountKeys gives the number of keys.
+func (tx *Tx) CountKeys() int { return keys.len(tx) }
+
+// KeyVersion gives a version of a key, or ErrNotFound.
+func (tx *Tx) KeyVersion(keyId, keyVersionId string) (KeyVersion, error) {
+	return versions.get(tx, keyId+"/"+keyVersionId)
+}
+
+// PutKeyVersion writes a version.
+func (tx *Tx) PutKeyVersion(v KeyVersion) error {
+	return versions.put(tx, v.KeyId+"/"+v.KeyVersionId, v)
+}
+
+// KeyVersions gives all versions of a key, the oldest first.
+func (tx *Tx) KeyVersions(keyId string) []KeyVersion {
+	var all []KeyVersion
+	prefix := keyId + "/"
+	(*versions.in(tx.now)).Ascend(prefix, func(_ string, v KeyVersion) bool {
+		if v.KeyId != keyId {
+			return false
+		}
+		all = append(all, v)
+		return true
+	})
+	sortByDate(all)
+	return all
+}
+
+// Alias gives an alias, or ErrNotFound.
+func (tx *Tx) Alias(aliasName string) (Alias, error) { return aliases.get(tx, aliasName) }
+
+// CreateAlias writes a new alias; if the name is taken it is ErrExists.
+func (tx *Tx) CreateAlias(a Alias) error {
+	if _, err := tx.Alias(a.AliasName); err == nil {
+		return fmt.Errorf("%w: %q", ErrExists, a.AliasName)
+	}
+	return aliases.put(tx, a.AliasName, a)
+}
+
+// DeleteAlias deletes an alias, or gives ErrNotFound.
+func (tx *Tx) DeleteAlias(aliasName string) error {
+	if _, err := tx.Alias(aliasName); err != nil {
+		return err
+	}
+	return aliases.delete(tx, aliasName)
+}
+
+// Aliases gives up to n aliases from the skip'th on, ordered by name.
+func (tx *Tx) Aliases(skip, n int) []Alias { return aliases.page(tx, skip, n) }
+
+// CountAliases gives the number of aliases.
+func (tx *Tx) CountAliases() int { return aliases.len(tx) }
+
+// User gives a user, or ErrNotFound.
+func (tx *Tx) User(userName string) (User, error) { return users.get(tx, userName) }
+
+// PutUser writes a user.
+func (tx *Tx) PutUser(u User) error { return users.put(tx, u.UserName, u) }
+
+// AccessKey gives an access key, or ErrNotFound.
+func (tx *Tx) AccessKey(accessKeyId string) (AccessKey, error) {
+	return accessKeys.get(tx, accessKeyId)
+}
+
+// PutAccessKey writes an access key.
+func (tx *Tx) PutAccessKey(a AccessKey) error { return accessKeys.put(tx, a.AccessKeyId, a) }
+
+// AccessKeys gives all access keys, ordered by id.
+func (tx *Tx) AccessKeys() []AccessKey { return accessKeys.page(tx, 0, accessKeys.len(tx)) }
+
+// PutCreation writes the intent to make a key pair.
+func (tx *Tx) PutCreation(c Creation) error { return creations.put(tx, c.KeyVersionId, c) }
+
+// DeleteCreation removes an intent.
+func (tx *Tx) DeleteCreation(keyVersionId string) error {
+	return creations.delete(tx, keyVersionId)
+}
+
+// Creations gives the intents that are neither done nor undone.
+func (tx *Tx) Creations() []Creation { return creations.page(tx, 0, creations.len(tx)) }
+
+// PutNonce remembers a nonce, and forgets a few that are past their time at
+// now: as many as keep the table from growing.
+func (tx *Tx) PutNonce(n Nonce, now time.Time) error {
+	for range 2 {
+		id, oldest, ok := (*nonces.in(tx.now)).Min()
+		if !ok || oldest.Until.After(now) {
+			break
+		}
+		if err := nonces.delete(tx, id); err != nil {
+			return err
+		}
+	}
+	id := fmt.Sprintf("%020d/%s/%s", n.Until.Unix(), n.AccessKeyId, n.Nonce)
+	return nonces.put(tx, id, n)
+}
+
+// Nonces gives the remembered nonces.
+func (tx *Tx) Nonces() []Nonce { return nonces.page(tx, 0, nonces.len(tx)) }

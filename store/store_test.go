@@ -1,0 +1,258 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+var day = time.Date(2026, 11, 21, 20, 56, 37, 0, time.UTC)
+
+func open(t *testing.T, path string) *store.Store {
+	t.Helper()
+	s, err := store.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func update(t *testing.T, s *store.Store, f func(tx *store.Tx) error) {
+	t.Helper()
+	if err := s.Update(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRoundTrip writes a record of every kind, and reads them all from the file
+// opened again.
+func TestRoundTrip(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	instance := store.Instance{InstanceId: "kst-1", RegionId: "cn-hangzhou", AccountId: "1000000000000001"}
+	key := store.Key{KeyId: "k1", KeySpec: hsm.EC_SM2, KeyUsage: "SIGN/VERIFY", KeyState: store.Enabled, Description: "a b", CreationDate: day}
+	older := store.KeyVersion{KeyId: "k1", KeyVersionId: "v2", CreationDate: day,
+		Key: hsm.Key{ID: []byte{1}, Spec: hsm.EC_SM2, Public: []byte{2}, Sealed: []byte{3}}}
+	newer := store.KeyVersion{KeyId: "k1", KeyVersionId: "v1", CreationDate: day.Add(time.Hour)}
+	alias := store.Alias{AliasName: "alias/中 ~!", KeyId: "k1", CreationDate: day}
+	user := store.User{UserName: "u", Policies: []string{"{}"}, CreationDate: day}
+	access := store.AccessKey{AccessKeyId: "ak", UserName: "u", Sealed: []byte{4}, Active: true, CreationDate: day}
+	creation := store.Creation{KeyVersionId: "v3", Begun: day, Key: hsm.Key{ID: []byte{5}, Spec: hsm.RSA_2048}}
+	nonce := store.Nonce{AccessKeyId: "ak", Nonce: "n", Until: day}
+	update(t, s, func(tx *store.Tx) error {
+		return errors.Join(tx.SetInstance(instance), tx.PutKey(key), tx.PutKeyVersion(newer), tx.PutKeyVersion(older),
+			tx.PutKeyVersion(store.KeyVersion{KeyId: "k10", KeyVersionId: "v9"}), // k1 is a prefix of its key
+			tx.CreateAlias(alias), tx.PutUser(user), tx.PutAccessKey(access), tx.PutCreation(creation), tx.PutNonce(nonce, day.Add(-time.Hour)))
+	})
+	check := func(s *store.Store) {
+		t.Helper()
+		equal := func(want any, got any, err error) {
+			t.Helper()
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Errorf("%v: %s", err, diff)
+			}
+		}
+		s.View(func(tx *store.Tx) error {
+			equal(instance, tx.Instance(), nil)
+			gotKey, err := tx.Key("k1")
+			equal(key, gotKey, err)
+			equal([]store.KeyVersion{older, newer}, tx.KeyVersions("k1"), nil)
+			gotVersion, err := tx.KeyVersion("k1", "v2")
+			equal(older, gotVersion, err)
+			gotAlias, err := tx.Alias(alias.AliasName)
+			equal(alias, gotAlias, err)
+			gotUser, err := tx.User("u")
+			equal(user, gotUser, err)
+			gotAccess, err := tx.AccessKey("ak")
+			equal(access, gotAccess, err)
+			equal([]store.Creation{creation}, tx.Creations(), nil)
+			equal([]store.Nonce{nonce}, tx.Nonces(), nil)
+			return nil
+		})
+	}
+	check(s)
+	s.Close()
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file has mode %v, %v", info.Mode(), err)
+	}
+	check(open(t, path))
+}
+
+// TestAllOrNothing fails a transaction after it has changed records.
+func TestAllOrNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	update(t, s, func(tx *store.Tx) error { return tx.CreateAlias(store.Alias{AliasName: "stays"}) })
+	failure := errors.New("no")
+	err := s.Update(func(tx *store.Tx) error {
+		return errors.Join(tx.PutKey(store.Key{KeyId: "k"}), tx.DeleteAlias("stays"), failure)
+	})
+	if !errors.Is(err, failure) {
+		t.Errorf("Update: %v", err)
+	}
+	check := func(s *store.Store) {
+		t.Helper()
+		s.View(func(tx *store.Tx) error {
+			_, keyErr := tx.Key("k")
+			_, aliasErr := tx.Alias("stays")
+			if !errors.Is(keyErr, store.ErrNotFound) || aliasErr != nil {
+				t.Errorf("a failed Update left its changes: %v, %v", keyErr, aliasErr)
+			}
+			return nil
+		})
+	}
+	check(s)
+	s.Close()
+	check(open(t, path))
+}
+
+// TestSnapshot reads while others write: what a View sees does not move.
+func TestSnapshot(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	var writers sync.WaitGroup
+	const each, of = 20, 4
+	for w := range of {
+		writers.Go(func() {
+			for i := range each {
+				err := s.Update(func(tx *store.Tx) error {
+					id := fmt.Sprintf("%d-%d", w, i)
+					return errors.Join(tx.PutKey(store.Key{KeyId: id}), tx.CreateAlias(store.Alias{AliasName: id}))
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				s.View(func(tx *store.Tx) error {
+					if k, a := tx.CountKeys(), tx.CountAliases(); k != a || len(tx.Keys(0, 1000)) != k {
+						t.Errorf("%d keys, %d aliases and %d listed at one moment", k, a, len(tx.Keys(0, 1000)))
+					}
+					return nil
+				})
+			}
+		})
+	}
+	writers.Wait()
+	close(stop)
+	readers.Wait()
+	s.View(func(tx *store.Tx) error {
+		if n := tx.CountKeys(); n != each*of {
+			t.Errorf("%d keys after %d were written", n, each*of)
+		}
+		return nil
+	})
+}
+
+func TestOneAliasOneKey(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	create := func(tx *store.Tx) error { return tx.CreateAlias(store.Alias{AliasName: "alias/a"}) }
+	update(t, s, create)
+	if err := s.Update(create); !errors.Is(err, store.ErrExists) {
+		t.Errorf("CreateAlias of a taken name: %v, want ErrExists", err)
+	}
+	update(t, s, func(tx *store.Tx) error { return tx.DeleteAlias("alias/a") })
+	if err := s.Update(func(tx *store.Tx) error { return tx.DeleteAlias("alias/a") }); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("DeleteAlias of no alias: %v, want ErrNotFound", err)
+	}
+}
+
+func TestPages(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	update(t, s, func(tx *store.Tx) error {
+		for i := range 5 {
+			if err := tx.PutKey(store.Key{KeyId: fmt.Sprint(i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.View(func(tx *store.Tx) error {
+		var ids []string
+		for _, k := range tx.Keys(3, 10) {
+			ids = append(ids, k.KeyId)
+		}
+		if diff := cmp.Diff([]string{"3", "4"}, ids); diff != "" {
+			t.Error(diff)
+		}
+		if past := tx.Keys(5, 10); len(past) != 0 {
+			t.Errorf("%d keys past the end", len(past))
+		}
+		return nil
+	})
+}
+
+// TestNoncesAreForgotten keeps the table from growing for ever.
+func TestNoncesAreForgotten(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	for i := range 50 {
+		now := day.Add(time.Duration(i) * time.Minute)
+		update(t, s, func(tx *store.Tx) error {
+			return tx.PutNonce(store.Nonce{Nonce: fmt.Sprint(i), Until: now.Add(10 * time.Minute)}, now)
+		})
+	}
+	s.View(func(tx *store.Tx) error {
+		if n := len(tx.Nonces()); n != 10 {
+			t.Errorf("%d nonces are remembered, want those of the last 10 minutes", n)
+		}
+		return nil
+	})
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "db")
+	s := open(t, path)
+	if _, err := store.Open(path); !errors.Is(err, store.ErrLocked) {
+		t.Errorf("Open of an open file: %v, want ErrLocked", err)
+	}
+	s.Close()
+	tamper := func(bucket, key, value string) {
+		t.Helper()
+		db, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(key), []byte(value)) })
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tamper("keys", "k1", "{")
+	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), `"k1" in keys`) {
+		t.Errorf("Open with a damaged record: %v, want its name", err)
+	}
+	tamper("meta", "schema", "2")
+	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), "newer kmsgate") {
+		t.Errorf("Open of a newer schema: %v, want what to do", err)
+	}
+	garbage := filepath.Join(dir, "garbage")
+	if err := os.WriteFile(garbage, []byte(strings.Repeat("garbage ", 4096)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Open(garbage); err == nil {
+		t.Error("Open of a file that is no database succeeded")
+	}
+}
