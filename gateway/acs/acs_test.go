@@ -1,0 +1,297 @@
+package acs_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kmsgate/kmsgate/gateway/acs"
+)
+
+const (
+	fakeId     = "LTAI5tFAKEFAKEFAKEFAKE00"
+	fakeSecret = "FAKEsecretFAKEsecretFAKEsecret"
+)
+
+// A vector is a request as an official client sent it, with what it signed.
+type vector struct {
+	Name         string
+	Protocol     string
+	Raw          []byte
+	StringToSign string
+}
+
+func vectors(t testing.TB) []vector {
+	t.Helper()
+	f, err := os.Open("testdata/vectors.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var all []vector
+	for d := json.NewDecoder(f); ; {
+		var v vector
+		if err := d.Decode(&v); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, v)
+	}
+}
+
+// read takes a request as it stands on the wire.
+func read(raw []byte) (*acs.Request, error) {
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return acs.NewRequest(r, body)
+}
+
+func parse(raw []byte) (*acs.Claim, error) {
+	r, err := read(raw)
+	if err != nil {
+		return nil, err
+	}
+	return acs.Parse(r)
+}
+
+// TestVectors replays what the official clients sent.
+func TestVectors(t *testing.T) {
+	accepted := 0
+	for i, v := range vectors(t) {
+		claim, err := parse(v.Raw)
+		switch {
+		case strings.HasSuffix(v.Name, "-sts"):
+			if !errors.Is(err, acs.ErrToken) {
+				t.Errorf("vector %d (%s): %v, want ErrToken", i, v.Name, err)
+			}
+		case v.Protocol == "ACS4-HMAC-SHA256", v.Protocol == "DKMS-GCS":
+			if err == nil {
+				t.Errorf("vector %d (%s): accepted", i, v.Name)
+			}
+		case err != nil:
+			t.Errorf("vector %d (%s): %v", i, v.Name, err)
+		default:
+			accepted++
+			if diff := cmp.Diff(v.StringToSign, claim.StringToSign); diff != "" {
+				t.Errorf("vector %d (%s): string to sign: %s", i, v.Name, diff)
+			}
+			if claim.AccessKeyId != fakeId || claim.Version != "2016-01-20" || claim.Action == "" || claim.Nonce == "" || claim.Time.IsZero() {
+				t.Errorf("vector %d (%s): %+v", i, v.Name, claim)
+			}
+			if !claim.VerifySecret(fakeSecret) {
+				t.Errorf("vector %d (%s): the signature was refused", i, v.Name)
+			}
+			if claim.VerifySecret(fakeSecret + "x") {
+				t.Errorf("vector %d (%s): accepted with another secret", i, v.Name)
+			}
+		}
+	}
+	if accepted < 30 {
+		t.Errorf("only %d vectors were of a protocol that is understood", accepted)
+	}
+}
+
+// TestDocumented checks the two examples that Alibaba Cloud publishes.
+func TestDocumented(t *testing.T) {
+	claim, err := parse([]byte("POST /?ImageId=win2019_1809_x64_dtc_zh-cn_40G_alibase_20230811.vhd&RegionId=cn-shanghai HTTP/1.1\r\n" +
+		"Host: ecs.cn-shanghai.aliyuncs.com\r\n" +
+		"Authorization: ACS3-HMAC-SHA256 Credential=YourAccessKeyId,SignedHeaders=host;x-acs-action;x-acs-content-sha256;x-acs-date;x-acs-signature-nonce;x-acs-version,Signature=06563a9e1b43f5dfe96b81484da74bceab24a1d853912eee15083a6f0f3283c0\r\n" +
+		"x-acs-action: RunInstances\r\nx-acs-version: 2014-05-26\r\nx-acs-date: 2023-10-26T10:22:32Z\r\n" +
+		"x-acs-signature-nonce: 3156853299f313e23d1673dc12e1703d\r\n" +
+		"x-acs-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\r\n\r\n"))
+	if err != nil || !claim.VerifySecret("YourAccessKeySecret") {
+		t.Errorf("the ACS3 example was refused: %v", err)
+	}
+	// KMS's example of CreateKey has no nonce. Without one there is nothing to
+	// keep it from being replayed, so it is refused.
+	_, err = parse([]byte("GET /?Action=CreateKey&SignatureVersion=1.0&Format=JSON&Version=2016-01-20&AccessKeyId=testid&SignatureMethod=HMAC-SHA1&Timestamp=2016-03-28T03%3A13%3A08Z&Signature=41wk2SSX1GJh7fwnc5eqOfiJPFg%3D HTTP/1.1\r\nHost: kms.cn-hangzhou.aliyuncs.com\r\n\r\n"))
+	if !errors.Is(err, acs.ErrIncomplete) || !strings.Contains(err.Error(), "SignatureNonce") {
+		t.Errorf("without a nonce: %v, want ErrIncomplete that names it", err)
+	}
+}
+
+// TestTampered changes one thing in a signed request at a time.
+func TestTampered(t *testing.T) {
+	for _, v := range vectors(t) {
+		if v.Name != "go-kms20160120-acs3" && v.Name != "go-alibaba-cloud-sdk-rpc10-json" {
+			continue
+		}
+		raw := string(v.Raw)
+		for what, change := range map[string][2]string{
+			"digest":            {"Digest=Vpy", "Digest=Xpy"},
+			"key":               {"KeyId=5c", "KeyId=6c"},
+			"added parameter":   {"/?", "/?DryRun=false&"},
+			"method":            {"POST /", "GET /"},
+			"action":            {"AsymmetricSign", "AsymmetricSigm"},
+			"host":              {"127.0.0.1", "127.0.0.2"},
+			"nonce":             {"81d6d9536adf5f03", "91d6d9536adf5f03"},
+			"date":              {"T20:56:37Z", "T20:56:38Z"},
+			"date in the query": {"20%3A56%3A37Z", "20%3A56%3A38Z"},
+			"body hash":         {"sha256: e3b0", "sha256: f3b0"},
+		} {
+			tampered := strings.ReplaceAll(raw, change[0], change[1])
+			if tampered == raw || (what == "host" && v.Protocol == "RPC-1.0") {
+				continue // the protocol has no such thing, or does not sign it
+			}
+			if claim, err := parse([]byte(tampered)); err == nil && claim.VerifySecret(fakeSecret) {
+				t.Errorf("%s: accepted with another %s", v.Name, what)
+			}
+		}
+	}
+}
+
+// TestBodyIsCovered sends a form body whose hash is not the signed one.
+func TestBodyIsCovered(t *testing.T) {
+	for _, v := range vectors(t) {
+		if v.Name != "go-kms20160120-acs3" {
+			continue
+		}
+		raw := strings.Replace(string(v.Raw), "Content-Length: 0\r\n", "Content-Length: 11\r\nContent-Type: application/x-www-form-urlencoded\r\n", 1) + "DryRun=true"
+		claim, err := parse([]byte(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if claim.Parameters["DryRun"] != "true" || claim.VerifySecret(fakeSecret) {
+			t.Errorf("a body that was not signed was accepted: %v", claim.Parameters)
+		}
+		return
+	}
+}
+
+func TestRefused(t *testing.T) {
+	const (
+		headers = "x-acs-action: ListKeys\r\nx-acs-version: 2016-01-20\r\nx-acs-date: 2026-11-21T20:56:37Z\r\nx-acs-signature-nonce: n\r\nx-acs-content-sha256: e3b0\r\n"
+		signed  = "SignedHeaders=host;x-acs-action;x-acs-content-sha256;x-acs-date;x-acs-signature-nonce;x-acs-version"
+		rpc     = "AccessKeyId=a&Action=ListKeys&SignatureMethod=HMAC-SHA1&SignatureNonce=n&SignatureVersion=1.0&Timestamp=2026-11-21T20%3A56%3A37Z&Version=2016-01-20&Signature=xGb0aK4e64qhEVweSoD%2BP4Hiefs%3D"
+	)
+	signature := ",Signature=" + strings.Repeat("ab", 32)
+	acs3 := func(authorization, more string) string {
+		return "POST / HTTP/1.1\r\nHost: h\r\nAuthorization: " + authorization + "\r\n" + more + "\r\n"
+	}
+	get := func(query string) string { return "GET /?" + query + " HTTP/1.1\r\nHost: h\r\n\r\n" }
+	post := func(contentType, body string) string {
+		r, _ := http.NewRequest("POST", "http://h/?"+rpc, strings.NewReader(body))
+		r.Header.Set("Content-Type", contentType)
+		var b bytes.Buffer
+		r.Write(&b)
+		return b.String()
+	}
+	good := "ACS3-HMAC-SHA256 Credential=a," + signed + signature
+	if _, err := parse([]byte(acs3(good, headers))); err != nil {
+		t.Fatalf("the request that the others are made of: %v", err)
+	}
+	if _, err := parse([]byte(get(rpc))); err != nil {
+		t.Fatalf("the request that the others are made of: %v", err)
+	}
+	for name, tc := range map[string]struct {
+		want error
+		raw  string
+	}{
+		"unsigned":                     {acs.ErrIncomplete, get("Action=ListKeys")},
+		"two signatures":               {acs.ErrIncomplete, "GET /?" + rpc + " HTTP/1.1\r\nHost: h\r\nAuthorization: " + good + "\r\n" + headers + "\r\n"},
+		"two Authorization headers":    {acs.ErrIncomplete, acs3(good+"\r\nAuthorization: "+good, headers)},
+		"no credential":                {acs.ErrIncomplete, acs3("ACS3-HMAC-SHA256 "+signed+signature, headers)},
+		"credential twice":             {acs.ErrIncomplete, acs3("ACS3-HMAC-SHA256 Credential=b,Credential=a,"+signed+signature, headers)},
+		"no signature":                 {acs.ErrIncomplete, acs3("ACS3-HMAC-SHA256 Credential=a,"+signed, headers)},
+		"signature cut short":          {acs.ErrIncomplete, acs3("ACS3-HMAC-SHA256 Credential=a,"+signed+",Signature=abcd", headers)},
+		"signature not hexadecimal":    {acs.ErrIncomplete, acs3("ACS3-HMAC-SHA256 Credential=a,"+signed+",Signature="+strings.Repeat("zz", 32), headers)},
+		"action not signed":            {acs.ErrIncomplete, acs3("ACS3-HMAC-SHA256 Credential=a,"+strings.Replace(signed, "x-acs-action;", "", 1)+signature, headers)},
+		"nonce not sent":               {acs.ErrIncomplete, acs3(good, strings.Replace(headers, "x-acs-signature-nonce: n\r\n", "", 1))},
+		"nonce empty":                  {acs.ErrIncomplete, acs3(good, strings.Replace(headers, "nonce: n", "nonce: ", 1))},
+		"action header twice":          {acs.ErrIncomplete, acs3(good, headers+"x-acs-action: CreateKey\r\n")},
+		"header signed twice":          {acs.ErrIncomplete, acs3(strings.Replace(good, "host;", "host;host;", 1), headers)},
+		"another algorithm":            {acs.ErrMethod, acs3(strings.Replace(good, "SHA256", "MD5", 1), headers)},
+		"bearer":                       {acs.ErrMethod, acs3("Bearer abc", headers)},
+		"basic":                        {acs.ErrMethod, acs3("Basic abc", headers)},
+		"token, though not signed":     {acs.ErrToken, acs3(good, headers+"x-acs-security-token: t\r\n")},
+		"malformed date":               {acs.ErrTimeFormat, acs3(good, strings.Replace(headers, "2026-11-21T", "2026-11-21 ", 1))},
+		"date with a fraction":         {acs.ErrTimeFormat, acs3(good, strings.Replace(headers, "37Z", "37.5Z", 1))},
+		"another Action parameter":     {acs.ErrParameters, strings.Replace(acs3(good, headers), "POST /", "POST /?Action=CreateKey", 1)},
+		"rpc: no nonce":                {acs.ErrIncomplete, get(strings.Replace(rpc, "SignatureNonce=n&", "", 1))},
+		"rpc: no access key":           {acs.ErrIncomplete, get(strings.Replace(rpc, "AccessKeyId=a&", "", 1))},
+		"rpc: signature not Base64":    {acs.ErrIncomplete, get(strings.Replace(rpc, "xGb0", "!!!!", 1))},
+		"rpc: another method":          {acs.ErrMethod, get(strings.Replace(rpc, "HMAC-SHA1", "HMAC-SHA256", 1))},
+		"rpc: another version":         {acs.ErrMethod, get(strings.Replace(rpc, "1.0", "2.0", 1))},
+		"rpc: bearer token":            {acs.ErrMethod, get(rpc + "&SignatureType=BEARERTOKEN")},
+		"rpc: token":                   {acs.ErrToken, get(rpc + "&SecurityToken=t")},
+		"rpc: malformed time":          {acs.ErrTimeFormat, get(strings.Replace(rpc, "2026-11-21T", "21.11.2026T", 1))},
+		"rpc: another action header":   {acs.ErrParameters, strings.Replace(get(rpc), "\r\n\r\n", "\r\nx-acs-action: CreateKey\r\n\r\n", 1)},
+		"parameter twice":              {acs.ErrParameters, get(rpc + "&KeyId=1&KeyId=2")},
+		"parameter in query and body":  {acs.ErrParameters, post("application/x-www-form-urlencoded", "Action=ListKeys")},
+		"bad escape":                   {acs.ErrParameters, get(rpc + "&KeyId=%zz")},
+		"bad escape in the body":       {acs.ErrParameters, post("application/x-www-form-urlencoded", "KeyId=%zz")},
+		"name with an equals sign":     {acs.ErrParameters, get(rpc + "&a%3Db=c")},
+		"name missing":                 {acs.ErrParameters, get(rpc + "&=c")},
+		"body of another type":         {acs.ErrParameters, post("application/json", `{"KeyId":"1"}`)},
+		"body of no type":              {acs.ErrParameters, post("", "KeyId=1")},
+		"semicolon between parameters": {acs.ErrParameters, get(rpc + ";KeyId=1")},
+	} {
+		if _, err := parse([]byte(tc.raw)); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", name, err, tc.want)
+		}
+	}
+}
+
+// TestFormBody sends everything in the form, as one of the Node clients does.
+func TestFormBody(t *testing.T) {
+	const form = "AccessKeyId=testid&Action=ListKeys&Description=a+b%2A~&SignatureMethod=HMAC-SHA1&SignatureNonce=n&SignatureVersion=1.0&Timestamp=2016-03-28T03%3A13%3A08Z&Version=2016-01-20&Signature=AAAAAAAAAAAAAAAAAAAAAAAAAAA%3D"
+	r, err := http.NewRequest("POST", "http://h/", strings.NewReader(form))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	var b bytes.Buffer
+	if err := r.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	claim, err := parse(b.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"Description": "a b*~"}, claim.Parameters); diff != "" {
+		t.Errorf("parameters: %s", diff)
+	}
+	const want = "POST&%2F&AccessKeyId%3Dtestid%26Action%3DListKeys%26Description%3Da%2520b%252A~%26SignatureMethod%3DHMAC-SHA1%26SignatureNonce%3Dn%26SignatureVersion%3D1.0%26Timestamp%3D2016-03-28T03%253A13%253A08Z%26Version%3D2016-01-20"
+	if diff := cmp.Diff(want, claim.StringToSign); diff != "" {
+		t.Errorf("string to sign: %s", diff)
+	}
+	if want := time.Date(2016, 3, 28, 3, 13, 8, 0, time.UTC); !claim.Time.Equal(want) {
+		t.Errorf("time %v, want %v", claim.Time, want)
+	}
+}
+
+// FuzzParse looks for requests that crash the parser or that are taken without
+// what a signature must cover.
+func FuzzParse(f *testing.F) {
+	for _, v := range vectors(f) {
+		f.Add(v.Raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		claim, err := parse(raw)
+		if err != nil {
+			return
+		}
+		if claim.AccessKeyId == "" || claim.Nonce == "" || claim.Time.IsZero() || claim.StringToSign == "" {
+			t.Errorf("%q was taken as %+v", raw, claim)
+		}
+		if claim.VerifySecret("a secret that nothing was signed with") {
+			t.Errorf("%q verifies with any secret", raw)
+		}
+	})
+}

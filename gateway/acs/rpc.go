@@ -1,0 +1,78 @@
+package acs
+
+import (
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// signatureParameters belong to the signature and are no parameters of the
+// operation.
+var signatureParameters = map[string]bool{
+	"Action": true, "Version": true, "AccessKeyId": true, "Signature": true, "SignatureMethod": true,
+	"SignatureVersion": true, "SignatureNonce": true, "SignatureType": true, "Timestamp": true, "SecurityToken": true,
+}
+
+// ParseRPC reads a claim of signature version 1.0, in which everything is a
+// parameter in the query or the form. The headers x-acs-action and
+// x-acs-version are sent too but are not signed, so they are not used.
+func ParseRPC(r *Request) (*Claim, error) {
+	p := r.parameters(nil)
+	for _, name := range []string{"AccessKeyId", "Signature", "SignatureMethod", "SignatureVersion", "SignatureNonce", "Timestamp"} {
+		if p[name] == "" {
+			return nil, fmt.Errorf("%w: the parameter %s is missing", ErrIncomplete, name)
+		}
+	}
+	signature, err := base64.StdEncoding.DecodeString(p["Signature"])
+	if err != nil || len(signature) != sha1.Size {
+		return nil, fmt.Errorf("%w: the parameter Signature is not the Base64 of %d bytes", ErrIncomplete, sha1.Size)
+	}
+	if p["SignatureMethod"] != "HMAC-SHA1" || p["SignatureVersion"] != "1.0" || p["SignatureType"] != "" {
+		return nil, fmt.Errorf("%w: SignatureMethod %q, SignatureVersion %q, SignatureType %q are not HMAC-SHA1, 1.0 and none",
+			ErrMethod, p["SignatureMethod"], p["SignatureVersion"], p["SignatureType"])
+	}
+	if p["SecurityToken"] != "" {
+		return nil, ErrToken
+	}
+	if err := r.sameAction(p["Action"]); err != nil {
+		return nil, err
+	}
+	date, err := parseTime(p["Timestamp"])
+	if err != nil {
+		return nil, err
+	}
+	toSign := stringToSignRPC(r.Method, p)
+	return &Claim{
+		Protocol:     "RPC-1.0",
+		AccessKeyId:  p["AccessKeyId"],
+		Action:       p["Action"],
+		Version:      p["Version"],
+		Nonce:        p["SignatureNonce"],
+		Time:         date,
+		StringToSign: toSign,
+		Parameters:   r.parameters(signatureParameters),
+		verify: func(secret string) bool {
+			mac := hmac.New(sha1.New, []byte(secret+"&"))
+			mac.Write([]byte(toSign))
+			return hmac.Equal(mac.Sum(nil), signature)
+		},
+	}, nil
+}
+
+func stringToSignRPC(method string, parameters map[string]string) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		if name == "Signature" {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte('&')
+		}
+		b.WriteString(escape(name) + "=" + escape(parameters[name]))
+	}
+	return method + "&" + escape("/") + "&" + escape(b.String())
+}
