@@ -34,6 +34,8 @@ type Key struct {
 	Creator         string
 	CreationDate    time.Time
 	DeleteDate      time.Time // zero unless KeyState is PendingDeletion
+	Tags            map[string]string
+	Policy          string // the key policy, a JSON document; empty for none
 }
 
 // A KeyVersion is one key pair of a Key.

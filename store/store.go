@@ -7,7 +7,7 @@
 // all records are also in memory. Nothing in the file is secret in the clear:
 // access-key secrets and software keys are sealed by the token.
 //
-// Records are values. What they hold by reference (byte slices) is shared and
+// Records are values. What they hold by reference (byte slices, maps) is shared and
 // must not be modified.
 package store
 
@@ -141,6 +141,14 @@ func (tx *Tx) PutKey(k Key) error { return keys.put(tx, k.KeyId, k) }
 
 // Keys gives up to n keys from the skip'th on, ordered by KeyId.
 func (tx *Tx) Keys(skip, n int) []Key { return keys.page(tx, skip, n) }
+
+// EachKey calls f with every key, ordered by KeyId.
+func (tx *Tx) EachKey(f func(Key)) {
+	(*keys.in(tx.now)).Scan(func(_ string, k Key) bool {
+		f(k)
+		return true
+	})
+}
 
 // CountKeys gives the number of keys.
 func (tx *Tx) CountKeys() int { return keys.len(tx) }

@@ -1,0 +1,38 @@
+package main
+
+import (
+	_ "embed"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// call.sh is a call with nothing but a shell, curl and openssl: signature
+// version 1.0 by hand. It is printed for a newcomer to paste.
+//
+//go:embed call.sh
+var callScript string
+
+// printBanner tells a newcomer what to do next. It shows no secret: that is in
+// the file it names.
+func printBanner(w io.Writer, envFile string, env environment) {
+	fmt.Fprintf(w, `kmsgate is serving Alibaba Cloud KMS's signing API.
+
+  endpoint    %s
+  CA          %s
+  access key  %s (the secret is in the file below)
+  keys        alias/dev-rsa-2048 alias/dev-rsa-3072 alias/dev-ec-p256 alias/dev-ec-p256k alias/dev-ec-sm2
+
+To point a program that uses Alibaba Cloud's SDK at it, give the SDK that
+endpoint, CA and access key. All of it is in a file for a shell to source:
+
+  . %s
+
+To make a call right now, paste this into a shell (it needs curl and openssl):
+
+. %s
+%s
+Ctrl-C ends it.
+`, env.get("KMSGATE_ENDPOINT"), env.get("KMSGATE_CA_FILE"), env.get("KMSGATE_ACCESS_KEY_ID"),
+		shellQuote(envFile), shellQuote(envFile), strings.TrimSpace(callScript)+"\n")
+}

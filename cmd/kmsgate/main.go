@@ -1,0 +1,67 @@
+// Command kmsgate serves Alibaba Cloud KMS's signing API on hardware that its
+// user owns.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	os.Exit(run())
+}
+
+func run() int {
+	harden()
+	// A call into the token holds a thread; with as many Ps as cores, what
+	// returns from one waits for a P. Twice as many cut the 99th percentile of
+	// signing tenfold (measured). GOMAXPROCS in the environment wins.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(2 * runtime.NumCPU())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use:           "kmsgate",
+		Short:         "Alibaba Cloud KMS's signing API on hardware that you own",
+		SilenceUsage:  true, // an error is not a question about usage
+		SilenceErrors: true,
+	}
+	root.AddCommand(devCommand(), versionCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "kmsgate: "+err.Error())
+		return 1
+	}
+	return 0
+}
+
+// harden keeps secrets in this process's memory from being written to a core
+// file or read by another process of the same user. Where the system does not
+// allow it the process goes on without.
+func harden() {
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			version := "(unknown)"
+			if info, ok := debug.ReadBuildInfo(); ok {
+				version = info.Main.Version
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "kmsgate %s %s\n", version, runtime.Version())
+		},
+	}
+}

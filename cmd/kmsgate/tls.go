@@ -1,0 +1,143 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	caValidity     = 10 * 365 * 24 * time.Hour
+	serverValidity = 825 * 24 * time.Hour // the longest that all TLS clients accept
+	clockSkew      = time.Hour
+)
+
+// An authority is the CA that `kmsgate dev` makes for itself.
+type authority struct {
+	certFile string
+	cert     *x509.Certificate
+	key      *ecdsa.PrivateKey
+}
+
+// openAuthority reads the CA in dir, or makes it. The key and the certificate
+// are one file, so that there is never one without the other; certFile holds
+// the certificate alone, for clients.
+func openAuthority(dir string) (*authority, error) {
+	a := &authority{certFile: filepath.Join(dir, "ca.pem")}
+	path := filepath.Join(dir, "ca-key.pem")
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if content, err = newAuthority(); err != nil {
+			return nil, fmt.Errorf("making a CA: %w", err)
+		}
+		err = writeFile(path, content, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := a.parse(content); err != nil {
+		return nil, fmt.Errorf("reading the CA in %s: %w", path, err)
+	}
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+	return a, writeFile(a.certFile, certificate, 0o644)
+}
+
+func newAuthority() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber:          serial(),
+		Subject:               pkix.Name{CommonName: "kmsgate dev CA " + now.UTC().Format("2006-01-02 15:04:05")},
+		NotBefore:             now.Add(-clockSkew),
+		NotAfter:              now.Add(caValidity),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})...), nil
+}
+
+func (a *authority) parse(content []byte) error {
+	keyBlock, rest := pem.Decode(content)
+	certBlock, _ := pem.Decode(rest)
+	if keyBlock == nil || certBlock == nil {
+		return errors.New("it is not a private key and a certificate in PEM")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	if err != nil {
+		return err
+	}
+	var ok bool
+	if a.key, ok = key.(*ecdsa.PrivateKey); !ok {
+		return errors.New("its key is not an ECDSA key")
+	}
+	a.cert, err = x509.ParseCertificate(certBlock.Bytes)
+	return err
+}
+
+// serverConfig issues a certificate for the names and addresses. It is made
+// anew at every start and its key is never written down.
+func (a *authority) serverConfig(hosts []string) (*tls.Config, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: serial(),
+		Subject:      pkix.Name{CommonName: "kmsgate"},
+		NotBefore:    now.Add(-clockSkew),
+		NotAfter:     now.Add(serverValidity),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, host := range hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, host)
+		}
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("issuing the server's certificate: %w", err)
+	}
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS12, // what the real service's instances speak
+		NextProtos:   []string{"http/1.1"},
+		Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}},
+	}, nil
+}
+
+func serial() *big.Int {
+	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		panic(err) // crypto/rand does not fail
+	}
+	return n
+}

@@ -1,0 +1,156 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+const (
+	aliasPrefix   = "alias/"
+	aliasReserved = "alias/acs"
+	maxAliasName  = 255 // characters, the prefix included
+)
+
+// checkAliasName holds a name to KMS's rules. Any character that can be printed
+// is taken.
+func checkAliasName(name string) error {
+	printable := utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+	switch {
+	case !strings.HasPrefix(name, aliasPrefix) || len(name) == len(aliasPrefix):
+		return invalidParameter("AliasName", "it has to begin with %s and go on", aliasPrefix)
+	case strings.HasPrefix(name, aliasReserved):
+		return invalidParameter("AliasName", "names that begin with %s are reserved", aliasReserved)
+	case utf8.RuneCountInString(name) > maxAliasName:
+		return invalidParameter("AliasName", "it has more than %d characters", maxAliasName)
+	case !printable:
+		return invalidParameter("AliasName", "it has a character that cannot be printed")
+	}
+	return nil
+}
+
+type createAliasRequest struct {
+	AliasName string `kms:"required"`
+	KeyId     string `kms:"required"`
+}
+
+type createAliasResponse struct{ result }
+
+func createAlias(_ context.Context, c *call, req *createAliasRequest) (*createAliasResponse, error) {
+	if err := checkAliasName(req.AliasName); err != nil {
+		return nil, err
+	}
+	if err := c.authorize(c.server.aliasARN(req.AliasName)); err != nil {
+		return nil, err
+	}
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	c.entry.Alias = req.AliasName
+	create := func(tx *store.Tx) error { return c.putNewAlias(tx, key.KeyId, req.AliasName) }
+	// First against the records as they are, so that a dry run finds out too.
+	if err := c.server.Store.View(func(tx *store.Tx) error { return c.checkNewAlias(tx, key.KeyId, req.AliasName) }); err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	return new(createAliasResponse), c.change(create)
+}
+
+// checkNewAlias refuses an alias of a key that is being deleted, of a name that
+// is taken, or one too many.
+func (c *call) checkNewAlias(tx *store.Tx, keyId, aliasName string) error {
+	key, err := tx.Key(keyId)
+	if errors.Is(err, store.ErrNotFound) {
+		return errKeyNotFound
+	}
+	if key.KeyState == store.PendingDeletion {
+		return errStateModifiedFailed
+	}
+	if _, err := tx.Alias(aliasName); err == nil {
+		return errAliasExists
+	}
+	if tx.CountAliases() >= c.server.MaxAliases {
+		return errLimitExceeded.because("There are %d aliases.", c.server.MaxAliases)
+	}
+	return nil
+}
+
+func (c *call) putNewAlias(tx *store.Tx, keyId, aliasName string) error {
+	if err := c.checkNewAlias(tx, keyId, aliasName); err != nil {
+		return err
+	}
+	return tx.CreateAlias(store.Alias{AliasName: aliasName, KeyId: keyId, CreationDate: c.now})
+}
+
+type deleteAliasRequest struct {
+	AliasName string `kms:"required"`
+}
+
+type deleteAliasResponse struct{ result }
+
+func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*deleteAliasResponse, error) {
+	if !strings.HasPrefix(req.AliasName, aliasPrefix) {
+		return nil, invalidParameter("AliasName", "it has to begin with %s", aliasPrefix)
+	}
+	if err := c.authorize(c.server.aliasARN(req.AliasName)); err != nil {
+		return nil, err
+	}
+	if _, err := c.key(req.AliasName); err != nil { // the permission on the key is needed too
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	err := c.change(func(tx *store.Tx) error { return tx.DeleteAlias(req.AliasName) })
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errAliasNotFound // deleted by another call meanwhile
+	}
+	return new(deleteAliasResponse), err
+}
+
+type listAliasesRequest struct {
+	PageNumber int
+	PageSize   int
+}
+
+type aliasItem struct {
+	AliasArn  string
+	AliasName string
+	KeyId     string
+}
+
+type listAliasesResponse struct {
+	result
+	Aliases struct{ Alias []aliasItem }
+	pageInfo
+}
+
+func listAliases(_ context.Context, c *call, req *listAliasesRequest) (*listAliasesResponse, error) {
+	page, err := newPage(req.PageNumber, req.PageSize)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.authorize(c.server.arn("alias")); err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	resp := &listAliasesResponse{pageInfo: page}
+	resp.Aliases.Alias = []aliasItem{}
+	err = c.server.Store.View(func(tx *store.Tx) error {
+		resp.TotalCount = tx.CountAliases()
+		for _, a := range tx.Aliases(page.skip(), page.PageSize) {
+			resp.Aliases.Alias = append(resp.Aliases.Alias, aliasItem{c.server.aliasARN(a.AliasName), a.AliasName, a.KeyId})
+		}
+		return nil
+	})
+	return resp, err
+}

@@ -1,0 +1,283 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/gateway/acs"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/policy"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// A call is one request on its way through the corridor. It belongs to one
+// goroutine.
+type call struct {
+	server     *Server
+	now        time.Time
+	requestId  string
+	door       door
+	claim      *acs.Claim // nil through the local door
+	principal  *principal // nil until the claim was verified
+	action     string
+	parameters map[string]string
+	dryRun     bool
+	committed  bool
+	entry      audit.Entry // filled by whoever knows something
+}
+
+func (s *Server) newCall(d door, source string) *call {
+	c := &call{server: s, now: s.Now().UTC(), requestId: uuid.NewString(), door: d}
+	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d), Source: source}
+	return c
+}
+
+// read takes over what a request claims and asks for. Nothing of it is
+// believed yet.
+func (c *call) read(claim *acs.Claim) {
+	c.claim, c.action, c.parameters = claim, claim.Action, claim.Parameters
+	c.entry.Protocol = claim.Protocol
+	c.entry.AccessKeyId = clip(claim.AccessKeyId)
+	c.entry.Action = clip(claim.Action)
+}
+
+// do takes the call through the corridor, from authentication to the answer.
+func (c *call) do(ctx context.Context, authenticate func() (*principal, error)) (response, error) {
+	p, err := authenticate()
+	if err != nil {
+		return nil, err
+	}
+	c.principal = p
+	c.entry.Principal = p.userName
+	// Every operation obeys DryRun: who sets it means that nothing shall be done.
+	c.dryRun, _ = parseBool(c.parameters["DryRun"])
+	c.entry.DryRun = c.dryRun
+	resp, err := c.operate(ctx)
+	if err != nil && c.dryRun {
+		err = dryRunOf(err)
+	}
+	return resp, err
+}
+
+// operate looks the action up, charges for it and does it.
+func (c *call) operate(ctx context.Context) (response, error) {
+	o, err := c.operation()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.server.limiters.charge(c.principal.userName, o.class, c.now); err != nil {
+		return nil, err
+	}
+	if text := c.parameters["DryRun"]; text != "" {
+		if _, ok := parseBool(text); !ok {
+			return nil, invalidParameter("DryRun", `%q is neither "true" nor "false"`, clip(text))
+		}
+	}
+	resp, err := o.run(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if !c.committed {
+		return nil, fmt.Errorf("the operation %s answered without having committed", c.action)
+	}
+	resp.setRequestId(c.requestId)
+	return resp, nil
+}
+
+// dryRunOf keeps err for the log and puts a dry run's answer in front.
+func dryRunOf(err error) error {
+	api := apiError(err)
+	if answer := dryRunError(api); answer != api {
+		return fmt.Errorf("%w (%w)", answer, err)
+	}
+	return err
+}
+
+// apiVersion is the only version of the API.
+const apiVersion = "2016-01-20"
+
+func (c *call) operation() (operation, error) {
+	if c.action == "" {
+		return operation{}, missingParameter("Action")
+	}
+	if c.claim != nil && c.claim.Version != apiVersion {
+		return operation{}, errApiNotFound.because("The only version is %s.", apiVersion)
+	}
+	o, ok := operations[c.action]
+	if ok && (o.door == rpcDoor || c.door == localDoor) {
+		return o, nil
+	}
+	if slices.Contains(unsupported, c.action) {
+		return operation{}, errUnsupportedOperation.because("%s is not an operation of a signing gateway.", c.action)
+	}
+	return operation{}, errApiNotFound
+}
+
+// recovered runs f and turns a panic into an error.
+func recovered(f func() (response, error)) (resp response, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			resp, err = nil, fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
+}
+
+// finish writes the audit line and gives what the client is told: resp, or the
+// error. If the line cannot be written it is an error whatever resp is.
+func (c *call) finish(resp response, err error) (response, *Error) {
+	var api *Error
+	c.entry.Status = 200
+	if err != nil {
+		api, resp = apiError(err), nil
+		c.entry.Status, c.entry.Code = api.Status, api.Code
+		c.entry.Reason = clip(err.Error())
+	}
+	c.entry.Duration = c.server.Now().Sub(c.now)
+	if auditErr := c.server.Audit.Append(c.entry); auditErr != nil {
+		api, resp, err = errInternal, nil, fmt.Errorf("nothing is answered without its audit line: %w", auditErr)
+	}
+	c.log(api, err)
+	return resp, api
+}
+
+// log writes the one line that a request has in the operator's log.
+func (c *call) log(api *Error, err error) {
+	attrs := []any{"RequestId", c.requestId, "door", c.door, "action", c.entry.Action, "principal", c.entry.Principal,
+		"source", c.entry.Source, "duration", c.entry.Duration}
+	switch {
+	case api == nil:
+		c.server.Logger.Debug("request", attrs...)
+	case api.Status >= 500:
+		c.server.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
+	default:
+		c.server.Logger.Log(context.Background(), slog.LevelDebug, "request refused", append(attrs, "code", api.Code, "reason", err)...)
+	}
+}
+
+// authorize asks the caller's policies for the call's action on a resource.
+func (c *call) authorize(resource string) error {
+	d := c.decide(resource)
+	if !d.Allowed {
+		return fmt.Errorf("%w (%s on %s: %s)", errNoPermission, c.action, clip(resource), d.Reason)
+	}
+	return nil
+}
+
+func (c *call) decide(resource string) policy.Decision {
+	return policy.Decide(c.principal.policies, policy.Request{Action: "kms:" + c.action, Resource: resource})
+}
+
+// key gives the key that a request names by its id, an alias or an ARN, if the
+// caller's policies allow the action on it. It is the only way to a key.
+func (c *call) key(name string) (store.Key, error) {
+	keyId, err := c.keyId(name)
+	if err != nil {
+		return store.Key{}, err
+	}
+	c.entry.KeyId = clip(keyId)
+	// Before it is known whether there is such a key: whoever may not use it
+	// learns nothing.
+	if err := c.authorize(c.server.keyARN(keyId)); err != nil {
+		return store.Key{}, err
+	}
+	var key store.Key
+	err = c.server.Store.View(func(tx *store.Tx) (err error) {
+		key, err = tx.Key(keyId)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return store.Key{}, errKeyNotFound
+	}
+	c.entry.KeySpec = string(key.KeySpec)
+	return key, err
+}
+
+// keyId resolves aliases and ARNs.
+func (c *call) keyId(name string) (string, error) {
+	if strings.HasPrefix(name, "acs:") {
+		resource, ours := strings.CutPrefix(name, c.server.arn(""))
+		switch {
+		case ours && strings.HasPrefix(resource, "key/"):
+			return strings.TrimPrefix(resource, "key/"), nil
+		case ours && strings.HasPrefix(resource, aliasPrefix):
+			name = resource
+		default: // of another region, account or service: as unknown as any other
+			return name, nil
+		}
+	}
+	if !strings.HasPrefix(name, aliasPrefix) {
+		return name, nil
+	}
+	alias, err := c.alias(name)
+	return alias.KeyId, err
+}
+
+// alias gives an alias. That there is none is told only to callers who may do
+// what they ask for with every key; to others it must look as if there were a
+// key that they may not use.
+func (c *call) alias(aliasName string) (store.Alias, error) {
+	c.entry.Alias = clip(aliasName)
+	var alias store.Alias
+	err := c.server.Store.View(func(tx *store.Tx) (err error) {
+		alias, err = tx.Alias(aliasName)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		if err := c.authorize(c.server.keyARN("*")); err != nil {
+			return store.Alias{}, err
+		}
+		return store.Alias{}, errAliasNotFound
+	}
+	return alias, err
+}
+
+// version gives a version of a key that c.key gave.
+func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, error) {
+	var version store.KeyVersion
+	err := c.server.Store.View(func(tx *store.Tx) (err error) {
+		version, err = tx.KeyVersion(key.KeyId, keyVersionId)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return store.KeyVersion{}, errKeyVersionNotFound
+	}
+	c.entry.KeyVersionId = version.KeyVersionId
+	return version, err
+}
+
+// commit is the point of no return: everything before it only looks, and after
+// it nothing but a fault can keep the operation from succeeding. A dry run
+// ends here.
+func (c *call) commit() error {
+	c.committed = true
+	if c.dryRun {
+		return errDryRun
+	}
+	return nil
+}
+
+// change changes records on behalf of a committed call. The nonce goes into the
+// same transaction, so that not even a restart lets the request be repeated.
+func (c *call) change(f func(tx *store.Tx) error) error {
+	if !c.committed || c.dryRun {
+		return fmt.Errorf("the operation %s changes records without having committed", c.action)
+	}
+	return c.server.Store.Update(func(tx *store.Tx) error {
+		if c.claim != nil {
+			n := store.Nonce{AccessKeyId: c.claim.AccessKeyId, Nonce: c.claim.Nonce, Until: c.claim.Time.Add(timeWindow)}
+			if err := tx.PutNonce(n, c.now); err != nil {
+				return err
+			}
+		}
+		return f(tx)
+	})
+}

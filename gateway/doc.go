@@ -1,0 +1,32 @@
+// Package gateway serves Alibaba Cloud KMS's API, version 2016-01-20.
+//
+// # Several doors, one corridor
+//
+// A door turns bytes into a call and an answer into bytes: rpc.go is the door
+// for HTTPS, local.go the one for this process itself. Behind the doors all
+// calls go one way (call.go): authenticate, look the action up in the table of
+// operations, charge its quota, decode, do, write the audit line, answer.
+//
+// An operation is one row of the table (operations.go) and one function, always
+// in this order: resolve what the parameters name, commit, do. Resolving a key
+// is also asking policy for it: there is no other way from an operation to a
+// record than [call.key]. Commit is the point of no return, at which a dry run
+// turns round.
+//
+// # What is guaranteed
+//
+//   - No answer leaves before its audit line is on disk; without the line there
+//     is no signature.
+//   - Nothing is signed, changed or shown but for a caller who proved who it is
+//     and whom a policy allows it. Whether a key exists is told only to callers
+//     who may use it.
+//   - Every request that reaches the handler is answered with the API's own
+//     error codes, as JSON, panics included.
+//   - A request is accepted once.
+//
+// # Words
+//
+// KeyId, KeyVersionId, AccessKeyId and RequestId are spelled as KMS spells
+// them. A Claim is who a request says it is from; a principal is a caller whose
+// claim was verified.
+package gateway

@@ -1,0 +1,139 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kmsgate/kmsgate/gateway/acs"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// An Error is an error of the API: what a client is told. Code is spelled as
+// KMS or the gateway in front of it spells it; Status is the HTTP status.
+type Error struct {
+	Status  int
+	Code    string
+	Message string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Message) }
+
+// Is makes errors.Is compare codes: errors of one code differ in their message
+// only.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code && t.Status == e.Status
+}
+
+// The errors of the API, in the order of precedence: of several that a request
+// deserves it gets the first.
+var (
+	errApiNotFound          = &Error{404, "InvalidApi.NotFound", "Specified api is not found, please check your url and method."}
+	errHTTPMethod           = &Error{403, "UnsupportedHTTPMethod", "This http method is not supported."}
+	errNeedSsl              = &Error{404, "InvalidProtocol.NeedSsl", "Your request is denied as lack of ssl protect."}
+	errTooLarge             = &Error{413, "InvalidParameter", "The request is larger than is allowed."}
+	errParseRequest         = &Error{400, "ParseRequestParameterException", "Server parse parameters exception. Please check your input params."}
+	errIncompleteSignature  = &Error{400, "IncompleteSignature", "The request signature does not conform to Aliyun standards."}
+	errSignatureMethod      = &Error{400, "InvalidSignatureMethod", "Specified signature method is not valid."}
+	errSecurityToken        = &Error{400, "InvalidSecurityToken.Malformed", "Security tokens are not supported: use an AccessKey."}
+	errTimeStampFormat      = &Error{400, "InvalidTimeStamp.Format", "Specified time stamp or date value is not well formatted."}
+	errTimeStampExpired     = &Error{400, "InvalidTimeStamp.Expired", "Specified time stamp or date value is expired."}
+	errAccessKeyNotFound    = &Error{404, "InvalidAccessKeyId.NotFound", "The Access Key ID provided does not exist in our records."}
+	errAccessKeyInactive    = &Error{400, "InvalidAccessKeyId.Inactive", "Specified access key is disabled."}
+	errSignatureMismatch    = &Error{400, "SignatureDoesNotMatch", "Specified signature is not matched with our calculation."}
+	errNonceUsed            = &Error{400, "SignatureNonceUsed", "Specified signature nonce was used already."}
+	errUnsupportedOperation = &Error{400, "UnsupportedOperation", "This action is not supported."}
+	errThrottling           = &Error{429, "Rejected.Throttling", "The QPS upper limit is exceeded."}
+	errMissingParameter     = &Error{400, "MissingParameter", "A parameter is needed but not provided."}
+	errInvalidParameter     = &Error{400, "InvalidParameter", "The specified parameter is not valid."}
+	errNoPermission         = &Error{403, "Forbidden.NoPermission", "This operation is forbidden by permission system."}
+	errAliasNotFound        = &Error{404, "Forbidden.AliasNotFound", "The specified Alias is not found."}
+	errKeyNotFound          = &Error{404, "Forbidden.KeyNotFound", "The specified Key is not found."}
+	errKeyVersionNotFound   = &Error{404, "Forbidden.KeyVersionNotFound", "The specified Key version is not found."}
+	errKeyDisabled          = &Error{409, "Rejected.Disabled", "The request was rejected because the key state is Disabled."}
+	errKeyPendingDeletion   = &Error{409, "Rejected.PendingDeletion", "The request was rejected because the key state is PendingDeletion."}
+	errKeyPendingImport     = &Error{409, "Rejected.PendingImport", "The request was rejected because the key state is PendingImport."}
+	errKeyUnavailable       = &Error{409, "Rejected.Unavailable", "The request was rejected because the key state is Unavailable."}
+	errStateModifiedFailed  = &Error{409, "Rejected.StateModifiedFailed", "Keystate modified failed."}
+	errAliasExists          = &Error{400, "AliasAlreadyExists", "AliasName Already Exists."}
+	errLimitExceeded        = &Error{400, "Rejected.LimitExceeded", "The request was rejected because user create resource limit was exceeded."}
+	errUnavailable          = &Error{503, "ServiceUnavailableTemporary", "Service Unavailable Temporary."}
+	errInternal             = &Error{500, "InternalFailure", "Internal Failure."}
+
+	// What a dry run is answered with instead.
+	errDryRun         = &Error{400, "DryRunOperationError", "Request would have succeeded, but the DryRun parameter is set."}
+	errDryRunInvalid  = &Error{400, "ValidationError", "The request would have failed."}
+	errDryRunNoAccess = &Error{403, "AccessDeniedError", "You are not authorized to perform this operation on the KMS resource."}
+)
+
+// because gives e with a message that goes on.
+func (e *Error) because(format string, args ...any) *Error {
+	return &Error{e.Status, e.Code, e.Message + " " + fmt.Sprintf(format, args...)}
+}
+
+func missingParameter(name string) *Error {
+	return &Error{errMissingParameter.Status, errMissingParameter.Code, fmt.Sprintf("The parameter %q is needed but not provided.", name)}
+}
+
+func invalidParameter(name, format string, args ...any) *Error {
+	return &Error{errInvalidParameter.Status, errInvalidParameter.Code,
+		fmt.Sprintf("The specified parameter %q is not valid: %s.", name, fmt.Sprintf(format, args...))}
+}
+
+// sentinels says which error of the API stands for an error from below. told
+// is whether the client is told that error's text: only where it speaks of
+// nothing but the client's own request.
+var sentinels = []struct {
+	below error
+	api   *Error
+	told  bool
+}{
+	{acs.ErrParameters, errParseRequest, true},
+	{acs.ErrIncomplete, errIncompleteSignature, true},
+	{acs.ErrMethod, errSignatureMethod, true},
+	{acs.ErrToken, errSecurityToken, false},
+	{acs.ErrTimeFormat, errTimeStampFormat, true},
+	{hsm.ErrKeySpec, errUnsupportedOperation.because("The KeySpec is not offered by the token."), false},
+	{hsm.ErrAlgorithm, invalidParameter("Algorithm", "it does not fit the KeySpec of the key"), false},
+	{hsm.ErrDigest, invalidParameter("Digest", "it has to be %d bytes", hsm.DigestSize), false},
+	{hsm.ErrNotFound, errKeyUnavailable, false}, // there is a record, or nobody would have asked for it
+	{store.ErrExists, errAliasExists, false},
+	{hsm.ErrBusy, errUnavailable, false},
+	{hsm.ErrUnavailable, errUnavailable, false},
+	{context.DeadlineExceeded, errUnavailable, false},
+	{context.Canceled, errUnavailable, false},
+}
+
+// apiError gives the error that the client is told. What is not named above is
+// InternalFailure, without detail.
+func apiError(err error) *Error {
+	var api *Error
+	if errors.As(err, &api) {
+		return api
+	}
+	for _, s := range sentinels {
+		if !errors.Is(err, s.below) {
+			continue
+		}
+		if s.told {
+			return s.api.because("%s.", err)
+		}
+		return s.api
+	}
+	return errInternal
+}
+
+// dryRunError gives the error that a dry run is answered with for what the
+// request itself would have been answered with. Who did not prove who it is, is
+// over its quota or met a fault of ours is told that and nothing else.
+func dryRunError(e *Error) *Error {
+	switch {
+	case errors.Is(e, errNoPermission):
+		return errDryRunNoAccess
+	case e.Status >= 500, errors.Is(e, errThrottling), errors.Is(e, errDryRun):
+		return e
+	}
+	return errDryRunInvalid.because("%s: %s", e.Code, e.Message)
+}

@@ -1,0 +1,137 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// Config says what a Server stands on. Store, Backend, Sealer and Audit are
+// needed; the store must know its Instance.
+type Config struct {
+	Store   *store.Store
+	Backend hsm.Backend
+	Sealer  hsm.Sealer // of access-key secrets
+	Audit   *audit.Log
+
+	// SignaturesPerSecond is how many AsymmetricSign and AsymmetricVerify a
+	// user may ask for in a second, ChangesPerSecond how many of all other
+	// operations. Zero means no limit.
+	SignaturesPerSecond float64
+	ChangesPerSecond    float64
+
+	// MaxKeys and MaxAliases bound how many of them there can be. Zero means
+	// 100,000.
+	MaxKeys    int
+	MaxAliases int
+
+	// EchoStringToSign tells a client whose signature does not match what it
+	// should have signed. It helps whoever writes a client and repeats the
+	// request to whoever sent it, so it is for development.
+	EchoStringToSign bool
+
+	Now    func() time.Time // nil means time.Now
+	Logger *slog.Logger     // nil means slog.Default()
+}
+
+const defaultMaxRecords = 100_000
+
+// signTimeout is how long an operation may wait for the token: the Node SDKs
+// give up after 3 s.
+const signTimeout = 2500 * time.Millisecond
+
+// A Server is the service. Use [New].
+type Server struct {
+	Config
+	instance    store.Instance
+	credentials credentials
+	nonces      nonces
+	limiters    limiters
+	parsed      sync.Map // policy document → *policy.Policy
+	handler     http.Handler
+}
+
+// New makes a Server: it unseals the access keys, remembers the nonces that
+// changed something, and undoes creations of keys that were cut off. It
+// reports an error rather than start with less than everything.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Store == nil || cfg.Backend == nil || cfg.Sealer == nil || cfg.Audit == nil {
+		return nil, errors.New("gateway: Config needs Store, Backend, Sealer and Audit")
+	}
+	if cfg.MaxKeys == 0 {
+		cfg.MaxKeys = defaultMaxRecords
+	}
+	if cfg.MaxAliases == 0 {
+		cfg.MaxAliases = defaultMaxRecords
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	s := &Server{Config: cfg, limiters: limiters{perSecond: make(map[class]float64)}}
+	s.credentials.sealer = cfg.Sealer
+	for cl, perSecond := range map[class]float64{crypto: cfg.SignaturesPerSecond, control: cfg.ChangesPerSecond} {
+		if perSecond > 0 {
+			s.limiters.perSecond[cl] = perSecond
+		}
+	}
+	if err := s.resume(ctx); err != nil {
+		return nil, err
+	}
+	s.handler = s.newHandler()
+	return s, nil
+}
+
+// resume takes up what the last process left.
+func (s *Server) resume(ctx context.Context) error {
+	return s.Store.View(func(tx *store.Tx) error {
+		s.instance = tx.Instance()
+		if s.instance == (store.Instance{}) {
+			return errors.New("gateway: the store does not know its Instance")
+		}
+		for _, a := range tx.AccessKeys() {
+			if _, err := s.credentials.secret(ctx, a); err != nil {
+				return fmt.Errorf("unsealing access key %s: %w", a.AccessKeyId, err)
+			}
+		}
+		now := s.Now()
+		for _, n := range tx.Nonces() {
+			if n.Until.After(now) {
+				if err := s.nonces.use(n.AccessKeyId, n.Nonce, n.Until, now); err != nil {
+					return fmt.Errorf("remembering the nonces of access key %s: %w", n.AccessKeyId, err)
+				}
+			}
+		}
+		for _, c := range tx.Creations() {
+			if err := s.undoCreation(ctx, c); err != nil {
+				return fmt.Errorf("undoing the creation of key version %s: %w", c.KeyVersionId, err)
+			}
+			s.Logger.Warn("a creation that was cut off was undone", "KeyVersionId", c.KeyVersionId, "begun", c.Begun)
+		}
+		return nil
+	})
+}
+
+// Handler serves the RPC API. Requests that did not come over TLS are refused.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// The names of what policies speak of, as ARNs.
+
+func (s *Server) arn(resource string) string {
+	return fmt.Sprintf("acs:kms:%s:%s:%s", s.instance.RegionId, s.instance.AccountId, resource)
+}
+
+func (s *Server) keyARN(keyId string) string { return s.arn("key/" + keyId) }
+
+// aliasARN takes an AliasName, which begins with "alias/".
+func (s *Server) aliasARN(aliasName string) string { return s.arn(aliasName) }

@@ -1,0 +1,395 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// The values of some parameters, as KMS spells them.
+const (
+	signVerify     = "SIGN/VERIFY"
+	encryptDecrypt = "ENCRYPT/DECRYPT"
+	originKMS      = "Aliyun_KMS"
+	originExternal = "EXTERNAL"
+	protectionHSM  = "HSM"
+	protectionSoft = "SOFTWARE"
+)
+
+const (
+	maxDescription = 8192 // characters
+	maxKeyPolicy   = 32768
+	maxTags        = 20
+	maxTagKey      = 128
+	maxTagValue    = 256
+)
+
+// A keyMetadata is a key as the API shows it. All members are strings, and
+// those that do not apply are empty, not missing, as the real service has it.
+type keyMetadata struct {
+	Arn                string
+	AutomaticRotation  string
+	CreationDate       string
+	Creator            string
+	DKMSInstanceId     string
+	DeleteDate         string
+	Description        string
+	KeyId              string
+	KeySpec            string
+	KeyState           string
+	KeyUsage           string
+	LastRotationDate   string
+	MaterialExpireTime string
+	NextRotationDate   string
+	Origin             string
+	PrimaryKeyVersion  string // asymmetric keys have none
+	ProtectionLevel    string
+	RotationInterval   string
+}
+
+func (s *Server) metadata(k store.Key) keyMetadata {
+	return keyMetadata{
+		Arn:               s.keyARN(k.KeyId),
+		AutomaticRotation: "Disabled",
+		CreationDate:      apiTime(k.CreationDate),
+		Creator:           k.Creator,
+		DKMSInstanceId:    s.instance.InstanceId,
+		DeleteDate:        apiTime(k.DeleteDate),
+		Description:       k.Description,
+		KeyId:             k.KeyId,
+		KeySpec:           string(k.KeySpec),
+		KeyState:          k.KeyState,
+		KeyUsage:          k.KeyUsage,
+		Origin:            k.Origin,
+		ProtectionLevel:   k.ProtectionLevel,
+	}
+}
+
+// apiTime writes a time as the API does; the zero time is empty.
+func apiTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05Z")
+}
+
+type createKeyRequest struct {
+	KeySpec                 string
+	KeyUsage                string
+	Origin                  string
+	ProtectionLevel         string
+	Description             string
+	DKMSInstanceId          string
+	EnableAutomaticRotation bool
+	RotationInterval        string
+	Policy                  string
+	Tags                    string
+}
+
+type createKeyResponse struct {
+	result
+	KeyMetadata keyMetadata
+}
+
+func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyResponse, error) {
+	key, err := c.newKey(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.authorize(c.server.arn("key")); err != nil {
+		return nil, err
+	}
+	if err := c.checkOffered(req, key); err != nil {
+		return nil, err
+	}
+	if c.count((*store.Tx).CountKeys) >= c.server.MaxKeys {
+		return nil, errLimitExceeded.because("There are %d keys.", c.server.MaxKeys)
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	if err := c.createVersion(ctx, key, func(tx *store.Tx) error { return tx.PutKey(key) }); err != nil {
+		return nil, err
+	}
+	return &createKeyResponse{KeyMetadata: c.server.metadata(key)}, nil
+}
+
+// newKey makes a record of what CreateKey asks for, and refuses what is invalid
+// by itself.
+func (c *call) newKey(req *createKeyRequest) (store.Key, error) {
+	oneOf := func(name, value string, values ...string) error {
+		if value != "" && !slices.Contains(values, value) {
+			return invalidParameter(name, "%q is not one of %v", clip(value), values)
+		}
+		return nil
+	}
+	tags, tagErr := parseTags(req.Tags)
+	for _, err := range []error{
+		oneOf("KeyUsage", req.KeyUsage, signVerify, encryptDecrypt),
+		oneOf("Origin", req.Origin, originKMS, originExternal),
+		oneOf("ProtectionLevel", req.ProtectionLevel, protectionSoft, protectionHSM),
+		oneOf("DKMSInstanceId", req.DKMSInstanceId, c.server.instance.InstanceId),
+		checkDescription(req.Description),
+		checkKeyPolicy(req.Policy),
+		tagErr,
+	} {
+		if err != nil {
+			return store.Key{}, err
+		}
+	}
+	key := store.Key{
+		KeyId:           uuid.NewString(),
+		KeySpec:         hsm.KeySpec(req.KeySpec),
+		KeyUsage:        signVerify,
+		KeyState:        store.Enabled,
+		Origin:          originKMS,
+		ProtectionLevel: req.ProtectionLevel,
+		Description:     req.Description,
+		Creator:         c.principal.userName,
+		CreationDate:    c.now,
+		Tags:            tags,
+		Policy:          req.Policy,
+	}
+	if key.ProtectionLevel == "" {
+		key.ProtectionLevel = strongestProtection(key.KeySpec)
+	}
+	return key, nil
+}
+
+// strongestProtection is HSM but for keys that are used in this process's
+// memory.
+func strongestProtection(spec hsm.KeySpec) string {
+	if spec == hsm.EC_SM2 {
+		return protectionSoft
+	}
+	return protectionHSM
+}
+
+// checkOffered refuses keys that KMS has and this gateway has not.
+func (c *call) checkOffered(req *createKeyRequest, key store.Key) error {
+	c.entry.KeySpec = clip(req.KeySpec)
+	switch {
+	case !slices.Contains(hsm.KeySpecs(), key.KeySpec):
+		return errUnsupportedOperation.because("KeySpec has to be one of %v.", hsm.KeySpecs())
+	case req.KeyUsage == encryptDecrypt:
+		return errUnsupportedOperation.because("KeyUsage has to be %s: this gateway signs and does not encrypt.", signVerify)
+	case req.Origin == originExternal:
+		return errUnsupportedOperation.because("Key material cannot be imported.")
+	case req.EnableAutomaticRotation:
+		return errUnsupportedOperation.because("Asymmetric keys are not rotated automatically.")
+	case key.ProtectionLevel == protectionHSM && strongestProtection(key.KeySpec) != protectionHSM:
+		return errUnsupportedOperation.because("%s keys are software keys, sealed by the token: ProtectionLevel cannot be %s.", key.KeySpec, protectionHSM)
+	}
+	return nil
+}
+
+func checkDescription(s string) error {
+	if !utf8.ValidString(s) || utf8.RuneCountInString(s) > maxDescription {
+		return invalidParameter("Description", "it has to be UTF-8 of at most %d characters", maxDescription)
+	}
+	return nil
+}
+
+func checkKeyPolicy(s string) error {
+	if s == "" {
+		return nil
+	}
+	var document map[string]any
+	if err := json.Unmarshal([]byte(s), &document); err != nil || len(s) > maxKeyPolicy {
+		return invalidParameter("Policy", "it has to be a JSON object of at most %d bytes", maxKeyPolicy)
+	}
+	return nil
+}
+
+// parseTags reads a JSON list of {"TagKey", "TagValue"}.
+func parseTags(s string) (map[string]string, error) {
+	if s == "" {
+		return nil, nil
+	}
+	var list []struct{ TagKey, TagValue string }
+	if err := json.Unmarshal([]byte(s), &list); err != nil {
+		return nil, invalidParameter("Tags", `it has to be JSON: [{"TagKey":"…","TagValue":"…"}]`)
+	}
+	tags := make(map[string]string)
+	for _, t := range list {
+		if t.TagKey == "" || utf8.RuneCountInString(t.TagKey) > maxTagKey || utf8.RuneCountInString(t.TagValue) > maxTagValue {
+			return nil, invalidParameter("Tags", "a TagKey has 1 to %d characters, a TagValue up to %d", maxTagKey, maxTagValue)
+		}
+		if _, twice := tags[t.TagKey]; twice {
+			return nil, invalidParameter("Tags", "the TagKey %q is there twice", t.TagKey)
+		}
+		tags[t.TagKey] = t.TagValue
+	}
+	if len(tags) > maxTags {
+		return nil, invalidParameter("Tags", "a key has at most %d tags", maxTags)
+	}
+	return tags, nil
+}
+
+// createVersion makes a key pair and records it, together with what also
+// changes. The order is what makes it safe to be cut off at any point: the
+// intent is recorded, the key pair is made and tested, and only then is there a
+// version, in the transaction that removes the intent. An intent that is found
+// later is undone.
+func (c *call) createVersion(ctx context.Context, key store.Key, also func(tx *store.Tx) error) error {
+	// Not cut short when the client leaves: what the token has begun it ends.
+	ctx = context.WithoutCancel(ctx)
+	id := uuid.New()
+	c.entry.KeyId, c.entry.KeyVersionId = key.KeyId, id.String()
+	creation := store.Creation{KeyVersionId: id.String(), Begun: c.now, Key: hsm.Key{ID: id[:], Spec: key.KeySpec}}
+	if err := c.change(func(tx *store.Tx) error { return tx.PutCreation(creation) }); err != nil {
+		return err
+	}
+	pair, err := c.server.Backend.Generate(ctx, key.KeySpec, id[:])
+	if err == nil {
+		err = c.change(func(tx *store.Tx) error {
+			v := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: id.String(), CreationDate: c.now, Key: pair}
+			return errors.Join(tx.PutKeyVersion(v), tx.DeleteCreation(creation.KeyVersionId), also(tx))
+		})
+	}
+	if err != nil {
+		creation.Key.Sealed = pair.Sealed
+		return errors.Join(err, c.server.undoCreation(ctx, creation))
+	}
+	return nil
+}
+
+// undoCreation destroys what a creation may have left in the token, then the
+// record of it. If that fails the intent stays, for the next start.
+func (s *Server) undoCreation(ctx context.Context, c store.Creation) error {
+	if err := s.Backend.Destroy(ctx, c.Key); err != nil {
+		return err
+	}
+	return s.Store.Update(func(tx *store.Tx) error { return tx.DeleteCreation(c.KeyVersionId) })
+}
+
+func (c *call) count(of func(*store.Tx) int) (n int) {
+	_ = c.server.Store.View(func(tx *store.Tx) error {
+		n = of(tx)
+		return nil
+	})
+	return n
+}
+
+type describeKeyRequest struct {
+	KeyId string `kms:"required"`
+}
+
+type describeKeyResponse struct {
+	result
+	KeyMetadata struct {
+		keyMetadata
+		DeletionProtection            string
+		DeletionProtectionDescription string
+	}
+}
+
+func describeKey(_ context.Context, c *call, req *describeKeyRequest) (*describeKeyResponse, error) {
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	resp := new(describeKeyResponse)
+	resp.KeyMetadata.keyMetadata = c.server.metadata(key)
+	resp.KeyMetadata.DeletionProtection = "Disabled"
+	return resp, nil
+}
+
+type listKeysRequest struct {
+	PageNumber int
+	PageSize   int
+	Filters    string
+}
+
+type keyItem struct {
+	KeyArn string
+	KeyId  string
+}
+
+type listKeysResponse struct {
+	result
+	Keys struct{ Key []keyItem }
+	pageInfo
+}
+
+func listKeys(_ context.Context, c *call, req *listKeysRequest) (*listKeysResponse, error) {
+	page, err := newPage(req.PageNumber, req.PageSize)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := parseFilters(req.Filters)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.authorize(c.server.arn("key")); err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	resp := &listKeysResponse{pageInfo: page}
+	resp.Keys.Key = []keyItem{} // an empty list is [], not null
+	err = c.server.Store.View(func(tx *store.Tx) error {
+		var keys []store.Key
+		keys, resp.TotalCount = filter.page(c.server, tx, page)
+		for _, k := range keys {
+			resp.Keys.Key = append(resp.Keys.Key, keyItem{c.server.keyARN(k.KeyId), k.KeyId})
+		}
+		return nil
+	})
+	return resp, err
+}
+
+type listKeyVersionsRequest struct {
+	KeyId      string `kms:"required"`
+	PageNumber int
+	PageSize   int
+}
+
+type keyVersionItem struct {
+	CreationDate string
+	KeyId        string
+	KeyVersionId string
+}
+
+type listKeyVersionsResponse struct {
+	result
+	KeyVersions struct{ KeyVersion []keyVersionItem }
+	pageInfo
+}
+
+func listKeyVersions(_ context.Context, c *call, req *listKeyVersionsRequest) (*listKeyVersionsResponse, error) {
+	page, err := newPage(req.PageNumber, req.PageSize)
+	if err != nil {
+		return nil, err
+	}
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	resp := &listKeyVersionsResponse{pageInfo: page}
+	resp.KeyVersions.KeyVersion = []keyVersionItem{}
+	err = c.server.Store.View(func(tx *store.Tx) error {
+		all := tx.KeyVersions(key.KeyId)
+		resp.TotalCount = len(all)
+		for _, v := range all[min(page.skip(), len(all)):min(page.skip()+page.PageSize, len(all))] {
+			resp.KeyVersions.KeyVersion = append(resp.KeyVersions.KeyVersion, keyVersionItem{apiTime(v.CreationDate), v.KeyId, v.KeyVersionId})
+		}
+		return nil
+	})
+	return resp, err
+}

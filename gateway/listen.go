@@ -1,0 +1,201 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// What a listener allows. The number of connections is well under the number of
+// files that a process may open: one signature attempted with no descriptor
+// left kills SoftHSM's token in that process (measured).
+const (
+	maxConnections = 512
+	maxPerSource   = 256
+	firstByteTime  = 5 * time.Second
+	headerTime     = 10 * time.Second
+	readTime       = 30 * time.Second
+	writeTime      = 60 * time.Second
+	idleTime       = 2 * time.Minute
+	shutdownTime   = 10 * time.Second
+	maxHeader      = 256 << 10 // bytes, the request line with its query included
+)
+
+// Serve serves the RPC API on l over TLS until ctx is done, and then lets the
+// requests in flight end. Clients that speak plain HTTP are told so: it is an
+// old SDK's default.
+func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
+	server := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: headerTime,
+		ReadTimeout:       readTime,
+		WriteTimeout:      writeTime,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
+	}
+	door := newDoorkeeper(l, config)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(door) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	err := server.Shutdown(ending)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
+	<-served
+	return err
+}
+
+// A doorkeeper is a listener that accepts so many connections and no more, and
+// looks at the first byte of each to tell TLS from plain HTTP. A connection
+// that says nothing does not keep others waiting.
+type doorkeeper struct {
+	net.Listener
+	config   *tls.Config
+	accepted chan net.Conn
+	closed   chan struct{}
+	once     sync.Once
+	err      error // why accepting ended; set before closed is closed
+
+	mu       sync.Mutex
+	total    int            // connections open; guarded by mu
+	bySource map[string]int // the same for each address; guarded by mu
+}
+
+func newDoorkeeper(l net.Listener, config *tls.Config) *doorkeeper {
+	d := &doorkeeper{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int)}
+	go d.accept()
+	return d
+}
+
+// accept takes connections until the listener is closed.
+func (d *doorkeeper) accept() {
+	for {
+		conn, err := d.Listener.Accept()
+		if temporary := (interface{ Temporary() bool })(nil); errors.As(err, &temporary) && temporary.Temporary() {
+			time.Sleep(10 * time.Millisecond) // out of descriptors: some will be closed
+			continue
+		}
+		if err != nil {
+			d.end(err)
+			return
+		}
+		source := sourceOf(conn)
+		if !d.admit(source) {
+			conn.Close()
+			continue
+		}
+		go d.usher(&counted{Conn: conn, leave: func() { d.release(source) }})
+	}
+}
+
+func sourceOf(conn net.Conn) string {
+	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
+	if err != nil {
+		return conn.RemoteAddr().String()
+	}
+	return host
+}
+
+func (d *doorkeeper) admit(source string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.total >= maxConnections || d.bySource[source] >= maxPerSource {
+		return false
+	}
+	d.total++
+	d.bySource[source]++
+	return true
+}
+
+func (d *doorkeeper) release(source string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.total--
+	if d.bySource[source]--; d.bySource[source] == 0 {
+		delete(d.bySource, source)
+	}
+}
+
+// usher looks at a connection's first byte and hands it on.
+func (d *doorkeeper) usher(conn net.Conn) {
+	const handshake = 0x16 // TLS's record type of a ClientHello
+	peeked := &peekedConn{conn, bufio.NewReader(conn)}
+	if err := conn.SetReadDeadline(time.Now().Add(firstByteTime)); err != nil {
+		conn.Close()
+		return
+	}
+	first, err := peeked.reader.Peek(1)
+	if err != nil {
+		conn.Close()
+		return
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		conn.Close()
+		return
+	}
+	var ready net.Conn = peeked
+	if first[0] == handshake {
+		ready = tls.Server(peeked, d.config)
+	}
+	select {
+	case d.accepted <- ready:
+	case <-d.closed:
+		conn.Close()
+	}
+}
+
+// Accept gives a connection that has said something.
+func (d *doorkeeper) Accept() (net.Conn, error) {
+	select {
+	case conn := <-d.accepted:
+		return conn, nil
+	case <-d.closed:
+		return nil, d.err
+	}
+}
+
+// Close stops accepting.
+func (d *doorkeeper) Close() error {
+	d.end(net.ErrClosed)
+	return d.Listener.Close()
+}
+
+func (d *doorkeeper) end(err error) {
+	d.once.Do(func() {
+		d.err = err
+		close(d.closed)
+	})
+}
+
+// A counted connection tells when it is closed, once.
+type counted struct {
+	net.Conn
+	once  sync.Once
+	leave func()
+}
+
+func (c *counted) Close() error {
+	c.once.Do(c.leave)
+	return c.Conn.Close()
+}
+
+// A peekedConn is a connection whose first bytes were looked at.
+type peekedConn struct {
+	net.Conn
+	reader *bufio.Reader
+}
+
+func (c *peekedConn) Read(p []byte) (int, error) { return c.reader.Read(p) }

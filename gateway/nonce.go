@@ -1,0 +1,85 @@
+package gateway
+
+import (
+	"crypto/sha256"
+	"sync"
+	"time"
+)
+
+// timeWindow is how far a request's time stamp may be from ours, either way,
+// and so how long past its time stamp a nonce must be remembered.
+const timeWindow = 15 * time.Minute
+
+// maxNonces bounds how many nonces are remembered for one access key: some 550
+// requests a second for half an hour.
+const maxNonces = 1_000_000
+
+// nonces remembers which nonces were used. The zero value is ready for use.
+type nonces struct {
+	mu    sync.Mutex
+	seen  map[nonceHash]struct{}  // guarded by mu, like all below
+	count map[string]int          // by AccessKeyId
+	byEnd map[int64][]endingNonce // by the minute in which they can be forgotten
+	swept int64                   // minutes before this one are gone
+}
+
+// A nonceHash stands for an AccessKeyId and a nonce: 16 bytes, so that a long
+// nonce costs no more memory than a short one.
+type nonceHash [16]byte
+
+type endingNonce struct {
+	hash        nonceHash
+	accessKeyId string
+}
+
+func hashNonce(accessKeyId, nonce string) nonceHash {
+	sum := sha256.Sum256([]byte(accessKeyId + "\x00" + nonce))
+	return nonceHash(sum[:16])
+}
+
+// use remembers a nonce until the given time. Its error is SignatureNonceUsed
+// if the nonce is remembered already, Rejected.Throttling if too many are.
+func (n *nonces) use(accessKeyId, nonce string, until, now time.Time) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sweep(now)
+	hash := hashNonce(accessKeyId, nonce)
+	if _, used := n.seen[hash]; used {
+		return errNonceUsed
+	}
+	if n.count[accessKeyId] >= maxNonces {
+		return errThrottling
+	}
+	if n.seen == nil {
+		n.seen = make(map[nonceHash]struct{})
+		n.count = make(map[string]int)
+		n.byEnd = make(map[int64][]endingNonce)
+	}
+	n.seen[hash] = struct{}{}
+	n.count[accessKeyId]++
+	end := minute(until) + 1
+	n.byEnd[end] = append(n.byEnd[end], endingNonce{hash, accessKeyId})
+	return nil
+}
+
+// sweep forgets what is past its time.
+func (n *nonces) sweep(now time.Time) {
+	if minute(now) == n.swept {
+		return
+	}
+	n.swept = minute(now)
+	for end, ending := range n.byEnd {
+		if end > n.swept {
+			continue
+		}
+		for _, e := range ending {
+			delete(n.seen, e.hash)
+			if n.count[e.accessKeyId]--; n.count[e.accessKeyId] == 0 {
+				delete(n.count, e.accessKeyId)
+			}
+		}
+		delete(n.byEnd, end)
+	}
+}
+
+func minute(t time.Time) int64 { return t.Unix() / 60 }

@@ -1,0 +1,124 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/kmsgate/kmsgate/gateway/acs"
+)
+
+// maxBody is the most bytes that a request's body may have.
+const maxBody = 256 << 10
+
+// newHandler makes the door for the RPC API. Echo stays in this file.
+func (s *Server) newHandler() http.Handler {
+	e := echo.New()
+	e.IPExtractor = echo.ExtractIPDirect() // what a header says of the source is anyone's to say
+	e.Match([]string{http.MethodGet, http.MethodPost}, "/", s.rpc)
+	e.HTTPErrorHandler = func(err error, ec echo.Context) {
+		if ec.Response().Committed {
+			return // the answer was begun; the client sees that it is cut off
+		}
+		c := s.newCall(rpcDoor, ec.RealIP())
+		_, api := c.finish(nil, routeError(ec, err))
+		_ = writeError(ec, c.requestId, api) // the client is gone if this fails
+	}
+	return e
+}
+
+// routeError says why the router had no handler.
+func routeError(ec echo.Context, err error) error {
+	method := ec.Request().Method
+	switch {
+	case ec.Request().URL.Path != "/":
+		return errApiNotFound
+	case method != http.MethodGet && method != http.MethodPost:
+		return errHTTPMethod
+	}
+	return err
+}
+
+// rpc serves one request of the RPC API.
+func (s *Server) rpc(ec echo.Context) error {
+	c := s.newCall(rpcDoor, ec.RealIP())
+	resp, err := recovered(func() (response, error) { return s.serveRPC(ec.Request(), c) })
+	resp, api := c.finish(resp, err)
+	if api != nil {
+		return writeError(ec, c.requestId, api)
+	}
+	return writeJSON(ec, http.StatusOK, c.requestId, resp)
+}
+
+func (s *Server) serveRPC(r *http.Request, c *call) (response, error) {
+	if r.TLS == nil {
+		return nil, errNeedSsl
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, errTooLarge.because("A body may have %d bytes.", maxBody)
+	}
+	if err != nil {
+		return nil, errParseRequest.because("The body ended too early.")
+	}
+	request, err := acs.NewRequest(r, body)
+	if err != nil {
+		return nil, err
+	}
+	claim, err := acs.Parse(request)
+	if err != nil {
+		return nil, err
+	}
+	c.read(claim)
+	return c.do(r.Context(), func() (*principal, error) {
+		p, err := s.authenticate(r.Context(), claim)
+		if err != nil {
+			return nil, err
+		}
+		return p, checkFormat(claim.Parameters["Format"])
+	})
+}
+
+// checkFormat refuses a format that cannot be answered in, rather than answer in
+// another.
+func checkFormat(format string) error {
+	switch format {
+	case "", "JSON", "json", "Json":
+		return nil
+	}
+	return invalidParameter("Format", "answers are JSON")
+}
+
+// contentType is spelled as the real service spells it.
+const contentType = "application/json;charset=utf-8"
+
+func writeJSON(ec echo.Context, status int, requestId string, body any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encoding an answer: %w", err)
+	}
+	ec.Response().Header().Set("X-Acs-Request-Id", requestId)
+	return ec.Blob(status, contentType, text)
+}
+
+// An errorBody is what SDKs make their errors of. Where they need strings they
+// must get strings: alibaba-cloud-sdk-go panics otherwise.
+type errorBody struct {
+	HttpStatus int
+	Code       string
+	Message    string
+	RequestId  string
+	HostId     string
+}
+
+func writeError(ec echo.Context, requestId string, api *Error) error {
+	if api.Status == http.StatusTooManyRequests || api.Status == http.StatusServiceUnavailable {
+		ec.Response().Header().Set("Retry-After", "1")
+	}
+	return writeJSON(ec, api.Status, requestId,
+		errorBody{api.Status, api.Code, api.Message, requestId, clip(ec.Request().Host)})
+}
