@@ -85,22 +85,28 @@ func (s *Server) parsePolicies(documents []string) ([]*policy.Policy, error) {
 	return policies, nil
 }
 
-// credentials keeps unsealed secrets in memory, by what they were sealed to:
-// clients can sign in while the token is down.
+// credentials keeps unsealed secrets in memory, so that clients can sign in
+// while the token is down. They are kept by all that they are bound to: a
+// sealed secret that was copied to another access key is not found here, and
+// the token refuses to unseal it.
 type credentials struct {
 	sealer  hsm.Sealer
-	secrets sync.Map // string(AccessKey.Sealed) → string
+	secrets sync.Map // AccessKeyId and Sealed → string
+}
+
+func (c *credentials) keep(a store.AccessKey, secret string) {
+	c.secrets.Store(a.AccessKeyId+"|"+string(a.Sealed), secret)
 }
 
 func (c *credentials) secret(ctx context.Context, a store.AccessKey) (string, error) {
-	if secret, ok := c.secrets.Load(string(a.Sealed)); ok {
+	if secret, ok := c.secrets.Load(a.AccessKeyId + "|" + string(a.Sealed)); ok {
 		return secret.(string), nil
 	}
 	secret, err := c.sealer.Unseal(ctx, a.Sealed, secretAAD(a.AccessKeyId))
 	if err != nil {
 		return "", err
 	}
-	c.secrets.Store(string(a.Sealed), string(secret))
+	c.keep(a, string(secret))
 	return string(secret), nil
 }
 
@@ -167,7 +173,9 @@ func createAccessKey(ctx context.Context, c *call, req *createAccessKeyRequest) 
 	if err != nil {
 		return nil, fmt.Errorf("sealing an access key's secret: %w", err)
 	}
+	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Sealed: sealed, Active: true, CreationDate: c.now}
+	c.server.credentials.keep(access, secret)
 	return &createAccessKeyResponse{AccessKeyId: id, AccessKeySecret: secret}, c.change(func(tx *store.Tx) error {
-		return tx.PutAccessKey(store.AccessKey{AccessKeyId: id, UserName: req.UserName, Sealed: sealed, Active: true, CreationDate: c.now})
+		return tx.PutAccessKey(access)
 	})
 }

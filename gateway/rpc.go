@@ -19,28 +19,36 @@ const maxBody = 256 << 10
 func (s *Server) newHandler() http.Handler {
 	e := echo.New()
 	e.IPExtractor = echo.ExtractIPDirect() // what a header says of the source is anyone's to say
+	// Before routing, or Echo answers OPTIONS by itself.
+	e.Pre(func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(ec echo.Context) error {
+			if err := checkRoute(ec.Request()); err != nil {
+				return err
+			}
+			return next(ec)
+		}
+	})
 	e.Match([]string{http.MethodGet, http.MethodPost}, "/", s.rpc)
 	e.HTTPErrorHandler = func(err error, ec echo.Context) {
 		if ec.Response().Committed {
 			return // the answer was begun; the client sees that it is cut off
 		}
 		c := s.newCall(rpcDoor, ec.RealIP())
-		_, api := c.finish(nil, routeError(ec, err))
+		_, api := c.finish(nil, err)
 		_ = writeError(ec, c.requestId, api) // the client is gone if this fails
 	}
 	return e
 }
 
-// routeError says why the router had no handler.
-func routeError(ec echo.Context, err error) error {
-	method := ec.Request().Method
+// checkRoute refuses what is not GET or POST of the only path.
+func checkRoute(r *http.Request) error {
 	switch {
-	case ec.Request().URL.Path != "/":
+	case r.URL.Path != "/":
 		return errApiNotFound
-	case method != http.MethodGet && method != http.MethodPost:
+	case r.Method != http.MethodGet && r.Method != http.MethodPost:
 		return errHTTPMethod
 	}
-	return err
+	return nil
 }
 
 // rpc serves one request of the RPC API.

@@ -1,0 +1,451 @@
+package gateway_test
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// TestPrecedence sends requests that deserve several errors at once: each is
+// like the one before it, with the reason for that one's error taken away.
+func TestPrecedence(t *testing.T) {
+	b := newBench(t, func(c *gateway.Config) { c.SignaturesPerSecond = 1 })
+	limited := b.newUser("limited", `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:AsymmetricSign","Resource":"acs:kms:*:*:key/`+uuid.NewString()+`"}]}`)
+	bad := b.signParams("KeyId", "none", "KeyVersionId", "none", "Algorithm", "none", "Digest", "none")
+
+	tooLarge := strings.NewReader(strings.Repeat("a", gateway.MaxBody+1))
+	b.want(b.send("PUT", "/path", tooLarge), 404, "InvalidApi.NotFound")
+	b.want(b.send("PUT", "/?a=1&a=2", nil), 403, "UnsupportedHTTPMethod")
+	b.want(b.send("POST", "/?a=1&a=2", strings.NewReader(strings.Repeat("a", gateway.MaxBody+1))), 413, "InvalidParameter")
+	b.want(b.send("POST", "/?a=1&a=2", nil), 400, "ParseRequestParameterException")
+	b.want(b.send("POST", "/?Signature=x", nil), 400, "IncompleteSignature")
+
+	send := func(c credential, action string, pairs ...string) answer {
+		t.Helper()
+		return b.send("GET", "/?"+b.sign(c, "GET", action, params(pairs...)).Encode(), nil)
+	}
+	unknown := credential{"unknown", "wrong"}
+	with := func(more ...string) []string { return append(slices.Clone(bad), more...) }
+	b.want(send(unknown, "Nonsense", with("SignatureMethod", "HMAC-MD5", "SecurityToken", "t", "Timestamp", "now")...), 400, "InvalidSignatureMethod")
+	b.want(send(unknown, "Nonsense", with("SecurityToken", "t", "Timestamp", "now")...), 400, "InvalidSecurityToken.Malformed")
+	b.want(send(unknown, "Nonsense", with("Timestamp", "now")...), 400, "InvalidTimeStamp.Format")
+	b.want(send(unknown, "Nonsense", with("Timestamp", "2026-11-21T20:41:36Z")...), 400, "InvalidTimeStamp.Expired")
+	b.want(send(unknown, "Nonsense", bad...), 404, "InvalidAccessKeyId.NotFound")
+	b.want(send(credential{b.root.AccessKeyId, "wrong"}, "Nonsense", bad...), 400, "SignatureDoesNotMatch")
+	b.want(send(limited, "Nonsense", bad...), 404, "InvalidApi.NotFound")
+	b.want(send(limited, "Encrypt", bad...), 400, "UnsupportedOperation")
+	b.want(send(limited, "AsymmetricSign", b.signParams("Digest", "")...), 400, "MissingParameter")
+	a := b.want(send(limited, "AsymmetricSign", bad...), 429, "Rejected.Throttling")
+	if a.Header.Get("Retry-After") == "" {
+		t.Error("429 without Retry-After")
+	}
+	next := func(code int, name string, changes ...string) answer {
+		t.Helper()
+		b.clock.move(time.Second) // a new second, a new quota
+		return b.want(send(limited, "AsymmetricSign", b.signParams(changes...)...), code, name)
+	}
+	next(400, "InvalidParameter", "KeyId", "alias/none", "Digest", "no")
+	next(403, "Forbidden.NoPermission", "KeyId", "alias/none")
+	next(403, "Forbidden.NoPermission", "KeyId", "none", "KeyVersionId", "none")
+	limited = b.root
+	next(404, "Forbidden.AliasNotFound", "KeyId", "alias/none", "KeyVersionId", "none")
+	next(404, "Forbidden.KeyNotFound", "KeyId", "none", "KeyVersionId", "none")
+	b.setKey(func(k *store.Key) { k.KeyState, k.KeyUsage = store.Disabled, "ENCRYPT/DECRYPT" })
+	next(404, "Forbidden.KeyVersionNotFound", "KeyVersionId", "none", "Algorithm", "SM2DSA")
+	next(409, "Rejected.Disabled", "Algorithm", "SM2DSA")
+	b.setKey(func(k *store.Key) { k.KeyState = store.Enabled })
+	next(400, "UnsupportedOperation", "Algorithm", "SM2DSA")
+	b.setKey(func(k *store.Key) { k.KeyUsage = "SIGN/VERIFY" })
+	next(400, "InvalidParameter", "Algorithm", "SM2DSA")
+	b.backend.Fail(hsm.ErrBusy)
+	next(400, "InvalidParameter", "Digest", "AAAA")
+	next(503, "ServiceUnavailableTemporary")
+	b.backend.Fail(nil)
+	next(200, "")
+}
+
+// setKey changes the bench's key in the store.
+func (b *bench) setKey(change func(k *store.Key)) {
+	b.t.Helper()
+	err := b.db.Update(func(tx *store.Tx) error {
+		k, err := tx.Key(b.key.KeyId)
+		if err != nil {
+			return err
+		}
+		change(&k)
+		return tx.PutKey(k)
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func TestStates(t *testing.T) {
+	b := newBench(t)
+	for state, want := range map[string]struct {
+		status      int
+		code, alias string
+	}{
+		store.Enabled:         {200, "", ""},
+		store.Disabled:        {409, "Rejected.Disabled", ""},
+		store.PendingDeletion: {409, "Rejected.PendingDeletion", "Rejected.StateModifiedFailed"},
+		store.PendingImport:   {409, "Rejected.PendingImport", ""},
+		store.Unavailable:     {409, "Rejected.Unavailable", ""},
+		"":                    {409, "Rejected.Unavailable", ""}, // a state nobody knows signs nothing
+	} {
+		b.setKey(func(k *store.Key) { k.KeyState = state })
+		b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), want.status, want.code)
+		b.want(b.do(b.root, "AsymmetricVerify", b.signParams("Value", "AAAA")...), want.status, want.code)
+		b.want(b.do(b.root, "GetPublicKey", "KeyId", b.key.KeyId, "KeyVersionId", b.key.KeyVersionId), want.status, want.code)
+		if want.code != "" {
+			a := b.want(b.do(b.root, "AsymmetricSign", b.signParams("DryRun", "true")...), 400, "ValidationError")
+			if !strings.Contains(a.Message, want.code) {
+				t.Errorf("a dry run's message %q does not name %s", a.Message, want.code)
+			}
+		}
+		b.want(b.do(b.root, "DescribeKey", "KeyId", b.key.KeyId), 200, "")
+		a := b.do(b.root, "CreateAlias", "AliasName", "alias/of-"+state+"-", "KeyId", b.key.KeyId)
+		if a.Code != want.alias {
+			t.Errorf("CreateAlias of a key in state %q: %q, want %q", state, a.Code, want.alias)
+		}
+	}
+}
+
+// TestParameters sends parameters that are invalid by themselves. Each message
+// names the parameter.
+func TestParameters(t *testing.T) {
+	b := newBench(t)
+	long := strings.Repeat("中", 8193)
+	for _, tc := range []struct{ action, name, value, code string }{
+		{"AsymmetricSign", "Digest", "AAAA", "InvalidParameter"},
+		{"AsymmetricSign", "Digest", strings.TrimRight(digest, "="), "InvalidParameter"},
+		{"AsymmetricSign", "Digest", digest + "\n", "InvalidParameter"},
+		{"AsymmetricSign", "Digest", strings.Repeat("A", 100_000), "InvalidParameter"},
+		{"AsymmetricSign", "Digest", base64.StdEncoding.EncodeToString(make([]byte, 33)), "InvalidParameter"},
+		{"AsymmetricSign", "Algorithm", "ecdsa_sha_256", "InvalidParameter"},
+		{"AsymmetricSign", "Algorithm", "RSA_PSS_SHA_256", "InvalidParameter"},
+		{"AsymmetricSign", "KeyId", "", "MissingParameter"},
+		{"AsymmetricSign", "KeyVersionId", "", "MissingParameter"},
+		{"AsymmetricSign", "Algorithm", "", "MissingParameter"},
+		{"AsymmetricSign", "Digest", "", "MissingParameter"},
+		{"AsymmetricVerify", "Value", "", "MissingParameter"},
+		{"AsymmetricVerify", "Value", "%%%%", "InvalidParameter"},
+		{"AsymmetricSign", "Format", "YAML", "InvalidParameter"},
+		{"GetPublicKey", "KeyVersionId", "", "MissingParameter"},
+		{"DescribeKey", "KeyId", "", "MissingParameter"},
+		{"ListKeyVersions", "KeyId", "", "MissingParameter"},
+		{"ListKeyVersions", "PageSize", "101", "InvalidParameter"},
+		{"ListKeys", "PageNumber", "-1", "InvalidParameter"},
+		{"ListKeys", "PageNumber", "1e3", "InvalidParameter"},
+		{"ListKeys", "PageNumber", "99999999999", "InvalidParameter"},
+		{"ListKeys", "PageSize", "-5", "InvalidParameter"},
+		{"ListKeys", "Filters", "[", "InvalidParameter"},
+		{"ListKeys", "Filters", `[{"Key":"Color","Values":["red"]}]`, "InvalidParameter"},
+		{"ListKeys", "Filters", `[{"Key":"KeyState","Values":[]}]`, "InvalidParameter"},
+		{"ListAliases", "PageSize", "x", "InvalidParameter"},
+		{"CreateKey", "KeyUsage", "SIGN", "InvalidParameter"},
+		{"CreateKey", "Origin", "Nowhere", "InvalidParameter"},
+		{"CreateKey", "ProtectionLevel", "NONE", "InvalidParameter"},
+		{"CreateKey", "DKMSInstanceId", "kst-other", "InvalidParameter"},
+		{"CreateKey", "Description", long, "InvalidParameter"},
+		{"CreateKey", "Description", "\xff", "InvalidParameter"},
+		{"CreateKey", "EnableAutomaticRotation", "maybe", "InvalidParameter"},
+		{"CreateKey", "Policy", "[]", "InvalidParameter"},
+		{"CreateKey", "Tags", "{}", "InvalidParameter"},
+		{"CreateKey", "Tags", `[{"TagKey":"","TagValue":"v"}]`, "InvalidParameter"},
+		{"CreateKey", "Tags", `[{"TagKey":"k"},{"TagKey":"k"}]`, "InvalidParameter"},
+		{"CreateAlias", "AliasName", "", "MissingParameter"},
+		{"CreateAlias", "KeyId", "", "MissingParameter"},
+		{"CreateAlias", "AliasName", "name", "InvalidParameter"},
+		{"CreateAlias", "AliasName", "alias/", "InvalidParameter"},
+		{"CreateAlias", "AliasName", "alias/acs/mine", "InvalidParameter"},
+		{"CreateAlias", "AliasName", "alias/" + strings.Repeat("中", 250), "InvalidParameter"},
+		{"CreateAlias", "AliasName", "alias/line\nbreak", "InvalidParameter"},
+		{"CreateAlias", "AliasName", "alias/\xff", "InvalidParameter"},
+		{"DeleteAlias", "AliasName", "name", "InvalidParameter"},
+	} {
+		p := params(b.operationParams()[tc.action]...)
+		p[tc.name] = tc.value
+		var pairs []string
+		for name, value := range p {
+			pairs = append(pairs, name, value)
+		}
+		a := b.want(b.do(b.root, tc.action, pairs...), 400, tc.code)
+		if !strings.Contains(a.Message, `"`+tc.name+`"`) {
+			t.Errorf("%s with %s %.20q: the message %q does not name the parameter", tc.action, tc.name, tc.value, a.Message)
+		}
+	}
+	for _, p := range [][]string{
+		{}, // KMS's default is a symmetric key
+		{"KeySpec", "Aliyun_AES_256"},
+		{"KeySpec", "EC_P256", "KeyUsage", "ENCRYPT/DECRYPT"},
+		{"KeySpec", "EC_P256", "Origin", "EXTERNAL"},
+		{"KeySpec", "EC_P256", "EnableAutomaticRotation", "true", "RotationInterval", "30d"},
+		{"KeySpec", "EC_SM2", "ProtectionLevel", "HSM"},
+	} {
+		b.want(b.do(b.root, "CreateKey", p...), 400, "UnsupportedOperation")
+	}
+	if n := b.backend.Len(); n != 1 {
+		t.Errorf("%d key pairs after refused calls, want the bench's own", n)
+	}
+}
+
+// TestFaults: what goes wrong inside is told as the API tells it, without
+// detail, and the operator finds the reason in the audit line.
+func TestFaults(t *testing.T) {
+	b := newBench(t)
+	for _, tc := range []struct {
+		fault  error
+		status int
+		code   string
+	}{
+		{hsm.ErrBusy, 503, "ServiceUnavailableTemporary"},
+		{fmt.Errorf("the cable: %w", hsm.ErrUnavailable), 503, "ServiceUnavailableTemporary"},
+		{hsm.ErrNotFound, 409, "Rejected.Unavailable"},
+		{errors.New("secret detail"), 500, "InternalFailure"},
+		{hsmtest.ErrPanic, 500, "InternalFailure"},
+	} {
+		b.backend.Fail(tc.fault)
+		a := b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), tc.status, tc.code)
+		if strings.Contains(a.Message, "detail") || strings.Contains(a.Message, "cable") {
+			t.Errorf("the client is told %q", a.Message)
+		}
+		if e, _ := b.auditLine(a.RequestId); !strings.Contains(e.Reason, "panic") && !strings.Contains(e.Reason, tc.fault.Error()) {
+			t.Errorf("the audit line's reason is %q, want %v", e.Reason, tc.fault)
+		}
+		b.want(b.do(b.root, "AsymmetricSign", b.signParams("DryRun", "true")...), 400, "DryRunOperationError")
+	}
+	b.backend.Fail(nil)
+	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
+}
+
+// TestNoLineNoSignature: while the audit log cannot be written nothing is
+// answered.
+func TestNoLineNoSignature(t *testing.T) {
+	b := newBench(t)
+	p := b.signParams()
+	b.stop()
+	full, err := audit.Open("/dev/full")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	b.start(func(c *gateway.Config) { c.Audit = full })
+	a := b.do(b.root, "AsymmetricSign", p...)
+	if a.Status != 500 || a.Code != "InternalFailure" || a.Body["Value"] != nil {
+		t.Errorf("with a full disk: %v", a.Body)
+	}
+}
+
+func TestAccessKeys(t *testing.T) {
+	b := newBench(t)
+	b.want(b.do(credential{"KMSGNONE", "x"}, "ListKeys"), 404, "InvalidAccessKeyId.NotFound")
+	other := b.newUser("other", "")
+	b.want(b.do(credential{b.root.AccessKeyId, other.AccessKeySecret}, "ListKeys"), 400, "SignatureDoesNotMatch")
+	b.want(b.do(other, "ListKeys"), 200, "")
+	err := b.db.Update(func(tx *store.Tx) error {
+		a, err := tx.AccessKey(other.AccessKeyId)
+		if err != nil {
+			return err
+		}
+		a.Active = false
+		return tx.PutAccessKey(a)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.want(b.do(other, "ListKeys"), 400, "InvalidAccessKeyId.Inactive")
+
+	// A secret that is sealed for one access key does not work for another.
+	err = b.db.Update(func(tx *store.Tx) error {
+		root, err := tx.AccessKey(b.root.AccessKeyId)
+		if err != nil {
+			return err
+		}
+		root.AccessKeyId = "KMSGMOVED"
+		return tx.PutAccessKey(root)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := b.do(credential{"KMSGMOVED", b.root.AccessKeySecret}, "ListKeys")
+	b.stop()
+	if db, err := store.Open(b.dir + "/db"); err != nil {
+		t.Fatal(err)
+	} else {
+		defer db.Close()
+		cfg := gateway.Config{Store: db, Backend: b.backend, Sealer: b.backend, Audit: b.log}
+		if _, err := gateway.New(t.Context(), cfg); err == nil {
+			t.Errorf("a secret was taken for another access key (while running: %d %s)", a.Status, a.Code)
+		}
+	}
+}
+
+func TestSignatureMismatch(t *testing.T) {
+	b := newBench(t)
+	a := b.want(b.do(credential{b.root.AccessKeyId, "wrong"}, "ListKeys"), 400, "SignatureDoesNotMatch")
+	if strings.Contains(a.Message, "string to sign") {
+		t.Errorf("the string to sign is told outside of development: %q", a.Message)
+	}
+	dev := newBench(t, func(c *gateway.Config) { c.EchoStringToSign = true })
+	a = dev.want(dev.do(credential{dev.root.AccessKeyId, "wrong"}, "ListKeys"), 400, "SignatureDoesNotMatch")
+	if !strings.Contains(a.Message, "server string to sign is:GET&%2F&AccessKeyId") {
+		t.Errorf("the string to sign is not told in development: %q", a.Message)
+	}
+}
+
+// TestReplay repeats requests: at once, until the last moment of their time, and
+// after a restart.
+func TestReplay(t *testing.T) {
+	b := newBench(t)
+	sign := b.sign(b.root, "GET", "AsymmetricSign", params(b.signParams()...))
+	create := b.sign(b.root, "GET", "CreateAlias", params("AliasName", "alias/once", "KeyId", b.key.KeyId))
+	send := func(v url.Values) answer { return b.send("GET", "/?"+v.Encode(), nil) }
+
+	// Another's use of a nonce does not use it up, nor does a wrong signature.
+	nonce := sign.Get("SignatureNonce")
+	other := b.newUser("other", "")
+	b.want(send(b.sign(other, "GET", "ListKeys", params("SignatureNonce", nonce))), 200, "")
+	b.want(send(b.sign(credential{b.root.AccessKeyId, "wrong"}, "GET", "ListKeys", params("SignatureNonce", nonce))), 400, "SignatureDoesNotMatch")
+
+	b.want(send(sign), 200, "")
+	b.want(send(sign), 400, "SignatureNonceUsed")
+	b.want(send(b.sign(b.root, "GET", "ListKeys", params("SignatureNonce", nonce))), 400, "SignatureNonceUsed")
+	b.want(send(create), 200, "")
+	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/once"), 200, "")
+	b.want(send(create), 400, "SignatureNonceUsed")
+
+	b.stop()
+	b.start()
+	b.want(send(create), 400, "SignatureNonceUsed")
+	b.clock.move(15 * time.Minute)
+	b.want(send(create), 400, "SignatureNonceUsed")
+	b.clock.move(time.Second)
+	b.want(send(create), 400, "InvalidTimeStamp.Expired")
+	b.clock.move(-30*time.Minute - 2*time.Second)
+	b.want(send(create), 400, "InvalidTimeStamp.Expired")
+}
+
+// TestReplayFromTheFuture uses a nonce early: it must be remembered for as long
+// as its time stamp is good, not for a fixed time from its first use.
+func TestReplayFromTheFuture(t *testing.T) {
+	b := newBench(t)
+	future := b.clock.Now().Add(15 * time.Minute).Format("2006-01-02T15:04:05Z")
+	v := b.sign(b.root, "GET", "ListKeys", params("Timestamp", future))
+	b.want(b.send("GET", "/?"+v.Encode(), nil), 200, "")
+	for range 30 {
+		b.clock.move(time.Minute)
+		b.want(b.do(b.root, "ListKeys"), 200, "") // lets the gateway forget what it may
+		b.want(b.send("GET", "/?"+v.Encode(), nil), 400, "SignatureNonceUsed")
+	}
+	b.clock.move(time.Second)
+	b.want(b.send("GET", "/?"+v.Encode(), nil), 400, "InvalidTimeStamp.Expired")
+}
+
+// TestNothingRevealed: a caller without rights gets the same answer whether a
+// key or an alias exists or not, but for the RequestId.
+func TestNothingRevealed(t *testing.T) {
+	b := newBench(t)
+	nobody := b.newUser("nobody", `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:*","Resource":"acs:kms:*:*:key/another"}]}`)
+	ask := func(keyId string) string {
+		a := b.do(nobody, "AsymmetricSign", b.signParams("KeyId", keyId)...)
+		return fmt.Sprint(a.Status, a.Code, a.Message)
+	}
+	existing := ask(b.key.KeyId)
+	for _, name := range []string{uuid.NewString(), "alias/test", "alias/none", "none", "acs:kms:cn-hangzhou:1000000000000001:alias/none"} {
+		if got := ask(name); got != existing {
+			t.Errorf("%s: %s; for a key that exists: %s", name, got, existing)
+		}
+	}
+	for _, name := range []string{"alias/test", "alias/none"} {
+		b.want(b.do(nobody, "DeleteAlias", "AliasName", name), 403, "Forbidden.NoPermission")
+	}
+}
+
+// TestAliasNeedsBoth: changing an alias takes the right on the alias and on the
+// key.
+func TestAliasNeedsBoth(t *testing.T) {
+	b := newBench(t)
+	one := func(resource string) string {
+		return `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:*","Resource":"acs:kms:*:*:` + resource + `"}]}`
+	}
+	for i, resource := range []string{"alias/*", "key/*"} {
+		c := b.newUser(fmt.Sprintf("half%d", i), one(resource))
+		b.want(b.do(c, "CreateAlias", "AliasName", "alias/x", "KeyId", b.key.KeyId), 403, "Forbidden.NoPermission")
+		b.want(b.do(c, "DeleteAlias", "AliasName", "alias/test"), 403, "Forbidden.NoPermission")
+	}
+	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/test", "KeyId", b.key.KeyId), 400, "AliasAlreadyExists")
+	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/test", "KeyId", b.key.KeyId, "DryRun", "true"), 400, "ValidationError")
+	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/none"), 404, "Forbidden.AliasNotFound")
+	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/test"), 200, "")
+	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/test"), 404, "Forbidden.AliasNotFound")
+	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
+}
+
+func TestLimits(t *testing.T) {
+	b := newBench(t, func(c *gateway.Config) { c.MaxKeys, c.MaxAliases = 1, 1 })
+	b.want(b.do(b.root, "CreateKey", "KeySpec", "EC_P256"), 400, "Rejected.LimitExceeded")
+	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/x", "KeyId", b.key.KeyId), 400, "Rejected.LimitExceeded")
+}
+
+// TestCreationCutOff fails CreateKey on the way: neither a key nor a key pair is
+// left, at once or after the next start.
+func TestCreationCutOff(t *testing.T) {
+	b := newBench(t)
+	before := b.records()
+	b.backend.Fail(hsm.ErrUnavailable) // neither making nor destroying works
+	b.want(b.do(b.root, "CreateKey", "KeySpec", "EC_P256"), 503, "ServiceUnavailableTemporary")
+	b.backend.Fail(nil)
+	b.want(b.do(b.root, "ListKeys"), 200, "")
+	if b.records() == before {
+		t.Error("the intent is forgotten although the key pair could not be destroyed")
+	}
+	// A kill after the key pair was made leaves it with the intent.
+	id := uuid.New()
+	if _, err := b.backend.Generate(t.Context(), hsm.EC_P256, id[:]); err != nil {
+		t.Fatal(err)
+	}
+	err := b.db.Update(func(tx *store.Tx) error {
+		return tx.PutCreation(store.Creation{KeyVersionId: id.String(), Key: hsm.Key{ID: id[:], Spec: hsm.EC_P256}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.stop()
+	b.start()
+	if after := b.records(); after != before || b.backend.Len() != 1 {
+		t.Errorf("after the next start: %s and %d key pairs, want %s and 1", after, b.backend.Len(), before)
+	}
+}
+
+func TestRouting(t *testing.T) {
+	b := newBench(t)
+	b.want(b.send("GET", "/health", nil), 404, "InvalidApi.NotFound")
+	b.want(b.send("GET", "//", nil), 404, "InvalidApi.NotFound")
+	b.want(b.send("GET", "/%2e%2e/", nil), 404, "InvalidApi.NotFound")
+	for _, method := range []string{"PUT", "DELETE", "PATCH", "OPTIONS", "NONSENSE"} {
+		b.want(b.send(method, "/", nil), 403, "UnsupportedHTTPMethod")
+	}
+	// A body that is cut off.
+	r, err := http.NewRequest("POST", b.http.URL+"/", io.MultiReader(strings.NewReader("Action=ListKeys")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	b.want(b.roundTrip(r), 400, "IncompleteSignature")
+}

@@ -1,0 +1,153 @@
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+func TestKeyMetadata(t *testing.T) {
+	b := newBench(t)
+	made := b.want(b.do(b.root, "CreateKey", "KeySpec", "EC_SM2", "KeyUsage", "SIGN/VERIFY", "Origin", "Aliyun_KMS",
+		"ProtectionLevel", "SOFTWARE", "Description", "a b*c+d~e中'()!", "DKMSInstanceId", "kst-test",
+		"EnableAutomaticRotation", "false", "Policy", `{"Version":"1"}`, "Tags", `[{"TagKey":"k","TagValue":"v"}]`), 200, "")
+	got := made.Body["KeyMetadata"].(map[string]any)
+	keyId := got["KeyId"].(string)
+	want := map[string]any{
+		"Arn": "acs:kms:cn-hangzhou:1000000000000001:key/" + keyId, "AutomaticRotation": "Disabled", "CreationDate": "2026-11-21T20:56:37Z",
+		"Creator": "root", "DKMSInstanceId": "kst-test", "DeleteDate": "", "Description": "a b*c+d~e中'()!", "KeyId": keyId,
+		"KeySpec": "EC_SM2", "KeyState": "Enabled", "KeyUsage": "SIGN/VERIFY", "LastRotationDate": "", "MaterialExpireTime": "",
+		"NextRotationDate": "", "Origin": "Aliyun_KMS", "PrimaryKeyVersion": "", "ProtectionLevel": "SOFTWARE", "RotationInterval": "",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("CreateKey: %s", diff)
+	}
+	want["DeletionProtection"], want["DeletionProtectionDescription"] = "Disabled", ""
+	described := b.want(b.do(b.root, "DescribeKey", "KeyId", keyId), 200, "")
+	if diff := cmp.Diff(any(want), described.Body["KeyMetadata"]); diff != "" {
+		t.Errorf("DescribeKey: %s", diff)
+	}
+	b.db.View(func(tx *store.Tx) error {
+		k, err := tx.Key(keyId)
+		if err != nil || k.Policy != `{"Version":"1"}` || k.Tags["k"] != "v" {
+			t.Errorf("recorded: %+v, %v", k, err)
+		}
+		return nil
+	})
+	listed := b.want(b.do(b.root, "ListKeyVersions", "KeyId", keyId), 200, "")
+	wantVersions := map[string]any{"KeyVersion": []any{map[string]any{"KeyId": keyId, "KeyVersionId": b.versions(keyId)[0], "CreationDate": "2026-11-21T20:56:37Z"}}}
+	if diff := cmp.Diff(any(wantVersions), listed.Body["KeyVersions"]); diff != "" || listed.Body["TotalCount"] != 1.0 {
+		t.Errorf("ListKeyVersions: %s", diff)
+	}
+	past := b.want(b.do(b.root, "ListKeyVersions", "KeyId", keyId, "PageNumber", "3"), 200, "")
+	if diff := cmp.Diff(any(map[string]any{"KeyVersion": []any{}}), past.Body["KeyVersions"]); diff != "" {
+		t.Errorf("ListKeyVersions past the end: %s", diff)
+	}
+}
+
+// listed gives the ids of a page.
+func listed(t *testing.T, a answer, plural, singular, id string) (ids []string) {
+	t.Helper()
+	list, ok := a.Body[plural].(map[string]any)[singular].([]any)
+	if !ok {
+		t.Fatalf("%s.%s is no array: %v", plural, singular, a.Body)
+	}
+	for _, item := range list {
+		ids = append(ids, item.(map[string]any)[id].(string))
+	}
+	return ids
+}
+
+func TestListKeys(t *testing.T) {
+	b := newBench(t)
+	all := []string{b.key.KeyId}
+	for i := range 11 {
+		made := b.do(b.root, "CreateKey", "KeySpec", "EC_P256K", "Tags", fmt.Sprintf(`[{"TagKey":"n","TagValue":"%d"}]`, i%2))
+		all = append(all, made.Body["KeyMetadata"].(map[string]any)["KeyId"].(string))
+	}
+	slices.Sort(all)
+	page := func(pairs ...string) (answer, []string) {
+		t.Helper()
+		a := b.want(b.do(b.root, "ListKeys", pairs...), 200, "")
+		return a, listed(t, a, "Keys", "Key", "KeyId")
+	}
+	a, first := page()
+	if diff := cmp.Diff(all[:10], first); diff != "" || a.Body["PageNumber"] != 1.0 || a.Body["PageSize"] != 10.0 || a.Body["TotalCount"] != 12.0 {
+		t.Errorf("first page: %v %s", a.Body, diff)
+	}
+	if _, second := page("PageNumber", "2"); !slices.Equal(second, all[10:]) {
+		t.Errorf("second page: %v", second)
+	}
+	if _, past := page("PageNumber", "2147483647", "PageSize", "100"); len(past) != 0 {
+		t.Errorf("past the end: %v", past)
+	}
+	filter := func(want int, filters ...any) {
+		t.Helper()
+		text, err := json.Marshal(filters)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, ids := page("PageSize", "100", "Filters", string(text))
+		if len(ids) != want || a.Body["TotalCount"] != float64(want) {
+			t.Errorf("%s: %d keys and TotalCount %v, want %d", text, len(ids), a.Body["TotalCount"], want)
+		}
+	}
+	by := func(key string, values ...string) any { return map[string]any{"Key": key, "Values": values} }
+	filter(1, by("KeySpec", "EC_P256"))
+	filter(12, by("KeySpec", "EC_P256", "EC_P256K"), by("KeyState", "Enabled"))
+	filter(0, by("KeySpec", "EC_P256"), by("TagKey", "n"))
+	filter(6, by("TagKey", "n"), by("TagValue", "0"))
+	filter(1, by("KeyId", b.key.KeyId), by("AliasName", "alias/none", "alias/test"))
+	filter(0, by("AliasName", "alias/none"))
+	filter(12, by("KeyUsage", "SIGN/VERIFY"), by("ProtectionLevel", "HSM"), by("DKMSInstanceId", "kst-test"), by("CreatorType", "User"))
+	filter(11, by("Creator", "root"))
+}
+
+func TestListAliases(t *testing.T) {
+	b := newBench(t)
+	for _, name := range []string{"alias/a b~c*d+e=中'()!", "alias/b"} {
+		b.want(b.do(b.root, "CreateAlias", "AliasName", name, "KeyId", "alias/test"), 200, "")
+		b.want(b.do(b.root, "AsymmetricSign", b.signParams("KeyId", name)...), 200, "")
+	}
+	a := b.want(b.do(b.root, "ListAliases", "PageSize", "2"), 200, "")
+	want := []any{
+		map[string]any{"AliasName": "alias/a b~c*d+e=中'()!", "AliasArn": "acs:kms:cn-hangzhou:1000000000000001:alias/a b~c*d+e=中'()!", "KeyId": b.key.KeyId},
+		map[string]any{"AliasName": "alias/b", "AliasArn": "acs:kms:cn-hangzhou:1000000000000001:alias/b", "KeyId": b.key.KeyId},
+	}
+	if diff := cmp.Diff(any(map[string]any{"Alias": want}), a.Body["Aliases"]); diff != "" || a.Body["TotalCount"] != 3.0 {
+		t.Errorf("%v %s", a.Body, diff)
+	}
+}
+
+// FuzzDecode feeds the parameter decoder: it fills the fields or refuses with
+// the API's own errors, and never panics.
+func FuzzDecode(f *testing.F) {
+	f.Add("name", "1", "true", "AAAA")
+	f.Add("", "-1", "TRUE", "AAA")
+	f.Add("x", "9999999999", "", "\r\nAAAA")
+	f.Fuzz(func(t *testing.T, s, n, b, d string) {
+		var into struct {
+			S string `kms:"required"`
+			N int
+			B bool
+			D []byte
+		}
+		err := gateway.Decode(map[string]string{"S": s, "N": n, "B": b, "D": d}, &into)
+		if err != nil {
+			if code := err.(*gateway.Error).Code; code != "MissingParameter" && code != "InvalidParameter" {
+				t.Errorf("error %v", err)
+			}
+			return
+		}
+		if into.S != s || into.S == "" || (n != "" && strings.TrimLeft(n, "+-0123456789") != "") {
+			t.Errorf("%q, %q, %q, %q decoded to %+v", s, n, b, d, into)
+		}
+	})
+}
