@@ -51,9 +51,6 @@ func (s *Server) authenticate(ctx context.Context, claim *acs.Claim) (*principal
 		return nil, fmt.Errorf("unsealing access key %s: %w", access.AccessKeyId, err)
 	}
 	if !claim.VerifySecret(secret) {
-		if s.EchoStringToSign {
-			return nil, errSignatureMismatch.because("server string to sign is:%s", claim.StringToSign)
-		}
 		return nil, errSignatureMismatch
 	}
 	if err := s.nonces.use(claim.AccessKeyId, claim.Nonce, claim.Time.Add(timeWindow), now); err != nil {

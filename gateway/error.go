@@ -30,43 +30,63 @@ func (e *Error) Is(target error) bool {
 // The errors of the API, in the order of precedence: of several that a request
 // deserves it gets the first.
 var (
-	errApiNotFound          = &Error{404, "InvalidApi.NotFound", "Specified api is not found, please check your url and method."}
-	errHTTPMethod           = &Error{403, "UnsupportedHTTPMethod", "This http method is not supported."}
-	errNeedSsl              = &Error{404, "InvalidProtocol.NeedSsl", "Your request is denied as lack of ssl protect."}
-	errTooLarge             = &Error{413, "InvalidParameter", "The request is larger than is allowed."}
-	errParseRequest         = &Error{400, "ParseRequestParameterException", "Server parse parameters exception. Please check your input params."}
-	errIncompleteSignature  = &Error{400, "IncompleteSignature", "The request signature does not conform to Aliyun standards."}
-	errSignatureMethod      = &Error{400, "InvalidSignatureMethod", "Specified signature method is not valid."}
-	errSecurityToken        = &Error{400, "InvalidSecurityToken.Malformed", "Security tokens are not supported: use an AccessKey."}
-	errTimeStampFormat      = &Error{400, "InvalidTimeStamp.Format", "Specified time stamp or date value is not well formatted."}
-	errTimeStampExpired     = &Error{400, "InvalidTimeStamp.Expired", "Specified time stamp or date value is expired."}
-	errAccessKeyNotFound    = &Error{404, "InvalidAccessKeyId.NotFound", "The Access Key ID provided does not exist in our records."}
-	errAccessKeyInactive    = &Error{400, "InvalidAccessKeyId.Inactive", "Specified access key is disabled."}
-	errSignatureMismatch    = &Error{400, "SignatureDoesNotMatch", "Specified signature is not matched with our calculation."}
-	errNonceUsed            = &Error{400, "SignatureNonceUsed", "Specified signature nonce was used already."}
-	errUnsupportedOperation = &Error{400, "UnsupportedOperation", "This action is not supported."}
-	errThrottling           = &Error{429, "Rejected.Throttling", "The QPS upper limit is exceeded."}
-	errMissingParameter     = &Error{400, "MissingParameter", "A parameter is needed but not provided."}
-	errInvalidParameter     = &Error{400, "InvalidParameter", "The specified parameter is not valid."}
-	errNoPermission         = &Error{403, "Forbidden.NoPermission", "This operation is forbidden by permission system."}
-	errAliasNotFound        = &Error{404, "Forbidden.AliasNotFound", "The specified Alias is not found."}
-	errKeyNotFound          = &Error{404, "Forbidden.KeyNotFound", "The specified Key is not found."}
-	errKeyVersionNotFound   = &Error{404, "Forbidden.KeyVersionNotFound", "The specified Key version is not found."}
-	errKeyDisabled          = &Error{409, "Rejected.Disabled", "The request was rejected because the key state is Disabled."}
-	errKeyPendingDeletion   = &Error{409, "Rejected.PendingDeletion", "The request was rejected because the key state is PendingDeletion."}
-	errKeyPendingImport     = &Error{409, "Rejected.PendingImport", "The request was rejected because the key state is PendingImport."}
-	errKeyUnavailable       = &Error{409, "Rejected.Unavailable", "The request was rejected because the key state is Unavailable."}
-	errStateModifiedFailed  = &Error{409, "Rejected.StateModifiedFailed", "Keystate modified failed."}
-	errAliasExists          = &Error{400, "AliasAlreadyExists", "AliasName Already Exists."}
-	errLimitExceeded        = &Error{400, "Rejected.LimitExceeded", "The request was rejected because user create resource limit was exceeded."}
-	errUnavailable          = &Error{503, "ServiceUnavailableTemporary", "Service Unavailable Temporary."}
-	errInternal             = &Error{500, "InternalFailure", "Internal Failure."}
+	errApiNotFound          = define(404, "InvalidApi.NotFound", "Specified api is not found, please check your url and method.")
+	errHTTPMethod           = define(403, "UnsupportedHTTPMethod", "This http method is not supported.")
+	errNeedSsl              = define(404, "InvalidProtocol.NeedSsl", "Your request is denied as lack of ssl protect.")
+	errTooLarge             = define(413, "InvalidParameter", "The request is larger than is allowed.")
+	errParseRequest         = define(400, "ParseRequestParameterException", "Server parse parameters exception. Please check your input params.")
+	errIncompleteSignature  = define(400, "IncompleteSignature", "The request signature does not conform to Aliyun standards.")
+	errSignatureMethod      = define(400, "InvalidSignatureMethod", "Specified signature method is not valid.")
+	errSecurityToken        = define(400, "InvalidSecurityToken.Malformed", "Security tokens are not supported: use an AccessKey.")
+	errTimeStampFormat      = define(400, "InvalidTimeStamp.Format", "Specified time stamp or date value is not well formatted.")
+	errTimeStampExpired     = define(400, "InvalidTimeStamp.Expired", "Specified time stamp or date value is expired.")
+	errAccessKeyNotFound    = define(404, "InvalidAccessKeyId.NotFound", "The Access Key ID provided does not exist in our records.")
+	errAccessKeyInactive    = define(400, "InvalidAccessKeyId.Inactive", "Specified access key is disabled.")
+	errSignatureMismatch    = define(400, "SignatureDoesNotMatch", "Specified signature is not matched with our calculation.")
+	errNonceUsed            = define(400, "SignatureNonceUsed", "Specified signature nonce was used already.")
+	errUnsupportedOperation = define(400, "UnsupportedOperation", "This action is not supported.")
+	errThrottling           = define(429, "Rejected.Throttling", "The QPS upper limit is exceeded.")
+	errMissingParameter     = define(400, "MissingParameter", "A parameter is needed but not provided.")
+	errInvalidParameter     = define(400, "InvalidParameter", "The specified parameter is not valid.")
+	errNoPermission         = define(403, "Forbidden.NoPermission", "This operation is forbidden by permission system.")
+	errAliasNotFound        = define(404, "Forbidden.AliasNotFound", "The specified Alias is not found.")
+	errKeyNotFound          = define(404, "Forbidden.KeyNotFound", "The specified Key is not found.")
+	errKeyVersionNotFound   = define(404, "Forbidden.KeyVersionNotFound", "The specified Key version is not found.")
+	errKeyDisabled          = define(409, "Rejected.Disabled", "The request was rejected because the key state is Disabled.")
+	errKeyPendingDeletion   = define(409, "Rejected.PendingDeletion", "The request was rejected because the key state is PendingDeletion.")
+	errKeyPendingImport     = define(409, "Rejected.PendingImport", "The request was rejected because the key state is PendingImport.")
+	errKeyUnavailable       = define(409, "Rejected.Unavailable", "The request was rejected because the key state is Unavailable.")
+	errStateModifiedFailed  = define(409, "Rejected.StateModifiedFailed", "Keystate modified failed.")
+	errAliasExists          = define(400, "AliasAlreadyExists", "AliasName Already Exists.")
+	errLimitExceeded        = define(400, "Rejected.LimitExceeded", "The request was rejected because user create resource limit was exceeded.")
+	errUnavailable          = define(503, "ServiceUnavailableTemporary", "Service Unavailable Temporary.")
+	errInternal             = define(500, "InternalFailure", "Internal Failure.")
 
 	// What a dry run is answered with instead.
-	errDryRun         = &Error{400, "DryRunOperationError", "Request would have succeeded, but the DryRun parameter is set."}
-	errDryRunInvalid  = &Error{400, "ValidationError", "The request would have failed."}
-	errDryRunNoAccess = &Error{403, "AccessDeniedError", "You are not authorized to perform this operation on the KMS resource."}
+	errDryRun         = define(400, "DryRunOperationError", "Request would have succeeded, but the DryRun parameter is set.")
+	errDryRunInvalid  = define(400, "ValidationError", "The request would have failed.")
+	errDryRunNoAccess = define(403, "AccessDeniedError", "You are not authorized to perform this operation on the KMS resource.")
 )
+
+// defined is every error above, in their order. It changes only while the
+// package is initialized.
+var defined []*Error
+
+func define(status int, code, message string) *Error {
+	e := &Error{status, code, message}
+	defined = append(defined, e)
+	return e
+}
+
+// Errors lists every error that the API can be answered with, in the order of
+// precedence; those of dry runs are last. Messages of answers can go on.
+func Errors() []Error {
+	all := make([]Error, 0, len(defined))
+	for _, e := range defined {
+		all = append(all, *e)
+	}
+	return all
+}
 
 // because gives e with a message that goes on.
 func (e *Error) because(format string, args ...any) *Error {

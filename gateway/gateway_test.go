@@ -248,7 +248,7 @@ func readAnswer(t *testing.T, resp *http.Response) answer {
 // want checks an answer's status and code, and that its audit line agrees.
 func (b *bench) want(a answer, status int, code string) answer {
 	b.t.Helper()
-	if a.Status != status || a.Code != code {
+	if b.t.Helper(); a.Status != status || a.Code != code {
 		b.t.Errorf("%d %s %q, want %d %s", a.Status, a.Code, a.Message, status, code)
 	}
 	e, ok := b.auditLine(a.RequestId)

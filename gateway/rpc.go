@@ -19,13 +19,17 @@ const maxBody = 256 << 10
 func (s *Server) newHandler() http.Handler {
 	e := echo.New()
 	e.IPExtractor = echo.ExtractIPDirect() // what a header says of the source is anyone's to say
-	// Before routing, or Echo answers OPTIONS by itself.
+	// Before routing, or Echo answers OPTIONS by itself. The corridor catches
+	// its own panics; what is caught here is the door's.
 	e.Pre(func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(ec echo.Context) error {
-			if err := checkRoute(ec.Request()); err != nil {
-				return err
-			}
-			return next(ec)
+			_, err := recovered(func() (response, error) {
+				if err := checkRoute(ec.Request()); err != nil {
+					return nil, err
+				}
+				return nil, next(ec)
+			})
+			return err
 		}
 	})
 	e.Match([]string{http.MethodGet, http.MethodPost}, "/", s.rpc)
@@ -56,6 +60,11 @@ func (s *Server) rpc(ec echo.Context) error {
 	c := s.newCall(rpcDoor, ec.RealIP())
 	resp, err := recovered(func() (response, error) { return s.serveRPC(ec.Request(), c) })
 	resp, api := c.finish(resp, err)
+	if s.EchoStringToSign && api != nil && errors.Is(api, errSignatureMismatch) {
+		// Here and not in the error itself, which is logged: it is the
+		// request's URI in another form.
+		api = api.because("server string to sign is:%s", c.claim.StringToSign)
+	}
 	if api != nil {
 		return writeError(ec, c.requestId, api)
 	}

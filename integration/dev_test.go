@@ -1,0 +1,406 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/integration/devgateway"
+)
+
+// signAll signs once with each of the gateway's keys.
+func signAll(t *testing.T, g *devgateway.Gateway) {
+	t.Helper()
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newSDK{client}
+	for _, spec := range hsm.KeySpecs() {
+		keyId, versionId, alg := g.Env["KMSGATE_KEY_"+string(spec)], g.Env["KMSGATE_KEYVERSION_"+string(spec)], hsm.Algorithms(spec)[0]
+		digest := make([]byte, 32)
+		_, _, sig, err := c.sign(keyId, versionId, alg, digest)
+		if err != nil {
+			t.Fatalf("%s: %v", spec, err)
+		}
+		if ok, err := c.verify(keyId, versionId, alg, digest, sig); err != nil || !ok {
+			t.Errorf("%s: %v, %v", spec, ok, err)
+		}
+	}
+}
+
+// same compares what two runs on one directory exported, but for the port.
+func same(t *testing.T, before, after map[string]string) {
+	t.Helper()
+	for name, value := range before {
+		if name != "KMSGATE_ENDPOINT" && after[name] != value {
+			t.Errorf("%s was %q and is %q", name, value, after[name])
+		}
+	}
+	if len(before) != len(after) {
+		t.Errorf("%d names were exported, now %d", len(before), len(after))
+	}
+}
+
+// TestEnv checks what a program that sources DIR/env finds.
+func TestEnv(t *testing.T) {
+	dir := t.TempDir() + "/gateway"
+	g := start(t, dir)
+	want := []string{"KMSGATE_ENDPOINT", "KMSGATE_CA_FILE", "KMSGATE_INSTANCE_ID", "KMSGATE_REGION_ID", "KMSGATE_ACCOUNT_ID", "KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET"}
+	for _, spec := range hsm.KeySpecs() {
+		want = append(want, "KMSGATE_KEY_"+string(spec), "KMSGATE_KEYVERSION_"+string(spec))
+	}
+	for _, name := range want {
+		if g.Env[name] == "" {
+			t.Errorf("%s is not exported", name)
+		}
+	}
+	if len(g.Env) != len(want) {
+		t.Errorf("%d names are exported, want %d", len(g.Env), len(want))
+	}
+	// A shell reads it as we do.
+	out, err := exec.Command("sh", "-c", ". "+dir+"/env && env").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range g.Env {
+		if !bytes.Contains(out, []byte(name+"="+value+"\n")) {
+			t.Errorf("a shell does not see %s=%s", name, value)
+		}
+	}
+	// Nothing that is secret can be read by others.
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Mode().Perm()&0o077 != 0 && path != g.Env["KMSGATE_CA_FILE"] {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestStartAgain stops a gateway in every way and starts it again.
+func TestStartAgain(t *testing.T) {
+	dir := t.TempDir() + "/gateway"
+	g := start(t, dir)
+	signAll(t, g)
+	first := g.Env
+	for name, stop := range map[string]func(*devgateway.Gateway) error{
+		"SIGTERM": (*devgateway.Gateway).Stop,
+		"SIGINT":  (*devgateway.Gateway).Interrupt,
+		"SIGKILL": (*devgateway.Gateway).Kill,
+	} {
+		if err := stop(g); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, g.Output())
+		}
+		if _, err := os.Stat(dir + "/env"); name != "SIGKILL" && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s left DIR/env: %v", name, err)
+		}
+		g = start(t, dir)
+		same(t, first, g.Env)
+		signAll(t, g)
+	}
+}
+
+// TestKilledUnderLoad kills a gateway while 16 callers sign and make keys. What
+// was acknowledged is there afterwards, and the audit log is whole.
+func TestKilledUnderLoad(t *testing.T) {
+	dir := t.TempDir() + "/gateway"
+	var g *devgateway.Gateway
+	var mu sync.Mutex
+	acknowledged := make(map[string]string) // KeyId → KeyVersionId; guarded by mu
+	for range 5 {
+		g = start(t, dir)
+		var made atomic.Int32
+		var callers sync.WaitGroup
+		for range 16 {
+			client, err := devgateway.SDK(g.Env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			callers.Go(func() {
+				for {
+					keyId, versionId, err := newKey(client)
+					if err != nil {
+						return // the gateway is gone
+					}
+					mu.Lock()
+					acknowledged[keyId] = versionId
+					mu.Unlock()
+					made.Add(1)
+				}
+			})
+		}
+		waitFor(t, "keys to be made", func() bool { return made.Load() >= 20 })
+		if err := g.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		callers.Wait()
+	}
+	g = start(t, dir)
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newSDK{client}
+	for keyId, versionId := range acknowledged {
+		if _, _, _, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, make([]byte, 32)); err != nil {
+			t.Errorf("an acknowledged key does not sign: %v", err)
+		}
+	}
+	t.Logf("%d keys were acknowledged", len(acknowledged))
+	verifyAudit(t, dir)
+}
+
+// waitFor waits until a condition holds, or fails the test after 30 s.
+func waitFor(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	poll := time.NewTicker(2 * time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !holds(); <-poll.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 30 s for %s", what)
+		}
+	}
+}
+
+func verifyAudit(t *testing.T, dir string) audit.Proof {
+	t.Helper()
+	log, err := os.Open(dir + "/audit.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	proof, err := audit.Verify(log)
+	if err != nil {
+		t.Errorf("the audit log is broken: %v", err)
+	}
+	return proof
+}
+
+// TestAudit finds the line of every request by its RequestId.
+func TestAudit(t *testing.T) {
+	dir := t.TempDir() + "/gateway"
+	g := start(t, dir)
+	old := newOldSDK(t, g.Env)
+	signAll(t, g)
+	if _, _, _, err := old.sign("alias/none", "none", hsm.ECDSA_SHA_256, make([]byte, 32)); err == nil {
+		t.Fatal("an unknown alias signs")
+	} else {
+		_, requestId := seen(t, err)
+		content, err := os.ReadFile(dir + "/audit.log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(content) {
+			var e audit.Entry
+			if err := json.Unmarshal(line, &e); err != nil {
+				t.Fatal(err)
+			}
+			if e.RequestId == requestId {
+				if e.Action != "AsymmetricSign" || e.Code != "Forbidden.AliasNotFound" || e.Alias != "alias/none" ||
+					e.AccessKeyId != g.Env["KMSGATE_ACCESS_KEY_ID"] || e.Principal != "dev" || e.Source != "127.0.0.1" || e.Duration <= 0 {
+					t.Errorf("the line says %+v", e)
+				}
+				requestId = ""
+			}
+		}
+		if requestId != "" {
+			t.Errorf("request %s has no line", requestId)
+		}
+	}
+	verifyAudit(t, dir)
+}
+
+// TestSecretsStaySecret looks for the PIN and the AccessKeySecret in all that a
+// gateway writes and prints, with every request logged.
+func TestSecretsStaySecret(t *testing.T) {
+	dir := t.TempDir() + "/gateway"
+	g := start(t, dir, "--verbose")
+	signAll(t, g)
+	wrong := map[string]string{}
+	for name, value := range g.Env {
+		wrong[name] = value
+	}
+	wrong["KMSGATE_ACCESS_KEY_SECRET"] = "wrong"
+	if _, _, _, err := newOldSDK(t, wrong).sign("alias/none", "none", hsm.ECDSA_SHA_256, make([]byte, 32)); err == nil {
+		t.Error("a wrong secret signs in")
+	}
+	pin, err := os.ReadFile(dir + "/softhsm/pin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{"the PIN": strings.TrimSpace(string(pin)), "the AccessKeySecret": g.Env["KMSGATE_ACCESS_KEY_SECRET"]}
+	where := map[string]string{"what it printed": g.Output()}
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		where[strings.TrimPrefix(path, dir+"/")] = string(content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, secret := range secrets {
+		if len(secret) < 16 {
+			t.Fatalf("%s is %d characters long", name, len(secret))
+		}
+		for place, content := range where {
+			told := place == "env" && name == "the AccessKeySecret" || place == "softhsm/pin" && name == "the PIN"
+			if strings.Contains(content, secret) != told {
+				t.Errorf("%s is in %s: %v, want %v", name, place, !told, told)
+			}
+		}
+	}
+	if !strings.Contains(where["what it printed"], "msg=request") {
+		t.Error("no request was logged, so this test shows nothing")
+	}
+	for _, parameter := range []string{"SignatureNonce", "Digest="} {
+		if strings.Contains(strings.SplitN(where["what it printed"], "Ctrl-C", 2)[1], parameter) {
+			t.Errorf("the log has a request's URI in it: %s", parameter)
+		}
+	}
+}
+
+// TestTemporary runs without --dir: nothing is left.
+func TestTemporary(t *testing.T) {
+	temp := t.TempDir()
+	cmd := exec.Command(binary, "dev", "--listen", "127.0.0.1:0")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + temp}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	banner := make([]byte, 16) // printed when it serves
+	if _, err := out.Read(banner); err != nil {
+		t.Fatal(err)
+	}
+	dirs, err := filepath.Glob(temp + "/kmsgate-dev-*/env")
+	if err != nil || len(dirs) != 1 {
+		t.Errorf("while it runs: %v, %v", dirs, err)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+}
+
+// TestCannotStart: each reason is one sentence and exit status 1, and nothing
+// is made or changed.
+func TestCannotStart(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for name, tc := range map[string]struct {
+		dir  string
+		args []string
+		env  string
+		want string
+	}{
+		"port taken":      {t.TempDir() + "/new", []string{"--listen", taken.Addr().String()}, "", "--listen"},
+		"no SoftHSM":      {t.TempDir() + "/new", []string{"--listen", "127.0.0.1:0"}, "SOFTHSM2_MODULE=/nonexistent.so", "apt-get install softhsm2"},
+		"directory taken": {g.Dir, []string{"--listen", "127.0.0.1:0"}, "", "--dir"},
+		"no such address": {t.TempDir() + "/new", []string{"--listen", "nonsense"}, "", "nonsense"},
+	} {
+		cmd := exec.Command(binary, append([]string{"dev", "--dir", tc.dir}, tc.args...)...)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), tc.env}
+		out, err := cmd.CombinedOutput()
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+			t.Errorf("%s: %v, want exit status 1", name, err)
+		}
+		if text := string(out); strings.Count(text, "\n") != 1 || !strings.Contains(text, tc.want) {
+			t.Errorf("%s: it says %q, want one line with %q", name, text, tc.want)
+		}
+		if _, err := os.Stat(tc.dir); tc.dir != g.Dir && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: it left %s", name, tc.dir)
+		}
+	}
+	signAll(t, g) // the one whose directory it was is not disturbed
+	if _, err := os.Stat(g.Dir + "/env"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStartCutOff kills a gateway at random moments of its first start.
+func TestStartCutOff(t *testing.T) {
+	dir := t.TempDir() + "/gateway"
+	for delay := 5 * time.Millisecond; ; delay += delay / 2 {
+		cmd := exec.Command(binary, "dev", "--dir", dir, "--listen", "127.0.0.1:0")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var exited atomic.Bool
+		timer := time.AfterFunc(delay, func() { cmd.Process.Kill() })
+		go func() {
+			_ = cmd.Wait() // killed
+			exited.Store(true)
+		}()
+		ready := false
+		waitFor(t, "the start to end or to be cut off", func() bool {
+			_, err := os.Stat(dir + "/env")
+			ready = err == nil
+			return ready || exited.Load()
+		})
+		timer.Stop()
+		_ = cmd.Process.Kill() // it may have ended
+		waitFor(t, "the process to end", exited.Load)
+		if ready {
+			break
+		}
+	}
+	g := start(t, dir)
+	signAll(t, g)
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := countKeys(client); err != nil || n != len(hsm.KeySpecs()) {
+		t.Errorf("%d keys, %v: want one of each KeySpec", n, err)
+	}
+}
+
+// TestBanner pastes what the banner says to paste.
+func TestBanner(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	_, script, ok := strings.Cut(g.Output(), "needs curl and openssl):\n")
+	if script, _, ok = strings.Cut(script, "Ctrl-C"); !ok {
+		t.Fatalf("the banner has no call to paste:\n%s", g.Output())
+	}
+	for _, shell := range []string{"sh", "bash"} {
+		out, err := exec.Command(shell, "-c", script).CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte(fmt.Sprintf(`"KeyId":"%s"`, g.Env["KMSGATE_KEY_EC_P256"]))) || !bytes.Contains(out, []byte(`"Value":"`)) {
+			t.Errorf("%s: %v: %s", shell, err, out)
+		}
+	}
+}

@@ -1,0 +1,480 @@
+package integration
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	openapi "github.com/alibabacloud-go/darabonba-openapi/v2/client"
+	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
+	util "github.com/alibabacloud-go/tea-utils/v2/service"
+	"github.com/alibabacloud-go/tea/tea"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth/credentials"
+	olderrors "github.com/aliyun/alibaba-cloud-sdk-go/sdk/errors"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
+
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// A faulty gateway runs in this process on a backend that fails when told to,
+// so that every error of the API can be provoked. The wire is real.
+type faulty struct {
+	t       *testing.T
+	db      *store.Store
+	backend hsmtest.Fake
+	server  *gateway.Server
+	offset  atomic.Int64 // of its clock, nanoseconds
+	address string
+	ca      string
+	root    access
+	key     string
+	version string
+}
+
+type access struct{ AccessKeyId, AccessKeySecret string }
+
+func newFaulty(t *testing.T, change func(*gateway.Config)) *faulty {
+	t.Helper()
+	f := &faulty{t: t}
+	var err error
+	if f.db, err = store.Open(filepath.Join(t.TempDir(), "db")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.db.Close() })
+	if err := f.db.Update(func(tx *store.Tx) error {
+		return tx.SetInstance(store.Instance{InstanceId: "kst-faulty", RegionId: "cn-hangzhou", AccountId: "1000000000000001"})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	log, err := audit.Open(filepath.Join(t.TempDir(), "audit.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { log.Close() })
+	cfg := gateway.Config{
+		Store: f.db, Backend: &f.backend, Sealer: &f.backend, Audit: log,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Now:    func() time.Time { return time.Now().Add(time.Duration(f.offset.Load())) },
+	}
+	change(&cfg)
+	if f.server, err = gateway.New(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	f.listen()
+	f.root = f.newUser("root", "")
+	var made struct{ KeyMetadata struct{ KeyId string } }
+	f.local("CreateKey", &made, map[string]string{"KeySpec": "EC_P256"})
+	f.key = made.KeyMetadata.KeyId
+	f.db.View(func(tx *store.Tx) error {
+		f.version = tx.KeyVersions(f.key)[0].KeyVersionId
+		return nil
+	})
+	return f
+}
+
+func (f *faulty) listen() {
+	f.t.Helper()
+	cert, pemText := selfSigned(f.t)
+	f.ca = pemText
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.address = l.Addr().String()
+	served := make(chan error, 1)
+	go func() {
+		served <- f.server.Serve(f.t.Context(), l, &tls.Config{Certificates: []tls.Certificate{cert}})
+	}()
+	f.t.Cleanup(func() {
+		if err := <-served; err != nil {
+			f.t.Error(err)
+		}
+	})
+}
+
+// local does an operation through the gateway's local door.
+func (f *faulty) local(action string, resp any, parameters map[string]string) {
+	f.t.Helper()
+	if err := f.server.Call(f.t.Context(), action, parameters, resp); err != nil {
+		f.t.Fatalf("%s: %v", action, err)
+	}
+}
+
+func (f *faulty) newUser(name, policy string) (a access) {
+	f.t.Helper()
+	f.local("CreateUser", nil, map[string]string{"UserName": name, "PolicyDocument": policy})
+	f.local("CreateAccessKey", &a, map[string]string{"UserName": name})
+	return a
+}
+
+// new makes a kms-20160120 client; change may change its configuration.
+func (f *faulty) new(a access, change ...func(*openapi.Config)) *kms.Client {
+	f.t.Helper()
+	config := &openapi.Config{Endpoint: &f.address, Ca: &f.ca, AccessKeyId: &a.AccessKeyId, AccessKeySecret: &a.AccessKeySecret}
+	for _, c := range change {
+		c(config)
+	}
+	client, err := kms.NewClient(config)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return client
+}
+
+// call does any action with kms-20160120's core.
+func (f *faulty) call(a access, action string, params openapi.Params, request openapi.OpenApiRequest, change ...func(*openapi.Config)) error {
+	fill := func(p **string, value string) {
+		if *p == nil {
+			*p = tea.String(value)
+		}
+	}
+	params.Action, params.Version, params.Style, params.BodyType = tea.String(action), tea.String("2016-01-20"), tea.String("RPC"), tea.String("json")
+	fill(&params.Protocol, "HTTPS")
+	fill(&params.Pathname, "/")
+	fill(&params.Method, "POST")
+	fill(&params.AuthType, "AK")
+	fill(&params.ReqBodyType, "formData")
+	_, err := f.new(a, change...).CallApi(&params, &request, &util.RuntimeOptions{})
+	return err
+}
+
+// old does any action with alibaba-cloud-sdk-go. change, if not nil, tampers
+// with the signed query on its way.
+func (f *faulty) old(a access, action string, query map[string]string, change func(url.Values)) error {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool(f.t, f.ca)}}
+	client, err := sdk.NewClientWithOptions("cn-hangzhou", sdk.NewConfig().WithScheme("HTTPS"),
+		credentials.NewAccessKeyCredential(a.AccessKeyId, a.AccessKeySecret))
+	if err != nil {
+		return err
+	}
+	client.SetTransport(tampering{transport, change})
+	r := requests.NewCommonRequest()
+	r.Domain, r.Scheme, r.Method, r.Version, r.ApiName, r.QueryParams = f.address, "https", "POST", "2016-01-20", action, map[string]string{}
+	maps.Copy(r.QueryParams, query)
+	_, err = client.ProcessCommonRequest(r)
+	return err
+}
+
+type tampering struct {
+	http.RoundTripper
+	change func(url.Values)
+}
+
+func (t tampering) RoundTrip(r *http.Request) (*http.Response, error) {
+	if t.change != nil {
+		r = r.Clone(r.Context())
+		q := r.URL.Query()
+		t.change(q)
+		r.URL.RawQuery = q.Encode()
+	}
+	return t.RoundTripper.RoundTrip(r)
+}
+
+// set changes the key's record.
+func (f *faulty) set(change func(*store.Key)) {
+	f.t.Helper()
+	err := f.db.Update(func(tx *store.Tx) error {
+		k, err := tx.Key(f.key)
+		if err != nil {
+			return err
+		}
+		change(&k)
+		return tx.PutKey(k)
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *faulty) inState(state string) error {
+	f.set(func(k *store.Key) { k.KeyState = state })
+	defer f.set(func(k *store.Key) { k.KeyState = store.Enabled })
+	return f.sign(f.root, nil)
+}
+
+func (f *faulty) failing(fault error) error {
+	f.backend.Fail(fault)
+	defer f.backend.Fail(nil)
+	return f.sign(f.root, nil)
+}
+
+// sign signs with kms-20160120; change may change the request.
+func (f *faulty) sign(a access, change func(*kms.AsymmetricSignRequest), config ...func(*openapi.Config)) error {
+	r := &kms.AsymmetricSignRequest{KeyId: &f.key, KeyVersionId: &f.version, Algorithm: tea.String("ECDSA_SHA_256"), Digest: b64(make([]byte, 32))}
+	if change != nil {
+		change(r)
+	}
+	_, err := f.new(a, config...).AsymmetricSign(r)
+	return err
+}
+
+func (f *faulty) moved(by time.Duration, do func() error) error {
+	before := f.offset.Load()
+	f.offset.Add(int64(by))
+	defer f.offset.Store(before)
+	return do()
+}
+
+// TestErrors provokes every error of the API through a real SDK, and checks
+// code, status and RequestId as that SDK tells them.
+func TestErrors(t *testing.T) {
+	f := newFaulty(t, func(c *gateway.Config) { c.MaxKeys = 1 })
+	limited := newFaulty(t, func(c *gateway.Config) { c.SignaturesPerSecond = 0.001 })
+	nobody := f.newUser("nobody", `{"Version":"1","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}]}`)
+	dry := func(r *kms.AsymmetricSignRequest) { r.DryRun = tea.String("true") }
+	alias := func(name string) map[string]string { return map[string]string{"AliasName": name, "KeyId": f.key} }
+	signQuery := map[string]string{"KeyId": f.key, "KeyVersionId": f.version, "Algorithm": "ECDSA_SHA_256", "Digest": *b64(make([]byte, 32))}
+	withState := func(state string, do func() error) error {
+		f.set(func(k *store.Key) { k.KeyState = state })
+		defer f.set(func(k *store.Key) { k.KeyState = store.Enabled })
+		return do()
+	}
+
+	// By Code and HTTP status; each has to be one of gateway.Errors.
+	cases := map[string][]func() error{
+		"404 InvalidApi.NotFound": {
+			func() error { return f.call(f.root, "Nonsense", openapi.Params{}, openapi.OpenApiRequest{}) },
+			func() error {
+				return f.call(f.root, "ListKeys", openapi.Params{Pathname: tea.String("/keys")}, openapi.OpenApiRequest{})
+			},
+			func() error { return f.old(f.root, "Nonsense", nil, nil) },
+		},
+		"403 UnsupportedHTTPMethod": {func() error {
+			return f.call(f.root, "ListKeys", openapi.Params{Method: tea.String("PUT")}, openapi.OpenApiRequest{})
+		}},
+		"404 InvalidProtocol.NeedSsl": {
+			func() error { return f.sign(f.root, nil, func(c *openapi.Config) { c.Protocol = tea.String("HTTP") }) },
+		},
+		"413 InvalidParameter": {func() error {
+			return f.call(f.root, "CreateKey", openapi.Params{}, openapi.OpenApiRequest{Body: map[string]any{"Description": strings.Repeat("a", 300_000)}})
+		}},
+		"400 ParseRequestParameterException": {
+			func() error {
+				return f.call(f.root, "DescribeKey", openapi.Params{}, openapi.OpenApiRequest{Query: map[string]*string{"KeyId": &f.key}, Body: map[string]any{"KeyId": f.key}})
+			},
+			func() error {
+				return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Add("PageSize", "1"); q.Add("PageSize", "2") })
+			},
+		},
+		"400 IncompleteSignature": {
+			func() error {
+				return f.call(f.root, "ListKeys", openapi.Params{AuthType: tea.String("Anonymous")}, openapi.OpenApiRequest{})
+			},
+			func() error { return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Del("SignatureNonce") }) },
+		},
+		"400 InvalidSignatureMethod": {
+			func() error {
+				return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Set("SignatureMethod", "HMAC-MD5") })
+			},
+		},
+		"400 InvalidSecurityToken.Malformed": {
+			func() error {
+				return f.sign(f.root, nil, func(c *openapi.Config) { c.SecurityToken = tea.String("t") })
+			},
+			func() error { return f.old(f.root, "ListKeys", map[string]string{"SecurityToken": "t"}, nil) },
+		},
+		"400 InvalidTimeStamp.Format": {
+			func() error {
+				return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Set("Timestamp", "yesterday") })
+			},
+		},
+		"400 InvalidTimeStamp.Expired": {
+			func() error { return f.moved(16*time.Minute, func() error { return f.sign(f.root, nil) }) },
+			func() error {
+				return f.moved(-16*time.Minute, func() error { return f.old(f.root, "AsymmetricSign", signQuery, nil) })
+			},
+		},
+		"404 InvalidAccessKeyId.NotFound": {
+			func() error { return f.sign(access{"KMSGNONE", "x"}, nil) },
+			func() error { return f.old(access{"KMSGNONE", "x"}, "AsymmetricSign", signQuery, nil) },
+		},
+		"400 InvalidAccessKeyId.Inactive": {func() error {
+			inactive := f.newUser("inactive", "")
+			err := f.db.Update(func(tx *store.Tx) error {
+				a, err := tx.AccessKey(inactive.AccessKeyId)
+				a.Active = false
+				return errors.Join(err, tx.PutAccessKey(a))
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f.sign(inactive, nil)
+		}},
+		"400 SignatureDoesNotMatch": {
+			func() error { return f.sign(access{f.root.AccessKeyId, "wrong"}, nil) },
+			func() error { return f.old(access{f.root.AccessKeyId, "wrong"}, "AsymmetricSign", signQuery, nil) },
+			func() error {
+				return f.old(f.root, "AsymmetricSign", signQuery, func(q url.Values) { q.Set("KeyId", "other") })
+			},
+		},
+		"400 SignatureNonceUsed": {func() error {
+			var first url.Values
+			keep := func(q url.Values) {
+				if first == nil {
+					first = url.Values{}
+					for name, v := range q {
+						first[name] = slices.Clone(v)
+					}
+					return
+				}
+				clear(q)
+				for name, v := range first {
+					q[name] = v
+				}
+			}
+			if err := f.old(f.root, "AsymmetricSign", signQuery, keep); err != nil {
+				return fmt.Errorf("at first: %w", err)
+			}
+			return f.old(f.root, "AsymmetricSign", signQuery, keep)
+		}},
+		"400 UnsupportedOperation": {
+			func() error {
+				_, err := f.new(f.root).Encrypt(&kms.EncryptRequest{KeyId: &f.key, Plaintext: tea.String("AAAA")})
+				return err
+			},
+			func() error { return f.old(f.root, "GenerateDataKey", nil, nil) },
+			func() error {
+				_, err := f.new(f.root).CreateKey(&kms.CreateKeyRequest{})
+				return err
+			},
+		},
+		"429 Rejected.Throttling": {func() error {
+			if err := limited.sign(limited.root, nil); err != nil {
+				return fmt.Errorf("at first: %w", err)
+			}
+			return limited.sign(limited.root, nil)
+		}},
+		"400 MissingParameter": {
+			func() error { return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { r.KeyVersionId = nil }) },
+			func() error { return f.old(f.root, "AsymmetricSign", nil, nil) },
+		},
+		"400 InvalidParameter": {
+			func() error {
+				return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { r.Digest = tea.String("AAAA") })
+			},
+			func() error {
+				return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { r.Algorithm = tea.String("SM2DSA") })
+			},
+		},
+		"403 Forbidden.NoPermission": {
+			func() error { return f.sign(nobody, nil) },
+			func() error { return f.old(nobody, "AsymmetricSign", signQuery, nil) },
+		},
+		"404 Forbidden.AliasNotFound": {
+			func() error {
+				return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { r.KeyId = tea.String("alias/none") })
+			},
+		},
+		"404 Forbidden.KeyNotFound": {
+			func() error {
+				return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { r.KeyId = tea.String("none") })
+			},
+			func() error { return f.old(f.root, "DescribeKey", map[string]string{"KeyId": "none"}, nil) },
+		},
+		"404 Forbidden.KeyVersionNotFound": {
+			func() error { return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { r.KeyVersionId = &f.key }) },
+		},
+		"409 Rejected.Disabled":        {func() error { return f.inState(store.Disabled) }},
+		"409 Rejected.PendingDeletion": {func() error { return f.inState(store.PendingDeletion) }},
+		"409 Rejected.PendingImport":   {func() error { return f.inState(store.PendingImport) }},
+		"409 Rejected.Unavailable": {
+			func() error { return f.inState(store.Unavailable) },
+			func() error { return f.failing(hsm.ErrNotFound) },
+		},
+		"409 Rejected.StateModifiedFailed": {func() error {
+			return withState(store.PendingDeletion, func() error { return f.old(f.root, "CreateAlias", alias("alias/late"), nil) })
+		}},
+		"400 AliasAlreadyExists": {func() error {
+			if err := f.old(f.root, "CreateAlias", alias("alias/taken"), nil); err != nil {
+				return fmt.Errorf("at first: %w", err)
+			}
+			return f.old(f.root, "CreateAlias", alias("alias/taken"), nil)
+		}},
+		"400 Rejected.LimitExceeded": {func() error {
+			_, err := f.new(f.root).CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256")})
+			return err
+		}},
+		"503 ServiceUnavailableTemporary": {
+			func() error { return f.failing(hsm.ErrBusy) },
+			func() error { return f.failing(hsm.ErrUnavailable) },
+		},
+		"500 InternalFailure": {
+			func() error { return f.failing(errors.New("detail")) },
+			func() error { return f.failing(hsmtest.ErrPanic) },
+		},
+		"400 DryRunOperationError": {
+			func() error { return f.sign(f.root, dry) },
+			func() error {
+				_, err := f.new(f.root).GetPublicKey(&kms.GetPublicKeyRequest{KeyId: &f.key, KeyVersionId: &f.version, DryRun: tea.String("true")})
+				return err
+			},
+			func() error {
+				_, err := f.new(f.root).AsymmetricVerify(&kms.AsymmetricVerifyRequest{KeyId: &f.key, KeyVersionId: &f.version,
+					Algorithm: tea.String("ECDSA_SHA_256"), Digest: b64(make([]byte, 32)), Value: tea.String("AAAA"), DryRun: tea.String("true")})
+				return err
+			},
+		},
+		"400 ValidationError": {func() error {
+			return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { dry(r); r.KeyId = tea.String("none") })
+		}},
+		"403 AccessDeniedError": {func() error { return f.sign(nobody, dry) }},
+	}
+	for _, e := range gateway.Errors() {
+		name := fmt.Sprintf("%d %s", e.Status, e.Code)
+		t.Run(name, func(t *testing.T) {
+			if len(cases[name]) == 0 {
+				t.Fatal("nothing provokes this error")
+			}
+			for i, provoke := range cases[name] {
+				if err := provoke(); err == nil {
+					t.Errorf("case %d: no error", i)
+				} else if got, requestId := seen(t, err); got != name || len(requestId) != 36 {
+					t.Errorf("case %d: the SDK sees %q with RequestId %q: %v", i, got, requestId, err)
+				}
+			}
+		})
+		delete(cases, name)
+	}
+	for name := range cases {
+		t.Errorf("%s is no error of the API", name)
+	}
+	if err := f.sign(f.root, nil); err != nil {
+		t.Errorf("in the end nothing is signed: %v", err)
+	}
+}
+
+// seen gives the status, code and RequestId that an SDK's error tells.
+func seen(t *testing.T, err error) (statusAndCode, requestId string) {
+	t.Helper()
+	var newer *tea.SDKError
+	var older *olderrors.ServerError
+	switch {
+	case errors.As(err, &newer):
+		var data struct{ RequestId string }
+		if err := json.Unmarshal([]byte(tea.StringValue(newer.Data)), &data); err != nil {
+			t.Errorf("the SDK's data %q: %v", tea.StringValue(newer.Data), err)
+		}
+		return fmt.Sprintf("%d %s", tea.IntValue(newer.StatusCode), tea.StringValue(newer.Code)), data.RequestId
+	case errors.As(err, &older):
+		return fmt.Sprintf("%d %s", older.HttpStatus(), older.ErrorCode()), older.RequestId()
+	}
+	return "", ""
+}

@@ -1,0 +1,108 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/kmsgate/kmsgate/"
+
+// mayImport is the architecture: which package of ours imports which, directly,
+// and which modules besides the standard library. A new arrow needs a reason
+// here.
+var mayImport = map[string][]string{
+	// What a key backend is: verification in software needs the curves that the
+	// standard library has not.
+	"hsm":         {"github.com/decred/dcrd", "github.com/emmansun/gmsm", "golang.org/x/crypto"},
+	"hsm/hsmtest": {"hsm", "github.com/decred/dcrd", "github.com/emmansun/gmsm"},
+	"hsm/sealed":  {"hsm", "github.com/emmansun/gmsm"},
+	// The only package that links C.
+	"hsm/token": {"hsm", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
+	// Pure functions of documents and requests.
+	"policy": {},
+	// Records hold an hsm.Key. bbolt is seen here only.
+	"store": {"hsm", "go.etcd.io/bbolt", "github.com/tidwall/btree"},
+	// Files of a SoftHSM token. How a token is initialized is handed in, so that
+	// this builds without C.
+	"softhsm":       {"golang.org/x/sys"},
+	"gateway/acs":   {},
+	"gateway/audit": {},
+	// The service. Echo is seen here only, in the doors.
+	"gateway": {"gateway/acs", "gateway/audit", "hsm", "policy", "store",
+		"github.com/labstack/echo", "github.com/google/uuid", "golang.org/x/time"},
+	// Wiring.
+	"cmd/kmsgate": {"gateway", "gateway/audit", "hsm", "hsm/sealed", "hsm/token", "softhsm", "store",
+		"github.com/spf13/cobra", "golang.org/x/sys"},
+}
+
+// linksC are the packages that need a C compiler; all others build without.
+var linksC = []string{"hsm/token", "cmd/kmsgate"}
+
+// A pkg is what go list says of a package.
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	CgoFiles   []string
+	Deps       []string
+	Standard   bool
+}
+
+func goList(t *testing.T, args ...string) (pkgs []pkg) {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,CgoFiles,Deps,Standard"}, args...)...)
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+// TestLayout holds the code to the picture of the architecture.
+func TestLayout(t *testing.T) {
+	standard := make(map[string]bool)
+	for _, p := range goList(t, "std") {
+		standard[p.ImportPath] = true
+	}
+	ours := goList(t, "./...")
+	for _, p := range ours {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		allowed, ok := mayImport[name]
+		if !ok {
+			t.Errorf("%s is not in the table of who may import what", name)
+		}
+		for _, imported := range p.Imports {
+			if standard[imported] {
+				continue
+			}
+			imported = strings.TrimPrefix(imported, module)
+			if !slices.ContainsFunc(allowed, func(a string) bool {
+				return imported == a || strings.Contains(a, ".") && strings.HasPrefix(imported, a+"/")
+			}) {
+				t.Errorf("%s imports %s, which the table does not allow", name, imported)
+			}
+		}
+		if needsC := slices.Contains(p.Deps, "github.com/miekg/pkcs11"); needsC != slices.Contains(linksC, name) {
+			t.Errorf("%s links C: %v", name, needsC)
+		}
+		if len(p.CgoFiles) > 0 {
+			t.Errorf("%s has C of its own: %v", name, p.CgoFiles)
+		}
+	}
+	if len(ours) != len(mayImport) {
+		t.Errorf("there are %d packages, the table has %d", len(ours), len(mayImport))
+	}
+}

@@ -1,0 +1,291 @@
+package integration
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	openapi "github.com/alibabacloud-go/darabonba-openapi/v2/client"
+	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
+	"github.com/alibabacloud-go/tea/tea"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth/credentials"
+	oldkms "github.com/aliyun/alibaba-cloud-sdk-go/services/kms"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
+	"github.com/kmsgate/kmsgate/integration/devgateway"
+)
+
+// A signer is one generation of SDK, seen by what a signing program needs.
+type signer interface {
+	sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) (keyOut, versionOut string, sig []byte, err error)
+	verify(keyId, versionId string, alg hsm.Algorithm, digest, sig []byte) (bool, error)
+	publicKey(keyId, versionId string) (pem string, err error)
+}
+
+// newSDK is github.com/alibabacloud-go/kms-20160120/v3, in one of its modes.
+type newSDK struct{ *kms.Client }
+
+func b64(b []byte) *string { return tea.String(base64.StdEncoding.EncodeToString(b)) }
+
+func (c newSDK) sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) (string, string, []byte, error) {
+	resp, err := c.AsymmetricSign(&kms.AsymmetricSignRequest{KeyId: &keyId, KeyVersionId: &versionId, Algorithm: tea.String(string(alg)), Digest: b64(digest)})
+	if err != nil {
+		return "", "", nil, err
+	}
+	sig, err := base64.StdEncoding.DecodeString(tea.StringValue(resp.Body.Value))
+	return tea.StringValue(resp.Body.KeyId), tea.StringValue(resp.Body.KeyVersionId), sig, err
+}
+
+func (c newSDK) verify(keyId, versionId string, alg hsm.Algorithm, digest, sig []byte) (bool, error) {
+	resp, err := c.AsymmetricVerify(&kms.AsymmetricVerifyRequest{KeyId: &keyId, KeyVersionId: &versionId, Algorithm: tea.String(string(alg)), Digest: b64(digest), Value: b64(sig)})
+	if err != nil {
+		return false, err
+	}
+	return tea.BoolValue(resp.Body.Value), nil
+}
+
+func (c newSDK) publicKey(keyId, versionId string) (string, error) {
+	resp, err := c.GetPublicKey(&kms.GetPublicKeyRequest{KeyId: &keyId, KeyVersionId: &versionId})
+	if err != nil {
+		return "", err
+	}
+	return tea.StringValue(resp.Body.PublicKey), nil
+}
+
+// oldSDK is github.com/aliyun/alibaba-cloud-sdk-go.
+type oldSDK struct {
+	*oldkms.Client
+	endpoint string
+}
+
+func newOldSDK(t *testing.T, env map[string]string) oldSDK {
+	t.Helper()
+	ca, err := os.ReadFile(env["KMSGATE_CA_FILE"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	config := sdk.NewConfig().WithScheme("HTTPS").WithHttpTransport(&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}})
+	client, err := oldkms.NewClientWithOptions(env["KMSGATE_REGION_ID"], config,
+		credentials.NewAccessKeyCredential(env["KMSGATE_ACCESS_KEY_ID"], env["KMSGATE_ACCESS_KEY_SECRET"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return oldSDK{client, env["KMSGATE_ENDPOINT"]}
+}
+
+func (c oldSDK) sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) (string, string, []byte, error) {
+	r := oldkms.CreateAsymmetricSignRequest()
+	r.Domain, r.KeyId, r.KeyVersionId, r.Algorithm, r.Digest = c.endpoint, keyId, versionId, string(alg), *b64(digest)
+	resp, err := c.AsymmetricSign(r)
+	if err != nil {
+		return "", "", nil, err
+	}
+	sig, err := base64.StdEncoding.DecodeString(resp.Value)
+	return resp.KeyId, resp.KeyVersionId, sig, err
+}
+
+func (c oldSDK) verify(keyId, versionId string, alg hsm.Algorithm, digest, sig []byte) (bool, error) {
+	r := oldkms.CreateAsymmetricVerifyRequest()
+	r.Domain, r.KeyId, r.KeyVersionId, r.Algorithm, r.Digest, r.Value = c.endpoint, keyId, versionId, string(alg), *b64(digest), *b64(sig)
+	resp, err := c.AsymmetricVerify(r)
+	if err != nil {
+		return false, err
+	}
+	return resp.Value, nil
+}
+
+func (c oldSDK) publicKey(keyId, versionId string) (string, error) {
+	r := oldkms.CreateGetPublicKeyRequest()
+	r.Domain, r.KeyId, r.KeyVersionId = c.endpoint, keyId, versionId
+	resp, err := c.GetPublicKey(r)
+	if err != nil {
+		return "", err
+	}
+	return resp.PublicKey, nil
+}
+
+// signers makes a client of each generation and mode.
+func signers(t *testing.T, env map[string]string) map[string]signer {
+	t.Helper()
+	client, err := devgateway.SDK(env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := os.ReadFile(env["KMSGATE_CA_FILE"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	v2, err := kms.NewClient(&openapi.Config{
+		Endpoint: tea.String(env["KMSGATE_ENDPOINT"]), Ca: tea.String(string(ca)), SignatureAlgorithm: tea.String("v2"),
+		AccessKeyId: tea.String(env["KMSGATE_ACCESS_KEY_ID"]), AccessKeySecret: tea.String(env["KMSGATE_ACCESS_KEY_SECRET"]),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]signer{
+		"kms-20160120":                      newSDK{client},
+		"kms-20160120, signature version 1": newSDK{v2},
+		"alibaba-cloud-sdk-go":              newOldSDK(t, env),
+	}
+}
+
+// TestSDKs signs every row of the table with every SDK, and has the gateway,
+// the other SDKs and openssl judge.
+func TestSDKs(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	clients := signers(t, g.Env)
+	for name, client := range clients {
+		for _, spec := range hsm.KeySpecs() {
+			keyId, versionId := g.Env["KMSGATE_KEY_"+string(spec)], g.Env["KMSGATE_KEYVERSION_"+string(spec)]
+			alias := "alias/dev-" + strings.ToLower(strings.ReplaceAll(string(spec), "_", "-"))
+			for _, alg := range hsm.Algorithms(spec) {
+				t.Run(name+"/"+string(spec)+"/"+string(alg), func(t *testing.T) {
+					digest := make([]byte, hsm.DigestSize)
+					rand.Read(digest)
+					keyOut, versionOut, sig, err := client.sign(alias, versionId, alg, digest)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if keyOut != keyId || versionOut != versionId {
+						t.Errorf("the answer is of key %s, version %s, want %s, %s", keyOut, versionOut, keyId, versionId)
+					}
+					pem, err := client.publicKey(keyId, versionId)
+					if err != nil {
+						t.Fatal(err)
+					}
+					judge := func(want bool) {
+						t.Helper()
+						if ok, err := hsmtest.OpenSSLVerify(t.TempDir(), pem, alg, digest, sig); err != nil || ok != want {
+							t.Errorf("openssl: %v, %v, want %v", ok, err, want)
+						}
+						for other, verifier := range clients {
+							if ok, err := verifier.verify(keyId, versionId, alg, digest, sig); err != nil || ok != want {
+								t.Errorf("%s: %v, %v, want %v", other, ok, err, want)
+							}
+						}
+					}
+					judge(true)
+					digest[0] ^= 1
+					judge(false)
+				})
+			}
+		}
+	}
+}
+
+// TestConcurrentCallers signs from 64 goroutines with all keys at once.
+func TestConcurrentCallers(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	specs := hsm.KeySpecs()
+	errs := make(chan error, 64)
+	var callers sync.WaitGroup
+	for i := range cap(errs) {
+		// A client each: the SDK's own are not safe for use by several
+		// goroutines (GetRpcHeaders writes what it reads).
+		client, err := devgateway.SDK(g.Env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newSDK{client}
+		callers.Go(func() {
+			spec := specs[i%len(specs)]
+			keyId, versionId := g.Env["KMSGATE_KEY_"+string(spec)], g.Env["KMSGATE_KEYVERSION_"+string(spec)]
+			for _, alg := range hsm.Algorithms(spec) {
+				digest := make([]byte, hsm.DigestSize)
+				rand.Read(digest)
+				_, _, sig, err := c.sign(keyId, versionId, alg, digest)
+				if err != nil {
+					errs <- err
+					continue
+				}
+				if ok, err := c.verify(keyId, versionId, alg, digest, sig); err != nil || !ok {
+					errs <- errors.Join(errors.New("a signature does not verify"), err)
+				}
+			}
+		})
+	}
+	go func() {
+		callers.Wait()
+		close(errs)
+	}()
+	for err := range errs {
+		t.Error(err)
+	}
+}
+
+// TestKeyManagement goes through a key's life as far as there is one.
+func TestKeyManagement(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const description, alias = "a b*c+d~e=中'()!", "alias/a b~c*d+e=中'()!"
+	made, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256"), Description: tea.String(description),
+		DKMSInstanceId: tea.String(g.Env["KMSGATE_INSTANCE_ID"]), EnableAutomaticRotation: tea.Bool(false), ProtectionLevel: tea.String("HSM"),
+		Tags: tea.String(`[{"TagKey":"k","TagValue":"v"}]`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyId := made.Body.KeyMetadata.KeyId
+	if _, err := client.CreateAlias(&kms.CreateAliasRequest{AliasName: tea.String(alias), KeyId: keyId}); err != nil {
+		t.Fatal(err)
+	}
+	described, err := client.DescribeKey(&kms.DescribeKeyRequest{KeyId: tea.String(alias)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := described.Body.KeyMetadata
+	if tea.StringValue(m.KeyId) != tea.StringValue(keyId) || tea.StringValue(m.Description) != description || tea.StringValue(m.KeyState) != "Enabled" ||
+		tea.StringValue(m.Arn) != "acs:kms:"+g.Env["KMSGATE_REGION_ID"]+":"+g.Env["KMSGATE_ACCOUNT_ID"]+":key/"+tea.StringValue(keyId) {
+		t.Errorf("described as %v", m)
+	}
+	listed, err := client.ListKeys(&kms.ListKeysRequest{PageSize: tea.Int32(100), Filters: tea.String(`[{"Key":"TagKey","Values":["k"]}]`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keys := listed.Body.Keys.Key; len(keys) != 1 || tea.StringValue(keys[0].KeyId) != tea.StringValue(keyId) || tea.Int32Value(listed.Body.TotalCount) != 1 {
+		t.Errorf("listed as %v", listed.Body)
+	}
+	aliases, err := client.ListAliases(&kms.ListAliasesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := tea.Int32Value(aliases.Body.TotalCount); n != 6 || len(aliases.Body.Aliases.Alias) != 6 {
+		t.Errorf("%d aliases: %v", n, aliases.Body)
+	}
+	if _, err := client.DeleteAlias(&kms.DeleteAliasRequest{AliasName: tea.String(alias)}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newKey(client *kms.Client) (keyId, versionId string, err error) {
+	made, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256")})
+	if err != nil {
+		return "", "", err
+	}
+	listed, err := client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: made.Body.KeyMetadata.KeyId})
+	if err != nil {
+		return "", "", err
+	}
+	return tea.StringValue(made.Body.KeyMetadata.KeyId), tea.StringValue(listed.Body.KeyVersions.KeyVersion[0].KeyVersionId), nil
+}
+
+func countKeys(client *kms.Client) (int, error) {
+	listed, err := client.ListKeys(&kms.ListKeysRequest{})
+	if err != nil {
+		return 0, err
+	}
+	return int(tea.Int32Value(listed.Body.TotalCount)), nil
+}
