@@ -393,8 +393,11 @@ func TestStartCutOff(t *testing.T) {
 // TestBanner pastes what the banner says to paste.
 func TestBanner(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
-	_, script, ok := strings.Cut(g.Output(), "needs curl and openssl):\n")
-	if script, _, ok = strings.Cut(script, "Ctrl-C"); !ok {
+	// Printed after env was written.
+	waitFor(t, "the banner", func() bool { return strings.Contains(g.Output(), "Ctrl-C") })
+	_, script, _ := strings.Cut(g.Output(), "needs curl and openssl):\n")
+	script, _, ok := strings.Cut(script, "Ctrl-C")
+	if !ok {
 		t.Fatalf("the banner has no call to paste:\n%s", g.Output())
 	}
 	for _, shell := range []string{"sh", "bash"} {

@@ -119,7 +119,7 @@ func testParallel(t *testing.T, b hsm.Backend, key hsm.Key) {
 			sig, err := b.Sign(t.Context(), key, alg, digest)
 			if err == nil {
 				if ok, verr := hsm.Verify(key, alg, digest, sig); verr != nil || !ok {
-					err = fmt.Errorf("Verify: %v, %w", ok, verr)
+					err = fmt.Errorf("verifying: %v, %w", ok, verr)
 				}
 			}
 			errs <- err

@@ -1,0 +1,74 @@
+# The three commands of the README are demo, test and run. All of them install
+# what is missing (Debian packages, through sudo where that is needed).
+
+GO ?= go
+# Where the listener of `make run` is, and what else `kmsgate dev` shall be told.
+RUN ?=
+
+# Packages that must build without a C compiler: all but these two.
+LINKS_C := /hsm/token$$|/cmd/kmsgate$$
+
+.PHONY: build demo run test setup check unit integration fuzz bench image-test clean
+
+build: bin/kmsgate
+
+.PHONY: bin/kmsgate
+bin/kmsgate:
+	$(GO) build -trimpath -o $@ ./cmd/kmsgate
+
+demo: setup build
+	$(GO) -C integration build -o ../bin/demo ./demo
+	bin/demo bin/kmsgate
+
+run: setup build
+	bin/kmsgate dev $(RUN)
+
+test: setup check unit integration
+
+# Installs what the tests and the demonstration need from Debian's packages.
+setup:
+	@missing=; \
+	[ -n "$$SOFTHSM2_MODULE" ] || [ -e /usr/lib/softhsm/libsofthsm2.so ] || missing="$$missing softhsm2"; \
+	command -v openssl >/dev/null || missing="$$missing openssl"; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
+	[ -n "$$missing" ] || exit 0; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "make: please install$$missing: there is no apt-get to do it with" >&2; exit 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else \
+		echo "make: please run as root: apt-get install$$missing" >&2; exit 1; fi; \
+	echo "Installing$$missing …"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	{ $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || { \
+		echo "make: installing$$missing failed: please install it and try again" >&2; exit 1; }
+
+check: bin/staticcheck
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) -C integration vet ./...
+	bin/staticcheck ./...
+	cd integration && ../bin/staticcheck ./...
+	CGO_ENABLED=0 $(GO) build $$($(GO) list ./... | grep -vE '$(LINKS_C)')
+
+bin/staticcheck: integration/go.mod
+	$(GO) -C integration build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+unit:
+	$(GO) test -race ./...
+
+integration:
+	$(GO) -C integration test -race ./...
+
+# Fuzzes every target for FUZZTIME each. `make test` runs their seeds.
+FUZZTIME ?= 30s
+fuzz:
+	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER ./policy:FuzzMatch ./policy:FuzzParse \
+		./gateway/acs:FuzzParse ./gateway:FuzzDecode; do \
+		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
+	done
+
+# Builds the image with buildah on a base that debootstrap makes, and runs it.
+image-test:
+	integration/image-test.sh
+
+clean:
+	rm -rf bin

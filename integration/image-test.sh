@@ -1,0 +1,80 @@
+#!/bin/sh
+# Builds the image with buildah, without a Docker engine, on a Debian that
+# debootstrap makes and that is imported under the base images' names; then runs
+# it and makes a call. Needs root; installs what it needs from Debian's packages.
+set -eu
+cd "$(dirname "$0")/.."
+
+[ "$(id -u)" = 0 ] || { echo "image-test: please run as root" >&2; exit 1; }
+packages=
+for p in buildah debootstrap openssl curl; do
+	dpkg -s "$p" >/dev/null 2>&1 || packages="$packages $p"
+done
+if [ -n "$packages" ]; then
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends $packages >/dev/null
+fi
+
+work=$(mktemp -d)
+name=kmsgate-image-test
+export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
+buildah="buildah --root $work/storage --runroot $work/run"
+pid=
+cleanup() {
+	[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+	[ -z "$pid" ] || wait "$pid" 2>/dev/null || true
+	$buildah rm --all >/dev/null 2>&1 || true
+	rm -rf "$work"
+}
+trap cleanup EXIT INT TERM
+
+echo "== a Debian base"
+mirror=$(sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) bookworm .*/\2/p; s/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1)
+debootstrap --variant=minbase --include=ca-certificates bookworm "$work/run-base" ${mirror:+"$mirror"} >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
+cp -r /etc/apt/. "$work/run-base/etc/apt/"
+cp -rT /etc/ssl/certs "$work/run-base/etc/ssl/certs"
+cp -rT /usr/local/share/ca-certificates "$work/run-base/usr/local/share/ca-certificates"
+
+echo "== the same with a Go toolchain"
+cp -a "$work/run-base" "$work/build-base"
+chroot "$work/build-base" sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null' 
+cp -a "$(go env GOROOT)" "$work/build-base/usr/local/go"
+
+import() { # DIR NAME ENV…
+	container=$($buildah from scratch)
+	$buildah copy -q "$container" "$1" / >/dev/null
+	$buildah config --env "PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$container"
+	$buildah commit -q "$container" "$2" >/dev/null
+	$buildah rm "$container" >/dev/null
+	rm -rf "$1"
+}
+import "$work/run-base" localhost/kmsgate-test/debian:bookworm-slim
+import "$work/build-base" localhost/kmsgate-test/golang:1.26-bookworm
+
+echo "== building the image"
+$buildah bud -q --pull-never --network host \
+	--build-arg BUILD_IMAGE=localhost/kmsgate-test/golang:1.26-bookworm \
+	--build-arg RUN_IMAGE=localhost/kmsgate-test/debian:bookworm-slim \
+	-t "$name" . >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }
+
+echo "== running it"
+container=$($buildah from --pull-never "localhost/$name")
+root=$($buildah mount "$container")
+$buildah inspect --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container"
+# chroot isolation shares this machine's network, so it is a free port.
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo 18443)
+$buildah run --network host "$container" -- kmsgate dev --dir /var/lib/kmsgate/dev --listen "127.0.0.1:$port" >"$work/out" 2>&1 &
+pid=$!
+env=$root/var/lib/kmsgate/dev/env
+n=0
+until [ -e "$env" ]; do
+	n=$((n + 1))
+	if [ $n -gt 120 ] || ! kill -0 $pid 2>/dev/null; then cat "$work/out" >&2; exit 1; fi
+	sleep 0.5
+done
+[ "$(stat -c %u "$env")" = 10001 ] || { echo "image-test: it runs as user $(stat -c %u "$env")" >&2; exit 1; }
+. "$env"
+KMSGATE_CA_FILE=$root$KMSGATE_CA_FILE
+. cmd/kmsgate/call.sh | tee "$work/answer"
+grep -q '"Value":"' "$work/answer"
+echo "== the image builds, runs as user 10001 and signs"
