@@ -18,7 +18,6 @@ RUN apt-get update \
  && chmod 0700 /var/lib/kmsgate
 COPY --from=build /kmsgate /usr/local/bin/kmsgate
 USER 10001
-VOLUME /var/lib/kmsgate
 EXPOSE 8443
 ENTRYPOINT ["kmsgate"]
 CMD ["dev", "--dir", "/var/lib/kmsgate/dev", "--listen", "0.0.0.0:8443"]

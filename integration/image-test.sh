@@ -31,16 +31,18 @@ trap cleanup EXIT INT TERM
 echo "== a Debian base"
 mirror=$(sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) bookworm .*/\2/p; s/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1)
 debootstrap --variant=minbase --include=ca-certificates bookworm "$work/run-base" ${mirror:+"$mirror"} >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
-cp -r /etc/apt/. "$work/run-base/etc/apt/"
+rm -rf "$work/run-base/etc/apt"
+cp -a /etc/apt "$work/run-base/etc/apt"
 cp -rT /etc/ssl/certs "$work/run-base/etc/ssl/certs"
 cp -rT /usr/local/share/ca-certificates "$work/run-base/usr/local/share/ca-certificates"
 
 echo "== the same with a Go toolchain"
 cp -a "$work/run-base" "$work/build-base"
-chroot "$work/build-base" sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null' 
+chroot "$work/build-base" sh -c 'export DEBIAN_FRONTEND=noninteractive
+	apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
 cp -a "$(go env GOROOT)" "$work/build-base/usr/local/go"
 
-import() { # DIR NAME ENV…
+import() { # DIR NAME
 	container=$($buildah from scratch)
 	$buildah copy -q "$container" "$1" / >/dev/null
 	$buildah config --env "PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$container"
