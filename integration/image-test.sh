@@ -62,7 +62,7 @@ $buildah bud -q --pull-never --network host \
 echo "== running it"
 container=$($buildah from --pull-never "localhost/$name")
 root=$($buildah mount "$container")
-$buildah inspect --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container"
+echo "$($buildah inspect --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container")"
 # chroot isolation shares this machine's network, so it is a free port.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo 18443)
 $buildah run --network host "$container" -- kmsgate dev --dir /var/lib/kmsgate/dev --listen "127.0.0.1:$port" >"$work/out" 2>&1 &
