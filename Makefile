@@ -56,7 +56,8 @@ unit:
 	$(GO) test -race ./...
 
 integration:
-	$(GO) -C integration test -race ./...
+	# Not from the cache: it does not know that the binary is built of ../cmd.
+	$(GO) -C integration test -race -count=1 ./...
 
 # Fuzzes every target for FUZZTIME each. `make test` runs their seeds.
 FUZZTIME ?= 30s

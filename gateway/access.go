@@ -51,6 +51,9 @@ func (s *Server) authenticate(ctx context.Context, claim *acs.Claim) (*principal
 		return nil, fmt.Errorf("unsealing access key %s: %w", access.AccessKeyId, err)
 	}
 	if !claim.VerifySecret(secret) {
+		if claim.WrongBodyHash {
+			return nil, errSignatureMismatch.because("The content hash that was signed is not that of the body.")
+		}
 		return nil, errSignatureMismatch
 	}
 	if err := s.nonces.use(claim.AccessKeyId, claim.Nonce, claim.Time.Add(timeWindow), now); err != nil {

@@ -116,8 +116,8 @@ func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*deleteAl
 }
 
 type listAliasesRequest struct {
-	PageNumber int
-	PageSize   int
+	PageNumber *int
+	PageSize   *int
 }
 
 type aliasItem struct {

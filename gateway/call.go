@@ -1,10 +1,10 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -80,6 +80,9 @@ func (c *call) operate(ctx context.Context) (response, error) {
 		if _, ok := parseBool(text); !ok {
 			return nil, invalidParameter("DryRun", `%q is neither "true" nor "false"`, clip(text))
 		}
+	}
+	if format := c.parameters["Format"]; format != "" && !strings.EqualFold(format, "JSON") {
+		return nil, invalidParameter("Format", "%q is not JSON", clip(format))
 	}
 	resp, err := o.run(ctx, c)
 	if err != nil {
@@ -159,7 +162,7 @@ func (c *call) log(api *Error, err error) {
 	case api.Status >= 500:
 		c.server.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
 	default:
-		c.server.Logger.Log(context.Background(), slog.LevelDebug, "request refused", append(attrs, "code", api.Code, "reason", err)...)
+		c.server.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", clip(err.Error()))...)
 	}
 }
 
@@ -242,6 +245,7 @@ func (c *call) alias(aliasName string) (store.Alias, error) {
 
 // version gives a version of a key that c.key gave.
 func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, error) {
+	c.entry.KeyVersionId = clip(keyVersionId)
 	var version store.KeyVersion
 	err := c.server.Store.View(func(tx *store.Tx) (err error) {
 		version, err = tx.KeyVersion(key.KeyId, keyVersionId)
@@ -250,8 +254,16 @@ func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, er
 	if errors.Is(err, store.ErrNotFound) {
 		return store.KeyVersion{}, errKeyVersionNotFound
 	}
-	c.entry.KeyVersionId = version.KeyVersionId
-	return version, err
+	if err != nil {
+		return store.KeyVersion{}, err
+	}
+	// The key pair must be the one that was made for this record: a record that
+	// was given another's would sign with another's key.
+	if id, err := uuid.Parse(version.KeyVersionId); err != nil || !bytes.Equal(id[:], version.Key.ID) || version.Key.Spec != key.KeySpec {
+		return store.KeyVersion{}, fmt.Errorf("%w (the record of version %s holds the key pair %x of KeySpec %s)",
+			errKeyUnavailable, version.KeyVersionId, version.Key.ID, version.Key.Spec)
+	}
+	return version, nil
 }
 
 // commit is the point of no return: everything before it only looks, and after

@@ -9,8 +9,8 @@ import (
 
 // decode fills the fields of *into, a struct, from the parameters of the same
 // names. Parameters without a field are let be: clients send more than an
-// operation knows. A field can be a string, an int, a bool, or a []byte, which
-// is sent as standard Base64 with padding. The tag `kms:"required"` refuses a
+// operation knows. A field can be a string, a bool, a *int, nil if it was
+// not sent, or a []byte, which is sent as standard Base64 with padding. The tag `kms:"required"` refuses a
 // request in which it is missing or empty. Errors are MissingParameter and
 // InvalidParameter.
 func decode(parameters map[string]string, into any) error {
@@ -35,12 +35,12 @@ func decodeField(name, text string, into reflect.Value) error {
 	switch into.Interface().(type) {
 	case string:
 		into.SetString(text)
-	case int:
+	case *int:
 		n, err := strconv.ParseInt(text, 10, 32)
 		if err != nil {
 			return invalidParameter(name, "%q is not a whole number of 32 bits", clip(text))
 		}
-		into.SetInt(n)
+		into.Set(reflect.ValueOf(new(int(n))))
 	case bool:
 		b, ok := parseBool(text)
 		if !ok {

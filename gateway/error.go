@@ -27,8 +27,9 @@ func (e *Error) Is(target error) bool {
 	return ok && t.Code == e.Code && t.Status == e.Status
 }
 
-// The errors of the API, in the order of precedence: of several that a request
-// deserves it gets the first.
+// The errors of the API. Of several that a request deserves it gets the first,
+// in the order in which the corridor looks: route, size, parameters, signature,
+// action, quota, single parameters, permission, existence, state, fitness.
 var (
 	errApiNotFound          = define(404, "InvalidApi.NotFound", "Specified api is not found, please check your url and method.")
 	errHTTPMethod           = define(403, "UnsupportedHTTPMethod", "This http method is not supported.")
@@ -78,8 +79,8 @@ func define(status int, code, message string) *Error {
 	return e
 }
 
-// Errors lists every error that the API can be answered with, in the order of
-// precedence; those of dry runs are last. Messages of answers can go on.
+// Errors lists every error that the API can be answered with, those of
+// dry runs last. Messages of answers can go on.
 func Errors() []Error {
 	all := make([]Error, 0, len(defined))
 	for _, e := range defined {
@@ -138,7 +139,7 @@ func apiError(err error) *Error {
 			continue
 		}
 		if s.told {
-			return s.api.because("%s.", err)
+			return s.api.because("%s.", clip(err.Error()))
 		}
 		return s.api
 	}

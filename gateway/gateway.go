@@ -44,9 +44,17 @@ type Config struct {
 
 const defaultMaxRecords = 100_000
 
-// signTimeout is how long an operation may wait for the token: the Node SDKs
-// give up after 3 s.
-const signTimeout = 2500 * time.Millisecond
+const (
+	// signTimeout is how long a signature may take: the Node SDKs give up after
+	// 3 s.
+	signTimeout = 2500 * time.Millisecond
+	// createTimeout is how long making a key pair may take: one for RSA can take
+	// seconds.
+	createTimeout = 10 * time.Second
+	// destroyTimeout is how long destroying one may take: SoftHSM takes 0.9 s
+	// among 10,000 keys.
+	destroyTimeout = 3 * time.Second
+)
 
 // A Server is the service. Use [New].
 type Server struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"regexp"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -110,13 +111,19 @@ func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyR
 	if err := c.checkOffered(req, key); err != nil {
 		return nil, err
 	}
-	if c.count((*store.Tx).CountKeys) >= c.server.MaxKeys {
-		return nil, errLimitExceeded.because("There are %d keys.", c.server.MaxKeys)
+	allowed := func(tx *store.Tx) error {
+		if tx.CountKeys()+len(tx.Creations()) >= c.server.MaxKeys {
+			return errLimitExceeded.because("There are %d keys.", c.server.MaxKeys)
+		}
+		return nil
+	}
+	if err := c.server.Store.View(allowed); err != nil {
+		return nil, err
 	}
 	if err := c.commit(); err != nil {
 		return nil, err
 	}
-	if err := c.createVersion(ctx, key, func(tx *store.Tx) error { return tx.PutKey(key) }); err != nil {
+	if err := c.createVersion(ctx, key, allowed, func(tx *store.Tx) error { return tx.PutKey(key) }); err != nil {
 		return nil, err
 	}
 	return &createKeyResponse{KeyMetadata: c.server.metadata(key)}, nil
@@ -139,6 +146,7 @@ func (c *call) newKey(req *createKeyRequest) (store.Key, error) {
 		oneOf("DKMSInstanceId", req.DKMSInstanceId, c.server.instance.InstanceId),
 		checkDescription(req.Description),
 		checkKeyPolicy(req.Policy),
+		checkInterval(req.RotationInterval),
 		tagErr,
 	} {
 		if err != nil {
@@ -178,15 +186,26 @@ func (c *call) checkOffered(req *createKeyRequest, key store.Key) error {
 	c.entry.KeySpec = clip(req.KeySpec)
 	switch {
 	case !slices.Contains(hsm.KeySpecs(), key.KeySpec):
-		return errUnsupportedOperation.because("KeySpec has to be one of %v.", hsm.KeySpecs())
+		return errUnsupportedOperation.because("The parameter \"KeySpec\" has to be one of %v.", hsm.KeySpecs())
 	case req.KeyUsage == encryptDecrypt:
-		return errUnsupportedOperation.because("KeyUsage has to be %s: this gateway signs and does not encrypt.", signVerify)
+		return errUnsupportedOperation.because("The parameter \"KeyUsage\" has to be %s: this gateway signs and does not encrypt.", signVerify)
 	case req.Origin == originExternal:
-		return errUnsupportedOperation.because("Key material cannot be imported.")
+		return errUnsupportedOperation.because("The parameter \"Origin\" has to be %s: key material cannot be imported.", originKMS)
 	case req.EnableAutomaticRotation:
-		return errUnsupportedOperation.because("Asymmetric keys are not rotated automatically.")
+		return errUnsupportedOperation.because("The parameter \"EnableAutomaticRotation\" has to be false: asymmetric keys are not rotated automatically.")
 	case key.ProtectionLevel == protectionHSM && strongestProtection(key.KeySpec) != protectionHSM:
-		return errUnsupportedOperation.because("%s keys are software keys, sealed by the token: ProtectionLevel cannot be %s.", key.KeySpec, protectionHSM)
+		return errUnsupportedOperation.because("%s keys are software keys, sealed by the token: the parameter \"ProtectionLevel\" cannot be %s.", key.KeySpec, protectionHSM)
+	}
+	return nil
+}
+
+var interval = regexp.MustCompile(`^[1-9][0-9]{0,8}[dhms]$`)
+
+// checkInterval holds a RotationInterval to KMS's form. It has no effect: what
+// could rotate is refused.
+func checkInterval(s string) error {
+	if s != "" && !interval.MatchString(s) {
+		return invalidParameter("RotationInterval", "it is not a number and one of d, h, m, s, as in 30d")
 	}
 	return nil
 }
@@ -235,20 +254,28 @@ func parseTags(s string) (map[string]string, error) {
 }
 
 // createVersion makes a key pair and records it, together with what also
-// changes. The order is what makes it safe to be cut off at any point: the
+// changes, unless allowed objects. The order is what makes it safe to be cut off at any point: the
 // intent is recorded, the key pair is made and tested, and only then is there a
 // version, in the transaction that removes the intent. An intent that is found
 // later is undone.
-func (c *call) createVersion(ctx context.Context, key store.Key, also func(tx *store.Tx) error) error {
+func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also func(tx *store.Tx) error) error {
 	// Not cut short when the client leaves: what the token has begun it ends.
 	ctx = context.WithoutCancel(ctx)
+	making, cancel := context.WithTimeout(ctx, createTimeout)
+	defer cancel()
 	id := uuid.New()
 	c.entry.KeyId, c.entry.KeyVersionId = key.KeyId, id.String()
 	creation := store.Creation{KeyVersionId: id.String(), Begun: c.now, Key: hsm.Key{ID: id[:], Spec: key.KeySpec}}
-	if err := c.change(func(tx *store.Tx) error { return tx.PutCreation(creation) }); err != nil {
+	err := c.change(func(tx *store.Tx) error {
+		if err := allowed(tx); err != nil {
+			return err
+		}
+		return tx.PutCreation(creation)
+	})
+	if err != nil {
 		return err
 	}
-	pair, err := c.server.Backend.Generate(ctx, key.KeySpec, id[:])
+	pair, err := c.server.Backend.Generate(making, key.KeySpec, id[:])
 	if err == nil {
 		err = c.change(func(tx *store.Tx) error {
 			v := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: id.String(), CreationDate: c.now, Key: pair}
@@ -265,18 +292,12 @@ func (c *call) createVersion(ctx context.Context, key store.Key, also func(tx *s
 // undoCreation destroys what a creation may have left in the token, then the
 // record of it. If that fails the intent stays, for the next start.
 func (s *Server) undoCreation(ctx context.Context, c store.Creation) error {
+	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
+	defer cancel()
 	if err := s.Backend.Destroy(ctx, c.Key); err != nil {
 		return err
 	}
 	return s.Store.Update(func(tx *store.Tx) error { return tx.DeleteCreation(c.KeyVersionId) })
-}
-
-func (c *call) count(of func(*store.Tx) int) (n int) {
-	_ = c.server.Store.View(func(tx *store.Tx) error {
-		n = of(tx)
-		return nil
-	})
-	return n
 }
 
 type describeKeyRequest struct {
@@ -307,8 +328,8 @@ func describeKey(_ context.Context, c *call, req *describeKeyRequest) (*describe
 }
 
 type listKeysRequest struct {
-	PageNumber int
-	PageSize   int
+	PageNumber *int
+	PageSize   *int
 	Filters    string
 }
 
@@ -353,8 +374,8 @@ func listKeys(_ context.Context, c *call, req *listKeysRequest) (*listKeysRespon
 
 type listKeyVersionsRequest struct {
 	KeyId      string `kms:"required"`
-	PageNumber int
-	PageSize   int
+	PageNumber *int
+	PageSize   *int
 }
 
 type keyVersionItem struct {

@@ -1,9 +1,11 @@
 package gateway_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -135,7 +137,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s, n, b, d string) {
 		var into struct {
 			S string `kms:"required"`
-			N int
+			N *int
 			B bool
 			D []byte
 		}
@@ -146,7 +148,12 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		if into.S != s || into.S == "" || (n != "" && strings.TrimLeft(n, "+-0123456789") != "") {
+		// What was taken means what it says, and is written in one way.
+		number, numberErr := strconv.ParseInt(n, 10, 32)
+		if into.S != s || s == "" ||
+			(n == "") != (into.N == nil) || (n != "" && (numberErr != nil || *into.N != int(number))) ||
+			(b != "" && !strings.EqualFold(b, strconv.FormatBool(into.B))) ||
+			base64.StdEncoding.EncodeToString(into.D) != d {
 			t.Errorf("%q, %q, %q, %q decoded to %+v", s, n, b, d, into)
 		}
 	})

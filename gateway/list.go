@@ -24,20 +24,21 @@ type pageInfo struct {
 func (p pageInfo) skip() int { return (p.PageNumber - 1) * p.PageSize }
 
 // newPage fills in what a request left out.
-func newPage(number, size int) (pageInfo, error) {
-	if number == 0 {
-		number = 1
+func newPage(number, size *int) (pageInfo, error) {
+	p := pageInfo{PageNumber: 1, PageSize: defaultPageSize}
+	if number != nil {
+		p.PageNumber = *number
 	}
-	if size == 0 {
-		size = defaultPageSize
+	if size != nil {
+		p.PageSize = *size
 	}
-	if number < 1 {
-		return pageInfo{}, invalidParameter("PageNumber", "%d is not 1 or more", number)
+	if p.PageNumber < 1 {
+		return p, invalidParameter("PageNumber", "%d is not 1 or more", p.PageNumber)
 	}
-	if size < 1 || size > maxPageSize {
-		return pageInfo{}, invalidParameter("PageSize", "%d is not 1 to %d", size, maxPageSize)
+	if p.PageSize < 1 || p.PageSize > maxPageSize {
+		return p, invalidParameter("PageSize", "%d is not 1 to %d", p.PageSize, maxPageSize)
 	}
-	return pageInfo{PageNumber: number, PageSize: size}, nil
+	return p, nil
 }
 
 // filters select keys: one has to have one of the values for each of the

@@ -24,7 +24,7 @@ const (
 	writeTime      = 60 * time.Second
 	idleTime       = 2 * time.Minute
 	shutdownTime   = 10 * time.Second
-	maxHeader      = 256 << 10 // bytes, the request line with its query included
+	maxHeader      = 1 << 20 // bytes, the request line with its query included; past it there is no answer in JSON
 )
 
 // Serve serves the RPC API on l over TLS until ctx is done, and then lets the
@@ -85,7 +85,10 @@ func (d *doorkeeper) accept() {
 	for {
 		conn, err := d.Listener.Accept()
 		if temporary := (interface{ Temporary() bool })(nil); errors.As(err, &temporary) && temporary.Temporary() {
-			time.Sleep(10 * time.Millisecond) // out of descriptors: some will be closed
+			select { // out of descriptors: some will be closed
+			case <-time.After(10 * time.Millisecond):
+			case <-d.closed:
+			}
 			continue
 		}
 		if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/acs"
 )
 
-// maxBody is the most bytes that a request's body may have.
+// maxBody is the most bytes that a request's body may have, and its query.
 const maxBody = 256 << 10
 
 // newHandler makes the door for the RPC API. Echo stays in this file.
@@ -75,6 +75,9 @@ func (s *Server) serveRPC(r *http.Request, c *call) (response, error) {
 	if r.TLS == nil {
 		return nil, errNeedSsl
 	}
+	if len(r.URL.RawQuery) > maxBody { // the SDKs send everything in the query
+		return nil, errTooLarge.because("A query may have %d bytes.", maxBody)
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, errTooLarge.because("A body may have %d bytes.", maxBody)
@@ -91,23 +94,7 @@ func (s *Server) serveRPC(r *http.Request, c *call) (response, error) {
 		return nil, err
 	}
 	c.read(claim)
-	return c.do(r.Context(), func() (*principal, error) {
-		p, err := s.authenticate(r.Context(), claim)
-		if err != nil {
-			return nil, err
-		}
-		return p, checkFormat(claim.Parameters["Format"])
-	})
-}
-
-// checkFormat refuses a format that cannot be answered in, rather than answer in
-// another.
-func checkFormat(format string) error {
-	switch format {
-	case "", "JSON", "json", "Json":
-		return nil
-	}
-	return invalidParameter("Format", "answers are JSON")
+	return c.do(r.Context(), func() (*principal, error) { return s.authenticate(r.Context(), claim) })
 }
 
 // contentType is spelled as the real service spells it.

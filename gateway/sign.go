@@ -66,6 +66,7 @@ func asymmetricVerify(_ context.Context, c *call, req *asymmetricVerifyRequest) 
 	if err != nil {
 		return nil, err
 	}
+	c.entry.Valid = &valid
 	return &asymmetricVerifyResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, Value: valid}, nil
 }
 

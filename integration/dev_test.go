@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -286,7 +287,7 @@ func TestSecretsStaySecret(t *testing.T) {
 func TestTemporary(t *testing.T) {
 	temp := t.TempDir()
 	cmd := exec.Command(binary, "dev", "--listen", "127.0.0.1:0")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + temp}
+	cmd.Env = append(devgateway.Environment(), "TMPDIR="+temp)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -334,7 +335,7 @@ func TestCannotStart(t *testing.T) {
 		"no such address": {t.TempDir() + "/new", []string{"--listen", "nonsense"}, "", "nonsense"},
 	} {
 		cmd := exec.Command(binary, append([]string{"dev", "--dir", tc.dir}, tc.args...)...)
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), tc.env}
+		cmd.Env = append(devgateway.Environment(), tc.env)
 		out, err := cmd.CombinedOutput()
 		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 			t.Errorf("%s: %v, want exit status 1", name, err)
@@ -352,18 +353,36 @@ func TestCannotStart(t *testing.T) {
 	}
 }
 
-// TestStartCutOff kills a gateway at random moments of its first start.
+// TestStartCutOff kills a gateway at growing moments of its first start, and
+// stops it at those of a later one.
 func TestStartCutOff(t *testing.T) {
+	for _, with := range []os.Signal{os.Kill, os.Interrupt} {
+		t.Run(with.String(), func(t *testing.T) { testStartCutOff(t, with) })
+	}
+}
+
+func testStartCutOff(t *testing.T, with os.Signal) {
 	dir := t.TempDir() + "/gateway"
-	for delay := 5 * time.Millisecond; ; delay += delay / 2 {
+	if with == os.Interrupt {
+		start(t, dir).Stop()
+	}
+	first := 5 * time.Millisecond
+	if with == os.Interrupt {
+		first = 30 * time.Millisecond // before that nobody listens for it yet
+	}
+	for delay := first; ; delay += delay / 8 {
 		cmd := exec.Command(binary, "dev", "--dir", dir, "--listen", "127.0.0.1:0")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		var exited atomic.Bool
-		timer := time.AfterFunc(delay, func() { cmd.Process.Kill() })
+		timer := time.AfterFunc(delay, func() { cmd.Process.Signal(with) })
 		go func() {
-			_ = cmd.Wait() // killed
+			if err := cmd.Wait(); err != nil && with != os.Kill {
+				t.Errorf("stopped after %v: %v\n%s", delay, err, stderr.String())
+			}
 			exited.Store(true)
 		}()
 		ready := false
@@ -373,7 +392,7 @@ func TestStartCutOff(t *testing.T) {
 			return ready || exited.Load()
 		})
 		timer.Stop()
-		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Process.Signal(with) // it may have ended
 		waitFor(t, "the process to end", exited.Load)
 		if ready {
 			break
@@ -387,6 +406,85 @@ func TestStartCutOff(t *testing.T) {
 	}
 	if n, err := countKeys(client); err != nil || n != len(hsm.KeySpecs()) {
 		t.Errorf("%d keys, %v: want one of each KeySpec", n, err)
+	}
+}
+
+// TestTokenLost takes the token's files away from a gateway that signs, and
+// puts them back.
+func TestTokenLost(t *testing.T) {
+	dir := t.TempDir() + "/gateway"
+	g := start(t, dir)
+	signAll(t, g)
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newSDK{client}
+	keyId, versionId := g.Env["KMSGATE_KEY_EC_P256"], g.Env["KMSGATE_KEYVERSION_EC_P256"]
+	digest := make([]byte, 32)
+	_, _, sig, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir+"/softhsm/tokens", dir+"/away"); err != nil {
+		t.Fatal(err)
+	}
+	unavailable := func(what string, err error) {
+		t.Helper()
+		if got, _ := seen(t, err); got != "503 ServiceUnavailableTemporary" {
+			t.Errorf("%s without a token: %v", what, err)
+		}
+	}
+	_, _, _, err = c.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest)
+	unavailable("AsymmetricSign", err)
+	_, _, err = newKey(client)
+	unavailable("CreateKey", err)
+	_, _, _, err = c.sign(g.Env["KMSGATE_KEY_EC_SM2"], g.Env["KMSGATE_KEYVERSION_EC_SM2"], hsm.SM2DSA, digest)
+	unavailable("AsymmetricSign with a software key", err)
+	if ok, err := c.verify(keyId, versionId, hsm.ECDSA_SHA_256, digest, sig); err != nil || !ok {
+		t.Errorf("AsymmetricVerify without a token: %v, %v", ok, err)
+	}
+	if _, err := c.publicKey(keyId, versionId); err != nil {
+		t.Errorf("GetPublicKey without a token: %v", err)
+	}
+	if err := os.Rename(dir+"/away", dir+"/softhsm/tokens"); err != nil {
+		t.Fatal(err)
+	}
+	signAll(t, g)
+	if n, err := countKeys(client); err != nil || n != len(hsm.KeySpecs()) {
+		t.Errorf("%d keys, %v: want no more than before", n, err)
+	}
+	verifyAudit(t, dir)
+}
+
+// TestCertificate connects by every name that the server's certificate is for.
+func TestCertificate(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	ca, err := os.ReadFile(g.Env["KMSGATE_CA_FILE"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"localhost", "127.0.0.1", "::1", g.Env["KMSGATE_INSTANCE_ID"], g.Env["KMSGATE_INSTANCE_ID"] + ".cryptoservice.kms.aliyuncs.com"} {
+		conn, err := tls.Dial("tcp", g.Env["KMSGATE_ENDPOINT"], &tls.Config{RootCAs: pool(t, string(ca)), ServerName: name})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		conn.Close()
+	}
+}
+
+// TestNoCore: a crash writes no memory to a file.
+func TestNoCore(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", g.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(limits)) {
+		if rest, ok := strings.CutPrefix(line, "Max core file size"); ok && strings.Join(strings.Fields(rest), " ") != "0 0 bytes" {
+			t.Errorf("core files are limited to %s", rest)
+		}
 	}
 }
 

@@ -1,6 +1,6 @@
 module github.com/kmsgate/kmsgate/integration
 
-go 1.26.4
+go 1.26.0
 
 replace github.com/kmsgate/kmsgate => ../
 
@@ -12,7 +12,6 @@ require (
 	github.com/alibabacloud-go/tea v1.2.2
 	github.com/alibabacloud-go/tea-utils/v2 v2.0.6
 	github.com/aliyun/alibaba-cloud-sdk-go v1.63.107
-	github.com/c2sp/wycheproof v0.0.0-20260902155932-3fa63dd0344a
 	github.com/kmsgate/kmsgate v0.0.0
 )
 

@@ -77,6 +77,11 @@ func (d *devGateway) run(cmd *cobra.Command) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() {
+		if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
+			err = nil // stopped while starting: the next start completes what there is
+		}
+	}()
 	level := slog.LevelInfo
 	if d.verbose {
 		level = slog.LevelDebug
@@ -164,11 +169,8 @@ func (d *devGateway) serve(cmd *cobra.Command, listener net.Listener, logger *sl
 		{"KMSGATE_ACCOUNT_ID", instance.AccountId},
 	}
 	provisioned, err := provision(ctx, server, db)
-	if ctx.Err() != nil {
-		return nil // stopped while starting: what there is will be completed
-	}
 	if err != nil {
-		return err
+		return errors.Join(err, ctx.Err())
 	}
 	env = append(env, provisioned...)
 

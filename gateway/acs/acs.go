@@ -1,8 +1,9 @@
 // Package acs reads who a request to the RPC API says it is from, and checks
 // whether that is true.
 //
-// It understands the header signature ACS3-HMAC-SHA256 and signature version
-// 1.0 (HMAC-SHA1), as Alibaba Cloud's SDKs make them. Its functions are pure:
+// It understands the header signatures ACS3-HMAC-SHA256, ACS3-HMAC-SM3 and
+// ACS4-HMAC-SHA256, and signature version 1.0 (HMAC-SHA1), as Alibaba Cloud's
+// SDKs make them. Its functions are pure:
 // no I/O, no clock, no state. Time windows and used nonces are the caller's to
 // judge.
 //
@@ -109,7 +110,7 @@ func parseForm(h http.Header, body []byte) (map[string]string, error) {
 // A Claim is who a request says it is from, and what it asks for. Nothing in it
 // is true before VerifySecret says so.
 type Claim struct {
-	Protocol     string // "ACS3-HMAC-SHA256" or "RPC-1.0"
+	Protocol     string // the header's algorithm, or "RPC-1.0"
 	AccessKeyId  string
 	Action       string // may be empty
 	Version      string // of the API
@@ -117,6 +118,9 @@ type Claim struct {
 	Time         time.Time
 	StringToSign string            // what the client should have signed
 	Parameters   map[string]string // all that were sent, without those that belong to the signature
+
+	// WrongBodyHash: the signed hash is not the body's, so no secret verifies.
+	WrongBodyHash bool
 
 	verify func(secret string) bool
 }
@@ -130,16 +134,26 @@ func Parse(r *Request) (*Claim, error) {
 	_, inQuery := r.Query["Signature"]
 	_, inForm := r.Form["Signature"]
 	inHeader := len(r.Header["Authorization"]) > 0
+	var claim *Claim
+	var err error
 	switch {
 	case inHeader && (inQuery || inForm):
 		return nil, fmt.Errorf("%w: there is an Authorization header and a Signature parameter: send one", ErrIncomplete)
 	case inHeader:
-		return ParseACS3(r)
+		claim, err = ParseHeader(r)
 	case inQuery || inForm:
-		return ParseRPC(r)
+		claim, err = ParseRPC(r)
+	default:
+		return nil, fmt.Errorf("%w: there is neither an Authorization header nor a Signature parameter", ErrIncomplete)
 	}
-	return nil, fmt.Errorf("%w: there is neither an Authorization header nor a Signature parameter", ErrIncomplete)
+	if err == nil && len(claim.Nonce) > maxNonce {
+		return nil, fmt.Errorf("%w: the nonce is longer than %d bytes", ErrIncomplete, maxNonce)
+	}
+	return claim, err
 }
+
+// maxNonce is far more than the 64 characters that any client sends.
+const maxNonce = 256
 
 // parameters merges query and form, without the names that skip has.
 func (r *Request) parameters(skip map[string]bool) map[string]string {
@@ -177,11 +191,17 @@ func (r *Request) sameAction(parameter string) error {
 	return nil
 }
 
-func parseTime(s string) (time.Time, error) {
+// hasToken reports whether the request carries an STS token, wherever it is:
+// whoever sends one means to be somebody that there is not here.
+func (r *Request) hasToken() bool {
+	return len(r.Header.Values("X-Acs-Security-Token")) > 0 || r.Query["SecurityToken"] != "" || r.Form["SecurityToken"] != ""
+}
+
+func parseTime(what, s string) (time.Time, error) {
 	const layout = "2006-01-02T15:04:05Z"
 	t, err := time.Parse(layout, s)
 	if err != nil || len(s) != len(layout) {
-		return time.Time{}, fmt.Errorf("%w: %q is not of the form %s", ErrTimeFormat, s, layout)
+		return time.Time{}, fmt.Errorf("%w: %s, %.40q, is not of the form %s", ErrTimeFormat, what, s, layout)
 	}
 	return t, nil
 }

@@ -80,7 +80,7 @@ func TestVectors(t *testing.T) {
 			if !errors.Is(err, acs.ErrToken) {
 				t.Errorf("vector %d (%s): %v, want ErrToken", i, v.Name, err)
 			}
-		case v.Protocol == "ACS4-HMAC-SHA256", v.Protocol == "DKMS-GCS":
+		case v.Protocol == "DKMS-GCS":
 			if err == nil {
 				t.Errorf("vector %d (%s): accepted", i, v.Name)
 			}
@@ -102,7 +102,7 @@ func TestVectors(t *testing.T) {
 			}
 		}
 	}
-	if accepted < 30 {
+	if accepted < 35 {
 		t.Errorf("only %d vectors were of a protocol that is understood", accepted)
 	}
 }
@@ -227,6 +227,15 @@ func TestRefused(t *testing.T) {
 		"rpc: no access key":           {acs.ErrIncomplete, get(strings.Replace(rpc, "AccessKeyId=a&", "", 1))},
 		"rpc: signature not Base64":    {acs.ErrIncomplete, get(strings.Replace(rpc, "xGb0", "!!!!", 1))},
 		"rpc: another method":          {acs.ErrMethod, get(strings.Replace(rpc, "HMAC-SHA1", "HMAC-SHA256", 1))},
+		"rpc: another method's length": {acs.ErrMethod, get(strings.Replace(strings.Replace(rpc, "HMAC-SHA1", "HMAC-SHA256", 1), "xGb0aK4e64qhEVweSoD%2BP4Hiefs%3D", strings.Repeat("A", 43)+"%3D", 1))},
+		"another algorithm's length":   {acs.ErrMethod, acs3("ACS3-RSA-SHA256 Credential=a,"+signed+",Signature="+strings.Repeat("ab", 256), headers)},
+		"another content header":       {acs.ErrMethod, acs3("ACS4-HMAC-SM3 Credential=a/20261121/center/Kms/aliyun_v4_request,"+strings.Replace(signed, "sha256", "sm3", 1)+signature, strings.Replace(headers, "sha256", "sm3", 1))},
+		"scope missing":                {acs.ErrIncomplete, acs3("ACS4-HMAC-SHA256 Credential=a,"+signed+signature, headers)},
+		"surplus field":                {acs.ErrIncomplete, acs3(good+",More=1", headers)},
+		"nonce too long":               {acs.ErrIncomplete, acs3(good, strings.Replace(headers, "nonce: n", "nonce: "+strings.Repeat("n", 257), 1))},
+		"rpc: nonce too long":          {acs.ErrIncomplete, get(strings.Replace(rpc, "Nonce=n", "Nonce="+strings.Repeat("n", 257), 1))},
+		"token as a parameter":         {acs.ErrToken, strings.Replace(acs3(good, headers), "POST /", "POST /?SecurityToken=t", 1)},
+		"rpc: token in a header":       {acs.ErrToken, strings.Replace(get(rpc), "\r\n\r\n", "\r\nx-acs-security-token: t\r\n\r\n", 1)},
 		"rpc: another version":         {acs.ErrMethod, get(strings.Replace(rpc, "1.0", "2.0", 1))},
 		"rpc: bearer token":            {acs.ErrMethod, get(rpc + "&SignatureType=BEARERTOKEN")},
 		"rpc: token":                   {acs.ErrToken, get(rpc + "&SecurityToken=t")},

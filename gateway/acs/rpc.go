@@ -27,21 +27,21 @@ func ParseRPC(r *Request) (*Claim, error) {
 			return nil, fmt.Errorf("%w: the parameter %s is missing", ErrIncomplete, name)
 		}
 	}
+	if p["SignatureMethod"] != "HMAC-SHA1" || p["SignatureVersion"] != "1.0" || p["SignatureType"] != "" {
+		return nil, fmt.Errorf("%w: SignatureMethod %.40q, SignatureVersion %.40q, SignatureType %.40q are not HMAC-SHA1, 1.0 and none",
+			ErrMethod, p["SignatureMethod"], p["SignatureVersion"], p["SignatureType"])
+	}
 	signature, err := base64.StdEncoding.DecodeString(p["Signature"])
 	if err != nil || len(signature) != sha1.Size {
 		return nil, fmt.Errorf("%w: the parameter Signature is not the Base64 of %d bytes", ErrIncomplete, sha1.Size)
 	}
-	if p["SignatureMethod"] != "HMAC-SHA1" || p["SignatureVersion"] != "1.0" || p["SignatureType"] != "" {
-		return nil, fmt.Errorf("%w: SignatureMethod %q, SignatureVersion %q, SignatureType %q are not HMAC-SHA1, 1.0 and none",
-			ErrMethod, p["SignatureMethod"], p["SignatureVersion"], p["SignatureType"])
-	}
-	if p["SecurityToken"] != "" {
+	if r.hasToken() {
 		return nil, ErrToken
 	}
 	if err := r.sameAction(p["Action"]); err != nil {
 		return nil, err
 	}
-	date, err := parseTime(p["Timestamp"])
+	date, err := parseTime("the parameter Timestamp", p["Timestamp"])
 	if err != nil {
 		return nil, err
 	}

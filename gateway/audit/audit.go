@@ -53,6 +53,7 @@ type Entry struct {
 	KeySpec      string        `json:",omitempty"`
 	Algorithm    string        `json:",omitempty"`
 	Digest       []byte        `json:",omitempty"` // Base64
+	Valid        *bool         `json:",omitempty"` // what AsymmetricVerify found
 	DryRun       bool          `json:",omitempty"`
 	Status       int           `json:",omitempty"` // HTTP status
 	Code         string        `json:",omitempty"` // of the API's error; empty for success

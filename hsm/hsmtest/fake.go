@@ -35,8 +35,8 @@ var (
 
 type signer func(alg hsm.Algorithm, digest []byte) ([]byte, error)
 
-// Fail makes every later call of Generate, Sign, Destroy and Health give err,
-// or panic if err is ErrPanic, until Fail(nil).
+// Fail makes every later call give err, or panic if err is ErrPanic, or not
+// return before its context is done if err is ErrHang, until Fail(nil).
 func (f *Fake) Fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -46,16 +46,24 @@ func (f *Fake) Fail(err error) {
 // ErrPanic, given to [Fake.Fail], makes calls panic.
 var ErrPanic = errors.New("panic")
 
+// ErrHang, given to [Fake.Fail], makes calls wait for their context.
+var ErrHang = errors.New("hang")
+
 func (f *Fake) failure(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.fail == ErrPanic {
+	fail := f.fail
+	f.mu.Unlock()
+	switch fail {
+	case ErrPanic:
 		panic("the fake was told to panic")
+	case ErrHang:
+		<-ctx.Done()
+		return ctx.Err()
 	}
-	return f.fail
+	return fail
 }
 
 // Generate makes a key in memory.

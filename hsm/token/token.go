@@ -153,6 +153,7 @@ func Open(cfg Config) (*Token, error) {
 		return nil, fmt.Errorf("connecting to token %q: %w", cfg.Label, err)
 	}
 	go t.supervise(c)
+	go t.watch()
 	return t, nil
 }
 
@@ -170,6 +171,27 @@ func (t *Token) Health(ctx context.Context) error {
 		return struct{}{}, s.canary()
 	})
 	return err
+}
+
+// watchEvery is how often a token that nobody uses is asked whether it is there.
+const watchEvery = 5 * time.Second
+
+// watch finds out that the token is lost when nobody asks it for anything, so
+// that what was unsealed is dropped then too. Its failure is the worker's to
+// judge.
+func (t *Token) watch() {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.done:
+			return
+		case <-tick.C:
+			ctx, cancel := context.WithTimeout(context.Background(), watchEvery)
+			_ = t.Health(ctx)
+			cancel()
+		}
+	}
 }
 
 // supervise replaces the connection whenever it is lost, until Close or until

@@ -37,12 +37,12 @@ type Gateway struct {
 }
 
 // Start runs the binary on dir and a free port and waits until it accepts
-// connections. It has no environment but PATH.
+// connections. Its environment is Environment.
 func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, error) {
 	g := &Gateway{Dir: dir, exited: make(chan error, 1), output: new(output)}
 	args = append([]string{"dev", "--dir", dir, "--listen", "127.0.0.1:0"}, args...)
 	g.cmd = exec.Command(binary, args...)
-	g.cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	g.cmd.Env = Environment()
 	g.cmd.Stdout, g.cmd.Stderr = g.output, g.output
 	// A stale env must not be taken for this run's.
 	if err := os.Remove(filepath.Join(dir, "env")); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -75,6 +75,16 @@ func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, e
 		g.Env, err = parseEnv(text)
 		return g, err
 	}
+}
+
+// Environment is all that a gateway needs to know of ours: where programs are,
+// and SoftHSM's module if it is somewhere else than usual.
+func Environment() []string {
+	env := []string{"PATH=" + os.Getenv("PATH")}
+	if module, ok := os.LookupEnv("SOFTHSM2_MODULE"); ok {
+		env = append(env, "SOFTHSM2_MODULE="+module)
+	}
+	return env
 }
 
 // parseEnv reads lines of the form export NAME=value.
@@ -114,6 +124,9 @@ func (g *Gateway) signal(s syscall.Signal) error {
 	g.exited <- err // for whoever asks again
 	return err
 }
+
+// Pid is the gateway's process.
+func (g *Gateway) Pid() int { return g.cmd.Process.Pid }
 
 // Output is what the gateway printed so far.
 func (g *Gateway) Output() string { return g.output.String() }
