@@ -130,6 +130,7 @@ type createUserResponse struct {
 }
 
 func createUser(_ context.Context, c *call, req *createUserRequest) (*createUserResponse, error) {
+	c.entry.Subject = clip(req.UserName)
 	document := req.PolicyDocument
 	if document == "" {
 		document = fullAccess
@@ -173,6 +174,7 @@ func createAccessKey(ctx context.Context, c *call, req *createAccessKeyRequest) 
 	if err != nil {
 		return nil, fmt.Errorf("sealing an access key's secret: %w", err)
 	}
+	c.entry.Subject = clip(req.UserName) + "/" + id
 	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Sealed: sealed, Active: true, CreationDate: c.now}
 	c.server.credentials.keep(access, secret)
 	return &createAccessKeyResponse{AccessKeyId: id, AccessKeySecret: secret}, c.change(func(tx *store.Tx) error {

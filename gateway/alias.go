@@ -96,8 +96,8 @@ type deleteAliasRequest struct {
 type deleteAliasResponse struct{ result }
 
 func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*deleteAliasResponse, error) {
-	if !strings.HasPrefix(req.AliasName, aliasPrefix) {
-		return nil, invalidParameter("AliasName", "it has to begin with %s", aliasPrefix)
+	if !strings.HasPrefix(req.AliasName, aliasPrefix) || len(req.AliasName) > maxKeyName {
+		return nil, invalidParameter("AliasName", "it has to begin with %s and to have at most %d characters", aliasPrefix, maxAliasName)
 	}
 	if err := c.authorize(c.server.aliasARN(req.AliasName)); err != nil {
 		return nil, err

@@ -182,6 +182,9 @@ func (c *call) decide(resource string) policy.Decision {
 // key gives the key that a request names by its id, an alias or an ARN, if the
 // caller's policies allow the action on it. It is the only way to a key.
 func (c *call) key(name string) (store.Key, error) {
+	if len(name) > maxKeyName {
+		return store.Key{}, invalidParameter("KeyId", "it has more than %d bytes", maxKeyName)
+	}
 	keyId, err := c.keyId(name)
 	if err != nil {
 		return store.Key{}, err
@@ -203,6 +206,10 @@ func (c *call) key(name string) (store.Key, error) {
 	c.entry.KeySpec = string(key.KeySpec)
 	return key, err
 }
+
+// maxKeyName is more than an ARN of the longest alias has. Policies are matched
+// against names in time that grows with them.
+const maxKeyName = 2048
 
 // keyId resolves aliases and ARNs.
 func (c *call) keyId(name string) (string, error) {

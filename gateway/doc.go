@@ -16,13 +16,14 @@
 // # What is guaranteed
 //
 //   - No answer leaves before its audit line is on disk; without the line there
-//     is no signature.
+//     is no success.
 //   - Nothing is signed, changed or shown but for a caller who proved who it is
 //     and whom a policy allows it. Whether a key exists is told only to callers
 //     who may use it.
 //   - Every request that reaches the handler is answered with the API's own
 //     error codes, as JSON, panics included.
-//   - A request is accepted once.
+//   - A request is accepted once; after a restart, one that changed nothing may
+//     be accepted once more, within 15 minutes of its time stamp.
 //
 // # Words
 //

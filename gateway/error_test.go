@@ -142,6 +142,7 @@ func TestParameters(t *testing.T) {
 		{"AsymmetricSign", "Algorithm", "ecdsa_sha_256", "InvalidParameter"},
 		{"AsymmetricSign", "Algorithm", "RSA_PSS_SHA_256", "InvalidParameter"},
 		{"AsymmetricSign", "KeyId", "", "MissingParameter"},
+		{"AsymmetricSign", "KeyId", strings.Repeat("k", 100_000), "InvalidParameter"},
 		{"AsymmetricSign", "KeyVersionId", "", "MissingParameter"},
 		{"AsymmetricSign", "Algorithm", "", "MissingParameter"},
 		{"AsymmetricSign", "Digest", "", "MissingParameter"},

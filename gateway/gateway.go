@@ -115,7 +115,8 @@ func (s *Server) resume(ctx context.Context) error {
 		now := s.Now()
 		for _, n := range tx.Nonces() {
 			if n.Until.After(now) {
-				if err := s.nonces.use(n.AccessKeyId, n.Nonce, n.Until, now); err != nil {
+				err := s.nonces.use(n.AccessKeyId, n.Nonce, n.Until, now)
+				if err != nil && !errors.Is(err, errNonceUsed) { // twice, if the clock was set back
 					return fmt.Errorf("remembering the nonces of access key %s: %w", n.AccessKeyId, err)
 				}
 			}

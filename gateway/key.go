@@ -282,6 +282,9 @@ func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also f
 			return errors.Join(tx.PutKeyVersion(v), tx.DeleteCreation(creation.KeyVersionId), also(tx))
 		})
 	}
+	if errors.Is(err, store.ErrUncertain) {
+		return err // the version may be recorded: its key pair must not be destroyed
+	}
 	if err != nil {
 		creation.Key.Sealed = pair.Sealed
 		return errors.Join(err, c.server.undoCreation(ctx, creation))

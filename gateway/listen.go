@@ -8,31 +8,39 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
-// What a listener allows. The number of connections is well under the number of
-// files that a process may open: one signature attempted with no descriptor
-// left kills SoftHSM's token in that process (measured).
+// What a listener allows. It takes at most half of the files that the process
+// may open for connections: one signature attempted with no descriptor left
+// kills SoftHSM's token in that process (measured).
 const (
-	maxConnections = 512
-	maxPerSource   = 256
+	maxConnections = 1024
+	maxPerSource   = 128 // eight sources take all connections, not one
 	firstByteTime  = 5 * time.Second
 	headerTime     = 10 * time.Second
 	readTime       = 30 * time.Second
 	writeTime      = 60 * time.Second
 	idleTime       = 2 * time.Minute
 	shutdownTime   = 10 * time.Second
-	maxHeader      = 1 << 20 // bytes, the request line with its query included; past it there is no answer in JSON
+	maxHeader      = 320 << 10 // bytes, a query of 256 KiB included; past it there is no answer in JSON
 )
 
 // Serve serves the RPC API on l over TLS until ctx is done, and then lets the
 // requests in flight end. Clients that speak plain HTTP are told so: it is an
 // old SDK's default.
 func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
+	// Shutdown does not wait for handlers whose connections it had to close.
+	var handlers sync.WaitGroup
 	server := &http.Server{
-		Handler:           s.handler,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			handlers.Add(1)
+			defer handlers.Done()
+			s.handler.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: headerTime,
 		ReadTimeout:       readTime,
 		WriteTimeout:      writeTime,
@@ -55,6 +63,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 		err = server.Close()
 	}
 	<-served
+	handlers.Wait()
 	return err
 }
 
@@ -69,13 +78,14 @@ type doorkeeper struct {
 	once     sync.Once
 	err      error // why accepting ended; set before closed is closed
 
+	limit    int
 	mu       sync.Mutex
 	total    int            // connections open; guarded by mu
 	bySource map[string]int // the same for each address; guarded by mu
 }
 
 func newDoorkeeper(l net.Listener, config *tls.Config) *doorkeeper {
-	d := &doorkeeper{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int)}
+	d := &doorkeeper{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int), limit: connectionLimit()}
 	go d.accept()
 	return d
 }
@@ -104,18 +114,35 @@ func (d *doorkeeper) accept() {
 	}
 }
 
+// sourceOf gives the address that a connection is counted under. An IPv6 host
+// has as many addresses as it likes, so all of a /64 is one.
 func sourceOf(conn net.Conn) string {
-	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
+	remote, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {
 		return conn.RemoteAddr().String()
 	}
-	return host
+	address := remote.Addr().Unmap()
+	if address.Is6() {
+		if prefix, err := address.WithZone("").Prefix(64); err == nil {
+			return prefix.String()
+		}
+	}
+	return address.String()
+}
+
+// connectionLimit is maxConnections, or less where few files may be open.
+func connectionLimit() int {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur/2 > maxConnections {
+		return maxConnections
+	}
+	return int(files.Cur / 2)
 }
 
 func (d *doorkeeper) admit(source string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.total >= maxConnections || d.bySource[source] >= maxPerSource {
+	if d.total >= d.limit || d.bySource[source] >= maxPerSource {
 		return false
 	}
 	d.total++

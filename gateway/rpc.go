@@ -63,7 +63,7 @@ func (s *Server) rpc(ec echo.Context) error {
 	if s.EchoStringToSign && api != nil && errors.Is(api, errSignatureMismatch) {
 		// Here and not in the error itself, which is logged: it is the
 		// request's URI in another form.
-		api = api.because("server string to sign is:%s", c.claim.StringToSign)
+		api = api.because("server string to sign is:%s", c.claim.StringToSign())
 	}
 	if api != nil {
 		return writeError(ec, c.requestId, api)

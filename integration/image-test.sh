@@ -50,19 +50,19 @@ import() { # DIR NAME
 	$buildah rm "$container" >/dev/null
 	rm -rf "$1"
 }
-import "$work/run-base" localhost/kmsgate-test/debian:bookworm-slim
-import "$work/build-base" localhost/kmsgate-test/golang:1.26-bookworm
+import "$work/run-base" docker.io/library/debian:bookworm-slim
+import "$work/build-base" docker.io/library/golang:1.26-bookworm
 
 echo "== building the image"
 $buildah bud -q --pull-never --network host \
-	--build-arg BUILD_IMAGE=localhost/kmsgate-test/golang:1.26-bookworm \
-	--build-arg RUN_IMAGE=localhost/kmsgate-test/debian:bookworm-slim \
 	-t "$name" . >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }
 
 echo "== running it"
 container=$($buildah from --pull-never "localhost/$name")
 root=$($buildah mount "$container")
-echo "$($buildah inspect --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container")"
+config=$($buildah inspect --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container")
+want='10001 [kmsgate] [dev --dir /var/lib/kmsgate/dev --listen 0.0.0.0:8443]'
+[ "$config" = "$want" ] || { echo "image-test: it runs $config by default, not $want" >&2; exit 1; }
 # chroot isolation shares this machine's network, so it is a free port.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo 18443)
 $buildah run --network host "$container" -- kmsgate dev --dir /var/lib/kmsgate/dev --listen "127.0.0.1:$port" >"$work/out" 2>&1 &

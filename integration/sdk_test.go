@@ -14,6 +14,7 @@ import (
 
 	openapi "github.com/alibabacloud-go/darabonba-openapi/v2/client"
 	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
+	util "github.com/alibabacloud-go/tea-utils/v2/service"
 	"github.com/alibabacloud-go/tea/tea"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth/credentials"
@@ -267,6 +268,35 @@ func TestKeyManagement(t *testing.T) {
 	}
 	if _, err := client.DeleteAlias(&kms.DeleteAliasRequest{AliasName: tea.String(alias)}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestWaysToSend has the SDK's core send ACS3 requests by GET and in a form.
+func TestWaysToSend(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyId := g.Env["KMSGATE_KEY_EC_P256"]
+	for name, tc := range map[string]struct {
+		method  string
+		request openapi.OpenApiRequest
+	}{
+		"GET":       {"GET", openapi.OpenApiRequest{Query: map[string]*string{"KeyId": &keyId, "Unknown": tea.String("a b*c+d~e=中'()!")}}},
+		"form":      {"POST", openapi.OpenApiRequest{Body: map[string]any{"KeyId": keyId, "Unknown": "a b*c+d~e=中'()!"}}},
+		"both":      {"POST", openapi.OpenApiRequest{Query: map[string]*string{"KeyId": &keyId}, Body: map[string]any{"Unknown": "x"}}},
+		"no values": {"POST", openapi.OpenApiRequest{Query: map[string]*string{"KeyId": &keyId, "Unknown": tea.String("")}}},
+	} {
+		resp, err := client.CallApi(&openapi.Params{
+			Action: tea.String("DescribeKey"), Version: tea.String("2016-01-20"), Protocol: tea.String("HTTPS"), Pathname: tea.String("/"),
+			Method: &tc.method, AuthType: tea.String("AK"), Style: tea.String("RPC"), ReqBodyType: tea.String("formData"), BodyType: tea.String("json"),
+		}, &tc.request, &util.RuntimeOptions{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if body := resp["body"].(map[string]any); body["KeyMetadata"].(map[string]any)["KeyId"] != keyId {
+			t.Errorf("%s: %v", name, body)
+		}
 	}
 }
 

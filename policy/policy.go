@@ -61,6 +61,9 @@ func Parse(document string) (*Policy, error) {
 			Resource oneOrMany
 		}
 	}
+	if err := checkMembers(document); err != nil {
+		return nil, err
+	}
 	d := json.NewDecoder(strings.NewReader(document))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&doc); err != nil {
@@ -87,6 +90,50 @@ func Parse(document string) (*Policy, error) {
 	}
 	return p, nil
 }
+
+// checkMembers refuses an object that names a member twice or in another case:
+// encoding/json would take the last one, and merge what it holds.
+func checkMembers(document string) error {
+	d := json.NewDecoder(strings.NewReader(document))
+	var open []map[string]bool // the members seen of each object that is open, nil for an array
+	for name := false; ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("the policy at byte %d: %w", d.InputOffset(), err)
+		}
+		switch token := token.(type) {
+		case json.Delim:
+			switch token {
+			case '{':
+				open = append(open, make(map[string]bool))
+			case '[':
+				open = append(open, nil)
+			default:
+				open = open[:len(open)-1]
+			}
+			name = len(open) > 0 && open[len(open)-1] != nil
+			continue
+		case string:
+			if !name {
+				break
+			}
+			members := open[len(open)-1]
+			if members[token] || !memberNames[token] {
+				return fmt.Errorf("the policy at byte %d: the member %.40q is unknown or there twice", d.InputOffset(), token)
+			}
+			members[token] = true
+			name = false
+			continue
+		}
+		name = len(open) > 0 && open[len(open)-1] != nil
+	}
+}
+
+// memberNames are the members that a document can have, at whatever depth.
+var memberNames = map[string]bool{"Version": true, "Statement": true, "Effect": true, "Action": true, "Resource": true}
 
 // oneOrMany is a string or an array of strings, none of them empty.
 type oneOrMany []string

@@ -58,6 +58,10 @@ func TestParseRefuses(t *testing.T) {
 		"unknown member":    statement(`{"Effect":"Deny","NotAction":"*","Resource":"*"}`),
 		"second document":   statement(`{"Effect":"Allow","Action":"*","Resource":"*"}`) + `{}`,
 		"too long":          strings.Repeat(" ", MaxDocument+1),
+		"effect twice":      statement(`{"Effect":"Deny","Effect":"Allow","Action":"*","Resource":"*"}`),
+		"in lower case":     statement(`{"Effect":"Deny","action":"*","Action":"kms:x","Resource":"*"}`),
+		"two statements":    `{"Version":"1","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}],"Statement":[{"Effect":"Allow"}]}`,
+		"two in two cases":  `{"Version":"1","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}],"statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}`,
 		"statement no list": `{"Version":"1","Statement":"Allow"}`,
 	} {
 		if _, err := Parse(document); err == nil {

@@ -28,6 +28,9 @@ var (
 	ErrNotFound = errors.New("no such record")
 	// ErrExists: there is such a record already.
 	ErrExists = errors.New("record exists already")
+	// ErrUncertain: a commit failed, and whether its changes are in the file will
+	// be known when it is opened again. Until then nothing can be changed.
+	ErrUncertain = errors.New("a change of the database failed and may or may not be there: restart to find out")
 	// ErrLocked: another process has the file open.
 	ErrLocked = errors.New("the database is in use by another process")
 )
@@ -41,6 +44,7 @@ type Store struct {
 	// published. bbolt's own lock is not enough: it is released before a commit
 	// can be published, and the next writer would fork what came before.
 	updating sync.Mutex
+	ruined   error // set for good when a commit failed; guarded by updating
 }
 
 // Open opens the file at path, creating it with mode 0600 if there is none. A
@@ -92,11 +96,15 @@ func (s *Store) View(f func(tx *Tx) error) error {
 
 // Update calls f with a transaction in which records can be changed. If f
 // returns nil the changes are on stable storage when Update does; if it returns
-// an error, that error is returned and nothing has changed. Updates run one at
+// an error, that error is returned and nothing has changed. If the commit itself
+// fails it is ErrUncertain, and so is every Update after it. Updates run one at
 // a time.
 func (s *Store) Update(f func(tx *Tx) error) error {
 	s.updating.Lock()
 	defer s.updating.Unlock()
+	if s.ruined != nil {
+		return s.ruined
+	}
 	bolt, err := s.db.Begin(true)
 	if err != nil {
 		return fmt.Errorf("beginning a change of the database: %w", err)
@@ -107,7 +115,10 @@ func (s *Store) Update(f func(tx *Tx) error) error {
 		return err
 	}
 	if err := bolt.Commit(); err != nil {
-		return fmt.Errorf("committing a change of the database: %w", err)
+		// The pages may be written and only their flush have failed; bbolt
+		// would go on from them, and the snapshot from what was before.
+		s.ruined = fmt.Errorf("%w: %w", ErrUncertain, err)
+		return s.ruined
 	}
 	s.current.Store(tx.now)
 	return nil

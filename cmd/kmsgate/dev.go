@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -252,7 +253,7 @@ func endpointOf(l net.Listener, instance store.Instance) (endpoint string, names
 			names = append(names, hostname)
 		}
 	}
-	if !address.IP.IsLoopback() && !address.IP.IsUnspecified() {
+	if !slices.Contains(names, host) {
 		names = append(names, host)
 	}
 	return net.JoinHostPort(host, fmt.Sprint(address.Port)), names

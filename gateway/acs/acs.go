@@ -110,24 +110,29 @@ func parseForm(h http.Header, body []byte) (map[string]string, error) {
 // A Claim is who a request says it is from, and what it asks for. Nothing in it
 // is true before VerifySecret says so.
 type Claim struct {
-	Protocol     string // the header's algorithm, or "RPC-1.0"
-	AccessKeyId  string
-	Action       string // may be empty
-	Version      string // of the API
-	Nonce        string
-	Time         time.Time
-	StringToSign string            // what the client should have signed
-	Parameters   map[string]string // all that were sent, without those that belong to the signature
+	Protocol    string // the header's algorithm, or "RPC-1.0"
+	AccessKeyId string
+	Action      string // may be empty
+	Version     string // of the API
+	Nonce       string
+	Time        time.Time
+	Parameters  map[string]string // all that were sent, without those that belong to the signature
 
 	// WrongBodyHash: the signed hash is not the body's, so no secret verifies.
 	WrongBodyHash bool
 
-	verify func(secret string) bool
+	toSign func() string
+	verify func(toSign, secret string) bool
 }
+
+// StringToSign is what the client should have signed. It is computed anew each
+// time: it can be five times as long as the request, which is much to keep for
+// whoever asks.
+func (c *Claim) StringToSign() string { return c.toSign() }
 
 // VerifySecret reports whether the request was signed with this
 // AccessKeySecret. It compares in constant time.
-func (c *Claim) VerifySecret(secret string) bool { return c.verify(secret) }
+func (c *Claim) VerifySecret(secret string) bool { return c.verify(c.toSign(), secret) }
 
 // Parse reads a request's claim, whichever way it is signed.
 func Parse(r *Request) (*Claim, error) {

@@ -89,19 +89,20 @@ func ParseHeader(r *Request) (*Claim, error) {
 	s := auth.scheme
 	bodyHash := headers[s.contentHeader]
 	wrongBody := !strings.EqualFold(bodyHash, hexHash(s.hash, r.Body))
-	toSign := auth.algorithm + "\n" + hexHash(s.hash, []byte(r.canonical(s, auth.signedHeaders, headers, bodyHash)))
 	return &Claim{
-		Protocol:     auth.algorithm,
-		AccessKeyId:  auth.accessKeyId,
-		Action:       headers["x-acs-action"],
-		Version:      headers["x-acs-version"],
-		Nonce:        headers["x-acs-signature-nonce"],
-		Time:         date,
-		StringToSign: toSign,
-		Parameters:   r.parameters(map[string]bool{"Action": true, "SecurityToken": true}),
+		Protocol:    auth.algorithm,
+		AccessKeyId: auth.accessKeyId,
+		Action:      headers["x-acs-action"],
+		Version:     headers["x-acs-version"],
+		Nonce:       headers["x-acs-signature-nonce"],
+		Time:        date,
+		Parameters:  r.parameters(map[string]bool{"Action": true, "SecurityToken": true}),
 		// The signature covers the body's hash, not the body.
 		WrongBodyHash: wrongBody,
-		verify: func(secret string) bool {
+		toSign: func() string {
+			return auth.algorithm + "\n" + hexHash(s.hash, []byte(r.canonical(s, auth.signedHeaders, headers, bodyHash)))
+		},
+		verify: func(toSign, secret string) bool {
 			want := sum(s.hash, s.derive(s.hash, secret, auth.scope), toSign)
 			return hmac.Equal(want, auth.signature) && !wrongBody
 		},

@@ -45,17 +45,16 @@ func ParseRPC(r *Request) (*Claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	toSign := stringToSignRPC(r.Method, p)
 	return &Claim{
-		Protocol:     "RPC-1.0",
-		AccessKeyId:  p["AccessKeyId"],
-		Action:       p["Action"],
-		Version:      p["Version"],
-		Nonce:        p["SignatureNonce"],
-		Time:         date,
-		StringToSign: toSign,
-		Parameters:   r.parameters(signatureParameters),
-		verify: func(secret string) bool {
+		Protocol:    "RPC-1.0",
+		AccessKeyId: p["AccessKeyId"],
+		Action:      p["Action"],
+		Version:     p["Version"],
+		Nonce:       p["SignatureNonce"],
+		Time:        date,
+		Parameters:  r.parameters(signatureParameters),
+		toSign:      func() string { return stringToSignRPC(r.Method, p) },
+		verify: func(toSign, secret string) bool {
 			mac := hmac.New(sha1.New, []byte(secret+"&"))
 			mac.Write([]byte(toSign))
 			return hmac.Equal(mac.Sum(nil), signature)

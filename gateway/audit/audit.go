@@ -13,10 +13,11 @@
 // of the line before it without its newline; the first line has Prev of 64
 // zeros. The rest is an [Entry].
 //
-// A crash can leave a last line without its newline. Nobody was answered on the
+// A crash can leave a last line that is cut off. Nobody was answered on the
 // strength of it, since it was not flushed. Open ends it with a newline and,
 // unless only that was missing, adds a line with Recovered set, which takes the
-// torn line's Seq and carries its hash. [Verify] takes a line that is not an entry only before such a line.
+// torn line's Seq and carries its hash. What a recovery wrote that was itself
+// cut off is taken back. [Verify] takes a line that is not an entry only before such a line.
 //
 // The chain shows that the lines that are there belong together. That lines are
 // missing at the end it cannot show.
@@ -33,6 +34,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -49,6 +51,7 @@ type Entry struct {
 	Action       string        `json:",omitempty"`
 	KeyId        string        `json:",omitempty"`
 	KeyVersionId string        `json:",omitempty"`
+	Subject      string        `json:",omitempty"` // the user or access key that is changed
 	Alias        string        `json:",omitempty"`
 	KeySpec      string        `json:",omitempty"`
 	Algorithm    string        `json:",omitempty"`
@@ -81,6 +84,9 @@ const maxBatch = 1024
 type Log struct {
 	queue chan *pending
 	done  chan struct{} // closed when the writer has returned
+
+	closing sync.RWMutex // held for reading while something is put into queue
+	closed  bool         // guarded by closing
 
 	// The writer's own:
 	file    *os.File
@@ -119,13 +125,28 @@ func (l *Log) Append(e Entry) error {
 		return fmt.Errorf("encoding an audit line: %w", err)
 	}
 	p := &pending{entry, make(chan error, 1)}
+	l.closing.RLock()
+	if l.closed {
+		l.closing.RUnlock()
+		return errClosed
+	}
 	l.queue <- p
+	l.closing.RUnlock()
 	return <-p.result
 }
 
-// Close waits for what was appended and closes the file. Append must not be
-// called any more.
+var errClosed = errors.New("the audit log is closed")
+
+// Close waits for what was appended and closes the file. Append fails from then
+// on.
 func (l *Log) Close() error {
+	l.closing.Lock()
+	if l.closed {
+		l.closing.Unlock()
+		return nil
+	}
+	l.closed = true
+	l.closing.Unlock()
 	close(l.queue)
 	<-l.done
 	return l.file.Close()
@@ -158,18 +179,31 @@ func (l *Log) writeBatch() error {
 	if l.ruined != nil {
 		return l.ruined
 	}
-	head := l.head
+	before := l.head
 	l.buffer.Reset()
 	for _, p := range l.waiting {
-		line := fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, head.Seq, head.Prev, p.entry[1:])
-		head = link{head.Seq + 1, hashOf(line)}
+		line := l.line(p.entry)
+		l.head = link{l.head.Seq + 1, hashOf(line)}
 		l.buffer.Write(line)
 		l.buffer.WriteByte('\n')
 	}
-	if _, err := l.file.WriteAt(l.buffer.Bytes(), l.size); err != nil {
-		// Perhaps the disk is full. What was written of the batch was not
-		// flushed and nobody was answered on it: take it back, and let the
-		// next batch try again.
+	err := l.append(l.buffer.Bytes())
+	if err != nil {
+		l.head = before
+	}
+	return err
+}
+
+// line makes the next line of an entry, without newline.
+func (l *Log) line(entry []byte) []byte {
+	return fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, l.head.Seq, l.head.Prev, entry[1:])
+}
+
+// append writes text behind what is flushed, and flushes it.
+func (l *Log) append(text []byte) error {
+	if _, err := l.file.WriteAt(text, l.size); err != nil {
+		// Perhaps the disk is full. What was written of it was not flushed and
+		// nobody was answered on it: take it back, and let the next one try.
 		if truncErr := l.file.Truncate(l.size); truncErr != nil {
 			l.ruined = fmt.Errorf("the audit log cannot be written any more: %w", errors.Join(err, truncErr))
 		}
@@ -181,12 +215,11 @@ func (l *Log) writeBatch() error {
 		l.ruined = fmt.Errorf("flushing the audit log failed, so it is not written any more: %w", err)
 		return l.ruined
 	}
-	l.size += int64(l.buffer.Len())
-	l.head = head
+	l.size += int64(len(text))
 	return nil
 }
 
-// resume finds where the file ends, and mends a torn last line.
+// resume finds where the file ends, and mends what a crash left there.
 func (l *Log) resume() error {
 	info, err := l.file.Stat()
 	if err != nil {
@@ -201,47 +234,67 @@ func (l *Log) resume() error {
 	if err != nil {
 		return err
 	}
-	var at link
-	whole := json.Unmarshal(last, &at) == nil && at.Seq > 0
-	switch {
-	case whole && torn: // by its newline only
-		if err := l.endLine(); err != nil {
+	if at, ok := parseLink(last); ok {
+		l.head = link{at.Seq + 1, hashOf(last)}
+		if torn { // by its newline only
+			return l.append([]byte{'\n'})
+		}
+		return nil
+	}
+	// The last line is a fragment. The one before it is whole, or there is
+	// none, or it is a fragment too, whose recovery was cut off: then there
+	// is only what a cut-off recovery wrote behind it, which says nothing.
+	if !isFragment(last) {
+		return errors.New("its last line is neither an audit line nor the beginning of one: is it another file?")
+	}
+	at, whole := parseLink(before)
+	if before != nil && !whole {
+		if !isFragment(before) {
+			return errors.New("the line before its torn last line is no audit line")
+		}
+		l.size -= int64(len(last))
+		if !torn {
+			l.size--
+		}
+		if err := l.file.Truncate(l.size); err != nil {
 			return err
 		}
-		fallthrough
-	case whole:
-		l.head = link{at.Seq + 1, hashOf(last)}
-		return nil
-	case torn:
-		return l.recover(last, before)
+		return l.resume()
 	}
-	return fmt.Errorf("its last line is no audit line: %q", clip(last))
+	return l.recover(last, at, torn)
 }
 
-func (l *Log) endLine() error {
-	_, err := l.file.WriteAt([]byte{'\n'}, l.size)
-	l.size++
-	return err
-}
-
-// recover ends a torn line and adds the line that says so.
-func (l *Log) recover(fragment, before []byte) error {
-	at := link{Seq: 0}
-	if before != nil {
-		if err := json.Unmarshal(before, &at); err != nil || at.Seq == 0 {
-			return fmt.Errorf("the line before its torn last line is no audit line: %q", clip(before))
-		}
-	}
-	if err := l.endLine(); err != nil {
-		return err
-	}
-	l.head = link{at.Seq + 1, hashOf(fragment)}
+// recover adds the line that says that the one before it is torn, ending that
+// one where need be. Both are written at once, or taken back: recovery that is
+// itself cut off can be done again.
+func (l *Log) recover(fragment []byte, before link, torn bool) error {
 	entry, err := json.Marshal(Entry{Time: time.Now().UTC(), Recovered: true})
 	if err != nil {
 		return err
 	}
-	l.waiting = []*pending{{entry: entry}}
-	return l.writeBatch()
+	l.head = link{before.Seq + 1, hashOf(fragment)}
+	line := l.line(entry)
+	next := link{l.head.Seq + 1, hashOf(line)}
+	text := append(line, '\n')
+	if torn {
+		text = append([]byte{'\n'}, text...)
+	}
+	if err := l.append(text); err != nil {
+		return err
+	}
+	l.head = next
+	return nil
+}
+
+// isFragment reports whether line begins as a line of ours does, as far as it
+// goes.
+func isFragment(line []byte) bool {
+	const begin = `{"Seq":`
+	return bytes.HasPrefix(line, []byte(begin)) || strings.HasPrefix(begin, string(line))
+}
+
+func parseLink(line []byte) (at link, ok bool) {
+	return at, json.Unmarshal(line, &at) == nil && at.Seq > 0
 }
 
 // lastLines gives the last line of a file of some size, without newline, and
@@ -266,8 +319,6 @@ func lastLines(r io.ReaderAt, size int64) (last, before []byte, torn bool, err e
 	}
 	return last, before, torn, nil
 }
-
-func clip(b []byte) []byte { return b[:min(len(b), 80)] }
 
 func syncDir(path string) error {
 	d, err := os.Open(path)

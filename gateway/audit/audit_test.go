@@ -103,6 +103,7 @@ func TestForged(t *testing.T) {
 		"moved":      func(l []string) []string { l[2], l[3] = l[3], l[2]; return l },
 		"doubled":    func(l []string) []string { return slices.Insert(l, 3, l[2]) },
 		"inserted":   func(l []string) []string { return slices.Insert(l, 3, "not a line\n") },
+		"CR added":   func(l []string) []string { l[2] = strings.TrimSuffix(l[2], "\n") + "\r\n"; return l },
 		"torn off":   func(l []string) []string { l[5] = l[5][:20]; return l },
 	} {
 		forged := strings.Join(forge(slices.Clone(lines)), "")
@@ -140,14 +141,62 @@ func TestTorn(t *testing.T) {
 	}
 }
 
+// TestRecoveryCutOff crashes in the recovery from a crash: the log is cut within
+// the line that recovery adds, and opened again.
+func TestRecoveryCutOff(t *testing.T) {
+	whole := read(t, newLog(t, 3))
+	torn := whole[:len(whole)-40]
+	path := filepath.Join(t.TempDir(), "audit.log")
+	if err := os.WriteFile(path, torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	recovered := read(t, path)
+	for cut := len(torn); cut <= len(recovered); cut++ {
+		if err := os.WriteFile(path, recovered[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := audit.Open(path)
+		if err != nil {
+			t.Errorf("recovery cut at %d: %v", cut-len(torn), err)
+			continue
+		}
+		appendLines(t, l, 1)
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if proof, err := audit.Verify(bytes.NewReader(read(t, path))); err != nil {
+			t.Errorf("recovery cut at %d: %+v, %v", cut-len(torn), proof, err)
+		}
+	}
+}
+
+func TestClosed(t *testing.T) {
+	l := open(t, filepath.Join(t.TempDir(), "audit.log"))
+	for range 2 {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := l.Append(audit.Entry{}); err == nil {
+		t.Error("Append to a closed log succeeded")
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "audit.log")
 	if err := os.WriteFile(path, []byte("something else\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := audit.Open(path); err == nil {
+	if err := os.WriteFile(path, []byte("something else\nand more\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := audit.Open(path); err == nil {
 		t.Error("Open took a file that is no audit log")
+		l.Close()
 	}
 	if _, err := audit.Open(filepath.Join(dir, "none", "audit.log")); err == nil {
 		t.Error("Open made a directory")

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,18 @@ type Proof struct {
 // maxLine bounds a line's length; entries are far shorter.
 const maxLine = 1 << 20
 
+// splitLines is bufio.ScanLines, but for a carriage return: that is part of a
+// line like every other byte.
+func splitLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	if atEOF && len(data) > 0 {
+		return len(data), data, nil
+	}
+	return 0, nil, nil
+}
+
 // Verify reads a log from its first line on. Its error names the first line, in
 // the file's own counting, at which the chain is broken; the Proof is of the
 // lines before it.
@@ -26,6 +39,7 @@ func Verify(r io.Reader) (Proof, error) {
 	var torn string // the hash of a line that is no entry, "" if the last one was
 	in := bufio.NewScanner(r)
 	in.Buffer(nil, maxLine)
+	in.Split(splitLines)
 	for n := 1; in.Scan(); n++ {
 		line := in.Bytes()
 		var got struct {

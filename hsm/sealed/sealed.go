@@ -43,6 +43,7 @@ type Backend struct {
 
 	mu       sync.Mutex
 	unsealed map[[sha256.Size]byte]*sm2.PrivateKey // by what a Key holds, so an entry can never be stale
+	drops    int                                   // how often something was dropped; guarded by mu too
 }
 
 var _ hsm.Backend = (*Backend)(nil)
@@ -52,8 +53,8 @@ func New(sealer hsm.Sealer) *Backend {
 	return &Backend{sealer: sealer, unsealed: make(map[[sha256.Size]byte]*sm2.PrivateKey)}
 }
 
-// Generate makes an EC_SM2 key and seals it. The Key is all there is of it:
-// the backend keeps nothing.
+// Generate makes an EC_SM2 key and seals it. The Key is all there is of it but
+// for the unsealed key in memory, which is dropped in time.
 func (b *Backend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
 	if spec != hsm.EC_SM2 {
 		return hsm.Key{}, fmt.Errorf("%w: %q is not a KeySpec of software keys", hsm.ErrKeySpec, spec)
@@ -98,6 +99,7 @@ func (b *Backend) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest
 func (b *Backend) Destroy(_ context.Context, k hsm.Key) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.drops++
 	delete(b.unsealed, fingerprint(k))
 	return nil
 }
@@ -124,6 +126,7 @@ func (b *Backend) Health(ctx context.Context) error {
 func (b *Backend) DropAll() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.drops++
 	clear(b.unsealed)
 }
 
@@ -131,6 +134,7 @@ func (b *Backend) private(ctx context.Context, k hsm.Key) (*sm2.PrivateKey, erro
 	print := fingerprint(k)
 	b.mu.Lock()
 	private, ok := b.unsealed[print]
+	drops := b.drops
 	b.mu.Unlock()
 	if ok {
 		return private, nil
@@ -139,7 +143,7 @@ func (b *Backend) private(ctx context.Context, k hsm.Key) (*sm2.PrivateKey, erro
 	if err != nil {
 		return nil, fmt.Errorf("unsealing key version %x: %w", k.ID, err)
 	}
-	b.keep(print, private)
+	b.keep(print, private, drops)
 	return private, nil
 }
 
@@ -163,11 +167,13 @@ func (b *Backend) unseal(ctx context.Context, k hsm.Key) (*sm2.PrivateKey, error
 	return private, nil
 }
 
-func (b *Backend) keep(print [sha256.Size]byte, private *sm2.PrivateKey) {
+// keep keeps a key that was unsealed when so many drops had been: if there was
+// one since, it may have been meant for this key.
+func (b *Backend) keep(print [sha256.Size]byte, private *sm2.PrivateKey, drops int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, ok := b.unsealed[print]; ok {
-		return // another caller's copy, with its own time to go
+	if _, ok := b.unsealed[print]; ok || b.drops != drops {
+		return
 	}
 	if len(b.unsealed) >= keepMost {
 		for victim := range b.unsealed { // any one: all can be had again

@@ -104,6 +104,47 @@ func TestDropped(t *testing.T) {
 	})
 }
 
+// slowSealer unseals when it is told to.
+type slowSealer struct {
+	hsmtest.Fake
+	begun, goOn chan struct{}
+}
+
+func (s *slowSealer) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
+	if s.begun != nil {
+		s.begun <- struct{}{}
+		<-s.goOn
+	}
+	return s.Fake.Unseal(ctx, sealed, aad)
+}
+
+// TestDroppedWhileUnsealing loses the token while a key is being unsealed: it
+// must not be kept.
+func TestDroppedWhileUnsealing(t *testing.T) {
+	sealer := new(slowSealer)
+	b := sealed.New(sealer)
+	key := newKey(t, b, 1)
+	b.DropAll()
+	sealer.begun, sealer.goOn = make(chan struct{}), make(chan struct{})
+	signed := make(chan error)
+	go func() {
+		_, err := b.Sign(t.Context(), key, hsm.SM2DSA, make([]byte, 32))
+		signed <- err
+	}()
+	<-sealer.begun
+	b.DropAll()
+	close(sealer.goOn)
+	if err := <-signed; err != nil {
+		t.Errorf("the signature that was under way: %v", err)
+	}
+	sealer.begun = nil
+	down := errors.New("down")
+	sealer.Fail(down)
+	if _, err := b.Sign(t.Context(), key, hsm.SM2DSA, make([]byte, 32)); !errors.Is(err, down) {
+		t.Errorf("Sign after the loss: %v, want the sealer's error", err)
+	}
+}
+
 func TestHealth(t *testing.T) {
 	var sealer hsmtest.Fake
 	b := sealed.New(&sealer)

@@ -39,13 +39,10 @@ func (t *Token) connect(provision bool) (*connection, error) {
 		return nil, fmt.Errorf("%w: preparing the login: %w", hsm.ErrUnavailable, err)
 	}
 	c11, err := crypto11.Configure(&crypto11.Config{
-		Path:       t.cfg.Module,
-		TokenLabel: t.cfg.Label,
-		Pin:        string(t.cfg.PIN),
-		// One for each worker, one for the worker of changes, and the one
-		// that crypto11 keeps to hold the login.
-		MaxSessions: t.cfg.Sessions + 2,
-		GCMIVLength: nonceSize,
+		Path:        t.cfg.Module,
+		TokenLabel:  t.cfg.Label,
+		Pin:         string(t.cfg.PIN),
+		MaxSessions: 2, // the one that holds the login, and one to make a key with
 	})
 	if isCode(err, pinErrors...) {
 		return nil, fmt.Errorf("%w: %w", ErrPIN, err)
@@ -180,7 +177,8 @@ func (c *connection) work(s *session, queue chan *job) {
 				return
 			default:
 			}
-			if s = c.handle(s, j, queue); s == nil {
+			c.token.calls.during("a worker's call", func() { s = c.handle(s, j, queue) })
+			if s == nil {
 				return
 			}
 		}
@@ -255,8 +253,13 @@ func (c *connection) openSession() (*session, error) {
 // close gives the session back. That it is already gone is no news.
 func (s *session) close() { _ = s.p11.CloseSession(s.handle) }
 
-// find lists the token objects that match the template. Session objects are
-// left out: session copies of a key have its CKA_ID too.
+// confirm asks for a canary signature before a search that found less than it
+// should is believed: SoftHSM without its files finds no objects, and calls that
+// a success (measured).
+func (s *session) confirm() error { return s.canary() }
+
+// find lists the token objects that match the template; session objects are
+// left out. That it finds nothing means something only after confirm.
 func (s *session) find(template ...*pkcs11.Attribute) (found []pkcs11.ObjectHandle, err error) {
 	template = append(template, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))
 	if err := s.p11.FindObjectsInit(s.handle, template); err != nil {

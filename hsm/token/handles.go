@@ -32,10 +32,21 @@ type handles struct {
 
 // An object is one private key in the token.
 type object struct {
-	handle  atomic.Uint64 // pkcs11.ObjectHandle
-	stale   atomic.Bool   // the handle was refused: find the object again
-	checked atomic.Bool   // a signature was verified against the public key
-	twice   bool          // several objects have this CKA_ID: refuse them all
+	handle  pkcs11.ObjectHandle
+	twice   bool                   // several objects have this CKA_ID: refuse them all
+	stale   atomic.Bool            // the handle was refused: find the object again
+	checked atomic.Pointer[string] // the public key that a signature was verified with
+}
+
+// isChecked reports whether a signature was verified with public.
+func (o *object) isChecked(public []byte) bool {
+	p := o.checked.Load()
+	return p != nil && *p == string(public)
+}
+
+func (o *object) setChecked(public []byte) {
+	p := string(public)
+	o.checked.Store(&p)
 }
 
 func (h *handles) get(id []byte) *object {
@@ -47,12 +58,12 @@ func (h *handles) get(id []byte) *object {
 	return h.byID[keyID(id)]
 }
 
-func (h *handles) put(id []byte, handle pkcs11.ObjectHandle) {
-	o := new(object)
-	o.handle.Store(uint64(handle))
+func (h *handles) put(id []byte, handle pkcs11.ObjectHandle) *object {
+	o := &object{handle: handle}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.byID[keyID(id)] = o
+	return o
 }
 
 func (h *handles) drop(id []byte) {
@@ -75,6 +86,9 @@ func (h *handles) scan(s *session) error {
 	}
 	for _, handle := range found {
 		id, err := s.attribute(handle, pkcs11.CKA_ID)
+		if err != nil && !isCode(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
+			return fmt.Errorf("scanning the token: %w", err) // of its keys, none may be missing by chance
+		}
 		if err != nil || len(id) != idSize {
 			// Half an object, as a kill during generation leaves them: not one
 			// of the keys that were reported as made.
@@ -111,11 +125,11 @@ func (s *session) locate(id []byte) (*object, error) {
 		return nil, err
 	}
 	if len(found) != 1 {
+		if err := s.confirm(); err != nil {
+			return nil, err
+		}
 		s.handles.drop(id)
 		return nil, fmt.Errorf("%w: the token has %d keys with CKA_ID %x where it had one", hsm.ErrNotFound, len(found), id)
 	}
-	o.handle.Store(uint64(found[0]))
-	o.checked.Store(false)
-	o.stale.Store(false)
-	return o, nil
+	return s.handles.put(id, found[0]), nil
 }

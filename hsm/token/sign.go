@@ -67,11 +67,11 @@ func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest [
 		return nil, fmt.Errorf("the token's signature for %x: %w", k.ID, err)
 	}
 	// Checked here and not by the worker, whose session is the scarce thing.
-	if isRSA(alg) || !made.by.checked.Load() {
+	if isRSA(alg) || !made.by.isChecked(k.Public) {
 		if err := check(k, alg, digest, sig); err != nil {
 			return nil, err
 		}
-		made.by.checked.Store(true)
+		made.by.setChecked(k.Public)
 	}
 	return sig, nil
 }
@@ -97,7 +97,7 @@ func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, *obje
 	if err != nil {
 		return nil, nil, err
 	}
-	raw, err := s.signRaw(pkcs11.ObjectHandle(o.handle.Load()), m, digest)
+	raw, err := s.signRaw(o.handle, m, digest)
 	if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID) {
 		// Not "the key is gone": SoftHSM says the same when its files are. The
 		// canary tells the two apart, and a second try finds the key again.

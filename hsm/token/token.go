@@ -61,11 +61,15 @@ type Config struct {
 	// OnLoss, if not nil, is called when the connection is lost.
 	OnLoss func()
 
-	// OnHang is called when the connection is lost and a call does not return
-	// within 30 s. A call into the module cannot be cancelled and the module
-	// not finalized over it, so the process should end for its supervisor to
-	// start it again. Nil panics.
+	// OnHang is called when a call into the module has not returned for 30 s.
+	// It can be neither cancelled nor finalized over, so the process should
+	// end for its supervisor to start it again. Nil panics.
 	OnHang func(error)
+
+	// WatchEvery is how often the token is asked for a sign of life, HangAfter
+	// how long a call may take. Zero means 5 s and 30 s.
+	WatchEvery time.Duration
+	HangAfter  time.Duration
 
 	Logger *slog.Logger // nil means slog.Default()
 }
@@ -85,6 +89,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Queue == 0 {
 		c.Queue = 1024
+	}
+	if c.WatchEvery == 0 {
+		c.WatchEvery = 5 * time.Second
+	}
+	if c.HangAfter == 0 {
+		c.HangAfter = 30 * time.Second
 	}
 	noop := func() error { return nil }
 	if c.BeforeLogin == nil {
@@ -113,6 +123,7 @@ type Token struct {
 	log *slog.Logger
 	p11 *pkcs11.Ctx // never destroyed: SoftHSM is known to crash when unloaded
 
+	calls   inflight
 	jobs    chan *job // for the workers
 	changes chan *job // for the one worker that changes the token
 
@@ -173,24 +184,26 @@ func (t *Token) Health(ctx context.Context) error {
 	return err
 }
 
-// watchEvery is how often a token that nobody uses is asked whether it is there.
-const watchEvery = 5 * time.Second
-
-// watch finds out that the token is lost when nobody asks it for anything, so
-// that what was unsealed is dropped then too. Its failure is the worker's to
-// judge.
+// watch looks after the token while nobody asks it for anything: it has a worker
+// make a canary signature, so that a loss is found and what was unsealed is
+// dropped, and it finds calls that do not return.
 func (t *Token) watch() {
-	tick := time.NewTicker(watchEvery)
+	tick := time.NewTicker(t.cfg.WatchEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-t.done:
 			return
 		case <-tick.C:
-			ctx, cancel := context.WithTimeout(context.Background(), watchEvery)
-			_ = t.Health(ctx)
-			cancel()
 		}
+		if what, since := t.calls.oldest(); since > t.cfg.HangAfter {
+			t.cfg.OnHang(fmt.Errorf("%s has not returned from %s for %v: it can be neither cancelled nor closed over, so this process has to be restarted",
+				t.cfg.Module, what, since.Round(time.Second)))
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), t.cfg.WatchEvery)
+		_ = t.Health(ctx) // the worker that fails draws the consequence
+		cancel()
 	}
 }
 
@@ -206,30 +219,9 @@ func (t *Token) supervise(c *connection) {
 		case <-t.closing:
 			c.lose(errClosed)
 		}
-		t.awaitWorkers(c)
-		c.close()
-		c = t.reconnect()
-	}
-}
-
-// hangAfter is how long a call may hold up the replacement of a lost
-// connection.
-const hangAfter = 30 * time.Second
-
-func (t *Token) awaitWorkers(c *connection) {
-	returned := make(chan struct{})
-	go func() {
 		c.workers.Wait()
-		close(returned)
-	}()
-	timer := time.NewTimer(hangAfter)
-	defer timer.Stop()
-	select {
-	case <-returned:
-	case <-timer.C:
-		t.cfg.OnHang(fmt.Errorf("the connection to token %q is lost (%w) and a call into %s has not returned for %v: it can be neither cancelled nor closed over, so this process has to be restarted",
-			t.cfg.Label, c.reason(), t.cfg.Module, hangAfter))
-		<-returned
+		t.calls.during("C_Finalize", c.close)
+		c = t.reconnect()
 	}
 }
 
@@ -250,7 +242,9 @@ func (t *Token) reconnect() *connection {
 			return nil
 		default:
 		}
-		c, err := t.connect(false)
+		var c *connection
+		var err error
+		t.calls.during("connecting", func() { c, err = t.connect(false) })
 		if err == nil {
 			t.log.Info("connected to the token again", "token", t.cfg.Label)
 			return c

@@ -460,6 +460,56 @@ func TestWithheld(t *testing.T) {
 	}
 }
 
+// TestDestroyWithoutToken: a token without its files finds no objects and calls
+// that a success. It must not pass for "the key is gone".
+func TestDestroyWithoutToken(t *testing.T) {
+	soft, dir := newSoftHSM(t)
+	tok := open(t, config(soft))
+	key := generate(t, tok, hsm.EC_P256)
+	entries, err := os.ReadDir(filepath.Join(dir, "tokens"))
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("%v, %v: want one token", entries, err)
+	}
+	token := filepath.Join(dir, "tokens", entries[0].Name())
+	if err := os.Rename(token, filepath.Join(dir, "away")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := tok.Destroy(ctx, key); !errors.Is(err, hsm.ErrUnavailable) {
+		t.Errorf("Destroy without a token: %v, want ErrUnavailable", err)
+	}
+	if err := os.Rename(filepath.Join(dir, "away"), token); err != nil {
+		t.Fatal(err)
+	}
+	if err := sign(t.Context(), tok, key); err != nil {
+		t.Errorf("Sign after a failed Destroy: %v", err)
+	}
+	if err := tok.Destroy(t.Context(), key); err != nil {
+		t.Error(err)
+	}
+	if err := sign(t.Context(), tok, key); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("Sign after Destroy: %v, want ErrNotFound", err)
+	}
+}
+
+// TestHangIsNoticed has a call take longer than it may: generating an RSA key
+// takes tens of milliseconds at least.
+func TestHangIsNoticed(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	hung := make(chan error, 1)
+	cfg := config(soft)
+	cfg.WatchEvery, cfg.HangAfter = time.Millisecond, 3*time.Millisecond
+	cfg.OnHang = func(err error) { hung <- err }
+	tok := open(t, cfg)
+	for len(hung) == 0 {
+		generate(t, tok, hsm.RSA_3072)
+	}
+	if err := <-hung; !strings.Contains(err.Error(), "restarted") {
+		t.Errorf("OnHang(%v), want what to do", err)
+	}
+}
+
 func TestCloseLeavesNothing(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	before := runtime.NumGoroutine()

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,11 +37,18 @@ type Gateway struct {
 	output *output
 }
 
+// started counts gateways. Each gets an address of its own: the SDK keeps one
+// transport for a host and port as long as its process lives, with the CA that
+// it first had, and the system gives free ports out again.
+var started atomic.Int32
+
 // Start runs the binary on dir and a free port and waits until it accepts
 // connections. Its environment is Environment.
 func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, error) {
 	g := &Gateway{Dir: dir, exited: make(chan error, 1), output: new(output)}
-	args = append([]string{"dev", "--dir", dir, "--listen", "127.0.0.1:0"}, args...)
+	n := started.Add(1)
+	listen := fmt.Sprintf("127.0.%d.%d:0", n/250, n%250+2)
+	args = append([]string{"dev", "--dir", dir, "--listen", listen}, args...)
 	g.cmd = exec.Command(binary, args...)
 	g.cmd.Env = Environment()
 	g.cmd.Stdout, g.cmd.Stderr = g.output, g.output
