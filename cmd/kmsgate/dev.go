@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,6 +38,8 @@ type devGateway struct {
 	dir     string // absolute
 	listen  string
 	verbose bool
+
+	closers []func() error // in the order of opening
 }
 
 func devCommand() *cobra.Command {
@@ -120,36 +123,11 @@ func (d *devGateway) path(name string) string { return filepath.Join(d.dir, name
 // and closes everything in the opposite order.
 func (d *devGateway) serve(cmd *cobra.Command, listener net.Listener, logger *slog.Logger) (err error) {
 	ctx := cmd.Context()
-	closing := func(what string, close func() error) {
-		if closeErr := close(); closeErr != nil {
-			err = errors.Join(err, fmt.Errorf("closing %s: %w", what, closeErr))
-		}
-	}
 	if err := os.Remove(d.path("env")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	keys, tok, err := d.openToken(logger)
-	if err != nil {
-		return err
-	}
-	defer closing("the token", tok.Close)
-	db, err := store.Open(d.path("kmsgate.db"))
-	if err != nil {
-		return err
-	}
-	defer closing("the database", db.Close)
-	log, err := audit.Open(d.path("audit.log"))
-	if err != nil {
-		return err
-	}
-	defer closing("the audit log", log.Close)
-	instance, err := devInstance(db)
-	if err != nil {
-		return err
-	}
-	server, err := gateway.New(ctx, gateway.Config{
-		Store: db, Backend: keys, Sealer: tok, Audit: log, Logger: logger, EchoStringToSign: true,
-	})
+	defer func() { err = errors.Join(err, d.close()) }()
+	server, db, err := d.openGateway(ctx, logger)
 	if err != nil {
 		return err
 	}
@@ -157,17 +135,9 @@ func (d *devGateway) serve(cmd *cobra.Command, listener net.Listener, logger *sl
 	if err != nil {
 		return err
 	}
-	endpoint, names := endpointOf(listener, instance)
-	tlsConfig, err := ca.serverConfig(names)
+	env, tlsConfig, err := d.describe(listener, db, ca)
 	if err != nil {
 		return err
-	}
-	env := environment{
-		{"KMSGATE_ENDPOINT", endpoint},
-		{"KMSGATE_CA_FILE", ca.certFile},
-		{"KMSGATE_INSTANCE_ID", instance.InstanceId},
-		{"KMSGATE_REGION_ID", instance.RegionId},
-		{"KMSGATE_ACCOUNT_ID", instance.AccountId},
 	}
 	provisioned, err := provision(ctx, server, db)
 	if err != nil {
@@ -185,9 +155,74 @@ func (d *devGateway) serve(cmd *cobra.Command, listener net.Listener, logger *sl
 		stop()
 		return errors.Join(err, <-served)
 	}
-	defer closing("the directory", func() error { return os.Remove(d.path("env")) })
+	d.closing("the directory", func() error { return os.Remove(d.path("env")) })
 	printBanner(cmd.OutOrStdout(), d.path("env"), env)
 	return <-served
+}
+
+// closing remembers what is to be closed in the end.
+func (d *devGateway) closing(what string, close func() error) {
+	d.closers = append(d.closers, func() error {
+		if err := close(); err != nil {
+			return fmt.Errorf("closing %s: %w", what, err)
+		}
+		return nil
+	})
+}
+
+func (d *devGateway) close() (err error) {
+	for _, close := range slices.Backward(d.closers) {
+		err = errors.Join(err, close())
+	}
+	return err
+}
+
+// openGateway opens what a gateway stands on, and the gateway.
+func (d *devGateway) openGateway(ctx context.Context, logger *slog.Logger) (*gateway.Server, *store.Store, error) {
+	keys, tok, err := d.openToken(logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	d.closing("the token", tok.Close)
+	db, err := store.Open(d.path("kmsgate.db"))
+	if err != nil {
+		return nil, nil, err
+	}
+	d.closing("the database", db.Close)
+	log, err := audit.Open(d.path("audit.log"))
+	if err != nil {
+		return nil, nil, err
+	}
+	d.closing("the audit log", log.Close)
+	if err := devInstance(db); err != nil {
+		return nil, nil, err
+	}
+	server, err := gateway.New(ctx, gateway.Config{
+		Store: db, Backend: keys, Sealer: tok, Audit: log, Logger: logger, EchoStringToSign: true,
+	})
+	return server, db, err
+}
+
+// describe gives what clients have to know of the gateway, and the certificate
+// that it shows them.
+func (d *devGateway) describe(listener net.Listener, db *store.Store, ca *authority) (environment, *tls.Config, error) {
+	var instance store.Instance
+	err := db.View(func(tx *store.Tx) error {
+		instance = tx.Instance()
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	endpoint, names := endpointOf(listener, instance)
+	tlsConfig, err := ca.serverConfig(names)
+	return environment{
+		{"KMSGATE_ENDPOINT", endpoint},
+		{"KMSGATE_CA_FILE", ca.certFile},
+		{"KMSGATE_INSTANCE_ID", instance.InstanceId},
+		{"KMSGATE_REGION_ID", instance.RegionId},
+		{"KMSGATE_ACCOUNT_ID", instance.AccountId},
+	}, tlsConfig, err
 }
 
 // openToken opens the SoftHSM token, making it first if there is none, and what
@@ -226,19 +261,14 @@ func (d *devGateway) openToken(logger *slog.Logger) (hsm.Backend, *token.Token, 
 	return hsm.Route{Token: tok, Sealed: software.Load()}, tok, nil
 }
 
-// devInstance gives the instance that the database is of, making one up for a
-// new database.
-func devInstance(db *store.Store) (store.Instance, error) {
-	var instance store.Instance
-	err := db.View(func(tx *store.Tx) error {
-		instance = tx.Instance()
-		return nil
+// devInstance makes up an instance for a database that has none yet.
+func devInstance(db *store.Store) error {
+	return db.Update(func(tx *store.Tx) error {
+		if tx.Instance() != (store.Instance{}) {
+			return nil
+		}
+		return tx.SetInstance(store.Instance{InstanceId: newInstanceId(), RegionId: devRegionId, AccountId: devAccountId})
 	})
-	if err != nil || instance != (store.Instance{}) {
-		return instance, err
-	}
-	instance = store.Instance{InstanceId: newInstanceId(), RegionId: devRegionId, AccountId: devAccountId}
-	return instance, db.Update(func(tx *store.Tx) error { return tx.SetInstance(instance) })
 }
 
 // endpointOf gives the endpoint that clients on this machine use and the names
