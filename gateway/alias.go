@@ -38,9 +38,7 @@ type createAliasRequest struct {
 	KeyId     string `kms:"required"`
 }
 
-type createAliasResponse struct{ result }
-
-func createAlias(_ context.Context, c *call, req *createAliasRequest) (*createAliasResponse, error) {
+func createAlias(_ context.Context, c *call, req *createAliasRequest) (*emptyResponse, error) {
 	if err := checkAliasName(req.AliasName); err != nil {
 		return nil, err
 	}
@@ -60,7 +58,7 @@ func createAlias(_ context.Context, c *call, req *createAliasRequest) (*createAl
 	if err := c.commit(); err != nil {
 		return nil, err
 	}
-	return new(createAliasResponse), c.change(create)
+	return done(c.change(create))
 }
 
 // checkNewAlias refuses an alias of a key that is being deleted, of a name that
@@ -93,9 +91,7 @@ type deleteAliasRequest struct {
 	AliasName string `kms:"required"`
 }
 
-type deleteAliasResponse struct{ result }
-
-func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*deleteAliasResponse, error) {
+func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*emptyResponse, error) {
 	if !strings.HasPrefix(req.AliasName, aliasPrefix) || len(req.AliasName) > maxKeyName {
 		return nil, invalidParameter("AliasName", "it has to begin with %s and to have at most %d characters", aliasPrefix, maxAliasName)
 	}
@@ -112,7 +108,87 @@ func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*deleteAl
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errAliasNotFound // deleted by another call meanwhile
 	}
-	return new(deleteAliasResponse), err
+	return done(err)
+}
+
+type updateAliasRequest struct {
+	AliasName string `kms:"required"`
+	KeyId     string `kms:"required"`
+}
+
+// updateAlias points an alias to another key. It takes the right on the alias,
+// on the key it points to and on the one it shall point to.
+func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyResponse, error) {
+	if err := checkAliasName(req.AliasName); err != nil {
+		return nil, err
+	}
+	if err := c.authorize(c.server.aliasARN(req.AliasName)); err != nil {
+		return nil, err
+	}
+	target, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.key(req.AliasName); err != nil {
+		return nil, err
+	}
+	c.entry.KeyId = target.KeyId
+	if err := mayBeTarget(target); err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	return done(c.change(func(tx *store.Tx) error {
+		alias, err := tx.Alias(req.AliasName)
+		if errors.Is(err, store.ErrNotFound) {
+			return errAliasNotFound // deleted by another call meanwhile
+		}
+		now, err := tx.Key(target.KeyId)
+		if errors.Is(err, store.ErrNotFound) {
+			return errKeyNotFound
+		}
+		if err := mayBeTarget(now); err != nil {
+			return err
+		}
+		alias.KeyId = target.KeyId
+		return tx.PutAlias(alias)
+	}))
+}
+
+func mayBeTarget(k store.Key) error {
+	if k.KeyState == store.PendingDeletion {
+		return errKeyPendingDeletion
+	}
+	return nil
+}
+
+type listAliasesByKeyIdRequest struct {
+	KeyId      string `kms:"required"`
+	PageNumber *int
+	PageSize   *int
+}
+
+func listAliasesByKeyId(_ context.Context, c *call, req *listAliasesByKeyIdRequest) (*listAliasesResponse, error) {
+	page, err := newPage(req.PageNumber, req.PageSize)
+	if err != nil {
+		return nil, err
+	}
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	resp := &listAliasesResponse{pageInfo: page}
+	err = c.server.Store.View(func(tx *store.Tx) error {
+		all := tx.AliasesOf(key.KeyId)
+		resp.TotalCount = len(all)
+		resp.Aliases.Alias = c.server.aliasItems(all[min(page.skip(), len(all)):min(page.skip()+page.PageSize, len(all))])
+		return nil
+	})
+	return resp, err
 }
 
 type listAliasesRequest struct {
@@ -144,13 +220,19 @@ func listAliases(_ context.Context, c *call, req *listAliasesRequest) (*listAlia
 		return nil, err
 	}
 	resp := &listAliasesResponse{pageInfo: page}
-	resp.Aliases.Alias = []aliasItem{}
 	err = c.server.Store.View(func(tx *store.Tx) error {
 		resp.TotalCount = tx.CountAliases()
-		for _, a := range tx.Aliases(page.skip(), page.PageSize) {
-			resp.Aliases.Alias = append(resp.Aliases.Alias, aliasItem{c.server.aliasARN(a.AliasName), a.AliasName, a.KeyId})
-		}
+		resp.Aliases.Alias = c.server.aliasItems(tx.Aliases(page.skip(), page.PageSize))
 		return nil
 	})
 	return resp, err
+}
+
+// aliasItems gives a list that is [] when it is empty, not null.
+func (s *Server) aliasItems(aliases []store.Alias) []aliasItem {
+	items := []aliasItem{}
+	for _, a := range aliases {
+		items = append(items, aliasItem{s.aliasARN(a.AliasName), a.AliasName, a.KeyId})
+	}
+	return items
 }

@@ -29,13 +29,14 @@ type call struct {
 	principal  *principal // nil until the claim was verified
 	action     string
 	parameters map[string]string
+	format     *format
 	dryRun     bool
 	committed  bool
 	entry      audit.Entry // filled by whoever knows something
 }
 
 func (s *Server) newCall(d door, source string) *call {
-	c := &call{server: s, now: s.Now().UTC(), requestId: uuid.NewString(), door: d}
+	c := &call{server: s, now: s.Now().UTC(), requestId: uuid.NewString(), door: d, format: formatJSON}
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d), Source: source}
 	return c
 }
@@ -81,8 +82,8 @@ func (c *call) operate(ctx context.Context) (response, error) {
 			return nil, invalidParameter("DryRun", `%q is neither "true" nor "false"`, clip(text))
 		}
 	}
-	if format := c.parameters["Format"]; format != "" && !strings.EqualFold(format, "JSON") {
-		return nil, invalidParameter("Format", "%q is not JSON", clip(format))
+	if err := checkFormat(c.parameters["Format"]); err != nil {
+		return nil, err
 	}
 	resp, err := o.run(ctx, c)
 	if err != nil {

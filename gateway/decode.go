@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"reflect"
 	"strconv"
 	"strings"
@@ -9,17 +11,34 @@ import (
 
 // decode fills the fields of *into, a struct, from the parameters of the same
 // names. Parameters without a field are let be: clients send more than an
-// operation knows. A field can be a string, a bool, a *int, nil if it was
-// not sent, or a []byte, which is sent as standard Base64 with padding. The tag `kms:"required"` refuses a
-// request in which it is missing or empty. Errors are MissingParameter and
-// InvalidParameter.
+// operation knows. A field can be
+//
+//   - a string;
+//   - a *int or *bool, nil if it was not sent;
+//   - a []byte, sent as standard Base64 with padding;
+//   - a []string or a slice of structs of strings, sent flat (Name.1, Name.2, …
+//     and Name.1.Member, …) or as JSON text under the name itself.
+//
+// The tag `kms:"required"` refuses a request in which the field is missing or
+// empty, `kms:"sent"` one in which it is missing. Errors are MissingParameter
+// and InvalidParameter.
 func decode(parameters map[string]string, into any) error {
 	v := reflect.ValueOf(into).Elem()
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
-		text := parameters[field.Name]
+		need := field.Tag.Get("kms")
+		if field.Type.Kind() == reflect.Slice && field.Type.Elem().Kind() != reflect.Uint8 {
+			if err := decodeList(parameters, field.Name, v.Field(i)); err != nil {
+				return err
+			}
+			if need == "required" && v.Field(i).Len() == 0 {
+				return missingParameter(field.Name)
+			}
+			continue
+		}
+		text, sent := parameters[field.Name]
 		if text == "" {
-			if field.Tag.Get("kms") == "required" {
+			if need == "required" || need == "sent" && !sent {
 				return missingParameter(field.Name)
 			}
 			continue
@@ -41,12 +60,12 @@ func decodeField(name, text string, into reflect.Value) error {
 			return invalidParameter(name, "%q is not a whole number of 32 bits", clip(text))
 		}
 		into.Set(reflect.ValueOf(new(int(n))))
-	case bool:
+	case *bool:
 		b, ok := parseBool(text)
 		if !ok {
 			return invalidParameter(name, `%q is neither "true" nor "false"`, clip(text))
 		}
-		into.SetBool(b)
+		into.Set(reflect.ValueOf(&b))
 	case []byte:
 		// Strict: trailing bits that are not zero would make two texts of one
 		// value.
@@ -59,6 +78,45 @@ func decodeField(name, text string, into reflect.Value) error {
 		panic("decode: no parameter can be a " + into.Type().String())
 	}
 	return nil
+}
+
+// maxList bounds how many members a list parameter can have.
+const maxList = 100
+
+// decodeList fills a []string or a slice of structs of strings. Members are
+// counted from 1, and the list ends where a number is missing.
+func decodeList(parameters map[string]string, name string, into reflect.Value) error {
+	if text := parameters[name]; text != "" {
+		if err := json.Unmarshal([]byte(text), into.Addr().Interface()); err != nil || into.Len() > maxList {
+			return invalidParameter(name, "it is neither sent as %s.1, %s.2, … nor a JSON list of at most %d", name, name, maxList)
+		}
+		return nil
+	}
+	for n := 1; ; n++ {
+		member := reflect.New(into.Type().Elem()).Elem()
+		if !decodeMember(parameters, fmt.Sprintf("%s.%d", name, n), member) {
+			return nil
+		}
+		if n > maxList {
+			return invalidParameter(name, "it has more than %d members", maxList)
+		}
+		into.Set(reflect.Append(into, member))
+	}
+}
+
+// decodeMember fills a member of a list and reports whether any of it was sent.
+func decodeMember(parameters map[string]string, name string, into reflect.Value) (sent bool) {
+	if into.Kind() == reflect.String {
+		text, sent := parameters[name]
+		into.SetString(text)
+		return sent
+	}
+	for i := range into.NumField() {
+		text, ok := parameters[name+"."+into.Type().Field(i).Name]
+		into.Field(i).SetString(text)
+		sent = sent || ok
+	}
+	return sent
 }
 
 // parseBool takes "true" and "false" in any case: Python's SDK sends "True".

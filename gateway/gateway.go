@@ -33,6 +33,13 @@ type Config struct {
 	MaxKeys    int
 	MaxAliases int
 
+	// MinVersionInterval is how long a key has to wait for its next version.
+	// Zero means that it has not to; KMS has 7 days.
+	MinVersionInterval time.Duration
+
+	// CACertificate is what GetKmsInstance gives clients to trust, PEM.
+	CACertificate string
+
 	// EchoStringToSign tells a client whose signature does not match what it
 	// should have signed. It helps whoever writes a client and repeats the
 	// request to whoever sent it, so it is for development.
@@ -48,13 +55,18 @@ const (
 	// signTimeout is how long a signature may take: the Node SDKs give up after
 	// 3 s.
 	signTimeout = 2500 * time.Millisecond
-	// createTimeout is how long making a key pair may take: one for RSA can take
-	// seconds.
-	createTimeout = 10 * time.Second
 	// destroyTimeout is how long destroying one may take: SoftHSM takes 0.9 s
 	// among 10,000 keys.
 	destroyTimeout = 3 * time.Second
 )
+
+// createTimeout is how long making a key pair may take.
+func createTimeout(spec hsm.KeySpec) time.Duration {
+	if spec == hsm.RSA_4096 {
+		return 25 * time.Second // seconds as a rule, with a long tail
+	}
+	return 10 * time.Second
+}
 
 // A Server is the service. Use [New].
 type Server struct {
@@ -64,12 +76,14 @@ type Server struct {
 	nonces      nonces
 	limiters    limiters
 	parsed      sync.Map // policy document → *policy.Policy
+	making      sync.Map // KeyVersionId → true, while its key pair is being made
 	handler     http.Handler
 }
 
 // New makes a Server: it unseals the access keys, remembers the nonces that
-// changed something, and undoes creations of keys that were cut off. It
-// reports an error rather than start with less than everything.
+// changed something, carries out the deletions that fell due and undoes the
+// creations that were cut off. It reports an error rather than start with less
+// than everything.
 func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.Backend == nil || cfg.Sealer == nil || cfg.Audit == nil {
 		return nil, errors.New("gateway: Config needs Store, Backend, Sealer and Audit")
@@ -102,7 +116,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 
 // resume takes up what the last process left.
 func (s *Server) resume(ctx context.Context) error {
-	return s.Store.View(func(tx *store.Tx) error {
+	err := s.Store.View(func(tx *store.Tx) error {
 		s.instance = tx.Instance()
 		if s.instance == (store.Instance{}) {
 			return errors.New("gateway: the store does not know its Instance")
@@ -121,14 +135,13 @@ func (s *Server) resume(ctx context.Context) error {
 				}
 			}
 		}
-		for _, c := range tx.Creations() {
-			if err := s.undoCreation(ctx, c); err != nil {
-				return fmt.Errorf("undoing the creation of key version %s: %w", c.KeyVersionId, err)
-			}
-			s.Logger.Warn("a creation that was cut off was undone", "KeyVersionId", c.KeyVersionId, "begun", c.Begun)
-		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	s.CarryOutDeletions(ctx)
+	return nil
 }
 
 // Handler serves the RPC API. Requests that did not come over TLS are refused.

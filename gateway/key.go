@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"regexp"
 	"slices"
 	"time"
@@ -25,13 +23,7 @@ const (
 	protectionSoft = "SOFTWARE"
 )
 
-const (
-	maxDescription = 8192 // characters
-	maxKeyPolicy   = 32768
-	maxTags        = 20
-	maxTagKey      = 128
-	maxTagValue    = 256
-)
+const maxDescription = 8192 // characters
 
 // A keyMetadata is a key as the API shows it. All members are strings, and
 // those that do not apply are empty, not missing, as the real service has it.
@@ -89,7 +81,7 @@ type createKeyRequest struct {
 	ProtectionLevel         string
 	Description             string
 	DKMSInstanceId          string
-	EnableAutomaticRotation bool
+	EnableAutomaticRotation *bool
 	RotationInterval        string
 	Policy                  string
 	Tags                    string
@@ -112,7 +104,7 @@ func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyR
 		return nil, err
 	}
 	allowed := func(tx *store.Tx) error {
-		if tx.CountKeys()+len(tx.Creations()) >= c.server.MaxKeys {
+		if tx.CountKeys()+len(tx.Orphans()) >= c.server.MaxKeys {
 			return errLimitExceeded.because("There are %d keys.", c.server.MaxKeys)
 		}
 		return nil
@@ -123,7 +115,7 @@ func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyR
 	if err := c.commit(); err != nil {
 		return nil, err
 	}
-	if err := c.createVersion(ctx, key, allowed, func(tx *store.Tx) error { return tx.PutKey(key) }); err != nil {
+	if _, err := c.createVersion(ctx, key, allowed, func(tx *store.Tx) error { return tx.PutKey(key) }); err != nil {
 		return nil, err
 	}
 	return &createKeyResponse{KeyMetadata: c.server.metadata(key)}, nil
@@ -144,7 +136,7 @@ func (c *call) newKey(req *createKeyRequest) (store.Key, error) {
 		oneOf("Origin", req.Origin, originKMS, originExternal),
 		oneOf("ProtectionLevel", req.ProtectionLevel, protectionSoft, protectionHSM),
 		oneOf("DKMSInstanceId", req.DKMSInstanceId, c.server.instance.InstanceId),
-		checkDescription(req.Description),
+		checkDescription("Description", req.Description),
 		checkKeyPolicy(req.Policy),
 		checkInterval(req.RotationInterval),
 		tagErr,
@@ -191,7 +183,7 @@ func (c *call) checkOffered(req *createKeyRequest, key store.Key) error {
 		return errUnsupportedOperation.because("The parameter \"KeyUsage\" has to be %s: this gateway signs and does not encrypt.", signVerify)
 	case req.Origin == originExternal:
 		return errUnsupportedOperation.because("The parameter \"Origin\" has to be %s: key material cannot be imported.", originKMS)
-	case req.EnableAutomaticRotation:
+	case req.EnableAutomaticRotation != nil && *req.EnableAutomaticRotation:
 		return errUnsupportedOperation.because("The parameter \"EnableAutomaticRotation\" has to be false: asymmetric keys are not rotated automatically.")
 	case key.ProtectionLevel == protectionHSM && strongestProtection(key.KeySpec) != protectionHSM:
 		return errUnsupportedOperation.because("%s keys are software keys, sealed by the token: the parameter \"ProtectionLevel\" cannot be %s.", key.KeySpec, protectionHSM)
@@ -210,97 +202,11 @@ func checkInterval(s string) error {
 	return nil
 }
 
-func checkDescription(s string) error {
+func checkDescription(parameter, s string) error {
 	if !utf8.ValidString(s) || utf8.RuneCountInString(s) > maxDescription {
-		return invalidParameter("Description", "it has to be UTF-8 of at most %d characters", maxDescription)
+		return invalidParameter(parameter, "it has to be UTF-8 of at most %d characters", maxDescription)
 	}
 	return nil
-}
-
-func checkKeyPolicy(s string) error {
-	if s == "" {
-		return nil
-	}
-	var document map[string]any
-	if err := json.Unmarshal([]byte(s), &document); err != nil || len(s) > maxKeyPolicy {
-		return invalidParameter("Policy", "it has to be a JSON object of at most %d bytes", maxKeyPolicy)
-	}
-	return nil
-}
-
-// parseTags reads a JSON list of {"TagKey", "TagValue"}.
-func parseTags(s string) (map[string]string, error) {
-	if s == "" {
-		return nil, nil
-	}
-	var list []struct{ TagKey, TagValue string }
-	if err := json.Unmarshal([]byte(s), &list); err != nil {
-		return nil, invalidParameter("Tags", `it has to be JSON: [{"TagKey":"…","TagValue":"…"}]`)
-	}
-	tags := make(map[string]string)
-	for _, t := range list {
-		if t.TagKey == "" || utf8.RuneCountInString(t.TagKey) > maxTagKey || utf8.RuneCountInString(t.TagValue) > maxTagValue {
-			return nil, invalidParameter("Tags", "a TagKey has 1 to %d characters, a TagValue up to %d", maxTagKey, maxTagValue)
-		}
-		if _, twice := tags[t.TagKey]; twice {
-			return nil, invalidParameter("Tags", "the TagKey %q is there twice", t.TagKey)
-		}
-		tags[t.TagKey] = t.TagValue
-	}
-	if len(tags) > maxTags {
-		return nil, invalidParameter("Tags", "a key has at most %d tags", maxTags)
-	}
-	return tags, nil
-}
-
-// createVersion makes a key pair and records it, together with what also
-// changes, unless allowed objects. The order is what makes it safe to be cut off at any point: the
-// intent is recorded, the key pair is made and tested, and only then is there a
-// version, in the transaction that removes the intent. An intent that is found
-// later is undone.
-func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also func(tx *store.Tx) error) error {
-	// Not cut short when the client leaves: what the token has begun it ends.
-	ctx = context.WithoutCancel(ctx)
-	making, cancel := context.WithTimeout(ctx, createTimeout)
-	defer cancel()
-	id := uuid.New()
-	c.entry.KeyId, c.entry.KeyVersionId = key.KeyId, id.String()
-	creation := store.Creation{KeyVersionId: id.String(), Begun: c.now, Key: hsm.Key{ID: id[:], Spec: key.KeySpec}}
-	err := c.change(func(tx *store.Tx) error {
-		if err := allowed(tx); err != nil {
-			return err
-		}
-		return tx.PutCreation(creation)
-	})
-	if err != nil {
-		return err
-	}
-	pair, err := c.server.Backend.Generate(making, key.KeySpec, id[:])
-	if err == nil {
-		err = c.change(func(tx *store.Tx) error {
-			v := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: id.String(), CreationDate: c.now, Key: pair}
-			return errors.Join(tx.PutKeyVersion(v), tx.DeleteCreation(creation.KeyVersionId), also(tx))
-		})
-	}
-	if errors.Is(err, store.ErrUncertain) {
-		return err // the version may be recorded: its key pair must not be destroyed
-	}
-	if err != nil {
-		creation.Key.Sealed = pair.Sealed
-		return errors.Join(err, c.server.undoCreation(ctx, creation))
-	}
-	return nil
-}
-
-// undoCreation destroys what a creation may have left in the token, then the
-// record of it. If that fails the intent stays, for the next start.
-func (s *Server) undoCreation(ctx context.Context, c store.Creation) error {
-	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
-	defer cancel()
-	if err := s.Backend.Destroy(ctx, c.Key); err != nil {
-		return err
-	}
-	return s.Store.Update(func(tx *store.Tx) error { return tx.DeleteCreation(c.KeyVersionId) })
 }
 
 type describeKeyRequest struct {
@@ -327,6 +233,10 @@ func describeKey(_ context.Context, c *call, req *describeKeyRequest) (*describe
 	resp := new(describeKeyResponse)
 	resp.KeyMetadata.keyMetadata = c.server.metadata(key)
 	resp.KeyMetadata.DeletionProtection = "Disabled"
+	if key.Protected {
+		resp.KeyMetadata.DeletionProtection = "Enabled"
+		resp.KeyMetadata.DeletionProtectionDescription = key.ProtectedWhy
+	}
 	return resp, nil
 }
 
@@ -369,49 +279,6 @@ func listKeys(_ context.Context, c *call, req *listKeysRequest) (*listKeysRespon
 		keys, resp.TotalCount = filter.page(c.server, tx, page)
 		for _, k := range keys {
 			resp.Keys.Key = append(resp.Keys.Key, keyItem{c.server.keyARN(k.KeyId), k.KeyId})
-		}
-		return nil
-	})
-	return resp, err
-}
-
-type listKeyVersionsRequest struct {
-	KeyId      string `kms:"required"`
-	PageNumber *int
-	PageSize   *int
-}
-
-type keyVersionItem struct {
-	CreationDate string
-	KeyId        string
-	KeyVersionId string
-}
-
-type listKeyVersionsResponse struct {
-	result
-	KeyVersions struct{ KeyVersion []keyVersionItem }
-	pageInfo
-}
-
-func listKeyVersions(_ context.Context, c *call, req *listKeyVersionsRequest) (*listKeyVersionsResponse, error) {
-	page, err := newPage(req.PageNumber, req.PageSize)
-	if err != nil {
-		return nil, err
-	}
-	key, err := c.key(req.KeyId)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	resp := &listKeyVersionsResponse{pageInfo: page}
-	resp.KeyVersions.KeyVersion = []keyVersionItem{}
-	err = c.server.Store.View(func(tx *store.Tx) error {
-		all := tx.KeyVersions(key.KeyId)
-		resp.TotalCount = len(all)
-		for _, v := range all[min(page.skip(), len(all)):min(page.skip()+page.PageSize, len(all))] {
-			resp.KeyVersions.KeyVersion = append(resp.KeyVersions.KeyVersion, keyVersionItem{apiTime(v.CreationDate), v.KeyId, v.KeyVersionId})
 		}
 		return nil
 	})

@@ -19,7 +19,7 @@ func TestKeyMetadata(t *testing.T) {
 	b := newBench(t)
 	made := b.want(b.do(b.root, "CreateKey", "KeySpec", "EC_SM2", "KeyUsage", "SIGN/VERIFY", "Origin", "Aliyun_KMS",
 		"ProtectionLevel", "SOFTWARE", "Description", "a b*c+d~e中'()!", "DKMSInstanceId", "kst-test",
-		"EnableAutomaticRotation", "false", "Policy", `{"Version":"1"}`, "Tags", `[{"TagKey":"k","TagValue":"v"}]`), 200, "")
+		"EnableAutomaticRotation", "false", "Policy", keyPolicy, "Tags", `[{"TagKey":"k","TagValue":"v"}]`), 200, "")
 	got := made.Body["KeyMetadata"].(map[string]any)
 	keyId := got["KeyId"].(string)
 	want := map[string]any{
@@ -38,7 +38,7 @@ func TestKeyMetadata(t *testing.T) {
 	}
 	b.db.View(func(tx *store.Tx) error {
 		k, err := tx.Key(keyId)
-		if err != nil || k.Policy != `{"Version":"1"}` || k.Tags["k"] != "v" {
+		if err != nil || k.Policy != keyPolicy || k.Tags["k"] != "v" {
 			t.Errorf("recorded: %+v, %v", k, err)
 		}
 		return nil
@@ -138,7 +138,7 @@ func FuzzDecode(f *testing.F) {
 		var into struct {
 			S string `kms:"required"`
 			N *int
-			B bool
+			B *bool
 			D []byte
 		}
 		err := gateway.Decode(map[string]string{"S": s, "N": n, "B": b, "D": d}, &into)
@@ -152,7 +152,7 @@ func FuzzDecode(f *testing.F) {
 		number, numberErr := strconv.ParseInt(n, 10, 32)
 		if into.S != s || s == "" ||
 			(n == "") != (into.N == nil) || (n != "" && (numberErr != nil || *into.N != int(number))) ||
-			(b != "" && !strings.EqualFold(b, strconv.FormatBool(into.B))) ||
+			(b == "") != (into.B == nil) || (b != "" && !strings.EqualFold(b, strconv.FormatBool(*into.B))) ||
 			base64.StdEncoding.EncodeToString(into.D) != d {
 			t.Errorf("%q, %q, %q, %q decoded to %+v", s, n, b, d, into)
 		}

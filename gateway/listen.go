@@ -49,6 +49,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
 	door := newDoorkeeper(l, config)
+	tending, stopTending := context.WithCancel(ctx)
+	var tended sync.WaitGroup
+	tended.Go(func() { s.tend(tending) })
+	defer tended.Wait()
+	defer stopTending()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(door) }()
 	select {

@@ -1,9 +1,7 @@
 package gateway
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 
@@ -39,7 +37,7 @@ func (s *Server) newHandler() http.Handler {
 		}
 		c := s.newCall(rpcDoor, ec.RealIP())
 		_, api := c.finish(nil, err)
-		_ = writeError(ec, c.requestId, api) // the client is gone if this fails
+		_ = c.writeError(ec, api) // the client is gone if this fails
 	}
 	return e
 }
@@ -66,9 +64,9 @@ func (s *Server) rpc(ec echo.Context) error {
 		api = api.because("server string to sign is:%s", c.claim.StringToSign())
 	}
 	if api != nil {
-		return writeError(ec, c.requestId, api)
+		return c.writeError(ec, api)
 	}
-	return writeJSON(ec, http.StatusOK, c.requestId, resp)
+	return c.write(ec, http.StatusOK, c.action+"Response", resp)
 }
 
 func (s *Server) serveRPC(r *http.Request, c *call) (response, error) {
@@ -89,40 +87,11 @@ func (s *Server) serveRPC(r *http.Request, c *call) (response, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.format = formatOf(request.Parameter("Format"))
 	claim, err := acs.Parse(request)
 	if err != nil {
 		return nil, err
 	}
 	c.read(claim)
 	return c.do(r.Context(), func() (*principal, error) { return s.authenticate(r.Context(), claim) })
-}
-
-// contentType is spelled as the real service spells it.
-const contentType = "application/json;charset=utf-8"
-
-func writeJSON(ec echo.Context, status int, requestId string, body any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return fmt.Errorf("encoding an answer: %w", err)
-	}
-	ec.Response().Header().Set("X-Acs-Request-Id", requestId)
-	return ec.Blob(status, contentType, text)
-}
-
-// An errorBody is what SDKs make their errors of. Where they need strings they
-// must get strings: alibaba-cloud-sdk-go panics otherwise.
-type errorBody struct {
-	HttpStatus int
-	Code       string
-	Message    string
-	RequestId  string
-	HostId     string
-}
-
-func writeError(ec echo.Context, requestId string, api *Error) error {
-	if api.Status == http.StatusTooManyRequests || api.Status == http.StatusServiceUnavailable {
-		ec.Response().Header().Set("Retry-After", "1")
-	}
-	return writeJSON(ec, api.Status, requestId,
-		errorBody{api.Status, api.Code, api.Message, requestId, clip(ec.Request().Host)})
 }

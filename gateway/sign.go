@@ -19,7 +19,7 @@ type asymmetricSignResponse struct {
 	result
 	KeyId        string
 	KeyVersionId string
-	Value        []byte // Base64, as encoding/json writes bytes
+	Value        base64Bytes
 }
 
 func asymmetricSign(ctx context.Context, c *call, req *asymmetricSignRequest) (*asymmetricSignResponse, error) {

@@ -24,6 +24,7 @@ type KeySpec string
 const (
 	RSA_2048 KeySpec = "RSA_2048"
 	RSA_3072 KeySpec = "RSA_3072"
+	RSA_4096 KeySpec = "RSA_4096"
 	EC_P256  KeySpec = "EC_P256"  // NIST P-256, secp256r1
 	EC_P256K KeySpec = "EC_P256K" // secp256k1
 	EC_SM2   KeySpec = "EC_SM2"   // sm2p256v1, GB/T 32918.5

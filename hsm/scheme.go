@@ -23,6 +23,8 @@ var schemes = []scheme{
 	{RSA_2048, RSA_PKCS1_SHA_256, parseRSA(2048), verifyPKCS1},
 	{RSA_3072, RSA_PSS_SHA_256, parseRSA(3072), verifyPSS},
 	{RSA_3072, RSA_PKCS1_SHA_256, parseRSA(3072), verifyPKCS1},
+	{RSA_4096, RSA_PSS_SHA_256, parseRSA(4096), verifyPSS},
+	{RSA_4096, RSA_PKCS1_SHA_256, parseRSA(4096), verifyPKCS1},
 	{EC_P256, ECDSA_SHA_256, parseP256, verifyP256},
 	{EC_P256K, ECDSA_SHA_256, parseP256K, verifyP256K},
 	{EC_SM2, SM2DSA, parseSM2, verifySM2},

@@ -30,7 +30,7 @@ func signAll(t *testing.T, g *devgateway.Gateway) {
 		t.Fatal(err)
 	}
 	c := newSDK{client}
-	for _, spec := range hsm.KeySpecs() {
+	for _, spec := range devgateway.KeySpecs {
 		keyId, versionId, alg := g.Env["KMSGATE_KEY_"+string(spec)], g.Env["KMSGATE_KEYVERSION_"+string(spec)], hsm.Algorithms(spec)[0]
 		digest := make([]byte, 32)
 		_, _, sig, err := c.sign(keyId, versionId, alg, digest)
@@ -61,7 +61,7 @@ func TestEnv(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
 	want := []string{"KMSGATE_ENDPOINT", "KMSGATE_CA_FILE", "KMSGATE_INSTANCE_ID", "KMSGATE_REGION_ID", "KMSGATE_ACCOUNT_ID", "KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET"}
-	for _, spec := range hsm.KeySpecs() {
+	for _, spec := range devgateway.KeySpecs {
 		want = append(want, "KMSGATE_KEY_"+string(spec), "KMSGATE_KEYVERSION_"+string(spec))
 	}
 	for _, name := range want {
@@ -404,7 +404,7 @@ func testStartCutOff(t *testing.T, with os.Signal) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := countKeys(client); err != nil || n != len(hsm.KeySpecs()) {
+	if n, err := countKeys(client); err != nil || n != len(devgateway.KeySpecs) {
 		t.Errorf("%d keys, %v: want one of each KeySpec", n, err)
 	}
 }
@@ -451,7 +451,7 @@ func TestTokenLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	signAll(t, g)
-	if n, err := countKeys(client); err != nil || n != len(hsm.KeySpecs()) {
+	if n, err := countKeys(client); err != nil || n != len(devgateway.KeySpecs) {
 		t.Errorf("%d keys, %v: want no more than before", n, err)
 	}
 	verifyAudit(t, dir)

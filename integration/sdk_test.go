@@ -147,7 +147,7 @@ func TestSDKs(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	clients := signers(t, g.Env)
 	for name, client := range clients {
-		for _, spec := range hsm.KeySpecs() {
+		for _, spec := range devgateway.KeySpecs {
 			keyId, versionId := g.Env["KMSGATE_KEY_"+string(spec)], g.Env["KMSGATE_KEYVERSION_"+string(spec)]
 			alias := "alias/dev-" + strings.ToLower(strings.ReplaceAll(string(spec), "_", "-"))
 			for _, alg := range hsm.Algorithms(spec) {
@@ -188,7 +188,7 @@ func TestSDKs(t *testing.T) {
 // TestConcurrentCallers signs from 64 goroutines with all keys at once.
 func TestConcurrentCallers(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
-	specs := hsm.KeySpecs()
+	specs := devgateway.KeySpecs
 	errs := make(chan error, 64)
 	var callers sync.WaitGroup
 	for i := range cap(errs) {

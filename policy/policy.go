@@ -61,16 +61,8 @@ func Parse(document string) (*Policy, error) {
 			Resource oneOrMany
 		}
 	}
-	if err := checkMembers(document); err != nil {
+	if err := decodeStrictly(document, &doc); err != nil {
 		return nil, err
-	}
-	d := json.NewDecoder(strings.NewReader(document))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&doc); err != nil {
-		return nil, fmt.Errorf("the policy at byte %d: %w", d.InputOffset(), err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("the policy at byte %d: something follows the document", d.InputOffset())
 	}
 	if doc.Version != "1" {
 		return nil, fmt.Errorf(`the policy's Version is %q, not "1"`, doc.Version)
@@ -89,6 +81,23 @@ func Parse(document string) (*Policy, error) {
 		p.statements = append(p.statements, statement{s.Effect == "Deny", s.Action, s.Resource})
 	}
 	return p, nil
+}
+
+// decodeStrictly decodes one JSON document in which every member is known and is
+// there once.
+func decodeStrictly(document string, into any) error {
+	if err := checkMembers(document); err != nil {
+		return err
+	}
+	d := json.NewDecoder(strings.NewReader(document))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("the policy at byte %d: %w", d.InputOffset(), err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("the policy at byte %d: something follows the document", d.InputOffset())
+	}
+	return nil
 }
 
 // checkMembers refuses an object that names a member twice or in another case:
@@ -121,10 +130,11 @@ func checkMembers(document string) error {
 				break
 			}
 			members := open[len(open)-1]
-			if members[token] || !memberNames[token] {
-				return fmt.Errorf("the policy at byte %d: the member %.40q is unknown or there twice", d.InputOffset(), token)
+			folded := strings.ToLower(token)
+			if spelled, known := memberNames[folded]; members[folded] || known && spelled != token {
+				return fmt.Errorf("the policy at byte %d: the member %.40q is there twice or in another case", d.InputOffset(), token)
 			}
-			members[token] = true
+			members[folded] = true
 			name = false
 			continue
 		}
@@ -132,8 +142,9 @@ func checkMembers(document string) error {
 	}
 }
 
-// memberNames are the members that a document can have, at whatever depth.
-var memberNames = map[string]bool{"Version": true, "Statement": true, "Effect": true, "Action": true, "Resource": true}
+// memberNames are how members are spelled, by their lower case.
+var memberNames = map[string]string{"version": "Version", "statement": "Statement", "sid": "Sid", "effect": "Effect", "principal": "Principal",
+	"ram": "RAM", "action": "Action", "resource": "Resource", "condition": "Condition"}
 
 // oneOrMany is a string or an array of strings, none of them empty.
 type oneOrMany []string

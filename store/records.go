@@ -34,6 +34,8 @@ type Key struct {
 	Creator         string
 	CreationDate    time.Time
 	DeleteDate      time.Time // zero unless KeyState is PendingDeletion
+	Protected       bool      // from deletion
+	ProtectedWhy    string    // DeletionProtectionDescription
 	Tags            map[string]string
 	Policy          string // the key policy, a JSON document; empty for none
 }
@@ -69,13 +71,15 @@ type AccessKey struct {
 	CreationDate time.Time
 }
 
-// A Creation is the intent to make a key pair. It is written before the token
-// is asked for one, and removed in the transaction that writes the KeyVersion:
-// one that is found at start is of a creation that was cut off.
-type Creation struct {
+// An Orphan is a key pair that belongs to no KeyVersion: it is being made, or
+// is to be destroyed. It is written before the token is asked to make the pair,
+// and removed in the transaction that writes the KeyVersion; and it is written
+// in the transaction that deletes a KeyVersion, and removed when the token has
+// destroyed the pair. So one that is found at start is to be destroyed.
+type Orphan struct {
 	KeyVersionId string
-	Begun        time.Time
-	Key          hsm.Key // ID and Spec
+	Since        time.Time
+	Key          hsm.Key // ID, Spec, and Sealed if it is a software key
 }
 
 // A Nonce is a signature nonce that must not be accepted again before Until.

@@ -21,7 +21,7 @@ import (
 //	aliases         AliasName                → Alias
 //	users           UserName                 → User
 //	accesskeys      AccessKeyId              → AccessKey
-//	creations       KeyVersionId             → Creation
+//	orphans         KeyVersionId             → Orphan
 //	nonces          Until "/" AccessKeyId "/" Nonce → Nonce
 const schemaVersion = 1
 
@@ -45,7 +45,7 @@ var (
 	aliases    = table[Alias]{"aliases", func(s *snapshot) **rows[Alias] { return &s.aliases }}
 	users      = table[User]{"users", func(s *snapshot) **rows[User] { return &s.users }}
 	accessKeys = table[AccessKey]{"accesskeys", func(s *snapshot) **rows[AccessKey] { return &s.accessKeys }}
-	creations  = table[Creation]{"creations", func(s *snapshot) **rows[Creation] { return &s.creations }}
+	orphans    = table[Orphan]{"orphans", func(s *snapshot) **rows[Orphan] { return &s.orphans }}
 	nonces     = table[Nonce]{"nonces", func(s *snapshot) **rows[Nonce] { return &s.nonces }}
 )
 
@@ -53,7 +53,7 @@ var (
 var tables = []interface {
 	open(*bbolt.Tx, *snapshot) error
 	fork(from, to *snapshot)
-}{keys, versions, aliases, users, accessKeys, creations, nonces}
+}{keys, versions, aliases, users, accessKeys, orphans, nonces}
 
 // A snapshot is all records at one moment. Once published it does not change.
 type snapshot struct {
@@ -63,18 +63,28 @@ type snapshot struct {
 	aliases    *rows[Alias]
 	users      *rows[User]
 	accessKeys *rows[AccessKey]
-	creations  *rows[Creation]
+	orphans    *rows[Orphan]
 	nonces     *rows[Nonce]
+	aliasesOf  *btree.Set[string] // KeyId "/" AliasName; in memory only
 }
 
 // fork gives a snapshot that can be changed without changing s. It takes the
 // same time whatever the number of records: pages are copied when written.
 func (s *snapshot) fork() *snapshot {
-	next := &snapshot{instance: s.instance}
+	next := &snapshot{instance: s.instance, aliasesOf: s.aliasesOf.Copy()}
 	for _, t := range tables {
 		t.fork(s, next)
 	}
 	return next
+}
+
+// index makes what is kept in memory only.
+func (s *snapshot) index() {
+	s.aliasesOf = new(btree.Set[string])
+	s.aliases.Scan(func(name string, a Alias) bool {
+		s.aliasesOf.Insert(a.KeyId + "/" + name)
+		return true
+	})
 }
 
 func (t table[R]) fork(from, to *snapshot) { *t.in(to) = (*t.in(from)).Copy() }

@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,8 +83,12 @@ func (s *Store) load() error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	first.index()
 	s.current.Store(first)
-	return err
+	return nil
 }
 
 // Close closes the file.
@@ -161,6 +166,25 @@ func (tx *Tx) EachKey(f func(Key)) {
 	})
 }
 
+// DeleteKey deletes a key with its versions and aliases. Their key pairs become
+// orphans.
+func (tx *Tx) DeleteKey(keyId string, now time.Time) error {
+	for _, v := range tx.KeyVersions(keyId) {
+		if err := tx.PutOrphan(Orphan{KeyVersionId: v.KeyVersionId, Since: now, Key: v.Key}); err != nil {
+			return err
+		}
+		if err := versions.delete(tx, v.KeyId+"/"+v.KeyVersionId); err != nil {
+			return err
+		}
+	}
+	for _, a := range tx.AliasesOf(keyId) {
+		if err := tx.DeleteAlias(a.AliasName); err != nil {
+			return err
+		}
+	}
+	return keys.delete(tx, keyId)
+}
+
 // CountKeys gives the number of keys.
 func (tx *Tx) CountKeys() int { return keys.len(tx) }
 
@@ -197,14 +221,42 @@ func (tx *Tx) CreateAlias(a Alias) error {
 	if _, err := tx.Alias(a.AliasName); err == nil {
 		return fmt.Errorf("%w: %q", ErrExists, a.AliasName)
 	}
+	return tx.PutAlias(a)
+}
+
+// PutAlias writes an alias, new or changed.
+func (tx *Tx) PutAlias(a Alias) error {
+	if before, err := tx.Alias(a.AliasName); err == nil {
+		tx.now.aliasesOf.Delete(before.KeyId + "/" + before.AliasName)
+	}
+	tx.now.aliasesOf.Insert(a.KeyId + "/" + a.AliasName)
 	return aliases.put(tx, a.AliasName, a)
+}
+
+// AliasesOf gives the aliases of a key, ordered by name.
+func (tx *Tx) AliasesOf(keyId string) []Alias {
+	var all []Alias
+	prefix := keyId + "/"
+	tx.now.aliasesOf.Ascend(prefix, func(id string) bool {
+		name, ours := strings.CutPrefix(id, prefix)
+		if !ours {
+			return false
+		}
+		if a, err := tx.Alias(name); err == nil {
+			all = append(all, a)
+		}
+		return true
+	})
+	return all
 }
 
 // DeleteAlias deletes an alias, or gives ErrNotFound.
 func (tx *Tx) DeleteAlias(aliasName string) error {
-	if _, err := tx.Alias(aliasName); err != nil {
+	a, err := tx.Alias(aliasName)
+	if err != nil {
 		return err
 	}
+	tx.now.aliasesOf.Delete(a.KeyId + "/" + aliasName)
 	return aliases.delete(tx, aliasName)
 }
 
@@ -231,16 +283,16 @@ func (tx *Tx) PutAccessKey(a AccessKey) error { return accessKeys.put(tx, a.Acce
 // AccessKeys gives all access keys, ordered by id.
 func (tx *Tx) AccessKeys() []AccessKey { return accessKeys.page(tx, 0, accessKeys.len(tx)) }
 
-// PutCreation writes the intent to make a key pair.
-func (tx *Tx) PutCreation(c Creation) error { return creations.put(tx, c.KeyVersionId, c) }
+// PutOrphan records a key pair that belongs to no version.
+func (tx *Tx) PutOrphan(o Orphan) error { return orphans.put(tx, o.KeyVersionId, o) }
 
-// DeleteCreation removes an intent.
-func (tx *Tx) DeleteCreation(keyVersionId string) error {
-	return creations.delete(tx, keyVersionId)
+// DeleteOrphan forgets a key pair: it has a version, or is destroyed.
+func (tx *Tx) DeleteOrphan(keyVersionId string) error {
+	return orphans.delete(tx, keyVersionId)
 }
 
-// Creations gives the intents that are neither done nor undone.
-func (tx *Tx) Creations() []Creation { return creations.page(tx, 0, creations.len(tx)) }
+// Orphans gives the key pairs that belong to no version.
+func (tx *Tx) Orphans() []Orphan { return orphans.page(tx, 0, orphans.len(tx)) }
 
 // PutNonce remembers a nonce, and forgets a few that are past their time at
 // now: as many as keep the table from growing.

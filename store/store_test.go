@@ -49,12 +49,12 @@ func TestRoundTrip(t *testing.T) {
 	alias := store.Alias{AliasName: "alias/中 ~!", KeyId: "k1", CreationDate: day}
 	user := store.User{UserName: "u", Policies: []string{"{}"}, CreationDate: day}
 	access := store.AccessKey{AccessKeyId: "ak", UserName: "u", Sealed: []byte{4}, Active: true, CreationDate: day}
-	creation := store.Creation{KeyVersionId: "v3", Begun: day, Key: hsm.Key{ID: []byte{5}, Spec: hsm.RSA_2048}}
+	orphan := store.Orphan{KeyVersionId: "v3", Since: day, Key: hsm.Key{ID: []byte{5}, Spec: hsm.RSA_2048}}
 	nonce := store.Nonce{AccessKeyId: "ak", Nonce: "n", Until: day}
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(tx.SetInstance(instance), tx.PutKey(key), tx.PutKeyVersion(newer), tx.PutKeyVersion(older),
 			tx.PutKeyVersion(store.KeyVersion{KeyId: "k10", KeyVersionId: "v9"}), // k1 is a prefix of its key
-			tx.CreateAlias(alias), tx.PutUser(user), tx.PutAccessKey(access), tx.PutCreation(creation), tx.PutNonce(nonce, day.Add(-time.Hour)))
+			tx.CreateAlias(alias), tx.PutUser(user), tx.PutAccessKey(access), tx.PutOrphan(orphan), tx.PutNonce(nonce, day.Add(-time.Hour)))
 	})
 	check := func(s *store.Store) {
 		t.Helper()
@@ -77,7 +77,7 @@ func TestRoundTrip(t *testing.T) {
 			equal(user, gotUser, err)
 			gotAccess, err := tx.AccessKey("ak")
 			equal(access, gotAccess, err)
-			equal([]store.Creation{creation}, tx.Creations(), nil)
+			equal([]store.Orphan{orphan}, tx.Orphans(), nil)
 			equal([]store.Nonce{nonce}, tx.Nonces(), nil)
 			return nil
 		})
@@ -177,6 +177,39 @@ func TestOneAliasOneKey(t *testing.T) {
 	if err := s.Update(func(tx *store.Tx) error { return tx.DeleteAlias("alias/a") }); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("DeleteAlias of no alias: %v, want ErrNotFound", err)
 	}
+}
+
+// TestDeleteKey takes a key away with all that belongs to it, and nothing else.
+func TestDeleteKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	update(t, s, func(tx *store.Tx) error {
+		return errors.Join(
+			tx.PutKey(store.Key{KeyId: "k1"}), tx.PutKey(store.Key{KeyId: "k2"}),
+			tx.PutKeyVersion(store.KeyVersion{KeyId: "k1", KeyVersionId: "v1", Key: hsm.Key{ID: []byte{1}}}),
+			tx.PutKeyVersion(store.KeyVersion{KeyId: "k2", KeyVersionId: "v2"}),
+			tx.CreateAlias(store.Alias{AliasName: "alias/a", KeyId: "k1"}), tx.CreateAlias(store.Alias{AliasName: "alias/b", KeyId: "k1"}),
+			tx.CreateAlias(store.Alias{AliasName: "alias/c", KeyId: "k2"}))
+	})
+	// An alias that is pointed elsewhere belongs there.
+	update(t, s, func(tx *store.Tx) error { return tx.PutAlias(store.Alias{AliasName: "alias/b", KeyId: "k2"}) })
+	update(t, s, func(tx *store.Tx) error { return tx.DeleteKey("k1", day) })
+	s.Close()
+	s = open(t, path)
+	s.View(func(tx *store.Tx) error {
+		_, err := tx.Key("k1")
+		if !errors.Is(err, store.ErrNotFound) || len(tx.KeyVersions("k1")) != 0 || len(tx.AliasesOf("k1")) != 0 || tx.CountAliases() != 2 {
+			t.Errorf("the key is not gone: %v, %v, %v", err, tx.KeyVersions("k1"), tx.Aliases(0, 10))
+		}
+		want := []store.Orphan{{KeyVersionId: "v1", Since: day, Key: hsm.Key{ID: []byte{1}}}}
+		if diff := cmp.Diff(want, tx.Orphans()); diff != "" {
+			t.Errorf("orphans: %s", diff)
+		}
+		if len(tx.KeyVersions("k2")) != 1 || len(tx.AliasesOf("k2")) != 2 {
+			t.Errorf("the other key lost something: %v, %v", tx.KeyVersions("k2"), tx.AliasesOf("k2"))
+		}
+		return nil
+	})
 }
 
 func TestPages(t *testing.T) {

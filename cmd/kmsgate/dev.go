@@ -127,11 +127,11 @@ func (d *devGateway) serve(cmd *cobra.Command, listener net.Listener, logger *sl
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
-	server, db, err := d.openGateway(ctx, logger)
+	ca, err := openAuthority(d.dir)
 	if err != nil {
 		return err
 	}
-	ca, err := openAuthority(d.dir)
+	server, db, err := d.openGateway(ctx, ca, logger)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (d *devGateway) close() (err error) {
 }
 
 // openGateway opens what a gateway stands on, and the gateway.
-func (d *devGateway) openGateway(ctx context.Context, logger *slog.Logger) (*gateway.Server, *store.Store, error) {
+func (d *devGateway) openGateway(ctx context.Context, ca *authority, logger *slog.Logger) (*gateway.Server, *store.Store, error) {
 	keys, tok, err := d.openToken(logger)
 	if err != nil {
 		return nil, nil, err
@@ -198,7 +198,8 @@ func (d *devGateway) openGateway(ctx context.Context, logger *slog.Logger) (*gat
 		return nil, nil, err
 	}
 	server, err := gateway.New(ctx, gateway.Config{
-		Store: db, Backend: keys, Sealer: tok, Audit: log, Logger: logger, EchoStringToSign: true,
+		Store: db, Backend: keys, Sealer: tok, Audit: log, Logger: logger,
+		CACertificate: ca.certificate(), EchoStringToSign: true,
 	})
 	return server, db, err
 }

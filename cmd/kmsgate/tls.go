@@ -50,8 +50,12 @@ func openAuthority(dir string) (*authority, error) {
 	if err := a.parse(content); err != nil {
 		return nil, fmt.Errorf("reading the CA in %s: %w", path, err)
 	}
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
-	return a, writeFile(a.certFile, certificate, 0o644)
+	return a, writeFile(a.certFile, []byte(a.certificate()), 0o644)
+}
+
+// certificate is the CA's certificate, PEM.
+func (a *authority) certificate() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
 }
 
 func newAuthority() ([]byte, error) {

@@ -68,6 +68,14 @@ func NewRequest(r *http.Request, body []byte) (*Request, error) {
 	return &Request{r.Method, r.Host, r.Header, query, form, body}, nil
 }
 
+// Parameter gives a parameter from wherever it was sent, "" if it was not.
+func (r *Request) Parameter(name string) string {
+	if value, ok := r.Query[name]; ok {
+		return value
+	}
+	return r.Form[name]
+}
+
 // parseQuery decodes a query or form in which every name stands once. Clients
 // escape differently (a space is + or %20, * is escaped or not), so the
 // signature is never computed over what was received, only over this.

@@ -128,6 +128,8 @@ func generate(spec hsm.KeySpec) (spki []byte, sign signer, err error) {
 		return generateRSA(2048)
 	case hsm.RSA_3072:
 		return generateRSA(3072)
+	case hsm.RSA_4096:
+		return generateRSA(4096)
 	case hsm.EC_P256:
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {

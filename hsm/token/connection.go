@@ -134,7 +134,7 @@ func (c *connection) start(provision bool) error {
 			return err
 		}
 	}
-	return c.startWorker(c.token.changes)
+	return errors.Join(c.startWorker(c.token.changes), c.startWorker(c.token.slowChanges))
 }
 
 // lose marks the connection as lost; the first reason stays.

@@ -24,7 +24,8 @@
 // on their context. All calls into the module are made by workers (or by the
 // supervisor, before workers exist and after they are gone), so "nothing is in
 // flight" is "all workers have returned". One more worker with a queue of its
-// own does everything that changes the token, one change at a time.
+// own does everything that changes the token, one change at a time; one more
+// makes the key pairs that take seconds.
 //
 // When a worker meets an error it asks the token for a signature with a canary
 // key. If that works, the error is the job's, which gets a second try in a new

@@ -27,6 +27,7 @@ type generator struct {
 var generators = map[hsm.KeySpec]generator{
 	hsm.RSA_2048: {pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, rsaParameters(2048), exportRSA},
 	hsm.RSA_3072: {pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, rsaParameters(3072), exportRSA},
+	hsm.RSA_4096: {pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, rsaParameters(4096), exportRSA},
 	hsm.EC_P256:  {pkcs11.CKM_EC_KEY_PAIR_GEN, ecParameters(hsm.EC_P256), exportEC(hsm.EC_P256)},
 	hsm.EC_P256K: {pkcs11.CKM_EC_KEY_PAIR_GEN, ecParameters(hsm.EC_P256K), exportEC(hsm.EC_P256K)},
 }
@@ -104,7 +105,11 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	if len(id) != idSize {
 		return hsm.Key{}, fmt.Errorf("an id of %d bytes is not one of %d", len(id), idSize)
 	}
-	key, err := run(ctx, t, t.changes, once, func(s *session) (hsm.Key, error) {
+	queue := t.changes
+	if spec == hsm.RSA_4096 {
+		queue = t.slowChanges
+	}
+	key, err := run(ctx, t, queue, once, func(s *session) (hsm.Key, error) {
 		if s.handles.get(id) != nil {
 			return hsm.Key{}, fmt.Errorf("the token already has a key with CKA_ID %x", id)
 		}

@@ -125,7 +125,11 @@ type Token struct {
 
 	calls   inflight
 	jobs    chan *job // for the workers
-	changes chan *job // for the one worker that changes the token
+	changes chan *job // for the one worker that changes the token …
+
+	// … and for one that makes key pairs which take seconds, and would hold up
+	// the making of all others.
+	slowChanges chan *job
 
 	closing   chan struct{}
 	closeOnce sync.Once
@@ -156,8 +160,10 @@ func Open(cfg Config) (*Token, error) {
 		p11:     p11,
 		jobs:    make(chan *job, cfg.Queue),
 		changes: make(chan *job, cfg.Queue),
-		closing: make(chan struct{}),
-		done:    make(chan struct{}),
+
+		slowChanges: make(chan *job, cfg.Queue),
+		closing:     make(chan struct{}),
+		done:        make(chan struct{}),
 	}
 	c, err := t.connect(cfg.Provision)
 	if err != nil {

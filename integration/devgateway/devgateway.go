@@ -21,6 +21,8 @@ import (
 	openapi "github.com/alibabacloud-go/darabonba-openapi/v2/client"
 	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
 	"github.com/alibabacloud-go/tea/tea"
+
+	"github.com/kmsgate/kmsgate/hsm"
 )
 
 // startTime bounds how long a gateway may take to be ready: generating an
@@ -94,6 +96,9 @@ func Environment() []string {
 	}
 	return env
 }
+
+// KeySpecs are those of the keys that a dev gateway has from the start.
+var KeySpecs = []hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K, hsm.EC_SM2}
 
 // parseEnv reads lines of the form export NAME=value.
 func parseEnv(text []byte) (map[string]string, error) {

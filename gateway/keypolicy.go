@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/kmsgate/kmsgate/policy"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// defaultPolicy is the only PolicyName.
+const defaultPolicy = "default"
+
+func checkKeyPolicy(document string) error {
+	if document == "" {
+		return nil
+	}
+	if err := policy.CheckKeyPolicy(document); err != nil {
+		return invalidParameter("Policy", "%s", err)
+	}
+	return nil
+}
+
+func checkPolicyName(name string) error {
+	if name != "" && name != defaultPolicy {
+		return errResourceNotFound.because("The only PolicyName is %s.", defaultPolicy)
+	}
+	return nil
+}
+
+type setKeyPolicyRequest struct {
+	KeyId      string `kms:"required"`
+	Policy     string `kms:"required"`
+	PolicyName string
+}
+
+func setKeyPolicy(_ context.Context, c *call, req *setKeyPolicyRequest) (*emptyResponse, error) {
+	if err := checkKeyPolicy(req.Policy); err != nil {
+		return nil, err
+	}
+	return done(c.changeKey(req.KeyId, func(k *store.Key) error {
+		if err := checkPolicyName(req.PolicyName); err != nil {
+			return err
+		}
+		k.Policy = req.Policy
+		return nil
+	}))
+}
+
+type getKeyPolicyRequest struct {
+	KeyId      string `kms:"required"`
+	PolicyName string
+}
+
+type getKeyPolicyResponse struct {
+	result
+	Policy string
+}
+
+func getKeyPolicy(_ context.Context, c *call, req *getKeyPolicyRequest) (*getKeyPolicyResponse, error) {
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPolicyName(req.PolicyName); err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	if key.Policy != "" {
+		return &getKeyPolicyResponse{Policy: key.Policy}, nil
+	}
+	document, err := c.server.defaultKeyPolicy()
+	return &getKeyPolicyResponse{Policy: document}, err
+}
+
+// defaultKeyPolicy is the policy of a key that none was set for: its account may
+// do everything.
+func (s *Server) defaultKeyPolicy() (string, error) {
+	type ram struct{ RAM []string }
+	type statement struct {
+		Sid       string
+		Effect    string
+		Principal ram
+		Action    []string
+		Resource  []string
+	}
+	text, err := json.Marshal(struct {
+		Version   string
+		Statement []statement
+	}{"1", []statement{{"kms default key policy", "Allow", ram{[]string{"acs:ram::" + s.instance.AccountId + ":*"}}, []string{"kms:*"}, []string{"*"}}}})
+	return string(text), err
+}

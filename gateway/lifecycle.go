@@ -1,0 +1,239 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// changeKey changes a key's record in a transaction that sees the record as it
+// is then, so that concurrent changes of one key are one after the other. change
+// is called twice: once to see what would happen, before the commit, and once
+// for good.
+func (c *call) changeKey(name string, change func(k *store.Key) error) error {
+	key, err := c.key(name)
+	if err != nil {
+		return err
+	}
+	if err := change(&key); err != nil {
+		return err
+	}
+	if err := c.commit(); err != nil {
+		return err
+	}
+	return c.change(func(tx *store.Tx) error {
+		now, err := tx.Key(key.KeyId)
+		if errors.Is(err, store.ErrNotFound) {
+			return errKeyNotFound
+		}
+		if err != nil {
+			return err
+		}
+		if err := change(&now); err != nil {
+			return err
+		}
+		return tx.PutKey(now)
+	})
+}
+
+// An emptyResponse has nothing but a RequestId.
+type emptyResponse struct{ result }
+
+// done gives an emptyResponse if there is no error.
+func done(err error) (*emptyResponse, error) {
+	if err != nil {
+		return nil, err
+	}
+	return new(emptyResponse), nil
+}
+
+type keyRequest struct {
+	KeyId string `kms:"required"`
+}
+
+func enableKey(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
+	return done(c.changeKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Enabled) }))
+}
+
+func disableKey(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
+	return done(c.changeKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Disabled) }))
+}
+
+// setState moves a key between Enabled and Disabled; from any other state there
+// is no such way.
+func setState(k *store.Key, state string) error {
+	if k.KeyState != store.Enabled && k.KeyState != store.Disabled {
+		return errStateModifiedFailed.because("The key state is %s.", k.KeyState)
+	}
+	k.KeyState = state
+	return nil
+}
+
+// The days after which a key can be scheduled to be deleted.
+const (
+	minPendingDays = 7
+	maxPendingDays = 366
+)
+
+type scheduleKeyDeletionRequest struct {
+	KeyId               string `kms:"required"`
+	PendingWindowInDays *int   `kms:"required"`
+}
+
+func scheduleKeyDeletion(_ context.Context, c *call, req *scheduleKeyDeletionRequest) (*emptyResponse, error) {
+	days := *req.PendingWindowInDays
+	if days < minPendingDays || days > maxPendingDays {
+		return nil, invalidParameter("PendingWindowInDays", "%d is not %d to %d", days, minPendingDays, maxPendingDays)
+	}
+	return done(c.changeKey(req.KeyId, func(k *store.Key) error {
+		switch {
+		case k.KeyState != store.Enabled && k.KeyState != store.Disabled && k.KeyState != store.PendingImport:
+			return errStateModifiedFailed.because("The key state is %s.", k.KeyState)
+		case k.Protected:
+			return errStateModifiedFailed.because("The key is protected from deletion.")
+		}
+		k.KeyState = store.PendingDeletion
+		k.DeleteDate = c.now.Add(time.Duration(days) * 24 * time.Hour)
+		return nil
+	}))
+}
+
+func cancelKeyDeletion(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
+	return done(c.changeKey(req.KeyId, func(k *store.Key) error {
+		if k.KeyState != store.PendingDeletion {
+			return errStateModifiedFailed.because("The key state is %s.", k.KeyState)
+		}
+		k.KeyState, k.DeleteDate = store.Enabled, time.Time{}
+		return nil
+	}))
+}
+
+type setDeletionProtectionRequest struct {
+	ProtectedResourceArn          string
+	KeyId                         string // from v4 of the SDK on
+	EnableDeletionProtection      *bool  `kms:"required"`
+	DeletionProtectionDescription string
+}
+
+func setDeletionProtection(_ context.Context, c *call, req *setDeletionProtectionRequest) (*emptyResponse, error) {
+	name := req.ProtectedResourceArn
+	switch {
+	case name == "" && req.KeyId == "":
+		return nil, missingParameter("ProtectedResourceArn")
+	case name != "" && req.KeyId != "":
+		return nil, invalidParameter("ProtectedResourceArn", "there is a KeyId too: send one")
+	case name == "":
+		name = req.KeyId
+	case !strings.HasPrefix(name, "acs:kms:"):
+		return nil, invalidParameter("ProtectedResourceArn", "it is not the ARN of a key")
+	}
+	if err := checkDescription("DeletionProtectionDescription", req.DeletionProtectionDescription); err != nil {
+		return nil, err
+	}
+	return done(c.changeKey(name, func(k *store.Key) error {
+		if k.KeyState == store.PendingDeletion {
+			return errKeyPendingDeletion
+		}
+		k.Protected, k.ProtectedWhy = *req.EnableDeletionProtection, ""
+		if k.Protected {
+			k.ProtectedWhy = req.DeletionProtectionDescription
+		}
+		return nil
+	}))
+}
+
+type updateKeyDescriptionRequest struct {
+	KeyId       string `kms:"required"`
+	Description string `kms:"sent"`
+}
+
+func updateKeyDescription(_ context.Context, c *call, req *updateKeyDescriptionRequest) (*emptyResponse, error) {
+	if err := checkDescription("Description", req.Description); err != nil {
+		return nil, err
+	}
+	return done(c.changeKey(req.KeyId, func(k *store.Key) error {
+		k.Description = req.Description
+		return nil
+	}))
+}
+
+// tendEvery is how often Serve looks for what is due.
+const tendEvery = 10 * time.Second
+
+// tend carries out deletions as they fall due, until ctx is done.
+func (s *Server) tend(ctx context.Context) {
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.CarryOutDeletions(ctx)
+		}
+	}
+}
+
+// CarryOutDeletions deletes the keys whose time has come and destroys key pairs
+// that belong to no version. A key's records go first, all at once, so that it
+// can no longer be used or shown; its key pairs are then orphans, and stay
+// recorded as such until the token has destroyed them. Serve calls it while it
+// runs, New at start; what fails is tried again.
+func (s *Server) CarryOutDeletions(ctx context.Context) {
+	now := s.Now().UTC()
+	var due []string
+	var orphans []store.Orphan
+	_ = s.Store.View(func(tx *store.Tx) error {
+		tx.EachKey(func(k store.Key) {
+			if isDue(k, now) {
+				due = append(due, k.KeyId)
+			}
+		})
+		return nil
+	})
+	for _, keyId := range due {
+		if err := s.deleteKey(keyId, now); err != nil {
+			s.Logger.Error("a key whose deletion is due is not deleted; trying again", "KeyId", keyId, "reason", err)
+		}
+	}
+	_ = s.Store.View(func(tx *store.Tx) error {
+		orphans = tx.Orphans()
+		return nil
+	})
+	for _, o := range orphans {
+		if _, making := s.making.Load(o.KeyVersionId); making {
+			continue
+		}
+		if err := s.destroyOrphan(ctx, o); err != nil {
+			s.Logger.Error("a key pair that belongs to no key is not destroyed; trying again", "KeyVersionId", o.KeyVersionId, "reason", err)
+			return // the next one would fare no better
+		}
+		s.Logger.Info("a key pair that belongs to no key was destroyed", "KeyVersionId", o.KeyVersionId, "since", o.Since)
+	}
+}
+
+func isDue(k store.Key, now time.Time) bool {
+	return k.KeyState == store.PendingDeletion && !k.DeleteDate.After(now)
+}
+
+// deleteKey deletes the records of a key that is still due, through the local
+// door, so that there is an audit line.
+func (s *Server) deleteKey(keyId string, now time.Time) error {
+	c := s.newCall(localDoor, "")
+	c.action, c.entry.Action, c.entry.KeyId, c.entry.Principal = "DeleteKey", "DeleteKey", keyId, "kmsgate"
+	err := s.Store.Update(func(tx *store.Tx) error {
+		k, err := tx.Key(keyId)
+		if err != nil || !isDue(k, now) {
+			return err // cancelled meanwhile
+		}
+		return tx.DeleteKey(keyId, now)
+	})
+	_, api := c.finish(new(emptyResponse), err)
+	if api != nil {
+		return api
+	}
+	return nil
+}

@@ -1,0 +1,187 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// maxVersions is how many versions a key can have.
+const maxVersions = 50
+
+// createVersion makes a key pair and records it, together with what also
+// changes, unless allowed objects. The order is what makes it safe to be cut off at any point: the
+// intent is recorded, the key pair is made and tested, and only then is there a
+// version, in the transaction that removes the intent. An intent that is found
+// later is undone.
+func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also func(tx *store.Tx) error) (store.KeyVersion, error) {
+	// Not cut short when the client leaves: what the token has begun it ends.
+	ctx = context.WithoutCancel(ctx)
+	making, cancel := context.WithTimeout(ctx, createTimeout(key.KeySpec))
+	defer cancel()
+	id := uuid.New()
+	c.entry.KeyId, c.entry.KeyVersionId = key.KeyId, id.String()
+	orphan := store.Orphan{KeyVersionId: id.String(), Since: c.now, Key: hsm.Key{ID: id[:], Spec: key.KeySpec}}
+	c.server.making.Store(orphan.KeyVersionId, true)
+	defer c.server.making.Delete(orphan.KeyVersionId)
+	err := c.change(func(tx *store.Tx) error {
+		if err := allowed(tx); err != nil {
+			return err
+		}
+		return tx.PutOrphan(orphan)
+	})
+	if err != nil {
+		return store.KeyVersion{}, err
+	}
+	version := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: id.String(), CreationDate: c.now}
+	version.Key, err = c.server.Backend.Generate(making, key.KeySpec, id[:])
+	if err == nil {
+		err = c.change(func(tx *store.Tx) error {
+			return errors.Join(tx.PutKeyVersion(version), tx.DeleteOrphan(orphan.KeyVersionId), also(tx))
+		})
+	}
+	if errors.Is(err, store.ErrUncertain) {
+		return store.KeyVersion{}, err // the version may be recorded: its key pair must not be destroyed
+	}
+	if err != nil {
+		orphan.Key.Sealed = version.Key.Sealed
+		return store.KeyVersion{}, errors.Join(err, c.server.destroyOrphan(ctx, orphan))
+	}
+	return version, nil
+}
+
+// destroyOrphan destroys a key pair that belongs to no version, then the record
+// of it. If that fails the record stays, and it is tried again.
+func (s *Server) destroyOrphan(ctx context.Context, o store.Orphan) error {
+	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
+	defer cancel()
+	if err := s.Backend.Destroy(ctx, o.Key); err != nil {
+		return err
+	}
+	return s.Store.Update(func(tx *store.Tx) error { return tx.DeleteOrphan(o.KeyVersionId) })
+}
+
+type keyVersionItem struct {
+	CreationDate string
+	KeyId        string
+	KeyVersionId string
+}
+
+func newKeyVersionItem(v store.KeyVersion) keyVersionItem {
+	return keyVersionItem{apiTime(v.CreationDate), v.KeyId, v.KeyVersionId}
+}
+
+type createKeyVersionRequest struct {
+	KeyId string `kms:"required"`
+}
+
+type keyVersionResponse struct {
+	result
+	KeyVersion keyVersionItem
+}
+
+// createKeyVersion adds a version to a key. The older ones stay usable.
+func createKeyVersion(ctx context.Context, c *call, req *createKeyVersionRequest) (*keyVersionResponse, error) {
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := usable(key); err != nil {
+		return nil, err
+	}
+	allowed := func(tx *store.Tx) error { return c.mayHaveVersion(tx, key.KeyId) }
+	if err := c.server.Store.View(allowed); err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	// What was found usable may have been disabled or deleted while the token
+	// was at work.
+	still := func(tx *store.Tx) error {
+		now, err := tx.Key(key.KeyId)
+		if errors.Is(err, store.ErrNotFound) {
+			return errKeyNotFound
+		}
+		return errors.Join(err, usable(now))
+	}
+	version, err := c.createVersion(ctx, key, allowed, still)
+	if err != nil {
+		return nil, err
+	}
+	return &keyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
+}
+
+// mayHaveVersion holds a key to the limits of one more version.
+func (c *call) mayHaveVersion(tx *store.Tx, keyId string) error {
+	versions := tx.KeyVersions(keyId)
+	if len(versions) >= maxVersions {
+		return errLimitExceeded.because("The key has %d versions.", maxVersions)
+	}
+	every := c.server.MinVersionInterval
+	if len(versions) > 0 && c.now.Before(versions[len(versions)-1].CreationDate.Add(every)) {
+		return errRejectedUnsupported.because("A key can have a new version every %v.", every)
+	}
+	return nil
+}
+
+type describeKeyVersionRequest struct {
+	KeyId        string `kms:"required"`
+	KeyVersionId string `kms:"required"`
+}
+
+func describeKeyVersion(_ context.Context, c *call, req *describeKeyVersionRequest) (*keyVersionResponse, error) {
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	version, err := c.version(key, req.KeyVersionId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	return &keyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
+}
+
+type listKeyVersionsRequest struct {
+	KeyId      string `kms:"required"`
+	PageNumber *int
+	PageSize   *int
+}
+
+type listKeyVersionsResponse struct {
+	result
+	KeyVersions struct{ KeyVersion []keyVersionItem }
+	pageInfo
+}
+
+func listKeyVersions(_ context.Context, c *call, req *listKeyVersionsRequest) (*listKeyVersionsResponse, error) {
+	page, err := newPage(req.PageNumber, req.PageSize)
+	if err != nil {
+		return nil, err
+	}
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	resp := &listKeyVersionsResponse{pageInfo: page}
+	resp.KeyVersions.KeyVersion = []keyVersionItem{}
+	err = c.server.Store.View(func(tx *store.Tx) error {
+		all := tx.KeyVersions(key.KeyId)
+		resp.TotalCount = len(all)
+		for _, v := range all[min(page.skip(), len(all)):min(page.skip()+page.PageSize, len(all))] {
+			resp.KeyVersions.KeyVersion = append(resp.KeyVersions.KeyVersion, newKeyVersionItem(v))
+		}
+		return nil
+	})
+	return resp, err
+}
