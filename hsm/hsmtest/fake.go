@@ -26,6 +26,8 @@ type Fake struct {
 	mu   sync.Mutex
 	keys map[string]signer // by Key.ID
 	fail error
+
+	failDestroy error
 }
 
 var (
@@ -41,6 +43,14 @@ func (f *Fake) Fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.fail = err
+}
+
+// FailDestroy makes every later call of Destroy give err, until
+// FailDestroy(nil).
+func (f *Fake) FailDestroy(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failDestroy = err
 }
 
 // ErrPanic, given to [Fake.Fail], makes calls panic.
@@ -108,6 +118,9 @@ func (f *Fake) Destroy(ctx context.Context, k hsm.Key) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.failDestroy != nil {
+		return f.failDestroy
+	}
 	delete(f.keys, string(k.ID))
 	return nil
 }
