@@ -242,7 +242,7 @@ func (f *faulty) moved(by time.Duration, do func() error) error {
 // code, status and RequestId as that SDK tells them.
 func TestErrors(t *testing.T) {
 	f := newFaulty(t, func(c *gateway.Config) { c.MaxKeys = 1 })
-	limited := newFaulty(t, func(c *gateway.Config) { c.SignaturesPerSecond = 0.001 })
+	limited := newFaulty(t, func(c *gateway.Config) { c.SignaturesPerSecond, c.MinVersionInterval = 0.001, time.Hour })
 	nobody := f.newUser("nobody", `{"Version":"1","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}]}`)
 	dry := func(r *kms.AsymmetricSignRequest) { r.DryRun = tea.String("true") }
 	alias := func(name string) map[string]string { return map[string]string{"AliasName": name, "KeyId": f.key} }
@@ -287,6 +287,9 @@ func TestErrors(t *testing.T) {
 			func() error { return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Del("SignatureNonce") }) },
 		},
 		"400 InvalidSignatureMethod": {
+			func() error {
+				return f.sign(f.root, nil, func(c *openapi.Config) { c.SignatureAlgorithm = tea.String("ACS3-RSA-SHA256") })
+			},
 			func() error {
 				return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Set("SignatureMethod", "HMAC-MD5") })
 			},
@@ -359,6 +362,20 @@ func TestErrors(t *testing.T) {
 			func() error { return f.old(f.root, "GenerateDataKey", nil, nil) },
 			func() error {
 				_, err := f.new(f.root).CreateKey(&kms.CreateKeyRequest{})
+				return err
+			},
+		},
+		"400 Rejected.UnsupportedOperation": {func() error {
+			_, err := limited.new(limited.root).CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &limited.key})
+			return err
+		}},
+		"404 Forbidden.ResourceNotFound": {
+			func() error {
+				_, err := f.new(f.root).GetKeyPolicy(&kms.GetKeyPolicyRequest{KeyId: &f.key, PolicyName: tea.String("other")})
+				return err
+			},
+			func() error {
+				_, err := f.new(f.root).GetKmsInstance(&kms.GetKmsInstanceRequest{KmsInstanceId: tea.String("kst-other")})
 				return err
 			},
 		},

@@ -67,6 +67,7 @@ func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, e
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
 	for {
+		var err error
 		select {
 		case err := <-g.exited:
 			return nil, fmt.Errorf("kmsgate dev ended before it was ready: %w\n%s", err, g.output)
@@ -75,14 +76,10 @@ func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, e
 			return nil, fmt.Errorf("kmsgate dev was not ready in time: %w\n%s", ctx.Err(), g.output)
 		case <-poll.C:
 		}
-		text, err := os.ReadFile(filepath.Join(dir, "env"))
+		g.Env, err = ReadEnv(filepath.Join(dir, "env"))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		g.Env, err = parseEnv(text)
 		return g, err
 	}
 }
@@ -100,8 +97,12 @@ func Environment() []string {
 // KeySpecs are those of the keys that a dev gateway has from the start.
 var KeySpecs = []hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K, hsm.EC_SM2}
 
-// parseEnv reads lines of the form export NAME=value.
-func parseEnv(text []byte) (map[string]string, error) {
+// ReadEnv reads a file of lines of the form export NAME=value.
+func ReadEnv(path string) (map[string]string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
 	env := make(map[string]string)
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
 		assignment, ok := strings.CutPrefix(lines.Text(), "export ")

@@ -1,0 +1,75 @@
+package gateway
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// differences says how operations differ from Alibaba Cloud KMS's.
+var differences = map[string]string{
+	"AsymmetricSign":           "KeyId can be an ARN too.",
+	"AsymmetricVerify":         "KeyId can be an ARN too. A malformed signature is `Value: false`.",
+	"CreateKey":                "KeySpec is required: KMS's default is a symmetric key. RSA_4096 can take longer than the 3 s after which Node's SDKs give up: give them a longer read time-out. EC_SM2 keys are software keys, so ProtectionLevel HSM is refused for them; the default is HSM for all others. Automatic rotation, EXTERNAL origin and ENCRYPT/DECRYPT are refused.",
+	"CreateKeyVersion":         "It works on an instance, too; KMS has it for keys outside of instances only. The interval between versions is configuration.",
+	"DescribeKey":              "PrimaryKeyVersion, and all that is about rotation or imported material, is empty.",
+	"GetPublicKey":             "KeyId can be an ARN too.",
+	"SetKeyPolicy":             "The policy is checked and kept, and not yet enforced.",
+	"CancelKeyDeletion":        "The key is Enabled afterwards, whatever it was before.",
+	"GetKmsInstance":           "What is about VPCs and terms is empty. CaCertificateChainPem is the CA to trust.",
+	"ListTagResources":         "NextToken is a KeyId.",
+	"OpenKmsService":           "There is nothing to open: it succeeds.",
+	"DescribeAccountKmsStatus": "Always Enabled.",
+}
+
+// APIDoc writes docs/api.md: every operation of KMS, supported or not, and every
+// error. A test holds the file to it.
+func APIDoc() string {
+	var b strings.Builder
+	b.WriteString(`# The API
+
+Made from the gateway's own tables: do not edit, but run ` + "`go test ./gateway -run TestAPIDoc -update`" + `.
+
+## Operations
+
+Of API version 2016-01-20, as in kms-20160120 v3.2.3 and v4.1.0. Every operation obeys ` + "`DryRun=true`" + `, takes its parameters in the query
+or a form, lists as ` + "`Name.1`" + ` or as JSON, and answers in JSON or XML as ` + "`Format`" + ` says.
+
+| operation | supported | differences from Alibaba Cloud KMS |
+|---|---|---|
+`)
+	all := make(map[string]bool)
+	for name, o := range operations {
+		if o.door == rpcDoor {
+			all[name] = true
+		}
+	}
+	for _, name := range unsupported {
+		all[name] = false
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if all[name] {
+			fmt.Fprintf(&b, "| %s | yes | %s |\n", name, differences[name])
+		} else {
+			fmt.Fprintf(&b, "| %s | no | UnsupportedOperation |\n", name)
+		}
+	}
+	b.WriteString(`
+## Errors
+
+Answers have HttpStatus, Code, Message, RequestId and HostId. Messages of answers go on, to name the parameter or the reason.
+
+| HTTP | Code | Message begins |
+|---|---|---|
+`)
+	for _, e := range Errors() {
+		fmt.Fprintf(&b, "| %d | %s | %s |\n", e.Status, e.Code, e.Message)
+	}
+	b.WriteString(`
+Of several that a request deserves it gets the first, in this order: route and method, plain HTTP, size, malformed parameters,
+signature (incomplete, method, token, time, access key, value, nonce), action, quota, single parameters, permission, existence of alias, key and
+version, state, usage, fitness of algorithm and digest, limits, the token.
+`)
+	return b.String()
+}

@@ -1,0 +1,124 @@
+package gateway_test
+
+import (
+	"encoding/xml"
+	"flag"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kmsgate/kmsgate/gateway"
+)
+
+var update = flag.Bool("update", false, "write the golden files and docs/api.md anew")
+
+// varying is what differs from run to run in an answer.
+var varying = []struct {
+	pattern *regexp.Regexp
+	with    string
+}{
+	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},
+	{regexp.MustCompile(`(?s)-----BEGIN PUBLIC KEY-----.*-----END PUBLIC KEY-----(\\n|&#xA;|\n)`), "PEM"},
+	{regexp.MustCompile(`ME[A-Za-z0-9+/]{80,100}={0,2}`), "SIGNATURE"},
+	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "HOST"},
+}
+
+// TestWire compares whole answers, as they stand on the wire, with files.
+func TestWire(t *testing.T) {
+	b := newBench(t)
+	missing := []string{"KeyId", "alias/none"}
+	for name, tc := range map[string]struct {
+		action string
+		params []string
+	}{
+		"AsymmetricSign": {"AsymmetricSign", b.signParams()}, "AsymmetricVerify": {"AsymmetricVerify", b.signParams("Value", "AAAA")},
+		"GetPublicKey": {"GetPublicKey", b.signParams()}, "DescribeKey": {"DescribeKey", []string{"KeyId", "alias/test"}},
+		"ListKeys": {"ListKeys", nil}, "ListKeys-empty": {"ListKeys", []string{"PageNumber", "9"}},
+		"ListAliases": {"ListAliases", nil}, "DescribeRegions": {"DescribeRegions", nil}, "EnableKey": {"EnableKey", []string{"KeyId", b.key.KeyId}},
+		"GetKmsInstance": {"GetKmsInstance", []string{"KmsInstanceId", instance.InstanceId}},
+		"error":          {"DescribeKey", missing},
+	} {
+		for _, format := range []string{"json", "XML"} {
+			resp, err := b.http.Client().Get(b.http.URL + "/?" + b.sign(b.root, "GET", tc.action, params(append(tc.params, "Format", format)...)).Encode())
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkGolden(t, "wire/"+name+"."+strings.ToLower(format), wire(resp, body))
+			if format == "XML" {
+				checkXML(t, name, body)
+			}
+		}
+	}
+}
+
+// wire writes an answer down without what varies.
+func wire(resp *http.Response, body []byte) string {
+	text := resp.Status + "\nContent-Type: " + resp.Header.Get("Content-Type") + "\n\n" + string(body) + "\n"
+	for _, v := range varying {
+		text = v.pattern.ReplaceAllString(text, v.with)
+	}
+	return text
+}
+
+// checkXML reads an answer as the XML clients do: any root element, then
+// members by name.
+func checkXML(t *testing.T, name string, body []byte) {
+	t.Helper()
+	var got struct{ RequestId, Code string }
+	if err := xml.Unmarshal(body, &got); err != nil || got.RequestId == "" || (got.Code == "") == (name == "error") {
+		t.Errorf("%s: %+v, %v", name, got, err)
+	}
+}
+
+func checkGolden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (- file, + answer): %s", name, diff)
+	}
+}
+
+// TestXMLErrors: whatever goes wrong, who asked for XML gets XML.
+func TestXMLErrors(t *testing.T) {
+	b := newBench(t)
+	for _, query := range []string{"Format=xml", "Format=Xml&Signature=x", "Format=XML&" + b.sign(credential{"none", "x"}, "GET", "ListKeys", nil).Encode()} {
+		resp, err := b.http.Client().Get(b.http.URL + "/?" + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.Header.Get("Content-Type") != "text/xml;charset=utf-8" {
+			t.Errorf("%.30s: %s, %v: %s", query, resp.Header.Get("Content-Type"), err, body)
+		}
+		checkXML(t, "error", body)
+	}
+}
+
+// TestAPIDoc holds docs/api.md to the tables of operations and errors.
+func TestAPIDoc(t *testing.T) {
+	checkGolden(t, "../../docs/api.md", gateway.APIDoc())
+}
