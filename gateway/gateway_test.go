@@ -35,7 +35,7 @@ var instance = store.Instance{InstanceId: "kst-test", RegionId: "cn-hangzhou", A
 // A bench is a gateway on a fake backend, with everything else real: bbolt, the
 // audit log, TLS. Its directory can be taken over by a second one.
 type bench struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	db      *store.Store
 	log     *audit.Log
@@ -70,7 +70,7 @@ func (c *clock) move(d time.Duration) {
 }
 
 // newBench starts a gateway with a user of full rights and one key.
-func newBench(t *testing.T, change ...func(*gateway.Config)) *bench {
+func newBench(t testing.TB, change ...func(*gateway.Config)) *bench {
 	t.Helper()
 	b := &bench{t: t, dir: t.TempDir(), backend: new(hsmtest.Fake)}
 	b.clock.now = time.Date(2026, 11, 21, 20, 56, 37, 0, time.UTC)
@@ -216,7 +216,7 @@ func (b *bench) roundTrip(r *http.Request) answer {
 }
 
 // readAnswer checks what every answer must have.
-func readAnswer(t *testing.T, resp *http.Response) answer {
+func readAnswer(t testing.TB, resp *http.Response) answer {
 	t.Helper()
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)

@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
+	"github.com/alibabacloud-go/tea/tea"
+
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/integration/devgateway"
@@ -121,13 +124,19 @@ func TestStartAgain(t *testing.T) {
 	}
 }
 
-// TestKilledUnderLoad kills a gateway while 16 callers sign and make keys. What
-// was acknowledged is there afterwards, and the audit log is whole.
+// TestKilledUnderLoad kills a gateway while 16 callers make keys, versions and
+// aliases. What was acknowledged is there afterwards; all that is there, signs;
+// and the audit log is whole.
 func TestKilledUnderLoad(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	var g *devgateway.Gateway
 	var mu sync.Mutex
-	acknowledged := make(map[string]string) // KeyId → KeyVersionId; guarded by mu
+	acknowledged := make(map[string]string) // KeyVersionId → KeyId; guarded by mu
+	acknowledge := func(keyId, versionId string) {
+		mu.Lock()
+		defer mu.Unlock()
+		acknowledged[versionId] = keyId
+	}
 	for range 5 {
 		g = start(t, dir)
 		var made atomic.Int32
@@ -143,9 +152,15 @@ func TestKilledUnderLoad(t *testing.T) {
 					if err != nil {
 						return // the gateway is gone
 					}
-					mu.Lock()
-					acknowledged[keyId] = versionId
-					mu.Unlock()
+					acknowledge(keyId, versionId)
+					version, err := client.CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &keyId})
+					if err != nil {
+						return
+					}
+					acknowledge(keyId, tea.StringValue(version.Body.KeyVersion.KeyVersionId))
+					if _, err := client.CreateAlias(&kms.CreateAliasRequest{KeyId: &keyId, AliasName: tea.String("alias/" + keyId)}); err != nil {
+						return
+					}
 					made.Add(1)
 				}
 			})
@@ -162,12 +177,17 @@ func TestKilledUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newSDK{client}
-	for keyId, versionId := range acknowledged {
-		if _, _, _, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, make([]byte, 32)); err != nil {
-			t.Errorf("an acknowledged key does not sign: %v", err)
+	for versionId, keyId := range allVersions(t, client) {
+		described := must[*kms.DescribeKeyResponse](t)(client.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
+		alg := hsm.Algorithms(hsm.KeySpec(tea.StringValue(described.Body.KeyMetadata.KeySpec)))[0]
+		if _, _, _, err := c.sign(keyId, versionId, alg, make([]byte, 32)); err != nil {
+			t.Errorf("a version that is listed does not sign: %v", err)
 		}
+		delete(acknowledged, versionId)
 	}
-	t.Logf("%d keys were acknowledged", len(acknowledged))
+	for versionId := range acknowledged {
+		t.Errorf("the version %s was acknowledged and is not there", versionId)
+	}
 	verifyAudit(t, dir)
 }
 
@@ -179,6 +199,23 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 	for deadline := time.Now().Add(30 * time.Second); !holds(); <-poll.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited 30 s for %s", what)
+		}
+	}
+}
+
+// allVersions lists every version of every key: KeyVersionId → KeyId.
+func allVersions(t *testing.T, client *kms.Client) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	for page := int32(1); ; page++ {
+		keys := must[*kms.ListKeysResponse](t)(client.ListKeys(&kms.ListKeysRequest{PageNumber: &page, PageSize: tea.Int32(100)})).Body.Keys.Key
+		for _, k := range keys {
+			for _, v := range must[*kms.ListKeyVersionsResponse](t)(client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: k.KeyId})).Body.KeyVersions.KeyVersion {
+				all[tea.StringValue(v.KeyVersionId)] = tea.StringValue(k.KeyId)
+			}
+		}
+		if len(keys) == 0 {
+			return all
 		}
 	}
 }

@@ -66,6 +66,7 @@ func (c newSDK) publicKey(keyId, versionId string) (string, error) {
 type oldSDK struct {
 	*oldkms.Client
 	endpoint string
+	format   string // JSON or XML
 }
 
 func newOldSDK(t *testing.T, env map[string]string) oldSDK {
@@ -82,11 +83,12 @@ func newOldSDK(t *testing.T, env map[string]string) oldSDK {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return oldSDK{client, env["KMSGATE_ENDPOINT"]}
+	return oldSDK{client, env["KMSGATE_ENDPOINT"], "JSON"}
 }
 
 func (c oldSDK) sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) (string, string, []byte, error) {
 	r := oldkms.CreateAsymmetricSignRequest()
+	r.AcceptFormat = c.format
 	r.Domain, r.KeyId, r.KeyVersionId, r.Algorithm, r.Digest = c.endpoint, keyId, versionId, string(alg), *b64(digest)
 	resp, err := c.AsymmetricSign(r)
 	if err != nil {
@@ -98,6 +100,7 @@ func (c oldSDK) sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) 
 
 func (c oldSDK) verify(keyId, versionId string, alg hsm.Algorithm, digest, sig []byte) (bool, error) {
 	r := oldkms.CreateAsymmetricVerifyRequest()
+	r.AcceptFormat = c.format
 	r.Domain, r.KeyId, r.KeyVersionId, r.Algorithm, r.Digest, r.Value = c.endpoint, keyId, versionId, string(alg), *b64(digest), *b64(sig)
 	resp, err := c.AsymmetricVerify(r)
 	if err != nil {
@@ -108,6 +111,7 @@ func (c oldSDK) verify(keyId, versionId string, alg hsm.Algorithm, digest, sig [
 
 func (c oldSDK) publicKey(keyId, versionId string) (string, error) {
 	r := oldkms.CreateGetPublicKeyRequest()
+	r.AcceptFormat = c.format
 	r.Domain, r.KeyId, r.KeyVersionId = c.endpoint, keyId, versionId
 	resp, err := c.GetPublicKey(r)
 	if err != nil {
@@ -119,26 +123,16 @@ func (c oldSDK) publicKey(keyId, versionId string) (string, error) {
 // signers makes a client of each generation and mode.
 func signers(t *testing.T, env map[string]string) map[string]signer {
 	t.Helper()
-	client, err := devgateway.SDK(env)
-	if err != nil {
-		t.Fatal(err)
+	inXML := newOldSDK(t, env)
+	inXML.format = "XML"
+	all := map[string]signer{
+		"alibaba-cloud-sdk-go":      newOldSDK(t, env),
+		"alibaba-cloud-sdk-go, XML": inXML,
 	}
-	ca, err := os.ReadFile(env["KMSGATE_CA_FILE"])
-	if err != nil {
-		t.Fatal(err)
+	for name, mode := range modes {
+		all["kms-20160120, "+name] = newSDK{newContract(t, env, mode).Client}
 	}
-	v2, err := kms.NewClient(&openapi.Config{
-		Endpoint: tea.String(env["KMSGATE_ENDPOINT"]), Ca: tea.String(string(ca)), SignatureAlgorithm: tea.String("v2"),
-		AccessKeyId: tea.String(env["KMSGATE_ACCESS_KEY_ID"]), AccessKeySecret: tea.String(env["KMSGATE_ACCESS_KEY_SECRET"]),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return map[string]signer{
-		"kms-20160120":                      newSDK{client},
-		"kms-20160120, signature version 1": newSDK{v2},
-		"alibaba-cloud-sdk-go":              newOldSDK(t, env),
-	}
+	return all
 }
 
 // TestSDKs signs every row of the table with every SDK, and has the gateway,

@@ -51,7 +51,9 @@ type Store struct {
 // Open opens the file at path, creating it with mode 0600 if there is none. A
 // file that was written by a newer version of the schema is refused.
 func Open(path string) (*Store, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
+	// The list of free pages is found at opening and not written at every
+	// commit, which would cost more the more records there are.
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
 	if errors.Is(err, bberrors.ErrTimeout) {
 		return nil, fmt.Errorf("%w: %s", ErrLocked, path)
 	}

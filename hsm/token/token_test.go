@@ -90,7 +90,7 @@ func TestContract(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
 	t.Run("token", func(t *testing.T) {
-		hsmtest.TestBackend(t, tok, hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K)
+		hsmtest.TestBackend(t, tok, hsm.RSA_2048, hsm.RSA_3072, hsm.RSA_4096, hsm.EC_P256, hsm.EC_P256K)
 	})
 	t.Run("sealed", func(t *testing.T) { hsmtest.TestBackend(t, sealed.New(tok), hsm.EC_SM2) })
 }
@@ -490,6 +490,31 @@ func TestDestroyWithoutToken(t *testing.T) {
 	}
 	if err := sign(t.Context(), tok, key); !errors.Is(err, hsm.ErrNotFound) {
 		t.Errorf("Sign after Destroy: %v, want ErrNotFound", err)
+	}
+}
+
+// TestSlowKeysHoldUpNobody makes keys on P-256 while an RSA key of 4096 bits is
+// being made.
+func TestSlowKeysHoldUpNobody(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	begun, slow := make(chan struct{}), make(chan error, 1)
+	go func() {
+		close(begun)
+		_, err := tok.Generate(context.Background(), hsm.RSA_4096, bytes.Repeat([]byte{4}, 16))
+		slow <- err
+	}()
+	<-begun
+	quick := 0
+	for len(slow) == 0 {
+		generate(t, tok, hsm.EC_P256)
+		quick++
+	}
+	if err := <-slow; err != nil {
+		t.Fatal(err)
+	}
+	if quick < 5 {
+		t.Errorf("%d keys on P-256 were made meanwhile", quick)
 	}
 }
 
