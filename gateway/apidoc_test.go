@@ -11,7 +11,7 @@ import (
 var differences = map[string]string{
 	"AsymmetricSign":           "KeyId can be an ARN too.",
 	"AsymmetricVerify":         "KeyId can be an ARN too. A malformed signature is `Value: false`.",
-	"CreateKey":                "KeySpec is required: KMS's default is a symmetric key. RSA_4096 can take longer than the 3 s after which Node's SDKs give up: give them a longer read time-out. EC_SM2 keys are software keys, so ProtectionLevel HSM is refused for them; the default is HSM for all others. Automatic rotation, EXTERNAL origin and ENCRYPT/DECRYPT are refused.",
+	"CreateKey":                "KeySpec is required: KMS's default is a symmetric key. A pair of RSA_4096 is kept ready; a second one within seconds takes seconds, and Node's SDKs give up after 3 s unless told otherwise. EC_SM2 keys are software keys, so ProtectionLevel HSM is refused for them; the default is HSM for all others. Automatic rotation, EXTERNAL origin and ENCRYPT/DECRYPT are refused.",
 	"CreateKeyVersion":         "It works on an instance, too; KMS has it for keys outside of instances only. The interval between versions is configuration.",
 	"DescribeKey":              "PrimaryKeyVersion, and all that is about rotation or imported material, is empty.",
 	"GetPublicKey":             "KeyId can be an ARN too.",

@@ -37,6 +37,9 @@ type Config struct {
 	// Zero means that it has not to; KMS has 7 days.
 	MinVersionInterval time.Duration
 
+	// Spare keeps an RSA_4096 key pair ready for the next CreateKey.
+	Spare bool
+
 	// CACertificate is what GetKmsInstance gives clients to trust, PEM.
 	CACertificate string
 

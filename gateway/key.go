@@ -104,7 +104,7 @@ func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyR
 		return nil, err
 	}
 	allowed := func(tx *store.Tx) error {
-		if tx.CountKeys()+len(tx.Orphans()) >= c.server.MaxKeys {
+		if tx.CountKeys() >= c.server.MaxKeys {
 			return errLimitExceeded.because("There are %d keys.", c.server.MaxKeys)
 		}
 		return nil
@@ -115,7 +115,13 @@ func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyR
 	if err := c.commit(); err != nil {
 		return nil, err
 	}
-	if _, err := c.createVersion(ctx, key, allowed, func(tx *store.Tx) error { return tx.PutKey(key) }); err != nil {
+	put := func(tx *store.Tx) error {
+		if err := allowed(tx); err != nil { // others may have been quicker
+			return err
+		}
+		return tx.PutKey(key)
+	}
+	if _, err := c.createVersion(ctx, key, allowed, put); err != nil {
 		return nil, err
 	}
 	return &createKeyResponse{KeyMetadata: c.server.metadata(key)}, nil

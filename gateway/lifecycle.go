@@ -173,6 +173,12 @@ func (s *Server) tend(ctx context.Context) {
 			return
 		case <-tick.C:
 			s.CarryOutDeletions(ctx)
+			if !s.Spare {
+				continue
+			}
+			if err := s.KeepSpare(ctx); err != nil {
+				s.Logger.Warn("there is no spare key pair; trying again", "reason", err)
+			}
 		}
 	}
 }
@@ -204,7 +210,7 @@ func (s *Server) CarryOutDeletions(ctx context.Context) {
 		return nil
 	})
 	for _, o := range orphans {
-		if _, making := s.making.Load(o.KeyVersionId); making {
+		if _, making := s.making.Load(o.KeyVersionId); making || o.Spare {
 			continue
 		}
 		if err := s.destroyOrphan(ctx, o); err != nil {

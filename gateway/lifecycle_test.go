@@ -223,6 +223,30 @@ func TestVersions(t *testing.T) {
 	b.want(b.do(b.root, "DescribeKeyVersion", "KeyId", b.newKey(), "KeyVersionId", ids[0]), 404, "Forbidden.KeyVersionNotFound")
 }
 
+// TestSpare makes an RSA_4096 key of a pair that was made ahead: the token is not
+// asked for anything.
+func TestSpare(t *testing.T) {
+	b := newBench(t)
+	for range 2 { // one spare, not two
+		if err := b.server.KeepSpare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.stop()
+	b.start() // it is kept
+	if n := b.backend.Len(); n != 2 {
+		t.Errorf("%d key pairs, want the bench's own and a spare", n)
+	}
+	b.want(b.do(b.root, "ListKeys"), 200, "") // the access key is unsealed by now
+	b.backend.Fail(hsm.ErrUnavailable)
+	made := b.want(b.do(b.root, "CreateKey", "KeySpec", "RSA_4096"), 200, "")
+	b.want(b.do(b.root, "CreateKey", "KeySpec", "RSA_4096"), 503, "ServiceUnavailableTemporary")
+	b.backend.Fail(nil)
+	keyId := made.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)
+	p := b.signParams("KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Algorithm", "RSA_PSS_SHA_256")
+	b.want(b.do(b.root, "AsymmetricSign", p...), 200, "")
+}
+
 func TestUpdateAlias(t *testing.T) {
 	b := newBench(t)
 	other := b.newKey()

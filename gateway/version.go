@@ -19,6 +19,9 @@ const maxVersions = 50
 // version, in the transaction that removes the intent. An intent that is found
 // later is undone.
 func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also func(tx *store.Tx) error) (store.KeyVersion, error) {
+	if version, made, err := c.versionOfSpare(key, allowed, also); made {
+		return version, err
+	}
 	// Not cut short when the client leaves: what the token has begun it ends.
 	ctx = context.WithoutCancel(ctx)
 	making, cancel := context.WithTimeout(ctx, createTimeout(key.KeySpec))
