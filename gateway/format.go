@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
@@ -43,7 +44,17 @@ func checkFormat(name string) error {
 	return nil
 }
 
-func encodeJSON(_ string, body any) ([]byte, error) { return json.Marshal(body) }
+// encodeJSON leaves &, < and > as they are: the reader of Alibaba Cloud's older
+// Java SDK does not know the escape \u.
+func encodeJSON(_ string, body any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(body); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), nil
+}
 
 // encodeXML writes members as elements; a list is its element repeated, so an
 // empty one is none. The root is the operation's name and "Response", or Error.

@@ -43,6 +43,8 @@ func TestWire(t *testing.T) {
 		"ListAliases": {"ListAliases", nil}, "DescribeRegions": {"DescribeRegions", nil}, "EnableKey": {"EnableKey", []string{"KeyId", b.key.KeyId}},
 		"GetKmsInstance": {"GetKmsInstance", []string{"KmsInstanceId", instance.InstanceId}},
 		"error":          {"DescribeKey", missing},
+		"GetKeyPolicy":   {"GetKeyPolicy", []string{"KeyId", b.key.KeyId}},
+		"CreateKey":      {"CreateKey", []string{"KeySpec", "EC_P256", "Description", "a&b<c>d \"e\" 中 +~*"}},
 	} {
 		for _, format := range []string{"json", "XML"} {
 			resp, err := b.http.Client().Get(b.http.URL + "/?" + b.sign(b.root, "GET", tc.action, params(append(tc.params, "Format", format)...)).Encode())

@@ -196,6 +196,9 @@ func TestRefused(t *testing.T) {
 	if _, err := parse([]byte(acs3(good, headers))); err != nil {
 		t.Fatalf("the request that the others are made of: %v", err)
 	}
+	if _, err := parse([]byte(acs3(strings.Replace(good, "host;", "", 1), headers))); err != nil {
+		t.Errorf("host not signed, as by the older Java SDK: %v", err)
+	}
 	if _, err := parse([]byte(get(rpc))); err != nil {
 		t.Fatalf("the request that the others are made of: %v", err)
 	}

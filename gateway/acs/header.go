@@ -57,9 +57,11 @@ func hexHash(h func() hash.Hash, data []byte) string {
 	return hex.EncodeToString(d.Sum(nil))
 }
 
-// mustBeSigned are the headers, besides the content header, without which a signature would be worth
-// nothing. What else a client signs differs from version to version.
-var mustBeSigned = []string{"host", "x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce"}
+// mustBeSigned are the headers, besides the content header, without which a
+// signature would be worth nothing. What else a client signs differs from
+// version to version. Even host is not among them: the older Java SDK does not
+// sign it, and signature version 1.0 never does.
+var mustBeSigned = []string{"x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce"}
 
 // ParseHeader reads a claim from an Authorization header of the form
 //
