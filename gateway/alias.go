@@ -98,13 +98,23 @@ func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*emptyRes
 	if err := c.authorize(c.server.aliasARN(req.AliasName)); err != nil {
 		return nil, err
 	}
-	if _, err := c.key(req.AliasName); err != nil { // the permission on the key is needed too
+	key, err := c.key(req.AliasName) // the permission on the key is needed too
+	if err != nil {
 		return nil, err
 	}
 	if err := c.commit(); err != nil {
 		return nil, err
 	}
-	err := c.change(func(tx *store.Tx) error { return tx.DeleteAlias(req.AliasName) })
+	err = c.change(func(tx *store.Tx) error {
+		alias, err := tx.Alias(req.AliasName)
+		if err != nil {
+			return err
+		}
+		if err := c.stillOf(alias, key); err != nil {
+			return err
+		}
+		return tx.DeleteAlias(req.AliasName)
+	})
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errAliasNotFound // deleted by another call meanwhile
 	}
@@ -129,7 +139,8 @@ func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyRes
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.key(req.AliasName); err != nil {
+	old, err := c.key(req.AliasName)
+	if err != nil {
 		return nil, err
 	}
 	c.entry.KeyId = target.KeyId
@@ -144,6 +155,9 @@ func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyRes
 		if errors.Is(err, store.ErrNotFound) {
 			return errAliasNotFound // deleted by another call meanwhile
 		}
+		if err := c.stillOf(alias, old); err != nil {
+			return err
+		}
 		now, err := tx.Key(target.KeyId)
 		if errors.Is(err, store.ErrNotFound) {
 			return errKeyNotFound
@@ -154,6 +168,15 @@ func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyRes
 		alias.KeyId = target.KeyId
 		return tx.PutAlias(alias)
 	}))
+}
+
+// stillOf asks for the permission on the key of an alias again, if that is not
+// the key any more for which it was given.
+func (c *call) stillOf(alias store.Alias, authorised store.Key) error {
+	if alias.KeyId == authorised.KeyId {
+		return nil
+	}
+	return c.authorize(c.server.keyARN(alias.KeyId))
 }
 
 func mayBeTarget(k store.Key) error {

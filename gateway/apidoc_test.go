@@ -9,16 +9,18 @@ import (
 
 // differences says how operations differ from Alibaba Cloud KMS's.
 var differences = map[string]string{
-	"AsymmetricSign":           "KeyId can be an ARN too.",
-	"AsymmetricVerify":         "KeyId can be an ARN too. A malformed signature is `Value: false`.",
-	"CreateKey":                "KeySpec is required: KMS's default is a symmetric key. A pair of RSA_4096 is kept ready; a second one within seconds takes seconds, and Node's SDKs give up after 3 s unless told otherwise. EC_SM2 keys are software keys, so ProtectionLevel HSM is refused for them; the default is HSM for all others. Automatic rotation, EXTERNAL origin and ENCRYPT/DECRYPT are refused.",
+	"AsymmetricVerify":         "A malformed signature is `Value: false`.",
+	"CreateKey":                "KeySpec is required: KMS's default is a symmetric key. A pair of RSA_4096 is kept ready; a second one within seconds takes seconds, and Node's SDKs give up after 3 s unless told otherwise. EC_SM2 keys are software keys, so ProtectionLevel HSM is refused for them; the default is HSM for all others. Automatic rotation, EXTERNAL origin and ENCRYPT/DECRYPT are refused. Policy is checked and kept, and not yet enforced.",
 	"CreateKeyVersion":         "It works on an instance, too; KMS has it for keys outside of instances only. The interval between versions is configuration.",
 	"DescribeKey":              "PrimaryKeyVersion, and all that is about rotation or imported material, is empty.",
-	"GetPublicKey":             "KeyId can be an ARN too.",
 	"SetKeyPolicy":             "The policy is checked and kept, and not yet enforced.",
 	"CancelKeyDeletion":        "The key is Enabled afterwards, whatever it was before.",
 	"GetKmsInstance":           "What is about VPCs and terms is empty. CaCertificateChainPem is the CA to trust.",
-	"ListTagResources":         "NextToken is a KeyId.",
+	"ScheduleKeyDeletion":      "A protected key: Rejected.StateModifiedFailed.",
+	"TagResource":              "Keys only, at most 20 tags each.",
+	"TagResources":             "RegionId has to be the instance's, ResourceType key; at most 50 keys, 20 tags each. All or nothing.",
+	"UntagResources":           "As TagResources.",
+	"ListTagResources":         "NextToken is a KeyId. Without ResourceId, keys that the caller may not see are left out.",
 	"OpenKmsService":           "There is nothing to open: it succeeds.",
 	"DescribeAccountKmsStatus": "Always Enabled.",
 }
@@ -34,7 +36,8 @@ Made from the gateway's own tables: do not edit, but run ` + "`go test ./gateway
 ## Operations
 
 Of API version 2016-01-20, as in kms-20160120 v3.2.3 and v4.1.0. Every operation obeys ` + "`DryRun=true`" + `, takes its parameters in the query
-or a form, lists as ` + "`Name.1`" + ` or as JSON, and answers in JSON or XML as ` + "`Format`" + ` says.
+or a form, lists as ` + "`Name.1`" + ` or as JSON, and answers in JSON or XML as ` + "`Format`" + ` says. Wherever a KeyId is taken, an alias or an ARN of this region and account
+is, too.
 
 | operation | supported | differences from Alibaba Cloud KMS |
 |---|---|---|

@@ -84,37 +84,47 @@ func decodeField(name, text string, into reflect.Value) error {
 const maxList = 100
 
 // decodeList fills a []string or a slice of structs of strings. Members are
-// counted from 1, and the list ends where a number is missing.
+// counted from 1 without a gap. A list that could be read in two ways is
+// refused.
 func decodeList(parameters map[string]string, name string, into reflect.Value) error {
+	flat := 0
+	for p := range parameters {
+		if strings.HasPrefix(p, name+".") {
+			flat++
+		}
+	}
 	if text := parameters[name]; text != "" {
-		if err := json.Unmarshal([]byte(text), into.Addr().Interface()); err != nil || into.Len() > maxList {
-			return invalidParameter(name, "it is neither sent as %s.1, %s.2, … nor a JSON list of at most %d", name, name, maxList)
+		if err := json.Unmarshal([]byte(text), into.Addr().Interface()); err != nil || into.Len() > maxList || flat > 0 {
+			return invalidParameter(name, "it is neither sent as %s.1, %s.2, … nor as a JSON list, of at most %d", name, name, maxList)
 		}
 		return nil
 	}
-	for n := 1; ; n++ {
+	for n := 1; flat > 0; n++ {
 		member := reflect.New(into.Type().Elem()).Elem()
-		if !decodeMember(parameters, fmt.Sprintf("%s.%d", name, n), member) {
-			return nil
+		sent := decodeMember(parameters, fmt.Sprintf("%s.%d", name, n), member)
+		if sent == 0 || n > maxList {
+			return invalidParameter(name, "its members are not %s.1, %s.2, …, at most %d", name, name, maxList)
 		}
-		if n > maxList {
-			return invalidParameter(name, "it has more than %d members", maxList)
-		}
+		flat -= sent
 		into.Set(reflect.Append(into, member))
 	}
+	return nil
 }
 
-// decodeMember fills a member of a list and reports whether any of it was sent.
-func decodeMember(parameters map[string]string, name string, into reflect.Value) (sent bool) {
+// decodeMember fills a member of a list and gives how many parameters that took.
+func decodeMember(parameters map[string]string, name string, into reflect.Value) (sent int) {
+	fill := func(name string, into reflect.Value) {
+		if text, ok := parameters[name]; ok {
+			into.SetString(text)
+			sent++
+		}
+	}
 	if into.Kind() == reflect.String {
-		text, sent := parameters[name]
-		into.SetString(text)
+		fill(name, into)
 		return sent
 	}
 	for i := range into.NumField() {
-		text, ok := parameters[name+"."+into.Type().Field(i).Name]
-		into.Field(i).SetString(text)
-		sent = sent || ok
+		fill(name+"."+into.Type().Field(i).Name, into.Field(i))
 	}
 	return sent
 }

@@ -178,6 +178,12 @@ func TestParameters(t *testing.T) {
 		{"SetDeletionProtection", "EnableDeletionProtection", "", "MissingParameter"},
 		{"SetDeletionProtection", "ProtectedResourceArn", "", "MissingParameter"},
 		{"SetDeletionProtection", "ProtectedResourceArn", "alias/test", "InvalidParameter"},
+		{"SetDeletionProtection", "ProtectedResourceArn", "acs:kms:cn-hangzhou:1000000000000001:alias/test", "InvalidParameter"},
+		{"TagResource", "Tags", "[]", "InvalidParameter"},
+		{"TagResource", "Tags", `[{"TagKey":"a\u0001","TagValue":"v"}]`, "InvalidParameter"},
+		{"UntagResource", "TagKeys", "null", "InvalidParameter"},
+		{"TagResources", "ResourceId", `["x"]`, "InvalidParameter"}, // beside ResourceId.1
+		{"UpdateKeyDescription", "Description", "a\x01b", "InvalidParameter"},
 		{"SetDeletionProtection", "DeletionProtectionDescription", long, "InvalidParameter"},
 		{"UpdateKeyDescription", "Description", long, "InvalidParameter"},
 		{"UpdateAlias", "AliasName", "name", "InvalidParameter"},
@@ -477,6 +483,7 @@ func TestCreationCutOff(t *testing.T) {
 	}
 	b.stop()
 	b.start()
+	b.server.CarryOutDeletions(t.Context())
 	if after := b.records(); after != before || b.backend.Len() != 1 {
 		t.Errorf("after the next start: %s and %d key pairs, want %s and 1", after, b.backend.Len(), before)
 	}

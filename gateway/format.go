@@ -96,6 +96,9 @@ type errorBody struct {
 }
 
 func (c *call) writeError(ec echo.Context, api *Error) error {
+	if c.claim == nil && c.format == formatJSON { // the request was not read that far
+		c.format = formatOf(ec.QueryParam("Format"))
+	}
 	if api.Status == http.StatusTooManyRequests || api.Status == http.StatusServiceUnavailable {
 		ec.Response().Header().Set("Retry-After", "1")
 	}

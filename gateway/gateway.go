@@ -34,7 +34,7 @@ type Config struct {
 	MaxAliases int
 
 	// MinVersionInterval is how long a key has to wait for its next version.
-	// Zero means that it has not to; KMS has 7 days.
+	// Zero means 7 days, as in KMS; less than zero that it has not to wait.
 	MinVersionInterval time.Duration
 
 	// Spare keeps an RSA_4096 key pair ready for the next CreateKey.
@@ -84,9 +84,10 @@ type Server struct {
 }
 
 // New makes a Server: it unseals the access keys, remembers the nonces that
-// changed something, carries out the deletions that fell due and undoes the
-// creations that were cut off. It reports an error rather than start with less
-// than everything.
+// changed something, and deletes the records of keys that fell due. It reports
+// an error rather than start with less than everything. The key pairs that are
+// to be destroyed, of those keys and of creations that were cut off, Serve sees
+// to.
 func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.Backend == nil || cfg.Sealer == nil || cfg.Audit == nil {
 		return nil, errors.New("gateway: Config needs Store, Backend, Sealer and Audit")
@@ -96,6 +97,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.MaxAliases == 0 {
 		cfg.MaxAliases = defaultMaxRecords
+	}
+	if cfg.MinVersionInterval == 0 {
+		cfg.MinVersionInterval = 7 * 24 * time.Hour
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -143,8 +147,7 @@ func (s *Server) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.CarryOutDeletions(ctx)
-	return nil
+	return s.deleteDueKeys()
 }
 
 // Handler serves the RPC API. Requests that did not come over TLS are refused.

@@ -96,7 +96,7 @@ func (b *bench) start(change ...func(*gateway.Config)) {
 	if b.log, err = audit.Open(filepath.Join(b.dir, "audit.log")); err != nil {
 		b.t.Fatal(err)
 	}
-	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Audit: b.log, Now: b.clock.Now,
+	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Audit: b.log, Now: b.clock.Now, MinVersionInterval: -1,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	for _, f := range change {
 		f(&cfg)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -209,10 +210,17 @@ func checkInterval(s string) error {
 }
 
 func checkDescription(parameter, s string) error {
-	if !utf8.ValidString(s) || utf8.RuneCountInString(s) > maxDescription {
-		return invalidParameter(parameter, "it has to be UTF-8 of at most %d characters", maxDescription)
+	if !isText(s) || utf8.RuneCountInString(s) > maxDescription {
+		return invalidParameter(parameter, "it has to be UTF-8 of at most %d characters, without control characters", maxDescription)
 	}
 	return nil
+}
+
+// isText reports whether s is UTF-8 that XML can carry.
+func isText(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
+		return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0xFFFE || r == 0xFFFF
+	})
 }
 
 type describeKeyRequest struct {

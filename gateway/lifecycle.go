@@ -3,9 +3,11 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -127,7 +129,7 @@ func setDeletionProtection(_ context.Context, c *call, req *setDeletionProtectio
 		return nil, invalidParameter("ProtectedResourceArn", "there is a KeyId too: send one")
 	case name == "":
 		name = req.KeyId
-	case !strings.HasPrefix(name, "acs:kms:"):
+	case !strings.HasPrefix(name, c.server.arn("key/")):
 		return nil, invalidParameter("ProtectedResourceArn", "it is not the ARN of a key")
 	}
 	if err := checkDescription("DeletionProtectionDescription", req.DeletionProtectionDescription); err != nil {
@@ -163,22 +165,15 @@ func updateKeyDescription(_ context.Context, c *call, req *updateKeyDescriptionR
 // tendEvery is how often Serve looks for what is due.
 const tendEvery = 10 * time.Second
 
-// tend carries out deletions as they fall due, until ctx is done.
-func (s *Server) tend(ctx context.Context) {
+// every calls f at once and then every tendEvery, until ctx is done.
+func every(ctx context.Context, f func(context.Context)) {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
-	for {
+	for ctx.Err() == nil {
+		f(ctx)
 		select {
 		case <-ctx.Done():
-			return
 		case <-tick.C:
-			s.CarryOutDeletions(ctx)
-			if !s.Spare {
-				continue
-			}
-			if err := s.KeepSpare(ctx); err != nil {
-				s.Logger.Warn("there is no spare key pair; trying again", "reason", err)
-			}
 		}
 	}
 }
@@ -187,11 +182,62 @@ func (s *Server) tend(ctx context.Context) {
 // that belong to no version. A key's records go first, all at once, so that it
 // can no longer be used or shown; its key pairs are then orphans, and stay
 // recorded as such until the token has destroyed them. Serve calls it while it
-// runs, New at start; what fails is tried again.
+// runs; what fails is tried again.
 func (s *Server) CarryOutDeletions(ctx context.Context) {
+	if err := s.deleteDueKeys(); err != nil {
+		s.Logger.Error("a key whose deletion is due is not deleted; trying again", "reason", err)
+		return // without its audit line no key pair is destroyed
+	}
+	var orphans []store.Orphan
+	_ = s.Store.View(func(tx *store.Tx) error {
+		orphans = tx.Orphans()
+		return nil
+	})
+	for _, o := range orphans {
+		err := s.destroyLeftOrphan(ctx, o)
+		if err == nil {
+			continue
+		}
+		s.Logger.Error("a key pair that belongs to no key is not destroyed; trying again", "KeyVersionId", o.KeyVersionId, "reason", err)
+		if errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || ctx.Err() != nil {
+			return // the next one would fare no better
+		}
+	}
+}
+
+// destroyLeftOrphan destroys a key pair that was an orphan a while ago, if it
+// still is one. While it is being made it is not; and made, or spare, it is not
+// either: so first nobody must be making it, and then the record must still be
+// there. In that order: a creation is marked before its record is written, and
+// until after the record is gone. The record is looked for in a change, which
+// fails where a change may be lost.
+func (s *Server) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
+	if _, making := s.making.Load(o.KeyVersionId); making {
+		return nil
+	}
+	left := false
+	err := s.Store.Update(func(tx *store.Tx) error {
+		now, err := tx.Orphan(o.KeyVersionId)
+		if errors.Is(err, store.ErrNotFound) || now.Spare {
+			return nil
+		}
+		left = true
+		return errors.Join(err, tx.PutOrphan(now))
+	})
+	if err != nil || !left {
+		return err
+	}
+	if err := s.destroyOrphan(ctx, o); err != nil {
+		return err
+	}
+	s.Logger.Info("a key pair that belongs to no key was destroyed", "KeyVersionId", o.KeyVersionId, "since", o.Since)
+	return nil
+}
+
+// deleteDueKeys deletes the records of the keys whose time has come.
+func (s *Server) deleteDueKeys() error {
 	now := s.Now().UTC()
 	var due []string
-	var orphans []store.Orphan
 	_ = s.Store.View(func(tx *store.Tx) error {
 		tx.EachKey(func(k store.Key) {
 			if isDue(k, now) {
@@ -202,43 +248,34 @@ func (s *Server) CarryOutDeletions(ctx context.Context) {
 	})
 	for _, keyId := range due {
 		if err := s.deleteKey(keyId, now); err != nil {
-			s.Logger.Error("a key whose deletion is due is not deleted; trying again", "KeyId", keyId, "reason", err)
+			return fmt.Errorf("deleting key %s: %w", keyId, err)
 		}
 	}
-	_ = s.Store.View(func(tx *store.Tx) error {
-		orphans = tx.Orphans()
-		return nil
-	})
-	for _, o := range orphans {
-		if _, making := s.making.Load(o.KeyVersionId); making || o.Spare {
-			continue
-		}
-		if err := s.destroyOrphan(ctx, o); err != nil {
-			s.Logger.Error("a key pair that belongs to no key is not destroyed; trying again", "KeyVersionId", o.KeyVersionId, "reason", err)
-			return // the next one would fare no better
-		}
-		s.Logger.Info("a key pair that belongs to no key was destroyed", "KeyVersionId", o.KeyVersionId, "since", o.Since)
-	}
+	return nil
 }
 
 func isDue(k store.Key, now time.Time) bool {
 	return k.KeyState == store.PendingDeletion && !k.DeleteDate.After(now)
 }
 
-// deleteKey deletes the records of a key that is still due, through the local
-// door, so that there is an audit line.
+// deleteKey deletes the records of a key that is still due. It leaves an audit
+// line, as an operation would.
 func (s *Server) deleteKey(keyId string, now time.Time) error {
 	c := s.newCall(localDoor, "")
 	c.action, c.entry.Action, c.entry.KeyId, c.entry.Principal = "DeleteKey", "DeleteKey", keyId, "kmsgate"
+	deleted := false
 	err := s.Store.Update(func(tx *store.Tx) error {
 		k, err := tx.Key(keyId)
 		if err != nil || !isDue(k, now) {
-			return err // cancelled meanwhile
+			return nil // cancelled, or deleted, meanwhile
 		}
+		deleted = true
 		return tx.DeleteKey(keyId, now)
 	})
-	_, api := c.finish(new(emptyResponse), err)
-	if api != nil {
+	if err == nil && !deleted {
+		return nil
+	}
+	if _, api := c.finish(new(emptyResponse), err); api != nil {
 		return api
 	}
 	return nil

@@ -169,6 +169,7 @@ func TestDeletionWhileAway(t *testing.T) {
 	b.clock.move(8 * 24 * time.Hour)
 	b.backend.FailDestroy(hsm.ErrUnavailable)
 	b.start()
+	b.server.CarryOutDeletions(t.Context())
 	b.want(b.do(b.root, "DescribeKey", "KeyId", keyId), 404, "Forbidden.KeyNotFound")
 	if n := b.backend.Len(); n != 2 {
 		t.Errorf("%d key pairs, want 2: the token would destroy none", n)
@@ -223,8 +224,8 @@ func TestVersions(t *testing.T) {
 	b.want(b.do(b.root, "DescribeKeyVersion", "KeyId", b.newKey(), "KeyVersionId", ids[0]), 404, "Forbidden.KeyVersionNotFound")
 }
 
-// TestSpare makes an RSA_4096 key of a pair that was made ahead: the token is not
-// asked for anything.
+// TestSpare makes an RSA_4096 key of a pair that was made ahead: the token makes
+// none.
 func TestSpare(t *testing.T) {
 	b := newBench(t)
 	for range 2 { // one spare, not two
@@ -237,14 +238,70 @@ func TestSpare(t *testing.T) {
 	if n := b.backend.Len(); n != 2 {
 		t.Errorf("%d key pairs, want the bench's own and a spare", n)
 	}
-	b.want(b.do(b.root, "ListKeys"), 200, "") // the access key is unsealed by now
-	b.backend.Fail(hsm.ErrUnavailable)
+	b.backend.FailGenerate(hsm.ErrUnavailable)
 	made := b.want(b.do(b.root, "CreateKey", "KeySpec", "RSA_4096"), 200, "")
 	b.want(b.do(b.root, "CreateKey", "KeySpec", "RSA_4096"), 503, "ServiceUnavailableTemporary")
-	b.backend.Fail(nil)
+	b.backend.FailGenerate(nil)
 	keyId := made.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)
 	p := b.signParams("KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Algorithm", "RSA_PSS_SHA_256")
 	b.want(b.do(b.root, "AsymmetricSign", p...), 200, "")
+
+	// A spare that the token has lost is not given to anybody.
+	if err := b.server.KeepSpare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.db.View(func(tx *store.Tx) error { return b.backend.Destroy(t.Context(), tx.Orphans()[0].Key) })
+	made = b.want(b.do(b.root, "CreateKey", "KeySpec", "RSA_4096"), 200, "")
+	keyId = made.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)
+	p = b.signParams("KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Algorithm", "RSA_PSS_SHA_256")
+	b.want(b.do(b.root, "AsymmetricSign", p...), 200, "")
+}
+
+// TestDeletionsSpareCreations carries deletions out while keys are being made:
+// what is acknowledged signs.
+func TestDeletionsSpareCreations(t *testing.T) {
+	b := newBench(t)
+	stop := make(chan struct{})
+	var deleting sync.WaitGroup
+	deleting.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				b.server.CarryOutDeletions(t.Context())
+			}
+		}
+	})
+	var makers sync.WaitGroup
+	for range 8 {
+		makers.Go(func() {
+			for range 10 {
+				keyId := b.newKey()
+				b.want(b.do(b.root, "AsymmetricSign", b.signParams("KeyId", keyId, "KeyVersionId", b.versions(keyId)[0])...), 200, "")
+			}
+		})
+	}
+	makers.Wait()
+	close(stop)
+	deleting.Wait()
+	if n := b.backend.Len(); n != 81 {
+		t.Errorf("%d key pairs for 81 keys", n)
+	}
+}
+
+// TestOneVersionWins races 16 callers for the one version that a key may have.
+func TestOneVersionWins(t *testing.T) {
+	b := newBench(t, func(c *gateway.Config) { c.MinVersionInterval = time.Hour })
+	b.clock.move(time.Hour)
+	var callers sync.WaitGroup
+	for range 16 {
+		callers.Go(func() { b.do(b.root, "CreateKeyVersion", "KeyId", b.key.KeyId) })
+	}
+	callers.Wait()
+	if n := len(b.versions(b.key.KeyId)); n != 2 || b.backend.Len() != 2 {
+		t.Errorf("%d versions and %d key pairs, want 2", n, b.backend.Len())
+	}
 }
 
 func TestUpdateAlias(t *testing.T) {
@@ -307,6 +364,7 @@ func TestTags(t *testing.T) {
 	b.want(b.do(b.root, "TagResources", append(region, "Tag.1.Key", "c", "Tag.1.Value", "3", "Tag.2.Key", "d", "Tag.2.Value", "4")...), 200, "")
 	check(one, "a=2", "c=3", "d=4")
 	check(two, "c=3", "d=4")
+	b.want(b.do(b.root, "TagResources", append(region, "Tag.1.Key", "c", "Tag.3.Key", "gap")...), 400, "InvalidParameter")
 	// The same lists as JSON text.
 	b.want(b.do(b.root, "UntagResources", "RegionId", "cn-hangzhou", "ResourceType", "key", "ResourceId", `["`+one+`"]`, "TagKey", `["d"]`), 200, "")
 	check(one, "a=2", "c=3")

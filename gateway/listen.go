@@ -51,7 +51,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 	door := newDoorkeeper(l, config)
 	tending, stopTending := context.WithCancel(ctx)
 	var tended sync.WaitGroup
-	tended.Go(func() { s.tend(tending) })
+	tended.Go(func() { every(tending, s.CarryOutDeletions) })
+	if s.Spare {
+		go every(tending, s.keepSpare) // not waited for: making one cannot be cut short
+	}
 	defer tended.Wait()
 	defer stopTending()
 	served := make(chan error, 1)

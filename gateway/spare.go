@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -14,22 +15,35 @@ import (
 // seconds, and Node's SDKs give up after 3 s.
 const spareSpec = hsm.RSA_4096
 
+// keepSpare is KeepSpare for as long as the gateway runs.
+func (s *Server) keepSpare(ctx context.Context) {
+	if err := s.KeepSpare(ctx); err != nil && !errors.Is(err, hsm.ErrKeySpec) {
+		s.Logger.Warn("there is no spare key pair; trying again", "reason", err)
+	}
+}
+
 // KeepSpare makes a spare key pair if there is none. Serve calls it while it
 // runs, if Config.Spare says so.
 func (s *Server) KeepSpare(ctx context.Context) error {
-	if _, ok := s.spare(); ok {
-		return nil
-	}
+	wanted := true
 	id := uuid.New()
 	o := store.Orphan{KeyVersionId: id.String(), Since: s.Now().UTC(), Key: hsm.Key{ID: id[:], Spec: spareSpec}}
 	s.making.Store(o.KeyVersionId, true)
 	defer s.making.Delete(o.KeyVersionId)
-	if err := s.Store.Update(func(tx *store.Tx) error { return tx.PutOrphan(o) }); err != nil {
+	err := s.Store.Update(func(tx *store.Tx) error {
+		for _, other := range tx.Orphans() {
+			if other.Key.Spec == spareSpec { // a spare, or one that failed and is to be destroyed first
+				wanted = false
+				return nil
+			}
+		}
+		return tx.PutOrphan(o)
+	})
+	if err != nil || !wanted {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout(spareSpec))
 	defer cancel()
-	var err error
 	if o.Key, err = s.Backend.Generate(ctx, spareSpec, id[:]); err != nil {
 		return fmt.Errorf("making a spare key pair: %w", err) // what there is of it is an orphan
 	}
@@ -56,14 +70,25 @@ func spareIn(tx *store.Tx) (store.Orphan, bool) {
 }
 
 // versionOfSpare makes a version of the spare key pair, in one transaction, if
-// there is one of the key's KeySpec.
-func (c *call) versionOfSpare(key store.Key, allowed, also func(tx *store.Tx) error) (version store.KeyVersion, made bool, err error) {
-	if o, ok := c.server.spare(); !ok || o.Key.Spec != key.KeySpec {
+// there is one of the key's KeySpec, and if it signs: it may have been made long
+// ago.
+func (c *call) versionOfSpare(ctx context.Context, key store.Key, allowed, also func(tx *store.Tx) error) (version store.KeyVersion, made bool, err error) {
+	spare, ok := c.server.spare()
+	if !ok || spare.Key.Spec != key.KeySpec {
 		return version, false, nil
+	}
+	testing, cancel := context.WithTimeout(ctx, signTimeout)
+	defer cancel()
+	if err := hsm.SelfTest(testing, c.server.Backend, spare.Key); err != nil {
+		if errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || testing.Err() != nil {
+			return version, true, err
+		}
+		spare.Spare = false // it is to be destroyed; the key gets a new pair
+		return version, false, c.change(func(tx *store.Tx) error { return tx.PutOrphan(spare) })
 	}
 	err = c.change(func(tx *store.Tx) error {
 		o, ok := spareIn(tx)
-		if made = ok; !ok {
+		if made = ok && o.KeyVersionId == spare.KeyVersionId; !made {
 			return nil // another call was quicker
 		}
 		if err := allowed(tx); err != nil {
@@ -73,10 +98,10 @@ func (c *call) versionOfSpare(key store.Key, allowed, also func(tx *store.Tx) er
 		if err := tx.DeleteOrphan(o.KeyVersionId); err != nil {
 			return err
 		}
-		if err := tx.PutKeyVersion(version); err != nil {
+		if err := also(tx); err != nil {
 			return err
 		}
-		return also(tx)
+		return tx.PutKeyVersion(version)
 	})
 	c.entry.KeyId, c.entry.KeyVersionId = key.KeyId, version.KeyVersionId
 	return version, made || err != nil, err

@@ -43,7 +43,7 @@ func parseTags(s string) (map[string]string, error) {
 }
 
 func addTag(tags map[string]string, parameter, key, value string) error {
-	if key == "" || utf8.RuneCountInString(key) > maxTagKey || utf8.RuneCountInString(value) > maxTagValue || !utf8.ValidString(key+value) {
+	if key == "" || utf8.RuneCountInString(key) > maxTagKey || utf8.RuneCountInString(value) > maxTagValue || !isText(key+value) {
 		return invalidParameter(parameter, "a tag's key has 1 to %d characters, its value up to %d", maxTagKey, maxTagValue)
 	}
 	if strings.HasPrefix(key, "aliyun") || strings.HasPrefix(key, "acs:") {
@@ -107,6 +107,9 @@ func tagResource(_ context.Context, c *call, req *tagResourceRequest) (*emptyRes
 	if err != nil {
 		return nil, err
 	}
+	if len(tags) == 0 {
+		return nil, invalidParameter("Tags", "there is no tag in it")
+	}
 	return done(c.changeKey(req.KeyId, func(k *store.Key) error { return setTags(k, tags) }))
 }
 
@@ -125,7 +128,7 @@ func untagResource(_ context.Context, c *call, req *untagResourceRequest) (*empt
 		return nil, missingParameter("KeyId")
 	}
 	var tagKeys []string
-	if err := json.Unmarshal([]byte(req.TagKeys), &tagKeys); err != nil {
+	if err := json.Unmarshal([]byte(req.TagKeys), &tagKeys); err != nil || len(tagKeys) == 0 {
 		return nil, invalidParameter("TagKeys", `it has to be JSON: ["…","…"]`)
 	}
 	return done(c.changeKey(req.KeyId, func(k *store.Key) error { return dropTags(k, tagKeys) }))
@@ -233,7 +236,7 @@ func (c *call) changeResources(regionId, resourceType string, ids []string, chan
 		}
 		keyIds = append(keyIds, key.KeyId)
 	}
-	c.entry.KeyId = clip(strings.Join(keyIds, ","))
+	c.entry.KeyId = strings.Join(keyIds, ",") // ours, and not too many
 	if err := c.commit(); err != nil {
 		return err
 	}
@@ -290,7 +293,9 @@ func listTagResources(_ context.Context, c *call, req *listTagResourcesRequest) 
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, key)
+		if !slices.ContainsFunc(keys, func(k store.Key) bool { return k.KeyId == key.KeyId }) {
+			keys = append(keys, key)
+		}
 	}
 	if len(req.ResourceId) == 0 {
 		if err := c.authorize(c.server.arn("key")); err != nil {
@@ -319,10 +324,11 @@ func listTagResources(_ context.Context, c *call, req *listTagResourcesRequest) 
 	return resp, nil
 }
 
+// keysTagged gives the keys with some tags that the caller may see.
 func (c *call) keysTagged(tags []tagItem) (keys []store.Key) {
 	_ = c.server.Store.View(func(tx *store.Tx) error {
 		tx.EachKey(func(k store.Key) {
-			if hasTags(k, tags) {
+			if hasTags(k, tags) && c.decide(c.server.keyARN(k.KeyId)).Allowed {
 				keys = append(keys, k)
 			}
 		})

@@ -19,7 +19,7 @@ const maxVersions = 50
 // version, in the transaction that removes the intent. An intent that is found
 // later is undone.
 func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also func(tx *store.Tx) error) (store.KeyVersion, error) {
-	if version, made, err := c.versionOfSpare(key, allowed, also); made {
+	if version, made, err := c.versionOfSpare(ctx, key, allowed, also); made || err != nil {
 		return version, err
 	}
 	// Not cut short when the client leaves: what the token has begun it ends.
@@ -44,7 +44,7 @@ func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also f
 	version.Key, err = c.server.Backend.Generate(making, key.KeySpec, id[:])
 	if err == nil {
 		err = c.change(func(tx *store.Tx) error {
-			return errors.Join(tx.PutKeyVersion(version), tx.DeleteOrphan(orphan.KeyVersionId), also(tx))
+			return errors.Join(also(tx), tx.PutKeyVersion(version), tx.DeleteOrphan(orphan.KeyVersionId))
 		})
 	}
 	if errors.Is(err, store.ErrUncertain) {
@@ -110,7 +110,8 @@ func createKeyVersion(ctx context.Context, c *call, req *createKeyVersionRequest
 		if errors.Is(err, store.ErrNotFound) {
 			return errKeyNotFound
 		}
-		return errors.Join(err, usable(now))
+		// Others may have been quicker to make a version, too.
+		return errors.Join(err, usable(now), c.mayHaveVersion(tx, key.KeyId))
 	}
 	version, err := c.createVersion(ctx, key, allowed, still)
 	if err != nil {

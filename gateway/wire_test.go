@@ -106,7 +106,7 @@ func checkGolden(t *testing.T, name, got string) {
 // TestXMLErrors: whatever goes wrong, who asked for XML gets XML.
 func TestXMLErrors(t *testing.T) {
 	b := newBench(t)
-	for _, query := range []string{"Format=xml", "Format=Xml&Signature=x", "Format=XML&" + b.sign(credential{"none", "x"}, "GET", "ListKeys", nil).Encode()} {
+	for _, query := range []string{"Format=xml", "Format=xml&a=1&a=2", "Format=Xml&Signature=x", "Format=XML&" + b.sign(credential{"none", "x"}, "GET", "ListKeys", nil).Encode()} {
 		resp, err := b.http.Client().Get(b.http.URL + "/?" + query)
 		if err != nil {
 			t.Fatal(err)

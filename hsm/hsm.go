@@ -72,7 +72,7 @@ type Backend interface {
 	Sign(ctx context.Context, k Key, alg Algorithm, digest []byte) ([]byte, error)
 
 	// Destroy removes k's private key for good. It succeeds if the key is
-	// already gone. Only k.ID and k.Sealed are looked at.
+	// already gone. k.ID, k.Spec and k.Sealed are looked at.
 	Destroy(ctx context.Context, k Key) error
 
 	// Health reports nil if the backend could sign a moment ago.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // MaxKeyPolicy is the most bytes that a key policy may have.
@@ -26,6 +27,9 @@ var (
 // CheckKeyPolicy checks a document of the kind that is set for one key. Its
 // errors say what is wrong.
 func CheckKeyPolicy(document string) error {
+	if !utf8.ValidString(document) {
+		return errors.New("the policy is not UTF-8")
+	}
 	if len(document) > MaxKeyPolicy {
 		return fmt.Errorf("the policy has %d bytes, more than %d", len(document), MaxKeyPolicy)
 	}
@@ -36,7 +40,7 @@ func CheckKeyPolicy(document string) error {
 			Effect    string
 			Principal struct{ RAM oneOrMany }
 			Action    oneOrMany
-			Resource  oneOrMany
+			Resource  []string // not a string: KMS wants ["*"] exactly
 			Condition json.RawMessage
 		}
 	}
@@ -76,5 +80,8 @@ func notA(is func(string) bool) func(string) bool { return func(s string) bool {
 
 func isKeyAction(action string) bool {
 	name, ok := strings.CutPrefix(action, "kms:")
-	return ok && slices.ContainsFunc(keyActions, func(known string) bool { return match(known, name) })
+	return ok && slices.ContainsFunc(keyActions, func(known string) bool {
+		prefix, open := strings.CutSuffix(known, "*")
+		return name == known || open && prefix != "" && strings.HasPrefix(name, prefix) && !strings.ContainsAny(name[len(prefix):], "*?")
+	})
 }

@@ -288,6 +288,9 @@ func (tx *Tx) AccessKeys() []AccessKey { return accessKeys.page(tx, 0, accessKey
 // PutOrphan records a key pair that belongs to no version.
 func (tx *Tx) PutOrphan(o Orphan) error { return orphans.put(tx, o.KeyVersionId, o) }
 
+// Orphan gives a key pair that belongs to no version, or ErrNotFound.
+func (tx *Tx) Orphan(keyVersionId string) (Orphan, error) { return orphans.get(tx, keyVersionId) }
+
 // DeleteOrphan forgets a key pair: it has a version, or is destroyed.
 func (tx *Tx) DeleteOrphan(keyVersionId string) error {
 	return orphans.delete(tx, keyVersionId)

@@ -88,6 +88,9 @@ func ParseHeader(r *Request) (*Claim, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(auth.scope) > 0 && (auth.scope[0] != date.Format("20060102") || auth.scope[3] != "aliyun_v4_request") {
+		return nil, fmt.Errorf("%w: the credential's scope is not of the day of x-acs-date, or does not end with aliyun_v4_request", ErrIncomplete)
+	}
 	s := auth.scheme
 	bodyHash := headers[s.contentHeader]
 	wrongBody := !strings.EqualFold(bodyHash, hexHash(s.hash, r.Body))

@@ -27,7 +27,7 @@ type Fake struct {
 	keys map[string]signer // by Key.ID
 	fail error
 
-	failDestroy error
+	failDestroy, failGenerate error
 }
 
 var (
@@ -51,6 +51,14 @@ func (f *Fake) FailDestroy(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.failDestroy = err
+}
+
+// FailGenerate makes every later call of Generate give err, until
+// FailGenerate(nil).
+func (f *Fake) FailGenerate(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failGenerate = err
 }
 
 // ErrPanic, given to [Fake.Fail], makes calls panic.
@@ -87,6 +95,9 @@ func (f *Fake) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.K
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.failGenerate != nil {
+		return hsm.Key{}, f.failGenerate
+	}
 	if f.keys == nil {
 		f.keys = make(map[string]signer)
 	}

@@ -105,11 +105,7 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	if len(id) != idSize {
 		return hsm.Key{}, fmt.Errorf("an id of %d bytes is not one of %d", len(id), idSize)
 	}
-	queue := t.changes
-	if spec == hsm.RSA_4096 {
-		queue = t.slowChanges
-	}
-	key, err := run(ctx, t, queue, once, func(s *session) (hsm.Key, error) {
+	key, err := run(ctx, t, t.changesOf(spec), once, func(s *session) (hsm.Key, error) {
 		if s.handles.get(id) != nil {
 			return hsm.Key{}, fmt.Errorf("the token already has a key with CKA_ID %x", id)
 		}
@@ -207,12 +203,21 @@ func exportEC(spec hsm.KeySpec) func(*session, pkcs11.ObjectHandle) ([]byte, err
 	}
 }
 
+// changesOf gives the queue of changes of keys of a KeySpec. A key is made and
+// destroyed through one queue, so that it cannot be destroyed before it is made.
+func (t *Token) changesOf(spec hsm.KeySpec) chan *job {
+	if spec == hsm.RSA_4096 {
+		return t.slowChanges
+	}
+	return t.changes
+}
+
 // Destroy destroys both halves of k in the token. It succeeds if they are gone.
 func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 	if len(k.ID) != idSize {
 		return fmt.Errorf("an id of %d bytes is not one of %d", len(k.ID), idSize)
 	}
-	_, err := run(ctx, t, t.changes, again, func(s *session) (struct{}, error) {
+	_, err := run(ctx, t, t.changesOf(k.Spec), again, func(s *session) (struct{}, error) {
 		return struct{}{}, s.destroy(k.ID)
 	})
 	return err
