@@ -1,0 +1,108 @@
+package integration
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	openapi "github.com/alibabacloud-go/darabonba-openapi/v2/client"
+	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
+	util "github.com/alibabacloud-go/tea-utils/v2/service"
+	"github.com/alibabacloud-go/tea/tea"
+)
+
+// TestMembers holds the answers of the operations that show something to the
+// SDK's own structs: no member is missing, none is unknown, and each has the
+// type that it is declared with.
+func TestMembers(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	c := newContract(t, g.Env, modes["ACS3-HMAC-SHA256"])
+	keyId, version := g.Env["KMSGATE_KEY_EC_P256"], g.Env["KMSGATE_KEYVERSION_EC_P256"]
+	digest := *b64(make([]byte, 32))
+	tagged, _ := c.newKey("EC_P256")
+	must[*kms.TagResourceResponse](t)(c.TagResource(&kms.TagResourceRequest{KeyId: &tagged, Tags: tea.String(`[{"TagKey":"k","TagValue":"v"}]`)}))
+	for action, tc := range map[string]struct {
+		body  any
+		query []string
+	}{
+		"AsymmetricSign":           {kms.AsymmetricSignResponseBody{}, []string{"KeyId", keyId, "KeyVersionId", version, "Algorithm", "ECDSA_SHA_256", "Digest", digest}},
+		"AsymmetricVerify":         {kms.AsymmetricVerifyResponseBody{}, []string{"KeyId", keyId, "KeyVersionId", version, "Algorithm", "ECDSA_SHA_256", "Digest", digest, "Value", "AAAA"}},
+		"GetPublicKey":             {kms.GetPublicKeyResponseBody{}, []string{"KeyId", keyId, "KeyVersionId", version}},
+		"CreateKey":                {kms.CreateKeyResponseBody{}, []string{"KeySpec", "EC_P256"}},
+		"DescribeKey":              {kms.DescribeKeyResponseBody{}, []string{"KeyId", keyId}},
+		"ListKeys":                 {kms.ListKeysResponseBody{}, nil},
+		"CreateKeyVersion":         {kms.CreateKeyVersionResponseBody{}, []string{"KeyId", tagged}},
+		"DescribeKeyVersion":       {kms.DescribeKeyVersionResponseBody{}, []string{"KeyId", keyId, "KeyVersionId", version}},
+		"ListKeyVersions":          {kms.ListKeyVersionsResponseBody{}, []string{"KeyId", keyId}},
+		"ListAliases":              {kms.ListAliasesResponseBody{}, nil},
+		"ListAliasesByKeyId":       {kms.ListAliasesByKeyIdResponseBody{}, []string{"KeyId", keyId}},
+		"ListResourceTags":         {kms.ListResourceTagsResponseBody{}, []string{"KeyId", tagged}},
+		"ListTagResources":         {kms.ListTagResourcesResponseBody{}, []string{"RegionId", g.Env["KMSGATE_REGION_ID"], "ResourceType", "key", "ResourceId.1", tagged}},
+		"GetKeyPolicy":             {kms.GetKeyPolicyResponseBody{}, []string{"KeyId", keyId}},
+		"DescribeRegions":          {kms.DescribeRegionsResponseBody{}, nil},
+		"DescribeAccountKmsStatus": {kms.DescribeAccountKmsStatusResponseBody{}, nil},
+		"GetKmsInstance":           {kms.GetKmsInstanceResponseBody{}, []string{"KmsInstanceId", g.Env["KMSGATE_INSTANCE_ID"]}},
+		"ListKmsInstances":         {kms.ListKmsInstancesResponseBody{}, nil},
+		"EnableKey":                {kms.EnableKeyResponseBody{}, []string{"KeyId", keyId}},
+	} {
+		query := make(map[string]*string)
+		for i := 0; i < len(tc.query); i += 2 {
+			query[tc.query[i]] = &tc.query[i+1]
+		}
+		resp, err := c.CallApi(&openapi.Params{
+			Action: tea.String(action), Version: tea.String("2016-01-20"), Protocol: tea.String("HTTPS"), Pathname: tea.String("/"), Method: tea.String("POST"),
+			AuthType: tea.String("AK"), Style: tea.String("RPC"), ReqBodyType: tea.String("formData"), BodyType: tea.String("json"),
+		}, &openapi.OpenApiRequest{Query: query}, &util.RuntimeOptions{})
+		if err != nil {
+			t.Errorf("%s: %v", action, err)
+			continue
+		}
+		compareMembers(t, action, reflect.TypeOf(tc.body), resp["body"])
+	}
+}
+
+// compareMembers compares a JSON value with the type that an SDK declares.
+func compareMembers(t *testing.T, path string, declared reflect.Type, got any) {
+	t.Helper()
+	for declared.Kind() == reflect.Pointer {
+		declared = declared.Elem()
+	}
+	switch declared.Kind() {
+	case reflect.Struct:
+		object, ok := got.(map[string]any)
+		if !ok {
+			t.Errorf("%s is %T, not an object", path, got)
+			return
+		}
+		members := maps.Clone(object)
+		for i := range declared.NumField() {
+			name, _, _ := strings.Cut(declared.Field(i).Tag.Get("json"), ",")
+			value, ok := members[name]
+			if !ok {
+				t.Errorf("%s.%s is missing", path, name)
+				continue
+			}
+			delete(members, name)
+			compareMembers(t, path+"."+name, declared.Field(i).Type, value)
+		}
+		if len(members) > 0 {
+			t.Errorf("%s has %v, which the SDK does not know", path, slices.Sorted(maps.Keys(members)))
+		}
+	case reflect.Slice:
+		list, ok := got.([]any)
+		if !ok {
+			t.Errorf("%s is %T, not a list", path, got)
+		}
+		for i, member := range list {
+			compareMembers(t, fmt.Sprintf("%s[%d]", path, i), declared.Elem(), member)
+		}
+	default:
+		want := map[reflect.Kind]string{reflect.String: "string", reflect.Bool: "bool", reflect.Int32: "json.Number", reflect.Int64: "json.Number"}[declared.Kind()]
+		if have := fmt.Sprintf("%T", got); have != want {
+			t.Errorf("%s is %s, declared %s", path, have, declared.Kind())
+		}
+	}
+}
