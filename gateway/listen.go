@@ -53,7 +53,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 	var tended sync.WaitGroup
 	tended.Go(func() { every(tending, s.CarryOutDeletions) })
 	if s.Spare {
-		go every(tending, s.keepSpare) // not waited for: making one cannot be cut short
+		go func() { // not waited for: making one cannot be cut short
+			select {
+			case <-tending.Done():
+			case <-time.After(tendEvery): // whoever only starts a gateway for a test needs none
+				every(tending, s.keepSpare)
+			}
+		}()
 	}
 	defer tended.Wait()
 	defer stopTending()

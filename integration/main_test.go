@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	if os.Getenv(crashDir) != "" {
+		return m.Run() // a child, which needs no binary
+	}
 	dir, err := os.MkdirTemp("", "kmsgate-integration-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,170 @@
+package integration
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
+	"github.com/alibabacloud-go/tea/tea"
+
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/sealed"
+	"github.com/kmsgate/kmsgate/hsm/token"
+	"github.com/kmsgate/kmsgate/integration/devgateway"
+	"github.com/kmsgate/kmsgate/softhsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// crashDir names, in the environment of a child process of this test, the
+// directory of the gateway whose deletions it shall carry out.
+const crashDir = "KMSGATE_CRASH_DIR"
+
+// TestKilledWhileDeleting schedules keys to be deleted, and kills a process that
+// carries the deletions out, eight days later by its clock, at growing moments
+// until one gets through. No key is then half there: the others sign, and the
+// token has the objects of what is recorded and no more.
+func TestKilledWhileDeleting(t *testing.T) {
+	if dir := os.Getenv(crashDir); dir != "" {
+		carryOutDeletions(t, dir)
+		return
+	}
+	dir := t.TempDir() + "/gateway"
+	g := start(t, dir)
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stays := make(map[string]string)
+	for i := range 24 {
+		keyId, versionId, err := newKey(client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%4 == 0 {
+			stays[versionId] = keyId
+			continue
+		}
+		must[*kms.CreateKeyVersionResponse](t)(client.CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &keyId}))
+		must[*kms.ScheduleKeyDeletionResponse](t)(client.ScheduleKeyDeletion(&kms.ScheduleKeyDeletionRequest{KeyId: &keyId, PendingWindowInDays: tea.Int32(7)}))
+	}
+	if err := g.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	kills := 0
+	for delay := 50 * time.Millisecond; ; delay += delay / 12 {
+		child := exec.Command(os.Args[0], "-test.run=^TestKilledWhileDeleting$")
+		child.Env = append(os.Environ(), crashDir+"="+dir)
+		var out bytes.Buffer
+		child.Stdout, child.Stderr = &out, &out
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		timer := time.AfterFunc(delay, func() { child.Process.Kill() })
+		err := child.Wait()
+		if timer.Stop() { // it was quicker
+			if err != nil {
+				t.Fatalf("carrying out deletions: %v\n%s", err, out.String())
+			}
+			break
+		}
+		kills++
+	}
+	t.Logf("killed %d times", kills)
+	checkObjects(t, dir)
+
+	g = start(t, dir)
+	if client, err = devgateway.SDK(g.Env); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := countKeys(client); err != nil || n != len(devgateway.KeySpecs)+len(stays) {
+		t.Errorf("%d keys, %v: want those of the gateway and the %d that were not scheduled", n, err, len(stays))
+	}
+	c := newSDK{client}
+	for versionId, keyId := range stays {
+		if _, _, _, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, make([]byte, 32)); err != nil {
+			t.Errorf("a key that was not scheduled does not sign: %v", err)
+		}
+	}
+	verifyAudit(t, dir)
+}
+
+// carryOutDeletions is what a gateway does after eight days.
+func carryOutDeletions(t *testing.T, dir string) {
+	soft, err := softhsm.Open(filepath.Join(dir, "softhsm"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := token.Open(token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN()), BeforeLogin: soft.Guard, AfterChange: soft.Flush})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := store.Open(filepath.Join(dir, "kmsgate.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := audit.Open(filepath.Join(dir, "audit.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := gateway.New(t.Context(), gateway.Config{
+		Store: db, Backend: hsm.Route{Token: tok, Sealed: sealed.New(tok)}, Sealer: tok, Audit: log,
+		Now: func() time.Time { return time.Now().Add(8 * 24 * time.Hour) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.CarryOutDeletions(t.Context())
+	for _, close := range []func() error{log.Close, db.Close, tok.Close} {
+		if err := close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// checkObjects compares the files of the token with the records: two for each
+// key pair in it, two for the canary, one for the sealing key and one for the
+// token itself. Empty files, which a kill can leave, are no objects.
+func checkObjects(t *testing.T, dir string) {
+	t.Helper()
+	db, err := store.Open(filepath.Join(dir, "kmsgate.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	want := 2 + 1 + 1
+	db.View(func(tx *store.Tx) error {
+		tx.EachKey(func(k store.Key) {
+			for _, v := range tx.KeyVersions(k.KeyId) {
+				if v.Key.Sealed == nil {
+					want += 2
+				}
+			}
+		})
+		for _, o := range tx.Orphans() {
+			if !o.Spare {
+				t.Errorf("an orphan is left: %+v", o)
+			}
+			want += 2
+		}
+		return nil
+	})
+	files, err := filepath.Glob(filepath.Join(dir, "softhsm", "tokens", "*", "*.object"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	for _, f := range files {
+		if info, err := os.Stat(f); err == nil && info.Size() > 0 {
+			got++
+		}
+	}
+	if got != want {
+		t.Errorf("the token has %d objects, the records account for %d", got, want)
+	}
+}
