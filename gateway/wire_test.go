@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,22 +33,33 @@ var varying = []struct {
 // TestWire compares whole answers, as they stand on the wire, with files.
 func TestWire(t *testing.T) {
 	b := newBench(t)
-	missing := []string{"KeyId", "alias/none"}
-	for name, tc := range map[string]struct {
-		action string
-		params []string
+	for _, tc := range []struct {
+		name, action string
+		params       []string
 	}{
-		"AsymmetricSign": {"AsymmetricSign", b.signParams()}, "AsymmetricVerify": {"AsymmetricVerify", b.signParams("Value", "AAAA")},
-		"GetPublicKey": {"GetPublicKey", b.signParams()}, "DescribeKey": {"DescribeKey", []string{"KeyId", "alias/test"}},
-		"ListKeys": {"ListKeys", nil}, "ListKeys-empty": {"ListKeys", []string{"PageNumber", "9"}},
-		"ListAliases": {"ListAliases", nil}, "DescribeRegions": {"DescribeRegions", nil}, "EnableKey": {"EnableKey", []string{"KeyId", b.key.KeyId}},
-		"GetKmsInstance": {"GetKmsInstance", []string{"KmsInstanceId", instance.InstanceId}},
-		"error":          {"DescribeKey", missing},
-		"GetKeyPolicy":   {"GetKeyPolicy", []string{"KeyId", b.key.KeyId}},
-		"CreateKey":      {"CreateKey", []string{"KeySpec", "EC_P256", "Description", "a&b<c>d \"e\" 中 +~*"}},
+		{"AsymmetricSign", "AsymmetricSign", b.signParams()},
+		{"AsymmetricVerify", "AsymmetricVerify", b.signParams("Value", "AAAA")},
+		{"GetPublicKey", "GetPublicKey", b.signParams()},
+		{"DescribeKey", "DescribeKey", []string{"KeyId", "alias/test"}},
+		{"ListKeys", "ListKeys", nil},
+		{"ListKeys-empty", "ListKeys", []string{"PageNumber", "9"}},
+		{"ListKeyVersions", "ListKeyVersions", []string{"KeyId", "alias/test"}},
+		{"DescribeKeyVersion", "DescribeKeyVersion", b.signParams()},
+		{"ListAliases", "ListAliases", nil},
+		{"DescribeRegions", "DescribeRegions", nil},
+		{"EnableKey", "EnableKey", []string{"KeyId", b.key.KeyId}},
+		{"GetKmsInstance", "GetKmsInstance", []string{"KmsInstanceId", instance.InstanceId}},
+		{"ListKmsInstances", "ListKmsInstances", nil},
+		{"GetKeyPolicy", "GetKeyPolicy", []string{"KeyId", b.key.KeyId}},
+		{"TagResource", "TagResource", []string{"KeyId", b.key.KeyId, "Tags", `[{"TagKey":"k&<","TagValue":"v"}]`}},
+		{"ListResourceTags", "ListResourceTags", []string{"KeyId", b.key.KeyId}},
+		{"ListTagResources", "ListTagResources", []string{"RegionId", "cn-hangzhou", "ResourceType", "key", "ResourceId.1", b.key.KeyId}},
+		{"error", "DescribeKey", []string{"KeyId", "alias/none"}},
+		{"CreateKey", "CreateKey", []string{"KeySpec", "EC_P256", "Description", "a&b<c>d \"e\" 中 +~*"}}, // last: it changes what lists show
 	} {
+		name := tc.name
 		for _, format := range []string{"json", "XML"} {
-			resp, err := b.http.Client().Get(b.http.URL + "/?" + b.sign(b.root, "GET", tc.action, params(append(tc.params, "Format", format)...)).Encode())
+			resp, err := b.http.Client().Get(b.http.URL + "/?" + b.sign(b.root, "GET", tc.action, params(append(slices.Clone(tc.params), "Format", format)...)).Encode())
 			if err != nil {
 				t.Fatal(err)
 			}
