@@ -208,7 +208,7 @@ func listAliasesByKeyId(_ context.Context, c *call, req *listAliasesByKeyIdReque
 	err = c.server.Store.View(func(tx *store.Tx) error {
 		all := tx.AliasesOf(key.KeyId)
 		resp.TotalCount = len(all)
-		resp.Aliases.Alias = c.server.aliasItems(all[min(page.skip(), len(all)):min(page.skip()+page.PageSize, len(all))])
+		resp.Aliases.Alias = c.server.aliasItems(cut(all, page))
 		return nil
 	})
 	return resp, err

@@ -23,6 +23,11 @@ type pageInfo struct {
 
 func (p pageInfo) skip() int { return (p.PageNumber - 1) * p.PageSize }
 
+// cut gives the page of a list that is there as a whole.
+func cut[T any](all []T, p pageInfo) []T {
+	return all[min(p.skip(), len(all)):min(p.skip()+p.PageSize, len(all))]
+}
+
 // newPage fills in what a request left out.
 func newPage(number, size *int) (pageInfo, error) {
 	p := pageInfo{PageNumber: 1, PageSize: defaultPageSize}

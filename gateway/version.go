@@ -182,7 +182,7 @@ func listKeyVersions(_ context.Context, c *call, req *listKeyVersionsRequest) (*
 	err = c.server.Store.View(func(tx *store.Tx) error {
 		all := tx.KeyVersions(key.KeyId)
 		resp.TotalCount = len(all)
-		for _, v := range all[min(page.skip(), len(all)):min(page.skip()+page.PageSize, len(all))] {
+		for _, v := range cut(all, page) {
 			resp.KeyVersions.KeyVersion = append(resp.KeyVersions.KeyVersion, newKeyVersionItem(v))
 		}
 		return nil

@@ -513,7 +513,7 @@ func TestSlowKeysHoldUpNobody(t *testing.T) {
 	if err := <-slow; err != nil {
 		t.Fatal(err)
 	}
-	if quick < 5 {
+	if quick < 3 { // the first may have been held up and the loop ended by it
 		t.Errorf("%d keys on P-256 were made meanwhile", quick)
 	}
 }
