@@ -3,20 +3,20 @@ module github.com/kmsgate/kmsgate
 go 1.26.0
 
 require (
-	github.com/ThalesGroup/crypto11 v1.6.1
-	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1
-	github.com/emmansun/gmsm v0.44.1
-	github.com/google/go-cmp v0.7.0
-	github.com/google/uuid v1.6.0
-	github.com/labstack/echo/v4 v4.16.0
-	github.com/miekg/pkcs11 v1.1.2
-	github.com/rogpeppe/go-internal v1.16.0
-	github.com/spf13/cobra v1.10.2
-	github.com/tidwall/btree v1.8.2
-	go.etcd.io/bbolt v1.5.0
-	golang.org/x/crypto v0.57.0
-	golang.org/x/sys v0.49.0
-	golang.org/x/time v0.16.0
+	github.com/ThalesGroup/crypto11 v1.6.1 // the PKCS#11 module's life, login and AES key
+	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1 // the curve that the standard library has not
+	github.com/emmansun/gmsm v0.44.1 // SM2 and SM3
+	github.com/google/go-cmp v0.7.0 // tests: differences
+	github.com/google/uuid v1.6.0 // KeyId, KeyVersionId, RequestId
+	github.com/labstack/echo/v4 v4.16.0 // the HTTP door
+	github.com/miekg/pkcs11 v1.1.2 // PKCS#11
+	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript, for the command line
+	github.com/spf13/cobra v1.10.2 // the command line
+	github.com/tidwall/btree v1.8.2 // ordered records in memory, forked in constant time for every change
+	go.etcd.io/bbolt v1.5.0 // records on disk
+	golang.org/x/crypto v0.57.0 // cryptobyte: strict DER
+	golang.org/x/sys v0.49.0 // syncfs, flock, prctl
+	golang.org/x/time v0.16.0 // rate: token buckets
 )
 
 require (
