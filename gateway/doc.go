@@ -21,7 +21,7 @@
 //     and whom a policy allows it. Whether a key exists is told only to callers
 //     who may use it.
 //   - Every request that reaches the handler is answered with the API's own
-//     error codes, as JSON, panics included.
+//     error codes, as JSON or XML, panics included.
 //   - A request is accepted once; after a restart, one that changed nothing may
 //     be accepted once more, within 15 minutes of its time stamp.
 //

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -255,6 +257,42 @@ func TestSpare(t *testing.T) {
 	keyId = made.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)
 	p = b.signParams("KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Algorithm", "RSA_PSS_SHA_256")
 	b.want(b.do(b.root, "AsymmetricSign", p...), 200, "")
+}
+
+// A thief is a backend whose next signature fails, after something else was done.
+type thief struct {
+	*hsmtest.Fake
+	first func()
+}
+
+func (t *thief) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	if first := t.first; first != nil {
+		t.first = nil
+		first()
+		return nil, errors.New("this signature failed")
+	}
+	return t.Fake.Sign(ctx, k, alg, digest)
+}
+
+// TestSpareIsTakenOnce fails the test of a spare that another call takes
+// meanwhile: that call's key must not be destroyed for it.
+func TestSpareIsTakenOnce(t *testing.T) {
+	backend := new(thief)
+	b := newBench(t, func(c *gateway.Config) {
+		backend.Fake = c.Backend.(*hsmtest.Fake)
+		c.Backend = backend
+	})
+	if err := b.server.KeepSpare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var taken string
+	backend.first = func() { taken = b.newKey("KeySpec", "RSA_4096") }
+	made := b.newKey("KeySpec", "RSA_4096")
+	b.server.CarryOutDeletions(t.Context())
+	for _, keyId := range []string{taken, made} {
+		p := b.signParams("KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Algorithm", "RSA_PSS_SHA_256")
+		b.want(b.do(b.root, "AsymmetricSign", p...), 200, "")
+	}
 }
 
 // TestDeletionsSpareCreations carries deletions out while keys are being made:

@@ -13,7 +13,8 @@ import (
 // maxBody is the most bytes that a request's body may have, and its query.
 const maxBody = 256 << 10
 
-// newHandler makes the door for the RPC API. Echo stays in this file.
+// newHandler makes the door for the RPC API. Echo stays in this file and in
+// format.go.
 func (s *Server) newHandler() http.Handler {
 	e := echo.New()
 	e.IPExtractor = echo.ExtractIPDirect() // what a header says of the source is anyone's to say

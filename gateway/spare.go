@@ -83,8 +83,14 @@ func (c *call) versionOfSpare(ctx context.Context, key store.Key, allowed, also 
 		if errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || testing.Err() != nil {
 			return version, true, err
 		}
-		spare.Spare = false // it is to be destroyed; the key gets a new pair
-		return version, false, c.change(func(tx *store.Tx) error { return tx.PutOrphan(spare) })
+		return version, false, c.change(func(tx *store.Tx) error {
+			o, ok := spareIn(tx)
+			if !ok || o.KeyVersionId != spare.KeyVersionId {
+				return nil // another call took it, and found that it signs: it is a key's now
+			}
+			o.Spare = false // to be destroyed; this key gets a new pair
+			return tx.PutOrphan(o)
+		})
 	}
 	err = c.change(func(tx *store.Tx) error {
 		o, ok := spareIn(tx)

@@ -14,10 +14,10 @@ import (
 const maxVersions = 50
 
 // createVersion makes a key pair and records it, together with what also
-// changes, unless allowed objects. The order is what makes it safe to be cut off at any point: the
-// intent is recorded, the key pair is made and tested, and only then is there a
-// version, in the transaction that removes the intent. An intent that is found
-// later is undone.
+// changes, unless allowed objects. The order is what makes it safe to be cut off
+// at any point: the pair is recorded as an orphan, it is made and tested, and
+// only then is there a version, in the transaction that removes the orphan. An
+// orphan that is found later is destroyed.
 func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also func(tx *store.Tx) error) (store.KeyVersion, error) {
 	if version, made, err := c.versionOfSpare(ctx, key, allowed, also); made || err != nil {
 		return version, err

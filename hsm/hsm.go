@@ -46,10 +46,10 @@ const (
 // A Key is all that a backend needs to find one key pair again. It holds no
 // secret in the clear and may be stored anywhere.
 type Key struct {
-	ID     []byte  // the KeyVersionId's 16 bytes; CKA_ID in a token
-	Spec   KeySpec //
-	Public []byte  // SubjectPublicKeyInfo, DER
-	Sealed []byte  // the private key, sealed by the token; nil if it lives in the token
+	ID     []byte // the KeyVersionId's 16 bytes; CKA_ID in a token
+	Spec   KeySpec
+	Public []byte // SubjectPublicKeyInfo, DER
+	Sealed []byte // the private key, sealed by the token; nil if it lives in the token
 }
 
 // A Backend makes and uses key pairs. Its methods may be called from any

@@ -20,7 +20,7 @@
 // cut off is taken back. [Verify] takes a line that is not an entry only before such a line.
 //
 // The chain shows that the lines that are there belong together. That lines are
-// missing at the end it cannot show.
+// missing at the end, or that the very last one was changed, it cannot show.
 package audit
 
 import (
