@@ -40,6 +40,7 @@ type step struct {
 func TestModel(t *testing.T) {
 	for seed := range uint64(5) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel() // it waits for the disk
 			b := newBench(t)
 			m := &model{
 				keys:    map[string]*modelKey{b.key.KeyId: {state: store.Enabled, versions: 1, tags: map[string]string{}}},
