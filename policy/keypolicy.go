@@ -2,16 +2,10 @@ package policy
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf8"
 )
-
-// MaxKeyPolicy is the most bytes that a key policy may have.
-const MaxKeyPolicy = 32768
 
 // keyActions are the actions, without "kms:", that take effect in a key policy
 // (KMS, "Configure a key policy"); List* and so on stand for all that begin so.
@@ -24,59 +18,80 @@ var (
 	ramPrincipal = regexp.MustCompile(`^acs:ram::[0-9]+:(\*|root|(user|role)/[A-Za-z0-9._@-]+)$`)
 )
 
-// CheckKeyPolicy checks a document of the kind that is set for one key. Its
-// errors say what is wrong.
-func CheckKeyPolicy(document string) error {
-	if !utf8.ValidString(document) {
-		return errors.New("the policy is not UTF-8")
+var keyGrammar = grammar{
+	"Sid":       {readSid, true},
+	"Effect":    {read: readEffect},
+	"Principal": {read: readPrincipals},
+	"Action":    {read: readKeyActions},
+	"Resource":  {read: readAnyResource},
+	"Condition": {readConditions, true},
+}
+
+// ParseKeyPolicy parses a document of the kind that is set for one key, of at
+// most MaxDocument bytes. Its Resource is ["*"], which stands for that key and
+// matches every resource: to ask it about that key only is up to the caller. Its
+// errors are like Parse's.
+//
+// A statement applies to a caller whom one of its principals includes.
+// acs:ram::<account>:* includes every user and role of the account, but not
+// acs:ram::<account>:root. The local administrator acts as root, and must not be
+// locked out of a key, past repair, by a Deny that was meant for everybody:
+// whoever means root says root. All other principals include only whom they
+// name, letter for letter.
+func ParseKeyPolicy(document string) (*Policy, error) {
+	return parse(document, keyGrammar)
+}
+
+// A principal is an ARN, or the part of one, "acs:ram::<account>:", that stands
+// for all users and roles of the account.
+type principal string
+
+func (p principal) includes(caller string) bool {
+	if !strings.HasSuffix(string(p), ":") {
+		return caller == string(p)
 	}
-	if len(document) > MaxKeyPolicy {
-		return fmt.Errorf("the policy has %d bytes, more than %d", len(document), MaxKeyPolicy)
+	name, ok := strings.CutPrefix(caller, string(p))
+	return ok && (strings.HasPrefix(name, "user/") || strings.HasPrefix(name, "role/"))
+}
+
+func readSid(r *reader, first json.Token, into *statement) (err error) {
+	into.sid, err = r.text(first)
+	if err == nil && into.sid != "" && !sid.MatchString(into.sid) {
+		err = r.errorf("the Sid has other characters than A-Za-z0-9_/+=.@- and spaces, or more than 128")
 	}
-	var doc struct {
-		Version   string
-		Statement []struct {
-			Sid       string
-			Effect    string
-			Principal struct{ RAM oneOrMany }
-			Action    oneOrMany
-			Resource  []string // not a string: KMS wants ["*"] exactly
-			Condition json.RawMessage
+	return err
+}
+
+func readPrincipals(r *reader, first json.Token, into *statement) error {
+	if err := r.object(first, func(name string) error {
+		if name != "RAM" {
+			return r.unknown("kind of principals", name, []string{"RAM"})
 		}
-	}
-	if err := decodeStrictly(document, &doc); err != nil {
+		return r.eachText(r.next(), func(arn string) error {
+			if !ramPrincipal.MatchString(arn) {
+				return r.errorf("%.40q is not acs:ram::<account>: and *, root, user/<name> or role/<name>", arn)
+			}
+			into.principals = append(into.principals, principal(strings.TrimSuffix(arn, "*")))
+			return nil
+		})
+	}); err != nil {
 		return err
 	}
-	if doc.Version != "1" {
-		return fmt.Errorf(`the policy's Version is %q, not "1"`, doc.Version)
-	}
-	if len(doc.Statement) == 0 {
-		return errors.New("the policy has no Statement")
-	}
-	for i, s := range doc.Statement {
-		if err := errors.Join(
-			require(s.Sid == "" || sid.MatchString(s.Sid), "the Sid has other characters than A-Za-z0-9_/+=.@- or more than 128"),
-			require(s.Effect == "Allow" || s.Effect == "Deny", `the Effect is neither "Allow" nor "Deny"`),
-			require(len(s.Principal.RAM) > 0 && !slices.ContainsFunc(s.Principal.RAM, notA(ramPrincipal.MatchString)),
-				"the Principal is not a RAM list of acs:ram::<account>: and *, root, user/<name> or role/<name>"),
-			require(len(s.Action) > 0 && !slices.ContainsFunc(s.Action, notA(isKeyAction)), "the Action has something that takes no effect in a key policy"),
-			require(slices.Equal(s.Resource, []string{"*"}), `the Resource is not ["*"]`),
-			require(s.Condition == nil || json.Valid(s.Condition) && strings.HasPrefix(strings.TrimSpace(string(s.Condition)), "{"), "the Condition is no object"),
-		); err != nil {
-			return fmt.Errorf("statement %d: %w", i+1, err)
-		}
+	if into.principals == nil { // which would be for everybody
+		return r.errorf("the Principal has no RAM")
 	}
 	return nil
 }
 
-func require(ok bool, otherwise string) error {
-	if ok {
+func readKeyActions(r *reader, first json.Token, into *statement) error {
+	return r.eachText(first, func(action string) error {
+		if !isKeyAction(action) {
+			return r.errorf("%.40q takes no effect in a key policy", action)
+		}
+		into.actions = append(into.actions, strings.ToLower(action))
 		return nil
-	}
-	return errors.New(otherwise)
+	})
 }
-
-func notA(is func(string) bool) func(string) bool { return func(s string) bool { return !is(s) } }
 
 func isKeyAction(action string) bool {
 	name, ok := strings.CutPrefix(action, "kms:")
@@ -84,4 +99,21 @@ func isKeyAction(action string) bool {
 		prefix, open := strings.CutSuffix(known, "*")
 		return name == known || open && prefix != "" && strings.HasPrefix(name, prefix) && !strings.ContainsAny(name[len(prefix):], "*?")
 	})
+}
+
+// readAnyResource takes ["*"] only, not "*": KMS wants that exactly.
+func readAnyResource(r *reader, first json.Token, into *statement) error {
+	if err := r.list(first, func(first json.Token) error {
+		if first != "*" {
+			return r.errorf(`the Resource is not ["*"]`)
+		}
+		into.resources = append(into.resources, "*")
+		return nil
+	}); err != nil {
+		return err
+	}
+	if len(into.resources) > 1 {
+		return r.errorf(`the Resource is not ["*"]`)
+	}
+	return nil
 }

@@ -1,230 +1,135 @@
-// Package policy evaluates RAM policy documents.
+// Package policy evaluates RAM policies, which are attached to users, and key
+// policies, which are set for one key.
 //
-// It guarantees three things. What no statement allows is denied. A matching
-// Deny wins over every Allow. A document that contains anything this package
-// does not evaluate is refused by [Parse], so no part of a policy is ever
-// silently without effect. Deciding is pure and total, and takes time bounded
-// by the product of the sizes of document and request.
+// It guarantees this. What no statement allows is denied. A statement that
+// denies wins over every one that allows, in whichever policy either is. A
+// document that holds anything this package does not evaluate is refused by
+// [Parse] and [ParseKeyPolicy], so no part of a policy is ever silently without
+// effect: not a member, a condition operator or a condition key that is unknown,
+// is there twice or is spelled in another case, not a value that its operator
+// can't read, not an operator that can't hold for its key. Deciding is pure and
+// total. Everything is parsed beforehand, so that it takes at most as many steps
+// as the product of the sizes of documents and request.
 //
-// The grammar is that of RAM's "Policy structure and syntax", without
-// Condition blocks: a document with one is refused.
+// The grammar is that of RAM's "Policy structure and syntax" and "Policy
+// elements", of which NotAction and NotResource are refused, and KMS's
+// "Configure a key policy". Where they are silent, it was decided thus:
+//
+//   - A statement of a RAM policy has no Sid: RAM's grammar knows none.
+//   - Actions are compared without regard to case, all else with it: resources,
+//     principals, tag keys and what the condition operators compare, but for
+//     those that say IgnoreCase.
+//   - * stands for any number of characters, and ? for one character, which may
+//     be of several bytes. Both are characters like others in the values of
+//     operators other than StringLike and StringNotLike; nothing escapes them.
+//   - A key without a value meets no operator. An operator with Not in its name
+//     is exactly the negation of the one without: none of its values may match,
+//     and it holds when the key has no value, or one that does not parse.
+//   - Operators for numbers, dates, Booleans and addresses go with keys of their
+//     own type and with tags; those for strings go with all keys, and see the
+//     value as the request has it.
+//   - An IPv4 address that is mapped into IPv6 is taken for the IPv4 address, so
+//     that no caller evades a rule by the family of its socket. An IPv6 prefix,
+//     ::/0 included, contains no IPv4 address.
+//   - acs:ram::<account>:* means all users and roles of the account, but not its
+//     root: see [ParseKeyPolicy].
 package policy
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"strings"
 )
 
-// MaxDocument is the most bytes a document may have.
+// MaxDocument is the most bytes that a document may have, of either kind.
 const MaxDocument = 32 << 10
 
-// A Policy is a parsed document. It does not change.
+// A Policy is a parsed document. It does not change, and may be used by several
+// goroutines at once.
 type Policy struct {
 	statements []statement
 }
 
 type statement struct {
-	deny      bool
-	actions   []string
-	resources []string
+	sid        string
+	deny       bool
+	principals []principal // nil in a RAM policy: it is for whom it is attached to
+	actions    []string    // in lower case
+	resources  []string
+	conditions []condition
 }
 
-// A Request is what is asked for: Action is "kms:" and the operation's name,
-// Resource an ARN.
+// A Request is what is asked for.
 type Request struct {
-	Action   string
-	Resource string
+	Action   string // "kms:" and the operation's name
+	Resource string // an ARN
+
+	// Principal is the caller's ARN, acs:ram::<account>:user/<name>. Only the
+	// principals of key policies are compared with it.
+	Principal string
+
+	// Values has the values of condition keys, by the key as documents spell it:
+	// "acs:SourceIp" an address, "acs:CurrentTime" a time like
+	// "2006-01-02T15:04:05Z", "acs:SecureTransport" and "acs:MFAPresent" "true"
+	// or "false", "kms:tag/<tag-key>" any string. A key that is not there has no
+	// value.
+	Values map[string]string
+}
+
+// Named is a policy and the name by which decisions refer to it.
+type Named struct {
+	Name string
+	*Policy
 }
 
 // A Decision says whether a request is allowed. Reason is for the audit log; it
 // tells more than a caller should learn.
 type Decision struct {
-	Allowed bool
-	Reason  string
+	Allowed   bool
+	Reason    string
+	Policy    string // the name of the policy that decided, "" if none did
+	Statement int    // the number of the statement in it that decided, from 1 on; 0 if none did
 }
 
-// Parse parses a document of at most MaxDocument bytes. Its errors say what is
-// wrong and where.
-func Parse(document string) (*Policy, error) {
-	if len(document) > MaxDocument {
-		return nil, fmt.Errorf("the policy has %d bytes, more than %d", len(document), MaxDocument)
-	}
-	var doc struct {
-		Version   string
-		Statement []struct {
-			Effect   string
-			Action   oneOrMany
-			Resource oneOrMany
+// Decide evaluates a request against all policies that apply to it: those of the
+// caller and that of the key. If several statements lead to the decision, it
+// names the first.
+func Decide(policies []Named, r Request) Decision {
+	r.Action = strings.ToLower(r.Action)
+	allowed := Decision{Reason: "no statement allows it"}
+	for _, p := range policies {
+		if p.Policy == nil { // it may have been one that denies
+			return Decision{Reason: fmt.Sprintf("policy %q was not parsed", p.Name), Policy: p.Name}
 		}
-	}
-	if err := decodeStrictly(document, &doc); err != nil {
-		return nil, err
-	}
-	if doc.Version != "1" {
-		return nil, fmt.Errorf(`the policy's Version is %q, not "1"`, doc.Version)
-	}
-	if len(doc.Statement) == 0 {
-		return nil, errors.New("the policy has no Statement")
-	}
-	p := new(Policy)
-	for i, s := range doc.Statement {
-		if s.Effect != "Allow" && s.Effect != "Deny" {
-			return nil, fmt.Errorf(`statement %d: Effect is %q, not "Allow" or "Deny"`, i+1, s.Effect)
-		}
-		if len(s.Action) == 0 || len(s.Resource) == 0 {
-			return nil, fmt.Errorf("statement %d: it needs an Action and a Resource", i+1)
-		}
-		p.statements = append(p.statements, statement{s.Effect == "Deny", s.Action, s.Resource})
-	}
-	return p, nil
-}
-
-// decodeStrictly decodes one JSON document in which every member is known and is
-// there once.
-func decodeStrictly(document string, into any) error {
-	if err := checkMembers(document); err != nil {
-		return err
-	}
-	d := json.NewDecoder(strings.NewReader(document))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return fmt.Errorf("the policy at byte %d: %w", d.InputOffset(), err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("the policy at byte %d: something follows the document", d.InputOffset())
-	}
-	return nil
-}
-
-// checkMembers refuses an object that names a member twice or in another case:
-// encoding/json would take the last one, and merge what it holds.
-func checkMembers(document string) error {
-	d := json.NewDecoder(strings.NewReader(document))
-	var open []map[string]bool // the members seen of each object that is open, nil for an array
-	for name := false; ; {
-		token, err := d.Token()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("the policy at byte %d: %w", d.InputOffset(), err)
-		}
-		switch token := token.(type) {
-		case json.Delim:
-			switch token {
-			case '{':
-				open = append(open, make(map[string]bool))
-			case '[':
-				open = append(open, nil)
-			default:
-				open = open[:len(open)-1]
+		for i := range p.statements {
+			s := &p.statements[i]
+			if s.deny && s.applies(r) {
+				return decision(p, i)
 			}
-			name = len(open) > 0 && open[len(open)-1] != nil
-			continue
-		case string:
-			if !name {
-				break
-			}
-			members := open[len(open)-1]
-			folded := strings.ToLower(token)
-			if spelled, known := memberNames[folded]; members[folded] || known && spelled != token {
-				return fmt.Errorf("the policy at byte %d: the member %.40q is there twice or in another case", d.InputOffset(), token)
-			}
-			members[folded] = true
-			name = false
-			continue
-		}
-		name = len(open) > 0 && open[len(open)-1] != nil
-	}
-}
-
-// memberNames are how members are spelled, by their lower case.
-var memberNames = map[string]string{"version": "Version", "statement": "Statement", "sid": "Sid", "effect": "Effect", "principal": "Principal",
-	"ram": "RAM", "action": "Action", "resource": "Resource", "condition": "Condition"}
-
-// oneOrMany is a string or an array of strings, none of them empty.
-type oneOrMany []string
-
-func (o *oneOrMany) UnmarshalJSON(data []byte) error {
-	var many []string
-	if bytes.HasPrefix(bytes.TrimSpace(data), []byte{'"'}) {
-		many = make([]string, 1)
-		if err := json.Unmarshal(data, &many[0]); err != nil {
-			return err
-		}
-	} else if err := json.Unmarshal(data, &many); err != nil {
-		return err
-	}
-	for _, s := range many {
-		if s == "" {
-			return errors.New("an empty string matches nothing")
-		}
-	}
-	*o = many
-	return nil
-}
-
-// Decide evaluates a request against all of a caller's policies.
-func Decide(policies []*Policy, r Request) Decision {
-	allowed := ""
-	for i, p := range policies {
-		for j, s := range p.statements {
-			if !s.matches(r) {
-				continue
-			}
-			where := fmt.Sprintf("statement %d of policy %d", j+1, i+1)
-			if s.deny {
-				return Decision{false, "denied by " + where}
-			}
-			if allowed == "" {
-				allowed = "allowed by " + where
+			if !allowed.Allowed && !s.deny && s.applies(r) {
+				allowed = decision(p, i)
 			}
 		}
 	}
-	if allowed == "" {
-		return Decision{false, "no statement allows it"}
-	}
-	return Decision{true, allowed}
+	return allowed
 }
 
-func (s statement) matches(r Request) bool {
-	// RAM compares actions without regard to case, resources with it.
-	return anyMatch(s.actions, r.Action, strings.ToLower) && anyMatch(s.resources, r.Resource, func(s string) string { return s })
+func decision(p Named, i int) Decision {
+	s := p.statements[i]
+	effect, sid := "allowed", ""
+	if s.deny {
+		effect = "denied"
+	}
+	if s.sid != "" {
+		sid = fmt.Sprintf(" (%q)", s.sid)
+	}
+	return Decision{!s.deny, fmt.Sprintf("%s by statement %d%s of policy %q", effect, i+1, sid, p.Name), p.Name, i + 1}
 }
 
-func anyMatch(patterns []string, s string, fold func(string) string) bool {
-	for _, p := range patterns {
-		if match(fold(p), fold(s)) {
-			return true
-		}
-	}
-	return false
-}
-
-// match reports whether s matches a pattern in which * stands for any number of
-// bytes and ? for one. It goes back to the last * only, which is enough, and
-// keeps it from taking exponential time.
-func match(pattern, s string) bool {
-	p, i := 0, 0
-	star, from := -1, 0
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, from = p, i
-			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
-			p++
-			i++
-		case star >= 0:
-			from++
-			p, i = star+1, from
-		default:
-			return false
-		}
-	}
-	return strings.Trim(pattern[p:], "*") == ""
+// applies reports whether the statement is about r, whose Action is in lower case.
+func (s *statement) applies(r Request) bool {
+	return (s.principals == nil || slices.ContainsFunc(s.principals, func(p principal) bool { return p.includes(r.Principal) })) &&
+		slices.ContainsFunc(s.actions, func(pattern string) bool { return match(pattern, r.Action) }) &&
+		slices.ContainsFunc(s.resources, func(pattern string) bool { return match(pattern, r.Resource) }) &&
+		!slices.ContainsFunc(s.conditions, func(c condition) bool { return !c.holds(r.Values) })
 }
