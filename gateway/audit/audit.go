@@ -13,317 +13,232 @@
 // of the line before it without its newline; the first line has Prev of 64
 // zeros. The rest is an [Entry].
 //
+// A line with a [Checkpoint] names a line before it, at most some thousands
+// back, and bears a signature of a key in the token: up to that line a file
+// proves itself to who has the public key. That lines are missing at the end is
+// found by comparing with a checkpoint that was kept elsewhere.
+//
+// # Files
+//
+// The log at PATH is rotated by renaming it to PATH.N, where N is the number of
+// its first line in 16 digits. The chain goes on in the next file. [Files] lists
+// them in order.
+//
+// # Faults
+//
 // A crash can leave a last line that is cut off. Nobody was answered on the
 // strength of it, since it was not flushed. Open ends it with a newline and,
 // unless only that was missing, adds a line with Recovered set, which takes the
 // torn line's Seq and carries its hash. What a recovery wrote that was itself
-// cut off is taken back. [Verify] takes a line that is not an entry only before such a line.
+// cut off is taken back. A line that is not an entry is there only before such a
+// line.
 //
-// The chain shows that the lines that are there belong together. That lines are
-// missing at the end, or that the very last one was changed, it cannot show.
+// What cannot be written is taken back, and tried again until it can: the first
+// line after that has Resumed set. After a failed flush nobody knows what is in
+// the file, so that file is finished, and a new one begins with a line that has
+// Abandoned set and follows the last line known to be flushed; the lines behind
+// that one in the finished file count for nothing. A file that was removed,
+// replaced or changed by somebody else is not written to until it is back.
 package audit
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
-// An Entry is one line: one request, or Recovered.
-type Entry struct {
-	Time         time.Time
-	Recovered    bool          `json:",omitempty"` // the line before was torn by a crash
-	RequestId    string        `json:",omitempty"`
-	Door         string        `json:",omitempty"` // rpc, local
-	Protocol     string        `json:",omitempty"` // how the request was signed
-	Source       string        `json:",omitempty"` // the connection's other end
-	AccessKeyId  string        `json:",omitempty"` // as claimed; see Principal
-	Principal    string        `json:",omitempty"` // verified; empty if that failed
-	Action       string        `json:",omitempty"`
-	KeyId        string        `json:",omitempty"`
-	KeyVersionId string        `json:",omitempty"`
-	Subject      string        `json:",omitempty"` // the user or access key that is changed
-	Alias        string        `json:",omitempty"`
-	KeySpec      string        `json:",omitempty"`
-	Algorithm    string        `json:",omitempty"`
-	Digest       []byte        `json:",omitempty"` // Base64
-	Valid        *bool         `json:",omitempty"` // what AsymmetricVerify found
-	DryRun       bool          `json:",omitempty"`
-	Status       int           `json:",omitempty"` // HTTP status
-	Code         string        `json:",omitempty"` // of the API's error; empty for success
-	Reason       string        `json:",omitempty"` // what the client was not told
-	Duration     time.Duration `json:",omitempty"` // nanoseconds, up to this line
-}
+// Config says where a log is and how it is kept. Path is needed.
+type Config struct {
+	Path string // of the file that is written
 
-// link is what every line has besides its entry.
-type link struct {
-	Seq  uint64
-	Prev string
-}
+	// Sign signs a checkpoint's digest with a P-256 key, as ASN.1 DER. Nil
+	// means that there are no checkpoints.
+	Sign func(ctx context.Context, digest []byte) ([]byte, error)
 
-var zeroHash = strings.Repeat("0", 2*sha256.Size)
+	// Keep, if not nil, is called with every checkpoint that was written, and
+	// stores it elsewhere.
+	Keep func(Checkpoint) error
 
-func hashOf(line []byte) string {
-	sum := sha256.Sum256(line)
-	return hex.EncodeToString(sum[:])
+	// Expect is a line that the log must have: the last that was kept. If it has
+	// not, Open fails; with AcceptLoss it goes on behind that line in a new file,
+	// whose first line says so, and puts aside what is there.
+	Expect     Head
+	AcceptLoss bool
+
+	CheckpointEvery time.Duration // zero means a minute
+	RotateSize      int64         // in bytes; zero means 100 MiB
+	RotateAge       time.Duration // zero means never
+
+	// WarnFree is how many bytes shall be free on the log's file system. With
+	// less a warning is logged, once until there is more again.
+	WarnFree uint64
+
+	Logger *slog.Logger // nil means slog.Default()
+
+	open func(path string, flag int) (file, error) // nil means os.OpenFile; tests put faults in
 }
 
 // maxBatch bounds how many lines are flushed at once.
 const maxBatch = 1024
 
-// A Log is an open log file. Its methods may be called from any goroutine.
+// retryEvery is how often a log that cannot be written is tried.
+const retryEvery = time.Second
+
+// A Log is an open log. Its methods may be called from any goroutine.
 type Log struct {
+	Config
 	queue chan *pending
 	done  chan struct{} // closed when the writer has returned
 
 	closing sync.RWMutex // held for reading while something is put into queue
 	closed  bool         // guarded by closing
 
-	// The writer's own:
-	file    *os.File
-	size    int64 // of what is flushed
-	head    link  // the next line's
-	ruined  error // set for good when a flush failed
-	buffer  bytes.Buffer
-	waiting []*pending
+	state   atomic.Pointer[state]
+	full    chan struct{} // says that the file is large enough for the next
+	ending  context.CancelFunc
+	tending sync.WaitGroup
+
+	signing sync.Mutex // held while a checkpoint is made and written
+	covered Head       // the last line with a checkpoint; guarded by signing
+
+	w writer // the writer goroutine's own, once it runs
+}
+
+// state is what others may know of the writer.
+type state struct {
+	head    Head  // of what is flushed
+	failing error // why nothing can be written, nil if it can
 }
 
 type pending struct {
-	entry  []byte // JSON
+	entry  []byte // JSON; nil for no line
+	rotate bool   // begin the next file behind it
+	at     Head   // the line; set before result
 	result chan error
 }
 
-// Open opens the log at path, with mode 0600 if it is new, and goes on where it
-// ends. It reads the last line only: use Verify to check all.
-func Open(path string) (*Log, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("opening the audit log: %w", err)
+// Open opens the log and goes on where it ends. A new file has mode 0600. It
+// reads the last lines only: use Verify to check all.
+func Open(cfg Config) (*Log, error) {
+	if cfg.CheckpointEvery == 0 {
+		cfg.CheckpointEvery = time.Minute
 	}
-	l := &Log{file: file, queue: make(chan *pending, maxBatch), done: make(chan struct{})}
-	if err := errors.Join(l.resume(), syncDir(filepath.Dir(path))); err != nil {
-		return nil, errors.Join(fmt.Errorf("resuming the audit log %s: %w", path, err), file.Close())
+	if cfg.RotateSize == 0 {
+		cfg.RotateSize = 100 << 20
 	}
-	go l.write()
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.open == nil {
+		cfg.open = func(path string, flag int) (file, error) { return os.OpenFile(path, flag, 0o600) }
+	}
+	l := &Log{Config: cfg, queue: make(chan *pending, maxBatch), done: make(chan struct{}), full: make(chan struct{}, 1)}
+	l.w = writer{log: l}
+	if err := l.w.resume(); err != nil {
+		return nil, fmt.Errorf("resuming the audit log %s: %w", cfg.Path, err)
+	}
+	l.state.Store(&state{head: l.w.head})
+	tending, cancel := context.WithCancel(context.Background())
+	l.ending = cancel
+	l.tending.Go(func() { l.tend(tending) })
+	go l.w.run()
 	return l, nil
 }
 
 // Append adds an entry and returns when it is on stable storage. If it returns
 // an error the line is not in the log, and what it stands for must not happen.
 func (l *Log) Append(e Entry) error {
+	_, err := l.append(e, false)
+	return err
+}
+
+// append gives the line's place, too.
+func (l *Log) append(e Entry, rotate bool) (Head, error) {
 	entry, err := json.Marshal(e)
 	if err != nil {
-		return fmt.Errorf("encoding an audit line: %w", err)
+		return Head{}, fmt.Errorf("encoding an audit line: %w", err)
 	}
-	p := &pending{entry, make(chan error, 1)}
+	return l.write(&pending{entry: entry, rotate: rotate})
+}
+
+func (l *Log) write(p *pending) (Head, error) {
+	p.result = make(chan error, 1)
+	if !l.put(p, true) {
+		return Head{}, errClosed
+	}
+	err := <-p.result
+	return p.at, err
+}
+
+// Offer adds an entry without waiting for it to be written. It reports whether
+// the entry was taken; a log that is busy or failing takes none. It is for lines
+// that nothing depends on.
+func (l *Log) Offer(e Entry) bool {
+	entry, err := json.Marshal(e)
+	return err == nil && l.Err() == nil && l.put(&pending{entry: entry, result: make(chan error, 1)}, false)
+}
+
+// put hands something to the writer. Without wait it leaves half of the queue to
+// those who do.
+func (l *Log) put(p *pending, wait bool) bool {
 	l.closing.RLock()
-	if l.closed {
-		l.closing.RUnlock()
-		return errClosed
+	defer l.closing.RUnlock()
+	if l.closed || !wait && len(l.queue) >= maxBatch/2 {
+		return false
 	}
 	l.queue <- p
-	l.closing.RUnlock()
-	return <-p.result
+	return true
 }
 
 var errClosed = errors.New("the audit log is closed")
 
-// Close waits for what was appended and closes the file. Append fails from then
-// on.
+// Head gives the last line that is on stable storage.
+func (l *Log) Head() Head { return l.state.Load().head }
+
+// Err says why nothing can be written to the log; nil if it can. What needs a
+// line should not be begun while there is an error.
+func (l *Log) Err() error { return l.state.Load().failing }
+
+// Free gives the bytes that are free for the log on its file system.
+func (l *Log) Free() (uint64, error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(l.Path, &fs); err != nil {
+		return 0, err
+	}
+	return fs.Bavail * uint64(fs.Bsize), nil
+}
+
+// Close writes a last checkpoint, waits for what was appended and closes the
+// file. Append fails from then on.
 func (l *Log) Close() error {
+	l.ending()
+	l.tending.Wait()
+	if l.isClosed() {
+		return nil
+	}
+	if err := l.checkpoint(context.Background(), false); err != nil {
+		l.Logger.Warn("no last checkpoint: the audit log is proven up to the one before", "error", err)
+	}
 	l.closing.Lock()
+	defer l.closing.Unlock()
 	if l.closed {
-		l.closing.Unlock()
 		return nil
 	}
 	l.closed = true
-	l.closing.Unlock()
 	close(l.queue)
 	<-l.done
-	return l.file.Close()
+	return l.w.close()
 }
 
-// write owns the file: it takes what has queued, writes it, flushes once and
-// releases the waiters.
-func (l *Log) write() {
-	defer close(l.done)
-	for first := range l.queue {
-		l.waiting = append(l.waiting[:0], first)
-		for more := true; more && len(l.waiting) < maxBatch; {
-			select {
-			case p, ok := <-l.queue:
-				if more = ok; ok {
-					l.waiting = append(l.waiting, p)
-				}
-			default:
-				more = false
-			}
-		}
-		err := l.writeBatch()
-		for _, p := range l.waiting {
-			p.result <- err
-		}
-	}
-}
-
-func (l *Log) writeBatch() error {
-	if l.ruined != nil {
-		return l.ruined
-	}
-	before := l.head
-	l.buffer.Reset()
-	for _, p := range l.waiting {
-		line := l.line(p.entry)
-		l.head = link{l.head.Seq + 1, hashOf(line)}
-		l.buffer.Write(line)
-		l.buffer.WriteByte('\n')
-	}
-	err := l.append(l.buffer.Bytes())
-	if err != nil {
-		l.head = before
-	}
-	return err
-}
-
-// line makes the next line of an entry, without newline.
-func (l *Log) line(entry []byte) []byte {
-	return fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, l.head.Seq, l.head.Prev, entry[1:])
-}
-
-// append writes text behind what is flushed, and flushes it.
-func (l *Log) append(text []byte) error {
-	if _, err := l.file.WriteAt(text, l.size); err != nil {
-		// Perhaps the disk is full. What was written of it was not flushed and
-		// nobody was answered on it: take it back, and let the next one try.
-		if truncErr := l.file.Truncate(l.size); truncErr != nil {
-			l.ruined = fmt.Errorf("the audit log cannot be written any more: %w", errors.Join(err, truncErr))
-		}
-		return fmt.Errorf("writing the audit log: %w", err)
-	}
-	if err := l.file.Sync(); err != nil {
-		// After a failed fsync the kernel may have dropped the pages and call
-		// them clean: what is in the file can no longer be known.
-		l.ruined = fmt.Errorf("flushing the audit log failed, so it is not written any more: %w", err)
-		return l.ruined
-	}
-	l.size += int64(len(text))
-	return nil
-}
-
-// resume finds where the file ends, and mends what a crash left there.
-func (l *Log) resume() error {
-	info, err := l.file.Stat()
-	if err != nil {
-		return err
-	}
-	l.size = info.Size()
-	if l.size == 0 {
-		l.head = link{1, zeroHash}
-		return nil
-	}
-	last, before, torn, err := lastLines(l.file, l.size)
-	if err != nil {
-		return err
-	}
-	if at, ok := parseLink(last); ok {
-		l.head = link{at.Seq + 1, hashOf(last)}
-		if torn { // by its newline only
-			return l.append([]byte{'\n'})
-		}
-		return nil
-	}
-	// The last line is a fragment. The one before it is whole, or there is
-	// none, or it is a fragment too, whose recovery was cut off: then there
-	// is only what a cut-off recovery wrote behind it, which says nothing.
-	if !isFragment(last) {
-		return errors.New("its last line is neither an audit line nor the beginning of one: is it another file?")
-	}
-	at, whole := parseLink(before)
-	if before != nil && !whole {
-		if !isFragment(before) {
-			return errors.New("the line before its torn last line is no audit line")
-		}
-		l.size -= int64(len(last))
-		if !torn {
-			l.size--
-		}
-		if err := l.file.Truncate(l.size); err != nil {
-			return err
-		}
-		return l.resume()
-	}
-	return l.recover(last, at, torn)
-}
-
-// recover adds the line that says that the one before it is torn, ending that
-// one where need be. Both are written at once, or taken back: recovery that is
-// itself cut off can be done again.
-func (l *Log) recover(fragment []byte, before link, torn bool) error {
-	entry, err := json.Marshal(Entry{Time: time.Now().UTC(), Recovered: true})
-	if err != nil {
-		return err
-	}
-	l.head = link{before.Seq + 1, hashOf(fragment)}
-	line := l.line(entry)
-	next := link{l.head.Seq + 1, hashOf(line)}
-	text := append(line, '\n')
-	if torn {
-		text = append([]byte{'\n'}, text...)
-	}
-	if err := l.append(text); err != nil {
-		return err
-	}
-	l.head = next
-	return nil
-}
-
-// isFragment reports whether line begins as a line of ours does, as far as it
-// goes.
-func isFragment(line []byte) bool {
-	const begin = `{"Seq":`
-	return bytes.HasPrefix(line, []byte(begin)) || strings.HasPrefix(begin, string(line))
-}
-
-func parseLink(line []byte) (at link, ok bool) {
-	return at, json.Unmarshal(line, &at) == nil && at.Seq > 0
-}
-
-// lastLines gives the last line of a file of some size, without newline, and
-// the line before it, nil if there is none. The last one is torn if it does not
-// end with a newline.
-func lastLines(r io.ReaderAt, size int64) (last, before []byte, torn bool, err error) {
-	var tail []byte
-	for begin := size; begin > 0 && bytes.Count(tail, []byte{'\n'}) < 3; {
-		n := min(begin, 64<<10)
-		begin -= n
-		chunk := make([]byte, n)
-		if _, err := r.ReadAt(chunk, begin); err != nil {
-			return nil, nil, false, err
-		}
-		tail = append(chunk, tail...)
-	}
-	torn = tail[len(tail)-1] != '\n'
-	lines := bytes.Split(bytes.TrimSuffix(tail, []byte{'\n'}), []byte{'\n'})
-	last = lines[len(lines)-1]
-	if len(lines) > 1 {
-		before = lines[len(lines)-2]
-	}
-	return last, before, torn, nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+func (l *Log) isClosed() bool {
+	l.closing.RLock()
+	defer l.closing.RUnlock()
+	return l.closed
 }

@@ -1,76 +1,200 @@
 package audit
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
-// A Proof is what Verify found.
+// A Verifier says what lines are to be held against.
+type Verifier struct {
+	Key    *ecdsa.PublicKey // of the checkpoints; nil: signatures are not checked and nothing is proven
+	After  *Checkpoint      // the line that the first file follows; nil: it begins with line 1
+	Expect *Checkpoint      // a line that must be there; nil: none
+}
+
+// A Proof is what was found.
 type Proof struct {
-	Lines uint64 // audit lines, torn ones not counted
-	Seq   uint64 // of the last line
-	Hash  string // of the last line: the Prev of the next one
+	Lines       uint64 // audit lines, torn ones not counted
+	First, Last Head
+	LastTime    time.Time
+	Checkpoints uint64
+	Proven      Head      // the last line that a checkpoint covers; zero: none
+	ProvenTime  time.Time // when that was signed
 }
 
-// maxLine bounds a line's length; entries are far shorter.
-const maxLine = 1 << 20
+// ErrTorn is Verify's error when the last line of all is a part of one: it is
+// being written, a crash tore it, or somebody cut the file.
+var ErrTorn = errors.New("the last line is no whole audit line: it is being written, a crash tore it and nothing was written since, or the file was cut")
 
-// splitLines is bufio.ScanLines, but for a carriage return: that is part of a
-// line like every other byte.
-func splitLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
-	if i := bytes.IndexByte(data, '\n'); i >= 0 {
-		return i + 1, data[:i], nil
-	}
-	if atEOF && len(data) > 0 {
-		return len(data), data, nil
-	}
-	return 0, nil, nil
+// A File is one of a log's files, with a name for errors.
+type File struct {
+	Name string
+	io.Reader
 }
 
-// Verify reads a log from its first line on. Its error names the first line, in
-// the file's own counting, at which the chain is broken; the Proof is of the
-// lines before it.
-func Verify(r io.Reader) (Proof, error) {
-	proof := Proof{Hash: zeroHash}
-	var torn string // the hash of a line that is no entry, "" if the last one was
-	in := bufio.NewScanner(r)
-	in.Buffer(nil, maxLine)
-	in.Split(splitLines)
-	for n := 1; in.Scan(); n++ {
-		line := in.Bytes()
-		var got struct {
-			link
-			Entry
-		}
-		if err := json.Unmarshal(line, &got); err != nil || got.Seq == 0 {
-			if torn != "" {
-				return proof, fmt.Errorf("line %d: a second line in a row is no audit line", n)
-			}
-			torn = hashOf(line)
-			continue
-		}
-		want := link{proof.Seq + 1, proof.Hash}
-		if torn != "" {
-			want.Prev = torn
-		}
-		switch {
-		case got.link != want:
-			return proof, fmt.Errorf("line %d: it says Seq %d after %.16s…, but follows Seq %d with %.16s…: a line was changed, removed or moved", n, got.Seq, got.Prev, want.Seq-1, want.Prev)
-		case got.Recovered != (torn != ""):
-			return proof, fmt.Errorf("line %d: a line was torn and not recovered, or recovered and not torn", n)
-		}
-		torn = ""
-		proof = Proof{proof.Lines + 1, got.Seq, hashOf(line)}
+// Verify reads a log's files, the oldest first. Its error names the first line,
+// in that file's own counting, at which something is wrong; the Proof is of the
+// lines before it. With a Key, a log that no checkpoint covers is an error: such
+// a one anybody can make.
+func (v Verifier) Verify(files ...File) (Proof, error) {
+	r := &reading{Verifier: v, head: beginning}
+	r.hashes[beginning.Seq] = beginning.Hash
+	if err := r.begin(); err != nil {
+		return Proof{}, err
 	}
-	if err := in.Err(); err != nil {
-		return proof, fmt.Errorf("after line with Seq %d: %w", proof.Seq, err)
+	for _, file := range files {
+		if err := r.file(file); err != nil {
+			return r.proof, err
+		}
 	}
-	if torn != "" {
-		return proof, errors.New("the last line is no audit line")
+	return r.proof, r.end()
+}
+
+// remembered is how far back a checkpoint may reach, in lines. The writer stays
+// well within it.
+const remembered = 1 << 16
+
+// A reading is a Verify on its way.
+type reading struct {
+	Verifier
+	proof    Proof
+	head     Head   // of the last line
+	torn     string // the hash of a line that is no entry, "" if the last one was
+	anew     bool   // at the first line of a file
+	hashes   [remembered]string
+	expected bool // the line to Expect was seen
+}
+
+func (r *reading) begin() error {
+	for what, c := range map[string]*Checkpoint{"after": r.After, "expect": r.Expect} {
+		if c != nil && r.Key != nil && !c.Check(r.Key) {
+			return fmt.Errorf("the signature of the head to %s is not the public key's", what)
+		}
 	}
-	return proof, nil
+	if r.After != nil {
+		r.note(r.After.Head)
+	}
+	return nil
+}
+
+// note goes on to a head.
+func (r *reading) note(head Head) {
+	r.head = head
+	r.hashes[head.Seq%remembered] = head.Hash
+	if r.Expect != nil && r.Expect.Head == head {
+		r.expected = true
+	}
+}
+
+// knows reports whether a head is one of the last lines.
+func (r *reading) knows(head Head) bool {
+	return head.Seq <= r.head.Seq && head.Seq+remembered > r.head.Seq && r.hashes[head.Seq%remembered] == head.Hash
+}
+
+func (r *reading) file(file File) error {
+	r.anew = true
+	lines := scanLines(file)
+	n := 1
+	for ; lines.Scan(); n++ {
+		if err := r.line(lines.Bytes()); err != nil {
+			return fmt.Errorf("%s: line %d: %w", file.Name, n, err)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("%s: line %d: %w", file.Name, n, err)
+	}
+	return nil
+}
+
+func (r *reading) line(text []byte) error {
+	line, ok := parseLine(text)
+	if !ok {
+		if r.torn != "" {
+			return errors.New("a second line in a row is no audit line")
+		}
+		r.torn, r.anew = hashOf(text), false
+		return nil
+	}
+	if err := r.follow(line); err != nil {
+		return err
+	}
+	r.torn, r.anew = "", false
+	r.note(Head{line.Seq, hashOf(text)})
+	r.proof.Lines++
+	r.proof.Last, r.proof.LastTime = r.head, line.Time
+	if r.proof.Lines == 1 {
+		r.proof.First = r.head
+	}
+	return r.checkpoint(line)
+}
+
+// follow checks that a line is the next one.
+func (r *reading) follow(line Line) error {
+	if line.Abandoned != "" {
+		if err := r.abandon(line); err != nil {
+			return err
+		}
+	}
+	want := r.head.Hash
+	if r.torn != "" {
+		want = r.torn
+	}
+	switch {
+	case r.proof.Lines == 0 && r.After == nil && line.Seq != 1:
+		return fmt.Errorf("it is line %d of the log: the files before it are missing (or tell what it follows, with --after)", line.Seq)
+	case line.Seq != r.head.Seq+1 || line.Prev != want:
+		return fmt.Errorf("it says Seq %d after %.16s…, but follows Seq %d with %.16s…: a line was changed, removed or moved", line.Seq, line.Prev, r.head.Seq, want)
+	case line.Recovered != (r.torn != ""):
+		return errors.New("a line was torn and not recovered, or recovered and not torn")
+	}
+	return nil
+}
+
+// abandon goes back to the line that a new file follows. The lines behind it are
+// of a file whose flush had failed: nobody was answered on them. What a
+// checkpoint covers was flushed before, so it cannot be among them.
+func (r *reading) abandon(line Line) error {
+	to := Head{line.Seq - 1, line.Prev}
+	if !r.anew || !r.knows(to) || r.proof.Proven.Seq > to.Seq || r.expected && r.Expect.Seq > to.Seq {
+		return errors.New("it abandons lines that were proven, or that are not the last of a file")
+	}
+	r.head, r.torn = to, ""
+	return nil
+}
+
+func (r *reading) checkpoint(line Line) error {
+	c := line.Checkpoint
+	if c == nil {
+		return nil
+	}
+	if c.Seq >= line.Seq || !r.knows(c.Head) {
+		return fmt.Errorf("its checkpoint is not of a line before it: it speaks of Seq %d with %.16s…", c.Seq, c.Hash)
+	}
+	if r.Key == nil {
+		return nil
+	}
+	if !c.Check(r.Key) {
+		return errors.New("the signature of its checkpoint is not the public key's")
+	}
+	r.proof.Checkpoints++
+	r.proof.Proven, r.proof.ProvenTime = c.Head, c.Time
+	return nil
+}
+
+// end looks at what must have been seen.
+func (r *reading) end() error {
+	switch {
+	case r.torn != "":
+		return ErrTorn
+	case r.Expect != nil && !r.expected && r.Expect.Seq > r.head.Seq:
+		return fmt.Errorf("the log ends with line %d, and line %d was there at %s: its tail is cut off", r.head.Seq, r.Expect.Seq, r.Expect.Time.UTC().Format(time.RFC3339))
+	case r.Expect != nil && !r.expected:
+		return fmt.Errorf("line %d is not the one that was there at %s: the log was written anew", r.Expect.Seq, r.Expect.Time.UTC().Format(time.RFC3339))
+	case r.Key != nil && r.proof.Checkpoints == 0:
+		return errors.New("there is no checkpoint in it, so it proves nothing")
+	}
+	return nil
 }

@@ -1,0 +1,7 @@
+package audit
+
+// A TestFile is what the writer needs of a file.
+type TestFile = file
+
+// SetOpen lets a test put a faulty file in the place of the real one.
+func (c *Config) SetOpen(open func(path string, flag int) (TestFile, error)) { c.open = open }

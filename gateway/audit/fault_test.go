@@ -1,0 +1,393 @@
+package audit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
+)
+
+// A disk is where the files of a log are, and what is wrong with it.
+type disk struct {
+	full, noFlush atomic.Bool
+}
+
+type faulty struct {
+	*os.File
+	disk *disk
+}
+
+func (d *disk) open(path string, flag int) (audit.TestFile, error) {
+	if d.full.Load() {
+		return nil, syscall.ENOSPC
+	}
+	f, err := os.OpenFile(path, flag, 0o600)
+	return faulty{f, d}, err
+}
+
+// WriteAt writes half of it on a full disk.
+func (f faulty) WriteAt(p []byte, off int64) (int, error) {
+	if f.disk.full.Load() {
+		n, err := f.File.WriteAt(p[:len(p)/2], off)
+		return n, errors.Join(err, syscall.ENOSPC)
+	}
+	return f.File.WriteAt(p, off)
+}
+
+func (f faulty) Sync() error {
+	if f.disk.noFlush.Load() {
+		return syscall.EIO
+	}
+	return f.File.Sync()
+}
+
+// newFaulty opens a log on a disk that can be made to fail.
+func newFaulty(t *testing.T, change func(*audit.Config)) (*audit.Log, *disk) {
+	t.Helper()
+	d := new(disk)
+	cfg := config(filepath.Join(t.TempDir(), "audit.log"))
+	cfg.SetOpen(d.open)
+	if change != nil {
+		change(&cfg)
+	}
+	l := openConfig(t, cfg)
+	t.Cleanup(func() { _ = l.Close() }) // most tests close it themselves
+	return l, d
+}
+
+// wait waits for what the log does by itself.
+func wait(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !holds(); <-poll.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 30 s for %s", what)
+		}
+	}
+}
+
+// TestFaults makes each thing go wrong and right again under load. While it is
+// wrong nothing is acknowledged; what was acknowledged is there; and the log
+// says what happened.
+func TestFaults(t *testing.T) {
+	aside := func(path string) string { return filepath.Join(filepath.Dir(path), "elsewhere") }
+	for name, tc := range map[string]struct {
+		wrong, right func(*disk, string) error
+		files        int
+		says         string
+	}{
+		"disk full": {
+			func(d *disk, _ string) error { d.full.Store(true); return nil },
+			func(d *disk, _ string) error { d.full.Store(false); return nil }, 1, "no space left",
+		},
+		"flush failed": {
+			func(d *disk, _ string) error { d.noFlush.Store(true); return nil },
+			func(d *disk, _ string) error { d.noFlush.Store(false); return nil }, 0, "Abandoned",
+		},
+		"removed": {
+			func(_ *disk, path string) error { return os.Rename(path, aside(path)) },
+			func(_ *disk, path string) error { return os.Rename(aside(path), path) }, 1, "removed",
+		},
+		"replaced": {
+			func(_ *disk, path string) error {
+				return errors.Join(os.Rename(path, aside(path)), os.WriteFile(path, []byte("{}\n"), 0o600))
+			},
+			func(_ *disk, path string) error { return os.Rename(aside(path), path) }, 1, "replaced",
+		},
+		"written to by another": {
+			// More than the next lines write over.
+			func(_ *disk, path string) error { return appendTo(path, strings.Repeat("x", 10_000)) },
+			func(_ *disk, path string) error { return cutBefore(path, "xxxxxxxx") }, 1, "something else has written",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, d := newFaulty(t, nil)
+			done := load(t, l)
+			wait(t, "lines", func() bool { return l.Head().Seq > 20 })
+			if err := tc.wrong(d, l.Path); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, "the fault to be noticed", func() bool { return l.Err() != nil })
+			at := l.Head()
+			if err := l.Append(audit.Entry{}); err == nil {
+				t.Error("a line was acknowledged")
+			}
+			if l.Offer(audit.Entry{}) {
+				t.Error("a line was taken")
+			}
+			if l.Head() != at {
+				t.Errorf("the log went on from %v to %v", at, l.Head())
+			}
+			if err := tc.right(d, l.Path); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, "the log to go on", func() bool { return l.Err() == nil })
+			wait(t, "more lines", func() bool { return l.Head().Seq > at.Seq+20 })
+			acknowledged := done()
+			closeLog(t, l)
+			proof, err := verify(t, l.Path)
+			if err != nil {
+				t.Fatalf("%+v, %v", proof, err)
+			}
+			all := allText(t, l.Path)
+			for _, id := range acknowledged {
+				if !strings.Contains(all, `"`+id+`"`) {
+					t.Errorf("the line %s was acknowledged and is not there", id)
+				}
+			}
+			if !strings.Contains(all, "Resumed") || !strings.Contains(all, tc.says) {
+				t.Errorf("no line says what happened: %s", tc.says)
+			}
+			if files, err := audit.Files(l.Path); err != nil || tc.files > 0 && len(files) != tc.files {
+				t.Errorf("there are files %v, %v, want %d", files, err, tc.files)
+			}
+		})
+	}
+}
+
+// load appends from eight goroutines until the returned function is called,
+// which gives what was acknowledged.
+func load(t *testing.T, l *audit.Log) func() []string {
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	var mu sync.Mutex
+	var acknowledged []string // guarded by mu
+	for w := range 8 {
+		writers.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				id := fmt.Sprintf("%d of %d", n, w)
+				if l.Append(audit.Entry{RequestId: id}) == nil {
+					mu.Lock()
+					acknowledged = append(acknowledged, id)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	return func() []string {
+		close(stop)
+		writers.Wait()
+		return acknowledged
+	}
+}
+
+func appendTo(path, text string) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+func cutBefore(path, text string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return os.Truncate(path, int64(strings.Index(string(content), text)))
+}
+
+func allText(t *testing.T, path string) string {
+	t.Helper()
+	files, err := audit.Files(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, f := range files {
+		all.Write(read(t, f))
+	}
+	return all.String()
+}
+
+// TestRotation rotates under load: the chain goes on through all files, each of
+// which but the last ends with a checkpoint.
+func TestRotation(t *testing.T) {
+	l, _ := newFaulty(t, func(c *audit.Config) { c.RotateSize = 8 << 10 })
+	done := load(t, l)
+	wait(t, "some files", func() bool {
+		files, err := audit.Files(l.Path)
+		return err == nil && len(files) > 5
+	})
+	acknowledged := done()
+	closeLog(t, l)
+	if proof, err := verify(t, l.Path); err != nil || proof.Proven.Seq != proof.Last.Seq-1 {
+		t.Errorf("%+v, %v", proof, err)
+	}
+	if all := allText(t, l.Path); strings.Count(all, `"RequestId"`) != len(acknowledged) {
+		t.Errorf("%d lines were acknowledged and %d are there", len(acknowledged), strings.Count(all, `"RequestId"`))
+	}
+	files, err := audit.Files(l.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A file by itself is proven to who kept the head before it.
+	lines := strings.Split(strings.TrimSuffix(string(read(t, files[1])), "\n"), "\n")
+	if !strings.Contains(strings.Join(lines[max(0, len(lines)-20):], ""), "Checkpoint") {
+		t.Error("a rotated file does not end with a checkpoint")
+	}
+	if err := os.Remove(files[2]); err != nil {
+		t.Fatal(err)
+	}
+	if proof, err := verify(t, l.Path); err == nil {
+		t.Errorf("a file was removed and not missed: %+v", proof)
+	}
+}
+
+// TestRotateByAge also shows that checkpoints come by the clock and are kept.
+func TestRotateByAge(t *testing.T) {
+	var kept atomic.Pointer[audit.Checkpoint]
+	l, _ := newFaulty(t, func(c *audit.Config) {
+		c.CheckpointEvery, c.RotateAge = 10*time.Millisecond, 50*time.Millisecond
+		c.Keep = func(c audit.Checkpoint) error { kept.Store(&c); return nil }
+	})
+	wait(t, "three files", func() bool {
+		appendLines(t, l, 1)
+		files, err := audit.Files(l.Path)
+		return err == nil && len(files) > 2
+	})
+	closeLog(t, l)
+	if proof, err := verify(t, l.Path); err != nil || kept.Load() == nil || kept.Load().Head != proof.Proven {
+		t.Errorf("%+v, %v; kept %+v", proof, err, kept.Load())
+	}
+}
+
+// TestTokenAway: without signatures the log goes on and is rotated, and is
+// proven again when they come back.
+func TestTokenAway(t *testing.T) {
+	var away atomic.Bool
+	away.Store(true)
+	l, _ := newFaulty(t, func(c *audit.Config) {
+		c.RotateSize = 4 << 10
+		sign := c.Sign
+		c.Sign = func(ctx context.Context, digest []byte) ([]byte, error) {
+			if away.Load() {
+				return nil, errors.New("the token is away")
+			}
+			return sign(ctx, digest)
+		}
+	})
+	wait(t, "three files", func() bool {
+		appendLines(t, l, 1)
+		files, err := audit.Files(l.Path)
+		return err == nil && len(files) > 2
+	})
+	if _, err := verify(t, l.Path); err == nil {
+		t.Error("nothing is signed, and it is proven")
+	}
+	away.Store(false)
+	closeLog(t, l)
+	if proof, err := verify(t, l.Path); err != nil || proof.Proven.Seq != proof.Last.Seq-1 {
+		t.Errorf("%+v, %v", proof, err)
+	}
+}
+
+// TestRotationCutOff ends the process at each step of a rotation.
+func TestRotationCutOff(t *testing.T) {
+	for name, cutOff := range map[string]func(path, first string) error{
+		"put aside": func(path, first string) error { return os.Rename(path, first) },
+		"put aside, new begun": func(path, first string) error {
+			return errors.Join(os.Rename(path, first), os.WriteFile(path, nil, 0o600))
+		},
+		"new one torn": func(path, first string) error {
+			return errors.Join(os.Rename(path, first), os.WriteFile(path, []byte(`{"Seq":9,"Pre`), 0o600))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := newLog(t, 6)
+			if err := cutOff(path, path+".0000000000000001"); err != nil {
+				t.Fatal(err)
+			}
+			goesOn(t, path, 0)
+			if proof, err := verify(t, path); err != nil || proof.Lines < 8 {
+				t.Errorf("%+v, %v", proof, err)
+			}
+		})
+	}
+}
+
+// TestExpect starts on logs that have, and have not, the line that was kept.
+func TestExpect(t *testing.T) {
+	path := newLog(t, 6)
+	whole := read(t, path)
+	l := open(t, path)
+	appendLines(t, l, 3)
+	head, err := l.Checkpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeLog(t, l)
+	cfg := config(path)
+	cfg.Expect = head.Head
+	closeLog(t, openConfig(t, cfg))
+
+	rewritten := strings.Replace(string(read(t, path)), "Sign", "Sigm", 1)
+	for name, content := range map[string]string{
+		"cut": string(whole), "empty": "",
+		"written anew": strings.Join(chain(strings.SplitAfter(rewritten, "\n")), ""),
+	} {
+		if err := os.WriteFile(path, []byte(strings.TrimSuffix(content, "{\"Seq\"")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if l, err := audit.Open(cfg); err == nil || !strings.Contains(err.Error(), "--accept-audit-loss") {
+			t.Errorf("%s: %v", name, err)
+			if err == nil {
+				closeLog(t, l)
+			}
+		}
+	}
+	cfg.AcceptLoss = true
+	l = openConfig(t, cfg)
+	appendLines(t, l, 1)
+	closeLog(t, l)
+	v := audit.Verifier{Key: &key.PublicKey, After: &head}
+	if proof, err := verifyText(v, string(read(t, path))); err != nil || proof.First.Seq != head.Seq+1 {
+		t.Errorf("after an accepted loss: %+v, %v", proof, err)
+	}
+	if _, err := verify(t, path); err == nil || !strings.Contains(err.Error(), "missing") {
+		t.Errorf("a loss that was accepted is told to an auditor: %v", err)
+	}
+}
+
+// TestMissing looks for lines in all files from one on.
+func TestMissing(t *testing.T) {
+	l, _ := newFaulty(t, func(c *audit.Config) { c.RotateSize = 1 << 10 })
+	for n := range 50 {
+		if err := l.Append(audit.Entry{RequestId: fmt.Sprintf("id-%d", n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	missing, err := l.Missing(20, []string{"id-2", "id-45", "id-49", "id-50"})
+	if want := "[id-2 id-50]"; err != nil || fmt.Sprint(missing) != want {
+		t.Errorf("missing from line 20 on: %v, %v, want %s", missing, err, want)
+	}
+}
+
+// TestOffer shows that lines nobody waits for are written too.
+func TestOffer(t *testing.T) {
+	l, _ := newFaulty(t, nil)
+	if !l.Offer(audit.Entry{RequestId: "offered"}) {
+		t.Fatal("not taken")
+	}
+	closeLog(t, l)
+	if !strings.Contains(allText(t, l.Path), "offered") {
+		t.Error("not written")
+	}
+}

@@ -1,0 +1,128 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// signTime bounds how long a checkpoint's signature is waited for.
+const signTime = 2500 * time.Millisecond
+
+// maxLag is how many lines a checkpoint may come behind the line it names. A
+// verifier remembers twice as many.
+const maxLag = remembered / 2
+
+// retryCheckpoint is when a checkpoint that could not be made is tried again.
+const retryCheckpoint = 5 * time.Second
+
+// tend makes checkpoints, begins new files and watches the free space.
+func (l *Log) tend(ctx context.Context) {
+	every := time.NewTicker(l.CheckpointEvery)
+	defer every.Stop()
+	soon := time.NewTimer(min(time.Second, l.CheckpointEvery)) // so that a log is not without one for long
+	defer soon.Stop()
+	began, warned := time.Now(), false
+	for {
+		rotate := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-soon.C:
+		case <-l.full:
+			rotate = true
+		case <-every.C:
+			rotate = l.RotateAge > 0 && time.Since(began) >= l.RotateAge
+		}
+		if err := l.checkpoint(ctx, rotate); err != nil {
+			l.Logger.Warn("no checkpoint: the audit log is proven up to the last one only; trying again", "error", err)
+			soon.Reset(retryCheckpoint)
+		}
+		if rotate {
+			began = time.Now()
+		}
+		warned = l.warn(warned)
+	}
+}
+
+// checkpoint adds a checkpoint of the last line, unless that is one itself, and
+// with rotate begins a new file behind it. A file is begun without one too: a
+// token that is away does not keep the log from being rotated.
+func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
+	l.signing.Lock()
+	defer l.signing.Unlock()
+	c, err := l.newCheckpoint(ctx)
+	if c == nil {
+		if rotate {
+			_, _ = l.write(&pending{rotate: true}) // if it fails, the file is full at the next line too
+		}
+		return err
+	}
+	at, err := l.append(Entry{Time: c.Time, Checkpoint: c}, rotate)
+	if err != nil {
+		return fmt.Errorf("writing it: %w", err)
+	}
+	if at.Seq == c.Seq+1 {
+		l.covered = at // there is nothing between that the next would have to cover
+	}
+	l.keep(*c)
+	return nil
+}
+
+// newCheckpoint signs the last line, if there is a key and a line that is worth
+// it.
+func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
+	head := l.Head()
+	if l.Sign == nil || head == l.covered || head.Seq == 0 || l.Err() != nil {
+		return nil, nil
+	}
+	c, err := l.sign(ctx, head)
+	if err != nil {
+		return nil, err
+	}
+	if l.Head().Seq-head.Seq > maxLag {
+		return nil, errors.New("signing took so long that too many lines were written meanwhile")
+	}
+	return &c, nil
+}
+
+func (l *Log) keep(c Checkpoint) {
+	if l.Keep == nil {
+		return
+	}
+	if err := l.Keep(c); err != nil {
+		l.Logger.Warn("a checkpoint of the audit log could not be kept elsewhere", "error", err)
+	}
+}
+
+func (l *Log) sign(ctx context.Context, head Head) (Checkpoint, error) {
+	if l.Sign == nil {
+		return Checkpoint{}, errors.New("there is no key for checkpoints")
+	}
+	ctx, cancel := context.WithTimeout(ctx, signTime)
+	defer cancel()
+	c := Checkpoint{Head: head, Time: time.Now().UTC()}
+	var err error
+	if c.Signature, err = l.Sign(ctx, c.Digest()); err != nil {
+		return Checkpoint{}, fmt.Errorf("signing a checkpoint: %w", err)
+	}
+	return c, nil
+}
+
+// Checkpoint signs the last line that is on stable storage, for an auditor to
+// keep.
+func (l *Log) Checkpoint(ctx context.Context) (Checkpoint, error) { return l.sign(ctx, l.Head()) }
+
+// warn tells the operator that the disk is filling up, once.
+func (l *Log) warn(warned bool) bool {
+	free, err := l.Free()
+	if err != nil || free >= l.WarnFree {
+		return false
+	}
+	if !warned {
+		l.Logger.Warn("the audit log's disk is filling up: when it is full nothing is signed any more. Move old files away (PATH.N, not PATH)",
+			"free", free, "path", l.Path)
+	}
+	return true
+}

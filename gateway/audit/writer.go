@@ -1,0 +1,275 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// A file is what the writer needs of an *os.File.
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	Truncate(size int64) error
+	Sync() error
+}
+
+// A writer owns the file. It is used by one goroutine.
+type writer struct {
+	log       *Log
+	file      file // nil: the next has to be begun
+	size      int64
+	first     uint64 // Seq of the file's first line
+	head      Head   // of what is flushed
+	failing   error  // why nothing could be written at the last attempt
+	abandoned string // why the file before was given up, until a line says so
+	rotating  bool   // the file has to be put aside first
+	buffer    bytes.Buffer
+	waiting   []*pending
+}
+
+// run takes what has queued, writes it, flushes once and releases the waiters.
+func (w *writer) run() {
+	defer close(w.log.done)
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
+	for {
+		select {
+		case first, ok := <-w.log.queue:
+			if !ok {
+				return
+			}
+			w.gather(first)
+		case <-retry.C:
+			if w.failing == nil {
+				continue
+			}
+			w.waiting = w.waiting[:0] // only to say that it can be written again
+		}
+		err := w.writeBatch()
+		for _, p := range w.waiting {
+			p.result <- err
+		}
+	}
+}
+
+func (w *writer) gather(first *pending) {
+	w.waiting = append(w.waiting[:0], first)
+	for len(w.waiting) < maxBatch {
+		select {
+		case p, ok := <-w.log.queue:
+			if !ok {
+				return
+			}
+			w.waiting = append(w.waiting, p)
+		default:
+			return
+		}
+	}
+}
+
+// writeBatch writes what is waiting, and before it what there is to say of the
+// log itself.
+func (w *writer) writeBatch() error {
+	err := w.ready()
+	if err == nil {
+		err = w.writeLines()
+	}
+	w.report(err)
+	if err != nil {
+		return fmt.Errorf("the audit log cannot be written: %w", err)
+	}
+	for _, p := range w.waiting {
+		w.rotating = w.rotating || p.rotate
+	}
+	if w.size >= w.log.RotateSize && !w.rotating {
+		select {
+		case w.log.full <- struct{}{}:
+		default: // it is said already
+		}
+	}
+	return nil
+}
+
+// report publishes how it went, and logs when that changes.
+func (w *writer) report(err error) {
+	switch {
+	case err != nil && w.failing == nil:
+		w.log.Logger.Error("the audit log cannot be written: nothing is signed or changed until it can", "path", w.log.Path, "reason", err)
+	case err == nil && w.failing != nil:
+		w.log.Logger.Info("the audit log is written again", "path", w.log.Path)
+	}
+	w.failing = err
+	w.log.state.Store(&state{w.head, err})
+}
+
+func (w *writer) writeLines() error {
+	head := w.head
+	w.buffer.Reset()
+	add := func(entry []byte) {
+		line := head.format(entry)
+		head = Head{head.Seq + 1, hashOf(line)}
+		w.buffer.Write(line)
+		w.buffer.WriteByte('\n')
+	}
+	if note, err := w.note(); err != nil {
+		return err
+	} else if note != nil {
+		add(note)
+	}
+	for _, p := range w.waiting {
+		if p.entry != nil {
+			add(p.entry)
+		}
+		p.at = head
+	}
+	if w.buffer.Len() == 0 {
+		return nil
+	}
+	if err := w.append(w.buffer.Bytes()); err != nil {
+		return err
+	}
+	w.head, w.abandoned = head, ""
+	return nil
+}
+
+// note is the entry that says why lines are missing in time, or that a file was
+// given up; nil if there is nothing to say.
+func (w *writer) note() ([]byte, error) {
+	e := Entry{Time: time.Now().UTC(), Abandoned: w.abandoned}
+	if w.failing != nil {
+		e.Resumed = w.failing.Error()
+	}
+	if e.Abandoned == "" && e.Resumed == "" {
+		return nil, nil
+	}
+	return json.Marshal(e)
+}
+
+// append writes text behind what is flushed, and flushes it.
+func (w *writer) append(text []byte) error {
+	if _, err := w.file.WriteAt(text, w.size); err != nil {
+		// Perhaps the disk is full. What was written of it was not flushed and
+		// nobody was answered on it: take it back, and let the next one try.
+		if truncErr := w.file.Truncate(w.size); truncErr != nil {
+			return w.abandon(errors.Join(err, truncErr))
+		}
+		return err
+	}
+	if err := w.file.Sync(); err != nil {
+		// After a failed flush the kernel may have dropped the pages and call
+		// them clean: what is in the file can no longer be known.
+		return w.abandon(fmt.Errorf("flushing it failed: %w", err))
+	}
+	w.size += int64(len(text))
+	return nil
+}
+
+// abandon gives the file up. The next attempt begins another.
+func (w *writer) abandon(err error) error {
+	w.abandoned, w.rotating = err.Error(), true
+	return err
+}
+
+// ready sees to it that there is a file to write to, and that it is the one at
+// the log's path, as it was left.
+func (w *writer) ready() error {
+	if w.file != nil {
+		if err := w.untouched(); err != nil {
+			return err
+		}
+	}
+	if w.rotating && w.file != nil && (w.size > 0 || w.abandoned != "") {
+		if err := w.putAside(); err != nil {
+			return fmt.Errorf("rotating it: %w", err)
+		}
+	}
+	w.rotating = false
+	if w.file == nil {
+		return w.begin()
+	}
+	return nil
+}
+
+// untouched reports an error if the file was removed, replaced or changed by
+// anybody else. It is looked for before every flush, which costs two system
+// calls. Of a file that is being given up only the place is looked at.
+func (w *writer) untouched() error {
+	ours, err := w.file.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := os.Stat(w.log.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the file was removed: put it back. If it is gone for good, restart with --accept-audit-loss")
+	}
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(ours, there) {
+		return errors.New("the file was replaced by another: put it back. If it is gone for good, restart with --accept-audit-loss")
+	}
+	if w.abandoned == "" && ours.Size() != w.size {
+		return fmt.Errorf("the file has %d bytes and should have %d: something else has written to it. Restart to have it looked at", ours.Size(), w.size)
+	}
+	return nil
+}
+
+// putAside renames the file after its first line.
+func (w *writer) putAside() error {
+	to := rotatedName(w.log.Path, w.first)
+	if _, err := os.Lstat(to); err == nil {
+		to += "." + time.Now().UTC().Format("20060102T150405.000000000")
+	}
+	if err := os.Rename(w.log.Path, to); err != nil {
+		return err
+	}
+	select {
+	case <-w.log.full: // it was said again meanwhile
+	default:
+	}
+	if err := w.close(); err != nil && w.abandoned == "" {
+		w.log.Logger.Warn("closing a rotated file of the audit log", "path", to, "error", err)
+	}
+	return nil
+}
+
+// begin makes the next file.
+func (w *writer) begin() error {
+	f, err := w.log.open(w.log.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(w.log.Path)); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(w.log.Path))
+	}
+	w.file, w.size, w.first = f, 0, w.head.Seq+1
+	return nil
+}
+
+func (w *writer) close() error {
+	if w.file == nil {
+		return nil
+	}
+	err := w.file.Close()
+	w.file = nil
+	return err
+}
+
+func rotatedName(path string, first uint64) string { return fmt.Sprintf("%s.%016d", path, first) }
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
