@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/kmsgate/kmsgate/hsm"
@@ -58,8 +59,19 @@ type Alias struct {
 // A User is a principal with policies.
 type User struct {
 	UserName     string
-	Policies     []string // RAM policy documents
+	Comments     string
+	Policies     []string           // names of system policies and of Policy records
+	Quotas       map[string]float64 // queries per second, by the quota's name, where the user has others than everybody
 	CreationDate time.Time
+}
+
+// A Policy is a RAM policy that can be attached to users.
+type Policy struct {
+	PolicyName     string
+	Description    string
+	PolicyDocument string
+	CreationDate   time.Time
+	UpdateDate     time.Time
 }
 
 // An AccessKey is a credential of a User for the RPC API.
@@ -69,6 +81,7 @@ type AccessKey struct {
 	Sealed       []byte // the AccessKeySecret, sealed by the token with the AccessKeyId as additional data
 	Active       bool
 	CreationDate time.Time
+	LastUsedDate time.Time // zero if never; a minute late at most, and lost in a crash
 }
 
 // An Orphan is a key pair that belongs to no KeyVersion: it is being made, or
@@ -89,4 +102,21 @@ type Nonce struct {
 	AccessKeyId string
 	Nonce       string
 	Until       time.Time
+}
+
+// A Head is a line of the audit log that was there, signed by the audit key.
+type Head struct {
+	Seq       uint64
+	Hash      string
+	Time      time.Time
+	Signature []byte
+}
+
+// An Outbox record is the audit line of a change, written in the transaction
+// that makes the change and removed when the line is in the log. So one that is
+// found at start stands for a change that may lack its line.
+type Outbox struct {
+	RequestId string
+	After     uint64 // the log's last line when this was written: its own is behind that
+	Entry     json.RawMessage
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/tidwall/btree"
 	"go.etcd.io/bbolt"
+
+	"github.com/kmsgate/kmsgate/hsm"
 )
 
 // The file is a bbolt database. All values but the version are JSON.
@@ -16,6 +18,8 @@ import (
 //	meta
 //	    schema      the version of this layout, in decimal
 //	    instance    Instance
+//	    auditkey    hsm.Key: the one that signs the audit log's checkpoints
+//	    audithead   Head
 //	keys            KeyId                    → Key
 //	versions        KeyId "/" KeyVersionId   → KeyVersion
 //	aliases         AliasName                → Alias
@@ -23,12 +27,19 @@ import (
 //	accesskeys      AccessKeyId              → AccessKey
 //	orphans         KeyVersionId             → Orphan
 //	nonces          Until "/" AccessKeyId "/" Nonce → Nonce
-const schemaVersion = 1
+//	policies        PolicyName               → Policy
+//	outbox          RequestId                → Outbox
+//
+// Version 1 had no policies, outbox, auditkey and audithead, and the documents of
+// policies in the place of their names in User.
+const schemaVersion = 2
 
 var (
-	bucketMeta  = []byte("meta")
-	keySchema   = []byte("schema")
-	keyInstance = []byte("instance")
+	bucketMeta   = []byte("meta")
+	keySchema    = []byte("schema")
+	keyInstance  = []byte("instance")
+	keyAuditKey  = []byte("auditkey")
+	keyAuditHead = []byte("audithead")
 )
 
 // A table is one bucket of records of one type, mirrored in memory.
@@ -47,17 +58,21 @@ var (
 	accessKeys = table[AccessKey]{"accesskeys", func(s *snapshot) **rows[AccessKey] { return &s.accessKeys }}
 	orphans    = table[Orphan]{"orphans", func(s *snapshot) **rows[Orphan] { return &s.orphans }}
 	nonces     = table[Nonce]{"nonces", func(s *snapshot) **rows[Nonce] { return &s.nonces }}
+	policies   = table[Policy]{"policies", func(s *snapshot) **rows[Policy] { return &s.policies }}
+	outbox     = table[Outbox]{"outbox", func(s *snapshot) **rows[Outbox] { return &s.outbox }}
 )
 
 // tables is every table, for what is done to all of them.
 var tables = []interface {
 	open(*bbolt.Tx, *snapshot) error
 	fork(from, to *snapshot)
-}{keys, versions, aliases, users, accessKeys, orphans, nonces}
+}{keys, versions, aliases, users, accessKeys, orphans, nonces, policies, outbox}
 
 // A snapshot is all records at one moment. Once published it does not change.
 type snapshot struct {
 	instance   Instance
+	auditKey   hsm.Key
+	auditHead  Head
 	keys       *rows[Key]
 	versions   *rows[KeyVersion]
 	aliases    *rows[Alias]
@@ -65,13 +80,15 @@ type snapshot struct {
 	accessKeys *rows[AccessKey]
 	orphans    *rows[Orphan]
 	nonces     *rows[Nonce]
+	policies   *rows[Policy]
+	outbox     *rows[Outbox]
 	aliasesOf  *btree.Set[string] // KeyId "/" AliasName; in memory only
 }
 
 // fork gives a snapshot that can be changed without changing s. It takes the
 // same time whatever the number of records: pages are copied when written.
 func (s *snapshot) fork() *snapshot {
-	next := &snapshot{instance: s.instance, aliasesOf: s.aliasesOf.Copy()}
+	next := &snapshot{instance: s.instance, auditKey: s.auditKey, auditHead: s.auditHead, aliasesOf: s.aliasesOf.Copy()}
 	for _, t := range tables {
 		t.fork(s, next)
 	}
@@ -164,7 +181,58 @@ func migrate(tx *bbolt.Tx) error {
 	if version > schemaVersion {
 		return fmt.Errorf("the database has schema version %d and this program knows up to %d: it was written by a newer kmsgate", version, schemaVersion)
 	}
+	if version == 1 {
+		if err := namePolicies(tx); err != nil {
+			return fmt.Errorf("bringing the database to schema version 2: %w", err)
+		}
+	}
 	return meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))
+}
+
+// namePolicies makes Policy records of the documents that users had in schema
+// version 1. The only one that kmsgate itself gave them is a system policy now.
+func namePolicies(tx *bbolt.Tx) error {
+	const fullAccess = `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:*","Resource":"*"}]}`
+	to, err := tx.CreateBucketIfNotExists([]byte(policies.bucket))
+	if err != nil {
+		return err
+	}
+	from := tx.Bucket([]byte(users.bucket))
+	changed := make(map[string]User)
+	err = from.ForEach(func(id, value []byte) error {
+		var u User
+		if err := json.Unmarshal(value, &u); err != nil {
+			return fmt.Errorf("user %q: %w", id, err)
+		}
+		for i, document := range u.Policies {
+			if document == fullAccess {
+				u.Policies[i] = "AliyunKMSFullAccess"
+				continue
+			}
+			p := Policy{PolicyName: fmt.Sprintf("%s-%d", u.UserName, i+1), Description: "of schema version 1", PolicyDocument: document,
+				CreationDate: u.CreationDate, UpdateDate: u.CreationDate}
+			if err := putJSON(to, p.PolicyName, p); err != nil {
+				return err
+			}
+			u.Policies[i] = p.PolicyName
+		}
+		changed[string(id)] = u
+		return nil
+	})
+	for id, u := range changed { // a bucket must not be changed while it is walked
+		if err == nil {
+			err = putJSON(from, id, u)
+		}
+	}
+	return err
+}
+
+func putJSON(b *bbolt.Bucket, id string, record any) error {
+	value, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	return b.Put([]byte(id), value)
 }
 
 // sortByDate puts versions in the order of their creation; those of one moment

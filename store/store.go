@@ -22,6 +22,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bberrors "go.etcd.io/bbolt/errors"
+
+	"github.com/kmsgate/kmsgate/hsm"
 )
 
 var (
@@ -73,9 +75,11 @@ func (s *Store) load() error {
 		if err := migrate(tx); err != nil {
 			return err
 		}
-		if value := tx.Bucket(bucketMeta).Get(keyInstance); value != nil {
-			if err := json.Unmarshal(value, &first.instance); err != nil {
-				return err
+		for key, into := range map[*[]byte]any{&keyInstance: &first.instance, &keyAuditKey: &first.auditKey, &keyAuditHead: &first.auditHead} {
+			if value := tx.Bucket(bucketMeta).Get(*key); value != nil {
+				if err := json.Unmarshal(value, into); err != nil {
+					return fmt.Errorf("%s: %w", *key, err)
+				}
 			}
 		}
 		for _, t := range tables {
@@ -143,12 +147,27 @@ func (tx *Tx) Instance() Instance { return tx.now.instance }
 
 // SetInstance says which instance the database is of.
 func (tx *Tx) SetInstance(i Instance) error {
-	value, err := json.Marshal(i)
-	if err != nil {
-		return err
-	}
 	tx.now.instance = i
-	return tx.bolt.Bucket(bucketMeta).Put(keyInstance, value)
+	return putJSON(tx.bolt.Bucket(bucketMeta), string(keyInstance), i)
+}
+
+// AuditKey gives the key that signs the audit log's checkpoints; the zero Key
+// before SetAuditKey.
+func (tx *Tx) AuditKey() hsm.Key { return tx.now.auditKey }
+
+// SetAuditKey says which key signs the audit log's checkpoints.
+func (tx *Tx) SetAuditKey(k hsm.Key) error {
+	tx.now.auditKey = k
+	return putJSON(tx.bolt.Bucket(bucketMeta), string(keyAuditKey), k)
+}
+
+// AuditHead gives the line of the audit log that was kept last.
+func (tx *Tx) AuditHead() Head { return tx.now.auditHead }
+
+// SetAuditHead keeps a line of the audit log.
+func (tx *Tx) SetAuditHead(h Head) error {
+	tx.now.auditHead = h
+	return putJSON(tx.bolt.Bucket(bucketMeta), string(keyAuditHead), h)
 }
 
 // Key gives a key, or ErrNotFound.
@@ -274,6 +293,33 @@ func (tx *Tx) User(userName string) (User, error) { return users.get(tx, userNam
 // PutUser writes a user.
 func (tx *Tx) PutUser(u User) error { return users.put(tx, u.UserName, u) }
 
+// Users gives all users, ordered by name.
+func (tx *Tx) Users() []User { return users.page(tx, 0, users.len(tx)) }
+
+// DeleteUser deletes a user with its access keys.
+func (tx *Tx) DeleteUser(userName string) error {
+	for _, a := range tx.AccessKeys() {
+		if a.UserName == userName {
+			if err := tx.DeleteAccessKey(a.AccessKeyId); err != nil {
+				return err
+			}
+		}
+	}
+	return users.delete(tx, userName)
+}
+
+// Policy gives a policy, or ErrNotFound.
+func (tx *Tx) Policy(policyName string) (Policy, error) { return policies.get(tx, policyName) }
+
+// PutPolicy writes a policy.
+func (tx *Tx) PutPolicy(p Policy) error { return policies.put(tx, p.PolicyName, p) }
+
+// DeletePolicy deletes a policy.
+func (tx *Tx) DeletePolicy(policyName string) error { return policies.delete(tx, policyName) }
+
+// Policies gives all policies, ordered by name.
+func (tx *Tx) Policies() []Policy { return policies.page(tx, 0, policies.len(tx)) }
+
 // AccessKey gives an access key, or ErrNotFound.
 func (tx *Tx) AccessKey(accessKeyId string) (AccessKey, error) {
 	return accessKeys.get(tx, accessKeyId)
@@ -281,6 +327,9 @@ func (tx *Tx) AccessKey(accessKeyId string) (AccessKey, error) {
 
 // PutAccessKey writes an access key.
 func (tx *Tx) PutAccessKey(a AccessKey) error { return accessKeys.put(tx, a.AccessKeyId, a) }
+
+// DeleteAccessKey deletes an access key.
+func (tx *Tx) DeleteAccessKey(accessKeyId string) error { return accessKeys.delete(tx, accessKeyId) }
 
 // AccessKeys gives all access keys, ordered by id.
 func (tx *Tx) AccessKeys() []AccessKey { return accessKeys.page(tx, 0, accessKeys.len(tx)) }
@@ -317,3 +366,12 @@ func (tx *Tx) PutNonce(n Nonce, now time.Time) error {
 
 // Nonces gives the remembered nonces.
 func (tx *Tx) Nonces() []Nonce { return nonces.page(tx, 0, nonces.len(tx)) }
+
+// PutOutbox writes the audit line of the change that tx makes.
+func (tx *Tx) PutOutbox(o Outbox) error { return outbox.put(tx, o.RequestId, o) }
+
+// DeleteOutbox forgets an audit line that is in the log.
+func (tx *Tx) DeleteOutbox(requestId string) error { return outbox.delete(tx, requestId) }
+
+// Outbox gives the audit lines that may not be in the log.
+func (tx *Tx) Outbox() []Outbox { return outbox.page(tx, 0, outbox.len(tx)) }

@@ -47,14 +47,19 @@ func TestRoundTrip(t *testing.T) {
 		Key: hsm.Key{ID: []byte{1}, Spec: hsm.EC_SM2, Public: []byte{2}, Sealed: []byte{3}}}
 	newer := store.KeyVersion{KeyId: "k1", KeyVersionId: "v1", CreationDate: day.Add(time.Hour)}
 	alias := store.Alias{AliasName: "alias/中 ~!", KeyId: "k1", CreationDate: day}
-	user := store.User{UserName: "u", Policies: []string{"{}"}, CreationDate: day}
-	access := store.AccessKey{AccessKeyId: "ak", UserName: "u", Sealed: []byte{4}, Active: true, CreationDate: day}
+	user := store.User{UserName: "u", Comments: "c", Policies: []string{"p"}, Quotas: map[string]float64{"asymmetric": 5}, CreationDate: day}
+	access := store.AccessKey{AccessKeyId: "ak", UserName: "u", Sealed: []byte{4}, Active: true, CreationDate: day, LastUsedDate: day}
+	policy := store.Policy{PolicyName: "p", Description: "d", PolicyDocument: "{}", CreationDate: day, UpdateDate: day}
+	outbox := store.Outbox{RequestId: "r", After: 7, Entry: []byte(`{"a":1}`)}
+	auditKey := hsm.Key{ID: []byte{6}, Spec: hsm.EC_P256, Public: []byte{7}}
+	auditHead := store.Head{Seq: 8, Hash: "h", Time: day, Signature: []byte{9}}
 	orphan := store.Orphan{KeyVersionId: "v3", Since: day, Key: hsm.Key{ID: []byte{5}, Spec: hsm.RSA_2048}}
 	nonce := store.Nonce{AccessKeyId: "ak", Nonce: "n", Until: day}
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(tx.SetInstance(instance), tx.PutKey(key), tx.PutKeyVersion(newer), tx.PutKeyVersion(older),
 			tx.PutKeyVersion(store.KeyVersion{KeyId: "k10", KeyVersionId: "v9"}), // k1 is a prefix of its key
-			tx.CreateAlias(alias), tx.PutUser(user), tx.PutAccessKey(access), tx.PutOrphan(orphan), tx.PutNonce(nonce, day.Add(-time.Hour)))
+			tx.CreateAlias(alias), tx.PutUser(user), tx.PutAccessKey(access), tx.PutOrphan(orphan), tx.PutNonce(nonce, day.Add(-time.Hour)),
+			tx.PutPolicy(policy), tx.PutOutbox(outbox), tx.SetAuditKey(auditKey), tx.SetAuditHead(auditHead))
 	})
 	check := func(s *store.Store) {
 		t.Helper()
@@ -78,6 +83,11 @@ func TestRoundTrip(t *testing.T) {
 			gotAccess, err := tx.AccessKey("ak")
 			equal(access, gotAccess, err)
 			equal([]store.Orphan{orphan}, tx.Orphans(), nil)
+			equal([]store.User{user}, tx.Users(), nil)
+			equal([]store.Policy{policy}, tx.Policies(), nil)
+			equal([]store.Outbox{outbox}, tx.Outbox(), nil)
+			equal(auditKey, tx.AuditKey(), nil)
+			equal(auditHead, tx.AuditHead(), nil)
 			equal([]store.Nonce{nonce}, tx.Nonces(), nil)
 			return nil
 		})
@@ -277,7 +287,7 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), `"k1" in keys`) {
 		t.Errorf("Open with a damaged record: %v, want its name", err)
 	}
-	tamper("meta", "schema", "2")
+	tamper("meta", "schema", "3")
 	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), "newer kmsgate") {
 		t.Errorf("Open of a newer schema: %v, want what to do", err)
 	}
@@ -287,5 +297,61 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	if _, err := store.Open(garbage); err == nil {
 		t.Error("Open of a file that is no database succeeded")
+	}
+}
+
+// TestMigrate1 opens a file of schema version 1, as kmsgate wrote it: a user has
+// documents where there are names of policies now.
+func TestMigrate1(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const own = `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:AsymmetricSign","Resource":"*"}]}`
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for bucket, records := range map[string]map[string]string{
+			"meta": {"schema": "1", "instance": `{"InstanceId":"kst-1","RegionId":"r","AccountId":"1"}`},
+			"keys": {"k1": `{"KeyId":"k1","KeySpec":"EC_P256","KeyState":"Enabled"}`}, "versions": {}, "aliases": {}, "orphans": {}, "nonces": {},
+			"users": {
+				"dev": `{"UserName":"dev","Policies":["{\"Version\":\"1\",\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"kms:*\",\"Resource\":\"*\"}]}"],"CreationDate":"2026-11-21T20:56:37Z"}`,
+				"own": `{"UserName":"own","Policies":[` + fmt.Sprintf("%q", own) + `],"CreationDate":"2026-11-21T20:56:37Z"}`,
+			},
+			"accesskeys": {"ak": `{"AccessKeyId":"ak","UserName":"dev","Sealed":"BA==","Active":true,"CreationDate":"2026-11-21T20:56:37Z"}`},
+		} {
+			b, err := tx.CreateBucket([]byte(bucket))
+			if err != nil {
+				return err
+			}
+			for id, value := range records {
+				if err := b.Put([]byte(id), []byte(value)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second finds it migrated
+		s := open(t, path)
+		s.View(func(tx *store.Tx) error {
+			want := []store.User{{UserName: "dev", Policies: []string{"AliyunKMSFullAccess"}, CreationDate: day}, {UserName: "own", Policies: []string{"own-1"}, CreationDate: day}}
+			if diff := cmp.Diff(want, tx.Users()); diff != "" {
+				t.Error(diff)
+			}
+			wantPolicy := store.Policy{PolicyName: "own-1", Description: "of schema version 1", PolicyDocument: own, CreationDate: day, UpdateDate: day}
+			if diff := cmp.Diff([]store.Policy{wantPolicy}, tx.Policies()); diff != "" {
+				t.Error(diff)
+			}
+			if a, err := tx.AccessKey("ak"); err != nil || !a.Active || tx.CountKeys() != 1 {
+				t.Errorf("%+v, %v, %d keys", a, err, tx.CountKeys())
+			}
+			return nil
+		})
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
