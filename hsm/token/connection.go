@@ -41,6 +41,7 @@ func (t *Token) connect(provision bool) (*connection, error) {
 	c11, err := crypto11.Configure(&crypto11.Config{
 		Path:        t.cfg.Module,
 		TokenLabel:  t.cfg.Label,
+		TokenSerial: t.cfg.Serial,
 		Pin:         string(t.cfg.PIN),
 		MaxSessions: 2, // the one that holds the login, and one to make a key with
 	})
@@ -72,7 +73,7 @@ func (t *Token) mayLogin() (uint, error) {
 		return 0, fmt.Errorf("%w: initializing %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
 	}
 	defer t.p11.Finalize()
-	slot, info, err := findToken(t.p11, t.cfg.Label)
+	slot, info, err := t.cfg.findToken(t.p11)
 	if err != nil {
 		return 0, err
 	}
@@ -89,8 +90,9 @@ func (t *Token) mayLogin() (uint, error) {
 // errNotOurs: the token works but lacks what provisioning puts there.
 var errNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the token that it was")
 
-// findToken finds the one token with the label. The module must be initialized.
-func findToken(p11 *pkcs11.Ctx, label string) (slot uint, info pkcs11.TokenInfo, err error) {
+// findToken finds the one token with the label or serial number. The module must
+// be initialized.
+func (c Config) findToken(p11 *pkcs11.Ctx) (slot uint, info pkcs11.TokenInfo, err error) {
 	slots, err := p11.GetSlotList(true)
 	if err != nil {
 		return 0, info, fmt.Errorf("%w: listing slots: %w", hsm.ErrUnavailable, err)
@@ -98,18 +100,26 @@ func findToken(p11 *pkcs11.Ctx, label string) (slot uint, info pkcs11.TokenInfo,
 	found := 0
 	for _, s := range slots {
 		i, err := p11.GetTokenInfo(s)
-		if err == nil && i.Label == label {
+		if err == nil && (c.Label != "" && i.Label == c.Label || c.Serial != "" && i.SerialNumber == c.Serial) {
 			slot, info = s, i
 			found++
 		}
 	}
 	switch found {
 	case 0:
-		return 0, info, fmt.Errorf("%w: no token has the label %q", hsm.ErrUnavailable, label)
+		return 0, info, fmt.Errorf("%w: no token has the %s", hsm.ErrUnavailable, c.name())
 	case 1:
 		return slot, info, nil
 	}
-	return 0, info, fmt.Errorf("%w: %d tokens have the label %q", hsm.ErrUnavailable, found, label)
+	return 0, info, fmt.Errorf("%w: %d tokens have the %s", hsm.ErrUnavailable, found, c.name())
+}
+
+// name says which token is meant.
+func (c Config) name() string {
+	if c.Serial != "" {
+		return fmt.Sprintf("serial number %q", c.Serial)
+	}
+	return fmt.Sprintf("label %q", c.Label)
 }
 
 // start fills the connection and starts its workers. It is on the connect path:

@@ -27,7 +27,7 @@ func Init(module, label string, officerPIN, userPIN PIN) error {
 		return fmt.Errorf("initializing a token: %w", err)
 	}
 	// The slot's number may change when its token is initialized.
-	if slot, _, err = findToken(p11, label); err != nil {
+	if slot, _, err = (Config{Label: label}).findToken(p11); err != nil {
 		return fmt.Errorf("finding the new token: %w", err)
 	}
 	s, err := p11.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)

@@ -33,7 +33,8 @@ var ErrPIN = errors.New("the token's PIN was not accepted")
 // Config says which token to use, and how.
 type Config struct {
 	Module string // path of the PKCS#11 module, a shared library
-	Label  string // the token's label; slot numbers change, labels do not
+	Label  string // the token's label; slot numbers change, labels do not. This or Serial
+	Serial string // the token's serial number
 	PIN    PIN    // of the token's user
 
 	// Sessions is how many signatures are made at once. Zero means one for
@@ -78,8 +79,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Module == "" {
 		return c, errors.New("token: Config.Module is empty: name the PKCS#11 module's path")
 	}
-	if c.Label == "" {
-		return c, errors.New("token: Config.Label is empty: name the token's label")
+	if (c.Label == "") == (c.Serial == "") {
+		return c, errors.New("token: Config needs the token's Label or its Serial, and not both")
 	}
 	if c.PIN == "" {
 		return c, errors.New("token: Config.PIN is empty: give the token's user PIN")
@@ -167,7 +168,7 @@ func Open(cfg Config) (*Token, error) {
 	}
 	c, err := t.connect(cfg.Provision)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to token %q: %w", cfg.Label, err)
+		return nil, fmt.Errorf("connecting to the token with %s: %w", cfg.name(), err)
 	}
 	go t.supervise(c)
 	go t.watch()
@@ -220,7 +221,7 @@ func (t *Token) supervise(c *connection) {
 	for c != nil {
 		select {
 		case <-c.lost:
-			t.log.Error("the connection to the token is lost; connecting anew", "token", t.cfg.Label, "reason", c.reason())
+			t.log.Error("the connection to the token is lost; connecting anew", "token", t.cfg.name(), "reason", c.reason())
 			t.cfg.OnLoss()
 		case <-t.closing:
 			c.lose(errClosed)
@@ -252,16 +253,16 @@ func (t *Token) reconnect() *connection {
 		var err error
 		t.calls.during("connecting", func() { c, err = t.connect(false) })
 		if err == nil {
-			t.log.Info("connected to the token again", "token", t.cfg.Label)
+			t.log.Info("connected to the token again", "token", t.cfg.name())
 			return c
 		}
 		if errors.Is(err, ErrPIN) {
-			t.log.Error("the token refuses the PIN; not trying again: set the right PIN and restart", "token", t.cfg.Label, "reason", err)
+			t.log.Error("the token refuses the PIN; not trying again: set the right PIN and restart", "token", t.cfg.name(), "reason", err)
 			t.doneErr = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 			return nil
 		}
 		if reason := err.Error(); reason != said { // once for each reason, not twice a second
-			t.log.Warn("the token is not back yet; trying on", "token", t.cfg.Label, "reason", reason)
+			t.log.Warn("the token is not back yet; trying on", "token", t.cfg.name(), "reason", reason)
 			said = reason
 		}
 		select {
