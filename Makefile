@@ -69,7 +69,7 @@ integration:
 # Fuzzes every target for FUZZTIME each. `make test` runs their seeds.
 FUZZTIME ?= 30s
 fuzz:
-	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER ./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy \
+	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER ./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide ./cmd/kmsgate/config:FuzzParse \
 		./gateway/acs:FuzzParse ./gateway:FuzzDecode; do \
 		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
 	done

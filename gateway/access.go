@@ -5,145 +5,180 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"sync"
+	"regexp"
+	"slices"
 
-	"github.com/kmsgate/kmsgate/gateway/acs"
-	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A principal is a verified caller.
-type principal struct {
-	userName    string
-	accessKeyId string
-	policies    []*policy.Policy
+// entityName is what RAM lets users and policies be called.
+var entityName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
+
+func checkName(parameter, name string) error {
+	if !entityName.MatchString(name) {
+		return invalidParameter(parameter, "it has to be 1 to 64 of the characters A-Za-z0-9._@-")
+	}
+	return nil
 }
 
-// fullAccess is RAM's AliyunKMSFullAccess.
-const fullAccess = `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:*","Resource":"*"}]}`
+const maxComments = 128
 
-// authenticate makes a principal of a claim: the time is ours, the access key
-// is known and active, the signature is its secret's, and the nonce was not
-// used. In that order: a nonce is remembered for callers only who can sign.
-func (s *Server) authenticate(ctx context.Context, claim *acs.Claim) (*principal, error) {
-	now := s.Now()
-	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
-		return nil, errTimeStampExpired
+func checkText(parameter, text string) error {
+	if len(text) > maxComments {
+		return invalidParameter(parameter, "it has more than %d bytes", maxComments)
 	}
-	var access store.AccessKey
-	var user store.User
-	err := s.Store.View(func(tx *store.Tx) (err error) {
-		if access, err = tx.AccessKey(claim.AccessKeyId); err != nil {
-			return errAccessKeyNotFound
+	return nil
+}
+
+// user gives a user, or EntityNotExist.User.
+func (c *call) user(tx *store.Tx, userName string) (store.User, error) {
+	c.entry.Subject = clip(userName)
+	u, err := tx.User(userName)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.User{}, errUserNotFound
+	}
+	return u, err
+}
+
+// changeUser changes a user's record, in a transaction that sees it as it is
+// then. First it is tried on the record as it is, so that a dry run finds out
+// what is wrong too.
+func (c *call) changeUser(userName string, change func(tx *store.Tx, u *store.User) error) error {
+	try := func(tx *store.Tx) (store.User, error) {
+		u, err := c.user(tx, userName)
+		if err == nil {
+			u.Policies = slices.Clone(u.Policies)
+			err = change(tx, &u)
 		}
-		user, err = tx.User(access.UserName)
+		return u, err
+	}
+	err := c.server.Store.View(func(tx *store.Tx) error {
+		_, err := try(tx)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if !access.Active {
-		return nil, errAccessKeyInactive
+	if err := c.commit(); err != nil {
+		return err
 	}
-	secret, err := s.credentials.secret(ctx, access)
-	if err != nil {
-		return nil, fmt.Errorf("unsealing access key %s: %w", access.AccessKeyId, err)
-	}
-	if !claim.VerifySecret(secret) {
-		if claim.WrongBodyHash {
-			return nil, errSignatureMismatch.because("The content hash that was signed is not that of the body.")
-		}
-		return nil, errSignatureMismatch
-	}
-	if err := s.nonces.use(claim.AccessKeyId, claim.Nonce, claim.Time.Add(timeWindow), now); err != nil {
-		return nil, err
-	}
-	policies, err := s.parsePolicies(user.Policies)
-	if err != nil {
-		return nil, fmt.Errorf("reading the policies of user %s: %w", user.UserName, err)
-	}
-	return &principal{user.UserName, access.AccessKeyId, policies}, nil
-}
-
-// parsePolicies parses documents, or finds them parsed: they are kept by their
-// text, so nothing needs invalidating.
-func (s *Server) parsePolicies(documents []string) ([]*policy.Policy, error) {
-	policies := make([]*policy.Policy, 0, len(documents))
-	for _, document := range documents {
-		if p, ok := s.parsed.Load(document); ok {
-			policies = append(policies, p.(*policy.Policy))
-			continue
-		}
-		p, err := policy.Parse(document)
+	return c.change(func(tx *store.Tx) error {
+		u, err := try(tx)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		s.parsed.Store(document, p)
-		policies = append(policies, p)
-	}
-	return policies, nil
-}
-
-// credentials keeps unsealed secrets in memory, so that clients can sign in
-// while the token is down. They are kept by all that they are bound to: a
-// sealed secret that was copied to another access key is not found here, and
-// the token refuses to unseal it.
-type credentials struct {
-	sealer  hsm.Sealer
-	secrets sync.Map // AccessKeyId and Sealed → string
-}
-
-func (c *credentials) keep(a store.AccessKey, secret string) {
-	c.secrets.Store(a.AccessKeyId+"|"+string(a.Sealed), secret)
-}
-
-func (c *credentials) secret(ctx context.Context, a store.AccessKey) (string, error) {
-	if secret, ok := c.secrets.Load(a.AccessKeyId + "|" + string(a.Sealed)); ok {
-		return secret.(string), nil
-	}
-	secret, err := c.sealer.Unseal(ctx, a.Sealed, secretAAD(a.AccessKeyId))
-	if err != nil {
-		return "", err
-	}
-	c.keep(a, string(secret))
-	return string(secret), nil
-}
-
-// secretAAD binds a sealed secret to its access key's id.
-func secretAAD(accessKeyId string) []byte { return []byte("kmsgate access key 1|" + accessKeyId) }
-
-// AccessKeySecret gives the secret of an access key. It is for `kmsgate dev`,
-// which tells its user the same credentials at every start.
-func (s *Server) AccessKeySecret(ctx context.Context, a store.AccessKey) (string, error) {
-	return s.credentials.secret(ctx, a)
+		return tx.PutUser(u)
+	})
 }
 
 type createUserRequest struct {
-	UserName       string `kms:"required"`
-	PolicyDocument string // AliyunKMSFullAccess if empty
+	UserName string `kms:"required"`
+	Comments string
+}
+
+type userItem struct {
+	UserName   string
+	Comments   string
+	CreateDate string
+	Policies   struct{ Policy []string }
+	AccessKeys int
 }
 
 type createUserResponse struct {
 	result
-	UserName string
+	User userItem
 }
 
+// createUser makes a user, who may do nothing before a policy is attached.
 func createUser(_ context.Context, c *call, req *createUserRequest) (*createUserResponse, error) {
 	c.entry.Subject = clip(req.UserName)
-	document := req.PolicyDocument
-	if document == "" {
-		document = fullAccess
+	if err := errors.Join(checkName("UserName", req.UserName), checkText("Comments", req.Comments)); err != nil {
+		return nil, err
 	}
-	if _, err := policy.Parse(document); err != nil {
-		return nil, invalidParameter("PolicyDocument", "%s", err)
+	isNew := func(tx *store.Tx) error {
+		if _, err := tx.User(req.UserName); err == nil {
+			return errUserExists
+		}
+		return nil
+	}
+	if err := c.server.Store.View(isNew); err != nil {
+		return nil, err
 	}
 	if err := c.commit(); err != nil {
 		return nil, err
 	}
-	return &createUserResponse{UserName: req.UserName}, c.change(func(tx *store.Tx) error {
-		return tx.PutUser(store.User{UserName: req.UserName, Policies: []string{document}, CreationDate: c.now})
+	u := store.User{UserName: req.UserName, Comments: req.Comments, CreationDate: c.now}
+	resp := &createUserResponse{User: newUserItem(u, 0)}
+	return resp, c.change(func(tx *store.Tx) error {
+		return errors.Join(isNew(tx), tx.PutUser(u))
 	})
+}
+
+func newUserItem(u store.User, accessKeys int) userItem {
+	item := userItem{UserName: u.UserName, Comments: u.Comments, CreateDate: apiTime(u.CreationDate), AccessKeys: accessKeys}
+	item.Policies.Policy = append([]string{}, u.Policies...)
+	return item
+}
+
+type listUsersResponse struct {
+	result
+	Users struct{ User []userItem }
+}
+
+func listUsers(_ context.Context, c *call, _ *noRequest) (*listUsersResponse, error) {
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	resp := new(listUsersResponse)
+	resp.Users.User = []userItem{}
+	return resp, c.server.Store.View(func(tx *store.Tx) error {
+		of := make(map[string]int)
+		for _, a := range tx.AccessKeys() {
+			of[a.UserName]++
+		}
+		for _, u := range tx.Users() {
+			resp.Users.User = append(resp.Users.User, newUserItem(u, of[u.UserName]))
+		}
+		return nil
+	})
+}
+
+type deleteUserRequest struct {
+	UserName string `kms:"required"`
+	Force    *bool  // with access keys and policies
+}
+
+func deleteUser(_ context.Context, c *call, req *deleteUserRequest) (*emptyResponse, error) {
+	var keys []store.AccessKey
+	check := func(tx *store.Tx) error {
+		u, err := c.user(tx, req.UserName)
+		if err != nil {
+			return err
+		}
+		keys = slices.DeleteFunc(tx.AccessKeys(), func(a store.AccessKey) bool { return a.UserName != u.UserName })
+		if !(req.Force != nil && *req.Force) && len(keys)+len(u.Policies) > 0 {
+			return errUserInUse.because("It has %d access keys and %d policies; Force deletes it all the same.", len(keys), len(u.Policies))
+		}
+		return nil
+	}
+	if err := c.server.Store.View(check); err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	err := c.change(func(tx *store.Tx) error {
+		if err := check(tx); err != nil {
+			return err
+		}
+		return tx.DeleteUser(req.UserName)
+	})
+	for _, a := range keys {
+		if err == nil {
+			c.server.credentials.drop(a)
+		}
+	}
+	return done(err)
 }
 
 type createAccessKeyRequest struct {
@@ -155,15 +190,18 @@ type createAccessKeyResponse struct {
 	result
 	AccessKeyId     string
 	AccessKeySecret string
+	UserName        string
+	Status          string
+	CreateDate      string
 }
 
 func createAccessKey(ctx context.Context, c *call, req *createAccessKeyRequest) (*createAccessKeyResponse, error) {
-	err := c.server.Store.View(func(tx *store.Tx) error {
-		_, err := tx.User(req.UserName)
+	exists := func(tx *store.Tx) error {
+		_, err := c.user(tx, req.UserName)
 		return err
-	})
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, invalidParameter("UserName", "there is no user %q", req.UserName)
+	}
+	if err := c.server.Store.View(exists); err != nil {
+		return nil, err
 	}
 	if err := c.commit(); err != nil {
 		return nil, err
@@ -174,10 +212,130 @@ func createAccessKey(ctx context.Context, c *call, req *createAccessKeyRequest) 
 	if err != nil {
 		return nil, fmt.Errorf("sealing an access key's secret: %w", err)
 	}
-	c.entry.Subject = clip(req.UserName) + "/" + id
 	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Sealed: sealed, Active: true, CreationDate: c.now}
-	c.server.credentials.keep(access, secret)
-	return &createAccessKeyResponse{AccessKeyId: id, AccessKeySecret: secret}, c.change(func(tx *store.Tx) error {
+	c.entry.Subject = clip(req.UserName) + "/" + id
+	err = c.change(func(tx *store.Tx) error {
+		if _, err := tx.User(req.UserName); err != nil {
+			return errUserNotFound // deleted meanwhile
+		}
+		c.server.credentials.keep(access, secret)
 		return tx.PutAccessKey(access)
+	})
+	if err != nil {
+		c.server.credentials.drop(access)
+		return nil, err
+	}
+	return &createAccessKeyResponse{AccessKeyId: id, AccessKeySecret: secret, UserName: req.UserName, Status: statusOf(access), CreateDate: apiTime(c.now)}, nil
+}
+
+type listAccessKeysRequest struct {
+	UserName string // all users if empty
+}
+
+type accessKeyItem struct {
+	AccessKeyId  string
+	UserName     string
+	Status       string
+	CreateDate   string
+	LastUsedDate string // empty if never
+}
+
+type listAccessKeysResponse struct {
+	result
+	AccessKeys struct{ AccessKey []accessKeyItem }
+}
+
+func listAccessKeys(_ context.Context, c *call, req *listAccessKeysRequest) (*listAccessKeysResponse, error) {
+	if req.UserName != "" {
+		err := c.server.Store.View(func(tx *store.Tx) error {
+			_, err := c.user(tx, req.UserName)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	resp := new(listAccessKeysResponse)
+	resp.AccessKeys.AccessKey = []accessKeyItem{}
+	return resp, c.server.Store.View(func(tx *store.Tx) error {
+		for _, a := range tx.AccessKeys() {
+			if req.UserName != "" && a.UserName != req.UserName {
+				continue
+			}
+			item := accessKeyItem{a.AccessKeyId, a.UserName, statusOf(a), apiTime(a.CreationDate), apiTime(c.server.credentials.lastUsed(a))}
+			resp.AccessKeys.AccessKey = append(resp.AccessKeys.AccessKey, item)
+		}
+		return nil
+	})
+}
+
+// The states of an access key, spelled as RAM spells them.
+const (
+	active   = "Active"
+	inactive = "Inactive"
+)
+
+func statusOf(a store.AccessKey) string {
+	if a.Active {
+		return active
+	}
+	return inactive
+}
+
+type updateAccessKeyRequest struct {
+	AccessKeyId string `kms:"required"`
+	Status      string `kms:"required"`
+}
+
+func updateAccessKey(_ context.Context, c *call, req *updateAccessKeyRequest) (*emptyResponse, error) {
+	if req.Status != active && req.Status != inactive {
+		return nil, invalidParameter("Status", "%q is neither Active nor Inactive", clip(req.Status))
+	}
+	return done(c.changeAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
+		a.Active = req.Status == active
+		return tx.PutAccessKey(a)
+	}))
+}
+
+type deleteAccessKeyRequest struct {
+	AccessKeyId string `kms:"required"`
+}
+
+func deleteAccessKey(_ context.Context, c *call, req *deleteAccessKeyRequest) (*emptyResponse, error) {
+	var deleted store.AccessKey
+	err := c.changeAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
+		deleted = a
+		return tx.DeleteAccessKey(a.AccessKeyId)
+	})
+	if err == nil {
+		c.server.credentials.drop(deleted)
+	}
+	return done(err)
+}
+
+func (c *call) changeAccessKey(accessKeyId string, change func(tx *store.Tx, a store.AccessKey) error) error {
+	c.entry.Subject = clip(accessKeyId)
+	var a store.AccessKey
+	find := func(tx *store.Tx) (err error) {
+		if a, err = tx.AccessKey(accessKeyId); errors.Is(err, store.ErrNotFound) {
+			return errAccessKeyMissing
+		}
+		return err
+	}
+	if err := c.server.Store.View(find); err != nil {
+		return err
+	}
+	c.entry.Subject = a.UserName + "/" + a.AccessKeyId
+	if err := c.commit(); err != nil {
+		return err
+	}
+	return c.change(func(tx *store.Tx) error {
+		if err := find(tx); err != nil {
+			return err
+		}
+		return change(tx, a)
 	})
 }

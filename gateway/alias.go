@@ -110,7 +110,7 @@ func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*emptyRes
 		if err != nil {
 			return err
 		}
-		if err := c.stillOf(alias, key); err != nil {
+		if err := c.stillOf(tx, alias, key); err != nil {
 			return err
 		}
 		return tx.DeleteAlias(req.AliasName)
@@ -155,7 +155,7 @@ func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyRes
 		if errors.Is(err, store.ErrNotFound) {
 			return errAliasNotFound // deleted by another call meanwhile
 		}
-		if err := c.stillOf(alias, old); err != nil {
+		if err := c.stillOf(tx, alias, old); err != nil {
 			return err
 		}
 		now, err := tx.Key(target.KeyId)
@@ -172,11 +172,15 @@ func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyRes
 
 // stillOf asks for the permission on the key of an alias again, if that is not
 // the key any more for which it was given.
-func (c *call) stillOf(alias store.Alias, authorised store.Key) error {
+func (c *call) stillOf(tx *store.Tx, alias store.Alias, authorised store.Key) error {
 	if alias.KeyId == authorised.KeyId {
 		return nil
 	}
-	return c.authorize(c.server.keyARN(alias.KeyId))
+	key, err := tx.Key(alias.KeyId)
+	if err != nil {
+		return err
+	}
+	return c.authorizeKey(alias.KeyId, &key)
 }
 
 func mayBeTarget(k store.Key) error {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,7 +16,6 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/audit"
-	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -25,13 +26,15 @@ type call struct {
 	now        time.Time
 	requestId  string
 	door       door
-	claim      *acs.Claim // nil through the local door
+	listener   *Listener  // nil but for the rpc door
+	claim      *acs.Claim // nil but for the rpc door
 	principal  *principal // nil until the claim was verified
 	action     string
 	parameters map[string]string
 	format     *format
 	dryRun     bool
 	committed  bool
+	changed    bool        // records, so that there is a line in the outbox
 	entry      audit.Entry // filled by whoever knows something
 }
 
@@ -57,7 +60,7 @@ func (c *call) do(ctx context.Context, authenticate func() (*principal, error)) 
 		return nil, err
 	}
 	c.principal = p
-	c.entry.Principal = p.userName
+	c.entry.Principal = p.user.UserName
 	// Every operation obeys DryRun: who sets it means that nothing shall be done.
 	c.dryRun, _ = parseBool(c.parameters["DryRun"])
 	c.entry.DryRun = c.dryRun
@@ -74,7 +77,7 @@ func (c *call) operate(ctx context.Context) (response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.server.limiters.charge(c.principal.userName, o.class, c.now); err != nil {
+	if err := c.charge(o); err != nil {
 		return nil, err
 	}
 	if text := c.parameters["DryRun"]; text != "" {
@@ -116,7 +119,10 @@ func (c *call) operation() (operation, error) {
 		return operation{}, errApiNotFound.because("The only version is %s.", apiVersion)
 	}
 	o, ok := operations[c.action]
-	if ok && (o.door == rpcDoor || c.door == localDoor) {
+	if ok && (o.door == rpcDoor || c.door != rpcDoor) {
+		if c.listener != nil && c.listener.BusinessOnly && !o.business {
+			return operation{}, errUnsupportedOperation.because("This endpoint serves business operations only, of which %s is none.", c.action)
+		}
 		return o, nil
 	}
 	if slices.Contains(unsupported, c.action) {
@@ -139,18 +145,34 @@ func recovered(f func() (response, error)) (resp response, err error) {
 // error. If the line cannot be written it is an error whatever resp is.
 func (c *call) finish(resp response, err error) (response, *Error) {
 	var api *Error
-	c.entry.Status = 200
+	c.entry.Status = http.StatusOK
 	if err != nil {
 		api, resp = apiError(err), nil
 		c.entry.Status, c.entry.Code = api.Status, api.Code
 		c.entry.Reason = clip(err.Error())
 	}
 	c.entry.Duration = c.server.Now().Sub(c.now)
-	if auditErr := c.server.Audit.Append(c.entry); auditErr != nil {
-		api, resp, err = errInternal, nil, fmt.Errorf("nothing is answered without its audit line: %w", auditErr)
+	if auditErr := c.audit(); auditErr != nil {
+		api, resp, err = errAuditLog, nil, auditErr
 	}
+	c.server.metrics.count(c, api)
 	c.log(api, err)
 	return resp, api
+}
+
+// audit writes the call's line, and waits until it is on disk. It does not wait
+// for the line of a caller who could not say who it is, and does without where
+// there are too many of them.
+func (c *call) audit() error {
+	switch {
+	case c.changed:
+		return c.server.logChange(c.entry)
+	case c.entry.Principal != "":
+		return c.server.Audit.Append(c.entry)
+	case c.server.strangers.allow(c.entry.Source, c.now) && !c.server.Audit.Offer(c.entry):
+		c.server.strangers.count(c.entry.Source)
+	}
+	return nil
 }
 
 // log writes the one line that a request has in the operator's log.
@@ -167,21 +189,42 @@ func (c *call) log(api *Error, err error) {
 	}
 }
 
-// authorize asks the caller's policies for the call's action on a resource.
-func (c *call) authorize(resource string) error {
-	d := c.decide(resource)
+// authorize asks the caller's policies for the call's action on a resource that
+// is no key.
+func (c *call) authorize(resource string) error { return c.permit(resource, nil) }
+
+// authorizeKey asks for the action on a key, of which there may be none.
+func (c *call) authorizeKey(keyId string, key *store.Key) error {
+	return c.permit(c.server.keyARN(keyId), key)
+}
+
+func (c *call) permit(resource string, key *store.Key) error {
+	d, err := c.server.decide(c.principal, c.action, resource, key, c.conditions())
+	if err != nil {
+		return err
+	}
 	if !d.Allowed {
 		return fmt.Errorf("%w (%s on %s: %s)", errNoPermission, c.action, clip(resource), d.Reason)
 	}
 	return nil
 }
 
-func (c *call) decide(resource string) policy.Decision {
-	return policy.Decide(c.principal.policies, policy.Request{Action: "kms:" + c.action, Resource: resource})
+// conditions gives the values of the condition keys that are of the request.
+func (c *call) conditions() map[string]string {
+	values := map[string]string{
+		"acs:CurrentTime":     c.now.Format(time.RFC3339),
+		"acs:SecureTransport": strconv.FormatBool(c.door == rpcDoor), // plain HTTP does not get here
+		"acs:MFAPresent":      "false",                               // an access key is one factor
+	}
+	if c.door == rpcDoor {
+		values["acs:SourceIp"] = c.entry.Source
+	}
+	return values
 }
 
 // key gives the key that a request names by its id, an alias or an ARN, if the
-// caller's policies allow the action on it. It is the only way to a key.
+// caller's policies and the key's allow the action on it. It is the only way to
+// a key.
 func (c *call) key(name string) (store.Key, error) {
 	if len(name) > maxKeyName {
 		return store.Key{}, invalidParameter("KeyId", "it has more than %d bytes", maxKeyName)
@@ -191,21 +234,26 @@ func (c *call) key(name string) (store.Key, error) {
 		return store.Key{}, err
 	}
 	c.entry.KeyId = clip(keyId)
-	// Before it is known whether there is such a key: whoever may not use it
-	// learns nothing.
-	if err := c.authorize(c.server.keyARN(keyId)); err != nil {
-		return store.Key{}, err
-	}
-	var key store.Key
-	err = c.server.Store.View(func(tx *store.Tx) (err error) {
-		key, err = tx.Key(keyId)
+	var key *store.Key
+	err = c.server.Store.View(func(tx *store.Tx) error {
+		k, err := tx.Key(keyId)
+		if err == nil {
+			key = &k
+		}
 		return err
 	})
-	if errors.Is(err, store.ErrNotFound) {
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return store.Key{}, err
+	}
+	// Whoever may not use it does not learn whether there is such a key.
+	if err := c.authorizeKey(keyId, key); err != nil {
+		return store.Key{}, err
+	}
+	if key == nil {
 		return store.Key{}, errKeyNotFound
 	}
 	c.entry.KeySpec = string(key.KeySpec)
-	return key, err
+	return *key, nil
 }
 
 // maxKeyName is more than an ARN of the longest alias has. Policies are matched
@@ -243,7 +291,7 @@ func (c *call) alias(aliasName string) (store.Alias, error) {
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {
-		if err := c.authorize(c.server.keyARN("*")); err != nil {
+		if err := c.authorizeKey("*", nil); err != nil {
 			return store.Alias{}, err
 		}
 		return store.Alias{}, errAliasNotFound
@@ -276,9 +324,12 @@ func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, er
 
 // commit is the point of no return: everything before it only looks, and after
 // it nothing but a fault can keep the operation from succeeding. A dry run
-// ends here.
+// ends here. So does everything while the audit log cannot be written.
 func (c *call) commit() error {
 	c.committed = true
+	if err := c.server.Audit.Err(); err != nil {
+		return fmt.Errorf("%w (%w)", errAuditLog, err)
+	}
 	if c.dryRun {
 		return errDryRun
 	}
@@ -286,12 +337,15 @@ func (c *call) commit() error {
 }
 
 // change changes records on behalf of a committed call. The nonce goes into the
-// same transaction, so that not even a restart lets the request be repeated.
+// same transaction, so that not even a restart lets the request be repeated; and
+// so does the audit line, so that there is no change without one.
 func (c *call) change(f func(tx *store.Tx) error) error {
 	if !c.committed || c.dryRun {
 		return fmt.Errorf("the operation %s changes records without having committed", c.action)
 	}
-	return c.server.Store.Update(func(tx *store.Tx) error {
+	entry := c.entry
+	entry.Status = http.StatusOK
+	err := c.server.update(entry, func(tx *store.Tx) error {
 		if c.claim != nil {
 			n := store.Nonce{AccessKeyId: c.claim.AccessKeyId, Nonce: c.claim.Nonce, Until: c.claim.Time.Add(timeWindow)}
 			if err := tx.PutNonce(n, c.now); err != nil {
@@ -300,4 +354,6 @@ func (c *call) change(f func(tx *store.Tx) error) error {
 		}
 		return f(tx)
 	})
+	c.changed = c.changed || err == nil
+	return err
 }

@@ -71,9 +71,33 @@ var (
 	errDryRunNoAccess = define(403, "AccessDeniedError", "You are not authorized to perform this operation on the KMS resource.")
 )
 
-// defined is every error above, in their order. It changes only while the
-// package is initialized.
-var defined []*Error
+// The errors of administration, spelled as RAM spells them. No client of the API
+// sees them.
+var (
+	errUserNotFound      = defineAdmin(404, "EntityNotExist.User", "The user does not exist.")
+	errUserExists        = defineAdmin(409, "EntityAlreadyExists.User", "The user already exists.")
+	errAccessKeyMissing  = defineAdmin(404, "EntityNotExist.User.AccessKey", "The access key does not exist.")
+	errPolicyNotFound    = defineAdmin(404, "EntityNotExist.Policy", "The policy does not exist.")
+	errPolicyExists      = defineAdmin(409, "EntityAlreadyExists.Policy", "The policy already exists.")
+	errPolicyAttached    = defineAdmin(409, "EntityAlreadyExists.User.Policy", "The policy is attached to the user already.")
+	errPolicyNotAttached = defineAdmin(404, "EntityNotExist.User.Policy", "The policy is not attached to the user.")
+	errUserInUse         = defineAdmin(409, "DeleteConflict.User", "The user has access keys or policies.")
+	errPolicyInUse       = defineAdmin(409, "DeleteConflict.Policy.User", "The policy is attached to a user.")
+)
+
+// errAuditLog is what everything is answered with while there can be no audit
+// line of it.
+var errAuditLog = errUnavailable.because("The audit log cannot be written, and nothing is done without its line.")
+
+// defined and definedAdmin are every error above, in their order. They change
+// only while the package is initialized.
+var defined, definedAdmin []*Error
+
+func defineAdmin(status int, code, message string) *Error {
+	e := &Error{status, code, message}
+	definedAdmin = append(definedAdmin, e)
+	return e
+}
 
 func define(status int, code, message string) *Error {
 	e := &Error{status, code, message}

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +20,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/gateway"
-	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
@@ -26,7 +28,7 @@ import (
 // TestPrecedence sends requests that deserve several errors at once: each is
 // like the one before it, with the reason for that one's error taken away.
 func TestPrecedence(t *testing.T) {
-	b := newBench(t, func(c *gateway.Config) { c.SignaturesPerSecond = 1 })
+	b := newBench(t, func(c *gateway.Config) { c.Quotas.DedicatedUser = 1 })
 	limited := b.newUser("limited", `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:AsymmetricSign","Resource":"acs:kms:*:*:key/`+uuid.NewString()+`"}]}`)
 	bad := b.signParams("KeyId", "none", "KeyVersionId", "none", "Algorithm", "none", "Digest", "none")
 
@@ -290,21 +292,58 @@ func TestNoDeadlineForEver(t *testing.T) {
 }
 
 // TestNoLineNoSignature: while the audit log cannot be written nothing is
-// answered.
+// answered, and nothing changes; when it can be again, all goes on.
 func TestNoLineNoSignature(t *testing.T) {
 	b := newBench(t)
-	p := b.signParams()
-	b.stop()
-	full, err := audit.Open("/dev/full")
-	if err != nil {
+	path := filepath.Join(b.dir, "audit.log")
+	if err := os.Rename(path, path+".away"); err != nil {
 		t.Fatal(err)
 	}
-	defer full.Close()
-	b.start(func(c *gateway.Config) { c.Audit = full })
-	a := b.do(b.root, "AsymmetricSign", p...)
-	if a.Status != 500 || a.Code != "InternalFailure" || a.Body["Value"] != nil {
-		t.Errorf("with a full disk: %v", a.Body)
+	refused := func(action string, p ...string) {
+		t.Helper()
+		a := b.do(b.root, action, p...)
+		if a.Status != 503 || a.Code != "ServiceUnavailableTemporary" || a.Body["Value"] != nil || !strings.Contains(a.Message, "audit log") {
+			t.Errorf("%s: %v", action, a.Body)
+		}
 	}
+	refused("AsymmetricSign", b.signParams()...)
+	refused("CreateAlias", "AliasName", "alias/unseen", "KeyId", b.key.KeyId)
+	refused("DescribeKey", "KeyId", "none") // not even what is wrong
+	if text := b.metric("kmsgate_audit_failing"); text != "1" {
+		t.Errorf("kmsgate_audit_failing is %s", text)
+	}
+	if status, text := b.observe("/health"); status != 503 || !strings.Contains(text, "removed") {
+		t.Errorf("health: %d %q", status, text)
+	}
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the log to be written again", func() bool { return b.log.Err() == nil })
+	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
+	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/unseen", "KeyId", b.key.KeyId), 200, "")
+	if status, text := b.observe("/health"); status != 200 || text != "ok\n" || b.metric("kmsgate_audit_failing") != "0" {
+		t.Errorf("health: %d %q, kmsgate_audit_failing %s", status, text, b.metric("kmsgate_audit_failing"))
+	}
+}
+
+// observe asks what Prometheus and a supervisor ask.
+func (b *bench) observe(path string) (status int, text string) {
+	b.t.Helper()
+	w := httptest.NewRecorder()
+	b.server.MetricsHandler().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	return w.Code, w.Body.String()
+}
+
+func (b *bench) metric(name string) string {
+	b.t.Helper()
+	_, text := b.observe("/metrics")
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	b.t.Fatalf("there is no metric %s", name)
+	return ""
 }
 
 func TestAccessKeys(t *testing.T) {

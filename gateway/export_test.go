@@ -13,6 +13,25 @@ func Operations() (names []string) {
 	return names
 }
 
+// AdminOperations gives the names of the operations of the admin door only.
+func AdminOperations() (names []string) {
+	for name, o := range operations {
+		if o.door == adminDoor {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// AdminErrors lists the errors of administration.
+func AdminErrors() (all []Error) {
+	for _, e := range definedAdmin {
+		all = append(all, *e)
+	}
+	return all
+}
+
 // Unsupported gives the names of KMS's operations that the gateway has not.
 func Unsupported() []string { return unsupported }
 
@@ -20,5 +39,5 @@ var Decode = decode
 
 const (
 	MaxBody      = maxBody
-	MaxPerSource = maxPerSource
+	MaxPerSource = 128
 )

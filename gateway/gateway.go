@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"sync"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -22,11 +22,8 @@ type Config struct {
 	Sealer  hsm.Sealer // of access-key secrets
 	Audit   *audit.Log
 
-	// SignaturesPerSecond is how many AsymmetricSign and AsymmetricVerify a
-	// user may ask for in a second, ChangesPerSecond how many of all other
-	// operations. Zero means no limit.
-	SignaturesPerSecond float64
-	ChangesPerSecond    float64
+	Quotas    Quotas
+	Strangers Budget // of audit lines, for callers who cannot say who they are
 
 	// MaxKeys and MaxAliases bound how many of them there can be. Zero means
 	// 100,000.
@@ -75,19 +72,22 @@ func createTimeout(spec hsm.KeySpec) time.Duration {
 type Server struct {
 	Config
 	instance    store.Instance
+	table       map[string]operation // operations, for those of them that look at it
 	credentials credentials
 	nonces      nonces
 	limiters    limiters
-	parsed      sync.Map // policy document → *policy.Policy
+	strangers   strangers
+	outbox      outbox
+	metrics     *metrics
+	policies    documents // RAM policies
+	keyPolicies documents
 	making      sync.Map // KeyVersionId → true, while its key pair is being made
-	handler     http.Handler
 }
 
 // New makes a Server: it unseals the access keys, remembers the nonces that
-// changed something, and deletes the records of keys that fell due. It reports
-// an error rather than start with less than everything. The key pairs that are
-// to be destroyed, of those keys and of creations that were cut off, Serve sees
-// to.
+// changed something, writes the audit lines that changes lack, and deletes the
+// records of keys that fell due. It reports an error rather than start with less
+// than everything. What is to be done from time to time, Run does.
 func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.Backend == nil || cfg.Sealer == nil || cfg.Audit == nil {
 		return nil, errors.New("gateway: Config needs Store, Backend, Sealer and Audit")
@@ -107,17 +107,15 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Server{Config: cfg, limiters: limiters{perSecond: make(map[class]float64)}}
-	s.credentials.sealer = cfg.Sealer
-	for cl, perSecond := range map[class]float64{crypto: cfg.SignaturesPerSecond, control: cfg.ChangesPerSecond} {
-		if perSecond > 0 {
-			s.limiters.perSecond[cl] = perSecond
-		}
+	if err := cfg.Quotas.check(); err != nil {
+		return nil, err
 	}
+	s := &Server{Config: cfg, table: operations, strangers: strangers{budget: cfg.Strangers.withDefaults()}}
+	s.policies.parse, s.keyPolicies.parse = policy.Parse, policy.ParseKeyPolicy
+	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {
 		return nil, err
 	}
-	s.handler = s.newHandler()
 	return s, nil
 }
 
@@ -129,7 +127,7 @@ func (s *Server) resume(ctx context.Context) error {
 			return errors.New("gateway: the store does not know its Instance")
 		}
 		for _, a := range tx.AccessKeys() {
-			if _, err := s.credentials.secret(ctx, a); err != nil {
+			if err := s.credentials.unseal(ctx, s.Sealer, a); err != nil {
 				return fmt.Errorf("unsealing access key %s: %w", a.AccessKeyId, err)
 			}
 		}
@@ -147,11 +145,11 @@ func (s *Server) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.recoverOutbox(); err != nil {
+		return err
+	}
 	return s.deleteDueKeys()
 }
-
-// Handler serves the RPC API. Requests that did not come over TLS are refused.
-func (s *Server) Handler() http.Handler { return s.handler }
 
 // The names of what policies speak of, as ARNs.
 

@@ -30,6 +30,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
 var instance = store.Instance{InstanceId: "kst-test", RegionId: "cn-hangzhou", AccountId: "1000000000000001"}
 
 // A bench is a gateway on a fake backend, with everything else real: bbolt, the
@@ -42,9 +44,11 @@ type bench struct {
 	backend *hsmtest.Fake
 	server  *gateway.Server
 	http    *httptest.Server
-	clock   clock
-	root    credential
-	key     testKey // EC_P256, alias/test
+	// how Handler serves; a test that changes it starts anew
+	listener gateway.Listener
+	clock    clock
+	root     credential
+	key      testKey // EC_P256, alias/test
 }
 
 type credential struct{ AccessKeyId, AccessKeySecret string }
@@ -93,18 +97,18 @@ func (b *bench) start(change ...func(*gateway.Config)) {
 	if err := b.db.Update(func(tx *store.Tx) error { return tx.SetInstance(instance) }); err != nil {
 		b.t.Fatal(err)
 	}
-	if b.log, err = audit.Open(filepath.Join(b.dir, "audit.log")); err != nil {
+	if b.log, err = audit.Open(audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet}); err != nil {
 		b.t.Fatal(err)
 	}
 	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Audit: b.log, Now: b.clock.Now, MinVersionInterval: -1,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+		Logger: quiet, Strangers: gateway.Budget{PerSource: 1e6, InAll: 1e6}}
 	for _, f := range change {
 		f(&cfg)
 	}
 	if b.server, err = gateway.New(b.t.Context(), cfg); err != nil {
 		b.t.Fatal(err)
 	}
-	b.http = httptest.NewTLSServer(b.server.Handler())
+	b.http = httptest.NewTLSServer(b.server.Handler(b.listener))
 	b.t.Cleanup(b.stop)
 }
 
@@ -143,7 +147,13 @@ func (b *bench) local(action string, resp any, pairs ...string) {
 // access key.
 func (b *bench) newUser(name, document string) (c credential) {
 	b.t.Helper()
-	b.local("CreateUser", nil, "UserName", name, "PolicyDocument", document)
+	policyName := "AliyunKMSFullAccess"
+	b.local("CreateUser", nil, "UserName", name)
+	if document != "" {
+		policyName = "policy-of-" + name
+		b.local("CreateRamPolicy", nil, "PolicyName", policyName, "PolicyDocument", document)
+	}
+	b.local("AttachPolicyToUser", nil, "UserName", name, "PolicyName", policyName)
 	b.local("CreateAccessKey", &c, "UserName", name)
 	return c
 }
@@ -258,14 +268,31 @@ func (b *bench) want(a answer, status int, code string) answer {
 	return a
 }
 
-func (b *bench) auditLine(requestId string) (audit.Entry, bool) {
+// auditLine waits for a request's line: those of strangers are not waited for by
+// the gateway.
+func (b *bench) auditLine(requestId string) (line audit.Entry, ok bool) {
 	b.t.Helper()
-	for _, e := range b.auditLines() {
-		if e.RequestId == requestId {
-			return e, true
+	b.eventually("the audit line of "+requestId, func() bool {
+		for _, e := range b.auditLines() {
+			if e.RequestId == requestId {
+				line, ok = e, true
+			}
+		}
+		return ok
+	})
+	return line, ok
+}
+
+// eventually waits until a condition holds, or fails the test after 30 s.
+func (b *bench) eventually(what string, holds func() bool) {
+	b.t.Helper()
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !holds(); <-poll.C {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("waited 30 s for %s", what)
 		}
 	}
-	return audit.Entry{}, false
 }
 
 func (b *bench) auditLines() (lines []audit.Entry) {
@@ -275,6 +302,9 @@ func (b *bench) auditLines() (lines []audit.Entry) {
 		b.t.Fatal(err)
 	}
 	for line := range bytes.Lines(content) {
+		if !bytes.HasSuffix(line, []byte{'\n'}) {
+			break // it is being written
+		}
 		var e audit.Entry
 		if err := json.Unmarshal(line, &e); err != nil {
 			b.t.Fatalf("audit line %q: %v", line, err)
@@ -490,7 +520,7 @@ func TestUnsupported(t *testing.T) {
 // TestPlainHTTP: without TLS nothing is answered but that.
 func TestPlainHTTP(t *testing.T) {
 	b := newBench(t)
-	plain := httptest.NewServer(b.server.Handler())
+	plain := httptest.NewServer(b.server.Handler(b.listener))
 	defer plain.Close()
 	resp, err := http.Get(plain.URL + "/?" + b.sign(b.root, "GET", "ListKeys", nil).Encode())
 	if err != nil {

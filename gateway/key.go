@@ -160,7 +160,7 @@ func (c *call) newKey(req *createKeyRequest) (store.Key, error) {
 		Origin:          originKMS,
 		ProtectionLevel: req.ProtectionLevel,
 		Description:     req.Description,
-		Creator:         c.principal.userName,
+		Creator:         c.principal.user.UserName,
 		CreationDate:    c.now,
 		Tags:            tags,
 		Policy:          req.Policy,

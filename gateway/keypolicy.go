@@ -15,7 +15,7 @@ func checkKeyPolicy(document string) error {
 	if document == "" {
 		return nil
 	}
-	if err := policy.CheckKeyPolicy(document); err != nil {
+	if _, err := policy.ParseKeyPolicy(document); err != nil {
 		return invalidParameter("Policy", "%s", err)
 	}
 	return nil

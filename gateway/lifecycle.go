@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -254,6 +255,8 @@ func (s *Server) deleteDueKeys() error {
 	return nil
 }
 
+var errNotDue = errors.New("the key is not to be deleted any more")
+
 func isDue(k store.Key, now time.Time) bool {
 	return k.KeyState == store.PendingDeletion && !k.DeleteDate.After(now)
 }
@@ -263,18 +266,18 @@ func isDue(k store.Key, now time.Time) bool {
 func (s *Server) deleteKey(keyId string, now time.Time) error {
 	c := s.newCall(localDoor, "")
 	c.action, c.entry.Action, c.entry.KeyId, c.entry.Principal = "DeleteKey", "DeleteKey", keyId, "kmsgate"
-	deleted := false
-	err := s.Store.Update(func(tx *store.Tx) error {
+	c.entry.Status = http.StatusOK
+	err := s.update(c.entry, func(tx *store.Tx) error {
 		k, err := tx.Key(keyId)
 		if err != nil || !isDue(k, now) {
-			return nil // cancelled, or deleted, meanwhile
+			return errNotDue // cancelled, or deleted, meanwhile
 		}
-		deleted = true
 		return tx.DeleteKey(keyId, now)
 	})
-	if err == nil && !deleted {
+	if errors.Is(err, errNotDue) {
 		return nil
 	}
+	c.changed = err == nil
 	if _, api := c.finish(new(emptyResponse), err); api != nil {
 		return api
 	}

@@ -8,63 +8,104 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// What a listener allows. It takes at most half of the files that the process
-// may open for connections: one signature attempted with no descriptor left
-// kills SoftHSM's token in that process (measured).
+// The kinds of gateway that a listener can be, whose quotas hold there.
 const (
-	maxConnections = 1024
-	maxPerSource   = 128 // eight sources take all connections, not one
-	firstByteTime  = 5 * time.Second
-	headerTime     = 10 * time.Second
-	readTime       = 30 * time.Second
-	writeTime      = 60 * time.Second
-	idleTime       = 2 * time.Minute
-	shutdownTime   = 10 * time.Second
-	maxHeader      = 320 << 10 // bytes, a query of 256 KiB included; past it there is no answer in JSON
+	SharedGateway    = "shared"
+	DedicatedGateway = "dedicated"
+)
+
+// A Listener says how an endpoint serves. The zero value is a dedicated gateway
+// with the defaults.
+type Listener struct {
+	Gateway      string // SharedGateway or DedicatedGateway; empty means the latter
+	BusinessOnly bool   // serves AsymmetricSign, AsymmetricVerify and GetPublicKey only
+
+	// MaxConnections and MaxPerSource bound the connections that are open, in all
+	// and for one address or, with IPv6, one /64. Zero means 1,024 and 128. It is
+	// never more than half of the files that the process may open: one signature
+	// attempted with no descriptor left kills SoftHSM's token in that process
+	// (measured).
+	MaxConnections int
+	MaxPerSource   int
+
+	// HeaderTime, ReadTime and IdleTime bound how long a client may take for a
+	// request's header, for all of it, and between two. Zero means 10 s, 30 s and
+	// 2 minutes.
+	HeaderTime, ReadTime, IdleTime time.Duration
+}
+
+func (l Listener) withDefaults() Listener {
+	if l.MaxConnections == 0 {
+		l.MaxConnections = 1024
+	}
+	if l.MaxPerSource == 0 {
+		l.MaxPerSource = 128 // eight sources take all connections, not one
+	}
+	for field, otherwise := range map[*time.Duration]time.Duration{&l.HeaderTime: headerTime, &l.ReadTime: readTime, &l.IdleTime: idleTime} {
+		if *field == 0 {
+			*field = otherwise
+		}
+	}
+	return l
+}
+
+// charges gives the quotas that an operation is charged to.
+func (l *Listener) charges(o operation) []quota {
+	switch {
+	case l == nil: // administration
+		return nil
+	case l.Gateway == SharedGateway:
+		return []quota{o.quota}
+	case o.business:
+		return []quota{dedicatedUser, dedicatedInstance}
+	}
+	return nil
+}
+
+const (
+	firstByteTime = 5 * time.Second
+	headerTime    = 10 * time.Second
+	readTime      = 30 * time.Second
+	writeTime     = 60 * time.Second
+	idleTime      = 2 * time.Minute
+	shutdownTime  = 10 * time.Second
+	maxHeader     = 320 << 10 // bytes, a query of 256 KiB included; past it there is no answer in JSON
 )
 
 // Serve serves the RPC API on l over TLS until ctx is done, and then lets the
 // requests in flight end. Clients that speak plain HTTP are told so: it is an
 // old SDK's default.
-func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
-	// Shutdown does not wait for handlers whose connections it had to close.
-	var handlers sync.WaitGroup
+func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, how Listener) error {
+	how = how.withDefaults()
 	server := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			handlers.Add(1)
-			defer handlers.Done()
-			s.handler.ServeHTTP(w, r)
-		}),
-		ReadHeaderTimeout: headerTime,
-		ReadTimeout:       readTime,
+		Handler:           s.Handler(how),
+		ReadHeaderTimeout: how.HeaderTime,
+		ReadTimeout:       how.ReadTime,
 		WriteTimeout:      writeTime,
-		IdleTimeout:       idleTime,
+		IdleTimeout:       how.IdleTime,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
-	door := newDoorkeeper(l, config)
-	tending, stopTending := context.WithCancel(ctx)
-	var tended sync.WaitGroup
-	tended.Go(func() { every(tending, s.CarryOutDeletions) })
-	if s.Spare {
-		go func() { // not waited for: making one cannot be cut short
-			select {
-			case <-tending.Done():
-			case <-time.After(tendEvery): // whoever only starts a gateway for a test needs none
-				every(tending, s.keepSpare)
-			}
-		}()
-	}
-	defer tended.Wait()
-	defer stopTending()
+	return serve(ctx, server, newDoorkeeper(l, config, how))
+}
+
+// serve serves until ctx is done, and lets what is in flight end.
+func serve(ctx context.Context, server *http.Server, l net.Listener) error {
+	// Shutdown does not wait for handlers whose connections it had to close.
+	var handlers sync.WaitGroup
+	handler := server.Handler
+	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handlers.Add(1)
+		defer handlers.Done()
+		handler.ServeHTTP(w, r)
+	})
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(door) }()
+	go func() { served <- server.Serve(l) }()
 	select {
 	case err := <-served:
 		return err
@@ -81,6 +122,45 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 	return err
 }
 
+// Run does what is to be done from time to time, until ctx is done: deletions,
+// the audit lines that are owed, what strangers were refused, when access keys
+// were used. There must be one Run while anything is served, and it has to end
+// after that.
+func (s *Server) Run(ctx context.Context) {
+	var tended sync.WaitGroup
+	tended.Go(func() { every(ctx, s.CarryOutDeletions) })
+	if s.Spare {
+		go func() { // not waited for: making one cannot be cut short
+			select {
+			case <-ctx.Done():
+			case <-time.After(tendEvery): // whoever only starts a gateway for a test needs none
+				every(ctx, s.keepSpare)
+			}
+		}()
+	}
+	s.keepBooks(ctx)
+	tended.Wait()
+}
+
+// keepBooks settles once a second what is owed, and once a minute the rest.
+func (s *Server) keepBooks(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			s.Settle()
+			return
+		case <-tick.C:
+		}
+		if n%60 == 0 {
+			s.Settle()
+		} else if s.outbox.owes() {
+			s.settle()
+		}
+	}
+}
+
 // A doorkeeper is a listener that accepts so many connections and no more, and
 // looks at the first byte of each to tell TLS from plain HTTP. A connection
 // that says nothing does not keep others waiting.
@@ -93,13 +173,15 @@ type doorkeeper struct {
 	err      error // why accepting ended; set before closed is closed
 
 	limit    int
+	each     int // for one source
 	mu       sync.Mutex
 	total    int            // connections open; guarded by mu
 	bySource map[string]int // the same for each address; guarded by mu
 }
 
-func newDoorkeeper(l net.Listener, config *tls.Config) *doorkeeper {
-	d := &doorkeeper{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int), limit: connectionLimit()}
+func newDoorkeeper(l net.Listener, config *tls.Config, how Listener) *doorkeeper {
+	d := &doorkeeper{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int),
+		limit: connectionLimit(how.MaxConnections), each: how.MaxPerSource}
 	go d.accept()
 	return d
 }
@@ -128,27 +210,20 @@ func (d *doorkeeper) accept() {
 	}
 }
 
-// sourceOf gives the address that a connection is counted under. An IPv6 host
-// has as many addresses as it likes, so all of a /64 is one.
+// sourceOf gives the network that a connection is counted under.
 func sourceOf(conn net.Conn) string {
-	remote, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
 	if err != nil {
-		return conn.RemoteAddr().String()
+		host = conn.RemoteAddr().String()
 	}
-	address := remote.Addr().Unmap()
-	if address.Is6() {
-		if prefix, err := address.WithZone("").Prefix(64); err == nil {
-			return prefix.String()
-		}
-	}
-	return address.String()
+	return networkOf(host)
 }
 
-// connectionLimit is maxConnections, or less where few files may be open.
-func connectionLimit() int {
+// connectionLimit is limit, or less where few files may be open.
+func connectionLimit(limit int) int {
 	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur/2 > maxConnections {
-		return maxConnections
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur/2 > uint64(limit) {
+		return limit
 	}
 	return int(files.Cur / 2)
 }
@@ -156,7 +231,7 @@ func connectionLimit() int {
 func (d *doorkeeper) admit(source string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.total >= d.limit || d.bySource[source] >= maxPerSource {
+	if d.total >= d.limit || d.bySource[source] >= d.each {
 		return false
 	}
 	d.total++

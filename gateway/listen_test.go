@@ -27,7 +27,7 @@ func (b *bench) serve() (address string, roots *x509.CertPool) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	config := &tls.Config{Certificates: b.http.TLS.Certificates}
-	go func() { ended <- b.server.Serve(ctx, l, config) }()
+	go func() { ended <- b.server.Serve(ctx, l, config, b.listener) }()
 	b.t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 )
 
@@ -16,10 +15,7 @@ func (s *Server) Call(ctx context.Context, action string, parameters map[string]
 	c.action, c.parameters = action, parameters
 	c.entry.Action = action
 	answer, err := recovered(func() (response, error) {
-		return c.do(ctx, func() (*principal, error) {
-			policies, err := s.parsePolicies([]string{fullAccess})
-			return &principal{userName: fmt.Sprintf("local:%d", os.Getuid()), policies: policies}, err
-		})
+		return c.do(ctx, func() (*principal, error) { return s.newRoot(uint32(os.Getuid())), nil })
 	})
 	answer, api := c.finish(answer, err)
 	if api != nil {

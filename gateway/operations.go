@@ -2,29 +2,21 @@ package gateway
 
 import "context"
 
-// A class is what operations are charged to: quotas are per user and class.
-type class string
-
-const (
-	// Crypto operations use a key: AsymmetricSign, AsymmetricVerify.
-	crypto class = "crypto"
-	// Control operations are all others.
-	control class = "control"
-)
-
 // A door is a way into the corridor.
 type door string
 
 const (
 	rpcDoor   door = "rpc"   // HTTPS, for the world
+	adminDoor door = "admin" // a unix socket, for root and whom the gateway runs as
 	localDoor door = "local" // this process itself
 )
 
 // An operation is one row of the table.
 type operation struct {
-	class class
-	door  door // the most public door through which it can be had
-	run   func(ctx context.Context, c *call) (response, error)
+	quota    quota
+	door     door // the most public door through which it can be had
+	business bool // the business of a dedicated gateway: to use keys
+	run      func(ctx context.Context, c *call) (response, error)
 }
 
 // A response is an operation's answer. Its exported fields are its members.
@@ -40,8 +32,8 @@ func (r *result) setRequestId(id string) { r.RequestId = id }
 func op[Req, Resp any, R interface {
 	*Resp
 	response
-}](cl class, d door, f func(ctx context.Context, c *call, req *Req) (R, error)) operation {
-	return operation{cl, d, func(ctx context.Context, c *call) (response, error) {
+}](q quota, d door, f func(ctx context.Context, c *call, req *Req) (R, error)) operation {
+	return operation{q, d, q == asymmetric, func(ctx context.Context, c *call) (response, error) {
 		req := new(Req)
 		if err := decode(c.parameters, req); err != nil {
 			return nil, err
@@ -54,50 +46,76 @@ func op[Req, Resp any, R interface {
 	}}
 }
 
+// business marks an operation that is one of a dedicated gateway's business
+// though it is not charged as such by a shared one.
+func business(o operation) operation {
+	o.business = true
+	return o
+}
+
 // operations is the table of all that can be asked for.
 var operations = map[string]operation{
-	"AsymmetricSign":   op(crypto, rpcDoor, asymmetricSign),
-	"AsymmetricVerify": op(crypto, rpcDoor, asymmetricVerify),
-	"GetPublicKey":     op(control, rpcDoor, getPublicKey),
+	"AsymmetricSign":   op(asymmetric, rpcDoor, asymmetricSign),
+	"AsymmetricVerify": op(asymmetric, rpcDoor, asymmetricVerify),
+	"GetPublicKey":     business(op(keyRead, rpcDoor, getPublicKey)),
 
-	"CreateKey":             op(control, rpcDoor, createKey),
-	"DescribeKey":           op(control, rpcDoor, describeKey),
-	"ListKeys":              op(control, rpcDoor, listKeys),
-	"EnableKey":             op(control, rpcDoor, enableKey),
-	"DisableKey":            op(control, rpcDoor, disableKey),
-	"ScheduleKeyDeletion":   op(control, rpcDoor, scheduleKeyDeletion),
-	"CancelKeyDeletion":     op(control, rpcDoor, cancelKeyDeletion),
-	"SetDeletionProtection": op(control, rpcDoor, setDeletionProtection),
-	"UpdateKeyDescription":  op(control, rpcDoor, updateKeyDescription),
+	"CreateKey":             op(keyCreation, rpcDoor, createKey),
+	"DescribeKey":           op(keyRead, rpcDoor, describeKey),
+	"ListKeys":              op(keyRead, rpcDoor, listKeys),
+	"EnableKey":             op(keyWrite, rpcDoor, enableKey),
+	"DisableKey":            op(keyWrite, rpcDoor, disableKey),
+	"ScheduleKeyDeletion":   op(keyWrite, rpcDoor, scheduleKeyDeletion),
+	"CancelKeyDeletion":     op(keyWrite, rpcDoor, cancelKeyDeletion),
+	"SetDeletionProtection": op(keyWrite, rpcDoor, setDeletionProtection),
+	"UpdateKeyDescription":  op(keyWrite, rpcDoor, updateKeyDescription),
 
-	"CreateKeyVersion":   op(control, rpcDoor, createKeyVersion),
-	"DescribeKeyVersion": op(control, rpcDoor, describeKeyVersion),
-	"ListKeyVersions":    op(control, rpcDoor, listKeyVersions),
+	"CreateKeyVersion":   op(keyWrite, rpcDoor, createKeyVersion),
+	"DescribeKeyVersion": op(keyRead, rpcDoor, describeKeyVersion),
+	"ListKeyVersions":    op(keyRead, rpcDoor, listKeyVersions),
 
-	"CreateAlias":        op(control, rpcDoor, createAlias),
-	"UpdateAlias":        op(control, rpcDoor, updateAlias),
-	"DeleteAlias":        op(control, rpcDoor, deleteAlias),
-	"ListAliases":        op(control, rpcDoor, listAliases),
-	"ListAliasesByKeyId": op(control, rpcDoor, listAliasesByKeyId),
+	"CreateAlias":        op(keyWrite, rpcDoor, createAlias),
+	"UpdateAlias":        op(keyWrite, rpcDoor, updateAlias),
+	"DeleteAlias":        op(keyWrite, rpcDoor, deleteAlias),
+	"ListAliases":        op(keyRead, rpcDoor, listAliases),
+	"ListAliasesByKeyId": op(keyRead, rpcDoor, listAliasesByKeyId),
 
-	"TagResource":      op(control, rpcDoor, tagResource),
-	"UntagResource":    op(control, rpcDoor, untagResource),
-	"ListResourceTags": op(control, rpcDoor, listResourceTags),
-	"TagResources":     op(control, rpcDoor, tagResources),
-	"UntagResources":   op(control, rpcDoor, untagResources),
-	"ListTagResources": op(control, rpcDoor, listTagResources),
+	"TagResource":      op(keyWrite, rpcDoor, tagResource),
+	"UntagResource":    op(keyWrite, rpcDoor, untagResource),
+	"ListResourceTags": op(tagQuery, rpcDoor, listResourceTags),
+	"TagResources":     op(keyWrite, rpcDoor, tagResources),
+	"UntagResources":   op(keyWrite, rpcDoor, untagResources),
+	"ListTagResources": op(keyRead, rpcDoor, listTagResources),
 
-	"SetKeyPolicy": op(control, rpcDoor, setKeyPolicy),
-	"GetKeyPolicy": op(control, rpcDoor, getKeyPolicy),
+	"SetKeyPolicy": op(keyWrite, rpcDoor, setKeyPolicy),
+	"GetKeyPolicy": op(keyRead, rpcDoor, getKeyPolicy),
 
-	"DescribeRegions":          op(control, rpcDoor, describeRegions),
-	"DescribeAccountKmsStatus": op(control, rpcDoor, describeAccountKmsStatus),
-	"OpenKmsService":           op(control, rpcDoor, openKmsService),
-	"GetKmsInstance":           op(control, rpcDoor, getKmsInstance),
-	"ListKmsInstances":         op(control, rpcDoor, listKmsInstances),
+	"DescribeRegions":          op(keyRead, rpcDoor, describeRegions),
+	"DescribeAccountKmsStatus": op(activation, rpcDoor, describeAccountKmsStatus),
+	"OpenKmsService":           op(activation, rpcDoor, openKmsService),
+	"GetKmsInstance":           op(instanceRead, rpcDoor, getKmsInstance),
+	"ListKmsInstances":         op(instanceRead, rpcDoor, listKmsInstances),
 
-	"CreateUser":      op(control, localDoor, createUser),
-	"CreateAccessKey": op(control, localDoor, createAccessKey),
+	"CreateUser":   op(administration, adminDoor, createUser),
+	"ListUsers":    op(administration, adminDoor, listUsers),
+	"DeleteUser":   op(administration, adminDoor, deleteUser),
+	"ListQuotas":   op(administration, adminDoor, listQuotas),
+	"SetUserQuota": op(administration, adminDoor, setUserQuota),
+
+	"CreateAccessKey": op(administration, adminDoor, createAccessKey),
+	"ListAccessKeys":  op(administration, adminDoor, listAccessKeys),
+	"UpdateAccessKey": op(administration, adminDoor, updateAccessKey),
+	"DeleteAccessKey": op(administration, adminDoor, deleteAccessKey),
+
+	"CreateRamPolicy":      op(administration, adminDoor, createRamPolicy),
+	"GetRamPolicy":         op(administration, adminDoor, getRamPolicy),
+	"ListRamPolicies":      op(administration, adminDoor, listRamPolicies),
+	"UpdateRamPolicy":      op(administration, adminDoor, updateRamPolicy),
+	"DeleteRamPolicy":      op(administration, adminDoor, deleteRamPolicy),
+	"AttachPolicyToUser":   op(administration, adminDoor, attachPolicyToUser),
+	"DetachPolicyFromUser": op(administration, adminDoor, detachPolicyFromUser),
+	"SimulatePolicy":       op(administration, adminDoor, simulatePolicy),
+
+	"GetAuditHead": op(administration, adminDoor, getAuditHead),
 }
 
 // unsupported are the operations that KMS has (kms-20160120 v3.2.3 and v4.1.0)

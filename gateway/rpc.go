@@ -13,9 +13,9 @@ import (
 // maxBody is the most bytes that a request's body may have, and its query.
 const maxBody = 256 << 10
 
-// newHandler makes the door for the RPC API. Echo stays in this file and in
-// format.go.
-func (s *Server) newHandler() http.Handler {
+// Handler serves the RPC API to the clients of a listener. Requests that did not
+// come over TLS are refused. Echo stays in this file and in format.go.
+func (s *Server) Handler(listener Listener) http.Handler {
 	e := echo.New()
 	e.IPExtractor = echo.ExtractIPDirect() // what a header says of the source is anyone's to say
 	// Before routing, or Echo answers OPTIONS by itself. The corridor catches
@@ -31,7 +31,7 @@ func (s *Server) newHandler() http.Handler {
 			return err
 		}
 	})
-	e.Match([]string{http.MethodGet, http.MethodPost}, "/", s.rpc)
+	e.Match([]string{http.MethodGet, http.MethodPost}, "/", func(ec echo.Context) error { return s.rpc(ec, &listener) })
 	e.HTTPErrorHandler = func(err error, ec echo.Context) {
 		if ec.Response().Committed {
 			return // the answer was begun; the client sees that it is cut off
@@ -55,8 +55,9 @@ func checkRoute(r *http.Request) error {
 }
 
 // rpc serves one request of the RPC API.
-func (s *Server) rpc(ec echo.Context) error {
+func (s *Server) rpc(ec echo.Context, listener *Listener) error {
 	c := s.newCall(rpcDoor, ec.RealIP())
+	c.listener = listener
 	resp, err := recovered(func() (response, error) { return s.serveRPC(ec.Request(), c) })
 	resp, api := c.finish(resp, err)
 	if s.EchoStringToSign && api != nil && errors.Is(api, errSignatureMismatch) {
@@ -94,5 +95,5 @@ func (s *Server) serveRPC(r *http.Request, c *call) (response, error) {
 		return nil, err
 	}
 	c.read(claim)
-	return c.do(r.Context(), func() (*principal, error) { return s.authenticate(r.Context(), claim) })
+	return c.do(r.Context(), func() (*principal, error) { return s.authenticate(claim) })
 }

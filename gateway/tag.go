@@ -328,7 +328,7 @@ func listTagResources(_ context.Context, c *call, req *listTagResourcesRequest) 
 func (c *call) keysTagged(tags []tagItem) (keys []store.Key) {
 	_ = c.server.Store.View(func(tx *store.Tx) error {
 		tx.EachKey(func(k store.Key) {
-			if hasTags(k, tags) && c.decide(c.server.keyARN(k.KeyId)).Allowed {
+			if hasTags(k, tags) && c.authorizeKey(k.KeyId, &k) == nil {
 				keys = append(keys, k)
 			}
 		})

@@ -108,7 +108,7 @@ func carryOutDeletions(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := audit.Open(filepath.Join(dir, "audit.log"))
+	log, err := audit.Open(audit.Config{Path: filepath.Join(dir, "audit.log")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func carryOutDeletions(t *testing.T, dir string) {
 }
 
 // checkObjects compares the files of the token with the records: two for each
-// key pair in it, two for the canary, one for the sealing key and one for the
+// key pair in it, two for the canary and the audit log's key each, one for the sealing key and one for the
 // token itself. Empty files, which a kill can leave, are no objects.
 func checkObjects(t *testing.T, dir string) {
 	t.Helper()
@@ -137,7 +137,7 @@ func checkObjects(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	want := 2 + 1 + 1
+	want := 2 + 2 + 1 + 1
 	db.View(func(tx *store.Tx) error {
 		tx.EachKey(func(k store.Key) {
 			for _, v := range tx.KeyVersions(k.KeyId) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,7 +65,8 @@ func same(t *testing.T, before, after map[string]string) {
 func TestEnv(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
-	want := []string{"KMSGATE_ENDPOINT", "KMSGATE_CA_FILE", "KMSGATE_INSTANCE_ID", "KMSGATE_REGION_ID", "KMSGATE_ACCOUNT_ID", "KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET"}
+	want := []string{"KMSGATE_ENDPOINT", "KMSGATE_CA_FILE", "KMSGATE_INSTANCE_ID", "KMSGATE_REGION_ID", "KMSGATE_ACCOUNT_ID", "KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET",
+		"KMSGATE_ADMIN_SOCKET", "KMSGATE_AUDIT_FILE", "KMSGATE_AUDIT_PUBLIC_KEY"}
 	for _, spec := range devgateway.KeySpecs {
 		want = append(want, "KMSGATE_KEY_"+string(spec), "KMSGATE_KEYVERSION_"+string(spec))
 	}
@@ -87,12 +89,13 @@ func TestEnv(t *testing.T) {
 		}
 	}
 	// Nothing that is secret can be read by others.
+	public := []string{g.Env["KMSGATE_CA_FILE"], g.Env["KMSGATE_AUDIT_PUBLIC_KEY"]}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		info, err := d.Info()
-		if err == nil && info.Mode().Perm()&0o077 != 0 && path != g.Env["KMSGATE_CA_FILE"] {
+		if err == nil && info.Mode().Perm()&0o077 != 0 && !slices.Contains(public, path) {
 			t.Errorf("%s has mode %v", path, info.Mode())
 		}
 		return err
@@ -222,18 +225,45 @@ func allVersions(t *testing.T, client *kms.Client) map[string]string {
 	}
 }
 
-func verifyAudit(t *testing.T, dir string) audit.Proof {
+// verifyAudit holds a gateway's audit log against its public key. It waits for the
+// first checkpoint.
+func verifyAudit(t *testing.T, dir string) (proof audit.Proof) {
 	t.Helper()
-	log, err := os.Open(dir + "/audit.log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	proof, err := audit.Verify(log)
+	var err error
+	waitFor(t, "a checkpoint in the audit log", func() bool {
+		proof, err = tryVerifyAudit(t, dir)
+		return proof.Checkpoints > 0 || err == nil
+	})
 	if err != nil {
 		t.Errorf("the audit log is broken: %v", err)
 	}
 	return proof
+}
+
+func tryVerifyAudit(t *testing.T, dir string) (audit.Proof, error) {
+	t.Helper()
+	text, err := os.ReadFile(dir + "/audit-public-key.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := audit.ParsePublicKey(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, err := audit.Files(dir + "/audit.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []audit.File
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The gateway may be writing the last line.
+		files = append(files, audit.File{Name: path, Reader: bytes.NewReader(content[:bytes.LastIndexByte(content, '\n')+1])})
+	}
+	return audit.Verifier{Key: key}.Verify(files...)
 }
 
 // TestAudit finds the line of every request by its RequestId.

@@ -24,6 +24,8 @@ func writeFile(path string, content []byte, mode os.FileMode) error {
 	return os.Rename(temp, path)
 }
 
+var errLocked = errors.New("in use by another kmsgate")
+
 // lockDir makes dir and takes it for this process until it ends, however it
 // ends.
 func lockDir(dir string) (unlock func() error, err error) {
@@ -37,7 +39,7 @@ func lockDir(dir string) (unlock func() error, err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("the directory %s is in use by another kmsgate: stop that one, or give this one its own with --dir", dir)
+			return nil, fmt.Errorf("the directory %s is %w: stop that one, or give this one its own directory (with `kmsgate dev`: --dir)", dir, errLocked)
 		}
 		return nil, fmt.Errorf("locking %s: %w", dir, err)
 	}

@@ -36,9 +36,10 @@ func run() int {
 		SilenceUsage:  true, // an error is not a question about usage
 		SilenceErrors: true,
 	}
-	root.AddCommand(devCommand(), versionCommand())
+	root.AddCommand(devCommand(), initCommand(), serveCommand(), configCommand(), versionCommand())
+	root.AddCommand(adminCommands(new(where))...)
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "kmsgate: "+err.Error())
+		fmt.Fprint(os.Stderr, lines("kmsgate: "+err.Error()))
 		return 1
 	}
 	return 0

@@ -19,8 +19,9 @@ func newInstanceId() string { return "kst-" + strings.ToLower(rand.Text()[:20]) 
 // key with full rights, and a key of each KeySpec with an alias. It goes through
 // the gateway's local door, so it is authorised and audited like everything
 // else. Cut off, it is completed by the next start.
-func provision(ctx context.Context, server *gateway.Server, db *store.Store) (environment, error) {
-	id, secret, err := devAccessKey(ctx, server, db)
+func provision(ctx context.Context, i *instance) (environment, error) {
+	server, db := i.server, i.db
+	id, secret, err := devAccessKey(ctx, i)
 	if err != nil {
 		return nil, fmt.Errorf("making an access key: %w", err)
 	}
@@ -42,10 +43,13 @@ func provision(ctx context.Context, server *gateway.Server, db *store.Store) (en
 var devKeySpecs = []hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K, hsm.EC_SM2}
 
 // devAccessKey gives the dev user's access key, making both if there is none.
-func devAccessKey(ctx context.Context, server *gateway.Server, db *store.Store) (id, secret string, err error) {
+func devAccessKey(ctx context.Context, i *instance) (id, secret string, err error) {
 	var access []store.AccessKey
-	err = db.View(func(tx *store.Tx) error {
+	there := false
+	err = i.db.View(func(tx *store.Tx) error {
 		access = tx.AccessKeys()
+		_, err := tx.User(devUser)
+		there = err == nil
 		return nil
 	})
 	if err != nil {
@@ -53,16 +57,30 @@ func devAccessKey(ctx context.Context, server *gateway.Server, db *store.Store) 
 	}
 	for _, a := range access {
 		if a.UserName == devUser && a.Active {
-			secret, err := server.AccessKeySecret(ctx, a)
+			secret, err := i.server.AccessKeySecret(a)
 			return a.AccessKeyId, secret, err
 		}
 	}
-	if err := server.Call(ctx, "CreateUser", map[string]string{"UserName": devUser}, nil); err != nil {
+	if !there {
+		if err := i.server.Call(ctx, "CreateUser", map[string]string{"UserName": devUser, "Comments": "made by kmsgate dev"}, nil); err != nil {
+			return "", "", err
+		}
+	}
+	if err := attachFullAccess(ctx, i, devUser); err != nil {
 		return "", "", err
 	}
 	var made struct{ AccessKeyId, AccessKeySecret string }
-	err = server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": devUser}, &made)
+	err = i.server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": devUser}, &made)
 	return made.AccessKeyId, made.AccessKeySecret, err
+}
+
+// attachFullAccess lets a user do everything, if it may not already.
+func attachFullAccess(ctx context.Context, i *instance, userName string) error {
+	err := i.server.Call(ctx, "AttachPolicyToUser", map[string]string{"UserName": userName, "PolicyName": "AliyunKMSFullAccess"}, nil)
+	if api := (*gateway.Error)(nil); errors.As(err, &api) && api.Code == "EntityAlreadyExists.User.Policy" {
+		return nil
+	}
+	return err
 }
 
 // devKey gives the key behind a KeySpec's dev alias, making what is missing.

@@ -14,7 +14,6 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -24,19 +23,17 @@ const (
 	clockSkew      = time.Hour
 )
 
-// An authority is the CA that `kmsgate dev` makes for itself.
+// An authority is a CA of the gateway's own.
 type authority struct {
-	certFile string
-	cert     *x509.Certificate
-	key      *ecdsa.PrivateKey
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
 }
 
-// openAuthority reads the CA in dir, or makes it. The key and the certificate
-// are one file, so that there is never one without the other; certFile holds
-// the certificate alone, for clients.
-func openAuthority(dir string) (*authority, error) {
-	a := &authority{certFile: filepath.Join(dir, "ca.pem")}
-	path := filepath.Join(dir, "ca-key.pem")
+// openAuthority reads the CA in the file at path, or makes it. The key and the
+// certificate are one file, so that there is never one without the other;
+// certFile holds the certificate alone, for clients.
+func openAuthority(certFile, path string) (*authority, error) {
+	a := new(authority)
 	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if content, err = newAuthority(); err != nil {
@@ -50,7 +47,7 @@ func openAuthority(dir string) (*authority, error) {
 	if err := a.parse(content); err != nil {
 		return nil, fmt.Errorf("reading the CA in %s: %w", path, err)
 	}
-	return a, writeFile(a.certFile, []byte(a.certificate()), 0o644)
+	return a, writeFile(certFile, []byte(a.certificate()), 0o644)
 }
 
 // certificate is the CA's certificate, PEM.
@@ -66,7 +63,7 @@ func newAuthority() ([]byte, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber:          serial(),
-		Subject:               pkix.Name{CommonName: "kmsgate dev CA " + now.UTC().Format("2006-01-02 15:04:05")},
+		Subject:               pkix.Name{CommonName: "kmsgate CA " + now.UTC().Format("2006-01-02 15:04:05")},
 		NotBefore:             now.Add(-clockSkew),
 		NotAfter:              now.Add(caValidity),
 		IsCA:                  true,
@@ -131,11 +128,16 @@ func (a *authority) serverConfig(hosts []string) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issuing the server's certificate: %w", err)
 	}
+	return serverTLS(tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: key}), nil
+}
+
+// serverTLS is how listeners speak TLS.
+func serverTLS(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS12, // what the real service's instances speak
 		NextProtos:   []string{"http/1.1"},
-		Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}},
-	}, nil
+		Certificates: []tls.Certificate{certificate},
+	}
 }
 
 func serial() *big.Int {

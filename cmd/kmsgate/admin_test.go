@@ -1,0 +1,380 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+)
+
+// A fakeGateway answers as it is told to and remembers what it was asked.
+type fakeGateway struct {
+	answers map[string]string // JSON, of an action or of an action and a page: ListKeys 2
+	refuse  map[string]error
+	calls   []string
+	dialed  int
+	closed  int
+}
+
+func (g *fakeGateway) register(cmd *cobra.Command) {
+	cmd.PersistentFlags().String("socket", "", "the gateway's socket")
+}
+
+func (g *fakeGateway) dial(*cobra.Command) (caller, error) {
+	g.dialed++
+	return g, nil
+}
+
+func (g *fakeGateway) Close() error {
+	g.closed++
+	return nil
+}
+
+func (g *fakeGateway) Call(_ context.Context, action string, parameters map[string]string, resp any) error {
+	call := action
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		call += " " + name + "=" + parameters[name]
+	}
+	g.calls = append(g.calls, call)
+	if err := g.refuse[action]; err != nil {
+		return err
+	}
+	answer, ok := g.answers[action+" "+parameters["PageNumber"]]
+	if !ok {
+		answer = g.answers[action]
+	}
+	if answer == "" {
+		answer = `{"RequestId":"r-1"}`
+	}
+	if resp == nil {
+		return nil
+	}
+	return json.Unmarshal([]byte(answer), resp)
+}
+
+// kmsgate runs a command line.
+func (g *fakeGateway) kmsgate(in string, args ...string) (stdout, stderr string, err error) {
+	root := &cobra.Command{Use: "kmsgate", SilenceUsage: true, SilenceErrors: true}
+	root.AddCommand(adminCommands(g)...)
+	var out, errs bytes.Buffer
+	root.SetIn(strings.NewReader(in))
+	root.SetOut(&out)
+	root.SetErr(&errs)
+	root.SetArgs(args)
+	err = root.Execute()
+	return out.String(), errs.String(), err
+}
+
+const (
+	aKey      = `{"KeyMetadata":{"KeyId":"k-1","KeySpec":"EC_P256","KeyState":"Enabled","Description":"a\u001b[31mb","CreationDate":"2026-11-22T00:00:00Z"}}`
+	aDocument = `{"Version":"1","Statement":[]}`
+	allowKey  = `[{"KeyArn":"acs:kms:r:1:key/k-1","KeyId":"k-1"}]`
+)
+
+// commandLines are what people type, what the gateway is asked for then, and
+// what is printed. {FILE} is a file with aDocument.
+var commandLines = []struct {
+	line    string
+	answers map[string]string
+	calls   []string
+	table   string
+	json    string
+}{
+	{"user create alice --comments x", nil,
+		[]string{"CreateUser Comments=x UserName=alice"}, "The user alice is created.\n", `{"RequestId":"r-1"}`},
+	{"user list", map[string]string{"ListUsers": `{"Users":{"User":[{"UserName":"alice","CreateDate":"d","Policies":{"Policy":["p","q"]},"AccessKeys":2}]}}`},
+		[]string{"ListUsers"},
+		"UserName  Comments  CreateDate  Policies  AccessKeys\nalice               d           p, q      2\n",
+		`[{"UserName":"alice","Comments":"","CreateDate":"d","Policies":{"Policy":["p","q"]},"AccessKeys":2}]`},
+	{"user delete alice", nil, []string{"DeleteUser UserName=alice"}, "The user alice is deleted.\n", `{"RequestId":"r-1"}`},
+	{"user delete alice --force", nil, []string{"DeleteUser Force=true UserName=alice"}, "The user alice is deleted.\n", `{"RequestId":"r-1"}`},
+
+	{"accesskey create --user alice", map[string]string{"CreateAccessKey": `{"AccessKeyId":"A","AccessKeySecret":"S","UserName":"alice","CreateDate":"d"}`},
+		[]string{"CreateAccessKey UserName=alice"},
+		"{\n  \"AccessKeyId\": \"A\",\n  \"AccessKeySecret\": \"S\",\n  \"UserName\": \"alice\",\n  \"CreateDate\": \"d\"\n}\n",
+		`{"AccessKeyId":"A","AccessKeySecret":"S","UserName":"alice","CreateDate":"d"}`},
+	{"accesskey list --user alice", map[string]string{"ListAccessKeys": `{"AccessKeys":{"AccessKey":[{"AccessKeyId":"A","UserName":"alice","Status":"Active","CreateDate":"d","LastUsedDate":"e"}]}}`},
+		[]string{"ListAccessKeys UserName=alice"},
+		"AccessKeyId  UserName  Status  CreateDate  LastUsedDate\nA            alice     Active  d           e\n",
+		`[{"AccessKeyId":"A","UserName":"alice","Status":"Active","CreateDate":"d","LastUsedDate":"e"}]`},
+	{"accesskey list", map[string]string{"ListAccessKeys": `{"AccessKeys":{"AccessKey":[]}}`},
+		[]string{"ListAccessKeys"}, "AccessKeyId  UserName  Status  CreateDate  LastUsedDate\n", `[]`},
+	{"accesskey disable A", nil, []string{"UpdateAccessKey AccessKeyId=A Status=Inactive"}, "The access key A is disabled.\n", `{"RequestId":"r-1"}`},
+	{"accesskey enable A", nil, []string{"UpdateAccessKey AccessKeyId=A Status=Active"}, "The access key A is enabled.\n", `{"RequestId":"r-1"}`},
+	{"accesskey delete A", nil, []string{"DeleteAccessKey AccessKeyId=A"}, "The access key A is deleted.\n", `{"RequestId":"r-1"}`},
+
+	{"policy create p --file {FILE} --description why", nil,
+		[]string{"CreateRamPolicy Description=why PolicyDocument=" + aDocument + " PolicyName=p"}, "The policy p is created.\n", `{"RequestId":"r-1"}`},
+	{"policy list", map[string]string{"ListRamPolicies": `{"Policies":{"Policy":[{"PolicyName":"p","PolicyType":"Custom","Description":"why","AttachmentCount":1,"CreateDate":"d","UpdateDate":"e"}]}}`},
+		[]string{"ListRamPolicies"},
+		"PolicyName  PolicyType  Description  AttachmentCount  CreateDate  UpdateDate\np           Custom      why          1                d           e\n",
+		`[{"PolicyName":"p","PolicyType":"Custom","Description":"why","AttachmentCount":1,"CreateDate":"d","UpdateDate":"e"}]`},
+	{"policy show p", map[string]string{"GetRamPolicy": `{"Policy":{"PolicyName":"p","PolicyType":"Custom","PolicyDocument":"{\"Version\":\"1\"}"}}`},
+		[]string{"GetRamPolicy PolicyName=p"}, "{\n  \"Version\": \"1\"\n}\n",
+		`{"PolicyName":"p","PolicyType":"Custom","Description":"","AttachmentCount":0,"CreateDate":"","UpdateDate":"","PolicyDocument":"{\"Version\":\"1\"}"}`},
+	{"policy update p --file -", nil,
+		[]string{"UpdateRamPolicy PolicyDocument=standard input PolicyName=p"}, "The policy p is updated.\n", `{"RequestId":"r-1"}`},
+	{"policy delete p", nil, []string{"DeleteRamPolicy PolicyName=p"}, "The policy p is deleted.\n", `{"RequestId":"r-1"}`},
+	{"policy attach p --user alice", nil,
+		[]string{"AttachPolicyToUser PolicyName=p UserName=alice"}, "The policy p is attached to alice.\n", `{"RequestId":"r-1"}`},
+	{"policy detach p --user alice", nil,
+		[]string{"DetachPolicyFromUser PolicyName=p UserName=alice"}, "The policy p is detached from alice.\n", `{"RequestId":"r-1"}`},
+	{"policy simulate --user alice --action AsymmetricSign --key k --source-ip 192.0.2.7",
+		map[string]string{"SimulatePolicy": `{"Allowed":true,"Reason":"why","PolicyName":"p","Statement":2,"Resource":"r"}`},
+		[]string{"SimulatePolicy ActionName=AsymmetricSign KeyId=k SourceIp=192.0.2.7 UserName=alice"},
+		"Allowed     true\nReason      why\nPolicyName  p\nStatement   2\nResource    r\n",
+		`{"Allowed":true,"Reason":"why","PolicyName":"p","Statement":2,"Resource":"r"}`},
+
+	{"quota list", map[string]string{"ListQuotas": `{"Quotas":{"Quota":[{"Gateway":"shared","QuotaName":"asymmetric","UserName":"alice","QueriesPerSecond":0.5}]}}`},
+		[]string{"ListQuotas"},
+		"Gateway  QuotaName   UserName  QueriesPerSecond\nshared   asymmetric  alice     0.5\n",
+		`[{"Gateway":"shared","QuotaName":"asymmetric","UserName":"alice","QueriesPerSecond":0.5}]`},
+	{"quota set --user alice --quota asymmetric --qps 50", nil,
+		[]string{"SetUserQuota QueriesPerSecond=50 QuotaName=asymmetric UserName=alice"}, "The quota asymmetric of alice is 50 requests a second.\n", `{"RequestId":"r-1"}`},
+	{"quota reset --user alice --quota asymmetric", nil,
+		[]string{"SetUserQuota QueriesPerSecond= QuotaName=asymmetric UserName=alice"}, "alice has no quota asymmetric of its own any more.\n", `{"RequestId":"r-1"}`},
+
+	{"key create --spec EC_P256 --description x --tag a=b --tag c= --policy {FILE} --alias alias/x", map[string]string{"CreateKey": aKey},
+		[]string{`CreateKey Description=x KeySpec=EC_P256 Policy=` + aDocument + ` Tags=[{"TagKey":"a","TagValue":"b"},{"TagKey":"c","TagValue":""}]`, "CreateAlias AliasName=alias/x KeyId=k-1"},
+		keyTable, keyJSON},
+	{"key describe alias/x", map[string]string{"DescribeKey": aKey}, []string{"DescribeKey KeyId=alias/x"}, keyTable, keyJSON},
+	{"key list", map[string]string{"ListKeys 1": `{"Keys":{"Key":` + allowKey + `},"TotalCount":101}`, "ListKeys 2": `{"Keys":{"Key":[{"KeyArn":"b","KeyId":"k-2"}]},"TotalCount":101}`},
+		[]string{"ListKeys PageNumber=1 PageSize=100", "ListKeys PageNumber=2 PageSize=100"},
+		"KeyId  KeyArn\nk-1    acs:kms:r:1:key/k-1\nk-2    b\n",
+		`[{"KeyId":"k-1","KeyArn":"acs:kms:r:1:key/k-1"},{"KeyId":"k-2","KeyArn":"b"}]`},
+	{"key list --spec EC_SM2 --state Disabled", map[string]string{"ListKeys": `{"Keys":{"Key":[]},"TotalCount":0}`},
+		[]string{`ListKeys Filters=[{"Key":"KeySpec","Values":["EC_SM2"]},{"Key":"KeyState","Values":["Disabled"]}] PageNumber=1 PageSize=100`},
+		"KeyId  KeyArn\n", `[]`},
+	{"key list --long", map[string]string{"ListKeys": `{"Keys":{"Key":` + allowKey + `},"TotalCount":1}`, "DescribeKey": aKey},
+		[]string{"ListKeys PageNumber=1 PageSize=100", "DescribeKey KeyId=k-1"},
+		"KeyId  KeySpec  KeyState  ProtectionLevel  CreationDate          Description\nk-1    EC_P256  Enabled                    2026-11-22T00:00:00Z  a\\x1b[31mb\n",
+		"[" + keyJSON + "]"},
+	{"key enable k", nil, []string{"EnableKey KeyId=k"}, "The key k is enabled.\n", `{"RequestId":"r-1"}`},
+	{"key disable k", nil, []string{"DisableKey KeyId=k"}, "The key k is disabled.\n", `{"RequestId":"r-1"}`},
+	{"key schedule-deletion k --days 30", nil,
+		[]string{"ScheduleKeyDeletion KeyId=k PendingWindowInDays=30"}, "The key k is going to be deleted in 30 days.\n", `{"RequestId":"r-1"}`},
+	{"key cancel-deletion k", nil, []string{"CancelKeyDeletion KeyId=k"}, "The key k is kept, and enabled.\n", `{"RequestId":"r-1"}`},
+	{"key protect k --description x", nil,
+		[]string{"SetDeletionProtection DeletionProtectionDescription=x EnableDeletionProtection=true KeyId=k"}, "The key k is protected from deletion.\n", `{"RequestId":"r-1"}`},
+	{"key unprotect k", nil,
+		[]string{"SetDeletionProtection EnableDeletionProtection=false KeyId=k"}, "The key k is no longer protected from deletion.\n", `{"RequestId":"r-1"}`},
+	{"key public-key k", map[string]string{"ListKeyVersions": `{"KeyVersions":{"KeyVersion":[{"KeyVersionId":"v-1"},{"KeyVersionId":"v-2"}]},"TotalCount":2}`, "GetPublicKey": `{"KeyId":"k","KeyVersionId":"v-2","PublicKey":"PEM\nmore\n"}`},
+		[]string{"ListKeyVersions KeyId=k PageNumber=1 PageSize=100", "GetPublicKey KeyId=k KeyVersionId=v-2"},
+		"PEM\nmore\n", `{"KeyId":"k","KeyVersionId":"v-2","PublicKey":"PEM\nmore\n"}`},
+	{"key public-key k --version v-1", map[string]string{"GetPublicKey": `{"KeyId":"k","KeyVersionId":"v-1","PublicKey":"PEM"}`},
+		[]string{"GetPublicKey KeyId=k KeyVersionId=v-1"}, "PEM\n", `{"KeyId":"k","KeyVersionId":"v-1","PublicKey":"PEM"}`},
+	{"key versions k", map[string]string{"ListKeyVersions": `{"KeyVersions":{"KeyVersion":[{"KeyVersionId":"v-1","KeyId":"k-1","CreationDate":"d"}]},"TotalCount":1}`},
+		[]string{"ListKeyVersions KeyId=k PageNumber=1 PageSize=100"},
+		"KeyVersionId  CreationDate  KeyId\nv-1           d             k-1\n", `[{"KeyVersionId":"v-1","CreationDate":"d","KeyId":"k-1"}]`},
+	{"key create-version k", map[string]string{"CreateKeyVersion": `{"KeyVersion":{"KeyVersionId":"v-1","KeyId":"k-1","CreationDate":"d"}}`},
+		[]string{"CreateKeyVersion KeyId=k"},
+		"KeyVersionId  v-1\nCreationDate  d\nKeyId         k-1\n", `{"KeyVersionId":"v-1","CreationDate":"d","KeyId":"k-1"}`},
+	{"key policy show k", map[string]string{"GetKeyPolicy": `{"Policy":"{\"Version\":\"1\"}"}`},
+		[]string{"GetKeyPolicy KeyId=k"}, "{\n  \"Version\": \"1\"\n}\n", `{"Policy":"{\"Version\":\"1\"}"}`},
+	{"key policy set k --file {FILE}", nil, []string{"SetKeyPolicy KeyId=k Policy=" + aDocument}, "The policy of the key k is set.\n", `{"RequestId":"r-1"}`},
+	{"key tag k a=b c=d=e", nil,
+		[]string{`TagResource KeyId=k Tags=[{"TagKey":"a","TagValue":"b"},{"TagKey":"c","TagValue":"d=e"}]`}, "The key k is tagged.\n", `{"RequestId":"r-1"}`},
+	{"key untag k a c", nil, []string{`UntagResource KeyId=k TagKeys=["a","c"]`}, "The tags are taken from the key k.\n", `{"RequestId":"r-1"}`},
+	{"key tags k", map[string]string{"ListResourceTags": `{"Tags":{"Tag":[{"KeyId":"k","TagKey":"a","TagValue":"b"}]}}`},
+		[]string{"ListResourceTags KeyId=k"}, "TagKey  TagValue\na       b\n", `[{"TagKey":"a","TagValue":"b"}]`},
+
+	{"alias create alias/x --key k", nil, []string{"CreateAlias AliasName=alias/x KeyId=k"}, "alias/x is an alias of k.\n", `{"RequestId":"r-1"}`},
+	{"alias update alias/x --key k", nil, []string{"UpdateAlias AliasName=alias/x KeyId=k"}, "alias/x is an alias of k.\n", `{"RequestId":"r-1"}`},
+	{"alias delete alias/x", nil, []string{"DeleteAlias AliasName=alias/x"}, "alias/x is deleted.\n", `{"RequestId":"r-1"}`},
+	{"alias list", map[string]string{"ListAliases": `{"Aliases":{"Alias":[{"AliasArn":"arn","AliasName":"alias/x","KeyId":"k"}]},"TotalCount":1}`},
+		[]string{"ListAliases PageNumber=1 PageSize=100"}, "AliasName  KeyId  AliasArn\nalias/x    k      arn\n", `[{"AliasName":"alias/x","KeyId":"k","AliasArn":"arn"}]`},
+	{"alias list --key k", map[string]string{"ListAliasesByKeyId": `{"Aliases":{"Alias":[]},"TotalCount":0}`},
+		[]string{"ListAliasesByKeyId KeyId=k PageNumber=1 PageSize=100"}, "AliasName  KeyId  AliasArn\n", `[]`},
+
+	{"audit head", map[string]string{"GetAuditHead": `{"Head":"abc"}`}, []string{"GetAuditHead"}, "abc\n", `{"Head":"abc"}`},
+}
+
+// What a terminal gets of aKey, and a program.
+const (
+	keyTable = "KeyId         k-1\nKeySpec       EC_P256\nKeyState      Enabled\nDescription   a\\x1b[31mb\nCreationDate  2026-11-22T00:00:00Z\n"
+	keyJSON  = `{"KeyId":"k-1","KeySpec":"EC_P256","KeyUsage":"","KeyState":"Enabled","DeleteDate":"","Description":"a\u001b[31mb","ProtectionLevel":"","DeletionProtection":"","DeletionProtectionDescription":"","Creator":"","CreationDate":"2026-11-22T00:00:00Z","Origin":"","DKMSInstanceId":"","Arn":""}`
+)
+
+func TestCommandLines(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "document.json")
+	if err := os.WriteFile(file, []byte(aDocument), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commandLines {
+		args := strings.Fields(strings.ReplaceAll(c.line, "{FILE}", file))
+		for output, want := range map[string]string{outputTable: c.table, outputJSON: c.json} {
+			g := &fakeGateway{answers: c.answers}
+			got, stderr, err := g.kmsgate("standard input", append(args, "-o", output)...)
+			if err != nil || stderr != "" || g.dialed != 1 || g.closed != 1 {
+				t.Errorf("%s -o %s: %v, stderr %q, dialed %d times, closed %d", c.line, output, err, stderr, g.dialed, g.closed)
+			}
+			if diff := cmp.Diff(c.calls, g.calls); diff != "" {
+				t.Errorf("%s -o %s: the gateway was asked for (-want +got):\n%s", c.line, output, diff)
+			}
+			if output == outputJSON {
+				got, want = compact(t, got), want+"\n"
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s -o %s: it printed (-want +got):\n%s", c.line, output, diff)
+			}
+		}
+	}
+}
+
+func compact(t *testing.T, text string) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := json.Compact(&b, []byte(text)); err != nil {
+		t.Errorf("%q is not JSON: %v", text, err)
+	}
+	return b.String() + "\n"
+}
+
+// TestEveryCommand walks the commands: each has what a newcomer needs, and each
+// that asks a gateway is in commandLines.
+func TestEveryCommand(t *testing.T) {
+	var walk func(path string, cmd *cobra.Command)
+	walk = func(path string, cmd *cobra.Command) {
+		path = strings.TrimSpace(path + " " + cmd.Name())
+		if cmd.HasSubCommands() {
+			for _, sub := range cmd.Commands() {
+				walk(path, sub)
+			}
+			return
+		}
+		if cmd.Short == "" || cmd.Example == "" || cmd.Args == nil || cmd.Flag("output") == nil && cmd.InheritedFlags().Lookup("output") == nil {
+			t.Errorf("%s lacks Short, Example, Args or -o", path)
+		}
+		if !strings.Contains(cmd.Example, "kmsgate "+path) {
+			t.Errorf("%s is not in its example:\n%s", path, cmd.Example)
+		}
+		asks := cmd.InheritedFlags().Lookup("socket") != nil || cmd.Flag("socket") != nil
+		if asks == slices.Contains([]string{"audit verify", "audit tail", "audit search", "audit export"}, path) {
+			t.Errorf("%s: a gateway's flags are there: %v", path, asks)
+		}
+		for _, c := range commandLines {
+			asks = asks && !strings.HasPrefix(c.line+" ", path+" ")
+		}
+		if asks {
+			t.Errorf("no test runs %s", path)
+		}
+	}
+	for _, cmd := range adminCommands(new(fakeGateway)) {
+		walk("", cmd)
+	}
+}
+
+// TestMistakes makes mistakes on the command line: each is told in a line, and
+// no gateway is asked.
+func TestMistakes(t *testing.T) {
+	large := filepath.Join(t.TempDir(), "large.json")
+	if err := os.WriteFile(large, make([]byte, maxDocument+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]string{
+		"user create":                               "NAME is missing: kmsgate user create NAME [flags]",
+		"user create alice bob":                     `"bob" is one argument too many: kmsgate user create NAME [flags]`,
+		"user list all":                             `"all" is one argument too many: kmsgate user list [flags]`,
+		"user creat alice":                          `unknown command "creat" for "kmsgate user"`,
+		"user list -o yaml":                         `invalid argument "yaml" for "-o, --output" flag: it has to be one of table, json`,
+		"user delete alice --force=perhaps":         `invalid argument "perhaps" for "--force" flag: it has to be one of true, false`,
+		"accesskey create":                          `required flag(s) "user" not set`,
+		"policy attach p":                           `required flag(s) "user" not set`,
+		"policy create p --file /nonexistent":       "open /nonexistent: no such file or directory",
+		"policy create p --file " + large:           large + " has more than 64 KiB",
+		"policy create p --file -":                  "the standard input is empty",
+		"key create --spec EC_P512":                 `invalid argument "EC_P512" for "--spec" flag: it has to be one of RSA_2048, RSA_3072, RSA_4096, EC_P256, EC_P256K, EC_SM2`,
+		"key create --spec EC_P256 --tag a":         `the tag "a" is not KEY=VALUE`,
+		"key create --spec EC_P256 --alias x":       `the alias "x" has to begin with alias/`,
+		"key list --state Gone":                     `invalid argument "Gone" for "--state" flag: it has to be one of Enabled, Disabled, PendingDeletion`,
+		"key tag k":                                 "KEY=VALUE is missing: kmsgate key tag KEY KEY=VALUE… [flags]",
+		"key tag k a":                               `the tag "a" is not KEY=VALUE`,
+		"key untag":                                 "KEY is missing: kmsgate key untag KEY TAGKEY… [flags]",
+		"key schedule-deletion k":                   `required flag(s) "days" not set`,
+		"quota set --user alice --quota asymmetric": `required flag(s) "qps" not set`,
+	} {
+		g := new(fakeGateway)
+		stdout, _, err := g.kmsgate("", strings.Fields(line)...)
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", line, err, want)
+		}
+		if stdout != "" || g.dialed > 0 {
+			t.Errorf("%s: printed %q, dialed %d times", line, stdout, g.dialed)
+		}
+	}
+}
+
+// TestRefused passes on what the gateway says.
+func TestRefused(t *testing.T) {
+	refusal := errors.New("409 Rejected.Disabled: The key state is Disabled.")
+	for _, c := range commandLines {
+		g := &fakeGateway{answers: c.answers, refuse: make(map[string]error)}
+		action, _, _ := strings.Cut(c.calls[0], " ")
+		g.refuse[action] = refusal
+		args := strings.Fields(strings.ReplaceAll(c.line, "{FILE}", "-"))
+		stdout, _, err := g.kmsgate(aDocument, args...)
+		if !errors.Is(err, refusal) || err.Error() != refusal.Error() || stdout != "" || g.closed != 1 {
+			t.Errorf("%s: %v, printed %q, closed %d times", c.line, err, stdout, g.closed)
+		}
+	}
+}
+
+// TestAliasRefused creates a key whose alias is then refused: the key is there,
+// and is shown.
+func TestAliasRefused(t *testing.T) {
+	g := &fakeGateway{answers: map[string]string{"CreateKey": aKey}, refuse: map[string]error{"CreateAlias": errors.New("400 AliasAlreadyExists: AliasName Already Exists.")}}
+	stdout, _, err := g.kmsgate("", "key", "create", "--spec", "EC_P256", "--alias", "alias/x")
+	if want := "the key k-1 is created and has no alias: 400 AliasAlreadyExists: AliasName Already Exists."; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if stdout != keyTable {
+		t.Errorf("it printed %q", stdout)
+	}
+}
+
+// TestCompletion asks as a shell asks.
+func TestCompletion(t *testing.T) {
+	for line, want := range map[string]string{
+		"user list -o ":               "table\njson\n:4\n",
+		"key create --spec ":          "RSA_2048\nRSA_3072\nRSA_4096\nEC_P256\nEC_P256K\nEC_SM2\n:4\n",
+		"key list --state ":           "Enabled\nDisabled\nPendingDeletion\n:4\n",
+		"audit export --format ":      "jsonl\ncsv\n:4\n",
+		"policy create p --file ":     ":0\n", // the shell's own: files
+		"key describe ":               ":4\n", // and none here
+		"audit verify ":               ":0\n",
+		"audit verify --public-key ":  ":0\n",
+		"policy attach p --user alic": ":4\n",
+	} {
+		stdout, _, err := new(fakeGateway).kmsgate("", append([]string{cobra.ShellCompRequestCmd}, strings.Split(line, " ")...)...)
+		if err != nil || stdout != want {
+			t.Errorf("%q: %q, %v, want %q", line, stdout, err, want)
+		}
+	}
+}
+
+// TestWriteFails loses no secret silently.
+func TestWriteFails(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	g := new(fakeGateway)
+	root := &cobra.Command{Use: "kmsgate", SilenceUsage: true, SilenceErrors: true}
+	root.AddCommand(adminCommands(g)...)
+	root.SetOut(full)
+	root.SetArgs([]string{"accesskey", "create", "--user", "alice"})
+	if err := root.Execute(); err == nil || !strings.Contains(fmt.Sprint(err), "printing the answer") {
+		t.Errorf("on a full disk: %v", err)
+	}
+}

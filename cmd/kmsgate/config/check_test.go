@@ -1,0 +1,180 @@
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// onDisk gives a configuration that passes Check, in a directory of its own.
+func onDisk(t *testing.T) *Config {
+	t.Helper()
+	dir := t.TempDir()
+	chmod(t, dir, 0o700)
+	write(t, filepath.Join(dir, "module.so"), "", 0o644)
+	write(t, filepath.Join(dir, "pin"), "1234\n", 0o600)
+	c, err := Parse([]byte(instead("/lib/module.so", "module.so")+"admin: {socket: /tmp/s}\n"), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Admin.Socket = filepath.Join(dir, "s")
+	if err := c.Check(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// write writes a file with exactly this mode, whatever the umask is.
+func write(t *testing.T, path, content string, mode os.FileMode) {
+	t.Helper()
+	if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), os.Chmod(path, mode)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// certify writes a certificate and its key to dir/cert and dir/key.
+func certify(t *testing.T, dir string, from, until time.Time) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: until}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "cert"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})), 0o644)
+	write(t, filepath.Join(dir, "key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), 0o600)
+}
+
+func TestCheck(t *testing.T) {
+	now := time.Now()
+	for _, test := range []struct {
+		name  string
+		spoil func(c *Config, dir string)
+		want  []string // the fields and what is said of them; none: no mistake
+	}{
+		{"softhsm", func(c *Config, dir string) { c.Token = Token{SoftHSM: dir + "/new"} }, nil},
+		{"own certificate", func(c *Config, dir string) { certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour)) }, nil},
+		{"no directory", func(c *Config, dir string) { c.Directory = dir + "/none" }, []string{"directory: stat"}},
+		{"a file for a directory", func(c *Config, dir string) { c.Directory = dir + "/pin" }, []string{"directory: " + "%s/pin is not a directory"}},
+		{"open directory", func(c *Config, dir string) { chmod(t, dir, 0o777) }, []string{"directory: the directory %s is writable by everyone"}},
+		{"no directory of the store", func(c *Config, dir string) { c.Store.File = dir + "/none/db" }, []string{"store.file: stat"}},
+		{"no module", func(c *Config, dir string) { c.Token.Module = dir + "/none" }, []string{"token.module: stat"}},
+		{"a directory for a module", func(c *Config, dir string) { c.Token.Module = dir }, []string{"token.module: open %s: is not a regular file"}},
+		{"no PIN", func(c *Config, dir string) { c.Token.PINFile = dir + "/none" }, []string{"token.pin_file: open"}},
+		{"public PIN", func(c *Config, dir string) { chmod(t, dir+"/pin", 0o640) }, []string{"token.pin_file: %s/pin can be used by group or others: chmod 600 %s/pin"}},
+		{"no PIN variable", func(c *Config, dir string) { c.Token.PINFile, c.Token.PINEnv = "", "KMSGATE_NONE" }, []string{"token.pin_env: the environment variable KMSGATE_NONE is not set"}},
+		{"no certificate, no key", func(c *Config, dir string) {}, []string{"tls.certificate: open", "tls.key: open"}},
+		{"another's key", func(c *Config, dir string) {
+			certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour))
+			first, err := os.ReadFile(dir + "/key")
+			if err != nil {
+				t.Fatal(err)
+			}
+			certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour))
+			write(t, dir+"/key", string(first), 0o600)
+		}, []string{"tls.key: it and tls.certificate have to be"}},
+		{"expired", func(c *Config, dir string) { certify(t, dir, now.Add(-2*time.Hour), now.Add(-time.Hour)) }, []string{"tls.certificate: it expired at"}},
+		{"not yet valid", func(c *Config, dir string) { certify(t, dir, now.Add(time.Hour), now.Add(2*time.Hour)) }, []string{"tls.certificate: it is not valid before"}},
+		{"all", func(c *Config, dir string) {
+			c.Directory, c.Token.Module, c.Token.PINFile = dir+"/none", dir+"/none", dir+"/none"
+		}, []string{"directory: ", "token.module: ", "token.pin_file: "}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := onDisk(t)
+			dir := c.Directory
+			if strings.Contains(test.name, "certificate") || strings.Contains(fmt.Sprint(test.want), "tls.") {
+				c.TLS = TLS{Certificate: dir + "/cert", Key: dir + "/key"}
+			}
+			test.spoil(c, dir)
+			expectMistakes(t, c.Check(), dir, test.want)
+		})
+	}
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// expectMistakes compares the beginnings of the mistakes' lines.
+func expectMistakes(t *testing.T, err error, dir string, want []string) {
+	t.Helper()
+	var got []string
+	if err != nil {
+		got = strings.Split(err.Error(), "\n")
+	}
+	for i := range want {
+		want[i] = strings.ReplaceAll(want[i], "%s", dir)
+		if i < len(got) && strings.HasPrefix(got[i], want[i]) {
+			got[i] = want[i]
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPIN(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "pin")
+	for content, want := range map[string]string{
+		"1234": "1234", "1234\n": "1234", "1234\r\n": "1234", " 12 34 ": " 12 34 ",
+		"": "empty", "\n": "is empty", "1234\n\n": "more than one line", "1234\n5678\n": "more than one line",
+		strings.Repeat("1", 2000): "more than 1024 bytes",
+	} {
+		write(t, path, content, 0o600)
+		t.Setenv("KMSGATE_TEST_PIN", content)
+		for _, token := range []Token{{PINFile: path}, {PINEnv: "KMSGATE_TEST_PIN"}} {
+			pin, err := (&Config{Token: token}).PIN()
+			if err != nil && !strings.Contains(err.Error(), want) || err == nil && pin != want {
+				t.Errorf("%q is the PIN %q, %v; want %s", content, pin, err, want)
+			}
+		}
+	}
+}
+
+// TestPINFile shows which files are refused, a pipe without waiting for it.
+func TestPINFile(t *testing.T) {
+	dir := t.TempDir()
+	for _, mode := range []os.FileMode{0o640, 0o604, 0o620, 0o610, 0o666} {
+		path := filepath.Join(dir, mode.String())
+		write(t, path, "1234", mode)
+		if _, err := filePIN(path); err == nil || !strings.Contains(err.Error(), "chmod 600 "+path) {
+			t.Errorf("%v: %v", mode, err)
+		}
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, pipe} {
+		if _, err := filePIN(path); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := (&Config{Token: Token{SoftHSM: dir}}).PIN(); err == nil {
+		t.Error("a SoftHSM token of our own has a PIN in the configuration")
+	}
+}

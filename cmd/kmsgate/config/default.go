@@ -1,0 +1,59 @@
+package config
+
+import "time"
+
+// Default is what holds for fields that are not given. Instance and Listeners
+// have no default, nor has Token.Module; whoever sets one of Token.Serial,
+// Token.PINEnv, Token.SoftHSM or TLS.Certificate has to empty what it excludes.
+func Default() Config {
+	return Config{
+		Token: Token{Label: "kmsgate", PINFile: "pin"},
+		Store: Store{File: "kmsgate.db"},
+		Audit: Audit{
+			File:            "audit.log",
+			CheckpointEvery: time.Minute,
+			RotateSize:      100 * MiB,
+			RotateAge:       24 * time.Hour,
+			WarnFree:        GiB,
+		},
+		TLS:    TLS{CAFile: "ca.pem", CAKeyFile: "ca-key.pem"},
+		Quotas: defaultQuotas(),
+		Limits: Limits{Keys: 100_000, Aliases: 100_000, VersionInterval: 7 * 24 * time.Hour},
+		Admin:  Admin{Socket: "admin.sock"},
+		Log:    Log{Format: "text", Level: "info"},
+	}
+}
+
+func defaultQuotas() Quotas {
+	return Quotas{
+		Shared: SharedQuotas{
+			Asymmetric:   200,
+			KeyRead:      50,
+			KeyWrite:     30,
+			KeyCreation:  10,
+			TagQuery:     300,
+			InstanceRead: 50,
+			Activation:   1,
+		},
+		Unauthenticated: UnauthenticatedQuotas{
+			LinesPerSource:     100,
+			Lines:              1000,
+			PerMinutePerSource: 6,
+			PerMinute:          120,
+		},
+	}
+}
+
+// DefaultListener is what holds for a listener's fields that are not given. Its
+// Address has no default.
+func DefaultListener() Listener {
+	return Listener{
+		Gateway:                 "dedicated",
+		Operations:              "all",
+		MaxConnections:          1024,
+		MaxConnectionsPerSource: 128,
+		HeaderTimeout:           10 * time.Second,
+		ReadTimeout:             30 * time.Second,
+		IdleTimeout:             2 * time.Minute,
+	}
+}

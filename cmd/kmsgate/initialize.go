@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// firstUser is the administrator that init makes.
+const firstUser = "admin"
+
+func initCommand() *cobra.Command {
+	var path string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "init --config FILE",
+		Short: "Make the instance that a configuration describes",
+		Long: `Make the instance that a configuration describes: the gateway's own keys in the
+token, the database, the CA if there is no certificate of your own, and the first
+administrator, whose AccessKeySecret is shown this once. It says what it will do
+and asks before it does it. Cut off, it can be done again: what is there stays.`,
+		Example: `  kmsgate config example > /etc/kmsgate/kmsgate.yaml   # and edit it
+  kmsgate init --config /etc/kmsgate/kmsgate.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadChecked(path)
+			if err != nil {
+				return err
+			}
+			fmt.Fprint(cmd.ErrOrStderr(), initPlan(c))
+			if !yes && !confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
+				return errors.New("nothing was done")
+			}
+			return initialize(cmd, c)
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "the configuration (see `kmsgate config example`)")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	_ = cmd.MarkFlagRequired("config") // there is such a flag
+	return cmd
+}
+
+// initPlan says what init is going to do.
+func initPlan(c *config.Config) string {
+	var b strings.Builder
+	step := func(format string, args ...any) { fmt.Fprintf(&b, "  - "+format+"\n", args...) }
+	fmt.Fprintf(&b, "This makes instance %s, region %s, account %s:\n", c.Instance.ID, c.Instance.Region, c.Instance.Account)
+	switch t := c.Token; {
+	case t.SoftHSM != "":
+		step("a SoftHSM token in %s, for trials", t.SoftHSM)
+	case t.Serial != "":
+		step("three keys in the token with serial number %s of %s: for sealing, as a sign of life, and for the audit log", t.Serial, t.Module)
+	default:
+		step("three keys in the token with label %s of %s: for sealing, as a sign of life, and for the audit log", t.Label, t.Module)
+	}
+	step("the database %s", c.Store.File)
+	step("the audit log %s, and %s for auditors", c.Audit.File, auditPublicKeyFile(c))
+	if c.TLS.Certificate == "" {
+		step("a CA: its key in %s, its certificate in %s for clients to trust", c.TLS.CAKeyFile, c.TLS.CAFile)
+	}
+	step("the user %s with an access key and the policy AliyunKMSFullAccess", firstUser)
+	return b.String()
+}
+
+// confirmed asks. No answer is no.
+func confirmed(out io.Writer, in io.Reader) bool {
+	fmt.Fprint(out, "Go on? [y/N] ")
+	answer, _ := bufio.NewReader(in).ReadString('\n') // an error is no answer
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes"
+}
+
+func initialize(cmd *cobra.Command, c *config.Config) (err error) {
+	i, err := openInstance(cmd.Context(), c, mode{provision: true}, newLogger(cmd.ErrOrStderr(), config.Log{Format: c.Log.Format, Level: "warn"}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopped{i}.Close()) }()
+	var there []store.User
+	var keys []store.AccessKey
+	err = i.db.View(func(tx *store.Tx) error {
+		there, keys = tx.Users(), tx.AccessKeys()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(keys) > 0 {
+		return fmt.Errorf("the instance is initialized already: it has %d users. Run it with `kmsgate serve`; more users are made with `kmsgate user create`", len(there))
+	}
+	made, err := firstAdministrator(cmd, i, len(there) > 0)
+	if err != nil {
+		return fmt.Errorf("making the first administrator: %w", err)
+	}
+	out := json.NewEncoder(cmd.OutOrStdout())
+	out.SetIndent("", "  ")
+	return out.Encode(made)
+}
+
+type shownOnce struct{ AccessKeyId, AccessKeySecret string }
+
+// firstAdministrator makes the user, if an init that was cut off has not, and an
+// access key.
+func firstAdministrator(cmd *cobra.Command, i *instance, there bool) (made shownOnce, err error) {
+	ctx := cmd.Context()
+	if !there {
+		if err := i.server.Call(ctx, "CreateUser", map[string]string{"UserName": firstUser, "Comments": "made by kmsgate init"}, nil); err != nil {
+			return made, err
+		}
+	}
+	if err := attachFullAccess(ctx, i, firstUser); err != nil {
+		return made, err
+	}
+	err = i.server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": firstUser}, &made)
+	return made, err
+}
+
+func configCommand() *cobra.Command {
+	cmd := family("config", "Check a configuration, or print one to begin with", "",
+		&cobra.Command{
+			Use:   "check FILE",
+			Short: "Name every mistake in a configuration, and in what it names",
+			Args:  cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				if _, err := loadChecked(args[0]); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: no mistakes\n", args[0])
+				return nil
+			},
+		},
+		&cobra.Command{
+			Use:   "example",
+			Short: "Print a configuration with every field, its default and what it means",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				_, err := io.WriteString(cmd.OutOrStdout(), config.Example)
+				return err
+			},
+		})
+	return cmd
+}

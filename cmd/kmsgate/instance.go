@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/sealed"
+	"github.com/kmsgate/kmsgate/hsm/token"
+	"github.com/kmsgate/kmsgate/softhsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// An instance is all that a configuration names, opened: what serves, and what
+// commands work on when nothing does.
+type instance struct {
+	config *config.Config
+	mode   mode
+	logger *slog.Logger
+	db     *store.Store
+	server *gateway.Server
+	ca     *authority // nil if the operator has a certificate of his own
+
+	closers []func() error // in the order of opening
+}
+
+// mode is how an instance is opened besides its configuration.
+type mode struct {
+	provision       bool // make what is missing
+	dev             bool // for a developer: tells what should have been signed
+	serves          bool // for long: keeps a spare key pair ready
+	acceptAuditLoss bool
+	locked          func() error // called first of all when the instance is this process's; nil: nothing
+}
+
+// openInstance opens an instance for this process alone. What it returns has to
+// be closed, unless there is an error.
+func openInstance(ctx context.Context, c *config.Config, m mode, logger *slog.Logger) (_ *instance, err error) {
+	i := &instance{config: c, mode: m, logger: logger}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, i.close())
+		}
+	}()
+	unlock, err := lockDir(c.Directory)
+	if err != nil {
+		return nil, err
+	}
+	i.closers = append(i.closers, unlock)
+	if m.locked != nil {
+		if err := m.locked(); err != nil {
+			return nil, err
+		}
+	}
+	if i.ca, err = i.openCA(); err != nil {
+		return nil, err
+	}
+	keys, tok, err := i.openToken()
+	if err != nil {
+		return nil, err
+	}
+	i.closing("the token", tok.Close)
+	if i.db, err = store.Open(c.Store.File); err != nil {
+		return nil, err
+	}
+	i.closing("the database", i.db.Close)
+	if err := i.checkInstance(); err != nil {
+		return nil, err
+	}
+	auditKey, err := i.auditKey(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	log, err := i.openAudit(keys, auditKey)
+	if err != nil {
+		return nil, err
+	}
+	i.closing("the audit log", log.Close)
+	i.server, err = gateway.New(ctx, i.gatewayConfig(keys, tok, log))
+	return i, err
+}
+
+// closing remembers what is to be closed in the end.
+func (i *instance) closing(what string, close func() error) {
+	i.closers = append(i.closers, func() error {
+		if err := close(); err != nil {
+			return fmt.Errorf("closing %s: %w", what, err)
+		}
+		return nil
+	})
+}
+
+// close closes everything in the opposite order of opening.
+func (i *instance) close() (err error) {
+	for _, close := range slices.Backward(i.closers) {
+		err = errors.Join(err, close())
+	}
+	i.closers = nil
+	return err
+}
+
+func (i *instance) gatewayConfig(keys hsm.Backend, tok *token.Token, log *audit.Log) gateway.Config {
+	c := i.config
+	interval := c.Limits.VersionInterval
+	if interval == 0 {
+		interval = -1
+	}
+	shared := c.Quotas.Shared
+	g := gateway.Config{
+		Store: i.db, Backend: keys, Sealer: tok, Audit: log, Logger: i.logger,
+		Quotas: gateway.Quotas{
+			Shared: map[string]float64{"asymmetric": float64(shared.Asymmetric), "key_read": float64(shared.KeyRead), "key_write": float64(shared.KeyWrite),
+				"key_creation": float64(shared.KeyCreation), "tag_query": float64(shared.TagQuery), "instance_read": float64(shared.InstanceRead), "activation": float64(shared.Activation)},
+			DedicatedUser: float64(c.Quotas.Dedicated.PerUser), DedicatedInstance: float64(c.Quotas.Dedicated.Instance),
+		},
+		Strangers: gateway.Budget{
+			PerSource: float64(c.Quotas.Unauthenticated.LinesPerSource), PerSourceAndMinute: float64(c.Quotas.Unauthenticated.PerMinutePerSource),
+			InAll: float64(c.Quotas.Unauthenticated.Lines), InAllPerMinute: float64(c.Quotas.Unauthenticated.PerMinute),
+		},
+		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases, MinVersionInterval: interval,
+		Spare: i.mode.serves, EchoStringToSign: i.mode.dev,
+	}
+	if i.ca != nil {
+		g.CACertificate = i.ca.certificate()
+	}
+	return g
+}
+
+var errNotInitialized = errors.New("there is no instance yet: `kmsgate init` makes it")
+
+// checkInstance compares whose database it is with the configuration.
+func (i *instance) checkInstance() error {
+	want := store.Instance{InstanceId: i.config.Instance.ID, RegionId: i.config.Instance.Region, AccountId: i.config.Instance.Account}
+	var is store.Instance
+	err := i.db.View(func(tx *store.Tx) error {
+		is = tx.Instance()
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case is == want:
+		return nil
+	case is != store.Instance{}:
+		return fmt.Errorf("the database %s is of instance %s in region %s of account %s, and the configuration says %s, %s, %s",
+			i.config.Store.File, is.InstanceId, is.RegionId, is.AccountId, want.InstanceId, want.RegionId, want.AccountId)
+	case !i.mode.provision:
+		return errNotInitialized
+	}
+	return i.db.Update(func(tx *store.Tx) error { return tx.SetInstance(want) })
+}
+
+// auditKey gives the key that signs the audit log's checkpoints, and sees to it
+// that its public half is in a file for auditors.
+func (i *instance) auditKey(ctx context.Context, keys hsm.Backend) (key hsm.Key, err error) {
+	err = i.db.View(func(tx *store.Tx) error {
+		key = tx.AuditKey()
+		return nil
+	})
+	if err == nil && key.ID == nil {
+		if !i.mode.provision {
+			return key, errNotInitialized
+		}
+		key, err = i.newAuditKey(ctx, keys)
+	}
+	if err != nil {
+		return key, fmt.Errorf("the audit log's key: %w", err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public})
+	return key, writeFile(auditPublicKeyFile(i.config), text, 0o644)
+}
+
+func auditPublicKeyFile(c *config.Config) string {
+	return filepath.Join(c.Directory, "audit-public-key.pem")
+}
+
+// newAuditKey makes the key. Until it is recorded it is an orphan, which the
+// gateway destroys at its next start.
+func (i *instance) newAuditKey(ctx context.Context, keys hsm.Backend) (hsm.Key, error) {
+	id := uuid.New()
+	orphan := store.Orphan{KeyVersionId: id.String(), Key: hsm.Key{ID: id[:], Spec: hsm.EC_P256}}
+	if err := i.db.Update(func(tx *store.Tx) error { return tx.PutOrphan(orphan) }); err != nil {
+		return hsm.Key{}, err
+	}
+	key, err := keys.Generate(ctx, hsm.EC_P256, id[:])
+	if err != nil {
+		return hsm.Key{}, err
+	}
+	return key, i.db.Update(func(tx *store.Tx) error {
+		return errors.Join(tx.SetAuditKey(key), tx.DeleteOrphan(orphan.KeyVersionId))
+	})
+}
+
+func (i *instance) openAudit(keys hsm.Backend, key hsm.Key) (*audit.Log, error) {
+	var kept store.Head
+	err := i.db.View(func(tx *store.Tx) error {
+		kept = tx.AuditHead()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	a := i.config.Audit
+	return audit.Open(audit.Config{
+		Path: a.File, CheckpointEvery: a.CheckpointEvery, RotateSize: int64(a.RotateSize), RotateAge: a.RotateAge, WarnFree: uint64(a.WarnFree), Logger: i.logger,
+		Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, AcceptLoss: i.mode.acceptAuditLoss,
+		Sign: func(ctx context.Context, digest []byte) ([]byte, error) {
+			return keys.Sign(ctx, key, hsm.ECDSA_SHA_256, digest)
+		},
+		Keep: func(c audit.Checkpoint) error {
+			return i.db.Update(func(tx *store.Tx) error {
+				return tx.SetAuditHead(store.Head{Seq: c.Seq, Hash: c.Hash, Time: c.Time, Signature: c.Signature})
+			})
+		},
+	})
+}
+
+// openCA opens the CA, unless the operator has a certificate of his own.
+func (i *instance) openCA() (*authority, error) {
+	t := i.config.TLS
+	if t.Certificate != "" {
+		return nil, nil
+	}
+	if _, err := os.Stat(t.CAKeyFile); !i.mode.provision && errors.Is(err, os.ErrNotExist) {
+		return nil, errNotInitialized
+	}
+	return openAuthority(t.CAFile, t.CAKeyFile)
+}
+
+// openToken opens the token and what makes and uses keys in it.
+func (i *instance) openToken() (hsm.Backend, *token.Token, error) {
+	cfg, err := i.tokenConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	// The token can be lost before there is anything to drop.
+	var software atomic.Pointer[sealed.Backend]
+	cfg.OnLoss = func() {
+		if s := software.Load(); s != nil {
+			s.DropAll()
+		}
+	}
+	cfg.OnHang = func(err error) {
+		i.logger.Error("exiting to be restarted", "reason", err)
+		os.Exit(1)
+	}
+	tok, err := token.Open(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	software.Store(sealed.New(tok))
+	return hsm.Route{Token: tok, Sealed: software.Load()}, tok, nil
+}
+
+func (i *instance) tokenConfig() (token.Config, error) {
+	t := i.config.Token
+	cfg := token.Config{Module: t.Module, Label: t.Label, Serial: t.Serial, Sessions: t.Sessions, Provision: i.mode.provision, Logger: i.logger}
+	if t.SoftHSM == "" {
+		pin, err := i.config.PIN()
+		cfg.PIN = token.PIN(pin)
+		return cfg, err
+	}
+	if _, err := os.Stat(t.SoftHSM); !i.mode.provision && errors.Is(err, os.ErrNotExist) {
+		return cfg, errNotInitialized
+	}
+	soft, err := softhsm.Open(t.SoftHSM, func(module, label, officerPIN, userPIN string) error {
+		return token.Init(module, label, token.PIN(officerPIN), token.PIN(userPIN))
+	})
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Module, cfg.Label, cfg.PIN = soft.Module, softhsm.Label, token.PIN(soft.PIN())
+	cfg.BeforeLogin, cfg.AfterChange = soft.Guard, soft.Flush
+	return cfg, nil
+}
+
+// newLogger makes the log that a configuration asks for.
+func newLogger(w io.Writer, l config.Log) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
+		level = slog.LevelInfo // the configuration was checked
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/gateway"
+)
+
+// where is which gateway a command line means.
+type where struct{ socket, config, dir string }
+
+func (w *where) register(cmd *cobra.Command) {
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&w.socket, "socket", "", "the admin socket of a gateway that runs (default: $KMSGATE_ADMIN_SOCKET)")
+	flags.StringVar(&w.config, "config", "", "the configuration of a gateway, whether it runs or not")
+	flags.StringVar(&w.dir, "dir", "", "the directory of a kmsgate dev, whether it runs or not")
+	cmd.MarkFlagsMutuallyExclusive("socket", "config", "dir")
+}
+
+// dial finds the gateway: through its socket if it runs, and by opening its
+// files if it does not.
+func (w *where) dial(cmd *cobra.Command) (caller, error) {
+	switch {
+	case w.socket != "":
+		return dialSocket(w.socket)
+	case w.config != "":
+		return dialConfig(cmd, w.config)
+	case w.dir != "":
+		return dialConfig(cmd, filepath.Join(w.dir, devConfigFile))
+	}
+	if socket := os.Getenv("KMSGATE_ADMIN_SOCKET"); socket != "" {
+		return dialSocket(socket)
+	}
+	return nil, errors.New("which gateway? Name the socket of one that runs with --socket or KMSGATE_ADMIN_SOCKET, or its configuration with --config, or the directory of a `kmsgate dev` with --dir")
+}
+
+func dialSocket(path string) (caller, error) {
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("no gateway answers at the admin socket %s: does it run, and are you root or whom it runs as? (%w)", path, err)
+	}
+	if err := conn.Close(); err != nil {
+		return nil, err
+	}
+	return gateway.DialAdmin(path), nil
+}
+
+// A stopped gateway is worked on in this process.
+type stopped struct{ *instance }
+
+func (s stopped) Close() error {
+	s.server.Settle()
+	return s.close()
+}
+
+func dialConfig(cmd *cobra.Command, path string) (caller, error) {
+	c, err := config.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	if running, err := dialSocket(c.Admin.Socket); err == nil {
+		return running, nil
+	}
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	i, err := openInstance(cmd.Context(), c, mode{}, newLogger(cmd.ErrOrStderr(), config.Log{Format: c.Log.Format, Level: "warn"}))
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("the gateway runs, and does not answer at its admin socket %s: ask it where it is, with --socket, or stop it", c.Admin.Socket)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return stopped{i}, nil
+}
+
+// Call does an operation as the user whom this process runs as.
+func (s stopped) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
+	return s.server.Call(ctx, action, parameters, resp)
+}

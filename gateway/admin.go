@@ -1,0 +1,163 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An AdminRequest is what is sent to the admin door, as JSON, in the body of a
+// POST to /. The answer is that of the RPC API in JSON.
+type AdminRequest struct {
+	Action     string
+	Parameters map[string]string
+}
+
+// maxAdminBody is more than the largest policy has when it is escaped.
+const maxAdminBody = 1 << 20
+
+// ListenAdmin makes the admin door's socket at path: mode 0600, in a directory
+// that is 0700. A socket that a process left that is gone is replaced. One
+// process must not take another's: the caller holds the instance's lock.
+func ListenAdmin(path string) (net.Listener, error) {
+	info, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("the admin socket's directory: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("the admin socket's directory %s has mode %o: nobody but its owner may enter it (chmod 700)", filepath.Dir(path), info.Mode().Perm())
+	}
+	if old, err := os.Lstat(path); err == nil && old.Mode().Type() == os.ModeSocket {
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("removing the admin socket of before: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("making the admin socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// ServeAdmin serves administration on a unix socket until ctx is done: every
+// operation there is, to root and to whom the gateway runs as. They are the
+// principal local:<uid>.
+func (s *Server) ServeAdmin(ctx context.Context, l net.Listener) error {
+	server := &http.Server{
+		Handler:           s.adminHandler(),
+		ConnContext:       withPeer,
+		ReadHeaderTimeout: headerTime,
+		ReadTimeout:       readTime,
+		WriteTimeout:      writeTime,
+		IdleTimeout:       idleTime,
+		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
+	}
+	return serve(ctx, server, l)
+}
+
+// peerKey is under which net/http hands a connection's peer to the handler.
+// There is no other way from the one to the other.
+type peerKey struct{}
+
+func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	if peer, err := peerOf(conn); err == nil {
+		return context.WithValue(ctx, peerKey{}, peer)
+	}
+	return ctx
+}
+
+func peerOf(conn net.Conn) (peer *unix.Ucred, err error) {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.New("it is no unix socket")
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	controlErr := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return peer, errors.Join(controlErr, err)
+}
+
+func (s *Server) adminHandler() http.Handler {
+	observing := s.MetricsHandler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := s.newCall(adminDoor, "")
+		p, err := s.authenticateLocal(c, r)
+		if err == nil && r.Method == http.MethodGet {
+			observing.ServeHTTP(w, r)
+			return
+		}
+		resp, err := recovered(func() (response, error) { return s.serveAdmin(w, r, c, p, err) })
+		resp, api := c.finish(resp, err)
+		if api != nil {
+			c.writeAdmin(w, api.Status, errorBody{api.Status, api.Code, api.Message, c.requestId, ""})
+			return
+		}
+		c.writeAdmin(w, http.StatusOK, resp)
+	})
+}
+
+// authenticateLocal lets in root and whom this process runs as.
+func (s *Server) authenticateLocal(c *call, r *http.Request) (*principal, error) {
+	peer, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
+	if !ok {
+		return nil, fmt.Errorf("%w (who is at the admin socket's other end is not known)", errNoPermission)
+	}
+	c.entry.Source = fmt.Sprintf("uid:%d", peer.Uid)
+	if peer.Uid != 0 && int(peer.Uid) != os.Getuid() {
+		return nil, fmt.Errorf("%w (only root and uid %d may administer)", errNoPermission, os.Getuid())
+	}
+	return s.newRoot(peer.Uid), nil
+}
+
+func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *principal, authErr error) (response, error) {
+	if authErr != nil {
+		return nil, authErr
+	}
+	if err := checkRoute(r); err != nil {
+		return nil, err
+	}
+	var request AdminRequest
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAdminBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&request); err != nil {
+		return nil, errParseRequest.because("It is not an admin request: %s.", clip(err.Error()))
+	}
+	c.action, c.parameters = request.Action, request.Parameters
+	c.entry.Action = clip(request.Action)
+	return c.do(r.Context(), func() (*principal, error) { return p, nil })
+}
+
+func (c *call) writeAdmin(w http.ResponseWriter, status int, body any) {
+	text, err := encodeJSON("", body)
+	if err != nil {
+		c.server.Logger.Error("encoding an answer", "RequestId", c.requestId, "error", err)
+		status, text = http.StatusInternalServerError, nil
+	}
+	w.Header().Set("Content-Type", formatJSON.contentType)
+	w.WriteHeader(status)
+	_, _ = w.Write(text) // whoever asked is gone if this fails
+}
+
+// DialAdmin makes a client of the admin door at path.
+func DialAdmin(path string) *AdminClient {
+	return &AdminClient{http.Client{
+		Timeout: writeTime,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+		}},
+	}}
+}

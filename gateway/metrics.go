@@ -1,0 +1,83 @@
+package gateway
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics are what the gateway tells Prometheus. No label's values are a
+// caller's to choose: an action that there is not is "unknown".
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+func newMetrics(s *Server) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kmsgate_requests_total",
+			Help: "Requests by door, action and code of the API's error, OK for none."}, []string{"door", "action", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "kmsgate_request_duration_seconds",
+			Help: "Time from a request's arrival to its audit line on disk, by action.", Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25}}, []string{"action"}),
+	}
+	m.registry.MustRegister(m.requests, m.duration, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		gauge("kmsgate_audit_failing", "1 while the audit log cannot be written, so that nothing is signed or changed.", func() float64 {
+			if s.Audit.Err() != nil {
+				return 1
+			}
+			return 0
+		}),
+		gauge("kmsgate_audit_free_bytes", "Bytes that are free for the audit log, -1 if that is not known.", func() float64 {
+			free, err := s.Audit.Free()
+			if err != nil {
+				return -1
+			}
+			return float64(free)
+		}),
+		gauge("kmsgate_audit_lines", "The number of the audit log's last line.", func() float64 { return float64(s.Audit.Head().Seq) }),
+	)
+	return m
+}
+
+func gauge(name, help string, value func() float64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+}
+
+func (m *metrics) count(c *call, api *Error) {
+	action, code := c.action, "OK"
+	if _, ok := operations[action]; !ok {
+		action = "unknown"
+	}
+	if api != nil {
+		code = api.Code
+	}
+	m.requests.WithLabelValues(string(c.door), action, code).Inc()
+	m.duration.WithLabelValues(action).Observe(c.entry.Duration.Seconds())
+}
+
+// MetricsHandler serves the metrics at /metrics, and at /health whether the
+// gateway can sign: 200 and "ok", or 503 and why not. It tells nothing secret,
+// and is for the operator's network only.
+func (s *Server) MetricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.health(r); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte("ok\n")) // whoever asked is gone if this fails
+	})
+	return mux
+}
+
+func (s *Server) health(r *http.Request) error {
+	if err := s.Audit.Err(); err != nil {
+		return err
+	}
+	return s.Backend.Health(r.Context())
+}
