@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,15 +28,21 @@ type AdminRequest struct {
 const maxAdminBody = 1 << 20
 
 // ListenAdmin makes the admin door's socket at path: mode 0600, in a directory
-// that is 0700. A socket that a process left that is gone is replaced. One
-// process must not take another's: the caller holds the instance's lock.
+// that is 0700, and made if it is missing. A socket that a process left that is
+// gone is replaced. One process must not take another's: the caller holds the
+// instance's lock.
 func ListenAdmin(path string) (net.Listener, error) {
-	info, err := os.Stat(filepath.Dir(path))
+	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("making the admin socket's directory: %w", err)
+	}
+	info, err := os.Lstat(dir)
 	if err != nil {
 		return nil, fmt.Errorf("the admin socket's directory: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("the admin socket's directory %s has mode %o: nobody but its owner may enter it (chmod 700)", filepath.Dir(path), info.Mode().Perm())
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 || !ok || int(owner.Uid) != os.Getuid() {
+		return nil, fmt.Errorf("the admin socket's directory %s has to be a directory of its own that nobody but uid %d can enter (chmod 700)", dir, os.Getuid())
 	}
 	if old, err := os.Lstat(path); err == nil && old.Mode().Type() == os.ModeSocket {
 		if err := os.Remove(path); err != nil {

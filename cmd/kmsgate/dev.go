@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -110,7 +111,7 @@ func (d *devGateway) configuration() (*config.Config, error) {
 	c.Token = config.Token{SoftHSM: d.path("softhsm")}
 	c.Store.File, c.Audit.File = d.path("kmsgate.db"), d.path("audit.log")
 	c.TLS.CAFile, c.TLS.CAKeyFile = d.path("ca.pem"), d.path("ca-key.pem")
-	c.Admin.Socket = d.path("admin.sock")
+	c.Admin.Socket = d.socket()
 	listener := config.DefaultListener()
 	listener.Address = d.listen
 	c.Listeners = []config.Listener{listener}
@@ -119,6 +120,16 @@ func (d *devGateway) configuration() (*config.Config, error) {
 		c.Log.Level = "debug"
 	}
 	return &c, nil
+}
+
+// socket gives the admin socket's path, which is in the directory unless it would
+// be too long there: 107 bytes is what Linux takes.
+func (d *devGateway) socket() string {
+	if path := d.path("admin/admin.sock"); len(path) <= 107 {
+		return path
+	}
+	sum := sha256.Sum256([]byte(d.dir))
+	return filepath.Join(os.TempDir(), fmt.Sprintf("kmsgate-%x", sum[:8]), "admin.sock")
 }
 
 // instance gives the instance that the directory is of, or makes one up.

@@ -94,7 +94,7 @@ func initialize(cmd *cobra.Command, c *config.Config) (err error) {
 		return err
 	}
 	if len(keys) > 0 {
-		return fmt.Errorf("the instance is initialized already: it has %d users. Run it with `kmsgate serve`; more users are made with `kmsgate user create`", len(there))
+		return errors.New("the instance is initialized already. Run it with `kmsgate serve`; users are made with `kmsgate user create`")
 	}
 	made, err := firstAdministrator(cmd, i, len(there) > 0)
 	if err != nil {

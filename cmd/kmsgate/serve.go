@@ -85,8 +85,8 @@ type listeners struct {
 	admin   net.Listener
 }
 
-func listenAll(c *config.Config) (l *listeners, err error) {
-	l = new(listeners)
+func listenAll(c *config.Config) (_ *listeners, err error) {
+	l := new(listeners)
 	defer func() {
 		if err != nil {
 			l.close()

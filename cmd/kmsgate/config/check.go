@@ -15,7 +15,12 @@ func (c *Config) Check() error {
 	l := newLedger()
 	l.directory("directory", c.Directory)
 	for _, f := range c.written() {
-		if dir := filepath.Dir(f[1]); f[1] != "" && dir != c.Directory {
+		dir := filepath.Dir(f[1])
+		if f[1] == c.Admin.Socket { // its directory is the gateway's own
+			l.private(f[0], dir)
+			dir = filepath.Dir(dir)
+		}
+		if f[1] != "" && dir != c.Directory {
 			l.directory(f[0], dir)
 		}
 	}
@@ -42,6 +47,13 @@ func (l *ledger) directory(field, path string) {
 		l.wrong(field, "%s is not a directory: name another", path)
 	case info.Mode().Perm()&0o002 != 0:
 		l.wrong(field, "the directory %s is writable by everyone, who could exchange the files in it: chmod o-w %[1]s", path)
+	}
+}
+
+// private asks that a directory, if it is there, is its owner's alone.
+func (l *ledger) private(field, path string) {
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+		l.wrong(field, "the directory %s can be entered by others than its owner: chmod 700 %[1]s, or name a socket in one that is not there yet", path)
 	}
 }
 

@@ -76,7 +76,7 @@ func TestCheck(t *testing.T) {
 		{"own certificate", func(c *Config, dir string) { certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour)) }, nil},
 		{"no directory", func(c *Config, dir string) { c.Directory = dir + "/none" }, []string{"directory: stat"}},
 		{"a file for a directory", func(c *Config, dir string) { c.Directory = dir + "/pin" }, []string{"directory: " + "%s/pin is not a directory"}},
-		{"open directory", func(c *Config, dir string) { chmod(t, dir, 0o777) }, []string{"directory: the directory %s is writable by everyone"}},
+		{"open directory", func(c *Config, dir string) { chmod(t, dir, 0o777) }, []string{"directory: the directory %s is writable by everyone", "admin.socket: the directory %s can be entered"}},
 		{"no directory of the store", func(c *Config, dir string) { c.Store.File = dir + "/none/db" }, []string{"store.file: stat"}},
 		{"no module", func(c *Config, dir string) { c.Token.Module = dir + "/none" }, []string{"token.module: stat"}},
 		{"a directory for a module", func(c *Config, dir string) { c.Token.Module = dir }, []string{"token.module: open %s: is not a regular file"}},

@@ -19,7 +19,7 @@ func Default() Config {
 		TLS:    TLS{CAFile: "ca.pem", CAKeyFile: "ca-key.pem"},
 		Quotas: defaultQuotas(),
 		Limits: Limits{Keys: 100_000, Aliases: 100_000, VersionInterval: 7 * 24 * time.Hour},
-		Admin:  Admin{Socket: "admin.sock"},
+		Admin:  Admin{Socket: "admin/admin.sock"},
 		Log:    Log{Format: "text", Level: "info"},
 	}
 }

@@ -37,7 +37,7 @@ func TestMinimal(t *testing.T) {
 	want.Audit.File = "/etc/kmsgate/audit.log"
 	want.TLS.CAFile = "/etc/kmsgate/ca.pem"
 	want.TLS.CAKeyFile = "/etc/kmsgate/ca-key.pem"
-	want.Admin.Socket = "/etc/kmsgate/admin.sock"
+	want.Admin.Socket = "/etc/kmsgate/admin/admin.sock"
 	listener := DefaultListener()
 	listener.Address = "127.0.0.1:443"
 	want.Listeners = []Listener{listener}
