@@ -63,13 +63,17 @@ type Config struct {
 	Sign func(ctx context.Context, digest []byte) ([]byte, error)
 
 	// Keep, if not nil, is called with every checkpoint that was written, and
-	// stores it elsewhere.
-	Keep func(Checkpoint) error
+	// stores it elsewhere; and when the log is closed, with ended set, for the
+	// last line of all, which no key has signed.
+	Keep func(c Checkpoint, ended bool) error
 
 	// Expect is a line that the log must have: the last that was kept. If it has
-	// not, Open fails; with AcceptLoss it goes on behind that line in a new file,
-	// whose first line says so, and puts aside what is there.
+	// not, or if the lines behind it do not hang together, Open fails; with
+	// AcceptLoss it goes on behind the last line that is sure, in a new file,
+	// whose first line says so.
 	Expect     Head
+	Ended      bool   // Expect was the last line, and nothing may have come behind it
+	AtLeast    uint64 // the number of a line that was there, of which no more was kept
 	AcceptLoss bool
 
 	CheckpointEvery time.Duration // zero means a minute
@@ -100,6 +104,7 @@ type Log struct {
 	closing sync.RWMutex // held for reading while something is put into queue
 	closed  bool         // guarded by closing
 
+	began   time.Time // of the file that is written at first
 	state   atomic.Pointer[state]
 	full    chan struct{} // says that the file is large enough for the next
 	ending  context.CancelFunc
@@ -144,7 +149,11 @@ func Open(cfg Config) (*Log, error) {
 	if err := l.w.resume(); err != nil {
 		return nil, fmt.Errorf("resuming the audit log %s: %w", cfg.Path, err)
 	}
+	l.began = l.w.began
 	l.state.Store(&state{head: l.w.head})
+	if cfg.Ended && cfg.Expect.Seq > 0 {
+		l.keep(Checkpoint{Head: cfg.Expect}, false) // it goes on
+	}
 	tending, cancel := context.WithCancel(context.Background())
 	l.ending = cancel
 	l.tending.Go(func() { l.tend(tending) })
@@ -193,8 +202,16 @@ func (l *Log) put(p *pending, wait bool) bool {
 	if l.closed || !wait && len(l.queue) >= maxBatch/2 {
 		return false
 	}
-	l.queue <- p
-	return true
+	if wait {
+		l.queue <- p
+		return true
+	}
+	select {
+	case l.queue <- p:
+		return true
+	default:
+		return false
+	}
 }
 
 var errClosed = errors.New("the audit log is closed")
@@ -234,6 +251,9 @@ func (l *Log) Close() error {
 	l.closed = true
 	close(l.queue)
 	<-l.done
+	if l.Err() == nil && l.Head().Seq > 0 {
+		l.keep(Checkpoint{Head: l.Head(), Time: time.Now().UTC()}, true)
+	}
 	return l.w.close()
 }
 

@@ -41,12 +41,13 @@ type Entry struct {
 	Late         bool          `json:",omitempty"` // a change whose line could not be written when it was made
 
 	// Of the log:
-	Suppressed int         `json:",omitempty"` // so many refusals of strangers have no line of their own; the last one was Source's
-	Checkpoint *Checkpoint `json:",omitempty"` // all lines up to the one it names are vouched for
-	Recovered  bool        `json:",omitempty"` // the line before was torn by a crash
-	Resumed    string      `json:",omitempty"` // why nothing could be written before this line
-	Abandoned  string      `json:",omitempty"` // why the file before ends, for this log, with the line that this one follows
-	Lost       string      `json:",omitempty"` // by whose word the log goes on without the lines before this one
+	Suppressed  int         `json:",omitempty"` // so many refusals of strangers have no line of their own; the last one was Source's
+	Checkpoint  *Checkpoint `json:",omitempty"` // all lines up to the one it names are vouched for
+	Recovered   bool        `json:",omitempty"` // the line before was torn by a crash
+	Resumed     string      `json:",omitempty"` // why nothing could be written before this line
+	Abandoned   string      `json:",omitempty"` // why the file before ends, for this log, with the line that this one follows
+	Unwitnessed uint64      `json:",omitempty"` // so many lines before this one were found at a start after a crash, behind the last that was kept
+	Lost        string      `json:",omitempty"` // by whose word the log goes on without the lines before this one
 }
 
 // A Line is an Entry at its place in the chain.

@@ -256,7 +256,12 @@ func TestRotateByAge(t *testing.T) {
 	var kept atomic.Pointer[audit.Checkpoint]
 	l, _ := newFaulty(t, func(c *audit.Config) {
 		c.CheckpointEvery, c.RotateAge = 10*time.Millisecond, 50*time.Millisecond
-		c.Keep = func(c audit.Checkpoint) error { kept.Store(&c); return nil }
+		c.Keep = func(c audit.Checkpoint, ended bool) error {
+			if !ended {
+				kept.Store(&c)
+			}
+			return nil
+		}
 	})
 	wait(t, "three files", func() bool {
 		appendLines(t, l, 1)
@@ -363,6 +368,145 @@ func TestExpect(t *testing.T) {
 	}
 	if _, err := verify(t, path); err == nil || !strings.Contains(err.Error(), "missing") {
 		t.Errorf("a loss that was accepted is told to an auditor: %v", err)
+	}
+}
+
+// TestRefusedStartChangesNothing: the current file is missing, and what is left
+// is not touched, so that the right one can be put back.
+func TestRefusedStartChangesNothing(t *testing.T) {
+	path := newLog(t, 6)
+	l := open(t, path)
+	appendLines(t, l, 3)
+	head, err := l.Checkpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeLog(t, l)
+	// As if it had been rotated after the third process.
+	rotated := path + ".0000000000000001"
+	if err := os.Rename(path, rotated); err != nil {
+		t.Fatal(err)
+	}
+	whole := read(t, rotated)
+	cfg := config(path)
+	cfg.Expect = audit.Head{Seq: head.Seq + 5, Hash: head.Hash}
+	if _, err := audit.Open(cfg); err == nil || !strings.Contains(err.Error(), "its end is missing") {
+		t.Errorf("Open: %v", err)
+	}
+	if files, err := audit.Files(path); err != nil || len(files) != 1 || files[0] != rotated || string(read(t, rotated)) != string(whole) {
+		t.Errorf("a refused start has changed something: %v, %v", files, err)
+	}
+	cfg.AcceptLoss = true
+	closeLog(t, openConfig(t, cfg))
+	if string(read(t, rotated)) != string(whole) {
+		t.Error("an accepted loss has changed a file that was in order")
+	}
+}
+
+// TestEnded adds a line to a log that was closed, with the right hash: anybody
+// can who can write the file.
+func TestEnded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	var end audit.Checkpoint
+	cfg := config(path)
+	cfg.Keep = func(c audit.Checkpoint, ended bool) error {
+		if ended {
+			end = c
+		}
+		return nil
+	}
+	l := openConfig(t, cfg)
+	appendLines(t, l, 3)
+	closeLog(t, l)
+	cfg.Expect, cfg.Ended = end.Head, true
+	l = openConfig(t, cfg)
+	closeLog(t, l)
+	cfg.Expect = end.Head
+	lines := strings.SplitAfter(strings.TrimSuffix(string(read(t, path)), "\n")+"\n", "\n")
+	lines = append(lines[:len(lines)-1], lines[1])
+	if err := os.WriteFile(path, []byte(strings.Join(chain(lines), "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := audit.Open(cfg); err == nil || !strings.Contains(err.Error(), "added") {
+		t.Errorf("a line that was added: %v", err)
+	}
+	// After a crash the same cannot be known, and the log says so.
+	cfg.Ended = false
+	l = openConfig(t, cfg)
+	closeLog(t, l)
+	if text := string(read(t, path)); !strings.Contains(text, `"Unwitnessed":1`) {
+		t.Errorf("the log does not say that a line was not witnessed:\n%s", text)
+	}
+}
+
+// TestBroken opens a log whose chain is broken before its end: by a power loss
+// or by somebody. It is not gone on with but by the operator's word.
+func TestBroken(t *testing.T) {
+	path := newLog(t, 6)
+	text := string(read(t, path))
+	if err := os.WriteFile(path, []byte(strings.Replace(text, "Sign", "Sigm", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := audit.Open(config(path)); err == nil || !strings.Contains(err.Error(), "line 2") {
+		t.Errorf("Open: %v", err)
+	}
+	cfg := config(path)
+	cfg.AcceptLoss = true
+	closeLog(t, openConfig(t, cfg))
+	if text := string(read(t, path)); !strings.Contains(text, "accepted by the operator") {
+		t.Errorf("the log does not say what was lost:\n%s", text)
+	}
+}
+
+// TestAbandonedEnd damages what a file has behind the last line that was safe:
+// nobody was answered on it, and the log is whole without it. What was safe must
+// not be damaged.
+func TestAbandonedEnd(t *testing.T) {
+	l, d := newFaulty(t, nil)
+	appendLines(t, l, 3)
+	safe := len(read(t, l.Path))
+	d.noFlush.Store(true)
+	if err := l.Append(audit.Entry{RequestId: "unsafe"}); err == nil {
+		t.Fatal("acknowledged")
+	}
+	d.noFlush.Store(false)
+	wait(t, "the next file", func() bool { return l.Err() == nil })
+	appendLines(t, l, 1)
+	closeLog(t, l)
+	first := l.Path + ".0000000000000001"
+	proof, err := verify(t, l.Path)
+	if err != nil || proof.Void != 1 {
+		t.Fatalf("%+v, %v", proof, err)
+	}
+	content := read(t, first)
+	for at, want := range map[int]bool{safe + 20: true, safe - 20: false} {
+		damaged := []byte(string(content))
+		damaged[at] ^= 1
+		if err := os.WriteFile(first, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if proof, err := verify(t, l.Path); (err == nil) != want {
+			t.Errorf("damage at byte %d of %d safe ones: %+v, %v", at, safe, proof, err)
+		}
+	}
+	if missing, err := l.Missing(1, []string{"unsafe"}); err != nil || len(missing) != 1 {
+		t.Errorf("a line that counts for nothing counts: %v, %v", missing, err)
+	}
+}
+
+// TestFailingFlushMakesNoFiles: a disk that does not flush is tried once a
+// second, however many ask.
+func TestFailingFlushMakesNoFiles(t *testing.T) {
+	l, d := newFaulty(t, nil)
+	appendLines(t, l, 1)
+	d.noFlush.Store(true)
+	for range 1000 {
+		if err := l.Append(audit.Entry{}); err == nil {
+			t.Fatal("acknowledged")
+		}
+	}
+	if files, err := audit.Files(l.Path); err != nil || len(files) > 2 {
+		t.Errorf("there are %d files, %v", len(files), err)
 	}
 }
 

@@ -1,12 +1,14 @@
 package audit
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -44,166 +46,258 @@ func Files(path string) ([]string, error) {
 	return files, nil
 }
 
-// resume finds where the log ends, and mends what a crash left there.
+// resume finds where the log ends, and mends what a crash left there. Nothing is
+// changed before it is known that the log has what it must have.
 func (w *writer) resume() error {
-	if err := w.findFile(); err != nil {
-		return err
-	}
-	err := w.findEnd()
+	end, err := w.findEnd()
 	if err == nil {
-		err = w.meets(w.log.Expect)
+		err = w.meets(end)
 	}
-	if err != nil && w.log.AcceptLoss && w.log.Expect.Seq > 0 {
-		return w.acceptLoss(err)
+	if err != nil && w.log.AcceptLoss {
+		return w.acceptLoss(end, err)
 	}
 	if err != nil {
+		return errors.Join(err, w.close())
+	}
+	return w.goOn(end)
+}
+
+// An ending is what is found at a log's end.
+type ending struct {
+	path     string // of the last file; empty if there is none
+	size     int64  // of its lines that hang together, the torn one not counted
+	first    Line   // its first line
+	head     Head   // of the last line that hangs together with those before
+	fragment []byte // a part of a line behind that, nil if there is none
+	ended    bool   // the last line, whole or not, has its newline
+	kept     int64  // where the lines behind the kept one begin
+	since    uint64 // how many they are
+	met      bool   // the kept line is there
+}
+
+// findEnd walks along the chain of the last file. One that was just put aside
+// when the process ended is the last one: the next was not begun.
+func (w *writer) findEnd() (ending, error) {
+	e := ending{head: beginning, first: Line{Seq: 1}, ended: true}
+	files, err := Files(w.log.Path)
+	if err != nil {
+		return e, err
+	}
+	for n := len(files); n > 0; n-- {
+		info, err := os.Stat(files[n-1])
+		if err != nil {
+			return e, err
+		}
+		if !info.Mode().IsRegular() {
+			return e, fmt.Errorf("%s is not a regular file", files[n-1])
+		}
+		if info.Size() == 0 && n > 1 {
+			continue // begun, and nothing written
+		}
+		e.path = files[n-1]
+		if n > 1 {
+			if err := e.startAfter(files[n-2]); err != nil {
+				return e, err
+			}
+		}
+		return e, e.walk(w.log.Expect)
+	}
+	return e, nil
+}
+
+// startAfter takes the head of the file before, as far as it is known.
+func (e *ending) startAfter(before string) error {
+	f, err := os.Open(before)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	last, _, _, err := lastLines(f, info.Size())
+	if err != nil {
+		return err
+	}
+	if line, ok := parseLine(last); ok {
+		e.head = Head{line.Seq, hashOf(last)}
+	}
+	return nil
+}
+
+// walk reads the file and stops at the first thing that does not follow.
+func (e *ending) walk(expect Head) error {
+	f, err := os.Open(e.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	in := bufio.NewReaderSize(f, 1<<20)
+	e.met = expect.Seq == 0
+	for n := 1; ; n++ {
+		text, err := in.ReadBytes('\n')
+		if len(text) == 0 && errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if err := e.step(text, n == 1, expect); err != nil {
+			return fmt.Errorf("%s: line %d: %w", e.path, n, err)
+		}
+	}
+}
+
+// step takes one more line, with its newline if it has one.
+func (e *ending) step(text []byte, first bool, expect Head) error {
+	text, ended := bytes.CutSuffix(text, []byte{'\n'})
+	length := int64(len(text))
+	if ended {
+		length++
+	}
+	line, ok := parseLine(text)
+	switch {
+	case !ok && e.fragment != nil:
+		// What a recovery wrote that was itself cut off says nothing.
+		if !ended && isFragment(text) {
+			return nil
+		}
+		return errors.New("it and the line before are no audit lines")
+	case !ok && !isFragment(text):
+		return errors.New("it is neither an audit line nor the beginning of one: is it another file?")
+	case !ok:
+		e.fragment, e.ended = bytes.Clone(text), ended
+		return nil
+	}
+	want := e.head.Hash
+	if e.fragment != nil {
+		want = hashOf(e.fragment)
+		length += int64(len(e.fragment)) + 1
+	}
+	if !first && (line.Seq != e.head.Seq+1 || line.Prev != want || line.Recovered != (e.fragment != nil)) {
+		return errors.New("it does not follow the line before: a line was changed, or a power loss has left a hole")
+	}
+	if first {
+		e.first = line
+	}
+	e.head, e.fragment, e.ended = Head{line.Seq, hashOf(text)}, nil, ended
+	e.size += length
+	if e.met {
+		e.since++
+	}
+	if e.head == expect {
+		e.met, e.kept = true, e.size
+	}
+	return nil
+}
+
+// meets checks that the log has the line that was kept, and goes as far as it
+// has to.
+func (w *writer) meets(e ending) error {
+	expect := w.log.Expect
+	least := max(expect.Seq, w.log.AtLeast)
+	if e.head.Seq < least {
+		return fmt.Errorf("it ends with line %d, and it had line %d: its end is missing. Put the file back that is missing; if it is gone for good, start once with --accept-audit-loss", e.head.Seq, least)
+	}
+	if expect.Seq == 0 {
+		return nil
+	}
+	if !e.met && e.first.Seq > expect.Seq {
+		err := w.log.since(expect.Seq, func(line Line, text []byte) error {
+			if line.Seq == expect.Seq && hashOf(text) == expect.Hash {
+				return errFound
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errFound) {
+			return err
+		}
+		e.met = err != nil
+	}
+	if !e.met {
+		return fmt.Errorf("line %d is not the one that it had: the log was changed. Put the right files back; if they are gone for good, start once with --accept-audit-loss", expect.Seq)
+	}
+	if w.log.Ended && e.head != expect {
+		return fmt.Errorf("it had ended with line %d, and now ends with line %d: lines were added while nobody wrote it. Put the right file back; if it is gone for good, start once with --accept-audit-loss", expect.Seq, e.head.Seq)
+	}
+	return nil
+}
+
+// errFound ends a search.
+var errFound = errors.New("found")
+
+// goOn opens the file that was found for writing, and mends its end.
+func (w *writer) goOn(e ending) error {
+	w.head = e.head
+	if e.path == "" {
+		return w.begin()
+	}
+	if err := w.takeBack(e.path); err != nil {
+		return err
+	}
+	var err error
+	if w.file, err = w.log.open(w.log.Path, os.O_RDWR); err != nil {
+		return err
+	}
+	w.size, w.first, w.began = e.size, e.first.Seq, e.first.Time
+	if err := w.mend(e); err != nil {
 		return errors.Join(err, w.close())
 	}
 	return nil
 }
 
-// findFile opens the file that is written. One that was just put aside when the
-// process ended is taken back: the next was not begun.
-func (w *writer) findFile() error {
-	files, err := Files(w.log.Path)
-	if err != nil {
-		return err
+// takeBack makes a file the one that is written.
+func (w *writer) takeBack(path string) error {
+	if path == w.log.Path {
+		return nil
 	}
-	if n := len(files); n > 0 && files[n-1] != w.log.Path {
-		if err := os.Rename(files[n-1], w.log.Path); err != nil {
-			return err
-		}
-	}
-	w.file, err = w.log.open(w.log.Path, os.O_RDWR|os.O_CREATE)
-	if err != nil {
+	if err := os.Rename(path, w.log.Path); err != nil { // over one that is empty
 		return err
 	}
 	return syncDir(filepath.Dir(w.log.Path))
 }
 
-func (w *writer) findEnd() error {
-	info, err := w.file.Stat()
-	if err != nil {
+// mend writes the lines behind the kept one again: if the process before ended
+// after a failed flush, they may be in the kernel's memory only, and it would
+// call them clean. It takes back what a recovery wrote that was cut off, ends the
+// fragment, and adds the line that says what it is, and one that says how many
+// lines there are that no checkpoint has covered. All of that can be done again
+// when it is cut off.
+func (w *writer) mend(e ending) error {
+	again := make([]byte, e.size-e.kept)
+	if _, err := w.file.ReadAt(again, e.kept); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if !info.Mode().IsRegular() {
-		return errors.New("it is not a regular file")
+	if !e.ended && e.fragment == nil { // the last line lacks its newline only
+		again = append(again, '\n')
 	}
-	w.size, w.head, w.first = info.Size(), beginning, 1
-	if w.size == 0 {
-		return w.takeBack()
-	}
-	first, err := firstLine(w.file)
-	if err != nil {
-		return err
-	}
-	w.first = first.Seq
-	last, before, torn, err := lastLines(w.file, w.size)
-	if err != nil {
-		return err
-	}
-	if at, ok := parseLine(last); ok {
-		w.head = Head{at.Seq, hashOf(last)}
-		if torn { // by its newline only
-			return w.append([]byte{'\n'})
-		}
-		return nil
-	}
-	return w.mend(last, before, torn)
-}
-
-// takeBack goes on with the file before an empty one, if there is one.
-func (w *writer) takeBack() error {
-	files, err := Files(w.log.Path)
-	if err != nil || len(files) < 2 {
-		return err
-	}
-	if err := errors.Join(w.close(), os.Rename(files[len(files)-2], w.log.Path)); err != nil {
-		return err
-	}
-	if err := w.findFile(); err != nil {
-		return err
-	}
-	return w.findEnd()
-}
-
-// previous gives the last line of the file before, 0 if there is none.
-func (w *writer) previous() (uint64, error) {
-	files, err := Files(w.log.Path)
-	if err != nil || len(files) < 2 {
-		return 0, err
-	}
-	before := files[len(files)-2]
-	f, err := os.Open(before)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	last, _, _, err := lastLines(f, info.Size())
-	if err != nil {
-		return 0, err
-	}
-	line, ok := parseLine(last)
-	if !ok {
-		return 0, fmt.Errorf("the last line of %s is no audit line", before)
-	}
-	return line.Seq, nil
-}
-
-// mend goes on behind a last line that is a fragment. The one before it is
-// whole, or there is none, or it is a fragment too, whose recovery was cut off:
-// then there is only what a cut-off recovery wrote behind it, which says
-// nothing.
-func (w *writer) mend(last, before []byte, torn bool) error {
-	if !isFragment(last) {
-		return errors.New("its last line is neither an audit line nor the beginning of one: is it another file?")
-	}
-	at, whole := parseLine(before)
-	if before != nil && !whole {
-		if !isFragment(before) {
-			return errors.New("the line before its torn last line is no audit line")
-		}
-		w.size -= int64(len(last))
-		if !torn {
-			w.size--
-		}
-		if err := w.file.Truncate(w.size); err != nil {
+	if e.fragment != nil {
+		entry, err := json.Marshal(Entry{Time: time.Now().UTC(), Recovered: true})
+		if err != nil {
 			return err
 		}
-		return w.findEnd()
+		line := Head{e.head.Seq, hashOf(e.fragment)}.format(entry)
+		again = slices.Concat(again, e.fragment, []byte{'\n'}, line, []byte{'\n'})
+		w.head = Head{e.head.Seq + 1, hashOf(line)}
 	}
-	follows := at.Seq
-	if before == nil { // the file has a fragment only
-		var err error
-		if follows, err = w.previous(); err != nil {
+	if e.since > 0 && w.log.Expect.Seq > 0 {
+		entry, err := json.Marshal(Entry{Time: time.Now().UTC(), Unwitnessed: e.since})
+		if err != nil {
 			return err
 		}
+		line := w.head.format(entry)
+		again = slices.Concat(again, line, []byte{'\n'})
+		w.head = Head{w.head.Seq + 1, hashOf(line)}
 	}
-	return w.recover(last, follows, torn)
-}
-
-// recover adds the line that says that the one before it is torn, ending that
-// one where need be. Both are written at once, or taken back: recovery that is
-// itself cut off can be done again.
-func (w *writer) recover(fragment []byte, before uint64, torn bool) error {
-	entry, err := json.Marshal(Entry{Time: time.Now().UTC(), Recovered: true})
-	if err != nil {
+	if _, err := w.file.WriteAt(again, e.kept); err != nil {
 		return err
 	}
-	line := Head{before, hashOf(fragment)}.format(entry)
-	text := append(slices.Clone(line), '\n')
-	if torn {
-		text = append([]byte{'\n'}, text...)
-	}
-	if err := w.append(text); err != nil {
+	w.size = e.kept + int64(len(again))
+	if err := w.file.Truncate(w.size); err != nil {
 		return err
 	}
-	w.head = Head{before + 1, hashOf(line)}
-	return nil
+	return w.file.Sync()
 }
 
 // isFragment reports whether line begins as a line of ours does, as far as it
@@ -211,18 +305,6 @@ func (w *writer) recover(fragment []byte, before uint64, torn bool) error {
 func isFragment(line []byte) bool {
 	const begin = `{"Seq":`
 	return bytes.HasPrefix(line, []byte(begin)) || strings.HasPrefix(begin, string(line))
-}
-
-// firstLine gives the first line of a file, or the zero Line if that is a
-// fragment.
-func firstLine(r io.ReaderAt) (Line, error) {
-	s := scanLines(io.NewSectionReader(r, 0, maxLine))
-	if !s.Scan() {
-		return Line{Seq: 1}, s.Err()
-	}
-	line, _ := parseLine(s.Bytes())
-	line.Seq = max(line.Seq, 1)
-	return line, nil
 }
 
 // lastLines gives the last line of a file of some size, without newline, and
@@ -251,29 +333,6 @@ func lastLines(r io.ReaderAt, size int64) (last, before []byte, torn bool, err e
 	return last, before, torn, nil
 }
 
-// errFound ends a search.
-var errFound = errors.New("found")
-
-// meets checks that the log has a line that it had.
-func (w *writer) meets(expect Head) error {
-	if expect.Seq == 0 {
-		return nil
-	}
-	if w.head.Seq < expect.Seq {
-		return fmt.Errorf("it ends with line %d, and it had line %d: its end is missing. Put the file back that is missing; if it is gone for good, start once with --accept-audit-loss", w.head.Seq, expect.Seq)
-	}
-	err := w.log.since(expect.Seq, func(line Line, text []byte) error {
-		if line.Seq == expect.Seq && hashOf(text) == expect.Hash {
-			return errFound
-		}
-		return nil
-	})
-	if errors.Is(err, errFound) {
-		return nil
-	}
-	return errors.Join(err, fmt.Errorf("line %d is not the one that it had: the log was changed. Put the right files back; if they are gone for good, start once with --accept-audit-loss", expect.Seq))
-}
-
 // since calls f with the lines from one on, and their text. It begins again when
 // the log was rotated meanwhile.
 func (l *Log) since(seq uint64, f func(line Line, text []byte) error) error {
@@ -290,31 +349,41 @@ func (l *Log) since(seq uint64, f func(line Line, text []byte) error) error {
 	return err
 }
 
+// scanFiles leaves out what a file has behind the line that the next one follows.
 func scanFiles(files []string, seq uint64, f func(line Line, text []byte) error) error {
 	for i, path := range files {
-		if i+1 < len(files) && beginsBefore(files[i+1], seq) {
+		before := uint64(math.MaxUint64)
+		if i+1 < len(files) {
+			before = firstOf(files[i+1])
+		}
+		if before <= seq {
 			continue // all of it is older
 		}
-		if err := scanFile(path, seq, f); err != nil {
+		if err := scanFile(path, seq, before, f); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// beginsBefore reports whether a file's first line is not behind a line.
-func beginsBefore(path string, seq uint64) bool {
+// firstOf gives the number of a file's first line, the greatest there is if it
+// has none.
+func firstOf(path string) uint64 {
 	f, err := os.Open(path)
 	if err != nil {
-		return false
+		return math.MaxUint64
 	}
 	defer f.Close()
-	first, err := firstLine(f)
-	info, statErr := f.Stat()
-	return err == nil && statErr == nil && info.Size() > 0 && first.Seq <= seq
+	s := scanLines(f)
+	if s.Scan() {
+		if line, ok := parseLine(s.Bytes()); ok {
+			return line.Seq
+		}
+	}
+	return math.MaxUint64
 }
 
-func scanFile(path string, seq uint64, f func(line Line, text []byte) error) error {
+func scanFile(path string, seq, before uint64, f func(line Line, text []byte) error) error {
 	in, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // rotated away meanwhile
@@ -325,10 +394,10 @@ func scanFile(path string, seq uint64, f func(line Line, text []byte) error) err
 	defer in.Close()
 	s := scanLines(in)
 	for s.Scan() {
-		if n, ok := seqOf(s.Bytes()); ok && n < seq {
+		if n, ok := seqOf(s.Bytes()); ok && (n < seq || n >= before) {
 			continue // not worth parsing: there may be 100 MiB of them
 		}
-		if line, ok := parseLine(s.Bytes()); ok && line.Seq >= seq {
+		if line, ok := parseLine(s.Bytes()); ok && line.Seq >= seq && line.Seq < before {
 			if err := f(line, s.Bytes()); err != nil {
 				return err
 			}
@@ -345,30 +414,39 @@ func seqOf(line []byte) (seq uint64, ok bool) {
 	return seq, ok && found && err == nil
 }
 
-// Missing gives those of some RequestIds that have no line from one on.
+// Missing gives those of some RequestIds that have no line of a success from one
+// on.
 func (l *Log) Missing(seq uint64, requestIds []string) ([]string, error) {
 	missing := make(map[string]bool, len(requestIds))
 	for _, id := range requestIds {
 		missing[id] = true
 	}
 	err := l.since(seq, func(line Line, _ []byte) error {
-		delete(missing, line.RequestId)
+		if line.Code == "" { // a refusal does not say that something was changed
+			delete(missing, line.RequestId)
+		}
 		return nil
 	})
 	return slices.DeleteFunc(slices.Clone(requestIds), func(id string) bool { return !missing[id] }), err
 }
 
-// acceptLoss puts aside what is there and goes on behind the line that was kept.
-func (w *writer) acceptLoss(why error) error {
-	if w.file != nil {
-		if err := os.Rename(w.log.Path, w.log.Path+".lost-"+time.Now().UTC().Format("20060102T150405.000000000")); err != nil {
-			return err
-		}
-		if err := w.close(); err != nil {
+// acceptLoss goes on behind the last line that is sure: the log's own, if it has
+// the kept one, or else the kept one. In the latter case, and when the file is
+// broken, what is at the log's path is put aside under a name of its own.
+func (w *writer) acceptLoss(e ending, why error) error {
+	aside := w.log.Path + ".lost-" + time.Now().UTC().Format("20060102T150405.000000000")
+	switch {
+	case e.met && !w.log.Ended && e.path == w.log.Path:
+		aside = rotatedName(w.log.Path, e.first.Seq)
+	case w.log.Expect.Seq > 0:
+		e.head = w.log.Expect
+	}
+	if _, err := os.Lstat(w.log.Path); err == nil {
+		if err := os.Rename(w.log.Path, aside); err != nil {
 			return err
 		}
 	}
-	w.head = w.log.Expect
+	w.head = e.head
 	if err := w.begin(); err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func (l *Log) tend(ctx context.Context) {
 	defer every.Stop()
 	soon := time.NewTimer(min(time.Second, l.CheckpointEvery)) // so that a log is not without one for long
 	defer soon.Stop()
-	began, warned := time.Now(), false
+	began, warned := l.began, false
 	for {
 		rotate := false
 		select {
@@ -66,7 +66,7 @@ func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
 	if at.Seq == c.Seq+1 {
 		l.covered = at // there is nothing between that the next would have to cover
 	}
-	l.keep(*c)
+	l.keep(*c, false)
 	return nil
 }
 
@@ -87,11 +87,11 @@ func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
 	return &c, nil
 }
 
-func (l *Log) keep(c Checkpoint) {
+func (l *Log) keep(c Checkpoint, ended bool) {
 	if l.Keep == nil {
 		return
 	}
-	if err := l.Keep(c); err != nil {
+	if err := l.Keep(c, ended); err != nil {
 		l.Logger.Warn("a checkpoint of the audit log could not be kept elsewhere", "error", err)
 	}
 }

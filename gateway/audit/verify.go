@@ -11,7 +11,7 @@ import (
 // A Verifier says what lines are to be held against.
 type Verifier struct {
 	Key    *ecdsa.PublicKey // of the checkpoints; nil: signatures are not checked and nothing is proven
-	After  *Checkpoint      // the line that the first file follows; nil: it begins with line 1
+	After  *Checkpoint      // a line behind which to begin; nil: the first file begins with line 1
 	Expect *Checkpoint      // a line that must be there; nil: none
 }
 
@@ -23,6 +23,7 @@ type Proof struct {
 	Checkpoints uint64
 	Proven      Head      // the last line that a checkpoint covers; zero: none
 	ProvenTime  time.Time // when that was signed
+	Void        uint64    // lines that count for nothing: of files whose flush had failed, behind the last that was safe
 }
 
 // ErrTorn is Verify's error when the last line of all is a part of one: it is
@@ -64,6 +65,7 @@ type reading struct {
 	head     Head   // of the last line
 	torn     string // the hash of a line that is no entry, "" if the last one was
 	anew     bool   // at the first line of a file
+	broken   error  // what is wrong with the end of the file before, unless that end counts for nothing
 	hashes   [remembered]string
 	expected bool // the line to Expect was seen
 }
@@ -99,8 +101,17 @@ func (r *reading) file(file File) error {
 	lines := scanLines(file)
 	n := 1
 	for ; lines.Scan(); n++ {
-		if err := r.line(lines.Bytes()); err != nil {
+		err := r.line(lines.Bytes())
+		switch {
+		case err == nil:
+		case r.broken != nil: // and not forgiven
+			return r.broken
+		case r.anew:
 			return fmt.Errorf("%s: line %d: %w", file.Name, n, err)
+		default:
+			// The next file may say that the end of this one counts for nothing.
+			r.broken = fmt.Errorf("%s: line %d: %w", file.Name, n, err)
+			return nil
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -111,12 +122,17 @@ func (r *reading) file(file File) error {
 
 func (r *reading) line(text []byte) error {
 	line, ok := parseLine(text)
-	if !ok {
-		if r.torn != "" {
-			return errors.New("a second line in a row is no audit line")
-		}
+	switch {
+	case r.broken != nil && !(ok && r.anew && line.Abandoned != ""):
+		return r.broken
+	case !ok && r.torn != "":
+		return errors.New("a second line in a row is no audit line")
+	case !ok:
 		r.torn, r.anew = hashOf(text), false
 		return nil
+	}
+	if passed, err := r.passOver(line, text); passed || err != nil {
+		return err
 	}
 	if err := r.follow(line); err != nil {
 		return err
@@ -129,6 +145,19 @@ func (r *reading) line(text []byte) error {
 		r.proof.First = r.head
 	}
 	return r.checkpoint(line)
+}
+
+// passOver passes over the lines up to the one that is to be followed, which is
+// held against the head that was kept.
+func (r *reading) passOver(line Line, text []byte) (passed bool, err error) {
+	if r.After == nil || r.proof.Lines > 0 || line.Seq > r.After.Seq {
+		return false, nil
+	}
+	if line.Seq == r.After.Seq && hashOf(text) != r.After.Hash {
+		return false, errors.New("it is not the line that was there: the log was written anew")
+	}
+	r.torn, r.anew = "", false
+	return true, nil
 }
 
 // follow checks that a line is the next one.
@@ -145,6 +174,8 @@ func (r *reading) follow(line Line) error {
 	switch {
 	case r.proof.Lines == 0 && r.After == nil && line.Seq != 1:
 		return fmt.Errorf("it is line %d of the log: the files before it are missing (or tell what it follows, with --after)", line.Seq)
+	case r.proof.Lines == 0 && r.After != nil && line.Seq > r.After.Seq+1:
+		return fmt.Errorf("it is line %d of the log: those from line %d on are missing", line.Seq, r.After.Seq+1)
 	case line.Seq != r.head.Seq+1 || line.Prev != want:
 		return fmt.Errorf("it says Seq %d after %.16s…, but follows Seq %d with %.16s…: a line was changed, removed or moved", line.Seq, line.Prev, r.head.Seq, want)
 	case line.Recovered != (r.torn != ""):
@@ -161,7 +192,9 @@ func (r *reading) abandon(line Line) error {
 	if !r.anew || !r.knows(to) || r.proof.Proven.Seq > to.Seq || r.expected && r.Expect.Seq > to.Seq {
 		return errors.New("it abandons lines that were proven, or that are not the last of a file")
 	}
-	r.head, r.torn = to, ""
+	void := r.head.Seq - to.Seq
+	r.proof.Lines, r.proof.Void = r.proof.Lines-min(void, r.proof.Lines), r.proof.Void+void
+	r.head, r.torn, r.broken = to, "", nil
 	return nil
 }
 
@@ -170,7 +203,8 @@ func (r *reading) checkpoint(line Line) error {
 	if c == nil {
 		return nil
 	}
-	if c.Seq >= line.Seq || !r.knows(c.Head) {
+	before := r.After != nil && c.Seq < r.After.Seq // of a line that was passed over
+	if c.Seq >= line.Seq || !before && !r.knows(c.Head) {
 		return fmt.Errorf("its checkpoint is not of a line before it: it speaks of Seq %d with %.16s…", c.Seq, c.Hash)
 	}
 	if r.Key == nil {
@@ -180,13 +214,17 @@ func (r *reading) checkpoint(line Line) error {
 		return errors.New("the signature of its checkpoint is not the public key's")
 	}
 	r.proof.Checkpoints++
-	r.proof.Proven, r.proof.ProvenTime = c.Head, c.Time
+	if c.Seq > r.proof.Proven.Seq {
+		r.proof.Proven, r.proof.ProvenTime = c.Head, c.Time
+	}
 	return nil
 }
 
 // end looks at what must have been seen.
 func (r *reading) end() error {
 	switch {
+	case r.broken != nil:
+		return r.broken
 	case r.torn != "":
 		return ErrTorn
 	case r.Expect != nil && !r.expected && r.Expect.Seq > r.head.Seq:

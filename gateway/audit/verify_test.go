@@ -119,6 +119,16 @@ func TestCutTail(t *testing.T) {
 	if _, err := verifyText(v, strings.Join(forged, "")); err == nil || !strings.Contains(err.Error(), "anew") {
 		t.Errorf("an end that was written anew: %v", err)
 	}
+	after := audit.Verifier{Key: &key.PublicKey, After: &kept}
+	if proof, err := verifyText(after, whole); err != nil || proof.First.Seq != kept.Seq+1 {
+		t.Errorf("after a head: %+v, %v", proof, err)
+	}
+	if _, err := verifyText(after, strings.Join(lines[kept.Seq+1:], "")); err == nil || !strings.Contains(err.Error(), "missing") {
+		t.Errorf("after a head, with the line behind it missing: %v", err)
+	}
+	if _, err := verifyText(after, strings.Join(chain(append(slices.Clone(lines[:kept.Seq-1]), strings.Replace(lines[kept.Seq-1], "Sign", "Sigm", 1), lines[kept.Seq])), "")); err == nil || !strings.Contains(err.Error(), "anew") {
+		t.Errorf("after a head that is not there: %v", err)
+	}
 	kept.Seq++
 	if _, err := verifyText(v, whole); err == nil || !strings.Contains(err.Error(), "signature") {
 		t.Errorf("a head that was forged: %v", err)

@@ -28,10 +28,12 @@ type writer struct {
 	file      file // nil: the next has to be begun
 	size      int64
 	first     uint64 // Seq of the file's first line
-	head      Head   // of what is flushed
-	failing   error  // why nothing could be written at the last attempt
-	abandoned string // why the file before was given up, until a line says so
-	rotating  bool   // the file has to be put aside first
+	began     time.Time
+	notBefore time.Time // when it may be tried again after a flush failed
+	head      Head      // of what is flushed
+	failing   error     // why nothing could be written at the last attempt
+	abandoned string    // why the file before was given up, until a line says so
+	rotating  bool      // the file has to be put aside first
 	buffer    bytes.Buffer
 	waiting   []*pending
 }
@@ -176,12 +178,16 @@ func (w *writer) append(text []byte) error {
 // abandon gives the file up. The next attempt begins another.
 func (w *writer) abandon(err error) error {
 	w.abandoned, w.rotating = err.Error(), true
+	w.notBefore = time.Now().Add(retryEvery) // each attempt makes a file
 	return err
 }
 
 // ready sees to it that there is a file to write to, and that it is the one at
 // the log's path, as it was left.
 func (w *writer) ready() error {
+	if w.abandoned != "" && time.Now().Before(w.notBefore) {
+		return w.failing
+	}
 	if w.file != nil {
 		if err := w.untouched(); err != nil {
 			return err
@@ -229,7 +235,11 @@ func (w *writer) putAside() error {
 	if _, err := os.Lstat(to); err == nil {
 		to += "." + time.Now().UTC().Format("20060102T150405.000000000")
 	}
-	if err := os.Rename(w.log.Path, to); err != nil {
+	aside := func() error { return os.Rename(w.log.Path, to) }
+	if w.size == 0 { // given up before anything in it was flushed
+		aside = func() error { return os.Remove(w.log.Path) }
+	}
+	if err := aside(); err != nil {
 		return err
 	}
 	select {
@@ -251,7 +261,7 @@ func (w *writer) begin() error {
 	if err := syncDir(filepath.Dir(w.log.Path)); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(w.log.Path))
 	}
-	w.file, w.size, w.first = f, 0, w.head.Seq+1
+	w.file, w.size, w.first, w.began = f, 0, w.head.Seq+1, time.Now()
 	return nil
 }
 
