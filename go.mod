@@ -17,6 +17,7 @@ require (
 	go.etcd.io/bbolt v1.5.0 // records on disk
 	go.yaml.in/yaml/v3 v3.0.4 // configuration
 	golang.org/x/crypto v0.57.0 // cryptobyte: strict DER
+	golang.org/x/net v0.58.0 // netutil: a bound on connections
 	golang.org/x/sys v0.49.0 // syncfs, flock, prctl
 	golang.org/x/time v0.16.0 // rate: token buckets
 )
@@ -39,7 +40,6 @@ require (
 	github.com/valyala/bytebufferpool v1.0.0 // indirect
 	github.com/valyala/fasttemplate v1.2.2 // indirect
 	go.yaml.in/yaml/v2 v2.4.2 // indirect
-	golang.org/x/net v0.58.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	golang.org/x/tools v0.49.0 // indirect
 	google.golang.org/protobuf v1.36.8 // indirect

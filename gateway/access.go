@@ -23,6 +23,16 @@ func checkName(parameter, name string) error {
 
 const maxComments = 128
 
+// checkUserName keeps the name under which the gateway's own doings are logged.
+func checkUserName(name string) error {
+	if name == ownName {
+		return invalidParameter("UserName", "%s is how the log calls the gateway itself", ownName)
+	}
+	return checkName("UserName", name)
+}
+
+const ownName = "kmsgate"
+
 func checkText(parameter, text string) error {
 	if len(text) > maxComments {
 		return invalidParameter(parameter, "it has more than %d bytes", maxComments)
@@ -92,7 +102,7 @@ type createUserResponse struct {
 // createUser makes a user, who may do nothing before a policy is attached.
 func createUser(_ context.Context, c *call, req *createUserRequest) (*createUserResponse, error) {
 	c.entry.Subject = clip(req.UserName)
-	if err := errors.Join(checkName("UserName", req.UserName), checkText("Comments", req.Comments)); err != nil {
+	if err := errors.Join(checkUserName(req.UserName), checkText("Comments", req.Comments)); err != nil {
 		return nil, err
 	}
 	isNew := func(tx *store.Tx) error {

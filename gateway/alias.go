@@ -240,7 +240,7 @@ func listAliases(_ context.Context, c *call, req *listAliasesRequest) (*listAlia
 	if err != nil {
 		return nil, err
 	}
-	if err := c.authorize(c.server.arn("alias")); err != nil {
+	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
 	if err := c.commit(); err != nil {

@@ -10,10 +10,11 @@ import (
 // differences says how operations differ from Alibaba Cloud KMS's.
 var differences = map[string]string{
 	"AsymmetricVerify":         "A malformed signature is `Value: false`.",
-	"CreateKey":                "KeySpec is required: KMS's default is a symmetric key. A pair of RSA_4096 is kept ready; a second one within seconds takes seconds, and Node's SDKs give up after 3 s unless told otherwise. EC_SM2 keys are software keys, so ProtectionLevel HSM is refused for them; the default is HSM for all others. Automatic rotation, EXTERNAL origin and ENCRYPT/DECRYPT are refused. Policy is checked and kept, and not yet enforced.",
+	"CreateKey":                "KeySpec is required: KMS's default is a symmetric key. A pair of RSA_4096 is kept ready; a second one within seconds takes seconds, and Node's SDKs give up after 3 s unless told otherwise. EC_SM2 keys are software keys, so ProtectionLevel HSM is refused for them; the default is HSM for all others. Automatic rotation, EXTERNAL origin and ENCRYPT/DECRYPT are refused.",
 	"CreateKeyVersion":         "It works on an instance, too; KMS has it for keys outside of instances only. The interval between versions is configuration.",
 	"DescribeKey":              "PrimaryKeyVersion, and all that is about rotation or imported material, is empty.",
-	"SetKeyPolicy":             "The policy is checked and kept, and not yet enforced.",
+	"GetKeyPolicy":             "Of a key that none was set for it shows KMS's default policy, which by itself allows nobody anything here.",
+	"SetKeyPolicy":             "Resource has to be `[\"*\"]`. An Allow lets users of the account in besides their own policies, a Deny of either wins. `acs:ram::<account>:*` means all users, not the root whom a local administrator is, so that nobody locks out everybody.",
 	"CancelKeyDeletion":        "The key is Enabled afterwards, whatever it was before.",
 	"GetKmsInstance":           "What is about VPCs and terms is empty. CaCertificateChainPem is the CA to trust.",
 	"ScheduleKeyDeletion":      "A protected key: Rejected.StateModifiedFailed.",

@@ -40,7 +40,8 @@ type strangers struct {
 	budget Budget
 
 	mu         sync.Mutex
-	inAll      *rate.Limiter            // guarded by mu, like all below
+	clock      clock // guarded by mu, like all below
+	inAll      *rate.Limiter
 	bySource   map[string]*rate.Limiter // by network; "" for those too many
 	suppressed int
 	last       string // the source of the last one suppressed
@@ -48,9 +49,10 @@ type strangers struct {
 
 // allow reports whether a refusal of a source may have a line of its own, and
 // counts it if not.
-func (s *strangers) allow(source string, now time.Time) bool {
+func (s *strangers) allow(source string, clock func() time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := s.clock.read(clock)
 	if s.inAll == nil {
 		s.inAll = rate.NewLimiter(rate.Limit(s.budget.InAllPerMinute/60), int(s.budget.InAll))
 		s.bySource = make(map[string]*rate.Limiter)

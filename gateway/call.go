@@ -154,6 +154,9 @@ func (c *call) finish(resp response, err error) (response, *Error) {
 	c.entry.Duration = c.server.Now().Sub(c.now)
 	if auditErr := c.audit(); auditErr != nil {
 		api, resp, err = errAuditLog, nil, auditErr
+		if c.changed {
+			api = errAuditOwed
+		}
 	}
 	c.server.metrics.count(c, api)
 	c.log(api, err)
@@ -169,7 +172,7 @@ func (c *call) audit() error {
 		return c.server.logChange(c.entry)
 	case c.entry.Principal != "":
 		return c.server.Audit.Append(c.entry)
-	case c.server.strangers.allow(c.entry.Source, c.now) && !c.server.Audit.Offer(c.entry):
+	case c.server.strangers.allow(c.entry.Source, c.server.Now) && !c.server.Audit.Offer(c.entry):
 		c.server.strangers.count(c.entry.Source)
 	}
 	return nil
@@ -192,6 +195,16 @@ func (c *call) log(api *Error, err error) {
 // authorize asks the caller's policies for the call's action on a resource that
 // is no key.
 func (c *call) authorize(resource string) error { return c.permit(resource, nil) }
+
+// keyless are the resources of the actions that are of no one key, as KMS names
+// them. DescribeRegions has none: it takes authentication only.
+var keyless = map[string]string{
+	"CreateKey": "key", "ListKeys": "key", "ListTagResources": "key", "ListAliases": "alias",
+	"DescribeAccountKmsStatus": "*", "OpenKmsService": "*", "ListKmsInstances": "keystore/*",
+}
+
+// authorizeKeyless asks for the action of the call, which is of no one key.
+func (c *call) authorizeKeyless() error { return c.authorize(c.server.arn(keyless[c.action])) }
 
 // authorizeKey asks for the action on a key, of which there may be none.
 func (c *call) authorizeKey(keyId string, key *store.Key) error {
@@ -338,14 +351,37 @@ func (c *call) commit() error {
 
 // change changes records on behalf of a committed call. The nonce goes into the
 // same transaction, so that not even a restart lets the request be repeated; and
-// so does the audit line, so that there is no change without one.
+// so does the audit line, so that there is no change without one: what it says of
+// the change has to be in the entry before.
 func (c *call) change(f func(tx *store.Tx) error) error {
-	if !c.committed || c.dryRun {
-		return fmt.Errorf("the operation %s changes records without having committed", c.action)
+	if err := c.mayChange(); err != nil {
+		return err
 	}
 	entry := c.entry
 	entry.Status = http.StatusOK
-	err := c.server.update(entry, func(tx *store.Tx) error {
+	err := c.server.update(entry, c.withNonce(f))
+	c.changed = c.changed || err == nil
+	return err
+}
+
+// begin writes down what a committed call is going to do, which is nothing that
+// anybody can see: it needs no audit line yet.
+func (c *call) begin(f func(tx *store.Tx) error) error {
+	if err := c.mayChange(); err != nil {
+		return err
+	}
+	return c.server.Store.Update(c.withNonce(f))
+}
+
+func (c *call) mayChange() error {
+	if !c.committed || c.dryRun {
+		return fmt.Errorf("the operation %s changes records without having committed", c.action)
+	}
+	return nil
+}
+
+func (c *call) withNonce(f func(tx *store.Tx) error) func(tx *store.Tx) error {
+	return func(tx *store.Tx) error {
 		if c.claim != nil {
 			n := store.Nonce{AccessKeyId: c.claim.AccessKeyId, Nonce: c.claim.Nonce, Until: c.claim.Time.Add(timeWindow)}
 			if err := tx.PutNonce(n, c.now); err != nil {
@@ -353,7 +389,5 @@ func (c *call) change(f func(tx *store.Tx) error) error {
 			}
 		}
 		return f(tx)
-	})
-	c.changed = c.changed || err == nil
-	return err
+	}
 }

@@ -3,7 +3,8 @@
 // # Several doors, one corridor
 //
 // A door turns bytes into a call and an answer into bytes: rpc.go is the door
-// for HTTPS, local.go the one for this process itself. Behind the doors all
+// for HTTPS, admin.go the one for administrators on this machine, local.go the
+// one for this process itself. Behind the doors all
 // calls go one way (call.go): authenticate, look the action up in the table of
 // operations, charge its quota, decode, do, write the audit line, answer.
 //
@@ -16,9 +17,11 @@
 // # What is guaranteed
 //
 //   - No answer leaves before its audit line is on disk; without the line there
-//     is no success.
+//     is no success. Only the refusal of a caller who could not say who it is
+//     does not wait for the disk, and when there are too many of them they share
+//     a line. A change of records and its line are one transaction.
 //   - Nothing is signed, changed or shown but for a caller who proved who it is
-//     and whom a policy allows it. Whether a key exists is told only to callers
+//     and whom a policy, of its own or of the key, allows it and none denies it. Whether a key exists is told only to callers
 //     who may use it.
 //   - Every request that reaches the handler is answered with the API's own
 //     error codes, as JSON or XML, panics included.
@@ -29,5 +32,7 @@
 //
 // KeyId, KeyVersionId, AccessKeyId and RequestId are spelled as KMS spells
 // them. A Claim is who a request says it is from; a principal is a caller whose
-// claim was verified.
+// claim was verified: a user, or a local administrator, who acts as the account's
+// root. Strangers are callers who could not say who they are. Users, policies and
+// access keys are called what RAM calls them.
 package gateway

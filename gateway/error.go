@@ -89,6 +89,10 @@ var (
 // line of it.
 var errAuditLog = errUnavailable.because("The audit log cannot be written, and nothing is done without its line.")
 
+// errAuditOwed is what a change is answered with that was made when there could be
+// no line of it any more.
+var errAuditOwed = errUnavailable.because("The request was carried out, and its audit line follows as soon as the log can be written.")
+
 // defined and definedAdmin are every error above, in their order. They change
 // only while the package is initialized.
 var defined, definedAdmin []*Error

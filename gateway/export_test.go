@@ -41,3 +41,12 @@ const (
 	MaxBody      = maxBody
 	MaxPerSource = 128
 )
+
+// Sources tells how many sources of strangers are told apart at the moment.
+func (s *Server) Sources() int {
+	s.strangers.mu.Lock()
+	defer s.strangers.mu.Unlock()
+	return len(s.strangers.bySource)
+}
+
+const MaxSources = maxSources

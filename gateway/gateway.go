@@ -77,6 +77,7 @@ type Server struct {
 	nonces      nonces
 	limiters    limiters
 	strangers   strangers
+	seats       *seats
 	outbox      outbox
 	metrics     *metrics
 	policies    documents // RAM policies
@@ -110,7 +111,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := cfg.Quotas.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{Config: cfg, table: operations, strangers: strangers{budget: cfg.Strangers.withDefaults()}}
+	s := &Server{Config: cfg, table: operations, strangers: strangers{budget: cfg.Strangers.withDefaults()}, seats: newSeats()}
 	s.policies.parse, s.keyPolicies.parse = policy.Parse, policy.ParseKeyPolicy
 	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {

@@ -98,7 +98,7 @@ func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyR
 	if err != nil {
 		return nil, err
 	}
-	if err := c.authorize(c.server.arn("key")); err != nil {
+	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
 	if err := c.checkOffered(req, key); err != nil {
@@ -280,7 +280,7 @@ func listKeys(_ context.Context, c *call, req *listKeysRequest) (*listKeysRespon
 	if err != nil {
 		return nil, err
 	}
-	if err := c.authorize(c.server.arn("key")); err != nil {
+	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
 	if err := c.commit(); err != nil {

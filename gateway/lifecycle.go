@@ -185,6 +185,9 @@ func every(ctx context.Context, f func(context.Context)) {
 // recorded as such until the token has destroyed them. Serve calls it while it
 // runs; what fails is tried again.
 func (s *Server) CarryOutDeletions(ctx context.Context) {
+	if s.Audit.Err() != nil || s.outbox.owes() {
+		return // without its audit line nothing is deleted or destroyed
+	}
 	if err := s.deleteDueKeys(); err != nil {
 		s.Logger.Error("a key whose deletion is due is not deleted; trying again", "reason", err)
 		return // without its audit line no key pair is destroyed
@@ -265,7 +268,7 @@ func isDue(k store.Key, now time.Time) bool {
 // line, as an operation would.
 func (s *Server) deleteKey(keyId string, now time.Time) error {
 	c := s.newCall(localDoor, "")
-	c.action, c.entry.Action, c.entry.KeyId, c.entry.Principal = "DeleteKey", "DeleteKey", keyId, "kmsgate"
+	c.action, c.entry.Action, c.entry.KeyId, c.entry.Principal = "DeleteKey", "DeleteKey", keyId, ownName
 	c.entry.Status = http.StatusOK
 	err := s.update(c.entry, func(tx *store.Tx) error {
 		k, err := tx.Key(keyId)

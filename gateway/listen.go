@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -26,10 +28,9 @@ type Listener struct {
 	BusinessOnly bool   // serves AsymmetricSign, AsymmetricVerify and GetPublicKey only
 
 	// MaxConnections and MaxPerSource bound the connections that are open, in all
-	// and for one address or, with IPv6, one /64. Zero means 1,024 and 128. It is
-	// never more than half of the files that the process may open: one signature
-	// attempted with no descriptor left kills SoftHSM's token in that process
-	// (measured).
+	// and for one address or, with IPv6, one /64. Zero means 1,024 and 128. All
+	// listeners together have never more than half of the files that the process
+	// may open.
 	MaxConnections int
 	MaxPerSource   int
 
@@ -91,7 +92,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, 
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
-	return serve(ctx, server, newDoorkeeper(l, config, how))
+	return serve(ctx, server, newDoorkeeper(l, config, how, s.seats))
 }
 
 // serve serves until ctx is done, and lets what is in flight end.
@@ -173,15 +174,16 @@ type doorkeeper struct {
 	err      error // why accepting ended; set before closed is closed
 
 	limit    int
-	each     int // for one source
+	each     int    // for one source
+	process  *seats // of all listeners together
 	mu       sync.Mutex
 	total    int            // connections open; guarded by mu
 	bySource map[string]int // the same for each address; guarded by mu
 }
 
-func newDoorkeeper(l net.Listener, config *tls.Config, how Listener) *doorkeeper {
+func newDoorkeeper(l net.Listener, config *tls.Config, how Listener, process *seats) *doorkeeper {
 	d := &doorkeeper{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int),
-		limit: connectionLimit(how.MaxConnections), each: how.MaxPerSource}
+		limit: how.MaxConnections, each: how.MaxPerSource, process: process}
 	go d.accept()
 	return d
 }
@@ -219,19 +221,36 @@ func sourceOf(conn net.Conn) string {
 	return networkOf(host)
 }
 
-// connectionLimit is limit, or less where few files may be open.
-func connectionLimit(limit int) int {
-	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur/2 > uint64(limit) {
-		return limit
-	}
-	return int(files.Cur / 2)
+// seats are the connections that the process may have open, to all listeners
+// together: half of the files that it may open. One signature attempted with no
+// descriptor left kills SoftHSM's token in that process (measured).
+type seats struct {
+	limit int64
+	taken atomic.Int64
 }
+
+func newSeats() *seats {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur > math.MaxInt32 {
+		return &seats{limit: math.MaxInt32}
+	}
+	return &seats{limit: int64(files.Cur / 2)}
+}
+
+func (s *seats) take() bool {
+	if s.taken.Add(1) > s.limit {
+		s.taken.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (s *seats) leave() { s.taken.Add(-1) }
 
 func (d *doorkeeper) admit(source string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.total >= d.limit || d.bySource[source] >= d.each {
+	if d.total >= d.limit || d.bySource[source] >= d.each || !d.process.take() {
 		return false
 	}
 	d.total++
@@ -242,6 +261,7 @@ func (d *doorkeeper) admit(source string) bool {
 func (d *doorkeeper) release(source string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.process.leave()
 	d.total--
 	if d.bySource[source]--; d.bySource[source] == 0 {
 		delete(d.bySource, source)

@@ -6,11 +6,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,5 +139,69 @@ func TestConnectionsPerSource(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("after the others were closed a connection is not served")
 		}
+	}
+}
+
+// TestLateRequests: a request whose body comes late is charged at the time at
+// which it is complete. Charged at the time of its header it would turn the
+// bucket's clock back, and fill it anew.
+func TestLateRequests(t *testing.T) {
+	var arrived atomic.Int32 // how often the time was asked for
+	var b *bench
+	b = newBench(t, func(c *gateway.Config) {
+		c.Quotas.DedicatedUser = 10
+		c.Now = func() time.Time { arrived.Add(1); return b.now() }
+	})
+	address, roots := b.serve()
+	var late []func() int
+	for range 5 {
+		late = append(late, b.beginPost(address, roots, &arrived))
+	}
+	b.clock.move(3 * time.Second)
+	passed := 0
+	for _, end := range late {
+		for range 15 {
+			if a := b.do(b.root, "AsymmetricSign", b.signParams()...); a.Status == 200 {
+				passed++
+			}
+		}
+		if end() == 200 {
+			passed++
+		}
+	}
+	if passed != 10 {
+		t.Errorf("%d requests passed in one moment, with a quota of 10", passed)
+	}
+}
+
+// now is the bench's time, before there is a bench too.
+func (b *bench) now() time.Time {
+	if b == nil {
+		return time.Date(2026, 11, 21, 20, 56, 37, 0, time.UTC)
+	}
+	return b.clock.Now()
+}
+
+// beginPost sends all of a request but the end of its body, and waits until the
+// gateway has it. The returned function sends the end and gives the status.
+func (b *bench) beginPost(address string, roots *x509.CertPool, arrived *atomic.Int32) (end func() int) {
+	b.t.Helper()
+	conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, ServerName: "example.com"})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { conn.Close() })
+	body := b.sign(b.root, "POST", "AsymmetricSign", params(b.signParams()...)).Encode()
+	before := arrived.Load()
+	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:len(body)-1])
+	b.eventually("the request's header to arrive", func() bool { return arrived.Load() > before })
+	return func() int {
+		fmt.Fprint(conn, body[len(body)-1:])
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
 	}
 }

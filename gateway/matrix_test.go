@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -39,10 +38,18 @@ func judge(facts []fact, who, action, resource string, tags map[string]string) b
 }
 
 func likeAny(patterns []string, s string) bool {
-	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		pattern = strings.NewReplacer(`\*`, ".*", `\?`, ".").Replace(regexp.QuoteMeta(pattern))
-		return regexp.MustCompile("^" + pattern + "$").MatchString(s)
-	})
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return like(pattern, s) })
+}
+
+// like goes the way that package policy does not, for it takes exponential time.
+func like(pattern, s string) bool {
+	switch {
+	case pattern == "" || s == "":
+		return strings.Trim(pattern, "*") == "" && s == ""
+	case pattern[0] == '*':
+		return like(pattern[1:], s) || like(pattern, s[1:])
+	}
+	return (pattern[0] == '?' || pattern[0] == s[0]) && like(pattern[1:], s[1:])
 }
 
 // documentOf writes facts as a policy, a key policy if they say who.
@@ -146,6 +153,7 @@ func userFacts(ids []string) map[string][]fact {
 // TestMatrix sends every operation that names a key, for each of two users and
 // each of forty keys, and compares what is allowed with an evaluator of its own.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	var ids []string
 	for i := range matrixKeys {

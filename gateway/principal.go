@@ -42,14 +42,13 @@ func (s *Server) authenticate(claim *acs.Claim) (*principal, error) {
 		return nil, errTimeStampExpired
 	}
 	var access store.AccessKey
-	var p *principal
 	err := s.Store.View(func(tx *store.Tx) (err error) {
-		if access, err = tx.AccessKey(claim.AccessKeyId); err != nil {
-			return errAccessKeyNotFound
-		}
-		p, err = s.newPrincipal(tx, access.UserName)
+		access, err = tx.AccessKey(claim.AccessKeyId)
 		return err
 	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errAccessKeyNotFound
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -70,15 +69,28 @@ func (s *Server) authenticate(claim *acs.Claim) (*principal, error) {
 		return nil, err
 	}
 	s.credentials.use(access.AccessKeyId, now)
-	return p, nil
+	var p *principal
+	err = s.Store.View(func(tx *store.Tx) (err error) {
+		p, err = s.newPrincipal(tx, access)
+		return err
+	})
+	return p, err
 }
 
-// newPrincipal makes a principal of a user, with the policies as they are now.
-func (s *Server) newPrincipal(tx *store.Tx, userName string) (*principal, error) {
-	user, err := tx.User(userName)
+// newPrincipal makes a principal of an access key, if it is still there, with the
+// policies as they are now.
+func (s *Server) newPrincipal(tx *store.Tx, access store.AccessKey) (*principal, error) {
+	if _, err := tx.AccessKey(access.AccessKeyId); err != nil {
+		return nil, errAccessKeyNotFound // deleted meanwhile
+	}
+	user, err := tx.User(access.UserName)
 	if err != nil {
 		return nil, err
 	}
+	return s.principalOf(tx, user)
+}
+
+func (s *Server) principalOf(tx *store.Tx, user store.User) (*principal, error) {
 	p := &principal{user: user, arn: s.userARN(user.UserName)}
 	for _, name := range user.Policies {
 		document, err := policyDocument(tx, name)

@@ -92,7 +92,7 @@ func (c *call) charge(o operation) error {
 		if name == dedicatedInstance {
 			userName = ""
 		}
-		if !c.server.limiters.take(bucketId{userName, name}, perSecond, c.now) {
+		if !c.server.limiters.take(bucketId{userName, name}, perSecond, c.server.Now) {
 			c.entry.Quota = string(name)
 			return errThrottling
 		}
@@ -103,7 +103,8 @@ func (c *call) charge(o operation) error {
 // limiters hold one token bucket for each user and quota, and for the instance.
 type limiters struct {
 	mu      sync.Mutex
-	buckets map[bucketId]*rate.Limiter // guarded by mu; as many as users × quotas
+	clock   clock                      // guarded by mu, like all below
+	buckets map[bucketId]*rate.Limiter // as many as users × quotas
 }
 
 type bucketId struct {
@@ -113,12 +114,13 @@ type bucketId struct {
 
 // take takes one from a bucket and reports whether there was one. A limit that
 // was changed applies at once.
-func (l *limiters) take(id bucketId, perSecond float64, now time.Time) bool {
+func (l *limiters) take(id bucketId, perSecond float64, now func() time.Time) bool {
 	if perSecond <= 0 {
 		return true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	at := l.clock.read(now)
 	bucket, ok := l.buckets[id]
 	if !ok {
 		bucket = rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
@@ -128,8 +130,19 @@ func (l *limiters) take(id bucketId, perSecond float64, now time.Time) bool {
 		l.buckets[id] = bucket
 	}
 	if bucket.Limit() != rate.Limit(perSecond) {
-		bucket.SetLimitAt(now, rate.Limit(perSecond))
-		bucket.SetBurstAt(now, max(1, int(perSecond)))
+		bucket.SetLimitAt(at, rate.Limit(perSecond))
+		bucket.SetBurstAt(at, max(1, int(perSecond)))
 	}
-	return bucket.AllowN(now, 1)
+	return bucket.AllowN(at, 1)
+}
+
+// A clock never goes back: a bucket that is shown an earlier time than before
+// gives for the time in between twice.
+type clock struct{ last time.Time }
+
+func (c *clock) read(now func() time.Time) time.Time {
+	if at := now(); at.After(c.last) {
+		c.last = at
+	}
+	return c.last
 }

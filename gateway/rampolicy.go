@@ -248,7 +248,7 @@ func detachPolicyFromUser(_ context.Context, c *call, req *attachmentRequest) (*
 type simulatePolicyRequest struct {
 	UserName   string `kms:"required"`
 	ActionName string `kms:"required"` // with or without "kms:"
-	KeyId      string // a KeyId, an alias or an ARN; all of the account's resources if empty
+	KeyId      string // a KeyId, an alias or an ARN; not needed for actions of no one key
 	SourceIp   string
 }
 
@@ -270,14 +270,15 @@ func simulatePolicy(_ context.Context, c *call, req *simulatePolicyRequest) (*si
 	}
 	resp := new(simulatePolicyResponse)
 	err = c.server.Store.View(func(tx *store.Tx) error {
-		if _, err := c.user(tx, req.UserName); err != nil {
-			return err
-		}
-		p, err := c.server.newPrincipal(tx, req.UserName)
+		user, err := c.user(tx, req.UserName)
 		if err != nil {
 			return err
 		}
-		key, err := c.simulatedKey(tx, req.KeyId, resp)
+		p, err := c.server.principalOf(tx, user)
+		if err != nil {
+			return err
+		}
+		key, err := c.simulatedKey(tx, action, req.KeyId, resp)
 		if err != nil {
 			return err
 		}
@@ -312,10 +313,13 @@ func (c *call) simulatedAction(name string) (string, error) {
 
 // simulatedKey finds the key that is asked about, if there is one, and fills in
 // the resource.
-func (c *call) simulatedKey(tx *store.Tx, name string, resp *simulatePolicyResponse) (*store.Key, error) {
-	if name == "" {
-		resp.Resource = c.server.arn("*")
+func (c *call) simulatedKey(tx *store.Tx, action, name string, resp *simulatePolicyResponse) (*store.Key, error) {
+	if kind, ok := keyless[action]; ok {
+		resp.Resource = c.server.arn(kind)
 		return nil, nil
+	}
+	if name == "" {
+		return nil, missingParameter("KeyId")
 	}
 	keyId, err := c.keyId(name)
 	if err != nil {

@@ -83,7 +83,7 @@ func (c *call) versionOfSpare(ctx context.Context, key store.Key, allowed, also 
 		if errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || testing.Err() != nil {
 			return version, true, err
 		}
-		return version, false, c.change(func(tx *store.Tx) error {
+		return version, false, c.begin(func(tx *store.Tx) error {
 			o, ok := spareIn(tx)
 			if !ok || o.KeyVersionId != spare.KeyVersionId {
 				return nil // another call took it, and found that it signs: it is a key's now
@@ -92,10 +92,11 @@ func (c *call) versionOfSpare(ctx context.Context, key store.Key, allowed, also 
 			return tx.PutOrphan(o)
 		})
 	}
+	c.entry.KeyId, c.entry.KeyVersionId = key.KeyId, spare.KeyVersionId
 	err = c.change(func(tx *store.Tx) error {
 		o, ok := spareIn(tx)
 		if made = ok && o.KeyVersionId == spare.KeyVersionId; !made {
-			return nil // another call was quicker
+			return errSpareTaken
 		}
 		if err := allowed(tx); err != nil {
 			return err
@@ -109,6 +110,10 @@ func (c *call) versionOfSpare(ctx context.Context, key store.Key, allowed, also 
 		}
 		return tx.PutKeyVersion(version)
 	})
-	c.entry.KeyId, c.entry.KeyVersionId = key.KeyId, version.KeyVersionId
+	if errors.Is(err, errSpareTaken) {
+		return version, false, nil
+	}
 	return version, made || err != nil, err
 }
+
+var errSpareTaken = errors.New("another call was quicker")

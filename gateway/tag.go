@@ -298,7 +298,7 @@ func listTagResources(_ context.Context, c *call, req *listTagResourcesRequest) 
 		}
 	}
 	if len(req.ResourceId) == 0 {
-		if err := c.authorize(c.server.arn("key")); err != nil {
+		if err := c.authorizeKeyless(); err != nil {
 			return nil, err
 		}
 		keys = c.keysTagged(req.Tag)

@@ -31,7 +31,7 @@ func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also f
 	orphan := store.Orphan{KeyVersionId: id.String(), Since: c.now, Key: hsm.Key{ID: id[:], Spec: key.KeySpec}}
 	c.server.making.Store(orphan.KeyVersionId, true)
 	defer c.server.making.Delete(orphan.KeyVersionId)
-	err := c.change(func(tx *store.Tx) error {
+	err := c.begin(func(tx *store.Tx) error {
 		if err := allowed(tx); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -329,10 +330,65 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
-// serve runs `kmsgate serve` until the test ends and gives its address.
-func serve(t *testing.T, config string, env map[string]string) (address string) {
+// TestStrangersTakeNoDescriptors opens as many connections as it can to two
+// listeners and the metrics: the token keeps enough files to sign with.
+func TestStrangersTakeNoDescriptors(t *testing.T) {
+	dir := t.TempDir() + "/gateway"
+	g := start(t, dir)
+	env := g.Env
+	if err := g.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	config := dir + "/kmsgate.yaml"
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte("listeners:\n"), []byte("listeners:\n    - address: 127.0.0.1:0\n"), 1)
+	if err := os.WriteFile(config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	addresses := strings.Fields(serve(t, config, env, "sh", "-c", `ulimit -n 300; exec "$@"`, "sh"))
+	if len(addresses) != 2 {
+		t.Fatalf("listeners: %v", addresses)
+	}
+	open := 0
+	for source := range 6 {
+		from := &net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 200, byte(source+1))}}
+		for n := range 200 {
+			conn, err := from.Dial("tcp", addresses[n%2])
+			if err != nil {
+				continue // as intended
+			}
+			defer conn.Close()
+			if _, err := conn.Write([]byte{0x16}); err == nil {
+				open++
+			}
+		}
+	}
+	if open < 200 {
+		t.Fatalf("only %d connections were made, so this shows nothing", open)
+	}
+	env["KMSGATE_ENDPOINT"] = addresses[1]
+	if status, body := observe(t, env, "/health"); status != 200 {
+		t.Errorf("health: %d %s", status, body)
+	}
+	waitFor(t, "a place among the strangers", func() bool {
+		client, err := devgateway.SDK(env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, _, err = newSDK{client}.sign(env["KMSGATE_KEY_EC_P256"], env["KMSGATE_KEYVERSION_EC_P256"], hsm.ECDSA_SHA_256, make([]byte, 32))
+		return err == nil
+	})
+}
+
+// serve runs `kmsgate serve`, behind other words if there are any, until the test
+// ends, and gives its addresses.
+func serve(t *testing.T, config string, env map[string]string, behind ...string) (address string) {
 	t.Helper()
-	cmd := exec.Command(binary, "serve", "--config", config)
+	words := append(behind, binary, "serve", "--config", config)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Env = devgateway.Environment()
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
@@ -346,8 +402,11 @@ func serve(t *testing.T, config string, env map[string]string) (address string) 
 		if err := errors.Join(cmd.Process.Signal(os.Interrupt), cmd.Wait(), log.Close()); err != nil {
 			t.Errorf("kmsgate serve: %v", err)
 		}
+		if text, err := os.ReadFile(log.Name()); err != nil || bytes.Contains(text, []byte("level=ERROR")) {
+			t.Errorf("kmsgate serve says: %v\n%s", err, text)
+		}
 	})
-	listeners := regexp.MustCompile(`listeners=\[(.*?)\]`)
+	listeners := regexp.MustCompile(`listeners="?\[(.*?)\]`)
 	waitFor(t, "kmsgate serve", func() bool {
 		content, err := os.ReadFile(log.Name())
 		if m := listeners.FindSubmatch(content); err == nil && m != nil {

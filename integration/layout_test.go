@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/config": {"go.yaml.in/yaml"},
 	// Wiring.
 	"cmd/kmsgate": {"cmd/kmsgate/config", "gateway", "gateway/audit", "hsm", "hsm/sealed", "hsm/token", "softhsm", "store",
-		"github.com/spf13/cobra", "golang.org/x/sys", "github.com/google/uuid"},
+		"github.com/spf13/cobra", "golang.org/x/sys", "golang.org/x/net", "github.com/google/uuid"},
 }
 
 // linksC are the packages that need a C compiler; all others build without.

@@ -104,12 +104,14 @@ type Nonce struct {
 	Until       time.Time
 }
 
-// A Head is a line of the audit log that was there, signed by the audit key.
+// A Head is the last line of the audit log that was kept, with the audit key's
+// signature.
 type Head struct {
 	Seq       uint64
 	Hash      string
 	Time      time.Time
 	Signature []byte
+	Ended     bool // it was the last line when the log was closed; it has no Signature then
 }
 
 // An Outbox record is the audit line of a change, written in the transaction

@@ -323,6 +323,8 @@ func hostileLine(text string) audit.Line {
 			field.SetString(text)
 		case reflect.Int, reflect.Int64:
 			field.SetInt(7)
+		case reflect.Uint64:
+			field.SetUint(7)
 		case reflect.Bool:
 			field.SetBool(true)
 		}

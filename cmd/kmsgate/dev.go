@@ -34,6 +34,8 @@ type devGateway struct {
 	dir     string // absolute
 	listen  string
 	verbose bool
+
+	acceptAuditLoss bool
 }
 
 func devCommand() *cobra.Command {
@@ -53,6 +55,7 @@ same keys again.`,
 	cmd.Flags().StringVar(&d.dir, "dir", "", "where everything is kept (default: a temporary directory, removed at the end)")
 	cmd.Flags().StringVar(&d.listen, "listen", "127.0.0.1:8443", "address and port to serve HTTPS on; port 0 takes a free one")
 	cmd.Flags().BoolVar(&d.verbose, "verbose", false, "log every request")
+	acceptAuditLossFlag(cmd, &d.acceptAuditLoss)
 	return cmd
 }
 
@@ -163,7 +166,7 @@ func (d *devGateway) instance() (config.Instance, error) {
 // done.
 func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (err error) {
 	ctx := cmd.Context()
-	m := mode{provision: true, dev: true, serves: true, locked: func() error {
+	m := mode{provision: true, dev: true, serves: true, acceptAuditLoss: d.acceptAuditLoss, locked: func() error {
 		// One that was killed leaves it, and who waits for it waits for this one.
 		if err := os.Remove(d.path("env")); !errors.Is(err, fs.ErrNotExist) {
 			return err

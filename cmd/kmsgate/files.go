@@ -9,19 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeFile replaces a file by rename, flushed before: whoever reads it sees
-// all of the old or all of the new.
+// writeFile replaces a file by rename, flushed before: whoever reads it sees all
+// of the old or all of the new. The new one has a name that nobody can have
+// prepared.
 func writeFile(path string, content []byte, mode os.FileMode) error {
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(temp))
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
 	}
-	return os.Rename(temp, path)
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 var errLocked = errors.New("in use by another kmsgate")

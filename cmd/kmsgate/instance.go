@@ -206,8 +206,12 @@ func (i *instance) newAuditKey(ctx context.Context, keys hsm.Backend) (hsm.Key, 
 
 func (i *instance) openAudit(keys hsm.Backend, key hsm.Key) (*audit.Log, error) {
 	var kept store.Head
+	var least uint64
 	err := i.db.View(func(tx *store.Tx) error {
 		kept = tx.AuditHead()
+		for _, o := range tx.Outbox() {
+			least = max(least, o.After)
+		}
 		return nil
 	})
 	if err != nil {
@@ -216,14 +220,13 @@ func (i *instance) openAudit(keys hsm.Backend, key hsm.Key) (*audit.Log, error) 
 	a := i.config.Audit
 	return audit.Open(audit.Config{
 		Path: a.File, CheckpointEvery: a.CheckpointEvery, RotateSize: int64(a.RotateSize), RotateAge: a.RotateAge, WarnFree: uint64(a.WarnFree), Logger: i.logger,
-		Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, AcceptLoss: i.mode.acceptAuditLoss,
+		Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, Ended: kept.Ended, AtLeast: least, AcceptLoss: i.mode.acceptAuditLoss,
 		Sign: func(ctx context.Context, digest []byte) ([]byte, error) {
 			return keys.Sign(ctx, key, hsm.ECDSA_SHA_256, digest)
 		},
-		Keep: func(c audit.Checkpoint) error {
-			return i.db.Update(func(tx *store.Tx) error {
-				return tx.SetAuditHead(store.Head{Seq: c.Seq, Hash: c.Hash, Time: c.Time, Signature: c.Signature})
-			})
+		Keep: func(c audit.Checkpoint, ended bool) error {
+			head := store.Head{Seq: c.Seq, Hash: c.Hash, Time: c.Time, Signature: c.Signature, Ended: ended}
+			return i.db.Update(func(tx *store.Tx) error { return tx.SetAuditHead(head) })
 		},
 	})
 }

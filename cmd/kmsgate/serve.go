@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
@@ -39,9 +42,13 @@ or SIGINT: requests that have arrived are answered first.`,
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "the configuration (see `kmsgate config example`)")
-	cmd.Flags().BoolVar(&m.acceptAuditLoss, "accept-audit-loss", false, "go on without audit lines that are gone for good; the log says that you did")
+	acceptAuditLossFlag(cmd, &m.acceptAuditLoss)
 	_ = cmd.MarkFlagRequired("config") // there is such a flag
 	return cmd
+}
+
+func acceptAuditLossFlag(cmd *cobra.Command, accept *bool) {
+	cmd.Flags().BoolVar(accept, "accept-audit-loss", false, "go on without audit lines that are gone for good; the log says that you did")
 }
 
 // loadChecked loads a configuration and looks at what it names.
@@ -190,7 +197,9 @@ func listenerOf(c config.Listener) gateway.Listener {
 
 func serveMetrics(ctx context.Context, l net.Listener, h http.Handler) error {
 	const enough = 10 * time.Second
-	server := &http.Server{Handler: h, ReadTimeout: enough, WriteTimeout: enough, IdleTimeout: time.Minute}
+	const few = 16 // connections; descriptors are the token's before they are anybody's
+	l = netutil.LimitListener(l, few)
+	server := &http.Server{Handler: h, ReadTimeout: enough, WriteTimeout: enough, IdleTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {

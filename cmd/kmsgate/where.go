@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -72,6 +73,9 @@ func dialConfig(cmd *cobra.Command, path string) (caller, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
+	if err := ownedByUs(c.Directory); err != nil {
+		return nil, err
+	}
 	i, err := openInstance(cmd.Context(), c, mode{}, newLogger(cmd.ErrOrStderr(), config.Log{Format: c.Log.Format, Level: "warn"}))
 	if errors.Is(err, errLocked) {
 		return nil, fmt.Errorf("the gateway runs, and does not answer at its admin socket %s: ask it where it is, with --socket, or stop it", c.Admin.Socket)
@@ -85,4 +89,16 @@ func dialConfig(cmd *cobra.Command, path string) (caller, error) {
 // Call does an operation as the user whom this process runs as.
 func (s stopped) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
 	return s.server.Call(ctx, action, parameters, resp)
+}
+
+// ownedByUs keeps root from leaving files that the service cannot open.
+func ownedByUs(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Getuid() {
+		return fmt.Errorf("the gateway does not run, and %s belongs to uid %d: to work on its files be that user (setpriv --reuid %[2]d --clear-groups, or sudo -u '#%[2]d')", dir, owner.Uid)
+	}
+	return nil
 }
