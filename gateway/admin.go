@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -143,6 +144,9 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *
 	d.DisallowUnknownFields()
 	if err := d.Decode(&request); err != nil {
 		return nil, errParseRequest.because("It is not an admin request: %s.", clip(err.Error()))
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errParseRequest.because("Something follows the admin request.")
 	}
 	c.action, c.parameters = request.Action, request.Parameters
 	c.entry.Action = clip(request.Action)

@@ -43,6 +43,7 @@ type strangers struct {
 	clock      clock // guarded by mu, like all below
 	inAll      *rate.Limiter
 	bySource   map[string]*rate.Limiter // by network; "" for those too many
+	swept      time.Time                // when sources were last forgotten
 	suppressed int
 	last       string // the source of the last one suppressed
 }
@@ -82,6 +83,10 @@ func (s *strangers) limiter(network string, now time.Time) *rate.Limiter {
 
 // forget drops those whose budget is whole again: they are as good as new ones.
 func (s *strangers) forget(now time.Time) {
+	if now.Sub(s.swept) < time.Second {
+		return // it takes 0.2 ms
+	}
+	s.swept = now
 	for network, l := range s.bySource {
 		if l.TokensAt(now) >= float64(l.Burst()) {
 			delete(s.bySource, network)
@@ -103,10 +108,22 @@ func (s *strangers) countLocked(source string) {
 // tell writes the one line that stands for those that have none.
 func (s *strangers) tell(log *audit.Log, now time.Time) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.suppressed > 0 && log.Offer(audit.Entry{Time: now.UTC(), Suppressed: s.suppressed, Source: s.last}) {
-		s.suppressed = 0
+	n, last := s.suppressed, s.last
+	if log.Err() != nil {
+		n = 0 // later
 	}
+	s.suppressed -= n
+	s.mu.Unlock()
+	if n > 0 {
+		log.Offer(audit.Entry{Time: now.UTC(), Suppressed: n, Source: last}, func() { s.countAgain(n) })
+	}
+}
+
+// countAgain is for a line that was to stand for n and was not written.
+func (s *strangers) countAgain(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.suppressed += n
 }
 
 // networkOf gives the network that an address is counted under. An IPv6 host has

@@ -149,7 +149,7 @@ func (c *call) finish(resp response, err error) (response, *Error) {
 	if err != nil {
 		api, resp = apiError(err), nil
 		c.entry.Status, c.entry.Code = api.Status, api.Code
-		c.entry.Reason = clip(err.Error())
+		c.entry.Reason = clipTo(maxReason, err.Error())
 	}
 	c.entry.Duration = c.server.Now().Sub(c.now)
 	if auditErr := c.audit(); auditErr != nil {
@@ -163,6 +163,9 @@ func (c *call) finish(resp response, err error) (response, *Error) {
 	return resp, api
 }
 
+// maxReason is more than a denial that names the longest policy has.
+const maxReason = 1024
+
 // audit writes the call's line, and waits until it is on disk. It does not wait
 // for the line of a caller who could not say who it is, and does without where
 // there are too many of them.
@@ -172,8 +175,8 @@ func (c *call) audit() error {
 		return c.server.logChange(c.entry)
 	case c.entry.Principal != "":
 		return c.server.Audit.Append(c.entry)
-	case c.server.strangers.allow(c.entry.Source, c.server.Now) && !c.server.Audit.Offer(c.entry):
-		c.server.strangers.count(c.entry.Source)
+	case c.server.strangers.allow(c.entry.Source, c.server.Now):
+		c.server.Audit.Offer(c.entry, func() { c.server.strangers.count(c.entry.Source) })
 	}
 	return nil
 }

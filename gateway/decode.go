@@ -143,9 +143,11 @@ func parseBool(text string) (value, ok bool) {
 // maxEcho bounds what of a request's own text goes into messages and log lines.
 const maxEcho = 256
 
-func clip(s string) string {
-	if len(s) > maxEcho {
-		return s[:maxEcho] + "…"
+func clip(s string) string { return clipTo(maxEcho, s) }
+
+func clipTo(most int, s string) string {
+	if len(s) > most {
+		return s[:most] + "…"
 	}
 	return s
 }

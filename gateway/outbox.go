@@ -123,7 +123,9 @@ func (s *Server) settle() {
 // Settle does what Run does when it ends, for a Server that was not run.
 func (s *Server) Settle() {
 	s.settle()
-	s.recordUse()
+	if s.Audit.Err() == nil { // a disk that is full for the log is full for the database
+		s.recordUse()
+	}
 	s.strangers.tell(s.Audit, s.Now())
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
@@ -282,22 +283,45 @@ func simulatePolicy(_ context.Context, c *call, req *simulatePolicyRequest) (*si
 		if err != nil {
 			return err
 		}
-		values := c.conditions()
-		values["acs:SecureTransport"] = "true"
-		if req.SourceIp != "" {
-			values["acs:SourceIp"] = req.SourceIp
-		}
-		d, err := c.server.decide(p, action, resp.Resource, key, values)
-		resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason, d.Policy, d.Statement
-		if errors.Is(err, errNoPermission) {
-			resp.Reason, err = err.Error(), nil
-		}
-		return err
+		return c.simulate(p, action, req, key, resp)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return resp, c.commit()
+}
+
+// simulate decides as the operation would: for an alias that is changed, on the
+// alias first, and if that is allowed on the key.
+func (c *call) simulate(p *principal, action string, req *simulatePolicyRequest, key *store.Key, resp *simulatePolicyResponse) error {
+	if action == "DescribeRegions" {
+		resp.Allowed, resp.Reason = true, "it takes authentication only"
+		return nil
+	}
+	changed := action == "CreateAlias" || action == "UpdateAlias" || action == "DeleteAlias"
+	if changed && strings.HasPrefix(req.KeyId, aliasPrefix) {
+		onKey := resp.Resource
+		resp.Resource = c.server.aliasARN(req.KeyId)
+		if err := c.simulateOn(p, action, req, nil, resp); err != nil || !resp.Allowed {
+			return err
+		}
+		resp.Resource = onKey
+	}
+	return c.simulateOn(p, action, req, key, resp)
+}
+
+func (c *call) simulateOn(p *principal, action string, req *simulatePolicyRequest, key *store.Key, resp *simulatePolicyResponse) error {
+	values := c.conditions()
+	values["acs:SecureTransport"] = "true"
+	if req.SourceIp != "" {
+		values["acs:SourceIp"] = req.SourceIp
+	}
+	d, err := c.server.decide(p, action, resp.Resource, key, values)
+	resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason, d.Policy, d.Statement
+	if errors.Is(err, errNoPermission) {
+		resp.Reason, err = err.Error(), nil
+	}
+	return err
 }
 
 func (c *call) simulatedAction(name string) (string, error) {
@@ -316,6 +340,13 @@ func (c *call) simulatedAction(name string) (string, error) {
 func (c *call) simulatedKey(tx *store.Tx, action, name string, resp *simulatePolicyResponse) (*store.Key, error) {
 	if kind, ok := keyless[action]; ok {
 		resp.Resource = c.server.arn(kind)
+		return nil, nil
+	}
+	switch action {
+	case "GetKmsInstance":
+		resp.Resource = c.server.instanceARN(c.server.instance.InstanceId)
+		return nil, nil
+	case "DescribeRegions":
 		return nil, nil
 	}
 	if name == "" {

@@ -108,7 +108,7 @@ func carryOutDeletions(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := audit.Open(audit.Config{Path: filepath.Join(dir, "audit.log")})
+	log, err := openAudit(db, filepath.Join(dir, "audit.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +125,22 @@ func carryOutDeletions(t *testing.T, dir string) {
 			t.Error(err)
 		}
 	}
+}
+
+// openAudit opens a gateway's log with the head that its database keeps.
+func openAudit(db *store.Store, path string) (*audit.Log, error) {
+	var kept store.Head
+	err := db.View(func(tx *store.Tx) error {
+		kept = tx.AuditHead()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return audit.Open(audit.Config{Path: path, Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, Ended: kept.Ended,
+		Keep: func(c audit.Checkpoint, ended bool) error {
+			return db.Update(func(tx *store.Tx) error { return tx.SetAuditHead(store.Head{Seq: c.Seq, Hash: c.Hash, Ended: ended}) })
+		}})
 }
 
 // checkObjects compares the files of the token with the records: two for each

@@ -127,6 +127,7 @@ type pending struct {
 	rotate bool   // begin the next file behind it
 	at     Head   // the line; set before result
 	result chan error
+	lost   func() // called if it is not written; nil if somebody waits for result
 }
 
 // Open opens the log and goes on where it ends. A new file has mode 0600. It
@@ -186,12 +187,14 @@ func (l *Log) write(p *pending) (Head, error) {
 	return p.at, err
 }
 
-// Offer adds an entry without waiting for it to be written. It reports whether
-// the entry was taken; a log that is busy or failing takes none. It is for lines
-// that nothing depends on.
-func (l *Log) Offer(e Entry) bool {
+// Offer adds an entry without waiting for it to be written. If it is not written,
+// because the log is busy or fails, lost is called. It is for lines that nothing
+// depends on.
+func (l *Log) Offer(e Entry, lost func()) {
 	entry, err := json.Marshal(e)
-	return err == nil && l.Err() == nil && l.put(&pending{entry: entry, result: make(chan error, 1)}, false)
+	if err != nil || l.Err() != nil || !l.put(&pending{entry: entry, result: make(chan error, 1), lost: lost}, false) {
+		lost()
+	}
 }
 
 // put hands something to the writer. Without wait it leaves half of the queue to

@@ -36,7 +36,7 @@ type Entry struct {
 	DryRun       bool          `json:",omitempty"`
 	Status       int           `json:",omitempty"` // HTTP status
 	Code         string        `json:",omitempty"` // of the API's error; empty for success
-	Reason       string        `json:",omitempty"` // what the client was not told, or which statement allowed it
+	Reason       string        `json:",omitempty"` // what the client was not told
 	Duration     time.Duration `json:",omitempty"` // nanoseconds, up to this line
 	Late         bool          `json:",omitempty"` // a change whose line could not be written when it was made
 

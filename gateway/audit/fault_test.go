@@ -123,7 +123,8 @@ func TestFaults(t *testing.T) {
 			if err := l.Append(audit.Entry{}); err == nil {
 				t.Error("a line was acknowledged")
 			}
-			if l.Offer(audit.Entry{}) {
+			lost := false
+			if l.Offer(audit.Entry{}, func() { lost = true }); !lost {
 				t.Error("a line was taken")
 			}
 			if l.Head() != at {
@@ -527,9 +528,7 @@ func TestMissing(t *testing.T) {
 // TestOffer shows that lines nobody waits for are written too.
 func TestOffer(t *testing.T) {
 	l, _ := newFaulty(t, nil)
-	if !l.Offer(audit.Entry{RequestId: "offered"}) {
-		t.Fatal("not taken")
-	}
+	l.Offer(audit.Entry{RequestId: "offered"}, func() { t.Error("not taken") })
 	closeLog(t, l)
 	if !strings.Contains(allText(t, l.Path), "offered") {
 		t.Error("not written")

@@ -59,6 +59,9 @@ func (w *writer) run() {
 		err := w.writeBatch()
 		for _, p := range w.waiting {
 			p.result <- err
+			if err != nil && p.lost != nil {
+				p.lost()
+			}
 		}
 	}
 }
