@@ -1,7 +1,10 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -145,4 +148,74 @@ func (c *clock) read(now func() time.Time) time.Time {
 		c.last = at
 	}
 	return c.last
+}
+
+type quotaItem struct {
+	Gateway          string
+	QuotaName        string
+	UserName         string // empty: everybody
+	QueriesPerSecond float64
+}
+
+type listQuotasResponse struct {
+	result
+	Quotas struct{ Quota []quotaItem }
+}
+
+// listQuotas lists what holds for everybody, and then what users have instead. A
+// limit of 0 is none.
+func listQuotas(_ context.Context, c *call, _ *noRequest) (*listQuotasResponse, error) {
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	resp := new(listQuotasResponse)
+	add := func(name quota, userName string, perSecond float64) {
+		kind := SharedGateway
+		if name == dedicatedUser || name == dedicatedInstance {
+			kind = DedicatedGateway
+		}
+		resp.Quotas.Quota = append(resp.Quotas.Quota, quotaItem{kind, string(name), userName, perSecond})
+	}
+	for _, name := range append(slices.Sorted(maps.Keys(documentedQuotas)), dedicatedUser, dedicatedInstance) {
+		add(name, "", c.server.Quotas.perSecond(name, store.User{}))
+	}
+	return resp, c.server.Store.View(func(tx *store.Tx) error {
+		for _, u := range tx.Users() {
+			for _, name := range slices.Sorted(maps.Keys(u.Quotas)) {
+				add(quota(name), u.UserName, u.Quotas[name])
+			}
+		}
+		return nil
+	})
+}
+
+type setUserQuotaRequest struct {
+	UserName         string `kms:"required"`
+	QuotaName        string `kms:"required"`
+	QueriesPerSecond *int   // what everybody has if it is not sent
+}
+
+// maxQueriesPerSecond is more than any machine does.
+const maxQueriesPerSecond = 1_000_000
+
+func setUserQuota(_ context.Context, c *call, req *setUserQuotaRequest) (*emptyResponse, error) {
+	if !isUserQuota(quota(req.QuotaName)) {
+		return nil, invalidParameter("QuotaName", "%q is none that users have: see ListQuotas", clip(req.QuotaName))
+	}
+	if n := req.QueriesPerSecond; n != nil && (*n < 1 || *n > maxQueriesPerSecond) {
+		return nil, invalidParameter("QueriesPerSecond", "%d is not 1 to %d", *n, maxQueriesPerSecond)
+	}
+	return done(c.changeUser(req.UserName, func(_ *store.Tx, u *store.User) error {
+		quotas := maps.Clone(u.Quotas)
+		if quotas == nil {
+			quotas = make(map[string]float64)
+		}
+		delete(quotas, req.QuotaName)
+		if req.QueriesPerSecond != nil {
+			quotas[req.QuotaName] = float64(*req.QueriesPerSecond)
+		}
+		u.Quotas = quotas
+		c.entry.Subject = clip(req.UserName + "/" + req.QuotaName)
+		return nil
+	}))
 }

@@ -136,3 +136,17 @@ func listKmsInstances(_ context.Context, c *call, req *listKmsInstancesRequest) 
 
 // instanceARN is the ARN of an instance, which KMS calls a key store there.
 func (s *Server) instanceARN(instanceId string) string { return s.arn("keystore/" + instanceId) }
+
+type getAuditHeadResponse struct {
+	result
+	Head string
+}
+
+// getAuditHead signs where the audit log is. Its own line comes behind that.
+func getAuditHead(ctx context.Context, c *call, _ *noRequest) (*getAuditHeadResponse, error) {
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	checkpoint, err := c.server.Audit.Checkpoint(ctx)
+	return &getAuditHeadResponse{Head: checkpoint.String()}, err
+}

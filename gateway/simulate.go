@@ -1,0 +1,127 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+type simulatePolicyRequest struct {
+	UserName   string `kms:"required"`
+	ActionName string `kms:"required"` // with or without "kms:"
+	KeyId      string // a KeyId, an alias or an ARN; not needed for actions of no one key
+	SourceIp   string
+}
+
+type simulatePolicyResponse struct {
+	result
+	Allowed    bool
+	Reason     string
+	PolicyName string
+	Statement  int
+	Resource   string
+}
+
+// simulatePolicy says what a user's request would be decided like, and by which
+// statement.
+func simulatePolicy(_ context.Context, c *call, req *simulatePolicyRequest) (*simulatePolicyResponse, error) {
+	action, err := c.simulatedAction(req.ActionName)
+	if err != nil {
+		return nil, err
+	}
+	resp := new(simulatePolicyResponse)
+	err = c.server.Store.View(func(tx *store.Tx) error {
+		user, err := c.user(tx, req.UserName)
+		if err != nil {
+			return err
+		}
+		p, err := c.server.principalOf(tx, user)
+		if err != nil {
+			return err
+		}
+		key, err := c.simulatedKey(tx, action, req.KeyId, resp)
+		if err != nil {
+			return err
+		}
+		return c.simulate(p, action, req, key, resp)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, c.commit()
+}
+
+// simulate decides as the operation would: for an alias that is changed, on the
+// alias first, and if that is allowed on the key.
+func (c *call) simulate(p *principal, action string, req *simulatePolicyRequest, key *store.Key, resp *simulatePolicyResponse) error {
+	if action == "DescribeRegions" {
+		resp.Allowed, resp.Reason = true, "it takes authentication only"
+		return nil
+	}
+	changed := action == "CreateAlias" || action == "UpdateAlias" || action == "DeleteAlias"
+	if changed && strings.HasPrefix(req.KeyId, aliasPrefix) {
+		onKey := resp.Resource
+		resp.Resource = c.server.aliasARN(req.KeyId)
+		if err := c.simulateOn(p, action, req, nil, resp); err != nil || !resp.Allowed {
+			return err
+		}
+		resp.Resource = onKey
+	}
+	return c.simulateOn(p, action, req, key, resp)
+}
+
+func (c *call) simulateOn(p *principal, action string, req *simulatePolicyRequest, key *store.Key, resp *simulatePolicyResponse) error {
+	values := c.conditions()
+	values["acs:SecureTransport"] = "true"
+	if req.SourceIp != "" {
+		values["acs:SourceIp"] = req.SourceIp
+	}
+	d, err := c.server.decide(p, action, resp.Resource, key, values)
+	resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason, d.Policy, d.Statement
+	if errors.Is(err, errNoPermission) {
+		resp.Reason, err = err.Error(), nil
+	}
+	return err
+}
+
+func (c *call) simulatedAction(name string) (string, error) {
+	const prefix = "kms:"
+	if len(name) > len(prefix) && name[:len(prefix)] == prefix {
+		name = name[len(prefix):]
+	}
+	if o, ok := c.server.table[name]; !ok || o.door != rpcDoor {
+		return "", invalidParameter("ActionName", "%q is not an operation that users can ask for", clip(name))
+	}
+	return name, nil
+}
+
+// simulatedKey finds the key that is asked about, if there is one, and fills in
+// the resource.
+func (c *call) simulatedKey(tx *store.Tx, action, name string, resp *simulatePolicyResponse) (*store.Key, error) {
+	if kind, ok := keyless[action]; ok {
+		resp.Resource = c.server.arn(kind)
+		return nil, nil
+	}
+	switch action {
+	case "GetKmsInstance":
+		resp.Resource = c.server.instanceARN(c.server.instance.InstanceId)
+		return nil, nil
+	case "DescribeRegions":
+		return nil, nil
+	}
+	if name == "" {
+		return nil, missingParameter("KeyId")
+	}
+	keyId, err := c.keyId(name)
+	if err != nil {
+		return nil, err
+	}
+	c.entry.KeyId, resp.Resource = clip(keyId), c.server.keyARN(keyId)
+	key, err := tx.Key(keyId)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return &key, err
+}
