@@ -167,7 +167,7 @@ func deleteUser(_ context.Context, c *call, req *deleteUserRequest) (*emptyRespo
 		}
 		keys = slices.DeleteFunc(tx.AccessKeys(), func(a store.AccessKey) bool { return a.UserName != u.UserName })
 		if !(req.Force != nil && *req.Force) && len(keys)+len(u.Policies) > 0 {
-			return errUserInUse.because("It has %d access keys and %d policies; Force deletes it all the same.", len(keys), len(u.Policies))
+			return errUserInUse.because("Access keys: %d, policies: %d. Force (--force) deletes it all the same.", len(keys), len(u.Policies))
 		}
 		return nil
 	}

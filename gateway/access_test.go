@@ -488,11 +488,9 @@ func TestSystemPolicies(t *testing.T) {
 		b.local("GetRamPolicy", &before, "PolicyName", name)
 		b.refused(400, "InvalidParameter", "UpdateRamPolicy", "PolicyName", name, "PolicyDocument", document(allow("kms:*", "*")))
 		b.refused(409, "EntityAlreadyExists.Policy", "CreateRamPolicy", "PolicyName", name, "PolicyDocument", document(allow("kms:*", "*")))
-		b.refused(409, "DeleteConflict.Policy.User", "DeleteRamPolicy", "PolicyName", name)
+		b.refused(400, "InvalidParameter", "DeleteRamPolicy", "PolicyName", name)
 		b.local("DetachPolicyFromUser", nil, "UserName", user, "PolicyName", name)
-		if name != "AliyunKMSFullAccess" { // the bench's own user has that
-			b.refused(400, "InvalidParameter", "DeleteRamPolicy", "PolicyName", name)
-		}
+		b.refused(400, "InvalidParameter", "DeleteRamPolicy", "PolicyName", name)
 		b.local("GetRamPolicy", &after, "PolicyName", name)
 		if before != after || before.Policy.PolicyType != "System" || before.Policy.PolicyDocument == "" {
 			t.Errorf("%s: %+v, then %+v", name, before, after)

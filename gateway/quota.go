@@ -200,7 +200,7 @@ const maxQueriesPerSecond = 1_000_000
 
 func setUserQuota(_ context.Context, c *call, req *setUserQuotaRequest) (*emptyResponse, error) {
 	if !isUserQuota(quota(req.QuotaName)) {
-		return nil, invalidParameter("QuotaName", "%q is none that users have: see ListQuotas", clip(req.QuotaName))
+		return nil, invalidParameter("QuotaName", "%q is none that users have: ListQuotas (kmsgate quota list) names them", clip(req.QuotaName))
 	}
 	if n := req.QueriesPerSecond; n != nil && (*n < 1 || *n > maxQueriesPerSecond) {
 		return nil, invalidParameter("QueriesPerSecond", "%d is not 1 to %d", *n, maxQueriesPerSecond)

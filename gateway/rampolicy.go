@@ -102,6 +102,9 @@ type policyRequest struct {
 // deleteRamPolicy deletes a policy that no user has.
 func deleteRamPolicy(_ context.Context, c *call, req *policyRequest) (*emptyResponse, error) {
 	unused := func(tx *store.Tx) error {
+		if _, err := c.ownPolicy(tx, req.PolicyName); err != nil {
+			return err
+		}
 		if n := attachments(tx)[req.PolicyName]; n > 0 {
 			return errPolicyInUse.because("There are %d of them.", n)
 		}

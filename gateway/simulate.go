@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 
 	"github.com/kmsgate/kmsgate/store"
@@ -30,6 +31,9 @@ func simulatePolicy(_ context.Context, c *call, req *simulatePolicyRequest) (*si
 	action, err := c.simulatedAction(req.ActionName)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := netip.ParseAddr(req.SourceIp); err != nil && req.SourceIp != "" {
+		return nil, invalidParameter("SourceIp", "%q is no address", clip(req.SourceIp))
 	}
 	resp := new(simulatePolicyResponse)
 	err = c.server.Store.View(func(tx *store.Tx) error {

@@ -24,6 +24,9 @@ type caller interface {
 type dialer interface {
 	register(cmd *cobra.Command) // adds the flags that say which
 	dial(cmd *cobra.Command) (caller, error)
+	// auditFiles gives where the audit log and its public key are, if the line has
+	// a configuration.
+	auditFiles() (log, key string, err error)
 }
 
 // adminCommands are the commands that administer a gateway.

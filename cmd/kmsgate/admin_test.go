@@ -26,6 +26,8 @@ type fakeGateway struct {
 	closed  int
 }
 
+func (g *fakeGateway) auditFiles() (log, key string, err error) { return "", "", nil }
+
 func (g *fakeGateway) register(cmd *cobra.Command) {
 	cmd.PersistentFlags().String("socket", "", "the gateway's socket")
 }
@@ -258,10 +260,10 @@ func TestEveryCommand(t *testing.T) {
 		if !strings.Contains(cmd.Example, "kmsgate "+path) {
 			t.Errorf("%s is not in its example:\n%s", path, cmd.Example)
 		}
-		asks := cmd.InheritedFlags().Lookup("socket") != nil || cmd.Flag("socket") != nil
-		if asks == slices.Contains([]string{"audit verify", "audit tail", "audit search", "audit export"}, path) {
-			t.Errorf("%s: a gateway's flags are there: %v", path, asks)
+		if cmd.InheritedFlags().Lookup("socket") == nil {
+			t.Errorf("%s: a gateway's flags are not there", path)
 		}
+		asks := !slices.Contains([]string{"audit verify", "audit tail", "audit search", "audit export"}, path) // those read files
 		for _, c := range commandLines {
 			asks = asks && !strings.HasPrefix(c.line+" ", path+" ")
 		}
@@ -334,7 +336,7 @@ func TestRefused(t *testing.T) {
 func TestAliasRefused(t *testing.T) {
 	g := &fakeGateway{answers: map[string]string{"CreateKey": aKey}, refuse: map[string]error{"CreateAlias": errors.New("400 AliasAlreadyExists: AliasName Already Exists.")}}
 	stdout, _, err := g.kmsgate("", "key", "create", "--spec", "EC_P256", "--alias", "alias/x")
-	if want := "the key k-1 is created and has no alias: 400 AliasAlreadyExists: AliasName Already Exists."; err == nil || err.Error() != want {
+	if want := "the key is created, and has no alias: give it one with kmsgate alias create ALIAS --key k-1. (400 AliasAlreadyExists: AliasName Already Exists.)"; err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
 	if stdout != keyTable {

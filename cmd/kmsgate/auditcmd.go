@@ -31,13 +31,22 @@ Keep it where nobody who could change the log can change it. kmsgate audit verif
 			return view{value: h, text: plain(h.Head) + "\n"}
 		}),
 	})
-	a.dialer.register(head) // the other commands only read files
-	return family("audit", "Read, search and verify the audit log", `Read, search and verify the audit log: a line for every request, and none of
+	cmd := family("audit", "Read, search and verify the audit log", `Read, search and verify the audit log: a line for every request, and none of
 them can be changed without trace.
 
-Without FILE the log is the one that $`+auditFileVariable+` names, with the files
-that were rotated before it.`,
+Without FILE the log is that of the configuration, or else the one that
+$`+auditFileVariable+` names, with the files that were rotated before it.`,
 		head, a.verifyCommand(), a.tailCommand(), a.searchCommand(), a.exportCommand())
+	a.dialer.register(cmd)
+	cmd.PersistentPreRunE = func(*cobra.Command, []string) error {
+		file, key, err := a.dialer.auditFiles()
+		if err != nil || file == "" {
+			return err
+		}
+		// The environment is what all these commands ask where a line says nothing.
+		return errors.Join(os.Setenv(auditFileVariable, file), os.Setenv(auditKeyVariable, key))
+	}
+	return cmd
 }
 
 // logPath is the path of the log that a command line means.
@@ -48,7 +57,7 @@ func logPath(args []string) (string, error) {
 	if path := os.Getenv(auditFileVariable); path != "" {
 		return path, nil
 	}
-	return "", fmt.Errorf("which log? Give its FILE, or set %s", auditFileVariable)
+	return "", fmt.Errorf("which log? Give its FILE, the gateway's configuration with --config, or set %s", auditFileVariable)
 }
 
 // filesOf are the files of the log at a path, the oldest first.

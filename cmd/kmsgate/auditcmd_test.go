@@ -202,7 +202,7 @@ func TestVerifyRefuses(t *testing.T) {
 		"without its public key a log":       {log.path},
 		"it is not a public key":             {log.path, "--public-key", log.path},
 		"open /nonexistent":                  {"/nonexistent", "--public-key", key},
-		"which log? Give its FILE, or set K": {"--public-key", key},
+		"which log? Give its FILE, the gate": {"--public-key", key},
 	} {
 		got, err := runAudit(t, append([]string{"verify"}, args...)...)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.ContainsRune(err.Error(), 0x1b) {

@@ -20,6 +20,7 @@ const firstUser = "admin"
 func initCommand() *cobra.Command {
 	var path string
 	var yes bool
+	m := mode{provision: true}
 	cmd := &cobra.Command{
 		Use:   "init --config FILE",
 		Short: "Make the instance that a configuration describes",
@@ -39,11 +40,12 @@ and asks before it does it. Cut off, it can be done again: what is there stays.`
 			if !yes && !confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
 				return errors.New("nothing was done")
 			}
-			return initialize(cmd, c)
+			return initialize(cmd, c, m)
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "", "the configuration (see `kmsgate config example`)")
+	cmd.Flags().StringVar(&path, "config", "", "the configuration `FILE` (see kmsgate config example)")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	insistOnPINFlag(cmd, &m.insistOnPIN)
 	_ = cmd.MarkFlagRequired("config") // there is such a flag
 	return cmd
 }
@@ -78,8 +80,8 @@ func confirmed(out io.Writer, in io.Reader) bool {
 	return answer == "y" || answer == "yes"
 }
 
-func initialize(cmd *cobra.Command, c *config.Config) (err error) {
-	i, err := openInstance(cmd.Context(), c, mode{provision: true}, newLogger(cmd.ErrOrStderr(), config.Log{Format: c.Log.Format, Level: "warn"}))
+func initialize(cmd *cobra.Command, c *config.Config, m mode) (err error) {
+	i, err := openInstance(cmd.Context(), c, m, newLogger(cmd.ErrOrStderr(), config.Log{Format: c.Log.Format, Level: "warn"}))
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ type mode struct {
 	dev             bool // for a developer: tells what should have been signed
 	serves          bool // for long: keeps a spare key pair ready
 	acceptAuditLoss bool
+	insistOnPIN     bool
 	locked          func() error // called first of all when the instance is this process's; nil: nothing
 }
 
@@ -261,6 +262,9 @@ func (i *instance) openToken() (hsm.Backend, *token.Token, error) {
 		os.Exit(1)
 	}
 	tok, err := token.Open(cfg)
+	if errors.Is(err, token.ErrPIN) {
+		return nil, nil, fmt.Errorf("%w. The PIN is that of %s; when you are sure of it and few attempts are left, start once with --insist-on-pin", err, i.pinSource())
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -268,9 +272,21 @@ func (i *instance) openToken() (hsm.Backend, *token.Token, error) {
 	return hsm.Route{Token: tok, Sealed: software.Load()}, tok, nil
 }
 
+// pinSource says where the PIN comes from.
+func (i *instance) pinSource() string {
+	switch t := i.config.Token; {
+	case t.SoftHSM != "":
+		return t.SoftHSM
+	case t.PINEnv != "":
+		return "the environment variable " + t.PINEnv
+	default:
+		return t.PINFile
+	}
+}
+
 func (i *instance) tokenConfig() (token.Config, error) {
 	t := i.config.Token
-	cfg := token.Config{Module: t.Module, Label: t.Label, Serial: t.Serial, Sessions: t.Sessions, Provision: i.mode.provision, Logger: i.logger}
+	cfg := token.Config{Module: t.Module, Label: t.Label, Serial: t.Serial, Sessions: t.Sessions, Provision: i.mode.provision, InsistOnPIN: i.mode.insistOnPIN, Logger: i.logger}
 	if t.SoftHSM == "" {
 		pin, err := i.config.PIN()
 		cfg.PIN = token.PIN(pin)

@@ -95,7 +95,7 @@ func createKey(ctx context.Context, c caller, parameters map[string]string) (vie
 	}
 	err := c.Call(ctx, "CreateAlias", map[string]string{"AliasName": aliasName, "KeyId": keyId}, nil)
 	if err != nil {
-		err = fmt.Errorf("the key %s is created and has no alias: %w", plain(keyId), err)
+		err = fmt.Errorf("the key is created, and has no alias: give it one with kmsgate alias create ALIAS --key %s. (%w)", plain(keyId), err)
 	}
 	return shown, err
 }

@@ -4,15 +4,19 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
 func main() {
@@ -39,11 +43,19 @@ func run() int {
 	root.AddCommand(devCommand(), initCommand(), serveCommand(), configCommand(), versionCommand())
 	root.AddCommand(adminCommands(new(where))...)
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprint(os.Stderr, lines("kmsgate: "+err.Error()))
+		fmt.Fprint(os.Stderr, lines("kmsgate: "+strings.ReplaceAll(err.Error(), "\t", "  ")))
+		if errors.Is(err, token.ErrPIN) {
+			return exitPIN
+		}
 		return 1
 	}
 	return 0
 }
+
+// exitPIN is the exit status when the token did not take the PIN. A supervisor
+// must not start the program again for it: each attempt brings the token nearer
+// to being locked. (It is EX_NOPERM of sysexits.h.)
+const exitPIN = 77
 
 // harden keeps secrets in this process's memory from being written to a core
 // file or read by another process of the same user. Where the system does not

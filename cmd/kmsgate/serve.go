@@ -31,7 +31,9 @@ func serveCommand() *cobra.Command {
 		Use:   "serve --config FILE",
 		Short: "Run the instance that `kmsgate init` has made",
 		Long: `Run the instance that 'kmsgate init' has made, until it is told to end by SIGTERM
-or SIGINT: requests that have arrived are answered first.`,
+or SIGINT: requests that have arrived are answered first. The exit status is 0 then,
+77 if the token did not take the PIN, which a supervisor must not try again, and 1
+for everything else.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadChecked(path)
@@ -41,14 +43,19 @@ or SIGINT: requests that have arrived are answered first.`,
 			return serveInstance(cmd.Context(), c, m, cmd)
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "", "the configuration (see `kmsgate config example`)")
+	cmd.Flags().StringVar(&path, "config", "", "the configuration `FILE` (see kmsgate config example)")
 	acceptAuditLossFlag(cmd, &m.acceptAuditLoss)
+	insistOnPINFlag(cmd, &m.insistOnPIN)
 	_ = cmd.MarkFlagRequired("config") // there is such a flag
 	return cmd
 }
 
 func acceptAuditLossFlag(cmd *cobra.Command, accept *bool) {
 	cmd.Flags().BoolVar(accept, "accept-audit-loss", false, "go on without audit lines that are gone for good; the log says that you did")
+}
+
+func insistOnPINFlag(cmd *cobra.Command, insist *bool) {
+	cmd.Flags().BoolVar(insist, "insist-on-pin", false, "use the PIN although the token says that few attempts are left")
 }
 
 // loadChecked loads a configuration and looks at what it names.

@@ -43,6 +43,21 @@ func (w *where) dial(cmd *cobra.Command) (caller, error) {
 	return nil, errors.New("which gateway? Name the socket of one that runs with --socket or KMSGATE_ADMIN_SOCKET, or its configuration with --config, or the directory of a `kmsgate dev` with --dir")
 }
 
+func (w *where) auditFiles() (log, key string, err error) {
+	path := w.config
+	if w.dir != "" {
+		path = filepath.Join(w.dir, devConfigFile)
+	}
+	if path == "" {
+		return "", "", nil
+	}
+	c, err := config.Load(path)
+	if err != nil {
+		return "", "", err
+	}
+	return c.Audit.File, auditPublicKeyFile(c), nil
+}
+
 func dialSocket(path string) (caller, error) {
 	conn, err := net.Dial("unix", path)
 	if err != nil {

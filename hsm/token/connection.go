@@ -82,7 +82,7 @@ func (t *Token) mayLogin() (uint, error) {
 	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
 		return 0, fmt.Errorf("%w: the token says that its PIN is locked; its security officer can set a new one", ErrPIN)
 	case info.Flags&few != 0 && !t.cfg.InsistOnPIN:
-		return 0, fmt.Errorf("%w: the token says that few attempts are left, so none was made; make sure of the PIN, then insist", ErrPIN)
+		return 0, fmt.Errorf("%w: the token says that few attempts are left, so none was made: make sure of the PIN, then insist", ErrPIN)
 	}
 	return slot, nil
 }
