@@ -60,7 +60,7 @@ bin/staticcheck: integration/go.mod
 	$(GO) -C integration build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 
 unit:
-	$(GO_TEST) test -race -parallel 8 ./...
+	$(GO_TEST) test -race -parallel 8 -timeout 15m ./...
 
 integration:
 	# Not from the cache: it does not know that the binary is built of ../cmd.

@@ -166,6 +166,7 @@ var commandLines = []struct {
 	{"key schedule-deletion k --days 30", nil,
 		[]string{"ScheduleKeyDeletion KeyId=k PendingWindowInDays=30"}, "The key k is going to be deleted in 30 days.\n", `{"RequestId":"r-1"}`},
 	{"key cancel-deletion k", nil, []string{"CancelKeyDeletion KeyId=k"}, "The key k is kept, and enabled.\n", `{"RequestId":"r-1"}`},
+	{"key update k --description x", nil, []string{"UpdateKeyDescription Description=x KeyId=k"}, "The description of the key k is changed.\n", `{"RequestId":"r-1"}`},
 	{"key protect k --description x", nil,
 		[]string{"SetDeletionProtection DeletionProtectionDescription=x EnableDeletionProtection=true KeyId=k"}, "The key k is protected from deletion.\n", `{"RequestId":"r-1"}`},
 	{"key unprotect k", nil,

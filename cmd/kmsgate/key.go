@@ -30,7 +30,7 @@ func (a *admin) keyCommand() *cobra.Command {
 			scheduleDeletionTask(),
 			keyTask("cancel-deletion", "Keep a key that is to be deleted, and enable it",
 				done("CancelKeyDeletion", "The key {KeyId} is kept, and enabled.")),
-			protectTask(),
+			describeTask(), protectTask(),
 			keyTask("unprotect", "Allow a key's deletion to be scheduled again",
 				with("EnableDeletionProtection", "false", done("SetDeletionProtection", "The key {KeyId} is no longer protected from deletion."))),
 			publicKeyTask(),
@@ -183,6 +183,16 @@ func protectTask() task {
 		arguments: []*parameter{keyArgument()},
 		flags:     []*parameter{{name: "DeletionProtectionDescription", flag: "description", kind: "TEXT", usage: "why"}},
 		calls:     with("EnableDeletionProtection", "true", done("SetDeletionProtection", "The key {KeyId} is protected from deletion.")),
+	}
+}
+
+func describeTask() task {
+	return task{
+		verb: "update", short: "Change what a key's description says",
+		example:   `kmsgate key update alias/invoices --description "invoices of 2027"`,
+		arguments: []*parameter{keyArgument()},
+		flags:     []*parameter{{name: "Description", flag: "description", kind: "TEXT", usage: "what the key is for", required: true}},
+		calls:     done("UpdateKeyDescription", "The description of the key {KeyId} is changed."),
 	}
 }
 

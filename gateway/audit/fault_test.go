@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -533,4 +534,40 @@ func TestOffer(t *testing.T) {
 	if !strings.Contains(allText(t, l.Path), "offered") {
 		t.Error("not written")
 	}
+}
+
+// TestWarnFree says once that the disk is filling up.
+func TestWarnFree(t *testing.T) {
+	var said buffer
+	l, _ := newFaulty(t, func(c *audit.Config) {
+		c.WarnFree, c.CheckpointEvery = 1<<62, 5*time.Millisecond
+		c.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	})
+	wait(t, "the warning", func() bool { return strings.Contains(said.String(), "filling up") })
+	before := l.Head().Seq
+	wait(t, "more checkpoints", func() bool {
+		appendLines(t, l, 1)
+		return l.Head().Seq > before+10
+	})
+	if n := strings.Count(said.String(), "filling up"); n != 1 {
+		t.Errorf("it is said %d times", n)
+	}
+}
+
+// A buffer can be read while it is written.
+type buffer struct {
+	mu   sync.Mutex
+	text strings.Builder // guarded by mu
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }

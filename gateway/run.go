@@ -1,0 +1,46 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Run does what is to be done from time to time, until ctx is done: deletions,
+// the audit lines that are owed, what strangers were refused, when access keys
+// were used. There must be one Run while anything is served, and it has to end
+// after that.
+func (s *Server) Run(ctx context.Context) {
+	var tended sync.WaitGroup
+	tended.Go(func() { every(ctx, s.CarryOutDeletions) })
+	if s.Spare {
+		go func() { // not waited for: making one cannot be cut short
+			select {
+			case <-ctx.Done():
+			case <-time.After(tendEvery): // whoever only starts a gateway for a test needs none
+				every(ctx, s.keepSpare)
+			}
+		}()
+	}
+	s.keepBooks(ctx)
+	tended.Wait()
+}
+
+// keepBooks settles once a second what is owed, and once a minute the rest.
+func (s *Server) keepBooks(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			s.Settle()
+			return
+		case <-tick.C:
+		}
+		if n%60 == 0 {
+			s.Settle()
+		} else if s.outbox.owes() {
+			s.settle()
+		}
+	}
+}
