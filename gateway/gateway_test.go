@@ -109,6 +109,7 @@ func (b *bench) start(change ...func(*gateway.Config)) {
 		b.t.Fatal(err)
 	}
 	b.http = httptest.NewTLSServer(b.server.Handler(b.listener))
+	b.http.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 64 // some tests send as many requests at once
 	b.t.Cleanup(b.stop)
 }
 
