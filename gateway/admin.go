@@ -129,7 +129,9 @@ func (s *Server) authenticateLocal(c *call, r *http.Request) (*principal, error)
 	if peer.Uid != 0 && int(peer.Uid) != os.Getuid() {
 		return nil, fmt.Errorf("%w (only root and uid %d may administer)", errNoPermission, os.Getuid())
 	}
-	return s.newRoot(peer.Uid), nil
+	p := s.newRoot(peer.Uid)
+	c.entry.Principal = p.user.UserName // of what cannot be read, too
+	return p, nil
 }
 
 func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *principal, authErr error) (response, error) {

@@ -11,9 +11,10 @@ import (
 )
 
 // A Budget bounds the audit lines of callers who could not say who they are, in
-// lines: how many at once, and how many a minute from then on. A line is some
-// 400 bytes, so by default strangers write at most 120 × 60 × 24 × 400 bytes, 70
-// MB, a day. Zero fields are taken from [DefaultBudget].
+// lines: how many at once, and how many a minute from then on. By default that is
+// two lines a second in the long run. An ordinary line of theirs has some 400
+// bytes, which makes 70 MB a day; one that is made to be long has a few KB, since
+// what it echoes is cut. Zero fields are taken from [DefaultBudget].
 type Budget struct {
 	PerSource, PerSourceAndMinute float64
 	InAll, InAllPerMinute         float64

@@ -188,7 +188,7 @@ func (c *call) log(api *Error, err error) {
 	switch {
 	case api == nil:
 		c.server.Logger.Debug("request", attrs...)
-	case api.Status >= 500 && c.server.Audit.Err() == nil: // or the log's trouble is told once, not with every request
+	case api.Status >= 500 && api != errAuditLog && api != errAuditOwed: // the log's trouble is told once, not with every request
 		c.server.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
 	default:
 		c.server.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", clipTo(maxReason, err.Error()))...)

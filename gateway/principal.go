@@ -95,8 +95,7 @@ func (s *Server) principalOf(tx *store.Tx, user store.User) (*principal, error) 
 	for _, name := range user.Policies {
 		document, err := policyDocument(tx, name)
 		if err != nil {
-			// %v: that there is no such record is nothing that the caller asked.
-			return nil, fmt.Errorf("the policy %s of user %s: %v", name, user.UserName, err)
+			return nil, fmt.Errorf("the policy %s of user %s: %w", name, user.UserName, err)
 		}
 		parsed, err := s.policies.get(document)
 		if err != nil {

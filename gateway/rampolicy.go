@@ -17,15 +17,12 @@ const (
 )
 
 // policyDocument gives a system policy's document or a record's, or
-// EntityNotExist.Policy.
+// store.ErrNotFound.
 func policyDocument(tx *store.Tx, policyName string) (string, error) {
 	if p, ok := systemPolicies[policyName]; ok {
 		return p.document, nil
 	}
 	p, err := tx.Policy(policyName)
-	if errors.Is(err, store.ErrNotFound) {
-		return "", errPolicyNotFound
-	}
 	return p.PolicyDocument, err
 }
 
@@ -225,7 +222,9 @@ type attachmentRequest struct {
 func attachPolicyToUser(_ context.Context, c *call, req *attachmentRequest) (*emptyResponse, error) {
 	return done(c.changeUser(req.UserName, func(tx *store.Tx, u *store.User) error {
 		c.entry.Subject = clip(req.UserName + "/" + req.PolicyName)
-		if _, err := policyDocument(tx, req.PolicyName); err != nil {
+		if _, err := policyDocument(tx, req.PolicyName); errors.Is(err, store.ErrNotFound) {
+			return errPolicyNotFound
+		} else if err != nil {
 			return err
 		}
 		if slices.Contains(u.Policies, req.PolicyName) {

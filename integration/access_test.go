@@ -293,18 +293,7 @@ func TestQuotas(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
 	env := g.Env
-	if err := g.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	// The same instance, by its own configuration, as a shared gateway.
-	config := dir + "/kmsgate.yaml"
-	text, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(config, bytes.Replace(text, []byte("gateway: dedicated"), []byte("gateway: shared"), 1), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	config := reconfigure(t, g, "gateway: dedicated", "gateway: shared")
 	env["KMSGATE_ENDPOINT"] = serve(t, config, env)
 	other := newUser(t, env, "other", "AliyunKMSCryptoUserAccess")
 	// Less than the documented 200, so that a slow machine feels them too.
@@ -336,18 +325,7 @@ func TestStrangersTakeNoDescriptors(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
 	env := g.Env
-	if err := g.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	config := dir + "/kmsgate.yaml"
-	text, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text = bytes.Replace(text, []byte("listeners:\n"), []byte("listeners:\n    - address: 127.0.0.1:0\n"), 1)
-	if err := os.WriteFile(config, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	config := reconfigure(t, g, "listeners:\n", "listeners:\n    - address: 127.0.0.1:0\n")
 	addresses := strings.Fields(serve(t, config, env, "sh", "-c", `ulimit -n 300; exec "$@"`, "sh"))
 	if len(addresses) != 2 {
 		t.Fatalf("listeners: %v", addresses)
@@ -381,6 +359,24 @@ func TestStrangersTakeNoDescriptors(t *testing.T) {
 		_, _, _, err = newSDK{client}.sign(env["KMSGATE_KEY_EC_P256"], env["KMSGATE_KEYVERSION_EC_P256"], hsm.ECDSA_SHA_256, make([]byte, 32))
 		return err == nil
 	})
+}
+
+// reconfigure stops a gateway and changes its configuration, for it to be served
+// anew.
+func reconfigure(t *testing.T, g *devgateway.Gateway, before, after string) (config string) {
+	t.Helper()
+	if err := g.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	config = g.Dir + "/kmsgate.yaml"
+	text, err := os.ReadFile(config)
+	if err != nil || !bytes.Contains(text, []byte(before)) {
+		t.Fatalf("the configuration has no %q, %v", before, err)
+	}
+	if err := os.WriteFile(config, bytes.Replace(text, []byte(before), []byte(after), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config
 }
 
 // serve runs `kmsgate serve`, behind other words if there are any, until the test

@@ -131,7 +131,8 @@ type pending struct {
 }
 
 // Open opens the log and goes on where it ends. A new file has mode 0600. It
-// reads the last lines only: use Verify to check all.
+// walks along the chain of the last file; of those before it reads what it needs
+// to find Expect. Use Verify to check all.
 func Open(cfg Config) (*Log, error) {
 	if cfg.CheckpointEvery == 0 {
 		cfg.CheckpointEvery = time.Minute
@@ -152,8 +153,12 @@ func Open(cfg Config) (*Log, error) {
 	}
 	l.began = l.w.began
 	l.state.Store(&state{head: l.w.head})
-	if cfg.Ended && cfg.Expect.Seq > 0 {
-		l.keep(Checkpoint{Head: cfg.Expect}, false) // it goes on
+	if cfg.Ended && cfg.Keep != nil {
+		// It goes on. Were that not kept, the next start after a crash would take
+		// the lines to come for lines that somebody added.
+		if err := cfg.Keep(Checkpoint{Head: cfg.Expect}, false); err != nil {
+			return nil, errors.Join(fmt.Errorf("keeping that the audit log %s goes on: %w", cfg.Path, err), l.w.close())
+		}
 	}
 	tending, cancel := context.WithCancel(context.Background())
 	l.ending = cancel

@@ -421,6 +421,12 @@ func TestEnded(t *testing.T) {
 	appendLines(t, l, 3)
 	closeLog(t, l)
 	cfg.Expect, cfg.Ended = end.Head, true
+	keep := cfg.Keep
+	cfg.Keep = func(audit.Checkpoint, bool) error { return errors.New("the database is full") }
+	if _, err := audit.Open(cfg); err == nil || !strings.Contains(err.Error(), "goes on") {
+		t.Errorf("a log that goes on without that being kept: %v", err)
+	}
+	cfg.Keep = keep
 	l = openConfig(t, cfg)
 	closeLog(t, l)
 	cfg.Expect = end.Head

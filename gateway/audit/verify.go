@@ -73,7 +73,7 @@ type reading struct {
 func (r *reading) begin() error {
 	for what, c := range map[string]*Checkpoint{"after": r.After, "expect": r.Expect} {
 		if c != nil && r.Key != nil && !c.Check(r.Key) {
-			return fmt.Errorf("the signature of the head to %s is not the public key's", what)
+			return fmt.Errorf("the signature of the head that was given with --%s is not the public key's", what)
 		}
 	}
 	if r.After != nil {
