@@ -160,13 +160,15 @@ func TestLateRequests(t *testing.T) {
 	b.clock.move(3 * time.Second)
 	passed := 0
 	for _, end := range late {
-		for range 15 {
+		if end() == 200 {
+			passed++
+		}
+		// One less than would empty a full bucket: only a request that passes can
+		// turn its clock back.
+		for range 9 {
 			if a := b.do(b.root, "AsymmetricSign", b.signParams()...); a.Status == 200 {
 				passed++
 			}
-		}
-		if end() == 200 {
-			passed++
 		}
 	}
 	if passed != 10 {

@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -257,5 +259,41 @@ func TestOutboxIsEmptied(t *testing.T) {
 	b.server.Settle()
 	if left := b.outbox(); len(left) != 0 {
 		t.Errorf("settled, the outbox has %+v", left)
+	}
+}
+
+// TestNoDeletionWithoutLog: while the audit log cannot be written no key is
+// deleted and no key pair destroyed; afterwards they are.
+func TestNoDeletionWithoutLog(t *testing.T) {
+	b := newBench(t)
+	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", b.key.KeyId, "PendingWindowInDays", "7"), 200, "")
+	var version store.KeyVersion
+	b.db.View(func(tx *store.Tx) error {
+		version = tx.KeyVersions(b.key.KeyId)[0]
+		return nil
+	})
+	left := func() (record, pair bool) {
+		b.db.View(func(tx *store.Tx) error {
+			_, err := tx.Key(b.key.KeyId)
+			record = err == nil
+			return nil
+		})
+		_, err := b.backend.Sign(t.Context(), version.Key, hsm.ECDSA_SHA_256, make([]byte, hsm.DigestSize))
+		return record, err == nil
+	}
+	b.clock.move(8 * 24 * time.Hour)
+	back := b.takeLog()
+	b.do(b.root, "ListKeys") // by which it is noticed
+	for range 2 {
+		b.server.CarryOutDeletions(t.Context())
+	}
+	if record, pair := left(); !record || !pair {
+		t.Errorf("without a log: the record is there: %v, the key pair: %v", record, pair)
+	}
+	back()
+	b.eventually("the log", func() bool { return b.log.Err() == nil })
+	b.server.CarryOutDeletions(t.Context())
+	if record, pair := left(); record || pair {
+		t.Errorf("with the log back: the record is there: %v, the key pair: %v", record, pair)
 	}
 }

@@ -20,6 +20,7 @@ import (
 // A disk is where the files of a log are, and what is wrong with it.
 type disk struct {
 	full, noFlush atomic.Bool
+	opened        atomic.Int32 // files
 }
 
 type faulty struct {
@@ -31,6 +32,7 @@ func (d *disk) open(path string, flag int) (audit.TestFile, error) {
 	if d.full.Load() {
 		return nil, syscall.ENOSPC
 	}
+	d.opened.Add(1)
 	f, err := os.OpenFile(path, flag, 0o600)
 	return faulty{f, d}, err
 }
@@ -513,8 +515,8 @@ func TestFailingFlushMakesNoFiles(t *testing.T) {
 			t.Fatal("acknowledged")
 		}
 	}
-	if files, err := audit.Files(l.Path); err != nil || len(files) > 2 {
-		t.Errorf("there are %d files, %v", len(files), err)
+	if files, err := audit.Files(l.Path); err != nil || len(files) > 2 || d.opened.Load() > 3 {
+		t.Errorf("there are %d files, of %d that were made, %v", len(files), d.opened.Load(), err)
 	}
 }
 

@@ -139,3 +139,16 @@ func TestCutTail(t *testing.T) {
 		}
 	}
 }
+
+// TestForgedAbandonment makes a next file that says that proven lines count for
+// nothing: what a checkpoint covers cannot be abandoned.
+func TestForgedAbandonment(t *testing.T) {
+	lines := linesOf(t, 6)
+	sum := sha256.Sum256([]byte(strings.TrimSuffix(lines[0], "\n")))
+	next := fmt.Sprintf(`{"Seq":2,"Prev":"%x","Time":"2026-11-22T04:00:00Z","Abandoned":"so"}`+"\n", sum)
+	proof, err := audit.Verifier{Key: &key.PublicKey}.Verify(
+		audit.File{Name: "first", Reader: strings.NewReader(strings.Join(lines, "") + "\n")}, audit.File{Name: "next", Reader: strings.NewReader(next)})
+	if err == nil || !strings.Contains(err.Error(), "abandons lines that were proven") {
+		t.Errorf("%+v, %v", proof, err)
+	}
+}
