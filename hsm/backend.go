@@ -34,6 +34,12 @@ func (r Route) Destroy(ctx context.Context, k Key) error {
 	return r.home(k).Destroy(ctx, k)
 }
 
+// Has asks where k's private half would be.
+func (r Route) Has(k Key) error { return r.home(k).Has(k) }
+
+// Forget tells where k's private half is.
+func (r Route) Forget(k Key) { r.home(k).Forget(k) }
+
 // Health reports nil if both backends are healthy.
 func (r Route) Health(ctx context.Context) error {
 	return errors.Join(r.Token.Health(ctx), r.Sealed.Health(ctx))

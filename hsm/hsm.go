@@ -75,6 +75,15 @@ type Backend interface {
 	// already gone. k.ID, k.Spec and k.Sealed are looked at.
 	Destroy(ctx context.Context, k Key) error
 
+	// Has reports whether k's private key is there, as far as is known without
+	// asking the token: nil, ErrNotFound, or ErrUnavailable.
+	Has(k Key) error
+
+	// Forget drops what is kept of k's private key outside of where it lives, to
+	// make signing faster. It is for a key that shall not be used any more; if it
+	// is used all the same, that is slower once.
+	Forget(k Key)
+
 	// Health reports nil if the backend could sign a moment ago.
 	Health(ctx context.Context) error
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
@@ -28,6 +29,8 @@ type Fake struct {
 	fail error
 
 	failDestroy, failGenerate error
+
+	forgotten []hsm.Key
 }
 
 var (
@@ -134,6 +137,30 @@ func (f *Fake) Destroy(ctx context.Context, k hsm.Key) error {
 	}
 	delete(f.keys, string(k.ID))
 	return nil
+}
+
+// Has reports whether Generate made k.
+func (f *Fake) Has(k hsm.Key) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.keys[string(k.ID)]; !ok {
+		return fmt.Errorf("%w: %x", hsm.ErrNotFound, k.ID)
+	}
+	return nil
+}
+
+// Forget remembers that k was to be forgotten: see Forgotten.
+func (f *Fake) Forget(k hsm.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forgotten = append(f.forgotten, k)
+}
+
+// Forgotten are the keys that Forget was told of.
+func (f *Fake) Forgotten() []hsm.Key {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.forgotten)
 }
 
 // Health is nil unless Fail said otherwise.

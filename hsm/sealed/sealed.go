@@ -97,11 +97,24 @@ func (b *Backend) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest
 
 // Destroy drops k from memory. The sealed key is the caller's to forget.
 func (b *Backend) Destroy(_ context.Context, k hsm.Key) error {
+	b.Forget(k)
+	return nil
+}
+
+// Has reports nil if k holds a sealed key. Whether that opens is not known.
+func (b *Backend) Has(k hsm.Key) error {
+	if k.Sealed == nil {
+		return fmt.Errorf("%w: %x holds no sealed key", hsm.ErrNotFound, k.ID)
+	}
+	return nil
+}
+
+// Forget drops k from memory.
+func (b *Backend) Forget(k hsm.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.drops++
 	delete(b.unsealed, fingerprint(k))
-	return nil
 }
 
 // Health reports nil if the sealer gives back what it sealed.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -125,6 +126,8 @@ type Token struct {
 	p11 *pkcs11.Ctx // never destroyed: SoftHSM is known to crash when unloaded
 
 	calls   inflight
+	current atomic.Pointer[connection] // nil while there is none
+
 	jobs    chan *job // for the workers
 	changes chan *job // for the one worker that changes the token …
 
@@ -170,6 +173,7 @@ func Open(cfg Config) (*Token, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the token with %s: %w", cfg.name(), err)
 	}
+	t.current.Store(c)
 	go t.supervise(c)
 	go t.watch()
 	return t, nil
@@ -190,6 +194,25 @@ func (t *Token) Health(ctx context.Context) error {
 	})
 	return err
 }
+
+// Has reports nil if the scan at connecting, or a creation since, found k's
+// private key. While there is no connection it is ErrUnavailable.
+func (t *Token) Has(k hsm.Key) error {
+	c := t.current.Load()
+	if c == nil {
+		return fmt.Errorf("%w: there is no connection to it", hsm.ErrUnavailable)
+	}
+	switch o := c.handles.get(k.ID); {
+	case o == nil:
+		return fmt.Errorf("%w: the token has no key with CKA_ID %x", hsm.ErrNotFound, k.ID)
+	case o.twice:
+		return fmt.Errorf("%w: the token has several keys with CKA_ID %x and it cannot be told which is ours", hsm.ErrNotFound, k.ID)
+	}
+	return nil
+}
+
+// Forget drops k's session copy.
+func (t *Token) Forget(k hsm.Key) {}
 
 // watch looks after the token while nobody asks it for anything: it has a worker
 // make a canary signature, so that a loss is found and what was unsealed is
@@ -219,6 +242,7 @@ func (t *Token) watch() {
 func (t *Token) supervise(c *connection) {
 	defer close(t.done)
 	for c != nil {
+		t.current.Store(c)
 		select {
 		case <-c.lost:
 			t.log.Error("the connection to the token is lost; connecting anew", "token", t.cfg.name(), "reason", c.reason())
@@ -226,6 +250,7 @@ func (t *Token) supervise(c *connection) {
 		case <-t.closing:
 			c.lose(errClosed)
 		}
+		t.current.Store(nil)
 		c.workers.Wait()
 		t.calls.during("C_Finalize", c.close)
 		c = t.reconnect()
