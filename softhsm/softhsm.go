@@ -5,7 +5,8 @@
 // it is interrupted. The PIN is random, is in a file that only its owner can
 // read, and is never on a command line. A kill at the moment of a login, which
 // makes SoftHSM rewrite token.object in place and has destroyed whole tokens
-// (9 of 60 kills on ext4), does not: a flushed copy is put back.
+// (9 of 60 kills on ext4), does not: a flushed copy is put back. [Adopt] gives
+// the same guard to tokens that somebody else made.
 //
 // SoftHSM reads its configuration's path from the environment, so a process can
 // use one directory only: see [Token.Setenv].
@@ -19,8 +20,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Label is the label of the token in every directory.
@@ -51,15 +50,17 @@ func Module() (string, error) {
 		strings.Join(candidates, ", "))
 }
 
-// A Token is a SoftHSM2 token in a directory.
+// A Token is a SoftHSM2 token in a directory, with the guard of its files.
 type Token struct {
+	Files
 	Module string // path of the PKCS#11 module
 
-	dir string
+	dir string // of a token that Open made
 	pin string
 }
 
-// PIN is the PIN of the token's user.
+// PIN is the PIN of the token's user; of a token that was adopted it is not
+// known.
 func (t *Token) PIN() string { return t.pin }
 
 // Initialize makes a token labelled label in the module's free slot, with these
@@ -85,12 +86,15 @@ func Open(dir string, initialize Initialize) (*Token, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the token's PIN: %w", err)
 	}
-	t := &Token{Module: module, dir: dir, pin: strings.TrimSpace(string(pin))}
+	t := &Token{Files: FilesIn(dir), Module: module, dir: dir, pin: strings.TrimSpace(string(pin))}
 	// Written at every start: it holds the directory's path, which may change.
 	if err := t.Setenv(); err != nil {
 		return nil, err
 	}
-	return t, t.restore()
+	if err := t.restore(); err != nil {
+		return nil, err
+	}
+	return t, t.lost()
 }
 
 const (
@@ -118,7 +122,7 @@ func create(dir, module string, initialize Initialize) (err error) {
 			return err
 		}
 	}
-	t := &Token{Module: module, dir: making, pin: newPIN()}
+	t := &Token{Files: FilesIn(making), Module: module, dir: making, pin: newPIN()}
 	if err := os.WriteFile(filepath.Join(making, pinFile), []byte(t.pin+"\n"), 0o600); err != nil {
 		return err
 	}
@@ -152,91 +156,4 @@ func (t *Token) Setenv() error {
 		return fmt.Errorf("writing SoftHSM's configuration: %w", err)
 	}
 	return os.Setenv("SOFTHSM2_CONF", conf)
-}
-
-// Flush brings the token's files to stable storage. SoftHSM never does: a key
-// that it reported as made can be gone after a power failure.
-func (t *Token) Flush() error {
-	d, err := os.Open(filepath.Join(t.dir, tokensDir))
-	if err != nil {
-		return fmt.Errorf("flushing the token's files: %w", err)
-	}
-	defer d.Close()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return fmt.Errorf("flushing the token's files: %w", err)
-	}
-	return nil
-}
-
-// Guard keeps a flushed copy of each token.object. It is to be called before
-// every login, which rewrites that file in place.
-func (t *Token) Guard() error {
-	return t.eachToken(func(object, guarded string) error {
-		content, err := os.ReadFile(object)
-		if err != nil || len(content) == 0 {
-			return err // an empty one is never copied over a good one
-		}
-		return writeDurably(guarded, content)
-	})
-}
-
-// restore puts the copy of a token.object back where the file is empty.
-func (t *Token) restore() error {
-	return t.eachToken(func(object, guarded string) error {
-		info, err := os.Stat(object)
-		if err == nil && info.Size() > 0 {
-			return nil
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		content, err := os.ReadFile(guarded)
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the token's file %s is empty or missing and there is no copy of it: restore the directory %s from a backup", object, t.dir)
-		}
-		if err != nil {
-			return err
-		}
-		return writeDurably(object, content)
-	})
-}
-
-// eachToken calls f for every token in the directory, with the paths of its
-// token.object and of the copy. SoftHSM names token directories by UUIDs.
-func (t *Token) eachToken(f func(object, guarded string) error) error {
-	entries, err := os.ReadDir(filepath.Join(t.dir, tokensDir))
-	if err != nil {
-		return fmt.Errorf("listing the tokens: %w", err)
-	}
-	for _, e := range entries {
-		if !e.IsDir() {
-			continue
-		}
-		object := filepath.Join(t.dir, tokensDir, e.Name(), objectFile)
-		guarded := filepath.Join(t.dir, guardedDir, e.Name()+"."+objectFile)
-		if err := f(object, guarded); err != nil {
-			return fmt.Errorf("guarding token %s: %w", e.Name(), err)
-		}
-	}
-	return nil
-}
-
-// writeDurably replaces a file by rename, flushed before and after.
-func writeDurably(path string, content []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

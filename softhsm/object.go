@@ -1,0 +1,70 @@
+package softhsm
+
+import "encoding/binary"
+
+// The kinds of values in an object's file.
+const (
+	kindBool = iota + 1
+	kindNumber
+	kindBytes
+	kindTemplate // its size in bytes, then attributes
+	kindMechanisms
+)
+
+// wordSize is that of every number in an object's file, big-endian.
+const wordSize = 8
+
+// isWhole reports whether an object's file is all there: the number of its
+// generation, then attributes, each with its type, the kind of its value and the
+// value (ObjectFile.cpp of SoftHSM 2.6.1). A kill while one is written leaves a
+// file without content, or the beginning of one.
+func isWhole(content []byte) bool {
+	rest, ok := skip(content, wordSize)
+	whole := ok && len(rest) > 0
+	for whole && len(rest) > 0 {
+		rest, whole = skipAttribute(rest)
+	}
+	return whole
+}
+
+func skipAttribute(b []byte) (rest []byte, ok bool) {
+	if b, ok = skip(b, wordSize); !ok {
+		return nil, false
+	}
+	kind, b, ok := number(b)
+	if !ok {
+		return nil, false
+	}
+	size := uint64(1)
+	switch kind {
+	case kindBool:
+	case kindNumber:
+		size = wordSize
+	case kindBytes, kindTemplate:
+		size, b, ok = number(b)
+	case kindMechanisms:
+		size, b, ok = number(b)
+		ok = ok && size <= uint64(len(b)) // it must not overflow
+		size *= wordSize
+	default:
+		return nil, false
+	}
+	if !ok {
+		return nil, false
+	}
+	return skip(b, size)
+}
+
+func number(b []byte) (n uint64, rest []byte, ok bool) {
+	if len(b) < wordSize {
+		return 0, nil, false
+	}
+	return binary.BigEndian.Uint64(b), b[wordSize:], true
+}
+
+func skip(b []byte, n uint64) (rest []byte, ok bool) {
+	if uint64(len(b)) < n {
+		return nil, false
+	}
+	return b[n:], true
+}
