@@ -24,34 +24,51 @@ var (
 	canaryDigest = bytes.Repeat([]byte{0xca}, hsm.DigestSize)
 )
 
-// findCanary finds the canary key, or makes it where that is configured: on
-// P-256, or RSA for a token without curves.
-func (c *connection) findCanary(s *session, provision bool) error {
+// findCanary finds the canary key, or makes it: on P-256, or RSA for a token
+// without curves. The token must be known to be ours by its sealing key: then one
+// that has lost its canary is a good token still.
+func (c *connection) findCanary(s *session) error {
 	template := []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCanary),
 	}
 	found, err := s.find(template...)
-	if err == nil && len(found) == 0 && provision {
-		if err = makeCanary(s); err == nil {
-			found, err = s.find(template...)
-		}
-	}
 	if err != nil {
 		return fmt.Errorf("finding the canary key: %w", err)
 	}
-	if len(found) == 0 {
-		return fmt.Errorf("%w: it has no key labelled %s", errNotOurs, labelCanary)
+	for _, o := range found { // a kill may have left half of one
+		if c.canary, err = s.asCanary(o); err == nil {
+			return nil
+		}
 	}
-	keyType, err := s.attribute(found[0], pkcs11.CKA_KEY_TYPE)
+	s.token.log.Warn("the token has no canary key that signs, by which it is told that it works: making one", "found", len(found), "reason", err)
+	if err := makeCanary(s); err != nil {
+		return fmt.Errorf("making a canary key: %w", err)
+	}
+	if found, err = s.find(template...); err != nil {
+		return fmt.Errorf("finding the canary key: %w", err)
+	}
+	err = errors.New("it is not found")
+	for _, o := range found {
+		if c.canary, err = s.asCanary(o); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("trying the canary key that was made: %w", err)
+}
+
+// asCanary tries a private key as canary.
+func (s *session) asCanary(o pkcs11.ObjectHandle) (canaryKey, error) {
+	keyType, err := s.attribute(o, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
-		return err
+		return canaryKey{}, err
 	}
-	c.canary = canaryKey{found[0], mechanisms[hsm.ECDSA_SHA_256]}
+	c := canaryKey{o, mechanisms[hsm.ECDSA_SHA_256]}
 	if bytes.Equal(keyType, pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_RSA).Value) {
-		c.canary.mechanism = mechanisms[hsm.RSA_PKCS1_SHA_256]
+		c.mechanism = mechanisms[hsm.RSA_PKCS1_SHA_256]
 	}
-	return s.canary()
+	_, err = s.signRaw(c.handle, c.mechanism, canaryDigest)
+	return c, err
 }
 
 func makeCanary(s *session) error {

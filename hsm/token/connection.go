@@ -18,6 +18,7 @@ type connection struct {
 	c11     *crypto11.Context
 	slot    uint
 	handles handles
+	copies  *copies
 	sealing sealingKey
 	canary  canaryKey
 
@@ -43,6 +44,7 @@ func (t *Token) connect(provision bool) (*connection, error) {
 		TokenLabel:  t.cfg.Label,
 		TokenSerial: t.cfg.Serial,
 		Pin:         string(t.cfg.PIN),
+		UserType:    int(t.cfg.UserType),
 		MaxSessions: 2, // the one that holds the login, and one to make a key with
 	})
 	if isCode(err, pinErrors...) {
@@ -52,6 +54,7 @@ func (t *Token) connect(provision bool) (*connection, error) {
 		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}
 	c := &connection{token: t, c11: c11, slot: slot, lost: make(chan struct{})}
+	c.copies = newCopies(c)
 	if err := c.start(provision); err != nil {
 		c.lose(err)
 		c.workers.Wait()
@@ -133,10 +136,14 @@ func (c *connection) start(provision bool) error {
 	if err := c.handles.scan(first); err != nil {
 		return err
 	}
-	if err := c.findCanary(first, provision); err != nil {
+	// The sealing key says whose token it is, so it is first.
+	if err := c.findSealingKey(first, provision); err != nil {
 		return err
 	}
-	if err := c.findSealingKey(first, provision); err != nil {
+	if err := c.findCanary(first); err != nil {
+		return err
+	}
+	if err := c.copies.start(first); err != nil {
 		return err
 	}
 	for range c.token.cfg.Sessions {
@@ -165,45 +172,37 @@ func (c *connection) close() {
 	_ = c.c11.Close()
 }
 
-func (c *connection) startWorker(queue chan *job) error {
+func (c *connection) startWorker(q queue) error {
 	s, err := c.openSession()
 	if err != nil {
 		return err
 	}
-	c.workers.Go(func() { c.work(s, queue) })
+	c.workers.Go(func() { c.work(s, q) })
 	return nil
 }
 
 // work does jobs until the connection is lost. It owns s.
-func (c *connection) work(s *session, queue chan *job) {
-	for {
-		select {
-		case <-c.lost:
+func (c *connection) work(s *session, q queue) {
+	for s != nil {
+		j := q.next(c.lost)
+		if j == nil {
 			return
-		case j := <-queue:
-			select {
-			case <-c.lost: // both were ready; this connection begins nothing more
-				c.token.handBack(j, queue, c.reason())
-				return
-			default:
-			}
-			c.token.calls.during("a worker's call", func() { s = c.handle(s, j, queue) })
-			if s == nil {
-				return
-			}
 		}
+		c.token.calls.during("a worker's call", func() { s = c.handle(s, j, q) })
 	}
 }
 
+// maxRefusals is how often a job is begun on a token that is well.
+const maxRefusals = 2
+
 // handle does one job and returns the session to go on with, or nil if the
 // connection is lost.
-func (c *connection) handle(s *session, j *job, queue chan *job) *session {
-	if err := j.ctx.Err(); err != nil {
-		j.done <- waitError(err)
-		return s
-	}
-	for {
-		j.tries++
+func (c *connection) handle(s *session, j *job, q queue) *session {
+	for refusals := 1; ; refusals++ {
+		if err := j.ctx.Err(); err != nil {
+			j.done <- waitError(err)
+			return s
+		}
 		err := j.do(s)
 		if !isFromModule(err) {
 			j.done <- err
@@ -218,11 +217,12 @@ func (c *connection) handle(s *session, j *job, queue chan *job) *session {
 			lostErr = s.canary()
 		}
 		if lostErr != nil {
-			c.lose(fmt.Errorf("%w, and then %w", err, lostErr))
-			c.token.handBack(j, queue, err)
+			why := fmt.Errorf("%w, and then %w", err, lostErr)
+			c.lose(why)
+			q.handBack(j, why)
 			return nil
 		}
-		if j.repeat == once || j.tries >= 2 {
+		if refusals == maxRefusals {
 			j.done <- fmt.Errorf("%w: the token is well but refuses: %w", errRefused, err)
 			return s
 		}
@@ -232,18 +232,9 @@ func (c *connection) handle(s *session, j *job, queue chan *job) *session {
 // errRefused: the token works but did not do this job, twice.
 var errRefused = errors.New("the token refused the operation")
 
-// handBack puts a job that the connection could not finish back for its
-// successor, or fails it.
-func (t *Token) handBack(j *job, queue chan *job, why error) {
-	if j.tries == 0 || j.repeat == again && j.tries < maxTries {
-		select {
-		case queue <- j:
-			return
-		default:
-		}
-	}
-	j.done <- fmt.Errorf("%w: %w", hsm.ErrUnavailable, why)
-}
+// otherSessions are those beside Config.Sessions: one holds the login, two are
+// for changes, one is the keeper's, and one is open while connecting.
+const otherSessions = 5
 
 // A session is a PKCS#11 session. It belongs to one goroutine.
 type session struct {
@@ -254,6 +245,9 @@ type session struct {
 
 func (c *connection) openSession() (*session, error) {
 	h, err := c.token.p11.OpenSession(c.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if isCode(err, pkcs11.CKR_SESSION_COUNT) {
+		return nil, fromModule(fmt.Sprintf("opening a session (%d are needed: give fewer to signing, in token.sessions)", c.token.cfg.Sessions+otherSessions), err)
+	}
 	if err != nil {
 		return nil, fromModule("opening a session", err)
 	}

@@ -105,10 +105,17 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	if len(id) != idSize {
 		return hsm.Key{}, fmt.Errorf("an id of %d bytes is not one of %d", len(id), idSize)
 	}
-	key, err := run(ctx, t, t.changesOf(spec), once, func(s *session) (hsm.Key, error) {
+	begun := false
+	key, err := run(ctx, t, t.changesOf(spec), func(s *session) (hsm.Key, error) {
+		if begun { // and cut off: half of a key pair may be there, or all of it
+			if err := s.destroy(id); err != nil {
+				return hsm.Key{}, err
+			}
+		}
 		if s.handles.get(id) != nil {
 			return hsm.Key{}, fmt.Errorf("the token already has a key with CKA_ID %x", id)
 		}
+		begun = true
 		return s.generate(spec, id, labelKey)
 	})
 	if err != nil {
@@ -205,7 +212,7 @@ func exportEC(spec hsm.KeySpec) func(*session, pkcs11.ObjectHandle) ([]byte, err
 
 // changesOf gives the queue of changes of keys of a KeySpec. A key is made and
 // destroyed through one queue, so that it cannot be destroyed before it is made.
-func (t *Token) changesOf(spec hsm.KeySpec) chan *job {
+func (t *Token) changesOf(spec hsm.KeySpec) queue {
 	if spec == hsm.RSA_4096 {
 		return t.slowChanges
 	}
@@ -217,7 +224,7 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 	if len(k.ID) != idSize {
 		return fmt.Errorf("an id of %d bytes is not one of %d", len(k.ID), idSize)
 	}
-	_, err := run(ctx, t, t.changesOf(k.Spec), again, func(s *session) (struct{}, error) {
+	_, err := run(ctx, t, t.changesOf(k.Spec), func(s *session) (struct{}, error) {
 		return struct{}{}, s.destroy(k.ID)
 	})
 	return err
@@ -225,7 +232,7 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 
 // destroy takes the private half first: a public half alone can do no harm.
 func (s *session) destroy(id []byte) error {
-	s.handles.drop(id)
+	s.forgetHandle(id)
 	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
 		found, err := s.find(
 			pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),

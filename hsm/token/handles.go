@@ -1,9 +1,11 @@
 package token
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -32,21 +34,32 @@ type handles struct {
 
 // An object is one private key in the token.
 type object struct {
+	key   way
+	twice bool        // several objects have this CKA_ID: refuse them all
+	stale atomic.Bool // the handle was refused: find the object again
+
+	copy    atomic.Pointer[way] // the session copy; nil if there is none
+	using   sync.RWMutex        // held for reading while a signature is made with the copy
+	uses    atomic.Int64        // of the key itself, since its copy was forgotten
+	used    atomic.Int64        // when the copy was used last, in nanoseconds since 1970
+	forgets atomic.Int64        // how often the copy was forgotten
+}
+
+// A way is a handle by which a key can be signed with: its own, or its copy's.
+type way struct {
 	handle  pkcs11.ObjectHandle
-	twice   bool                   // several objects have this CKA_ID: refuse them all
-	stale   atomic.Bool            // the handle was refused: find the object again
 	checked atomic.Pointer[string] // the public key that a signature was verified with
 }
 
 // isChecked reports whether a signature was verified with public.
-func (o *object) isChecked(public []byte) bool {
-	p := o.checked.Load()
+func (w *way) isChecked(public []byte) bool {
+	p := w.checked.Load()
 	return p != nil && *p == string(public)
 }
 
-func (o *object) setChecked(public []byte) {
+func (w *way) setChecked(public []byte) {
 	p := string(public)
-	o.checked.Store(&p)
+	w.checked.Store(&p)
 }
 
 func (h *handles) get(id []byte) *object {
@@ -59,21 +72,27 @@ func (h *handles) get(id []byte) *object {
 }
 
 func (h *handles) put(id []byte, handle pkcs11.ObjectHandle) *object {
-	o := &object{handle: handle}
+	o := &object{key: way{handle: handle}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.byID[keyID(id)] = o
 	return o
 }
 
-func (h *handles) drop(id []byte) {
+// drop takes an object out of the table and gives it, or nil.
+func (h *handles) drop(id []byte) *object {
 	if len(id) != idSize {
-		return
+		return nil
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	o := h.byID[keyID(id)]
 	delete(h.byID, keyID(id))
+	return o
 }
+
+// progressEvery is how often a scan that takes long says how far it is.
+const progressEvery = time.Second
 
 // scan fills the table with every private key that has our label.
 func (h *handles) scan(s *session) error {
@@ -84,7 +103,12 @@ func (h *handles) scan(s *session) error {
 	if err != nil {
 		return fmt.Errorf("scanning the token: %w", err)
 	}
-	for _, handle := range found {
+	said := time.Now()
+	for i, handle := range found {
+		if time.Since(said) > progressEvery {
+			s.token.log.Info("reading which keys the token has", "read", i, "of", len(found))
+			said = time.Now()
+		}
 		id, err := s.attribute(handle, pkcs11.CKA_ID)
 		if err != nil && !isCode(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
 			return fmt.Errorf("scanning the token: %w", err) // of its keys, none may be missing by chance
@@ -110,6 +134,7 @@ func (h *handles) scan(s *session) error {
 func (s *session) locate(id []byte) (*object, error) {
 	o := s.handles.get(id)
 	if o == nil {
+		s.token.seek(id)
 		return nil, fmt.Errorf("%w: the token has no key with CKA_ID %x", hsm.ErrNotFound, id)
 	}
 	if o.twice {
@@ -128,8 +153,42 @@ func (s *session) locate(id []byte) (*object, error) {
 		if err := s.confirm(); err != nil {
 			return nil, err
 		}
-		s.handles.drop(id)
+		s.forgetHandle(id)
 		return nil, fmt.Errorf("%w: the token has %d keys with CKA_ID %x where it had one", hsm.ErrNotFound, len(found), id)
 	}
+	s.copies.forget(o)
 	return s.handles.put(id, found[0]), nil
+}
+
+// seekEvery bounds how often keys are looked for that the table has not.
+const seekEvery = time.Second
+
+// seek has the token searched for a key that the table has not, without anybody
+// waiting: somebody may have put it back. Whoever asks for the key then gets it.
+func (t *Token) seek(id []byte) {
+	last, now := t.sought.Load(), time.Now().UnixNano()
+	if now-last < int64(seekEvery) || !t.sought.CompareAndSwap(last, now) {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+		defer cancel()
+		_, _ = run(ctx, t, t.changes, func(s *session) (struct{}, error) { // it is sought again
+			found, err := s.find(
+				pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
+				pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey),
+				pkcs11.NewAttribute(pkcs11.CKA_ID, id))
+			if err == nil && len(found) == 1 && s.handles.get(id) == nil {
+				s.handles.put(id, found[0])
+			}
+			return struct{}{}, err
+		})
+	}()
+}
+
+// forgetHandle takes a key out of the table, and its copy out of use.
+func (c *connection) forgetHandle(id []byte) {
+	if o := c.handles.drop(id); o != nil {
+		c.copies.forget(o)
+	}
 }

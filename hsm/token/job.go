@@ -10,45 +10,88 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// A job is one piece of work for a session, on behalf of a waiting caller.
+// A job is one piece of work for a session, on behalf of a waiting caller. It can
+// be done again: what the token refuses gets a second try in a new session, and
+// what is under way when the connection is lost is begun anew on the next one.
 type job struct {
 	ctx    context.Context // the caller's: a job whose caller has left is not begun
 	do     func(*session) error
-	repeat repeat
-	tries  int
+	losses int        // how many connections were lost over it
 	done   chan error // takes one error without waiting: the caller may have left
 }
 
-// repeat says whether a job may be begun a second time.
-type repeat bool
+// maxLosses bounds how many connections one job may take with it, so that a job
+// which kills them ends before its caller's patience does.
+const maxLosses = 16
 
-const (
-	again repeat = true  // signing and sealing: a second time does no harm
-	once  repeat = false // changes of the token
-)
+// A queue is where jobs wait for the workers that share it.
+type queue struct {
+	jobs chan *job // bounded: what does not fit is told that the token is busy
+	// returned holds the jobs that a lost connection's workers had in hand. Each
+	// of them has one at most, and takes one of these before any other, so there
+	// are never more than workers.
+	returned chan *job
+}
 
-// maxTries bounds how often a job is begun: at first, in a new session, and on
-// the connection after.
-const maxTries = 4
+func newQueue(size, workers int) queue {
+	return queue{make(chan *job, size), make(chan *job, workers)}
+}
 
-// run hands do to a worker of queue and waits for its result.
-func run[T any](ctx context.Context, t *Token, queue chan *job, r repeat, do func(*session) (T, error)) (T, error) {
+// next waits for a job. It gives nil when lost is closed.
+func (q queue) next(lost <-chan struct{}) *job {
+	var j *job
+	select {
+	case j = <-q.returned:
+	default:
+		select {
+		case <-lost:
+			return nil
+		case j = <-q.returned:
+		case j = <-q.jobs:
+		}
+	}
+	select {
+	case <-lost: // both were ready; this connection begins nothing more
+		q.handBack(j, errLost)
+		return nil
+	default:
+		return j
+	}
+}
+
+var errLost = errors.New("the connection to it is lost")
+
+// handBack puts a job that a lost connection did not finish back for its
+// successor, or fails it.
+func (q queue) handBack(j *job, why error) {
+	if j.losses++; j.losses < maxLosses {
+		select {
+		case q.returned <- j:
+			return
+		default:
+		}
+	}
+	j.done <- fmt.Errorf("%w: %w", hsm.ErrUnavailable, why)
+}
+
+// run hands do to a worker of q and waits for its result.
+func run[T any](ctx context.Context, t *Token, q queue, do func(*session) (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
 		return zero, err
 	}
 	// The result travels in a channel and not in a shared variable: when the
 	// caller leaves early the worker may still write it.
-	result := make(chan T, maxTries)
-	j := &job{ctx: ctx, repeat: r, done: make(chan error, 1), do: func(s *session) error {
+	result := make(chan T, 1)
+	j := &job{ctx: ctx, done: make(chan error, 1), do: func(s *session) error {
 		v, err := do(s)
 		if err == nil {
-			result <- v
+			result <- v // it is not done again
 		}
 		return err
 	}}
 	select {
-	case queue <- j:
+	case q.jobs <- j:
 	default:
 		return zero, hsm.ErrBusy
 	}

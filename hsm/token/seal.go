@@ -3,6 +3,8 @@ package token
 import (
 	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -12,67 +14,117 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// What Seal returns: a format byte, the CKA_ID of the sealing key, a nonce, and
-// the AES-256-GCM ciphertext with its tag. Format and key id are part of the
-// additional data.
+// What Seal returns begins with a format byte and the CKA_ID of the sealing key,
+// which are part of the additional data. What follows is
+//
+//	1: a nonce and the AES-256-GCM ciphertext, with its tag, of the token
+//	2: a salt, a nonce and the AES-256-GCM ciphertext, with its tag, of this
+//	   process, under the key that the token gives as the HMAC-SHA-256 of a
+//	   constant, the CKA_ID, the salt and the additional data
+//
+// The second is for tokens without AES-GCM. Each secret has a key of its own,
+// which can be had from the token only.
 const (
-	sealFormat = 1
+	formatGCM  = 1
+	formatHMAC = 2
+
 	nonceSize  = 12 // of random nonces; one key may seal 2^32 times (SP 800-38D, 8.3)
+	saltSize   = 16
 	headerSize = 1 + idSize
 	tagSize    = 16
 	maxSecret  = 64 << 10
 )
 
-// A sealingKey is the AES key that seals: in the token, never extractable.
+// A sealingKey is the secret key that seals: in the token, never extractable.
 type sealingKey struct {
 	id     []byte // its CKA_ID
 	handle pkcs11.ObjectHandle
+	format byte
 }
 
 // findSealingKey finds the sealing key, or makes it where that is configured,
 // and tries it.
-func (c *connection) findSealingKey(s *session, provision bool) error {
-	key, err := s.onlySealingKey()
-	if err == nil && key.id == nil && provision {
-		if err = c.makeSealingKey(); err == nil {
-			key, err = s.onlySealingKey()
-		}
-	}
+func (c *connection) findSealingKey(s *session, provision bool) (err error) {
+	c.sealing, err = s.onlySealingKey()
 	if err != nil {
 		return fmt.Errorf("finding the sealing key: %w", err)
 	}
-	if key.id == nil {
-		return fmt.Errorf("%w: it has no key labelled %s", errNotOurs, labelSealing)
+	switch {
+	case c.sealing.id != nil:
+		err = s.testSealing()
+	case provision:
+		err = s.provisionSealing()
+	default:
+		err = fmt.Errorf("%w: it has no key labelled %s", errNotOurs, labelSealing)
 	}
-	c.sealing = key
-	if err := s.testSealing(); err != nil {
-		return fmt.Errorf("the token cannot seal: kmsgate needs CKM_AES_GCM with additional data: %w", err)
+	if err != nil {
+		return fmt.Errorf("the token cannot seal: %w", err)
 	}
 	return nil
 }
 
 // onlySealingKey gives the one sealing key, without id if there is none.
-func (s *session) onlySealingKey() (sealingKey, error) {
+func (s *session) onlySealingKey() (key sealingKey, err error) {
 	found, err := s.find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelSealing))
 	if err != nil || len(found) == 0 {
-		return sealingKey{}, err
+		return key, err
 	}
 	if len(found) > 1 {
-		return sealingKey{}, fmt.Errorf("the token has %d keys labelled %s where there must be one", len(found), labelSealing)
+		return key, fmt.Errorf("the token has %d keys labelled %s where there must be one", len(found), labelSealing)
 	}
-	id, err := s.attribute(found[0], pkcs11.CKA_ID)
-	if err == nil && len(id) != idSize {
-		err = fmt.Errorf("its CKA_ID has %d bytes, not %d", len(id), idSize)
+	key.handle = found[0]
+	if key.id, err = s.attribute(key.handle, pkcs11.CKA_ID); err != nil {
+		return key, err
 	}
-	return sealingKey{id, found[0]}, err
+	if len(key.id) != idSize {
+		return key, fmt.Errorf("its CKA_ID has %d bytes, not %d", len(key.id), idSize)
+	}
+	keyType, err := s.attribute(key.handle, pkcs11.CKA_KEY_TYPE)
+	if err != nil {
+		return key, err
+	}
+	key.format = formatHMAC
+	if bytes.Equal(keyType, pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES).Value) {
+		key.format = formatGCM
+	}
+	return key, nil
 }
 
-func (c *connection) makeSealingKey() error {
-	id := make([]byte, idSize)
-	rand.Read(id)
-	template, err := crypto11.NewAttributeSetWithIDAndLabel(id, []byte(labelSealing))
+// provisionSealing makes a sealing key of the first kind that works.
+func (s *session) provisionSealing() error {
+	why := s.trySealingKey(s.makeAESKey)
+	if why == nil {
+		return nil
+	}
+	if err := s.trySealingKey(s.makeHMACKey); err != nil {
+		return fmt.Errorf("kmsgate needs CKM_AES_GCM with additional data (%w), or CKM_SHA256_HMAC with a generic secret key (%w)", why, err)
+	}
+	s.token.log.Info("this token has no AES-GCM: secrets are sealed in this process, by keys that it derives", "reason", why)
+	return nil
+}
+
+// trySealingKey makes a sealing key and tries it. One that does not work is not
+// left behind.
+func (s *session) trySealingKey(make func() error) error {
+	if err := make(); err != nil {
+		return err
+	}
+	key, err := s.onlySealingKey()
+	if err != nil {
+		return err
+	}
+	s.sealing = key
+	if err := s.testSealing(); err != nil {
+		return errors.Join(err, fromModule("C_DestroyObject", s.p11.DestroyObject(s.handle, key.handle)))
+	}
+	return s.token.cfg.AfterChange()
+}
+
+// makeAESKey goes without the session: crypto11 has one for itself.
+func (s *session) makeAESKey() error {
+	template, err := crypto11.NewAttributeSetWithIDAndLabel(newSealingID(), []byte(labelSealing))
 	if err != nil {
 		return err
 	}
@@ -83,10 +135,33 @@ func (c *connection) makeSealingKey() error {
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
 	})
-	if _, err := c.c11.GenerateSecretKeyWithAttributes(template, 256, crypto11.CipherAES); err != nil {
-		return err
-	}
-	return c.token.cfg.AfterChange()
+	_, err = s.c11.GenerateSecretKeyWithAttributes(template, 256, crypto11.CipherAES)
+	return err
+}
+
+func (s *session) makeHMACKey() error {
+	_, err := s.p11.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, nil)}, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_GENERIC_SECRET),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, derivedSize),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, newSealingID()),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelSealing),
+	})
+	return fromModule("C_GenerateKey", err)
+}
+
+// derivedSize is the length of an HMAC-SHA-256 and of the AES key that it is.
+const derivedSize = 32
+
+func newSealingID() []byte {
+	id := make([]byte, idSize)
+	rand.Read(id)
+	return id
 }
 
 func (s *session) testSealing() error {
@@ -108,36 +183,62 @@ func (s *session) testSealing() error {
 	return nil
 }
 
-func (k sealingKey) header() []byte { return append([]byte{sealFormat}, k.id...) }
+// header begins everything that the key seals.
+func (k sealingKey) header() []byte { return append([]byte{k.format}, k.id...) }
 
-// seal encrypts in the worker's own session. crypto11's AEAD would do it in a
-// session of a pool that keeps dead ones.
 func (s *session) seal(plaintext, aad []byte) ([]byte, error) {
+	header := s.sealing.header()
 	nonce := make([]byte, nonceSize)
 	rand.Read(nonce)
-	header := s.sealing.header()
-	params := pkcs11.NewGCMParams(nonce, slices.Concat(header, aad), 8*tagSize)
-	defer params.Free()
-	if err := s.p11.EncryptInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, params)}, s.sealing.handle); err != nil {
-		return nil, fromModule("C_EncryptInit", err)
+	if s.sealing.format == formatGCM {
+		ciphertext, err := s.encrypt(nonce, plaintext, slices.Concat(header, aad))
+		return slices.Concat(header, nonce, ciphertext), err
 	}
-	ciphertext, err := s.p11.Encrypt(s.handle, plaintext)
+	salt := make([]byte, saltSize)
+	rand.Read(salt)
+	aead, err := s.deriveAEAD(salt, aad)
 	if err != nil {
-		return nil, fromModule("C_Encrypt", err)
+		return nil, err
 	}
-	return slices.Concat(header, nonce, ciphertext), nil
+	return aead.Seal(slices.Concat(header, salt, nonce), nonce, plaintext, slices.Concat(header, aad)), nil
 }
 
 func (s *session) unseal(sealed, aad []byte) ([]byte, error) {
 	header := s.sealing.header()
-	if len(sealed) < headerSize+nonceSize+tagSize || sealed[0] != sealFormat {
+	if len(sealed) < headerSize+nonceSize+tagSize || sealed[0] != formatGCM && sealed[0] != formatHMAC {
 		return nil, errors.New("not a sealed secret of a known format")
 	}
 	if !bytes.Equal(sealed[:headerSize], header) {
 		return nil, fmt.Errorf("sealed by key %x, but this token's sealing key is %x: the database and the token do not belong together", sealed[1:headerSize], s.sealing.id)
 	}
-	nonce, ciphertext := sealed[headerSize:headerSize+nonceSize], sealed[headerSize+nonceSize:]
-	params := pkcs11.NewGCMParams(nonce, slices.Concat(header, aad), 8*tagSize)
+	rest, aad := sealed[headerSize:], slices.Concat(header, aad)
+	if s.sealing.format == formatGCM {
+		return s.decrypt(rest[:nonceSize], rest[nonceSize:], aad)
+	}
+	if len(rest) < saltSize+nonceSize+tagSize {
+		return nil, errors.New("not a sealed secret of a known format")
+	}
+	aead, err := s.deriveAEAD(rest[:saltSize], aad[headerSize:])
+	if err != nil {
+		return nil, err
+	}
+	return aead.Open(nil, rest[saltSize:saltSize+nonceSize], rest[saltSize+nonceSize:], aad)
+}
+
+// encrypt has the token encrypt, in the worker's own session. crypto11's AEAD
+// would do it in a session of a pool that keeps dead ones.
+func (s *session) encrypt(nonce, plaintext, aad []byte) ([]byte, error) {
+	params := pkcs11.NewGCMParams(nonce, aad, 8*tagSize)
+	defer params.Free()
+	if err := s.p11.EncryptInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, params)}, s.sealing.handle); err != nil {
+		return nil, fromModule("C_EncryptInit", err)
+	}
+	ciphertext, err := s.p11.Encrypt(s.handle, plaintext)
+	return ciphertext, fromModule("C_Encrypt", err)
+}
+
+func (s *session) decrypt(nonce, ciphertext, aad []byte) ([]byte, error) {
+	params := pkcs11.NewGCMParams(nonce, aad, 8*tagSize)
 	defer params.Free()
 	if err := s.p11.DecryptInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, params)}, s.sealing.handle); err != nil {
 		return nil, fromModule("C_DecryptInit", err)
@@ -146,16 +247,38 @@ func (s *session) unseal(sealed, aad []byte) ([]byte, error) {
 	return plaintext, fromModule("C_Decrypt", err)
 }
 
+// deriveAEAD gives the AEAD of one secret.
+func (s *session) deriveAEAD(salt, aad []byte) (cipher.AEAD, error) {
+	context := slices.Concat([]byte("kmsgate sealing 2|"), s.sealing.id, salt, aad)
+	if err := s.p11.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_SHA256_HMAC, nil)}, s.sealing.handle); err != nil {
+		return nil, fromModule("C_SignInit", err)
+	}
+	key, err := s.p11.Sign(s.handle, context)
+	if err != nil {
+		return nil, fromModule("C_Sign", err)
+	}
+	defer clear(key)
+	if len(key) != derivedSize {
+		return nil, fmt.Errorf("the token's HMAC-SHA-256 has %d bytes", len(key))
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
 // Seal encrypts plaintext, up to 64 KiB, under a key that never leaves the
-// token. The result is 45 bytes longer than the plaintext.
+// token. The result is 45 bytes longer than the plaintext, or 61 if the token has
+// no AES-GCM.
 func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	if len(plaintext) > maxSecret {
 		return nil, fmt.Errorf("a secret of %d bytes is longer than %d", len(plaintext), maxSecret)
 	}
-	return run(ctx, t, t.jobs, again, func(s *session) ([]byte, error) { return s.seal(plaintext, aad) })
+	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.seal(plaintext, aad) })
 }
 
 // Unseal is the inverse of Seal, for the same aad and the same token only.
 func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
-	return run(ctx, t, t.jobs, again, func(s *session) ([]byte, error) { return s.unseal(sealed, aad) })
+	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.unseal(sealed, aad) })
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -53,9 +54,9 @@ func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest [
 	}
 	type signed struct {
 		raw []byte
-		by  *object
+		by  *way
 	}
-	made, err := run(ctx, t, t.jobs, again, func(s *session) (signed, error) {
+	made, err := run(ctx, t, t.jobs, func(s *session) (signed, error) {
 		raw, by, err := s.signWith(k.ID, m, digest)
 		return signed{raw, by}, err
 	})
@@ -91,19 +92,52 @@ func check(k hsm.Key, alg hsm.Algorithm, digest, sig []byte) error {
 	return nil
 }
 
-// signWith makes a raw signature with the private key that has the CKA_ID id.
-func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, *object, error) {
+// signWith makes a raw signature with the private key that has the CKA_ID id, and
+// says by which handle.
+func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, *way, error) {
 	o, err := s.locate(id)
 	if err != nil {
 		return nil, nil, err
 	}
-	raw, err := s.signRaw(o.handle, m, digest)
-	if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID) {
+	raw, by, err := s.signWithCopy(o, m, digest)
+	if by != nil {
+		return raw, by, err
+	}
+	raw, err = s.signRaw(o.key.handle, m, digest)
+	if isCode(err, handleErrors...) {
 		// Not "the key is gone": SoftHSM says the same when its files are. The
 		// canary tells the two apart, and a second try finds the key again.
 		o.stale.Store(true)
 	}
-	return raw, o, err
+	if err == nil {
+		s.copies.used(o)
+	}
+	return raw, &o.key, err
+}
+
+// handleErrors are the codes by which a token says that it knows no object by
+// this handle.
+var handleErrors = []pkcs11.Error{pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID}
+
+// signWithCopy signs with the session copy. It gives no way if there is none, or
+// if the token does not know it any more: then the key itself can be used.
+func (s *session) signWithCopy(o *object, m mechanism, digest []byte) ([]byte, *way, error) {
+	o.using.RLock() // the keeper only tries to lock, so this never waits for a call
+	defer o.using.RUnlock()
+	w := o.copy.Load()
+	if w == nil {
+		return nil, nil, nil
+	}
+	raw, err := s.signRaw(w.handle, m, digest)
+	if err != nil {
+		s.copies.giveUp(o, w)
+		if isCode(err, handleErrors...) {
+			return nil, nil, nil
+		}
+		return nil, w, err
+	}
+	o.used.Store(time.Now().UnixNano())
+	return raw, w, nil
 }
 
 func (s *session) signRaw(handle pkcs11.ObjectHandle, m mechanism, digest []byte) ([]byte, error) {

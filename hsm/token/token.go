@@ -1,6 +1,7 @@
 package token
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
@@ -47,6 +49,14 @@ type Config struct {
 	// are refused with hsm.ErrBusy. Zero means 1024.
 	Queue int
 
+	// Copies is how many session copies of keys there are at most, where they make
+	// signing faster. Zero means 1024, less than zero none.
+	Copies int
+
+	// UserType is who logs in: zero or CKU_USER (1), or the crypto user of some
+	// vendors, 0x80000001.
+	UserType uint
+
 	// Provision makes the sealing key and the canary key if the token has none.
 	Provision bool
 
@@ -69,9 +79,12 @@ type Config struct {
 	OnHang func(error)
 
 	// WatchEvery is how often the token is asked for a sign of life, HangAfter
-	// how long a call may take. Zero means 5 s and 30 s.
-	WatchEvery time.Duration
-	HangAfter  time.Duration
+	// how long a call may take, and RecheckEvery how often it is looked whether
+	// the keys still exist that there are session copies of. Zero means 5 s, 30 s
+	// and 30 s.
+	WatchEvery   time.Duration
+	HangAfter    time.Duration
+	RecheckEvery time.Duration
 
 	Logger *slog.Logger // nil means slog.Default()
 }
@@ -86,18 +99,15 @@ func (c Config) withDefaults() (Config, error) {
 	if c.PIN == "" {
 		return c, errors.New("token: Config.PIN is empty: give the token's user PIN")
 	}
-	if c.Sessions == 0 {
-		c.Sessions = runtime.NumCPU()
+	if c.UserType != 0 && c.UserType != pkcs11.CKU_USER && c.UserType != crypto11.CryptoUser {
+		return c, fmt.Errorf("token: Config.UserType %#x is neither CKU_USER (1) nor the crypto user (%#x)", c.UserType, uint(crypto11.CryptoUser))
 	}
-	if c.Queue == 0 {
-		c.Queue = 1024
-	}
-	if c.WatchEvery == 0 {
-		c.WatchEvery = 5 * time.Second
-	}
-	if c.HangAfter == 0 {
-		c.HangAfter = 30 * time.Second
-	}
+	c.Sessions = cmp.Or(c.Sessions, runtime.NumCPU())
+	c.Queue = cmp.Or(c.Queue, 1024)
+	c.Copies = cmp.Or(c.Copies, 1024)
+	c.WatchEvery = cmp.Or(c.WatchEvery, 5*time.Second)
+	c.HangAfter = cmp.Or(c.HangAfter, 30*time.Second)
+	c.RecheckEvery = cmp.Or(c.RecheckEvery, 30*time.Second)
 	noop := func() error { return nil }
 	if c.BeforeLogin == nil {
 		c.BeforeLogin = noop
@@ -127,13 +137,16 @@ type Token struct {
 
 	calls   inflight
 	current atomic.Pointer[connection] // nil while there is none
+	why     atomic.Pointer[error]      // there is none
+	losses  atomic.Int64
+	sought  atomic.Int64 // when a key was looked for that the table had not, in nanoseconds since 1970
 
-	jobs    chan *job // for the workers
-	changes chan *job // for the one worker that changes the token …
+	jobs    queue // for the workers
+	changes queue // for the one worker that changes the token …
 
 	// … and for one that makes key pairs which take seconds, and would hold up
 	// the making of all others.
-	slowChanges chan *job
+	slowChanges queue
 
 	closing   chan struct{}
 	closeOnce sync.Once
@@ -162,10 +175,10 @@ func Open(cfg Config) (*Token, error) {
 		cfg:     cfg,
 		log:     cfg.Logger,
 		p11:     p11,
-		jobs:    make(chan *job, cfg.Queue),
-		changes: make(chan *job, cfg.Queue),
+		jobs:    newQueue(cfg.Queue, cfg.Sessions),
+		changes: newQueue(cfg.Queue, 1),
 
-		slowChanges: make(chan *job, cfg.Queue),
+		slowChanges: newQueue(cfg.Queue, 1),
 		closing:     make(chan struct{}),
 		done:        make(chan struct{}),
 	}
@@ -187,9 +200,25 @@ func (t *Token) Close() error {
 	return nil
 }
 
-// Health reports nil if the token made a good signature just now.
+// Health reports nil if the token makes a good signature now. While there is no
+// connection it says at once why.
 func (t *Token) Health(ctx context.Context) error {
-	_, err := run(ctx, t, t.jobs, again, func(s *session) (struct{}, error) {
+	if t.current.Load() == nil {
+		return t.down()
+	}
+	return t.canary(ctx)
+}
+
+// down is the error for as long as there is no connection.
+func (t *Token) down() error {
+	if why := t.why.Load(); why != nil {
+		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, *why)
+	}
+	return fmt.Errorf("%w: it is being connected to", hsm.ErrUnavailable)
+}
+
+func (t *Token) canary(ctx context.Context) error {
+	_, err := run(ctx, t, t.jobs, func(s *session) (struct{}, error) {
 		return struct{}{}, s.canary()
 	})
 	return err
@@ -200,7 +229,7 @@ func (t *Token) Health(ctx context.Context) error {
 func (t *Token) Has(k hsm.Key) error {
 	c := t.current.Load()
 	if c == nil {
-		return fmt.Errorf("%w: there is no connection to it", hsm.ErrUnavailable)
+		return t.down()
 	}
 	switch o := c.handles.get(k.ID); {
 	case o == nil:
@@ -211,8 +240,24 @@ func (t *Token) Has(k hsm.Key) error {
 	return nil
 }
 
-// Forget drops k's session copy.
-func (t *Token) Forget(k hsm.Key) {}
+// Stats are figures about a Token, for its operator.
+type Stats struct {
+	Connected bool
+	Losses    int64 // of the connection, since Open
+	Waiting   int   // operations that no session has begun
+	Copies    bool  // keys that are used often are signed with through session copies
+}
+
+// Stats gives the figures of this moment.
+func (t *Token) Stats() Stats {
+	c := t.current.Load()
+	return Stats{
+		Connected: c != nil,
+		Losses:    t.losses.Load(),
+		Waiting:   len(t.jobs.jobs) + len(t.changes.jobs) + len(t.slowChanges.jobs),
+		Copies:    c != nil && c.copies.on.Load(),
+	}
+}
 
 // watch looks after the token while nobody asks it for anything: it has a worker
 // make a canary signature, so that a loss is found and what was unsealed is
@@ -245,11 +290,13 @@ func (t *Token) supervise(c *connection) {
 		t.current.Store(c)
 		select {
 		case <-c.lost:
+			t.losses.Add(1)
 			t.log.Error("the connection to the token is lost; connecting anew", "token", t.cfg.name(), "reason", c.reason())
 			t.cfg.OnLoss()
 		case <-t.closing:
 			c.lose(errClosed)
 		}
+		t.why.Store(&c.why)
 		t.current.Store(nil)
 		c.workers.Wait()
 		t.calls.during("C_Finalize", c.close)
@@ -260,7 +307,7 @@ func (t *Token) supervise(c *connection) {
 // The pause before connecting anew doubles from the first figure to the second.
 const (
 	firstPause   = 10 * time.Millisecond
-	longestPause = 500 * time.Millisecond
+	longestPause = 250 * time.Millisecond
 )
 
 // reconnect connects until it succeeds. It returns nil when there is no use in
@@ -275,12 +322,13 @@ func (t *Token) reconnect() *connection {
 		default:
 		}
 		var c *connection
-		var err error
+		var err error // of this try alone: it is kept
 		t.calls.during("connecting", func() { c, err = t.connect(false) })
 		if err == nil {
 			t.log.Info("connected to the token again", "token", t.cfg.name())
 			return c
 		}
+		t.why.Store(&err)
 		if errors.Is(err, ErrPIN) {
 			t.log.Error("the token refuses the PIN; not trying again: set the right PIN and restart", "token", t.cfg.name(), "reason", err)
 			t.doneErr = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)

@@ -1,0 +1,323 @@
+package token
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// copies keeps session copies of the keys that are used most. Where a token has
+// its objects in files, as SoftHSM has, signing with a copy is faster (1.5 times
+// on P-256) and does not wait for whoever makes and destroys keys (9,100
+// signatures a second against 94, among 10,000 keys). Whether that is so here
+// is tried at every connecting.
+//
+// A copy cannot be read out either, and ends with the connection at the latest.
+// But it outlives a deletion of its key by somebody else, so that is looked for.
+//
+// One goroutine, the keeper, owns the session that the copies are in.
+type copies struct {
+	c      *connection
+	on     atomic.Bool  // copies are made
+	wanted chan *object // keys that are used enough; what does not fit asks again
+	wake   chan struct{}
+
+	mu        sync.Mutex
+	condemned []condemned // guarded by mu
+
+	// The keeper's own.
+	session  *session
+	kept     map[*object]*way
+	failures int // to copy, one after the other
+}
+
+// A condemned copy is one that must not be used any more and is still there.
+type condemned struct {
+	o    *object
+	copy *way
+}
+
+const (
+	// copyAfter is the use at which a key gets a copy, and how many uses later it
+	// asks again if it got none.
+	copyAfter = 3
+	askAgain  = 256
+	// idleFor is how long a copy must not have been used to make room for another
+	// one. If more keys than there is room for are in use at once, those that have
+	// a copy keep it: making one costs more than it saves.
+	idleFor = 10 * time.Second
+	// worthIt is how the time of a signature with a copy has to compare.
+	worthIt = 0.9
+	// givesUp is after how many failures no more copies are made.
+	givesUp = 3
+)
+
+func newCopies(c *connection) *copies {
+	return &copies{c: c, wanted: make(chan *object, 64), wake: make(chan struct{}, 1), kept: make(map[*object]*way)}
+}
+
+// start opens the keeper's session and tries with the canary key whether copies
+// are possible and faster. If not, there are none, and that is no error.
+func (k *copies) start(first *session) error {
+	if k.c.token.cfg.Copies < 0 {
+		return nil
+	}
+	own, err := k.c.openSession()
+	if err != nil {
+		return err
+	}
+	copied, direct, err := own.tryCopy(first)
+	if err != nil || copied >= time.Duration(worthIt*float64(direct)) {
+		k.c.token.log.Debug("signing without session copies", "copy", copied, "key", direct, "reason", err)
+		own.close()
+		return nil
+	}
+	k.session = own
+	k.on.Store(true)
+	k.c.workers.Go(k.keep)
+	return nil
+}
+
+// tryCopy copies the canary key and has the copy sign in another session. It
+// gives the median times of signatures with the copy and with the key itself.
+func (s *session) tryCopy(other *session) (copied, direct time.Duration, err error) {
+	canary := s.connection.canary
+	handle, err := s.copyObject(canary.handle)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { _ = s.p11.DestroyObject(s.handle, handle) }()
+	for typ, want := range map[uint]bool{pkcs11.CKA_TOKEN: false, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false} {
+		value, err := s.attribute(handle, typ)
+		if err != nil {
+			return 0, 0, err
+		}
+		if got := len(value) == 1 && value[0] == 1; got != want {
+			return 0, 0, fmt.Errorf("the token made a copy whose attribute %#x is %v", typ, got)
+		}
+	}
+	const tries = 9
+	var times [2][]time.Duration
+	for range tries {
+		for i, h := range []pkcs11.ObjectHandle{handle, canary.handle} {
+			began := time.Now()
+			if _, err := other.signRaw(h, canary.mechanism, canaryDigest); err != nil {
+				return 0, 0, err
+			}
+			times[i] = append(times[i], time.Since(began))
+		}
+	}
+	return median(times[0]), median(times[1]), nil
+}
+
+func median(times []time.Duration) time.Duration {
+	times = slices.Sorted(slices.Values(times))
+	return times[len(times)/2]
+}
+
+func (s *session) copyObject(o pkcs11.ObjectHandle) (pkcs11.ObjectHandle, error) {
+	h, err := s.p11.CopyObject(s.handle, o, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false)})
+	return h, fromModule("C_CopyObject", err)
+}
+
+// used counts a signature that was made with the key itself, and asks for a copy
+// if there were enough.
+func (k *copies) used(o *object) {
+	if !k.on.Load() {
+		return
+	}
+	if n := o.uses.Add(1); n == copyAfter || n%askAgain == 0 {
+		select {
+		case k.wanted <- o:
+		default:
+		}
+	}
+}
+
+// forget sees to it that no signature is begun with o's copy from now on, and
+// has the keeper destroy it.
+func (k *copies) forget(o *object) {
+	o.forgets.Add(1)
+	o.uses.Store(0)
+	if w := o.copy.Swap(nil); w != nil {
+		k.condemn(o, w)
+	}
+}
+
+// giveUp is forget for one copy that does not work.
+func (k *copies) giveUp(o *object, w *way) {
+	if o.copy.CompareAndSwap(w, nil) {
+		k.condemn(o, w)
+	}
+}
+
+func (k *copies) condemn(o *object, w *way) {
+	k.mu.Lock()
+	k.condemned = append(k.condemned, condemned{o, w})
+	k.mu.Unlock()
+	select {
+	case k.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// keep makes, looks after and destroys copies until the connection is lost. The
+// copies end with it.
+func (k *copies) keep() {
+	tick := time.NewTicker(k.c.token.cfg.RecheckEvery)
+	defer tick.Stop()
+	for {
+		var what func() error
+		select {
+		case <-k.c.lost:
+			return
+		case o := <-k.wanted:
+			what = func() error { return k.copy(o) }
+		case <-k.wake:
+			what = k.bury
+		case <-tick.C:
+			what = k.recheck
+		}
+		k.c.token.calls.during("the keeper of session copies", func() {
+			if err := what(); err != nil {
+				k.recover(err)
+			}
+		})
+	}
+}
+
+// copy makes a copy of o's key.
+func (k *copies) copy(o *object) error {
+	if o.copy.Load() != nil || !k.room() {
+		return nil
+	}
+	forgets := o.forgets.Load()
+	handle, err := k.session.copyObject(o.key.handle)
+	if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID) {
+		return nil // whoever signs with the key next finds out why
+	}
+	if err != nil {
+		if k.failures++; k.failures >= givesUp {
+			k.on.Store(false)
+		}
+		return err
+	}
+	k.failures = 0
+	w := &way{handle: handle}
+	k.kept[o] = w
+	o.used.Store(time.Now().UnixNano())
+	o.copy.Store(w)
+	if o.forgets.Load() != forgets { // meanwhile
+		k.forget(o)
+	}
+	return nil
+}
+
+// room makes sure that there is room for one more copy.
+func (k *copies) room() bool {
+	if len(k.kept) < k.c.token.cfg.Copies {
+		return true
+	}
+	var victim *object
+	for o := range k.kept {
+		if victim == nil || cmp.Less(o.used.Load(), victim.used.Load()) {
+			victim = o
+		}
+	}
+	if time.Since(time.Unix(0, victim.used.Load())) < idleFor {
+		return false
+	}
+	k.forget(victim)
+	_ = k.bury() // what is wrong with the session shows at the next call
+	return len(k.kept) < k.c.token.cfg.Copies
+}
+
+// bury destroys condemned copies. One that a signature is being made with waits
+// for the next time: its handle may be given to another object.
+func (k *copies) bury() error {
+	k.mu.Lock()
+	all := k.condemned
+	k.condemned = nil
+	k.mu.Unlock()
+	for i, dead := range all {
+		if !dead.o.using.TryLock() {
+			k.mu.Lock()
+			k.condemned = append(k.condemned, dead)
+			k.mu.Unlock()
+			continue
+		}
+		err := k.session.p11.DestroyObject(k.session.handle, dead.copy.handle)
+		dead.o.using.Unlock()
+		if k.kept[dead.o] == dead.copy {
+			delete(k.kept, dead.o)
+		}
+		if err != nil && !isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
+			k.mu.Lock()
+			k.condemned = append(k.condemned, all[i+1:]...)
+			k.mu.Unlock()
+			return fromModule("C_DestroyObject", err)
+		}
+	}
+	return nil
+}
+
+// recheck looks whether the keys are still there that there are copies of.
+func (k *copies) recheck() error {
+	if err := k.bury(); err != nil {
+		return err
+	}
+	for o := range k.kept {
+		_, err := k.session.attribute(o.key.handle, pkcs11.CKA_ID)
+		if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+			if err := k.session.canary(); err != nil {
+				return err // the token, not the key
+			}
+			o.stale.Store(true)
+			k.forget(o)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recover replaces the keeper's session, and with it all copies. If the token is
+// not well the connection is lost.
+func (k *copies) recover(why error) {
+	for o := range k.kept {
+		o.copy.Store(nil)
+	}
+	clear(k.kept)
+	k.mu.Lock()
+	k.condemned = nil
+	k.mu.Unlock()
+	k.session.close()
+	renewed, err := k.c.openSession()
+	if err == nil {
+		k.session = renewed
+		err = renewed.canary()
+	}
+	if err != nil {
+		k.c.lose(fmt.Errorf("%w, and then %w", why, err))
+	}
+}
+
+// Forget drops k's session copy, if there is one.
+func (t *Token) Forget(k hsm.Key) {
+	c := t.current.Load()
+	if c == nil {
+		return
+	}
+	if o := c.handles.get(k.ID); o != nil {
+		c.copies.forget(o)
+	}
+}
