@@ -108,7 +108,7 @@ func examineFile(path string, there map[string]bool) (all []Finding, err error) 
 	case name == "generation" && info.Size() != wordSize && info.Size() != 0:
 		all = append(all, Finding{Path: path, Problem: true, What: fmt.Sprintf("has %d bytes and not %d: SoftHSM cannot tell by it when another process has changed the token", info.Size(), wordSize),
 			Do: "stop the gateway and remove the file; SoftHSM makes it anew"})
-	case name == objectFile:
+	case name == objectFile, name == "token.lock":
 	case kind == ".lock" && !there[filepath.Base(stem)+".object"]:
 		all = append(all, Finding{Path: path, What: "is left of an object whose file is gone: SoftHSM, when it destroys an object, removes both, unless it is killed"})
 	case kind == ".object":

@@ -266,7 +266,7 @@ func (i *instance) openToken() (hsm.Backend, *token.Token, error) {
 		return nil, nil, fmt.Errorf("%w. The PIN is that of %s; when you are sure of it and few attempts are left, start once with --insist-on-pin", err, i.pinSource())
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, i.explained(err)
 	}
 	software.Store(sealed.New(tok))
 	return hsm.Route{Token: tok, Sealed: software.Load()}, tok, nil
@@ -286,11 +286,9 @@ func (i *instance) pinSource() string {
 
 func (i *instance) tokenConfig() (token.Config, error) {
 	t := i.config.Token
-	cfg := token.Config{Module: t.Module, Label: t.Label, Serial: t.Serial, Sessions: t.Sessions, Provision: i.mode.provision, InsistOnPIN: i.mode.insistOnPIN, Logger: i.logger}
+	cfg := token.Config{Module: t.Module, Label: t.Label, Serial: t.Serial, UserType: t.UserTypeNumber(), Sessions: t.Sessions, Provision: i.mode.provision, InsistOnPIN: i.mode.insistOnPIN, Logger: i.logger}
 	if t.SoftHSM == "" {
-		pin, err := i.config.PIN()
-		cfg.PIN = token.PIN(pin)
-		return cfg, err
+		return cfg, i.adopt(&cfg)
 	}
 	if _, err := os.Stat(t.SoftHSM); !i.mode.provision && errors.Is(err, os.ErrNotExist) {
 		return cfg, errNotInitialized

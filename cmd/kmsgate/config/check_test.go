@@ -178,3 +178,11 @@ func TestPINFile(t *testing.T) {
 		t.Error("a SoftHSM token of our own has a PIN in the configuration")
 	}
 }
+
+func TestUserType(t *testing.T) {
+	for text, want := range map[string]uint{"": 0, "user": 1, "crypto_user": 0x80000001} {
+		if got := (Token{UserType: text}).UserTypeNumber(); got != want {
+			t.Errorf("%q is user type %#x, want %#x", text, got, want)
+		}
+	}
+}

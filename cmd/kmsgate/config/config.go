@@ -50,12 +50,13 @@ type Instance struct {
 
 // Token is where the keys are: either a PKCS#11 module, or SoftHSM.
 type Token struct {
-	Module   string `yaml:"module" is:"path"`      // the PKCS#11 module, a shared library
-	Label    string `yaml:"label" is:"label"`      // the token's label; this or Serial
-	Serial   string `yaml:"serial" is:"serial"`    // the token's serial number; this or Label
-	PINFile  string `yaml:"pin_file" is:"path"`    // holds the user PIN, for its owner only; this or PINEnv
-	PINEnv   string `yaml:"pin_env" is:"variable"` // the environment variable with the user PIN; this or PINFile
-	Sessions int    `yaml:"sessions"`              // signatures at once; 0: one for each core
+	Module   string `yaml:"module" is:"path"`                   // the PKCS#11 module, a shared library
+	Label    string `yaml:"label" is:"label"`                   // the token's label; this or Serial
+	Serial   string `yaml:"serial" is:"serial"`                 // the token's serial number; this or Label
+	PINFile  string `yaml:"pin_file" is:"path"`                 // holds the user PIN, for its owner only; this or PINEnv
+	PINEnv   string `yaml:"pin_env" is:"variable"`              // the environment variable with the user PIN; this or PINFile
+	UserType string `yaml:"user_type" oneof:"user crypto_user"` // whose PIN it is
+	Sessions int    `yaml:"sessions"`                           // signatures at once; 0: one for each core
 
 	// SoftHSM is the directory of a SoftHSM token of the gateway's own, made if
 	// it is missing, for trials. None of the above goes with it.

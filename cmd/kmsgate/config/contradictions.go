@@ -20,13 +20,14 @@ type yielding struct {
 func (l *ledger) dropDefaults(c *Config) {
 	label := yielding{"token.label", &c.Token.Label}
 	pinFile := yielding{"token.pin_file", &c.Token.PINFile}
+	userType := yielding{"token.user_type", &c.Token.UserType}
 	for _, rule := range []struct {
 		given  string
 		yields []yielding
 	}{
 		{c.Token.Serial, []yielding{label}},
 		{c.Token.PINEnv, []yielding{pinFile}},
-		{c.Token.SoftHSM, []yielding{label, pinFile}},
+		{c.Token.SoftHSM, []yielding{label, pinFile, userType}},
 		{c.TLS.Certificate + c.TLS.Key, []yielding{{"tls.ca_file", &c.TLS.CAFile}, {"tls.ca_key_file", &c.TLS.CAKeyFile}}},
 	} {
 		for _, y := range rule.yields {
@@ -62,6 +63,7 @@ func (l *ledger) softHSM(t Token) {
 		{"token.serial", t.Serial != ""},
 		{"token.pin_file", t.PINFile != ""},
 		{"token.pin_env", t.PINEnv != ""},
+		{"token.user_type", t.UserType != ""},
 		{"token.sessions", t.Sessions != 0},
 	} {
 		if f.given {

@@ -167,6 +167,7 @@ func TestMistakes(t *testing.T) {
 		{instead(address, "- address: 127.0.0.1:https"), "line 8: listeners[0].address: must be host:port"},
 		{instead(address, "- address: 127.0.0.1:65536"), "line 8: listeners[0].address: must be host:port"},
 		{instead(address, "- address: '*.example:443'"), "line 8: listeners[0].address: must be host:port"},
+		{instead(module, module+"\n  user_type: so"), "line 7: token.user_type: must be user or crypto_user"},
 		{instead(address, address+"\n    gateway: both"), "line 9: listeners[0].gateway: must be shared or dedicated"},
 		{instead(address, address+"\n    operations: some"), "line 9: listeners[0].operations: must be all or business"},
 		{minimal + "metrics: {listen: 9464}", "line 9: metrics.listen: must be a text"},
@@ -200,6 +201,7 @@ func TestMistakes(t *testing.T) {
 		{instead(module, "softhsm: a\n  serial: b"), "line 7: token.serial: does not go with token.softhsm"},
 		{instead(module, "softhsm: a\n  pin_file: b"), "line 7: token.pin_file: does not go with token.softhsm"},
 		{instead(module, "softhsm: a\n  pin_env: B"), "line 7: token.pin_env: does not go with token.softhsm"},
+		{instead(module, "softhsm: a\n  user_type: user"), "line 7: token.user_type: does not go with token.softhsm"},
 		{instead(module, "softhsm: a\n  sessions: 2"), "line 7: token.sessions: does not go with token.softhsm"},
 		{minimal + "tls: {certificate: c, key: k, ca_file: a}", "line 9: tls.ca_file: does not go with tls.certificate"},
 		{minimal + "tls: {certificate: c, key: k, ca_key_file: a}", "line 9: tls.ca_key_file: does not go with tls.certificate"},
@@ -244,7 +246,7 @@ admin: {socket: /s, uids: [1]}
 	}
 	_, err := Load(path)
 	want := fmt.Sprintf(`the configuration %s cannot be used:
-line 1: token: must be a section: module, label, serial, pin_file, pin_env, sessions, softhsm
+line 1: token: must be a section: module, label, serial, pin_file, pin_env, user_type, sessions, softhsm
 line 2: instance.region: is missing: must be a region's id, as cn-hangzhou
 line 3: instance.id: must be a text: put the value in quotes
 line 4: instance.account: must be a text: put the value in quotes

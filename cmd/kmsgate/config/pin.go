@@ -29,6 +29,15 @@ func (c *Config) PIN() (string, error) {
 	return onePIN(pin)
 }
 
+// userTypes are the numbers by which PKCS#11 and vendors know types of users.
+var userTypes = map[string]uint{
+	"user":        1,          // CKU_USER
+	"crypto_user": 0x80000001, // of Thales Luna: may use keys, and not make them
+}
+
+// UserTypeNumber is the number of the type of user whose PIN it is.
+func (t Token) UserTypeNumber() uint { return userTypes[t.UserType] }
+
 func (c *Config) pinField() string {
 	if c.Token.PINEnv != "" {
 		return "token.pin_env"
