@@ -54,6 +54,15 @@ func testSpec(t *testing.T, b hsm.Backend, spec hsm.KeySpec) {
 			t.Errorf("Sign with a cancelled context: %v, want context.Canceled", err)
 		}
 	})
+	t.Run("Forgotten", func(t *testing.T) {
+		b.Forget(key)
+		if err := b.Has(key); err != nil {
+			t.Errorf("Has: %v", err)
+		}
+		if _, err := b.Sign(ctx, key, hsm.Algorithms(spec)[0], newDigest()); err != nil {
+			t.Errorf("Sign with a key that is not kept: %v", err)
+		}
+	})
 	t.Run("Parallel", func(t *testing.T) { testParallel(t, b, key) })
 	t.Run("Destroy", func(t *testing.T) { testDestroy(t, b, key) })
 }
@@ -142,6 +151,9 @@ func testDestroy(t *testing.T, b hsm.Backend, key hsm.Key) {
 	}
 	if key.Sealed != nil {
 		return // the sealed half is the caller's to forget: the backend keeps nothing
+	}
+	if err := b.Has(key); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("Has of a destroyed key: %v, want ErrNotFound", err)
 	}
 	if _, err := b.Sign(t.Context(), key, hsm.Algorithms(key.Spec)[0], newDigest()); !errors.Is(err, hsm.ErrNotFound) {
 		t.Errorf("Sign with a destroyed key: %v, want ErrNotFound", err)

@@ -28,10 +28,25 @@ type connection struct {
 	why     error // set before lost is closed
 }
 
-// connect opens the module, logs in, learns what is in the token and starts
-// the workers. Only the first connection of a process may provision: a token
-// that comes back without its keys is not the token it was.
+// connect logs in, learns what is in the token and starts the workers. Only the
+// first connection of a process may provision: a token that comes back without
+// its keys is not the token it was.
 func (t *Token) connect(provision bool) (*connection, error) {
+	c, err := t.login()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.start(provision); err != nil {
+		c.lose(err)
+		c.workers.Wait()
+		c.close()
+		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+	}
+	return c, nil
+}
+
+// login opens the module and logs in, once.
+func (t *Token) login() (*connection, error) {
 	slot, err := t.mayLogin()
 	if err != nil {
 		return nil, err
@@ -53,14 +68,8 @@ func (t *Token) connect(provision bool) (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}
-	c := &connection{token: t, c11: c11, slot: slot, lost: make(chan struct{})}
+	c := &connection{token: t, c11: c11, slot: slot, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}}
 	c.copies = newCopies(c)
-	if err := c.start(provision); err != nil {
-		c.lose(err)
-		c.workers.Wait()
-		c.close()
-		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
-	}
 	return c, nil
 }
 

@@ -96,7 +96,6 @@ const progressEvery = time.Second
 
 // scan fills the table with every private key that has our label.
 func (h *handles) scan(s *session) error {
-	h.byID = make(map[keyID]*object)
 	found, err := s.find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey))

@@ -163,6 +163,22 @@ var (
 // reason, else hsm.ErrUnavailable. After Open the connection looks after
 // itself.
 func Open(cfg Config) (*Token, error) {
+	t, err := newToken(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c, err := t.connect(t.cfg.Provision)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the token with %s: %w", t.cfg.name(), err)
+	}
+	t.current.Store(c)
+	go t.supervise(c)
+	go t.watch()
+	return t, nil
+}
+
+// newToken loads the module.
+func newToken(cfg Config) (*Token, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -171,7 +187,7 @@ func Open(cfg Config) (*Token, error) {
 	if p11 == nil {
 		return nil, fmt.Errorf("%w: %s cannot be loaded as a PKCS#11 module", hsm.ErrUnavailable, cfg.Module)
 	}
-	t := &Token{
+	return &Token{
 		cfg:     cfg,
 		log:     cfg.Logger,
 		p11:     p11,
@@ -181,15 +197,7 @@ func Open(cfg Config) (*Token, error) {
 		slowChanges: newQueue(cfg.Queue, 1),
 		closing:     make(chan struct{}),
 		done:        make(chan struct{}),
-	}
-	c, err := t.connect(cfg.Provision)
-	if err != nil {
-		return nil, fmt.Errorf("connecting to the token with %s: %w", cfg.name(), err)
-	}
-	t.current.Store(c)
-	go t.supervise(c)
-	go t.watch()
-	return t, nil
+	}, nil
 }
 
 // Close logs out and finalizes the module once the calls in flight are done.

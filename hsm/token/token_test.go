@@ -550,3 +550,60 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 	waitFor(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
 }
+
+// TestCanaryComesBack deletes the key by which a token's life is told. The token
+// is a good one without it, so it gets another.
+func TestCanaryComesBack(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	cfg := config(soft)
+	cfg.WatchEvery = 20 * time.Millisecond
+	tok := open(t, cfg)
+	key := generate(t, tok, hsm.EC_P256)
+	p11, s := rawSession(t, soft.Module)
+	for _, o := range findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kmsgate-canary"), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)) {
+		if err := p11.DestroyObject(s, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, "the connection to be given up", func() bool { return tok.Stats().Losses > 0 })
+	if err := sign(t.Context(), tok, key); err != nil {
+		t.Errorf("Sign after the canary was deleted: %v", err)
+	}
+	if err := tok.Health(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKeyIsPutBack takes a key out of the token while it is in use, and puts it
+// back later.
+func TestKeyIsPutBack(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	key := generate(t, tok, hsm.EC_P256)
+	p11, s := rawSession(t, soft.Module)
+	private := findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_ID, key.ID), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))[0]
+	kept, err := p11.CopyObject(s, private, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte("kept")), pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kept")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	destroyElsewhere(t, soft.Module, key)
+	if err := sign(t.Context(), tok, key); !errors.Is(err, hsm.ErrNotFound) {
+		t.Fatalf("Sign with a key that is gone: %v, want ErrNotFound", err)
+	}
+	if err := tok.Has(key); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("Has: %v, want ErrNotFound", err)
+	}
+	if _, err := p11.CopyObject(s, kept, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_ID, key.ID), pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kmsgate")}); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the key to sign again", func() bool {
+		err := sign(t.Context(), tok, key)
+		if err != nil && !errors.Is(err, hsm.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	if err := tok.Has(key); err != nil {
+		t.Errorf("Has: %v", err)
+	}
+}

@@ -1,0 +1,523 @@
+package token
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+var (
+	_ hsm.Inspector = (*Token)(nil)
+	_ hsm.Inspector = bare{}
+)
+
+// Survey is hsm.Inspector's. It is done by the worker that makes changes, so
+// signing goes on meanwhile.
+func (t *Token) Survey(ctx context.Context) (hsm.Survey, error) {
+	return run(ctx, t, t.changes, func(s *session) (hsm.Survey, error) {
+		survey, err := s.survey()
+		survey.Sealing = s.sealing.way()
+		survey.Copies = s.copies.on.Load()
+		return survey, err
+	})
+}
+
+// Objects is hsm.Inspector's.
+func (t *Token) Objects(ctx context.Context) ([]hsm.Object, error) {
+	return run(ctx, t, t.changes, (*session).objects)
+}
+
+// DestroyObject is hsm.Inspector's.
+func (t *Token) DestroyObject(ctx context.Context, o hsm.Object) error {
+	_, err := run(ctx, t, t.changes, func(s *session) (struct{}, error) {
+		return struct{}{}, s.destroyObject(o)
+	})
+	return err
+}
+
+// Look logs in to a token that may not be provisioned, has f look at it, and
+// leaves it as it was. No Token may be open in this process for the module.
+// Config's fields that a Token needs after connecting are not used.
+func Look(cfg Config, f func(hsm.Inspector) error) error {
+	t, err := newToken(cfg)
+	if err != nil {
+		return err
+	}
+	c, err := t.login()
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	s, err := c.openSession()
+	if err != nil {
+		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+	}
+	defer s.close()
+	return f(bare{s})
+}
+
+// bare inspects in one session, for one goroutine. It takes no contexts: a call
+// into the module cannot be cancelled.
+type bare struct{ s *session }
+
+func (b bare) Survey(context.Context) (hsm.Survey, error) {
+	survey, err := b.s.survey()
+	if err != nil {
+		return survey, err
+	}
+	survey.Sealing, err = b.s.wouldSeal()
+	return survey, err
+}
+
+func (b bare) Objects(context.Context) ([]hsm.Object, error) { return b.s.objects() }
+
+func (b bare) DestroyObject(_ context.Context, o hsm.Object) error { return b.s.destroyObject(o) }
+
+// way is what a Survey calls the way of sealing.
+func (k sealingKey) way() string {
+	if k.format == formatHMAC {
+		return hsm.SealHMAC
+	}
+	return hsm.SealAESGCM
+}
+
+// wouldSeal tries how provisioning would seal, with keys that end with the
+// session.
+func (s *session) wouldSeal() (string, error) {
+	for _, kind := range []struct {
+		format    byte
+		mechanism uint
+		template  []*pkcs11.Attribute
+	}{
+		{formatGCM, pkcs11.CKM_AES_KEY_GEN, []*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
+			pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, true), pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, true)}},
+		{formatHMAC, pkcs11.CKM_GENERIC_SECRET_KEY_GEN, []*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_GENERIC_SECRET),
+			pkcs11.NewAttribute(pkcs11.CKA_SIGN, true)}},
+	} {
+		handle, err := s.p11.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(kind.mechanism, nil)}, append(kind.template,
+			pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+			pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, derivedSize)))
+		if err != nil {
+			continue
+		}
+		s.sealing = sealingKey{id: make([]byte, idSize), handle: handle, format: kind.format}
+		err = s.testSealing()
+		_ = s.p11.DestroyObject(s.handle, handle) // it ends with the session
+		if err == nil {
+			return s.sealing.way(), nil
+		}
+		// What failed may have left the session with an operation half done.
+		if err := s.renew(); err != nil {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// renew replaces a session of which it is not known what state it is in.
+func (s *session) renew() error {
+	s.close()
+	renewed, err := s.openSession()
+	if err == nil {
+		s.handle = renewed.handle
+	}
+	return err
+}
+
+func (s *session) survey() (survey hsm.Survey, err error) {
+	module, err := s.p11.GetInfo()
+	if err != nil {
+		return survey, fromModule("C_GetInfo", err)
+	}
+	survey.Module = hsm.ModuleInfo{
+		Path:         s.token.cfg.Module,
+		Manufacturer: strings.TrimSpace(module.ManufacturerID),
+		Description:  strings.TrimSpace(module.LibraryDescription),
+		Version:      version(module.LibraryVersion),
+		Cryptoki:     version(module.CryptokiVersion),
+	}
+	info, err := s.p11.GetTokenInfo(s.slot)
+	if err != nil {
+		return survey, fromModule("C_GetTokenInfo", err)
+	}
+	survey.Token = hsm.TokenInfo{
+		Slot:         s.slot,
+		Label:        strings.TrimSpace(info.Label),
+		Serial:       strings.TrimSpace(info.SerialNumber),
+		Manufacturer: strings.TrimSpace(info.ManufacturerID),
+		Model:        strings.TrimSpace(info.Model),
+		Hardware:     version(info.HardwareVersion),
+		Firmware:     version(info.FirmwareVersion),
+		Flags:        names(info.Flags, tokenFlags),
+		MaxSessions:  maxSessions(info.MaxSessionCount),
+	}
+	if survey.Mechanisms, err = s.mechanisms(); err != nil {
+		return survey, err
+	}
+	survey.Offers, err = s.offers(survey.Mechanisms)
+	return survey, err
+}
+
+func version(v pkcs11.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+
+// maxSessions takes "unavailable" and "effectively infinite" for 0.
+func maxSessions(n uint) uint {
+	if n == pkcs11.CK_EFFECTIVELY_INFINITE || n == pkcs11.CK_UNAVAILABLE_INFORMATION {
+		return 0
+	}
+	return n
+}
+
+// A flag is one bit, and its name in PKCS#11 without CKF_.
+type flag struct {
+	bit  uint
+	name string
+}
+
+var tokenFlags = []flag{
+	{pkcs11.CKF_RNG, "RNG"},
+	{pkcs11.CKF_WRITE_PROTECTED, "WRITE_PROTECTED"},
+	{pkcs11.CKF_LOGIN_REQUIRED, "LOGIN_REQUIRED"},
+	{pkcs11.CKF_USER_PIN_INITIALIZED, "USER_PIN_INITIALIZED"},
+	{pkcs11.CKF_PROTECTED_AUTHENTICATION_PATH, "PROTECTED_AUTHENTICATION_PATH"},
+	{pkcs11.CKF_TOKEN_INITIALIZED, "TOKEN_INITIALIZED"},
+	{pkcs11.CKF_USER_PIN_COUNT_LOW, "USER_PIN_COUNT_LOW"},
+	{pkcs11.CKF_USER_PIN_FINAL_TRY, "USER_PIN_FINAL_TRY"},
+	{pkcs11.CKF_USER_PIN_LOCKED, "USER_PIN_LOCKED"},
+	{pkcs11.CKF_USER_PIN_TO_BE_CHANGED, "USER_PIN_TO_BE_CHANGED"},
+	{pkcs11.CKF_ERROR_STATE, "ERROR_STATE"},
+}
+
+var mechanismFlags = []flag{
+	{pkcs11.CKF_HW, "HW"},
+	{pkcs11.CKF_ENCRYPT, "ENCRYPT"},
+	{pkcs11.CKF_DECRYPT, "DECRYPT"},
+	{pkcs11.CKF_DIGEST, "DIGEST"},
+	{pkcs11.CKF_SIGN, "SIGN"},
+	{pkcs11.CKF_VERIFY, "VERIFY"},
+	{pkcs11.CKF_GENERATE, "GENERATE"},
+	{pkcs11.CKF_GENERATE_KEY_PAIR, "GENERATE_KEY_PAIR"},
+	{pkcs11.CKF_WRAP, "WRAP"},
+	{pkcs11.CKF_UNWRAP, "UNWRAP"},
+	{pkcs11.CKF_DERIVE, "DERIVE"},
+}
+
+func names(bits uint, flags []flag) []string {
+	set := []string{}
+	for _, f := range flags {
+		if bits&f.bit != 0 {
+			set = append(set, f.name)
+		}
+	}
+	return set
+}
+
+// mechanisms lists the token's mechanisms in the order of their numbers.
+func (s *session) mechanisms() ([]hsm.Mechanism, error) {
+	list, err := s.p11.GetMechanismList(s.slot)
+	if err != nil {
+		return nil, fromModule("C_GetMechanismList", err)
+	}
+	all := []hsm.Mechanism{}
+	for _, m := range list {
+		info, err := s.p11.GetMechanismInfo(s.slot, []*pkcs11.Mechanism{m})
+		if err != nil {
+			return nil, fromModule("C_GetMechanismInfo", err)
+		}
+		all = append(all, hsm.Mechanism{
+			ID: m.Mechanism, Name: mechanismName(m.Mechanism),
+			MinKeySize: info.MinKeySize, MaxKeySize: info.MaxKeySize, Flags: names(info.Flags, mechanismFlags),
+		})
+	}
+	slices.SortFunc(all, func(a, b hsm.Mechanism) int { return int(a.ID) - int(b.ID) })
+	return all, nil
+}
+
+// mechanismNames are the mechanisms that matter here.
+var mechanismNames = map[uint]string{
+	pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN:  "CKM_RSA_PKCS_KEY_PAIR_GEN",
+	pkcs11.CKM_RSA_PKCS:               "CKM_RSA_PKCS",
+	pkcs11.CKM_RSA_X_509:              "CKM_RSA_X_509",
+	pkcs11.CKM_RSA_PKCS_OAEP:          "CKM_RSA_PKCS_OAEP",
+	pkcs11.CKM_RSA_PKCS_PSS:           "CKM_RSA_PKCS_PSS",
+	pkcs11.CKM_SHA256_RSA_PKCS:        "CKM_SHA256_RSA_PKCS",
+	pkcs11.CKM_SHA256_RSA_PKCS_PSS:    "CKM_SHA256_RSA_PKCS_PSS",
+	pkcs11.CKM_EC_KEY_PAIR_GEN:        "CKM_EC_KEY_PAIR_GEN",
+	pkcs11.CKM_ECDSA:                  "CKM_ECDSA",
+	pkcs11.CKM_ECDSA_SHA256:           "CKM_ECDSA_SHA256",
+	pkcs11.CKM_ECDH1_DERIVE:           "CKM_ECDH1_DERIVE",
+	pkcs11.CKM_SHA256:                 "CKM_SHA256",
+	pkcs11.CKM_SHA256_HMAC:            "CKM_SHA256_HMAC",
+	pkcs11.CKM_GENERIC_SECRET_KEY_GEN: "CKM_GENERIC_SECRET_KEY_GEN",
+	pkcs11.CKM_AES_KEY_GEN:            "CKM_AES_KEY_GEN",
+	pkcs11.CKM_AES_CBC:                "CKM_AES_CBC",
+	pkcs11.CKM_AES_CBC_PAD:            "CKM_AES_CBC_PAD",
+	pkcs11.CKM_AES_CTR:                "CKM_AES_CTR",
+	pkcs11.CKM_AES_GCM:                "CKM_AES_GCM",
+	pkcs11.CKM_AES_KEY_WRAP:           "CKM_AES_KEY_WRAP",
+	pkcs11.CKM_AES_KEY_WRAP_PAD:       "CKM_AES_KEY_WRAP_PAD",
+}
+
+func mechanismName(id uint) string {
+	if name, ok := mechanismNames[id]; ok {
+		return name
+	}
+	return fmt.Sprintf("%#x", id)
+}
+
+// offers tries for each KeySpec whether its keys can be had. RSA keys beyond 2048
+// bits take up to seconds to make, so of those it is believed what the token
+// says.
+func (s *session) offers(mechanisms []hsm.Mechanism) (all []hsm.Offer, err error) {
+	for _, spec := range hsm.KeySpecs() {
+		o := hsm.Offer{KeySpec: spec}
+		bits := rsaBits[spec]
+		switch _, inToken := generators[spec]; {
+		case !inToken:
+			o.Offered, o.Software = true, true
+		case bits > 2048:
+			err = believe(mechanisms, bits)
+		default:
+			o.Generate, o.Sign, err = s.try(spec)
+		}
+		if o.Offered = err == nil; err != nil {
+			o.Reason = err.Error()
+			if err := s.renew(); err != nil {
+				return nil, err
+			}
+		}
+		all, err = append(all, o), nil
+	}
+	return all, nil
+}
+
+var rsaBits = map[hsm.KeySpec]uint{hsm.RSA_2048: 2048, hsm.RSA_3072: 3072, hsm.RSA_4096: 4096}
+
+func believe(mechanisms []hsm.Mechanism, bits uint) error {
+	i := slices.IndexFunc(mechanisms, func(m hsm.Mechanism) bool { return m.ID == pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN })
+	if i < 0 {
+		return errors.New("the token does not list CKM_RSA_PKCS_KEY_PAIR_GEN")
+	}
+	if most := mechanisms[i].MaxKeySize; most < bits {
+		return fmt.Errorf("the token says that it makes RSA keys up to %d bits", most)
+	}
+	return nil
+}
+
+// try makes a key pair that ends with the session, and has it sign with each
+// algorithm.
+func (s *session) try(spec hsm.KeySpec) (generate, sign time.Duration, err error) {
+	g := generators[spec]
+	parameters, err := g.public()
+	if err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	public, private, err := s.p11.GenerateKeyPair(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(g.mechanism, nil)},
+		append(inSession(publicTemplate(nil, "kmsgate-trial")), parameters...), inSession(privateTemplate(nil, "kmsgate-trial")))
+	if err != nil {
+		return 0, 0, fromModule("C_GenerateKeyPair", err)
+	}
+	generate = time.Since(began)
+	defer func() {
+		_ = s.p11.DestroyObject(s.handle, private) // they end with the session
+		_ = s.p11.DestroyObject(s.handle, public)
+	}()
+	key := hsm.Key{Spec: spec}
+	if key.Public, err = g.export(s, public); err != nil {
+		return 0, 0, err
+	}
+	for _, alg := range hsm.Algorithms(spec) {
+		if sign, err = s.trySigning(key, private, alg); err != nil {
+			return 0, 0, err
+		}
+	}
+	return generate, sign, nil
+}
+
+// inSession makes a template one of a session object without CKA_ID.
+func inSession(template []*pkcs11.Attribute) []*pkcs11.Attribute {
+	template = slices.DeleteFunc(template, func(a *pkcs11.Attribute) bool { return a.Type == pkcs11.CKA_TOKEN || a.Type == pkcs11.CKA_ID })
+	return append(template, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false))
+}
+
+// trySigning gives the median time of a signature.
+func (s *session) trySigning(key hsm.Key, private pkcs11.ObjectHandle, alg hsm.Algorithm) (time.Duration, error) {
+	const tries = 5
+	m := mechanisms[alg]
+	var times []time.Duration
+	for range tries {
+		digest := make([]byte, hsm.DigestSize)
+		rand.Read(digest)
+		began := time.Now()
+		raw, err := s.signRaw(private, m, digest)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", alg, err)
+		}
+		times = append(times, time.Since(began))
+		sig, err := m.output(raw)
+		if err == nil {
+			err = check(key, alg, digest, sig)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", alg, err)
+		}
+	}
+	slices.Sort(times)
+	return times[len(times)/2], nil
+}
+
+// objects lists the token objects.
+func (s *session) objects() ([]hsm.Object, error) {
+	found, err := s.find()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]hsm.Object, 0, len(found))
+	for _, handle := range found {
+		o, err := s.object(handle)
+		if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
+			continue // destroyed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, o)
+	}
+	return all, nil
+}
+
+// purposes says what our labels are for.
+var purposes = map[string]string{
+	labelKey:     hsm.PurposeKey,
+	labelCanary:  hsm.PurposeCanary,
+	labelSealing: hsm.PurposeSealing,
+}
+
+var classes = map[uint]string{
+	pkcs11.CKO_PRIVATE_KEY: hsm.ClassPrivateKey,
+	pkcs11.CKO_PUBLIC_KEY:  hsm.ClassPublicKey,
+	pkcs11.CKO_SECRET_KEY:  hsm.ClassSecretKey,
+}
+
+// object reads what there is to know of an object. What it has not stays zero:
+// objects cut off while they were made may have nothing but a handle.
+func (s *session) object(handle pkcs11.ObjectHandle) (o hsm.Object, err error) {
+	o = hsm.Object{Handle: uint(handle), Class: hsm.ClassOther}
+	read := func(typ uint) []byte {
+		value, readErr := s.attribute(handle, typ)
+		if readErr != nil && !isCode(readErr, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_SENSITIVE) {
+			err = errors.Join(err, readErr)
+		}
+		return value
+	}
+	if class, ok := classes[number(read(pkcs11.CKA_CLASS))]; ok {
+		o.Class = class
+	}
+	o.Label, o.ID = string(read(pkcs11.CKA_LABEL)), read(pkcs11.CKA_ID)
+	o.Purpose, o.Ours = purposes[o.Label]
+	if o.Class != hsm.ClassOther {
+		keyType := number(read(pkcs11.CKA_KEY_TYPE))
+		o.KeyType = keyTypeName(keyType)
+		if err == nil {
+			o.KeySpec, o.Public = s.specOf(handle, o.Class, keyType)
+		}
+	}
+	return o, err
+}
+
+// number decodes a CK_ULONG, which is 8 bytes here; anything else is ^0, which
+// names nothing.
+func number(value []byte) uint {
+	if len(value) != 8 {
+		return ^uint(0)
+	}
+	return uint(binary.NativeEndian.Uint64(value))
+}
+
+func keyTypeName(keyType uint) string {
+	switch keyType {
+	case pkcs11.CKK_RSA:
+		return "RSA"
+	case pkcs11.CKK_EC:
+		return "EC"
+	case pkcs11.CKK_AES:
+		return "AES"
+	case pkcs11.CKK_GENERIC_SECRET:
+		return "generic secret"
+	}
+	return "other"
+}
+
+// specOf tells a key's KeySpec, and exports a public one. It gives nothing for
+// keys that are of none.
+func (s *session) specOf(handle pkcs11.ObjectHandle, class string, keyType uint) (hsm.KeySpec, []byte) {
+	switch keyType {
+	case pkcs11.CKK_RSA:
+		modulus, err := s.attribute(handle, pkcs11.CKA_MODULUS)
+		for spec, bits := range rsaBits {
+			if err == nil && uint(len(bytes.TrimLeft(modulus, "\x00")))*8 == bits {
+				return spec, s.exported(spec, handle, class)
+			}
+		}
+	case pkcs11.CKK_EC:
+		params, err := s.attribute(handle, pkcs11.CKA_EC_PARAMS)
+		for _, spec := range []hsm.KeySpec{hsm.EC_P256, hsm.EC_P256K} {
+			if oid, oidErr := hsm.CurveOID(spec); err == nil && oidErr == nil && bytes.Equal(oid, params) {
+				return spec, s.exported(spec, handle, class)
+			}
+		}
+	}
+	return "", nil
+}
+
+func (s *session) exported(spec hsm.KeySpec, handle pkcs11.ObjectHandle, class string) []byte {
+	if class != hsm.ClassPublicKey {
+		return nil
+	}
+	public, err := generators[spec].export(s, handle)
+	if err != nil {
+		return nil // a point that is none: the object says nothing about a key
+	}
+	return public
+}
+
+// destroyObject destroys an object of ours that still is what it was.
+func (s *session) destroyObject(o hsm.Object) error {
+	if !o.Ours {
+		return fmt.Errorf("the object %q is not one of kmsgate's, and is not touched", o.Label)
+	}
+	is, err := s.object(pkcs11.ObjectHandle(o.Handle))
+	if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
+		if err := s.confirm(); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: object %d is gone", hsm.ErrNotFound, o.Handle)
+	}
+	if err != nil {
+		return err
+	}
+	if is.Class != o.Class || is.Label != o.Label || !bytes.Equal(is.ID, o.ID) {
+		return fmt.Errorf("%w: object %d is another one now", hsm.ErrNotFound, o.Handle)
+	}
+	if is.Class == hsm.ClassPrivateKey && is.Purpose == hsm.PurposeKey {
+		s.forgetHandle(is.ID)
+	}
+	if err := s.p11.DestroyObject(s.handle, pkcs11.ObjectHandle(o.Handle)); err != nil {
+		return fromModule("C_DestroyObject", err)
+	}
+	return s.token.cfg.AfterChange()
+}

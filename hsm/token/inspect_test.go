@@ -1,0 +1,138 @@
+package token_test
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token"
+	"github.com/kmsgate/kmsgate/softhsm"
+)
+
+// TestSurvey asks a token what it is, before and after it is provisioned.
+func TestSurvey(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	var before hsm.Survey
+	err := token.Look(config(soft), func(i hsm.Inspector) (err error) {
+		before, err = i.Survey(t.Context())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(objectsOf(t, soft)) != 0 {
+		t.Error("looking left something in the token")
+	}
+	tok := open(t, config(soft))
+	after, err := tok.Survey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !after.Copies {
+		t.Error("Survey says that signing does not go through session copies on SoftHSM")
+	}
+	for name, survey := range map[string]hsm.Survey{"bare": before, "provisioned": after} {
+		if survey.Module.Path != soft.Module || survey.Module.Manufacturer != "SoftHSM" || survey.Token.Label != softhsm.Label || survey.Sealing != hsm.SealAESGCM {
+			t.Errorf("%s: %+v, %+v, sealing by %q", name, survey.Module, survey.Token, survey.Sealing)
+		}
+		if !slices.ContainsFunc(survey.Mechanisms, func(m hsm.Mechanism) bool {
+			return m.Name == "CKM_ECDSA" && slices.Contains(m.Flags, "SIGN")
+		}) {
+			t.Errorf("%s: no CKM_ECDSA that signs among %d mechanisms", name, len(survey.Mechanisms))
+		}
+		for i, spec := range hsm.KeySpecs() {
+			o := survey.Offers[i]
+			tried := spec == hsm.RSA_2048 || spec == hsm.EC_P256 || spec == hsm.EC_P256K
+			if o.KeySpec != spec || !o.Offered || o.Software != (spec == hsm.EC_SM2) || tried != (o.Generate > 0 && o.Sign > 0) {
+				t.Errorf("%s: %+v for %s", name, o, spec)
+			}
+		}
+	}
+}
+
+// objectsOf lists the objects of a token that nobody has open.
+func objectsOf(t *testing.T, soft *softhsm.Token) (all []hsm.Object) {
+	t.Helper()
+	err := token.Look(config(soft), func(i hsm.Inspector) (err error) {
+		all, err = i.Objects(t.Context())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestObjects lists what a token holds: ours, and what somebody else put there.
+func TestObjects(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	keys := make(map[hsm.KeySpec]hsm.Key)
+	for _, spec := range []hsm.KeySpec{hsm.RSA_2048, hsm.EC_P256, hsm.EC_P256K} {
+		keys[spec] = generate(t, tok, spec)
+	}
+	p11, s := rawSession(t, soft.Module)
+	if _, err := p11.CreateObject(s, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_DATA),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, "somebody else's"),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE, []byte("value")),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	objects, err := tok.Objects(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := make(map[string]int)
+	for _, o := range objects {
+		counts[o.Class+"/"+o.Purpose]++
+		if o.Purpose != hsm.PurposeKey {
+			continue
+		}
+		key := keys[o.KeySpec]
+		if !bytes.Equal(o.ID, key.ID) || o.Class == hsm.ClassPublicKey && !bytes.Equal(o.Public, key.Public) || o.Class == hsm.ClassPrivateKey && o.Public != nil {
+			t.Errorf("%+v is not of %+v", o, key)
+		}
+	}
+	for what, want := range map[string]int{
+		"private key/key": 3, "public key/key": 3, "private key/canary": 1, "public key/canary": 1, "secret key/sealing": 1, "other/": 1,
+	} {
+		if counts[what] != want {
+			t.Errorf("%d objects that are %s, want %d", counts[what], what, want)
+		}
+	}
+	t.Run("Destroy", func(t *testing.T) { testDestroyObject(t, tok, objects, keys[hsm.EC_P256]) })
+}
+
+func testDestroyObject(t *testing.T, tok *token.Token, objects []hsm.Object, key hsm.Key) {
+	find := func(holds func(o hsm.Object) bool) hsm.Object {
+		return objects[slices.IndexFunc(objects, holds)]
+	}
+	foreign := find(func(o hsm.Object) bool { return !o.Ours })
+	if err := tok.DestroyObject(t.Context(), foreign); err == nil {
+		t.Error("an object that is not ours was destroyed")
+	}
+	private := find(func(o hsm.Object) bool { return o.Class == hsm.ClassPrivateKey && bytes.Equal(o.ID, key.ID) })
+	other := private
+	other.ID = bytes.Repeat([]byte{1}, len(private.ID))
+	if err := tok.DestroyObject(t.Context(), other); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("destroying an object that is another one now: %v, want ErrNotFound", err)
+	}
+	if err := sign(t.Context(), tok, key); err != nil {
+		t.Fatal(err)
+	}
+	if err := tok.DestroyObject(t.Context(), private); err != nil {
+		t.Fatal(err)
+	}
+	if err := sign(t.Context(), tok, key); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("signing with a destroyed private key: %v, want ErrNotFound", err)
+	}
+	if err := tok.DestroyObject(t.Context(), private); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("destroying it again: %v, want ErrNotFound", err)
+	}
+}
