@@ -27,7 +27,7 @@ var (
 // findCanary finds the canary key, or makes it: on P-256, or RSA for a token
 // without curves. The token must be known to be ours by its sealing key: then one
 // that has lost its canary is a good token still.
-func (c *connection) findCanary(s *session) error {
+func (c *connection) findCanary(s *session, provision bool) error {
 	template := []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCanary),
@@ -41,7 +41,9 @@ func (c *connection) findCanary(s *session) error {
 			return nil
 		}
 	}
-	s.token.log.Warn("the token has no canary key that signs, by which it is told that it works: making one", "found", len(found), "reason", err)
+	if !provision {
+		s.token.log.Warn("the token has lost the canary key, by which it is told that it works: making another one", "found", len(found), "reason", err)
+	}
 	if err := makeCanary(s); err != nil {
 		return fmt.Errorf("making a canary key: %w", err)
 	}

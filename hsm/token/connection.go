@@ -149,7 +149,7 @@ func (c *connection) start(provision bool) error {
 	if err := c.findSealingKey(first, provision); err != nil {
 		return err
 	}
-	if err := c.findCanary(first); err != nil {
+	if err := c.findCanary(first, provision); err != nil {
 		return err
 	}
 	if err := c.copies.start(first); err != nil {

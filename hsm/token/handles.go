@@ -34,9 +34,10 @@ type handles struct {
 
 // An object is one private key in the token.
 type object struct {
-	key   way
-	twice bool        // several objects have this CKA_ID: refuse them all
-	stale atomic.Bool // the handle was refused: find the object again
+	key    way
+	public pkcs11.ObjectHandle // of the public half, if the pair was made on this connection; for the worker that changes it
+	twice  bool                // several objects have this CKA_ID: refuse them all
+	stale  atomic.Bool         // the handle was refused: find the object again
 
 	copy    atomic.Pointer[way] // the session copy; nil if there is none
 	using   sync.RWMutex        // held for reading while a signature is made with the copy

@@ -27,7 +27,7 @@ import (
 )
 
 // newSoftHSM makes a SoftHSM token in a directory of the test's.
-func newSoftHSM(t *testing.T) (soft *softhsm.Token, dir string) {
+func newSoftHSM(t testing.TB) (soft *softhsm.Token, dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "softhsm")
 	soft, err := softhsm.Open(dir, func(module, label, officerPIN, userPIN string) error {
@@ -61,7 +61,7 @@ func open(t *testing.T, cfg token.Config) *token.Token {
 	return tok
 }
 
-func generate(t *testing.T, b hsm.Backend, spec hsm.KeySpec) hsm.Key {
+func generate(t testing.TB, b hsm.Backend, spec hsm.KeySpec) hsm.Key {
 	t.Helper()
 	id := make([]byte, 16)
 	rand.Read(id)

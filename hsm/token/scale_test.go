@@ -1,0 +1,118 @@
+package token_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"flag"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token"
+	"github.com/kmsgate/kmsgate/softhsm"
+)
+
+var keysInToken = flag.Int("keys", 1000, "how many key pairs BenchmarkKeys has in its token")
+
+// BenchmarkKeys measures a token with many key pairs: how long opening it takes,
+// and how long signatures on P-256 take while nothing else happens and while
+// somebody makes and destroys keys without pause, with session copies and
+// without. An operation is one signature.
+func BenchmarkKeys(b *testing.B) {
+	soft, keys := manyKeys(b, *keysInToken)
+	for _, copies := range []int{0, -1} {
+		name := map[int]string{0: "copies", -1: "without"}[copies]
+		cfg := config(soft)
+		cfg.Copies = copies
+		began := time.Now()
+		tok, err := token.Open(cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		opening := time.Since(began)
+		for _, churn := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%s/churn=%v", name, churn), func(b *testing.B) {
+				measureSigning(b, tok, keys[:min(len(keys), 500)], churn)
+				b.ReportMetric(opening.Seconds(), "s-to-open")
+			})
+		}
+		tok.Close()
+	}
+}
+
+// manyKeys makes a token with n key pairs.
+func manyKeys(b *testing.B, n int) (*softhsm.Token, []hsm.Key) {
+	b.Helper()
+	soft, _ := newSoftHSM(b)
+	cfg := config(soft)
+	cfg.AfterChange = nil // nothing here has to outlive a power failure
+	tok, err := token.Open(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer tok.Close()
+	keys := make([]hsm.Key, n)
+	for i := range keys {
+		keys[i] = generate(b, tok, hsm.EC_P256)
+	}
+	return soft, keys
+}
+
+// measureSigning signs b.N times at a rate that leaves the machine some room: a
+// signature every 2 ms in each of two callers.
+func measureSigning(b *testing.B, tok *token.Token, keys []hsm.Key, churn bool) {
+	digest := sha256.Sum256([]byte("message"))
+	for range 4 { // enough for a copy
+		for _, key := range keys {
+			if _, err := tok.Sign(b.Context(), key, hsm.ECDSA_SHA_256, digest[:]); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	ctx, stop := context.WithCancel(b.Context())
+	var churning sync.WaitGroup
+	var changes atomic.Int64
+	if churn {
+		churning.Go(func() {
+			for ctx.Err() == nil {
+				key := generate(b, tok, hsm.EC_P256)
+				if err := tok.Destroy(b.Context(), key); err != nil {
+					b.Error(err)
+				}
+				changes.Add(1)
+			}
+		})
+	}
+	began := time.Now()
+	times := make([]time.Duration, b.N)
+	var callers sync.WaitGroup
+	const many = 2
+	b.ResetTimer()
+	for c := range many {
+		callers.Go(func() {
+			pace := time.NewTicker(2 * time.Millisecond)
+			defer pace.Stop()
+			for i := c; i < len(times); i += many {
+				<-pace.C
+				began := time.Now()
+				if _, err := tok.Sign(b.Context(), keys[i%len(keys)], hsm.ECDSA_SHA_256, digest[:]); err != nil {
+					b.Error(err)
+				}
+				times[i] = time.Since(began)
+			}
+		})
+	}
+	callers.Wait()
+	b.StopTimer()
+	stop()
+	churning.Wait()
+	slices.Sort(times)
+	b.ReportMetric(float64(times[len(times)/2].Microseconds()), "p50-µs")
+	b.ReportMetric(float64(times[len(times)*99/100].Microseconds()), "p99-µs")
+	b.ReportMetric(float64(changes.Load())/time.Since(began).Seconds(), "changes/s")
+	b.ReportMetric(0, "ns/op")
+}
