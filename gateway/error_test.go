@@ -312,7 +312,7 @@ func TestNoLineNoSignature(t *testing.T) {
 	if text := b.metric("kmsgate_audit_failing"); text != "1" {
 		t.Errorf("kmsgate_audit_failing is %s", text)
 	}
-	if status, text := b.observe("/health"); status != 503 || !strings.Contains(text, "removed") {
+	if status, text := b.observe("/ready"); status != 503 || !strings.Contains(text, "removed") {
 		t.Errorf("health: %d %q", status, text)
 	}
 	if err := os.Rename(path+".away", path); err != nil {
@@ -321,7 +321,7 @@ func TestNoLineNoSignature(t *testing.T) {
 	b.eventually("the log to be written again", func() bool { return b.log.Err() == nil })
 	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
 	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/unseen", "KeyId", b.key.KeyId), 200, "")
-	if status, text := b.observe("/health"); status != 200 || text != "ok\n" || b.metric("kmsgate_audit_failing") != "0" {
+	if status, text := b.observe("/ready"); status != 200 || text != "ok\n" || b.metric("kmsgate_audit_failing") != "0" {
 		t.Errorf("health: %d %q, kmsgate_audit_failing %s", status, text, b.metric("kmsgate_audit_failing"))
 	}
 }

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -38,6 +40,14 @@ func newMetrics(s *Server) *metrics {
 			}
 			return float64(free)
 		}),
+		gauge("kmsgate_key_versions_missing", "Key versions whose private key was not there when it was looked for last.", func() float64 {
+			missing, _ := s.watch.counts()
+			return float64(missing)
+		}),
+		gauge("kmsgate_key_versions_failing", "Key versions that did not sign, or signed for another public key, when they were tried last.", func() float64 {
+			_, failing := s.watch.counts()
+			return float64(failing)
+		}),
 		gauge("kmsgate_audit_lines", "The number of the audit log's last line.", func() float64 { return float64(s.Audit.Head().Seq) }),
 	)
 	return m
@@ -59,25 +69,36 @@ func (m *metrics) count(c *call, api *Error) {
 	m.duration.WithLabelValues(action).Observe(c.entry.Duration.Seconds())
 }
 
-// MetricsHandler serves the metrics at /metrics, and at /health whether the
-// gateway can sign: 200 and "ok", or 503 and why not. It tells nothing secret,
-// and is for the operator's network only.
+// readyTime is how long the token may take to show that it can sign.
+const readyTime = time.Second
+
+// MetricsHandler serves the metrics at /metrics; at /ready whether the gateway
+// can sign: 200 and "ok", or 503 and why not; and at /live that it runs, which
+// does not depend on the token: a restart would not bring that back. It tells
+// nothing secret, and is for the operator's network only.
 func (s *Server) MetricsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
-		if err := s.health(r); err != nil {
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.ready(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		_, _ = w.Write([]byte("ok\n")) // whoever asked is gone if this fails
+		writeOK(w)
 	})
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { writeOK(w) })
 	return mux
 }
 
-func (s *Server) health(r *http.Request) error {
+func writeOK(w http.ResponseWriter) {
+	_, _ = w.Write([]byte("ok\n")) // whoever asked is gone if this fails
+}
+
+func (s *Server) ready(ctx context.Context) error {
 	if err := s.Audit.Err(); err != nil {
 		return err
 	}
-	return s.Backend.Health(r.Context())
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	return s.Backend.Health(ctx)
 }

@@ -272,7 +272,7 @@ func TestDiskFull(t *testing.T) {
 	if !strings.Contains(g.Output(), "the audit log cannot be written") {
 		t.Error("the operator is not told")
 	}
-	if status, body := observe(t, g.Env, "/health"); status != 503 || !strings.Contains(body, "file too large") {
+	if status, body := observe(t, g.Env, "/ready"); status != 503 || !strings.Contains(body, "file too large") {
 		t.Errorf("health: %d %s", status, body)
 	}
 	limit(unix.RLIM_INFINITY)
@@ -280,7 +280,7 @@ func TestDiskFull(t *testing.T) {
 	l.end()
 	l.allLogged(t, log)
 	verifyAudit(t, dir)
-	if status, body := observe(t, g.Env, "/health"); status != 200 {
+	if status, body := observe(t, g.Env, "/ready"); status != 200 {
 		t.Errorf("health: %d %s", status, body)
 	}
 	for err := range l.other {
@@ -348,7 +348,7 @@ func TestStrangersTakeNoDescriptors(t *testing.T) {
 		t.Fatalf("only %d connections were made, so this shows nothing", open)
 	}
 	env["KMSGATE_ENDPOINT"] = addresses[1]
-	if status, body := observe(t, env, "/health"); status != 200 {
+	if status, body := observe(t, env, "/ready"); status != 200 {
 		t.Errorf("health: %d %s", status, body)
 	}
 	waitFor(t, "a place among the strangers", func() bool {
