@@ -15,7 +15,7 @@ GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) $(GO)
 # Packages that must build without a C compiler: all but these two.
 LINKS_C := /hsm/token$$|/cmd/kmsgate$$
 
-.PHONY: build demo run test setup check unit integration fuzz bench image-test clean
+.PHONY: build demo run test setup setup-test check unit integration fuzz bench image-test clean
 
 build: bin/kmsgate
 
@@ -30,15 +30,10 @@ demo: setup build
 run: setup build
 	bin/kmsgate dev $(RUN)
 
-test: setup check unit integration
+test: setup-test check unit integration
 
-# Installs what the tests and the demonstration need from Debian's packages.
-setup:
-	@missing=; \
-	[ -n "$$SOFTHSM2_MODULE" ] || [ -e /usr/lib/softhsm/libsofthsm2.so ] || missing="$$missing softhsm2"; \
-	command -v openssl >/dev/null || missing="$$missing openssl"; \
-	command -v curl >/dev/null || missing="$$missing curl"; \
-	[ -n "$$missing" ] || exit 0; \
+# Installs the Debian packages named in $$missing.
+INSTALL = [ -n "$$missing" ] || exit 0; \
 	if ! command -v apt-get >/dev/null; then \
 		echo "make: please install$$missing: there is no apt-get to do it with" >&2; exit 1; fi; \
 	if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else \
@@ -47,6 +42,23 @@ setup:
 	export DEBIAN_FRONTEND=noninteractive; \
 	{ $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || { \
 		echo "make: installing$$missing failed: please install it and try again" >&2; exit 1; }
+
+# Installs what the gateway and the demonstration need from Debian's packages.
+setup:
+	@missing=; \
+	[ -n "$$SOFTHSM2_MODULE" ] || [ -e /usr/lib/softhsm/libsofthsm2.so ] || missing="$$missing softhsm2"; \
+	command -v openssl >/dev/null || missing="$$missing openssl"; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
+	$(INSTALL)
+
+# Installs the other tokens that the tests run on. Opencryptoki's package starts its
+# daemon where there is an init system; in a container it leaves that to the tests.
+setup-test: setup
+	@missing=; has() { ls /usr/lib/*/$$1 >/dev/null 2>&1; }; \
+	[ -x /usr/bin/p11-kit ] || missing="$$missing p11-kit"; \
+	has pkcs11/p11-kit-client.so || missing="$$missing p11-kit-modules"; \
+	[ -x /usr/sbin/pkcsslotd ] && has opencryptoki/libopencryptoki.so.0 || missing="$$missing opencryptoki"; \
+	$(INSTALL)
 
 check: bin/staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted" >&2; exit 1; }

@@ -20,7 +20,10 @@ var mayImport = map[string][]string{
 	// standard library has not.
 	"hsm":         {"github.com/decred/dcrd", "github.com/emmansun/gmsm", "golang.org/x/crypto"},
 	"hsm/hsmtest": {"hsm", "github.com/decred/dcrd", "github.com/emmansun/gmsm"},
-	"hsm/sealed":  {"hsm", "github.com/emmansun/gmsm"},
+	// Tokens of other makers and faults, for tests: processes and files, which are
+	// watched with system calls that the standard library has not.
+	"hsm/hsmtest/rig": {"softhsm", "golang.org/x/sys"},
+	"hsm/sealed":      {"hsm", "github.com/emmansun/gmsm"},
 	// The only package that links C.
 	"hsm/token": {"hsm", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
 	// Pure functions of documents and requests.

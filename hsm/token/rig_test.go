@@ -1,0 +1,236 @@
+package token_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm/hsmtest/rig"
+	"github.com/kmsgate/kmsgate/softhsm"
+)
+
+// A raw is a module as the binding has it, logged in, with a key pair.
+type raw struct {
+	*pkcs11.Ctx
+	slot    uint
+	session pkcs11.SessionHandle
+	key     pkcs11.ObjectHandle
+}
+
+// openRaw logs in to the token and makes an RSA key pair.
+func openRaw(t *testing.T, module, label, pin string) *raw {
+	t.Helper()
+	r := &raw{Ctx: pkcs11.New(module)}
+	if r.Ctx == nil {
+		t.Fatalf("%s cannot be loaded", module)
+	}
+	if err := r.Initialize(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Finalize() })
+	slots, err := r.GetSlotList(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := slices.IndexFunc(slots, func(slot uint) bool {
+		info, err := r.GetTokenInfo(slot)
+		return err == nil && info.Label == label
+	})
+	if ours < 0 {
+		t.Fatalf("none of the %d tokens is labelled %q", len(slots), label)
+	}
+	r.slot = slots[ours]
+	r.begin(t, pin)
+	return r
+}
+
+func (r *raw) begin(t *testing.T, pin string) {
+	t.Helper()
+	var err error
+	if r.session, err = r.OpenSession(r.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Login(r.session, pkcs11.CKU_USER, pin); err != nil {
+		t.Fatal(err)
+	}
+	if r.key, err = r.generate(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN,
+		pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 2048), pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1})); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *raw) generate(mechanism uint, public ...*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	_, private, err := r.GenerateKeyPair(r.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)},
+		append(public, pkcs11.NewAttribute(pkcs11.CKA_VERIFY, true)), []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_SIGN, true)})
+	return private, err
+}
+
+// sign signs one message, always the same, with a padding that has no salt: a
+// good signature is always the same too.
+func (r *raw) sign() ([]byte, error) {
+	if err := r.SignInit(r.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS, nil)}, r.key); err != nil {
+		return nil, err
+	}
+	return r.Sign(r.session, []byte("message"))
+}
+
+// can reports whether the token says that it has a mechanism.
+func (r *raw) can(t *testing.T, mechanism uint) bool {
+	t.Helper()
+	list, err := r.GetMechanismList(r.slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := slices.ContainsFunc(list, func(m *pkcs11.Mechanism) bool { return m.Mechanism == mechanism })
+	_, err = r.GetMechanismInfo(r.slot, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)})
+	if listed != (err == nil) {
+		t.Errorf("mechanism %#x: listed %v, but %v", mechanism, listed, err)
+	}
+	return listed
+}
+
+// TestRigs tells what the tokens are there for: what they can not.
+func TestRigs(t *testing.T) {
+	p256 := pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07})
+	t.Run("p11-kit", func(t *testing.T) {
+		remote, cfg := newRemote(t)
+		r := openRaw(t, remote.Module, cfg.Label, string(cfg.PIN))
+		if _, err := r.sign(); err != nil {
+			t.Error(err)
+		}
+		if _, err := r.generate(pkcs11.CKM_EC_KEY_PAIR_GEN, p256); err != nil {
+			t.Error(err)
+		}
+		if r.can(t, pkcs11.CKM_AES_GCM) || !r.can(t, pkcs11.CKM_SHA256_HMAC) {
+			t.Error("it is there to have no AES-GCM, but HMAC")
+		}
+		remote.Kill()
+		if sig, err := r.sign(); err == nil {
+			t.Errorf("a killed token signed %x", sig)
+		}
+		remote.Start()
+		if sig, err := r.sign(); err == nil {
+			t.Errorf("a broken connection signed %x", sig)
+		}
+	})
+	t.Run("opencryptoki", func(t *testing.T) {
+		soft := rig.OpenCryptoki(t)
+		r := openRaw(t, soft.Module, soft.Label, soft.PIN)
+		if _, err := r.sign(); err != nil {
+			t.Error(err)
+		}
+		if _, err := r.generate(pkcs11.CKM_EC_KEY_PAIR_GEN, p256); !errors.Is(err, pkcs11.Error(pkcs11.CKR_MECHANISM_INVALID)) {
+			t.Errorf("a key pair on P-256: %v, want CKR_MECHANISM_INVALID", err)
+		}
+		if r.can(t, pkcs11.CKM_AES_GCM) || !r.can(t, pkcs11.CKM_SHA256_HMAC) {
+			t.Error("it is there to have no AES-GCM, but HMAC")
+		}
+	})
+}
+
+// TestFaults tries every fault that can be injected.
+func TestFaults(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	f := rig.NewFaults(t, soft.Module)
+	r := openRaw(t, f.Module, softhsm.Label, soft.PIN())
+	good, err := r.sign()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(what string, code uint) {
+		t.Helper()
+		sig, err := r.sign()
+		if code == pkcs11.CKR_OK && (err != nil || !slices.Equal(sig, good)) || code != pkcs11.CKR_OK && !errors.Is(err, pkcs11.Error(code)) {
+			t.Errorf("%s: %x, %v, want code %#x", what, sig, err, code)
+		}
+	}
+	calls := f.Calls("C_SignInit")
+	f.Fail("C_SignInit", pkcs11.CKR_DEVICE_ERROR, 2)
+	want("first failure", pkcs11.CKR_DEVICE_ERROR)
+	want("second failure", pkcs11.CKR_DEVICE_ERROR)
+	want("no third failure", pkcs11.CKR_OK)
+	if made := f.Calls("C_SignInit") - calls; made != 3 {
+		t.Errorf("%d calls of C_SignInit, want 3", made)
+	}
+	f.Flip("C_Sign", 1)
+	if sig, err := r.sign(); err != nil || len(sig) != len(good) || slices.Equal(sig, good) {
+		t.Errorf("a faulty signature: %x, %v", sig, err)
+	}
+	f.Short("C_Sign", 1)
+	if sig, err := r.sign(); err != nil || !slices.Equal(sig, good[:len(good)-1]) {
+		t.Errorf("a short signature: %x, %v", sig, err)
+	}
+	want("a signature after these", pkcs11.CKR_OK)
+
+	f.Hang("C_Sign", rig.Always)
+	signed := make(chan error)
+	go func() { _, err := r.sign(); signed <- err }()
+	waitFor(t, "a call that hangs", func() bool { return f.InFlight() == 1 })
+	f.Release()
+	if err := <-signed; err != nil || f.InFlight() != 0 {
+		t.Errorf("a call that was released: %v; %d in flight", err, f.InFlight())
+	}
+	f.Delay("C_SignInit", 50*time.Millisecond)
+	before := time.Now()
+	want("a slow signature", pkcs11.CKR_OK)
+	if took := time.Since(before); took < 50*time.Millisecond {
+		t.Errorf("a slow signature took %v", took)
+	}
+	f.Delay("C_SignInit", 0)
+
+	f.Logout()
+	want("a signature without login", pkcs11.CKR_OBJECT_HANDLE_INVALID)
+	f.CloseSessions()
+	want("a signature without session", pkcs11.CKR_SESSION_HANDLE_INVALID)
+	if f.Sessions() != 0 {
+		t.Errorf("%d sessions after all were closed", f.Sessions())
+	}
+	f.Reinitialize()
+	want("a signature after reinitializing", pkcs11.CKR_SESSION_HANDLE_INVALID)
+	r.begin(t, soft.PIN())
+	if f.Sessions() != 1 || f.Calls("C_Login") != 2 || f.Torn() != 0 {
+		t.Errorf("%d sessions, %d logins, %d calls cut off, want 1, 2, 0", f.Sessions(), f.Calls("C_Login"), f.Torn())
+	}
+
+	f.TokenFlags(pkcs11.CKF_USER_PIN_LOCKED)
+	if info, err := r.GetTokenInfo(r.slot); err != nil || info.Flags&pkcs11.CKF_USER_PIN_LOCKED == 0 {
+		t.Errorf("flags %#x, %v", info.Flags, err)
+	}
+	f.WithoutMechanism(pkcs11.CKM_RSA_PKCS)
+	if r.can(t, pkcs11.CKM_RSA_PKCS) || !r.can(t, pkcs11.CKM_RSA_PKCS_PSS) {
+		t.Error("one mechanism was to be hidden")
+	}
+	want("a hidden mechanism", pkcs11.CKR_MECHANISM_INVALID)
+}
+
+// TestFaultsCrash has a process of its own abort within a call, and reads here
+// what it did.
+func TestFaultsCrash(t *testing.T) {
+	if module := os.Getenv("KMSGATE_CRASH"); module != "" {
+		pkcs11.New(module).Initialize()
+		t.Fatal("it goes on") // in the process that was to crash
+	}
+	newSoftHSM(t)
+	module, err := softhsm.Module()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := rig.NewFaults(t, module)
+	f.Crash("C_Initialize")
+	child := exec.Command(os.Args[0], "-test.run=^TestFaultsCrash$")
+	child.Env = append(os.Environ(), "KMSGATE_CRASH="+f.Module)
+	child.Dir = filepath.Dir(f.Module)
+	var exit *exec.ExitError
+	if err := child.Run(); !errors.As(err, &exit) || exit.ExitCode() == 1 {
+		t.Errorf("the process ended with %v, which is no crash", err)
+	}
+	if f.Calls("C_Initialize") != 1 {
+		t.Errorf("%d calls of C_Initialize, want 1", f.Calls("C_Initialize"))
+	}
+}

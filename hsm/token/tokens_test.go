@@ -1,0 +1,49 @@
+package token_test
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest/rig"
+	"github.com/kmsgate/kmsgate/hsm/sealed"
+	"github.com/kmsgate/kmsgate/hsm/token"
+)
+
+// newRemote makes a SoftHSM token in another process.
+func newRemote(t *testing.T) (*rig.Remote, token.Config) {
+	t.Helper()
+	soft, _ := newSoftHSM(t)
+	remote := rig.P11Kit(t, os.Getenv("SOFTHSM2_CONF"))
+	cfg := config(soft)
+	cfg.Module = remote.Module
+	return remote, cfg
+}
+
+// TestP11Kit holds a token in another process to the contract. It has no AES, so
+// secrets are sealed by HMAC.
+func TestP11Kit(t *testing.T) {
+	_, cfg := newRemote(t)
+	tok := open(t, cfg)
+	t.Run("token", func(t *testing.T) {
+		hsmtest.TestBackend(t, tok, hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K)
+	})
+	t.Run("sealed", func(t *testing.T) { hsmtest.TestBackend(t, sealed.New(tok), hsm.EC_SM2) })
+}
+
+// TestOpenCryptoki holds a token that has RSA only to the contract.
+func TestOpenCryptoki(t *testing.T) {
+	soft := rig.OpenCryptoki(t)
+	tok := open(t, token.Config{Module: soft.Module, Label: soft.Label, PIN: token.PIN(soft.PIN), Provision: true})
+	t.Run("token", func(t *testing.T) { hsmtest.TestBackend(t, tok, hsm.RSA_2048, hsm.RSA_3072) })
+	t.Run("sealed", func(t *testing.T) { hsmtest.TestBackend(t, sealed.New(tok), hsm.EC_SM2) })
+	for _, spec := range []hsm.KeySpec{hsm.EC_P256, hsm.EC_P256K} {
+		_, err := tok.Generate(t.Context(), spec, make([]byte, 16))
+		if !errors.Is(err, hsm.ErrKeySpec) || !strings.Contains(err.Error(), string(spec)) {
+			t.Errorf("Generate(%s) on a token without curves: %v, want ErrKeySpec that says which", spec, err)
+		}
+	}
+}
