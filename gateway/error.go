@@ -82,6 +82,8 @@ var (
 	errPolicyAttached    = defineAdmin(409, "EntityAlreadyExists.User.Policy", "The policy is attached to the user already.")
 	errPolicyNotAttached = defineAdmin(404, "EntityNotExist.User.Policy", "The policy is not attached to the user.")
 	errUserInUse         = defineAdmin(409, "DeleteConflict.User", "The user has access keys or policies.")
+	errObjectNotFound    = defineAdmin(404, "EntityNotExist.TokenObject", "The object is not in the token, or not the one that it was.")
+	errObjectInUse       = defineAdmin(409, "DeleteConflict.TokenObject", "The object is no stray: it must not be destroyed.")
 	errPolicyInUse       = defineAdmin(409, "DeleteConflict.Policy.User", "The policy is attached to a user.")
 )
 

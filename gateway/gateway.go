@@ -22,6 +22,10 @@ type Config struct {
 	Sealer  hsm.Sealer // of access-key secrets
 	Audit   *audit.Log
 
+	// Inspector tells what is in the token that Backend's keys are in. Nil means
+	// that nobody does.
+	Inspector hsm.Inspector
+
 	Quotas    Quotas
 	Strangers Budget // of audit lines, for callers who cannot say who they are
 
@@ -82,6 +86,7 @@ type Server struct {
 	metrics     *metrics
 	policies    documents // RAM policies
 	keyPolicies documents
+	watch       watch
 	making      sync.Map // KeyVersionId → true, while its key pair is being made
 }
 

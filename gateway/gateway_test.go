@@ -90,6 +90,15 @@ func newBench(t testing.TB, change ...func(*gateway.Config)) *bench {
 
 func (b *bench) start(change ...func(*gateway.Config)) {
 	b.t.Helper()
+	b.open(change...)
+	b.http = httptest.NewTLSServer(b.server.Handler(b.listener))
+	b.http.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 64 // some tests send as many requests at once
+	b.t.Cleanup(b.stop)
+}
+
+// open makes the gateway, without anything that listens.
+func (b *bench) open(change ...func(*gateway.Config)) {
+	b.t.Helper()
 	var err error
 	if b.db, err = store.Open(filepath.Join(b.dir, "db")); err != nil {
 		b.t.Fatal(err)
@@ -100,7 +109,7 @@ func (b *bench) start(change ...func(*gateway.Config)) {
 	if b.log, err = audit.Open(audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet}); err != nil {
 		b.t.Fatal(err)
 	}
-	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Audit: b.log, Now: b.clock.Now, MinVersionInterval: -1,
+	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Inspector: b.backend, Audit: b.log, Now: b.clock.Now, MinVersionInterval: -1,
 		Logger: quiet, Strangers: gateway.Budget{PerSource: 1e6, InAll: 1e6}}
 	for _, f := range change {
 		f(&cfg)
@@ -108,9 +117,6 @@ func (b *bench) start(change ...func(*gateway.Config)) {
 	if b.server, err = gateway.New(b.t.Context(), cfg); err != nil {
 		b.t.Fatal(err)
 	}
-	b.http = httptest.NewTLSServer(b.server.Handler(b.listener))
-	b.http.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 64 // some tests send as many requests at once
-	b.t.Cleanup(b.stop)
 }
 
 // stop ends the gateway; it may be called again.
@@ -120,6 +126,11 @@ func (b *bench) stop() {
 	}
 	b.http.Close()
 	b.http = nil
+	b.shut()
+}
+
+// shut closes what open has opened.
+func (b *bench) shut() {
 	if err := b.log.Close(); err != nil {
 		b.t.Error(err)
 	}

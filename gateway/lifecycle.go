@@ -42,6 +42,16 @@ func (c *call) changeKey(name string, change func(k *store.Key) error) error {
 	})
 }
 
+// retireKey is changeKey for a change after which the key does not sign any more:
+// nothing is kept that would make it sign faster.
+func (c *call) retireKey(name string, change func(k *store.Key) error) error {
+	if err := c.changeKey(name, change); err != nil {
+		return err
+	}
+	c.server.forgetKey(c.entry.KeyId)
+	return nil
+}
+
 // An emptyResponse has nothing but a RequestId.
 type emptyResponse struct{ result }
 
@@ -62,7 +72,7 @@ func enableKey(_ context.Context, c *call, req *keyRequest) (*emptyResponse, err
 }
 
 func disableKey(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
-	return done(c.changeKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Disabled) }))
+	return done(c.retireKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Disabled) }))
 }
 
 // setState moves a key between Enabled and Disabled; from any other state there
@@ -91,7 +101,7 @@ func scheduleKeyDeletion(_ context.Context, c *call, req *scheduleKeyDeletionReq
 	if days < minPendingDays || days > maxPendingDays {
 		return nil, invalidParameter("PendingWindowInDays", "%d is not %d to %d", days, minPendingDays, maxPendingDays)
 	}
-	return done(c.changeKey(req.KeyId, func(k *store.Key) error {
+	return done(c.retireKey(req.KeyId, func(k *store.Key) error {
 		switch {
 		case k.KeyState != store.Enabled && k.KeyState != store.Disabled && k.KeyState != store.PendingImport:
 			return errStateModifiedFailed.because("The key state is %s.", k.KeyState)

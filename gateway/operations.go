@@ -115,6 +115,11 @@ var operations = map[string]operation{
 	"DetachPolicyFromUser": op(administration, adminDoor, detachPolicyFromUser),
 	"SimulatePolicy":       op(administration, adminDoor, simulatePolicy),
 
+	"DescribeToken":      op(administration, adminDoor, describeToken),
+	"ListTokenObjects":   op(administration, adminDoor, listTokenObjects),
+	"TestKeyVersion":     op(administration, adminDoor, testKeyVersion),
+	"DestroyTokenObject": op(administration, adminDoor, destroyTokenObject),
+
 	"GetAuditHead": op(administration, adminDoor, getAuditHead),
 }
 

@@ -8,11 +8,13 @@ import (
 
 // Run does what is to be done from time to time, until ctx is done: deletions,
 // the audit lines that are owed, what strangers were refused, when access keys
-// were used. There must be one Run while anything is served, and it has to end
+// were used; and it watches over the private keys. There must be one Run while anything is served, and it has to end
 // after that.
 func (s *Server) Run(ctx context.Context) {
 	var tended sync.WaitGroup
 	tended.Go(func() { every(ctx, s.CarryOutDeletions) })
+	tended.Go(func() { s.watchKeys(ctx) })
+	tended.Go(func() { s.testKeys(ctx) })
 	if s.Spare {
 		go func() { // not waited for: making one cannot be cut short
 			select {

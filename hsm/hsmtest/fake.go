@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -31,6 +32,9 @@ type Fake struct {
 	failDestroy, failGenerate error
 
 	forgotten []hsm.Key
+
+	made    map[string]hsm.Key // by Key.ID; for Objects
+	planted []hsm.Object
 }
 
 var (
@@ -105,7 +109,7 @@ func (f *Fake) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.K
 		f.keys = make(map[string]signer)
 	}
 	f.keys[string(id)] = sign
-	return hsm.Key{ID: id, Spec: spec, Public: spki}, nil
+	return f.remember(hsm.Key{ID: id, Spec: spec, Public: spki}), nil
 }
 
 // Sign signs with a key that Generate made.
@@ -136,6 +140,7 @@ func (f *Fake) Destroy(ctx context.Context, k hsm.Key) error {
 		return f.failDestroy
 	}
 	delete(f.keys, string(k.ID))
+	delete(f.made, string(k.ID))
 	return nil
 }
 
@@ -165,6 +170,16 @@ func (f *Fake) Forgotten() []hsm.Key {
 
 // Health is nil unless Fail said otherwise.
 func (f *Fake) Health(ctx context.Context) error { return f.failure(ctx) }
+
+// IDs gives the ids of the keys that exist, in their order.
+func (f *Fake) IDs() (ids [][]byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(f.keys)) {
+		ids = append(ids, []byte(id))
+	}
+	return ids
+}
 
 // Len is the number of keys that exist.
 func (f *Fake) Len() int {

@@ -1,0 +1,364 @@
+package gateway
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// inspectTime is how long the token may take to be looked through: 60,000 objects
+// take 12 s on SoftHSM.
+const inspectTime = 45 * time.Second
+
+// inspector gives what tells of the token. There is none where it is no token.
+func (c *call) inspector() (hsm.Inspector, error) {
+	if c.server.Inspector == nil {
+		return nil, errUnsupportedOperation.because("This gateway's keys are in no token that could be looked into.")
+	}
+	return c.server.Inspector, nil
+}
+
+type describeTokenResponse struct {
+	result
+	Survey hsm.Survey
+}
+
+// describeToken tells what the token is and can do, and tries the latter.
+func describeToken(ctx context.Context, c *call, _ *noRequest) (*describeTokenResponse, error) {
+	inspector, err := c.inspector()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, inspectTime)
+	defer cancel()
+	survey, err := inspector.Survey(ctx)
+	return &describeTokenResponse{Survey: survey}, err
+}
+
+// What an object in the token is for, or what holds it.
+const (
+	useVersion  = "key version"
+	useAudit    = "audit key"
+	useSealing  = "sealing key"
+	useCanary   = "canary"
+	useSpare    = "spare"
+	useOrphan   = "being made or destroyed"
+	useStray    = "stray"     // it is ours, and no record speaks of it
+	useAnothers = "another's" // it has no label of ours
+)
+
+// An owner is the record that speaks of a key pair.
+type owner struct {
+	Use          string
+	KeyId        string
+	KeyVersionId string
+	KeyState     string
+	Aliases      aliasNames
+	key          hsm.Key
+}
+
+type aliasNames struct{ Alias []string }
+
+// owners gives all records of key pairs by CKA_ID.
+func owners(tx *store.Tx) map[string]owner {
+	all := make(map[string]owner)
+	add := func(o owner) { all[string(o.key.ID)] = o }
+	for _, o := range tx.Orphans() {
+		use := useOrphan
+		if o.Spare {
+			use = useSpare
+		}
+		add(owner{Use: use, KeyVersionId: o.KeyVersionId, key: o.Key})
+	}
+	if key := tx.AuditKey(); key.ID != nil {
+		add(owner{Use: useAudit, key: key})
+	}
+	tx.EachKey(func(k store.Key) {
+		names := aliasNames{[]string{}} // an empty list is [], not null
+		for _, a := range tx.AliasesOf(k.KeyId) {
+			names.Alias = append(names.Alias, a.AliasName)
+		}
+		for _, v := range tx.KeyVersions(k.KeyId) {
+			add(owner{useVersion, k.KeyId, v.KeyVersionId, k.KeyState, names, v.Key})
+		}
+	})
+	return all
+}
+
+// ownerOf says what an object is for.
+func ownerOf(o hsm.Object, records map[string]owner) owner {
+	if record, ok := records[string(o.ID)]; ok && o.Ours && o.Purpose == hsm.PurposeKey {
+		return record
+	}
+	use := useStray
+	switch {
+	case !o.Ours:
+		use = useAnothers
+	case o.Purpose == hsm.PurposeSealing:
+		use = useSealing
+	case o.Purpose == hsm.PurposeCanary:
+		use = useCanary
+	}
+	return owner{Use: use, Aliases: aliasNames{[]string{}}}
+}
+
+// A tokenObject is an object in the token with its record.
+type tokenObject struct {
+	Handle   uint
+	Class    string
+	KeyType  string
+	KeySpec  hsm.KeySpec
+	Label    string
+	ObjectId string // CKA_ID in hexadecimal; empty if it has none
+	owner
+	OtherPublicKey bool // it is a public key, and not the one that the record has
+}
+
+func newTokenObject(o hsm.Object, records map[string]owner) tokenObject {
+	t := tokenObject{Handle: o.Handle, Class: o.Class, KeyType: o.KeyType, KeySpec: o.KeySpec, Label: o.Label,
+		ObjectId: hex.EncodeToString(o.ID), owner: ownerOf(o, records)}
+	t.OtherPublicKey = o.Public != nil && t.key.Public != nil && !bytes.Equal(o.Public, t.key.Public)
+	return t
+}
+
+// A deviation is a record of a key pair of which the token has not exactly one
+// private key.
+type deviation struct {
+	owner
+	KeySpec     hsm.KeySpec
+	PrivateKeys int
+}
+
+type listTokenObjectsResponse struct {
+	result
+	Objects    struct{ Object []tokenObject }
+	Deviations struct{ Deviation []deviation }
+}
+
+// listTokenObjects compares the token with the records.
+func listTokenObjects(ctx context.Context, c *call, _ *noRequest) (*listTokenObjectsResponse, error) {
+	inspector, err := c.inspector()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, inspectTime)
+	defer cancel()
+	before := c.server.owners()
+	objects, err := inspector.Objects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// What is recorded after an object was seen was recorded before it was made.
+	after := c.server.owners()
+	resp := new(listTokenObjectsResponse)
+	resp.Objects.Object, resp.Deviations.Deviation = []tokenObject{}, []deviation{}
+	private := make(map[string]int)
+	for _, o := range objects {
+		resp.Objects.Object = append(resp.Objects.Object, newTokenObject(o, after))
+		if o.Ours && o.Purpose == hsm.PurposeKey && o.Class == hsm.ClassPrivateKey {
+			private[string(o.ID)]++
+		}
+	}
+	for id, record := range after {
+		// One that was recorded only afterwards cannot have been seen.
+		if _, settled := before[id]; settled && record.Use != useOrphan && record.key.Sealed == nil && private[id] != 1 {
+			resp.Deviations.Deviation = append(resp.Deviations.Deviation, deviation{record, record.key.Spec, private[id]})
+		}
+	}
+	slices.SortFunc(resp.Deviations.Deviation, func(a, b deviation) int {
+		return cmp.Or(cmp.Compare(a.KeyId, b.KeyId), cmp.Compare(a.KeyVersionId, b.KeyVersionId))
+	})
+	return resp, nil
+}
+
+func (s *Server) owners() (all map[string]owner) {
+	_ = s.Store.View(func(tx *store.Tx) error {
+		all = owners(tx)
+		return nil
+	})
+	return all
+}
+
+type destroyTokenObjectRequest struct {
+	Handle   *int `kms:"required"`
+	Class    string
+	Label    string
+	ObjectId string
+}
+
+// destroyTokenObject destroys an object of ours that no record speaks of. It
+// takes all that ListTokenObjects said of it: another object can have the handle
+// by now.
+func destroyTokenObject(ctx context.Context, c *call, req *destroyTokenObjectRequest) (*emptyResponse, error) {
+	inspector, err := c.inspector()
+	if err != nil {
+		return nil, err
+	}
+	c.entry.Subject = clip(req.Label + "/" + req.ObjectId)
+	ctx, cancel := context.WithTimeout(ctx, inspectTime)
+	defer cancel()
+	o, err := find(ctx, inspector, req)
+	if err != nil {
+		return nil, err
+	}
+	// Whoever makes a key pair records it before, so that what has been seen and
+	// has no record now will have none.
+	unowned := func(tx *store.Tx) error {
+		if use := ownerOf(o, owners(tx)).Use; use != useStray {
+			return errObjectInUse.because("It is: %s.", use)
+		}
+		return nil
+	}
+	if err := c.server.Store.View(unowned); err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	// In a change, which fails where a change may have been lost; and whose line
+	// is certain before anything is gone.
+	if err := c.change(unowned); err != nil {
+		return nil, err
+	}
+	err = inspector.DestroyObject(ctx, o)
+	if errors.Is(err, hsm.ErrNotFound) {
+		err = errObjectNotFound
+	}
+	return done(err)
+}
+
+// find gives the object that a request speaks of.
+func find(ctx context.Context, inspector hsm.Inspector, req *destroyTokenObjectRequest) (hsm.Object, error) {
+	objects, err := inspector.Objects(ctx)
+	if err != nil {
+		return hsm.Object{}, err
+	}
+	for _, o := range objects {
+		if int(o.Handle) == *req.Handle && o.Class == req.Class && o.Label == req.Label && hex.EncodeToString(o.ID) == req.ObjectId {
+			return o, nil
+		}
+	}
+	return hsm.Object{}, errObjectNotFound
+}
+
+const maxTestSignatures = 100
+
+type testKeyVersionRequest struct {
+	KeyId        string `kms:"required"`
+	KeyVersionId string `kms:"required"`
+	Count        *int
+}
+
+type testKeyVersionResponse struct {
+	result
+	KeyId        string
+	KeyVersionId string
+	KeySpec      hsm.KeySpec
+	Signatures   int
+
+	// How long one took.
+	MinMilliseconds    float64
+	MedianMilliseconds float64
+	MaxMilliseconds    float64
+}
+
+// testKeyVersion has a version sign, checks what it signs, and tells how long
+// that takes. It does so in every state of the key, which is not the signatures'
+// business: nobody sees them, and what they sign is nobody's digest.
+func testKeyVersion(ctx context.Context, c *call, req *testKeyVersionRequest) (*testKeyVersionResponse, error) {
+	count := 1
+	if req.Count != nil {
+		count = *req.Count
+	}
+	if count < 1 || count > maxTestSignatures {
+		return nil, invalidParameter("Count", "%d is not 1 to %d", count, maxTestSignatures)
+	}
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	version, err := c.version(key, req.KeyVersionId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	if key.KeyState != store.Enabled {
+		defer c.server.Backend.Forget(version.Key)
+	}
+	times, err := c.server.testSignatures(ctx, version.Key, count)
+	c.server.watch.tested(version.KeyVersionId, err)
+	if err != nil {
+		return nil, tellingOf(err)
+	}
+	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+	return &testKeyVersionResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, KeySpec: key.KeySpec, Signatures: count,
+		MinMilliseconds: ms(times[0]), MedianMilliseconds: ms(times[len(times)/2]), MaxMilliseconds: ms(times[len(times)-1])}, nil
+}
+
+// tellingOf gives a local administrator the reason why a key does not sign, which
+// clients are not told.
+func tellingOf(err error) error {
+	if isTransient(err) {
+		return err
+	}
+	return errKeyUnavailable.because("%s.", clipTo(maxReason, err.Error()))
+}
+
+// isTransient reports whether an error says nothing about a key.
+func isTransient(err error) bool {
+	return errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// testSignatures makes signatures with each of the key's algorithms in turn,
+// checks each, and gives their times in order.
+func (s *Server) testSignatures(ctx context.Context, k hsm.Key, count int) ([]time.Duration, error) {
+	algorithms := hsm.Algorithms(k.Spec)
+	times := make([]time.Duration, 0, count)
+	for i := range count {
+		took, err := s.testSignature(ctx, k, algorithms[i%len(algorithms)])
+		if err != nil {
+			return nil, err
+		}
+		times = append(times, took)
+	}
+	slices.Sort(times)
+	return times, nil
+}
+
+var errOtherKey = errors.New("its signature does not verify with its recorded public key: another private key is in the place of this version's")
+
+// testSignature signs a digest that no client can have wanted to be signed: it is
+// of a text that begins with what it is for, and ends at random.
+func (s *Server) testSignature(ctx context.Context, k hsm.Key, alg hsm.Algorithm) (time.Duration, error) {
+	digest := sha256.Sum256([]byte("kmsgate test signature|" + rand.Text()))
+	ctx, cancel := context.WithTimeout(ctx, signTimeout)
+	defer cancel()
+	began := time.Now()
+	signature, err := s.Backend.Sign(ctx, k, alg, digest[:])
+	if err != nil {
+		return 0, err
+	}
+	took := time.Since(began)
+	valid, err := hsm.Verify(k, alg, digest[:], signature)
+	if err == nil && !valid {
+		err = errOtherKey
+	}
+	return took, err
+}

@@ -1,0 +1,254 @@
+package gateway_test
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// A listedObject is what ListTokenObjects says of an object.
+type listedObject struct {
+	Handle                               uint
+	Class, KeySpec, Label, ObjectId, Use string
+	KeyId, KeyVersionId, KeyState        string
+	Aliases                              struct{ Alias []string }
+	OtherPublicKey                       bool
+}
+
+type tokenList struct {
+	Objects    struct{ Object []listedObject }
+	Deviations struct {
+		Deviation []struct {
+			Use, KeyId, KeyVersionId, KeySpec string
+			PrivateKeys                       int
+		}
+	}
+}
+
+func (b *bench) objects() (l tokenList) {
+	b.t.Helper()
+	b.local("ListTokenObjects", &l)
+	return l
+}
+
+// parameters are what DestroyTokenObject takes of an object.
+func (o listedObject) parameters() []string {
+	return []string{"Handle", fmt.Sprint(o.Handle), "Class", o.Class, "Label", o.Label, "ObjectId", o.ObjectId}
+}
+
+// stray plants an object that no record speaks of, and gives what destroys it.
+func (b *bench) stray() []string {
+	id := uuid.New()
+	b.backend.Plant(hsm.Object{Class: hsm.ClassPrivateKey, Label: "kmsgate", ID: id[:], Ours: true, Purpose: hsm.PurposeKey})
+	return b.objectOf(id.String())
+}
+
+// objectOf gives what would destroy the last object of a version in the list.
+func (b *bench) objectOf(keyVersionId string) []string {
+	b.t.Helper()
+	all := b.objects().Objects.Object
+	for _, o := range slices.Backward(all) {
+		if o.ObjectId == strings.ReplaceAll(keyVersionId, "-", "") {
+			return o.parameters()
+		}
+	}
+	b.t.Fatalf("%s has no object among %+v", keyVersionId, all)
+	return nil
+}
+
+// record gives the record of a version.
+func (b *bench) record(keyId string) (v store.KeyVersion) {
+	b.t.Helper()
+	b.db.View(func(tx *store.Tx) error {
+		v = tx.KeyVersions(keyId)[0]
+		return nil
+	})
+	return v
+}
+
+// TestListTokenObjects has one object of each use, and of each thing that can be
+// wrong with one.
+func TestListTokenObjects(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	lost, twice, other := b.record(b.newKey()), b.record(b.newKey()), b.record(b.newKey())
+	audit, spare, making := uuid.New(), uuid.New(), uuid.New()
+	err := b.db.Update(func(tx *store.Tx) error {
+		return errors.Join(tx.SetAuditKey(hsm.Key{ID: audit[:], Spec: hsm.EC_P256}),
+			tx.PutOrphan(store.Orphan{KeyVersionId: spare.String(), Spare: true, Key: hsm.Key{ID: spare[:], Spec: hsm.RSA_4096}}),
+			tx.PutOrphan(store.Orphan{KeyVersionId: making.String(), Key: hsm.Key{ID: making[:], Spec: hsm.EC_P256}}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stray := uuid.New()
+	ours := func(class, purpose string, id []byte) hsm.Object {
+		return hsm.Object{Class: class, Label: "kmsgate", ID: id, Ours: true, Purpose: purpose}
+	}
+	b.backend.Plant(
+		ours(hsm.ClassPrivateKey, hsm.PurposeKey, audit[:]),
+		ours(hsm.ClassPrivateKey, hsm.PurposeKey, making[:]),
+		ours(hsm.ClassPrivateKey, hsm.PurposeCanary, []byte("canary")),
+		ours(hsm.ClassSecretKey, hsm.PurposeSealing, []byte("sealing")),
+		ours(hsm.ClassPrivateKey, hsm.PurposeKey, stray[:]),
+		ours(hsm.ClassPublicKey, hsm.PurposeKey, nil), // half an object
+		hsm.Object{Class: hsm.ClassPrivateKey, Label: "theirs", ID: other.Key.ID},
+		hsm.Object{Class: hsm.ClassPublicKey, Label: "kmsgate", ID: other.Key.ID, Public: lost.Key.Public, Ours: true, Purpose: hsm.PurposeKey},
+		ours(hsm.ClassPrivateKey, hsm.PurposeKey, twice.Key.ID),
+	)
+	b.backend.Lose(lost.Key)
+	list := b.objects()
+	count := make(map[string]int)
+	for _, o := range list.Objects.Object {
+		count[o.Use]++
+		if o.OtherPublicKey {
+			count["other public key of "+o.KeyVersionId]++
+		}
+		if o.KeyVersionId == b.key.KeyVersionId && (o.KeyId != b.key.KeyId || o.KeyState != "Enabled" || fmt.Sprint(o.Aliases.Alias) != "[alias/test]" || o.ObjectId != hex.EncodeToString(b.record(b.key.KeyId).Key.ID)) {
+			t.Errorf("an object of the bench's key: %+v", o)
+		}
+	}
+	want := map[string]int{"key version": 7 + 2, "audit key": 1, "sealing key": 1, "canary": 1, "being made or destroyed": 1, "stray": 2, "another's": 1,
+		"other public key of " + other.KeyVersionId: 1}
+	if fmt.Sprint(count) != fmt.Sprint(want) {
+		t.Errorf("%v, want %v", count, want)
+	}
+	deviations := make(map[string]int)
+	for _, d := range list.Deviations.Deviation {
+		deviations[d.Use+" "+d.KeyVersionId] = d.PrivateKeys
+	}
+	wantDeviations := map[string]int{"key version " + lost.KeyVersionId: 0, "key version " + twice.KeyVersionId: 2, "spare " + spare.String(): 0}
+	if fmt.Sprint(deviations) != fmt.Sprint(wantDeviations) {
+		t.Errorf("deviations %v, want %v", deviations, wantDeviations)
+	}
+}
+
+// TestDestroyTokenObject destroys strays, and nothing that a record speaks of or
+// that the gateway needs, whatever the request says of it.
+func TestDestroyTokenObject(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	making := uuid.New()
+	err := b.db.Update(func(tx *store.Tx) error {
+		return tx.PutOrphan(store.Orphan{KeyVersionId: making.String(), Key: hsm.Key{ID: making[:], Spec: hsm.EC_P256}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.backend.Plant(
+		hsm.Object{Class: hsm.ClassPrivateKey, Label: "kmsgate", ID: making[:], Ours: true, Purpose: hsm.PurposeKey},
+		hsm.Object{Class: hsm.ClassPrivateKey, Label: "kmsgate-canary", ID: []byte{0xca}, Ours: true, Purpose: hsm.PurposeCanary},
+		hsm.Object{Class: hsm.ClassSecretKey, Label: "kmsgate-sealing", ID: []byte{1}, Ours: true, Purpose: hsm.PurposeSealing},
+		hsm.Object{Class: hsm.ClassOther, Label: "theirs"},
+		hsm.Object{Class: hsm.ClassPublicKey, Label: "kmsgate", Ours: true, Purpose: hsm.PurposeKey},
+		hsm.Object{Class: hsm.ClassPrivateKey, Label: "kmsgate", ID: []byte{2}, Ours: true, Purpose: hsm.PurposeKey},
+	)
+	for _, o := range b.objects().Objects.Object {
+		err := b.server.Call(t.Context(), "DestroyTokenObject", params(o.parameters()...), nil)
+		if refused := err != nil && strings.Contains(err.Error(), "DeleteConflict.TokenObject"); refused == (o.Use == "stray") {
+			t.Errorf("%+v: %v", o, err)
+		}
+		o.ObjectId += "00" // another object with this handle
+		if err := b.server.Call(t.Context(), "DestroyTokenObject", params(o.parameters()...), nil); err == nil || !strings.Contains(err.Error(), "EntityNotExist.TokenObject") {
+			t.Errorf("%+v, with another id: %v", o, err)
+		}
+	}
+	left := b.objects().Objects.Object
+	if len(left) != 4+2 || slices.ContainsFunc(left, func(o listedObject) bool { return o.Use == "stray" }) {
+		t.Errorf("left are %+v", left)
+	}
+	if a := b.do(b.root, "AsymmetricSign", b.scenario("AsymmetricSign")...); a.Status != 200 {
+		t.Errorf("the key does not sign any more: %+v", a)
+	}
+}
+
+// TestTestKeyVersion tells of a version that signs how fast, in every state of
+// its key, and of one that does not why.
+func TestTestKeyVersion(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, spec := range hsm.KeySpecs() {
+		keyId := b.newKey("KeySpec", string(spec))
+		for _, state := range []string{store.Enabled, store.Disabled, store.PendingDeletion} {
+			b.setState(keyId, state)
+			var tested struct {
+				KeySpec                                              string
+				Signatures                                           int
+				MinMilliseconds, MedianMilliseconds, MaxMilliseconds float64
+			}
+			b.local("TestKeyVersion", &tested, "KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Count", "3")
+			if tested.KeySpec != string(spec) || tested.Signatures != 3 || tested.MinMilliseconds <= 0 ||
+				tested.MedianMilliseconds < tested.MinMilliseconds || tested.MaxMilliseconds < tested.MedianMilliseconds {
+				t.Errorf("%s, %s: %+v", spec, state, tested)
+			}
+			forgotten := slices.ContainsFunc(b.backend.Forgotten(), func(k hsm.Key) bool { return slices.Equal(k.ID, b.record(keyId).Key.ID) })
+			if forgotten != (state != store.Enabled) {
+				t.Errorf("%s, %s: what makes it sign faster was forgotten: %v", spec, state, forgotten)
+			}
+		}
+	}
+	lost, other, mine := b.record(b.newKey()), b.record(b.newKey()), b.record(b.key.KeyId)
+	b.backend.Lose(lost.Key)
+	b.backend.Swap(other.Key, mine.Key)
+	for want, v := range map[string]store.KeyVersion{"no such private key": lost, "does not verify with its recorded public key": other} {
+		err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId), nil)
+		if err == nil || !strings.Contains(err.Error(), "409 Rejected.Unavailable") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	b.backend.Fail(hsm.ErrUnavailable)
+	err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", mine.KeyId, "KeyVersionId", mine.KeyVersionId), nil)
+	if err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("with the token away: %v", err)
+	}
+}
+
+// TestInspectNothing has no token that could be looked into.
+func TestInspectNothing(t *testing.T) {
+	b := newBench(t, func(c *gateway.Config) { c.Inspector = nil })
+	for action, p := range map[string][]string{"DescribeToken": nil, "ListTokenObjects": nil, "DestroyTokenObject": {"Handle", "1"}} {
+		if err := b.server.Call(t.Context(), action, params(p...), nil); err == nil || !strings.Contains(err.Error(), "UnsupportedOperation") {
+			t.Errorf("%s: %v", action, err)
+		}
+	}
+}
+
+// TestForgotten shows that nothing is kept of a key that must not sign any more,
+// and that a dry run or a refusal drops nothing.
+func TestForgotten(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	keyId := b.newKey()
+	b.want(b.do(b.root, "CreateKeyVersion", "KeyId", keyId), 200, "")
+	forgotten := func() (ids []string) {
+		for _, k := range b.backend.Forgotten() {
+			ids = append(ids, uuid.UUID(k.ID).String())
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	b.do(b.root, "DisableKey", "KeyId", keyId, "DryRun", "true")
+	b.do(b.root, "ScheduleKeyDeletion", "KeyId", keyId, "PendingWindowInDays", "1")
+	b.do(b.newUser("nobody", document(allow("kms:ListKeys", "*"))), "DisableKey", "KeyId", keyId)
+	if got := forgotten(); len(got) != 0 {
+		t.Fatalf("refused, %v were forgotten", got)
+	}
+	want := slices.Sorted(slices.Values(b.versions(keyId)))
+	b.want(b.do(b.root, "DisableKey", "KeyId", keyId), 200, "")
+	if got := forgotten(); !slices.Equal(got, want) || len(got) != 2 {
+		t.Errorf("disabled, %v were forgotten, want %v", got, want)
+	}
+	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", keyId, "PendingWindowInDays", "7"), 200, "")
+	if got := forgotten(); len(got) != 4 {
+		t.Errorf("scheduled to be deleted, %v were forgotten, want %v twice", got, want)
+	}
+}
