@@ -1,6 +1,7 @@
 package token
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync"
@@ -37,6 +38,7 @@ func (t *Token) connect(provision bool) (*connection, error) {
 		return nil, err
 	}
 	if err := c.start(provision); err != nil {
+		t.current.Store(nil)
 		c.lose(err)
 		c.workers.Wait()
 		c.close()
@@ -47,8 +49,7 @@ func (t *Token) connect(provision bool) (*connection, error) {
 
 // login opens the module and logs in, once.
 func (t *Token) login() (*connection, error) {
-	slot, err := t.mayLogin()
-	if err != nil {
+	if err := t.mayLogin(); err != nil {
 		return nil, err
 	}
 	if err := t.cfg.BeforeLogin(); err != nil {
@@ -62,15 +63,51 @@ func (t *Token) login() (*connection, error) {
 		UserType:    int(t.cfg.UserType),
 		MaxSessions: 2, // the one that holds the login, and one to make a key with
 	})
-	if isCode(err, pinErrors...) {
-		return nil, fmt.Errorf("%w: %w", ErrPIN, err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		return nil, loginError(err)
 	}
-	c := &connection{token: t, c11: c11, slot: slot, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}}
+	c := &connection{token: t, c11: c11, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}}
 	c.copies = newCopies(c)
+	if err := c.joinLogin(); err != nil {
+		c.close()
+		return nil, loginError(err)
+	}
 	return c, nil
+}
+
+func loginError(err error) error {
+	if isCode(err, pinErrors...) {
+		return fmt.Errorf("%w: %w", ErrPIN, err)
+	}
+	return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+}
+
+// joinLogin makes the login that crypto11 has made that of our binding, too. As a
+// rule it is: a module is one for all of a process. But some give each binding
+// an instance of its own, as p11-kit's client does.
+func (c *connection) joinLogin() error {
+	p11 := c.token.p11
+	if err := p11.Initialize(); err != nil && !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+		return fmt.Errorf("initializing %s: %w", c.token.cfg.Module, err)
+	}
+	var err error
+	if c.slot, _, err = c.token.cfg.findToken(p11); err != nil {
+		return err
+	}
+	s, err := c.openSession()
+	if err != nil {
+		return err
+	}
+	info, err := p11.GetSessionInfo(s.handle)
+	if err != nil {
+		return fromModule("C_GetSessionInfo", err)
+	}
+	if info.State != pkcs11.CKS_RW_PUBLIC_SESSION {
+		s.close()
+		return nil
+	}
+	// It stays open: a token logs out whose last session is closed.
+	return fromModule("C_Login", p11.Login(s.handle, cmp.Or(c.token.cfg.UserType, pkcs11.CKU_USER), string(c.token.cfg.PIN)))
 }
 
 // pinErrors are the codes by which a token says that it will not have this PIN.
@@ -80,23 +117,23 @@ var pinErrors = []pkcs11.Error{pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID,
 // mayLogin finds the token's slot and refuses to go on where a wrong PIN could
 // lock the token. It leaves the module as it found it, not initialized, for
 // crypto11.
-func (t *Token) mayLogin() (uint, error) {
+func (t *Token) mayLogin() error {
 	if err := t.p11.Initialize(); err != nil {
-		return 0, fmt.Errorf("%w: initializing %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
+		return fmt.Errorf("%w: initializing %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
 	}
 	defer t.p11.Finalize()
-	slot, info, err := t.cfg.findToken(t.p11)
+	_, info, err := t.cfg.findToken(t.p11)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	const few = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
 	switch {
 	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
-		return 0, fmt.Errorf("%w: the token says that its PIN is locked; its security officer can set a new one", ErrPIN)
+		return fmt.Errorf("%w: the token says that its PIN is locked; its security officer can set a new one", ErrPIN)
 	case info.Flags&few != 0 && !t.cfg.InsistOnPIN:
-		return 0, fmt.Errorf("%w: the token says that few attempts are left, so none was made: make sure of the PIN, then insist", ErrPIN)
+		return fmt.Errorf("%w: the token says that few attempts are left, so none was made: make sure of the PIN, then insist", ErrPIN)
 	}
-	return slot, nil
+	return nil
 }
 
 // errNotOurs: the token works but lacks what provisioning puts there.
@@ -155,6 +192,7 @@ func (c *connection) start(provision bool) error {
 	if err := c.copies.start(first); err != nil {
 		return err
 	}
+	c.token.current.Store(c) // before anybody gets a signature of it
 	for range c.token.cfg.Sessions {
 		if err := c.startWorker(c.token.jobs); err != nil {
 			return err
@@ -179,6 +217,8 @@ func (c *connection) close() {
 	// crypto11 closes its sessions and calls C_Finalize, which ends the
 	// workers' sessions too. Its Close never gives an error.
 	_ = c.c11.Close()
+	// An error says that this was the end of our binding's use, too.
+	_ = c.token.p11.Finalize()
 }
 
 func (c *connection) startWorker(q queue) error {
@@ -241,9 +281,9 @@ func (c *connection) handle(s *session, j *job, q queue) *session {
 // errRefused: the token works but did not do this job, twice.
 var errRefused = errors.New("the token refused the operation")
 
-// otherSessions are those beside Config.Sessions: one holds the login, two are
+// otherSessions are those beside Config.Sessions: two hold the login, two are
 // for changes, one is the keeper's, and one is open while connecting.
-const otherSessions = 5
+const otherSessions = 6
 
 // A session is a PKCS#11 session. It belongs to one goroutine.
 type session struct {

@@ -27,6 +27,9 @@
 // own does everything that changes the token, one change at a time; one more
 // makes the key pairs that take seconds.
 //
+// Where it is faster, signing goes through session copies of the keys (copies.go).
+// They are in a session that one more goroutine owns.
+//
 // When a worker meets an error it asks the token for a signature with a canary
 // key. If that works, the error is the job's, which gets a second try in a new
 // session. If not, the connection is lost: its workers stop, their jobs go back
@@ -37,7 +40,7 @@
 // # Who does what
 //
 // crypto11 owns the module's life, the login and the making of the AES key that
-// seals. miekg/pkcs11 does the rest: crypto11 hides object handles (a search
+// seals (on a token without AES-GCM an HMAC key seals, which miekg/pkcs11 makes). miekg/pkcs11 does the rest: crypto11 hides object handles (a search
 // costs 1.2 s among 10,000 keys), keeps dead sessions in its pool for ever, and
 // knows no secp256k1. crypto11 must be first to open the module, because it takes
 // CKR_CRYPTOKI_ALREADY_INITIALIZED for fatal.

@@ -171,7 +171,6 @@ func Open(cfg Config) (*Token, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the token with %s: %w", t.cfg.name(), err)
 	}
-	t.current.Store(c)
 	go t.supervise(c)
 	go t.watch()
 	return t, nil
@@ -295,7 +294,6 @@ func (t *Token) watch() {
 func (t *Token) supervise(c *connection) {
 	defer close(t.done)
 	for c != nil {
-		t.current.Store(c)
 		select {
 		case <-c.lost:
 			t.losses.Add(1)

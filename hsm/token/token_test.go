@@ -299,6 +299,7 @@ func TestComesBack(t *testing.T) {
 	var losses atomic.Int32
 	cfg := config(soft)
 	cfg.OnLoss = func() { losses.Add(1) }
+	cfg.WatchEvery = 50 * time.Millisecond // session copies sign on without the files
 	tok := open(t, cfg)
 	keys := []hsm.Key{generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048)}
 	tokens, away := filepath.Join(dir, "tokens"), filepath.Join(dir, "away")
