@@ -1,0 +1,97 @@
+package store_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// TestCopy copies the database while it is changed: each copy has all changes
+// up to one moment and none after it.
+func TestCopy(t *testing.T) {
+	dir := t.TempDir()
+	s, err := store.Open(filepath.Join(dir, "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	stop := make(chan struct{})
+	var changing sync.WaitGroup
+	changing.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			err := s.Update(func(tx *store.Tx) error { // two records that belong together
+				name := fmt.Sprintf("%06d", n)
+				if err := tx.PutUser(store.User{UserName: name}); err != nil {
+					return err
+				}
+				return tx.PutAlias(store.Alias{AliasName: "alias/" + name, KeyId: name})
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for n := range 20 {
+		least := 0
+		s.View(func(tx *store.Tx) error {
+			least = len(tx.Users())
+			return nil
+		})
+		copied := snapshotOf(t, s)
+		path := filepath.Join(dir, fmt.Sprint("copy", n))
+		if err := os.WriteFile(path, copied, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := store.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.View(func(tx *store.Tx) error {
+			users := tx.Users()
+			if len(users) < least || len(users) != tx.CountAliases() {
+				t.Errorf("the copy has %d users and %d aliases, want as many, and %d at least", len(users), tx.CountAliases(), least)
+			}
+			for i, u := range users {
+				if u.UserName != fmt.Sprintf("%06d", i) {
+					t.Errorf("user %d of the copy is %s: one is missing before", i, u.UserName)
+				}
+			}
+			return nil
+		})
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	changing.Wait()
+}
+
+func snapshotOf(t *testing.T, s *store.Store) []byte {
+	t.Helper()
+	snapshot, err := s.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	n, err := snapshot.WriteTo(&b)
+	if err != nil || n != snapshot.Size() || n != int64(b.Len()) {
+		t.Fatalf("WriteTo: %d bytes of %d, %v", n, snapshot.Size(), err)
+	}
+	for range 2 {
+		if err := snapshot.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	return b.Bytes()
+}
