@@ -22,7 +22,9 @@
 //
 // The log at PATH is rotated by renaming it to PATH.N, where N is the number of
 // its first line in 16 digits. The chain goes on in the next file. [Files] lists
-// them in order.
+// them in order. The log of an instance that was restored from a backup can begin
+// with a line that has Restored set, which names the line that it follows, with
+// its checkpoint: what was before is in the log of before.
 //
 // # Faults
 //
@@ -75,6 +77,12 @@ type Config struct {
 	Ended      bool   // Expect was the last line, and nothing may have come behind it
 	AtLeast    uint64 // the number of a line that was there, of which no more was kept
 	AcceptLoss bool
+
+	// Restored, if not nil, is the head of the backup that the records were
+	// restored from, which Expect has to be too: a line says so. If the log has no
+	// file, that line is its first and follows Restored; if it has, it has to have
+	// Restored.
+	Restored *Checkpoint
 
 	CheckpointEvery time.Duration // zero means a minute
 	RotateSize      int64         // in bytes; zero means 100 MiB

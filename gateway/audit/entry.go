@@ -48,6 +48,7 @@ type Entry struct {
 	Abandoned   string      `json:",omitempty"` // why the file before ends, for this log, with the line that this one follows
 	Unwitnessed uint64      `json:",omitempty"` // so many lines before this one were found at a start after a crash, behind the last that was kept
 	Lost        string      `json:",omitempty"` // by whose word the log goes on without the lines before this one
+	Restored    *Checkpoint `json:",omitempty"` // the records are from here on those of a backup, which was made when this was the log's head
 }
 
 // A Line is an Entry at its place in the chain.

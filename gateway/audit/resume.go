@@ -50,7 +50,9 @@ func Files(path string) ([]string, error) {
 // changed before it is known that the log has what it must have.
 func (w *writer) resume() error {
 	end, err := w.findEnd()
-	if err == nil {
+	if err == nil && w.log.Restored != nil && end.path == "" {
+		end.head = w.log.Restored.Head
+	} else if err == nil {
 		err = w.meets(end)
 	}
 	if err != nil && w.log.AcceptLoss {
@@ -59,7 +61,13 @@ func (w *writer) resume() error {
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
-	return w.goOn(end)
+	if err := w.goOn(end); err != nil || w.log.Restored == nil {
+		return err
+	}
+	if err := w.say(Entry{Restored: w.log.Restored}); err != nil {
+		return errors.Join(err, w.close())
+	}
+	return nil
 }
 
 // An ending is what is found at a log's end.
@@ -450,7 +458,13 @@ func (w *writer) acceptLoss(e ending, why error) error {
 	if err := w.begin(); err != nil {
 		return err
 	}
-	entry, err := json.Marshal(Entry{Time: time.Now().UTC(), Lost: "accepted by the operator at start: " + why.Error()})
+	return w.say(Entry{Lost: "accepted by the operator at start: " + why.Error()})
+}
+
+// say writes a line of the log's own.
+func (w *writer) say(e Entry) error {
+	e.Time = time.Now().UTC()
+	entry, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}

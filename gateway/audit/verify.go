@@ -24,6 +24,7 @@ type Proof struct {
 	Proven      Head      // the last line that a checkpoint covers; zero: none
 	ProvenTime  time.Time // when that was signed
 	Void        uint64    // lines that count for nothing: of files whose flush had failed, behind the last that was safe
+	Restored    []Head    `json:",omitempty"` // the heads of the backups that the records were restored from, in the lines' order
 }
 
 // ErrTorn is Verify's error when the last line of all is a part of one: it is
@@ -134,6 +135,9 @@ func (r *reading) line(text []byte) error {
 	if passed, err := r.passOver(line, text); passed || err != nil {
 		return err
 	}
+	if err := r.restored(line); err != nil {
+		return err
+	}
 	if err := r.follow(line); err != nil {
 		return err
 	}
@@ -160,6 +164,23 @@ func (r *reading) passOver(line Line, text []byte) (passed bool, err error) {
 	return true, nil
 }
 
+// restored takes the head of a backup that a line names. A log can begin behind
+// such a head, as it can behind one that was kept: the key has signed both. By
+// itself it proves nothing of the lines behind it.
+func (r *reading) restored(line Line) error {
+	head := line.Restored
+	switch {
+	case head == nil:
+		return nil
+	case r.Key != nil && !head.Check(r.Key):
+		return errors.New("the signature of the backup's head in it is not the public key's")
+	case r.proof.Lines == 0 && r.After == nil && line.Seq > 1 && line.Prev == head.Hash && line.Seq == head.Seq+1:
+		r.note(head.Head)
+	}
+	r.proof.Restored = append(r.proof.Restored, head.Head)
+	return nil
+}
+
 // follow checks that a line is the next one.
 func (r *reading) follow(line Line) error {
 	if line.Abandoned != "" {
@@ -172,7 +193,7 @@ func (r *reading) follow(line Line) error {
 		want = r.torn
 	}
 	switch {
-	case r.proof.Lines == 0 && r.After == nil && line.Seq != 1:
+	case r.proof.Lines == 0 && r.After == nil && line.Seq != r.head.Seq+1:
 		return fmt.Errorf("it is line %d of the log: the files before it are missing (or tell what it follows, with --after)", line.Seq)
 	case r.proof.Lines == 0 && r.After != nil && line.Seq > r.After.Seq+1:
 		return fmt.Errorf("it is line %d of the log: those from line %d on are missing", line.Seq, r.After.Seq+1)
