@@ -3,6 +3,7 @@ module github.com/kmsgate/kmsgate
 go 1.26.0
 
 require (
+	filippo.io/age v1.3.2 // backups: encryption to recipients and passphrases
 	github.com/ThalesGroup/crypto11 v1.6.1 // the PKCS#11 module's life, login and AES key
 	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1 // the curve that the standard library has not
 	github.com/emmansun/gmsm v0.44.1 // SM2 and SM3
@@ -23,6 +24,7 @@ require (
 )
 
 require (
+	filippo.io/hpke v0.4.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
