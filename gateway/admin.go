@@ -69,7 +69,6 @@ func (s *Server) ServeAdmin(ctx context.Context, l net.Listener) error {
 		ConnContext:       withPeer,
 		ReadHeaderTimeout: headerTime,
 		ReadTimeout:       readTime,
-		WriteTimeout:      writeTime,
 		IdleTimeout:       idleTime,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
@@ -104,20 +103,57 @@ func (s *Server) adminHandler() http.Handler {
 	observing := s.MetricsHandler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := s.newCall(adminDoor, "")
+		// A backup takes longer than any other answer: each write has its own
+		// deadline, and nothing is read from a client that waits.
+		answering := &patient{w, http.NewResponseController(w)}
 		p, err := s.authenticateLocal(c, r)
 		if err == nil && r.Method == http.MethodGet {
-			observing.ServeHTTP(w, r)
+			observing.ServeHTTP(answering, r)
 			return
 		}
 		resp, err := recovered(func() (response, error) { return s.serveAdmin(w, r, c, p, err) })
 		resp, api := c.finish(resp, err)
 		if api != nil {
-			c.writeAdmin(w, api.Status, errorBody{api.Status, api.Code, api.Message, c.requestId, ""})
+			c.writeAdmin(answering, api.Status, errorBody{api.Status, api.Code, api.Message, c.requestId, ""})
 			return
 		}
-		c.writeAdmin(w, http.StatusOK, resp)
+		if o, ok := resp.(octets); ok {
+			c.writeOctets(answering, o)
+			return
+		}
+		c.writeAdmin(answering, http.StatusOK, resp)
 	})
 }
+
+// A patient writer gives each write as long as other answers have in all.
+type patient struct {
+	http.ResponseWriter
+	control *http.ResponseController
+}
+
+func (p *patient) Write(b []byte) (int, error) {
+	if err := p.control.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+		return 0, err
+	}
+	return p.ResponseWriter.Write(b)
+}
+
+// writeOctets writes an answer that is no JSON. Cut short, it ends without the
+// end that HTTP gives it: the client cannot take it for whole.
+func (c *call) writeOctets(w http.ResponseWriter, o octets) {
+	w.Header().Set("Content-Type", octetStream)
+	w.WriteHeader(http.StatusOK)
+	_, err := o.WriteTo(onlyWriter{w})
+	if err := errors.Join(err, o.Close()); err != nil {
+		c.server.Logger.Warn("an answer was cut short", "RequestId", c.requestId, "reason", err)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+const octetStream = "application/octet-stream"
+
+// onlyWriter keeps an *os.File from handing all of itself over in one write.
+type onlyWriter struct{ io.Writer }
 
 // authenticateLocal lets in root and whom this process runs as.
 func (s *Server) authenticateLocal(c *call, r *http.Request) (*principal, error) {
@@ -152,6 +188,10 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *
 	}
 	c.action, c.parameters = request.Action, request.Parameters
 	c.entry.Action = clip(request.Action)
+	// What is read from now on is only that the client leaves, whenever that is.
+	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
+		return nil, fmt.Errorf("waiting without a deadline: %w", err)
+	}
 	return c.do(r.Context(), func() (*principal, error) { return p, nil })
 }
 
@@ -169,7 +209,6 @@ func (c *call) writeAdmin(w http.ResponseWriter, status int, body any) {
 // DialAdmin makes a client of the admin door at path.
 func DialAdmin(path string) *AdminClient {
 	return &AdminClient{http.Client{
-		Timeout: writeTime,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 		}},

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -66,13 +67,13 @@ func (b *bench) serveAdmin(l net.Listener) {
 }
 
 // signing gives a bench whose audit log has a key.
-func signing(t *testing.T) (*bench, *ecdsa.PublicKey) {
+func signing(t *testing.T, change ...func(*gateway.Config)) (*bench, *ecdsa.PublicKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newBench(t, func(c *gateway.Config) {
+	return newBench(t, append(change, func(c *gateway.Config) {
 		cfg := c.Audit.Config
 		if err := c.Audit.Close(); err != nil {
 			t.Fatal(err)
@@ -85,7 +86,7 @@ func signing(t *testing.T) (*bench, *ecdsa.PublicKey) {
 		}
 		log := c.Audit
 		t.Cleanup(func() { log.Close() })
-	}), &key.PublicKey
+	})...), &key.PublicKey
 }
 
 // adminScenario makes what an operation of administration needs to succeed.
@@ -114,6 +115,7 @@ func (b *bench) adminScenario(action string) []string {
 		"DetachPolicyFromUser": {"UserName", "u-" + action, "PolicyName", "policy-of-u-" + action},
 		"SimulatePolicy":       append(user, "ActionName", "kms:ListKeys"),
 		"GetAuditHead":         {},
+		"CreateBackup":         {"Recipients.1", "age1test"},
 		"DescribeToken":        {},
 		"ListTokenObjects":     {},
 		"TestKeyVersion":       {"KeyId", b.key.KeyId, "KeyVersionId", b.key.KeyVersionId, "Count", "2"},
@@ -169,7 +171,12 @@ func TestAdminDoor(t *testing.T) {
 			t.Errorf("%s as a dry run changed records:\n%s\nbefore:\n%s", action, after, before)
 		}
 		var resp map[string]any
-		if err := c.Call(t.Context(), action, params(p...), &resp); err != nil || resp["RequestId"] == "" {
+		if action == "CreateBackup" {
+			var octets bytes.Buffer
+			if err := c.Stream(t.Context(), action, params(p...), &octets); err != nil || !strings.Contains(octets.String(), "age1test") {
+				t.Errorf("%s: %d octets, %v", action, octets.Len(), err)
+			}
+		} else if err := c.Call(t.Context(), action, params(p...), &resp); err != nil || resp["RequestId"] == "" {
 			t.Errorf("%s: %v, %v", action, resp, err)
 		}
 		line(false, 200, "")
@@ -183,7 +190,7 @@ func TestAdminDoor(t *testing.T) {
 	}
 	// The comparison sees what is changed: it would not pass for want of looking.
 	for action, changed := range changes {
-		if slices.Contains(gateway.AdminOperations(), action) && changed == slices.ContainsFunc([]string{"List", "Get", "Simulate", "Describe", "Test"}, func(reads string) bool { return strings.HasPrefix(action, reads) }) {
+		if slices.Contains(gateway.AdminOperations(), action) && changed == slices.ContainsFunc([]string{"List", "Get", "Simulate", "Describe", "Test", "CreateBackup"}, func(reads string) bool { return strings.HasPrefix(action, reads) }) {
 			t.Errorf("%s changed records: %v", action, changed)
 		}
 	}
@@ -229,6 +236,8 @@ func TestAdminErrors(t *testing.T) {
 		{"InvalidParameter", "SetUserQuota", []string{"UserName", "dev", "QuotaName", "asymmetric", "QueriesPerSecond", "1000001"}},
 		{"InvalidParameter", "UpdateAccessKey", []string{"AccessKeyId", "none", "Status", "active"}},
 		{"InvalidParameter", "DeleteUser", []string{"UserName", "dev", "Force", "yes"}},
+		{"InvalidParameter", "CreateBackup", []string{"Recipients", `["none"]`}},
+		{"MissingParameter", "CreateBackup", nil},
 		{"MissingParameter", "DeleteUser", nil},
 		{"MissingParameter", "", nil},
 		{"InvalidApi.NotFound", "Nonsense", nil},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 )
 
@@ -14,31 +15,63 @@ type AdminClient struct{ http http.Client }
 // Call does an operation. The response's members are decoded into resp, which
 // may be nil. Errors of the API are *Error.
 func (a *AdminClient) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
-	body, err := json.Marshal(AdminRequest{action, parameters})
+	ctx, cancel := context.WithTimeout(ctx, writeTime)
+	defer cancel()
+	answer, err := a.ask(ctx, action, parameters)
 	if err != nil {
 		return err
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://kmsgate/", bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	answer, err := a.http.Do(r)
-	if err != nil {
-		return fmt.Errorf("asking the gateway: %w", err)
 	}
 	defer answer.Body.Close()
-	d := json.NewDecoder(answer.Body)
-	if answer.StatusCode != http.StatusOK {
-		var api errorBody
-		if err := d.Decode(&api); err != nil {
-			return fmt.Errorf("the gateway answered with status %d and no error of the API: %w", answer.StatusCode, err)
-		}
-		return &Error{api.HttpStatus, api.Code, api.Message}
+	if answer.Header.Get("Content-Type") == octetStream {
+		return errOctets
 	}
 	if resp == nil {
 		return nil
 	}
-	return d.Decode(resp)
+	return json.NewDecoder(answer.Body).Decode(resp)
+}
+
+// Stream does an operation that answers with octets, which are written to w.
+// Without an error they are all there. It takes as long as it takes, or until ctx
+// is done.
+func (a *AdminClient) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
+	answer, err := a.ask(ctx, action, parameters)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.Header.Get("Content-Type") != octetStream {
+		return errNoOctets
+	}
+	if _, err := io.Copy(w, answer.Body); err != nil {
+		return fmt.Errorf("reading the gateway's answer: %w", err)
+	}
+	return nil
+}
+
+// ask gives the answer to an operation that succeeded. Its body has to be closed.
+func (a *AdminClient) ask(ctx context.Context, action string, parameters map[string]string) (*http.Response, error) {
+	body, err := json.Marshal(AdminRequest{action, parameters})
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://kmsgate/", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	answer, err := a.http.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("asking the gateway: %w", err)
+	}
+	if answer.StatusCode == http.StatusOK {
+		return answer, nil
+	}
+	defer answer.Body.Close()
+	var api errorBody
+	if err := json.NewDecoder(answer.Body).Decode(&api); err != nil {
+		return nil, fmt.Errorf("the gateway answered with status %d and no error of the API: %w", answer.StatusCode, err)
+	}
+	return nil, &Error{api.HttpStatus, api.Code, api.Message}
 }
 
 // Close ends the connection.

@@ -153,6 +153,7 @@ func (c *call) finish(resp response, err error) (response, *Error) {
 	}
 	c.entry.Duration = c.server.Now().Sub(c.now)
 	if auditErr := c.audit(); auditErr != nil {
+		auditErr = errors.Join(auditErr, discard(resp))
 		api, resp, err = errAuditLog, nil, auditErr
 		if c.changed {
 			api = errAuditOwed
@@ -329,13 +330,17 @@ func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, er
 	if err != nil {
 		return store.KeyVersion{}, err
 	}
-	// The key pair must be the one that was made for this record: a record that
-	// was given another's would sign with another's key.
+	return version, isRecordOf(version, key)
+}
+
+// isRecordOf refuses a version whose key pair is not the one that was made for
+// this record: a record that was given another's would sign with another's key.
+func isRecordOf(version store.KeyVersion, key store.Key) error {
 	if id, err := uuid.Parse(version.KeyVersionId); err != nil || !bytes.Equal(id[:], version.Key.ID) || version.Key.Spec != key.KeySpec {
-		return store.KeyVersion{}, fmt.Errorf("%w (the record of version %s holds the key pair %x of KeySpec %s)",
+		return fmt.Errorf("%w (the record of version %s holds the key pair %x of KeySpec %s)",
 			errKeyUnavailable, version.KeyVersionId, version.Key.ID, version.Key.Spec)
 	}
-	return version, nil
+	return nil
 }
 
 // commit is the point of no return: everything before it only looks, and after

@@ -1,6 +1,9 @@
 package gateway
 
-import "slices"
+import (
+	"context"
+	"slices"
+)
 
 // Operations gives the names of the operations that the world can ask for.
 func Operations() (names []string) {
@@ -50,3 +53,10 @@ func (s *Server) Sources() int {
 }
 
 const MaxSources = maxSources
+
+// Gate is a gate with its methods.
+type Gate struct{ gate }
+
+func (g *Gate) Enter(ctx context.Context) error                    { return g.enter(ctx) }
+func (g *Gate) Leave()                                             { g.leave() }
+func (g *Gate) Close(ctx context.Context) (open func(), err error) { return g.close(ctx) }

@@ -38,6 +38,9 @@ type Config struct {
 	// Zero means 7 days, as in KMS; less than zero that it has not to wait.
 	MinVersionInterval time.Duration
 
+	// Archiver makes the archives of CreateBackup. Nil means that there are none.
+	Archiver Archiver
+
 	// Spare keeps an RSA_4096 key pair ready for the next CreateKey.
 	Spare bool
 
@@ -88,6 +91,7 @@ type Server struct {
 	keyPolicies documents
 	watch       watch
 	making      sync.Map // KeyVersionId → true, while its key pair is being made
+	pairs       gate     // who makes or destroys key pairs is inside
 }
 
 // New makes a Server: it unseals the access keys, remembers the nonces that

@@ -110,7 +110,7 @@ func (b *bench) open(change ...func(*gateway.Config)) {
 		b.t.Fatal(err)
 	}
 	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Inspector: b.backend, Audit: b.log, Now: b.clock.Now, MinVersionInterval: -1,
-		Logger: quiet, Strangers: gateway.Budget{PerSource: 1e6, InAll: 1e6}}
+		Logger: quiet, Strangers: gateway.Budget{PerSource: 1e6, InAll: 1e6}, Archiver: &fakeArchiver{backend: b.backend}}
 	for _, f := range change {
 		f(&cfg)
 	}

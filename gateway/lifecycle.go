@@ -229,6 +229,10 @@ func (s *Server) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	if _, making := s.making.Load(o.KeyVersionId); making {
 		return nil
 	}
+	if err := s.pairs.enter(ctx); err != nil {
+		return err
+	}
+	defer s.pairs.leave()
 	left := false
 	err := s.Store.Update(func(tx *store.Tx) error {
 		now, err := tx.Orphan(o.KeyVersionId)

@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 )
 
@@ -11,15 +13,12 @@ import (
 // corridor like every other call and is audited. The response's members are
 // decoded into resp, which may be nil. Errors of the API are *Error.
 func (s *Server) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
-	c := s.newCall(localDoor, "")
-	c.action, c.parameters = action, parameters
-	c.entry.Action = action
-	answer, err := recovered(func() (response, error) {
-		return c.do(ctx, func() (*principal, error) { return s.newRoot(uint32(os.Getuid())), nil })
-	})
-	answer, api := c.finish(answer, err)
-	if api != nil {
-		return api
+	answer, err := s.call(ctx, action, parameters)
+	if err != nil {
+		return err
+	}
+	if _, ok := answer.(octets); ok {
+		return errors.Join(errOctets, discard(answer))
 	}
 	if resp == nil {
 		return nil
@@ -29,4 +28,35 @@ func (s *Server) Call(ctx context.Context, action string, parameters map[string]
 		return err
 	}
 	return json.Unmarshal(text, resp)
+}
+
+// Stream is Call for an operation that answers with octets, which are written to
+// w.
+func (s *Server) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
+	answer, err := s.call(ctx, action, parameters)
+	if err != nil {
+		return err
+	}
+	o, ok := answer.(octets)
+	if !ok {
+		return errNoOctets
+	}
+	_, err = o.WriteTo(w)
+	return errors.Join(err, o.Close())
+}
+
+var errNoOctets = errors.New("the operation does not answer with octets: Call takes its answer")
+
+func (s *Server) call(ctx context.Context, action string, parameters map[string]string) (response, error) {
+	c := s.newCall(localDoor, "")
+	c.action, c.parameters = action, parameters
+	c.entry.Action = action
+	answer, err := recovered(func() (response, error) {
+		return c.do(ctx, func() (*principal, error) { return s.newRoot(uint32(os.Getuid())), nil })
+	})
+	answer, api := c.finish(answer, err)
+	if api != nil {
+		return nil, api
+	}
+	return answer, nil
 }

@@ -19,7 +19,8 @@ type operation struct {
 	run      func(ctx context.Context, c *call) (response, error)
 }
 
-// A response is an operation's answer. Its exported fields are its members.
+// A response is an operation's answer. Its exported fields are its members, unless
+// it is octets.
 type response interface{ setRequestId(string) }
 
 // result is part of every response.
@@ -121,6 +122,8 @@ var operations = map[string]operation{
 	"DestroyTokenObject": op(administration, adminDoor, destroyTokenObject),
 
 	"GetAuditHead": op(administration, adminDoor, getAuditHead),
+
+	"CreateBackup": op(administration, adminDoor, createBackup),
 }
 
 // unsupported are the operations that KMS has (kms-20160120 v3.2.3 and v4.1.0)

@@ -25,6 +25,12 @@ func (s *Server) keepSpare(ctx context.Context) {
 // KeepSpare makes a spare key pair if there is none. Serve calls it while it
 // runs, if Config.Spare says so.
 func (s *Server) KeepSpare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout(spareSpec))
+	defer cancel()
+	if err := s.pairs.enter(ctx); err != nil {
+		return err
+	}
+	defer s.pairs.leave()
 	wanted := true
 	id := uuid.New()
 	o := store.Orphan{KeyVersionId: id.String(), Since: s.Now().UTC(), Key: hsm.Key{ID: id[:], Spec: spareSpec}}
@@ -42,8 +48,6 @@ func (s *Server) KeepSpare(ctx context.Context) error {
 	if err != nil || !wanted {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout(spareSpec))
-	defer cancel()
 	if o.Key, err = s.Backend.Generate(ctx, spareSpec, id[:]); err != nil {
 		return fmt.Errorf("making a spare key pair: %w", err) // what there is of it is an orphan
 	}

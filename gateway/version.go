@@ -26,6 +26,10 @@ func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also f
 	ctx = context.WithoutCancel(ctx)
 	making, cancel := context.WithTimeout(ctx, createTimeout(key.KeySpec))
 	defer cancel()
+	if err := c.server.pairs.enter(making); err != nil {
+		return store.KeyVersion{}, err
+	}
+	defer c.server.pairs.leave()
 	id := uuid.New()
 	c.entry.KeyId, c.entry.KeyVersionId = key.KeyId, id.String()
 	orphan := store.Orphan{KeyVersionId: id.String(), Since: c.now, Key: hsm.Key{ID: id[:], Spec: key.KeySpec}}
@@ -58,7 +62,8 @@ func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also f
 }
 
 // destroyOrphan destroys a key pair that belongs to no version, then the record
-// of it. If that fails the record stays, and it is tried again.
+// of it. If that fails the record stays, and it is tried again. The caller is
+// inside s.pairs.
 func (s *Server) destroyOrphan(ctx context.Context, o store.Orphan) error {
 	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
 	defer cancel()

@@ -1,0 +1,151 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// A Proof says what was found to work.
+type Proof struct {
+	Keys       int // whose versions have all signed
+	Versions   int // that have signed
+	AccessKeys int // whose secret was unsealed
+	Due        int // keys among them that are deleted at the gateway's next start: their time has come
+}
+
+// ErrForeignToken: the token is not the one that the records belong to.
+var ErrForeignToken = errors.New("the token is not the one that this database belongs to")
+
+// Belong reports an error, ErrForeignToken, if the backend and the sealer are not
+// those of the records. It tries what every instance has: the audit log's key, one
+// of the software keys and one of the access keys. Whether each key is there it
+// does not look at: that takes long.
+func Belong(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) error {
+	ctx, cancel := context.WithTimeout(ctx, proofTime)
+	defer cancel()
+	return db.View(func(tx *store.Tx) error {
+		if err := hsm.SelfTest(ctx, backend, tx.AuditKey()); err != nil {
+			return foreign("it does not have the audit log's key", err)
+		}
+		if v, ok := softwareKey(tx); ok {
+			if err := hsm.SelfTest(ctx, backend, v.Key); err != nil {
+				return foreign("it does not unseal the software keys", err)
+			}
+		}
+		if all := tx.AccessKeys(); len(all) > 0 {
+			if _, err := sealer.Unseal(ctx, all[0].Sealed, secretAAD(all[0].AccessKeyId)); err != nil {
+				return foreign("it does not unseal the access keys", err)
+			}
+		}
+		return nil
+	})
+}
+
+// foreign says so, unless the token was away.
+func foreign(what string, err error) error {
+	if errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %s (%w)", ErrForeignToken, what, err)
+}
+
+// softwareKey gives one of the versions whose private keys are sealed.
+func softwareKey(tx *store.Tx) (found store.KeyVersion, ok bool) {
+	tx.EachKey(func(k store.Key) {
+		if ok || k.KeySpec != hsm.EC_SM2 {
+			return
+		}
+		for _, v := range tx.KeyVersions(k.KeyId) {
+			if v.Key.Sealed != nil {
+				found, ok = v, true
+			}
+		}
+	})
+	return found, ok
+}
+
+// proofTime is how long one signature or one secret may take. Nobody waits for
+// it.
+const proofTime = 30 * time.Second
+
+// maxFailures is how many failures a Prove names.
+const maxFailures = 10
+
+// Prove has the backend sign with every version of every key that there is a
+// record of, whatever the key's state, checks the signatures, and unseals the
+// secret of every access key. Its error names what does not work; the Proof is of
+// the rest. It changes nothing.
+func Prove(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) (Proof, error) {
+	p := prover{backend: backend, sealer: sealer}
+	err := db.View(func(tx *store.Tx) error {
+		tx.EachKey(func(k store.Key) { p.key(ctx, k, tx.KeyVersions(k.KeyId)) })
+		for _, a := range tx.AccessKeys() {
+			p.accessKey(ctx, a)
+		}
+		return ctx.Err()
+	})
+	if p.failed > len(p.errs) {
+		p.errs = append(p.errs, fmt.Errorf("and %d more", p.failed-len(p.errs)))
+	}
+	return p.Proof, errors.Join(append(p.errs, err)...)
+}
+
+// A prover is a Prove on its way.
+type prover struct {
+	Proof
+	backend hsm.Backend
+	sealer  hsm.Sealer
+	failed  int
+	errs    []error // of the first maxFailures of them
+}
+
+func (p *prover) fail(err error) {
+	if p.failed++; p.failed <= maxFailures {
+		p.errs = append(p.errs, err)
+	}
+}
+
+func (p *prover) key(ctx context.Context, k store.Key, versions []store.KeyVersion) {
+	before := p.failed
+	for _, v := range versions {
+		if err := p.version(ctx, k, v); err != nil {
+			p.fail(fmt.Errorf("key %s, version %s: %w", k.KeyId, v.KeyVersionId, err))
+			continue
+		}
+		p.Versions++
+	}
+	if p.failed > before {
+		return
+	}
+	p.Keys++
+	if isDue(k, time.Now()) {
+		p.Due++
+	}
+}
+
+func (p *prover) version(ctx context.Context, k store.Key, v store.KeyVersion) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := isRecordOf(v, k); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, proofTime)
+	defer cancel()
+	return hsm.SelfTest(ctx, p.backend, v.Key)
+}
+
+func (p *prover) accessKey(ctx context.Context, a store.AccessKey) {
+	ctx, cancel := context.WithTimeout(ctx, proofTime)
+	defer cancel()
+	if _, err := p.sealer.Unseal(ctx, a.Sealed, secretAAD(a.AccessKeyId)); err != nil {
+		p.fail(fmt.Errorf("access key %s of user %s: %w", a.AccessKeyId, a.UserName, err))
+		return
+	}
+	p.AccessKeys++
+}
