@@ -89,7 +89,7 @@ type Object struct {
 	ID      []byte // CKA_ID; nil if it has none
 	KeySpec KeySpec
 	Public  []byte // SubjectPublicKeyInfo, DER; of public keys of a known KeySpec
-	Ours    bool   // it has one of the labels that kmsgate gives
+	Ours    bool   // it has one of the labels that kmsgate gives, or nothing at all
 	Purpose string // of ours: PurposeKey and so on
 }
 
@@ -106,4 +106,8 @@ const (
 	PurposeKey     = "key"     // one half of a key pair that signs
 	PurposeCanary  = "canary"  // one half of the pair that tells whether the token works
 	PurposeSealing = "sealing" // the key that seals
+
+	// PurposeNone: it has not even a class, so it is no object of anybody's. A
+	// kill while SoftHSM makes a key leaves them.
+	PurposeNone = "none, it was not finished"
 )

@@ -36,13 +36,19 @@ func (c *connection) findCanary(s *session, provision bool) error {
 	if err != nil {
 		return fmt.Errorf("finding the canary key: %w", err)
 	}
-	for _, o := range found { // a kill may have left half of one
-		if c.canary, err = s.asCanary(o); err == nil {
-			return nil
-		}
+	if len(found) > 0 {
+		err = s.useCanary(found)
+	}
+	// One that does not sign, as a kill may leave it, is replaced when the operator
+	// has kmsgate make what is missing. Else it means that the token is not well.
+	if err == nil && len(found) > 0 || err != nil && !provision {
+		return err
 	}
 	if !provision {
-		s.token.log.Warn("the token has lost the canary key, by which it is told that it works: making another one", "found", len(found), "reason", err)
+		s.token.log.Warn("the token has lost the canary key, by which it is told that it works: making another one")
+	}
+	if err := s.renew(); err != nil {
+		return err
 	}
 	if err := makeCanary(s); err != nil {
 		return fmt.Errorf("making a canary key: %w", err)
@@ -50,13 +56,20 @@ func (c *connection) findCanary(s *session, provision bool) error {
 	if found, err = s.find(template...); err != nil {
 		return fmt.Errorf("finding the canary key: %w", err)
 	}
-	err = errors.New("it is not found")
+	return s.useCanary(found)
+}
+
+// useCanary takes the first of the keys that signs.
+func (s *session) useCanary(found []pkcs11.ObjectHandle) (err error) {
 	for _, o := range found {
-		if c.canary, err = s.asCanary(o); err == nil {
+		if s.connection.canary, err = s.asCanary(o); err == nil {
 			return nil
 		}
+		if err := s.renew(); err != nil {
+			return err
+		}
 	}
-	return fmt.Errorf("trying the canary key that was made: %w", err)
+	return fmt.Errorf("none of %d canary keys signs: %w", len(found), err)
 }
 
 // asCanary tries a private key as canary.

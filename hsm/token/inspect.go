@@ -424,11 +424,15 @@ func (s *session) object(handle pkcs11.ObjectHandle) (o hsm.Object, err error) {
 		}
 		return value
 	}
-	if class, ok := classes[number(read(pkcs11.CKA_CLASS))]; ok {
-		o.Class = class
+	class := read(pkcs11.CKA_CLASS)
+	if name, ok := classes[number(class)]; ok {
+		o.Class = name
 	}
 	o.Label, o.ID = string(read(pkcs11.CKA_LABEL)), read(pkcs11.CKA_ID)
 	o.Purpose, o.Ours = purposes[o.Label]
+	if class == nil && err == nil && o.Label == "" && o.ID == nil {
+		o.Purpose, o.Ours = hsm.PurposeNone, true
+	}
 	if o.Class != hsm.ClassOther {
 		keyType := number(read(pkcs11.CKA_KEY_TYPE))
 		o.KeyType = keyTypeName(keyType)
