@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/miekg/pkcs11"
+
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest/rig"
@@ -45,5 +47,27 @@ func TestOpenCryptoki(t *testing.T) {
 		if !errors.Is(err, hsm.ErrKeySpec) || !strings.Contains(err.Error(), string(spec)) {
 			t.Errorf("Generate(%s) on a token without curves: %v, want ErrKeySpec that says which", spec, err)
 		}
+	}
+}
+
+// TestSealsByWhatThereIs hides mechanisms of a token. A secret that was sealed in
+// one way is unsealed in it, whatever the token has learnt since.
+func TestSealsByWhatThereIs(t *testing.T) {
+	f, cfg := newFaulty(t)
+	f.WithoutMechanism(pkcs11.CKM_AES_GCM, pkcs11.CKM_SHA256_HMAC)
+	if _, err := token.Open(cfg); err == nil || !strings.Contains(err.Error(), "CKM_AES_GCM") || !strings.Contains(err.Error(), "CKM_SHA256_HMAC") {
+		t.Errorf("Open of a token that cannot seal: %v, want what it lacks", err)
+	}
+	f.WithoutMechanism(pkcs11.CKM_AES_GCM)
+	tok := open(t, cfg)
+	sealedText, err := tok.Seal(t.Context(), []byte("secret"), []byte("aad"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok.Close()
+	f.WithoutMechanism()
+	tok = open(t, cfg)
+	if got, err := tok.Unseal(t.Context(), sealedText, []byte("aad")); err != nil || string(got) != "secret" {
+		t.Errorf("Unseal: %q, %v", got, err)
 	}
 }
