@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -17,6 +18,9 @@ type caller interface {
 	// Call does one operation. resp is a pointer to a struct that the answer is
 	// decoded into, or nil. A refusal's text is "409 Code: message".
 	Call(ctx context.Context, action string, parameters map[string]string, resp any) error
+	// Stream does one operation that answers with octets, and writes them to w.
+	// Without an error they are complete.
+	Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error
 	Close() error
 }
 

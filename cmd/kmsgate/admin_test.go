@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -62,6 +63,14 @@ func (g *fakeGateway) Call(_ context.Context, action string, parameters map[stri
 		return nil
 	}
 	return json.Unmarshal([]byte(answer), resp)
+}
+
+func (g *fakeGateway) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
+	if err := g.Call(ctx, action, parameters, nil); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, g.answers[action])
+	return err
 }
 
 // kmsgate runs a command line.

@@ -228,6 +228,9 @@ func proven(p audit.Proof) string {
 		return fmt.Sprintf("not proven yet: lines %d to %d hang together but no checkpoint covers them", p.First.Seq, p.Last.Seq)
 	}
 	text := fmt.Sprintf("proven: lines %d to %d, up to %s", p.First.Seq, p.Proven.Seq, p.ProvenTime.UTC().Format(time.RFC3339))
+	if p.Restored != nil && p.First.Seq > 1 {
+		text += fmt.Sprintf("; it goes on behind line %d of the log of before, with the records of a backup", p.First.Seq-1)
+	}
 	switch more := p.Last.Seq - p.Proven.Seq; more {
 	case 0:
 		return text

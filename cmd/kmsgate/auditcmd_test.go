@@ -331,6 +331,7 @@ func hostileLine(text string) audit.Line {
 	}
 	line.Seq, line.Time, line.Digest, line.Valid = 1, begin, []byte(text), new(bool)
 	line.Checkpoint = &audit.Checkpoint{Head: audit.Head{Seq: 1, Hash: text}, Time: begin}
+	line.Restored = line.Checkpoint
 	return line
 }
 

@@ -111,6 +111,8 @@ func event(l audit.Line) string {
 		return "(abandoned)"
 	case l.Lost != "":
 		return "(lost)"
+	case l.Restored != nil:
+		return "(restored)"
 	}
 	return ""
 }

@@ -127,11 +127,13 @@ func (d *devGateway) configuration() (*config.Config, error) {
 
 // socket gives the admin socket's path, which is in the directory unless it would
 // be too long there: 107 bytes is what Linux takes.
-func (d *devGateway) socket() string {
-	if path := d.path("admin/admin.sock"); len(path) <= 107 {
+func (d *devGateway) socket() string { return socketIn(d.dir) }
+
+func socketIn(dir string) string {
+	if path := filepath.Join(dir, "admin/admin.sock"); len(path) <= 107 {
 		return path
 	}
-	sum := sha256.Sum256([]byte(d.dir))
+	sum := sha256.Sum256([]byte(dir))
 	return filepath.Join(os.TempDir(), fmt.Sprintf("kmsgate-%x", sum[:8]), "admin.sock")
 }
 

@@ -31,6 +31,8 @@ type instance struct {
 	mode   mode
 	logger *slog.Logger
 	db     *store.Store
+	keys   hsm.Backend
+	token  *token.Token
 	server *gateway.Server
 	ca     *authority // nil if the operator has a certificate of his own
 
@@ -69,29 +71,78 @@ func openInstance(ctx context.Context, c *config.Config, m mode, logger *slog.Lo
 	if i.ca, err = i.openCA(); err != nil {
 		return nil, err
 	}
-	keys, tok, err := i.openToken()
-	if err != nil {
+	if err := i.openStorage(ctx); err != nil {
 		return nil, err
 	}
-	i.closing("the token", tok.Close)
-	if i.db, err = store.Open(c.Store.File); err != nil {
-		return nil, err
-	}
-	i.closing("the database", i.db.Close)
-	if err := i.checkInstance(); err != nil {
-		return nil, err
-	}
-	auditKey, err := i.auditKey(ctx, keys)
-	if err != nil {
-		return nil, err
-	}
-	log, err := i.openAudit(keys, auditKey)
+	log, err := i.openAudit(nil)
 	if err != nil {
 		return nil, err
 	}
 	i.closing("the audit log", log.Close)
-	i.server, err = gateway.New(ctx, i.gatewayConfig(keys, tok, log))
+	i.server, err = gateway.New(ctx, i.gatewayConfig(log))
 	return i, err
+}
+
+// openStorage opens the database and the token, which have to belong together.
+// The database is first: once it is of an instance nothing is made in a token,
+// which would be another's.
+func (i *instance) openStorage(ctx context.Context) (err error) {
+	c := i.config
+	if _, err := os.Stat(c.Store.File); !i.mode.provision && errors.Is(err, os.ErrNotExist) {
+		return errNotInitialized
+	}
+	if i.db, err = store.Open(c.Store.File); err != nil {
+		return err
+	}
+	i.closing("the database", i.db.Close)
+	if err := i.checkInstance(); err != nil {
+		return err
+	}
+	whole := i.hasAuditKey()
+	if i.keys, i.token, err = i.openToken(i.mode.provision && !whole); err != nil && whole {
+		return fmt.Errorf("%w. The database %s has keys in the token that it was made with, and no other will do: %s", err, c.Store.File, lostToken)
+	} else if err != nil {
+		return err
+	}
+	i.closing("the token", i.token.Close)
+	if err := i.auditKey(ctx); err != nil {
+		return err
+	}
+	return i.checkToken(ctx)
+}
+
+const lostToken = "give the right one in the configuration, or, if it is lost, restore token and database from a backup (kmsgate restore)"
+
+// hasAuditKey reports whether provisioning the token was completed: the key is
+// the last that is made.
+func (i *instance) hasAuditKey() (has bool) {
+	_ = i.db.View(func(tx *store.Tx) error {
+		has = tx.AuditKey().ID != nil
+		return nil
+	})
+	return has
+}
+
+// checkToken refuses a token that is not the database's, before anything is done
+// with either.
+func (i *instance) checkToken(ctx context.Context) error {
+	err := gateway.Belong(ctx, i.db, i.keys, i.token)
+	if errors.Is(err, gateway.ErrForeignToken) {
+		return fmt.Errorf("%w. Nothing was changed. The token is %s, the database %s: %s", err, i.tokenName(), i.config.Store.File, lostToken)
+	}
+	return err
+}
+
+// tokenName says which token the configuration names.
+func (i *instance) tokenName() string {
+	switch t := i.config.Token; {
+	case t.SoftHSM != "":
+		return "the one in " + t.SoftHSM
+	case t.Serial != "":
+		return fmt.Sprintf("the one with serial number %q of %s", t.Serial, t.Module)
+	default:
+		return fmt.Sprintf("the one with label %q of %s", t.Label, t.Module)
+	}
 }
 
 // closing remembers what is to be closed in the end.
@@ -113,7 +164,7 @@ func (i *instance) close() (err error) {
 	return err
 }
 
-func (i *instance) gatewayConfig(keys hsm.Backend, tok *token.Token, log *audit.Log) gateway.Config {
+func (i *instance) gatewayConfig(log *audit.Log) gateway.Config {
 	c := i.config
 	interval := c.Limits.VersionInterval
 	if interval == 0 {
@@ -121,7 +172,7 @@ func (i *instance) gatewayConfig(keys hsm.Backend, tok *token.Token, log *audit.
 	}
 	shared := c.Quotas.Shared
 	g := gateway.Config{
-		Store: i.db, Backend: keys, Sealer: tok, Audit: log, Logger: i.logger,
+		Store: i.db, Backend: i.keys, Sealer: i.token, Audit: log, Logger: i.logger, Archiver: archiver{i}, Inspector: i.token,
 		Quotas: gateway.Quotas{
 			Shared: map[string]float64{"asymmetric": float64(shared.Asymmetric), "key_read": float64(shared.KeyRead), "key_write": float64(shared.KeyWrite),
 				"key_creation": float64(shared.KeyCreation), "tag_query": float64(shared.TagQuery), "instance_read": float64(shared.InstanceRead), "activation": float64(shared.Activation)},
@@ -164,24 +215,29 @@ func (i *instance) checkInstance() error {
 	return i.db.Update(func(tx *store.Tx) error { return tx.SetInstance(want) })
 }
 
-// auditKey gives the key that signs the audit log's checkpoints, and sees to it
-// that its public half is in a file for auditors.
-func (i *instance) auditKey(ctx context.Context, keys hsm.Backend) (key hsm.Key, err error) {
+// auditKey sees to it that there is a key that signs the audit log's checkpoints,
+// and that its public half is in a file for auditors.
+func (i *instance) auditKey(ctx context.Context) error {
+	key, err := i.readAuditKey()
+	if err == nil && key.ID == nil {
+		if !i.mode.provision {
+			return errNotInitialized
+		}
+		key, err = i.newAuditKey(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("the audit log's key: %w", err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public})
+	return writeFile(auditPublicKeyFile(i.config), text, 0o644)
+}
+
+func (i *instance) readAuditKey() (key hsm.Key, err error) {
 	err = i.db.View(func(tx *store.Tx) error {
 		key = tx.AuditKey()
 		return nil
 	})
-	if err == nil && key.ID == nil {
-		if !i.mode.provision {
-			return key, errNotInitialized
-		}
-		key, err = i.newAuditKey(ctx, keys)
-	}
-	if err != nil {
-		return key, fmt.Errorf("the audit log's key: %w", err)
-	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public})
-	return key, writeFile(auditPublicKeyFile(i.config), text, 0o644)
+	return key, err
 }
 
 func auditPublicKeyFile(c *config.Config) string {
@@ -190,13 +246,13 @@ func auditPublicKeyFile(c *config.Config) string {
 
 // newAuditKey makes the key. Until it is recorded it is an orphan, which the
 // gateway destroys at its next start.
-func (i *instance) newAuditKey(ctx context.Context, keys hsm.Backend) (hsm.Key, error) {
+func (i *instance) newAuditKey(ctx context.Context) (hsm.Key, error) {
 	id := uuid.New()
 	orphan := store.Orphan{KeyVersionId: id.String(), Key: hsm.Key{ID: id[:], Spec: hsm.EC_P256}}
 	if err := i.db.Update(func(tx *store.Tx) error { return tx.PutOrphan(orphan) }); err != nil {
 		return hsm.Key{}, err
 	}
-	key, err := keys.Generate(ctx, hsm.EC_P256, id[:])
+	key, err := i.keys.Generate(ctx, hsm.EC_P256, id[:])
 	if err != nil {
 		return hsm.Key{}, err
 	}
@@ -205,11 +261,14 @@ func (i *instance) newAuditKey(ctx context.Context, keys hsm.Backend) (hsm.Key, 
 	})
 }
 
-func (i *instance) openAudit(keys hsm.Backend, key hsm.Key) (*audit.Log, error) {
+// openAudit opens the log; restored is the head of the backup that the database is
+// from, nil if it is from none.
+func (i *instance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 	var kept store.Head
 	var least uint64
+	var key hsm.Key
 	err := i.db.View(func(tx *store.Tx) error {
-		kept = tx.AuditHead()
+		kept, key = tx.AuditHead(), tx.AuditKey()
 		for _, o := range tx.Outbox() {
 			least = max(least, o.After)
 		}
@@ -221,9 +280,9 @@ func (i *instance) openAudit(keys hsm.Backend, key hsm.Key) (*audit.Log, error) 
 	a := i.config.Audit
 	return audit.Open(audit.Config{
 		Path: a.File, CheckpointEvery: a.CheckpointEvery, RotateSize: int64(a.RotateSize), RotateAge: a.RotateAge, WarnFree: uint64(a.WarnFree), Logger: i.logger,
-		Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, Ended: kept.Ended, AtLeast: least, AcceptLoss: i.mode.acceptAuditLoss,
+		Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, Ended: kept.Ended, AtLeast: least, AcceptLoss: i.mode.acceptAuditLoss, Restored: restored,
 		Sign: func(ctx context.Context, digest []byte) ([]byte, error) {
-			return keys.Sign(ctx, key, hsm.ECDSA_SHA_256, digest)
+			return i.keys.Sign(ctx, key, hsm.ECDSA_SHA_256, digest)
 		},
 		Keep: func(c audit.Checkpoint, ended bool) error {
 			head := store.Head{Seq: c.Seq, Hash: c.Hash, Time: c.Time, Signature: c.Signature, Ended: ended}
@@ -244,9 +303,10 @@ func (i *instance) openCA() (*authority, error) {
 	return openAuthority(t.CAFile, t.CAKeyFile)
 }
 
-// openToken opens the token and what makes and uses keys in it.
-func (i *instance) openToken() (hsm.Backend, *token.Token, error) {
-	cfg, err := i.tokenConfig()
+// openToken opens the token and what makes and uses keys in it. With provision it
+// makes what is missing.
+func (i *instance) openToken(provision bool) (hsm.Backend, *token.Token, error) {
+	cfg, err := i.tokenConfig(provision)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -284,14 +344,14 @@ func (i *instance) pinSource() string {
 	}
 }
 
-func (i *instance) tokenConfig() (token.Config, error) {
+func (i *instance) tokenConfig(provision bool) (token.Config, error) {
 	t := i.config.Token
-	cfg := token.Config{Module: t.Module, Label: t.Label, Serial: t.Serial, UserType: t.UserTypeNumber(), Sessions: t.Sessions, Provision: i.mode.provision, InsistOnPIN: i.mode.insistOnPIN, Logger: i.logger}
+	cfg := token.Config{Module: t.Module, Label: t.Label, Serial: t.Serial, UserType: t.UserTypeNumber(), Sessions: t.Sessions, Provision: provision, InsistOnPIN: i.mode.insistOnPIN, Logger: i.logger}
 	if t.SoftHSM == "" {
 		return cfg, i.adopt(&cfg)
 	}
-	if _, err := os.Stat(t.SoftHSM); !i.mode.provision && errors.Is(err, os.ErrNotExist) {
-		return cfg, errNotInitialized
+	if _, err := os.Stat(t.SoftHSM); !provision && errors.Is(err, os.ErrNotExist) {
+		return cfg, fmt.Errorf("the token's directory %s is not there", t.SoftHSM)
 	}
 	soft, err := softhsm.Open(t.SoftHSM, func(module, label, officerPIN, userPIN string) error {
 		return token.Init(module, label, token.PIN(officerPIN), token.PIN(userPIN))

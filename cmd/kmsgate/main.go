@@ -40,7 +40,7 @@ func run() int {
 		SilenceUsage:  true, // an error is not a question about usage
 		SilenceErrors: true,
 	}
-	root.AddCommand(devCommand(), initCommand(), serveCommand(), configCommand(), versionCommand())
+	root.AddCommand(devCommand(), initCommand(), serveCommand(), configCommand(), versionCommand(), backupCommand(new(where)), restoreCommand())
 	root.AddCommand(adminCommands(new(where))...)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprint(os.Stderr, lines("kmsgate: "+strings.ReplaceAll(err.Error(), "\t", "  ")))
@@ -71,11 +71,14 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
-			version := "(unknown)"
-			if info, ok := debug.ReadBuildInfo(); ok {
-				version = info.Main.Version
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "kmsgate %s %s\n", version, runtime.Version())
+			fmt.Fprintf(cmd.OutOrStdout(), "kmsgate %s %s\n", version(), runtime.Version())
 		},
 	}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "(unknown)"
 }

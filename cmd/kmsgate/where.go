@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -104,6 +105,11 @@ func dialConfig(cmd *cobra.Command, path string) (caller, error) {
 // Call does an operation as the user whom this process runs as.
 func (s stopped) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
 	return s.server.Call(ctx, action, parameters, resp)
+}
+
+// Stream is Call for an operation that answers with octets.
+func (s stopped) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
+	return s.server.Stream(ctx, action, parameters, w)
 }
 
 // ownedByUs keeps root from leaving files that the service cannot open.

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// An archiver makes the archives of an instance that is open.
+type archiver struct{ *instance }
+
+var _ gateway.Archiver = archiver{}
+
+func (a archiver) Check(recipients []string) error {
+	_, err := archive.ParseRecipients(recipients...)
+	return err
+}
+
+// Archive writes the archive to a file without a name, encrypted: nothing of it
+// is left however this process ends.
+func (a archiver) Archive(ctx context.Context, b gateway.Backup) (_ gateway.Archive, err error) {
+	sources, err := a.sources()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.checkRoom(b.Database.Size(), sources); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(a.config.Directory, "backup-*.tmp")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, err
+	}
+	if err := a.write(ctx, f, b, sources); err != nil {
+		return nil, err
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return f, err
+}
+
+// checkRoom refuses an archive for which there is no room: a disk that is full
+// takes no audit lines, and then nothing is signed.
+func (a archiver) checkRoom(size int64, sources []source) error {
+	const rest = 64 << 20
+	for _, s := range sources {
+		if info, err := os.Stat(s.path); err == nil {
+			size += info.Size() + 1024 // in a tar archive it has a header, and is filled up
+		}
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(a.config.Directory, &disk); err != nil {
+		return fmt.Errorf("%s: %w", a.config.Directory, err)
+	}
+	if free := disk.Bavail * uint64(disk.Bsize); free < uint64(size+rest) {
+		return fmt.Errorf("the backup takes %d MiB for a while, and %s has %d MiB free: make room", (size+rest)>>20, a.config.Directory, free>>20)
+	}
+	return nil
+}
+
+// write writes the token first: it is what changes least.
+func (a archiver) write(ctx context.Context, to io.Writer, b gateway.Backup, sources []source) error {
+	recipients, err := archive.ParseRecipients(b.Recipients...)
+	if err != nil {
+		return err
+	}
+	w, err := archive.NewWriter(to, recipients...)
+	if err != nil {
+		return err
+	}
+	for _, s := range sources {
+		content, err := readSettled(ctx, s.path)
+		if err != nil {
+			return err
+		}
+		if err := w.Add(s.name, int64(len(content)), bytes.NewReader(content)); err != nil {
+			return err
+		}
+	}
+	text, err := a.config.Marshal()
+	if err != nil {
+		return err
+	}
+	if err := w.Add(archivedConfig, int64(len(text)), bytes.NewReader(text)); err != nil {
+		return err
+	}
+	if err := w.Add(archivedDatabase, b.Database.Size(), b.Database); err != nil {
+		return err
+	}
+	return a.finish(ctx, w, b)
+}
+
+// finish signs the archive with the instance's own key.
+func (a archiver) finish(ctx context.Context, w *archive.Writer, b gateway.Backup) error {
+	key, err := a.readAuditKey()
+	if err != nil {
+		return err
+	}
+	is := a.config.Instance
+	m := archive.Manifest{
+		Kmsgate: version(), Time: time.Now().UTC(), PublicKey: key.Public, AuditHead: b.Head.String(),
+		Instance: fmt.Sprintf("instance %s in region %s of account %s", is.ID, is.Region, is.Account),
+	}
+	return w.Close(m, func(digest []byte) ([]byte, error) { return a.keys.Sign(ctx, key, hsm.ECDSA_SHA_256, digest) })
+}
+
+// readSettled reads a file until it reads the same twice: SoftHSM rewrites
+// token.object in place at a login, and for a moment it is empty.
+func readSettled(ctx context.Context, path string) ([]byte, error) {
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	mayBeEmpty := filepath.Base(path) != "token.object"
+	for range 400 {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		first, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		second, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		if bytes.Equal(first, second) && (mayBeEmpty || len(first) > 0) {
+			return first, nil
+		}
+		<-poll.C
+	}
+	return nil, fmt.Errorf("%s is empty or changes all the time: a backup of it would be worth nothing", path)
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
+)
+
+// A backup is what a command line says of one.
+type backup struct {
+	recipients []string
+	passphrase string // the file
+	force      bool
+}
+
+func backupCommand(d dialer) *cobra.Command {
+	var b backup
+	cmd := &cobra.Command{
+		Use:   "backup FILE",
+		Short: "Write an encrypted backup of a gateway, whether it runs or not",
+		Long: `Write an encrypted backup of a gateway, whether it runs or not: the database with
+the sealed keys, the configuration, the CA that init has made, the head of the
+audit log and, of a SoftHSM in token.softhsm, the token with its PIN. It is of one
+moment: while it is made no key pair is made or destroyed. Signing goes on.
+
+Not in it are the token of an HSM and its PIN, a certificate of your own, and the
+audit log itself. docs/backup.md has a drill.
+
+FILE is there when it is complete. With - it is the standard output. It is an age
+file: kmsgate restore opens it, and so does the program age.`,
+		Example: `  kmsgate backup /mnt/safe/kmsgate.age --config kmsgate.yaml --recipient age1…   # of age-keygen
+  kmsgate backup - --passphrase-file passphrase | ssh elsewhere 'cat > kmsgate.age'`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return b.run(cmd, d, args[0]) },
+	}
+	d.register(cmd)
+	cmd.Flags().StringArrayVar(&b.recipients, "recipient", nil, "who can open it: an age `RECIPIENT`; can be repeated")
+	cmd.Flags().StringVar(&b.passphrase, "passphrase-file", "", "the `FILE` with the passphrase that opens it")
+	cmd.Flags().BoolVar(&b.force, "force", false, "replace FILE if it exists")
+	cmd.MarkFlagsOneRequired("recipient", "passphrase-file") // it holds what signs: there is none that is not encrypted
+	cmd.MarkFlagsMutuallyExclusive("recipient", "passphrase-file")
+	return cmd
+}
+
+func (b backup) run(cmd *cobra.Command, d dialer, path string) (err error) {
+	write, err := b.writer()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(path); path != "-" && !b.force && err == nil {
+		return fmt.Errorf("%s exists: give another name, or --force to replace it", path)
+	}
+	c, err := d.dial(cmd)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	count := new(counter)
+	to := func(w io.Writer) error { return write(cmd.Context(), c, io.MultiWriter(w, count)) }
+	if path == "-" {
+		err = to(cmd.OutOrStdout())
+	} else {
+		err = writeNew(path, to)
+	}
+	if err != nil {
+		return fmt.Errorf("there is no backup: %w", err)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "A backup of %d bytes is written. Not in it: the token of an HSM and its PIN, a certificate of your own, the audit log.\n", count.n)
+	return nil
+}
+
+// writer reads what the flags name, and gives what writes the backup.
+func (b backup) writer() (func(ctx context.Context, c caller, w io.Writer) error, error) {
+	if b.passphrase == "" {
+		_, err := archive.ParseRecipients(b.recipients...)
+		return func(ctx context.Context, c caller, w io.Writer) error { return stream(ctx, c, b.recipients, w) }, err
+	}
+	passphrase, err := readPassphrase(b.passphrase)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, c caller, w io.Writer) error { return streamSealed(ctx, c, passphrase, w) }, nil
+}
+
+func stream(ctx context.Context, c caller, recipients []string, w io.Writer) error {
+	parameters := make(map[string]string)
+	for i, r := range recipients {
+		parameters[fmt.Sprintf("Recipients.%d", i+1)] = r
+	}
+	return c.Stream(ctx, "CreateBackup", parameters, w)
+}
+
+// streamSealed encrypts with a passphrase on this side: the gateway never sees
+// it, and what it sends is encrypted too.
+func streamSealed(ctx context.Context, c caller, passphrase archive.Passphrase, w io.Writer) error {
+	passing, err := archive.NewPassing()
+	if err != nil {
+		return err
+	}
+	r, sent := io.Pipe()
+	streamed := make(chan error, 1)
+	go func() {
+		err := stream(ctx, c, []string{passing.Recipient()}, sent)
+		streamed <- err
+		sent.CloseWithError(err)
+	}()
+	err = passing.Seal(w, r, passphrase)
+	r.CloseWithError(err)
+	if streamErr := <-streamed; streamErr != nil && !errors.Is(streamErr, err) {
+		return streamErr // and not what the other end made of it
+	}
+	return err
+}
+
+// readPassphrase reads a file that is its owner's alone.
+func readPassphrase(path string) (archive.Passphrase, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%s can be read by group or others: chmod 600 %[1]s", path)
+	}
+	text, err := readSmallFile(path)
+	if err != nil {
+		return "", err
+	}
+	p, err := archive.ParsePassphrase(text)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+// A counter counts what is written.
+type counter struct{ n int64 }
+
+func (c *counter) Write(b []byte) (int, error) {
+	c.n += int64(len(b))
+	return len(b), nil
+}
+
+// Archived files are called what they are called in the directory of a `kmsgate
+// dev`, wherever they are.
+const (
+	archivedConfig   = devConfigFile
+	archivedDatabase = "kmsgate.db"
+	archivedCA       = "ca.pem"
+	archivedCAKey    = "ca-key.pem"
+	archivedAuditKey = "audit-public-key.pem"
+	archivedToken    = "softhsm"
+)
+
+// A source is a file for an archive.
+type source struct{ name, path string }
+
+// sources are the files of an instance but for the database and the
+// configuration.
+func (i *instance) sources() ([]source, error) {
+	all := []source{{archivedAuditKey, auditPublicKeyFile(i.config)}}
+	if t := i.config.TLS; t.Certificate == "" {
+		all = append(all, source{archivedCA, t.CAFile}, source{archivedCAKey, t.CAKeyFile})
+	}
+	if dir := i.config.Token.SoftHSM; dir != "" {
+		token, err := filesUnder(dir)
+		return append(all, token...), err
+	}
+	return all, nil
+}
+
+// filesUnder lists a token's files. SoftHSM's configuration is written at every
+// start, and what ends with .new is being written.
+func filesUnder(dir string) (all []source, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if filepath.Ext(path) == ".new" || d != nil && d.Name() == "softhsm2.conf" {
+			return nil
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if !d.Type().IsRegular() {
+			return fmt.Errorf("%s is not a regular file, as all of a token's are", path)
+		}
+		rest, err := filepath.Rel(dir, path)
+		all = append(all, source{archivedToken + "/" + filepath.ToSlash(rest), path})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the token's files: %w", err)
+	}
+	return all, nil
+}

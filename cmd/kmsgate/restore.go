@@ -1,0 +1,336 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// A restore is what a command line says of one, and one that is on its way.
+type restore struct {
+	dir            string
+	identity       string // the file
+	passphrase     string // the file
+	publicKey      string // the file
+	acceptLostKeys bool
+	mode           mode
+
+	manifest archive.Manifest
+	head     audit.Checkpoint // the backup's
+	proof    gateway.Proof
+}
+
+func restoreCommand() *cobra.Command {
+	var r restore
+	cmd := &cobra.Command{
+		Use:   "restore FILE --dir DIR",
+		Short: "Restore a backup into an empty directory, and have every key sign",
+		Long: `Restore a backup into an empty directory, and have every key sign. Only when each
+version of each key has made a signature that is valid, and each access key is
+unsealed, the instance is there, and DIR/kmsgate.yaml is its configuration: the
+one that was saved, with the instance's own files in DIR. On any error DIR is as it
+was.
+
+A backup of an instance with an HSM is restored beside that HSM, with the module,
+the label and the file of the PIN that the configuration names.
+
+The audit log goes on behind the head that the backup has, and says so. If you
+still have the log, copy its files to DIR/audit.log and DIR/audit.log.* before: then
+it goes on there. With - FILE is the standard input.`,
+		Example: `  kmsgate restore kmsgate.age --dir /var/lib/kmsgate --identity key.txt --audit-public-key audit.pem
+  kmsgate serve --config /var/lib/kmsgate/kmsgate.yaml`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return r.run(cmd, args[0]) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&r.dir, "dir", "", "the `DIR` to restore into: empty, or made")
+	flags.StringVar(&r.identity, "identity", "", "the `FILE` with the age identity that opens it")
+	flags.StringVar(&r.passphrase, "passphrase-file", "", "the `FILE` with the passphrase that opens it")
+	flags.StringVar(&r.publicKey, "audit-public-key", "", "the `FILE` with the instance's audit public key, kept elsewhere, which has to have signed it")
+	flags.BoolVar(&r.acceptLostKeys, "accept-lost-keys", false, "go on although some keys do not sign; they are named")
+	insistOnPINFlag(cmd, &r.mode.insistOnPIN)
+	_ = cmd.MarkFlagRequired("dir") // there is such a flag
+	cmd.MarkFlagsOneRequired("identity", "passphrase-file")
+	cmd.MarkFlagsMutuallyExclusive("identity", "passphrase-file")
+	return cmd
+}
+
+func (r *restore) run(cmd *cobra.Command, path string) (err error) {
+	identities, err := r.identities()
+	if err != nil {
+		return err
+	}
+	trusted, err := r.trusted()
+	if err != nil {
+		return err
+	}
+	in, err := openBackup(cmd, path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	leave, err := r.enter()
+	if err != nil {
+		return err
+	}
+	c, err := r.restore(cmd, in, trusted, identities)
+	if err := leave(err); err != nil {
+		return fmt.Errorf("%w\nNothing was restored: %s is as it was", err, r.dir)
+	}
+	r.report(cmd, c)
+	return nil
+}
+
+// staging is where files are until all keys have signed: whatever happens, what
+// is in it is no instance.
+func (r *restore) staging(name string) string { return filepath.Join(r.dir, "restoring", name) }
+
+// restore extracts, tries and puts in place.
+func (r *restore) restore(cmd *cobra.Command, in io.Reader, trusted *ecdsa.PublicKey, identities []archive.Identity) (c *config.Config, err error) {
+	ctx := cmd.Context()
+	if r.manifest, err = archive.Extract(in, r.staging(""), trusted, identities...); err != nil {
+		return nil, errors.Join(ctx.Err(), err)
+	}
+	if r.head, err = r.auditHead(); err != nil {
+		return nil, err
+	}
+	saved, err := config.Load(r.staging(archivedConfig))
+	if err != nil {
+		return nil, fmt.Errorf("the saved configuration: %w", err)
+	}
+	staged := moved(saved, r.dir, r.staging(""))
+	if logs, err := audit.Files(filepath.Join(r.dir, "audit.log")); err != nil || len(logs) > 0 {
+		staged.Audit.File = filepath.Join(r.dir, "audit.log") // the operator's own
+	}
+	i := &instance{config: staged, mode: r.mode, logger: newLogger(cmd.ErrOrStderr(), config.Log{Format: saved.Log.Format, Level: "warn"})}
+	err = r.try(ctx, i)
+	if err := errors.Join(err, i.close()); err != nil {
+		return nil, err
+	}
+	final := moved(saved, r.dir, r.dir)
+	return final, r.place(final)
+}
+
+// moved gives a configuration with the instance's own files in another place, and
+// all else as it was.
+func moved(saved *config.Config, dir, files string) *config.Config {
+	c := *saved
+	in := func(name string) string { return filepath.Join(files, name) }
+	c.Directory, c.Store.File, c.Audit.File = dir, in(archivedDatabase), in("audit.log")
+	c.Admin.Socket = socketIn(dir)
+	if c.TLS.Certificate == "" {
+		c.TLS.CAFile, c.TLS.CAKeyFile = in(archivedCA), in(archivedCAKey)
+	}
+	if c.Token.SoftHSM != "" {
+		c.Token.SoftHSM = in(archivedToken)
+	}
+	return &c
+}
+
+// auditHead gives the head that the manifest names, which the key has signed that
+// has signed the manifest.
+func (r *restore) auditHead() (audit.Checkpoint, error) {
+	head, err := audit.ParseCheckpoint(r.manifest.AuditHead)
+	if err != nil {
+		return head, fmt.Errorf("the audit head in the backup: %w", err)
+	}
+	key, err := r.manifest.Key()
+	if err != nil {
+		return head, err
+	}
+	if !head.Check(key) {
+		return head, fmt.Errorf("%w: its audit head is not signed by its key", archive.ErrBroken)
+	}
+	return head, nil
+}
+
+// try opens what was extracted, and has everything in it do what it is for.
+func (r *restore) try(ctx context.Context, i *instance) (err error) {
+	if i.ca, err = i.openCA(); err != nil {
+		return err
+	}
+	if err := i.openStorage(ctx); err != nil {
+		return err
+	}
+	key, err := i.readAuditKey()
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(key.Public, r.manifest.PublicKey) {
+		return fmt.Errorf("%w: the database in it is of another one", archive.ErrForeign)
+	}
+	r.proof, err = gateway.Prove(ctx, i.db, i.keys, i.token)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil && !r.acceptLostKeys:
+		return fmt.Errorf("%w\nThe other %d keys sign. Take another backup; or, to go on without these, add --accept-lost-keys", err, r.proof.Keys)
+	case err != nil:
+		i.logger.Warn("going on without keys that do not sign", "reason", err)
+	}
+	return r.goOn(i)
+}
+
+// goOn writes into the audit log that the records are a backup's.
+func (r *restore) goOn(i *instance) error {
+	head := store.Head{Seq: r.head.Seq, Hash: r.head.Hash, Time: r.head.Time, Signature: r.head.Signature}
+	if err := i.db.Update(func(tx *store.Tx) error { return tx.SetAuditHead(head) }); err != nil {
+		return err
+	}
+	log, err := i.openAudit(&r.head)
+	if err != nil {
+		return fmt.Errorf("%w. If these files are not this instance's, take them away: the log then begins behind line %d", err, r.head.Seq)
+	}
+	return log.Close()
+}
+
+// place moves everything to where it belongs. The configuration is last: without
+// it there is no instance.
+func (r *restore) place(c *config.Config) error {
+	if err := os.Rename(r.staging(archivedConfig), r.staging(archivedConfig+".backup")); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(r.staging(""))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.Rename(r.staging(e.Name()), filepath.Join(r.dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	text, err := c.Marshal()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.Remove(r.staging("")), syncDir(r.dir)); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(r.dir, archivedConfig), text, 0o600)
+}
+
+// enter makes the directory, or sees that it is empty but for files of the audit
+// log and what a restore leaves that was killed, and takes it for this process.
+// leave removes what there is of one that failed.
+func (r *restore) enter() (leave func(error) error, err error) {
+	if r.dir, err = filepath.Abs(r.dir); err != nil {
+		return nil, err
+	}
+	before, err := os.ReadDir(r.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	made := err != nil
+	for _, e := range before {
+		if name := e.Name(); name != "lock" && name != "restoring" && name != "audit.log" && !strings.HasPrefix(name, "audit.log.") {
+			return nil, fmt.Errorf("%s is not empty: there is %s. A backup is restored into a place of its own: name another, or move what is there away", r.dir, name)
+		}
+	}
+	unlock, err := lockDir(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	leave = func(err error) error {
+		if err != nil {
+			err = errors.Join(err, r.clear(before, made))
+		}
+		return errors.Join(err, unlock())
+	}
+	return leave, os.RemoveAll(r.staging(""))
+}
+
+// clear removes everything that was not there before.
+func (r *restore) clear(before []fs.DirEntry, made bool) error {
+	if made {
+		return os.RemoveAll(r.dir)
+	}
+	there := make(map[string]bool)
+	for _, e := range before {
+		there[e.Name()] = e.Name() != "restoring"
+	}
+	now, err := os.ReadDir(r.dir)
+	for _, e := range now {
+		if !there[e.Name()] && e.Name() != "lock" {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(r.dir, e.Name())))
+		}
+	}
+	return err
+}
+
+// report says what works, and what is to be done next.
+func (r *restore) report(cmd *cobra.Command, c *config.Config) {
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "Restored in %s: %s, as it was at %s.\n", r.dir, plain(r.manifest.Instance), r.manifest.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
+	fmt.Fprintf(out, "Keys that have signed: %d, with %d versions. Access keys unsealed: %d. The audit log goes on behind line %d.\n",
+		r.proof.Keys, r.proof.Versions, r.proof.AccessKeys, r.head.Seq)
+	if r.publicKey == "" {
+		fmt.Fprintln(out, "That it is your instance's was not checked: that takes --audit-public-key.")
+	}
+	if r.proof.Due > 0 {
+		fmt.Fprintf(out, "%d of the keys are deleted when it starts: their time has come since the backup was made.\n", r.proof.Due)
+	}
+	if err := c.Check(); err != nil {
+		fmt.Fprintf(out, "Before it can be served:\n%v\n", err)
+	}
+	fmt.Fprintf(out, "Nothing else may serve the same instance. Start it with\n\n  kmsgate serve --config %s\n", shellQuote(filepath.Join(r.dir, archivedConfig)))
+}
+
+func (r *restore) identities() ([]archive.Identity, error) {
+	if r.passphrase != "" {
+		p, err := readPassphrase(r.passphrase)
+		if err != nil {
+			return nil, err
+		}
+		i, err := p.Identity()
+		return []archive.Identity{i}, err
+	}
+	text, err := readSmallFile(r.identity)
+	if err != nil {
+		return nil, err
+	}
+	identities, err := archive.ParseIdentities(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.identity, err)
+	}
+	return identities, nil
+}
+
+// trusted is the key that has to have signed the backup; nil: the one in it.
+func (r *restore) trusted() (*ecdsa.PublicKey, error) {
+	if r.publicKey == "" {
+		return nil, nil
+	}
+	text, err := readSmallFile(r.publicKey)
+	if err != nil {
+		return nil, err
+	}
+	key, err := audit.ParsePublicKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.publicKey, err)
+	}
+	return key, nil
+}
+
+// openBackup opens the file, or the standard input. Reading it ends when the
+// command is told to.
+func openBackup(cmd *cobra.Command, path string) (io.ReadCloser, error) {
+	if path == "-" {
+		return io.NopCloser(cmd.InOrStdin()), nil
+	}
+	return openLog(cmd.Context(), path)
+}
