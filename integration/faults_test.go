@@ -1,0 +1,232 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
+	"github.com/alibabacloud-go/tea/tea"
+
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest/rig"
+	"github.com/kmsgate/kmsgate/integration/devgateway"
+	"github.com/kmsgate/kmsgate/softhsm"
+)
+
+// startOnFaults starts a dev gateway whose token fails when it is told to.
+func startOnFaults(t *testing.T) (*devgateway.Gateway, *rig.Faults) {
+	t.Helper()
+	module, err := softhsm.Module()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := rig.NewFaults(t, module)
+	t.Setenv("SOFTHSM2_MODULE", f.Module)
+	return start(t, t.TempDir()+"/gateway"), f
+}
+
+// The codes of PKCS#11 that tokens fail with.
+const (
+	generalError         = 0x05
+	functionFailed       = 0x06
+	deviceError          = 0x30
+	deviceMemory         = 0x31
+	deviceRemoved        = 0x32
+	sessionHandleInvalid = 0xb3
+	tokenNotPresent      = 0xe0
+	userNotLoggedIn      = 0x101
+)
+
+// TestFaultsUnderLoad has a token fail in every way that there is, one after the
+// other and drawn at random, under 32 callers that sign and one that makes keys.
+// Each fault ends within a second, so no call may fail: to sign they have 2.5 s,
+// to make a key 10. And no half-made key may stay.
+func TestFaultsUnderLoad(t *testing.T) {
+	g, f := startOnFaults(t)
+	random := newRandom(t)
+	// A call that takes long has to return before a connection is replaced, and
+	// making the spare RSA_4096 pair takes seconds.
+	waitFor(t, "the spare key pair", func() bool {
+		var o struct{ Objects struct{ Object []struct{ Use string } } }
+		if err := gateway.DialAdmin(g.Env["KMSGATE_ADMIN_SOCKET"]).Call(t.Context(), "ListTokenObjects", nil, &o); err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(o.Objects.Object, func(o struct{ Use string }) bool { return o.Use == "spare" })
+	})
+	faults := map[string]func(){
+		"sessions closed":      f.CloseSessions,
+		"logged out":           f.Logout,
+		"module reinitialised": f.Reinitialize,
+		"files away": func() {
+			tokens, away := g.Dir+"/softhsm/tokens", g.Dir+"/away"
+			for _, move := range [][2]string{{tokens, away}, {away, tokens}} {
+				if err := os.Rename(move[0], move[1]); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(time.Duration(random.Int64N(int64(500 * time.Millisecond)))) // how long the fault takes
+			}
+		},
+		"a call hangs": func() {
+			f.Hang("C_Sign", 1+random.IntN(3))
+			<-time.After(time.Duration(random.Int64N(int64(900 * time.Millisecond)))) // how long the fault takes
+			f.Release()
+		},
+	}
+	for _, code := range []uint{generalError, functionFailed, deviceError, deviceMemory, deviceRemoved, sessionHandleInvalid, tokenNotPresent, userNotLoggedIn} {
+		for _, function := range []string{"C_SignInit", "C_Sign", "C_OpenSession"} {
+			faults[fmt.Sprintf("%s fails with %#x", function, code)] = func() {
+				f.Fail(function, code, 1+random.IntN(8))
+				f.CloseSessions() // or C_OpenSession would not be called
+			}
+		}
+	}
+	var names []string
+	for name := range faults {
+		names = append(names, name)
+	}
+	l := startLoad(t, g.Env, 32)
+	all := &made{versions: make(map[string]string)}
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.callers.Go(func() {
+		for !l.stop.Load() {
+			keyId, versionId, err := newKey(client)
+			if err != nil {
+				t.Errorf("making a key: %v", err)
+				return
+			}
+			all.add(keyId, versionId)
+			<-time.After(20 * time.Millisecond) // so that there are not too many
+		}
+	})
+	for done := soaked(12); !done(); {
+		name := names[random.IntN(len(names))]
+		before := l.count()
+		faults[name]()
+		waitFor(t, "signatures after: "+name, func() bool { return l.count() > before+64 })
+		if bad := l.bad(); bad != "" {
+			t.Fatalf("after %q: %s", name, bad)
+		}
+	}
+	l.end()
+	if bad := l.bad(); bad != "" {
+		t.Errorf("in the end: %s", bad)
+	}
+	if n := f.Torn(); n != 0 {
+		t.Errorf("sessions were closed or the module finalized %d times over a call", n)
+	}
+	t.Logf("%d signatures, %d keys made", l.count(), all.len())
+	checkMade(t, g, all)
+	verifyAudit(t, g.Dir)
+	if err := g.Stop(); err != nil {
+		t.Error(err)
+	}
+	checkObjects(t, g.Dir)
+}
+
+// bad tells what was refused or failed, if anything.
+func (l *load) bad() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.refused) == 0 && len(l.other) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d signatures, refused: %v, failed: %v", len(l.signed), l.refused, l.other)
+}
+
+// TestTokenHangs has every call of the token hang for longer than callers wait.
+// They leave when their time is over; what does not need the token goes on; who
+// asks is told; and when the token goes on, so does everything.
+func TestTokenHangs(t *testing.T) {
+	g, f := startOnFaults(t)
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newSDK{client}
+	keyId, versionId := g.Env["KMSGATE_KEY_EC_P256"], g.Env["KMSGATE_KEYVERSION_EC_P256"]
+	digest := make([]byte, hsm.DigestSize)
+	_, _, sig, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const callers = 32
+	f.Hang("C_SignInit", rig.Always)
+	began := time.Now()
+	type outcome struct {
+		err  error
+		took time.Duration
+	}
+	left := make(chan outcome, callers)
+	for range callers {
+		caller, err := devgateway.SDK(g.Env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			began := time.Now()
+			_, _, _, err := newSDK{caller}.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest)
+			left <- outcome{err, time.Since(began)}
+		}()
+	}
+	worksWithoutToken(t, g, sig, digest)
+	for range callers {
+		o := <-left
+		if o.err == nil {
+			t.Error("a signature came from a token that hangs")
+		} else if got, _ := seen(t, o.err); got != "503 ServiceUnavailableTemporary" {
+			t.Errorf("a caller got %q: %v", got, o.err)
+		}
+		if o.took < 2400*time.Millisecond || o.took > 4500*time.Millisecond { // the race detector and 32 SDKs take their time, too
+			t.Errorf("a caller left after %v, want 2.5 s", o.took)
+		}
+	}
+	worksWithoutToken(t, g, sig, digest)
+	waitFor(t, "five seconds to be over", func() bool { return time.Since(began) > 5*time.Second })
+	f.Release()
+	released := time.Now()
+	if _, _, _, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest); err != nil {
+		t.Errorf("after the token went on: %v", err)
+	}
+	t.Logf("a signature %v after the token went on", time.Since(released).Round(time.Millisecond))
+	waitFor(t, "readiness", func() bool {
+		status, _ := observe(t, g.Env, "/ready")
+		return status == 200
+	})
+}
+
+// worksWithoutToken asks for all that needs no token, and for what supervisors
+// ask: it runs, and is not ready, and says why.
+func worksWithoutToken(t *testing.T, g *devgateway.Gateway, sig, digest []byte) {
+	t.Helper()
+	client, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newSDK{client}
+	keyId, versionId := g.Env["KMSGATE_KEY_EC_P256"], g.Env["KMSGATE_KEYVERSION_EC_P256"]
+	if ok, err := c.verify(keyId, versionId, hsm.ECDSA_SHA_256, digest, sig); err != nil || !ok {
+		t.Errorf("AsymmetricVerify: %v, %v", ok, err)
+	}
+	_, keyErr := c.publicKey(keyId, versionId)
+	_, describeErr := client.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId})
+	_, listErr := client.ListKeys(&kms.ListKeysRequest{})
+	_, updateErr := client.UpdateKeyDescription(&kms.UpdateKeyDescriptionRequest{KeyId: &keyId, Description: tea.String("without a token")})
+	if err := errors.Join(keyErr, describeErr, listErr, updateErr); err != nil {
+		t.Errorf("without a token: %v", err)
+	}
+	if status, body := observe(t, g.Env, "/live"); status != 200 {
+		t.Errorf("/live: %d %s", status, body)
+	}
+	if status, body := observe(t, g.Env, "/ready"); status != 503 || !strings.Contains(body, "token") {
+		t.Errorf("/ready: %d %s", status, body)
+	}
+}
