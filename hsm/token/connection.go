@@ -23,6 +23,13 @@ type connection struct {
 	sealing sealingKey
 	canary  canaryKey
 
+	// Where the module has an instance for each binding, calls are made one after
+	// the other: p11-kit's client, which is of that kind, waits for ever if its
+	// server is killed while two are under way (0.24.1, rpc_socket_read), and its
+	// server does them one after the other anyway.
+	oneAtATime bool
+	turn       sync.Mutex // held during a call, then
+
 	workers sync.WaitGroup
 	lost    chan struct{}
 	lose1   sync.Once
@@ -106,6 +113,7 @@ func (c *connection) joinLogin() error {
 		s.close()
 		return nil
 	}
+	c.oneAtATime = true
 	// It stays open: a token logs out whose last session is closed.
 	return fromModule("C_Login", p11.Login(s.handle, cmp.Or(c.token.cfg.UserType, pkcs11.CKU_USER), string(c.token.cfg.PIN)))
 }
@@ -237,8 +245,17 @@ func (c *connection) work(s *session, q queue) {
 		if j == nil {
 			return
 		}
-		c.token.calls.during("a worker's call", func() { s = c.handle(s, j, q) })
+		c.during("a worker's call", func() { s = c.handle(s, j, q) })
 	}
+}
+
+// during does f, which calls into the module.
+func (c *connection) during(what string, f func()) {
+	if c.oneAtATime {
+		c.turn.Lock()
+		defer c.turn.Unlock()
+	}
+	c.token.calls.during(what, f)
 }
 
 // maxRefusals is how often a job is begun on a token that is well.

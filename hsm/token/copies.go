@@ -181,7 +181,7 @@ func (k *copies) keep() {
 		case <-tick.C:
 			what = k.recheck
 		}
-		k.c.token.calls.during("the keeper of session copies", func() {
+		k.c.during("the keeper of session copies", func() {
 			if err := what(); err != nil {
 				k.recover(err)
 			}
