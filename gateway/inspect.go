@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/kmsgate/kmsgate/hsm"
@@ -97,8 +98,9 @@ func owners(tx *store.Tx) map[string]owner {
 	return all
 }
 
-// ownerOf says what an object is for.
-func ownerOf(o hsm.Object, records map[string]owner) owner {
+// ownerOf says what an object is for. While key pairs are being made, what has no
+// id yet may become one of them.
+func ownerOf(o hsm.Object, records map[string]owner, making bool) owner {
 	if record, ok := records[string(o.ID)]; ok && o.Ours && o.Purpose == hsm.PurposeKey {
 		return record
 	}
@@ -110,6 +112,8 @@ func ownerOf(o hsm.Object, records map[string]owner) owner {
 		use = useSealing
 	case o.Purpose == hsm.PurposeCanary:
 		use = useCanary
+	case making && len(o.ID) == 0:
+		use = useOrphan
 	}
 	return owner{Use: use, Aliases: aliasNames{[]string{}}}
 }
@@ -126,9 +130,9 @@ type tokenObject struct {
 	OtherPublicKey bool // it is a public key, and not the one that the record has
 }
 
-func newTokenObject(o hsm.Object, records map[string]owner) tokenObject {
+func newTokenObject(o hsm.Object, records map[string]owner, making bool) tokenObject {
 	t := tokenObject{Handle: o.Handle, Class: o.Class, KeyType: o.KeyType, KeySpec: o.KeySpec, Label: o.Label,
-		ObjectId: hex.EncodeToString(o.ID), owner: ownerOf(o, records)}
+		ObjectId: hex.EncodeToString(o.ID), owner: ownerOf(o, records, making)}
 	t.OtherPublicKey = o.Public != nil && t.key.Public != nil && !bytes.Equal(o.Public, t.key.Public)
 	return t
 }
@@ -158,18 +162,19 @@ func listTokenObjects(ctx context.Context, c *call, _ *noRequest) (*listTokenObj
 	}
 	ctx, cancel := context.WithTimeout(ctx, inspectTime)
 	defer cancel()
-	before := c.server.owners()
+	making, before := c.server.isMaking(), c.server.owners()
 	objects, err := inspector.Objects(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// What is recorded after an object was seen was recorded before it was made.
 	after := c.server.owners()
+	making = making || c.server.isMaking()
 	resp := new(listTokenObjectsResponse)
 	resp.Objects.Object, resp.Deviations.Deviation = []tokenObject{}, []deviation{}
 	private := make(map[string]int)
 	for _, o := range objects {
-		resp.Objects.Object = append(resp.Objects.Object, newTokenObject(o, after))
+		resp.Objects.Object = append(resp.Objects.Object, newTokenObject(o, after, making))
 		if o.Ours && o.Purpose == hsm.PurposeKey && o.Class == hsm.ClassPrivateKey {
 			private[string(o.ID)]++
 		}
@@ -194,8 +199,17 @@ func (s *Server) owners() (all map[string]owner) {
 	return all
 }
 
+// isMaking reports whether a key pair is being made.
+func (s *Server) isMaking() (making bool) {
+	s.making.Range(func(_, _ any) bool {
+		making = true
+		return false
+	})
+	return making
+}
+
 type destroyTokenObjectRequest struct {
-	Handle   *int `kms:"required"`
+	Handle   string `kms:"required"` // not a number of ours: it can have 64 bits
 	Class    string
 	Label    string
 	ObjectId string
@@ -212,6 +226,10 @@ func destroyTokenObject(ctx context.Context, c *call, req *destroyTokenObjectReq
 	c.entry.Subject = clip(req.Label + "/" + req.ObjectId)
 	ctx, cancel := context.WithTimeout(ctx, inspectTime)
 	defer cancel()
+	if err := c.server.pairs.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer c.server.pairs.leave()
 	o, err := find(ctx, inspector, req)
 	if err != nil {
 		return nil, err
@@ -219,7 +237,7 @@ func destroyTokenObject(ctx context.Context, c *call, req *destroyTokenObjectReq
 	// Whoever makes a key pair records it before, so that what has been seen and
 	// has no record now will have none.
 	unowned := func(tx *store.Tx) error {
-		if use := ownerOf(o, owners(tx)).Use; use != useStray {
+		if use := ownerOf(o, owners(tx), c.server.isMaking()).Use; use != useStray {
 			return errObjectInUse.because("It is: %s.", use)
 		}
 		return nil
@@ -249,7 +267,7 @@ func find(ctx context.Context, inspector hsm.Inspector, req *destroyTokenObjectR
 		return hsm.Object{}, err
 	}
 	for _, o := range objects {
-		if int(o.Handle) == *req.Handle && o.Class == req.Class && o.Label == req.Label && hex.EncodeToString(o.ID) == req.ObjectId {
+		if strconv.FormatUint(uint64(o.Handle), 10) == req.Handle && o.Class == req.Class && o.Label == req.Label && hex.EncodeToString(o.ID) == req.ObjectId {
 			return o, nil
 		}
 	}

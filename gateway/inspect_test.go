@@ -1,17 +1,20 @@
 package gateway_test
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -169,6 +172,53 @@ func TestDestroyTokenObject(t *testing.T) {
 	if a := b.do(b.root, "AsymmetricSign", b.scenario("AsymmetricSign")...); a.Status != 200 {
 		t.Errorf("the key does not sign any more: %+v", a)
 	}
+}
+
+// A pausedBackend stops in the middle of making a key pair, when it is told to.
+type pausedBackend struct {
+	*hsmtest.Fake
+	paused  atomic.Bool
+	entered chan struct{}
+	goOn    chan struct{}
+}
+
+func (p *pausedBackend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
+	if p.paused.Load() {
+		p.entered <- struct{}{}
+		<-p.goOn
+	}
+	return p.Fake.Generate(ctx, spec, id)
+}
+
+// TestUnfinished leaves alone what has no id while a key pair is being made: it may
+// become one half of it.
+func TestUnfinished(t *testing.T) {
+	t.Parallel()
+	paused := &pausedBackend{entered: make(chan struct{}), goOn: make(chan struct{})}
+	b := newBench(t, func(c *gateway.Config) {
+		paused.Fake = c.Backend.(*hsmtest.Fake)
+		c.Backend = paused
+	})
+	b.backend.Plant(hsm.Object{Class: hsm.ClassOther, Ours: true, Purpose: hsm.PurposeNone})
+	paused.paused.Store(true)
+	made := make(chan error, 1)
+	go func() { made <- b.server.Call(t.Context(), "CreateKey", params("KeySpec", "EC_P256"), nil) }()
+	<-paused.entered
+	half := b.objects().Objects.Object[0]
+	if half.Use != "being made or destroyed" {
+		t.Errorf("while a key pair is being made, it is %q", half.Use)
+	}
+	if err := b.server.Call(t.Context(), "DestroyTokenObject", params(half.parameters()...), nil); err == nil || !strings.Contains(err.Error(), "DeleteConflict.TokenObject") {
+		t.Errorf("while a key pair is being made: %v", err)
+	}
+	paused.goOn <- struct{}{}
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	if use := b.objects().Objects.Object[0].Use; use != "stray" {
+		t.Errorf("when it is made, it is %q", use)
+	}
+	b.local("DestroyTokenObject", nil, half.parameters()...)
 }
 
 // TestTestKeyVersion tells of a version that signs how fast, in every state of

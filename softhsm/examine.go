@@ -153,9 +153,9 @@ func modified(path string) string {
 	return info.ModTime().UTC().Format(time.RFC3339)
 }
 
-// emptyFor is how old an empty file has to be: SoftHSM makes it before it writes
-// to it.
-const emptyFor = time.Minute
+// EmptyFor is how old an empty file has to be for [RemoveEmpty]: SoftHSM makes it
+// before it writes to it.
+const EmptyFor = time.Minute
 
 // RemoveEmpty removes an object's empty file that Examine has found, with its
 // lock, unless it is not empty any more or may be about to be written.
@@ -168,8 +168,8 @@ func RemoveEmpty(path string) error {
 		return fmt.Errorf("%s is no object's file", path)
 	case info.Size() > 0:
 		return fmt.Errorf("%s is not empty any more", path)
-	case time.Since(info.ModTime()) < emptyFor:
-		return fmt.Errorf("%s became empty less than %v ago: it may be about to be written", path, emptyFor)
+	case time.Since(info.ModTime()) < EmptyFor:
+		return fmt.Errorf("%s became empty less than %v ago: it may be about to be written", path, EmptyFor)
 	}
 	if err := os.Remove(path); err != nil {
 		return err

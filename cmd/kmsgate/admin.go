@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
 )
 
 // A caller does operations of a gateway, as its local administrator.
@@ -31,6 +33,9 @@ type dialer interface {
 	// auditFiles gives where the audit log and its public key are, if the line has
 	// a configuration.
 	auditFiles() (log, key string, err error)
+	// configuration gives the configuration that the line names, nil if it names
+	// none.
+	configuration() (*config.Config, error)
 }
 
 // adminCommands are the commands that administer a gateway.
@@ -38,7 +43,7 @@ func adminCommands(d dialer) []*cobra.Command {
 	a := &admin{dialer: d, output: outputFlag()}
 	calling := []*cobra.Command{
 		a.userCommand(), a.accessKeyCommand(), a.policyCommand(),
-		a.keyCommand(), a.aliasCommand(), a.quotaCommand(),
+		a.keyCommand(), a.aliasCommand(), a.quotaCommand(), a.tokenCommand(), a.doctorCommand(),
 	}
 	for _, cmd := range calling {
 		d.register(cmd)

@@ -45,18 +45,22 @@ func (w *where) dial(cmd *cobra.Command) (caller, error) {
 }
 
 func (w *where) auditFiles() (log, key string, err error) {
+	c, err := w.configuration()
+	if c == nil {
+		return "", "", err
+	}
+	return c.Audit.File, auditPublicKeyFile(c), nil
+}
+
+func (w *where) configuration() (*config.Config, error) {
 	path := w.config
 	if w.dir != "" {
 		path = filepath.Join(w.dir, devConfigFile)
 	}
 	if path == "" {
-		return "", "", nil
+		return nil, nil
 	}
-	c, err := config.Load(path)
-	if err != nil {
-		return "", "", err
-	}
-	return c.Audit.File, auditPublicKeyFile(c), nil
+	return config.Load(path)
 }
 
 func dialSocket(path string) (caller, error) {

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+)
+
+// aPatient answers as a gateway with nothing wrong does.
+func aPatient() *fakeGateway {
+	return &fakeGateway{answers: map[string]string{
+		"DescribeToken":    aSurvey,
+		"ListTokenObjects": `{"Objects":{"Object":[]},"Deviations":{"Deviation":[]}}`,
+		"ListKeys":         `{"Keys":{"Key":[{"KeyId":"k"}]},"TotalCount":1}`,
+		"ListKeyVersions":  `{"KeyVersions":{"KeyVersion":[{"KeyId":"k","KeyVersionId":"v"}]},"TotalCount":1}`,
+		"TestKeyVersion":   `{"KeyId":"k","KeyVersionId":"v"}`,
+	}, refuse: make(map[string]error)}
+}
+
+const aStray = `{"Handle":18446744073709551615,"Class":"private key","KeySpec":"EC_P256","Label":"kmsgate","ObjectId":"ab","Use":"stray","Aliases":{"Alias":[]}}`
+
+func deviations(of string) string {
+	return `{"Objects":{"Object":[]},"Deviations":{"Deviation":[` + of + `]}}`
+}
+
+func objects(of string) string {
+	return `{"Objects":{"Object":[` + of + `]},"Deviations":{"Deviation":[]}}`
+}
+
+// TestDoctor has one thing wrong at a time: the doctor says what, and what to do.
+func TestDoctor(t *testing.T) {
+	for name, tc := range map[string]struct {
+		spoil   func(g *fakeGateway)
+		problem bool
+		want    []string
+	}{
+		"nothing": {func(*fakeGateway) {}, false, []string{"No problems were found.", "RSA_2048  yes", "note: Keys of KeySpec EC_P256K cannot be made in this token: no such curve."}},
+		"token away": {func(g *fakeGateway) { g.refuse["DescribeToken"] = errors.New("503 ServiceUnavailableTemporary: x") }, true,
+			[]string{"problem: The token does not answer: 503", "do: see that the token is there"}},
+		"stray": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = objects(aStray) }, true,
+			[]string{`problem: The token has a private key with label "kmsgate" and CKA_ID ab, EC_P256 that no record speaks of.`, "doctor --repair", "restored from a backup"}},
+		"half an object": {func(g *fakeGateway) {
+			g.answers["ListTokenObjects"] = objects(`{"Class":"public key","Label":"kmsgate","Use":"stray"}`)
+		}, true, []string{`a public key with label "kmsgate" and no CKA_ID`}},
+		"unfinished": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = objects(`{"Class":"other","Use":"stray"}`) }, true,
+			[]string{"problem: The token has an object that was not finished when it was made that no record speaks of."}},
+		"another's": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = objects(`{"Class":"other","Use":"another's"}`) }, false,
+			[]string{"note: 1 objects in the token have no label of kmsgate's"}},
+		"other public key": {func(g *fakeGateway) {
+			g.answers["ListTokenObjects"] = objects(`{"Class":"public key","Use":"key version","KeyId":"k","KeyVersionId":"v","OtherPublicKey":true}`)
+		}, true, []string{"problem: The public key in the token with the id of version v of key k is not the one that is recorded."}},
+		"missing": {func(g *fakeGateway) {
+			g.answers["ListTokenObjects"] = deviations(`{"Use":"key version","KeyId":"k","KeyVersionId":"v","KeyState":"Enabled","KeySpec":"EC_P256","Aliases":{"Alias":["alias/x"]}}`)
+			g.refuse["TestKeyVersion"] = errors.New("409 asked although it is known to be missing")
+		}, true, []string{"problem: The private key of version v of key k (EC_P256, Enabled, alias/x) is not in the token.", "do: restore the token from a backup", "kmsgate key create-version k"}},
+		"twice": {func(g *fakeGateway) {
+			g.answers["ListTokenObjects"] = deviations(`{"Use":"key version","KeyId":"k","KeyVersionId":"v","PrivateKeys":2}`)
+		}, true, []string{"problem: The token has 2 private keys with the id of version v of key k", "with the token's own tools"}},
+		"audit key": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = deviations(`{"Use":"audit key"}`) }, true,
+			[]string{"problem: The private key of the audit log's key is not in the token"}},
+		"spare": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = deviations(`{"Use":"spare"}`) }, false,
+			[]string{"note: The key pair that is kept ready is not in the token any more."}},
+		"wrong key": {func(g *fakeGateway) {
+			g.refuse["TestKeyVersion"] = errors.New("409 Rejected.Unavailable: its signature does not verify")
+		}, true, []string{"problem: Version v of key k does not sign as it should: 409 Rejected.Unavailable: its signature does not verify."}},
+		"key policy": {func(g *fakeGateway) { g.refuse["TestKeyVersion"] = errors.New("403 Forbidden.NoPermission: x") }, false, []string{"note: Version v of key k could not be tried"}},
+		"deleted":    {func(g *fakeGateway) { g.refuse["TestKeyVersion"] = errors.New("404 Forbidden.KeyNotFound: x") }, false, []string{"No problems were found."}},
+		"overloaded": {func(g *fakeGateway) { g.refuse["TestKeyVersion"] = errors.New("503 x") }, true, []string{"problem: Version v of key k could not be tried"}},
+		"no list":    {func(g *fakeGateway) { g.refuse["ListTokenObjects"] = errors.New("503 x") }, true, []string{"problem: The token could not be compared with the records: 503 x."}},
+		"no keys":    {func(g *fakeGateway) { g.refuse["ListKeys"] = errors.New("503 x") }, true, []string{"problem: The keys could not be listed: 503 x."}},
+		"PIN locked": {func(g *fakeGateway) {
+			g.answers["DescribeToken"] = `{"Survey":{"Sealing":"x","Token":{"Flags":["RNG","USER_PIN_LOCKED"]}}}`
+		}, true, []string{"problem: The token's user PIN is locked"}},
+		"seals nothing":    {func(g *fakeGateway) { g.answers["DescribeToken"] = `{"Survey":{}}` }, true, []string{"problem: The token cannot seal secrets.", "CKM_AES_GCM"}},
+		"no configuration": {func(g *fakeGateway) {}, false, []string{"note: The configuration and the files were not looked at.", "--config"}},
+	} {
+		g := aPatient()
+		tc.spoil(g)
+		stdout, stderr, err := g.kmsgate("", "doctor")
+		if (err != nil) != tc.problem || stderr != "" || g.closed != 1 {
+			t.Errorf("%s: %v, stderr %q, closed %d times", name, err, stderr, g.closed)
+		}
+		for _, want := range tc.want {
+			if !strings.Contains(stdout, want) {
+				t.Errorf("%s: %q is not in\n%s", name, want, stdout)
+			}
+		}
+		stdout, _, _ = g.kmsgate("", "doctor", "-o", "json") // the error is the same
+		var d diagnosis
+		if err := json.Unmarshal([]byte(stdout), &d); err != nil || d.Findings == nil || d.Offers == nil || (d.problems() > 0) != tc.problem {
+			t.Errorf("%s: %v, %+v", name, err, d)
+		}
+	}
+}
+
+// TestDoctorRepairs destroys strays when that is confirmed, and nothing else.
+func TestDoctorRepairs(t *testing.T) {
+	both := objects(aStray + `,{"Handle":2,"Class":"private key","Label":"kmsgate","Use":"key version","KeyId":"k","KeyVersionId":"v"}`)
+	const asked = "DestroyTokenObject Class=private key Handle=18446744073709551615 Label=kmsgate ObjectId=ab"
+	for in, args := range map[string][]string{"y\n": {"doctor", "--repair"}, "": {"doctor", "--repair", "--yes"}} {
+		g := aPatient()
+		g.answers["ListTokenObjects"] = both
+		stdout, stderr, err := g.kmsgate(in, args...)
+		if err == nil { // the fake's list stays as it is
+			t.Errorf("%v: what is left is no problem", args)
+		}
+		if !strings.Contains(strings.Join(g.calls, "\n"), asked) || strings.Count(strings.Join(g.calls, "\n"), "DestroyTokenObject") != 1 {
+			t.Errorf("%v: the gateway was asked for %q", args, g.calls)
+		}
+		if !strings.Contains(stderr, `  - a private key with label "kmsgate" and CKA_ID ab, EC_P256`) || !strings.Contains(stdout, "Destroyed a private key") {
+			t.Errorf("%v: it said %q and printed %q", args, stderr, stdout)
+		}
+	}
+	g := aPatient()
+	g.answers["ListTokenObjects"] = both
+	stdout, _, err := g.kmsgate("n\n", "doctor", "--repair")
+	if err == nil || err.Error() != "nothing was done" || stdout != "" || strings.Contains(strings.Join(g.calls, "\n"), "Destroy") {
+		t.Errorf("refused: %v, printed %q, asked for %q", err, stdout, g.calls)
+	}
+	g.refuse["DestroyTokenObject"] = errors.New("409 DeleteConflict.TokenObject: no")
+	if _, _, err := g.kmsgate("", "doctor", "--repair", "--yes"); err == nil || !strings.Contains(err.Error(), "DeleteConflict.TokenObject") {
+		t.Errorf("the gateway refuses: %v", err)
+	}
+}
+
+// TestTokenTestFails lists what fails at the end, and says so by its status.
+func TestTokenTestFails(t *testing.T) {
+	g := aPatient()
+	g.refuse["TestKeyVersion"] = errors.New("409 Rejected.Unavailable: gone")
+	stdout, _, err := g.kmsgate("", "token", "test")
+	if err == nil || !strings.Contains(err.Error(), "1 of 1 key versions") || !strings.Contains(stdout, "409 Rejected.Unavailable: gone") {
+		t.Errorf("%v, printed %q", err, stdout)
+	}
+}

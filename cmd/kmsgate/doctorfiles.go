@@ -1,0 +1,117 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/softhsm"
+)
+
+// examineFiles looks at what can be looked at without opening anything, and gives
+// SoftHSM's empty files, of which more is to be known before they are judged.
+func (p *patient) examineFiles(d *diagnosis) []softhsm.Finding {
+	c := p.configuration
+	if c == nil {
+		d.note("name the configuration with --config, or the directory of a kmsgate dev with --dir", "The configuration and the files were not looked at.")
+		return nil
+	}
+	if err := c.Check(); err != nil {
+		mistakes := config.Mistakes{{What: err.Error()}}
+		errors.As(err, &mistakes)
+		for _, m := range mistakes {
+			d.problem("change the configuration, or what it names", "In the configuration, %s.", m)
+		}
+	}
+	for _, path := range []string{c.Store.File, c.Audit.File, c.TLS.CAKeyFile, c.Token.PINFile, c.Token.SoftHSM} {
+		d.file(c, path)
+	}
+	return d.softFiles(c)
+}
+
+// file looks at whose a file is, and who can use it.
+func (d *diagnosis) file(c *config.Config, path string) {
+	if path == "" {
+		return
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return // what has to be there says so itself when it is opened
+	}
+	if err != nil {
+		d.problem("see why", "%s cannot be looked at: %v.", path, err)
+		return
+	}
+	if info.Mode().Perm()&0o007 != 0 {
+		d.problem("chmod o= "+path, "%s has mode %v: everyone on this machine can use it.", path, info.Mode())
+	}
+	if owner, service := ownerOf(info), ownerOfPath(c.Directory); owner >= 0 && service >= 0 && owner != service {
+		d.problem("give it to the user that the gateway runs as, with chown", "%s belongs to uid %d, and the directory %s to uid %d: the gateway may not be able to use it.", path, owner, c.Directory, service)
+	}
+}
+
+func ownerOfPath(path string) int {
+	info, err := os.Stat(path)
+	if err != nil {
+		return -1 // the configuration's check has said why
+	}
+	return ownerOf(info)
+}
+
+func ownerOf(info fs.FileInfo) int {
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(owner.Uid)
+	}
+	return -1
+}
+
+// softFiles takes over what is wrong with SoftHSM's files, but for the empty
+// ones.
+func (d *diagnosis) softFiles(c *config.Config) (empty []softhsm.Finding) {
+	files, ok, err := softFiles(c)
+	if err != nil {
+		d.problem("mend that", "SoftHSM: %v.", err)
+		return nil
+	}
+	if _, err := os.Stat(files.Tokens); !ok || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	found, err := files.Examine()
+	if err != nil {
+		d.problem("see why", "SoftHSM's files cannot be looked at: %v.", err)
+	}
+	for _, f := range found {
+		switch {
+		case f.Empty:
+			empty = append(empty, f)
+		case f.Problem:
+			d.problem(f.Do, "%s %s.", f.Path, f.What)
+		default:
+			d.note(f.Do, "%s %s.", f.Path, f.What)
+		}
+	}
+	return empty
+}
+
+// emptyFiles judges the empty ones: while a key is missing one may be what is left
+// of it. What is being made is younger: a key pair takes seconds.
+func (d *diagnosis) emptyFiles(empty []softhsm.Finding, keep bool) {
+	for _, f := range empty {
+		info, err := os.Stat(f.Path)
+		switch {
+		case err != nil || info.Size() > 0:
+			continue // destroyed or written meanwhile
+		case keep:
+			d.note("leave it until no private key is missing: it may be what is left of one", "%s %s.", f.Path, f.What)
+		case time.Since(info.ModTime()) < softhsm.EmptyFor:
+			d.note("ask again in a minute: it may be about to be written", "%s %s.", f.Path, f.What)
+		default:
+			d.empty = append(d.empty, filepath.Clean(f.Path))
+			d.note("kmsgate doctor --repair removes it", "%s %s.", f.Path, f.What)
+		}
+	}
+}
