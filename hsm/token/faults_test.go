@@ -467,15 +467,21 @@ func TestLossesLeaveNothing(t *testing.T) {
 	if losses < 1000 || tok.Stats().Losses != losses {
 		t.Errorf("%d losses and then %d, want 1000 at least and then no more", losses, tok.Stats().Losses)
 	}
-	var after left
-	waitFor(t, fmt.Sprintf("%+v", before), func() bool {
+	after := before
+	defer func() { t.Logf("before %+v, after %+v", before, after) }()
+	waitFor(t, "things to be as they were", func() bool {
 		after = left{runtime.NumGoroutine(), descriptors(t), f.Sessions()}
-		return after.goroutines <= before.goroutines && after.descriptors <= before.descriptors && after.sessions <= before.sessions
+		return after.minus(before) < 10 // who comes and goes: one for a hundred losses would be too much
 	})
 }
 
 // left is what a connection could leave behind.
 type left struct{ goroutines, descriptors, sessions int }
+
+// minus is by how much what there is most more of has grown.
+func (l left) minus(other left) int {
+	return max(l.goroutines-other.goroutines, l.descriptors-other.descriptors, l.sessions-other.sessions)
+}
 
 // descriptors counts the file descriptors of this process.
 func descriptors(t *testing.T) int {
