@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/policy"
@@ -21,6 +23,9 @@ type Config struct {
 	Backend hsm.Backend
 	Sealer  hsm.Sealer // of access-key secrets
 	Audit   *audit.Log
+
+	// Collectors are told to Prometheus besides the gateway's own.
+	Collectors []prometheus.Collector
 
 	// Inspector tells what is in the token that Backend's keys are in. Nil means
 	// that nobody does.

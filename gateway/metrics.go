@@ -50,6 +50,7 @@ func newMetrics(s *Server) *metrics {
 		}),
 		gauge("kmsgate_audit_lines", "The number of the audit log's last line.", func() float64 { return float64(s.Audit.Head().Seq) }),
 	)
+	m.registry.MustRegister(s.Collectors...)
 	return m
 }
 

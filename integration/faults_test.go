@@ -124,6 +124,9 @@ func TestFaultsUnderLoad(t *testing.T) {
 		t.Errorf("sessions were closed or the module finalized %d times over a call", n)
 	}
 	t.Logf("%d signatures, %d keys made", l.count(), all.len())
+	if _, metrics := observe(t, g.Env, "/metrics"); !strings.Contains(metrics, "\nkmsgate_token_connected 1\n") || strings.Contains(metrics, "\nkmsgate_token_losses_total 0\n") {
+		t.Errorf("the metrics do not tell of a token that was lost and is back:\n%s", metrics)
+	}
 	checkMade(t, g, all)
 	verifyAudit(t, g.Dir)
 	if err := g.Stop(); err != nil {

@@ -58,11 +58,16 @@ func run() int {
 const exitPIN = 77
 
 // harden keeps secrets in this process's memory from being written to a core
-// file or read by another process of the same user. Where the system does not
-// allow it the process goes on without.
+// file or to swap, or read by another process of the same user. Where the system
+// does not allow it the process goes on without.
 func harden() {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	// Only if there is no limit: with one, memory would run out at some point.
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur == unix.RLIM_INFINITY {
+		_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
+	}
 }
 
 func versionCommand() *cobra.Command {
