@@ -15,7 +15,7 @@ GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) $(GO)
 # Packages that must build without a C compiler: all but these two.
 LINKS_C := /hsm/token$$|/cmd/kmsgate$$
 
-.PHONY: build demo run test setup setup-test check unit integration fuzz bench image-test clean
+.PHONY: build demo run test setup setup-test check unit integration fuzz bench soak image-test clean
 
 build: bin/kmsgate
 
@@ -82,9 +82,27 @@ integration:
 FUZZTIME ?= 30s
 fuzz:
 	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER ./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide ./cmd/kmsgate/config:FuzzParse \
-		./gateway/acs:FuzzParse ./gateway:FuzzDecode; do \
+		./gateway/acs:FuzzParse ./gateway:FuzzDecode ./cmd/kmsgate/archive:FuzzExtract; do \
 		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; \
 	done
+
+# The figures of docs/performance.md.
+KEYS ?= 10000
+bench: setup
+	$(GO_TEST) test ./gateway ./gateway/audit -run '^$$' -bench . -benchtime 500x
+	$(GO_TEST) test ./hsm/token -run '^$$' -bench Keys -benchtime 1000x -timeout 1h -args -keys $(KEYS)
+	$(GO_TEST) -C integration test -run '^TestManyKeys$$' -count=1 -v -timeout 1h . -args -keys $(KEYS)
+
+# Goes on with each of the long tests for SOAK: a gateway that is killed at random
+# moments, on a disk, and one whose token fails in every way that there is. What a
+# failure prints is the SEED that makes the same choices again.
+SOAK ?= 30m
+SEED ?= 0
+SOAK_TMP ?= /var/tmp
+soak: setup-test
+	GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(SOAK_TMP) $(GO) -C integration test -race -count=1 -v -timeout 48h \
+		-run '^(TestKilledAtAnyMoment|TestFaultsUnderLoad)$$' . -args -soak $(SOAK) -seed $(SEED)
+	$(GO) -C integration test -race -count=1 -v -timeout 1h -run '^TestManyKeys$$' . -args -keys $(KEYS)
 
 # Builds the image with buildah on a base that debootstrap makes, and runs it.
 image-test:
