@@ -91,7 +91,7 @@ KEYS ?= 10000
 bench: setup
 	$(GO_TEST) test ./gateway ./gateway/audit -run '^$$' -bench . -benchtime 500x
 	$(GO_TEST) test ./hsm/token -run '^$$' -bench Keys -benchtime 1000x -timeout 1h -args -keys $(KEYS)
-	$(GO_TEST) -C integration test -run '^TestManyKeys$$' -count=1 -v -timeout 1h . -args -keys $(KEYS)
+	$(GO_TEST) -C integration test -run '^TestManyKeys$$' -count=1 -v -timeout 1h . -args -plain -keys $(KEYS)
 
 # Goes on with each of the long tests for SOAK: a gateway that is killed at random
 # moments, on a disk, and one whose token fails in every way that there is. What a

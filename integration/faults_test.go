@@ -53,7 +53,9 @@ func TestFaultsUnderLoad(t *testing.T) {
 	// A call that takes long has to return before a connection is replaced, and
 	// making the spare RSA_4096 pair takes seconds.
 	waitFor(t, "the spare key pair", func() bool {
-		var o struct{ Objects struct{ Object []struct{ Use string } } }
+		var o struct {
+			Objects struct{ Object []struct{ Use string } }
+		}
 		if err := gateway.DialAdmin(g.Env["KMSGATE_ADMIN_SOCKET"]).Call(t.Context(), "ListTokenObjects", nil, &o); err != nil {
 			t.Fatal(err)
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // TestMemoryIsLocked: where it is allowed, as docs/kmsgate.service allows it,
-// nothing of a gateway's memory goes to swap.
+// nothing of a gateway's memory goes to swap. Where it is not it runs without.
 func TestMemoryIsLocked(t *testing.T) {
 	var was unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &was); err != nil {
@@ -19,14 +19,12 @@ func TestMemoryIsLocked(t *testing.T) {
 	}
 	// The gateway inherits it.
 	err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
-	if errors.Is(err, unix.EPERM) && os.Getenv("CI") == "" {
-		t.Skip("only root may allow it")
-	}
-	if err != nil {
+	allowed := err == nil || was.Cur == unix.RLIM_INFINITY
+	if err != nil && !errors.Is(err, unix.EPERM) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &was); err != nil {
+		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &was); allowed && err != nil {
 			t.Error(err)
 		}
 	})
@@ -44,7 +42,7 @@ func TestMemoryIsLocked(t *testing.T) {
 			}
 		}
 	}
-	if locked < 1<<10 {
-		t.Errorf("%d KiB of memory are locked", locked)
+	if isLocked := locked >= 1<<10; isLocked != allowed {
+		t.Errorf("%d KiB of memory are locked; it is allowed: %v", locked, allowed)
 	}
 }

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,8 +13,11 @@ import (
 	"github.com/kmsgate/kmsgate/integration/devgateway"
 )
 
-// binary is kmsgate, built with the race detector.
-var binary string
+// binary is kmsgate, built with the race detector unless the flag says otherwise.
+var (
+	binary string
+	plain  = flag.Bool("plain", false, "build kmsgate without the race detector, for figures")
+)
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
@@ -30,7 +34,8 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "kmsgate")
-	build := exec.Command("go", "build", "-race", "-o", binary, "./cmd/kmsgate")
+	flag.Parse()
+	build := exec.Command("go", "build", fmt.Sprintf("-race=%v", !*plain), "-o", binary, "./cmd/kmsgate")
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building kmsgate: %v\n%s", err, out)
