@@ -25,6 +25,8 @@
 //     who may use it.
 //   - Every request that reaches the handler is answered with the API's own
 //     error codes, as JSON or XML, panics included.
+//   - A backup is of one moment: it has every key pair that its records speak of,
+//     and none that they do not.
 //   - A request is accepted once; after a restart, one that changed nothing may
 //     be accepted once more, within 15 minutes of its time stamp.
 //
