@@ -144,13 +144,12 @@ func TestLosses(t *testing.T) {
 	}
 }
 
-// TestKilledHSM kills the process that the token is in, and starts it again.
+// TestKilledHSM kills the process that the token is in, and starts it again. With
+// two calls under way p11-kit's client would wait for ever then: who reads another
+// call's answer waits to be woken by who cannot read his (its rpc_socket_read since
+// 0.23.17, and measured).
 func TestKilledHSM(t *testing.T) {
 	remote, cfg := newRemote(t)
-	// With two calls under way p11-kit's client waits for ever when its server is
-	// killed: who reads another call's answer waits to be woken by who cannot read
-	// his (its rpc_socket_read since 0.23.17, and measured).
-	cfg.Sessions = 1
 	var losses atomic.Int32
 	cfg.OnLoss = func() { losses.Add(1) }
 	tok := open(t, cfg)
