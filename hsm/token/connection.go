@@ -126,7 +126,13 @@ var pinErrors = []pkcs11.Error{pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID,
 // lock the token. It leaves the module as it found it, not initialized, for
 // crypto11.
 func (t *Token) mayLogin() error {
-	if err := t.p11.Initialize(); err != nil {
+	err := t.p11.Initialize()
+	if isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+		// A C_Finalize of before failed; no call is in flight between connections.
+		_ = t.p11.Finalize() // what C_Initialize says next is what counts
+		err = t.p11.Initialize()
+	}
+	if err != nil {
 		return fmt.Errorf("%w: initializing %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
 	}
 	defer t.p11.Finalize()
@@ -280,7 +286,7 @@ func (c *connection) handle(s *session, j *job, q queue) *session {
 		renewed, lostErr := c.openSession()
 		if lostErr == nil {
 			s = renewed
-			lostErr = s.canary()
+			lostErr = cmp.Or(s.canary(), c.givenUp())
 		}
 		if lostErr != nil {
 			why := fmt.Errorf("%w, and then %w", err, lostErr)
@@ -292,6 +298,16 @@ func (c *connection) handle(s *session, j *job, q queue) *session {
 			j.done <- fmt.Errorf("%w: the token is well but refuses: %w", errRefused, err)
 			return s
 		}
+	}
+}
+
+// givenUp gives why the connection is lost, if it is.
+func (c *connection) givenUp() error {
+	select {
+	case <-c.lost:
+		return c.reason()
+	default:
+		return nil
 	}
 }
 

@@ -233,14 +233,14 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 // destroy destroys what the token has with a CKA_ID. A key pair that was made on
 // this connection needs no search, which takes 1.2 s among 10,000 keys.
 func (s *session) destroy(id []byte) error {
-	if o := s.handles.get(id); o != nil && o.public != 0 {
-		s.forgetHandle(id)
+	o := s.handles.get(id)
+	s.forgetHandle(id)
+	if o != nil && o.public != 0 {
 		err := s.destroyAll(o.key.handle, o.public)
 		if !isCode(err, handleErrors...) {
 			return err
 		}
 	}
-	s.forgetHandle(id)
 	var all []pkcs11.ObjectHandle
 	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
 		found, err := s.find(
@@ -253,6 +253,11 @@ func (s *session) destroy(id []byte) error {
 		if len(found) == 0 { // as it looks to one who is not logged in, too
 			if err := s.confirm(); err != nil {
 				return err
+			}
+		}
+		if len(found) == 0 && o != nil && class == pkcs11.CKO_PRIVATE_KEY {
+			if err := s.rulesOutDeath(id); err != nil {
+				return err // or it would be there again after the next start
 			}
 		}
 		all = append(all, found...)

@@ -153,11 +153,34 @@ func (s *session) locate(id []byte) (*object, error) {
 		if err := s.confirm(); err != nil {
 			return nil, err
 		}
+		if err := s.rulesOutDeath(id); err != nil {
+			return nil, err
+		}
 		s.forgetHandle(id)
 		return nil, fmt.Errorf("%w: the token has %d keys with CKA_ID %x where it had one", hsm.ErrNotFound, len(found), id)
 	}
 	s.copies.forget(o)
 	return s.handles.put(id, found[0]), nil
+}
+
+// rulesOutDeath gives up the connection if the public half is there of a private
+// key that is not found any more. With SoftHSM that may be one object's death in
+// this process, from a moment without file descriptors, which nothing but
+// initializing the module ends (measured). Keys that are gone after that, are gone.
+func (s *session) rulesOutDeath(id []byte) error {
+	halves, err := s.find(
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
+	if err != nil || len(halves) == 0 {
+		return err
+	}
+	return s.giveUp(fmt.Errorf("the private half of %x is not found, and the public half is there", id))
+}
+
+// giveUp gives the connection up for an error that does not show with the canary.
+func (s *session) giveUp(err error) error {
+	s.lose(err)
+	return fromModule("giving up the connection", err)
 }
 
 // seekEvery bounds how often keys are looked for that the table has not.

@@ -275,10 +275,19 @@ func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error)
 	if len(plaintext) > maxSecret {
 		return nil, fmt.Errorf("a secret of %d bytes is longer than %d", len(plaintext), maxSecret)
 	}
-	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.seal(plaintext, aad) })
+	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.withSealing(s.seal(plaintext, aad)) })
 }
 
 // Unseal is the inverse of Seal, for the same aad and the same token only.
 func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
-	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.unseal(sealed, aad) })
+	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.withSealing(s.unseal(sealed, aad)) })
+}
+
+// withSealing passes on what sealing gave. That the token does not know the sealing
+// key any more is no fault of the secret, and may be one of the connection's.
+func (s *session) withSealing(result []byte, err error) ([]byte, error) {
+	if isCode(err, handleErrors...) {
+		return nil, s.giveUp(fmt.Errorf("the sealing key: %w", err))
+	}
+	return result, err
 }
