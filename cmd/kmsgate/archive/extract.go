@@ -34,7 +34,7 @@ var (
 // 0600 and directories 0700. When it returns without an error all is on stable
 // storage; with one there is no dir. The manifest has to be signed by the key
 // that it names, and that has to be trusted unless trusted is nil.
-func Extract(r io.Reader, dir string, trusted *ecdsa.PublicKey, identities ...Identity) (_ Manifest, err error) {
+func Extract(r io.Reader, dir string, trusted *ecdsa.PublicKey, identities ...Identity) (Manifest, error) {
 	opened, err := age.Decrypt(r, identities...)
 	if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {
 		return Manifest{}, ErrClosed
@@ -42,6 +42,11 @@ func Extract(r io.Reader, dir string, trusted *ecdsa.PublicKey, identities ...Id
 	if err != nil {
 		return Manifest{}, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
+	return unpack(opened, dir, trusted)
+}
+
+// unpack is Extract behind the encryption.
+func unpack(opened io.Reader, dir string, trusted *ecdsa.PublicKey) (_ Manifest, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return Manifest{}, err
 	}
