@@ -1,0 +1,77 @@
+package token_test
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// TestNoDescriptors leaves the process no file descriptor. One signature that is
+// tried then ends SoftHSM's token in this process, until it is initialized again.
+func TestNoDescriptors(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	var losses atomic.Int32
+	cfg := config(soft)
+	cfg.OnLoss = func() { losses.Add(1) }
+	cfg.Copies = -1 // session copies need no files
+	tok := open(t, cfg)
+	l := startLoad(t, tok, generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048))
+	for range 3 {
+		l.survives("there were no descriptors", func() {
+			before := losses.Load()
+			free := exhaustDescriptors(t)
+			waitFor(t, "the loss to be noticed", func() bool { return losses.Load() > before })
+			free()
+		})
+	}
+}
+
+// TestDescriptorsGoneForAMoment leaves the process no file descriptor while one
+// signature is tried. The key is dead then in SoftHSM's eyes: it finds it no more,
+// though other keys, the canary too, go on signing. It is not gone.
+func TestDescriptorsGoneForAMoment(t *testing.T) {
+	f, cfg := newFaulty(t)
+	cfg.Copies = -1
+	tok := open(t, cfg)
+	key := generate(t, tok, hsm.EC_P256)
+	closed := f.Calls("C_CloseSession")
+	f.Hang("C_CloseSession", 1) // after the first try, before the canary is asked
+	free := exhaustDescriptors(t)
+	signed := make(chan error)
+	go func() { signed <- signIn(tok, key, 20*time.Second) }()
+	waitFor(t, "the try to fail", func() bool { return f.Calls("C_CloseSession") > closed })
+	free()
+	f.Release()
+	if err := <-signed; err != nil {
+		t.Error(err)
+	}
+}
+
+// exhaustDescriptors lowers the limit to the descriptors that are open, until
+// free.
+func exhaustDescriptors(t *testing.T) (free func()) {
+	t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	set := func(l unix.Rlimit) {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+			t.Error(err)
+		}
+	}
+	next, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0) // the lowest that is free
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(next)
+	set(unix.Rlimit{Cur: uint64(next), Max: limit.Max})
+	free = sync.OnceFunc(func() { set(limit) })
+	t.Cleanup(free)
+	return free
+}

@@ -1,0 +1,89 @@
+package token_test
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest/rig"
+	"github.com/kmsgate/kmsgate/hsm/token"
+)
+
+// TestPINChanged changes the PIN under the gateway. It tries the one that it has
+// once, and not again, and tells those who wait.
+func TestPINChanged(t *testing.T) {
+	f, cfg := newFaulty(t)
+	tok := open(t, cfg)
+	key := generate(t, tok, hsm.EC_P256)
+	p11, s := rawSession(t, f.Module)
+	if err := p11.SetPIN(s, string(cfg.PIN), "another PIN"); err != nil {
+		t.Fatal(err)
+	}
+	logins := f.Calls("C_Login")
+	f.CloseSessions()
+	var callers sync.WaitGroup
+	for range 32 {
+		callers.Go(func() {
+			if err := signIn(tok, key, 20*time.Second); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, token.ErrPIN) {
+				t.Errorf("Sign after the PIN was refused: %v, want ErrUnavailable and ErrPIN", err)
+			}
+		})
+	}
+	callers.Wait()
+	if err := tok.Health(t.Context()); !errors.Is(err, token.ErrPIN) {
+		t.Errorf("Health: %v, want ErrPIN", err)
+	}
+	if tried := f.Calls("C_Login") - logins; tried != 1 {
+		t.Errorf("the refused PIN was tried %d times, want 1", tried)
+	}
+}
+
+// TestPINFlags has a token say that a wrong PIN would cost much.
+func TestPINFlags(t *testing.T) {
+	f, cfg := newFaulty(t)
+	open(t, cfg).Close() // provisions
+	for _, flag := range []struct {
+		name       string
+		flags      uint
+		insistence int // logins of an operator who insists
+	}{
+		{"few tries left", pkcs11.CKF_USER_PIN_COUNT_LOW, 1},
+		{"one try left", pkcs11.CKF_USER_PIN_FINAL_TRY, 1},
+		{"locked", pkcs11.CKF_USER_PIN_LOCKED, 0},
+	} {
+		for insist, want := range map[bool]int{false: 0, true: flag.insistence} {
+			f.TokenFlags(flag.flags)
+			cfg.InsistOnPIN = insist
+			logins := f.Calls("C_Login")
+			tok, err := token.Open(cfg)
+			if err == nil {
+				tok.Close()
+			}
+			if errors.Is(err, token.ErrPIN) != (want == 0) || f.Calls("C_Login")-logins != want {
+				t.Errorf("%s, insist %v: %v after %d logins, want %d", flag.name, insist, err, f.Calls("C_Login")-logins, want)
+			}
+		}
+		t.Run(flag.name, func(t *testing.T) { testFlagsAtReconnect(t, f, cfg, flag.flags) })
+	}
+}
+
+// testFlagsAtReconnect has the flags appear while the gateway is connected.
+func testFlagsAtReconnect(t *testing.T, f *rig.Faults, cfg token.Config, flags uint) {
+	f.TokenFlags(0)
+	cfg.InsistOnPIN = false
+	tok := open(t, cfg)
+	logins := f.Calls("C_Login")
+	f.TokenFlags(flags)
+	f.CloseSessions()
+	waitFor(t, "the connection to be given up", func() bool {
+		err := tok.Health(t.Context())
+		return errors.Is(err, token.ErrPIN)
+	})
+	if tried := f.Calls("C_Login") - logins; tried != 0 {
+		t.Errorf("the PIN was tried %d times, want none", tried)
+	}
+}
