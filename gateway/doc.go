@@ -35,6 +35,7 @@
 // KeyId, KeyVersionId, AccessKeyId and RequestId are spelled as KMS spells
 // them. A Claim is who a request says it is from; a principal is a caller whose
 // claim was verified: a user, or a local administrator, who acts as the account's
-// root. Strangers are callers who could not say who they are. Users, policies and
+// root. Strangers are callers who could not say who they are. A stray is
+// an object of ours in the token that no record speaks of. Users, policies and
 // access keys are called what RAM calls them.
 package gateway

@@ -317,7 +317,7 @@ func (p *patient) mend(ctx context.Context, d *diagnosis) (mended []string, err 
 	for _, o := range d.strays {
 		err := p.gateway.Call(ctx, "DestroyTokenObject", map[string]string{
 			"Handle": strconv.FormatUint(uint64(o.Handle), 10), "Class": o.Class, "Label": o.Label, "ObjectId": o.ObjectId}, nil)
-		if err != nil {
+		if err != nil && !isGone(err) {
 			return mended, fmt.Errorf("destroying %s: %w", o, err)
 		}
 		mended = append(mended, fmt.Sprintf("Destroyed %s.", o))
@@ -330,6 +330,10 @@ func (p *patient) mend(ctx context.Context, d *diagnosis) (mended []string, err 
 	}
 	return mended, nil
 }
+
+// isGone reports whether there was nothing to destroy any more: some tokens
+// destroy a public key with its private one.
+func isGone(err error) bool { return strings.HasPrefix(err.Error(), "404 EntityNotExist.TokenObject") }
 
 // view shows problems first, and in the end what the token can do.
 func (d *diagnosis) view() (view, error) {

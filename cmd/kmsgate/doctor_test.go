@@ -118,6 +118,10 @@ func TestDoctorRepairs(t *testing.T) {
 	if err == nil || err.Error() != "nothing was done" || stdout != "" || strings.Contains(strings.Join(g.calls, "\n"), "Destroy") {
 		t.Errorf("refused: %v, printed %q, asked for %q", err, stdout, g.calls)
 	}
+	g.refuse["DestroyTokenObject"] = errors.New("404 EntityNotExist.TokenObject: gone")
+	if stdout, _, _ := g.kmsgate("", "doctor", "--repair", "--yes"); !strings.Contains(stdout, "Destroyed a private key") {
+		t.Errorf("an object that is gone already is none: %q", stdout)
+	}
 	g.refuse["DestroyTokenObject"] = errors.New("409 DeleteConflict.TokenObject: no")
 	if _, _, err := g.kmsgate("", "doctor", "--repair", "--yes"); err == nil || !strings.Contains(err.Error(), "DeleteConflict.TokenObject") {
 		t.Errorf("the gateway refuses: %v", err)

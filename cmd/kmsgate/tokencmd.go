@@ -41,7 +41,7 @@ The signatures are checked, are of nobody's digests, and are shown to nobody. Ke
 that are disabled or to be deleted are tried, too. On a token that is new here it
 tells the same of keys that end with its session.`,
 			example: "kmsgate token test --count 100",
-			flags:   []*parameter{{name: "Count", flag: "count", kind: "N", usage: "how many signatures each: 1 to 100", values: []string{"10"}}},
+			flags:   []*parameter{{name: "Count", flag: "count", kind: "N", usage: "how many signatures each: 1 to 100", values: []string{"10"}, read: readCount}},
 			calls:   testKeys,
 		}, surveyed(viewOfTrials)))
 	bare.register(cmd)
@@ -348,6 +348,14 @@ func testKeys(ctx context.Context, c caller, parameters map[string]string) (view
 		return v, fmt.Errorf("%d of %d key versions cannot sign as they should: kmsgate doctor says what to do", len(failed), len(versions))
 	}
 	return v, nil
+}
+
+// readCount refuses what every key version would be refused for.
+func readCount(_ *cobra.Command, values []string) (string, error) {
+	if n, err := strconv.Atoi(values[0]); err != nil || n < 1 || n > 100 {
+		return "", fmt.Errorf("--count %s: it has to be 1 to 100", values[0])
+	}
+	return values[0], nil
 }
 
 func testKey(ctx context.Context, c caller, v keyVersion, count string) (keyTest, error) {
