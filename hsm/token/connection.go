@@ -56,95 +56,83 @@ func (t *Token) connect(provision bool) (*connection, error) {
 
 // login opens the module and logs in, once.
 func (t *Token) login() (*connection, error) {
-	if err := t.mayLogin(); err != nil {
-		return nil, err
-	}
-	if err := t.cfg.BeforeLogin(); err != nil {
-		return nil, fmt.Errorf("%w: preparing the login: %w", hsm.ErrUnavailable, err)
-	}
-	c11, err := crypto11.Configure(&crypto11.Config{
-		Path:        t.cfg.Module,
-		TokenLabel:  t.cfg.Label,
-		TokenSerial: t.cfg.Serial,
-		Pin:         string(t.cfg.PIN),
-		UserType:    int(t.cfg.UserType),
-		MaxSessions: 2, // the one that holds the login, and one to make a key with
-	})
+	c11, err := t.openModule()
 	if err != nil {
-		return nil, loginError(err)
+		return nil, fmt.Errorf("%w: opening %s for the token with %s: %w", hsm.ErrUnavailable, t.cfg.Module, t.cfg.name(), err)
 	}
 	c := &connection{token: t, c11: c11, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}}
 	c.copies = newCopies(c)
-	if err := c.joinLogin(); err != nil {
+	if err := c.login(); err != nil {
 		c.close()
-		return nil, loginError(err)
+		if isCode(err, pinErrors...) {
+			err = fmt.Errorf("%w: %w", ErrPIN, err)
+		}
+		if !errors.Is(err, ErrPIN) {
+			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		}
+		return nil, err
 	}
 	return c, nil
 }
 
-func loginError(err error) error {
-	if isCode(err, pinErrors...) {
-		return fmt.Errorf("%w: %w", ErrPIN, err)
+// openModule has crypto11 initialize the module. It does not log in: what the token
+// says of its PIN has to be heard first.
+func (t *Token) openModule() (*crypto11.Context, error) {
+	cfg := crypto11.Config{
+		Path:              t.cfg.Module,
+		TokenLabel:        t.cfg.Label,
+		TokenSerial:       t.cfg.Serial,
+		LoginNotSupported: true,
+		MaxSessions:       2, // one that it keeps, and one to make a key with
 	}
-	return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+	c11, err := crypto11.Configure(&cfg)
+	if isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+		// A C_Finalize of before failed; no call is in flight between connections.
+		_ = t.p11.Finalize() // what C_Initialize says next is what counts
+		c11, err = crypto11.Configure(&cfg)
+	}
+	return c11, err
 }
 
-// joinLogin makes the login that crypto11 has made that of our binding, too. As a
-// rule it is: a module is one for all of a process. But some give each binding
-// an instance of its own, as p11-kit's client does.
-func (c *connection) joinLogin() error {
-	p11 := c.token.p11
-	if err := p11.Initialize(); err != nil && !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
-		return fmt.Errorf("initializing %s: %w", c.token.cfg.Module, err)
+// login finds the token and logs in, unless a wrong PIN could lock it. A login is
+// one of all sessions that the module has with the token.
+func (c *connection) login() error {
+	t := c.token
+	switch err := t.p11.Initialize(); {
+	case err == nil:
+		c.oneAtATime = true // it was not crypto11's to initialize
+	case !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED):
+		return fmt.Errorf("initializing %s: %w", t.cfg.Module, err)
 	}
-	var err error
-	if c.slot, _, err = c.token.cfg.findToken(p11); err != nil {
-		return err
-	}
-	s, err := c.openSession()
+	slot, info, err := t.cfg.findToken(t.p11)
 	if err != nil {
 		return err
 	}
-	info, err := p11.GetSessionInfo(s.handle)
+	if err := t.cfg.mayLogin(info); err != nil {
+		return err
+	}
+	if err := t.cfg.BeforeLogin(); err != nil {
+		return fmt.Errorf("preparing the login: %w", err)
+	}
+	c.slot = slot
+	s, err := c.openSession() // and keep it: a token logs out whose last session is closed
 	if err != nil {
-		return fromModule("C_GetSessionInfo", err)
+		return err
 	}
-	if info.State != pkcs11.CKS_RW_PUBLIC_SESSION {
-		s.close()
-		return nil
-	}
-	c.oneAtATime = true
-	// It stays open: a token logs out whose last session is closed.
-	return fromModule("C_Login", p11.Login(s.handle, cmp.Or(c.token.cfg.UserType, pkcs11.CKU_USER), string(c.token.cfg.PIN)))
+	return fromModule("C_Login", t.p11.Login(s.handle, cmp.Or(t.cfg.UserType, pkcs11.CKU_USER), string(t.cfg.PIN)))
 }
 
 // pinErrors are the codes by which a token says that it will not have this PIN.
 var pinErrors = []pkcs11.Error{pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE,
 	pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED}
 
-// mayLogin finds the token's slot and refuses to go on where a wrong PIN could
-// lock the token. It leaves the module as it found it, not initialized, for
-// crypto11.
-func (t *Token) mayLogin() error {
-	err := t.p11.Initialize()
-	if isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
-		// A C_Finalize of before failed; no call is in flight between connections.
-		_ = t.p11.Finalize() // what C_Initialize says next is what counts
-		err = t.p11.Initialize()
-	}
-	if err != nil {
-		return fmt.Errorf("%w: initializing %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
-	}
-	defer t.p11.Finalize()
-	_, info, err := t.cfg.findToken(t.p11)
-	if err != nil {
-		return err
-	}
+// mayLogin refuses where a wrong PIN could lock the token.
+func (c Config) mayLogin(info pkcs11.TokenInfo) error {
 	const few = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
 	switch {
 	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
 		return fmt.Errorf("%w: the token says that its PIN is locked; its security officer can set a new one", ErrPIN)
-	case info.Flags&few != 0 && !t.cfg.InsistOnPIN:
+	case info.Flags&few != 0 && !c.InsistOnPIN:
 		return fmt.Errorf("%w: the token says that few attempts are left, so none was made: make sure of the PIN, then insist", ErrPIN)
 	}
 	return nil

@@ -39,11 +39,12 @@
 //
 // # Who does what
 //
-// crypto11 owns the module's life, the login and the making of the AES key that
-// seals (on a token without AES-GCM an HMAC key seals, which miekg/pkcs11 makes). miekg/pkcs11 does the rest: crypto11 hides object handles (a search
-// costs 1.2 s among 10,000 keys), keeps dead sessions in its pool for ever, and
-// knows no secp256k1. crypto11 must be first to open the module, because it takes
-// CKR_CRYPTOKI_ALREADY_INITIALIZED for fatal.
+// crypto11 owns the module's life and makes the AES key that seals (on a token
+// without AES-GCM an HMAC key seals, which miekg/pkcs11 makes). miekg/pkcs11 does
+// the rest: crypto11 logs in without asking how many attempts are left, hides
+// object handles (a search costs 1.2 s among 10,000 keys), keeps dead sessions in
+// its pool for ever, and knows no secp256k1. crypto11 must be first to open the
+// module, because it takes CKR_CRYPTOKI_ALREADY_INITIALIZED for fatal.
 //
 // The figures were measured on SoftHSM 2.6.1 with two cores.
 package token

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
@@ -53,8 +52,8 @@ type Config struct {
 	// signing faster. Zero means 1024, less than zero none.
 	Copies int
 
-	// UserType is who logs in: zero or CKU_USER (1), or the crypto user of some
-	// vendors, 0x80000001.
+	// UserType is who logs in: a CK_USER_TYPE. Zero means CKU_USER; 0x80000001 is
+	// the crypto user of some vendors.
 	UserType uint
 
 	// Provision makes the sealing key and the canary key if the token has none.
@@ -98,9 +97,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.PIN == "" {
 		return c, errors.New("token: Config.PIN is empty: give the token's user PIN")
-	}
-	if c.UserType != 0 && c.UserType != pkcs11.CKU_USER && c.UserType != crypto11.CryptoUser {
-		return c, fmt.Errorf("token: Config.UserType %#x is neither CKU_USER (1) nor the crypto user (%#x)", c.UserType, uint(crypto11.CryptoUser))
 	}
 	c.Sessions = cmp.Or(c.Sessions, runtime.NumCPU())
 	c.Queue = cmp.Or(c.Queue, 1024)
