@@ -13,7 +13,11 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the command line as the scripts in testdata have it.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata"})
+	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: func(e *testscript.Env) error {
+		// The race detector would wait a second at the end of each command.
+		e.Setenv("GORACE", "atexit_sleep_ms=0")
+		return nil
+	}})
 }
 
 func TestShellQuote(t *testing.T) {
