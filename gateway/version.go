@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/google/uuid"
 
@@ -46,6 +47,9 @@ func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also f
 	}
 	version := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: id.String(), CreationDate: c.now}
 	version.Key, err = c.server.Backend.Generate(making, key.KeySpec, id[:])
+	if errors.Is(err, hsm.ErrKeySpec) {
+		err = fmt.Errorf("%w: %w", errUnsupportedOperation.because("The token of this instance makes no %s keys.", key.KeySpec), err)
+	}
 	if err == nil {
 		err = c.change(func(tx *store.Tx) error {
 			return errors.Join(also(tx), tx.PutKeyVersion(version), tx.DeleteOrphan(orphan.KeyVersionId))

@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/config": {"go.yaml.in/yaml"},
 	// Backups as files: age is seen here only, and one flush for all files takes a
 	// system call that the standard library has not.
-	"cmd/kmsgate/archive": {"filippo.io/age", "golang.org/x/sys"},
+	"cmd/kmsgate/archive": {"gateway/audit", "filippo.io/age", "golang.org/x/sys"},
 	// Wiring.
 	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "hsm", "hsm/sealed", "hsm/token", "softhsm", "store",
 		"github.com/spf13/cobra", "golang.org/x/sys", "golang.org/x/net", "github.com/google/uuid", "github.com/prometheus/client_golang"},

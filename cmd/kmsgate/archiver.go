@@ -14,7 +14,6 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
 	"github.com/kmsgate/kmsgate/gateway"
-	"github.com/kmsgate/kmsgate/hsm"
 )
 
 // An archiver makes the archives of an instance that is open.
@@ -118,7 +117,7 @@ func (a archiver) finish(ctx context.Context, w *archive.Writer, b gateway.Backu
 		Kmsgate: version(), Time: time.Now().UTC(), PublicKey: key.Public, AuditHead: b.Head.String(),
 		Instance: fmt.Sprintf("instance %s in region %s of account %s", is.ID, is.Region, is.Account),
 	}
-	return w.Close(m, func(digest []byte) ([]byte, error) { return a.keys.Sign(ctx, key, hsm.ECDSA_SHA_256, digest) })
+	return w.Close(m, func(digest []byte) ([]byte, error) { return a.keys.Sign(ctx, key, auditAlgorithm(key), digest) })
 }
 
 // readSettled reads a file until it reads the same twice: SoftHSM rewrites

@@ -244,21 +244,38 @@ func auditPublicKeyFile(c *config.Config) string {
 	return filepath.Join(c.Directory, "audit-public-key.pem")
 }
 
-// newAuditKey makes the key. Until it is recorded it is an orphan, which the
-// gateway destroys at its next start.
+// newAuditKey makes the key, on P-256, or RSA for a token without curves.
 func (i *instance) newAuditKey(ctx context.Context) (hsm.Key, error) {
+	key, err := i.makeAuditKey(ctx, hsm.EC_P256)
+	if errors.Is(err, hsm.ErrKeySpec) {
+		key, err = i.makeAuditKey(ctx, hsm.RSA_2048)
+	}
+	return key, err
+}
+
+// makeAuditKey makes the key. Until it is recorded it is an orphan, which the
+// gateway destroys at its next start.
+func (i *instance) makeAuditKey(ctx context.Context, spec hsm.KeySpec) (hsm.Key, error) {
 	id := uuid.New()
-	orphan := store.Orphan{KeyVersionId: id.String(), Key: hsm.Key{ID: id[:], Spec: hsm.EC_P256}}
+	orphan := store.Orphan{KeyVersionId: id.String(), Key: hsm.Key{ID: id[:], Spec: spec}}
 	if err := i.db.Update(func(tx *store.Tx) error { return tx.PutOrphan(orphan) }); err != nil {
 		return hsm.Key{}, err
 	}
-	key, err := i.keys.Generate(ctx, hsm.EC_P256, id[:])
+	key, err := i.keys.Generate(ctx, spec, id[:])
 	if err != nil {
 		return hsm.Key{}, err
 	}
 	return key, i.db.Update(func(tx *store.Tx) error {
 		return errors.Join(tx.SetAuditKey(key), tx.DeleteOrphan(orphan.KeyVersionId))
 	})
+}
+
+// auditAlgorithm is what the audit key signs with, as audit.PublicKey has it.
+func auditAlgorithm(key hsm.Key) hsm.Algorithm {
+	if key.Spec == hsm.EC_P256 {
+		return hsm.ECDSA_SHA_256
+	}
+	return hsm.RSA_PKCS1_SHA_256
 }
 
 // openAudit opens the log; restored is the head of the backup that the database is
@@ -282,7 +299,7 @@ func (i *instance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 		Path: a.File, CheckpointEvery: a.CheckpointEvery, RotateSize: int64(a.RotateSize), RotateAge: a.RotateAge, WarnFree: uint64(a.WarnFree), Logger: i.logger,
 		Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, Ended: kept.Ended, AtLeast: least, AcceptLoss: i.mode.acceptAuditLoss, Restored: restored,
 		Sign: func(ctx context.Context, digest []byte) ([]byte, error) {
-			return i.keys.Sign(ctx, key, hsm.ECDSA_SHA_256, digest)
+			return i.keys.Sign(ctx, key, auditAlgorithm(key), digest)
 		},
 		Keep: func(c audit.Checkpoint, ended bool) error {
 			head := store.Head{Seq: c.Seq, Hash: c.Hash, Time: c.Time, Signature: c.Signature, Ended: ended}

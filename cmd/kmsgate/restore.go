@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"io"
@@ -101,7 +100,7 @@ func (r *restore) run(cmd *cobra.Command, path string) (err error) {
 func (r *restore) staging(name string) string { return filepath.Join(r.dir, "restoring", name) }
 
 // restore extracts, tries and puts in place.
-func (r *restore) restore(cmd *cobra.Command, in io.Reader, trusted *ecdsa.PublicKey, identities []archive.Identity) (c *config.Config, err error) {
+func (r *restore) restore(cmd *cobra.Command, in io.Reader, trusted audit.PublicKey, identities []archive.Identity) (c *config.Config, err error) {
 	ctx := cmd.Context()
 	if r.manifest, err = archive.Extract(in, r.staging(""), trusted, identities...); err != nil {
 		return nil, errors.Join(ctx.Err(), err)
@@ -311,7 +310,7 @@ func (r *restore) identities() ([]archive.Identity, error) {
 }
 
 // trusted is the key that has to have signed the backup; nil: the one in it.
-func (r *restore) trusted() (*ecdsa.PublicKey, error) {
+func (r *restore) trusted() (audit.PublicKey, error) {
 	if r.publicKey == "" {
 		return nil, nil
 	}

@@ -60,7 +60,7 @@ import (
 type Config struct {
 	Path string // of the file that is written
 
-	// Sign signs a checkpoint's digest with a P-256 key, as ASN.1 DER. Nil
+	// Sign signs a checkpoint's digest, for a PublicKey to check. Nil
 	// means that there are no checkpoints.
 	Sign func(ctx context.Context, digest []byte) ([]byte, error)
 

@@ -1,8 +1,10 @@
 package audit
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -19,7 +21,26 @@ import (
 type Checkpoint struct {
 	Head
 	Time      time.Time
-	Signature []byte // ECDSA on P-256 over Digest, ASN.1 DER
+	Signature []byte // of Digest; see PublicKey
+}
+
+// A PublicKey checks what the gateway's audit key has signed. It is an
+// *ecdsa.PublicKey on P-256, and signatures are ECDSA in ASN.1 DER; or, from a
+// token without curves, an *rsa.PublicKey of 2048 bits or more, and they are
+// RSASSA-PKCS1-v1_5. Digests are SHA-256's.
+type PublicKey interface {
+	Equal(other crypto.PublicKey) bool
+}
+
+// Signed reports whether a signature is the key's.
+func Signed(key PublicKey, digest, signature []byte) bool {
+	switch key := key.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(key, digest, signature)
+	case *rsa.PublicKey:
+		return rsa.VerifyPKCS1v15(key, crypto.SHA256, digest, signature) == nil
+	}
+	return false
 }
 
 // Digest is what is signed: the SHA-256 of the four lines "kmsgate audit
@@ -31,9 +52,7 @@ func (c Checkpoint) Digest() []byte {
 }
 
 // Check reports whether the signature is the key's.
-func (c Checkpoint) Check(key *ecdsa.PublicKey) bool {
-	return ecdsa.VerifyASN1(key, c.Digest(), c.Signature)
-}
+func (c Checkpoint) Check(key PublicKey) bool { return Signed(key, c.Digest(), c.Signature) }
 
 // String is a checkpoint as one word, for an auditor to keep.
 func (c Checkpoint) String() string {
@@ -57,19 +76,31 @@ func ParseCheckpoint(text string) (c Checkpoint, err error) {
 	return c, nil
 }
 
-// ParsePublicKey reads the key that checks checkpoints: a SubjectPublicKeyInfo
-// of P-256 in PEM.
-func ParsePublicKey(text []byte) (*ecdsa.PublicKey, error) {
+// ParsePublicKey reads the key that checks checkpoints: a SubjectPublicKeyInfo in
+// PEM.
+func ParsePublicKey(text []byte) (PublicKey, error) {
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "PUBLIC KEY" {
 		return nil, errors.New("it is not a public key in PEM")
 	}
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	return DecodePublicKey(block.Bytes)
+}
+
+// DecodePublicKey reads a SubjectPublicKeyInfo in DER.
+func DecodePublicKey(der []byte) (PublicKey, error) {
+	key, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
 		return nil, fmt.Errorf("reading the public key: %w", err)
 	}
-	if ec, ok := key.(*ecdsa.PublicKey); ok && ec.Curve == elliptic.P256() {
-		return ec, nil
+	switch key := key.(type) {
+	case *ecdsa.PublicKey:
+		if key.Curve == elliptic.P256() {
+			return key, nil
+		}
+	case *rsa.PublicKey:
+		if key.N.BitLen() >= 2048 {
+			return key, nil
+		}
 	}
-	return nil, errors.New("the public key is not one of P-256")
+	return nil, errors.New("the public key is neither one of P-256 nor RSA of 2048 bits or more")
 }

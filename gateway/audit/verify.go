@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"io"
@@ -10,9 +9,9 @@ import (
 
 // A Verifier says what lines are to be held against.
 type Verifier struct {
-	Key    *ecdsa.PublicKey // of the checkpoints; nil: signatures are not checked and nothing is proven
-	After  *Checkpoint      // a line behind which to begin; nil: the first file begins with line 1
-	Expect *Checkpoint      // a line that must be there; nil: none
+	Key    PublicKey   // of the checkpoints; nil: signatures are not checked and nothing is proven
+	After  *Checkpoint // a line behind which to begin; nil: the first file begins with line 1
+	Expect *Checkpoint // a line that must be there; nil: none
 }
 
 // A Proof is what was found.

@@ -24,6 +24,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
+	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
 // A signer is an instance's key.
@@ -151,7 +152,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 // refused checks that nothing is left of what was refused.
-func refused(t *testing.T, what string, sealed []byte, want error, trusted *ecdsa.PublicKey, identities ...age.Identity) {
+func refused(t *testing.T, what string, sealed []byte, want error, trusted audit.PublicKey, identities ...age.Identity) {
 	t.Helper()
 	parent := t.TempDir()
 	_, err := archive.Extract(bytes.NewReader(sealed), filepath.Join(parent, "new"), trusted, identities...)

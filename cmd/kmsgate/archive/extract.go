@@ -3,10 +3,7 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -18,6 +15,8 @@ import (
 	"syscall"
 
 	"filippo.io/age"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,7 +33,7 @@ var (
 // 0600 and directories 0700. When it returns without an error all is on stable
 // storage; with one there is no dir. The manifest has to be signed by the key
 // that it names, and that has to be trusted unless trusted is nil.
-func Extract(r io.Reader, dir string, trusted *ecdsa.PublicKey, identities ...Identity) (Manifest, error) {
+func Extract(r io.Reader, dir string, trusted audit.PublicKey, identities ...Identity) (Manifest, error) {
 	opened, err := age.Decrypt(r, identities...)
 	if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {
 		return Manifest{}, ErrClosed
@@ -46,7 +45,7 @@ func Extract(r io.Reader, dir string, trusted *ecdsa.PublicKey, identities ...Id
 }
 
 // unpack is Extract behind the encryption.
-func unpack(opened io.Reader, dir string, trusted *ecdsa.PublicKey) (_ Manifest, err error) {
+func unpack(opened io.Reader, dir string, trusted audit.PublicKey) (_ Manifest, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return Manifest{}, err
 	}
@@ -78,7 +77,7 @@ type extraction struct {
 
 // all extracts everything and checks it. opened is what the tar archive is read
 // from.
-func (x *extraction) all(opened io.Reader, trusted *ecdsa.PublicKey) (Manifest, error) {
+func (x *extraction) all(opened io.Reader, trusted audit.PublicKey) (Manifest, error) {
 	text, err := x.content()
 	if err != nil {
 		return Manifest{}, err
@@ -217,7 +216,7 @@ func (x *extraction) create(name string) (*os.File, error) {
 
 // check holds what was extracted against the manifest, and the manifest against
 // its signature.
-func (x *extraction) check(text, signature []byte, trusted *ecdsa.PublicKey) (m Manifest, err error) {
+func (x *extraction) check(text, signature []byte, trusted audit.PublicKey) (m Manifest, err error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if err := d.Decode(&m); err != nil {
 		return m, fmt.Errorf("%w: reading its manifest: %w", ErrBroken, err)
@@ -232,7 +231,7 @@ func (x *extraction) check(text, signature []byte, trusted *ecdsa.PublicKey) (m 
 	if trusted != nil && !key.Equal(trusted) {
 		return m, fmt.Errorf("%w: it is signed by another key than the audit public key that was given", ErrForeign)
 	}
-	if !ecdsa.VerifyASN1(key, Digest(text), signature) {
+	if !audit.Signed(key, Digest(text), signature) {
 		return m, fmt.Errorf("%w: the signature of its manifest is wrong", ErrBroken)
 	}
 	if len(m.Files) != len(x.files) {
@@ -246,16 +245,13 @@ func (x *extraction) check(text, signature []byte, trusted *ecdsa.PublicKey) (m 
 	return m, nil
 }
 
-// Key is the key that signs the manifest, which is of P-256.
-func (m Manifest) Key() (*ecdsa.PublicKey, error) {
-	key, err := x509.ParsePKIXPublicKey(m.PublicKey)
+// Key is the key that signs the manifest.
+func (m Manifest) Key() (audit.PublicKey, error) {
+	key, err := audit.DecodePublicKey(m.PublicKey)
 	if err != nil {
-		return nil, fmt.Errorf("%w: its public key: %w", ErrBroken, err)
+		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
-	if ec, ok := key.(*ecdsa.PublicKey); ok && ec.Curve == elliptic.P256() {
-		return ec, nil
-	}
-	return nil, fmt.Errorf("%w: its public key is not one of P-256", ErrBroken)
+	return key, nil
 }
 
 func clip(s string) string { return s[:min(len(s), 64)] }
