@@ -87,7 +87,8 @@ func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, e
 // Environment is all that a gateway needs to know of ours: where programs are,
 // and SoftHSM's module if it is somewhere else than usual.
 func Environment() []string {
-	env := []string{"PATH=" + os.Getenv("PATH")}
+	// A race detector would sleep for a second at the end of every process.
+	env := []string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0"}
 	if module, ok := os.LookupEnv("SOFTHSM2_MODULE"); ok {
 		env = append(env, "SOFTHSM2_MODULE="+module)
 	}
