@@ -24,7 +24,9 @@ func TestRSAKey(t *testing.T) {
 	}
 	dir := t.TempDir()
 	cfg := config(filepath.Join(dir, "audit.log"))
-	cfg.Sign = func(_ context.Context, digest []byte) ([]byte, error) { return private.Sign(rand.Reader, digest, crypto.SHA256) }
+	cfg.Sign = func(_ context.Context, digest []byte) ([]byte, error) {
+		return private.Sign(rand.Reader, digest, crypto.SHA256)
+	}
 	log := openConfig(t, cfg)
 	if err := log.Append(audit.Entry{Action: "AsymmetricSign"}); err != nil {
 		t.Fatal(err)
