@@ -80,6 +80,12 @@ func (r *raw) sign() ([]byte, error) {
 	return r.Sign(r.session, []byte("message"))
 }
 
+// again gives a signature that was begun, and not given out.
+func (r *raw) again() error {
+	_, err := r.Sign(r.session, []byte("message"))
+	return err
+}
+
 // can reports whether the token says that it has a mechanism.
 func (r *raw) can(t *testing.T, mechanism uint) bool {
 	t.Helper()
@@ -198,6 +204,8 @@ func TestFaults(t *testing.T) {
 		t.Errorf("%d sessions, %d logins, %d calls cut off, want 1, 2, 0", f.Sessions(), f.Calls("C_Login"), f.Torn())
 	}
 
+	testWrongAnswers(t, f, r)
+
 	f.TokenFlags(pkcs11.CKF_USER_PIN_LOCKED)
 	if info, err := r.GetTokenInfo(r.slot); err != nil || info.Flags&pkcs11.CKF_USER_PIN_LOCKED == 0 {
 		t.Errorf("flags %#x, %v", info.Flags, err)
@@ -207,6 +215,85 @@ func TestFaults(t *testing.T) {
 		t.Error("one mechanism was to be hidden")
 	}
 	want("a hidden mechanism", pkcs11.CKR_MECHANISM_INVALID)
+	f.MaxSessions(1)
+	f.FailSlot(r.slot+1, pkcs11.CKR_DEVICE_ERROR)
+	if info, err := r.GetTokenInfo(r.slot); err != nil || info.MaxRwSessionCount != 1 {
+		t.Errorf("%d sessions at most, %v, want 1", info.MaxRwSessionCount, err)
+	}
+	f.FailSlot(r.slot, pkcs11.CKR_DEVICE_ERROR)
+	if _, err := r.GetTokenInfo(r.slot); !errors.Is(err, pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)) {
+		t.Errorf("the slot that was to fail: %v", err)
+	}
+}
+
+// testWrongAnswers has calls say OK and give out what is wrong.
+func testWrongAnswers(t *testing.T, f *rig.Faults, r *raw) {
+	first, err := r.sign()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Length("C_Sign", 7, 1)
+	if sig, err := r.sign(); err != nil || !slices.Equal(sig, first[:7]) {
+		t.Errorf("a signature of 7 bytes: %x, %v", sig, err)
+	}
+	f.Promise("C_Sign", 7, 1)
+	if sig, err := r.sign(); !errors.Is(err, pkcs11.Error(pkcs11.CKR_BUFFER_TOO_SMALL)) {
+		t.Errorf("a signature that 7 bytes were promised of: %x, %v", sig, err)
+	}
+	if err := r.again(); err != nil { // the signature is still to be had
+		t.Fatal(err)
+	}
+	f.Length("C_GetAttributeValue", 3, 1)
+	if a, err := r.GetAttributeValue(r.session, r.key, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_MODULUS, nil)}); err != nil || len(a[0].Value) != 3 {
+		t.Errorf("an attribute of 3 bytes: %v, %v", a, err)
+	}
+	copied := func() pkcs11.ObjectHandle {
+		t.Helper()
+		h, err := r.CopyObject(r.session, r.key, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	made := copied()
+	f.Repeat("C_CopyObject", 1)
+	if h := copied(); h != made {
+		t.Errorf("a copy %d that should be the last one, %d", h, made)
+	}
+	f.Swap("C_CopyObject", 1, rig.Own)
+	if h := copied(); h != r.key {
+		t.Errorf("a copy %d that should be the key, %d", h, r.key)
+	}
+	f.Swap("C_GenerateKeyPair", 1, 0, uint(r.key))
+	if h, err := r.generate(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 1024)); err != nil || h != r.key {
+		t.Errorf("a key pair %d that should be the other one, %d: %v", h, r.key, err)
+	}
+	f.Repeat("C_OpenSession", 1)
+	if s, err := r.OpenSession(r.slot, pkcs11.CKF_SERIAL_SESSION); err != nil || s != r.session {
+		t.Errorf("a session %d that should be the one there is, %d: %v", s, r.session, err)
+	}
+	ours := pkcs11.NewAttribute(pkcs11.CKA_MODULUS, nil)
+	a, err := r.GetAttributeValue(r.session, r.key, []*pkcs11.Attribute{ours})
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func() int {
+		return len(findObjects(t, r.Ctx, r.session, a[0], pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false)))
+	}
+	all := find()
+	f.Repeat("C_FindObjects", 1)
+	if n := find(); n != all+1 {
+		t.Errorf("%d objects and one twice make %d", all, n)
+	}
+	f.Length("C_FindObjects", 0, 1)
+	if n := find(); n != 0 {
+		t.Errorf("%d objects, want none", n)
+	}
+	for _, name := range []string{"C_Sign", "C_GetAttributeValue", "C_CopyObject", "C_GenerateKeyPair", "C_OpenSession", "C_FindObjects"} {
+		if f.Pending(name) != 0 {
+			t.Errorf("%d faults of %s were not used", f.Pending(name), name)
+		}
+	}
 }
 
 // TestFaultsCrash has a process of its own abort within a call, and reads here

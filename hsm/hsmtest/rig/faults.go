@@ -61,19 +61,24 @@ func NewFaults(t testing.TB, real string) *Faults {
 // control is shared with shim/faults.c, which says what its fields mean and has
 // the same layout.
 type control struct {
-	size                                 atomic.Int64
-	real                                 [4096]byte
-	inFlight, torn, sessions, tokenFlags atomic.Int64
-	hidden                               [64]atomic.Int64
-	request, done, released, _           atomic.Uint32
-	action, result                       atomic.Int64
-	functions                            [96]function
+	size                                              atomic.Int64
+	real                                              [4096]byte
+	inFlight, torn, sessions, tokenFlags, maxSessions atomic.Int64
+	badSlot, badSlotCode                              atomic.Int64
+	hidden                                            [64]atomic.Int64
+	request, done, released, _                        atomic.Uint32
+	action, result                                    atomic.Int64
+	functions                                         [96]function
 }
 
 type function struct {
 	calls, code                  atomic.Int64
 	fail, flip, cut, hang, crash atomic.Int64
 	delay                        atomic.Int64
+	lie, length                  atomic.Int64
+	mislead, promise             atomic.Int64
+	swap, repeat                 atomic.Int64
+	other, last                  [2]atomic.Int64
 }
 
 // mapControl makes the file that a module and the test share. It is never
@@ -177,6 +182,71 @@ func (f *Faults) Short(name string, times int) {
 	f.function(name).cut.Store(int64(times))
 }
 
+// Length makes the next times outputs of a function be said to be n bytes long,
+// whatever they are. C_GetAttributeValue gives out attributes, C_FindObjects n
+// objects: none of a page, if n is zero.
+func (f *Faults) Length(name string, n uint, times int) {
+	f.t.Helper()
+	f.function(name).length.Store(int64(n))
+	f.function(name).lie.Store(int64(times))
+}
+
+// Promise makes the next times questions for the length of a function's output be
+// answered with n.
+func (f *Faults) Promise(name string, n uint, times int) {
+	f.t.Helper()
+	f.function(name).promise.Store(int64(n))
+	f.function(name).mislead.Store(int64(times))
+}
+
+// Own is, for Swap, the handle that the call was given.
+const Own = ^uint(0)
+
+// Swap makes the next times calls of C_CopyObject, C_GenerateKeyPair, C_OpenSession
+// or C_FindObjects give out other handles than they should: of a pair, those of its
+// public and its private half. Zero leaves a handle as it is. What was made is there
+// all the same.
+func (f *Faults) Swap(name string, times int, handles ...uint) {
+	f.t.Helper()
+	function := f.function(name)
+	for i := range function.other {
+		function.other[i].Store(0)
+		if i < len(handles) {
+			function.other[i].Store(int64(handles[i]))
+		}
+	}
+	function.swap.Store(int64(times))
+}
+
+// Repeat makes the next times calls of such a function give out what the call before
+// made, another time. C_FindObjects lists the last object of a page twice.
+func (f *Faults) Repeat(name string, times int) {
+	f.t.Helper()
+	f.function(name).repeat.Store(int64(times))
+}
+
+// Pending is how often a function will still be made to do what it should not, by
+// any of the methods that say how often; less than zero is always.
+func (f *Faults) Pending(name string) int {
+	f.t.Helper()
+	function, n := f.function(name), int64(0)
+	for _, times := range []*atomic.Int64{&function.fail, &function.flip, &function.cut, &function.hang, &function.crash,
+		&function.lie, &function.mislead, &function.swap, &function.repeat} {
+		n += times.Load()
+	}
+	return int(n)
+}
+
+// End ends all that a function was made to do and not to do.
+func (f *Faults) End(name string) {
+	f.t.Helper()
+	function := f.function(name)
+	for _, times := range []*atomic.Int64{&function.fail, &function.flip, &function.cut, &function.hang, &function.crash, &function.delay,
+		&function.lie, &function.mislead, &function.swap, &function.repeat} {
+		times.Store(0)
+	}
+}
+
 // Hang makes the next times calls of a function wait for Release, in front of
 // the real module.
 func (f *Faults) Hang(name string, times int) {
@@ -207,6 +277,19 @@ func (f *Faults) Crash(name string) {
 
 // TokenFlags adds flags to those of every token, until TokenFlags(0).
 func (f *Faults) TokenFlags(flags uint) { f.control.tokenFlags.Store(int64(flags)) }
+
+// MaxSessions has every token say that it can have no more sessions open than n,
+// until MaxSessions(0).
+func (f *Faults) MaxSessions(n uint) { f.control.maxSessions.Store(int64(n)) }
+
+// FailSlot makes C_GetTokenInfo return code for a slot. CKR_OK ends it.
+func (f *Faults) FailSlot(slot, code uint) {
+	f.control.badSlotCode.Store(int64(code))
+	f.control.badSlot.Store(0)
+	if code != 0 {
+		f.control.badSlot.Store(int64(slot) + 1)
+	}
+}
 
 // WithoutMechanism hides mechanisms, and no others, and refuses their use.
 func (f *Faults) WithoutMechanism(mechanisms ...uint) {

@@ -48,12 +48,17 @@ struct function {
 	_Atomic int64_t flip, cut;   /* … give out a wrong bit, a byte too little */
 	_Atomic int64_t hang, crash; /* … do not return, abort the process */
 	_Atomic int64_t delay;       /* ns, of every call */
+	_Atomic int64_t lie, length; /* how many more outputs are said to be how long */
+	_Atomic int64_t mislead, promise; /* … questions for the length are answered how */
+	_Atomic int64_t swap, repeat;     /* … handles are others: these, or the last ones */
+	_Atomic int64_t other[2], last[2];
 };
 
 struct control {
 	_Atomic int64_t size; /* of this, in bytes */
 	char real[4096];      /* the real module's path */
-	_Atomic int64_t in_flight, torn, sessions, token_flags;
+	_Atomic int64_t in_flight, torn, sessions, token_flags, max_sessions;
+	_Atomic int64_t bad_slot, bad_slot_code; /* C_GetTokenInfo fails there; the slot plus one */
 	_Atomic int64_t hidden[64]; /* mechanisms, each plus one */
 	_Atomic uint32_t request, done, released, padding;
 	_Atomic int64_t action, result;
@@ -127,12 +132,63 @@ static CK_RV leave(CK_RV rv)
 static void spoil(int number, CK_RV rv, CK_BYTE_PTR out, CK_ULONG_PTR len)
 {
 	struct function *f = &control->functions[number];
-	if (rv != CKR_OK || out == NULL || len == NULL || *len == 0)
-		return; /* a question for the length gives nothing out */
-	if (take(&f->flip))
+	if (rv != CKR_OK || len == NULL)
+		return;
+	if (out == NULL) { /* a question for the length gives nothing out */
+		if (take(&f->mislead))
+			*len = (CK_ULONG)f->promise;
+		return;
+	}
+	if (*len > 0 && take(&f->flip))
 		out[*len - 1] ^= 1;
-	if (take(&f->cut))
+	if (*len > 0 && take(&f->cut))
 		*len -= 1;
+	if (take(&f->lie))
+		*len = (CK_ULONG)f->length;
+}
+
+static void spoil_all(int number, CK_RV rv, CK_ATTRIBUTE_PTR a, CK_ULONG n)
+{
+	for (CK_ULONG i = 0; i < n; i++)
+		spoil(number, rv, a[i].pValue, &a[i].ulValueLen);
+}
+
+#define OWN (-1) /* the handle that the call was given */
+
+/* swap gives out other handles than those that a call made: what the test says,
+ * or what the call before this one made. */
+static void swap(int number, CK_RV rv, CK_ULONG own, CK_ULONG_PTR first, CK_ULONG_PTR second)
+{
+	struct function *f = &control->functions[number];
+	CK_ULONG_PTR out[] = {first, second};
+	if (rv != CKR_OK)
+		return;
+	int swaps = take(&f->swap), repeats = f->last[0] != 0 && take(&f->repeat);
+	for (int i = 0; i < 2 && out[i] != NULL; i++) {
+		CK_ULONG made = *out[i];
+		if (swaps && f->other[i] != 0)
+			*out[i] = f->other[i] == OWN ? own : (CK_ULONG)f->other[i];
+		if (repeats)
+			*out[i] = (CK_ULONG)f->last[i];
+		f->last[i] = (int64_t)made;
+	}
+}
+
+/* misfind finds other objects than there are: another one, one twice, a wrong
+ * number of them. */
+static void misfind(CK_RV rv, CK_OBJECT_HANDLE_PTR found, CK_ULONG room, CK_ULONG_PTR n)
+{
+	struct function *f = &control->functions[FN_C_FindObjects];
+	if (rv != CKR_OK || *n == 0)
+		return; /* as every search ends */
+	if (take(&f->swap))
+		found[0] = (CK_OBJECT_HANDLE)f->other[0];
+	if (*n < room && take(&f->repeat)) {
+		found[*n] = found[*n - 1];
+		++*n;
+	}
+	if (take(&f->lie))
+		*n = (CK_ULONG)f->length;
 }
 
 static int is_hidden(CK_MECHANISM_TYPE m)
@@ -193,8 +249,13 @@ FORWARD(C_GetInfo, (CK_INFO_PTR a), a)
 FORWARD(C_GetSlotList, (CK_BBOOL a, CK_SLOT_ID_PTR b, NP c), a, b, c)
 FORWARD(C_GetSlotInfo, (CK_SLOT_ID a, CK_SLOT_INFO_PTR b), a, b)
 CALL(C_GetTokenInfo, (CK_SLOT_ID a, CK_TOKEN_INFO_PTR b),
-	if ((rv = real->C_GetTokenInfo(a, b)) == CKR_OK)
-		b->flags |= (CK_FLAGS)atomic_load(&control->token_flags))
+	if (control->bad_slot == (int64_t)a + 1)
+		rv = (CK_RV)control->bad_slot_code;
+	else if ((rv = real->C_GetTokenInfo(a, b)) == CKR_OK) {
+		b->flags |= (CK_FLAGS)control->token_flags;
+		if (control->max_sessions > 0)
+			b->ulMaxSessionCount = b->ulMaxRwSessionCount = (CK_ULONG)control->max_sessions;
+	})
 
 static CK_RV visible(CK_SLOT_ID id, CK_MECHANISM_TYPE_PTR list, NP count)
 {
@@ -224,6 +285,7 @@ CALL(C_OpenSession, (CK_SLOT_ID a, CK_FLAGS b, CK_VOID_PTR c, CK_NOTIFY d, CK_SE
 	if ((rv = real->C_OpenSession(a, b, c, d, e)) == CKR_OK) {
 		atomic_store(&slot, a);
 		atomic_fetch_add(&control->sessions, 1);
+		swap(FN_C_OpenSession, rv, 0, e, NULL);
 	})
 CALL(C_CloseSession, (H a),
 	if ((rv = real->C_CloseSession(a)) == CKR_OK)
@@ -235,13 +297,16 @@ FORWARD(C_SetOperationState, (H a, B b, N c, O d, O e), a, b, c, d, e)
 FORWARD(C_Login, (H a, CK_USER_TYPE b, B c, N d), a, b, c, d)
 FORWARD(C_Logout, (H a), a)
 FORWARD(C_CreateObject, (H a, A b, N c, CK_OBJECT_HANDLE_PTR d), a, b, c, d)
-FORWARD(C_CopyObject, (H a, O b, A c, N d, CK_OBJECT_HANDLE_PTR e), a, b, c, d, e)
+CALL(C_CopyObject, (H a, O b, A c, N d, CK_OBJECT_HANDLE_PTR e),
+	rv = real->C_CopyObject(a, b, c, d, e); swap(FN_C_CopyObject, rv, b, e, NULL))
 FORWARD(C_DestroyObject, (H a, O b), a, b)
 FORWARD(C_GetObjectSize, (H a, O b, NP c), a, b, c)
-FORWARD(C_GetAttributeValue, (H a, O b, A c, N d), a, b, c, d)
+CALL(C_GetAttributeValue, (H a, O b, A c, N d),
+	rv = real->C_GetAttributeValue(a, b, c, d); spoil_all(FN_C_GetAttributeValue, rv, c, d))
 FORWARD(C_SetAttributeValue, (H a, O b, A c, N d), a, b, c, d)
 FORWARD(C_FindObjectsInit, (H a, A b, N c), a, b, c)
-FORWARD(C_FindObjects, (H a, CK_OBJECT_HANDLE_PTR b, N c, NP d), a, b, c, d)
+CALL(C_FindObjects, (H a, CK_OBJECT_HANDLE_PTR b, N c, NP d),
+	rv = real->C_FindObjects(a, b, c, d); misfind(rv, b, c, d))
 FORWARD(C_FindObjectsFinal, (H a), a)
 BEGINNING(C_EncryptInit, b, (H a, M b, O c), a, b, c)
 GIVING(C_Encrypt, d, e, (H a, B b, N c, B d, NP e), a, b, c, d, e)
@@ -273,7 +338,10 @@ GIVING(C_DecryptDigestUpdate, d, e, (H a, B b, N c, B d, NP e), a, b, c, d, e)
 GIVING(C_SignEncryptUpdate, d, e, (H a, B b, N c, B d, NP e), a, b, c, d, e)
 GIVING(C_DecryptVerifyUpdate, d, e, (H a, B b, N c, B d, NP e), a, b, c, d, e)
 BEGINNING(C_GenerateKey, b, (H a, M b, A c, N d, CK_OBJECT_HANDLE_PTR e), a, b, c, d, e)
-BEGINNING(C_GenerateKeyPair, b, (H a, M b, A c, N d, A e, N f, CK_OBJECT_HANDLE_PTR g, CK_OBJECT_HANDLE_PTR h), a, b, c, d, e, f, g, h)
+CALL(C_GenerateKeyPair, (H a, M b, A c, N d, A e, N f, CK_OBJECT_HANDLE_PTR g, CK_OBJECT_HANDLE_PTR h),
+	if ((rv = refuse(b)) == CKR_OK)
+		rv = real->C_GenerateKeyPair(a, b, c, d, e, f, g, h);
+	swap(FN_C_GenerateKeyPair, rv, 0, g, h))
 GIVING(C_WrapKey, e, f, (H a, M b, O c, O d, B e, NP f), a, b, c, d, e, f)
 BEGINNING(C_UnwrapKey, b, (H a, M b, O c, B d, N e, A f, N g, CK_OBJECT_HANDLE_PTR h), a, b, c, d, e, f, g, h)
 BEGINNING(C_DeriveKey, b, (H a, M b, O c, A d, N e, CK_OBJECT_HANDLE_PTR f), a, b, c, d, e, f)
