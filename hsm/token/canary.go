@@ -15,8 +15,9 @@ import (
 // when SoftHSM's files are gone, sessions can still be opened and searches
 // still succeed, but nothing can be signed (measured).
 type canaryKey struct {
-	handle    pkcs11.ObjectHandle
-	mechanism mechanism
+	handle pkcs11.ObjectHandle
+	alg    hsm.Algorithm
+	halves []hsm.Key // the public halves: one, unless a kill left half a pair
 }
 
 var (
@@ -28,62 +29,83 @@ var (
 // without curves. The token must be known to be ours by its sealing key: then one
 // that has lost its canary is a good token still.
 func (c *connection) findCanary(s *session, provision bool) error {
-	template := []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCanary),
-	}
-	found, err := s.find(template...)
+	found, err := s.findCanaries(pkcs11.CKO_PRIVATE_KEY)
 	if err != nil {
-		return fmt.Errorf("finding the canary key: %w", err)
+		return err
 	}
 	if len(found) > 0 {
-		err = s.useCanary(found)
-	}
-	// One that does not sign, as a kill may leave it, is replaced when the operator
-	// has kmsgate make what is missing. Else it means that the token is not well.
-	if err == nil && len(found) > 0 || err != nil && !provision {
-		return err
-	}
-	if !provision {
-		s.token.log.Warn("the token has lost the canary key, by which it is told that it works: making another one")
-	}
-	if err := s.renew(); err != nil {
-		return err
-	}
-	if err := makeCanary(s); err != nil {
-		return fmt.Errorf("making a canary key: %w", err)
-	}
-	if found, err = s.find(template...); err != nil {
-		return fmt.Errorf("finding the canary key: %w", err)
-	}
-	return s.useCanary(found)
-}
-
-// useCanary takes the first of the keys that signs.
-func (s *session) useCanary(found []pkcs11.ObjectHandle) (err error) {
-	for _, o := range found {
-		if s.connection.canary, err = s.asCanary(o); err == nil {
-			return nil
+		// One that does not sign, as a kill may leave it, is replaced when the
+		// operator has kmsgate make what is missing. Else it means that the token
+		// is not well.
+		if err = s.useCanary(found); err == nil || !provision {
+			return err
 		}
 		if err := s.renew(); err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("none of %d canary keys signs: %w", len(found), err)
+	if !provision {
+		s.token.log.Warn("the token has lost the canary key, by which it is told that it works: making another one")
+	}
+	if err := makeCanary(s); err != nil {
+		return fmt.Errorf("making a canary key: %w", err)
+	}
+	if found, err = s.findCanaries(pkcs11.CKO_PRIVATE_KEY); err != nil {
+		return err
+	}
+	return s.useCanary(found)
 }
 
-// asCanary tries a private key as canary.
-func (s *session) asCanary(o pkcs11.ObjectHandle) (canaryKey, error) {
-	keyType, err := s.attribute(o, pkcs11.CKA_KEY_TYPE)
+func (s *session) findCanaries(class uint) ([]pkcs11.ObjectHandle, error) {
+	found, err := s.find(
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCanary))
+	if err != nil {
+		return nil, fmt.Errorf("finding the canary key: %w", err)
+	}
+	return found, nil
+}
+
+// useCanary takes the first of the private keys that signs.
+func (s *session) useCanary(found []pkcs11.ObjectHandle) error {
+	public, err := s.findCanaries(pkcs11.CKO_PUBLIC_KEY)
+	if err != nil {
+		return err
+	}
+	why := errors.New("it is not found")
+	for _, o := range found {
+		canary, err := s.asCanary(o, public)
+		if err == nil {
+			err = s.tryCanary(canary)
+		}
+		if err == nil {
+			s.connection.canary = canary
+			return nil
+		}
+		why = err
+		if err := s.renew(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("the canary key does not sign (there are %d): %w", len(found), why)
+}
+
+// asCanary reads what there is to know of a canary key.
+func (s *session) asCanary(private pkcs11.ObjectHandle, public []pkcs11.ObjectHandle) (canaryKey, error) {
+	keyType, err := s.attribute(private, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
 		return canaryKey{}, err
 	}
-	c := canaryKey{o, mechanisms[hsm.ECDSA_SHA_256]}
-	if bytes.Equal(keyType, pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_RSA).Value) {
-		c.mechanism = mechanisms[hsm.RSA_PKCS1_SHA_256]
+	c, spec := canaryKey{handle: private, alg: hsm.ECDSA_SHA_256}, hsm.EC_P256
+	if number(keyType) == pkcs11.CKK_RSA {
+		c.alg, spec = hsm.RSA_PKCS1_SHA_256, hsm.RSA_2048
 	}
-	_, err = s.signRaw(c.handle, c.mechanism, canaryDigest)
-	return c, err
+	for _, o := range public {
+		if spki, err := generators[spec].export(s, o); err == nil {
+			c.halves = append(c.halves, hsm.Key{ID: canaryID, Spec: spec, Public: spki})
+		}
+	}
+	return c, nil
 }
 
 func makeCanary(s *session) error {
@@ -94,11 +116,28 @@ func makeCanary(s *session) error {
 	return err
 }
 
-// canary has the token make one signature.
-func (s *session) canary() error {
-	c := s.connection.canary
-	if _, err := s.signRaw(c.handle, c.mechanism, canaryDigest); err != nil {
+// canary has the token make one signature, and checks it.
+func (s *session) canary() error { return s.tryCanary(s.connection.canary) }
+
+// tryCanary is canary for a key that may become it. If somebody deleted its public
+// half, that it signs has to be enough.
+func (s *session) tryCanary(c canaryKey) error {
+	m := mechanisms[c.alg]
+	raw, err := s.signRaw(c.handle, m, canaryDigest)
+	if err != nil {
 		return fmt.Errorf("the canary key does not sign: %w", err)
 	}
-	return nil
+	if len(c.halves) == 0 {
+		return nil
+	}
+	sig, err := m.output(raw)
+	if err != nil {
+		return fromModule("trying the canary key", err)
+	}
+	for _, key := range c.halves {
+		if err = check(key, c.alg, canaryDigest, sig); err == nil {
+			return nil
+		}
+	}
+	return fromModule("trying the canary key", err)
 }

@@ -1,6 +1,7 @@
 package token
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
@@ -49,14 +50,14 @@ const (
 	// asks again if it got none.
 	copyAfter = 3
 	askAgain  = 256
+	// givesUp is after how many failures no more copies are made.
+	givesUp = 3
+	// worthIt is how the time of a signature with a copy has to compare.
+	worthIt = 0.9
 	// idleFor is how long a copy must not have been used to make room for another
 	// one. If more keys than there is room for are in use at once, those that have
 	// a copy keep it: making one costs more than it saves.
 	idleFor = 10 * time.Second
-	// worthIt is how the time of a signature with a copy has to compare.
-	worthIt = 0.9
-	// givesUp is after how many failures no more copies are made.
-	givesUp = 3
 )
 
 func newCopies(c *connection) *copies {
@@ -64,25 +65,23 @@ func newCopies(c *connection) *copies {
 }
 
 // start opens the keeper's session and tries with the canary key whether copies
-// are possible and faster. If not, there are none, and that is no error.
-func (k *copies) start(first *session) error {
+// are possible and faster. It gives what the keeper does; nil if there are no
+// copies, which is no error.
+func (k *copies) start(first *session) (keep func(), err error) {
 	if k.c.token.cfg.Copies < 0 {
-		return nil
+		return nil, nil
 	}
-	own, err := k.c.openSession()
-	if err != nil {
-		return err
+	if k.session, err = k.c.openSession(); err != nil {
+		return nil, err
 	}
-	copied, direct, err := own.tryCopy(first)
+	copied, direct, err := k.session.tryCopy(first)
 	if err != nil || copied >= time.Duration(worthIt*float64(direct)) {
 		k.c.token.log.Debug("signing without session copies", "copy", copied, "key", direct, "reason", err)
-		own.close()
-		return nil
+		k.session.close()
+		return nil, first.renew() // in which an operation may be half done
 	}
-	k.session = own
 	k.on.Store(true)
-	k.c.workers.Go(k.keep)
-	return nil
+	return k.keep, nil
 }
 
 // tryCopy copies the canary key and has the copy sign in another session. It
@@ -90,26 +89,18 @@ func (k *copies) start(first *session) error {
 // the longer ones say more about the machine than about the token.
 func (s *session) tryCopy(other *session) (copied, direct time.Duration, err error) {
 	canary := s.connection.canary
-	handle, err := s.copyObject(canary.handle)
+	handle, err := s.copyObject(canary.handle, canaryID)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer func() { _ = s.p11.DestroyObject(s.handle, handle) }()
-	for typ, want := range map[uint]bool{pkcs11.CKA_TOKEN: false, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false} {
-		value, err := s.attribute(handle, typ)
-		if err != nil {
-			return 0, 0, err
-		}
-		if got := len(value) == 1 && value[0] == 1; got != want {
-			return 0, 0, fmt.Errorf("the token made a copy whose attribute %#x is %v", typ, got)
-		}
-	}
+	defer func() { _ = s.destroyCopy(handle) }() // or it ends with the session
+	m := mechanisms[canary.alg]
 	const tries = 15
 	var times [2][]time.Duration
 	for range tries {
 		for i, h := range []pkcs11.ObjectHandle{handle, canary.handle} {
 			began := time.Now()
-			if _, err := other.signRaw(h, canary.mechanism, canaryDigest); err != nil {
+			if _, err := other.signRaw(h, m, canaryDigest); err != nil {
 				return 0, 0, err
 			}
 			times[i] = append(times[i], time.Since(began))
@@ -118,9 +109,37 @@ func (s *session) tryCopy(other *session) (copied, direct time.Duration, err err
 	return slices.Min(times[0]), slices.Min(times[1]), nil
 }
 
-func (s *session) copyObject(o pkcs11.ObjectHandle) (pkcs11.ObjectHandle, error) {
+// copyObject copies a private key into the session. What is not a copy of it, and
+// as well guarded, is not given out.
+func (s *session) copyObject(o pkcs11.ObjectHandle, id []byte) (pkcs11.ObjectHandle, error) {
 	h, err := s.p11.CopyObject(s.handle, o, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false)})
-	return h, fromModule("C_CopyObject", err)
+	if err != nil {
+		return 0, fromModule("C_CopyObject", err)
+	}
+	for typ, want := range map[uint]bool{pkcs11.CKA_TOKEN: false, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false} {
+		got, err := s.is(h, typ)
+		if err != nil {
+			return 0, err
+		}
+		if got != want {
+			return 0, fromModule("C_CopyObject", fmt.Errorf("the copy's attribute %#x is %v", typ, got))
+		}
+	}
+	copied, err := s.attribute(h, pkcs11.CKA_ID)
+	if err == nil && !bytes.Equal(copied, id) {
+		err = fromModule("C_CopyObject", fmt.Errorf("the copy has the CKA_ID %x, the key %x", copied, id))
+	}
+	return h, err
+}
+
+// destroyCopy destroys a session object. A handle that a token gave for one, and
+// that is a key's own, must not be destroyed.
+func (s *session) destroyCopy(h pkcs11.ObjectHandle) error {
+	inToken, err := s.is(h, pkcs11.CKA_TOKEN)
+	if err != nil || inToken {
+		return err
+	}
+	return fromModule("C_DestroyObject", s.p11.DestroyObject(s.handle, h))
 }
 
 // used counts a signature that was made with the key itself, and asks for a copy
@@ -170,6 +189,9 @@ func (k *copies) keep() {
 	tick := time.NewTicker(k.c.token.cfg.RecheckEvery)
 	defer tick.Stop()
 	for {
+		if k.c.givenUp() != nil || !k.on.Load() {
+			return
+		}
 		var what func() error
 		select {
 		case <-k.c.lost:
@@ -181,9 +203,10 @@ func (k *copies) keep() {
 		case <-tick.C:
 			what = k.recheck
 		}
-		k.c.during("the keeper of session copies", func() {
-			if err := what(); err != nil {
-				k.recover(err)
+		k.c.during("the keeper of session copies", func(d *doing) {
+			k.session.doing = d
+			if err := safely(what); err != nil {
+				k.stop(err)
 			}
 		})
 	}
@@ -195,15 +218,15 @@ func (k *copies) copy(o *object) error {
 		return nil
 	}
 	forgets := o.forgets.Load()
-	handle, err := k.session.copyObject(o.key.handle)
-	if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID) {
+	handle, err := k.session.copyObject(o.key.handle, o.id[:])
+	if isCode(err, handleErrors...) {
 		return nil // whoever signs with the key next finds out why
 	}
 	if err != nil {
 		if k.failures++; k.failures >= givesUp {
-			k.on.Store(false)
+			return err
 		}
-		return err
+		return nil
 	}
 	k.failures = 0
 	w := &way{handle: handle}
@@ -242,23 +265,20 @@ func (k *copies) bury() error {
 	all := k.condemned
 	k.condemned = nil
 	k.mu.Unlock()
-	for i, dead := range all {
+	for _, dead := range all {
 		if !dead.o.using.TryLock() {
 			k.mu.Lock()
 			k.condemned = append(k.condemned, dead)
 			k.mu.Unlock()
 			continue
 		}
-		err := k.session.p11.DestroyObject(k.session.handle, dead.copy.handle)
+		err := k.session.destroyCopy(dead.copy.handle)
 		dead.o.using.Unlock()
 		if k.kept[dead.o] == dead.copy {
 			delete(k.kept, dead.o)
 		}
-		if err != nil && !isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
-			k.mu.Lock()
-			k.condemned = append(k.condemned, all[i+1:]...)
-			k.mu.Unlock()
-			return fromModule("C_DestroyObject", err)
+		if err != nil && !isCode(err, handleErrors...) {
+			return err
 		}
 	}
 	return nil
@@ -270,39 +290,33 @@ func (k *copies) recheck() error {
 		return err
 	}
 	for o := range k.kept {
-		_, err := k.session.attribute(o.key.handle, pkcs11.CKA_ID)
-		if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+		id, err := k.session.attribute(o.key.handle, pkcs11.CKA_ID)
+		gone := isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)
+		if err != nil && !gone {
+			return err
+		}
+		if gone || !bytes.Equal(id, o.id[:]) { // the handle may be another object's now
 			if err := k.session.canary(); err != nil {
 				return err // the token, not the key
 			}
 			o.stale.Store(true)
 			k.forget(o)
-			continue
-		}
-		if err != nil {
-			return err
 		}
 	}
 	return nil
 }
 
-// recover replaces the keeper's session, and with it all copies. If the token is
-// not well the connection is lost.
-func (k *copies) recover(why error) {
+// stop ends copying for as long as the connection lasts, and the connection if the
+// token is not well. The copies that there are, are left: a worker may be about to
+// sign with one.
+func (k *copies) stop(why error) {
+	k.on.Store(false)
 	for o := range k.kept {
 		o.copy.Store(nil)
 	}
 	clear(k.kept)
-	k.mu.Lock()
-	k.condemned = nil
-	k.mu.Unlock()
-	k.session.close()
-	renewed, err := k.c.openSession()
-	if err == nil {
-		k.session = renewed
-		err = renewed.canary()
-	}
-	if err != nil {
+	k.c.token.log.Warn("no more session copies of keys are made on this connection", "reason", why)
+	if err := safely(k.session.canary); err != nil {
 		k.c.lose(fmt.Errorf("%w, and then %w", why, err))
 	}
 }

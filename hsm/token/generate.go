@@ -96,8 +96,8 @@ var promised = map[uint]bool{
 }
 
 // Generate makes a key pair in the token. It returns after the token's files
-// were flushed and the key made a good signature; after an error it has tried
-// to destroy what there was.
+// were flushed and the key made a good signature. After an error it has tried to
+// destroy what there was, unless ctx was done before.
 func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
 	if _, ok := generators[spec]; !ok {
 		return hsm.Key{}, fmt.Errorf("%w: no token makes %q keys", hsm.ErrKeySpec, spec)
@@ -108,7 +108,7 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	begun := false
 	key, err := run(ctx, t, t.changesOf(spec), func(s *session) (hsm.Key, error) {
 		if begun { // and cut off: half of a key pair may be there, or all of it
-			if err := s.destroy(id); err != nil {
+			if err := s.destroy(id, s.handles.get(id)); err != nil {
 				return hsm.Key{}, err
 			}
 		}
@@ -124,7 +124,7 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	if err := hsm.SelfTest(ctx, t, key); err != nil {
 		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return hsm.Key{}, errors.Join(err, t.Destroy(undoing, key))
+		return hsm.Key{}, errors.Join(fmt.Errorf("%w: the key that it made: %w", hsm.ErrUnavailable, err), t.Destroy(undoing, key))
 	}
 	return key, nil
 }
@@ -146,18 +146,24 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 	if err != nil {
 		return hsm.Key{}, fromModule("C_GenerateKeyPair", err)
 	}
+	if err := s.mustBe(private, pkcs11.CKO_PRIVATE_KEY, id); err != nil {
+		return hsm.Key{}, err
+	}
+	if err := s.mustBe(public, pkcs11.CKO_PUBLIC_KEY, id); err != nil {
+		return hsm.Key{}, err
+	}
 	key := hsm.Key{ID: slices.Clone(id), Spec: spec}
 	if key.Public, err = g.export(s, public); err == nil {
 		err = s.checkPromised(private)
 	}
 	if err == nil {
-		err = s.token.cfg.AfterChange()
+		err = s.flush()
 	}
 	if err != nil {
 		return hsm.Key{}, errors.Join(err, s.p11.DestroyObject(s.handle, private), s.p11.DestroyObject(s.handle, public))
 	}
 	if label == labelKey {
-		s.handles.put(id, private).public = public
+		s.handles.put(id, private, public)
 	}
 	return key, nil
 }
@@ -168,11 +174,11 @@ const curveNotSupported pkcs11.Error = 0x140
 
 func (s *session) checkPromised(private pkcs11.ObjectHandle) error {
 	for typ, want := range promised {
-		value, err := s.attribute(private, typ)
+		got, err := s.is(private, typ)
 		if err != nil {
 			return err
 		}
-		if got := len(value) == 1 && value[0] == 1; got != want {
+		if got != want {
 			return fmt.Errorf("the token made a private key whose attribute %#x is %v: it does not guard its keys as it must, so the key was destroyed", typ, got)
 		}
 	}
@@ -212,7 +218,7 @@ func exportEC(spec hsm.KeySpec) func(*session, pkcs11.ObjectHandle) ([]byte, err
 
 // changesOf gives the queue of changes of keys of a KeySpec. A key is made and
 // destroyed through one queue, so that it cannot be destroyed before it is made.
-func (t *Token) changesOf(spec hsm.KeySpec) queue {
+func (t *Token) changesOf(spec hsm.KeySpec) *queue {
 	if spec == hsm.RSA_4096 {
 		return t.slowChanges
 	}
@@ -224,54 +230,77 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 	if len(k.ID) != idSize {
 		return fmt.Errorf("an id of %d bytes is not one of %d", len(k.ID), idSize)
 	}
+	var known *object
+	var on *connection // where it is known
 	_, err := run(ctx, t, t.changesOf(k.Spec), func(s *session) (struct{}, error) {
-		return struct{}{}, s.destroy(k.ID)
+		if on != s.connection {
+			known, on = s.handles.get(k.ID), s.connection
+		}
+		return struct{}{}, s.destroy(k.ID, known)
 	})
 	return err
 }
 
-// destroy destroys what the token has with a CKA_ID. A key pair that was made on
-// this connection needs no search, which takes 1.2 s among 10,000 keys.
-func (s *session) destroy(id []byte) error {
-	o := s.handles.get(id)
+// destroy destroys what the token has with a CKA_ID. What is known of the key on
+// this connection is nil if its scan has not found it. A key pair that was made
+// here needs no search, which takes 1.2 s among 10,000 keys.
+func (s *session) destroy(id []byte, known *object) error {
 	s.forgetHandle(id)
-	if o != nil && o.public != 0 {
-		err := s.destroyAll(o.key.handle, o.public)
+	if known != nil && known.public != 0 {
+		err := s.destroyPair(id, []pkcs11.ObjectHandle{known.key.handle}, []pkcs11.ObjectHandle{known.public})
 		if !isCode(err, handleErrors...) {
 			return err
 		}
 	}
-	var all []pkcs11.ObjectHandle
-	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
-		found, err := s.find(
-			pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
-			pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey),
-			pkcs11.NewAttribute(pkcs11.CKA_ID, id))
-		if err != nil {
+	private, err := s.findHalves(pkcs11.CKO_PRIVATE_KEY, id)
+	if err != nil {
+		return err
+	}
+	if len(private) == 0 {
+		// As it looks to one who is not logged in, and where the object is dead for
+		// this process: then it would be there again after the next start.
+		if err := s.confirm(); err != nil {
 			return err
 		}
-		if len(found) == 0 { // as it looks to one who is not logged in, too
-			if err := s.confirm(); err != nil {
+		if known != nil {
+			if err := s.rulesOutDeath(id); err != nil {
 				return err
 			}
 		}
-		if len(found) == 0 && o != nil && class == pkcs11.CKO_PRIVATE_KEY {
-			if err := s.rulesOutDeath(id); err != nil {
-				return err // or it would be there again after the next start
-			}
-		}
-		all = append(all, found...)
 	}
-	return s.destroyAll(all...)
+	public, err := s.findHalves(pkcs11.CKO_PUBLIC_KEY, id)
+	if err != nil {
+		return err
+	}
+	return s.destroyPair(id, private, public)
 }
 
-// destroyAll destroys objects and flushes. The private half has to come first: a
-// public half alone can do no harm.
-func (s *session) destroyAll(objects ...pkcs11.ObjectHandle) error {
-	for _, o := range objects {
-		if err := s.p11.DestroyObject(s.handle, o); err != nil {
-			return fromModule("C_DestroyObject", err)
+func (s *session) findHalves(class uint, id []byte) ([]pkcs11.ObjectHandle, error) {
+	return s.find(
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
+}
+
+// destroyPair destroys the halves of a key pair, the private ones first: a public
+// half alone can do no harm. Then it flushes.
+func (s *session) destroyPair(id []byte, private, public []pkcs11.ObjectHandle) error {
+	for _, o := range private {
+		if err := s.destroyHalf(o, pkcs11.CKO_PRIVATE_KEY, id); err != nil {
+			return err
 		}
 	}
-	return s.token.cfg.AfterChange()
+	for _, o := range public {
+		if err := s.destroyHalf(o, pkcs11.CKO_PUBLIC_KEY, id); err != nil {
+			return err
+		}
+	}
+	return s.flush()
+}
+
+func (s *session) destroyHalf(o pkcs11.ObjectHandle, class uint, id []byte) error {
+	if err := s.mustBe(o, class, id); err != nil {
+		return err
+	}
+	return fromModule("C_DestroyObject", s.p11.DestroyObject(s.handle, o))
 }

@@ -3,6 +3,7 @@ package token
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,8 +35,9 @@ type handles struct {
 
 // An object is one private key in the token.
 type object struct {
+	id     keyID
 	key    way
-	public pkcs11.ObjectHandle // of the public half, if the pair was made on this connection; for the worker that changes it
+	public pkcs11.ObjectHandle // of the public half, if the pair was made on this connection
 	twice  bool                // several objects have this CKA_ID: refuse them all
 	stale  atomic.Bool         // the handle was refused: find the object again
 
@@ -72,8 +74,9 @@ func (h *handles) get(id []byte) *object {
 	return h.byID[keyID(id)]
 }
 
-func (h *handles) put(id []byte, handle pkcs11.ObjectHandle) *object {
-	o := &object{key: way{handle: handle}}
+// put adds an object; public is 0 if it is not known.
+func (h *handles) put(id []byte, handle, public pkcs11.ObjectHandle) *object {
+	o := &object{id: keyID(id), key: way{handle: handle}, public: public}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.byID[keyID(id)] = o
@@ -95,14 +98,14 @@ func (h *handles) drop(id []byte) *object {
 // progressEvery is how often a scan that takes long says how far it is.
 const progressEvery = time.Second
 
-// scan fills the table with every private key that has our label.
+// scan fills the table with every private key that has our label. It is an error
+// to miss one that is there.
 func (h *handles) scan(s *session) error {
-	found, err := s.find(
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey))
+	found, err := s.findKeys()
 	if err != nil {
-		return fmt.Errorf("scanning the token: %w", err)
+		return err
 	}
+	var refused []pkcs11.ObjectHandle
 	said := time.Now()
 	for i, handle := range found {
 		if time.Since(said) > progressEvery {
@@ -110,23 +113,60 @@ func (h *handles) scan(s *session) error {
 			said = time.Now()
 		}
 		id, err := s.attribute(handle, pkcs11.CKA_ID)
-		if err != nil && !isCode(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
-			return fmt.Errorf("scanning the token: %w", err) // of its keys, none may be missing by chance
+		if isFromModule(err) { // once more: of thousands of calls one may fail
+			id, err = s.attribute(handle, pkcs11.CKA_ID)
 		}
-		if err != nil || len(id) != idSize {
+		switch {
+		case isCode(err, handleErrors...):
+			refused = append(refused, handle)
+		case isCode(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID), err == nil && len(id) != idSize:
 			// Half an object, as a kill during generation leaves them: not one
 			// of the keys that were reported as made.
 			s.token.log.Warn("the token has an object with our label that is no key of ours; left alone", "object", handle, "id", fmt.Sprintf("%x", id), "reason", err)
-			continue
+		case err != nil:
+			return fmt.Errorf("scanning the token: %w", err)
+		default:
+			h.add(s, id, handle)
 		}
-		if other := h.get(id); other != nil {
-			s.token.log.Error("several private keys in the token have one CKA_ID; none of them will be used", "id", fmt.Sprintf("%x", id))
-			other.twice = true
-			continue
+	}
+	return s.areGone(refused)
+}
+
+func (s *session) findKeys() ([]pkcs11.ObjectHandle, error) {
+	found, err := s.find(
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey))
+	if err != nil {
+		return nil, fmt.Errorf("scanning the token: %w", err)
+	}
+	return found, nil
+}
+
+// areGone makes sure that keys whose handles were refused were deleted meanwhile.
+func (s *session) areGone(refused []pkcs11.ObjectHandle) error {
+	if len(refused) == 0 {
+		return nil
+	}
+	found, err := s.findKeys()
+	if err != nil {
+		return err
+	}
+	for _, handle := range refused {
+		if slices.Contains(found, handle) {
+			return fmt.Errorf("scanning the token: it lists the object %d, and says that there is no such object", handle)
 		}
-		h.put(id, handle)
 	}
 	return nil
+}
+
+// add adds a key that a scan found.
+func (h *handles) add(s *session, id []byte, handle pkcs11.ObjectHandle) {
+	if other := h.get(id); other != nil {
+		s.token.log.Error("several private keys in the token have one CKA_ID; none of them will be used", "id", fmt.Sprintf("%x", id))
+		other.twice = true
+		return
+	}
+	h.put(id, handle, 0)
 }
 
 // locate gives the object of a private key, finding it again if its handle was
@@ -160,7 +200,7 @@ func (s *session) locate(id []byte) (*object, error) {
 		return nil, fmt.Errorf("%w: the token has %d keys with CKA_ID %x where it had one", hsm.ErrNotFound, len(found), id)
 	}
 	s.copies.forget(o)
-	return s.handles.put(id, found[0]), nil
+	return s.handles.put(id, found[0], 0), nil
 }
 
 // rulesOutDeath gives up the connection if the public half is there of a private
@@ -175,12 +215,6 @@ func (s *session) rulesOutDeath(id []byte) error {
 		return err
 	}
 	return s.giveUp(fmt.Errorf("the private half of %x is not found, and the public half is there", id))
-}
-
-// giveUp gives the connection up for an error that does not show with the canary.
-func (s *session) giveUp(err error) error {
-	s.lose(err)
-	return fromModule("giving up the connection", err)
 }
 
 // seekEvery bounds how often keys are looked for that the table has not.
@@ -202,7 +236,7 @@ func (t *Token) seek(id []byte) {
 				pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey),
 				pkcs11.NewAttribute(pkcs11.CKA_ID, id))
 			if err == nil && len(found) == 1 && s.handles.get(id) == nil {
-				s.handles.put(id, found[0])
+				s.handles.put(id, found[0], 0)
 			}
 			return struct{}{}, err
 		})

@@ -53,7 +53,7 @@ func Look(cfg Config, f func(hsm.Inspector) error) error {
 	if err != nil {
 		return err
 	}
-	c, err := t.login()
+	c, err := t.login(nil)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func Look(cfg Config, f func(hsm.Inspector) error) error {
 		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}
 	defer s.close()
-	return f(bare{s})
+	return safely(func() error { return f(bare{s}) })
 }
 
 // bare inspects in one session, for one goroutine. It takes no contexts: a call
@@ -125,16 +125,6 @@ func (s *session) wouldSeal() (string, error) {
 		}
 	}
 	return "", nil
-}
-
-// renew replaces a session of which it is not known what state it is in.
-func (s *session) renew() error {
-	s.close()
-	renewed, err := s.openSession()
-	if err == nil {
-		s.handle = renewed.handle
-	}
-	return err
 }
 
 func (s *session) survey() (survey hsm.Survey, err error) {
@@ -523,5 +513,5 @@ func (s *session) destroyObject(o hsm.Object) error {
 	if err := s.p11.DestroyObject(s.handle, pkcs11.ObjectHandle(o.Handle)); err != nil {
 		return fromModule("C_DestroyObject", err)
 	}
-	return s.token.cfg.AfterChange()
+	return s.flush()
 }

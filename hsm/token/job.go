@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
 
 	"github.com/miekg/pkcs11"
 
@@ -18,6 +21,8 @@ type job struct {
 	do     func(*session) error
 	losses int        // how many connections were lost over it
 	done   chan error // takes one error without waiting: the caller may have left
+
+	refusal error // what it means that a token which is well does not do it
 }
 
 // maxLosses bounds how many connections one job may take with it, so that a job
@@ -26,19 +31,53 @@ const maxLosses = 16
 
 // A queue is where jobs wait for the workers that share it.
 type queue struct {
-	jobs chan *job // bounded: what does not fit is told that the token is busy
+	jobs chan *job
 	// returned holds the jobs that a lost connection's workers had in hand. Each
 	// of them has one at most, and takes one of these before any other, so there
 	// are never more than workers.
 	returned chan *job
+
+	putting sync.Mutex   // held while jobs are put into jobs
+	callers atomic.Int64 // who wait for a job that is in jobs, or under way
 }
 
-func newQueue(size, workers int) queue {
-	return queue{make(chan *job, size), make(chan *job, workers)}
+// newQueue makes a queue in which so many jobs can wait.
+func newQueue(size, workers int) *queue {
+	return &queue{jobs: make(chan *job, size), returned: make(chan *job, workers)}
+}
+
+// put adds a job, or is hsm.ErrBusy. Jobs whose callers have left take no room
+// from those whose callers wait.
+func (q *queue) put(j *job) error {
+	q.putting.Lock()
+	defer q.putting.Unlock()
+	if len(q.jobs) == cap(q.jobs) {
+		q.sweep()
+	}
+	select {
+	case q.jobs <- j:
+		return nil
+	default:
+		return hsm.ErrBusy
+	}
+}
+
+// sweep takes out the jobs whose callers have left. putting must be held.
+func (q *queue) sweep() {
+	for range len(q.jobs) {
+		select {
+		case j := <-q.jobs:
+			if j.ctx.Err() == nil {
+				q.jobs <- j // there is room: workers only take
+			}
+		default:
+			return
+		}
+	}
 }
 
 // next waits for a job. It gives nil when lost is closed.
-func (q queue) next(lost <-chan struct{}) *job {
+func (q *queue) next(lost <-chan struct{}) *job {
 	var j *job
 	select {
 	case j = <-q.returned:
@@ -63,7 +102,7 @@ var errLost = errors.New("the connection to it is lost")
 
 // handBack puts a job that a lost connection did not finish back for its
 // successor, or fails it.
-func (q queue) handBack(j *job, why error) {
+func (q *queue) handBack(j *job, why error) {
 	if j.losses++; j.losses < maxLosses {
 		select {
 		case q.returned <- j:
@@ -74,8 +113,14 @@ func (q queue) handBack(j *job, why error) {
 	j.done <- fmt.Errorf("%w: %w", hsm.ErrUnavailable, why)
 }
 
-// run hands do to a worker of q and waits for its result.
-func run[T any](ctx context.Context, t *Token, q queue, do func(*session) (T, error)) (T, error) {
+// run hands do to a worker of q and waits for its result. That the token refuses it
+// is hsm.ErrUnavailable.
+func run[T any](ctx context.Context, t *Token, q *queue, do func(*session) (T, error)) (T, error) {
+	return runUnless(ctx, t, q, hsm.ErrUnavailable, do)
+}
+
+// runUnless is run with another word for that the token refuses.
+func runUnless[T any](ctx context.Context, t *Token, q *queue, refusal error, do func(*session) (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
 		return zero, err
@@ -83,18 +128,18 @@ func run[T any](ctx context.Context, t *Token, q queue, do func(*session) (T, er
 	// The result travels in a channel and not in a shared variable: when the
 	// caller leaves early the worker may still write it.
 	result := make(chan T, 1)
-	j := &job{ctx: ctx, done: make(chan error, 1), do: func(s *session) error {
+	j := &job{ctx: ctx, refusal: refusal, done: make(chan error, 1), do: func(s *session) error {
 		v, err := do(s)
 		if err == nil {
 			result <- v // it is not done again
 		}
 		return err
 	}}
-	select {
-	case q.jobs <- j:
-	default:
-		return zero, hsm.ErrBusy
+	if err := q.put(j); err != nil {
+		return zero, err
 	}
+	q.callers.Add(1)
+	defer q.callers.Add(-1)
 	select {
 	case err := <-j.done:
 		if err != nil {
@@ -113,6 +158,19 @@ func waitError(err error) error {
 		return fmt.Errorf("%w: it did not answer in time: %w", hsm.ErrUnavailable, err)
 	}
 	return err
+}
+
+// safely does f, which calls into the module. A module that answers nonsense, such
+// as a length beyond all memory, makes the binding panic; here that is an error of
+// the module, and not the end of the process.
+func safely(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fromModule("using what the module answered", fmt.Errorf("%v", p))
+		}
+	}()
+	return f()
 }
 
 // A moduleError is an error that came out of the PKCS#11 module. Only such

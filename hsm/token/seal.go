@@ -119,7 +119,7 @@ func (s *session) trySealingKey(make func() error) error {
 	if err := s.testSealing(); err != nil {
 		return errors.Join(err, fromModule("C_DestroyObject", s.p11.DestroyObject(s.handle, key.handle)))
 	}
-	return s.token.cfg.AfterChange()
+	return s.flush()
 }
 
 // makeAESKey goes without the session: crypto11 has one for itself.
@@ -270,17 +270,41 @@ func (s *session) deriveAEAD(salt, aad []byte) (cipher.AEAD, error) {
 
 // Seal encrypts plaintext, up to 64 KiB, under a key that never leaves the
 // token. The result is 45 bytes longer than the plaintext, or 61 if the token has
-// no AES-GCM.
+// no AES-GCM. It was unsealed once, to see that it can be.
 func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	if len(plaintext) > maxSecret {
 		return nil, fmt.Errorf("a secret of %d bytes is longer than %d", len(plaintext), maxSecret)
 	}
-	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.withSealing(s.seal(plaintext, aad)) })
+	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) {
+		sealed, err := s.withSealing(s.seal(plaintext, aad))
+		if err != nil {
+			return nil, err
+		}
+		again, err := s.withSealing(s.unseal(sealed, aad))
+		defer clear(again)
+		if err == nil && !bytes.Equal(again, plaintext) {
+			err = fromModule("unsealing what was sealed just now", errors.New("it is not what it was"))
+		}
+		return sealed, err
+	})
 }
 
-// Unseal is the inverse of Seal, for the same aad and the same token only.
+// Unseal is the inverse of Seal, for the same aad and the same token only. A secret
+// that the token does not unseal is not hsm.ErrUnavailable.
 func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
-	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.withSealing(s.unseal(sealed, aad)) })
+	return runUnless(ctx, t, t.jobs, errNotUnsealed, func(s *session) ([]byte, error) {
+		secret, err := s.withSealing(s.unseal(sealed, aad))
+		if err != nil || s.sealing.format != formatGCM {
+			return secret, err
+		}
+		// The token vouches for what it decrypted, and this for the token.
+		again, err := s.withSealing(s.unseal(sealed, aad))
+		defer clear(again)
+		if err == nil && !bytes.Equal(again, secret) {
+			err = fromModule("unsealing twice", errors.New("it gave two different secrets"))
+		}
+		return secret, err
+	})
 }
 
 // withSealing passes on what sealing gave. That the token does not know the sealing

@@ -42,8 +42,17 @@ func digestInfo(digest []byte) []byte {
 	return slices.Concat([]byte{0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}, digest)
 }
 
-// Sign signs digest in the token. A signature that does not verify with
-// k.Public is an error and is not returned.
+// A signed is a raw signature, and what made it.
+type signed struct {
+	raw []byte
+	by  *way
+	of  *object
+	on  *connection
+}
+
+// Sign signs digest in the token. A signature that does not verify with k.Public
+// is not returned. If the token is well it is made once more then, and if that
+// does not verify either the token's key is not the recorded one: ErrNotFound.
 func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
 	if err := hsm.Check(k.Spec, alg, digest); err != nil {
 		return nil, err
@@ -52,22 +61,32 @@ func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest [
 	if !ok {
 		return nil, fmt.Errorf("%w: no token holds a %s key", hsm.ErrNotFound, k.Spec)
 	}
-	type signed struct {
-		raw []byte
-		by  *way
+	var sig []byte
+	for range 2 {
+		made, err := run(ctx, t, t.jobs, func(s *session) (signed, error) { return s.signWith(k.ID, m, digest) })
+		if err != nil {
+			return nil, err
+		}
+		// Checked here and not by the worker, whose session is the scarce thing.
+		var bad error
+		if sig, bad = made.check(k, alg, digest); bad == nil {
+			return sig, nil
+		}
+		t.log.Error("a signature of the token was withheld", "id", fmt.Sprintf("%x", k.ID), "reason", bad)
+		if err := t.distrust(ctx, made); err != nil {
+			return nil, err
+		}
 	}
-	made, err := run(ctx, t, t.jobs, func(s *session) (signed, error) {
-		raw, by, err := s.signWith(k.ID, m, digest)
-		return signed{raw, by}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	sig, err := m.output(made.raw)
+	return nil, fmt.Errorf("%w: the token's key with CKA_ID %x is not that of the recorded public key; its signatures were withheld", hsm.ErrNotFound, k.ID)
+}
+
+// check gives the signature that may leave. The first by each handle is verified,
+// and every RSA signature.
+func (made signed) check(k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	sig, err := mechanisms[alg].output(made.raw)
 	if err != nil {
 		return nil, fmt.Errorf("the token's signature for %x: %w", k.ID, err)
 	}
-	// Checked here and not by the worker, whose session is the scarce thing.
 	if isRSA(alg) || !made.by.isChecked(k.Public) {
 		if err := check(k, alg, digest, sig); err != nil {
 			return nil, err
@@ -75,6 +94,17 @@ func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest [
 		made.by.setChecked(k.Public)
 	}
 	return sig, nil
+}
+
+// distrust takes what made a bad signature out of use, and asks whether the token
+// is well.
+func (t *Token) distrust(ctx context.Context, made signed) error {
+	if made.by == &made.of.key {
+		made.of.stale.Store(true)
+	} else {
+		made.on.copies.giveUp(made.of, made.by)
+	}
+	return t.canary(ctx)
 }
 
 func isRSA(alg hsm.Algorithm) bool {
@@ -87,32 +117,31 @@ func check(k hsm.Key, alg hsm.Algorithm, digest, sig []byte) error {
 		return fmt.Errorf("checking a signature of %x: %w", k.ID, err)
 	}
 	if !ok {
-		return fmt.Errorf("the token's signature for %x does not verify with the recorded public key: it was withheld", k.ID)
+		return fmt.Errorf("the token's signature for %x does not verify with the recorded public key", k.ID)
 	}
 	return nil
 }
 
-// signWith makes a raw signature with the private key that has the CKA_ID id, and
-// says by which handle.
-func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, *way, error) {
+// signWith makes a raw signature with the private key that has the CKA_ID id.
+func (s *session) signWith(id []byte, m mechanism, digest []byte) (signed, error) {
 	o, err := s.locate(id)
 	if err != nil {
-		return nil, nil, err
+		return signed{}, err
 	}
 	raw, by, err := s.signWithCopy(o, m, digest)
-	if by != nil {
-		return raw, by, err
+	if by == nil {
+		by = &o.key
+		raw, err = s.signRaw(by.handle, m, digest)
+		if isCode(err, handleErrors...) {
+			// Not "the key is gone": SoftHSM says the same when its files are. The
+			// canary tells the two apart, and a second try finds the key again.
+			o.stale.Store(true)
+		}
+		if err == nil {
+			s.copies.used(o)
+		}
 	}
-	raw, err = s.signRaw(o.key.handle, m, digest)
-	if isCode(err, handleErrors...) {
-		// Not "the key is gone": SoftHSM says the same when its files are. The
-		// canary tells the two apart, and a second try finds the key again.
-		o.stale.Store(true)
-	}
-	if err == nil {
-		s.copies.used(o)
-	}
-	return raw, &o.key, err
+	return signed{raw, by, o, s.connection}, err
 }
 
 // handleErrors are the codes by which a token says that it knows no object by

@@ -95,6 +95,9 @@ func (c Config) withDefaults() (Config, error) {
 	if (c.Label == "") == (c.Serial == "") {
 		return c, errors.New("token: Config needs the token's Label or its Serial, and not both")
 	}
+	if c.Sessions < 0 || c.Queue < 0 {
+		return c, errors.New("token: Config.Sessions and Config.Queue cannot be negative")
+	}
 	if c.PIN == "" {
 		return c, errors.New("token: Config.PIN is empty: give the token's user PIN")
 	}
@@ -137,12 +140,12 @@ type Token struct {
 	losses  atomic.Int64
 	sought  atomic.Int64 // when a key was looked for that the table had not, in nanoseconds since 1970
 
-	jobs    queue // for the workers
-	changes queue // for the one worker that changes the token …
+	jobs    *queue // for the workers
+	changes *queue // for the one worker that changes the token …
 
 	// … and for one that makes key pairs which take seconds, and would hold up
 	// the making of all others.
-	slowChanges queue
+	slowChanges *queue
 
 	closing   chan struct{}
 	closeOnce sync.Once
@@ -163,12 +166,13 @@ func Open(cfg Config) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
+	go t.watch() // connecting can hang, too
 	c, err := t.connect(t.cfg.Provision)
 	if err != nil {
+		close(t.done)
 		return nil, fmt.Errorf("connecting to the token with %s: %w", t.cfg.name(), err)
 	}
 	go t.supervise(c)
-	go t.watch()
 	return t, nil
 }
 
@@ -247,7 +251,7 @@ func (t *Token) Has(k hsm.Key) error {
 type Stats struct {
 	Connected bool
 	Losses    int64 // of the connection, since Open
-	Waiting   int   // operations that no session has begun
+	Waiting   int64 // callers who wait for the token to do something
 	Copies    bool  // keys that are used often are signed with through session copies
 }
 
@@ -257,7 +261,7 @@ func (t *Token) Stats() Stats {
 	return Stats{
 		Connected: c != nil,
 		Losses:    t.losses.Load(),
-		Waiting:   len(t.jobs.jobs) + len(t.changes.jobs) + len(t.slowChanges.jobs),
+		Waiting:   t.jobs.callers.Load() + t.changes.callers.Load() + t.slowChanges.callers.Load(),
 		Copies:    c != nil && c.copies.on.Load(),
 	}
 }
@@ -301,7 +305,7 @@ func (t *Token) supervise(c *connection) {
 		t.why.Store(&c.why)
 		t.current.Store(nil)
 		c.workers.Wait()
-		t.calls.during("C_Finalize", c.close)
+		t.calls.during("C_Finalize", func(*doing) { c.close() })
 		c = t.reconnect()
 	}
 }
@@ -323,9 +327,7 @@ func (t *Token) reconnect() *connection {
 			return nil
 		default:
 		}
-		var c *connection
-		var err error // of this try alone: it is kept
-		t.calls.during("connecting", func() { c, err = t.connect(false) })
+		c, err := t.connect(false)
 		if err == nil {
 			t.log.Info("connected to the token again", "token", t.cfg.name())
 			return c

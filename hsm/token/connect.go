@@ -1,0 +1,243 @@
+package token
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+
+	"github.com/ThalesGroup/crypto11"
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// connect logs in, learns what is in the token and starts the workers. Only the
+// first connection of a process may provision: a token that comes back without
+// its keys is not the token it was.
+func (t *Token) connect(provision bool) (c *connection, err error) {
+	t.calls.during("connecting", func(d *doing) {
+		if c, err = t.login(d); err != nil {
+			return
+		}
+		if err = safely(func() error { return c.start(provision) }); err != nil {
+			t.current.Store(nil)
+			c.lose(err)
+			c.workers.Wait()
+			c.close()
+			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// login opens the module and logs in, once.
+func (t *Token) login(d *doing) (*connection, error) {
+	c11, err := t.openModule()
+	if err != nil {
+		return nil, fmt.Errorf("%w: opening %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
+	}
+	c := &connection{token: t, c11: c11, connecting: d, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}}
+	c.copies = newCopies(c)
+	if err := safely(c.login); err != nil {
+		c.close()
+		if !errors.Is(err, ErrPIN) {
+			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// openModule has crypto11 initialize the module. It does not log in: what the token
+// says of its PIN has to be heard first.
+func (t *Token) openModule() (c11 *crypto11.Context, err error) {
+	cfg := crypto11.Config{
+		Path:              t.cfg.Module,
+		TokenLabel:        t.cfg.Label,
+		TokenSerial:       t.cfg.Serial,
+		LoginNotSupported: true,
+		MaxSessions:       2, // one that it keeps, and one to make a key with
+	}
+	configure := func() error {
+		return safely(func() (err error) {
+			c11, err = crypto11.Configure(&cfg)
+			return err
+		})
+	}
+	if configure() == nil {
+		return c11, nil
+	}
+	// It says little of why; it gives up if any other slot's token does not answer;
+	// and a C_Finalize that failed before is in its way. So our own search is next.
+	slot, err := t.findSlot()
+	if err != nil {
+		return nil, err
+	}
+	number := int(slot)
+	cfg.TokenLabel, cfg.TokenSerial, cfg.SlotNumber = "", "", &number
+	err = configure()
+	if isCode(err, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED) {
+		// It panicked before, over what the token answered, and takes the module
+		// for initialized since.
+		if err = t.p11.Initialize(); err == nil {
+			err = configure()
+		}
+	}
+	return c11, err
+}
+
+// findSlot finds the token in a module that is not in use, and leaves it so.
+func (t *Token) findSlot() (slot uint, err error) {
+	if err := t.p11.Initialize(); err != nil && !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+		return 0, fmt.Errorf("initializing it: %w", err)
+	}
+	defer t.p11.Finalize()
+	err = safely(func() error {
+		slot, _, err = t.cfg.findToken(t.p11)
+		return err
+	})
+	return slot, err
+}
+
+// login finds the token and logs in, unless a wrong PIN could lock it. A login is
+// one of all sessions that the module has with the token.
+func (c *connection) login() error {
+	t := c.token
+	switch err := t.p11.Initialize(); {
+	case err == nil:
+		c.oneAtATime = true // it was not crypto11's to initialize
+	case !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED):
+		return fmt.Errorf("initializing the module: %w", err)
+	}
+	slot, info, err := t.cfg.findToken(t.p11)
+	if err != nil {
+		return err
+	}
+	if err := t.cfg.mayLogin(info); err != nil {
+		return err
+	}
+	if err := t.cfg.BeforeLogin(); err != nil {
+		return fmt.Errorf("preparing the login: %w", err)
+	}
+	c.slot = slot
+	s, err := c.openSession() // and keep it: a token logs out whose last session is closed
+	if err != nil {
+		return err
+	}
+	err = t.p11.Login(s.handle, cmp.Or(t.cfg.UserType, pkcs11.CKU_USER), string(t.cfg.PIN))
+	if isCode(err, pinErrors...) {
+		return fmt.Errorf("%w: %w", ErrPIN, err)
+	}
+	if isCode(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
+		return nil
+	}
+	return fromModule("C_Login", err)
+}
+
+// pinErrors are the codes by which a token says that it will not have this PIN, or
+// this user.
+var pinErrors = []pkcs11.Error{pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE,
+	pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_USER_PIN_NOT_INITIALIZED, pkcs11.CKR_USER_TYPE_INVALID}
+
+// mayLogin refuses where a wrong PIN could lock the token.
+func (c Config) mayLogin(info pkcs11.TokenInfo) error {
+	const few = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
+	switch {
+	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
+		return fmt.Errorf("%w: the token says that its PIN is locked; its security officer can set a new one", ErrPIN)
+	case info.Flags&few != 0 && !c.InsistOnPIN:
+		return fmt.Errorf("%w: the token says that few attempts are left, so none was made: make sure of the PIN, then insist", ErrPIN)
+	}
+	return nil
+}
+
+// errNotOurs: the token works but lacks what provisioning puts there.
+var errNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the token that it was")
+
+// findToken finds the one token with the label or serial number. The module must
+// be initialized.
+func (c Config) findToken(p11 *pkcs11.Ctx) (slot uint, info pkcs11.TokenInfo, err error) {
+	slots, err := p11.GetSlotList(true)
+	if err != nil {
+		return 0, info, fmt.Errorf("%w: listing slots: %w", hsm.ErrUnavailable, err)
+	}
+	found := 0
+	for _, s := range slots {
+		i, err := p11.GetTokenInfo(s)
+		if err == nil && (c.Label != "" && i.Label == c.Label || c.Serial != "" && i.SerialNumber == c.Serial) {
+			slot, info = s, i
+			found++
+		}
+	}
+	switch found {
+	case 0:
+		return 0, info, fmt.Errorf("%w: no token has the %s", hsm.ErrUnavailable, c.name())
+	case 1:
+		return slot, info, nil
+	}
+	return 0, info, fmt.Errorf("%w: %d tokens have the %s", hsm.ErrUnavailable, found, c.name())
+}
+
+// name says which token is meant.
+func (c Config) name() string {
+	if c.Serial != "" {
+		return fmt.Sprintf("serial number %q", c.Serial)
+	}
+	return fmt.Sprintf("label %q", c.Label)
+}
+
+// start fills the connection and starts its workers. Nothing else runs before they
+// do, and no session is opened after.
+func (c *connection) start(provision bool) error {
+	first, err := c.openSession()
+	if err != nil {
+		return err
+	}
+	if err := c.learn(first, provision); err != nil {
+		return err
+	}
+	keep, err := c.copies.start(first)
+	if err != nil {
+		return err
+	}
+	first.close()
+	var work []func()
+	if keep != nil {
+		work = append(work, keep)
+	}
+	for range c.token.cfg.Sessions {
+		work = append(work, c.worker(c.token.jobs, &err))
+	}
+	work = append(work, c.worker(c.token.changes, &err), c.worker(c.token.slowChanges, &err))
+	if err != nil {
+		return err
+	}
+	c.token.current.Store(c) // before anybody gets a signature of it
+	for _, w := range work {
+		c.workers.Go(w)
+	}
+	return nil
+}
+
+// learn finds out what is in the token.
+func (c *connection) learn(s *session, provision bool) error {
+	if err := c.handles.scan(s); err != nil {
+		return err
+	}
+	// The sealing key says whose token it is, so it is before the canary.
+	if err := c.findSealingKey(s, provision); err != nil {
+		return err
+	}
+	return c.findCanary(s, provision)
+}
+
+// worker opens a session and gives what a worker with it does. An error is added to
+// err.
+func (c *connection) worker(q *queue, err *error) func() {
+	s, openErr := c.openSession()
+	*err = errors.Join(*err, openErr)
+	return func() { c.work(s, q) }
+}
