@@ -42,15 +42,21 @@ type Backend struct {
 	sealer hsm.Sealer
 
 	mu       sync.Mutex
-	unsealed map[[sha256.Size]byte]*sm2.PrivateKey // by what a Key holds, so an entry can never be stale
-	drops    int                                   // how often something was dropped; guarded by mu too
+	unsealed map[[sha256.Size]byte]unsealed // by what a Key holds, so an entry can never be stale
+	drops    int                            // how often something was dropped; guarded by mu too
+}
+
+// An unsealed key is in memory until its timer fires, or it is dropped.
+type unsealed struct {
+	private *sm2.PrivateKey
+	timer   *time.Timer
 }
 
 var _ hsm.Backend = (*Backend)(nil)
 
 // New returns a Backend whose keys are sealed by sealer.
 func New(sealer hsm.Sealer) *Backend {
-	return &Backend{sealer: sealer, unsealed: make(map[[sha256.Size]byte]*sm2.PrivateKey)}
+	return &Backend{sealer: sealer, unsealed: make(map[[sha256.Size]byte]unsealed)}
 }
 
 // Generate makes an EC_SM2 key and seals it. The Key is all there is of it but
@@ -114,7 +120,7 @@ func (b *Backend) Forget(k hsm.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.drops++
-	delete(b.unsealed, fingerprint(k))
+	b.drop(fingerprint(k))
 }
 
 // Health reports nil if the sealer gives back what it sealed.
@@ -140,17 +146,28 @@ func (b *Backend) DropAll() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.drops++
-	clear(b.unsealed)
+	for print := range b.unsealed {
+		b.drop(print)
+	}
+}
+
+// drop takes a key out of memory. The timer goes with it, which would hold it for
+// minutes. mu must be held.
+func (b *Backend) drop(print [sha256.Size]byte) {
+	if u, ok := b.unsealed[print]; ok {
+		u.timer.Stop()
+		delete(b.unsealed, print)
+	}
 }
 
 func (b *Backend) private(ctx context.Context, k hsm.Key) (*sm2.PrivateKey, error) {
 	print := fingerprint(k)
 	b.mu.Lock()
-	private, ok := b.unsealed[print]
+	kept, ok := b.unsealed[print]
 	drops := b.drops
 	b.mu.Unlock()
 	if ok {
-		return private, nil
+		return kept.private, nil
 	}
 	private, err := b.unseal(ctx, k)
 	if err != nil {
@@ -190,18 +207,18 @@ func (b *Backend) keep(print [sha256.Size]byte, private *sm2.PrivateKey, drops i
 	}
 	if len(b.unsealed) >= keepMost {
 		for victim := range b.unsealed { // any one: all can be had again
-			delete(b.unsealed, victim)
+			b.drop(victim)
 			break
 		}
 	}
-	b.unsealed[print] = private
-	time.AfterFunc(keepFor, func() {
+	timer := time.AfterFunc(keepFor, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if b.unsealed[print] == private {
-			delete(b.unsealed, print)
+		if b.unsealed[print].private == private {
+			b.drop(print)
 		}
 	})
+	b.unsealed[print] = unsealed{private, timer}
 }
 
 // additionalData is what a sealed key is bound to.
