@@ -213,7 +213,7 @@ func (s *Server) CarryOutDeletions(ctx context.Context) {
 			continue
 		}
 		s.Logger.Error("a key pair that belongs to no key is not destroyed; trying again", "KeyVersionId", o.KeyVersionId, "reason", err)
-		if errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || ctx.Err() != nil {
+		if ctx.Err() != nil || s.Backend.Health(ctx) != nil {
 			return // the next one would fare no better
 		}
 	}
