@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
