@@ -231,7 +231,16 @@ func (c *connection) learn(s *session, provision bool) error {
 	if err := c.findSealingKey(s, provision); err != nil {
 		return err
 	}
-	return c.findCanary(s, provision)
+	if err := c.findCanary(s, provision); err != nil {
+		return err
+	}
+	if c.handles.len() >= c.token.keysBefore {
+		return nil
+	}
+	// Somebody deleted keys, or the token did not find them: it is asked again, for
+	// what is missed is refused until it is found.
+	c.handles.byID = make(map[keyID]*object)
+	return c.handles.scan(s)
 }
 
 // worker opens a session and gives what a worker with it does. An error is added to

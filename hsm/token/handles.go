@@ -65,6 +65,12 @@ func (w *way) setChecked(public []byte) {
 	w.checked.Store(&p)
 }
 
+func (h *handles) len() int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return len(h.byID)
+}
+
 func (h *handles) get(id []byte) *object {
 	if len(id) != idSize {
 		return nil

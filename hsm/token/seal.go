@@ -222,7 +222,8 @@ func (s *session) unseal(sealed, aad []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return aead.Open(nil, rest[saltSize:saltSize+nonceSize], rest[saltSize+nonceSize:], aad)
+	secret, err := aead.Open(nil, rest[saltSize:saltSize+nonceSize], rest[saltSize+nonceSize:], aad)
+	return secret, fromModule("opening it by the key that the token derived", err)
 }
 
 // encrypt has the token encrypt, in the worker's own session. crypto11's AEAD
@@ -259,7 +260,7 @@ func (s *session) deriveAEAD(salt, aad []byte) (cipher.AEAD, error) {
 	}
 	defer clear(key)
 	if len(key) != derivedSize {
-		return nil, fmt.Errorf("the token's HMAC-SHA-256 has %d bytes", len(key))
+		return nil, fromModule("C_Sign", fmt.Errorf("the HMAC-SHA-256 has %d bytes", len(key)))
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -283,9 +284,9 @@ func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error)
 		again, err := s.withSealing(s.unseal(sealed, aad))
 		defer clear(again)
 		if err == nil && !bytes.Equal(again, plaintext) {
-			err = fromModule("unsealing what was sealed just now", errors.New("it is not what it was"))
+			err = errors.New("it is not what it was")
 		}
-		return sealed, err
+		return sealed, fromModule("unsealing what was sealed just now", err)
 	})
 }
 

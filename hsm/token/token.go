@@ -138,7 +138,10 @@ type Token struct {
 	current atomic.Pointer[connection] // nil while there is none
 	why     atomic.Pointer[error]      // there is none
 	losses  atomic.Int64
-	sought  atomic.Int64 // when a key was looked for that the table had not, in nanoseconds since 1970
+
+	keysBefore int // that the connection before this one knew; for who connects
+
+	sought atomic.Int64 // when a key was looked for that the table had not, in nanoseconds since 1970
 
 	jobs    *queue // for the workers
 	changes *queue // for the one worker that changes the token …
@@ -302,6 +305,7 @@ func (t *Token) supervise(c *connection) {
 		case <-t.closing:
 			c.lose(errClosed)
 		}
+		t.keysBefore = c.handles.len()
 		t.why.Store(&c.why)
 		t.current.Store(nil)
 		c.workers.Wait()
