@@ -59,8 +59,8 @@ func TestManyKeys(t *testing.T) {
 	if took > 10*time.Second {
 		t.Errorf("a start took %v", took)
 	}
-	if took > 4*time.Second && !strings.Contains(g.Output(), "reading which keys the token has") {
-		t.Errorf("a start of %v said nothing of how far it was", took)
+	if *keysInGateway >= 1000 && !strings.Contains(g.Output(), "reading which keys the token has") {
+		t.Error("the start said nothing of what it was about")
 	}
 	quiet := latencies(t, g, all)
 	t.Logf("signing, quiet: %v", quiet)

@@ -101,8 +101,11 @@ func (h *handles) drop(id []byte) *object {
 	return o
 }
 
-// progressEvery is how often a scan that takes long says how far it is.
-const progressEvery = time.Second
+// A scan of so many keys says so, for it takes a while, and how far it is.
+const (
+	manyKeys      = 1000
+	progressEvery = time.Second
+)
 
 // scan fills the table with every private key that has our label. It is an error
 // to miss one that is there.
@@ -114,7 +117,7 @@ func (h *handles) scan(s *session) error {
 	var refused []pkcs11.ObjectHandle
 	said := time.Now()
 	for i, handle := range found {
-		if time.Since(said) > progressEvery {
+		if i == 0 && len(found) >= manyKeys || time.Since(said) > progressEvery {
 			s.token.log.Info("reading which keys the token has", "read", i, "of", len(found))
 			said = time.Now()
 		}
