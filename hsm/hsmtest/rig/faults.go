@@ -64,7 +64,7 @@ type control struct {
 	size                                              atomic.Int64
 	real                                              [4096]byte
 	inFlight, torn, sessions, tokenFlags, maxSessions atomic.Int64
-	badSlot, badSlotCode                              atomic.Int64
+	badSlot, badSlotCode, backwards                   atomic.Int64
 	hidden                                            [64]atomic.Int64
 	request, done, released, _                        atomic.Uint32
 	action, result                                    atomic.Int64
@@ -290,6 +290,9 @@ func (f *Faults) FailSlot(slot, code uint) {
 		f.control.badSlot.Store(int64(slot) + 1)
 	}
 }
+
+// SlotsBackwards has the slots be listed in the other order from now on.
+func (f *Faults) SlotsBackwards() { f.control.backwards.Store(1) }
 
 // WithoutMechanism hides mechanisms, and no others, and refuses their use.
 func (f *Faults) WithoutMechanism(mechanisms ...uint) {

@@ -59,6 +59,7 @@ struct control {
 	char real[4096];      /* the real module's path */
 	_Atomic int64_t in_flight, torn, sessions, token_flags, max_sessions;
 	_Atomic int64_t bad_slot, bad_slot_code; /* C_GetTokenInfo fails there; the slot plus one */
+	_Atomic int64_t backwards;               /* slots are listed so */
 	_Atomic int64_t hidden[64]; /* mechanisms, each plus one */
 	_Atomic uint32_t request, done, released, padding;
 	_Atomic int64_t action, result;
@@ -246,7 +247,13 @@ typedef CK_MECHANISM_PTR M;
 FORWARD(C_Initialize, (CK_VOID_PTR a), a)
 ALONE(C_Finalize, (CK_VOID_PTR a), a)
 FORWARD(C_GetInfo, (CK_INFO_PTR a), a)
-FORWARD(C_GetSlotList, (CK_BBOOL a, CK_SLOT_ID_PTR b, NP c), a, b, c)
+CALL(C_GetSlotList, (CK_BBOOL a, CK_SLOT_ID_PTR b, NP c),
+	rv = real->C_GetSlotList(a, b, c);
+	for (CK_ULONG i = 0; rv == CKR_OK && b != NULL && control->backwards && i < *c / 2; i++) {
+		CK_SLOT_ID other = b[*c - 1 - i];
+		b[*c - 1 - i] = b[i];
+		b[i] = other;
+	})
 FORWARD(C_GetSlotInfo, (CK_SLOT_ID a, CK_SLOT_INFO_PTR b), a, b)
 CALL(C_GetTokenInfo, (CK_SLOT_ID a, CK_TOKEN_INFO_PTR b),
 	if (control->bad_slot == (int64_t)a + 1)
