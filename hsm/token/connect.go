@@ -52,54 +52,37 @@ func (t *Token) login(d *doing) (*connection, error) {
 }
 
 // openModule has crypto11 initialize the module. It does not log in: what the token
-// says of its PIN has to be heard first.
+// says of its PIN has to be heard first. Where crypto11 cannot, but our own search
+// finds the token, it gives nil, and is done without: crypto11 gives up if any other
+// slot's token does not answer, or if a C_Finalize failed before.
 func (t *Token) openModule() (c11 *crypto11.Context, err error) {
-	cfg := crypto11.Config{
-		Path:              t.cfg.Module,
-		TokenLabel:        t.cfg.Label,
-		TokenSerial:       t.cfg.Serial,
-		LoginNotSupported: true,
-		MaxSessions:       2, // one that it keeps, and one to make a key with
-	}
-	configure := func() error {
-		return safely(func() (err error) {
-			c11, err = crypto11.Configure(&cfg)
-			return err
-		})
-	}
-	if configure() == nil {
-		return c11, nil
-	}
-	// It says little of why; it gives up if any other slot's token does not answer;
-	// and a C_Finalize that failed before is in its way. So our own search is next.
-	slot, err := t.findSlot()
-	if err != nil {
-		return nil, err
-	}
-	number := int(slot)
-	cfg.TokenLabel, cfg.TokenSerial, cfg.SlotNumber = "", "", &number
-	err = configure()
-	if isCode(err, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED) {
-		// It panicked before, over what the token answered, and takes the module
-		// for initialized since.
-		if err = t.p11.Initialize(); err == nil {
-			err = configure()
-		}
-	}
-	return c11, err
-}
-
-// findSlot finds the token in a module that is not in use, and leaves it so.
-func (t *Token) findSlot() (slot uint, err error) {
-	if err := t.p11.Initialize(); err != nil && !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
-		return 0, fmt.Errorf("initializing it: %w", err)
-	}
-	defer t.p11.Finalize()
 	err = safely(func() error {
-		slot, _, err = t.cfg.findToken(t.p11)
+		c11, err = crypto11.Configure(&crypto11.Config{
+			Path:              t.cfg.Module,
+			TokenLabel:        t.cfg.Label,
+			TokenSerial:       t.cfg.Serial,
+			LoginNotSupported: true,
+			MaxSessions:       2, // one that it keeps, and one to make a key with
+		})
 		return err
 	})
-	return slot, err
+	if err == nil {
+		return c11, nil
+	}
+	t.log.Debug("crypto11 does not open the module", "reason", err)
+	return nil, t.findAlone()
+}
+
+// findAlone looks for the token in a module that is not in use, and leaves it so.
+func (t *Token) findAlone() error {
+	if err := t.p11.Initialize(); err != nil && !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+		return fmt.Errorf("initializing it: %w", err)
+	}
+	defer t.p11.Finalize()
+	return safely(func() error {
+		_, _, err := t.cfg.findToken(t.p11)
+		return err
+	})
 }
 
 // login finds the token and logs in, unless a wrong PIN could lock it. A login is
@@ -108,7 +91,7 @@ func (c *connection) login() error {
 	t := c.token
 	switch err := t.p11.Initialize(); {
 	case err == nil:
-		c.oneAtATime = true // it was not crypto11's to initialize
+		c.oneAtATime = c.c11 != nil // crypto11 did not initialize it for us
 	case !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED):
 		return fmt.Errorf("initializing the module: %w", err)
 	}

@@ -12,7 +12,7 @@ import (
 // and then closed; nothing in it survives.
 type connection struct {
 	token   *Token
-	c11     *crypto11.Context
+	c11     *crypto11.Context // nil if it could not open the module
 	slot    uint
 	handles handles
 	copies  *copies
@@ -60,7 +60,9 @@ func (c *connection) givenUp() error {
 func (c *connection) close() {
 	// crypto11 closes its sessions and calls C_Finalize, which ends the
 	// workers' sessions too. Its Close never gives an error, but may panic.
-	_ = safely(c.c11.Close)
+	if c.c11 != nil {
+		_ = safely(c.c11.Close)
+	}
 	// An error says that this was the end of our binding's use, too.
 	_ = c.token.p11.Finalize()
 }

@@ -124,6 +124,9 @@ func (s *session) trySealingKey(make func() error) error {
 
 // makeAESKey goes without the session: crypto11 has one for itself.
 func (s *session) makeAESKey() error {
+	if s.c11 == nil {
+		return errors.New("crypto11, which makes the key, cannot open the module")
+	}
 	template, err := crypto11.NewAttributeSetWithIDAndLabel(newSealingID(), []byte(labelSealing))
 	if err != nil {
 		return err
