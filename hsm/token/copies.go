@@ -35,14 +35,14 @@ type copies struct {
 
 	// The keeper's own.
 	session  *session
-	kept     map[*object]*way
+	kept     map[*object]*sessionCopy
 	failures int // to copy, one after the other
 }
 
 // A condemned copy is one that must not be used any more and is still there.
 type condemned struct {
 	o    *object
-	copy *way
+	copy *sessionCopy
 }
 
 const (
@@ -61,7 +61,7 @@ const (
 )
 
 func newCopies(c *connection) *copies {
-	return &copies{c: c, wanted: make(chan *object, 64), wake: make(chan struct{}, 1), kept: make(map[*object]*way)}
+	return &copies{c: c, wanted: make(chan *object, 64), wake: make(chan struct{}, 1), kept: make(map[*object]*sessionCopy)}
 }
 
 // start opens the keeper's session and tries with the canary key whether copies
@@ -167,13 +167,13 @@ func (k *copies) forget(o *object) {
 }
 
 // giveUp is forget for one copy that does not work.
-func (k *copies) giveUp(o *object, w *way) {
+func (k *copies) giveUp(o *object, w *sessionCopy) {
 	if o.copy.CompareAndSwap(w, nil) {
 		k.condemn(o, w)
 	}
 }
 
-func (k *copies) condemn(o *object, w *way) {
+func (k *copies) condemn(o *object, w *sessionCopy) {
 	k.mu.Lock()
 	k.condemned = append(k.condemned, condemned{o, w})
 	k.mu.Unlock()
@@ -218,7 +218,7 @@ func (k *copies) copy(o *object) error {
 		return nil
 	}
 	forgets := o.forgets.Load()
-	handle, err := k.session.copyObject(o.key.handle, o.id[:])
+	handle, err := k.session.copyObject(o.handle, o.id[:])
 	if isCode(err, handleErrors...) {
 		return nil // whoever signs with the key next finds out why
 	}
@@ -229,7 +229,7 @@ func (k *copies) copy(o *object) error {
 		return nil
 	}
 	k.failures = 0
-	w := &way{handle: handle}
+	w := &sessionCopy{handle: handle}
 	k.kept[o] = w
 	o.used.Store(time.Now().UnixNano())
 	o.copy.Store(w)
@@ -290,7 +290,7 @@ func (k *copies) recheck() error {
 		return err
 	}
 	for o := range k.kept {
-		id, err := k.session.attribute(o.key.handle, pkcs11.CKA_ID)
+		id, err := k.session.attribute(o.handle, pkcs11.CKA_ID)
 		gone := isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)
 		if err != nil && !gone {
 			return err

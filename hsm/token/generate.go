@@ -247,7 +247,7 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 func (s *session) destroy(id []byte, known *object) error {
 	s.forgetHandle(id)
 	if known != nil && known.public != 0 {
-		err := s.destroyPair(id, []pkcs11.ObjectHandle{known.key.handle}, []pkcs11.ObjectHandle{known.public})
+		err := s.destroyPair(id, []pkcs11.ObjectHandle{known.handle}, []pkcs11.ObjectHandle{known.public})
 		if !isCode(err, handleErrors...) {
 			return err
 		}

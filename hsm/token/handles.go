@@ -36,34 +36,20 @@ type handles struct {
 // An object is one private key in the token.
 type object struct {
 	id     keyID
-	key    way
+	handle pkcs11.ObjectHandle
 	public pkcs11.ObjectHandle // of the public half, if the pair was made on this connection
 	twice  bool                // several objects have this CKA_ID: refuse them all
 	stale  atomic.Bool         // the handle was refused: find the object again
 
-	copy    atomic.Pointer[way] // the session copy; nil if there is none
-	using   sync.RWMutex        // held for reading while a signature is made with the copy
-	uses    atomic.Int64        // of the key itself, since its copy was forgotten
-	used    atomic.Int64        // when the copy was used last, in nanoseconds since 1970
-	forgets atomic.Int64        // how often the copy was forgotten
+	copy    atomic.Pointer[sessionCopy] // nil if there is none
+	using   sync.RWMutex                // held for reading while a signature is made with the copy
+	uses    atomic.Int64                // of the key itself, since its copy was forgotten
+	used    atomic.Int64                // when the copy was used last, in nanoseconds since 1970
+	forgets atomic.Int64                // how often the copy was forgotten
 }
 
-// A way is a handle by which a key can be signed with: its own, or its copy's.
-type way struct {
-	handle  pkcs11.ObjectHandle
-	checked atomic.Pointer[string] // the public key that a signature was verified with
-}
-
-// isChecked reports whether a signature was verified with public.
-func (w *way) isChecked(public []byte) bool {
-	p := w.checked.Load()
-	return p != nil && *p == string(public)
-}
-
-func (w *way) setChecked(public []byte) {
-	p := string(public)
-	w.checked.Store(&p)
-}
+// A sessionCopy is a copy of a private key that lives in the keeper's session.
+type sessionCopy struct{ handle pkcs11.ObjectHandle }
 
 func (h *handles) len() int {
 	h.mu.RLock()
@@ -82,7 +68,7 @@ func (h *handles) get(id []byte) *object {
 
 // put adds an object; public is 0 if it is not known.
 func (h *handles) put(id []byte, handle, public pkcs11.ObjectHandle) *object {
-	o := &object{id: keyID(id), key: way{handle: handle}, public: public}
+	o := &object{id: keyID(id), handle: handle, public: public}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.byID[keyID(id)] = o

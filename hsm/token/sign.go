@@ -45,8 +45,8 @@ func digestInfo(digest []byte) []byte {
 // A signed is a raw signature, and what made it.
 type signed struct {
 	raw []byte
-	by  *way
 	of  *object
+	by  *sessionCopy // nil: the key itself
 	on  *connection
 }
 
@@ -80,35 +80,24 @@ func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest [
 	return nil, fmt.Errorf("%w: the token's key with CKA_ID %x is not that of the recorded public key; its signatures were withheld", hsm.ErrNotFound, k.ID)
 }
 
-// check gives the signature that may leave. The first by each handle is verified,
-// and every RSA signature.
+// check gives the signature that may leave.
 func (made signed) check(k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
 	sig, err := mechanisms[alg].output(made.raw)
 	if err != nil {
 		return nil, fmt.Errorf("the token's signature for %x: %w", k.ID, err)
 	}
-	if isRSA(alg) || !made.by.isChecked(k.Public) {
-		if err := check(k, alg, digest, sig); err != nil {
-			return nil, err
-		}
-		made.by.setChecked(k.Public)
-	}
-	return sig, nil
+	return sig, check(k, alg, digest, sig)
 }
 
 // distrust takes what made a bad signature out of use, and asks whether the token
 // is well.
 func (t *Token) distrust(ctx context.Context, made signed) error {
-	if made.by == &made.of.key {
+	if made.by == nil {
 		made.of.stale.Store(true)
 	} else {
 		made.on.copies.giveUp(made.of, made.by)
 	}
 	return t.canary(ctx)
-}
-
-func isRSA(alg hsm.Algorithm) bool {
-	return alg == hsm.RSA_PSS_SHA_256 || alg == hsm.RSA_PKCS1_SHA_256
 }
 
 func check(k hsm.Key, alg hsm.Algorithm, digest, sig []byte) error {
@@ -130,8 +119,7 @@ func (s *session) signWith(id []byte, m mechanism, digest []byte) (signed, error
 	}
 	raw, by, err := s.signWithCopy(o, m, digest)
 	if by == nil {
-		by = &o.key
-		raw, err = s.signRaw(by.handle, m, digest)
+		raw, err = s.signRaw(o.handle, m, digest)
 		if isCode(err, handleErrors...) {
 			// Not "the key is gone": SoftHSM says the same when its files are. The
 			// canary tells the two apart, and a second try finds the key again.
@@ -141,32 +129,32 @@ func (s *session) signWith(id []byte, m mechanism, digest []byte) (signed, error
 			s.copies.used(o)
 		}
 	}
-	return signed{raw, by, o, s.connection}, err
+	return signed{raw, o, by, s.connection}, err
 }
 
 // handleErrors are the codes by which a token says that it knows no object by
 // this handle.
 var handleErrors = []pkcs11.Error{pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID}
 
-// signWithCopy signs with the session copy. It gives no way if there is none, or
-// if the token does not know it any more: then the key itself can be used.
-func (s *session) signWithCopy(o *object, m mechanism, digest []byte) ([]byte, *way, error) {
+// signWithCopy signs with the session copy. It gives none if there is none, or if
+// the token does not know it any more: then the key itself can be used.
+func (s *session) signWithCopy(o *object, m mechanism, digest []byte) ([]byte, *sessionCopy, error) {
 	o.using.RLock() // the keeper only tries to lock, so this never waits for a call
 	defer o.using.RUnlock()
-	w := o.copy.Load()
-	if w == nil {
+	c := o.copy.Load()
+	if c == nil {
 		return nil, nil, nil
 	}
-	raw, err := s.signRaw(w.handle, m, digest)
+	raw, err := s.signRaw(c.handle, m, digest)
 	if err != nil {
-		s.copies.giveUp(o, w)
+		s.copies.giveUp(o, c)
 		if isCode(err, handleErrors...) {
 			return nil, nil, nil
 		}
-		return nil, w, err
+		return nil, c, err
 	}
 	o.used.Store(time.Now().UnixNano())
-	return raw, w, nil
+	return raw, c, nil
 }
 
 func (s *session) signRaw(handle pkcs11.ObjectHandle, m mechanism, digest []byte) ([]byte, error) {

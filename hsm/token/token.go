@@ -317,7 +317,7 @@ func (t *Token) supervise(c *connection) {
 // The pause before connecting anew doubles from the first figure to the second.
 const (
 	firstPause   = 10 * time.Millisecond
-	longestPause = 250 * time.Millisecond
+	longestPause = 100 * time.Millisecond
 )
 
 // reconnect connects until it succeeds. It returns nil when there is no use in
