@@ -314,17 +314,23 @@ func (t *Token) supervise(c *connection) {
 	}
 }
 
-// The pause before connecting anew doubles from the first figure to the second.
+// The pause before connecting anew doubles from the first figure to the second, and
+// is the third after a while: SoftHSM rewrites a file of the token at each login.
 const (
 	firstPause   = 10 * time.Millisecond
 	longestPause = 100 * time.Millisecond
+	patientPause = 500 * time.Millisecond
+	patientAfter = 30 * time.Second
 )
 
 // reconnect connects until it succeeds. It returns nil when there is no use in
 // going on, with t.doneErr set.
 func (t *Token) reconnect() *connection {
-	said := ""
+	said, began := "", time.Now()
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		if time.Since(began) > patientAfter {
+			pause = patientPause
+		}
 		select {
 		case <-t.closing:
 			t.doneErr = errClosed
