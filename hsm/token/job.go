@@ -123,7 +123,7 @@ func run[T any](ctx context.Context, t *Token, q *queue, do func(*session) (T, e
 func runUnless[T any](ctx context.Context, t *Token, q *queue, refusal error, do func(*session) (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
-		return zero, err
+		return zero, waitError(err)
 	}
 	// The result travels in a channel and not in a shared variable: when the
 	// caller leaves early the worker may still write it.
