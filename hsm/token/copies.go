@@ -54,10 +54,6 @@ const (
 	givesUp = 3
 	// worthIt is how the time of a signature with a copy has to compare.
 	worthIt = 0.9
-	// idleFor is how long a copy must not have been used to make room for another
-	// one. If more keys than there is room for are in use at once, those that have
-	// a copy keep it: making one costs more than it saves.
-	idleFor = 10 * time.Second
 )
 
 func newCopies(c *connection) *copies {
@@ -250,7 +246,9 @@ func (k *copies) room() bool {
 			victim = o
 		}
 	}
-	if time.Since(time.Unix(0, victim.used.Load())) < idleFor {
+	// If more keys than there is room for are in use at once, those that have a
+	// copy keep it: making one costs more than it saves.
+	if time.Since(time.Unix(0, victim.used.Load())) < k.c.token.cfg.CopyIdle {
 		return false
 	}
 	k.forget(victim)

@@ -52,6 +52,10 @@ type Config struct {
 	// signing faster. Zero means 1024, less than zero none.
 	Copies int
 
+	// CopyIdle is how long a session copy must not have been used to make room for
+	// another. Zero means 10 s.
+	CopyIdle time.Duration
+
 	// UserType is who logs in: a CK_USER_TYPE. Zero means CKU_USER; 0x80000001 is
 	// the crypto user of some vendors.
 	UserType uint
@@ -104,6 +108,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.Sessions = cmp.Or(c.Sessions, runtime.NumCPU())
 	c.Queue = cmp.Or(c.Queue, 1024)
 	c.Copies = cmp.Or(c.Copies, 1024)
+	c.CopyIdle = cmp.Or(c.CopyIdle, 10*time.Second)
 	c.WatchEvery = cmp.Or(c.WatchEvery, 5*time.Second)
 	c.HangAfter = cmp.Or(c.HangAfter, 30*time.Second)
 	c.RecheckEvery = cmp.Or(c.RecheckEvery, 30*time.Second)
