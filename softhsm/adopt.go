@@ -35,7 +35,7 @@ func FilesOf(module, guarded string) (Files, bool, error) {
 	path := configurationPath()
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return Files{}, false, fmt.Errorf("SoftHSM's configuration: %w: name another file in SOFTHSM2_CONF, or let this user read this one", err)
+		return Files{}, false, fmt.Errorf("SoftHSM's configuration: %w: name another file in token.softhsm_conf or SOFTHSM2_CONF, or let this user read this one", err)
 	}
 	c := parseConfiguration(string(text))
 	if c["objectstore.backend"] != "file" {
@@ -48,7 +48,7 @@ func FilesOf(module, guarded string) (Files, bool, error) {
 	if _, err := os.Stat(tokens); err != nil {
 		return Files{}, false, fmt.Errorf("the directory of tokens that SoftHSM's configuration %s names: %w", path, err)
 	}
-	return Files{tokens, guarded}, true, nil
+	return Files{path, tokens, guarded}, true, nil
 }
 
 // isSoftHSM goes by the file's name, or by that of what it is a link to: what the
@@ -81,6 +81,18 @@ func configurationPath() string {
 		}
 	}
 	return "/etc/softhsm/softhsm2.conf"
+}
+
+// Retarget gives the text of a configuration with its tokens in another directory,
+// and all else as it is.
+func Retarget(text, tokens string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(text) {
+		if name, _, _ := strings.Cut(line, "="); strings.TrimSpace(name) != "directories.tokendir" {
+			kept.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+		}
+	}
+	return kept.String() + "directories.tokendir = " + tokens + "\n"
 }
 
 // parseConfiguration reads what SoftHSM's own reader does: name = value, up to a

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/token"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
@@ -97,6 +98,67 @@ func TestAdopt(t *testing.T) {
 	}
 	if err := use(t, module, guarded); err == nil {
 		t.Error("a token was used whose token.object is empty, without a copy")
+	}
+}
+
+// TestToken tells the tokens in one directory from each other, by what SoftHSM
+// itself shows of them, whether or not a login is rewriting their files.
+func TestToken(t *testing.T) {
+	module, guarded, object := foreign(t)
+	if err := errors.Join(token.Init(module, "other", "12345678", foreignPIN), use(t, module, guarded)); err != nil {
+		t.Fatal(err)
+	}
+	files, ok, err := softhsm.FilesOf(module, guarded)
+	if err != nil || !ok || files.Configuration != os.Getenv("SOFTHSM2_CONF") {
+		t.Fatalf("%+v, %v, %v", files, ok, err)
+	}
+	var serial string
+	err = token.Look(token.Config{Module: module, Label: "bank", PIN: foreignPIN}, func(i hsm.Inspector) error {
+		s, err := i.Survey(t.Context())
+		serial = s.Token.Serial
+		return err
+	})
+	if err != nil || serial == "" {
+		t.Fatalf("%q, %v", serial, err)
+	}
+	find := func(what string) {
+		t.Helper()
+		for _, by := range [][2]string{{"bank", ""}, {"", serial}} {
+			if dir, err := files.Token(by[0], by[1]); err != nil || dir != filepath.Dir(object) {
+				t.Errorf("%s: token %q is in %s, %v; want %s", what, by, dir, err, filepath.Dir(object))
+			}
+		}
+	}
+	find("whole")
+	whole, err := os.ReadFile(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range damages {
+		if err := errors.Join(os.WriteFile(object, whole, 0o600), damage(object)); err != nil {
+			t.Fatal(err)
+		}
+		find(name)
+	}
+	other, err := files.Token("other", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(other+"-again", os.DirFS(other)); err != nil {
+		t.Fatal(err)
+	}
+	for _, by := range [][2]string{{"other", ""}, {"third", ""}, {"", "bank"}, {"", serial[1:]}} {
+		if dir, err := files.Token(by[0], by[1]); err == nil {
+			t.Errorf("token %q is in %s", by, dir)
+		}
+	}
+}
+
+// TestRetarget changes where the tokens are, and nothing else.
+func TestRetarget(t *testing.T) {
+	got := softhsm.Retarget("# ours\n directories.tokendir= /a # here\nobjectstore.backend = file\ndirectories.tokendir = /b\n#directories.tokendir = /c\nlog.level = INFO", "/new")
+	if want := "# ours\nobjectstore.backend = file\n#directories.tokendir = /c\nlog.level = INFO\ndirectories.tokendir = /new\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

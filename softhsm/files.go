@@ -13,13 +13,38 @@ import (
 // Files are where SoftHSM keeps its tokens, each in a directory of its own, and
 // where the copies are kept that bring back what a kill destroys.
 type Files struct {
-	Tokens  string // directories.tokendir
-	Guarded string // ours
+	Configuration string // SoftHSM's own
+	Tokens        string // directories.tokendir
+	Guarded       string // ours
 }
 
 // FilesIn gives the files of the token that Open makes in dir.
 func FilesIn(dir string) Files {
-	return Files{filepath.Join(dir, tokensDir), filepath.Join(dir, guardedDir)}
+	return Files{filepath.Join(dir, confFile), filepath.Join(dir, tokensDir), filepath.Join(dir, guardedDir)}
+}
+
+// Token gives the directory of the one token with a label or, if that is empty, a
+// serial number.
+func (f Files) Token(label, serial string) (dir string, err error) {
+	found := 0
+	err = f.eachToken(func(t tokenFiles) error {
+		content, err := os.ReadFile(t.object)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil // another's
+		}
+		if !isWhole(content) { // during a login, or since a kill
+			content, err = t.copy()
+		}
+		if label != "" && text(content, tokenLabel) == label || label == "" && text(content, tokenSerial) == serial {
+			dir = filepath.Dir(t.object)
+			found++
+		}
+		return err
+	})
+	if err == nil && found != 1 {
+		err = fmt.Errorf("in %s there are %d tokens with label %q, serial number %q", f.Tokens, found, label, serial)
+	}
+	return dir, err
 }
 
 // Flush brings the token's files to stable storage. SoftHSM never does: a key

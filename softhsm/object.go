@@ -1,6 +1,9 @@
 package softhsm
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"strings"
+)
 
 // The kinds of values in an object's file.
 const (
@@ -9,6 +12,12 @@ const (
 	kindBytes
 	kindTemplate // its size in bytes, then attributes
 	kindMechanisms
+)
+
+// The attributes of a token.object that say which token it is.
+const (
+	tokenLabel  = 0x80005349 // CKA_OS_TOKENLABEL
+	tokenSerial = 0x8000534a // CKA_OS_TOKENSERIAL
 )
 
 // wordSize is that of every number in an object's file, big-endian.
@@ -25,6 +34,22 @@ func isWhole(content []byte) bool {
 		rest, whole = skipAttribute(rest)
 	}
 	return whole
+}
+
+// text gives the value of one of a whole file's attributes, without the spaces that
+// it is filled up with; empty if there is none.
+func text(content []byte, attribute uint64) string {
+	rest, ok := skip(content, wordSize)
+	for ok && len(rest) > 0 {
+		is, value, _ := number(rest)
+		kind, value, _ := number(value)
+		size, value, known := number(value)
+		if is == attribute && kind == kindBytes && known && size <= uint64(len(value)) {
+			return strings.TrimRight(string(value[:size]), " ")
+		}
+		rest, ok = skipAttribute(rest)
+	}
+	return ""
 }
 
 func skipAttribute(b []byte) (rest []byte, ok bool) {

@@ -8,6 +8,8 @@
 // (9 of 60 kills on ext4), does not: a flushed copy is put back. [Adopt] gives
 // the same guard to tokens that somebody else made.
 //
+// [Files.Token] and [Retarget] are for moving a token elsewhere.
+//
 // SoftHSM reads its configuration's path from the environment, so a process can
 // use one directory only: see [Token.Setenv].
 package softhsm
