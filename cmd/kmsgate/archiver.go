@@ -85,7 +85,7 @@ func (a archiver) write(ctx context.Context, to io.Writer, b gateway.Backup, sou
 		return err
 	}
 	for _, s := range sources {
-		content, err := readSettled(ctx, s.path)
+		content, err := s.read(ctx)
 		if err != nil {
 			return err
 		}
@@ -118,6 +118,14 @@ func (a archiver) finish(ctx context.Context, w *archive.Writer, b gateway.Backu
 		Instance: fmt.Sprintf("instance %s in region %s of account %s", is.ID, is.Region, is.Account),
 	}
 	return w.Close(m, func(digest []byte) ([]byte, error) { return a.keys.Sign(ctx, key, auditAlgorithm(key), digest) })
+}
+
+// read gives what belongs in the archive.
+func (s source) read(ctx context.Context) ([]byte, error) {
+	if s.path == "" {
+		return s.content, nil
+	}
+	return readSettled(ctx, s.path)
 }
 
 // readSettled reads a file until it reads the same twice: SoftHSM rewrites

@@ -28,8 +28,8 @@ func backupCommand(d dialer) *cobra.Command {
 		Short: "Write an encrypted backup of a gateway, whether it runs or not",
 		Long: `Write an encrypted backup of a gateway, whether it runs or not: the database with
 the sealed keys, the configuration, the CA that init has made, the head of the
-audit log and, of a SoftHSM in token.softhsm, the token with its PIN. It is of one
-moment: while it is made no key pair is made or destroyed. Signing goes on.
+audit log and, if it is of SoftHSM, the token with its PIN. It is of one moment: while
+it is made no key pair is made or destroyed. Signing goes on.
 
 Not in it are the token of an HSM and its PIN, a certificate of your own, and the
 audit log itself. docs/backup.md has a drill.
@@ -157,28 +157,59 @@ const (
 	archivedCAKey    = "ca-key.pem"
 	archivedAuditKey = "audit-public-key.pem"
 	archivedToken    = "softhsm"
+
+	// Of a SoftHSM that the operator has configured.
+	archivedTokens      = archivedToken + "/tokens"
+	archivedSoftHSMConf = archivedToken + "/softhsm2.conf"
+	archivedPIN         = "pin"
 )
 
-// A source is a file for an archive.
-type source struct{ name, path string }
+// A source is what an archive has a file of.
+type source struct {
+	name    string
+	path    string // of the file; or
+	content []byte // of what is none here
+}
 
 // sources are the files of an instance but for the database and the
 // configuration.
 func (i *instance) sources() ([]source, error) {
-	all := []source{{archivedAuditKey, auditPublicKeyFile(i.config)}}
+	all := []source{{name: archivedAuditKey, path: auditPublicKeyFile(i.config)}}
 	if t := i.config.TLS; t.Certificate == "" {
-		all = append(all, source{archivedCA, t.CAFile}, source{archivedCAKey, t.CAKeyFile})
+		all = append(all, source{name: archivedCA, path: t.CAFile}, source{name: archivedCAKey, path: t.CAKeyFile})
 	}
-	if dir := i.config.Token.SoftHSM; dir != "" {
-		token, err := filesUnder(dir)
-		return append(all, token...), err
-	}
-	return all, nil
+	token, err := i.tokenSources()
+	return append(all, token...), err
 }
 
-// filesUnder lists a token's files. SoftHSM's configuration is written at every
-// start, and what ends with .new is being written.
-func filesUnder(dir string) (all []source, err error) {
+// tokenSources are those of a token that is in files. Of a SoftHSM that the operator
+// has configured they are the one token, which may be among others', its
+// configuration, and the PIN, which is in no file if a variable has it.
+func (i *instance) tokenSources() ([]source, error) {
+	t := i.config.Token
+	if t.SoftHSM != "" {
+		return filesUnder(t.SoftHSM, archivedToken)
+	}
+	files, ok, err := softFiles(i.config)
+	if err != nil || !ok {
+		return nil, err
+	}
+	dir, err := files.Token(t.Label, t.Serial)
+	if err != nil {
+		return nil, err
+	}
+	pin, err := i.config.PIN()
+	if err != nil {
+		return nil, fmt.Errorf("the token's PIN: %w", err)
+	}
+	token, err := filesUnder(dir, archivedTokens+"/"+filepath.Base(dir))
+	return append(token, source{name: archivedSoftHSMConf, path: files.Configuration}, source{name: archivedPIN, content: []byte(pin + "\n")}), err
+}
+
+// filesUnder lists a token's files, as they are called under name in an archive. Of
+// one in token.softhsm SoftHSM's configuration is written at every start; what ends
+// with .new is being written.
+func filesUnder(dir, name string) (all []source, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if filepath.Ext(path) == ".new" || d != nil && d.Name() == "softhsm2.conf" {
 			return nil
@@ -190,7 +221,7 @@ func filesUnder(dir string) (all []source, err error) {
 			return fmt.Errorf("%s is not a regular file, as all of a token's are", path)
 		}
 		rest, err := filepath.Rel(dir, path)
-		all = append(all, source{archivedToken + "/" + filepath.ToSlash(rest), path})
+		all = append(all, source{name: name + "/" + filepath.ToSlash(rest), path: path})
 		return err
 	})
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/softhsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -45,8 +46,9 @@ unsealed, the instance is there, and DIR/kmsgate.yaml is its configuration: the
 one that was saved, with the instance's own files in DIR. On any error DIR is as it
 was.
 
-A backup of an instance with an HSM is restored beside that HSM, with the module,
-the label and the file of the PIN that the configuration names.
+A SoftHSM token and its PIN are restored into DIR, too. A backup of an instance with
+an HSM is restored beside that HSM, with the module, the label and the file of the PIN
+that the configuration names.
 
 The audit log goes on behind the head that the backup has, and says so. If you
 still have the log, copy its files to DIR/audit.log and DIR/audit.log.* before: then
@@ -112,7 +114,10 @@ func (r *restore) restore(cmd *cobra.Command, in io.Reader, trusted audit.Public
 	if err != nil {
 		return nil, fmt.Errorf("the saved configuration: %w", err)
 	}
-	staged := moved(saved, r.dir, r.staging(""))
+	staged, err := r.moved(saved, r.staging(""))
+	if err != nil {
+		return nil, err
+	}
 	if logs, err := audit.Files(filepath.Join(r.dir, "audit.log")); err != nil || len(logs) > 0 {
 		staged.Audit.File = filepath.Join(r.dir, "audit.log") // the operator's own
 	}
@@ -121,24 +126,36 @@ func (r *restore) restore(cmd *cobra.Command, in io.Reader, trusted audit.Public
 	if err := errors.Join(err, i.close()); err != nil {
 		return nil, err
 	}
-	final := moved(saved, r.dir, r.dir)
+	final, err := r.moved(saved, r.dir)
+	if err != nil {
+		return nil, err
+	}
 	return final, r.place(final)
 }
 
-// moved gives a configuration with the instance's own files in another place, and
-// all else as it was.
-func moved(saved *config.Config, dir, files string) *config.Config {
+// moved gives a configuration with the instance's own files in dir, and all else as
+// it was; what was extracted of SoftHSM's says so, too.
+func (r *restore) moved(saved *config.Config, dir string) (*config.Config, error) {
 	c := *saved
-	in := func(name string) string { return filepath.Join(files, name) }
+	in := func(name string) string { return filepath.Join(dir, name) }
 	c.Directory, c.Store.File, c.Audit.File = dir, in(archivedDatabase), in("audit.log")
-	c.Admin.Socket = socketIn(dir)
+	c.Admin.Socket = socketIn(r.dir)
 	if c.TLS.Certificate == "" {
 		c.TLS.CAFile, c.TLS.CAKeyFile = in(archivedCA), in(archivedCAKey)
 	}
 	if c.Token.SoftHSM != "" {
 		c.Token.SoftHSM = in(archivedToken)
+		return &c, nil
 	}
-	return &c
+	text, err := os.ReadFile(r.staging(archivedSoftHSMConf))
+	if errors.Is(err, fs.ErrNotExist) {
+		return &c, nil // the token is an HSM's
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.Token.SoftHSMConf, c.Token.PINFile, c.Token.PINEnv = in(archivedSoftHSMConf), in(archivedPIN), ""
+	return &c, writeFile(r.staging(archivedSoftHSMConf), []byte(softhsm.Retarget(string(text), in(archivedTokens))), 0o600)
 }
 
 // auditHead gives the head that the manifest names, which the key has signed that
@@ -277,6 +294,9 @@ func (r *restore) report(cmd *cobra.Command, c *config.Config) {
 	fmt.Fprintf(out, "Restored in %s: %s, as it was at %s.\n", r.dir, plain(r.manifest.Instance), r.manifest.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
 	fmt.Fprintf(out, "Keys that have signed: %d, with %d versions. Access keys unsealed: %d. The audit log goes on behind line %d.\n",
 		r.proof.Keys, r.proof.Versions, r.proof.AccessKeys, r.head.Seq)
+	if c.Token.SoftHSMConf == filepath.Join(r.dir, archivedSoftHSMConf) {
+		fmt.Fprintf(out, "The SoftHSM token is in %s, its user PIN in %s: the configuration names them.\n", filepath.Join(r.dir, archivedToken), c.Token.PINFile)
+	}
 	if r.publicKey == "" {
 		fmt.Fprintln(out, "That it is your instance's was not checked: that takes --audit-public-key.")
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -14,10 +15,22 @@ import (
 // destroys, if the token is SoftHSM's and somebody else made it.
 func guardedDir(c *config.Config) string { return filepath.Join(c.Directory, "guarded") }
 
+// pointSoftHSM points SoftHSM, and what reads its files here, at the configuration
+// that ours names. C's environment must not change while the module may read it.
+func pointSoftHSM(t config.Token) error {
+	if t.SoftHSMConf == "" || t.SoftHSMConf == os.Getenv("SOFTHSM2_CONF") {
+		return nil
+	}
+	return os.Setenv("SOFTHSM2_CONF", t.SoftHSMConf)
+}
+
 // softFiles gives the files of the token if it is SoftHSM's.
 func softFiles(c *config.Config) (softhsm.Files, bool, error) {
 	if c.Token.SoftHSM != "" {
 		return softhsm.FilesIn(c.Token.SoftHSM), true, nil
+	}
+	if err := pointSoftHSM(c.Token); err != nil {
+		return softhsm.Files{}, false, err
 	}
 	return softhsm.FilesOf(c.Token.Module, guardedDir(c))
 }
@@ -30,6 +43,9 @@ func (i *instance) adopt(cfg *token.Config) error {
 		return err
 	}
 	cfg.PIN = token.PIN(pin)
+	if err := pointSoftHSM(i.config.Token); err != nil {
+		return err
+	}
 	soft, err := softhsm.Adopt(cfg.Module, guardedDir(i.config))
 	if soft != nil {
 		cfg.BeforeLogin, cfg.AfterChange = soft.Guard, soft.Flush

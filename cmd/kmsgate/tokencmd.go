@@ -85,6 +85,9 @@ func (a *admin) look(cmd *cobra.Command, t task, args []string, where config.Tok
 	if err != nil {
 		return fmt.Errorf("the token's PIN: %w", err)
 	}
+	if err := pointSoftHSM(where); err != nil {
+		return err
+	}
 	cfg := token.Config{
 		Module: where.Module, Label: where.Label, Serial: where.Serial, PIN: token.PIN(pin), UserType: where.UserTypeNumber(),
 		Logger: newLogger(cmd.ErrOrStderr(), config.Log{Level: "warn"}),

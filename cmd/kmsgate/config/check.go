@@ -29,6 +29,9 @@ func (c *Config) Check() error {
 		if _, err := c.PIN(); err != nil {
 			l.wrong(c.pinField(), "%v", err)
 		}
+		if c.Token.SoftHSMConf != "" {
+			l.regular("token.softhsm_conf", c.Token.SoftHSMConf)
+		}
 	}
 	if c.TLS.Certificate != "" {
 		l.keyPair(c.TLS, time.Now())

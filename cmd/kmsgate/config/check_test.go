@@ -80,6 +80,8 @@ func TestCheck(t *testing.T) {
 		{"no directory of the store", func(c *Config, dir string) { c.Store.File = dir + "/none/db" }, []string{"store.file: stat"}},
 		{"no module", func(c *Config, dir string) { c.Token.Module = dir + "/none" }, []string{"token.module: stat"}},
 		{"a directory for a module", func(c *Config, dir string) { c.Token.Module = dir }, []string{"token.module: open %s: is not a regular file"}},
+		{"SoftHSM's configuration", func(c *Config, dir string) { c.Token.SoftHSMConf = dir + "/module.so" }, nil},
+		{"no configuration of SoftHSM", func(c *Config, dir string) { c.Token.SoftHSMConf = dir + "/none" }, []string{"token.softhsm_conf: stat"}},
 		{"no PIN", func(c *Config, dir string) { c.Token.PINFile = dir + "/none" }, []string{"token.pin_file: open"}},
 		{"public PIN", func(c *Config, dir string) { chmod(t, dir+"/pin", 0o640) }, []string{"token.pin_file: %s/pin can be used by group or others: chmod 600 %s/pin"}},
 		{"no PIN variable", func(c *Config, dir string) { c.Token.PINFile, c.Token.PINEnv = "", "KMSGATE_NONE" }, []string{"token.pin_env: the environment variable KMSGATE_NONE is not set"}},

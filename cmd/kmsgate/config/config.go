@@ -58,6 +58,10 @@ type Token struct {
 	UserType string `yaml:"user_type" oneof:"user crypto_user"` // whose PIN it is
 	Sessions int    `yaml:"sessions"`                           // signatures at once; 0: one for each core
 
+	// SoftHSMConf is SoftHSM's own configuration, if Module is SoftHSM; empty: the
+	// one that SoftHSM finds by itself.
+	SoftHSMConf string `yaml:"softhsm_conf" is:"path"`
+
 	// SoftHSM is the directory of a SoftHSM token of the gateway's own, made if
 	// it is missing, for trials. None of the above goes with it.
 	SoftHSM string `yaml:"softhsm" is:"path"`

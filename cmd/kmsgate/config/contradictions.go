@@ -65,6 +65,7 @@ func (l *ledger) softHSM(t Token) {
 		{"token.pin_env", t.PINEnv != ""},
 		{"token.user_type", t.UserType != ""},
 		{"token.sessions", t.Sessions != 0},
+		{"token.softhsm_conf", t.SoftHSMConf != ""},
 	} {
 		if f.given {
 			l.wrong(f.field, "does not go with token.softhsm, whose token is the gateway's own: remove one of them")
@@ -136,6 +137,7 @@ func (l *ledger) files(c *Config) {
 	taken := map[string]string{}
 	for _, f := range append(c.written(),
 		[2]string{"token.pin_file", c.Token.PINFile},
+		[2]string{"token.softhsm_conf", c.Token.SoftHSMConf},
 		[2]string{"tls.certificate", c.TLS.Certificate}) {
 		if f[1] == "" {
 			continue

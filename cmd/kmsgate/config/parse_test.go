@@ -203,6 +203,7 @@ func TestMistakes(t *testing.T) {
 		{instead(module, "softhsm: a\n  pin_env: B"), "line 7: token.pin_env: does not go with token.softhsm"},
 		{instead(module, "softhsm: a\n  user_type: user"), "line 7: token.user_type: does not go with token.softhsm"},
 		{instead(module, "softhsm: a\n  sessions: 2"), "line 7: token.sessions: does not go with token.softhsm"},
+		{instead(module, "softhsm: a\n  softhsm_conf: b"), "line 7: token.softhsm_conf: does not go with token.softhsm"},
 		{minimal + "tls: {certificate: c, key: k, ca_file: a}", "line 9: tls.ca_file: does not go with tls.certificate"},
 		{minimal + "tls: {certificate: c, key: k, ca_key_file: a}", "line 9: tls.ca_key_file: does not go with tls.certificate"},
 		{minimal + "tls: {certificate: c, key: k, names: [a]}", "line 9: tls.names: does not go with tls.certificate"},
@@ -210,6 +211,7 @@ func TestMistakes(t *testing.T) {
 		{minimal + "metrics: {listen: 127.0.0.1:443}", "line 9: metrics.listen: is the address of listeners[0].address already"},
 		{minimal + "store: {file: audit.log}", "line 9: store.file: is the same file as audit.file"},
 		{minimal + "store: {file: a}\naudit: {file: a}", "line 10: audit.file: is the same file as store.file"},
+		{instead(module, module+"\n  softhsm_conf: kmsgate.db"), "line 7: token.softhsm_conf: is the same file as store.file"},
 		{minimal + "store: {file: ./x/../pin}", "line 9: store.file: is the same file as token.pin_file"},
 	} {
 		c, err := Parse([]byte(test.content), "/etc/kmsgate")
@@ -246,7 +248,7 @@ admin: {socket: /s, uids: [1]}
 	}
 	_, err := Load(path)
 	want := fmt.Sprintf(`the configuration %s cannot be used:
-line 1: token: must be a section: module, label, serial, pin_file, pin_env, user_type, sessions, softhsm
+line 1: token: must be a section: module, label, serial, pin_file, pin_env, user_type, sessions, softhsm_conf, softhsm
 line 2: instance.region: is missing: must be a region's id, as cn-hangzhou
 line 3: instance.id: must be a text: put the value in quotes
 line 4: instance.account: must be a text: put the value in quotes
