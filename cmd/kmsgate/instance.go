@@ -183,7 +183,7 @@ func (i *instance) gatewayConfig(log *audit.Log) gateway.Config {
 			InAll: float64(c.Quotas.Unauthenticated.Lines), InAllPerMinute: float64(c.Quotas.Unauthenticated.PerMinute),
 		},
 		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases, MinVersionInterval: interval,
-		Spare: i.mode.serves, EchoStringToSign: i.mode.dev,
+		Spare: i.mode.serves && !i.token.Stats().OneAtATime, EchoStringToSign: i.mode.dev,
 	}
 	if i.ca != nil {
 		g.CACertificate = i.ca.certificate()

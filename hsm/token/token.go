@@ -261,6 +261,10 @@ type Stats struct {
 	Losses    int64 // of the connection, since Open
 	Waiting   int64 // callers who wait for the token to do something
 	Copies    bool  // keys that are used often are signed with through session copies
+
+	// OneAtATime: the module takes one call at a time, so one that takes long
+	// holds up all others.
+	OneAtATime bool
 }
 
 // Stats gives the figures of this moment.
@@ -271,6 +275,8 @@ func (t *Token) Stats() Stats {
 		Losses:    t.losses.Load(),
 		Waiting:   t.jobs.callers.Load() + t.changes.callers.Load() + t.slowChanges.callers.Load(),
 		Copies:    c != nil && c.copies.on.Load(),
+
+		OneAtATime: c != nil && c.oneAtATime,
 	}
 }
 
