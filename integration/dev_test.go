@@ -517,7 +517,7 @@ func TestTokenLost(t *testing.T) {
 	unavailable("CreateKey", err)
 	_, _, _, err = c.sign(g.Env["KMSGATE_KEY_EC_SM2"], g.Env["KMSGATE_KEYVERSION_EC_SM2"], hsm.SM2DSA, digest)
 	unavailable("AsymmetricSign with a software key", err)
-	worksWithoutToken(t, g, sig, digest)
+	worksWithoutToken(t, g.Env, sig, digest)
 	if err := os.Rename(dir+"/away", dir+"/softhsm/tokens"); err != nil {
 		t.Fatal(err)
 	}

@@ -148,23 +148,29 @@ func (l *load) bad() string {
 }
 
 // TestTokenHangs has every call of the token hang for longer than callers wait.
-// They leave when their time is over; what does not need the token goes on; who
-// asks is told; and when the token goes on, so does everything.
 func TestTokenHangs(t *testing.T) {
 	g, f := startOnFaults(t)
-	client, err := devgateway.SDK(g.Env)
+	hangs(t, g.Env, func() { f.Hang("C_SignInit", rig.Always) }, f.Release)
+}
+
+// hangs has a token hang for five seconds. Callers leave when their time is over;
+// what does not need the token goes on; who asks is told; and when the token goes
+// on, so does everything.
+func hangs(t *testing.T, env map[string]string, hang, release func()) {
+	t.Helper()
+	client, err := devgateway.SDK(env)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := newSDK{client}
-	keyId, versionId := g.Env["KMSGATE_KEY_EC_P256"], g.Env["KMSGATE_KEYVERSION_EC_P256"]
+	keyId, versionId := env["KMSGATE_KEY_EC_P256"], env["KMSGATE_KEYVERSION_EC_P256"]
 	digest := make([]byte, hsm.DigestSize)
 	_, _, sig, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const callers = 32
-	f.Hang("C_SignInit", rig.Always)
+	hang()
 	began := time.Now()
 	type outcome struct {
 		err  error
@@ -172,7 +178,7 @@ func TestTokenHangs(t *testing.T) {
 	}
 	left := make(chan outcome, callers)
 	for range callers {
-		caller, err := devgateway.SDK(g.Env)
+		caller, err := devgateway.SDK(env)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +188,7 @@ func TestTokenHangs(t *testing.T) {
 			left <- outcome{err, time.Since(began)}
 		}()
 	}
-	worksWithoutToken(t, g, sig, digest)
+	worksWithoutToken(t, env, sig, digest)
 	for range callers {
 		o := <-left
 		if o.err == nil {
@@ -194,30 +200,30 @@ func TestTokenHangs(t *testing.T) {
 			t.Errorf("a caller left after %v, want 2.5 s", o.took)
 		}
 	}
-	worksWithoutToken(t, g, sig, digest)
+	worksWithoutToken(t, env, sig, digest)
 	waitFor(t, "five seconds to be over", func() bool { return time.Since(began) > 5*time.Second })
-	f.Release()
+	release()
 	released := time.Now()
 	if _, _, _, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest); err != nil {
 		t.Errorf("after the token went on: %v", err)
 	}
 	t.Logf("a signature %v after the token went on", time.Since(released).Round(time.Millisecond))
 	waitFor(t, "readiness", func() bool {
-		status, _ := observe(t, g.Env, "/ready")
+		status, _ := observe(t, env, "/ready")
 		return status == 200
 	})
 }
 
 // worksWithoutToken asks for all that needs no token, and for what supervisors
 // ask: it runs, and is not ready, and says why.
-func worksWithoutToken(t *testing.T, g *devgateway.Gateway, sig, digest []byte) {
+func worksWithoutToken(t *testing.T, env map[string]string, sig, digest []byte) {
 	t.Helper()
-	client, err := devgateway.SDK(g.Env)
+	client, err := devgateway.SDK(env)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := newSDK{client}
-	keyId, versionId := g.Env["KMSGATE_KEY_EC_P256"], g.Env["KMSGATE_KEYVERSION_EC_P256"]
+	keyId, versionId := env["KMSGATE_KEY_EC_P256"], env["KMSGATE_KEYVERSION_EC_P256"]
 	if ok, err := c.verify(keyId, versionId, hsm.ECDSA_SHA_256, digest, sig); err != nil || !ok {
 		t.Errorf("AsymmetricVerify: %v, %v", ok, err)
 	}
@@ -228,10 +234,10 @@ func worksWithoutToken(t *testing.T, g *devgateway.Gateway, sig, digest []byte) 
 	if err := errors.Join(keyErr, describeErr, listErr, updateErr); err != nil {
 		t.Errorf("without a token: %v", err)
 	}
-	if status, body := observe(t, g.Env, "/live"); status != 200 {
+	if status, body := observe(t, env, "/live"); status != 200 {
 		t.Errorf("/live: %d %s", status, body)
 	}
-	if status, body := observe(t, g.Env, "/ready"); status != 503 || !strings.Contains(body, "token") {
+	if status, body := observe(t, env, "/ready"); status != 503 || !strings.Contains(body, "token") {
 		t.Errorf("/ready: %d %s", status, body)
 	}
 }

@@ -97,6 +97,7 @@ func testOtherToken(t *testing.T, tok anotherToken) {
 	administer(t, env, "audit", "head")
 	if tok.remote != nil {
 		killUnderLoad(t, env, tok.remote)
+		hangs(t, env, tok.remote.Stop, tok.remote.Continue)
 	}
 }
 
