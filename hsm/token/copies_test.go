@@ -115,6 +115,30 @@ func TestMoreKeysThanCopies(t *testing.T) {
 	waitFor(t, "copies to go", func() bool { return countCopies(t, soft.Module) == 0 })
 }
 
+// TestCopiesMakeRoom signs with more keys than there is room for copies, one after the
+// other: what was not used for a while gives way, and its key signs on.
+func TestCopiesMakeRoom(t *testing.T) {
+	f, cfg := newFaulty(t)
+	cfg.Copies, cfg.CopyIdle = 2, time.Millisecond
+	tok := open(t, cfg)
+	var keys []hsm.Key
+	for range 5 {
+		keys = append(keys, generate(t, tok, hsm.EC_P256))
+	}
+	for range 3 {
+		for _, key := range keys {
+			copied := f.Calls("C_CopyObject")
+			signUntil(t, tok, key, "it has a copy", func() bool { return f.Calls("C_CopyObject") > copied })
+			waitFor(t, "two copies at most", func() bool { return countCopies(t, f.Module) <= 2 })
+			expectSigns(t, tok, key)
+		}
+	}
+	if n := tok.Stats().Losses; n != 0 {
+		t.Errorf("the connection was given up %d times", n)
+	}
+	expectKept(t, f, tok, cfg, keys...)
+}
+
 // TestWithoutCopies has a configuration without them.
 func TestWithoutCopies(t *testing.T) {
 	soft, _ := newSoftHSM(t)

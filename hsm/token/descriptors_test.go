@@ -13,12 +13,20 @@ import (
 
 // TestNoDescriptors leaves the process no file descriptor. One signature that is
 // tried then ends SoftHSM's token in this process, until it is initialized again.
+// Session copies need no files, but the keys that they are of do.
 func TestNoDescriptors(t *testing.T) {
+	for name, copies := range map[string]int{"copies": 0, "no copies": -1} {
+		t.Run(name, func(t *testing.T) { testNoDescriptors(t, copies) })
+	}
+}
+
+func testNoDescriptors(t *testing.T, copies int) {
 	soft, _ := newSoftHSM(t)
 	var losses atomic.Int32
 	cfg := config(soft)
 	cfg.OnLoss = func() { losses.Add(1) }
-	cfg.Copies = -1 // session copies need no files
+	cfg.Copies = copies
+	cfg.WatchEvery, cfg.RecheckEvery = 50*time.Millisecond, 50*time.Millisecond
 	tok := open(t, cfg)
 	l := startLoad(t, tok, generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048))
 	for range 3 {

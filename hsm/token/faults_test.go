@@ -130,30 +130,35 @@ func TestLosses(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	l := startLoad(t, tok, generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048))
-	fail := func(code uint) func() { return func() { f.Fail("C_Sign", code, 3) } }
+	fail := func(function string, code uint) func() { return func() { f.Fail(function, code, 3) } }
+	and := func(first, second func()) func() { return func() { first(); second() } }
 	for _, fault := range []struct {
-		name   string
-		inject func()
+		name     string
+		function string // that fails, if there is one
+		inject   func()
+		lost     bool // the connection, each time; what fails thrice may hit three that have a good second try
 	}{
-		{"sessions closed", f.CloseSessions},
-		{"login lost", f.Logout},
-		{"module reinitialized", f.Reinitialize},
-		{"device error", fail(pkcs11.CKR_DEVICE_ERROR)},
-		{"general error", fail(pkcs11.CKR_GENERAL_ERROR)},
-		{"function failed", fail(pkcs11.CKR_FUNCTION_FAILED)},
-		{"token not recognized", fail(pkcs11.CKR_TOKEN_NOT_RECOGNIZED)},
-		{"out of memory", func() { f.Fail("C_SignInit", pkcs11.CKR_HOST_MEMORY, 3) }},
-		{"no session", func() {
-			f.Fail("C_OpenSession", pkcs11.CKR_SESSION_COUNT, 3)
-			f.CloseSessions()
-		}},
-		{"no login", func() {
-			f.Fail("C_Login", pkcs11.CKR_DEVICE_ERROR, 3)
-			f.CloseSessions()
-		}},
+		{"sessions closed", "", f.CloseSessions, true},
+		{"login lost", "", f.Logout, true},
+		{"module reinitialized", "", f.Reinitialize, true},
+		{"device error", "C_Sign", fail("C_Sign", pkcs11.CKR_DEVICE_ERROR), false},
+		{"general error", "C_Sign", fail("C_Sign", pkcs11.CKR_GENERAL_ERROR), false},
+		{"function failed", "C_Sign", fail("C_Sign", pkcs11.CKR_FUNCTION_FAILED), false},
+		{"token not recognized", "C_Sign", fail("C_Sign", pkcs11.CKR_TOKEN_NOT_RECOGNIZED), false},
+		{"of its vendor", "C_Sign", fail("C_Sign", pkcs11.CKR_VENDOR_DEFINED+1), false},
+		{"out of memory", "C_SignInit", fail("C_SignInit", pkcs11.CKR_HOST_MEMORY), false},
+		{"no session", "C_OpenSession", and(fail("C_OpenSession", pkcs11.CKR_SESSION_COUNT), f.CloseSessions), true},
+		{"no login", "C_Login", and(fail("C_Login", pkcs11.CKR_DEVICE_ERROR), f.CloseSessions), true},
 	} {
 		for range 3 {
+			losses := tok.Stats().Losses
 			l.survives(fault.name, fault.inject)
+			if fault.lost && tok.Stats().Losses == losses {
+				t.Errorf("%s: the connection was not lost", fault.name)
+			}
+			if fault.function != "" {
+				waitFor(t, fault.name, func() bool { return f.Pending(fault.function) == 0 })
+			}
 		}
 	}
 	l.end()
@@ -177,7 +182,8 @@ func expectWhole(t *testing.T, f *rig.Faults) {
 	}
 }
 
-// TestConnectingFails has each call that connecting is made of fail, twice.
+// TestConnectingFails has each call that connecting is made of fail, twice: as
+// tokens fail, and as an object does that is not there, or not whole.
 func TestConnectingFails(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
@@ -187,11 +193,20 @@ func TestConnectingFails(t *testing.T) {
 		"C_OpenSession", "C_GetSessionInfo", "C_Login", "C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal", "C_GetAttributeValue",
 		"C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt", "C_SignInit", "C_Sign", "C_CopyObject", "C_DestroyObject",
 	} {
-		l.survives(function+" failing twice", func() {
-			f.Fail(function, pkcs11.CKR_DEVICE_ERROR, 2)
-			f.CloseSessions()
-		})
-		f.Fail(function, pkcs11.CKR_OK, 0)
+		codes := []uint{pkcs11.CKR_DEVICE_ERROR}
+		switch function {
+		case "C_GetAttributeValue", "C_EncryptInit", "C_DecryptInit", "C_SignInit", "C_CopyObject", "C_DestroyObject": // of an object
+			codes = append(codes, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)
+		}
+		for _, code := range codes {
+			l.survives(fmt.Sprintf("%s failing twice with %#x", function, code), func() {
+				losses := tok.Stats().Losses
+				f.Fail(function, code, 2)
+				f.CloseSessions()
+				waitFor(t, "the loss to be noticed", func() bool { return tok.Stats().Losses > losses })
+			})
+			f.Fail(function, pkcs11.CKR_OK, 0)
+		}
 	}
 	l.end()
 	expectWhole(t, f)
@@ -211,8 +226,11 @@ func TestFaultySignature(t *testing.T) {
 			var callers sync.WaitGroup
 			for range 32 {
 				callers.Go(func() {
-					sig, err := tok.Sign(context.Background(), key, alg, digest)
+					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+					defer cancel()
+					sig, err := tok.Sign(ctx, key, alg, digest)
 					if err != nil {
+						expectGood(t, name, err)
 						return
 					}
 					if ok, err := hsm.Verify(key, alg, digest, sig); err != nil || !ok {
@@ -221,7 +239,7 @@ func TestFaultySignature(t *testing.T) {
 				})
 			}
 			callers.Wait()
-			inject("C_Sign", 0)
+			expectUsed(t, f, "C_Sign")
 			if err := signIn(tok, key, 20*time.Second); err != nil {
 				t.Errorf("%s: after wrong signatures: %v", name, err)
 			}

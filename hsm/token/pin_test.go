@@ -42,6 +42,34 @@ func TestPINChanged(t *testing.T) {
 	}
 }
 
+// TestPINCodes has the login be refused in every way that trying again cannot mend.
+func TestPINCodes(t *testing.T) {
+	for name, code := range map[string]uint{
+		"incorrect": pkcs11.CKR_PIN_INCORRECT, "invalid": pkcs11.CKR_PIN_INVALID, "of a wrong length": pkcs11.CKR_PIN_LEN_RANGE,
+		"expired": pkcs11.CKR_PIN_EXPIRED, "locked": pkcs11.CKR_PIN_LOCKED,
+		"not initialized": pkcs11.CKR_USER_PIN_NOT_INITIALIZED, "of a wrong type of user": pkcs11.CKR_USER_TYPE_INVALID,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, cfg := newFaulty(t)
+			tok := open(t, cfg)
+			key := generate(t, tok, hsm.EC_P256)
+			logins := f.Calls("C_Login")
+			f.Fail("C_Login", code, rig.Always)
+			f.CloseSessions()
+			if err := signIn(tok, key, 20*time.Second); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, token.ErrPIN) || !errors.Is(err, pkcs11.Error(code)) {
+				t.Errorf("Sign: %v, want ErrUnavailable, ErrPIN and the code", err)
+			}
+			tok.Close()
+			if _, err := token.Open(cfg); !errors.Is(err, token.ErrPIN) {
+				t.Errorf("Open: %v, want ErrPIN", err)
+			}
+			if tried := f.Calls("C_Login") - logins; tried != 2 {
+				t.Errorf("%d logins, want one while connecting anew and one by Open", tried)
+			}
+		})
+	}
+}
+
 // TestPINFlags has a token say that a wrong PIN would cost much.
 func TestPINFlags(t *testing.T) {
 	f, cfg := newFaulty(t)
