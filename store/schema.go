@@ -64,7 +64,7 @@ var (
 
 // tables is every table, for what is done to all of them.
 var tables = []interface {
-	open(*bbolt.Tx, *snapshot) error
+	open(tx *bbolt.Tx, before int, into *snapshot) error
 	fork(from, to *snapshot)
 }{keys, versions, aliases, users, accessKeys, orphans, nonces, policies, outbox}
 
@@ -106,8 +106,12 @@ func (s *snapshot) index() {
 
 func (t table[R]) fork(from, to *snapshot) { *t.in(to) = (*t.in(from)).Copy() }
 
-// open makes the bucket if it is missing and reads all of it.
-func (t table[R]) open(tx *bbolt.Tx, into *snapshot) error {
+// open reads all of the bucket. It makes one only in a file of an earlier version,
+// or a new one.
+func (t table[R]) open(tx *bbolt.Tx, before int, into *snapshot) error {
+	if before == schemaVersion && tx.Bucket([]byte(t.bucket)) == nil {
+		return fmt.Errorf("%w: %s are missing: %s", ErrDamaged, t.bucket, restoreAdvice)
+	}
 	b, err := tx.CreateBucketIfNotExists([]byte(t.bucket))
 	if err != nil {
 		return err
@@ -117,7 +121,7 @@ func (t table[R]) open(tx *bbolt.Tx, into *snapshot) error {
 	return b.ForEach(func(id, value []byte) error {
 		var r R
 		if err := json.Unmarshal(value, &r); err != nil {
-			return fmt.Errorf("record %q in %s: %w", id, t.bucket, err)
+			return unreadable(fmt.Sprintf("record %q in %s", id, t.bucket), err)
 		}
 		all.Set(string(id), r)
 		return nil
@@ -166,27 +170,27 @@ func (t table[R]) page(tx *Tx, skip, n int) []R {
 
 func (t table[R]) len(tx *Tx) int { return (*t.in(tx.now)).Len() }
 
-// migrate brings the file to schemaVersion. A new file is one of version 0.
-func migrate(tx *bbolt.Tx) error {
+// migrate brings the file to schemaVersion, and gives the version that it had. A new
+// file is one of version 0.
+func migrate(tx *bbolt.Tx) (version int, err error) {
 	meta, err := tx.CreateBucketIfNotExists(bucketMeta)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	version := 0
 	if text := meta.Get(keySchema); text != nil {
 		if version, err = strconv.Atoi(string(text)); err != nil {
-			return fmt.Errorf("the schema version %q is not a number", text)
+			return 0, unreadable("the schema version", err)
 		}
 	}
 	if version > schemaVersion {
-		return fmt.Errorf("the database has schema version %d and this program knows up to %d: it was written by a newer kmsgate", version, schemaVersion)
+		return 0, fmt.Errorf("the database has schema version %d and this program knows up to %d: it was written by a newer kmsgate", version, schemaVersion)
 	}
 	if version == 1 {
 		if err := namePolicies(tx); err != nil {
-			return fmt.Errorf("bringing the database to schema version 2: %w", err)
+			return 0, fmt.Errorf("bringing the database to schema version 2: %w", err)
 		}
 	}
-	return meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))
+	return version, meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))
 }
 
 // namePolicies makes Policy records of the documents that users had in schema
@@ -197,12 +201,15 @@ func namePolicies(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	from := tx.Bucket([]byte(users.bucket))
+	from, err := tx.CreateBucketIfNotExists([]byte(users.bucket))
+	if err != nil {
+		return err
+	}
 	changed := make(map[string]User)
 	err = from.ForEach(func(id, value []byte) error {
 		var u User
 		if err := json.Unmarshal(value, &u); err != nil {
-			return fmt.Errorf("user %q: %w", id, err)
+			return unreadable(fmt.Sprintf("user %q", id), err)
 		}
 		for i, document := range u.Policies {
 			if document == fullAccess {

@@ -51,8 +51,17 @@ type Store struct {
 }
 
 // Open opens the file at path, creating it with mode 0600 if there is none. A
-// file that was written by a newer version of the schema is refused.
+// file that was written by a newer version of the schema is refused, and so is a
+// damaged one, which is ErrDamaged.
 func Open(path string) (*Store, error) {
+	switch err := examine(path); {
+	case errors.Is(err, ErrLocked):
+		return nil, fmt.Errorf("%w: %s", err, path)
+	case errors.Is(err, ErrDamaged):
+		return nil, fmt.Errorf("opening %s: %w: %s", path, err, restoreAdvice)
+	case err != nil:
+		return nil, fmt.Errorf("opening the database %s: %w", path, err)
+	}
 	// The list of free pages is found at opening and not written at every
 	// commit, which would cost more the more records there are.
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
@@ -72,18 +81,19 @@ func Open(path string) (*Store, error) {
 func (s *Store) load() error {
 	first := new(snapshot)
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		if err := migrate(tx); err != nil {
+		before, err := migrate(tx)
+		if err != nil {
 			return err
 		}
 		for key, into := range map[*[]byte]any{&keyInstance: &first.instance, &keyAuditKey: &first.auditKey, &keyAuditHead: &first.auditHead} {
 			if value := tx.Bucket(bucketMeta).Get(*key); value != nil {
 				if err := json.Unmarshal(value, into); err != nil {
-					return fmt.Errorf("%s: %w", *key, err)
+					return unreadable(string(*key), err)
 				}
 			}
 		}
 		for _, t := range tables {
-			if err := t.open(tx, first); err != nil {
+			if err := t.open(tx, before, first); err != nil {
 				return err
 			}
 		}

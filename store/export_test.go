@@ -1,0 +1,4 @@
+package store
+
+// Examine is examine for tests.
+var Examine = examine
