@@ -49,6 +49,10 @@ type Config struct {
 	// Spare keeps an RSA_4096 key pair ready for the next CreateKey.
 	Spare bool
 
+	// KeepDueKeys has New cancel the deletions whose time has come, as the local
+	// caller, and not carry them out.
+	KeepDueKeys bool
+
 	// CACertificate is what GetKmsInstance gives clients to trust, PEM.
 	CACertificate string
 
@@ -162,6 +166,9 @@ func (s *Server) resume(ctx context.Context) error {
 	}
 	if err := s.recoverOutbox(); err != nil {
 		return err
+	}
+	if s.KeepDueKeys {
+		return s.keepDueKeys(ctx)
 	}
 	return s.deleteDueKeys()
 }

@@ -254,7 +254,25 @@ func (s *Server) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 // deleteDueKeys deletes the records of the keys whose time has come.
 func (s *Server) deleteDueKeys() error {
 	now := s.Now().UTC()
-	var due []string
+	for _, keyId := range s.dueKeys(now) {
+		if err := s.deleteKey(keyId, now); err != nil {
+			return fmt.Errorf("deleting key %s: %w", keyId, err)
+		}
+	}
+	return nil
+}
+
+// keepDueKeys cancels the deletions that deleteDueKeys would carry out.
+func (s *Server) keepDueKeys(ctx context.Context) error {
+	for _, keyId := range s.dueKeys(s.Now().UTC()) {
+		if err := s.Call(ctx, "CancelKeyDeletion", map[string]string{"KeyId": keyId}, nil); err != nil {
+			return fmt.Errorf("keeping key %s: %w", keyId, err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) dueKeys(now time.Time) (due []string) {
 	_ = s.Store.View(func(tx *store.Tx) error {
 		tx.EachKey(func(k store.Key) {
 			if isDue(k, now) {
@@ -263,12 +281,7 @@ func (s *Server) deleteDueKeys() error {
 		})
 		return nil
 	})
-	for _, keyId := range due {
-		if err := s.deleteKey(keyId, now); err != nil {
-			return fmt.Errorf("deleting key %s: %w", keyId, err)
-		}
-	}
-	return nil
+	return due
 }
 
 var errNotDue = errors.New("the key is not to be deleted any more")

@@ -186,6 +186,32 @@ func TestDeletionWhileAway(t *testing.T) {
 	}
 }
 
+// TestKeepDueKeys cancels deletions that fell due while nothing ran, and only
+// those; the next start finds nothing to delete.
+func TestKeepDueKeys(t *testing.T) {
+	b := newBench(t)
+	due, later := b.newKey(), b.newKey()
+	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", due, "PendingWindowInDays", "7"), 200, "")
+	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", later, "PendingWindowInDays", "30"), 200, "")
+	b.stop()
+	b.clock.move(8 * 24 * time.Hour)
+	b.start(func(c *gateway.Config) { c.KeepDueKeys = true })
+	b.stop()
+	b.start()
+	for keyId, want := range map[string]string{due: "Enabled", later: "PendingDeletion"} {
+		if m := b.describe(keyId); m["KeyState"] != want {
+			t.Errorf("%v, want it %s", m, want)
+		}
+	}
+	b.want(b.do(b.root, "AsymmetricSign", b.signParams("KeyId", due, "KeyVersionId", b.versions(due)[0])...), 200, "")
+	for _, e := range b.auditLines() {
+		if e.Action == "CancelKeyDeletion" && e.KeyId == due && e.Status == 200 && strings.HasPrefix(e.Principal, "local:") {
+			return
+		}
+	}
+	t.Error("keeping it has no audit line")
+}
+
 func TestDeletionProtection(t *testing.T) {
 	b := newBench(t)
 	arn := "acs:kms:cn-hangzhou:1000000000000001:key/" + b.key.KeyId

@@ -28,6 +28,7 @@ type restore struct {
 	passphrase     string // the file
 	publicKey      string // the file
 	acceptLostKeys bool
+	keepDueKeys    bool
 	mode           mode
 
 	manifest archive.Manifest
@@ -64,6 +65,7 @@ it goes on there. With - FILE is the standard input.`,
 	flags.StringVar(&r.passphrase, "passphrase-file", "", "the `FILE` with the passphrase that opens it")
 	flags.StringVar(&r.publicKey, "audit-public-key", "", "the `FILE` with the instance's audit public key, kept elsewhere, which has to have signed it")
 	flags.BoolVar(&r.acceptLostKeys, "accept-lost-keys", false, "go on although some keys do not sign; they are named")
+	flags.BoolVar(&r.keepDueKeys, "keep-due-keys", false, "enable keys again whose deletion fell due since the backup; otherwise they are deleted at the first start")
 	insistOnPINFlag(cmd, &r.mode.insistOnPIN)
 	_ = cmd.MarkFlagRequired("dir") // there is such a flag
 	cmd.MarkFlagsOneRequired("identity", "passphrase-file")
@@ -199,11 +201,12 @@ func (r *restore) try(ctx context.Context, i *instance) (err error) {
 	case err != nil:
 		i.logger.Warn("going on without keys that do not sign", "reason", err)
 	}
-	return r.goOn(i)
+	return r.goOn(ctx, i)
 }
 
-// goOn writes into the audit log that the records are a backup's.
-func (r *restore) goOn(i *instance) error {
+// goOn writes into the audit log that the records are a backup's, and behind that
+// which keys are kept.
+func (r *restore) goOn(ctx context.Context, i *instance) error {
 	head := store.Head{Seq: r.head.Seq, Hash: r.head.Hash, Time: r.head.Time, Signature: r.head.Signature}
 	if err := i.db.Update(func(tx *store.Tx) error { return tx.SetAuditHead(head) }); err != nil {
 		return err
@@ -212,7 +215,21 @@ func (r *restore) goOn(i *instance) error {
 	if err != nil {
 		return fmt.Errorf("%w. If these files are not this instance's, take them away: the log then begins behind line %d", err, r.head.Seq)
 	}
-	return log.Close()
+	if r.keepDueKeys {
+		err = i.keepDueKeys(ctx, log)
+	}
+	return errors.Join(err, log.Close())
+}
+
+// keepDueKeys cancels the deletions that a gateway would carry out when it starts.
+func (i *instance) keepDueKeys(ctx context.Context, log *audit.Log) error {
+	c := i.gatewayConfig(log)
+	c.KeepDueKeys = true
+	server, err := gateway.New(ctx, c)
+	if err == nil {
+		server.Settle()
+	}
+	return err
 }
 
 // place moves everything to where it belongs. The configuration is last: without
@@ -300,8 +317,11 @@ func (r *restore) report(cmd *cobra.Command, c *config.Config) {
 	if r.publicKey == "" {
 		fmt.Fprintln(out, "That it is your instance's was not checked: that takes --audit-public-key.")
 	}
-	if r.proof.Due > 0 {
-		fmt.Fprintf(out, "%d of the keys are deleted when it starts: their time has come since the backup was made.\n", r.proof.Due)
+	switch {
+	case r.proof.Due > 0 && r.keepDueKeys:
+		fmt.Fprintf(out, "Keys that were to be deleted by now and are enabled again: %d.\n", r.proof.Due)
+	case r.proof.Due > 0:
+		fmt.Fprintf(out, "Keys that are deleted when it starts, for their time has come since the backup was made: %d. With --keep-due-keys restore keeps them.\n", r.proof.Due)
 	}
 	if err := c.Check(); err != nil {
 		fmt.Fprintf(out, "Before it can be served:\n%v\n", err)
