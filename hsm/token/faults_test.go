@@ -150,7 +150,7 @@ func TestLosses(t *testing.T) {
 		{"no session", "C_OpenSession", and(fail("C_OpenSession", pkcs11.CKR_SESSION_COUNT), f.CloseSessions), true},
 		{"no login", "C_Login", and(fail("C_Login", pkcs11.CKR_DEVICE_ERROR), f.CloseSessions), true},
 	} {
-		for range 3 {
+		for range 2 {
 			losses := tok.Stats().Losses
 			l.survives(fault.name, fault.inject)
 			if fault.lost && tok.Stats().Losses == losses {
