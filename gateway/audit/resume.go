@@ -152,10 +152,12 @@ func (e *ending) walk(expect Head) error {
 			return err
 		}
 		if err := e.step(text, n == 1, expect); err != nil {
-			return fmt.Errorf("%s: line %d: %w", e.path, n, err)
+			return fmt.Errorf("%s: line %d: %w. %s", e.path, n, err, putBack)
 		}
 	}
 }
+
+const putBack = "Put the right file back; if it is gone for good, start once with --accept-audit-loss"
 
 // step takes one more line, with its newline if it has one.
 func (e *ending) step(text []byte, first bool, expect Head) error {
@@ -227,7 +229,7 @@ func (w *writer) meets(e ending) error {
 		return fmt.Errorf("line %d is not the one that it had: the log was changed. Put the right files back; if they are gone for good, start once with --accept-audit-loss", expect.Seq)
 	}
 	if w.log.Ended && e.head != expect {
-		return fmt.Errorf("it had ended with line %d, and now ends with line %d: lines were added while nobody wrote it. Put the right file back; if it is gone for good, start once with --accept-audit-loss", expect.Seq, e.head.Seq)
+		return fmt.Errorf("it had ended with line %d, and now ends with line %d: lines were added while nobody wrote it, or the database is an older one. %s", expect.Seq, e.head.Seq, putBack)
 	}
 	return nil
 }
