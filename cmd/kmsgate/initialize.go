@@ -20,14 +20,20 @@ const firstUser = "admin"
 func initCommand() *cobra.Command {
 	var path string
 	var yes bool
-	m := mode{provision: true}
+	var m mode
 	cmd := &cobra.Command{
 		Use:   "init --config FILE",
 		Short: "Make the instance that a configuration describes",
 		Long: `Make the instance that a configuration describes: the gateway's own keys in the
 token, the database, the CA if there is no certificate of your own, and the first
 administrator, whose AccessKeySecret is shown this once. It says what it will do
-and asks before it does it. Cut off, it can be done again: what is there stays.`,
+and asks before it does it. Cut off, it can be done again: what is there stays. It
+refuses a token with keys, and a directory with an audit log, of an instance whose
+database is gone.
+
+With --new-ca it makes another CA, for an instance that has lost the key of its own,
+and nothing else. Clients trust the one that was, so every one has to be given the new
+certificate. To exchange a CA that is there, move both its files away before.`,
 		Example: `  kmsgate config example > /etc/kmsgate/kmsgate.yaml   # and edit it
   kmsgate init --config /etc/kmsgate/kmsgate.yaml`,
 		Args: cobra.NoArgs,
@@ -36,15 +42,21 @@ and asks before it does it. Cut off, it can be done again: what is there stays.`
 			if err != nil {
 				return err
 			}
-			fmt.Fprint(cmd.ErrOrStderr(), initPlan(c))
+			plan, do := initPlan(c), initialize
+			if m.newCA {
+				plan, do = newCAPlan(c), newCA
+			}
+			fmt.Fprint(cmd.ErrOrStderr(), plan)
 			if !yes && !confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
 				return errors.New("nothing was done")
 			}
-			return initialize(cmd, c, m)
+			m.provision = !m.newCA
+			return do(cmd, c, m)
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "the configuration `FILE` (see kmsgate config example)")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&m.newCA, "new-ca", false, "only make another CA, whose certificate every client has to be given")
 	insistOnPINFlag(cmd, &m.insistOnPIN)
 	_ = cmd.MarkFlagRequired("config") // there is such a flag
 	return cmd
@@ -105,6 +117,25 @@ func initialize(cmd *cobra.Command, c *config.Config, m mode) (err error) {
 	out := json.NewEncoder(cmd.OutOrStdout())
 	out.SetIndent("", "  ")
 	return out.Encode(made)
+}
+
+func newCAPlan(c *config.Config) string {
+	return fmt.Sprintf(`This makes another CA for instance %s: its key in %s, its certificate in %s.
+Every client that trusts the one that was has to be given the new certificate.
+`, c.Instance.ID, c.TLS.CAKeyFile, c.TLS.CAFile)
+}
+
+// newCA makes another CA, which opening the instance does.
+func newCA(cmd *cobra.Command, c *config.Config, m mode) error {
+	if c.TLS.Certificate != "" {
+		return fmt.Errorf("the configuration names a certificate of your own, %s: a CA would not be used", c.TLS.Certificate)
+	}
+	i, err := openInstance(cmd.Context(), c, m, newLogger(cmd.ErrOrStderr(), config.Log{Format: c.Log.Format, Level: "warn"}))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "A new CA is made. Give every client its certificate, %s.\n", c.TLS.CAFile)
+	return stopped{i}.Close()
 }
 
 type shownOnce struct{ AccessKeyId, AccessKeySecret string }

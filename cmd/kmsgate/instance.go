@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/pem"
 	"errors"
@@ -42,6 +43,7 @@ type instance struct {
 // mode is how an instance is opened besides its configuration.
 type mode struct {
 	provision       bool // make what is missing
+	newCA           bool // make a CA for an instance that has lost its own
 	dev             bool // for a developer: tells what should have been signed
 	serves          bool // for long: keeps a spare key pair ready
 	acceptAuditLoss bool
@@ -68,10 +70,10 @@ func openInstance(ctx context.Context, c *config.Config, m mode, logger *slog.Lo
 			return nil, err
 		}
 	}
-	if i.ca, err = i.openCA(); err != nil {
+	if err := i.openStorage(ctx); err != nil {
 		return nil, err
 	}
-	if err := i.openStorage(ctx); err != nil {
+	if i.ca, err = i.openCA(); err != nil {
 		return nil, err
 	}
 	log, err := i.openAudit(nil)
@@ -85,22 +87,15 @@ func openInstance(ctx context.Context, c *config.Config, m mode, logger *slog.Lo
 
 // openStorage opens the database and the token, which have to belong together.
 // The database is first: once it is of an instance nothing is made in a token,
-// which would be another's.
+// which would be another's. And it is made first, so that what is there without it
+// is of an instance that has lost it.
 func (i *instance) openStorage(ctx context.Context) (err error) {
-	c := i.config
-	if _, err := os.Stat(c.Store.File); !i.mode.provision && errors.Is(err, os.ErrNotExist) {
-		return errNotInitialized
-	}
-	if i.db, err = store.Open(c.Store.File); err != nil {
-		return err
-	}
-	i.closing("the database", i.db.Close)
-	if err := i.checkInstance(); err != nil {
+	if err := i.openDatabase(ctx); err != nil {
 		return err
 	}
 	whole := i.hasAuditKey()
-	if i.keys, i.token, err = i.openToken(i.mode.provision && !whole); err != nil && whole {
-		return fmt.Errorf("%w. The database %s has keys in the token that it was made with, and no other will do: %s", err, c.Store.File, lostToken)
+	if i.keys, i.token, err = i.openToken(i.mode.provision && !whole); whole && isLost(err) {
+		return fmt.Errorf("%w. The database %s has keys in the token that it was made with, and no other will do: %s", err, i.config.Store.File, lostToken)
 	} else if err != nil {
 		return err
 	}
@@ -110,6 +105,51 @@ func (i *instance) openStorage(ctx context.Context) (err error) {
 	}
 	return i.checkToken(ctx)
 }
+
+// openDatabase opens the database, or makes it where nothing is left of another
+// instance.
+func (i *instance) openDatabase(ctx context.Context) error {
+	path := i.config.Store.File
+	open := func() (err error) {
+		if i.db, err = store.Open(path); err == nil {
+			i.closing("the database", i.db.Close)
+		}
+		return err
+	}
+	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+		if err := open(); err != nil {
+			return err
+		}
+	}
+	is, err := i.checkInstance()
+	switch {
+	case err != nil:
+		return err
+	case is && i.hasAuditKey():
+		return nil
+	case is && !i.mode.provision:
+		return errNotInitialized // an init was cut off
+	case !i.mode.provision:
+		return i.noInstance(ctx)
+	}
+	if err := i.checkUnused(ctx, is); err != nil {
+		return err
+	}
+	if i.db == nil {
+		if err := open(); err != nil {
+			return err
+		}
+	}
+	return i.db.Update(func(tx *store.Tx) error { return tx.SetInstance(i.identity()) })
+}
+
+// isLost reports whether an error of the token says that another one, or a backup, is
+// what helps.
+func isLost(err error) bool {
+	return errors.Is(err, token.ErrNotOurs) || errors.Is(err, errNoTokenDir)
+}
+
+var errNoTokenDir = errors.New("is not there")
 
 const lostToken = "give the right one in the configuration, or, if it is lost, restore token and database from a backup (kmsgate restore)"
 
@@ -193,26 +233,28 @@ func (i *instance) gatewayConfig(log *audit.Log) gateway.Config {
 
 var errNotInitialized = errors.New("there is no instance yet: `kmsgate init` makes it")
 
-// checkInstance compares whose database it is with the configuration.
-func (i *instance) checkInstance() error {
-	want := store.Instance{InstanceId: i.config.Instance.ID, RegionId: i.config.Instance.Region, AccountId: i.config.Instance.Account}
+// identity is which instance the configuration is of.
+func (i *instance) identity() store.Instance {
+	return store.Instance{InstanceId: i.config.Instance.ID, RegionId: i.config.Instance.Region, AccountId: i.config.Instance.Account}
+}
+
+// checkInstance reports whether there is a database of an instance. It has to be the
+// one of the configuration.
+func (i *instance) checkInstance() (there bool, err error) {
+	if i.db == nil {
+		return false, nil
+	}
 	var is store.Instance
-	err := i.db.View(func(tx *store.Tx) error {
+	err = i.db.View(func(tx *store.Tx) error {
 		is = tx.Instance()
 		return nil
 	})
-	switch {
-	case err != nil:
-		return err
-	case is == want:
-		return nil
-	case is != store.Instance{}:
-		return fmt.Errorf("the database %s is of instance %s in region %s of account %s, and the configuration says %s, %s, %s",
+	want := i.identity()
+	if err == nil && is != want && is != (store.Instance{}) {
+		err = fmt.Errorf("the database %s is of instance %s in region %s of account %s, and the configuration says %s, %s, %s",
 			i.config.Store.File, is.InstanceId, is.RegionId, is.AccountId, want.InstanceId, want.RegionId, want.AccountId)
-	case !i.mode.provision:
-		return errNotInitialized
 	}
-	return i.db.Update(func(tx *store.Tx) error { return tx.SetInstance(want) })
+	return is == want, err
 }
 
 // auditKey sees to it that there is a key that signs the audit log's checkpoints,
@@ -228,8 +270,13 @@ func (i *instance) auditKey(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the audit log's key: %w", err)
 	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public})
-	return writeFile(auditPublicKeyFile(i.config), text, 0o644)
+	path := auditPublicKeyFile(i.config)
+	if before, err := os.ReadFile(path); err == nil {
+		if block, _ := pem.Decode(before); block != nil && !bytes.Equal(block.Bytes, key.Public) {
+			return fmt.Errorf("%s is not the public half of the audit key that the database %s has: one of them is of another instance. Put the right one back; if that is the database, remove %[1]s, and it is written anew", path, i.config.Store.File)
+		}
+	}
+	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public}), 0o644)
 }
 
 func (i *instance) readAuditKey() (key hsm.Key, err error) {
@@ -308,16 +355,34 @@ func (i *instance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 	})
 }
 
-// openCA opens the CA, unless the operator has a certificate of his own.
+// openCA opens the CA, unless the operator has a certificate of his own. It is made
+// while there is no user yet: afterwards there are clients that trust the one that was.
 func (i *instance) openCA() (*authority, error) {
 	t := i.config.TLS
 	if t.Certificate != "" {
 		return nil, nil
 	}
-	if _, err := os.Stat(t.CAKeyFile); !i.mode.provision && errors.Is(err, os.ErrNotExist) {
-		return nil, errNotInitialized
+	_, err := os.Stat(t.CAKeyFile)
+	missing := errors.Is(err, os.ErrNotExist)
+	switch {
+	case i.mode.newCA && !missing:
+		return nil, fmt.Errorf("there is a CA in %s: to have another one, move it away", t.CAKeyFile)
+	case missing && (i.mode.newCA || i.mode.provision && !i.hasUsers()):
+		return makeAuthority(t.CAFile, t.CAKeyFile)
+	case missing:
+		return nil, fmt.Errorf("the CA's key %s is gone, and clients trust that CA and no other. %s", t.CAKeyFile, lostCA)
 	}
 	return openAuthority(t.CAFile, t.CAKeyFile)
+}
+
+const lostCA = "Put it back from a backup (kmsgate restore). Only if there is none: `kmsgate init --new-ca` makes another one, and every client has to be given its certificate"
+
+func (i *instance) hasUsers() (has bool) {
+	_ = i.db.View(func(tx *store.Tx) error {
+		has = len(tx.Users()) > 0
+		return nil
+	})
+	return has
 }
 
 // openToken opens the token and what makes and uses keys in it. With provision it
@@ -339,14 +404,19 @@ func (i *instance) openToken(provision bool) (hsm.Backend, *token.Token, error) 
 		os.Exit(1)
 	}
 	tok, err := token.Open(cfg)
-	if errors.Is(err, token.ErrPIN) {
-		return nil, nil, fmt.Errorf("%w. The PIN is that of %s; when you are sure of it and few attempts are left, start once with --insist-on-pin", err, i.pinSource())
-	}
 	if err != nil {
-		return nil, nil, i.explained(err)
+		return nil, nil, i.whyNoToken(err)
 	}
 	software.Store(sealed.New(tok))
 	return hsm.Route{Token: tok, Sealed: software.Load()}, tok, nil
+}
+
+// whyNoToken adds what to do to an error of connecting to the token.
+func (i *instance) whyNoToken(err error) error {
+	if errors.Is(err, token.ErrPIN) {
+		return fmt.Errorf("%w. The PIN is that of %s; when you are sure of it and few attempts are left, start once with --insist-on-pin", err, i.pinSource())
+	}
+	return i.explained(err)
 }
 
 // pinSource says where the PIN comes from.
@@ -368,7 +438,7 @@ func (i *instance) tokenConfig(provision bool) (token.Config, error) {
 		return cfg, i.adopt(&cfg)
 	}
 	if _, err := os.Stat(t.SoftHSM); !provision && errors.Is(err, os.ErrNotExist) {
-		return cfg, fmt.Errorf("the token's directory %s is not there", t.SoftHSM)
+		return cfg, fmt.Errorf("the token's directory %s %w", t.SoftHSM, errNoTokenDir)
 	}
 	soft, err := softhsm.Open(t.SoftHSM, func(module, label, officerPIN, userPIN string) error {
 		return token.Init(module, label, token.PIN(officerPIN), token.PIN(userPIN))

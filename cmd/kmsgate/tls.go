@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -29,25 +30,69 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// openAuthority reads the CA in the file at path, or makes it. The key and the
-// certificate are one file, so that there is never one without the other;
-// certFile holds the certificate alone, for clients.
-func openAuthority(certFile, path string) (*authority, error) {
-	a := new(authority)
-	content, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if content, err = newAuthority(); err != nil {
-			return nil, fmt.Errorf("making a CA: %w", err)
-		}
-		err = writeFile(path, content, 0o600)
+// makeAuthority makes a CA. The key and the certificate are one file, at path, so that
+// there is never one without the other; certFile holds the certificate alone, for
+// clients.
+func makeAuthority(certFile, path string) (*authority, error) {
+	content, err := newAuthority()
+	if err != nil {
+		return nil, fmt.Errorf("making a CA: %w", err)
 	}
+	if err := os.Remove(certFile); err != nil && !errors.Is(err, fs.ErrNotExist) { // another's
+		return nil, err
+	}
+	if err := writeFile(path, content, 0o600); err != nil {
+		return nil, err
+	}
+	return openAuthority(certFile, path)
+}
+
+// openAuthority reads the CA in the file at path, and sees to it that certFile has its
+// certificate.
+func openAuthority(certFile, path string) (*authority, error) {
+	a, err := readAuthority(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.parse(content); err != nil {
-		return nil, fmt.Errorf("reading the CA in %s: %w", path, err)
+	if err := a.isIn(certFile); err != nil {
+		return nil, err
 	}
 	return a, writeFile(certFile, []byte(a.certificate()), 0o644)
+}
+
+func readAuthority(path string) (*authority, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	a := new(authority)
+	if err := a.parse(content); err != nil {
+		return nil, fmt.Errorf("reading the CA in %s: %w. %s", path, err, lostCA)
+	}
+	return a, nil
+}
+
+// isIn reports an error if the file has the certificate of another CA, which clients
+// may trust. None, or half of one, is as good as no file.
+func (a *authority) isIn(certFile string) error {
+	content, err := os.ReadFile(certFile)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	another := false
+	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+		if bytes.Equal(block.Bytes, a.cert.Raw) {
+			return nil
+		}
+		another = true
+	}
+	if another {
+		return fmt.Errorf("%s is not the certificate of the CA in the CA's key file: clients that trust the one do not trust the other. Put the right files back; if the key file is right, remove %[1]s, and it is written anew", certFile)
+	}
+	return nil
 }
 
 // certificate is the CA's certificate, PEM.
@@ -97,8 +142,13 @@ func (a *authority) parse(content []byte) error {
 	if a.key, ok = key.(*ecdsa.PrivateKey); !ok {
 		return errors.New("its key is not an ECDSA key")
 	}
-	a.cert, err = x509.ParseCertificate(certBlock.Bytes)
-	return err
+	if a.cert, err = x509.ParseCertificate(certBlock.Bytes); err != nil {
+		return err
+	}
+	if !a.key.PublicKey.Equal(a.cert.PublicKey) {
+		return errors.New("its key is not that of its certificate")
+	}
+	return nil
 }
 
 // serverConfig issues a certificate for the names and addresses. It is made

@@ -137,8 +137,17 @@ func (c Config) mayLogin(info pkcs11.TokenInfo) error {
 	return nil
 }
 
-// errNotOurs: the token works but lacks what provisioning puts there.
-var errNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the token that it was")
+// ErrNotOurs: the token lacks what provisioning puts there, or there is none with the
+// label or serial number.
+var ErrNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the token that it was")
+
+// A noToken is the label or serial number that no token has.
+type noToken string
+
+func (n noToken) Error() string { return "no token has the " + string(n) }
+
+// Is makes it an ErrNotOurs.
+func (n noToken) Is(target error) bool { return target == ErrNotOurs }
 
 // findToken finds the one token with the label or serial number. The module must
 // be initialized.
@@ -157,7 +166,7 @@ func (c Config) findToken(p11 *pkcs11.Ctx) (slot uint, info pkcs11.TokenInfo, er
 	}
 	switch found {
 	case 0:
-		return 0, info, fmt.Errorf("%w: no token has the %s", hsm.ErrUnavailable, c.name())
+		return 0, info, fmt.Errorf("%w: %w", hsm.ErrUnavailable, noToken(c.name()))
 	case 1:
 		return slot, info, nil
 	}

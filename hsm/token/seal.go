@@ -55,7 +55,7 @@ func (c *connection) findSealingKey(s *session, provision bool) (err error) {
 	case provision:
 		err = s.provisionSealing()
 	default:
-		err = fmt.Errorf("%w: it has no key labelled %s", errNotOurs, labelSealing)
+		err = fmt.Errorf("%w: it has no key labelled %s", ErrNotOurs, labelSealing)
 	}
 	if err != nil {
 		return fmt.Errorf("the token cannot seal: %w", err)
