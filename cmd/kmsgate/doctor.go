@@ -25,7 +25,8 @@ It says what to do about each thing. The exit status is 0 if there is no problem
 
 With --repair it destroys objects of ours in the token that no record speaks of,
 and removes empty files of SoftHSM's, when you have seen which and said yes. It never
-destroys an object whose id any record has.`,
+destroys an object whose id any record has, and none at all when the token has more
+private keys without a record than with one: then the database is not the token's.`,
 		Example: "  kmsgate doctor --config /etc/kmsgate/kmsgate.yaml\n  kmsgate doctor --config /etc/kmsgate/kmsgate.yaml --repair",
 		Args:    cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd) },
@@ -137,10 +138,17 @@ func (p *patient) examine(ctx context.Context) *diagnosis {
 		return d
 	}
 	empty := p.examineFiles(d)
-	if err := p.open(); err != nil {
+	ca := p.examineCA() // before it is opened, which mends some of it
+	err, mistakes := p.open(), config.Mistakes{}
+	if errors.As(err, &mistakes) { // which have been told
+		d.note("ask again when the configuration is right", "What is in the token and in the database was not looked at.")
+		return d
+	}
+	if err != nil {
 		d.problem("mend that, and ask again: what is in the token and in the database was not looked at", "The instance cannot be opened: %v.", err)
 		return d
 	}
+	d.Findings = append(d.Findings, ca...) // what is in the way has been said else
 	if p.examineToken(ctx, d) {
 		p.examineRecords(ctx, d, empty)
 	}
@@ -203,8 +211,11 @@ func (p *patient) examineRecords(ctx context.Context, d *diagnosis, empty []soft
 		d.deviation(record)
 	}
 	anothers := 0
+	suspect := d.suspectDatabase(answer.Objects.Object)
 	for _, o := range answer.Objects.Object {
 		switch {
+		case o.Use == "stray" && suspect:
+			d.problem("nothing, before the database is certain", "The token has %s that no record speaks of.", o)
 		case o.Use == "stray":
 			d.stray(o)
 		case o.Use == "another's":
@@ -244,6 +255,28 @@ func called(aliases []string) string {
 		return ""
 	}
 	return ", " + strings.Join(aliases, ", ")
+}
+
+// suspectDatabase reports whether the token has more private keys without a record than
+// with one. A kill leaves one or two: so many are those of a newer database, or of
+// another one.
+func (d *diagnosis) suspectDatabase(objects []tokenObject) bool {
+	strays, recorded := 0, 0
+	for _, o := range objects {
+		switch {
+		case o.Class != hsm.ClassPrivateKey:
+		case o.Use == "stray":
+			strays++
+		case o.KeyVersionId != "" || o.Use == "audit key":
+			recorded++
+		}
+	}
+	if strays <= recorded {
+		return false
+	}
+	d.problem("put the right database back, or restore the newest backup (kmsgate restore). kmsgate doctor --repair destroys nothing in the token until then; if you know better, the token's own tools do",
+		"The token has %d private keys that no record speaks of, and %d that one does: it looks as if the database were an older one, or another one's.", strays, recorded)
+	return true
 }
 
 func (d *diagnosis) stray(o tokenObject) {

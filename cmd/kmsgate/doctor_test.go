@@ -18,7 +18,11 @@ func aPatient() *fakeGateway {
 	}, refuse: make(map[string]error)}
 }
 
-const aStray = `{"Handle":18446744073709551615,"Class":"private key","KeySpec":"EC_P256","Label":"kmsgate","ObjectId":"ab","Use":"stray","Aliases":{"Alias":[]}}`
+const (
+	anAuditKey = `{"Handle":1,"Class":"private key","KeySpec":"EC_P256","Label":"kmsgate","ObjectId":"aa","Use":"audit key","Aliases":{"Alias":[]}}`
+
+	aStray = `{"Handle":18446744073709551615,"Class":"private key","KeySpec":"EC_P256","Label":"kmsgate","ObjectId":"ab","Use":"stray","Aliases":{"Alias":[]}}`
+)
 
 func deviations(of string) string {
 	return `{"Objects":{"Object":[]},"Deviations":{"Deviation":[` + of + `]}}`
@@ -38,8 +42,12 @@ func TestDoctor(t *testing.T) {
 		"nothing": {func(*fakeGateway) {}, false, []string{"No problems were found.", "RSA_2048  yes", "note: Keys of KeySpec EC_P256K cannot be made in this token: no such curve."}},
 		"token away": {func(g *fakeGateway) { g.refuse["DescribeToken"] = errors.New("503 ServiceUnavailableTemporary: x") }, true,
 			[]string{"problem: The token does not answer: 503", "do: see that the token is there"}},
-		"stray": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = objects(aStray) }, true,
+		"stray": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = objects(anAuditKey + "," + aStray) }, true,
 			[]string{`problem: The token has a private key with label "kmsgate" and CKA_ID ab, EC_P256 that no record speaks of.`, "doctor --repair", "restored from a backup"}},
+		"more strays than keys": {func(g *fakeGateway) {
+			g.answers["ListTokenObjects"] = objects(anAuditKey + "," + aStray + "," + aStray)
+		}, true,
+			[]string{"problem: The token has 2 private keys that no record speaks of, and 1 that one does: it looks as if the database were an older one", "do: nothing, before the database is certain"}},
 		"half an object": {func(g *fakeGateway) {
 			g.answers["ListTokenObjects"] = objects(`{"Class":"public key","Label":"kmsgate","Use":"stray"}`)
 		}, true, []string{`a public key with label "kmsgate" and no CKA_ID`}},
@@ -113,6 +121,11 @@ func TestDoctorRepairs(t *testing.T) {
 		}
 	}
 	g := aPatient()
+	g.answers["ListTokenObjects"] = objects(anAuditKey + "," + aStray + "," + aStray)
+	if stdout, stderr, err := g.kmsgate("", "doctor", "--repair", "--yes"); err == nil || stderr != "" || strings.Contains(strings.Join(g.calls, "\n"), "Destroy") || !strings.Contains(stdout, "kmsgate restore") {
+		t.Errorf("the database is an older one: %v, said %q, printed %q, asked for %q", err, stderr, stdout, g.calls)
+	}
+	g = aPatient()
 	g.answers["ListTokenObjects"] = both
 	stdout, _, err := g.kmsgate("n\n", "doctor", "--repair")
 	if err == nil || err.Error() != "nothing was done" || stdout != "" || strings.Contains(strings.Join(g.calls, "\n"), "Destroy") {

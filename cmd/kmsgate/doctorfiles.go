@@ -46,12 +46,41 @@ func (d *diagnosis) file(c *config.Config, path string) {
 		d.problem("see why", "%s cannot be looked at: %v.", path, err)
 		return
 	}
-	if info.Mode().Perm()&0o007 != 0 {
+	if info.Mode().Perm()&0o007 != 0 && path != c.Token.PINFile { // of which the configuration's check has said it
 		d.problem("chmod o= "+path, "%s has mode %v: everyone on this machine can use it.", path, info.Mode())
 	}
 	if owner, service := ownerOf(info), ownerOfPath(c.Directory); owner >= 0 && service >= 0 && owner != service {
 		d.problem("give it to the user that the gateway runs as, with chown", "%s belongs to uid %d, and the directory %s to uid %d: the gateway may not be able to use it.", path, owner, c.Directory, service)
 	}
+}
+
+// examineCA looks at the CA of the gateway's own. A gateway that runs does not need
+// its files before its next start.
+func (p *patient) examineCA() []finding {
+	c := p.configuration
+	if c == nil || c.TLS.Certificate != "" {
+		return nil
+	}
+	d := new(diagnosis)
+	a, err := readAuthority(c.TLS.CAKeyFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.problem(lostCA, "The CA's key %s is gone: the gateway does not start without it.", c.TLS.CAKeyFile)
+		return d.Findings
+	case err != nil:
+		d.problem("put it right: the gateway does not start without it", "The CA cannot be read: %v.", err)
+		return d.Findings
+	}
+	if _, err := os.Stat(c.TLS.CAFile); errors.Is(err, fs.ErrNotExist) {
+		d.note("nothing: whatever opens the instance writes it anew, the gateway's next start too", "The CA's certificate %s, for clients, was not there.", c.TLS.CAFile)
+	} else if err := a.isIn(c.TLS.CAFile); err != nil {
+		d.problem("do that: the gateway does not start as it is", "%v.", err)
+	}
+	if until := a.cert.NotAfter; time.Now().After(until) {
+		d.problem("move both its files away, make another with kmsgate init --new-ca, and give its certificate to every client",
+			"The CA's certificate expired at %s: clients refuse the gateway.", until.UTC().Format(time.RFC3339))
+	}
+	return d.Findings
 }
 
 func ownerOfPath(path string) int {
