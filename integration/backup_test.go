@@ -1,16 +1,19 @@
 package integration
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/pem"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
 	"github.com/alibabacloud-go/tea/tea"
@@ -175,4 +178,59 @@ func TestBackupUnderLoad(t *testing.T) {
 	if proof := verifyAudit(t, path("restored")); len(proof.Restored) != 1 {
 		t.Errorf("the log's proof is %+v, and has to say once that it was restored", proof)
 	}
+}
+
+// TestRestoreKilled kills restores at random moments, until enough were killed. What
+// they leave is no instance, and the next one begins anew; or it is all there.
+func TestRestoreKilled(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	g := start(t, path("first"))
+	if err := os.WriteFile(path("key.txt"), []byte(backupIdentity), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must[string](t)(kmsgate(t, "backup", path("backup.age"), "--dir", g.Dir, "--recipient", backupRecipient))
+	if err := g.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"restore", path("backup.age"), "--dir", path("restored"), "--identity", path("key.txt"), "--unverified"}
+	random := newRandom(t)
+	began := time.Now()
+	must[string](t)(kmsgate(t, args...))
+	whole := time.Since(began)
+	cut, done := 0, 0
+	for stop := soaked(12); !stop(); {
+		if _, err := os.Stat(path("restored/kmsgate.yaml")); err == nil {
+			done++
+			if err := os.RemoveAll(path("restored")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command(binary, args...)
+		cmd.Env = devgateway.Environment()
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		timer := time.AfterFunc(whole/2+time.Duration(random.Int64N(int64(whole/2))), func() { _ = cmd.Process.Kill() }) // it may have ended
+		err := cmd.Wait()
+		if timer.Stop() && err != nil {
+			t.Fatalf("a restore that was not killed: %v: %s", err, &said)
+		}
+		if err != nil {
+			cut++
+		}
+	}
+	if _, err := os.Stat(path("restored/kmsgate.yaml")); err != nil {
+		must[string](t)(kmsgate(t, args...))
+	}
+	t.Logf("%d were killed, %d got through", cut, done)
+	r := start(t, path("restored"))
+	for _, name := range []string{"KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET", "KMSGATE_KEY_EC_P256"} {
+		if r.Env[name] != g.Env[name] {
+			t.Errorf("%s was %q and is %q", name, g.Env[name], r.Env[name])
+		}
+	}
+	signAll(t, r)
 }

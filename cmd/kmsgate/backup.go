@@ -122,14 +122,7 @@ func streamSealed(ctx context.Context, c caller, passphrase archive.Passphrase, 
 
 // readPassphrase reads a file that is its owner's alone.
 func readPassphrase(path string) (archive.Passphrase, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", err
-	}
-	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("%s can be read by group or others: chmod 600 %[1]s", path)
-	}
-	text, err := readSmallFile(path)
+	text, err := readSecretFile(path)
 	if err != nil {
 		return "", err
 	}
@@ -138,6 +131,18 @@ func readPassphrase(path string) (archive.Passphrase, error) {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	return p, nil
+}
+
+// readSecretFile reads a small file that is nobody else's.
+func readSecretFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s can be read by group or others: chmod 600 %[1]s", path)
+	}
+	return readSmallFile(path)
 }
 
 // A counter counts what is written.

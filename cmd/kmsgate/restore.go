@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,10 +28,15 @@ type restore struct {
 	identity       string // the file
 	passphrase     string // the file
 	publicKey      string // the file
+	unverified     bool
+	module         string // instead of the one that the configuration names
+	pinFile        string // likewise
 	acceptLostKeys bool
 	keepDueKeys    bool
 	mode           mode
 
+	ownLog   bool // the operator has put the audit log there
+	wrote    bool // into it
 	manifest archive.Manifest
 	head     audit.Checkpoint // the backup's
 	proof    gateway.Proof
@@ -47,9 +53,13 @@ unsealed, the instance is there, and DIR/kmsgate.yaml is its configuration: the
 one that was saved, with the instance's own files in DIR. On any error DIR is as it
 was.
 
+With --identity, --audit-public-key has to say whose the backup is: everybody who
+knows the recipient can make one, and restoring it loads the module that it names.
+Who has no such file takes --unverified, for a backup that was in nobody else's hands.
+
 A SoftHSM token and its PIN are restored into DIR, too. A backup of an instance with
 an HSM is restored beside that HSM, with the module, the label and the file of the PIN
-that the configuration names.
+that the configuration names, or with --module and --pin-file.
 
 The audit log goes on behind the head that the backup has, and says so. If you
 still have the log, copy its files to DIR/audit.log and DIR/audit.log.* before: then
@@ -64,16 +74,23 @@ it goes on there. With - FILE is the standard input.`,
 	flags.StringVar(&r.identity, "identity", "", "the `FILE` with the age identity that opens it")
 	flags.StringVar(&r.passphrase, "passphrase-file", "", "the `FILE` with the passphrase that opens it")
 	flags.StringVar(&r.publicKey, "audit-public-key", "", "the `FILE` with the instance's audit public key, kept elsewhere, which has to have signed it")
+	flags.BoolVar(&r.unverified, "unverified", false, "believe the backup without --audit-public-key")
+	flags.StringVar(&r.module, "module", "", "the `PATH` of the PKCS#11 module, where it is another than in the backup")
+	flags.StringVar(&r.pinFile, "pin-file", "", "the `FILE` with the PIN of the HSM's user, where it is another than in the backup")
 	flags.BoolVar(&r.acceptLostKeys, "accept-lost-keys", false, "go on although some keys do not sign; they are named")
 	flags.BoolVar(&r.keepDueKeys, "keep-due-keys", false, "enable keys again whose deletion fell due since the backup; otherwise they are deleted at the first start")
 	insistOnPINFlag(cmd, &r.mode.insistOnPIN)
 	_ = cmd.MarkFlagRequired("dir") // there is such a flag
 	cmd.MarkFlagsOneRequired("identity", "passphrase-file")
 	cmd.MarkFlagsMutuallyExclusive("identity", "passphrase-file")
+	cmd.MarkFlagsMutuallyExclusive("audit-public-key", "unverified")
 	return cmd
 }
 
 func (r *restore) run(cmd *cobra.Command, path string) (err error) {
+	if r.identity != "" && r.publicKey == "" && !r.unverified {
+		return errors.New("whose is the backup? Everybody who knows the recipient can make one: give the instance's audit public key with --audit-public-key; or --unverified, if it was in nobody else's hands")
+	}
 	identities, err := r.identities()
 	if err != nil {
 		return err
@@ -93,7 +110,11 @@ func (r *restore) run(cmd *cobra.Command, path string) (err error) {
 	}
 	c, err := r.restore(cmd, in, trusted, identities)
 	if err := leave(err); err != nil {
-		return fmt.Errorf("%w\nNothing was restored: %s is as it was", err, r.dir)
+		but := ""
+		if r.wrote {
+			but = ", but that its audit log says what was tried"
+		}
+		return fmt.Errorf("%w\nNothing was restored: %s is as it was%s", err, r.dir, but)
 	}
 	r.report(cmd, c)
 	return nil
@@ -109,6 +130,9 @@ func (r *restore) restore(cmd *cobra.Command, in io.Reader, trusted audit.Public
 	if r.manifest, err = archive.Extract(in, r.staging(""), trusted, identities...); err != nil {
 		return nil, errors.Join(ctx.Err(), err)
 	}
+	if err := r.checkNames(); err != nil {
+		return nil, err
+	}
 	if r.head, err = r.auditHead(); err != nil {
 		return nil, err
 	}
@@ -116,12 +140,15 @@ func (r *restore) restore(cmd *cobra.Command, in io.Reader, trusted audit.Public
 	if err != nil {
 		return nil, fmt.Errorf("the saved configuration: %w", err)
 	}
+	if saved, err = r.withOptions(saved); err != nil {
+		return nil, err
+	}
 	staged, err := r.moved(saved, r.staging(""))
 	if err != nil {
 		return nil, err
 	}
-	if logs, err := audit.Files(filepath.Join(r.dir, "audit.log")); err != nil || len(logs) > 0 {
-		staged.Audit.File = filepath.Join(r.dir, "audit.log") // the operator's own
+	if r.ownLog {
+		staged.Audit.File = filepath.Join(r.dir, "audit.log")
 	}
 	i := &instance{config: staged, mode: r.mode, logger: newLogger(cmd.ErrOrStderr(), config.Log{Format: saved.Log.Format, Level: "warn"})}
 	err = r.try(ctx, i)
@@ -133,6 +160,42 @@ func (r *restore) restore(cmd *cobra.Command, in io.Reader, trusted audit.Public
 		return nil, err
 	}
 	return final, r.place(final)
+}
+
+// checkNames refuses files that no backup has: they would come to be where a
+// gateway, or a restore, takes them for its own.
+func (r *restore) checkNames() error {
+	for _, f := range r.manifest.Files {
+		if !slices.Contains(archivedFiles, f.Name) && !strings.HasPrefix(f.Name, archivedToken+"/") {
+			return fmt.Errorf("%w: no backup has a file %q", archive.ErrBroken, f.Name)
+		}
+	}
+	return nil
+}
+
+// archivedFiles are what a backup has besides the files of a SoftHSM token.
+var archivedFiles = []string{archivedConfig, archivedDatabase, archivedCA, archivedCAKey, archivedAuditKey, archivedPIN}
+
+// withOptions gives the saved configuration with what the command line says
+// instead. A module is code: it must not come with the backup.
+func (r *restore) withOptions(saved *config.Config) (*config.Config, error) {
+	c := *saved
+	var err error
+	if r.module != "" {
+		if c.Token.Module, err = filepath.Abs(r.module); err != nil {
+			return nil, err
+		}
+	}
+	if r.pinFile != "" {
+		c.Token.PINEnv = ""
+		if c.Token.PINFile, err = filepath.Abs(r.pinFile); err != nil {
+			return nil, err
+		}
+	}
+	if strings.HasPrefix(c.Token.Module, r.dir+string(filepath.Separator)) {
+		return nil, fmt.Errorf("%w: it names a PKCS#11 module in %s, where nothing is but what came with it", archive.ErrBroken, r.dir)
+	}
+	return &c, nil
 }
 
 // moved gives a configuration with the instance's own files in dir, and all else as
@@ -212,6 +275,7 @@ func (r *restore) goOn(ctx context.Context, i *instance) error {
 		return err
 	}
 	log, err := i.openAudit(&r.head)
+	r.wrote = r.ownLog && err == nil
 	if err != nil {
 		return fmt.Errorf("%w. If these files are not this instance's, take them away: the log then begins behind line %d", err, r.head.Seq)
 	}
@@ -233,12 +297,17 @@ func (i *instance) keepDueKeys(ctx context.Context, log *audit.Log) error {
 }
 
 // place moves everything to where it belongs. The configuration is last: without
-// it there is no instance.
+// it there is no instance. A restore that is killed before that leaves its own
+// directory, by which the next one knows what is to be begun anew.
 func (r *restore) place(c *config.Config) error {
-	if err := os.Rename(r.staging(archivedConfig), r.staging(archivedConfig+".backup")); err != nil {
+	if err := os.Rename(r.staging(archivedConfig), r.staging(savedConfig)); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(r.staging(""))
+	if err != nil {
+		return err
+	}
+	text, err := c.Marshal()
 	if err != nil {
 		return err
 	}
@@ -247,15 +316,24 @@ func (r *restore) place(c *config.Config) error {
 			return err
 		}
 	}
-	text, err := c.Marshal()
-	if err != nil {
+	if err := syncDir(r.dir); err != nil {
 		return err
 	}
-	if err := errors.Join(os.Remove(r.staging("")), syncDir(r.dir)); err != nil {
+	if err := writeFile(r.staging(archivedConfig), text, 0o600); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(r.dir, archivedConfig), text, 0o600)
+	if err := os.Rename(r.staging(archivedConfig), filepath.Join(r.dir, archivedConfig)); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(r.dir), os.Remove(r.staging("")))
 }
+
+// savedConfig is the configuration as it was in the backup.
+const savedConfig = archivedConfig + ".backup"
+
+// placed are the names that place gives, but for the audit log's, which may be the
+// operator's own, and the configuration's, with which all is there.
+var placed = []string{savedConfig, archivedDatabase, archivedCA, archivedCAKey, archivedAuditKey, archivedPIN, archivedToken, "guarded"}
 
 // enter makes the directory, or sees that it is empty but for files of the audit
 // log and what a restore leaves that was killed, and takes it for this process.
@@ -270,9 +348,10 @@ func (r *restore) enter() (leave func(error) error, err error) {
 	}
 	made := err != nil
 	for _, e := range before {
-		if name := e.Name(); name != "lock" && name != "restoring" && name != "audit.log" && !strings.HasPrefix(name, "audit.log.") {
-			return nil, fmt.Errorf("%s is not empty: there is %s. A backup is restored into a place of its own: name another, or move what is there away", r.dir, name)
+		if !r.mayBeThere(e.Name()) {
+			return nil, fmt.Errorf("%s is not empty: there is %s. A backup is restored into a place of its own: name another, or move what is there away", r.dir, e.Name())
 		}
+		r.ownLog = r.ownLog || isLog(e.Name())
 	}
 	unlock, err := lockDir(r.dir)
 	if err != nil {
@@ -280,29 +359,39 @@ func (r *restore) enter() (leave func(error) error, err error) {
 	}
 	leave = func(err error) error {
 		if err != nil {
-			err = errors.Join(err, r.clear(before, made))
+			err = errors.Join(err, r.clear(made))
 		}
 		return errors.Join(err, unlock())
 	}
-	return leave, os.RemoveAll(r.staging(""))
+	return leave, r.clear(false)
 }
 
-// clear removes everything that was not there before.
-func (r *restore) clear(before []fs.DirEntry, made bool) error {
+// mayBeThere says what a restore takes for its own, or leaves alone. What a killed
+// one has placed is there only together with its directory.
+func (r *restore) mayBeThere(name string) bool {
+	if name == "lock" || name == "restoring" || isLog(name) {
+		return true
+	}
+	_, err := os.Stat(r.staging(""))
+	return err == nil && slices.Contains(placed, name)
+}
+
+func isLog(name string) bool { return name == "audit.log" || strings.HasPrefix(name, "audit.log.") }
+
+// clear removes everything of a restore, and leaves the lock and the log of the
+// operator's.
+func (r *restore) clear(made bool) error {
 	if made {
 		return os.RemoveAll(r.dir)
 	}
-	there := make(map[string]bool)
-	for _, e := range before {
-		there[e.Name()] = e.Name() != "restoring"
-	}
 	now, err := os.ReadDir(r.dir)
 	for _, e := range now {
-		if !there[e.Name()] && e.Name() != "lock" {
+		if e.Name() != "lock" && e.Name() != "restoring" && !(r.ownLog && isLog(e.Name())) {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(r.dir, e.Name())))
 		}
 	}
-	return err
+	// Last: by it a restore that is killed here is known.
+	return errors.Join(err, os.RemoveAll(r.staging("")))
 }
 
 // report says what works, and what is to be done next.
@@ -323,6 +412,9 @@ func (r *restore) report(cmd *cobra.Command, c *config.Config) {
 	case r.proof.Due > 0:
 		fmt.Fprintf(out, "Keys that are deleted when it starts, for their time has come since the backup was made: %d. With --keep-due-keys restore keeps them.\n", r.proof.Due)
 	}
+	if os.Getuid() == 0 {
+		fmt.Fprintf(out, "Everything in %s belongs to root: if the gateway runs as another user, give it to that user (chown -R).\n", r.dir)
+	}
 	if err := c.Check(); err != nil {
 		fmt.Fprintf(out, "Before it can be served:\n%v\n", err)
 	}
@@ -338,7 +430,7 @@ func (r *restore) identities() ([]archive.Identity, error) {
 		i, err := p.Identity()
 		return []archive.Identity{i}, err
 	}
-	text, err := readSmallFile(r.identity)
+	text, err := readSecretFile(r.identity)
 	if err != nil {
 		return nil, err
 	}

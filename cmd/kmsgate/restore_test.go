@@ -2,14 +2,23 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -89,7 +98,7 @@ func TestKeepDueKeys(t *testing.T) {
 		var out bytes.Buffer
 		cmd.SetOut(&out)
 		cmd.SetErr(t.Output())
-		cmd.SetArgs([]string{path("backup.age"), "--dir", path(tc.to), "--identity", path("key.txt"), tc.flag})
+		cmd.SetArgs([]string{path("backup.age"), "--dir", path(tc.to), "--identity", path("key.txt"), "--unverified", tc.flag})
 		if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), tc.told) {
 			t.Fatalf("%s: %v, %s", tc.flag, err, &out)
 		}
@@ -106,5 +115,140 @@ func TestKeepDueKeys(t *testing.T) {
 		if err := (stopped{i}).Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// forge makes a backup that is signed by a key of the forger's, as everybody can who
+// knows the recipient.
+func forge(t *testing.T, path string, files map[string]string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(digest []byte) ([]byte, error) { return ecdsa.SignASN1(rand.Reader, key, digest) }
+	head := audit.Checkpoint{Head: audit.Head{Seq: 1, Hash: strings.Repeat("0", 64)}}
+	if head.Signature, err = sign(head.Digest()); err != nil {
+		t.Fatal(err)
+	}
+	recipients, err := archive.ParseRecipients(testRecipient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sealed bytes.Buffer
+	w, err := archive.NewWriter(&sealed, recipients...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range files {
+		if err := w.Add(name, int64(len(content)), strings.NewReader(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(archive.Manifest{PublicKey: public, AuditHead: head.String()}, sign); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, sealed.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestForgedBackup restores what somebody has made who knows the recipient: without
+// the audit public key not at all, and with --unverified no module is loaded that
+// came with it, and no file comes to be that no backup has.
+func TestForgedBackup(t *testing.T) {
+	const configuration = "instance: {id: kst-forged, region: cn-hangzhou, account: '1'}\ntoken: {module: %s, label: kmsgate, pin_file: pin}\nlisteners: [{address: '127.0.0.1:0'}]\n"
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.WriteFile(path("key.txt"), []byte(testIdentity), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	module := func(name string) map[string]string {
+		return map[string]string{archivedConfig: fmt.Sprintf(configuration, name), archivedPIN: "1234"}
+	}
+	with := func(files map[string]string, name string) map[string]string {
+		files[name] = "x"
+		return files
+	}
+	for name, tc := range map[string]struct {
+		files map[string]string
+		flags []string
+		told  string
+	}{
+		"without the key":        {module("/nonexistent.so"), nil, "whose is the backup?"},
+		"a module in it":         {with(module("softhsm/evil.so"), "softhsm/evil.so"), []string{"--unverified"}, "names a PKCS#11 module in"},
+		"a module, up and down":  {with(module("../restoring/pin"), "ca.pem"), []string{"--unverified"}, "names a PKCS#11 module in"},
+		"a file that is nothing": {with(module("/nonexistent.so"), "evil.so"), []string{"--unverified"}, `no backup has a file "evil.so"`},
+		"an audit log":           {with(module("/nonexistent.so"), "audit.log"), []string{"--unverified"}, `no backup has a file "audit.log"`},
+		"what a restore leaves":  {with(module("/nonexistent.so"), "restoring/x"), []string{"--unverified"}, "no backup has a file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forge(t, path("forged.age"), tc.files)
+			cmd := restoreCommand()
+			cmd.SilenceErrors, cmd.SilenceUsage = true, true
+			cmd.SetErr(t.Output())
+			cmd.SetArgs(append([]string{path("forged.age"), "--dir", path("restored"), "--identity", path("key.txt")}, tc.flags...))
+			if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), tc.told) {
+				t.Errorf("restore: %v, want that it says %q", err, tc.told)
+			}
+			if _, err := os.Stat(path("restored")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("something was left: %v", err)
+			}
+		})
+	}
+}
+
+// TestRestoreBegunAnew finds what restores leave that were killed while they put
+// everything in its place, and a directory that is somebody's.
+func TestRestoreBegunAnew(t *testing.T) {
+	for name, tc := range map[string]struct {
+		there []string
+		empty bool
+	}{
+		"killed before":          {[]string{"lock", "restoring/kmsgate.db", "restoring/kmsgate.yaml"}, true},
+		"killed meanwhile":       {[]string{"lock", "restoring/kmsgate.db", "ca.pem", "softhsm/pin", "kmsgate.yaml.backup", "audit.log"}, true},
+		"somebody's":             {[]string{"kmsgate.db", "ca.pem"}, false},
+		"an instance":            {[]string{"restoring/x", "kmsgate.yaml", "kmsgate.db"}, false},
+		"something else with it": {[]string{"restoring/x", "precious"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := restore{dir: t.TempDir()}
+			for _, file := range tc.there {
+				path := filepath.Join(r.dir, file)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			leave, err := r.enter()
+			if (err == nil) != tc.empty {
+				t.Fatalf("enter: %v", err)
+			}
+			left, err := os.ReadDir(r.dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, e := range left {
+				names = append(names, e.Name())
+			}
+			if !tc.empty {
+				for _, file := range tc.there {
+					if _, err := os.Stat(filepath.Join(r.dir, file)); err != nil {
+						t.Errorf("something of another's is gone: %v", err)
+					}
+				}
+				return
+			}
+			if want := []string{"lock"}; !slices.Equal(names, want) && !slices.Equal(names, []string{"audit.log", "lock"}) {
+				t.Errorf("there is %v, want nothing of the one before", names)
+			}
+			if err := leave(nil); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

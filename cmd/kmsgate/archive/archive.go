@@ -13,8 +13,8 @@
 // An age file (age-encryption.org/v1), and in it a tar archive, format USTAR, of
 // regular files only: those that were added, then manifest.json, which is a
 // [Manifest] and lists them with their sizes and hashes, then manifest.sig, the
-// signature of [Digest] of the manifest's text by the instance's P-256 key, as
-// ASN.1 DER. The manifest is last because hashes are known last: an archive is
+// signature of [Digest] of the manifest's text by the instance's audit key, for an
+// audit.PublicKey to check. The manifest is last because hashes are known last: an archive is
 // written in one pass. Nothing is compressed, so that what is extracted is no
 // larger than what was read.
 package archive
