@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"flag"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ var keysInToken = flag.Int("keys", 1000, "how many key pairs BenchmarkKeys has i
 // somebody makes and destroys keys without pause, with session copies and
 // without. An operation is one signature.
 func BenchmarkKeys(b *testing.B) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * runtime.NumCPU())) // as the gateway has it
 	soft, keys := manyKeys(b, *keysInToken)
 	for _, copies := range []int{0, -1} {
 		name := map[int]string{0: "copies", -1: "without"}[copies]
