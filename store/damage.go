@@ -9,9 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrDamaged: the file is not as it was written.
@@ -79,8 +78,8 @@ func examine(path string) error {
 
 func lockFile(f *os.File) error {
 	for began := time.Now(); ; time.Sleep(lockEvery) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return err
 		}
 		if time.Since(began) > lockFor {
