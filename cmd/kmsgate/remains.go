@@ -54,7 +54,7 @@ func (i *instance) checkUnused(ctx context.Context, begun bool) (err error) {
 	if left = append(left, keys...); left == nil {
 		return nil
 	}
-	return fmt.Errorf("nothing was made: there is %s, of an instance whose database %s is not. If it is lost, restore it from a backup (kmsgate restore); another instance needs a directory and a token of its own",
+	return fmt.Errorf("nothing was made: there is %s, of an instance whose database %s is gone. Put it back; or, if it is lost, restore it from a backup (kmsgate restore); another instance needs a directory and a token of its own",
 		strings.Join(left, ", "), i.config.Store.File)
 }
 
