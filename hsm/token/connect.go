@@ -35,6 +35,7 @@ func (t *Token) connect(provision bool) (c *connection, err error) {
 
 // login opens the module and logs in, once.
 func (t *Token) login(d *doing) (*connection, error) {
+	defer keepStandardInput()
 	c11, err := t.openModule()
 	if err != nil {
 		return nil, fmt.Errorf("%w: opening %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
@@ -78,6 +79,7 @@ func (t *Token) findAlone() error {
 	if err := t.p11.Initialize(); err != nil && !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
 		return fmt.Errorf("initializing it: %w", err)
 	}
+	defer keepStandardInput()
 	defer t.p11.Finalize()
 	return safely(func() error {
 		_, _, err := t.cfg.findToken(t.p11)

@@ -3,9 +3,11 @@ package token
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/ThalesGroup/crypto11"
+	"golang.org/x/sys/unix"
 )
 
 // A connection is one logged-in use of the module. It is used until it is lost
@@ -65,6 +67,16 @@ func (c *connection) close() {
 	}
 	// An error says that this was the end of our binding's use, too.
 	_ = c.token.p11.Finalize()
+	keepStandardInput()
+}
+
+// keepStandardInput opens descriptor 0 again if a module has closed it, as
+// opencryptoki's does (3.8.1) when it does not find a TPM. The next file that this
+// process opens would be 0, the module would close that, and it may be the database.
+func keepStandardInput() {
+	if _, err := unix.FcntlInt(0, unix.F_GETFD, 0); err == unix.EBADF {
+		_, _ = unix.Open(os.DevNull, unix.O_RDONLY, 0) // the lowest that is free: 0
+	}
 }
 
 // work does jobs until the connection is lost. It owns s.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/miekg/pkcs11"
+	"golang.org/x/sys/unix"
 
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
@@ -69,5 +70,17 @@ func TestSealsByWhatThereIs(t *testing.T) {
 	tok = open(t, cfg)
 	if got, err := tok.Unseal(t.Context(), sealedText, []byte("aad")); err != nil || string(got) != "secret" {
 		t.Errorf("Unseal: %q, %v", got, err)
+	}
+}
+
+// TestStandardInput: opencryptoki closes descriptor 0, whatever that is then.
+func TestStandardInput(t *testing.T) {
+	soft := rig.OpenCryptoki(t)
+	tok := open(t, token.Config{Module: soft.Module, Label: soft.Label, PIN: token.PIN(soft.PIN), Provision: true})
+	for range 2 {
+		if _, err := unix.FcntlInt(0, unix.F_GETFD, 0); err != nil {
+			t.Errorf("descriptor 0: %v", err)
+		}
+		tok.Close()
 	}
 }
