@@ -80,7 +80,7 @@ func (t *Token) findAlone() error {
 		return fmt.Errorf("initializing it: %w", err)
 	}
 	defer keepStandardInput()
-	defer t.p11.Finalize()
+	defer t.finalize(func() { _ = t.p11.Finalize() })
 	return safely(func() error {
 		_, _, err := t.cfg.findToken(t.p11)
 		return err

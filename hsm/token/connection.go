@@ -60,13 +60,15 @@ func (c *connection) givenUp() error {
 
 // close finalizes the module. No call may be in flight.
 func (c *connection) close() {
-	// crypto11 closes its sessions and calls C_Finalize, which ends the
-	// workers' sessions too. Its Close never gives an error, but may panic.
-	if c.c11 != nil {
-		_ = safely(c.c11.Close)
-	}
-	// An error says that this was the end of our binding's use, too.
-	_ = c.token.p11.Finalize()
+	c.token.finalize(func() {
+		// crypto11 closes its sessions and calls C_Finalize, which ends the
+		// workers' sessions too. Its Close never gives an error, but may panic.
+		if c.c11 != nil {
+			_ = safely(c.c11.Close)
+		}
+		// An error says that this was the end of our binding's use, too.
+		_ = c.token.p11.Finalize()
+	})
 	keepStandardInput()
 }
 
