@@ -58,7 +58,7 @@ const (
 // examine reports ErrDamaged if bbolt could not read the file at path and live. One
 // that is not there or empty is as good as new.
 func examine(path string) error {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDWR, 0) // to be written to, or NFS does not lock it
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

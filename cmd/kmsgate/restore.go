@@ -192,10 +192,21 @@ func (r *restore) withOptions(saved *config.Config) (*config.Config, error) {
 			return nil, err
 		}
 	}
-	if strings.HasPrefix(c.Token.Module, r.dir+string(filepath.Separator)) {
+	if r.holds(c.Token.Module) {
 		return nil, fmt.Errorf("%w: it names a PKCS#11 module in %s, where nothing is but what came with it", archive.ErrBroken, r.dir)
 	}
 	return &c, nil
+}
+
+// holds reports whether a path leads into the directory, by whatever way.
+func (r *restore) holds(path string) bool {
+	in := func(path, dir string) bool { return strings.HasPrefix(path, dir+string(filepath.Separator)) }
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return in(path, r.dir) // there is no such file to load
+	}
+	dir, err := filepath.EvalSymlinks(r.dir)
+	return err != nil || in(real, dir) || strings.HasPrefix(real, "/proc/")
 }
 
 // moved gives a configuration with the instance's own files in dir, and all else as
@@ -342,20 +353,16 @@ func (r *restore) enter() (leave func(error) error, err error) {
 	if r.dir, err = filepath.Abs(r.dir); err != nil {
 		return nil, err
 	}
-	before, err := os.ReadDir(r.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	made, err := r.look()
+	if err != nil {
 		return nil, err
-	}
-	made := err != nil
-	for _, e := range before {
-		if !r.mayBeThere(e.Name()) {
-			return nil, fmt.Errorf("%s is not empty: there is %s. A backup is restored into a place of its own: name another, or move what is there away", r.dir, e.Name())
-		}
-		r.ownLog = r.ownLog || isLog(e.Name())
 	}
 	unlock, err := lockDir(r.dir)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := r.look(); err != nil { // another restore may have ended before this one had the lock
+		return nil, errors.Join(err, unlock())
 	}
 	leave = func(err error) error {
 		if err != nil {
@@ -364,6 +371,22 @@ func (r *restore) enter() (leave func(error) error, err error) {
 		return errors.Join(err, unlock())
 	}
 	return leave, r.clear(false)
+}
+
+// look reports whether the directory has to be made, and an error if something is in
+// it that is not a restore's.
+func (r *restore) look() (missing bool, err error) {
+	there, err := os.ReadDir(r.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	for _, e := range there {
+		if !r.mayBeThere(e.Name()) {
+			return false, fmt.Errorf("%s is not empty: there is %s. A backup is restored into a place of its own: name another, or move what is there away", r.dir, e.Name())
+		}
+		r.ownLog = r.ownLog || isLog(e.Name())
+	}
+	return false, err
 }
 
 // mayBeThere says what a restore takes for its own, or leaves alone. What a killed

@@ -270,7 +270,7 @@ func (k *copies) bury() error {
 			k.mu.Unlock()
 			continue
 		}
-		err := k.session.destroyCopy(dead.copy.handle)
+		err := safely(func() error { return k.session.destroyCopy(dead.copy.handle) }) // or using stayed locked
 		dead.o.using.Unlock()
 		if k.kept[dead.o] == dead.copy {
 			delete(k.kept, dead.o)

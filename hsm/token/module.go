@@ -1,7 +1,7 @@
 package token
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -29,15 +29,16 @@ func (t *Token) finalize(f func()) {
 
 // reopen opens a file under a number, if that is free.
 func reopen(fd int, name string) error {
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != unix.EBADF {
-		return fmt.Errorf("another file has it")
-	}
 	n, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil || n == fd {
 		return err
 	}
 	defer unix.Close(n)
-	return unix.Dup3(n, fd, unix.O_CLOEXEC)
+	got, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, fd) // the lowest that is free from fd on
+	if err == nil && got != fd {
+		err = errors.Join(errors.New("another file has it"), unix.Close(got))
+	}
+	return err
 }
 
 // openFiles are the lock files that this process has open, by descriptor: a module's

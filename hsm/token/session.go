@@ -41,8 +41,8 @@ func (s *session) close() {
 	if s.handle == 0 {
 		return
 	}
+	s.sessions.Delete(s.handle) // first: the token may give it to another session at once
 	_ = s.p11.CloseSession(s.handle)
-	s.sessions.Delete(s.handle)
 	s.handle = 0
 }
 
