@@ -341,6 +341,9 @@ func tellingOf(err error) error {
 
 // isTransient reports whether an error says nothing about a key.
 func isTransient(err error) bool {
+	if errors.Is(err, hsm.ErrRefused) {
+		return false
+	}
 	return errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 

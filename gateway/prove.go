@@ -48,7 +48,7 @@ func Belong(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hs
 
 // foreign says so, unless the token was away.
 func foreign(what string, err error) error {
-	if errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if isTransient(err) || errors.Is(err, hsm.ErrRefused) { // another token would not have the key at all
 		return err
 	}
 	return fmt.Errorf("%w: %s (%w)", ErrForeignToken, what, err)

@@ -84,7 +84,7 @@ func (c *call) versionOfSpare(ctx context.Context, key store.Key, allowed, also 
 	testing, cancel := context.WithTimeout(ctx, signTimeout)
 	defer cancel()
 	if err := hsm.SelfTest(testing, c.server.Backend, spare.Key); err != nil {
-		if errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || testing.Err() != nil {
+		if isTransient(err) || testing.Err() != nil {
 			return version, true, err
 		}
 		return version, false, c.begin(func(tx *store.Tx) error {

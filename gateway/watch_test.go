@@ -56,6 +56,8 @@ type slowBackend struct {
 	mu   sync.Mutex
 	asks []time.Time // guarded by mu
 	away bool        // guarded by mu: the token is not there
+
+	refuses string // the ID of a key that the token, which is well, will not sign with
 }
 
 func (s *slowBackend) Health(ctx context.Context) error {
@@ -89,6 +91,9 @@ func (s *slowBackend) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, di
 	s.asks = append(s.asks, time.Now())
 	s.mu.Unlock()
 	time.Sleep(s.takes) // of the bubble's time
+	if string(k.ID) == s.refuses {
+		return nil, hsm.ErrRefused
+	}
 	return s.Fake.Sign(ctx, k, alg, digest)
 }
 
@@ -203,6 +208,31 @@ func TestSelfTest(t *testing.T) {
 		b.local("TestKeyVersion", nil, "KeyId", all[3].KeyId, "KeyVersionId", all[3].KeyVersionId)
 		if got := b.metric("kmsgate_key_versions_failing"); got != "2" {
 			t.Errorf("%s keys are failing, one signs again: want 2", got)
+		}
+	})
+}
+
+// TestRefusedKey has a token that is well and refuses one key: that is the key's
+// failure, and those behind it have their turn.
+func TestRefusedKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, slow, log := plainBench(t, 3)
+		all := b.everyRecord()
+		slow.refuses = string(all[1].Key.ID)
+		before := len(slow.asked())
+		stop := b.running()
+		defer stop()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n, got := len(slow.asked())-before, b.metric("kmsgate_key_versions_failing"); n != 3 || got != "1" {
+			t.Errorf("%d test signatures, %s failing: want 3 and 1", n, got)
+		}
+		if log.count("does not sign as it should; kmsgate doctor says what to do\" KeyId="+all[1].KeyId) != 1 {
+			t.Errorf("the log does not name %s", all[1].KeyId)
+		}
+		err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", all[1].KeyId, "KeyVersionId", all[1].KeyVersionId), nil)
+		if err == nil || !strings.Contains(err.Error(), "Rejected.Unavailable") || !strings.Contains(err.Error(), "refuses") {
+			t.Errorf("TestKeyVersion: %v, want the reason", err)
 		}
 	})
 }

@@ -15,6 +15,7 @@ package hsm
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // A KeySpec is the kind of a key pair, spelled as the KMS API spells it.
@@ -104,6 +105,9 @@ var (
 	ErrBusy = errors.New("too many operations are waiting for the token")
 	// ErrUnavailable: the token is not there or did not answer in time.
 	ErrUnavailable = errors.New("the token is unavailable")
+	// ErrRefused is an ErrUnavailable of a token that is well: twice it did not do
+	// this one thing, and waiting may not help.
+	ErrRefused = fmt.Errorf("%w: it is well, and refuses this", ErrUnavailable)
 	// ErrKeySpec: the KeySpec is unknown, or this backend cannot make such keys.
 	ErrKeySpec = errors.New("KeySpec not offered")
 	// ErrAlgorithm: the Algorithm is unknown or does not fit the KeySpec.

@@ -136,7 +136,7 @@ func (c *connection) handle(s *session, j *job, q *queue) *session {
 			return nil
 		}
 		if refusals == maxRefusals {
-			j.done <- fmt.Errorf("%w: the token is well but refuses: %w", j.refusal, err)
+			j.done <- fmt.Errorf("%w: %w", j.refusal, err)
 			return s
 		}
 	}

@@ -511,14 +511,14 @@ func TestRefused(t *testing.T) {
 		"C_EncryptInit":     func() error { return u.seals(20 * time.Second) },
 	} {
 		f.Fail(function, vendors, rig.Always)
-		if err := use(); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, pkcs11.Error(vendors)) {
-			t.Errorf("%s refuses: %v, want ErrUnavailable with the code", function, err)
+		if err := use(); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, hsm.ErrRefused) || !errors.Is(err, pkcs11.Error(vendors)) {
+			t.Errorf("%s refuses: %v, want ErrRefused with the code", function, err)
 		}
 		f.End(function)
 	}
 	f.WithoutMechanism(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.CKM_RSA_PKCS)
-	if err := sign(t.Context(), tok, u.rsa); !errors.Is(err, hsm.ErrUnavailable) {
-		t.Errorf("C_SignInit refuses: %v, want ErrUnavailable", err)
+	if err := sign(t.Context(), tok, u.rsa); !errors.Is(err, hsm.ErrRefused) {
+		t.Errorf("C_SignInit refuses: %v, want ErrRefused", err)
 	}
 	f.WithoutMechanism()
 	expectSigns(t, tok, u.ec, u.rsa)

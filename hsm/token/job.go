@@ -113,10 +113,10 @@ func (q *queue) handBack(j *job, why error) {
 	j.done <- fmt.Errorf("%w: %w", hsm.ErrUnavailable, why)
 }
 
-// run hands do to a worker of q and waits for its result. That the token refuses it
-// is hsm.ErrUnavailable.
+// run hands do to a worker of q and waits for its result. That a token which is well
+// does not do it is hsm.ErrRefused.
 func run[T any](ctx context.Context, t *Token, q *queue, do func(*session) (T, error)) (T, error) {
-	return runUnless(ctx, t, q, hsm.ErrUnavailable, do)
+	return runUnless(ctx, t, q, hsm.ErrRefused, do)
 }
 
 // runUnless is run with another word for that the token refuses.
