@@ -2,7 +2,6 @@ package token
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -210,8 +209,11 @@ func (k *copies) keep() {
 
 // copy makes a copy of o's key.
 func (k *copies) copy(o *object) error {
-	if o.copy.Load() != nil || !k.room() {
+	if o.copy.Load() != nil {
 		return nil
+	}
+	if ok, err := k.room(); err != nil || !ok {
+		return err
 	}
 	forgets := o.forgets.Load()
 	handle, err := k.session.copyObject(o.handle, o.id[:])
@@ -235,25 +237,25 @@ func (k *copies) copy(o *object) error {
 	return nil
 }
 
-// room makes sure that there is room for one more copy.
-func (k *copies) room() bool {
+// room makes sure that there is room for one more copy, if it can.
+func (k *copies) room() (bool, error) {
 	if len(k.kept) < k.c.token.cfg.Copies {
-		return true
+		return true, nil
 	}
 	var victim *object
 	for o := range k.kept {
-		if victim == nil || cmp.Less(o.used.Load(), victim.used.Load()) {
+		if victim == nil || o.used.Load() < victim.used.Load() {
 			victim = o
 		}
 	}
 	// If more keys than there is room for are in use at once, those that have a
 	// copy keep it: making one costs more than it saves.
 	if time.Since(time.Unix(0, victim.used.Load())) < k.c.token.cfg.CopyIdle {
-		return false
+		return false, nil
 	}
 	k.forget(victim)
-	_ = k.bury() // what is wrong with the session shows at the next call
-	return len(k.kept) < k.c.token.cfg.Copies
+	err := k.bury()
+	return len(k.kept) < k.c.token.cfg.Copies, err
 }
 
 // bury destroys condemned copies. One that a signature is being made with waits
