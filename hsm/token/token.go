@@ -146,7 +146,7 @@ type Token struct {
 
 	keysBefore int // that the connection before this one knew; for who connects
 
-	sought atomic.Int64 // when a key was looked for that the table had not, in nanoseconds since 1970
+	seeking atomic.Bool // a key is looked for that the table has not, or was a moment ago
 
 	jobs    *queue // for the workers
 	changes *queue // for the one worker that changes the token …
@@ -359,7 +359,7 @@ func (t *Token) reconnect() *connection {
 			t.doneErr = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 			return nil
 		}
-		if reason := err.Error(); reason != said { // once for each reason, not twice a second
+		if reason := err.Error(); reason != said { // once for each reason, not at every try
 			t.log.Warn("the token is not back yet; trying on", "token", t.cfg.name(), "reason", reason)
 			said = reason
 		}
