@@ -84,6 +84,45 @@ type AccessKey struct {
 	LastUsedDate time.Time // zero if never; a minute late at most, and lost in a crash
 }
 
+// A NetworkRule says which addresses may use a client key.
+type NetworkRule struct {
+	Name            string
+	Description     string
+	SourcePrivateIp []string // addresses and prefixes
+	CreationDate    time.Time
+}
+
+// A PermissionPolicy says what client keys may do. KMS calls it a policy, too, but
+// it is none of RAM's.
+type PermissionPolicy struct {
+	Name         string
+	Description  string
+	KmsInstance  string
+	Permissions  []string // names of KMS's templates
+	Resources    []string // key/<KeyId>, secret/<SecretName>; the last character can be *
+	NetworkRules []string // names; all addresses if there are none. A rule that there is not lets nobody in
+	CreationDate time.Time
+}
+
+// An ApplicationAccessPoint (AAP) is what client keys belong to.
+type ApplicationAccessPoint struct {
+	Name         string
+	Description  string
+	Policies     []string // names of PermissionPolicies; one that there is not permits nothing
+	CreationDate time.Time
+}
+
+// A ClientKey is a credential of an ApplicationAccessPoint for the native API. Its
+// private half was given away when it was made, and is not here.
+type ClientKey struct {
+	ClientKeyId  string // KAAP.<uuid>
+	AapName      string
+	Certificate  []byte    // DER; self-made, with the RSA public key
+	NotBefore    time.Time // to the second
+	NotAfter     time.Time // to the second
+	CreationDate time.Time
+}
+
 // An Orphan is a key pair that belongs to no KeyVersion: it is being made, or
 // is to be destroyed. It is written before the token is asked to make the pair,
 // and removed in the transaction that writes the KeyVersion; and it is written

@@ -29,10 +29,15 @@ import (
 //	nonces          Until "/" AccessKeyId "/" Nonce → Nonce
 //	policies        PolicyName               → Policy
 //	outbox          RequestId                → Outbox
+//	networkrules    Name                     → NetworkRule
+//	permissions     Name                     → PermissionPolicy
+//	accesspoints    Name                     → ApplicationAccessPoint
+//	clientkeys      ClientKeyId              → ClientKey
 //
+// Version 2 had none of the last four.
 // Version 1 had no policies, outbox, auditkey and audithead, and the documents of
 // policies in the place of their names in User.
-const schemaVersion = 2
+const schemaVersion = 3
 
 var (
 	bucketMeta   = []byte("meta")
@@ -60,13 +65,18 @@ var (
 	nonces     = table[Nonce]{"nonces", func(s *snapshot) **rows[Nonce] { return &s.nonces }}
 	policies   = table[Policy]{"policies", func(s *snapshot) **rows[Policy] { return &s.policies }}
 	outbox     = table[Outbox]{"outbox", func(s *snapshot) **rows[Outbox] { return &s.outbox }}
+
+	networkRules = table[NetworkRule]{"networkrules", func(s *snapshot) **rows[NetworkRule] { return &s.networkRules }}
+	permissions  = table[PermissionPolicy]{"permissions", func(s *snapshot) **rows[PermissionPolicy] { return &s.permissions }}
+	accessPoints = table[ApplicationAccessPoint]{"accesspoints", func(s *snapshot) **rows[ApplicationAccessPoint] { return &s.accessPoints }}
+	clientKeys   = table[ClientKey]{"clientkeys", func(s *snapshot) **rows[ClientKey] { return &s.clientKeys }}
 )
 
 // tables is every table, for what is done to all of them.
 var tables = []interface {
 	open(tx *bbolt.Tx, before int, into *snapshot) error
 	fork(from, to *snapshot)
-}{keys, versions, aliases, users, accessKeys, orphans, nonces, policies, outbox}
+}{keys, versions, aliases, users, accessKeys, orphans, nonces, policies, outbox, networkRules, permissions, accessPoints, clientKeys}
 
 // A snapshot is all records at one moment. Once published it does not change.
 type snapshot struct {
@@ -82,7 +92,13 @@ type snapshot struct {
 	nonces     *rows[Nonce]
 	policies   *rows[Policy]
 	outbox     *rows[Outbox]
-	aliasesOf  *btree.Set[string] // KeyId "/" AliasName; in memory only
+
+	networkRules *rows[NetworkRule]
+	permissions  *rows[PermissionPolicy]
+	accessPoints *rows[ApplicationAccessPoint]
+	clientKeys   *rows[ClientKey]
+
+	aliasesOf *btree.Set[string] // KeyId "/" AliasName; in memory only
 }
 
 // fork gives a snapshot that can be changed without changing s. It takes the
@@ -187,7 +203,7 @@ func migrate(tx *bbolt.Tx) (version int, err error) {
 	}
 	if version == 1 {
 		if err := namePolicies(tx); err != nil {
-			return 0, fmt.Errorf("bringing the database to schema version 2: %w", err)
+			return 0, fmt.Errorf("naming the policies of schema version 1: %w", err)
 		}
 	}
 	return version, meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))

@@ -55,11 +55,16 @@ func TestRoundTrip(t *testing.T) {
 	auditHead := store.Head{Seq: 8, Hash: "h", Time: day, Signature: []byte{9}}
 	orphan := store.Orphan{KeyVersionId: "v3", Since: day, Key: hsm.Key{ID: []byte{5}, Spec: hsm.RSA_2048}}
 	nonce := store.Nonce{AccessKeyId: "ak", Nonce: "n", Until: day}
+	rule := store.NetworkRule{Name: "office", Description: "d", SourcePrivateIp: []string{"10.0.0.0/8"}, CreationDate: day}
+	permission := store.PermissionPolicy{Name: "sign", KmsInstance: "kst-1", Permissions: []string{"p"}, Resources: []string{"key/*"}, NetworkRules: []string{"office"}, CreationDate: day}
+	accessPoint := store.ApplicationAccessPoint{Name: "billing", Description: "d", Policies: []string{"sign"}, CreationDate: day}
+	clientKey := store.ClientKey{ClientKeyId: "KAAP.1", AapName: "billing", Certificate: []byte{10}, NotBefore: day, NotAfter: day.Add(time.Hour), CreationDate: day}
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(tx.SetInstance(instance), tx.PutKey(key), tx.PutKeyVersion(newer), tx.PutKeyVersion(older),
 			tx.PutKeyVersion(store.KeyVersion{KeyId: "k10", KeyVersionId: "v9"}), // k1 is a prefix of its key
 			tx.CreateAlias(alias), tx.PutUser(user), tx.PutAccessKey(access), tx.PutOrphan(orphan), tx.PutNonce(nonce, day.Add(-time.Hour)),
-			tx.PutPolicy(policy), tx.PutOutbox(outbox), tx.SetAuditKey(auditKey), tx.SetAuditHead(auditHead))
+			tx.PutPolicy(policy), tx.PutOutbox(outbox), tx.SetAuditKey(auditKey), tx.SetAuditHead(auditHead),
+			tx.PutNetworkRule(rule), tx.PutPermissionPolicy(permission), tx.PutAccessPoint(accessPoint), tx.PutClientKey(clientKey))
 	})
 	check := func(s *store.Store) {
 		t.Helper()
@@ -89,6 +94,13 @@ func TestRoundTrip(t *testing.T) {
 			equal(auditKey, tx.AuditKey(), nil)
 			equal(auditHead, tx.AuditHead(), nil)
 			equal([]store.Nonce{nonce}, tx.Nonces(), nil)
+			gotRule, err := tx.NetworkRule("office")
+			equal(rule, gotRule, err)
+			gotPermission, err := tx.PermissionPolicy("sign")
+			equal(permission, gotPermission, err)
+			gotPoint, err := tx.AccessPoint("billing")
+			equal(accessPoint, gotPoint, err)
+			equal([]store.ClientKey{clientKey}, tx.ClientKeys(), nil)
 			return nil
 		})
 	}
@@ -287,7 +299,7 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), `"k1" in keys`) {
 		t.Errorf("Open with a damaged record: %v, want its name", err)
 	}
-	tamper("meta", "schema", "3")
+	tamper("meta", "schema", "1000")
 	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), "newer kmsgate") {
 		t.Errorf("Open of a newer schema: %v, want what to do", err)
 	}
@@ -354,4 +366,63 @@ func TestMigrate1(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestMigrate2 opens a file of schema version 2, which has no bucket for what client
+// keys need; in one of this version such a bucket is missed.
+func TestMigrate2(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	update(t, s, func(tx *store.Tx) error { return tx.PutKey(store.Key{KeyId: "k1"}) })
+	tamper := func(version string) {
+		t.Helper()
+		db, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bbolt.Tx) (err error) {
+			for _, bucket := range []string{"networkrules", "permissions", "accesspoints", "clientkeys"} {
+				err = errors.Join(err, tx.DeleteBucket([]byte(bucket)))
+			}
+			return errors.Join(err, tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte(version)))
+		})
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Close()
+	tamper("2")
+	s = open(t, path)
+	update(t, s, func(tx *store.Tx) error {
+		if tx.CountKeys() != 1 || tx.CountAccessPoints() != 0 {
+			t.Errorf("%d keys, %d access points", tx.CountKeys(), tx.CountAccessPoints())
+		}
+		return tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "billing"})
+	})
+	s.Close()
+	tamper("3")
+	if _, err := store.Open(path); !errors.Is(err, store.ErrDamaged) {
+		t.Errorf("Open of a file that lost buckets: %v, want ErrDamaged", err)
+	}
+}
+
+// TestDeleteAccessPoint deletes one of two access points: its client keys go with it,
+// and no other's.
+func TestDeleteAccessPoint(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	update(t, s, func(tx *store.Tx) error {
+		return errors.Join(
+			tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "a"}), tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "b"}),
+			tx.PutClientKey(store.ClientKey{ClientKeyId: "1", AapName: "a"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "2", AapName: "b"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "3", AapName: "a"}))
+	})
+	update(t, s, func(tx *store.Tx) error { return tx.DeleteAccessPoint("a") })
+	s.View(func(tx *store.Tx) error {
+		if diff := cmp.Diff([]store.ClientKey{{ClientKeyId: "2", AapName: "b"}}, tx.ClientKeys()); diff != "" {
+			t.Error(diff)
+		}
+		if _, err := tx.AccessPoint("a"); !errors.Is(err, store.ErrNotFound) || tx.CountAccessPoints() != 1 {
+			t.Errorf("%v, %d access points", err, tx.CountAccessPoints())
+		}
+		return nil
+	})
 }
