@@ -17,7 +17,7 @@ GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exe
 # Packages that must build without a C compiler: all but these two.
 LINKS_C := /hsm/token$$|/cmd/kmsgate$$
 
-.PHONY: build demo run test setup setup-test check unit integration fuzz bench soak image-test clean
+.PHONY: build demo run test setup setup-test check generate unit integration fuzz bench soak image-test clean
 
 build: bin/kmsgate
 
@@ -53,25 +53,37 @@ setup:
 	command -v curl >/dev/null || missing="$$missing curl"; \
 	$(INSTALL)
 
-# Installs the other tokens that the tests run on. Opencryptoki's package starts its
+# Installs protobuf's compiler and the other tokens that the tests run on. Opencryptoki's package starts its
 # daemon where there is an init system; in a container it leaves that to the tests.
 setup-test: setup
 	@missing=; has() { ls /usr/lib/*/$$1 >/dev/null 2>&1; }; \
 	[ -x /usr/bin/p11-kit ] || missing="$$missing p11-kit"; \
 	has pkcs11/p11-kit-client.so || missing="$$missing p11-kit-modules"; \
+	command -v protoc >/dev/null || missing="$$missing protobuf-compiler"; \
 	[ -x /usr/sbin/pkcsslotd ] && has opencryptoki/libopencryptoki.so.0 || missing="$$missing opencryptoki"; \
 	$(INSTALL)
 
-check: bin/staticcheck
+check: setup-test bin/staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) -C integration vet ./...
 	bin/staticcheck ./...
 	cd integration && ../bin/staticcheck ./...
 	CGO_ENABLED=0 $(GO) build $$($(GO) list ./... | grep -vE '$(LINKS_C)')
+	@mkdir -p bin/generated; $(PROTOC)bin/generated
+	@grep -v '^// *protoc  *v' $(NATIVEPB).pb.go >bin/generated/have; grep -v '^// *protoc  *v' bin/generated/$(NATIVEPB).pb.go >bin/generated/want; \
+		cmp bin/generated/have bin/generated/want || { echo "$(NATIVEPB).pb.go is not what $(NATIVEPB).proto makes: make generate" >&2; exit 1; }
 
 bin/staticcheck: integration/go.mod
 	$(GO) -C integration build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+# What protobuf's generator makes of the native API's messages.
+NATIVEPB := gateway/nativepb/native
+PROTOC = $(GO) build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go && \
+	protoc --plugin=bin/protoc-gen-go --go_opt=paths=source_relative $(NATIVEPB).proto --go_out=
+
+generate: setup-test
+	$(PROTOC).
 
 unit:
 	$(GO_TEST) test -race -parallel 8 -timeout 15m ./...
@@ -85,7 +97,7 @@ integration:
 FUZZTIME ?= 30s
 fuzz:
 	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER ./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide ./cmd/kmsgate/config:FuzzParse \
-		./gateway/acs:FuzzParse ./gateway:FuzzDecode ./cmd/kmsgate/archive:FuzzExtract; do \
+		./gateway/acs:FuzzParse ./gateway/acs:FuzzNative ./gateway:FuzzDecode ./cmd/kmsgate/archive:FuzzExtract; do \
 		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \
 	done
 

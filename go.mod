@@ -23,6 +23,8 @@ require (
 	golang.org/x/time v0.16.0 // rate: token buckets
 )
 
+require google.golang.org/protobuf v1.36.12
+
 require (
 	filippo.io/hpke v0.4.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
@@ -44,5 +46,6 @@ require (
 	go.yaml.in/yaml/v2 v2.4.2 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	golang.org/x/tools v0.49.0 // indirect
-	google.golang.org/protobuf v1.36.8 // indirect
 )
+
+tool google.golang.org/protobuf/cmd/protoc-gen-go

@@ -33,11 +33,13 @@ var mayImport = map[string][]string{
 	"store": {"hsm", "go.etcd.io/bbolt", "github.com/tidwall/btree"},
 	// Files of a SoftHSM token. How a token is initialized is handed in, so that
 	// this builds without C.
-	"softhsm":       {"golang.org/x/sys"},
-	"gateway/acs":   {"github.com/emmansun/gmsm"}, // SM3, for ACS3-HMAC-SM3
-	"gateway/audit": {},
+	"softhsm":     {"golang.org/x/sys"},
+	"gateway/acs": {"github.com/emmansun/gmsm"}, // SM3, for ACS3-HMAC-SM3
+	// The native API's messages.
+	"gateway/nativepb": {"google.golang.org/protobuf"},
+	"gateway/audit":    {},
 	// The service. Echo is seen here only, in the doors.
-	"gateway": {"gateway/acs", "gateway/audit", "hsm", "policy", "store",
+	"gateway": {"gateway/acs", "gateway/audit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
 		"github.com/labstack/echo", "github.com/google/uuid", "golang.org/x/time", "github.com/prometheus/client_golang",
 		"golang.org/x/sys"}, // who is at the admin socket's other end
 	// The one file that everything is told by.
