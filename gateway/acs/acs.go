@@ -1,19 +1,21 @@
-// Package acs reads who a request to the RPC API says it is from, and checks
+// Package acs reads who a request says it is from, and checks
 // whether that is true.
 //
 // It understands the header signatures ACS3-HMAC-SHA256, ACS3-HMAC-SM3 and
 // ACS4-HMAC-SHA256, and signature version 1.0 (HMAC-SHA1), as Alibaba Cloud's
-// SDKs make them. Its functions are pure:
-// no I/O, no clock, no state. Time windows and used nonces are the caller's to
-// judge.
+// SDKs make them, and the RSA signatures of client keys, as the KMS Instance SDK
+// makes them for the native API. Its functions are pure: no I/O, no clock, no state.
+// Time windows and used nonces are the caller's to judge.
 //
 // It guarantees that what a [Claim] says is covered by the signature that
-// VerifySecret checks: action, version, time, nonce and every parameter. A
+// VerifySecret or VerifyKey checks: action, version, time, nonce and every parameter. A
 // request that could be read in two ways, because it has two signatures or
 // names a parameter twice, is refused and not interpreted.
 package acs
 
 import (
+	"crypto/rsa"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"mime"
@@ -118,19 +120,21 @@ func parseForm(h http.Header, body []byte) (map[string]string, error) {
 // A Claim is who a request says it is from, and what it asks for. Nothing in it
 // is true before VerifySecret says so.
 type Claim struct {
-	Protocol    string // the header's algorithm, or "RPC-1.0"
+	Protocol    string // the header's algorithm, "RPC-1.0", or NativeProtocol
 	AccessKeyId string
 	Action      string // may be empty
 	Version     string // of the API
-	Nonce       string
+	Nonce       string // the native API has none
 	Time        time.Time
 	Parameters  map[string]string // all that were sent, without those that belong to the signature
 
 	// WrongBodyHash: the signed hash is not the body's, so no secret verifies.
 	WrongBodyHash bool
 
-	toSign func() string
-	verify func(toSign, secret string) bool
+	toSign    func() string
+	verify    func(toSign, secret string) bool                // nil: it is not signed with a secret
+	verifyKey func(toSign string, public *rsa.PublicKey) bool // nil: it is not signed with a key
+	bodyHash  string                                          // of the native API, in hexadecimal
 }
 
 // StringToSign is what the client should have signed. It is computed anew each
@@ -140,7 +144,20 @@ func (c *Claim) StringToSign() string { return c.toSign() }
 
 // VerifySecret reports whether the request was signed with this
 // AccessKeySecret. It compares in constant time.
-func (c *Claim) VerifySecret(secret string) bool { return c.verify(c.toSign(), secret) }
+func (c *Claim) VerifySecret(secret string) bool {
+	return c.verify != nil && c.verify(c.toSign(), secret)
+}
+
+// VerifyKey reports whether a native request was signed with the private half of
+// this key.
+func (c *Claim) VerifyKey(public *rsa.PublicKey) bool {
+	return c.verifyKey != nil && c.verifyKey(c.toSign(), public)
+}
+
+// Covers reports whether a native request's signature is for this body.
+func (c *Claim) Covers(body []byte) bool {
+	return strings.EqualFold(c.bodyHash, hexHash(sha256.New, body))
+}
 
 // Parse reads a request's claim, whichever way it is signed.
 func Parse(r *Request) (*Claim, error) {
