@@ -14,20 +14,21 @@ type scheme struct {
 	spec   KeySpec
 	alg    Algorithm
 	parse  func(spki []byte) (publicKey, error)
+	hash   func(pub publicKey, message []byte) ([]byte, error)
 	verify func(pub publicKey, digest, sig []byte) bool
 }
 
 // schemes is the only place that says which Algorithm fits which KeySpec.
 var schemes = []scheme{
-	{RSA_2048, RSA_PSS_SHA_256, parseRSA(2048), verifyPSS},
-	{RSA_2048, RSA_PKCS1_SHA_256, parseRSA(2048), verifyPKCS1},
-	{RSA_3072, RSA_PSS_SHA_256, parseRSA(3072), verifyPSS},
-	{RSA_3072, RSA_PKCS1_SHA_256, parseRSA(3072), verifyPKCS1},
-	{RSA_4096, RSA_PSS_SHA_256, parseRSA(4096), verifyPSS},
-	{RSA_4096, RSA_PKCS1_SHA_256, parseRSA(4096), verifyPKCS1},
-	{EC_P256, ECDSA_SHA_256, parseP256, verifyP256},
-	{EC_P256K, ECDSA_SHA_256, parseP256K, verifyP256K},
-	{EC_SM2, SM2DSA, parseSM2, verifySM2},
+	{RSA_2048, RSA_PSS_SHA_256, parseRSA(2048), hashSHA256, verifyPSS},
+	{RSA_2048, RSA_PKCS1_SHA_256, parseRSA(2048), hashSHA256, verifyPKCS1},
+	{RSA_3072, RSA_PSS_SHA_256, parseRSA(3072), hashSHA256, verifyPSS},
+	{RSA_3072, RSA_PKCS1_SHA_256, parseRSA(3072), hashSHA256, verifyPKCS1},
+	{RSA_4096, RSA_PSS_SHA_256, parseRSA(4096), hashSHA256, verifyPSS},
+	{RSA_4096, RSA_PKCS1_SHA_256, parseRSA(4096), hashSHA256, verifyPKCS1},
+	{EC_P256, ECDSA_SHA_256, parseP256, hashSHA256, verifyP256},
+	{EC_P256K, ECDSA_SHA_256, parseP256K, hashSHA256, verifyP256K},
+	{EC_SM2, SM2DSA, parseSM2, hashSM2, verifySM2},
 }
 
 // KeySpecs lists the KeySpecs that can sign, in the table's order.
@@ -61,12 +62,26 @@ func Check(spec KeySpec, alg Algorithm, digest []byte) error {
 }
 
 func lookup(spec KeySpec, alg Algorithm, digest []byte) (scheme, error) {
+	s, err := fitting(spec, alg)
+	if err == nil && len(digest) != DigestSize {
+		err = fmt.Errorf("%w: %d bytes where %s takes %d", ErrDigest, len(digest), alg, DigestSize)
+	}
+	return s, err
+}
+
+func fitting(spec KeySpec, alg Algorithm) (scheme, error) {
 	i := slices.IndexFunc(schemes, func(s scheme) bool { return s.spec == spec && s.alg == alg })
 	if i < 0 {
 		return scheme{}, fmt.Errorf("%w: a key of KeySpec %q signs with %v", ErrAlgorithm, spec, Algorithms(spec))
 	}
-	if len(digest) != DigestSize {
-		return scheme{}, fmt.Errorf("%w: %d bytes where %s takes %d", ErrDigest, len(digest), alg, DigestSize)
-	}
 	return schemes[i], nil
+}
+
+// public parses k's public half.
+func (s scheme) public(k Key) (publicKey, error) {
+	pub, err := s.parse(k.Public)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the public key of a %s key: %w", k.Spec, err)
+	}
+	return pub, nil
 }

@@ -25,14 +25,14 @@ func Verify(k Key, alg Algorithm, digest, sig []byte) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	pub, err := s.parse(k.Public)
+	pub, err := s.public(k)
 	if err != nil {
-		return false, fmt.Errorf("parsing the public key of a %s key: %w", k.Spec, err)
+		return false, err
 	}
 	return s.verify(pub, digest, sig), nil
 }
 
-// A publicKey is what a scheme's parse gives its verify: *rsa.PublicKey,
+// A publicKey is what a scheme's parse gives its hash and its verify: *rsa.PublicKey,
 // *ecdsa.PublicKey (P-256 and SM2) or *secp256k1.PublicKey.
 type publicKey any
 
