@@ -21,6 +21,7 @@ require (
 	golang.org/x/net v0.58.0 // netutil: a bound on connections
 	golang.org/x/sys v0.49.0 // syncfs, flock, prctl
 	golang.org/x/time v0.16.0 // rate: token buckets
+	software.sslmate.com/src/go-pkcs12 v0.7.4 // client keys: the PKCS#12 files that KMS's instance SDKs read
 )
 
 require google.golang.org/protobuf v1.36.12

@@ -204,7 +204,8 @@ func (c *call) authorize(resource string) error { return c.permit(resource, nil)
 // them. DescribeRegions has none: it takes authentication only.
 var keyless = map[string]string{
 	"CreateKey": "key", "ListKeys": "key", "ListTagResources": "key", "ListAliases": "alias",
-	"DescribeAccountKmsStatus": "*", "OpenKmsService": "*", "ListKmsInstances": "keystore/*",
+	"DescribeAccountKmsStatus": "*", "OpenKmsService": "*", "ListKmsInstances": "keystore/*", "GenerateRandom": "*",
+	"ListNetworkRules": networkKind, "ListPolicies": policyKind, "ListApplicationAccessPoints": accessPointKind,
 }
 
 // authorizeKeyless asks for the action of the call, which is of no one key.

@@ -61,6 +61,7 @@ var (
 	errKeyUnavailable       = define(409, "Rejected.Unavailable", "The request was rejected because the key state is Unavailable.")
 	errStateModifiedFailed  = define(409, "Rejected.StateModifiedFailed", "Keystate modified failed.")
 	errAliasExists          = define(400, "AliasAlreadyExists", "AliasName Already Exists.")
+	errResourceExists       = define(409, "Rejected.ResourceExist", "The resource already exists.") // KMS documents it of CreateSecret, and nothing of access points
 	errLimitExceeded        = define(400, "Rejected.LimitExceeded", "The request was rejected because user create resource limit was exceeded.")
 	errUnavailable          = define(503, "ServiceUnavailableTemporary", "Service Unavailable Temporary.")
 	errInternal             = define(500, "InternalFailure", "Internal Failure.")

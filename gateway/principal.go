@@ -15,10 +15,11 @@ import (
 
 // A principal is a verified caller.
 type principal struct {
-	user     store.User
-	arn      string
-	root     bool // a local administrator: the owner of the account, in KMS's words
-	policies []policy.Named
+	user        store.User
+	arn         string
+	root        bool // a local administrator: the owner of the account, in KMS's words
+	accessPoint bool // an application access point: see permission.go
+	policies    []policy.Named
 }
 
 // newRoot makes the principal of a local administrator.
@@ -125,7 +126,17 @@ func (s *Server) decide(p *principal, action, resource string, key *store.Key, v
 			policies = append(policies[:len(policies):len(policies)], policy.Named{Name: keyPolicyName, Policy: parsed})
 		}
 	}
-	return policy.Decide(policies, policy.Request{Action: "kms:" + action, Resource: resource, Principal: p.arn, Values: values}), nil
+	request := policy.Request{Action: "kms:" + action, Resource: resource, Principal: p.arn, Values: values}
+	if p.accessPoint {
+		// Key policies know users and roles only. To them it is a user whom none of
+		// them can name, so that a Deny for all users is one for it, too; and of their
+		// Allow it has nothing, for that of its own policies is needed.
+		request.Principal = s.userARN(p.user.UserName)
+		if d := policy.Decide(p.policies, request); !d.Allowed {
+			return d, nil
+		}
+	}
+	return policy.Decide(policies, request), nil
 }
 
 // keyPolicyName is how decisions call the policy of the key itself. No policy of

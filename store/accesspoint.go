@@ -77,3 +77,6 @@ func (tx *Tx) DeleteClientKey(clientKeyId string) error { return clientKeys.dele
 
 // ClientKeys gives all client keys, ordered by id.
 func (tx *Tx) ClientKeys() []ClientKey { return clientKeys.page(tx, 0, clientKeys.len(tx)) }
+
+// CountClientKeys gives the number of client keys.
+func (tx *Tx) CountClientKeys() int { return clientKeys.len(tx) }
