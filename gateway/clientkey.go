@@ -1,0 +1,298 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"software.sslmate.com/src/go-pkcs12"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+const (
+	clientKeyPrefix    = "KAAP."
+	clientKeyAlgorithm = "RSA_2048"
+	clientKeyBits      = 2048
+	clientKeyOrigin    = "KMS_PROVIDED"
+	clientKeyYears     = 5 // that one is good for if its creator does not say otherwise
+	maxClientKeys      = 10_000
+)
+
+// checkPassword holds a client key's password to KMS's rules. It is not echoed.
+func checkPassword(password string) error {
+	kinds := 0
+	for _, kind := range []string{"0123456789", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "~!@#$%^&*?_-"} {
+		if strings.ContainsAny(password, kind) {
+			kinds++
+		}
+	}
+	if !passwordCharacters.MatchString(password) || kinds < 2 {
+		return invalidParameter("Password", "it has to be 8 to 64 digits, letters and special characters (~!@#$%%^&*?_-), of at least two of these kinds")
+	}
+	return nil
+}
+
+var passwordCharacters = regexp.MustCompile(`^[0-9A-Za-z~!@#$%^&*?_-]{8,64}$`)
+
+// validity gives from when to when a client key is to be good.
+func (c *call) validity(notBefore, notAfter string) (from, to time.Time, err error) {
+	if notBefore == "" && notAfter == "" {
+		from = c.now.Truncate(time.Second) // finer times cannot be told in a certificate
+		return from, from.AddDate(clientKeyYears, 0, 0), nil
+	}
+	from, fromErr := parseAPITime("NotBefore", notBefore)
+	to, toErr := parseAPITime("NotAfter", notAfter)
+	switch {
+	case fromErr != nil || toErr != nil:
+		return from, to, errors.Join(fromErr, toErr)
+	case !to.After(from):
+		return from, to, invalidParameter("NotAfter", "it is not after NotBefore")
+	case !to.After(c.now):
+		return from, to, invalidParameter("NotAfter", "it has passed already")
+	}
+	return from, to, nil
+}
+
+const apiTimeLayout = "2006-01-02T15:04:05Z"
+
+// parseAPITime reads a time as the API writes it. Earlier years are slips, and not
+// all of them can be told in a certificate.
+func parseAPITime(parameter, text string) (time.Time, error) {
+	t, err := time.Parse(apiTimeLayout, text)
+	if err != nil || t.Format(apiTimeLayout) != text || t.Year() < 2000 {
+		return t, invalidParameter(parameter, "it has to be a time like %s (UTC); NotBefore and NotAfter are given both or not at all", apiTimeLayout)
+	}
+	return t, nil
+}
+
+type createClientKeyRequest struct {
+	AapName   string `kms:"required"`
+	Password  string `kms:"required"`
+	NotBefore string
+	NotAfter  string
+}
+
+// createClientKeyResponse is the only answer that shows the private key.
+type createClientKeyResponse struct {
+	result
+	ClientKeyId    string
+	KeyAlgorithm   string
+	NotAfter       string
+	NotBefore      string
+	PrivateKeyData base64Bytes // PKCS#12
+}
+
+func createClientKey(_ context.Context, c *call, req *createClientKeyRequest) (*createClientKeyResponse, error) {
+	from, to, err := c.validity(req.NotBefore, req.NotAfter)
+	if err := errors.Join(checkPassword(req.Password), err); err != nil {
+		return nil, err
+	}
+	if err := c.authorizeNamed("AapName", req.AapName); err != nil {
+		return nil, err
+	}
+	allowed := func(tx *store.Tx) error {
+		if tx.CountClientKeys() >= maxClientKeys {
+			return errLimitExceeded.because("There are %d client keys.", maxClientKeys)
+		}
+		_, err := accessPoints.find(tx, req.AapName)
+		return err
+	}
+	if err := c.server.Store.View(allowed); err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	k := store.ClientKey{ClientKeyId: clientKeyPrefix + uuid.NewString(), AapName: req.AapName, NotBefore: from, NotAfter: to, CreationDate: c.now}
+	pfx, err := makeClientKey(&k, req.Password)
+	if err != nil {
+		return nil, fmt.Errorf("making a client key: %w", err)
+	}
+	c.entry.Subject = k.AapName + "/" + k.ClientKeyId
+	err = c.change(func(tx *store.Tx) error {
+		if err := allowed(tx); err != nil {
+			return err
+		}
+		return tx.PutClientKey(k)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &createClientKeyResponse{ClientKeyId: k.ClientKeyId, KeyAlgorithm: clientKeyAlgorithm,
+		NotAfter: apiTime(k.NotAfter), NotBefore: apiTime(k.NotBefore), PrivateKeyData: pfx}, nil
+}
+
+// clientKeyFile writes PKCS#12 as KMS's instance SDKs can read it: they know SHA-1
+// and 3DES only, and want one certificate before one key. Such a file is no better
+// kept than its password; what can be done for that is to make each guess dearer
+// than go-pkcs12's one iteration. Ten thousand cost clients in JavaScript less than
+// a second.
+var clientKeyFile = pkcs12.LegacyDES.WithIterations(10_000)
+
+// makeClientKey makes a key pair and, for the public half, the certificate that
+// goes into the record. The private half is in the file that it gives, under the
+// password, and nowhere else.
+func makeClientKey(k *store.ClientKey, password string) (pfx []byte, err error) {
+	private, err := rsa.GenerateKey(rand.Reader, clientKeyBits)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		Subject:     pkix.Name{CommonName: k.ClientKeyId},
+		NotBefore:   k.NotBefore,
+		NotAfter:    k.NotAfter,
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		// Without a SerialNumber it gets a random one.
+	}
+	k.Certificate, err = x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := x509.ParseCertificate(k.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	return clientKeyFile.Encode(private, certificate, nil, password)
+}
+
+// maxClientKeyId is more than any id has.
+const maxClientKeyId = 64
+
+// clientKey gives a client key, if the caller may do what it asks for with its
+// access point's. That there is none is told only to who may with every access
+// point's.
+func (c *call) clientKey(clientKeyId string) (store.ClientKey, error) {
+	c.entry.Subject = clip(clientKeyId)
+	if len(clientKeyId) > maxClientKeyId {
+		return store.ClientKey{}, invalidParameter("ClientKeyId", "it has more than %d bytes", maxClientKeyId)
+	}
+	var k store.ClientKey
+	err := c.server.Store.View(func(tx *store.Tx) (err error) {
+		k, err = tx.ClientKey(clientKeyId)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		if err := c.authorize(c.server.namedARN(c.action, anyName)); err != nil {
+			return store.ClientKey{}, err
+		}
+		return store.ClientKey{}, errResourceNotFound
+	}
+	if err != nil {
+		return store.ClientKey{}, err
+	}
+	c.entry.Subject = k.AapName + "/" + k.ClientKeyId
+	return k, c.authorize(c.server.namedARN(c.action, k.AapName))
+}
+
+type clientKeyRequest struct {
+	ClientKeyId string `kms:"required"`
+}
+
+type clientKeyItem struct {
+	AapName       string
+	ClientKeyId   string
+	CreateTime    string
+	KeyAlgorithm  string
+	KeyOrigin     string
+	NotAfter      string
+	NotBefore     string
+	PublicKeyData string // the certificate, PEM
+}
+
+func newClientKeyItem(k store.ClientKey) clientKeyItem {
+	return clientKeyItem{
+		AapName:       k.AapName,
+		ClientKeyId:   k.ClientKeyId,
+		CreateTime:    apiTime(k.CreationDate),
+		KeyAlgorithm:  clientKeyAlgorithm,
+		KeyOrigin:     clientKeyOrigin,
+		NotAfter:      apiTime(k.NotAfter),
+		NotBefore:     apiTime(k.NotBefore),
+		PublicKeyData: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: k.Certificate})),
+	}
+}
+
+type getClientKeyResponse struct {
+	result
+	clientKeyItem
+}
+
+func getClientKey(_ context.Context, c *call, req *clientKeyRequest) (*getClientKeyResponse, error) {
+	k, err := c.clientKey(req.ClientKeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	return &getClientKeyResponse{clientKeyItem: newClientKeyItem(k)}, nil
+}
+
+type listClientKeysRequest struct {
+	AapName string // all access points if empty
+}
+
+// listClientKeysResponse has its list without a wrapping, unlike others.
+type listClientKeysResponse struct {
+	result
+	ClientKeys []clientKeyItem
+}
+
+func listClientKeys(_ context.Context, c *call, req *listClientKeysRequest) (*listClientKeysResponse, error) {
+	if err := c.authorizeClientKeys(req.AapName); err != nil {
+		return nil, err
+	}
+	resp := &listClientKeysResponse{ClientKeys: []clientKeyItem{}}
+	err := c.server.Store.View(func(tx *store.Tx) error {
+		for _, k := range tx.ClientKeys() {
+			if req.AapName == "" || k.AapName == req.AapName {
+				resp.ClientKeys = append(resp.ClientKeys, newClientKeyItem(k))
+			}
+		}
+		if req.AapName == "" {
+			return nil
+		}
+		_, err := accessPoints.find(tx, req.AapName)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, c.commit()
+}
+
+// authorizeClientKeys asks for the action on the client keys of an access point,
+// or of all of them if there is no name.
+func (c *call) authorizeClientKeys(aapName string) error {
+	if aapName == "" {
+		return c.authorize(c.server.namedARN(c.action, anyName))
+	}
+	return c.authorizeNamed("AapName", aapName)
+}
+
+func deleteClientKey(_ context.Context, c *call, req *clientKeyRequest) (*emptyResponse, error) {
+	k, err := c.clientKey(req.ClientKeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	return done(c.change(func(tx *store.Tx) error {
+		if _, err := tx.ClientKey(k.ClientKeyId); err != nil {
+			return errResourceNotFound // deleted by another call meanwhile
+		}
+		return tx.DeleteClientKey(k.ClientKeyId)
+	}))
+}
