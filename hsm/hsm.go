@@ -108,6 +108,8 @@ var (
 	// ErrRefused is an ErrUnavailable of a token that is well: twice it did not do
 	// this one thing, and waiting may not help.
 	ErrRefused = fmt.Errorf("%w: it is well, and refuses this", ErrUnavailable)
+	// ErrNoRandom: there is no use in asking this token for random bytes.
+	ErrNoRandom = errors.New("the token has no random number generator")
 	// ErrKeySpec: the KeySpec is unknown, or this backend cannot make such keys.
 	ErrKeySpec = errors.New("KeySpec not offered")
 	// ErrAlgorithm: the Algorithm is unknown or does not fit the KeySpec.

@@ -1,5 +1,5 @@
-// Package hsmtest holds every hsm.Backend to one contract, and has a fake that
-// passes it.
+// Package hsmtest holds every hsm.Backend to one contract, every hsm.Randomizer to
+// another, and has a fake that passes both.
 package hsmtest
 
 import (

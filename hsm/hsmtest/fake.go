@@ -21,7 +21,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// Fake is an hsm.Backend and hsm.Sealer in memory, for tests of what stands on
+// Fake is an hsm.Backend, hsm.Sealer and hsm.Randomizer in memory, for tests of what stands on
 // a backend. It makes every KeySpec, passes TestBackend, and fails when told
 // to. The zero value is ready for use.
 type Fake struct {

@@ -9,4 +9,5 @@ import (
 
 func TestFake(t *testing.T) {
 	hsmtest.TestBackend(t, new(hsmtest.Fake), hsm.KeySpecs()...)
+	hsmtest.TestRandomizer(t, new(hsmtest.Fake))
 }
