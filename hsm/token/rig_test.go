@@ -207,7 +207,8 @@ func TestFaults(t *testing.T) {
 	testWrongAnswers(t, f, r)
 
 	f.TokenFlags(pkcs11.CKF_USER_PIN_LOCKED)
-	if info, err := r.GetTokenInfo(r.slot); err != nil || info.Flags&pkcs11.CKF_USER_PIN_LOCKED == 0 {
+	f.WithoutTokenFlags(pkcs11.CKF_RNG)
+	if info, err := r.GetTokenInfo(r.slot); err != nil || info.Flags&(pkcs11.CKF_USER_PIN_LOCKED|pkcs11.CKF_RNG) != pkcs11.CKF_USER_PIN_LOCKED {
 		t.Errorf("flags %#x, %v", info.Flags, err)
 	}
 	f.WithoutMechanism(pkcs11.CKM_RSA_PKCS)
@@ -231,6 +232,10 @@ func testWrongAnswers(t *testing.T, f *rig.Faults, r *raw) {
 	first, err := r.sign()
 	if err != nil {
 		t.Fatal(err)
+	}
+	f.Fill("C_Sign", 7, 3, 1)
+	if sig, err := r.sign(); err != nil || len(sig) != len(first) || !slices.Equal(sig[:3], []byte{7, 10, 13}) {
+		t.Errorf("a signature of bytes that go up: %x, %v", sig, err)
 	}
 	f.Length("C_Sign", 7, 1)
 	if sig, err := r.sign(); err != nil || !slices.Equal(sig, first[:7]) {

@@ -64,7 +64,7 @@ type control struct {
 	size                                              atomic.Int64
 	real                                              [4096]byte
 	inFlight, torn, sessions, tokenFlags, maxSessions atomic.Int64
-	badSlot, badSlotCode, backwards                   atomic.Int64
+	badSlot, badSlotCode, backwards, lostFlags        atomic.Int64
 	hidden                                            [64]atomic.Int64
 	request, done, released, _                        atomic.Uint32
 	action, result                                    atomic.Int64
@@ -79,6 +79,7 @@ type function struct {
 	mislead, promise             atomic.Int64
 	swap, repeat                 atomic.Int64
 	other, last                  [2]atomic.Int64
+	fill, first, step            atomic.Int64
 }
 
 // mapControl makes the file that a module and the test share. It is never
@@ -182,6 +183,14 @@ func (f *Faults) Short(name string, times int) {
 	f.function(name).cut.Store(int64(times))
 }
 
+// Fill makes the next times outputs of a function first, first + step and so on.
+func (f *Faults) Fill(name string, first, step byte, times int) {
+	f.t.Helper()
+	f.function(name).first.Store(int64(first))
+	f.function(name).step.Store(int64(step))
+	f.function(name).fill.Store(int64(times))
+}
+
 // Length makes the next times outputs of a function be said to be n bytes long,
 // whatever they are. C_GetAttributeValue gives out attributes, C_FindObjects n
 // objects: none of a page, if n is zero.
@@ -231,7 +240,7 @@ func (f *Faults) Pending(name string) int {
 	f.t.Helper()
 	function, n := f.function(name), int64(0)
 	for _, times := range []*atomic.Int64{&function.fail, &function.flip, &function.cut, &function.hang, &function.crash,
-		&function.lie, &function.mislead, &function.swap, &function.repeat} {
+		&function.lie, &function.mislead, &function.swap, &function.repeat, &function.fill} {
 		n += times.Load()
 	}
 	return int(n)
@@ -242,7 +251,7 @@ func (f *Faults) End(name string) {
 	f.t.Helper()
 	function := f.function(name)
 	for _, times := range []*atomic.Int64{&function.fail, &function.flip, &function.cut, &function.hang, &function.crash, &function.delay,
-		&function.lie, &function.mislead, &function.swap, &function.repeat} {
+		&function.lie, &function.mislead, &function.swap, &function.repeat, &function.fill} {
 		times.Store(0)
 	}
 }
@@ -277,6 +286,10 @@ func (f *Faults) Crash(name string) {
 
 // TokenFlags adds flags to those of every token, until TokenFlags(0).
 func (f *Faults) TokenFlags(flags uint) { f.control.tokenFlags.Store(int64(flags)) }
+
+// WithoutTokenFlags takes flags from those of every token, until
+// WithoutTokenFlags(0).
+func (f *Faults) WithoutTokenFlags(flags uint) { f.control.lostFlags.Store(int64(flags)) }
 
 // MaxSessions has every token say that it can have no more sessions open than n,
 // until MaxSessions(0).

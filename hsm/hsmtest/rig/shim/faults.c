@@ -52,6 +52,7 @@ struct function {
 	_Atomic int64_t mislead, promise; /* … questions for the length are answered how */
 	_Atomic int64_t swap, repeat;     /* … handles are others: these, or the last ones */
 	_Atomic int64_t other[2], last[2];
+	_Atomic int64_t fill, first, step; /* … outputs are filled with bytes that go up so */
 };
 
 struct control {
@@ -60,6 +61,7 @@ struct control {
 	_Atomic int64_t in_flight, torn, sessions, token_flags, max_sessions;
 	_Atomic int64_t bad_slot, bad_slot_code; /* C_GetTokenInfo fails there; the slot plus one */
 	_Atomic int64_t backwards;               /* slots are listed so */
+	_Atomic int64_t lost_flags;              /* token_flags that none has */
 	_Atomic int64_t hidden[64]; /* mechanisms, each plus one */
 	_Atomic uint32_t request, done, released, padding;
 	_Atomic int64_t action, result;
@@ -140,6 +142,9 @@ static void spoil(int number, CK_RV rv, CK_BYTE_PTR out, CK_ULONG_PTR len)
 			*len = (CK_ULONG)f->promise;
 		return;
 	}
+	if (take(&f->fill))
+		for (CK_ULONG i = 0; i < *len; i++)
+			out[i] = (CK_BYTE)(f->first + (int64_t)i * f->step);
 	if (*len > 0 && take(&f->flip))
 		out[*len - 1] ^= 1;
 	if (*len > 0 && take(&f->cut))
@@ -259,7 +264,7 @@ CALL(C_GetTokenInfo, (CK_SLOT_ID a, CK_TOKEN_INFO_PTR b),
 	if (control->bad_slot == (int64_t)a + 1)
 		rv = (CK_RV)control->bad_slot_code;
 	else if ((rv = real->C_GetTokenInfo(a, b)) == CKR_OK) {
-		b->flags |= (CK_FLAGS)control->token_flags;
+		b->flags = (b->flags | (CK_FLAGS)control->token_flags) & ~(CK_FLAGS)control->lost_flags;
 		if (control->max_sessions > 0)
 			b->ulMaxSessionCount = b->ulMaxRwSessionCount = (CK_ULONG)control->max_sessions;
 	})
