@@ -107,7 +107,7 @@ func (c *connection) login() error {
 	if err := t.cfg.BeforeLogin(); err != nil {
 		return fmt.Errorf("preparing the login: %w", err)
 	}
-	c.slot = slot
+	c.slot, c.noRandom = slot, info.Flags&pkcs11.CKF_RNG == 0
 	s, err := c.openSession() // and keep it: a token logs out whose last session is closed
 	if err != nil {
 		return err

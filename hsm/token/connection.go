@@ -21,6 +21,8 @@ type connection struct {
 	sealing sealingKey
 	canary  canaryKey
 
+	noRandom bool // the token says that it has no random number generator
+
 	sessions   sync.Map // the handles of those that are open: pkcs11.SessionHandle → true
 	connecting *doing
 

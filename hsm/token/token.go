@@ -131,7 +131,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// A Token is an hsm.Backend and hsm.Sealer on a PKCS#11 token. Only one Token
+// A Token is an hsm.Backend, hsm.Sealer and hsm.Randomizer on a PKCS#11 token. Only one Token
 // may be open in a process for one module: it initializes and finalizes the
 // module for all of the process. Use [Open].
 type Token struct {
@@ -148,6 +148,8 @@ type Token struct {
 
 	seeking atomic.Bool // a key is looked for that the table has not, or was a moment ago
 
+	randoms randoms // that the token made
+
 	jobs    *queue // for the workers
 	changes *queue // for the one worker that changes the token …
 
@@ -162,8 +164,9 @@ type Token struct {
 }
 
 var (
-	_ hsm.Backend = (*Token)(nil)
-	_ hsm.Sealer  = (*Token)(nil)
+	_ hsm.Backend    = (*Token)(nil)
+	_ hsm.Sealer     = (*Token)(nil)
+	_ hsm.Randomizer = (*Token)(nil)
 )
 
 // Open connects to the token and logs in. Its error is ErrPIN if the PIN is the
