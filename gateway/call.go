@@ -26,11 +26,12 @@ type call struct {
 	now        time.Time
 	requestId  string
 	door       door
-	listener   *Listener  // nil but for the rpc door
-	claim      *acs.Claim // nil but for the rpc door
+	listener   *Listener  // nil but for what comes over the network
+	claim      *acs.Claim // nil but for what comes over the network
 	principal  *principal // nil until the claim was verified
 	action     string
 	parameters map[string]string
+	body       func() ([]byte, error) // reads it; of the native door
 	format     *format
 	dryRun     bool
 	committed  bool
@@ -112,6 +113,9 @@ func dryRunOf(err error) error {
 const apiVersion = "2016-01-20"
 
 func (c *call) operation() (operation, error) {
+	if c.door == nativeDoor {
+		return c.nativeOperation()
+	}
 	if c.action == "" {
 		return operation{}, missingParameter("Action")
 	}
@@ -119,7 +123,7 @@ func (c *call) operation() (operation, error) {
 		return operation{}, errApiNotFound.because("The only version is %s.", apiVersion)
 	}
 	o, ok := operations[c.action]
-	if ok && (o.door == rpcDoor || c.door != rpcDoor) {
+	if ok && (o.door == rpcDoor || !c.door.isRemote()) {
 		if c.listener != nil && c.listener.BusinessOnly && !o.business {
 			return operation{}, errUnsupportedOperation.because("This endpoint serves business operations only, of which %s is none.", c.action)
 		}
@@ -147,7 +151,7 @@ func (c *call) finish(resp response, err error) (response, *Error) {
 	var api *Error
 	c.entry.Status = http.StatusOK
 	if err != nil {
-		api, resp = apiError(err), nil
+		api, resp = c.apiError(err), nil
 		c.entry.Status, c.entry.Code = api.Status, api.Code
 		c.entry.Reason = clipTo(maxReason, err.Error())
 	}
@@ -162,6 +166,15 @@ func (c *call) finish(resp response, err error) (response, *Error) {
 	c.server.metrics.count(c, api)
 	c.log(api, err)
 	return resp, api
+}
+
+// apiError gives the error that the client is told.
+func (c *call) apiError(err error) *Error {
+	api := apiError(err)
+	if c.door == nativeDoor {
+		api = natively(api)
+	}
+	return api
 }
 
 // maxReason is more than a denial that names the longest policy has.
@@ -231,10 +244,10 @@ func (c *call) permit(resource string, key *store.Key) error {
 func (c *call) conditions() map[string]string {
 	values := map[string]string{
 		"acs:CurrentTime":     c.now.Format(time.RFC3339),
-		"acs:SecureTransport": strconv.FormatBool(c.door == rpcDoor), // plain HTTP does not get here
-		"acs:MFAPresent":      "false",                               // an access key is one factor
+		"acs:SecureTransport": strconv.FormatBool(c.door.isRemote()), // plain HTTP does not get here
+		"acs:MFAPresent":      "false",                               // a key is one factor
 	}
-	if c.door == rpcDoor {
+	if c.door.isRemote() {
 		values["acs:SourceIp"] = c.entry.Source
 	}
 	return values
@@ -317,11 +330,15 @@ func (c *call) alias(aliasName string) (store.Alias, error) {
 	return alias, err
 }
 
-// version gives a version of a key that c.key gave.
+// version gives a version of a key that c.key gave, the oldest if no id is given.
 func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, error) {
 	c.entry.KeyVersionId = clip(keyVersionId)
 	var version store.KeyVersion
 	err := c.server.Store.View(func(tx *store.Tx) (err error) {
+		if keyVersionId == "" {
+			version, err = oldestVersion(tx, key.KeyId)
+			return err
+		}
 		version, err = tx.KeyVersion(key.KeyId, keyVersionId)
 		return err
 	})
@@ -331,7 +348,16 @@ func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, er
 	if err != nil {
 		return store.KeyVersion{}, err
 	}
+	c.entry.KeyVersionId = version.KeyVersionId
 	return version, isRecordOf(version, key)
+}
+
+func oldestVersion(tx *store.Tx, keyId string) (store.KeyVersion, error) {
+	all := tx.KeyVersions(keyId)
+	if len(all) == 0 {
+		return store.KeyVersion{}, store.ErrNotFound
+	}
+	return all[0], nil
 }
 
 // isRecordOf refuses a version whose key pair is not the one that was made for

@@ -88,6 +88,34 @@ var (
 	errPolicyInUse       = defineAdmin(409, "DeleteConflict.Policy.User", "The policy is attached to a user.")
 )
 
+// The errors that the native API has in the place of others, as KMS documents them.
+var (
+	errNativeName        = defineNative(400, "InvalidApiName", "The ApiName is invalid.")
+	errNativeVersion     = defineNative(400, "InvalidApiVersion", "The ApiVersion is invalid.")
+	errNativeParam       = defineNative(400, "InvalidParam", "The Param is invalid.")
+	errNativeTime        = defineNative(400, "RequestTimeTooSkewed", "Request time exceeds server time more than 15 minutes.")
+	errNativeSignature   = defineNative(401, "SignatureNotMatch", "Signature is not matched.")
+	errNativeClientKey   = defineNative(404, "Unauthorized", "The AccessKey ID does not exist in our records.")
+	errNativeContentType = defineNative(415, "InvalidContentType", "The Content-Type is unsupported.")
+)
+
+// nativeInstead says which error the native API gives in the place of one that it
+// has not.
+var nativeInstead = []struct{ rpc, native *Error }{
+	{errAliasNotFound, errKeyNotFound},
+	{errAccessKeyNotFound, errNativeClientKey},
+	{errParseRequest, errInvalidParameter},
+}
+
+func natively(api *Error) *Error {
+	for _, e := range nativeInstead {
+		if errors.Is(api, e.rpc) {
+			return e.native
+		}
+	}
+	return api
+}
+
 // errAuditLog is what everything is answered with while there can be no audit
 // line of it.
 var errAuditLog = errUnavailable.because("The audit log cannot be written, and nothing is done without its line.")
@@ -96,9 +124,15 @@ var errAuditLog = errUnavailable.because("The audit log cannot be written, and n
 // no line of it any more.
 var errAuditOwed = errUnavailable.because("The request was carried out, and its audit line follows as soon as the log can be written.")
 
-// defined and definedAdmin are every error above, in their order. They change
-// only while the package is initialized.
-var defined, definedAdmin []*Error
+// defined, definedAdmin and definedNative are every error above, in their order.
+// They change only while the package is initialized.
+var defined, definedAdmin, definedNative []*Error
+
+func defineNative(status int, code, message string) *Error {
+	e := &Error{status, code, message}
+	definedNative = append(definedNative, e)
+	return e
+}
 
 func defineAdmin(status int, code, message string) *Error {
 	e := &Error{status, code, message}
@@ -114,12 +148,21 @@ func define(status int, code, message string) *Error {
 
 // Errors lists every error that the API can be answered with, those of
 // dry runs last. Messages of answers can go on.
-func Errors() []Error {
-	all := make([]Error, 0, len(defined))
-	for _, e := range defined {
+func Errors() []Error { return values(defined) }
+
+// NativeErrors lists every error that only the native API has.
+func NativeErrors() []Error { return values(definedNative) }
+
+func values(errs []*Error) (all []Error) {
+	for _, e := range errs {
 		all = append(all, *e)
 	}
 	return all
+}
+
+// saying gives e with another message.
+func (e *Error) saying(format string, args ...any) *Error {
+	return &Error{e.Status, e.Code, fmt.Sprintf(format, args...)}
 }
 
 // because gives e with a message that goes on.
@@ -128,12 +171,11 @@ func (e *Error) because(format string, args ...any) *Error {
 }
 
 func missingParameter(name string) *Error {
-	return &Error{errMissingParameter.Status, errMissingParameter.Code, fmt.Sprintf("The parameter %q is needed but not provided.", name)}
+	return errMissingParameter.saying("The parameter %q is needed but not provided.", name)
 }
 
 func invalidParameter(name, format string, args ...any) *Error {
-	return &Error{errInvalidParameter.Status, errInvalidParameter.Code,
-		fmt.Sprintf("The specified parameter %q is not valid: %s.", name, fmt.Sprintf(format, args...))}
+	return errInvalidParameter.saying("The specified parameter %q is not valid: %s.", name, fmt.Sprintf(format, args...))
 }
 
 // sentinels says which error of the API stands for an error from below. told
@@ -152,6 +194,7 @@ var sentinels = []struct {
 	{hsm.ErrKeySpec, errUnsupportedOperation.because("The KeySpec is not offered by the token."), false},
 	{hsm.ErrAlgorithm, invalidParameter("Algorithm", "it does not fit the KeySpec of the key"), false},
 	{hsm.ErrDigest, invalidParameter("Digest", "it has to be %d bytes", hsm.DigestSize), false},
+	{hsm.ErrNoRandom, errUnsupportedOperation.because("The token makes no random numbers."), false},
 	{hsm.ErrNotFound, errKeyUnavailable, false}, // there is a record, or nobody would have asked for it
 	{store.ErrExists, errAliasExists, false},
 	{hsm.ErrBusy, errUnavailable, false},

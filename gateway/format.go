@@ -96,11 +96,14 @@ type errorBody struct {
 }
 
 func (c *call) writeError(ec echo.Context, api *Error) error {
-	if c.claim == nil && c.format == formatJSON { // the request was not read that far
-		c.format = formatOf(ec.QueryParam("Format"))
-	}
 	if api.Status == http.StatusTooManyRequests || api.Status == http.StatusServiceUnavailable {
 		ec.Response().Header().Set("Retry-After", "1")
+	}
+	if c.door == nativeDoor {
+		return c.writeNative(ec, api.Status, c.nativeError(api))
+	}
+	if c.claim == nil && c.format == formatJSON { // the request was not read that far
+		c.format = formatOf(ec.QueryParam("Format"))
 	}
 	return c.write(ec, api.Status, "Error", errorBody{api.Status, api.Code, api.Message, c.requestId, clip(ec.Request().Host)})
 }

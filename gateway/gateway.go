@@ -21,7 +21,8 @@ import (
 type Config struct {
 	Store   *store.Store
 	Backend hsm.Backend
-	Sealer  hsm.Sealer // of access-key secrets
+	Sealer  hsm.Sealer     // of access-key secrets
+	Random  hsm.Randomizer // nil means that there is no GenerateRandom
 	Audit   *audit.Log
 
 	// Collectors are told to Prometheus besides the gateway's own.

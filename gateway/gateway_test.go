@@ -109,7 +109,7 @@ func (b *bench) open(change ...func(*gateway.Config)) {
 	if b.log, err = audit.Open(audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet}); err != nil {
 		b.t.Fatal(err)
 	}
-	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Inspector: b.backend, Audit: b.log, Now: b.clock.Now, MinVersionInterval: -1,
+	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Random: b.backend, Inspector: b.backend, Audit: b.log, Now: b.clock.Now, MinVersionInterval: -1,
 		Logger: quiet, Strangers: gateway.Budget{PerSource: 1e6, InAll: 1e6}, Archiver: &fakeArchiver{backend: b.backend}}
 	for _, f := range change {
 		f(&cfg)

@@ -21,11 +21,23 @@ const (
 	DedicatedGateway = "dedicated"
 )
 
+// Whether clients are asked for a certificate when they connect.
+const (
+	NoCertificates       = "none"
+	OptionalCertificates = "optional" // of a client key's request; others' are not looked at
+	RequiredCertificates = "required" // nobody is let in without a client key's
+)
+
 // A Listener says how an endpoint serves. The zero value is a dedicated gateway
 // with the defaults.
 type Listener struct {
 	Gateway      string // SharedGateway or DedicatedGateway; empty means the latter
-	BusinessOnly bool   // serves AsymmetricSign, AsymmetricVerify and GetPublicKey only
+	BusinessOnly bool   // serves AsymmetricSign, AsymmetricVerify, GetPublicKey and GenerateRandom only
+
+	// ClientCertificates says whether connections show a client key's certificate:
+	// NoCertificates, OptionalCertificates or RequiredCertificates. Empty means the
+	// second.
+	ClientCertificates string
 
 	// MaxConnections and MaxPerSource bound the connections that are open, in all
 	// and for one address or, with IPv6, one /64. Zero means 1,024 and 128. All
@@ -41,6 +53,9 @@ type Listener struct {
 }
 
 func (l Listener) withDefaults() Listener {
+	if l.ClientCertificates == "" {
+		l.ClientCertificates = OptionalCertificates
+	}
 	if l.MaxConnections == 0 {
 		l.MaxConnections = 1024
 	}
@@ -92,7 +107,21 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, 
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
-	return serve(ctx, server, newDoorkeeper(l, config, how, s.seats))
+	return serve(ctx, server, newDoorkeeper(l, s.withClientCertificates(config, how), how, s.seats))
+}
+
+// withClientCertificates asks for certificates as a listener has it. Who has no
+// client key is not let as far as HTTP where one is required.
+func (s *Server) withClientCertificates(config *tls.Config, how Listener) *tls.Config {
+	config = config.Clone()
+	switch how.ClientCertificates {
+	case OptionalCertificates:
+		config.ClientAuth = tls.RequestClientCert
+	case RequiredCertificates:
+		config.ClientAuth = tls.RequireAnyClientCert
+		config.VerifyConnection = s.checkClientCertificate
+	}
+	return config
 }
 
 // serve serves until ctx is done, and lets what is in flight end.

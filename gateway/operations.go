@@ -6,10 +6,14 @@ import "context"
 type door string
 
 const (
-	rpcDoor   door = "rpc"   // HTTPS, for the world
-	adminDoor door = "admin" // a unix socket, for root and whom the gateway runs as
-	localDoor door = "local" // this process itself
+	rpcDoor    door = "rpc"    // HTTPS, for the world
+	nativeDoor door = "native" // HTTPS too, for programs with client keys
+	adminDoor  door = "admin"  // a unix socket, for root and whom the gateway runs as
+	localDoor  door = "local"  // this process itself
 )
+
+// isRemote reports whether what comes through the door comes over the network.
+func (d door) isRemote() bool { return d == rpcDoor || d == nativeDoor }
 
 // An operation is one row of the table.
 type operation struct {
@@ -59,6 +63,7 @@ var operations = map[string]operation{
 	"AsymmetricSign":   op(asymmetric, rpcDoor, asymmetricSign),
 	"AsymmetricVerify": op(asymmetric, rpcDoor, asymmetricVerify),
 	"GetPublicKey":     business(op(keyRead, rpcDoor, getPublicKey)),
+	"GenerateRandom":   op(asymmetric, nativeDoor, generateRandom),
 
 	"CreateKey":             op(keyCreation, rpcDoor, createKey),
 	"DescribeKey":           op(keyRead, rpcDoor, describeKey),

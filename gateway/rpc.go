@@ -13,8 +13,9 @@ import (
 // maxBody is the most bytes that a request's body may have, and its query.
 const maxBody = 256 << 10
 
-// Handler serves the RPC API to the clients of a listener. Requests that did not
-// come over TLS are refused. Echo stays in this file and in format.go.
+// Handler serves the RPC API and the native API to the clients of a listener.
+// Requests that did not come over TLS are refused. Echo stays in the doors and in
+// format.go.
 func (s *Server) Handler(listener Listener) http.Handler {
 	e := echo.New()
 	e.IPExtractor = echo.ExtractIPDirect() // what a header says of the source is anyone's to say
@@ -26,21 +27,38 @@ func (s *Server) Handler(listener Listener) http.Handler {
 				if err := checkRoute(ec.Request()); err != nil {
 					return nil, err
 				}
+				if err := s.checkConnection(ec.Request().TLS, &listener); err != nil {
+					return nil, err
+				}
 				return nil, next(ec)
 			})
 			return err
 		}
 	})
-	e.Match([]string{http.MethodGet, http.MethodPost}, "/", func(ec echo.Context) error { return s.rpc(ec, &listener) })
+	e.Match([]string{http.MethodGet, http.MethodPost}, "/", func(ec echo.Context) error {
+		if doorOf(ec.Request()) == nativeDoor {
+			return s.native(ec, &listener)
+		}
+		return s.rpc(ec, &listener)
+	})
 	e.HTTPErrorHandler = func(err error, ec echo.Context) {
 		if ec.Response().Committed {
 			return // the answer was begun; the client sees that it is cut off
 		}
-		c := s.newCall(rpcDoor, ec.RealIP())
+		c := s.newCall(doorOf(ec.Request()), ec.RealIP())
 		_, api := c.finish(nil, err)
 		_ = c.writeError(ec, api) // the client is gone if this fails
 	}
 	return e
+}
+
+// doorOf tells the two APIs of one endpoint apart. Whatever a request looks like, it
+// is judged by one of them only.
+func doorOf(r *http.Request) door {
+	if acs.IsNative(r.Header) {
+		return nativeDoor
+	}
+	return rpcDoor
 }
 
 // checkRoute refuses what is not GET or POST of the only path.

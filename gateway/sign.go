@@ -23,20 +23,15 @@ type asymmetricSignResponse struct {
 }
 
 func asymmetricSign(ctx context.Context, c *call, req *asymmetricSignRequest) (*asymmetricSignResponse, error) {
-	version, alg, err := c.signingKey(req.KeyId, req.KeyVersionId, req.Algorithm, req.Digest)
+	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{bytes: req.Digest})
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, signTimeout)
-	defer cancel()
-	signature, err := c.server.Backend.Sign(ctx, version.Key, alg, req.Digest)
+	signature, err := c.sign(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	return &asymmetricSignResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, Value: signature}, nil
+	return &asymmetricSignResponse{KeyId: s.version.KeyId, KeyVersionId: s.version.KeyVersionId, Value: signature}, nil
 }
 
 type asymmetricVerifyRequest struct {
@@ -55,41 +50,89 @@ type asymmetricVerifyResponse struct {
 }
 
 func asymmetricVerify(_ context.Context, c *call, req *asymmetricVerifyRequest) (*asymmetricVerifyResponse, error) {
-	version, alg, err := c.signingKey(req.KeyId, req.KeyVersionId, req.Algorithm, req.Digest)
+	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{bytes: req.Digest})
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	valid, err := hsm.Verify(version.Key, alg, req.Digest, req.Value)
+	valid, err := c.verify(s, req.Value)
 	if err != nil {
 		return nil, err
 	}
-	c.entry.Valid = &valid
-	return &asymmetricVerifyResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, Value: valid}, nil
+	return &asymmetricVerifyResponse{KeyId: s.version.KeyId, KeyVersionId: s.version.KeyVersionId, Value: valid}, nil
 }
 
-// signingKey resolves what AsymmetricSign and AsymmetricVerify name, and
-// refuses what cannot be signed.
-func (c *call) signingKey(keyName, keyVersionId, algorithm string, digest []byte) (store.KeyVersion, hsm.Algorithm, error) {
-	c.entry.Algorithm, c.entry.Digest = clip(algorithm), digest[:min(len(digest), maxEcho)]
-	alg := hsm.Algorithm(algorithm)
-	if !isAlgorithm(alg) {
-		return store.KeyVersion{}, "", invalidParameter("Algorithm", "%q is no signature algorithm", clip(algorithm))
+// A message is what is signed: a digest, or what is hashed to one here.
+type message struct {
+	bytes []byte
+	raw   bool
+}
+
+// digest gives what goes into the signature.
+func (m message) digest(key hsm.Key, alg hsm.Algorithm) ([]byte, error) {
+	if m.raw {
+		return hsm.Digest(key, alg, m.bytes)
+	}
+	return m.bytes, checkDigest(alg, m.bytes)
+}
+
+// A signing is a digest and what it is signed with.
+type signing struct {
+	version store.KeyVersion
+	alg     hsm.Algorithm
+	digest  []byte
+}
+
+// signing resolves what a request names that has something signed or verified, and
+// refuses what cannot be. No KeyVersionId means the oldest version, no algorithm the
+// first of the KeySpec.
+func (c *call) signing(keyName, keyVersionId, algorithm string, m message) (s signing, err error) {
+	c.entry.Algorithm = clip(algorithm)
+	if !m.raw {
+		c.entry.Digest = m.bytes[:min(len(m.bytes), maxEcho)]
+	}
+	if algorithm != "" && !isAlgorithm(hsm.Algorithm(algorithm)) {
+		return s, invalidParameter("Algorithm", "%q is no signature algorithm", clip(algorithm))
 	}
 	key, err := c.key(keyName)
 	if err != nil {
-		return store.KeyVersion{}, "", err
+		return s, err
 	}
-	version, err := c.version(key, keyVersionId)
-	if err != nil {
-		return store.KeyVersion{}, "", err
+	if s.version, err = c.version(key, keyVersionId); err != nil {
+		return s, err
 	}
 	if err := usable(key); err != nil {
-		return store.KeyVersion{}, "", err
+		return s, err
 	}
-	return version, alg, checkDigest(key.KeySpec, alg, digest)
+	if s.alg, err = algorithmFor(key.KeySpec, hsm.Algorithm(algorithm)); err != nil {
+		return s, err
+	}
+	if s.digest, err = m.digest(s.version.Key, s.alg); err != nil {
+		return s, err
+	}
+	c.entry.Algorithm, c.entry.Digest = string(s.alg), s.digest
+	return s, nil
+}
+
+// sign makes the signature.
+func (c *call) sign(ctx context.Context, s signing) ([]byte, error) {
+	if err := c.commit(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, signTimeout)
+	defer cancel()
+	return c.server.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)
+}
+
+// verify judges a signature.
+func (c *call) verify(s signing, signature []byte) (valid bool, err error) {
+	if err := c.commit(); err != nil {
+		return false, err
+	}
+	if valid, err = hsm.Verify(s.version.Key, s.alg, s.digest, signature); err != nil {
+		return false, err
+	}
+	c.entry.Valid = &valid
+	return valid, nil
 }
 
 func isAlgorithm(alg hsm.Algorithm) bool {
@@ -98,12 +141,22 @@ func isAlgorithm(alg hsm.Algorithm) bool {
 	})
 }
 
-// checkDigest is hsm.Check with messages for the client.
-func checkDigest(spec hsm.KeySpec, alg hsm.Algorithm, digest []byte) error {
-	if !slices.Contains(hsm.Algorithms(spec), alg) {
-		return invalidParameter("Algorithm", "the key's KeySpec is %s, which signs with %v", spec, hsm.Algorithms(spec))
+// algorithmFor gives alg, or the KeySpec's first one for none.
+func algorithmFor(spec hsm.KeySpec, alg hsm.Algorithm) (hsm.Algorithm, error) {
+	fitting := hsm.Algorithms(spec)
+	if alg == "" && len(fitting) > 0 {
+		return fitting[0], nil
 	}
-	if hsm.Check(spec, alg, digest) != nil {
+	if !slices.Contains(fitting, alg) {
+		return "", invalidParameter("Algorithm", "the key's KeySpec is %s, which signs with %v", spec, fitting)
+	}
+	return alg, nil
+}
+
+// checkDigest is the part of hsm.Check that is about the digest, with a message for
+// the client.
+func checkDigest(alg hsm.Algorithm, digest []byte) error {
+	if len(digest) != hsm.DigestSize {
 		return invalidParameter("Digest", "it is %d bytes, not the %d of a digest for %s", len(digest), hsm.DigestSize, alg)
 	}
 	return nil
@@ -141,19 +194,25 @@ type getPublicKeyResponse struct {
 }
 
 func getPublicKey(_ context.Context, c *call, req *getPublicKeyRequest) (*getPublicKeyResponse, error) {
-	key, err := c.key(req.KeyId)
+	version, err := c.publicKey(req.KeyId, req.KeyVersionId)
 	if err != nil {
-		return nil, err
-	}
-	version, err := c.version(key, req.KeyVersionId)
-	if err != nil {
-		return nil, err
-	}
-	if err := usable(key); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
 		return nil, err
 	}
 	return &getPublicKeyResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, PublicKey: hsm.PublicKeyPEM(version.Key.Public)}, nil
+}
+
+// publicKey gives a version whose public key may be shown.
+func (c *call) publicKey(keyName, keyVersionId string) (store.KeyVersion, error) {
+	key, err := c.key(keyName)
+	if err != nil {
+		return store.KeyVersion{}, err
+	}
+	version, err := c.version(key, keyVersionId)
+	if err != nil {
+		return store.KeyVersion{}, err
+	}
+	if err := usable(key); err != nil {
+		return store.KeyVersion{}, err
+	}
+	return version, c.commit()
 }

@@ -1,0 +1,236 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"regexp"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/kmsgate/kmsgate/gateway/acs"
+	"github.com/kmsgate/kmsgate/gateway/nativepb"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// The door for programs with client keys, who speak the protocol of KMS's Instance
+// SDK (dkms-gcs): headers that name the operation, and a body of protobuf.
+
+const (
+	// maxNativeBody is the most bytes that a body may have: 3 MB, KMS documents.
+	maxNativeBody = 3 << 20
+
+	nativeVersion = "dkms-gcs-0.2" // that of every operation in all SDKs
+)
+
+// native serves one request of the native API.
+func (s *Server) native(ec echo.Context, listener *Listener) error {
+	c := s.newCall(nativeDoor, ec.RealIP())
+	c.listener = listener
+	r := ec.Request()
+	resp, err := recovered(func() (response, error) { return s.serveNative(r, c) })
+	resp, api := c.finish(resp, err)
+	if api == nil {
+		return c.writeNative(ec, http.StatusOK, resp.(nativeResponse).Message)
+	}
+	// A client that cannot send all of its request may not read the answer.
+	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, r.Body, maxNativeBody))
+	return c.writeError(ec, api)
+}
+
+func (s *Server) serveNative(r *http.Request, c *call) (response, error) {
+	if err := checkNative(r); err != nil {
+		return nil, err
+	}
+	claim, err := acs.ParseNative(r)
+	if err != nil {
+		return nil, nativeClaimError(err)
+	}
+	c.read(claim)
+	c.body = func() ([]byte, error) { return readNative(r, claim) }
+	return c.do(r.Context(), func() (*principal, error) { return s.authenticateNative(claim, r.TLS) })
+}
+
+func checkNative(r *http.Request) error {
+	contentType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch {
+	case r.TLS == nil:
+		return errNeedSsl
+	case r.Method != http.MethodPost:
+		return errHTTPMethod
+	case err != nil || contentType != acs.NativeContentType:
+		return errNativeContentType.saying("Content-Type %q is unsupported.", clip(r.Header.Get("Content-Type")))
+	case r.ContentLength > maxNativeBody:
+		return errNativeTooLarge
+	}
+	return nil
+}
+
+var errNativeTooLarge = errTooLarge.because("A body may have %d bytes.", maxNativeBody)
+
+func nativeClaimError(err error) error {
+	param := (*acs.ParamError)(nil)
+	switch {
+	case errors.As(err, &param):
+		return errNativeParam.saying("%s", param)
+	case errors.Is(err, acs.ErrNoClientKey):
+		return errMissingParameter.saying("Parameter x-kms-acccesskeyid does not exist in http header or body.")
+	}
+	return err
+}
+
+// readNative reads a body, and believes it if it is the one that was signed. It is
+// called for callers only who are known and within their quota: others cannot have
+// 3 MB kept for each of their connections.
+func readNative(r *http.Request, claim *acs.Claim) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxNativeBody))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, errNativeTooLarge
+	}
+	if err != nil {
+		return nil, errInvalidParameter.because("The body ended too early.")
+	}
+	if !claim.Covers(body) {
+		return nil, errNativeSignature.because("The content-sha256 that was signed is not that of the body.")
+	}
+	return body, nil
+}
+
+// authenticateNative makes a principal of a claim: the time is ours, the client key
+// is known, the signature is its, it is valid now, and if there is a certificate on
+// the connection that is its, too. There is no nonce to look at, so nothing that can
+// be asked for here changes anything.
+func (s *Server) authenticateNative(claim *acs.Claim, connection *tls.ConnectionState) (*principal, error) {
+	now := s.Now()
+	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
+		return nil, errNativeTime
+	}
+	var p *principal
+	err := s.Store.View(func(tx *store.Tx) error {
+		key, err := tx.ClientKey(claim.AccessKeyId)
+		if errors.Is(err, store.ErrNotFound) {
+			return errNativeClientKey.saying("The AccessKey ID %q does not exist in our records.", clip(claim.AccessKeyId))
+		}
+		if err != nil {
+			return err
+		}
+		if err := checkClientKey(key, claim, connection, now); err != nil {
+			return err
+		}
+		p, err = s.accessPointPrincipal(tx, key.AapName)
+		return err
+	})
+	return p, err
+}
+
+func checkClientKey(key store.ClientKey, claim *acs.Claim, connection *tls.ConnectionState, now time.Time) error {
+	certificate, err := x509.ParseCertificate(key.Certificate)
+	if err != nil {
+		return fmt.Errorf("the record of client key %s: %w", key.ClientKeyId, err)
+	}
+	public, ok := certificate.PublicKey.(*rsa.PublicKey)
+	if !ok || !claim.VerifyKey(public) {
+		return errNativeSignature
+	}
+	if err := isInForce(key, now); err != nil {
+		return err
+	}
+	if len(connection.PeerCertificates) > 0 && !isOf(connection.PeerCertificates[0], key) {
+		return errNativeSignature.because("The connection has another certificate than the client key's.")
+	}
+	return nil
+}
+
+func isInForce(key store.ClientKey, now time.Time) error {
+	if now.Before(key.NotBefore) || now.After(key.NotAfter) {
+		return errNativeClientKey.saying("The client key %q is valid from %s to %s only.", key.ClientKeyId, apiTime(key.NotBefore), apiTime(key.NotAfter))
+	}
+	return nil
+}
+
+// isOf reports whether a certificate is the one that was made with a client key. It
+// is compared and not verified: it is signed by itself.
+func isOf(certificate *x509.Certificate, key store.ClientKey) bool {
+	return bytes.Equal(certificate.Raw, key.Certificate)
+}
+
+// checkConnection refuses requests of connections that a listener would not take
+// any more: a client key can be deleted while its program is connected.
+func (s *Server) checkConnection(connection *tls.ConnectionState, listener *Listener) error {
+	if connection == nil || listener.ClientCertificates != RequiredCertificates {
+		return nil
+	}
+	return s.checkClientCertificate(*connection)
+}
+
+// checkClientCertificate refuses a connection whose certificate is not that of a
+// client key which is valid now.
+func (s *Server) checkClientCertificate(connection tls.ConnectionState) error {
+	return s.Store.View(func(tx *store.Tx) error {
+		if len(connection.PeerCertificates) == 0 {
+			return errNoPermission.because("This endpoint needs a client key's certificate.")
+		}
+		certificate := connection.PeerCertificates[0]
+		key, err := tx.ClientKey(certificate.Subject.CommonName)
+		if err != nil || !isOf(certificate, key) {
+			return errNoPermission.because("The connection's certificate is not that of a client key.")
+		}
+		return isInForce(key, s.Now())
+	})
+}
+
+// nativeName is what an operation can be called.
+var nativeName = regexp.MustCompile(`^[A-Za-z]{1,64}$`)
+
+// nativeOperation looks up what is asked for. From there on it is the operation of
+// the RPC API, whatever it is called here.
+func (c *call) nativeOperation() (operation, error) {
+	if !nativeName.MatchString(c.action) {
+		return operation{}, errNativeName.saying("The ApiName %q is invalid.", clip(c.action))
+	}
+	if c.claim.Version != nativeVersion {
+		return operation{}, errNativeVersion.saying("The ApiVersion %q is invalid.", clip(c.claim.Version))
+	}
+	n, ok := nativeOperations[c.action]
+	if !ok {
+		return operation{}, errUnsupportedOperation.because("%s is not an operation of a signing gateway.", c.action)
+	}
+	o := operations[n.operation]
+	o.run = n.run
+	c.action, c.entry.Action = n.operation, n.operation
+	return o, nil
+}
+
+// A nativeResponse is an answer in protobuf.
+type nativeResponse struct{ proto.Message }
+
+func (r nativeResponse) setRequestId(id string) {
+	m := r.ProtoReflect()
+	m.Set(m.Descriptor().Fields().ByName("request_id"), protoreflect.ValueOfString(id))
+}
+
+// writeNative answers in protobuf. The version that was used is told in a header,
+// where the transfer SDK looks for it.
+func (c *call) writeNative(ec echo.Context, status int, m proto.Message) error {
+	body, err := proto.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encoding an answer: %w", err)
+	}
+	if status == http.StatusOK && c.entry.KeyVersionId != "" {
+		ec.Response().Header().Set(acs.NativeKeyVersionHeader, c.entry.KeyVersionId)
+	}
+	return ec.Blob(status, acs.NativeContentType, body)
+}
+
+func (c *call) nativeError(api *Error) proto.Message {
+	return &nativepb.Error{StatusCode: int32(api.Status), ErrorCode: api.Code, ErrorMessage: api.Message, RequestId: c.requestId}
+}
