@@ -141,8 +141,8 @@ func checkClientKey(key store.ClientKey, claim *acs.Claim, connection *tls.Conne
 	if !ok || !claim.VerifyKey(public) {
 		return errNativeSignature
 	}
-	if err := isInForce(key, now); err != nil {
-		return err
+	if !isInForce(key, now) {
+		return errNativeClientKey.saying("The client key %q is valid from %s to %s only.", key.ClientKeyId, apiTime(key.NotBefore), apiTime(key.NotAfter))
 	}
 	if len(connection.PeerCertificates) > 0 && !isOf(connection.PeerCertificates[0], key) {
 		return errNativeSignature.because("The connection has another certificate than the client key's.")
@@ -150,11 +150,8 @@ func checkClientKey(key store.ClientKey, claim *acs.Claim, connection *tls.Conne
 	return nil
 }
 
-func isInForce(key store.ClientKey, now time.Time) error {
-	if now.Before(key.NotBefore) || now.After(key.NotAfter) {
-		return errNativeClientKey.saying("The client key %q is valid from %s to %s only.", key.ClientKeyId, apiTime(key.NotBefore), apiTime(key.NotAfter))
-	}
-	return nil
+func isInForce(key store.ClientKey, now time.Time) bool {
+	return !now.Before(key.NotBefore) && !now.After(key.NotAfter)
 }
 
 // isOf reports whether a certificate is the one that was made with a client key. It
@@ -181,10 +178,10 @@ func (s *Server) checkClientCertificate(connection tls.ConnectionState) error {
 		}
 		certificate := connection.PeerCertificates[0]
 		key, err := tx.ClientKey(certificate.Subject.CommonName)
-		if err != nil || !isOf(certificate, key) {
-			return errNoPermission.because("The connection's certificate is not that of a client key.")
+		if err != nil || !isOf(certificate, key) || !isInForce(key, s.Now()) {
+			return errNoPermission.because("The connection's certificate is not that of a client key which is valid now.")
 		}
-		return isInForce(key, s.Now())
+		return nil
 	})
 }
 

@@ -160,13 +160,19 @@ func (c nativeClient) do(apiName string, req, resp proto.Message, change ...func
 	return c.b.nativeRoundTrip(c.b.http.Client(), c.request(apiName, body, change...), resp)
 }
 
-// nativeRoundTrip sends a request and checks what every answer must have.
+// nativeRoundTrip sends a request and reads the answer.
 func (b *bench) nativeRoundTrip(client *http.Client, r *http.Request, resp proto.Message) answer {
 	b.t.Helper()
 	got, err := client.Do(r)
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	return b.readNative(got, resp)
+}
+
+// readNative checks what every answer must have.
+func (b *bench) readNative(got *http.Response, resp proto.Message) answer {
+	b.t.Helper()
 	defer got.Body.Close()
 	text, err := io.ReadAll(got.Body)
 	if err != nil {
