@@ -196,7 +196,7 @@ func (i *instance) serve(ctx context.Context, l *listeners) error {
 
 func listenerOf(c config.Listener) gateway.Listener {
 	return gateway.Listener{
-		Gateway: c.Gateway, BusinessOnly: c.Operations == "business",
+		Gateway: c.Gateway, BusinessOnly: c.Operations == "business", ClientCertificates: c.ClientCertificates,
 		MaxConnections: c.MaxConnections, MaxPerSource: c.MaxConnectionsPerSource,
 		HeaderTime: c.HeaderTimeout, ReadTime: c.ReadTimeout, IdleTime: c.IdleTimeout,
 	}

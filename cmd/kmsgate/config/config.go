@@ -95,7 +95,12 @@ type TLS struct {
 type Listener struct {
 	Address    string `yaml:"address" is:"address" required:"true"`             // host:port
 	Gateway    string `yaml:"gateway" oneof:"shared dedicated" required:"true"` // whose quotas apply
-	Operations string `yaml:"operations" oneof:"all business" required:"true"`  // business: AsymmetricSign, AsymmetricVerify and GetPublicKey only
+	Operations string `yaml:"operations" oneof:"all business" required:"true"`  // business: AsymmetricSign, AsymmetricVerify, GetPublicKey and GenerateRandom only
+
+	// ClientCertificates says whether a connection shows the certificate of a client
+	// key: nobody is asked for one, it is compared if a native request comes with one,
+	// or nobody is let in without.
+	ClientCertificates string `yaml:"client_certificates" oneof:"none optional required"`
 
 	MaxConnections          int `yaml:"max_connections" min:"1"`
 	MaxConnectionsPerSource int `yaml:"max_connections_per_source" min:"1"`

@@ -50,6 +50,7 @@ func DefaultListener() Listener {
 	return Listener{
 		Gateway:                 "dedicated",
 		Operations:              "all",
+		ClientCertificates:      "optional",
 		MaxConnections:          1024,
 		MaxConnectionsPerSource: 128,
 		HeaderTimeout:           10 * time.Second,

@@ -256,7 +256,7 @@ line 5: instance.regoin: there is no such field: instance has id, region, accoun
 line 7: listeners[0].gateway: must be shared or dedicated
 line 7: listeners[0].address: is missing: must be host:port, as 127.0.0.1:443, or 0.0.0.0:443 for every address
 line 8: listeners[0].read_timeout: write a number with its unit: 500ms, 10s, 5m, 24h
-line 9: listeners[1]: must be a section: address, gateway, operations, max_connections, max_connections_per_source, header_timeout, read_timeout, idle_timeout
+line 9: listeners[1]: must be a section: address, gateway, operations, client_certificates, max_connections, max_connections_per_source, header_timeout, read_timeout, idle_timeout
 line 10: log.level: must be debug, info, warn or error
 line 11: log: is given in line 10 already: remove one
 line 12: admin.uids: there is no such field: admin has socket`, path)
