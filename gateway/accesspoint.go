@@ -1,7 +1,130 @@
 package gateway
 
-import "github.com/kmsgate/kmsgate/store"
+import (
+	"context"
+	"errors"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// clientKeyMethod is the only AuthenticationMethod.
+const clientKeyMethod = "ClientKey"
+
+// maxAccessPointPolicies is how many permission policies an access point can have,
+// as in KMS.
+const maxAccessPointPolicies = 3
 
 var accessPoints = collection[store.ApplicationAccessPoint]{
 	(*store.Tx).AccessPoint, (*store.Tx).PutAccessPoint, (*store.Tx).DeleteAccessPoint, (*store.Tx).CountAccessPoints, (*store.Tx).AccessPoints,
+}
+
+func parsePolicies(text string) ([]string, error) {
+	return parseNames("Policies", text, 1, maxAccessPointPolicies, func(name string) error { return checkName("Policies", name) })
+}
+
+// policiesExist refuses permission policies that there are not.
+func policiesExist(tx *store.Tx, policies []string) error {
+	for _, name := range policies {
+		if _, err := permissionPolicies.find(tx, name); err != nil {
+			return invalidParameter("Policies", "there is no permission policy %q", name)
+		}
+	}
+	return nil
+}
+
+type createApplicationAccessPointRequest struct {
+	Name                 string `kms:"required"`
+	Policies             string `kms:"required"`
+	AuthenticationMethod string
+	Description          string
+}
+
+// accessPointResponse is an access point as the API shows it.
+type accessPointResponse struct {
+	result
+	Arn                  string
+	AuthenticationMethod string
+	Description          string
+	Name                 string
+	Policies             string // JSON
+}
+
+func (c *call) accessPointResponse(a store.ApplicationAccessPoint) *accessPointResponse {
+	return &accessPointResponse{Arn: c.server.namedARN(c.action, a.Name), AuthenticationMethod: clientKeyMethod,
+		Description: a.Description, Name: a.Name, Policies: jsonText(a.Policies)}
+}
+
+func createApplicationAccessPoint(_ context.Context, c *call, req *createApplicationAccessPointRequest) (*accessPointResponse, error) {
+	if req.AuthenticationMethod != "" && req.AuthenticationMethod != clientKeyMethod {
+		return nil, invalidParameter("AuthenticationMethod", "%q is not %s", clip(req.AuthenticationMethod), clientKeyMethod)
+	}
+	policies, err := parsePolicies(req.Policies)
+	if err := errors.Join(err, checkDescription("Description", req.Description)); err != nil {
+		return nil, err
+	}
+	a := store.ApplicationAccessPoint{Name: req.Name, Description: req.Description, Policies: policies, CreationDate: c.now}
+	if err := accessPoints.create(c, a.Name, a, func(tx *store.Tx) error { return policiesExist(tx, policies) }); err != nil {
+		return nil, err
+	}
+	return c.accessPointResponse(a), nil
+}
+
+func describeApplicationAccessPoint(_ context.Context, c *call, req *nameRequest) (*accessPointResponse, error) {
+	a, err := accessPoints.describe(c, req.Name)
+	if err != nil {
+		return nil, err
+	}
+	return c.accessPointResponse(a), nil
+}
+
+type accessPointItem struct {
+	AuthenticationMethod string
+	Name                 string
+}
+
+type listApplicationAccessPointsResponse struct {
+	result
+	ApplicationAccessPoints struct{ ApplicationAccessPoint []accessPointItem }
+	pageInfo
+}
+
+func listApplicationAccessPoints(_ context.Context, c *call, req *listNamedRequest) (*listApplicationAccessPointsResponse, error) {
+	all, page, err := accessPoints.list(c, req)
+	if err != nil {
+		return nil, err
+	}
+	items := []accessPointItem{} // an empty list is [], not null
+	for _, a := range all {
+		items = append(items, accessPointItem{clientKeyMethod, a.Name})
+	}
+	resp := &listApplicationAccessPointsResponse{pageInfo: page}
+	resp.ApplicationAccessPoints.ApplicationAccessPoint = items
+	return resp, nil
+}
+
+// updateApplicationAccessPointRequest changes what it has.
+type updateApplicationAccessPointRequest struct {
+	Name        string `kms:"required"`
+	Description *string
+	Policies    *string
+}
+
+func updateApplicationAccessPoint(_ context.Context, c *call, req *updateApplicationAccessPointRequest) (*emptyResponse, error) {
+	policies, err := ifSent(req.Policies, parsePolicies)
+	if err := errors.Join(err, checkNewDescription(req.Description)); err != nil {
+		return nil, err
+	}
+	return done(accessPoints.update(c, req.Name, func(tx *store.Tx, a *store.ApplicationAccessPoint) error {
+		setIfSent(&a.Description, req.Description)
+		setIfSent(&a.Policies, policies)
+		if policies == nil { // those of before may be gone
+			return nil
+		}
+		return policiesExist(tx, *policies)
+	}))
+}
+
+// deleteApplicationAccessPoint deletes an access point and its client keys.
+func deleteApplicationAccessPoint(_ context.Context, c *call, req *nameRequest) (*emptyResponse, error) {
+	return done(accessPoints.delete(c, req.Name))
 }

@@ -24,6 +24,16 @@ var differences = map[string]string{
 	"ListTagResources":         "NextToken is a KeyId. Without ResourceId, keys that the caller may not see are left out.",
 	"OpenKmsService":           "There is nothing to open: it succeeds.",
 	"DescribeAccountKmsStatus": "Always Enabled.",
+
+	"CreateNetworkRule":            "SourcePrivateIp is required: 1 to 100 addresses and prefixes, of IPv4 and IPv6. At most 1,000 rules. A Name that is taken: Rejected.ResourceExist.",
+	"UpdateNetworkRule":            "It holds for the next request. So do all other changes of what client keys may do, which take KMS up to five minutes.",
+	"DeleteNetworkRule":            "A rule that policies name can be deleted: it lets nobody in then.",
+	"CreatePolicy":                 "CryptoServiceKeyUser permits AsymmetricSign, AsymmetricVerify and GetPublicKey with the keys in Resources, and GenerateRandom; CryptoServiceSecretUser permits nothing. Network rules have to exist, keys have not. Without AccessControlRules all addresses are let in. At most 1,000 policies.",
+	"UpdatePolicy":                 "AccessControlRules without a network rule, `{}`, lets all addresses in.",
+	"DeletePolicy":                 "A policy that access points name can be deleted: it permits nothing then.",
+	"CreateApplicationAccessPoint": "The policies have to exist. At most 1,000 access points. A key's own policy can deny an access point something, as one of `acs:ram::<account>:*`, and cannot allow it anything.",
+	"CreateClientKey":              "The PKCS#12 has 10,000 iterations. At most 10,000 client keys.",
+	"ListClientKeys":               "Without AapName it takes the right on `applicationaccesspoint/*`.",
 }
 
 // APIDoc writes docs/api.md: every operation of KMS, supported or not, and every

@@ -13,7 +13,8 @@ import (
 // names. Parameters without a field are let be: clients send more than an
 // operation knows. A field can be
 //
-//   - a string;
+//   - a string, or a *string where an empty one says something: nil if it was not
+//     sent;
 //   - a *int or *bool, nil if it was not sent;
 //   - a []byte, sent as standard Base64 with padding;
 //   - a []string or a slice of structs of strings, sent flat (Name.1, Name.2, …
@@ -37,6 +38,10 @@ func decode(parameters map[string]string, into any) error {
 			continue
 		}
 		text, sent := parameters[field.Name]
+		if into, ok := v.Field(i).Addr().Interface().(**string); ok && sent {
+			*into = &text
+			continue
+		}
 		if text == "" {
 			if need == "required" || need == "sent" && !sent {
 				return missingParameter(field.Name)

@@ -420,6 +420,9 @@ func TestKeyNames(t *testing.T) {
 // scenario makes what an operation needs to succeed, and gives its parameters.
 func (b *bench) scenario(action string) []string {
 	b.t.Helper()
+	if slices.Contains(accessPointOperations, action) {
+		return b.accessPointScenario(action)
+	}
 	var made struct{ KeyMetadata struct{ KeyId string } }
 	b.local("CreateKey", &made, "KeySpec", "EC_P256", "Tags", `[{"TagKey":"k","TagValue":"v"}]`)
 	keyId := made.KeyMetadata.KeyId
@@ -506,6 +509,7 @@ func TestEveryOperation(t *testing.T) {
 func (b *bench) records() (s string) {
 	b.db.View(func(tx *store.Tx) error {
 		s = fmt.Sprintf("%v %v %v", tx.Keys(0, 1000), tx.Aliases(0, 1000), tx.Orphans())
+		s += fmt.Sprintf("%v %v %v %v", tx.NetworkRules(0, 1000), tx.PermissionPolicies(0, 1000), tx.AccessPoints(0, 1000), tx.ClientKeys())
 		for _, k := range tx.Keys(0, 1000) {
 			s += fmt.Sprintf(" %d", len(tx.KeyVersions(k.KeyId)))
 		}

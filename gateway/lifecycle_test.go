@@ -74,7 +74,8 @@ var stateTable = map[string][5]string{
 }
 
 // namesNoKey are the operations that are not in stateTable.
-var namesNoKey = []string{"CreateKey", "ListKeys", "ListAliases", "DescribeRegions", "DescribeAccountKmsStatus", "OpenKmsService", "GetKmsInstance", "ListKmsInstances"}
+var namesNoKey = append([]string{"CreateKey", "ListKeys", "ListAliases", "DescribeRegions", "DescribeAccountKmsStatus", "OpenKmsService", "GetKmsInstance", "ListKmsInstances"},
+	accessPointOperations...)
 
 // TestStateTable walks every cell.
 func TestStateTable(t *testing.T) {

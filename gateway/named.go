@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"encoding/json"
 	"errors"
+	"slices"
 
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -196,4 +198,55 @@ func (of collection[R]) list(c *call, req *listNamedRequest) (all []R, page page
 // nameRequest asks for one record of a collection.
 type nameRequest struct {
 	Name string `kms:"required"`
+}
+
+// parseNames reads a JSON list of strings, none of them twice, each of which check
+// takes.
+func parseNames(parameter, text string, least, most int, check func(string) error) ([]string, error) {
+	var members []string
+	if err := json.Unmarshal([]byte(text), &members); err != nil || len(members) < least || len(members) > most {
+		return nil, invalidParameter(parameter, "it has to be a JSON list of %d to %d strings", least, most)
+	}
+	for i, member := range members {
+		if err := check(member); err != nil {
+			return nil, err
+		}
+		if slices.Contains(members[:i], member) {
+			return nil, invalidParameter(parameter, "%q is there twice", member)
+		}
+	}
+	return members, nil
+}
+
+// jsonText writes what some answers have as JSON in a string. Names and addresses
+// have nothing in them that would be escaped.
+func jsonText(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // lists of strings can be written
+	}
+	return string(text)
+}
+
+// ifSent reads a parameter of an update, if it was sent: empty, too.
+func ifSent(text *string, read func(string) ([]string, error)) (*[]string, error) {
+	if text == nil {
+		return nil, nil
+	}
+	members, err := read(*text)
+	return &members, err
+}
+
+// setIfSent changes a field of a record, if there is something to change it to.
+func setIfSent[T any](field *T, to *T) {
+	if to != nil {
+		*field = *to
+	}
+}
+
+func checkNewDescription(description *string) error {
+	if description == nil {
+		return nil
+	}
+	return checkDescription("Description", *description)
 }

@@ -92,7 +92,7 @@ func TestSharedQuota(t *testing.T) {
 }
 
 // documented are KMS's quotas of a shared gateway, and what is charged to each
-// ("QPS quotas of KMS instances"; GetKeyPolicy and SetKeyPolicy as what they do).
+// ("QPS quotas of KMS instances"; those of key policies and access points as what they do).
 var documented = map[string]struct {
 	perSecond  int
 	operations string
@@ -100,11 +100,14 @@ var documented = map[string]struct {
 	"activation":    {1, "OpenKmsService DescribeAccountKmsStatus"},
 	"instance_read": {50, "GetKmsInstance ListKmsInstances"},
 	"key_read": {50, "DescribeKey ListKeys DescribeKeyVersion ListKeyVersions GetPublicKey ListAliases ListAliasesByKeyId ListTagResources " +
-		"DescribeRegions GetKeyPolicy"},
+		"DescribeRegions GetKeyPolicy DescribeNetworkRule ListNetworkRules DescribePolicy ListPolicies DescribeApplicationAccessPoint " +
+		"ListApplicationAccessPoints GetClientKey ListClientKeys"},
 	"tag_query":    {300, "ListResourceTags"},
 	"key_creation": {10, "CreateKey"},
 	"key_write": {30, "EnableKey DisableKey ScheduleKeyDeletion CancelKeyDeletion SetDeletionProtection UpdateKeyDescription CreateKeyVersion " +
-		"CreateAlias UpdateAlias DeleteAlias TagResource UntagResource TagResources UntagResources SetKeyPolicy"},
+		"CreateAlias UpdateAlias DeleteAlias TagResource UntagResource TagResources UntagResources SetKeyPolicy " +
+		"CreateNetworkRule UpdateNetworkRule DeleteNetworkRule CreatePolicy UpdatePolicy DeletePolicy CreateApplicationAccessPoint " +
+		"UpdateApplicationAccessPoint DeleteApplicationAccessPoint CreateClientKey DeleteClientKey"},
 	"asymmetric": {200, "AsymmetricSign AsymmetricVerify"},
 }
 

@@ -10,9 +10,10 @@ import (
 )
 
 type simulatePolicyRequest struct {
-	UserName   string `kms:"required"`
+	UserName   string `kms:"required"` // of a user, or aap: and the Name of an access point
 	ActionName string `kms:"required"` // with or without "kms:"
-	KeyId      string // a KeyId, an alias or an ARN; not needed for actions of no one key
+	KeyId      string // a KeyId, an alias or an ARN; for actions on a key
+	Name       string // of a network rule, permission policy or access point; for actions on one, or on its client keys
 	SourceIp   string
 }
 
@@ -37,15 +38,11 @@ func simulatePolicy(_ context.Context, c *call, req *simulatePolicyRequest) (*si
 	}
 	resp := new(simulatePolicyResponse)
 	err = c.server.Store.View(func(tx *store.Tx) error {
-		user, err := c.user(tx, req.UserName)
+		p, err := c.simulatedPrincipal(tx, req.UserName)
 		if err != nil {
 			return err
 		}
-		p, err := c.server.principalOf(tx, user)
-		if err != nil {
-			return err
-		}
-		key, err := c.simulatedKey(tx, action, req.KeyId, resp)
+		key, err := c.simulatedKey(tx, action, req, resp)
 		if err != nil {
 			return err
 		}
@@ -55,6 +52,24 @@ func simulatePolicy(_ context.Context, c *call, req *simulatePolicyRequest) (*si
 		return nil, err
 	}
 	return resp, c.commit()
+}
+
+// simulatedPrincipal gives the user who is asked about, or the access point, whose
+// client keys are.
+func (c *call) simulatedPrincipal(tx *store.Tx, userName string) (*principal, error) {
+	aapName, ok := strings.CutPrefix(userName, accessPointUser)
+	if !ok {
+		user, err := c.user(tx, userName)
+		if err != nil {
+			return nil, err
+		}
+		return c.server.principalOf(tx, user)
+	}
+	c.entry.Subject = clip(userName)
+	if _, err := accessPoints.find(tx, aapName); err != nil {
+		return nil, err
+	}
+	return c.server.accessPointPrincipal(tx, aapName)
 }
 
 // simulate decides as the operation would: for an alias that is changed, on the
@@ -103,7 +118,7 @@ func (c *call) simulatedAction(name string) (string, error) {
 
 // simulatedKey finds the key that is asked about, if there is one, and fills in
 // the resource.
-func (c *call) simulatedKey(tx *store.Tx, action, name string, resp *simulatePolicyResponse) (*store.Key, error) {
+func (c *call) simulatedKey(tx *store.Tx, action string, req *simulatePolicyRequest, resp *simulatePolicyResponse) (*store.Key, error) {
 	if kind, ok := keyless[action]; ok {
 		resp.Resource = c.server.arn(kind)
 		return nil, nil
@@ -115,10 +130,13 @@ func (c *call) simulatedKey(tx *store.Tx, action, name string, resp *simulatePol
 	case "DescribeRegions":
 		return nil, nil
 	}
-	if name == "" {
+	if _, ok := named[action]; ok {
+		return nil, c.simulatedName(action, req.Name, resp)
+	}
+	if req.KeyId == "" {
 		return nil, missingParameter("KeyId")
 	}
-	keyId, err := c.keyId(name)
+	keyId, err := c.keyId(req.KeyId)
 	if err != nil {
 		return nil, err
 	}
@@ -128,4 +146,20 @@ func (c *call) simulatedKey(tx *store.Tx, action, name string, resp *simulatePol
 		return nil, nil
 	}
 	return &key, err
+}
+
+// simulatedName fills in the resource of an action on something that has a name.
+func (c *call) simulatedName(action, name string, resp *simulatePolicyResponse) error {
+	switch {
+	case name == "" && action == "ListClientKeys": // of all access points
+		name = anyName
+	case name == "":
+		return missingParameter("Name")
+	default:
+		if err := checkName("Name", name); err != nil {
+			return err
+		}
+	}
+	resp.Resource = c.server.namedARN(action, name)
+	return nil
 }

@@ -8,7 +8,7 @@ import "github.com/kmsgate/kmsgate/policy"
 var systemPolicies = map[string]systemPolicy{
 	"AliyunKMSFullAccess": {"Full access to KMS", fullAccess},
 	"AliyunKMSReadOnlyAccess": {"Read-only access to KMS",
-		`{"Version":"1","Statement":[{"Effect":"Allow","Action":["kms:List*","kms:Describe*","kms:GetPublicKey","kms:GetKeyPolicy","kms:GetKmsInstance"],"Resource":"*"}]}`},
+		`{"Version":"1","Statement":[{"Effect":"Allow","Action":["kms:List*","kms:Describe*","kms:GetPublicKey","kms:GetKeyPolicy","kms:GetKmsInstance","kms:GetClientKey"],"Resource":"*"}]}`},
 	"AliyunKMSCryptoUserAccess": {"To use keys",
 		`{"Version":"1","Statement":[{"Effect":"Allow","Action":["kms:AsymmetricSign","kms:AsymmetricVerify","kms:GetPublicKey"],"Resource":"*"}]}`},
 	"AliyunKMSCryptoAdminAccess": {"To manage and use keys and aliases",

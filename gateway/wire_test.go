@@ -26,6 +26,8 @@ var varying = []struct {
 }{
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},
 	{regexp.MustCompile(`(?s)-----BEGIN PUBLIC KEY-----.*-----END PUBLIC KEY-----(\\n|&#xA;|\n)`), "PEM"},
+	{regexp.MustCompile(`(?s)-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----(\\n|&#xA;|\n)`), "CERTIFICATE"},
+	{regexp.MustCompile(`MII[A-Za-z0-9+/]{1000,}={0,2}`), "PKCS12"},
 	{regexp.MustCompile(`ME[A-Za-z0-9+/]{80,100}={0,2}`), "SIGNATURE"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "HOST"},
 }
@@ -33,6 +35,8 @@ var varying = []struct {
 // TestWire compares whole answers, as they stand on the wire, with files.
 func TestWire(t *testing.T) {
 	b := newBench(t)
+	b.accessPoint("app")
+	clientKeyId := b.clientKey("app")
 	for _, tc := range []struct {
 		name, action string
 		params       []string
@@ -54,12 +58,28 @@ func TestWire(t *testing.T) {
 		{"TagResource", "TagResource", []string{"KeyId", b.key.KeyId, "Tags", `[{"TagKey":"k&<","TagValue":"v"}]`}},
 		{"ListResourceTags", "ListResourceTags", []string{"KeyId", b.key.KeyId}},
 		{"ListTagResources", "ListTagResources", []string{"RegionId", "cn-hangzhou", "ResourceType", "key", "ResourceId.1", b.key.KeyId}},
+		{"DescribeNetworkRule", "DescribeNetworkRule", []string{"Name", "app"}},
+		{"ListNetworkRules", "ListNetworkRules", nil},
+		{"DescribePolicy", "DescribePolicy", []string{"Name", "app"}},
+		{"ListPolicies", "ListPolicies", nil},
+		{"DescribeApplicationAccessPoint", "DescribeApplicationAccessPoint", []string{"Name", "app"}},
+		{"ListApplicationAccessPoints", "ListApplicationAccessPoints", nil},
+		{"GetClientKey", "GetClientKey", []string{"ClientKeyId", clientKeyId}},
+		{"ListClientKeys", "ListClientKeys", []string{"AapName", "app"}},
+		{"CreateNetworkRule", "CreateNetworkRule", []string{"Name", "new-FORMAT", "Type", "Private", "SourcePrivateIp", `["10.0.0.1/8","::1"]`}},
+		{"CreatePolicy", "CreatePolicy", []string{"Name", "new-FORMAT", "Permissions", keyUser, "Resources", `["key/*","secret/*"]`, "AccessControlRules", `{"NetworkRules":["app"]}`}},
+		{"CreateApplicationAccessPoint", "CreateApplicationAccessPoint", []string{"Name", "new-FORMAT", "Policies", `["app"]`}},
+		{"CreateClientKey", "CreateClientKey", []string{"AapName", "app", "Password", "password1"}},
 		{"error", "DescribeKey", []string{"KeyId", "alias/none"}},
 		{"CreateKey", "CreateKey", []string{"KeySpec", "EC_P256", "Description", "a&b<c>d \"e\" 中 +~*"}}, // last: it changes what lists show
 	} {
 		name := tc.name
 		for _, format := range []string{"json", "XML"} {
-			resp, err := b.http.Client().Get(b.http.URL + "/?" + b.sign(b.root, "GET", tc.action, params(append(slices.Clone(tc.params), "Format", format)...)).Encode())
+			p := params(append(slices.Clone(tc.params), "Format", format)...)
+			if p["Name"] != "" { // names can be given once
+				p["Name"] = strings.ReplaceAll(p["Name"], "FORMAT", format)
+			}
+			resp, err := b.http.Client().Get(b.http.URL + "/?" + b.sign(b.root, "GET", tc.action, p).Encode())
 			if err != nil {
 				t.Fatal(err)
 			}

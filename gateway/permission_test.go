@@ -1,0 +1,287 @@
+package gateway_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// may asks what a client key of an access point would be answered. source is where
+// it asks from, action what for, and then come KeyId or Name.
+func (b *bench) may(aapName, source, action string, pairs ...string) (decision struct {
+	Allowed            bool
+	Reason, PolicyName string
+	Statement          int
+	Resource           string
+}) {
+	b.t.Helper()
+	b.local("SimulatePolicy", &decision, append([]string{"UserName", "aap:" + aapName, "ActionName", action, "SourceIp", source}, pairs...)...)
+	return decision
+}
+
+// TestPermissions decides for client keys by what their access point's policies
+// are, each change of which holds for the next request.
+func TestPermissions(t *testing.T) {
+	b := newBench(t)
+	other := b.newKey()
+	one := `["key/` + b.key.KeyId + `"]`
+	prefix := `["key/` + b.key.KeyId[:8] + `*"]`
+	b.local("CreateNetworkRule", nil, "Name", "lan", "Type", "Private", "SourcePrivateIp", `["10.1.2.3/8","192.168.0.7","fd00::/8"]`)
+	b.local("CreateNetworkRule", nil, "Name", "dmz", "Type", "Private", "SourcePrivateIp", `["172.16.0.0/12"]`)
+	b.local("CreatePolicy", nil, "Name", "p", "Permissions", keyUser, "Resources", one)
+	b.local("CreatePolicy", nil, "Name", "q", "Permissions", secretUser, "Resources", `["key/*","secret/*"]`)
+	b.local("CreateApplicationAccessPoint", nil, "Name", "app", "Policies", `["p"]`)
+	change := func(action, name string, pairs ...string) func() {
+		return func() { b.local(action, nil, append([]string{"Name", name}, pairs...)...) }
+	}
+	here, there := b.key.KeyId, other
+	for _, step := range []struct {
+		name         string
+		change       func()
+		here, there  bool   // the key of the bench, another one
+		from, nowhow string // sources that are let in and kept out, separated by spaces
+	}{
+		{"one key", func() {}, true, false, "10.0.0.1 127.0.0.1 2001:db8::1", ""},
+		{"a prefix", change("UpdatePolicy", "p", "Resources", prefix), true, false, "10.0.0.1", ""},
+		{"all keys", change("UpdatePolicy", "p", "Resources", `["key/*"]`), true, true, "10.0.0.1", ""},
+		{"secrets", change("UpdatePolicy", "p", "Resources", `["secret/*"]`), false, false, "10.0.0.1", ""},
+		{"another's prefix", change("UpdatePolicy", "p", "Resources", `["key/`+other[:8]+`*","secret/a"]`), false, true, "10.0.0.1", ""},
+		{"permission for secrets", change("UpdatePolicy", "p", "Permissions", secretUser, "Resources", `["key/*"]`), false, false, "10.0.0.1", ""},
+		{"both permissions", change("UpdatePolicy", "p", "Permissions", keyUser[:len(keyUser)-1]+","+secretUser[1:]), true, true, "10.0.0.1", ""},
+		{"a rule", change("UpdatePolicy", "p", "AccessControlRules", `{"NetworkRules":["lan"]}`), true, true,
+			"10.0.0.1 10.255.255.255 ::ffff:10.0.0.1 192.168.0.7 fd12::1", "11.0.0.1 192.168.0.8 127.0.0.1 ::1 172.16.0.1 fc00::1 0.0.0.0"},
+		{"two rules", change("UpdatePolicy", "p", "AccessControlRules", `{"NetworkRules":["lan","dmz"]}`), true, true, "10.0.0.1 172.31.0.1", "11.0.0.1 172.32.0.1"},
+		{"a rule changed", change("UpdateNetworkRule", "dmz", "SourcePrivateIp", `["172.20.0.1"]`), true, true, "10.0.0.1 172.20.0.1", "172.20.0.2 11.0.0.1"},
+		{"one rule gone", change("DeleteNetworkRule", "lan"), true, true, "172.20.0.1", "10.0.0.1 127.0.0.1"},
+		{"all rules gone", change("DeleteNetworkRule", "dmz"), false, false, "", "172.20.0.1 10.0.0.1 127.0.0.1"},
+		{"no rules", change("UpdatePolicy", "p", "AccessControlRules", `{}`), true, true, "10.0.0.1", ""},
+		{"the policy of another", change("UpdateApplicationAccessPoint", "app", "Policies", `["q"]`), false, false, "10.0.0.1", ""},
+		{"both policies", change("UpdateApplicationAccessPoint", "app", "Policies", `["q","p"]`), true, true, "10.0.0.1", ""},
+		{"the policy gone", change("DeletePolicy", "p"), false, false, "10.0.0.1", ""},
+		{"a new one of its name", change("CreatePolicy", "p", "Permissions", keyUser, "Resources", one), true, false, "10.0.0.1", ""},
+	} {
+		step.change()
+		check := func(source, keyId string, want bool) {
+			t.Helper()
+			for _, action := range []string{"AsymmetricSign", "AsymmetricVerify", "GetPublicKey"} {
+				d := b.may("app", source, action, "KeyId", keyId)
+				if d.Allowed != want || want && (d.PolicyName != "p" || !strings.Contains(d.Reason, `policy "p"`)) {
+					t.Errorf("%s: %s of key %.8s from %s: %+v, want it to be allowed: %v", step.name, action, keyId, source, d, want)
+				}
+			}
+			for _, action := range []string{"DescribeKey", "DisableKey", "GetKeyPolicy", "ListKeyVersions"} {
+				if d := b.may("app", source, action, "KeyId", keyId); d.Allowed {
+					t.Errorf("%s: %s is allowed: %+v", step.name, action, d)
+				}
+			}
+		}
+		for _, source := range strings.Fields(step.from) {
+			check(source, here, step.here)
+			check(source, "alias/test", step.here)
+			check(source, there, step.there)
+		}
+		for _, source := range strings.Fields(step.nowhow) {
+			check(source, here, false)
+			check(source, there, false)
+		}
+	}
+	for _, action := range []string{"CreateClientKey", "UpdatePolicy", "DescribeNetworkRule"} {
+		if d := b.may("app", "10.0.0.1", action, "Name", "app"); d.Allowed {
+			t.Errorf("%s: %+v", action, d)
+		}
+	}
+	b.refused(404, "Forbidden.ResourceNotFound", "SimulatePolicy", "UserName", "aap:none", "ActionName", "AsymmetricSign", "KeyId", here)
+}
+
+// TestPermissionForRandom: GenerateRandom is of no key, and goes with the permission
+// to use keys.
+func TestPermissionForRandom(t *testing.T) {
+	b := newBench(t)
+	b.accessPoint("app") // from 10.0.0.0/8
+	b.local("CreatePolicy", nil, "Name", "secrets", "Permissions", secretUser, "Resources", `["key/*"]`)
+	b.local("CreateApplicationAccessPoint", nil, "Name", "other", "Policies", `["secrets"]`)
+	for _, tc := range []struct {
+		aapName, action, source string
+		want                    bool
+	}{
+		{"app", "GenerateRandom", "10.0.0.1", true},
+		{"app", "GenerateRandom", "11.0.0.1", false},
+		{"app", "GenerateRandom", "", false}, // from nobody knows where
+		{"app", "ListKeys", "10.0.0.1", false},
+		{"app", "DescribeAccountKmsStatus", "10.0.0.1", false},
+		{"other", "GenerateRandom", "10.0.0.1", false},
+	} {
+		if got, err := b.server.MayKeyless(tc.aapName, tc.action, tc.source); err != nil || got != tc.want {
+			t.Errorf("%+v: %v, %v", tc, got, err)
+		}
+	}
+}
+
+// TestTamperedPermissions: records that no operation would have written let nobody
+// do more.
+func TestTamperedPermissions(t *testing.T) {
+	b := newBench(t)
+	b.local("CreatePolicy", nil, "Name", "p", "Permissions", keyUser, "Resources", `["key/none"]`)
+	b.local("CreateApplicationAccessPoint", nil, "Name", "app", "Policies", `["p"]`)
+	for _, resource := range []string{"key/?*", "key/*-*", "*", "key/" + b.key.KeyId[:35] + "?", "key/*,key/*", "", "key/" + b.key.KeyId[:30] + "**"} {
+		tamper(b, store.PermissionPolicy{Name: "p", Permissions: []string{"RbacPermission/Template/CryptoServiceKeyUser"}, Resources: []string{resource}})
+		if d := b.may("app", "10.0.0.1", "AsymmetricSign", "KeyId", b.key.KeyId); d.Allowed {
+			t.Errorf("with %q: %+v", resource, d)
+		}
+	}
+	tamper(b, store.PermissionPolicy{Name: "p", Permissions: []string{"RbacPermission/Template/CryptoServiceKeyUser"}, Resources: []string{"key/*"}, NetworkRules: []string{"r"}})
+	for _, sources := range [][]string{nil, {}, {"0.0.0.0/99"}, {"*"}} {
+		if err := b.db.Update(func(tx *store.Tx) error {
+			return tx.PutNetworkRule(store.NetworkRule{Name: "r", SourcePrivateIp: sources})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var got struct{ Allowed bool }
+		err := b.server.Call(t.Context(), "SimulatePolicy", params("UserName", "aap:app", "ActionName", "AsymmetricSign", "SourceIp", "10.0.0.1", "KeyId", b.key.KeyId), &got)
+		if got.Allowed || (err != nil) != (len(sources) > 0) {
+			t.Errorf("with %q: %+v, %v", sources, got, err)
+		}
+	}
+}
+
+func tamper(b *bench, p store.PermissionPolicy) {
+	b.t.Helper()
+	if err := b.db.Update(func(tx *store.Tx) error { return tx.PutPermissionPolicy(p) }); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// TestKeyPolicyOfAccessPoint: a key's own policy can only take away from client
+// keys, and who means all users means them, too.
+func TestKeyPolicyOfAccessPoint(t *testing.T) {
+	b := newBench(t)
+	b.local("CreatePolicy", nil, "Name", "p", "Permissions", keyUser, "Resources", `["key/`+b.key.KeyId+`"]`)
+	b.local("CreateApplicationAccessPoint", nil, "Name", "app", "Policies", `["p"]`)
+	b.local("CreatePolicy", nil, "Name", "none", "Permissions", keyUser, "Resources", `["key/none"]`)
+	b.local("CreateApplicationAccessPoint", nil, "Name", "outsider", "Policies", `["none"]`)
+	b.local("TagResource", nil, "KeyId", b.key.KeyId, "Tags", `[{"TagKey":"env","TagValue":"prod"}]`)
+	withTag := func(statement, value string) string {
+		return strings.TrimSuffix(statement, "}") + `,"Condition":{"StringEquals":{"kms:tag/env":"` + value + `"}}}`
+	}
+	denied := forKey("Deny", "*", "kms:AsymmetricSign")
+	for _, tc := range []struct {
+		name, policy string
+		app          bool // whether it may sign; the outsider never may
+		decides      string
+	}{
+		{"Allow to all", document(forKey("Allow", "*", "kms:AsymmetricSign"), forKey("Allow", "*", "kms:Get*")), true, "p"},
+		{"Deny to all", document(denied), false, "the key policy"},
+		{"Deny and Allow", document(forKey("Allow", "*", "kms:*"), denied), false, "the key policy"},
+		{"Deny of something else", document(forKey("Deny", "*", "kms:AsymmetricVerify")), true, "p"},
+		{"Deny to a user of the name", document(forKey("Deny", "user/app", "kms:*")), true, "p"},
+		{"Deny to root", document(forKey("Deny", "root", "kms:AsymmetricSign")), true, "p"},
+		{"Deny to another account's", strings.ReplaceAll(document(denied), "1000000000000001", "2000000000000002"), true, "p"},
+		{"Deny with its tag", document(withTag(denied, "prod")), false, "the key policy"},
+		{"Deny with another tag", document(withTag(denied, "dev")), true, "p"},
+	} {
+		b.local("SetKeyPolicy", nil, "KeyId", b.key.KeyId, "Policy", tc.policy)
+		if d := b.may("app", "10.0.0.1", "AsymmetricSign", "KeyId", b.key.KeyId); d.Allowed != tc.app || d.PolicyName != tc.decides {
+			t.Errorf("%s: %+v", tc.name, d)
+		}
+		for _, action := range []string{"AsymmetricSign", "GetPublicKey"} {
+			if d := b.may("outsider", "10.0.0.1", action, "KeyId", b.key.KeyId); d.Allowed {
+				t.Errorf("%s: %s: %+v", tc.name, action, d)
+			}
+		}
+	}
+	b.setKey(func(k *store.Key) { k.Policy = "{}" }) // one that cannot be read
+	if d := b.may("app", "10.0.0.1", "AsymmetricSign", "KeyId", b.key.KeyId); d.Allowed {
+		t.Errorf("with a broken key policy: %+v", d)
+	}
+}
+
+// TestManyRules: as many rules as a policy can have, all full, are not more than
+// can be decided by.
+func TestManyRules(t *testing.T) {
+	b := newBench(t)
+	p := store.PermissionPolicy{Name: "p", Permissions: []string{"RbacPermission/Template/CryptoServiceKeyUser"}}
+	err := b.db.Update(func(tx *store.Tx) error {
+		for i := range 100 {
+			r := store.NetworkRule{Name: "r" + strings.Repeat("x", i)}
+			for range 100 {
+				r.SourcePrivateIp = append(r.SourcePrivateIp, "2001:0db8:1111:2222:3333:4444:5555:6666/128")
+			}
+			p.Resources = append(p.Resources, "key/"+strings.Repeat("x", 64))
+			p.NetworkRules = append(p.NetworkRules, r.Name)
+			if i == 99 {
+				r.SourcePrivateIp[99] = "10.0.0.1"
+				p.Resources[99] = "key/*"
+			}
+			if err := tx.PutNetworkRule(r); err != nil {
+				return err
+			}
+		}
+		return tx.PutPermissionPolicy(p)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.local("CreateApplicationAccessPoint", nil, "Name", "app", "Policies", `["p"]`)
+	for source, want := range map[string]bool{"10.0.0.1": true, "10.0.0.2": false, "2001:db8:1111:2222:3333:4444:5555:6666": true} {
+		if d := b.may("app", source, "AsymmetricSign", "KeyId", b.key.KeyId); d.Allowed != want {
+			t.Errorf("from %s: %+v", source, d)
+		}
+	}
+}
+
+// TestAccessPointsRestart: everything is there again after a restart.
+func TestAccessPointsRestart(t *testing.T) {
+	b := newBench(t)
+	b.accessPoint("app")
+	id := b.clientKey("app")
+	describe := func() (all []any) {
+		for _, ask := range [][]string{{"DescribeNetworkRule", "Name", "app"}, {"DescribePolicy", "Name", "app"}, {"DescribeApplicationAccessPoint", "Name", "app"}, {"GetClientKey", "ClientKeyId", id}} {
+			all = append(all, body(b.want(b.do(b.root, ask[0], ask[1:]...), 200, "")))
+		}
+		return append(all, b.may("app", "10.0.0.1", "AsymmetricSign", "KeyId", b.key.KeyId))
+	}
+	before := describe()
+	b.stop()
+	b.start()
+	if diff := cmp.Diff(before, describe()); diff != "" {
+		t.Errorf("after a restart (- before, + after): %s", diff)
+	}
+}
+
+// TestSimulateNamed simulates what is done with names.
+func TestSimulateNamed(t *testing.T) {
+	b := newBench(t)
+	b.newUser("ops", document(allow("kms:*", account+"network/office"), allow("kms:*ClientKey*", account+"applicationaccesspoint/app"), allow("kms:List*", account+"policy")))
+	for _, tc := range []struct {
+		action, name string
+		allowed      bool
+		resource     string
+	}{
+		{"CreateNetworkRule", "office", true, "network/office"},
+		{"DeleteNetworkRule", "home", false, "network/home"},
+		{"UpdatePolicy", "office", false, "policy/office"},
+		{"CreateClientKey", "app", true, "applicationaccesspoint/app"},
+		{"GetClientKey", "other", false, "applicationaccesspoint/other"},
+		{"ListClientKeys", "app", true, "applicationaccesspoint/app"},
+		{"ListClientKeys", "", false, "applicationaccesspoint/*"},
+		{"ListPolicies", "", true, "policy"},
+		{"ListNetworkRules", "", false, "network"},
+	} {
+		var got struct {
+			Allowed  bool
+			Resource string
+		}
+		b.local("SimulatePolicy", &got, "UserName", "ops", "ActionName", tc.action, "Name", tc.name)
+		if got.Allowed != tc.allowed || got.Resource != account+tc.resource {
+			t.Errorf("%s %q: %+v", tc.action, tc.name, got)
+		}
+	}
+	err := b.refused(400, "MissingParameter", "SimulatePolicy", "UserName", "ops", "ActionName", "CreateClientKey")
+	if !strings.Contains(err.Message, `"Name"`) {
+		t.Error(err)
+	}
+	b.refused(400, "InvalidParameter", "SimulatePolicy", "UserName", "ops", "ActionName", "CreateClientKey", "Name", "*")
+}

@@ -1,0 +1,215 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// sharedInstance is the other KmsInstance that KMS has. What is permitted here is
+// the same.
+const sharedInstance = "shared"
+
+var permissionPolicies = collection[store.PermissionPolicy]{
+	(*store.Tx).PermissionPolicy, (*store.Tx).PutPermissionPolicy, (*store.Tx).DeletePermissionPolicy, (*store.Tx).CountPermissionPolicies, (*store.Tx).PermissionPolicies,
+}
+
+func parsePermissions(text string) ([]string, error) {
+	return parseNames("Permissions", text, 1, 2, func(permission string) error {
+		if permission != keyUser && permission != secretUser {
+			return invalidParameter("Permissions", "%q is neither %s nor %s", clip(permission), keyUser, secretUser)
+		}
+		return nil
+	})
+}
+
+func parseResources(text string) ([]string, error) {
+	return parseNames("Resources", text, 1, maxList, func(resource string) error {
+		if !permissionResource.MatchString(resource) {
+			return invalidParameter("Resources", "%q is not key/<KeyId> (no alias), key/*, secret/<SecretName> or secret/*; a * can be the last character only", clip(resource))
+		}
+		return nil
+	})
+}
+
+// parseAccessControl reads AccessControlRules and gives the network rules that it
+// names; none means all addresses. encoding/json's own decoding would take the last
+// of two members of one name, and null for a list.
+func parseAccessControl(text string) ([]string, error) {
+	const parameter = "AccessControlRules"
+	d := json.NewDecoder(strings.NewReader(text))
+	first, _ := d.Token()
+	ok := json.Valid([]byte(text)) && first == json.Delim('{')
+	rules := json.RawMessage("[]")
+	for n := 0; ok && d.More(); n++ {
+		name, _ := d.Token()
+		ok = n == 0 && name == "NetworkRules" && d.Decode(&rules) == nil && bytes.HasPrefix(rules, []byte("["))
+	}
+	if !ok {
+		return nil, invalidParameter(parameter, `it has to be JSON: {"NetworkRules":["<Name>"]}, or {"NetworkRules":[]} for all addresses`)
+	}
+	return parseNames(parameter, string(rules), 0, maxList, func(name string) error { return checkName(parameter, name) })
+}
+
+// accessControl writes AccessControlRules.
+func accessControl(rules []string) string {
+	return jsonText(struct{ NetworkRules []string }{append([]string{}, rules...)})
+}
+
+// rulesExist refuses network rules that there are not.
+func rulesExist(tx *store.Tx, rules []string) error {
+	for _, name := range rules {
+		if _, err := networkRules.find(tx, name); err != nil {
+			return invalidParameter("AccessControlRules", "there is no network rule %q", name)
+		}
+	}
+	return nil
+}
+
+type createPolicyRequest struct {
+	Name               string `kms:"required"`
+	Permissions        string `kms:"required"`
+	Resources          string `kms:"required"`
+	AccessControlRules string
+	Description        string
+	KmsInstance        string
+}
+
+type createPolicyResponse struct {
+	result
+	AccessControlRules string
+	Arn                string
+	Description        string
+	KmsInstance        string
+	Name               string
+	Permissions        string // JSON
+	Resources          string // JSON
+}
+
+func createPolicy(_ context.Context, c *call, req *createPolicyRequest) (*createPolicyResponse, error) {
+	p, err := c.newPermissionPolicy(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := permissionPolicies.create(c, p.Name, p, func(tx *store.Tx) error { return rulesExist(tx, p.NetworkRules) }); err != nil {
+		return nil, err
+	}
+	return &createPolicyResponse{
+		AccessControlRules: accessControl(p.NetworkRules),
+		Arn:                c.server.namedARN(c.action, p.Name),
+		Description:        p.Description,
+		KmsInstance:        p.KmsInstance,
+		Name:               p.Name,
+		Permissions:        jsonText(p.Permissions),
+		Resources:          jsonText(p.Resources),
+	}, nil
+}
+
+// newPermissionPolicy makes a record of what CreatePolicy asks for, and refuses
+// what is invalid by itself.
+func (c *call) newPermissionPolicy(req *createPolicyRequest) (p store.PermissionPolicy, err error) {
+	p = store.PermissionPolicy{Name: req.Name, Description: req.Description, KmsInstance: req.KmsInstance, CreationDate: c.now}
+	if p.KmsInstance == "" {
+		p.KmsInstance = c.server.instance.InstanceId
+	}
+	if p.KmsInstance != c.server.instance.InstanceId && p.KmsInstance != sharedInstance {
+		return p, invalidParameter("KmsInstance", "%q is neither %s nor %s", clip(p.KmsInstance), c.server.instance.InstanceId, sharedInstance)
+	}
+	if p.Permissions, err = parsePermissions(req.Permissions); err != nil {
+		return p, err
+	}
+	if p.Resources, err = parseResources(req.Resources); err != nil {
+		return p, err
+	}
+	if req.AccessControlRules != "" {
+		if p.NetworkRules, err = parseAccessControl(req.AccessControlRules); err != nil {
+			return p, err
+		}
+	}
+	return p, checkDescription("Description", p.Description)
+}
+
+type describePolicyResponse struct {
+	result
+	AccessControlRules string
+	Arn                string
+	Description        string
+	KmsInstance        string
+	Name               string
+	Permissions        []string
+	Resources          []string
+}
+
+func describePolicy(_ context.Context, c *call, req *nameRequest) (*describePolicyResponse, error) {
+	p, err := permissionPolicies.describe(c, req.Name)
+	if err != nil {
+		return nil, err
+	}
+	return &describePolicyResponse{
+		AccessControlRules: accessControl(p.NetworkRules),
+		Arn:                c.server.namedARN(c.action, p.Name),
+		Description:        p.Description,
+		KmsInstance:        p.KmsInstance,
+		Name:               p.Name,
+		Permissions:        p.Permissions,
+		Resources:          p.Resources,
+	}, nil
+}
+
+type permissionPolicyItem struct{ Name string }
+
+type listPoliciesResponse struct {
+	result
+	Policies struct{ Policy []permissionPolicyItem }
+	pageInfo
+}
+
+func listPolicies(_ context.Context, c *call, req *listNamedRequest) (*listPoliciesResponse, error) {
+	all, page, err := permissionPolicies.list(c, req)
+	if err != nil {
+		return nil, err
+	}
+	resp := &listPoliciesResponse{pageInfo: page}
+	resp.Policies.Policy = []permissionPolicyItem{} // an empty list is [], not null
+	for _, p := range all {
+		resp.Policies.Policy = append(resp.Policies.Policy, permissionPolicyItem{p.Name})
+	}
+	return resp, nil
+}
+
+// updatePolicyRequest changes what it has. AccessControlRules without a network rule
+// lets all addresses in; empty it is refused, for it does not say so.
+type updatePolicyRequest struct {
+	Name               string `kms:"required"`
+	AccessControlRules *string
+	Description        *string
+	Permissions        *string
+	Resources          *string
+}
+
+func updatePolicy(_ context.Context, c *call, req *updatePolicyRequest) (*emptyResponse, error) {
+	permissions, permissionsErr := ifSent(req.Permissions, parsePermissions)
+	resources, resourcesErr := ifSent(req.Resources, parseResources)
+	rules, rulesErr := ifSent(req.AccessControlRules, parseAccessControl)
+	if err := errors.Join(permissionsErr, resourcesErr, rulesErr, checkNewDescription(req.Description)); err != nil {
+		return nil, err
+	}
+	return done(permissionPolicies.update(c, req.Name, func(tx *store.Tx, p *store.PermissionPolicy) error {
+		setIfSent(&p.Permissions, permissions)
+		setIfSent(&p.Resources, resources)
+		setIfSent(&p.Description, req.Description)
+		setIfSent(&p.NetworkRules, rules)
+		if rules == nil { // those of before may be gone
+			return nil
+		}
+		return rulesExist(tx, *rules)
+	}))
+}
+
+func deletePolicy(_ context.Context, c *call, req *nameRequest) (*emptyResponse, error) {
+	return done(permissionPolicies.delete(c, req.Name))
+}
