@@ -69,7 +69,8 @@ type oldSDK struct {
 	format   string // JSON or XML
 }
 
-func newOldSDK(t *testing.T, env map[string]string) oldSDK {
+// trusting gives a transport that trusts the gateway's CA.
+func trusting(t *testing.T, env map[string]string) *http.Transport {
 	t.Helper()
 	ca, err := os.ReadFile(env["KMSGATE_CA_FILE"])
 	if err != nil {
@@ -77,7 +78,12 @@ func newOldSDK(t *testing.T, env map[string]string) oldSDK {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
-	config := sdk.NewConfig().WithScheme("HTTPS").WithHttpTransport(&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}})
+	return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+}
+
+func newOldSDK(t *testing.T, env map[string]string) oldSDK {
+	t.Helper()
+	config := sdk.NewConfig().WithScheme("HTTPS").WithHttpTransport(trusting(t, env))
 	client, err := oldkms.NewClientWithOptions(env["KMSGATE_REGION_ID"], config,
 		credentials.NewAccessKeyCredential(env["KMSGATE_ACCESS_KEY_ID"], env["KMSGATE_ACCESS_KEY_SECRET"]))
 	if err != nil {
@@ -128,6 +134,8 @@ func signers(t *testing.T, env map[string]string) map[string]signer {
 	all := map[string]signer{
 		"alibaba-cloud-sdk-go":      newOldSDK(t, env),
 		"alibaba-cloud-sdk-go, XML": inXML,
+		"dkms-gcs":                  newInstanceSDK(t, env),
+		"dkms-transfer":             newTransferSDK(t, env),
 	}
 	for name, mode := range modes {
 		all["kms-20160120, "+name] = newSDK{newContract(t, env, mode).Client}

@@ -21,6 +21,7 @@ func printBanner(w io.Writer, envFile string, env environment) {
   endpoint    %s
   CA          %s
   access key  %s (the secret is in the file below)
+  client key  %s (its password is there, too)
   keys        alias/dev-rsa-2048 alias/dev-rsa-3072 alias/dev-ec-p256 alias/dev-ec-p256k alias/dev-ec-sm2
 
 To point a program that uses Alibaba Cloud's SDK at it, give the SDK that
@@ -33,6 +34,6 @@ To make a call right now, paste this into a shell (it needs curl and openssl):
 . %s
 %s
 Ctrl-C ends it.
-`, env.get("KMSGATE_ENDPOINT"), env.get("KMSGATE_CA_FILE"), env.get("KMSGATE_ACCESS_KEY_ID"),
+`, env.get("KMSGATE_ENDPOINT"), env.get("KMSGATE_CA_FILE"), env.get("KMSGATE_ACCESS_KEY_ID"), env.get("KMSGATE_CLIENT_KEY_FILE"),
 		shellQuote(envFile), shellQuote(envFile), strings.TrimSpace(callScript)+"\n")
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,7 +47,7 @@ func devCommand() *cobra.Command {
 		Long: `Run a gateway on a SoftHSM token of its own, for development and tests.
 
 It makes what DIR lacks: a configuration, the token, the database, a CA, an
-access key with full rights and a key of each KeySpec. When it accepts
+access key with full rights, a client key, and a key of each KeySpec. When it accepts
 connections it writes DIR/env, which a shell can source. The same DIR serves the
 same keys again.`,
 		Args: cobra.NoArgs,
@@ -194,7 +195,11 @@ func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (
 	if err != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	env := append(d.describe(c, l), provisioned...)
+	clientKey, err := d.devClientKey(ctx, i)
+	if err != nil {
+		return errors.Join(fmt.Errorf("making a client key: %w", err), ctx.Err())
+	}
+	env := slices.Concat(d.describe(c, l), provisioned, clientKey)
 
 	serving, stop := context.WithCancel(ctx)
 	defer stop()

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// The access point that a dev gateway has, its permission policy, and where its
+// client key is.
+const (
+	devAccessPoint       = "dev"
+	devClientKeyFile     = "clientkey.json"
+	devClientKeyPassword = "clientkey-password"
+)
+
+// devClientKey gives the client key whose file is in the directory, making what is
+// missing: without its file a client key is of no use.
+func (d *devGateway) devClientKey(ctx context.Context, i *instance) (environment, error) {
+	password, err := d.usableClientKey(i)
+	if err != nil {
+		return nil, err
+	}
+	if password == "" {
+		if password, err = d.makeClientKey(ctx, i); err != nil {
+			return nil, err
+		}
+	}
+	return environment{{"KMSGATE_CLIENT_KEY_FILE", d.path(devClientKeyFile)}, {"KMSGATE_CLIENT_KEY_PASSWORD", password}}, nil
+}
+
+// usableClientKey gives the password of the client key in the directory, none if
+// there is no such key that is valid for another day.
+func (d *devGateway) usableClientKey(i *instance) (password string, err error) {
+	text, err := os.ReadFile(d.path(devClientKeyFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	secret, err := os.ReadFile(d.path(devClientKeyPassword))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	var file clientKeyFile
+	if err := json.Unmarshal(text, &file); err != nil {
+		return "", nil // written by somebody else: it is replaced
+	}
+	err = i.db.View(func(tx *store.Tx) error {
+		if key, err := tx.ClientKey(file.KeyId); err == nil && key.NotAfter.After(time.Now().Add(24*time.Hour)) {
+			password = strings.TrimSpace(string(secret))
+		}
+		return nil
+	})
+	return password, err
+}
+
+// makeClientKey makes a client key that may use all keys from everywhere.
+func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password string, err error) {
+	for _, made := range []struct {
+		action     string
+		parameters map[string]string
+	}{
+		{"CreatePolicy", map[string]string{"Name": devAccessPoint, "Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": `["key/*"]`, "Description": "made by kmsgate dev"}},
+		{"CreateApplicationAccessPoint", map[string]string{"Name": devAccessPoint, "Policies": `["` + devAccessPoint + `"]`, "Description": "made by kmsgate dev"}},
+	} {
+		err := i.server.Call(ctx, made.action, made.parameters, nil)
+		if api := (*gateway.Error)(nil); err != nil && (!errors.As(err, &api) || api.Code != "Rejected.ResourceExist") {
+			return "", err
+		}
+	}
+	password = rand.Text() + "-1" // letters and digits, whatever came by chance
+	if err := writeFile(d.path(devClientKeyPassword), []byte(password+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	var made struct{ ClientKeyId, PrivateKeyData string }
+	if err := i.server.Call(ctx, "CreateClientKey", map[string]string{"AapName": devAccessPoint, "Password": password}, &made); err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(clientKeyFile{made.ClientKeyId, made.PrivateKeyData})
+	if err != nil {
+		return "", fmt.Errorf("encoding a client key: %w", err)
+	}
+	return password, writeFile(d.path(devClientKeyFile), text, 0o600)
+}
+
+// A clientKeyFile is a client key as the KMS Instance SDK reads it.
+type clientKeyFile struct {
+	KeyId          string
+	PrivateKeyData string // PKCS#12 in Base64
+}
