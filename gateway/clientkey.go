@@ -293,6 +293,6 @@ func deleteClientKey(_ context.Context, c *call, req *clientKeyRequest) (*emptyR
 		if _, err := tx.ClientKey(k.ClientKeyId); err != nil {
 			return errResourceNotFound // deleted by another call meanwhile
 		}
-		return tx.DeleteClientKey(k.ClientKeyId)
+		return tx.DeleteClientKey(k.ClientKeyId, c.now)
 	}))
 }

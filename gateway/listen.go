@@ -21,13 +21,6 @@ const (
 	DedicatedGateway = "dedicated"
 )
 
-// Whether clients are asked for a certificate when they connect.
-const (
-	NoCertificates       = "none"
-	OptionalCertificates = "optional" // of a client key's request; others' are not looked at
-	RequiredCertificates = "required" // nobody is let in without a client key's
-)
-
 // A Listener says how an endpoint serves. The zero value is a dedicated gateway
 // with the defaults.
 type Listener struct {
@@ -108,20 +101,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, 
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
 	return serve(ctx, server, newDoorkeeper(l, s.withClientCertificates(config, how), how, s.seats))
-}
-
-// withClientCertificates asks for certificates as a listener has it. Who has no
-// client key is not let as far as HTTP where one is required.
-func (s *Server) withClientCertificates(config *tls.Config, how Listener) *tls.Config {
-	config = config.Clone()
-	switch how.ClientCertificates {
-	case OptionalCertificates:
-		config.ClientAuth = tls.RequestClientCert
-	case RequiredCertificates:
-		config.ClientAuth = tls.RequireAnyClientCert
-		config.VerifyConnection = s.checkClientCertificate
-	}
-	return config
 }
 
 // serve serves until ctx is done, and lets what is in flight end.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -49,7 +50,7 @@ const maxNamed = 1000
 type collection[R any] struct {
 	get    func(tx *store.Tx, name string) (R, error)
 	put    func(tx *store.Tx, r R) error
-	remove func(tx *store.Tx, name string) error
+	remove func(tx *store.Tx, name string, now time.Time) error
 	count  func(tx *store.Tx) int
 	page   func(tx *store.Tx, skip, n int) []R
 }
@@ -161,7 +162,7 @@ func (of collection[R]) delete(c *call, name string) error {
 		if err := there(tx); err != nil {
 			return err
 		}
-		return of.remove(tx, name)
+		return of.remove(tx, name, c.now)
 	})
 }
 

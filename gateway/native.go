@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -107,8 +106,8 @@ func readNative(r *http.Request, claim *acs.Claim) ([]byte, error) {
 
 // authenticateNative makes a principal of a claim: the time is ours, the client key
 // is known, the signature is its, it is valid now, and if there is a certificate on
-// the connection that is its, too. There is no nonce to look at, so nothing that can
-// be asked for here changes anything.
+// the connection it is one of ours. There is no nonce to look at, so nothing that
+// can be asked for here changes anything.
 func (s *Server) authenticateNative(claim *acs.Claim, connection *tls.ConnectionState) (*principal, error) {
 	now := s.Now()
 	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
@@ -123,8 +122,11 @@ func (s *Server) authenticateNative(claim *acs.Claim, connection *tls.Connection
 		if err != nil {
 			return err
 		}
-		if err := checkClientKey(key, claim, connection, now); err != nil {
+		if err := checkClientKey(key, claim, now); err != nil {
 			return err
+		}
+		if len(connection.PeerCertificates) > 0 && !isOurs(tx, connection.PeerCertificates[0]) {
+			return errNativeSignature.because("The certificate that the connection was made with is not that of a client key.")
 		}
 		p, err = s.accessPointPrincipal(tx, key.AapName)
 		return err
@@ -132,7 +134,7 @@ func (s *Server) authenticateNative(claim *acs.Claim, connection *tls.Connection
 	return p, err
 }
 
-func checkClientKey(key store.ClientKey, claim *acs.Claim, connection *tls.ConnectionState, now time.Time) error {
+func checkClientKey(key store.ClientKey, claim *acs.Claim, now time.Time) error {
 	certificate, err := x509.ParseCertificate(key.Certificate)
 	if err != nil {
 		return fmt.Errorf("the record of client key %s: %w", key.ClientKeyId, err)
@@ -144,45 +146,7 @@ func checkClientKey(key store.ClientKey, claim *acs.Claim, connection *tls.Conne
 	if !isInForce(key, now) {
 		return errNativeClientKey.saying("The client key %q is valid from %s to %s only.", key.ClientKeyId, apiTime(key.NotBefore), apiTime(key.NotAfter))
 	}
-	if len(connection.PeerCertificates) > 0 && !isOf(connection.PeerCertificates[0], key) {
-		return errNativeSignature.because("The connection has another certificate than the client key's.")
-	}
 	return nil
-}
-
-func isInForce(key store.ClientKey, now time.Time) bool {
-	return !now.Before(key.NotBefore) && !now.After(key.NotAfter)
-}
-
-// isOf reports whether a certificate is the one that was made with a client key. It
-// is compared and not verified: it is signed by itself.
-func isOf(certificate *x509.Certificate, key store.ClientKey) bool {
-	return bytes.Equal(certificate.Raw, key.Certificate)
-}
-
-// checkConnection refuses requests of connections that a listener would not take
-// any more: a client key can be deleted while its program is connected.
-func (s *Server) checkConnection(connection *tls.ConnectionState, listener *Listener) error {
-	if connection == nil || listener.ClientCertificates != RequiredCertificates {
-		return nil
-	}
-	return s.checkClientCertificate(*connection)
-}
-
-// checkClientCertificate refuses a connection whose certificate is not that of a
-// client key which is valid now.
-func (s *Server) checkClientCertificate(connection tls.ConnectionState) error {
-	return s.Store.View(func(tx *store.Tx) error {
-		if len(connection.PeerCertificates) == 0 {
-			return errNoPermission.because("This endpoint needs a client key's certificate.")
-		}
-		certificate := connection.PeerCertificates[0]
-		key, err := tx.ClientKey(certificate.Subject.CommonName)
-		if err != nil || !isOf(certificate, key) || !isInForce(key, s.Now()) {
-			return errNoPermission.because("The connection's certificate is not that of a client key which is valid now.")
-		}
-		return nil
-	})
 }
 
 // nativeName is what an operation can be called.

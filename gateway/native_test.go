@@ -296,7 +296,9 @@ func TestNativeErrors(t *testing.T) {
 func TestNativeWindow(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
-	ask := func() answer { return c.do("GetPublicKey", &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}, new(nativepb.GetPublicKeyResponse)) }
+	ask := func() answer {
+		return c.do("GetPublicKey", &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}, new(nativepb.GetPublicKeyResponse))
+	}
 	key := b.clientKeys()[0]
 	b.clock.move(-time.Second)
 	if a := b.want(ask(), 404, "Unauthorized"); !strings.Contains(a.Message, "valid from 2026-11-21T20:56:37Z to 2026-11-22T20:56:37Z") {
@@ -313,8 +315,8 @@ func TestNativeWindow(t *testing.T) {
 	b.putClientKey(key)
 	b.want(ask(), 200, "")
 	for _, remove := range []func(tx *store.Tx) error{
-		func(tx *store.Tx) error { return tx.DeleteClientKey(c.id) },
-		func(tx *store.Tx) error { return tx.DeleteAccessPoint("app") },
+		func(tx *store.Tx) error { return tx.DeleteClientKey(c.id, b.clock.Now()) },
+		func(tx *store.Tx) error { return tx.DeleteAccessPoint("app", b.clock.Now()) },
 	} {
 		if err := b.db.Update(remove); err != nil {
 			t.Fatal(err)
@@ -335,7 +337,7 @@ func TestNativeAccess(t *testing.T) {
 	mine, other := b.newPair(hsm.EC_P256), b.newPair(hsm.EC_P256)
 	permit := func(change func(p *store.PermissionPolicy)) {
 		t.Helper()
-		p := store.PermissionPolicy{Name: "of-app", Permissions: []string{keyUser}, Resources: []string{"key/" + mine.KeyId}}
+		p := store.PermissionPolicy{Name: "of-app", Permissions: []string{keyTemplate}, Resources: []string{"key/" + mine.KeyId}}
 		change(&p)
 		if err := b.db.Update(func(tx *store.Tx) error { return tx.PutPermissionPolicy(p) }); err != nil {
 			t.Fatal(err)
@@ -343,7 +345,9 @@ func TestNativeAccess(t *testing.T) {
 	}
 	rule := func(name string, from ...string) {
 		t.Helper()
-		if err := b.db.Update(func(tx *store.Tx) error { return tx.PutNetworkRule(store.NetworkRule{Name: name, SourcePrivateIp: from}) }); err != nil {
+		if err := b.db.Update(func(tx *store.Tx) error {
+			return tx.PutNetworkRule(store.NetworkRule{Name: name, SourcePrivateIp: from})
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -369,7 +373,9 @@ func TestNativeAccess(t *testing.T) {
 	expect("a prefix", 200, 200, 403)
 	permit(func(p *store.PermissionPolicy) { p.Resources = []string{"secret/*"} })
 	expect("secrets", 200, 403, 403)
-	permit(func(p *store.PermissionPolicy) { p.Permissions = []string{"RbacPermission/Template/CryptoServiceSecretUser"} })
+	permit(func(p *store.PermissionPolicy) {
+		p.Permissions = []string{"RbacPermission/Template/CryptoServiceSecretUser"}
+	})
 	expect("the other template", 403, 403, 403)
 	permit(func(p *store.PermissionPolicy) { p.NetworkRules = []string{"gone"} })
 	expect("a rule that is gone", 403, 403, 403)

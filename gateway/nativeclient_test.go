@@ -26,8 +26,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// keyUser is KMS's template of who may use keys.
-const keyUser = "RbacPermission/Template/CryptoServiceKeyUser"
+// keyTemplate is KMS's for who may use keys.
+const keyTemplate = "RbacPermission/Template/CryptoServiceKeyUser"
 
 // clientRSA is a key that clients of tests share: making one takes a while.
 var clientRSA = sync.OnceValue(func() *rsa.PrivateKey {
@@ -52,7 +52,7 @@ func (b *bench) newAccessPoint(name string, resources []string, rules ...string)
 	b.t.Helper()
 	err := b.db.Update(func(tx *store.Tx) error {
 		return errors.Join(
-			tx.PutPermissionPolicy(store.PermissionPolicy{Name: "of-" + name, Permissions: []string{keyUser}, Resources: resources, NetworkRules: rules}),
+			tx.PutPermissionPolicy(store.PermissionPolicy{Name: "of-" + name, Permissions: []string{keyTemplate}, Resources: resources, NetworkRules: rules}),
 			tx.PutAccessPoint(store.ApplicationAccessPoint{Name: name, Policies: []string{"of-" + name}}))
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -12,7 +13,7 @@ import (
 const privateType = "Private"
 
 var networkRules = collection[store.NetworkRule]{
-	(*store.Tx).NetworkRule, (*store.Tx).PutNetworkRule, (*store.Tx).DeleteNetworkRule, (*store.Tx).CountNetworkRules, (*store.Tx).NetworkRules,
+	(*store.Tx).NetworkRule, (*store.Tx).PutNetworkRule, func(tx *store.Tx, name string, _ time.Time) error { return tx.DeleteNetworkRule(name) }, (*store.Tx).CountNetworkRules, (*store.Tx).NetworkRules,
 }
 
 // parseSources reads SourcePrivateIp. A rule without addresses would let nobody

@@ -75,7 +75,7 @@ func newFaulty(t *testing.T, change func(*gateway.Config)) *faulty {
 	}
 	t.Cleanup(func() { log.Close() })
 	cfg := gateway.Config{
-		Store: f.db, Backend: &f.backend, Sealer: &f.backend, Audit: log,
+		Store: f.db, Backend: &f.backend, Sealer: &f.backend, Random: &f.backend, Audit: log,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Now:    func() time.Time { return time.Now().Add(time.Duration(f.offset.Load())) },
 	}

@@ -33,8 +33,9 @@ import (
 //	permissions     Name                     → PermissionPolicy
 //	accesspoints    Name                     → ApplicationAccessPoint
 //	clientkeys      ClientKeyId              → ClientKey
+//	retiredkeys     ClientKeyId              → RetiredClientKey
 //
-// Version 2 had none of the last four.
+// Version 2 had none of the last five.
 // Version 1 had no policies, outbox, auditkey and audithead, and the documents of
 // policies in the place of their names in User.
 const schemaVersion = 3
@@ -70,13 +71,14 @@ var (
 	permissions  = table[PermissionPolicy]{"permissions", func(s *snapshot) **rows[PermissionPolicy] { return &s.permissions }}
 	accessPoints = table[ApplicationAccessPoint]{"accesspoints", func(s *snapshot) **rows[ApplicationAccessPoint] { return &s.accessPoints }}
 	clientKeys   = table[ClientKey]{"clientkeys", func(s *snapshot) **rows[ClientKey] { return &s.clientKeys }}
+	retiredKeys  = table[RetiredClientKey]{"retiredkeys", func(s *snapshot) **rows[RetiredClientKey] { return &s.retiredKeys }}
 )
 
 // tables is every table, for what is done to all of them.
 var tables = []interface {
 	open(tx *bbolt.Tx, before int, into *snapshot) error
 	fork(from, to *snapshot)
-}{keys, versions, aliases, users, accessKeys, orphans, nonces, policies, outbox, networkRules, permissions, accessPoints, clientKeys}
+}{keys, versions, aliases, users, accessKeys, orphans, nonces, policies, outbox, networkRules, permissions, accessPoints, clientKeys, retiredKeys}
 
 // A snapshot is all records at one moment. Once published it does not change.
 type snapshot struct {
@@ -97,6 +99,7 @@ type snapshot struct {
 	permissions  *rows[PermissionPolicy]
 	accessPoints *rows[ApplicationAccessPoint]
 	clientKeys   *rows[ClientKey]
+	retiredKeys  *rows[RetiredClientKey]
 
 	aliasesOf *btree.Set[string] // KeyId "/" AliasName; in memory only
 }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -381,7 +382,7 @@ func TestMigrate2(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = db.Update(func(tx *bbolt.Tx) (err error) {
-			for _, bucket := range []string{"networkrules", "permissions", "accesspoints", "clientkeys"} {
+			for _, bucket := range []string{"networkrules", "permissions", "accesspoints", "clientkeys", "retiredkeys"} {
 				err = errors.Join(err, tx.DeleteBucket([]byte(bucket)))
 			}
 			return errors.Join(err, tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte(version)))
@@ -413,15 +414,43 @@ func TestDeleteAccessPoint(t *testing.T) {
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(
 			tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "a"}), tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "b"}),
-			tx.PutClientKey(store.ClientKey{ClientKeyId: "1", AapName: "a"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "2", AapName: "b"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "3", AapName: "a"}))
+			tx.PutClientKey(store.ClientKey{ClientKeyId: "1", AapName: "a"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "2", AapName: "b"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "3", AapName: "a", Certificate: []byte("cert")}))
 	})
-	update(t, s, func(tx *store.Tx) error { return tx.DeleteAccessPoint("a") })
+	update(t, s, func(tx *store.Tx) error { return tx.DeleteAccessPoint("a", day) })
 	s.View(func(tx *store.Tx) error {
 		if diff := cmp.Diff([]store.ClientKey{{ClientKeyId: "2", AapName: "b"}}, tx.ClientKeys()); diff != "" {
 			t.Error(diff)
 		}
 		if _, err := tx.AccessPoint("a"); !errors.Is(err, store.ErrNotFound) || tx.CountAccessPoints() != 1 {
 			t.Errorf("%v, %d access points", err, tx.CountAccessPoints())
+		}
+		hash := sha256.Sum256([]byte("cert"))
+		retired, err := tx.RetiredClientKey("3")
+		if diff := cmp.Diff(store.RetiredClientKey{ClientKeyId: "3", CertificateHash: hash[:], DeletionDate: day}, retired); diff != "" || err != nil {
+			t.Errorf("%v: %s", err, diff)
+		}
+		return nil
+	})
+}
+
+// TestRetired deletes one client key more than are remembered: the first is forgotten.
+func TestRetired(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	const most = 10_000
+	update(t, s, func(tx *store.Tx) error {
+		for i := range most + 1 {
+			id := fmt.Sprint(most - i) // not in the order of their ids
+			if err := errors.Join(tx.PutClientKey(store.ClientKey{ClientKeyId: id}), tx.DeleteClientKey(id, day.Add(time.Duration(i)))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.View(func(tx *store.Tx) error {
+		for id, want := range map[string]error{fmt.Sprint(most): store.ErrNotFound, fmt.Sprint(most - 1): nil, "0": nil} {
+			if _, err := tx.RetiredClientKey(id); !errors.Is(err, want) {
+				t.Errorf("client key %s: %v, want %v", id, err, want)
+			}
 		}
 		return nil
 	})

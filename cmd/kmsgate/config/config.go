@@ -98,7 +98,7 @@ type Listener struct {
 	Operations string `yaml:"operations" oneof:"all business" required:"true"`  // business: AsymmetricSign, AsymmetricVerify, GetPublicKey and GenerateRandom only
 
 	// ClientCertificates says whether a connection shows the certificate of a client
-	// key: nobody is asked for one, it is compared if a native request comes with one,
+	// key: nobody is asked for one, or it is compared if a native request comes with one,
 	// or nobody is let in without.
 	ClientCertificates string `yaml:"client_certificates" oneof:"none optional required"`
 

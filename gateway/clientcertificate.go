@@ -1,0 +1,79 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"time"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// Whether clients are asked for a certificate when they connect. A client key comes
+// with one, and some SDKs show it.
+const (
+	NoCertificates       = "none"
+	OptionalCertificates = "optional" // looked at with native requests only
+	RequiredCertificates = "required" // nobody is let in without a client key's
+)
+
+// A certificate of ours signs itself, so there is nothing to verify it with: it has to
+// be the recorded one, to the byte.
+
+// isValid reports whether a certificate is that of a client key which is valid now.
+func isValid(tx *store.Tx, certificate *x509.Certificate, now time.Time) bool {
+	key, err := tx.ClientKey(certificate.Subject.CommonName)
+	return err == nil && bytes.Equal(certificate.Raw, key.Certificate) && isInForce(key, now)
+}
+
+// isOurs reports whether a certificate is that of any client key, or of one that was
+// deleted. Who asks is said by a request's signature and not by this; and Go's SDK
+// makes all connections of a process to one endpoint with the certificate of the
+// first client key that it used there, also when that has long been replaced.
+func isOurs(tx *store.Tx, certificate *x509.Certificate) bool {
+	if key, err := tx.ClientKey(certificate.Subject.CommonName); err == nil {
+		return bytes.Equal(certificate.Raw, key.Certificate)
+	}
+	retired, err := tx.RetiredClientKey(certificate.Subject.CommonName)
+	hash := sha256.Sum256(certificate.Raw)
+	return err == nil && bytes.Equal(hash[:], retired.CertificateHash)
+}
+
+func isInForce(key store.ClientKey, now time.Time) bool {
+	return !now.Before(key.NotBefore) && !now.After(key.NotAfter)
+}
+
+// withClientCertificates asks for certificates as a listener has it. Who has none is
+// not let as far as HTTP where one is required.
+func (s *Server) withClientCertificates(config *tls.Config, how Listener) *tls.Config {
+	config = config.Clone()
+	switch how.ClientCertificates {
+	case OptionalCertificates:
+		config.ClientAuth = tls.RequestClientCert
+	case RequiredCertificates:
+		config.ClientAuth = tls.RequireAnyClientCert
+		config.VerifyConnection = s.checkClientCertificate
+	}
+	return config
+}
+
+// checkConnection refuses requests of connections that a listener would not take
+// any more: a client key can be deleted while its program is connected.
+func (s *Server) checkConnection(connection *tls.ConnectionState, listener *Listener) error {
+	if connection == nil || listener.ClientCertificates != RequiredCertificates {
+		return nil
+	}
+	return s.checkClientCertificate(*connection)
+}
+
+// checkClientCertificate refuses a connection without the certificate of a client key
+// that is valid now.
+func (s *Server) checkClientCertificate(connection tls.ConnectionState) error {
+	return s.Store.View(func(tx *store.Tx) error {
+		if len(connection.PeerCertificates) == 0 || !isValid(tx, connection.PeerCertificates[0], s.Now()) {
+			return errNoPermission.because("This endpoint takes connections with the certificate of a client key only, one that is valid now.")
+		}
+		return nil
+	})
+}

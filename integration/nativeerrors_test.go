@@ -1,0 +1,325 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alibabacloud-go/tea/tea"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth/credentials"
+	dkmsconfig "github.com/aliyun/alibabacloud-dkms-gcs-go-sdk/openapi"
+	dkmsutil "github.com/aliyun/alibabacloud-dkms-gcs-go-sdk/openapi-util"
+	dkms "github.com/aliyun/alibabacloud-dkms-gcs-go-sdk/sdk"
+	transfer "github.com/aliyun/alibabacloud-dkms-transfer-go-sdk/sdk"
+
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+const clientPassword = "Tr0ub4dor&3"
+
+// newClientKey makes an access point that may use the resources, and a client key of
+// it; other parameters go with the client key.
+func (f *faulty) newClientKey(name, resources string, other ...string) *dkmsconfig.Config {
+	f.t.Helper()
+	f.local("CreatePolicy", nil, map[string]string{"Name": name, "Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": resources})
+	f.local("CreateApplicationAccessPoint", nil, map[string]string{"Name": name, "Policies": `["` + name + `"]`})
+	parameters := map[string]string{"AapName": name, "Password": clientPassword}
+	for i := 0; i < len(other); i += 2 {
+		parameters[other[i]] = other[i+1]
+	}
+	var made struct{ ClientKeyId, PrivateKeyData string }
+	f.local("CreateClientKey", &made, parameters)
+	content := must[[]byte](f.t)(json.Marshal(map[string]string{"KeyId": made.ClientKeyId, "PrivateKeyData": made.PrivateKeyData}))
+	return &dkmsconfig.Config{Endpoint: &f.address, Protocol: tea.String("https"), Ca: &f.ca, ClientKeyContent: tea.String(string(content)), Password: tea.String(clientPassword)}
+}
+
+// idOf is the id in a client key file.
+func idOf(t *testing.T, config *dkmsconfig.Config) string {
+	t.Helper()
+	var file struct{ KeyId string }
+	if err := json.Unmarshal([]byte(tea.StringValue(config.ClientKeyContent)), &file); err != nil {
+		t.Fatal(err)
+	}
+	return file.KeyId
+}
+
+// pemKey makes a private key in PEM, as the SDK takes one in the place of a file.
+func pemKey(t *testing.T) *string {
+	t.Helper()
+	key := must[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
+	return tea.String(string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
+}
+
+// signWith signs with the Instance SDK, once.
+func (f *faulty) signWith(config *dkmsconfig.Config, change func(*dkms.SignRequest)) error {
+	f.t.Helper()
+	client := must[*dkms.Client](f.t)(dkms.NewClient(config))
+	r := &dkms.SignRequest{KeyId: &f.key, Message: []byte("m")}
+	if change != nil {
+		change(r)
+	}
+	_, err := client.SignWithOptions(r, &dkmsutil.RuntimeOptions{Autoretry: tea.Bool(false)})
+	return err
+}
+
+// seenNatively gives the status, code and RequestId that the Instance SDK's error
+// tells.
+func seenNatively(t *testing.T, err error) (statusAndCode, requestId string) {
+	t.Helper()
+	var e *tea.SDKError
+	if !errors.As(err, &e) {
+		return "", ""
+	}
+	var data struct {
+		HTTPCode  int `json:"httpCode"`
+		RequestId string
+	}
+	if err := json.Unmarshal([]byte(tea.StringValue(e.Data)), &data); err != nil {
+		t.Errorf("the SDK's data %q: %v", tea.StringValue(e.Data), err)
+	}
+	return fmt.Sprintf("%d %s", data.HTTPCode, tea.StringValue(e.Code)), data.RequestId
+}
+
+// TestNativeErrors provokes the errors of the native API through the Instance SDK,
+// and checks code, status and RequestId as it tells them. (What it never sends wrong,
+// its own headers, is sent wrong in the gateway's own tests.)
+func TestNativeErrors(t *testing.T) {
+	f := newFaulty(t, func(*gateway.Config) {})
+	limited := newFaulty(t, func(c *gateway.Config) { c.Quotas.DedicatedUser = 0.001 })
+	all, narrow, secrets := f.newClientKey("all", `["key/*"]`), f.newClientKey("narrow", `["key/none"]`), f.newClientKey("secrets", `["secret/*"]`)
+	deleted, expired := f.newClientKey("deleted", `["key/*"]`), f.newClientKey("expired", `["key/*"]`)
+	early := f.newClientKey("early", `["key/*"]`, "NotBefore", "2100-01-01T00:00:00Z", "NotAfter", "2101-01-01T00:00:00Z")
+	f.local("DeleteClientKey", nil, map[string]string{"ClientKeyId": idOf(t, deleted)})
+	err := f.db.Update(func(tx *store.Tx) error {
+		k, err := tx.ClientKey(idOf(t, expired))
+		k.NotBefore, k.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Second)
+		return errors.Join(err, tx.PutClientKey(k))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	few := limited.newClientKey("all", `["key/*"]`)
+	if err := limited.signWith(few, nil); err != nil {
+		t.Fatal(err)
+	}
+	inState := func(state string) error {
+		f.set(func(k *store.Key) { k.KeyState = state })
+		defer f.set(func(k *store.Key) { k.KeyState = store.Enabled })
+		return f.signWith(all, nil)
+	}
+	failing := func(fault error) error {
+		f.backend.Fail(fault)
+		defer f.backend.Fail(nil)
+		return f.signWith(all, nil)
+	}
+	with := func(change func(*dkms.SignRequest)) func() error {
+		return func() error { return f.signWith(all, change) }
+	}
+	client := must[*dkms.Client](t)(dkms.NewClient(all))
+	// Another key under the right id.
+	thief := &dkmsconfig.Config{Endpoint: &f.address, Protocol: tea.String("https"), Ca: &f.ca, AccessKeyId: tea.String(idOf(t, all)), PrivateKey: pemKey(t)}
+	for name, cases := range map[string][]func() error{
+		"404 Unauthorized": {
+			func() error { return f.signWith(deleted, nil) },
+			func() error { return f.signWith(expired, nil) },
+			func() error { return f.signWith(early, nil) },
+		},
+		"401 SignatureNotMatch": {func() error { return f.signWith(thief, nil) }},
+		"400 RequestTimeTooSkewed": {
+			func() error { return f.moved(16*time.Minute, func() error { return f.signWith(all, nil) }) },
+			func() error { return f.moved(-16*time.Minute, func() error { return f.signWith(all, nil) }) },
+		},
+		"403 Forbidden.NoPermission": {
+			func() error { return f.signWith(narrow, nil) },
+			func() error { return f.signWith(secrets, nil) },
+		},
+		"404 Forbidden.KeyNotFound": {
+			with(func(r *dkms.SignRequest) { r.KeyId = tea.String("none") }),
+			with(func(r *dkms.SignRequest) { r.KeyId = tea.String("alias/none") }),
+		},
+		"404 Forbidden.KeyVersionNotFound": {with(func(r *dkms.SignRequest) { r.Headers = ofVersion(f.key) })},
+		"400 MissingParameter": {
+			with(func(r *dkms.SignRequest) { r.KeyId = tea.String("") }),
+			with(func(r *dkms.SignRequest) { r.Message = nil }),
+		},
+		"400 InvalidParameter": {
+			with(func(r *dkms.SignRequest) { r.Algorithm = tea.String("RSA_PSS_SHA_256") }),
+			with(func(r *dkms.SignRequest) { r.Algorithm = tea.String("ECDSA") }),
+			with(func(r *dkms.SignRequest) { r.MessageType = tea.String("DIGEST") }),
+			with(func(r *dkms.SignRequest) { r.MessageType = tea.String("HASH") }),
+			func() error {
+				_, err := client.GenerateRandom(&dkms.GenerateRandomRequest{Length: tea.Int32(1025)})
+				return err
+			},
+		},
+		"413 InvalidParameter": {with(func(r *dkms.SignRequest) { r.Message = make([]byte, 3<<20) })},
+		"400 UnsupportedOperation": {
+			func() error {
+				_, err := client.Encrypt(&dkms.EncryptRequest{KeyId: &f.key, Plaintext: []byte("p")})
+				return err
+			},
+			func() error {
+				_, err := client.GetSecretValue(&dkms.GetSecretValueRequest{SecretName: tea.String("s")})
+				return err
+			},
+			func() error {
+				_, err := client.AdvanceGenerateDataKey(&dkms.AdvanceGenerateDataKeyRequest{KeyId: &f.key, NumberOfBytes: tea.Int32(16)})
+				return err
+			},
+		},
+		"409 Rejected.Disabled":        {func() error { return inState(store.Disabled) }},
+		"409 Rejected.PendingDeletion": {func() error { return inState(store.PendingDeletion) }},
+		"409 Rejected.PendingImport":   {func() error { return inState(store.PendingImport) }},
+		"409 Rejected.Unavailable":     {func() error { return inState(store.Unavailable) }, func() error { return failing(hsm.ErrNotFound) }},
+		"429 Rejected.Throttling":      {func() error { return limited.signWith(few, nil) }},
+		"503 ServiceUnavailableTemporary": {
+			func() error { return failing(hsm.ErrBusy) },
+			func() error { return failing(hsm.ErrUnavailable) },
+		},
+		"500 InternalFailure": {func() error { return failing(hsmtest.ErrPanic) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, code, _ := strings.Cut(name, " ")
+			e := gateway.Error{Code: code}
+			fmt.Sscan(status, &e.Status)
+			for i, provoke := range cases {
+				before := len(f.lines())
+				if err := provoke(); err == nil {
+					t.Errorf("case %d: no error", i)
+				} else if got, requestId := seenNatively(t, err); got != name || !f.audited(requestId, e) && !limited.audited(requestId, e) {
+					t.Errorf("case %d: the SDK sees %q with RequestId %q, of which there may be no audit line: %v", i, got, requestId, err)
+				} else if n := len(f.lines()) - before; n > 1 {
+					t.Errorf("case %d: the SDK tried %d times", i, n)
+				}
+			}
+		})
+	}
+	if err := f.signWith(all, nil); err != nil {
+		t.Errorf("in the end nothing is signed: %v", err)
+	}
+}
+
+// lines are the audit log's, but for those of the gateway's own.
+func (f *faulty) lines() (all []audit.Line) {
+	f.t.Helper()
+	content := must[[]byte](f.t)(os.ReadFile(f.auditLog))
+	err := audit.Read(bytes.NewReader(content), func(line audit.Line) error {
+		if line.RequestId != "" {
+			all = append(all, line)
+		}
+		return nil
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return all
+}
+
+// TestTransferErrors has the transfer SDK make of native errors what it makes of
+// them for programs that know the other API's.
+func TestTransferErrors(t *testing.T) {
+	f := newFaulty(t, func(*gateway.Config) {})
+	limited := newFaulty(t, func(c *gateway.Config) { c.Quotas.DedicatedUser = 0.001 })
+	dial := func(f *faulty, config *dkmsconfig.Config) transferSDK {
+		t.Helper()
+		c := must[*transfer.KmsTransferClient](t)(transfer.NewClientWithOptions("cn-hangzhou", sdk.NewConfig().WithScheme("HTTPS"), credentials.NewAccessKeyCredential("id", "secret"), config))
+		c.SetVerify(f.ca)
+		return transferSDK{c, f.address}
+	}
+	all, deleted := f.newClientKey("all", `["key/*"]`), f.newClientKey("deleted", `["key/*"]`)
+	f.local("DeleteApplicationAccessPoint", nil, map[string]string{"Name": "deleted"})
+	few := limited.newClientKey("all", `["key/*"]`)
+	if err := limited.signWith(few, nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		config *dkmsconfig.Config
+		key    string
+	}{
+		"404 InvalidAccessKeyId.NotFound": {deleted, f.key},
+		"403 Forbidden.NoPermission":      {f.newClientKey("narrow", `["key/none"]`), f.key},
+		"404 Forbidden.KeyNotFound":       {all, "none"},
+	} {
+		_, _, _, err := dial(f, c.config).sign(c.key, "", hsm.ECDSA_SHA_256, make([]byte, 32))
+		if got, _ := seen(t, err); got != name {
+			t.Errorf("%v, want %s", err, name)
+		}
+	}
+	_, err := dial(f, all).verify(f.key, f.version, hsm.ECDSA_SHA_256, make([]byte, 31), []byte{1})
+	if got, _ := seen(t, err); got != "400 InvalidParameter" {
+		t.Errorf("%v, want InvalidParameter", err)
+	}
+	_, _, _, err = dial(limited, few).sign(limited.key, "", hsm.ECDSA_SHA_256, make([]byte, 32))
+	if got, _ := seen(t, err); got != "429 Rejected.Throttling" {
+		t.Errorf("%v, want Rejected.Throttling", err)
+	}
+}
+
+// TestRetries: what the SDK tries again by itself has passed when it does. A quota is
+// used up, and the token away, until the gateway has said so.
+func TestRetries(t *testing.T) {
+	var f *faulty
+	f = newFaulty(t, func(c *gateway.Config) {
+		c.Quotas.DedicatedUser = 1
+		c.Logger = slog.New(refusals{slog.DiscardHandler, func() {
+			f.offset.Add(int64(time.Minute))
+			f.backend.Fail(nil)
+		}})
+	})
+	client := must[*dkms.Client](t)(dkms.NewClient(f.newClientKey("all", `["key/*"]`)))
+	for _, fault := range []error{nil, nil, hsm.ErrUnavailable} {
+		if fault != nil {
+			f.offset.Add(int64(time.Minute))
+		}
+		f.backend.Fail(fault)
+		if _, err := client.Sign(&dkms.SignRequest{KeyId: &f.key, Message: []byte("m")}); err != nil {
+			t.Error(err)
+		}
+	}
+	var codes []string
+	for _, line := range f.lines() {
+		if line.Action == "AsymmetricSign" {
+			codes = append(codes, line.Code)
+		}
+	}
+	if want := []string{"", throttled, "", unavailable, ""}; !slices.Equal(codes, want) {
+		t.Errorf("the log has %q, want %q", codes, want)
+	}
+}
+
+const (
+	throttled   = "Rejected.Throttling"
+	unavailable = "ServiceUnavailableTemporary"
+)
+
+// refusals is a log that calls a function before a refusal is sent.
+type refusals struct {
+	slog.Handler
+	refused func()
+}
+
+func (r refusals) Enabled(context.Context, slog.Level) bool { return true }
+
+func (r refusals) Handle(_ context.Context, record slog.Record) error {
+	if record.Message == "request refused" || record.Message == "request failed" {
+		r.refused()
+	}
+	return nil
+}
