@@ -3,8 +3,10 @@ package integration
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -225,5 +227,32 @@ func TestRandomBytes(t *testing.T) {
 			t.Errorf("asked for %d bytes: %x", n, random)
 		}
 		seen[string(random[:16])] = true
+	}
+}
+
+// TestRequiredCertificates serves programs with client keys only: the Instance SDK
+// shows its key's certificate by itself, and nobody else is let in.
+func TestRequiredCertificates(t *testing.T) {
+	g := start(t, t.TempDir()+"/gateway")
+	env := g.Env
+	env["KMSGATE_ENDPOINT"] = serve(t, reconfigure(t, g, "client_certificates: optional", "client_certificates: required"), env)
+	random := func(c instanceSDK) error {
+		_, err := c.GenerateRandom(&dkms.GenerateRandomRequest{Length: tea.Int32(16)})
+		return err
+	}
+	c := newInstanceSDK(t, env)
+	if err := random(c); err != nil {
+		t.Error(err)
+	}
+	if _, err := trusting(t, env).RoundTrip(must[*http.Request](t)(http.NewRequest("GET", "https://"+env["KMSGATE_ENDPOINT"]+"/", nil))); err == nil || !strings.Contains(err.Error(), "certificate required") {
+		t.Errorf("without a certificate: %v", err)
+	}
+	var file struct{ KeyId string }
+	if err := json.Unmarshal(must[[]byte](t)(os.ReadFile(env["KMSGATE_CLIENT_KEY_FILE"])), &file); err != nil {
+		t.Fatal(err)
+	}
+	administer(t, env, "clientkey", "delete", file.KeyId)
+	if err := random(c); err == nil {
+		t.Error("a client key that was deleted is taken")
 	}
 }
