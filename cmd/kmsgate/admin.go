@@ -43,7 +43,7 @@ func adminCommands(d dialer) []*cobra.Command {
 	a := &admin{dialer: d, output: outputFlag()}
 	calling := []*cobra.Command{
 		a.userCommand(), a.accessKeyCommand(), a.policyCommand(),
-		a.keyCommand(), a.aliasCommand(), a.quotaCommand(), a.tokenCommand(), a.doctorCommand(),
+		a.keyCommand(), a.aliasCommand(), a.aapCommand(), a.clientKeyCommand(), a.quotaCommand(), a.tokenCommand(), a.doctorCommand(),
 	}
 	for _, cmd := range calling {
 		d.register(cmd)

@@ -150,6 +150,10 @@ var commandLines = []struct {
 		"Allowed     true\nReason      why\nPolicyName  p\nStatement   2\nResource    r\n",
 		`{"Allowed":true,"Reason":"why","PolicyName":"p","Statement":2,"Resource":"r"}`},
 
+	{"policy simulate --user aap:app --action CreatePolicy --name n", map[string]string{"SimulatePolicy": `{"Reason":"why"}`},
+		[]string{"SimulatePolicy ActionName=CreatePolicy Name=n UserName=aap:app"}, "Allowed    false\nReason     why\nStatement  0\n",
+		`{"Allowed":false,"Reason":"why","PolicyName":"","Statement":0,"Resource":""}`},
+
 	{"quota list", map[string]string{"ListQuotas": `{"Quotas":{"Quota":[{"Gateway":"shared","QuotaName":"asymmetric","UserName":"alice","QueriesPerSecond":0.5}]}}`},
 		[]string{"ListQuotas"},
 		"Gateway  QuotaName   UserName  QueriesPerSecond\nshared   asymmetric  alice     0.5\n",
@@ -212,6 +216,52 @@ var commandLines = []struct {
 	{"alias list --key k", map[string]string{"ListAliasesByKeyId": `{"Aliases":{"Alias":[]},"TotalCount":0}`},
 		[]string{"ListAliasesByKeyId KeyId=k PageNumber=1 PageSize=100"}, "AliasName  KeyId  AliasArn\n", `[]`},
 
+	{"aap create app --policy p --policy q --description x", map[string]string{"CreateApplicationAccessPoint": aAccessPoint},
+		[]string{`CreateApplicationAccessPoint Description=x Name=app Policies=["p","q"]`}, aapTable, aapJSON},
+	{"aap list", map[string]string{"ListApplicationAccessPoints": `{"ApplicationAccessPoints":{"ApplicationAccessPoint":[{"Name":"app","AuthenticationMethod":"ClientKey"}]},"TotalCount":1}`},
+		[]string{"ListApplicationAccessPoints PageNumber=1 PageSize=100"}, "Name  AuthenticationMethod\napp   ClientKey\n", `[{"Name":"app","AuthenticationMethod":"ClientKey"}]`},
+	{"aap show app", map[string]string{"DescribeApplicationAccessPoint": aAccessPoint}, []string{"DescribeApplicationAccessPoint Name=app"}, aapTable, aapJSON},
+	{"aap update app --policy p", nil, []string{`UpdateApplicationAccessPoint Name=app Policies=["p"]`}, "The access point app is updated.\n", `{"RequestId":"r-1"}`},
+	{"aap delete app", nil, []string{"DeleteApplicationAccessPoint Name=app"}, "The access point app and its client keys are deleted.\n", `{"RequestId":"r-1"}`},
+	{"aap policy create p --key alias/x --key ab* --rule r --rule s --description x",
+		map[string]string{"DescribeKey": aKey, "CreatePolicy": `{"Name":"p","Description":"x","Permissions":"[\"P\"]","Resources":"[\"key/k-1\",\"key/ab*\"]","AccessControlRules":"{\"NetworkRules\":[\"r\",\"s\"]}","KmsInstance":"i","Arn":"a"}`},
+		[]string{"DescribeKey KeyId=alias/x", `CreatePolicy AccessControlRules={"NetworkRules":["r","s"]} Description=x Name=p Permissions=["RbacPermission/Template/CryptoServiceKeyUser"] Resources=["key/k-1","key/ab*"]`},
+		"Name                p\nDescription         x\nPermissions         P\nResources           key/k-1, key/ab*\nAccessControlRules  r, s\nKmsInstance         i\nArn                 a\n",
+		`{"Name":"p","Description":"x","Permissions":["P"],"Resources":["key/k-1","key/ab*"],"AccessControlRules":{"NetworkRules":["r","s"]},"KmsInstance":"i","Arn":"a"}`},
+	{"aap policy create p --all-keys", map[string]string{"CreatePolicy": `{"Name":"p","Permissions":"[]","Resources":"[\"key/*\"]","AccessControlRules":"{\"NetworkRules\":[]}"}`},
+		[]string{`CreatePolicy Name=p Permissions=["RbacPermission/Template/CryptoServiceKeyUser"] Resources=["key/*"]`},
+		"Name       p\nResources  key/*\n", `{"Name":"p","Description":"","Permissions":[],"Resources":["key/*"],"AccessControlRules":{"NetworkRules":[]},"KmsInstance":"","Arn":""}`},
+	{"aap policy list", map[string]string{"ListPolicies": `{"Policies":{"Policy":[{"Name":"p"}]},"TotalCount":1}`},
+		[]string{"ListPolicies PageNumber=1 PageSize=100"}, "Name\np\n", `[{"Name":"p"}]`},
+	{"aap policy show p", map[string]string{"DescribePolicy": `{"Name":"p","Permissions":["P"],"Resources":["key/*"],"AccessControlRules":"{\"NetworkRules\":[\"r\"]}"}`},
+		[]string{"DescribePolicy Name=p"}, "Name                p\nPermissions         P\nResources           key/*\nAccessControlRules  r\n",
+		`{"Name":"p","Description":"","Permissions":["P"],"Resources":["key/*"],"AccessControlRules":{"NetworkRules":["r"]},"KmsInstance":"","Arn":""}`},
+	{"aap policy update p --key k --any-source", map[string]string{"DescribeKey": aKey},
+		[]string{"DescribeKey KeyId=k", `UpdatePolicy AccessControlRules={"NetworkRules":[]} Name=p Resources=["key/k-1"]`}, "The permission policy p is updated.\n", `{"RequestId":"r-1"}`},
+	{"aap policy update p --rule r", nil, []string{`UpdatePolicy AccessControlRules={"NetworkRules":["r"]} Name=p`}, "The permission policy p is updated.\n", `{"RequestId":"r-1"}`},
+	{"aap policy delete p", nil, []string{"DeletePolicy Name=p"}, "The permission policy p is deleted.\n", `{"RequestId":"r-1"}`},
+	{"aap rule create r --source 192.0.2.0/24 --source ::1 --description x", map[string]string{"CreateNetworkRule": `{"Name":"r","Description":"x","Type":"Private","SourcePrivateIp":"[\"192.0.2.0/24\",\"::1\"]","Arn":"a"}`},
+		[]string{`CreateNetworkRule Description=x Name=r SourcePrivateIp=["192.0.2.0/24","::1"] Type=Private`},
+		"Name             r\nDescription      x\nType             Private\nSourcePrivateIp  192.0.2.0/24, ::1\nArn              a\n",
+		`{"Name":"r","Description":"x","Type":"Private","SourcePrivateIp":["192.0.2.0/24","::1"],"Arn":"a"}`},
+	{"aap rule list", map[string]string{"ListNetworkRules": `{"NetworkRules":{"NetworkRule":[{"Name":"r","Type":"Private"}]},"TotalCount":1}`},
+		[]string{"ListNetworkRules PageNumber=1 PageSize=100"}, "Name  Type\nr     Private\n", `[{"Name":"r","Type":"Private"}]`},
+	{"aap rule show r", map[string]string{"DescribeNetworkRule": `{"Type":"Private","SourcePrivateIp":"[\"::1\"]","Arn":"a"}`},
+		[]string{"DescribeNetworkRule Name=r"}, "Type             Private\nSourcePrivateIp  ::1\nArn              a\n", `{"Description":"","Type":"Private","SourcePrivateIp":["::1"],"Arn":"a"}`},
+	{"aap rule update r --source ::1", nil, []string{`UpdateNetworkRule Name=r SourcePrivateIp=["::1"]`}, "The network rule r is updated.\n", `{"RequestId":"r-1"}`},
+	{"aap rule delete r", nil, []string{"DeleteNetworkRule Name=r"}, "The network rule r is deleted.\n", `{"RequestId":"r-1"}`},
+
+	{"clientkey create --aap app --out {DIR} --password-file {FILE} --not-before x --not-after y", map[string]string{"CreateClientKey": aClientKey},
+		[]string{"CreateClientKey AapName=app NotAfter=y NotBefore=x Password=" + aDocument},
+		"ClientKeyId  KAAP.1\nNotBefore    b\nNotAfter     a\nFile         {DIR}/clientKey_KAAP.1.json\n",
+		`{"ClientKeyId":"KAAP.1","NotBefore":"b","NotAfter":"a","File":"{DIR}/clientKey_KAAP.1.json","PasswordFile":""}`},
+	{"clientkey list --aap app", map[string]string{"ListClientKeys": `{"ClientKeys":[` + aClientKey + `]}`},
+		[]string{"ListClientKeys AapName=app"}, "ClientKeyId  AapName  CreateTime  NotBefore  NotAfter\nKAAP.1       app      c           b          a\n",
+		`[{"ClientKeyId":"KAAP.1","AapName":"app","CreateTime":"c","NotBefore":"b","NotAfter":"a"}]`},
+	{"clientkey show KAAP.1", map[string]string{"GetClientKey": aClientKey}, []string{"GetClientKey ClientKeyId=KAAP.1"}, "PEM\n",
+		`{"ClientKeyId":"KAAP.1","AapName":"app","CreateTime":"c","NotBefore":"b","NotAfter":"a","KeyAlgorithm":"","KeyOrigin":"","PublicKeyData":"PEM\n"}`},
+	{"clientkey delete KAAP.1", nil, []string{"DeleteClientKey ClientKeyId=KAAP.1"}, "The client key KAAP.1 is deleted.\n", `{"RequestId":"r-1"}`},
+
 	{"token info", map[string]string{"DescribeToken": aSurvey}, []string{"DescribeToken"},
 		"Module    /m.so\n          an HSM, Maker, version 1.2, PKCS#11 2.40\n" +
 			"Token     label \"bank\", serial number 7, slot 3\n          HSM9, Maker, hardware 1.0, firmware 2.0\n" +
@@ -240,6 +290,14 @@ var commandLines = []struct {
 
 const aSurvey = `{"Survey":{"Module":{"Path":"/m.so","Manufacturer":"Maker","Description":"an HSM","Version":"1.2","Cryptoki":"2.40"},"Token":{"Slot":3,"Label":"bank","Serial":"7","Manufacturer":"Maker","Model":"HSM9","Hardware":"1.0","Firmware":"2.0","Flags":["RNG","LOGIN_REQUIRED"],"MaxSessions":0},"Mechanisms":[],"Offers":[{"KeySpec":"RSA_2048","Offered":true,"Software":false,"Reason":"","Generate":250000000,"Sign":1500000},{"KeySpec":"EC_P256K","Offered":false,"Software":false,"Reason":"no such curve","Generate":0,"Sign":0}],"Sealing":"AES-GCM in the token","Copies":false}}`
 
+const (
+	aAccessPoint = `{"Name":"app","Description":"x","Policies":"[\"p\",\"q\"]","AuthenticationMethod":"ClientKey","Arn":"a"}`
+	aapTable     = "Name                  app\nDescription           x\nPolicies              p, q\nAuthenticationMethod  ClientKey\nArn                   a\n"
+	aapJSON      = `{"Name":"app","Description":"x","Policies":["p","q"],"AuthenticationMethod":"ClientKey","Arn":"a"}`
+
+	aClientKey = `{"ClientKeyId":"KAAP.1","AapName":"app","CreateTime":"c","NotBefore":"b","NotAfter":"a","PrivateKeyData":"secret","PublicKeyData":"PEM\n"}`
+)
+
 // What a terminal gets of aKey, and a program.
 const (
 	keyTable = "KeyId         k-1\nKeySpec       EC_P256\nKeyState      Enabled\nDescription   a\\x1b[31mb\nCreationDate  2026-11-22T00:00:00Z\n"
@@ -252,8 +310,10 @@ func TestCommandLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range commandLines {
-		args := strings.Fields(strings.ReplaceAll(c.line, "{FILE}", file))
 		for output, want := range map[string]string{outputTable: c.table, outputJSON: c.json} {
+			dir := t.TempDir()
+			args := strings.Fields(strings.NewReplacer("{FILE}", file, "{DIR}", dir).Replace(c.line))
+			want = strings.ReplaceAll(want, "{DIR}", dir)
 			g := &fakeGateway{answers: c.answers}
 			got, stderr, err := g.kmsgate("standard input", append(args, "-o", output)...)
 			if err != nil || stderr != "" || g.dialed != 1 || g.closed != 1 {
@@ -322,30 +382,45 @@ func TestMistakes(t *testing.T) {
 	if err := os.WriteFile(large, make([]byte, maxDocument+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	beside := filepath.Join(filepath.Dir(large), "key.json")
+	if err := os.WriteFile(filepath.Join(filepath.Dir(large), "key_Password.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for line, want := range map[string]string{
-		"user create":                               "NAME is missing: kmsgate user create NAME [flags]",
-		"user create alice bob":                     `"bob" is one argument too many: kmsgate user create NAME [flags]`,
-		"user list all":                             `"all" is one argument too many: kmsgate user list [flags]`,
-		"user creat alice":                          `unknown command "creat" for "kmsgate user"`,
-		"user list -o yaml":                         `invalid argument "yaml" for "-o, --output" flag: it has to be one of table, json`,
-		"user delete alice --force=perhaps":         `invalid argument "perhaps" for "--force" flag: it has to be one of true, false`,
-		"accesskey create":                          `required flag(s) "user" not set`,
-		"policy attach p":                           `required flag(s) "user" not set`,
-		"policy create p --file /nonexistent":       "open /nonexistent: no such file or directory",
-		"policy create p --file " + large:           large + " has more than 64 KiB",
-		"policy create p --file -":                  "the standard input is empty",
-		"key create --spec EC_P512":                 `invalid argument "EC_P512" for "--spec" flag: it has to be one of RSA_2048, RSA_3072, RSA_4096, EC_P256, EC_P256K, EC_SM2`,
-		"key create --spec EC_P256 --tag a":         `the tag "a" is not KEY=VALUE`,
-		"key create --spec EC_P256 --alias x":       `the alias "x" has to begin with alias/`,
-		"key list --state Gone":                     `invalid argument "Gone" for "--state" flag: it has to be one of Enabled, Disabled, PendingDeletion`,
-		"key tag k":                                 "KEY=VALUE is missing: kmsgate key tag KEY KEY=VALUE… [flags]",
-		"key tag k a":                               `the tag "a" is not KEY=VALUE`,
-		"token test --count 0":                      "--count 0: it has to be 1 to 100",
-		"token test --count many":                   "--count many: it has to be 1 to 100",
-		"token info extra":                          `"extra" is one argument too many: kmsgate token info [flags]`,
-		"key untag":                                 "KEY is missing: kmsgate key untag KEY TAGKEY… [flags]",
-		"key schedule-deletion k":                   `required flag(s) "days" not set`,
-		"quota set --user alice --quota asymmetric": `required flag(s) "qps" not set`,
+		"user create":                                           "NAME is missing: kmsgate user create NAME [flags]",
+		"user create alice bob":                                 `"bob" is one argument too many: kmsgate user create NAME [flags]`,
+		"user list all":                                         `"all" is one argument too many: kmsgate user list [flags]`,
+		"user creat alice":                                      `unknown command "creat" for "kmsgate user"`,
+		"user list -o yaml":                                     `invalid argument "yaml" for "-o, --output" flag: it has to be one of table, json`,
+		"user delete alice --force=perhaps":                     `invalid argument "perhaps" for "--force" flag: it has to be one of true, false`,
+		"accesskey create":                                      `required flag(s) "user" not set`,
+		"policy attach p":                                       `required flag(s) "user" not set`,
+		"policy create p --file /nonexistent":                   "open /nonexistent: no such file or directory",
+		"policy create p --file " + large:                       large + " has more than 64 KiB",
+		"policy create p --file -":                              "the standard input is empty",
+		"key create --spec EC_P512":                             `invalid argument "EC_P512" for "--spec" flag: it has to be one of RSA_2048, RSA_3072, RSA_4096, EC_P256, EC_P256K, EC_SM2`,
+		"key create --spec EC_P256 --tag a":                     `the tag "a" is not KEY=VALUE`,
+		"key create --spec EC_P256 --alias x":                   `the alias "x" has to begin with alias/`,
+		"key list --state Gone":                                 `invalid argument "Gone" for "--state" flag: it has to be one of Enabled, Disabled, PendingDeletion`,
+		"key tag k":                                             "KEY=VALUE is missing: kmsgate key tag KEY KEY=VALUE… [flags]",
+		"key tag k a":                                           `the tag "a" is not KEY=VALUE`,
+		"token test --count 0":                                  "--count 0: it has to be 1 to 100",
+		"token test --count many":                               "--count many: it has to be 1 to 100",
+		"token info extra":                                      `"extra" is one argument too many: kmsgate token info [flags]`,
+		"key untag":                                             "KEY is missing: kmsgate key untag KEY TAGKEY… [flags]",
+		"key schedule-deletion k":                               `required flag(s) "days" not set`,
+		"aap create app":                                        `required flag(s) "policy" not set`,
+		"aap policy create p":                                   "at least one of the flags in the group [key all-keys] is required",
+		"aap policy create p --key k --all-keys":                "if any flags in the group [key all-keys] are set none of the others can be; [all-keys key] were all set",
+		"aap policy create p --all-keys=false":                  "what --all-keys or --any-source says is not said otherwise by =false: leave it out",
+		"aap policy update p --rule r --any-source":             "if any flags in the group [rule any-source] are set none of the others can be; [any-source rule] were all set",
+		"aap rule create r":                                     `required flag(s) "source" not set`,
+		"clientkey create":                                      `required flag(s) "aap" not set`,
+		"clientkey create --aap a --out " + large:               large + " is there already, and is not overwritten",
+		"clientkey create --aap a --out /none/f":                "stat /none: no such file or directory",
+		"clientkey create --aap a --out " + beside:              strings.TrimSuffix(beside, ".json") + "_Password.txt is there already, and is not overwritten",
+		"clientkey create --aap a --password-file /nonexistent": "open /nonexistent: no such file or directory",
+		"quota set --user alice --quota asymmetric":             `required flag(s) "qps" not set`,
 	} {
 		g := new(fakeGateway)
 		stdout, _, err := g.kmsgate("", strings.Fields(line)...)
@@ -365,7 +440,7 @@ func TestRefused(t *testing.T) {
 		g := &fakeGateway{answers: c.answers, refuse: make(map[string]error)}
 		action, _, _ := strings.Cut(c.calls[0], " ")
 		g.refuse[action] = refusal
-		args := strings.Fields(strings.ReplaceAll(c.line, "{FILE}", "-"))
+		args := strings.Fields(strings.NewReplacer("{FILE}", "-", "{DIR}", t.TempDir()).Replace(c.line))
 		stdout, _, err := g.kmsgate(aDocument, args...)
 		if !errors.Is(err, refusal) || err.Error() != refusal.Error() || stdout != "" || g.closed != 1 {
 			t.Errorf("%s: %v, printed %q, closed %d times", c.line, err, stdout, g.closed)

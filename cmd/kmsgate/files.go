@@ -42,6 +42,28 @@ func replaceFile(path string, mode os.FileMode, write func(w io.Writer) error) e
 	return syncDir(filepath.Dir(path))
 }
 
+// createFile makes a file that there must not be yet, for its owner only: all of it,
+// flushed, or none.
+func createFile(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*") // of mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Link(f.Name(), path) // which replaces nothing, unlike a rename
+	}
+	linked := err == nil
+	if err = errors.Join(err, os.Remove(f.Name())); err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil && linked {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
+
 func syncDir(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {

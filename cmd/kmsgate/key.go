@@ -233,7 +233,7 @@ func untagTask() task {
 	return task{
 		verb: "untag", short: "Take tags from a key",
 		example:   "kmsgate key untag alias/invoices stage",
-		arguments: []*parameter{keyArgument(), {name: "TagKeys", kind: "TAGKEY", many: true, read: readTagKeys}},
+		arguments: []*parameter{keyArgument(), {name: "TagKeys", kind: "TAGKEY", many: true, read: jsonList}},
 		calls:     done("UntagResource", "The tags are taken from the key {KeyId}."),
 	}
 }
@@ -248,11 +248,6 @@ func readTags(_ *cobra.Command, values []string) (string, error) {
 		tags = append(tags, struct{ TagKey, TagValue string }{key, value})
 	}
 	text, err := json.Marshal(tags)
-	return string(text), err
-}
-
-func readTagKeys(_ *cobra.Command, values []string) (string, error) {
-	text, err := json.Marshal(values)
 	return string(text), err
 }
 

@@ -64,16 +64,19 @@ an attached policy denies. Policies with PolicyType System come with kmsgate.`,
 
 func simulateTask() task {
 	return task{
-		verb: "simulate", short: "Tell whether a user may do something, and why",
-		long: `Tell whether a user may do something, and by which statement of which policy.
+		verb: "simulate", short: "Tell whether a user or a client key may do something, and why",
+		long: `Tell whether a user, or a client key, may do something, and by which statement of
+which policy.
 
 Nothing is done. The answer is what is printed: the exit status is 0 for a
 refusal, too.`,
-		example: "kmsgate policy simulate --user alice --action AsymmetricSign --key alias/invoices --source-ip 192.0.2.7",
+		example: `kmsgate policy simulate --user alice --action AsymmetricSign --key alias/invoices --source-ip 192.0.2.7
+kmsgate policy simulate --user aap:billing --action AsymmetricSign --key alias/invoices --source-ip 192.0.2.7`,
 		flags: []*parameter{
-			userFlag("the user who would do it"),
+			userFlag("the user who would do it, or aap:NAME: the client keys of an access point"),
 			{name: "ActionName", flag: "action", kind: "ACTION", usage: "the operation, as AsymmetricSign", required: true},
 			{name: "KeyId", flag: "key", kind: "KEY", usage: "the key to do it with: a KeyId, alias or ARN"},
+			{name: "Name", flag: "name", kind: "NAME", usage: "the network rule, permission policy or access point to do it with"},
 			{name: "SourceIp", flag: "source-ip", kind: "IP", usage: "the address to do it from"},
 		},
 		calls: answered("SimulatePolicy", func(d simulation) view { return viewOf(d) }),

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *admin) clientKeyCommand() *cobra.Command {
+	clientKeyId := func() *parameter { return &parameter{name: "ClientKeyId", kind: "ID"} }
+	return family("clientkey", "Administer client keys, with which programs sign their requests to a KMS instance", `Administer client keys, with which programs that use a KMS instance's own SDK sign
+their requests. What a client key may do is up to its application access point
+(kmsgate aap).
+
+To replace one without an interruption create a second one, give it to the
+program, and delete the first.`,
+		a.commands(createClientKeyTask(), task{
+			verb: "list", short: "List client keys",
+			example: "kmsgate clientkey list\nkmsgate clientkey list --aap billing -o json",
+			flags:   []*parameter{aapFlag("only those of this access point", false)},
+			calls:   listed("ListClientKeys", func(l clientKeys) []clientKeyItem { return l.ClientKeys }),
+		}, task{
+			verb: "show", short: "Print a client key's certificate, in PEM",
+			example:   "kmsgate clientkey show KAAP.4c5f0c5e-3f5e-4f5a-9d3e-6a3a4f0e2b11\nkmsgate clientkey show KAAP.4c5f0c5e-3f5e-4f5a-9d3e-6a3a4f0e2b11 -o json",
+			arguments: []*parameter{clientKeyId()},
+			calls:     answered("GetClientKey", func(k clientKey) view { return view{value: k, text: lines(k.PublicKeyData)} }),
+		}, task{
+			verb: "delete", short: "Delete a client key for good",
+			example:   "kmsgate clientkey delete KAAP.4c5f0c5e-3f5e-4f5a-9d3e-6a3a4f0e2b11",
+			arguments: []*parameter{clientKeyId()},
+			calls:     done("DeleteClientKey", "The client key {ClientKeyId} is deleted."),
+		})...)
+}
+
+func aapFlag(usage string, required bool) *parameter {
+	return &parameter{name: "AapName", flag: "aap", kind: "NAME", usage: usage, required: required}
+}
+
+func createClientKeyTask() task {
+	return task{
+		verb: "create", short: "Create a client key, and write it to a file, once",
+		long: `Create a client key, and write it to a file as KMS's SDKs read it: JSON with its id
+and its private key, under a password. The private key cannot be had again.
+
+Without --password-file the password is made up, and written to a file beside it.
+Both files are for their owner only, and none is overwritten.`,
+		example: `kmsgate clientkey create --aap billing
+kmsgate clientkey create --aap billing --out billing.json --password-file password.txt
+kmsgate clientkey create --aap billing --not-before 2027-01-01T00:00:00Z --not-after 2028-01-01T00:00:00Z`,
+		flags: []*parameter{
+			aapFlag("the access point whose client key it shall be", true),
+			{name: outOption, flag: "out", kind: "FILE", read: readOut,
+				usage: "the file, or the directory for clientKey_<id>.json and clientKey_<id>_Password.txt (default: this one)"},
+			{name: "Password", flag: "password-file", kind: "FILE", read: readPassword, usage: "a file with the password; - is the standard input"},
+			{name: "NotBefore", flag: "not-before", kind: "TIME", usage: "from when on it is good, as 2027-01-01T00:00:00Z (default: now)"},
+			{name: "NotAfter", flag: "not-after", kind: "TIME", usage: "until when it is good (default: for five years)"},
+		},
+		calls: createClientKey,
+	}
+}
+
+// outOption is where the files shall be.
+const outOption = "Out"
+
+// readOut refuses, before anything is made, a place where nothing can be.
+func readOut(_ *cobra.Command, values []string) (string, error) {
+	out := values[0]
+	info, err := os.Stat(out)
+	if err == nil && info.IsDir() {
+		return out, nil
+	}
+	for _, path := range []string{out, passwordPath(out)} {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("%s is there already, and is not overwritten", path)
+		}
+	}
+	if info, err = os.Stat(filepath.Dir(out)); err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no directory", filepath.Dir(out))
+	}
+	return out, err
+}
+
+// passwordPath is where the password of a client key's file is put, named as KMS's
+// console names it.
+func passwordPath(path string) string { return strings.TrimSuffix(path, ".json") + "_Password.txt" }
+
+// readPassword reads a password from a file, in which a line's end is none of it.
+func readPassword(cmd *cobra.Command, values []string) (string, error) {
+	text, err := readDocument(cmd, values)
+	return strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), err
+}
+
+// newPassword makes up 130 bits, as letters and digits; there is always a special
+// character, for KMS wants two kinds.
+func newPassword() string {
+	text := rand.Text()
+	return text[:13] + "-" + text[13:]
+}
+
+// createClientKey creates a client key and writes it down. One that could not be
+// written down is deleted: nobody could use it.
+func createClientKey(ctx context.Context, c caller, parameters map[string]string) (view, error) {
+	out, password := parameters[outOption], ""
+	delete(parameters, outOption)
+	if _, ok := parameters["Password"]; !ok {
+		password = newPassword()
+		parameters["Password"] = password
+	}
+	var created createdClientKey
+	if err := c.Call(ctx, "CreateClientKey", parameters, &created); err != nil {
+		return view{}, err
+	}
+	written, err := created.write(out, password)
+	if err == nil {
+		return view{value: written, rows: viewOf(written).rows, hint: "Give the files to the program only, and the password by another way than the key."}, nil
+	}
+	// A signal that ended the writing must not keep the key.
+	deleteErr := c.Call(context.WithoutCancel(ctx), "DeleteClientKey", map[string]string{"ClientKeyId": created.ClientKeyId}, nil)
+	if deleteErr != nil {
+		return view{}, fmt.Errorf("the client key was created and could not be written down; nobody has it: delete it with kmsgate clientkey delete %s. (%w)",
+			plain(created.ClientKeyId), errors.Join(err, deleteErr))
+	}
+	return view{}, fmt.Errorf("the client key could not be written down, and is deleted again: %w", err)
+}
+
+// A createdClientKey holds the private key, and is never printed.
+type createdClientKey struct {
+	ClientKeyId    string
+	PrivateKeyData string
+	NotBefore      string
+	NotAfter       string
+}
+
+// A writtenClientKey says where it is.
+type writtenClientKey struct {
+	ClientKeyId  string
+	NotBefore    string
+	NotAfter     string
+	File         string
+	PasswordFile string // empty if the password was given
+}
+
+// write writes the files, all or none. No password is one that there is a file of
+// already.
+func (k createdClientKey) write(out, password string) (w writtenClientKey, err error) {
+	w = writtenClientKey{ClientKeyId: k.ClientKeyId, NotBefore: k.NotBefore, NotAfter: k.NotAfter, File: out}
+	if info, err := os.Stat(out); out == "" || err == nil && info.IsDir() {
+		if strings.ContainsAny(k.ClientKeyId, "/\x00") {
+			return w, fmt.Errorf("%q is no id to name a file after", k.ClientKeyId)
+		}
+		w.File = filepath.Join(out, "clientKey_"+k.ClientKeyId+".json")
+	}
+	content, err := json.Marshal(struct{ KeyId, PrivateKeyData string }{k.ClientKeyId, k.PrivateKeyData})
+	if err != nil {
+		return w, err
+	}
+	if err := createFile(w.File, content); err != nil {
+		return w, err
+	}
+	if password == "" {
+		return w, nil
+	}
+	w.PasswordFile = passwordPath(w.File)
+	if err := createFile(w.PasswordFile, []byte(password)); err != nil {
+		return w, errors.Join(err, os.Remove(w.File))
+	}
+	return w, nil
+}
+
+type clientKeyItem struct {
+	ClientKeyId string
+	AapName     string
+	CreateTime  string
+	NotBefore   string
+	NotAfter    string
+}
+
+type clientKeys struct{ ClientKeys []clientKeyItem }
+
+type clientKey struct {
+	clientKeyItem
+	KeyAlgorithm  string
+	KeyOrigin     string
+	PublicKeyData string
+}
