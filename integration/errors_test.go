@@ -437,6 +437,14 @@ func TestErrors(t *testing.T) {
 			}
 			return f.old(f.root, "CreateAlias", alias("alias/taken"), nil)
 		}},
+		"409 Rejected.ResourceExist": {func() error {
+			rule := &kms.CreateNetworkRuleRequest{Name: tea.String("taken"), Type: tea.String("Private"), SourcePrivateIp: tea.String(`["::1"]`)}
+			if _, err := f.new(f.root).CreateNetworkRule(rule); err != nil {
+				return fmt.Errorf("at first: %w", err)
+			}
+			_, err := f.new(f.root).CreateNetworkRule(rule)
+			return err
+		}},
 		"400 Rejected.LimitExceeded": {func() error {
 			_, err := f.new(f.root).CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256")})
 			return err

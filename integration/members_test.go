@@ -24,6 +24,8 @@ func TestMembers(t *testing.T) {
 	digest := *b64(make([]byte, 32))
 	tagged, _ := c.newKey("EC_P256")
 	must[*kms.TagResourceResponse](t)(c.TagResource(&kms.TagResourceRequest{KeyId: &tagged, Tags: tea.String(`[{"TagKey":"k","TagValue":"v"}]`)}))
+	app := c.accessPoint()
+	_, clientKeyId := c.clientKey(app)
 	for action, tc := range map[string]struct {
 		body  any
 		query []string
@@ -46,7 +48,22 @@ func TestMembers(t *testing.T) {
 		"DescribeAccountKmsStatus": {kms.DescribeAccountKmsStatusResponseBody{}, nil},
 		"GetKmsInstance":           {kms.GetKmsInstanceResponseBody{}, []string{"KmsInstanceId", g.Env["KMSGATE_INSTANCE_ID"]}},
 		"ListKmsInstances":         {kms.ListKmsInstancesResponseBody{}, nil},
-		"EnableKey":                {kms.EnableKeyResponseBody{}, []string{"KeyId", keyId}},
+
+		"CreateNetworkRule":              {kms.CreateNetworkRuleResponseBody{}, []string{"Name", "new", "Type", "Private", "SourcePrivateIp", `["::1"]`}},
+		"DescribeNetworkRule":            {kms.DescribeNetworkRuleResponseBody{}, []string{"Name", app}},
+		"ListNetworkRules":               {kms.ListNetworkRulesResponseBody{}, nil},
+		"CreatePolicy":                   {kms.CreatePolicyResponseBody{}, []string{"Name", "new", "Permissions", keyUser, "Resources", `["key/*"]`}},
+		"DescribePolicy":                 {kms.DescribePolicyResponseBody{}, []string{"Name", app}},
+		"ListPolicies":                   {kms.ListPoliciesResponseBody{}, nil},
+		"CreateApplicationAccessPoint":   {kms.CreateApplicationAccessPointResponseBody{}, []string{"Name", "new", "Policies", `["` + app + `"]`}},
+		"DescribeApplicationAccessPoint": {kms.DescribeApplicationAccessPointResponseBody{}, []string{"Name", app}},
+		"ListApplicationAccessPoints":    {kms.ListApplicationAccessPointsResponseBody{}, nil},
+		"CreateClientKey":                {kms.CreateClientKeyResponseBody{}, []string{"AapName", app, "Password", "password1"}},
+		"GetClientKey":                   {kms.GetClientKeyResponseBody{}, []string{"ClientKeyId", clientKeyId}},
+		"ListClientKeys":                 {kms.ListClientKeysResponseBody{}, []string{"AapName", app}},
+		"UpdateNetworkRule":              {kms.UpdateNetworkRuleResponseBody{}, []string{"Name", app}},
+
+		"EnableKey": {kms.EnableKeyResponseBody{}, []string{"KeyId", keyId}},
 	} {
 		query := make(map[string]*string)
 		for i := 0; i < len(tc.query); i += 2 {
