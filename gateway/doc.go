@@ -37,5 +37,6 @@
 // claim was verified: a user, or a local administrator, who acts as the account's
 // root. Strangers are callers who could not say who they are. A stray is
 // an object of ours in the token that no record speaks of. Users, policies and
-// access keys are called what RAM calls them.
+// access keys are called what RAM calls them. An access point is what client keys
+// belong to; its policies, which KMS calls just that, are permission policies here.
 package gateway

@@ -27,7 +27,7 @@ type Entry struct {
 	Quota        string        `json:",omitempty"` // what the request was charged to
 	KeyId        string        `json:",omitempty"`
 	KeyVersionId string        `json:",omitempty"`
-	Subject      string        `json:",omitempty"` // the user, access key or policy that is spoken of
+	Subject      string        `json:",omitempty"` // the user, credential, policy, access point or network rule that is spoken of
 	Alias        string        `json:",omitempty"`
 	KeySpec      string        `json:",omitempty"`
 	Algorithm    string        `json:",omitempty"`
