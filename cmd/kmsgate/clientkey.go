@@ -139,6 +139,12 @@ type createdClientKey struct {
 	NotAfter       string
 }
 
+// A clientKeyFile is a client key as KMS's SDKs read it.
+type clientKeyFile struct {
+	KeyId          string
+	PrivateKeyData string // PKCS#12 in Base64
+}
+
 // A writtenClientKey says where it is.
 type writtenClientKey struct {
 	ClientKeyId  string
@@ -158,7 +164,7 @@ func (k createdClientKey) write(out, password string) (w writtenClientKey, err e
 		}
 		w.File = filepath.Join(out, "clientKey_"+k.ClientKeyId+".json")
 	}
-	content, err := json.Marshal(struct{ KeyId, PrivateKeyData string }{k.ClientKeyId, k.PrivateKeyData})
+	content, err := json.Marshal(clientKeyFile{k.ClientKeyId, k.PrivateKeyData})
 	if err != nil {
 		return w, err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,7 +78,7 @@ func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password s
 			return "", err
 		}
 	}
-	password = rand.Text() + "-1" // letters and digits, whatever came by chance
+	password = newPassword()
 	if err := writeFile(d.path(devClientKeyPassword), []byte(password+"\n"), 0o600); err != nil {
 		return "", err
 	}
@@ -92,10 +91,4 @@ func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password s
 		return "", fmt.Errorf("encoding a client key: %w", err)
 	}
 	return password, writeFile(d.path(devClientKeyFile), text, 0o600)
-}
-
-// A clientKeyFile is a client key as the KMS Instance SDK reads it.
-type clientKeyFile struct {
-	KeyId          string
-	PrivateKeyData string // PKCS#12 in Base64
 }
