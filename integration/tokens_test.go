@@ -87,18 +87,61 @@ func testOtherToken(t *testing.T, tok anotherToken) {
 		}
 		env["KMSGATE_KEY_"+string(spec)], env["KMSGATE_KEYVERSION_"+string(spec)] = keyId, versionId
 	}
-	info := administer(t, env, "token", "info")
-	for _, spec := range devgateway.KeySpecs {
-		offered := regexp.MustCompile(`(?m)^` + string(spec) + ` +(yes|no)`).FindStringSubmatch(info)
-		if offered == nil || (offered[1] == "yes") != contains(tok.offers, spec) {
-			t.Errorf("`kmsgate token info` says of %s: %q", spec, offered)
-		}
-	}
+	saysOffers(t, "token info", administer(t, env, "token", "info"), tok)
+	restoredBeside(t, dir, env, tok)
 	administer(t, env, "audit", "head")
 	if tok.remote != nil {
 		killUnderLoad(t, env, tok.remote)
 		hangs(t, env, tok.remote.Stop, tok.remote.Continue)
 	}
+}
+
+// saysOffers requires that a command lists each KeySpec, and which of them this token
+// makes.
+func saysOffers(t *testing.T, command, said string, tok anotherToken) {
+	t.Helper()
+	for _, spec := range devgateway.KeySpecs {
+		offered := regexp.MustCompile(`(?m)^` + string(spec) + ` +(yes|no)`).FindStringSubmatch(said)
+		if offered == nil || (offered[1] == "yes") != contains(tok.offers, spec) {
+			t.Errorf("`kmsgate %s` says of %s: %q", command, spec, offered)
+		}
+	}
+}
+
+// restoredBeside restores a backup of the gateway in dir beside the token, where every
+// key signs. The doctor finds no problem with either.
+func restoredBeside(t *testing.T, dir string, env map[string]string, tok anotherToken) {
+	t.Helper()
+	backup, identity, restored := filepath.Join(t.TempDir(), "backup.age"), filepath.Join(t.TempDir(), "key.txt"), filepath.Join(t.TempDir(), "restored")
+	if err := os.WriteFile(identity, []byte(backupIdentity+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	administer(t, env, "backup", backup, "--recipient", backupRecipient)
+	said := besides(t, tok, "restore", backup, "--dir", restored, "--identity", identity, "--audit-public-key", filepath.Join(dir, "audit-public-key.pem"))
+	if want := fmt.Sprintf("Keys that have signed: %d, with %[1]d versions. Access keys unsealed: 1.", len(tok.offers)); !strings.Contains(said, want) {
+		t.Errorf("`kmsgate restore` says %q, want %q", said, want)
+	}
+	for _, of := range [][]string{{"--socket", env["KMSGATE_ADMIN_SOCKET"]}, {"--config", filepath.Join(restored, "kmsgate.yaml")}} {
+		said := besides(t, tok, append([]string{"doctor"}, of...)...)
+		if !strings.Contains(said, "No problems were found.") {
+			t.Errorf("`kmsgate doctor %s` says:\n%s", strings.Join(of, " "), said)
+		}
+		saysOffers(t, "doctor", said, tok)
+	}
+}
+
+// besides runs a command that may use the token itself, and has to succeed.
+func besides(t *testing.T, tok anotherToken, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Env = append(devgateway.Environment(), tok.environment...)
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
+	said, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("kmsgate %s: %v\n%s%s", strings.Join(args, " "), err, said, complaints.String())
+	}
+	return string(said)
 }
 
 func contains(specs []hsm.KeySpec, spec hsm.KeySpec) bool {
