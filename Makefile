@@ -106,6 +106,7 @@ KEYS ?= 10000
 bench: setup
 	$(GO_TEST) test ./gateway ./gateway/audit -run '^$$' -bench . -benchtime 500x
 	$(GO_TEST) test ./hsm/token -run '^$$' -bench Keys -benchtime 1000x -timeout 1h -args -keys $(KEYS)
+	$(GO_TEST) test ./hsm/token -run '^$$' -bench Sign -benchtime 500ms -count 8
 	$(GO_TEST) -C integration test -run '^TestManyKeys$$' -count=1 -v -timeout 1h . -args -plain -keys $(KEYS)
 
 # Goes on with each of the long tests for SOAK: a gateway that is killed at random

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/sealed"
 	"github.com/kmsgate/kmsgate/hsm/token"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
@@ -117,4 +118,43 @@ func measureSigning(b *testing.B, tok *token.Token, keys []hsm.Key, churn bool) 
 	b.ReportMetric(float64(times[len(times)*99/100].Microseconds()), "p99-µs")
 	b.ReportMetric(float64(changes.Load())/time.Since(began).Seconds(), "changes/s")
 	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkSign measures, for each KeySpec, signing as the gateway does it, with
+// every core at work, and the part of that which is verifying what leaves.
+func BenchmarkSign(b *testing.B) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * runtime.NumCPU())) // as the gateway has it
+	soft, _ := newSoftHSM(b)
+	tok, err := token.Open(config(soft))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer tok.Close()
+	backend := hsm.Route{Token: tok, Sealed: sealed.New(tok)}
+	digest := sha256.Sum256([]byte("message"))
+	for _, spec := range hsm.KeySpecs() {
+		key, alg := generate(b, backend, spec), hsm.Algorithms(spec)[0]
+		var sig []byte
+		for range 100 { // enough for a copy
+			if sig, err = backend.Sign(b.Context(), key, alg, digest[:]); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.Run(string(spec)+"/sign", func(b *testing.B) {
+			inParallel(b, func() error { _, err := backend.Sign(b.Context(), key, alg, digest[:]); return err })
+		})
+		b.Run(string(spec)+"/verify", func(b *testing.B) {
+			inParallel(b, func() error { _, err := hsm.Verify(key, alg, digest[:], sig); return err })
+		})
+	}
+}
+
+func inParallel(b *testing.B, do func() error) {
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := do(); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }
