@@ -70,9 +70,9 @@ check: setup-test bin/staticcheck
 	bin/staticcheck ./...
 	cd integration && ../bin/staticcheck ./...
 	CGO_ENABLED=0 $(GO) build $$($(GO) list ./... | grep -vE '$(LINKS_C)')
-	@mkdir -p bin/generated; $(PROTOC)bin/generated
-	@grep -v '^// *protoc  *v' $(NATIVEPB).pb.go >bin/generated/have; grep -v '^// *protoc  *v' bin/generated/$(NATIVEPB).pb.go >bin/generated/want; \
-		cmp bin/generated/have bin/generated/want || { echo "$(NATIVEPB).pb.go is not what $(NATIVEPB).proto makes: make generate" >&2; exit 1; }
+	@mkdir -p bin/_generated; $(PROTOC)bin/_generated
+	@grep -v '^// *protoc  *v' $(NATIVEPB).pb.go >bin/_generated/have; grep -v '^// *protoc  *v' bin/_generated/$(NATIVEPB).pb.go >bin/_generated/want; \
+		cmp bin/_generated/have bin/_generated/want || { echo "$(NATIVEPB).pb.go is not what $(NATIVEPB).proto makes: make generate" >&2; exit 1; }
 
 bin/staticcheck: integration/go.mod
 	$(GO) -C integration build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck

@@ -109,7 +109,7 @@ var (
 	// this one thing, and waiting may not help.
 	ErrRefused = fmt.Errorf("%w: it is well, and refuses this", ErrUnavailable)
 	// ErrNoRandom: there is no use in asking this token for random bytes.
-	ErrNoRandom = errors.New("the token has no random number generator")
+	ErrNoRandom = errors.New("the token makes no random bytes that can be used")
 	// ErrKeySpec: the KeySpec is unknown, or this backend cannot make such keys.
 	ErrKeySpec = errors.New("KeySpec not offered")
 	// ErrAlgorithm: the Algorithm is unknown or does not fit the KeySpec.

@@ -11,9 +11,8 @@ const MaxRandom = 1024
 // A Randomizer makes random bytes, in a token. Every implementation is held to
 // hsmtest.TestRandomizer.
 type Randomizer interface {
-	// Random gives n random bytes, 1 to MaxRandom. A token that has no generator is
-	// ErrNoRandom. Bytes by which the generator shows that it is broken are not
-	// given out: that is an ErrUnavailable.
+	// Random gives n random bytes, 1 to MaxRandom. A token that has no generator, or
+	// one that shows that it is broken, is ErrNoRandom.
 	Random(ctx context.Context, n int) ([]byte, error)
 }
 

@@ -14,7 +14,7 @@ func TestThreats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := exec.Command("grep", "-rhoE", "--include=*_test.go", `^func Test\w+`, "..")
+	list := exec.Command("grep", "-rhoE", "--include=*_test.go", `^func (Test|Fuzz)\w+`, "..")
 	out, err := list.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -23,7 +23,7 @@ func TestThreats(t *testing.T) {
 	for line := range strings.Lines(string(out)) {
 		there[strings.TrimSpace(strings.TrimPrefix(line, "func "))] = true
 	}
-	named := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(string(text), -1)
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z]+)`").FindAllStringSubmatch(string(text), -1)
 	if len(named) < 30 {
 		t.Errorf("only %d tests are named", len(named))
 	}

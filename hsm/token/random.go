@@ -30,7 +30,7 @@ func (t *Token) Random(ctx context.Context, n int) ([]byte, error) {
 	}
 	if err := t.randoms.check(out, whole); err != nil {
 		t.log.Error("random bytes of the token were withheld", "token", t.cfg.name(), "reason", err)
-		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", hsm.ErrNoRandom, err) // one that is broken is as good as none
 	}
 	return out[:n:n], nil
 }

@@ -97,8 +97,8 @@ func TestRandomStuck(t *testing.T) {
 	withheld := func(n int) {
 		t.Helper()
 		out, err := random(tok, n, 20*time.Second)
-		if out != nil || !errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrRefused) || !strings.Contains(err.Error(), "out of service") {
-			t.Errorf("Random(%d) of a generator that is stuck: %x, %v, want ErrUnavailable that says what to do", n, out, err)
+		if out != nil || !errors.Is(err, hsm.ErrNoRandom) || errors.Is(err, hsm.ErrUnavailable) || !strings.Contains(err.Error(), "out of service") {
+			t.Errorf("Random(%d) of a generator that is stuck: %x, %v, want ErrNoRandom that says what to do", n, out, err)
 		}
 	}
 	for _, n := range []int{1, 16, 33, hsm.MaxRandom} {
