@@ -57,6 +57,11 @@ func TestPermissions(t *testing.T) {
 		{"a rule changed", change("UpdateNetworkRule", "dmz", "SourcePrivateIp", `["172.20.0.1"]`), true, true, "10.0.0.1 172.20.0.1", "172.20.0.2 11.0.0.1"},
 		{"one rule gone", change("DeleteNetworkRule", "lan"), true, true, "172.20.0.1", "10.0.0.1 127.0.0.1"},
 		{"all rules gone", change("DeleteNetworkRule", "dmz"), false, false, "", "172.20.0.1 10.0.0.1 127.0.0.1"},
+		{"the only rule gone", func() {
+			b.local("CreateNetworkRule", nil, "Name", "lan", "Type", "Private", "SourcePrivateIp", `["10.0.0.0/8"]`)
+			b.local("UpdatePolicy", nil, "Name", "p", "AccessControlRules", `{"NetworkRules":["lan"]}`)
+			b.local("DeleteNetworkRule", nil, "Name", "lan")
+		}, false, false, "", "10.0.0.1 127.0.0.1"},
 		{"no rules", change("UpdatePolicy", "p", "AccessControlRules", `{}`), true, true, "10.0.0.1", ""},
 		{"the policy of another", change("UpdateApplicationAccessPoint", "app", "Policies", `["q"]`), false, false, "10.0.0.1", ""},
 		{"both policies", change("UpdateApplicationAccessPoint", "app", "Policies", `["q","p"]`), true, true, "10.0.0.1", ""},
