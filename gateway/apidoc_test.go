@@ -81,6 +81,29 @@ Answers have HttpStatus, Code, Message, RequestId and HostId. Messages of answer
 		fmt.Fprintf(&b, "| %d | %s | %s |\n", e.Status, e.Code, e.Message)
 	}
 	b.WriteString(`
+## The native API
+
+Protobuf over POST, as the KMS Instance SDK (dkms-gcs 0.2) speaks it: see [native.proto](../gateway/nativepb/native.proto). Other ApiNames answer
+UnsupportedOperation. DryRun is not known there.
+
+| ApiName | the same as |
+|---|---|
+`)
+	for _, name := range slices.Sorted(maps.Keys(nativeOperations)) {
+		fmt.Fprintf(&b, "| %s | %s |\n", name, nativeOperations[name].operation)
+	}
+	b.WriteString(`
+An unknown alias is Forbidden.KeyNotFound, a body that cannot be read InvalidParameter. Besides the errors above it has
+
+| HTTP | Code | Message begins |
+|---|---|---|
+`)
+	for _, e := range NativeErrors() {
+		fmt.Fprintf(&b, "| %d | %s | %s |\n", e.Status, e.Code, e.Message)
+	}
+	b.WriteString(`
+## Precedence
+
 Of several that a request deserves it gets the first, in this order: route and method, plain HTTP, size, malformed parameters,
 signature (incomplete, method, token, time, access key, value, nonce), action, quota, single parameters, permission, existence of alias, key and
 version, state, usage, fitness of algorithm and digest, limits, the token.

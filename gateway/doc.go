@@ -1,9 +1,11 @@
-// Package gateway serves Alibaba Cloud KMS's API, version 2016-01-20.
+// Package gateway serves Alibaba Cloud KMS's API, version 2016-01-20, and the native
+// API of KMS instances, dkms-gcs 0.2.
 //
 // # Several doors, one corridor
 //
 // A door turns bytes into a call and an answer into bytes: rpc.go is the door
-// for HTTPS, admin.go the one for administrators on this machine, local.go the
+// for HTTPS, native.go the one for programs with client keys, on the same port,
+// admin.go the one for administrators on this machine, local.go the
 // one for this process itself. Behind the doors all
 // calls go one way (call.go): authenticate, look the action up in the table of
 // operations, charge its quota, decode, do, write the audit line, answer.
@@ -24,18 +26,19 @@
 //     and whom a policy, of its own or of the key, allows it and none denies it. Whether a key exists is told only to callers
 //     who may use it.
 //   - Every request that reaches the handler is answered with the API's own
-//     error codes, as JSON or XML, panics included.
+//     error codes, as JSON, XML or protobuf, panics included.
 //   - A backup is of one moment: it has every key pair that its records speak of,
 //     and none that they do not.
 //   - A request is accepted once; after a restart, one that changed nothing may
-//     be accepted once more, within 15 minutes of its time stamp.
+//     be accepted once more, within 15 minutes of its time stamp. Requests of the
+//     native API have nothing to tell them apart by, and change nothing.
 //
 // # Words
 //
 // KeyId, KeyVersionId, AccessKeyId and RequestId are spelled as KMS spells
 // them. A Claim is who a request says it is from; a principal is a caller whose
-// claim was verified: a user, or a local administrator, who acts as the account's
-// root. Strangers are callers who could not say who they are. A stray is
+// claim was verified: a user, an access point, or a local administrator, who acts
+// as the account's root. Strangers are callers who could not say who they are. A stray is
 // an object of ours in the token that no record speaks of. Users, policies and
 // access keys are called what RAM calls them. An access point is what client keys
 // belong to; its policies, which KMS calls just that, are permission policies here.

@@ -3,8 +3,6 @@ package gateway
 import (
 	"context"
 	"slices"
-
-	"github.com/kmsgate/kmsgate/store"
 )
 
 // Operations gives the names of the operations that the world can ask for.
@@ -62,22 +60,3 @@ type Gate struct{ gate }
 func (g *Gate) Enter(ctx context.Context) error                    { return g.enter(ctx) }
 func (g *Gate) Leave()                                             { g.leave() }
 func (g *Gate) Close(ctx context.Context) (open func(), err error) { return g.close(ctx) }
-
-// MayKeyless decides whether a client key of an access point may do what is of no
-// one key, from source if that is not empty.
-func (s *Server) MayKeyless(aapName, action, source string) (allowed bool, err error) {
-	values := map[string]string{"acs:SourceIp": source}
-	if source == "" {
-		delete(values, "acs:SourceIp")
-	}
-	err = s.Store.View(func(tx *store.Tx) error {
-		p, err := s.accessPointPrincipal(tx, aapName)
-		if err != nil {
-			return err
-		}
-		d, err := s.decide(p, action, s.arn(keyless[action]), nil, values)
-		allowed = d.Allowed
-		return err
-	})
-	return allowed, err
-}

@@ -119,8 +119,8 @@ func TestPermissionForRandom(t *testing.T) {
 		{"app", "DescribeAccountKmsStatus", "10.0.0.1", false},
 		{"other", "GenerateRandom", "10.0.0.1", false},
 	} {
-		if got, err := b.server.MayKeyless(tc.aapName, tc.action, tc.source); err != nil || got != tc.want {
-			t.Errorf("%+v: %v, %v", tc, got, err)
+		if d := b.may(tc.aapName, tc.source, tc.action); d.Allowed != tc.want {
+			t.Errorf("%+v: %+v", tc, d)
 		}
 	}
 }

@@ -110,8 +110,8 @@ func (c *call) simulatedAction(name string) (string, error) {
 	if len(name) > len(prefix) && name[:len(prefix)] == prefix {
 		name = name[len(prefix):]
 	}
-	if o, ok := c.server.table[name]; !ok || o.door != rpcDoor {
-		return "", invalidParameter("ActionName", "%q is not an operation that users can ask for", clip(name))
+	if o, ok := c.server.table[name]; !ok || !o.door.isRemote() {
+		return "", invalidParameter("ActionName", "%q is not an operation that can be asked for over the network", clip(name))
 	}
 	return name, nil
 }
