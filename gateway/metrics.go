@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/kmsgate/kmsgate/store"
 )
 
 // metrics are what the gateway tells Prometheus. No label's values are a
@@ -48,10 +50,24 @@ func newMetrics(s *Server) *metrics {
 			_, failing := s.watch.counts()
 			return float64(failing)
 		}),
+		gauge("kmsgate_client_keys_first_expiry_seconds", "When the first of the client keys that are valid expires, in seconds since 1970; 0 if there is none.", s.firstExpiry),
 		gauge("kmsgate_audit_lines", "The number of the audit log's last line.", func() float64 { return float64(s.Audit.Head().Seq) }),
 	)
 	m.registry.MustRegister(s.Collectors...)
 	return m
+}
+
+// firstExpiry gives when the first of the client keys that are valid expires.
+func (s *Server) firstExpiry() (seconds float64) {
+	_ = s.Store.View(func(tx *store.Tx) error {
+		for _, k := range tx.ClientKeys() {
+			if at := float64(k.NotAfter.Unix()); isInForce(k, s.Now()) && (seconds == 0 || at < seconds) {
+				seconds = at
+			}
+		}
+		return nil
+	})
+	return seconds
 }
 
 func gauge(name, help string, value func() float64) prometheus.Collector {

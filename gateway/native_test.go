@@ -306,10 +306,16 @@ func TestNativeWindow(t *testing.T) {
 	}
 	b.clock.move(time.Second)
 	b.want(ask(), 200, "")
+	if got := b.metric("kmsgate_client_keys_first_expiry_seconds"); got != "1.795380997e+09" {
+		t.Errorf("the first expiry is %s", got)
+	}
 	b.clock.move(24 * time.Hour)
 	b.want(ask(), 200, "")
 	b.clock.move(time.Second)
 	b.want(ask(), 404, "Unauthorized")
+	if got := b.metric("kmsgate_client_keys_first_expiry_seconds"); got != "0" {
+		t.Errorf("the first expiry is %s when none is left", got)
+	}
 
 	key.NotAfter = key.NotAfter.Add(time.Hour)
 	b.putClientKey(key)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 )
 
 // aPatient answers as a gateway with nothing wrong does.
@@ -15,7 +16,12 @@ func aPatient() *fakeGateway {
 		"ListKeys":         `{"Keys":{"Key":[{"KeyId":"k"}]},"TotalCount":1}`,
 		"ListKeyVersions":  `{"KeyVersions":{"KeyVersion":[{"KeyId":"k","KeyVersionId":"v"}]},"TotalCount":1}`,
 		"TestKeyVersion":   `{"KeyId":"k","KeyVersionId":"v"}`,
+		"ListClientKeys":   clientKeyUntil(time.Now().AddDate(5, 0, 0)),
 	}, refuse: make(map[string]error)}
+}
+
+func clientKeyUntil(t time.Time) string {
+	return `{"ClientKeys":[{"ClientKeyId":"KAAP.1","AapName":"app","NotAfter":"` + t.UTC().Format(time.RFC3339) + `"}]}`
 }
 
 const (
@@ -77,6 +83,12 @@ func TestDoctor(t *testing.T) {
 		"overloaded": {func(g *fakeGateway) { g.refuse["TestKeyVersion"] = errors.New("503 x") }, true, []string{"problem: Version v of key k could not be tried"}},
 		"no list":    {func(g *fakeGateway) { g.refuse["ListTokenObjects"] = errors.New("503 x") }, true, []string{"problem: The token could not be compared with the records: 503 x."}},
 		"no keys":    {func(g *fakeGateway) { g.refuse["ListKeys"] = errors.New("503 x") }, true, []string{"problem: The keys could not be listed: 503 x."}},
+		"client key that expires": {func(g *fakeGateway) { g.answers["ListClientKeys"] = clientKeyUntil(time.Now().AddDate(0, 0, 29)) }, false,
+			[]string{"note: The client key KAAP.1 of access point app is good until", "kmsgate clientkey create"}},
+		"client key that expired": {func(g *fakeGateway) { g.answers["ListClientKeys"] = clientKeyUntil(time.Now().Add(-time.Second)) }, false,
+			[]string{"note: The client key KAAP.1 of access point app was good until"}},
+		"no client keys":      {func(g *fakeGateway) { g.refuse["ListClientKeys"] = errors.New("503 x") }, true, []string{"problem: The client keys could not be listed: 503 x."}},
+		"client key of never": {func(g *fakeGateway) { g.answers["ListClientKeys"] = `{"ClientKeys":[{"ClientKeyId":"KAAP.1"}]}` }, true, []string{"problem: Of the client key KAAP.1"}},
 		"PIN locked": {func(g *fakeGateway) {
 			g.answers["DescribeToken"] = `{"Survey":{"Sealing":"x","Token":{"Flags":["RNG","USER_PIN_LOCKED"]}}}`
 		}, true, []string{"problem: The token's user PIN is locked"}},
