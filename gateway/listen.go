@@ -143,8 +143,9 @@ type doorkeeper struct {
 	err      error // why accepting ended; set before closed is closed
 
 	limit    int
-	each     int    // for one source
-	process  *seats // of all listeners together
+	each     int           // for one source
+	patience time.Duration // for a handshake
+	process  *seats        // of all listeners together
 	mu       sync.Mutex
 	total    int            // connections open; guarded by mu
 	bySource map[string]int // the same for each address; guarded by mu
@@ -152,7 +153,7 @@ type doorkeeper struct {
 
 func newDoorkeeper(l net.Listener, config *tls.Config, how Listener, process *seats) *doorkeeper {
 	d := &doorkeeper{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int),
-		limit: how.MaxConnections, each: how.MaxPerSource, process: process}
+		limit: how.MaxConnections, each: how.MaxPerSource, patience: how.HeaderTime, process: process}
 	go d.accept()
 	return d
 }
@@ -256,7 +257,10 @@ func (d *doorkeeper) usher(conn net.Conn) {
 	}
 	var ready net.Conn = peeked
 	if first[0] == handshake {
-		ready = tls.Server(peeked, d.config)
+		if ready, err = d.greet(peeked); err != nil {
+			conn.Close()
+			return
+		}
 	}
 	select {
 	case d.accepted <- ready:
@@ -265,7 +269,45 @@ func (d *doorkeeper) usher(conn net.Conn) {
 	}
 }
 
-// Accept gives a connection that has said something.
+// greet does TLS's handshake, in which a client may send so much and no more: what
+// Go makes of a certificate takes much more room than that, and is kept as long as
+// the connection is open.
+func (d *doorkeeper) greet(conn net.Conn) (net.Conn, error) {
+	bounded := &boundedConn{Conn: conn, left: maxHandshake}
+	secure := tls.Server(bounded, d.config)
+	ctx, cancel := context.WithTimeout(context.Background(), d.patience)
+	defer cancel()
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	bounded.left = -1
+	return secure, nil
+}
+
+// maxHandshake is thirty times as many bytes as a client key's certificate has.
+const maxHandshake = 24 << 10
+
+// A boundedConn gives so many bytes and then an error. It belongs to one goroutine at
+// a time.
+type boundedConn struct {
+	net.Conn
+	left int // bytes; less than 0 is without bound
+}
+
+func (c *boundedConn) Read(p []byte) (int, error) {
+	if c.left < 0 {
+		return c.Conn.Read(p)
+	}
+	if c.left == 0 {
+		return 0, errors.New("the client sends too much before it says who it is")
+	}
+	n, err := c.Conn.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, err
+}
+
+// Accept gives a connection that has said something, and has done TLS's handshake if
+// it said that.
 func (d *doorkeeper) Accept() (net.Conn, error) {
 	select {
 	case conn := <-d.accepted:
