@@ -2,7 +2,6 @@ package store
 
 import (
 	"crypto/sha256"
-	"slices"
 	"time"
 )
 
@@ -84,7 +83,7 @@ func (tx *Tx) DeleteClientKey(clientKeyId string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := tx.makeRoomForRetired(); err != nil {
+	if err := tx.forgetRetired(); err != nil {
 		return err
 	}
 	hash := sha256.Sum256(k.Certificate)
@@ -97,15 +96,14 @@ func (tx *Tx) DeleteClientKey(clientKeyId string, now time.Time) error {
 // maxRetired is as many as there are client keys at most.
 const maxRetired = 10_000
 
-// makeRoomForRetired forgets the client key that was deleted first, if there are too
-// many.
-func (tx *Tx) makeRoomForRetired() error {
+// forgetRetired forgets a deleted client key if there are too many: whichever is
+// first in the order of ids, which is any, for they are random.
+func (tx *Tx) forgetRetired() error {
 	if retiredKeys.len(tx) < maxRetired {
 		return nil
 	}
-	all := retiredKeys.page(tx, 0, maxRetired)
-	first := slices.MinFunc(all, func(a, b RetiredClientKey) int { return a.DeletionDate.Compare(b.DeletionDate) })
-	return retiredKeys.delete(tx, first.ClientKeyId)
+	id, _, _ := (*retiredKeys.in(tx.now)).Min()
+	return retiredKeys.delete(tx, id)
 }
 
 // RetiredClientKey gives what is left of a deleted client key, or ErrNotFound.
