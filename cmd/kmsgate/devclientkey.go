@@ -79,6 +79,10 @@ func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password s
 		}
 	}
 	password = newPassword()
+	// Cut off, there must not be a password beside another one's key.
+	if err := os.Remove(d.path(devClientKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
 	if err := writeFile(d.path(devClientKeyPassword), []byte(password+"\n"), 0o600); err != nil {
 		return "", err
 	}
