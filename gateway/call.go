@@ -31,7 +31,7 @@ type call struct {
 	principal  *principal // nil until the claim was verified
 	action     string
 	parameters map[string]string
-	body       func() ([]byte, error) // reads it; of the native door
+	body       func() (content []byte, release func(), err error) // reads it; of the native door
 	format     *format
 	dryRun     bool
 	committed  bool

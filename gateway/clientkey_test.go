@@ -120,8 +120,10 @@ func TestClientKeySecrets(t *testing.T) {
 	refused := b.do(b.root, "CreateClientKey", "AapName", "none", "Password", password)
 	weak := b.want(b.do(b.root, "CreateClientKey", "AapName", "app", "Password", "weakling"), 400, "InvalidParameter")
 	b.want(b.do(b.root, "CreateClientKey", "AapName", "app", "Password", password, "DryRun", "true"), 400, "DryRunOperationError")
+	// The & in it was not escaped.
+	torn := b.want(b.send("GET", "/?"+b.sign(b.root, "GET", "CreateClientKey", params("AapName", "app")).Encode()+"&Password=abc&second!half", nil), 400, "ParseRequestParameterException")
 	b.stop()
-	all := log.String() + refused.Message + weak.Message
+	all := log.String() + refused.Message + weak.Message + torn.Message
 	for _, name := range []string{"db", "audit.log"} {
 		content, err := os.ReadFile(filepath.Join(b.dir, name))
 		if err != nil {
@@ -131,7 +133,7 @@ func TestClientKeySecrets(t *testing.T) {
 	}
 	der := x509.MarshalPKCS1PrivateKey(key)
 	for what, secret := range map[string]string{
-		"password": password, "refused password": "weakling", "file": data[len(data)/2 : len(data)/2+40], "private exponent": string(key.D.Bytes()),
+		"password": password, "refused password": "weakling", "half a password": "second!half", "file": data[len(data)/2 : len(data)/2+40], "private exponent": string(key.D.Bytes()),
 		"prime": string(key.Primes[0].Bytes()), "private key in Base64": base64.StdEncoding.EncodeToString(der)[600:640],
 	} {
 		if strings.Contains(all, secret) {

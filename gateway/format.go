@@ -100,7 +100,7 @@ func (c *call) writeError(ec echo.Context, api *Error) error {
 		ec.Response().Header().Set("Retry-After", "1")
 	}
 	if c.door == nativeDoor {
-		return c.writeNative(ec, api.Status, c.nativeError(api))
+		return c.writeNativeError(ec, api)
 	}
 	if c.claim == nil && c.format == formatJSON { // the request was not read that far
 		c.format = formatOf(ec.QueryParam("Format"))

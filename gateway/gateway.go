@@ -79,8 +79,8 @@ const (
 
 // createTimeout is how long making a key pair may take.
 func createTimeout(spec hsm.KeySpec) time.Duration {
-	if spec == hsm.RSA_4096 {
-		return 25 * time.Second // seconds as a rule, with a long tail
+	if spec == hsm.RSA_3072 || spec == hsm.RSA_4096 {
+		return 25 * time.Second // seconds as a rule, with a long tail, and longer on a machine that is busy
 	}
 	return 10 * time.Second
 }
@@ -96,6 +96,7 @@ type Server struct {
 	strangers   strangers
 	seats       *seats
 	outbox      outbox
+	bodies      bodies
 	metrics     *metrics
 	policies    documents // RAM policies
 	keyPolicies documents

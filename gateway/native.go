@@ -24,12 +24,8 @@ import (
 // The door for programs with client keys, who speak the protocol of KMS's Instance
 // SDK (dkms-gcs): headers that name the operation, and a body of protobuf.
 
-const (
-	// maxNativeBody is the most bytes that a body may have: 3 MB, KMS documents.
-	maxNativeBody = 3 << 20
-
-	nativeVersion = "dkms-gcs-0.2" // that of every operation in all SDKs
-)
+// nativeVersion is that of every operation in all SDKs.
+const nativeVersion = "dkms-gcs-0.2"
 
 // native serves one request of the native API.
 func (s *Server) native(ec echo.Context, listener *Listener) error {
@@ -41,8 +37,6 @@ func (s *Server) native(ec echo.Context, listener *Listener) error {
 	if api == nil {
 		return c.writeNative(ec, http.StatusOK, resp.(nativeResponse).Message)
 	}
-	// A client that cannot send all of its request may not read the answer.
-	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, r.Body, maxNativeBody))
 	return c.writeError(ec, api)
 }
 
@@ -55,7 +49,7 @@ func (s *Server) serveNative(r *http.Request, c *call) (response, error) {
 		return nil, nativeClaimError(err)
 	}
 	c.read(claim)
-	c.body = func() ([]byte, error) { return readNative(r, claim) }
+	c.body = func() ([]byte, func(), error) { return c.readNative(r, claim) }
 	return c.do(r.Context(), func() (*principal, error) { return s.authenticateNative(claim, r.TLS) })
 }
 
@@ -74,8 +68,6 @@ func checkNative(r *http.Request) error {
 	return nil
 }
 
-var errNativeTooLarge = errTooLarge.because("A body may have %d bytes.", maxNativeBody)
-
 func nativeClaimError(err error) error {
 	param := (*acs.ParamError)(nil)
 	switch {
@@ -85,23 +77,6 @@ func nativeClaimError(err error) error {
 		return errMissingParameter.saying("Parameter x-kms-acccesskeyid does not exist in http header or body.")
 	}
 	return err
-}
-
-// readNative reads a body, and believes it if it is the one that was signed. It is
-// called for callers only who are known and within their quota: others cannot have
-// 3 MB kept for each of their connections.
-func readNative(r *http.Request, claim *acs.Claim) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxNativeBody))
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, errNativeTooLarge
-	}
-	if err != nil {
-		return nil, errInvalidParameter.because("The body ended too early.")
-	}
-	if !claim.Covers(body) {
-		return nil, errNativeSignature.because("The content-sha256 that was signed is not that of the body.")
-	}
-	return body, nil
 }
 
 // authenticateNative makes a principal of a claim: the time is ours, the client key
@@ -192,6 +167,9 @@ func (c *call) writeNative(ec echo.Context, status int, m proto.Message) error {
 	return ec.Blob(status, acs.NativeContentType, body)
 }
 
-func (c *call) nativeError(api *Error) proto.Message {
-	return &nativepb.Error{StatusCode: int32(api.Status), ErrorCode: api.Code, ErrorMessage: api.Message, RequestId: c.requestId}
+// writeNativeError answers when all of the request has been sent: a client that is
+// still sending may never read it.
+func (c *call) writeNativeError(ec echo.Context, api *Error) error {
+	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, ec.Request().Body, maxNativeBody))
+	return c.writeNative(ec, api.Status, &nativepb.Error{StatusCode: int32(api.Status), ErrorCode: api.Code, ErrorMessage: api.Message, RequestId: c.requestId})
 }

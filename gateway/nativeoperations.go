@@ -36,10 +36,11 @@ type messageOf[T any] interface {
 // called.
 func native[Req, Resp any, Q messageOf[Req], P messageOf[Resp]](operation string, f func(ctx context.Context, c *call, req Q) (P, error)) nativeOperation {
 	return nativeOperation{operation, func(ctx context.Context, c *call) (response, error) {
-		body, err := c.body()
+		body, release, err := c.body()
 		if err != nil {
 			return nil, err
 		}
+		defer release()
 		req := Q(new(Req))
 		if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, req); err != nil {
 			return nil, errInvalidParameter.because("The body is not a message of this operation.")

@@ -1,9 +1,9 @@
 package gateway
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -33,99 +33,74 @@ var permissionResource = regexp.MustCompile(`^(key/([A-Za-z0-9-]{1,64}\*?|\*)|se
 const accessPointUser = "aap:"
 
 // accessPointPrincipal gives the principal that the client keys of an access point
-// act as, with the policies and rules as they are now.
+// act as.
 func (s *Server) accessPointPrincipal(tx *store.Tx, aapName string) (*principal, error) {
 	aap, err := tx.AccessPoint(aapName)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errAccessKeyNotFound // deleted meanwhile, and its client keys with it
 	}
-	if err != nil {
-		return nil, err
-	}
-	p := &principal{user: store.User{UserName: accessPointUser + aap.Name}, arn: s.arn(accessPointKind + "/" + aap.Name), accessPoint: true}
-	for _, name := range aap.Policies {
-		permissions, err := s.permissions(tx, name)
-		if err != nil {
-			return nil, fmt.Errorf("the permission policy %s of access point %s: %w", name, aap.Name, err)
-		}
-		p.policies = append(p.policies, permissions...)
-	}
-	return p, nil
+	return &principal{user: store.User{UserName: accessPointUser + aap.Name}, arn: s.arn(accessPointKind + "/" + aap.Name), accessPoint: aap.Name}, err
 }
 
-// permissions gives what a permission policy permits as RAM policies: one for all
-// addresses, or one for each network rule, which all together may be larger than
-// one document can be. Of a policy or a rule that is gone there is none, so that
-// nobody is let in by its absence.
-func (s *Server) permissions(tx *store.Tx, policyName string) (all []policy.Named, err error) {
-	p, err := tx.PermissionPolicy(policyName)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
+// decideForAccessPoint decides by an access point's permission policies and, if that
+// is a key, by those of the key.
+func (s *Server) decideForAccessPoint(p *principal, r policy.Request, ofKey []policy.Named) policy.Decision {
+	permitted := s.permitted(p.accessPoint, r)
+	if !permitted.Allowed {
+		return permitted
 	}
-	if err != nil || !slices.Contains(p.Permissions, keyUser) {
-		return nil, err
+	// Key policies know users and roles only. To them it is a user whom none of them
+	// can name, so that a Deny for all users is one for it, too; and of their Allow it
+	// has nothing, for it is allowed already.
+	r.Principal = s.userARN(p.user.UserName)
+	if d := policy.Decide(append(rootPolicies[:1:1], ofKey...), r); !d.Allowed {
+		return d
 	}
-	for _, from := range sources(tx, p) {
-		document, err := s.permissionDocument(p.Resources, from)
-		if err != nil {
-			return nil, err
-		}
-		parsed, err := s.policies.get(document)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, policy.Named{Name: p.Name, Policy: parsed})
-	}
-	return all, nil
+	return permitted
 }
 
-// sources gives the addresses of each network rule of a permission policy, and nil
-// for all addresses if the policy has no rules.
-func sources(tx *store.Tx, p store.PermissionPolicy) (all [][]string) {
-	if len(p.NetworkRules) == 0 {
-		return [][]string{nil}
-	}
-	for _, name := range p.NetworkRules {
-		if rule, err := tx.NetworkRule(name); err == nil && len(rule.SourcePrivateIp) > 0 {
-			all = append(all, rule.SourcePrivateIp)
+// permitted evaluates the permission policies of an access point, and their rules, as
+// they are now. Whatever is not there permits nothing.
+func (s *Server) permitted(aapName string, r policy.Request) policy.Decision {
+	d := policy.Decision{Reason: "no permission policy permits it"}
+	source, _ := netip.ParseAddr(r.Values["acs:SourceIp"]) // of which no rule lets in a zero one
+	_ = s.Store.View(func(tx *store.Tx) error {
+		aap, _ := tx.AccessPoint(aapName)
+		for _, name := range aap.Policies {
+			p, _ := tx.PermissionPolicy(name)
+			if slices.Contains(p.Permissions, keyUser) && s.covers(p.Resources, r) && letsIn(tx, p.NetworkRules, source.Unmap()) {
+				d = policy.Decision{Allowed: true, Reason: fmt.Sprintf("allowed by permission policy %q", name), Policy: name}
+				break
+			}
 		}
-	}
-	return all
+		return nil
+	})
+	return d
 }
 
-// A permissionStatement is a statement of a RAM policy that allows something.
-type permissionStatement struct {
-	Effect    string
-	Action    []string
-	Resource  []string
-	Condition map[string]map[string][]string `json:",omitempty"`
-}
-
-// permissionDocument writes a RAM policy that allows what keyUser permits with
-// some resources, to some addresses or, if there are none, to all.
-func (s *Server) permissionDocument(resources, from []string) (string, error) {
-	var conditions map[string]map[string][]string
-	if len(from) > 0 {
-		conditions = map[string]map[string][]string{"IpAddress": {"acs:SourceIp": from}}
+// covers reports whether what is asked for is among what keyUser permits with some
+// resources.
+func (s *Server) covers(resources []string, r policy.Request) bool {
+	if r.Action == "kms:"+randomAction {
+		return r.Resource == s.arn(keyless[randomAction])
 	}
-	statements := []permissionStatement{{"Allow", []string{"kms:" + randomAction}, []string{s.arn(keyless[randomAction])}, conditions}}
-	if keys := s.permittedKeys(resources); len(keys) > 0 {
-		statements = append(statements, permissionStatement{"Allow", keyUserActions, keys, conditions})
-	}
-	text, err := json.Marshal(struct {
-		Version   string
-		Statement []permissionStatement
-	}{"1", statements})
-	return string(text), err
-}
-
-// permittedKeys gives those of a permission policy's resources that are keys, as
-// ARNs. What CreatePolicy would not have taken is none of them.
-func (s *Server) permittedKeys(resources []string) (arns []string) {
-	for _, r := range resources {
-		if strings.HasPrefix(r, "key/") && permissionResource.MatchString(r) {
-			arns = append(arns, s.arn(r))
+	keyId, ok := strings.CutPrefix(r.Resource, s.keyARN(""))
+	return ok && slices.Contains(keyUserActions, r.Action) && slices.ContainsFunc(resources, func(resource string) bool {
+		name, ok := strings.CutPrefix(resource, "key/")
+		if beginning, many := strings.CutSuffix(name, "*"); many {
+			return ok && strings.HasPrefix(keyId, beginning)
 		}
-	}
-	return arns
+		return ok && keyId == name
+	})
+}
+
+// letsIn reports whether one of the rules lets an address in, or there are none.
+func letsIn(tx *store.Tx, rules []string, source netip.Addr) bool {
+	return len(rules) == 0 || slices.ContainsFunc(rules, func(name string) bool {
+		rule, _ := tx.NetworkRule(name)
+		return slices.ContainsFunc(rule.SourcePrivateIp, func(from string) bool {
+			prefix, ok := parseSource(from)
+			return ok && prefix.Contains(source)
+		})
+	})
 }

@@ -17,8 +17,8 @@ import (
 type principal struct {
 	user        store.User
 	arn         string
-	root        bool // a local administrator: the owner of the account, in KMS's words
-	accessPoint bool // an application access point: see permission.go
+	root        bool   // a local administrator: the owner of the account, in KMS's words
+	accessPoint string // the name of the access point that it is, which has no policies of this kind: see permission.go
 	policies    []policy.Named
 }
 
@@ -127,14 +127,8 @@ func (s *Server) decide(p *principal, action, resource string, key *store.Key, v
 		}
 	}
 	request := policy.Request{Action: "kms:" + action, Resource: resource, Principal: p.arn, Values: values}
-	if p.accessPoint {
-		// Key policies know users and roles only. To them it is a user whom none of
-		// them can name, so that a Deny for all users is one for it, too; and of their
-		// Allow it has nothing, for that of its own policies is needed.
-		request.Principal = s.userARN(p.user.UserName)
-		if d := policy.Decide(p.policies, request); !d.Allowed {
-			return d, nil
-		}
+	if p.accessPoint != "" {
+		return s.decideForAccessPoint(p, request, policies), nil
 	}
 	return policy.Decide(policies, request), nil
 }

@@ -19,7 +19,7 @@ type quota string
 // The quotas of a shared gateway are those of KMS ("QPS quotas of KMS
 // instances", as of 2026-03-31); the numbers are in documentedQuotas.
 const (
-	asymmetric   quota = "asymmetric"    // AsymmetricSign, AsymmetricVerify
+	asymmetric   quota = "asymmetric"    // AsymmetricSign, AsymmetricVerify; GenerateRandom, which a shared gateway of KMS has not
 	keyRead      quota = "key_read"      // what keys, versions, aliases and tags are
 	keyWrite     quota = "key_write"     // changes of them
 	keyCreation  quota = "key_creation"  // CreateKey

@@ -78,7 +78,7 @@ func (s *Server) rpc(ec echo.Context, listener *Listener) error {
 	c.listener = listener
 	resp, err := recovered(func() (response, error) { return s.serveRPC(ec.Request(), c) })
 	resp, api := c.finish(resp, err)
-	if s.EchoStringToSign && api != nil && errors.Is(api, errSignatureMismatch) {
+	if s.EchoStringToSign && api != nil && errors.Is(api, errSignatureMismatch) && c.parameters["Password"] == "" {
 		// Here and not in the error itself, which is logged: it is the
 		// request's URI in another form.
 		api = api.because("server string to sign is:%s", c.claim.StringToSign())

@@ -92,7 +92,8 @@ func parseQuery(raw string) (map[string]string, error) {
 			return nil, fmt.Errorf("%q is there %d times", name, len(v))
 		}
 		if !isName(name) {
-			return nil, fmt.Errorf("%q is not a parameter's name", name)
+			// It is not shown: it can be what follows an & in somebody's password.
+			return nil, errors.New("there is a parameter whose name is none")
 		}
 		once[name] = v[0]
 	}
