@@ -66,7 +66,7 @@ func TestEnv(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
 	want := []string{"KMSGATE_ENDPOINT", "KMSGATE_CA_FILE", "KMSGATE_INSTANCE_ID", "KMSGATE_REGION_ID", "KMSGATE_ACCOUNT_ID", "KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET",
-		"KMSGATE_ADMIN_SOCKET", "KMSGATE_AUDIT_FILE", "KMSGATE_AUDIT_PUBLIC_KEY"}
+		"KMSGATE_ADMIN_SOCKET", "KMSGATE_AUDIT_FILE", "KMSGATE_AUDIT_PUBLIC_KEY", "KMSGATE_CLIENT_KEY_FILE", "KMSGATE_CLIENT_KEY_PASSWORD"}
 	for _, spec := range devgateway.KeySpecs {
 		want = append(want, "KMSGATE_KEY_"+string(spec), "KMSGATE_KEYVERSION_"+string(spec))
 	}

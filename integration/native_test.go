@@ -247,12 +247,56 @@ func TestRequiredCertificates(t *testing.T) {
 	if _, err := trusting(t, env).RoundTrip(must[*http.Request](t)(http.NewRequest("GET", "https://"+env["KMSGATE_ENDPOINT"]+"/", nil))); err == nil || !strings.Contains(err.Error(), "certificate required") {
 		t.Errorf("without a certificate: %v", err)
 	}
+	administer(t, env, "clientkey", "delete", devClientKey(t, env))
+	if err := random(c); err == nil {
+		t.Error("a client key that was deleted is taken")
+	}
+}
+
+// devClientKey gives the id of a dev gateway's client key.
+func devClientKey(t *testing.T, env map[string]string) string {
+	t.Helper()
 	var file struct{ KeyId string }
 	if err := json.Unmarshal(must[[]byte](t)(os.ReadFile(env["KMSGATE_CLIENT_KEY_FILE"])), &file); err != nil {
 		t.Fatal(err)
 	}
-	administer(t, env, "clientkey", "delete", file.KeyId)
-	if err := random(c); err == nil {
-		t.Error("a client key that was deleted is taken")
+	return file.KeyId
+}
+
+// TestDevClientKey starts a dev gateway on its directory again, each time after
+// something that its client key needs was lost: there is another one that works, and
+// only then.
+func TestDevClientKey(t *testing.T) {
+	dir := t.TempDir() + "/gateway"
+	var before string
+	for _, lose := range []struct {
+		what    string
+		another bool
+		do      func(g *devgateway.Gateway) error
+	}{
+		{"nothing", false, func(*devgateway.Gateway) error { return nil }},
+		{"the file", true, func(g *devgateway.Gateway) error { return os.Remove(g.Env["KMSGATE_CLIENT_KEY_FILE"]) }},
+		{"the password", true, func(*devgateway.Gateway) error { return os.Remove(dir + "/clientkey-password") }},
+		{"the content", true, func(g *devgateway.Gateway) error { return os.Truncate(g.Env["KMSGATE_CLIENT_KEY_FILE"], 10) }},
+		{"the record", true, func(g *devgateway.Gateway) error {
+			administer(t, g.Env, "clientkey", "delete", devClientKey(t, g.Env))
+			return nil
+		}},
+	} {
+		g := start(t, dir)
+		before = devClientKey(t, g.Env)
+		if err := errors.Join(lose.do(g), g.Stop()); err != nil {
+			t.Fatal(err)
+		}
+		g = start(t, dir)
+		if after := devClientKey(t, g.Env); (after != before) != lose.another {
+			t.Errorf("without %s: client key %s after %s", lose.what, after, before)
+		}
+		if _, err := newInstanceSDK(t, g.Env).GenerateRandom(&dkms.GenerateRandomRequest{Length: tea.Int32(16)}); err != nil {
+			t.Errorf("without %s: %v", lose.what, err)
+		}
+		if err := g.Stop(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
