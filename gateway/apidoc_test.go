@@ -36,6 +36,14 @@ var differences = map[string]string{
 	"ListClientKeys":               "Without AapName it takes the right on `applicationaccesspoint/*`.",
 }
 
+// nativeDifferences says what operations of the native API do that are not done like
+// one of the RPC API.
+var nativeDifferences = map[string]string{
+	"Sign":           "as AsymmetricSign, of a message: RAW, hashed here (for SM2 with the default user id), or DIGEST",
+	"Verify":         "as AsymmetricVerify, of a message",
+	"GenerateRandom": "1 to 1,024 bytes that the token makes. A token without a generator, or one that repeats itself: UnsupportedOperation",
+}
+
 // APIDoc writes docs/api.md: every operation of KMS, supported or not, and every
 // error. A test holds the file to it.
 func APIDoc() string {
@@ -86,11 +94,15 @@ Answers have HttpStatus, Code, Message, RequestId and HostId. Messages of answer
 Protobuf over POST, as the KMS Instance SDK (dkms-gcs 0.2) speaks it: see [native.proto](../gateway/nativepb/native.proto). Other ApiNames answer
 UnsupportedOperation. DryRun is not known there.
 
-| ApiName | the same as |
+| ApiName | |
 |---|---|
 `)
 	for _, name := range slices.Sorted(maps.Keys(nativeOperations)) {
-		fmt.Fprintf(&b, "| %s | %s |\n", name, nativeOperations[name].operation)
+		what := "as " + nativeOperations[name].operation
+		if difference, ok := nativeDifferences[name]; ok {
+			what = difference
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", name, what)
 	}
 	b.WriteString(`
 An unknown alias is Forbidden.KeyNotFound, a body that cannot be read InvalidParameter. Besides the errors above it has

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -170,11 +171,10 @@ func (c *call) finish(resp response, err error) (response, *Error) {
 
 // apiError gives the error that the client is told.
 func (c *call) apiError(err error) *Error {
-	api := apiError(err)
 	if c.door == nativeDoor {
-		api = natively(api)
+		return nativeError(err)
 	}
-	return api
+	return apiError(err)
 }
 
 // maxReason is more than a denial that names the longest policy has.
@@ -202,7 +202,7 @@ func (c *call) log(api *Error, err error) {
 	switch {
 	case api == nil:
 		c.server.Logger.Debug("request", attrs...)
-	case api.Status >= 500 && api != errAuditLog && api != errAuditOwed: // the log's trouble is told once, not with every request
+	case errors.Is(err, hsm.ErrRefused), api.Status >= 500 && api != errAuditLog && api != errAuditOwed: // the log's trouble is told once, not with every request
 		c.server.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
 	default:
 		c.server.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", clipTo(maxReason, err.Error()))...)

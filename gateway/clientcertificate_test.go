@@ -88,6 +88,7 @@ func TestClientCertificates(t *testing.T) {
 	}
 	// Nothing but the record tells one from the other: same name, same key.
 	forged := tls.Certificate{Certificate: [][]byte{certify(t, c.id, &c.key.PublicKey)}, PrivateKey: c.key}
+	buried := tls.Certificate{Certificate: [][]byte{certify(t, deleted.id, &c.key.PublicKey)}, PrivateKey: c.key}
 	for _, test := range []struct {
 		listener    string
 		certificate string
@@ -101,6 +102,7 @@ func TestClientCertificates(t *testing.T) {
 		{"", "another's", &others, 200, 200}, // the same process has both: the SDK keeps the first
 		{"", "forged", &forged, 401, 200},
 		{"", "deleted", &gone, 200, 200}, // so is it while client keys are exchanged
+		{"", "forged in a deleted one's name", &buried, 401, 200},
 		{gateway.OptionalCertificates, "own", &own, 200, 200},
 		{gateway.RequiredCertificates, "none", nil, 0, 0},
 		{gateway.RequiredCertificates, "own", &own, 200, 200},

@@ -100,7 +100,7 @@ func TestClientKeyOpenSSL(t *testing.T) {
 	out, err := openssl.CombinedOutput()
 	text := string(out)
 	if err != nil || strings.Count(text, "BEGIN CERTIFICATE") != 1 || strings.Count(text, "BEGIN PRIVATE KEY") != 1 ||
-		strings.Index(text, "BEGIN CERTIFICATE") > strings.Index(text, "BEGIN PRIVATE KEY") || !strings.Contains(text, "MAC: sha1") || strings.Contains(text, "friendlyName") {
+		strings.Index(text, "BEGIN CERTIFICATE") > strings.Index(text, "BEGIN PRIVATE KEY") || !strings.Contains(text, "MAC: sha1, Iteration 10000") || !strings.Contains(text, "pbeWithSHA1And3-KeyTripleDES-CBC, Iteration 10000") || strings.Contains(text, "friendlyName") {
 		t.Errorf("%v: %s", err, text)
 	}
 }

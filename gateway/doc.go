@@ -40,6 +40,7 @@
 // claim was verified: a user, an access point, or a local administrator, who acts
 // as the account's root. Strangers are callers who could not say who they are. A stray is
 // an object of ours in the token that no record speaks of. Users, policies and
-// access keys are called what RAM calls them. An access point is what client keys
-// belong to; its policies, which KMS calls just that, are permission policies here.
+// access keys are called what RAM calls them. An access point is what client keys,
+// with which native requests are signed, belong to; its policies, which KMS calls just
+// that, are permission policies here, and a network rule says where from they hold.
 package gateway

@@ -99,21 +99,19 @@ var (
 	errNativeContentType = defineNative(415, "InvalidContentType", "The Content-Type is unsupported.")
 )
 
-// nativeInstead says which error the native API gives in the place of one that it
-// has not.
-var nativeInstead = []struct{ rpc, native *Error }{
-	{errAliasNotFound, errKeyNotFound},
-	{errAccessKeyNotFound, errNativeClientKey},
-	{errParseRequest, errInvalidParameter},
-}
-
-func natively(api *Error) *Error {
-	for _, e := range nativeInstead {
-		if errors.Is(api, e.rpc) {
-			return e.native
-		}
+// nativeError is apiError for the native API, whose SDKs try what is unavailable again
+// by themselves: a token that refuses one thing and is well is told as something else.
+func nativeError(err error) *Error {
+	switch api := apiError(err); {
+	case errors.Is(err, hsm.ErrRefused):
+		return errKeyUnavailable.saying("The request was rejected because the token refuses it.")
+	case errors.Is(api, errAliasNotFound):
+		return errKeyNotFound
+	case errors.Is(api, errAccessKeyNotFound):
+		return errNativeClientKey
+	default:
+		return api
 	}
-	return api
 }
 
 // errAuditLog is what everything is answered with while there can be no audit

@@ -86,7 +86,7 @@ const (
 	maxHeader     = 320 << 10 // bytes, a query of 256 KiB included; past it there is no answer in JSON
 )
 
-// Serve serves the RPC API on l over TLS until ctx is done, and then lets the
+// Serve serves the RPC API and the native API on l over TLS until ctx is done, and then lets the
 // requests in flight end. Clients that speak plain HTTP are told so: it is an
 // old SDK's default.
 func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, how Listener) error {

@@ -73,6 +73,8 @@ func nativeClaimError(err error) error {
 	switch {
 	case errors.As(err, &param):
 		return errNativeParam.saying("%s", param)
+	case errors.Is(err, acs.ErrParameters):
+		return errInvalidParameter.because("%s.", err)
 	case errors.Is(err, acs.ErrNoClientKey):
 		return errMissingParameter.saying("Parameter x-kms-acccesskeyid does not exist in http header or body.")
 	}
@@ -112,7 +114,7 @@ func (s *Server) authenticateNative(claim *acs.Claim, connection *tls.Connection
 func checkClientKey(key store.ClientKey, claim *acs.Claim, now time.Time) error {
 	certificate, err := x509.ParseCertificate(key.Certificate)
 	if err != nil {
-		return fmt.Errorf("the record of client key %s: %w", key.ClientKeyId, err)
+		return fmt.Errorf("%w (its record: %w)", errNativeClientKey, err)
 	}
 	public, ok := certificate.PublicKey.(*rsa.PublicKey)
 	if !ok || !claim.VerifyKey(public) {

@@ -3,25 +3,19 @@ package gateway_test
 import (
 	"bufio"
 	"bytes"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/emmansun/gmsm/sm2"
-	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kmsgate/kmsgate/gateway"
@@ -184,111 +178,6 @@ func TestGenerateRandom(t *testing.T) {
 	b.want(c.do("GenerateRandom", &nativepb.GenerateRandomRequest{Length: 1}, nil), 400, "UnsupportedOperation")
 	b.backend.Fail(nil)
 	b.want(b.do(b.root, "GenerateRandom", "Length", "16"), 404, "InvalidApi.NotFound") // KMS has it for client keys only
-}
-
-// TestNativeErrors provokes every error that the native API has.
-func TestNativeErrors(t *testing.T) {
-	t.Parallel()
-	b, c := nativeBench(t)
-	disabled, pending := b.newPair(hsm.EC_P256), b.newPair(hsm.EC_P256)
-	b.local("DisableKey", nil, "KeyId", disabled.KeyId)
-	b.local("ScheduleKeyDeletion", nil, "KeyId", pending.KeyId, "PendingWindowInDays", "7")
-	b.newAccessPoint("narrow", []string{"key/" + disabled.KeyId})
-	narrow := b.newNativeClient("narrow")
-	digest := bytes.Repeat([]byte{7}, 32)
-	sign := func(keyId string) *nativepb.SignRequest {
-		return &nativepb.SignRequest{KeyId: keyId, Message: digest, MessageType: "DIGEST"}
-	}
-	seen := make(map[string]bool)
-	want := func(a answer, status int, code, message string) {
-		t.Helper()
-		seen[code] = true
-		if b.want(a, status, code); !strings.HasPrefix(a.Message, message) {
-			t.Errorf("%s: %q, want it to begin with %q", code, a.Message, message)
-		}
-	}
-	bad := func(name, value string) answer { return c.do("Sign", sign(b.key.KeyId), nil, withHeader(name, value)) }
-	want(bad("Content-Type", "application/json"), 415, "InvalidContentType", `Content-Type "application/json" is unsupported.`)
-	want(bad("Date", "yesterday"), 400, "InvalidParam", "The Param Date is invalid.")
-	want(bad("X-Kms-Signaturemethod", ""), 400, "InvalidParam", "The Param x-kms-signaturemethod is invalid.")
-	want(bad("X-Kms-Signaturemethod", "HMAC"), 400, "InvalidParam", `The Param x-kms-signaturemethod is invalid. message:"HMAC".`)
-	want(bad("X-Kms-Acccesskeyid", ""), 400, "MissingParameter", "Parameter x-kms-acccesskeyid does not exist in http header or body.")
-	want(bad("X-Kms-Acccesskeyid", "KAAP.1"), 404, "Unauthorized", `The AccessKey ID "KAAP.1" does not exist in our records.`)
-	want(bad("X-Kms-Apiversion", "dkms-gcs-0.1"), 400, "InvalidApiVersion", `The ApiVersion "dkms-gcs-0.1" is invalid.`)
-	want(bad("X-Kms-Apiname", ""), 400, "InvalidApiName", `The ApiName "" is invalid.`)
-	want(bad("X-Kms-Apiname", "../Sign"), 400, "InvalidApiName", `The ApiName "../Sign" is invalid.`)
-	for _, name := range []string{"Encrypt", "Decrypt", "GenerateDataKey", "GetSecretValue", "AdvanceEncrypt", "AdvanceDecrypt", "AdvanceGenerateDataKey",
-		"GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext", "AdvanceGenerateDataKeyPair", "AdvanceGenerateDataKeyPairWithoutPlaintext", "Hmac",
-		"AsymmetricSign", "CreateKey", "CreateUser", "CreateBackup", "sign"} {
-		want(bad("X-Kms-Apiname", name), 400, "UnsupportedOperation", "This action is not supported.")
-	}
-	for _, far := range []time.Duration{-15*time.Minute - time.Second, 15*time.Minute + time.Second} {
-		want(bad("Date", b.clock.Now().Add(far).Format(http.TimeFormat)), 400, "RequestTimeTooSkewed", "Request time exceeds server time more than 15 minutes.")
-	}
-	r := c.request("Sign", nil)
-	r.Header.Set("Authorization", "Bearer "+base64.StdEncoding.EncodeToString(make([]byte, 256)))
-	want(b.nativeRoundTrip(b.http.Client(), r, nil), 401, "SignatureNotMatch", "Signature is not matched.")
-	r = c.request("Sign", nil)
-	r.Header.Del("Authorization")
-	want(b.nativeRoundTrip(b.http.Client(), r, nil), 400, "InvalidParam", "The Param Authorization is invalid.")
-	want(bad("Content-Sha256", strings.Repeat("0", 64)), 401, "SignatureNotMatch", "Signature is not matched. The content-sha256")
-	want(bad("Content-Sha256", ""), 401, "SignatureNotMatch", "Signature is not matched. The content-sha256")
-	r = c.request("Sign", nil)
-	r.Method = http.MethodGet
-	want(b.nativeRoundTrip(b.http.Client(), r, nil), 403, "UnsupportedHTTPMethod", "")
-	r = c.request("Sign", nil)
-	r.URL.Path = "/x"
-	want(b.nativeRoundTrip(b.http.Client(), r, nil), 404, "InvalidApi.NotFound", "")
-	r = c.request("Sign", nil)
-	r.URL.RawQuery = "Action=CreateKey"
-	want(b.nativeRoundTrip(b.http.Client(), r, nil), 400, "InvalidParameter", "")
-
-	for _, m := range []*nativepb.SignRequest{
-		{Message: digest, MessageType: "DIGEST"}, // no KeyId
-		{KeyId: b.key.KeyId, MessageType: "DIGEST"},
-		{KeyId: b.key.KeyId},
-	} {
-		want(c.do("Sign", m, nil), 400, "MissingParameter", "")
-	}
-	for _, m := range []*nativepb.SignRequest{
-		{KeyId: b.key.KeyId, Message: digest, MessageType: "raw"},
-		{KeyId: b.key.KeyId, Message: digest[:31], MessageType: "DIGEST"},
-		{KeyId: b.key.KeyId, Message: append([]byte{1}, digest...), MessageType: "DIGEST"},
-		{KeyId: b.key.KeyId, Digest: digest[:31]},
-		{KeyId: b.key.KeyId, Digest: digest, Message: digest},
-		{KeyId: b.key.KeyId, Digest: digest, MessageType: "RAW"},
-		{KeyId: b.key.KeyId, Message: digest, MessageType: "DIGEST", Algorithm: "RSA_PSS_SHA_256"},
-		{KeyId: b.key.KeyId, Message: digest, MessageType: "RAW", Algorithm: "SM2DSA"},
-		{KeyId: b.key.KeyId, Message: digest, MessageType: "RAW", Algorithm: "none"},
-		{KeyId: strings.Repeat("k", 3000), Message: digest, MessageType: "RAW"},
-	} {
-		want(c.do("Sign", m, nil), 400, "InvalidParameter", "The specified parameter")
-	}
-	want(c.do("Verify", &nativepb.VerifyRequest{KeyId: b.key.KeyId, Message: digest}, nil), 400, "MissingParameter", `The parameter "Signature"`)
-	want(c.do("GetPublicKey", &nativepb.GetPublicKeyRequest{}, nil), 400, "MissingParameter", `The parameter "KeyId"`)
-	want(b.nativeRoundTrip(b.http.Client(), c.request("Sign", []byte{0x0a, 0xff}), nil), 400, "InvalidParameter", "")
-	want(b.nativeRoundTrip(b.http.Client(), c.request("Sign", []byte{0x0a, 1, 0xff}), nil), 400, "InvalidParameter", "") // no UTF-8
-
-	want(c.do("Sign", sign("no-such-key"), nil), 404, "Forbidden.KeyNotFound", "")
-	want(c.do("Sign", sign("alias/none"), nil), 404, "Forbidden.KeyNotFound", "")
-	want(narrow.do("Sign", sign(b.key.KeyId), nil), 403, "Forbidden.NoPermission", "")
-	want(narrow.do("Sign", sign("alias/none"), nil), 403, "Forbidden.NoPermission", "")
-	want(narrow.do("Sign", sign(disabled.KeyId), nil), 409, "Rejected.Disabled", "")
-	want(c.do("Sign", sign(pending.KeyId), nil), 409, "Rejected.PendingDeletion", "")
-	want(c.do("Sign", sign(b.key.KeyId), nil, withVersion("none")), 404, "Forbidden.KeyVersionNotFound", "")
-	for _, err := range []error{hsm.ErrBusy, hsm.ErrUnavailable, hsm.ErrRefused} {
-		b.backend.Fail(err)
-		want(c.do("Sign", sign(b.key.KeyId), nil), 503, "ServiceUnavailableTemporary", "")
-	}
-	b.backend.Fail(hsm.ErrNotFound)
-	want(c.do("Sign", sign(b.key.KeyId), nil), 409, "Rejected.Unavailable", "")
-	b.backend.Fail(errors.New("the secret of the token"))
-	want(c.do("Sign", sign(b.key.KeyId), nil), 500, "InternalFailure", "Internal Failure.")
-	for _, e := range gateway.NativeErrors() {
-		if !seen[e.Code] {
-			t.Errorf("%s was not provoked", e.Code)
-		}
-	}
 }
 
 // TestNativeWindow: a client key is taken from the first to the last second of its
@@ -563,104 +452,28 @@ func TestNativeAuditFails(t *testing.T) {
 	}
 }
 
-// TestNativeVectors sends what the KMS Instance SDK and the transfer SDK have sent to
-// a gateway that has the keys which those requests name, at the time they were made.
-func TestNativeVectors(t *testing.T) {
+// TestNativeReplay sends the same request again: it is answered, as the SDKs need it,
+// with a line each, until its time has passed.
+func TestNativeReplay(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	const keyId, keyVersionId = "5c438b18-05be-40ad-b6c2-3be6752c0000", "2ab1a983-7072-4bbc-a582-584b5bd80000"
-	b.newAccessPoint("app", []string{"key/*"})
-	b.vectorKey(keyId, keyVersionId)
-	text, err := os.ReadFile("acs/testdata/dkms-client-public-key.pem")
+	b, c := nativeBench(t)
+	body, err := proto.Marshal(&nativepb.SignRequest{KeyId: b.key.KeyId, Message: []byte("m")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, _ := pem.Decode(text)
-	public, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
+	r := c.request("Sign", body)
+	again := func() answer {
+		t.Helper()
+		r := r.Clone(t.Context())
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		return b.nativeRoundTrip(b.http.Client(), r, new(nativepb.SignResponse))
 	}
-	const id = "KAAP.00000000-1111-2222-3333-444444444444"
-	now := b.clock.Now()
-	b.putClientKey(store.ClientKey{ClientKeyId: id, AapName: "app", Certificate: certify(t, id, public.(*rsa.PublicKey)), NotBefore: now, NotAfter: now.Add(time.Hour)})
-	answered := 0
-	for i, v := range nativeVectors(t) {
-		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(v.Raw)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		message, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sent, err := http.NewRequestWithContext(t.Context(), r.Method, b.http.URL+r.RequestURI, bytes.NewReader(message))
-		if err != nil {
-			t.Fatal(err)
-		}
-		sent.Header = r.Header
-		var resp proto.Message = map[string]proto.Message{"Sign": new(nativepb.SignResponse), "Verify": new(nativepb.VerifyResponse),
-			"GetPublicKey": new(nativepb.GetPublicKeyResponse), "GenerateRandom": new(nativepb.GenerateRandomResponse)}[r.Header.Get("x-kms-apiname")]
-		status, code := 200, ""
-		switch {
-		case strings.Contains(v.Name, "errors"): // they name keys that there are not
-			status, code = 404, "Forbidden.KeyNotFound"
-		case strings.Contains(v.Name, "ecdsa"): // they name this key as one of another KeySpec
-			status, code = 400, "InvalidParameter"
-		default:
-			answered++
-		}
-		if a := b.want(b.nativeRoundTrip(b.http.Client(), sent, resp), status, code); a.Status != 200 {
-			continue
-		}
-		if got, ok := resp.(interface{ GetKeyId() string }); ok && got.GetKeyId() != keyId {
-			t.Errorf("vector %d: %v", i, resp)
-		}
+	first := b.want(again(), 200, "")
+	if second := b.want(again(), 200, ""); second.RequestId == first.RequestId {
+		t.Error("two requests have one RequestId")
 	}
-	if answered < 4 {
-		t.Errorf("only %d vectors were answered", answered)
-	}
-}
-
-// vectorKey makes an RSA_2048 key with the ids that the vectors name.
-func (b *bench) vectorKey(keyId, keyVersionId string) {
-	b.t.Helper()
-	k := b.newPair(hsm.RSA_2048)
-	err := b.db.Update(func(tx *store.Tx) error {
-		key, err := tx.Key(k.KeyId)
-		if err != nil {
-			return err
-		}
-		key.KeyId = keyId
-		id := uuid.MustParse(keyVersionId)
-		pair, err := b.backend.Generate(b.t.Context(), hsm.RSA_2048, id[:])
-		return errors.Join(err, tx.PutKey(key), tx.PutKeyVersion(store.KeyVersion{KeyId: keyId, KeyVersionId: keyVersionId, Key: pair}))
-	})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// A nativeVector is a request as an official client sent it.
-type nativeVector struct {
-	Name, Protocol string
-	Raw            []byte
-}
-
-func nativeVectors(t testing.TB) (all []nativeVector) {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("acs", "testdata", "vectors.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for d := json.NewDecoder(bytes.NewReader(text)); ; {
-		var v nativeVector
-		if err := d.Decode(&v); errors.Is(err, io.EOF) {
-			return all
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		if v.Protocol == "DKMS-GCS" {
-			all = append(all, v)
-		}
-	}
+	b.clock.move(15 * time.Minute)
+	b.want(again(), 200, "")
+	b.clock.move(time.Second)
+	b.want(again(), 400, "RequestTimeTooSkewed")
 }

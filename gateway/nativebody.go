@@ -1,8 +1,8 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"sync"
 
@@ -88,7 +88,10 @@ func (c *call) readNative(r *http.Request, claim *acs.Claim) (body []byte, relea
 }
 
 func readSigned(r *http.Request, claim *acs.Claim) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxNativeBody))
+	body := make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead) // no more than that, if it is known
+	buffer := bytes.NewBuffer(body)
+	_, err := buffer.ReadFrom(http.MaxBytesReader(nil, r.Body, maxNativeBody))
+	body = buffer.Bytes()
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, errNativeTooLarge
 	}

@@ -147,6 +147,20 @@ func TestManyBodies(t *testing.T) {
 	b.want(c.do("Sign", large, nil), 503, "ServiceUnavailableTemporary")
 	b.want(c.do("Sign", &nativepb.SignRequest{KeyId: b.key.KeyId, Message: make([]byte, 60<<10)}, new(nativepb.SignResponse)), 200, "")
 	b.want(other.do("Sign", large, new(nativepb.SignResponse)), 200, "")
+	for n := range 3 { // all of them together have 128 MiB
+		name := fmt.Sprintf("app-%d", n)
+		b.newAccessPoint(name, []string{"key/*"})
+		c := b.newNativeClient(name)
+		for range 10 {
+			open = append(open, c.slowly(large, 1))
+		}
+	}
+	b.eventually("forty bodies to be read", func() bool { return b.metric("kmsgate_native_body_bytes") == fmt.Sprint(float64(40*proto.Size(large))) })
+	for range 2 {
+		open = append(open, other.slowly(large, 1))
+	}
+	b.eventually("two more", func() bool { return b.metric("kmsgate_native_body_bytes") == fmt.Sprint(float64(42*proto.Size(large))) })
+	b.want(other.do("Sign", large, nil), 503, "ServiceUnavailableTemporary")
 	for i, s := range open {
 		if i%2 == 0 {
 			b.want(s.end(), 200, "")

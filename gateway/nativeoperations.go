@@ -62,11 +62,12 @@ const (
 // nativeMessage gives what is to be signed, and the MessageType. Older clients send
 // a Digest in the place of a Message.
 func nativeMessage(digest, text []byte, messageType string) (message, string, error) {
+	parameter := "Message"
 	if len(digest) > 0 {
 		if len(text) > 0 || messageType == messageRaw {
 			return message{}, "", invalidParameter("Digest", "it is sent in the place of a Message, not beside one or as RAW")
 		}
-		text, messageType = digest, messageDigest
+		parameter, text, messageType = "Digest", digest, messageDigest
 	}
 	switch {
 	case messageType == "":
@@ -77,7 +78,7 @@ func nativeMessage(digest, text []byte, messageType string) (message, string, er
 	if len(text) == 0 {
 		return message{}, "", missingParameter("Message")
 	}
-	return message{text, messageType == messageRaw}, messageType, nil
+	return message{parameter, text, messageType == messageRaw}, messageType, nil
 }
 
 // nativeSigning is [call.signing] with what a message names.

@@ -201,8 +201,7 @@ func TestKeyPolicyOfAccessPoint(t *testing.T) {
 	}
 }
 
-// TestManyRules: as many rules as a policy can have, all full, are not more than
-// can be decided by.
+// TestManyRules decides by as many rules as a policy can have, all full.
 func TestManyRules(t *testing.T) {
 	b := newBench(t)
 	p := store.PermissionPolicy{Name: "p", Permissions: []string{"RbacPermission/Template/CryptoServiceKeyUser"}}

@@ -23,7 +23,7 @@ func generateRandom(ctx context.Context, c *call, req *generateRandomRequest) (*
 }
 
 func (c *call) random(ctx context.Context, n int) ([]byte, error) {
-	if n < 1 || n > hsm.MaxRandom {
+	if hsm.CheckRandom(n) != nil {
 		return nil, invalidParameter("Length", "%d is not 1 to %d", n, hsm.MaxRandom)
 	}
 	if err := c.authorizeKeyless(); err != nil {

@@ -23,7 +23,7 @@ type asymmetricSignResponse struct {
 }
 
 func asymmetricSign(ctx context.Context, c *call, req *asymmetricSignRequest) (*asymmetricSignResponse, error) {
-	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{bytes: req.Digest})
+	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ type asymmetricVerifyResponse struct {
 }
 
 func asymmetricVerify(_ context.Context, c *call, req *asymmetricVerifyRequest) (*asymmetricVerifyResponse, error) {
-	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{bytes: req.Digest})
+	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
 	if err != nil {
 		return nil, err
 	}
@@ -63,8 +63,9 @@ func asymmetricVerify(_ context.Context, c *call, req *asymmetricVerifyRequest) 
 
 // A message is what is signed: a digest, or what is hashed to one here.
 type message struct {
-	bytes []byte
-	raw   bool
+	parameter string // that it was sent as
+	bytes     []byte
+	raw       bool
 }
 
 // digest gives what goes into the signature.
@@ -72,7 +73,7 @@ func (m message) digest(key hsm.Key, alg hsm.Algorithm) ([]byte, error) {
 	if m.raw {
 		return hsm.Digest(key, alg, m.bytes)
 	}
-	return m.bytes, checkDigest(alg, m.bytes)
+	return m.bytes, checkDigest(m.parameter, alg, m.bytes)
 }
 
 // A signing is a digest and what it is signed with.
@@ -155,9 +156,9 @@ func algorithmFor(spec hsm.KeySpec, alg hsm.Algorithm) (hsm.Algorithm, error) {
 
 // checkDigest is the part of hsm.Check that is about the digest, with a message for
 // the client.
-func checkDigest(alg hsm.Algorithm, digest []byte) error {
+func checkDigest(parameter string, alg hsm.Algorithm, digest []byte) error {
 	if len(digest) != hsm.DigestSize {
-		return invalidParameter("Digest", "it is %d bytes, not the %d of a digest for %s", len(digest), hsm.DigestSize, alg)
+		return invalidParameter(parameter, "it is %d bytes, not the %d of a digest for %s", len(digest), hsm.DigestSize, alg)
 	}
 	return nil
 }

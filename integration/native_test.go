@@ -216,9 +216,10 @@ func opensslVerifies(t *testing.T, public string, alg hsm.Algorithm, message, si
 	return err == nil
 }
 
-// TestRandomBytes has random bytes made by the token.
+// TestRandomBytes has random bytes made, and sees that the token makes them: it is
+// asked each time, and when it makes the same byte without end there are none.
 func TestRandomBytes(t *testing.T) {
-	g := start(t, t.TempDir()+"/gateway")
+	g, f := startOnFaults(t)
 	c := newInstanceSDK(t, g.Env)
 	seen := make(map[string]bool)
 	for _, n := range []int32{1024, 32, 32, 16} {
@@ -227,6 +228,14 @@ func TestRandomBytes(t *testing.T) {
 			t.Errorf("asked for %d bytes: %x", n, random)
 		}
 		seen[string(random[:16])] = true
+	}
+	if n := f.Calls("C_GenerateRandom"); n != 4 {
+		t.Errorf("the token was asked %d times, want 4", n)
+	}
+	f.Fill("C_GenerateRandom", 7, 0, 1)
+	_, err := c.GenerateRandom(&dkms.GenerateRandomRequest{Length: tea.Int32(16)})
+	if got, _ := seenNatively(t, err); got != "400 UnsupportedOperation" {
+		t.Errorf("with a generator that is stuck: %v", err)
 	}
 }
 
@@ -268,7 +277,6 @@ func devClientKey(t *testing.T, env map[string]string) string {
 // only then.
 func TestDevClientKey(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
-	var before string
 	for _, lose := range []struct {
 		what    string
 		another bool
@@ -282,9 +290,17 @@ func TestDevClientKey(t *testing.T) {
 			administer(t, g.Env, "clientkey", "delete", devClientKey(t, g.Env))
 			return nil
 		}},
+		{"the permission policy", false, func(g *devgateway.Gateway) error {
+			administer(t, g.Env, "aap", "policy", "delete", "dev")
+			return nil
+		}},
+		{"the access point", true, func(g *devgateway.Gateway) error {
+			administer(t, g.Env, "aap", "delete", "dev")
+			return nil
+		}},
 	} {
 		g := start(t, dir)
-		before = devClientKey(t, g.Env)
+		before := devClientKey(t, g.Env)
 		if err := errors.Join(lose.do(g), g.Stop()); err != nil {
 			t.Fatal(err)
 		}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -25,6 +24,9 @@ const (
 // devClientKey gives the client key whose file is in the directory, making what is
 // missing: without its file a client key is of no use.
 func (d *devGateway) devClientKey(ctx context.Context, i *instance) (environment, error) {
+	if err := makeDevAccessPoint(ctx, i); err != nil {
+		return nil, err
+	}
 	password, err := d.usableClientKey(i)
 	if err != nil {
 		return nil, err
@@ -64,20 +66,29 @@ func (d *devGateway) usableClientKey(i *instance) (password string, err error) {
 	return password, err
 }
 
-// makeClientKey makes a client key that may use all keys from everywhere.
-func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password string, err error) {
-	for _, made := range []struct {
-		action     string
-		parameters map[string]string
-	}{
-		{"CreatePolicy", map[string]string{"Name": devAccessPoint, "Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": `["key/*"]`, "Description": "made by kmsgate dev"}},
-		{"CreateApplicationAccessPoint", map[string]string{"Name": devAccessPoint, "Policies": `["` + devAccessPoint + `"]`, "Description": "made by kmsgate dev"}},
-	} {
-		err := i.server.Call(ctx, made.action, made.parameters, nil)
-		if api := (*gateway.Error)(nil); err != nil && (!errors.As(err, &api) || api.Code != "Rejected.ResourceExist") {
-			return "", err
-		}
+// makeDevAccessPoint makes an access point whose client keys may use all keys from
+// everywhere, and its permission policy, unless they are there.
+func makeDevAccessPoint(ctx context.Context, i *instance) error {
+	const description = "made by kmsgate dev"
+	var policyErr, pointErr error
+	_ = i.db.View(func(tx *store.Tx) error {
+		_, policyErr = tx.PermissionPolicy(devAccessPoint)
+		_, pointErr = tx.AccessPoint(devAccessPoint)
+		return nil
+	})
+	if errors.Is(policyErr, store.ErrNotFound) {
+		policyErr = i.server.Call(ctx, "CreatePolicy", map[string]string{"Name": devAccessPoint, "Description": description,
+			"Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": `["key/*"]`}, nil)
 	}
+	if policyErr == nil && errors.Is(pointErr, store.ErrNotFound) {
+		pointErr = i.server.Call(ctx, "CreateApplicationAccessPoint", map[string]string{"Name": devAccessPoint, "Description": description,
+			"Policies": `["` + devAccessPoint + `"]`}, nil)
+	}
+	return errors.Join(policyErr, pointErr)
+}
+
+// makeClientKey makes a client key, and writes it and its password down.
+func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password string, err error) {
 	password = newPassword()
 	// Cut off, there must not be a password beside another one's key.
 	if err := os.Remove(d.path(devClientKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -119,7 +119,7 @@ func parseForm(h http.Header, body []byte) (map[string]string, error) {
 }
 
 // A Claim is who a request says it is from, and what it asks for. Nothing in it
-// is true before VerifySecret says so.
+// is true before VerifySecret or VerifyKey says so.
 type Claim struct {
 	Protocol    string // the header's algorithm, "RPC-1.0", or NativeProtocol
 	AccessKeyId string

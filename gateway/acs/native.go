@@ -30,12 +30,11 @@ const (
 	nativeName       = "x-kms-apiname"
 	nativeVersion    = "x-kms-apiversion"
 	nativeMethodName = "x-kms-signaturemethod"
-	nativeKeyVersion = "x-kms-migrationkeyversionid"
 )
 
 // NativeKeyVersionHeader carries a KeyVersionId in requests and in answers of the
 // native API.
-const NativeKeyVersionHeader = nativeKeyVersion
+const NativeKeyVersionHeader = "x-kms-migrationkeyversionid"
 
 // ErrNoClientKey: a native request does not say whose it is.
 var ErrNoClientKey = errors.New("the header " + nativeId + " is missing")
@@ -98,7 +97,7 @@ func ParseNative(r *http.Request) (*Claim, error) {
 		Action:      signed[nativeName],
 		Version:     signed[nativeVersion],
 		Time:        date,
-		Parameters:  map[string]string{"KeyVersionId": signed[nativeKeyVersion]},
+		Parameters:  map[string]string{"KeyVersionId": signed[NativeKeyVersionHeader]},
 		bodyHash:    signed["content-sha256"],
 		toSign:      func() string { return nativeStringToSign(r.Method, signed) },
 		verifyKey: func(toSign string, public *rsa.PublicKey) bool {

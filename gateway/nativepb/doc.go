@@ -1,5 +1,4 @@
 // Package nativepb has the messages of the native API: those of the KMS Instance SDK
-// (dkms-gcs 0.2) for the operations that are served. Fields of other operations and
-// of later versions are kept as unknown fields, as protobuf has it. It is generated
-// from native.proto: `make generate`.
+// (dkms-gcs 0.2) for the operations that are served. It is
+// generated from native.proto: `make generate`.
 package nativepb
