@@ -1,5 +1,5 @@
-// Package store keeps the records: keys, versions, aliases, users and access
-// keys, in one bbolt file.
+// Package store keeps the records: keys, versions, aliases, users and their access
+// keys, access points and their client keys, in one bbolt file.
 //
 // It guarantees that a change is either wholly there or not at all, and is on
 // stable storage when Update returns; that a reader sees all records as they
