@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"maps"
 	"strings"
 
@@ -47,6 +47,7 @@ or another description.`,
 			example:   "kmsgate aap update billing --policy sign-invoices --policy sign-receipts",
 			arguments: []*parameter{nameArgument()},
 			flags:     []*parameter{aapPolicyFlag(false), descriptionFlag("what the access point is for")},
+			groups:    flagGroups{oneOf: []string{"policy", "description"}},
 			calls:     done("UpdateApplicationAccessPoint", "The access point {Name} is updated."),
 		}, task{
 			verb: "delete", short: "Delete an access point and all its client keys",
@@ -69,22 +70,16 @@ func createAapTask() task {
 }
 
 func aapPolicyFlag(required bool) *parameter {
-	return &parameter{name: "Policies", flag: "policy", kind: "POLICY", many: true, required: required, read: jsonList,
+	return &parameter{name: "Policies", flag: "policy", kind: "POLICY", many: true, most: 3, required: required, read: jsonList,
 		usage: "a permission policy (kmsgate aap policy); can be repeated, up to three times"}
 }
 
 // aapPolicyCommand is about policies of access points, not of users.
 func (a *admin) aapPolicyCommand() *cobra.Command {
-	create, update := a.command(createAapPolicyTask()), a.command(updateAapPolicyTask())
-	create.MarkFlagsOneRequired("key", "all-keys")
-	for _, cmd := range []*cobra.Command{create, update} {
-		cmd.MarkFlagsMutuallyExclusive("key", "all-keys")
-	}
-	update.MarkFlagsMutuallyExclusive("rule", "any-source")
 	return family("policy", "Say what client keys may do", `Say what client keys may do, with permission policies. They permit to sign and
 verify with keys and to get their public keys, and to get random bytes. Users have
 policies of another kind: kmsgate policy.`,
-		append(a.commands(task{
+		a.commands(createAapPolicyTask(), updateAapPolicyTask(), task{
 			verb: "list", short: "List the permission policies",
 			example: "kmsgate aap policy list",
 			calls:   listedInPages("ListPolicies", func(p aapPolicyPage) []aapPolicyItem { return p.Policies.Policy }),
@@ -100,16 +95,19 @@ that have it may not do from then on.`,
 			example:   "kmsgate aap policy delete sign-invoices",
 			arguments: []*parameter{nameArgument()},
 			calls:     done("DeletePolicy", "The permission policy {Name} is deleted."),
-		}), create, update)...)
+		})...)
 }
+
+// maxMembers is how many members most lists of the API can have.
+const maxMembers = 100
 
 // The flags that say what a permission policy permits.
 func permissionFlags() []*parameter {
 	return []*parameter{
-		{name: keysOption, flag: "key", kind: "KEY", many: true, read: jsonList,
+		{name: keysOption, flag: "key", kind: "KEY", many: true, most: maxMembers, read: jsonList,
 			usage: "a key: its KeyId, an alias or ARN, or the beginning of KeyIds and *; can be repeated. An alias is looked up now: the policy goes on to name that key"},
-		{name: "Resources", flag: "all-keys", kind: "bool", read: onlyTrue(`["key/*"]`), usage: "all keys, those to come included"},
-		{name: "AccessControlRules", flag: "rule", kind: "RULE", many: true, read: readRules,
+		{name: "Resources", flag: "all-keys", kind: "bool", read: onlyTrue("all-keys", `["key/*"]`), usage: "all keys, those to come included"},
+		{name: "AccessControlRules", flag: "rule", kind: "RULE", many: true, most: maxMembers, read: readRules,
 			usage: "a network rule (kmsgate aap rule) with the addresses that are let in; can be repeated. Without one all are"},
 		descriptionFlag("what the policy is for"),
 	}
@@ -119,10 +117,10 @@ func permissionFlags() []*parameter {
 const keysOption = "Keys"
 
 // onlyTrue sends something for a flag that has an effect if it is there.
-func onlyTrue(sent string) func(*cobra.Command, []string) (string, error) {
+func onlyTrue(flag, sent string) func(*cobra.Command, []string) (string, error) {
 	return func(_ *cobra.Command, values []string) (string, error) {
 		if values[0] != "true" {
-			return "", errors.New("what --all-keys or --any-source says is not said otherwise by =false: leave it out")
+			return "", fmt.Errorf("--%s=false says nothing: leave it out", flag)
 		}
 		return sent, nil
 	}
@@ -140,6 +138,7 @@ func createAapPolicyTask() task {
 kmsgate aap policy create sign-anything --all-keys --description "for the test bench"`,
 		arguments: []*parameter{nameArgument()},
 		flags:     permissionFlags(),
+		groups:    flagGroups{oneOf: []string{"key", "all-keys"}, apart: [][]string{{"key", "all-keys"}}},
 		calls: with("Permissions", `["RbacPermission/Template/CryptoServiceKeyUser"]`,
 			withKeys(answered("CreatePolicy", func(p createdAapPolicy) view { return viewOf(p) }))),
 	}
@@ -154,7 +153,11 @@ rules, in the place of all that it has, or another description.`,
 kmsgate aap policy update sign-invoices --key alias/invoices --any-source`,
 		arguments: []*parameter{nameArgument()},
 		flags: append(permissionFlags(), &parameter{name: "AccessControlRules", flag: "any-source", kind: "bool",
-			read: onlyTrue(`{"NetworkRules":[]}`), usage: "let all addresses in, and no longer only those of network rules"}),
+			read: onlyTrue("any-source", `{"NetworkRules":[]}`), usage: "let all addresses in, and no longer only those of network rules"}),
+		groups: flagGroups{
+			oneOf: []string{"key", "all-keys", "rule", "any-source", "description"},
+			apart: [][]string{{"key", "all-keys"}, {"rule", "any-source"}},
+		},
 		calls: withKeys(done("UpdatePolicy", "The permission policy {Name} is updated.")),
 	}
 }
@@ -201,7 +204,7 @@ func keyIdOf(ctx context.Context, c caller, key string) (string, error) {
 
 func (a *admin) ruleCommand() *cobra.Command {
 	sources := func(required bool) *parameter {
-		return &parameter{name: "SourcePrivateIp", flag: "source", kind: "CIDR", many: true, required: required, read: jsonList,
+		return &parameter{name: "SourcePrivateIp", flag: "source", kind: "CIDR", many: true, most: maxMembers, required: required, read: jsonList,
 			usage: "an address or a prefix like 10.0.0.0/8, of IPv4 or IPv6; can be repeated"}
 	}
 	return family("rule", "Say from where client keys can be used", `Say from where client keys can be used, with network rules that permission policies
@@ -228,6 +231,7 @@ description.`,
 			example:   "kmsgate aap rule update office --source 192.0.2.0/24",
 			arguments: []*parameter{nameArgument()},
 			flags:     []*parameter{sources(false), descriptionFlag("what the addresses are")},
+			groups:    flagGroups{oneOf: []string{"source", "description"}},
 			calls:     done("UpdateNetworkRule", "The network rule {Name} is updated."),
 		}, task{
 			verb: "delete", short: "Delete a network rule",

@@ -80,6 +80,7 @@ type task struct {
 	verb, short, long, example string
 	arguments                  []*parameter
 	flags                      []*parameter
+	groups                     flagGroups
 	calls                      calls
 }
 
@@ -97,6 +98,7 @@ func (a *admin) command(t task) *cobra.Command {
 	for _, f := range t.flags {
 		f.addTo(cmd)
 	}
+	t.groups.addTo(cmd)
 	return cmd
 }
 
@@ -126,7 +128,7 @@ func (t task) checkArguments(cmd *cobra.Command, args []string) error {
 	if len(args) > n && (n == 0 || !t.arguments[n-1].many) {
 		return fmt.Errorf("%q is one argument too many: %s", args[n], cmd.UseLine())
 	}
-	return nil
+	return t.groups.check(cmd)
 }
 
 // parameters are those that the command line gave.
@@ -177,6 +179,7 @@ type parameter struct {
 	usage     string   // of the flag
 	required  bool     // the flag; arguments always are
 	many      bool     // the flag can be repeated, the last argument can
+	most      int      // how often the flag can be given; 0 if that is not bounded
 	choices   []string // all values that there are, if that is known
 	values    []string // of the flag
 	// read makes what is sent; without it that is the value itself.
@@ -230,6 +233,9 @@ func (p *parameter) addTo(cmd *cobra.Command) {
 func (p *parameter) give(cmd *cobra.Command, values []string, given map[string]string) (err error) {
 	if len(values) == 0 {
 		return nil
+	}
+	if p.most > 0 && len(values) > p.most {
+		return fmt.Errorf("--%s is given %d times: at most %d are possible", p.flag, len(values), p.most)
 	}
 	given[p.name] = values[0]
 	if p.read != nil {

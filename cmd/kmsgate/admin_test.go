@@ -382,46 +382,37 @@ func TestMistakes(t *testing.T) {
 	if err := os.WriteFile(large, make([]byte, maxDocument+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	beside := filepath.Join(filepath.Dir(large), "key.json")
-	if err := os.WriteFile(filepath.Join(filepath.Dir(large), "key_Password.txt"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for line, want := range map[string]string{
-		"user create":                                           "NAME is missing: kmsgate user create NAME [flags]",
-		"user create alice bob":                                 `"bob" is one argument too many: kmsgate user create NAME [flags]`,
-		"user list all":                                         `"all" is one argument too many: kmsgate user list [flags]`,
-		"user creat alice":                                      `unknown command "creat" for "kmsgate user"`,
-		"user list -o yaml":                                     `invalid argument "yaml" for "-o, --output" flag: it has to be one of table, json`,
-		"user delete alice --force=perhaps":                     `invalid argument "perhaps" for "--force" flag: it has to be one of true, false`,
-		"accesskey create":                                      `required flag(s) "user" not set`,
-		"policy attach p":                                       `required flag(s) "user" not set`,
-		"policy create p --file /nonexistent":                   "open /nonexistent: no such file or directory",
-		"policy create p --file " + large:                       large + " has more than 64 KiB",
-		"policy create p --file -":                              "the standard input is empty",
-		"key create --spec EC_P512":                             `invalid argument "EC_P512" for "--spec" flag: it has to be one of RSA_2048, RSA_3072, RSA_4096, EC_P256, EC_P256K, EC_SM2`,
-		"key create --spec EC_P256 --tag a":                     `the tag "a" is not KEY=VALUE`,
-		"key create --spec EC_P256 --alias x":                   `the alias "x" has to begin with alias/`,
-		"key list --state Gone":                                 `invalid argument "Gone" for "--state" flag: it has to be one of Enabled, Disabled, PendingDeletion`,
-		"key tag k":                                             "KEY=VALUE is missing: kmsgate key tag KEY KEY=VALUE… [flags]",
-		"key tag k a":                                           `the tag "a" is not KEY=VALUE`,
-		"token test --count 0":                                  "--count 0: it has to be 1 to 100",
-		"token test --count many":                               "--count many: it has to be 1 to 100",
-		"token info extra":                                      `"extra" is one argument too many: kmsgate token info [flags]`,
-		"key untag":                                             "KEY is missing: kmsgate key untag KEY TAGKEY… [flags]",
-		"key schedule-deletion k":                               `required flag(s) "days" not set`,
-		"aap create app":                                        `required flag(s) "policy" not set`,
-		"aap policy create p":                                   "at least one of the flags in the group [key all-keys] is required",
-		"aap policy create p --key k --all-keys":                "if any flags in the group [key all-keys] are set none of the others can be; [all-keys key] were all set",
-		"aap policy create p --all-keys=false":                  "what --all-keys or --any-source says is not said otherwise by =false: leave it out",
-		"aap policy update p --rule r --any-source":             "if any flags in the group [rule any-source] are set none of the others can be; [any-source rule] were all set",
-		"aap rule create r":                                     `required flag(s) "source" not set`,
-		"clientkey create":                                      `required flag(s) "aap" not set`,
-		"clientkey create --aap a --out " + large:               large + " is there already, and is not overwritten",
-		"clientkey create --aap a --out /none/f":                "stat /none: no such file or directory",
-		"clientkey create --aap a --out " + beside:              strings.TrimSuffix(beside, ".json") + "_Password.txt is there already, and is not overwritten",
-		"clientkey create --aap a --password-file /nonexistent": "open /nonexistent: no such file or directory",
-		"quota set --user alice --quota asymmetric":             `required flag(s) "qps" not set`,
-	} {
+	mistakes(t, map[string]string{
+		"user create":                               "NAME is missing: kmsgate user create NAME [flags]",
+		"user create alice bob":                     `"bob" is one argument too many: kmsgate user create NAME [flags]`,
+		"user list all":                             `"all" is one argument too many: kmsgate user list [flags]`,
+		"user creat alice":                          `unknown command "creat" for "kmsgate user"`,
+		"user list -o yaml":                         `invalid argument "yaml" for "-o, --output" flag: it has to be one of table, json`,
+		"user delete alice --force=perhaps":         `invalid argument "perhaps" for "--force" flag: it has to be one of true, false`,
+		"accesskey create":                          `required flag(s) "user" not set`,
+		"policy attach p":                           `required flag(s) "user" not set`,
+		"policy create p --file /nonexistent":       "open /nonexistent: no such file or directory",
+		"policy create p --file " + large:           large + " has more than 64 KiB",
+		"policy create p --file -":                  "the standard input is empty",
+		"key create --spec EC_P512":                 `invalid argument "EC_P512" for "--spec" flag: it has to be one of RSA_2048, RSA_3072, RSA_4096, EC_P256, EC_P256K, EC_SM2`,
+		"key create --spec EC_P256 --tag a":         `the tag "a" is not KEY=VALUE`,
+		"key create --spec EC_P256 --alias x":       `the alias "x" has to begin with alias/`,
+		"key list --state Gone":                     `invalid argument "Gone" for "--state" flag: it has to be one of Enabled, Disabled, PendingDeletion`,
+		"key tag k":                                 "KEY=VALUE is missing: kmsgate key tag KEY KEY=VALUE… [flags]",
+		"key tag k a":                               `the tag "a" is not KEY=VALUE`,
+		"token test --count 0":                      "--count 0: it has to be 1 to 100",
+		"token test --count many":                   "--count many: it has to be 1 to 100",
+		"token info extra":                          `"extra" is one argument too many: kmsgate token info [flags]`,
+		"key untag":                                 "KEY is missing: kmsgate key untag KEY TAGKEY… [flags]",
+		"key schedule-deletion k":                   `required flag(s) "days" not set`,
+		"quota set --user alice --quota asymmetric": `required flag(s) "qps" not set`,
+	})
+}
+
+// mistakes runs command lines, and wants each to be refused with a message.
+func mistakes(t *testing.T, lines map[string]string) {
+	t.Helper()
+	for line, want := range lines {
 		g := new(fakeGateway)
 		stdout, _, err := g.kmsgate("", strings.Fields(line)...)
 		if err == nil || err.Error() != want {

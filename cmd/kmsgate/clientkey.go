@@ -60,10 +60,11 @@ kmsgate clientkey create --aap billing --not-before 2027-01-01T00:00:00Z --not-a
 			{name: outOption, flag: "out", kind: "FILE", read: readOut,
 				usage: "the file, or the directory for clientKey_<id>.json and clientKey_<id>_Password.txt (default: this one)"},
 			{name: "Password", flag: "password-file", kind: "FILE", read: readPassword, usage: "a file with the password; - is the standard input"},
-			{name: "NotBefore", flag: "not-before", kind: "TIME", usage: "from when on it is good, as 2027-01-01T00:00:00Z (default: now)"},
-			{name: "NotAfter", flag: "not-after", kind: "TIME", usage: "until when it is good (default: for five years)"},
+			{name: "NotBefore", flag: "not-before", kind: "TIME", usage: "from when on it is good, as 2027-01-01T00:00:00Z, with --not-after (default: now)"},
+			{name: "NotAfter", flag: "not-after", kind: "TIME", usage: "until when it is good, with --not-before (default: for five years)"},
 		},
-		calls: createClientKey,
+		groups: flagGroups{together: []string{"not-before", "not-after"}},
+		calls:  createClientKey,
 	}
 }
 
