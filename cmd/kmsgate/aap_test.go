@@ -47,6 +47,20 @@ func TestClientKeyMistakes(t *testing.T) {
 		create + "--not-after 2027-01-01T00:00:00Z":  "--not-after is given without --not-before: it takes both, or neither",
 		create + "--password-file /nonexistent":      "open /nonexistent: no such file or directory",
 		create + "--out " + have:                     have + " is there already, and is not overwritten",
+		create + "--out " + have + "/":               have + " is no directory",
+		create + "--out " + have + "/x.json":         have + " is no directory",
+		create + "--out " + have + "/new/x.json":     have + " is no directory",
+		create + "--out " + dir + "/new/x.json":      "there is no directory " + dir + "/new: make it first",
+		create + "--out " + dir + "/new/":            "there is no directory " + dir + "/new: make it first",
 		create + "--out " + key:                      beside + " is there already, and is not overwritten",
 	})
+
+	// A password that was given is written nowhere, so nothing is in its way.
+	g := &fakeGateway{answers: map[string]string{"CreateClientKey": aClientKey}}
+	if _, _, err := g.kmsgate("correct-horse-1", "clientkey", "create", "--aap", "a", "--out", key, "--password-file", "-"); err != nil {
+		t.Error(err)
+	}
+	if readPrivate(t, key) == "" || readPrivate(t, beside) != "" {
+		t.Error("it wrote no key, or a password")
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 func (a *admin) clientKeyCommand() *cobra.Command {
@@ -59,7 +60,7 @@ kmsgate clientkey create --aap billing --not-before 2027-01-01T00:00:00Z --not-a
 			aapFlag("the access point whose client key it shall be", true),
 			{name: outOption, flag: "out", kind: "FILE", read: readOut,
 				usage: "the file, or the directory for clientKey_<id>.json and clientKey_<id>_Password.txt (default: this one)"},
-			{name: "Password", flag: "password-file", kind: "FILE", read: readPassword, usage: "a file with the password; - is the standard input"},
+			{name: "Password", flag: passwordFlag, kind: "FILE", read: readPassword, usage: "a file with the password; - is the standard input"},
 			{name: "NotBefore", flag: "not-before", kind: "TIME", usage: "from when on it is good, as 2027-01-01T00:00:00Z, with --not-after (default: now)"},
 			{name: "NotAfter", flag: "not-after", kind: "TIME", usage: "until when it is good, with --not-before (default: for five years)"},
 		},
@@ -71,22 +72,46 @@ kmsgate clientkey create --aap billing --not-before 2027-01-01T00:00:00Z --not-a
 // outOption is where the files shall be.
 const outOption = "Out"
 
+// passwordFlag gives a password, which is not made up and not written then.
+const passwordFlag = "password-file"
+
 // readOut refuses, before anything is made, a place where nothing can be.
-func readOut(_ *cobra.Command, values []string) (string, error) {
+func readOut(cmd *cobra.Command, values []string) (string, error) {
 	out := values[0]
-	info, err := os.Stat(out)
-	if err == nil && info.IsDir() {
+	if info, err := os.Stat(out); err == nil && info.IsDir() {
 		return out, nil
 	}
-	for _, path := range []string{out, passwordPath(out)} {
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+	if err := isDirectory(filepath.Dir(out)); err != nil {
+		return "", err
+	}
+	files := []string{out}
+	if !cmd.Flag(passwordFlag).Changed { // otherwise none is written
+		files = append(files, passwordPath(out))
+	}
+	for _, path := range files {
+		switch _, err := os.Lstat(path); {
+		case err == nil:
 			return "", fmt.Errorf("%s is there already, and is not overwritten", path)
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", err
 		}
 	}
-	if info, err = os.Stat(filepath.Dir(out)); err == nil && !info.IsDir() {
-		err = fmt.Errorf("%s is no directory", filepath.Dir(out))
+	return out, nil
+}
+
+// isDirectory refuses what is no directory, and names the first on the way to it
+// that is none.
+func isDirectory(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && !info.IsDir():
+		return fmt.Errorf("%s is no directory", path)
+	case errors.Is(err, unix.ENOTDIR):
+		return isDirectory(filepath.Dir(path))
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("there is no directory %s: make it first", path)
 	}
-	return out, err
+	return err
 }
 
 // passwordPath is where the password of a client key's file is put, named as KMS's
