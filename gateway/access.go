@@ -16,7 +16,7 @@ var entityName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
 
 func checkName(parameter, name string) error {
 	if !entityName.MatchString(name) {
-		return invalidParameter(parameter, "it has to be 1 to 64 of the characters A-Za-z0-9._@-")
+		return invalidParameter(parameter, "%q is not 1 to 64 of the characters A-Za-z0-9._@-", clip(name))
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ const clientKeyMethod = "ClientKey"
 const maxAccessPointPolicies = 3
 
 var accessPoints = collection[store.ApplicationAccessPoint]{
-	(*store.Tx).AccessPoint, (*store.Tx).PutAccessPoint, (*store.Tx).DeleteAccessPoint, (*store.Tx).CountAccessPoints, (*store.Tx).AccessPoints,
+	"access point", (*store.Tx).AccessPoint, (*store.Tx).PutAccessPoint, (*store.Tx).DeleteAccessPoint, (*store.Tx).CountAccessPoints, (*store.Tx).AccessPoints,
 }
 
 func parsePolicies(text string) ([]string, error) {

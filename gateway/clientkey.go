@@ -186,13 +186,18 @@ func (c *call) clientKey(clientKeyId string) (store.ClientKey, error) {
 		if err := c.authorize(c.server.namedARN(c.action, anyName)); err != nil {
 			return store.ClientKey{}, err
 		}
-		return store.ClientKey{}, errResourceNotFound
+		return store.ClientKey{}, noClientKey(clientKeyId)
 	}
 	if err != nil {
 		return store.ClientKey{}, err
 	}
 	c.entry.Subject = k.AapName + "/" + k.ClientKeyId
 	return k, c.authorize(c.server.namedARN(c.action, k.AapName))
+}
+
+// noClientKey tells that there is none, to who may know.
+func noClientKey(clientKeyId string) error {
+	return errResourceNotFound.because("There is no client key %q.", clip(clientKeyId))
 }
 
 type clientKeyRequest struct {
@@ -291,7 +296,7 @@ func deleteClientKey(_ context.Context, c *call, req *clientKeyRequest) (*emptyR
 	}
 	return done(c.change(func(tx *store.Tx) error {
 		if _, err := tx.ClientKey(k.ClientKeyId); err != nil {
-			return errResourceNotFound // deleted by another call meanwhile
+			return noClientKey(k.ClientKeyId) // deleted by another call meanwhile
 		}
 		return tx.DeleteClientKey(k.ClientKeyId, c.now)
 	}))

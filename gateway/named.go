@@ -48,6 +48,7 @@ const maxNamed = 1000
 // A collection is the records of one kind. Its methods do what operations on
 // them have in common.
 type collection[R any] struct {
+	what   string // one of them, in a sentence
 	get    func(tx *store.Tx, name string) (R, error)
 	put    func(tx *store.Tx, r R) error
 	remove func(tx *store.Tx, name string, now time.Time) error
@@ -55,11 +56,12 @@ type collection[R any] struct {
 	page   func(tx *store.Tx, skip, n int) []R
 }
 
-// find gives a record, or Forbidden.ResourceNotFound.
+// find gives a record, or Forbidden.ResourceNotFound, which tells that there is none:
+// it is for who may do what is asked for with the name.
 func (of collection[R]) find(tx *store.Tx, name string) (R, error) {
 	r, err := of.get(tx, name)
 	if errors.Is(err, store.ErrNotFound) {
-		err = errResourceNotFound
+		err = errResourceNotFound.because("There is no %s %q.", of.what, clip(name))
 	}
 	return r, err
 }

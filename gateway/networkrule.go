@@ -13,7 +13,7 @@ import (
 const privateType = "Private"
 
 var networkRules = collection[store.NetworkRule]{
-	(*store.Tx).NetworkRule, (*store.Tx).PutNetworkRule, func(tx *store.Tx, name string, _ time.Time) error { return tx.DeleteNetworkRule(name) }, (*store.Tx).CountNetworkRules, (*store.Tx).NetworkRules,
+	"network rule", (*store.Tx).NetworkRule, (*store.Tx).PutNetworkRule, func(tx *store.Tx, name string, _ time.Time) error { return tx.DeleteNetworkRule(name) }, (*store.Tx).CountNetworkRules, (*store.Tx).NetworkRules,
 }
 
 // parseSources reads SourcePrivateIp. A rule without addresses would let nobody

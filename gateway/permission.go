@@ -68,14 +68,31 @@ func (s *Server) permitted(aapName string, r policy.Request) policy.Decision {
 		aap, _ := tx.AccessPoint(aapName)
 		for _, name := range aap.Policies {
 			p, _ := tx.PermissionPolicy(name)
-			if slices.Contains(p.Permissions, keyUser) && s.covers(p.Resources, r) && letsIn(tx, p.NetworkRules, source.Unmap()) {
+			switch {
+			case !slices.Contains(p.Permissions, keyUser) || !s.covers(p.Resources, r):
+			case letsIn(tx, p.NetworkRules, source.Unmap()):
 				d = policy.Decision{Allowed: true, Reason: fmt.Sprintf("allowed by permission policy %q", name), Policy: name}
-				break
+				return nil
+			default: // and the next may permit it from here
+				d.Reason = keptOut(tx, p, source)
 			}
 		}
 		return nil
 	})
 	return d
+}
+
+// keptOut says how a permission policy permits something that it does not permit
+// from an address.
+func keptOut(tx *store.Tx, p store.PermissionPolicy, source netip.Addr) string {
+	from := "from other addresses only"
+	switch {
+	case !slices.ContainsFunc(p.NetworkRules, func(name string) bool { _, err := tx.NetworkRule(name); return err == nil }):
+		from = "from nowhere: the network rules that it names are gone"
+	case !source.IsValid(): // in a simulation
+		from = "from some addresses only, and none is given"
+	}
+	return fmt.Sprintf("permission policy %q permits it %s", p.Name, from)
 }
 
 // covers reports whether what is asked for is among what keyUser permits with some

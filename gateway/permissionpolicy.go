@@ -16,7 +16,7 @@ import (
 const sharedInstance = "shared"
 
 var permissionPolicies = collection[store.PermissionPolicy]{
-	(*store.Tx).PermissionPolicy, (*store.Tx).PutPermissionPolicy, func(tx *store.Tx, name string, _ time.Time) error { return tx.DeletePermissionPolicy(name) }, (*store.Tx).CountPermissionPolicies, (*store.Tx).PermissionPolicies,
+	"permission policy", (*store.Tx).PermissionPolicy, (*store.Tx).PutPermissionPolicy, func(tx *store.Tx, name string, _ time.Time) error { return tx.DeletePermissionPolicy(name) }, (*store.Tx).CountPermissionPolicies, (*store.Tx).PermissionPolicies,
 }
 
 func parsePermissions(text string) ([]string, error) {

@@ -11,7 +11,7 @@ import (
 
 type simulatePolicyRequest struct {
 	UserName   string `kms:"required"` // of a user, or aap: and the Name of an access point
-	ActionName string `kms:"required"` // with or without "kms:"
+	ActionName string `kms:"required"` // with or without "kms:"; or as the native door calls it
 	KeyId      string // a KeyId, an alias or an ARN; for actions on a key
 	Name       string // of a network rule, permission policy or access point; for actions on one, or on its client keys
 	SourceIp   string
@@ -109,6 +109,9 @@ func (c *call) simulatedAction(name string) (string, error) {
 	const prefix = "kms:"
 	if len(name) > len(prefix) && name[:len(prefix)] == prefix {
 		name = name[len(prefix):]
+	}
+	if n, ok := nativeOperations[name]; ok {
+		name = n.operation
 	}
 	if o, ok := c.server.table[name]; !ok || !o.door.isRemote() {
 		return "", invalidParameter("ActionName", "%q is not an operation that can be asked for over the network", clip(name))
