@@ -151,7 +151,7 @@ var commandLines = []struct {
 		`{"Allowed":true,"Reason":"why","PolicyName":"p","Statement":2,"Resource":"r"}`},
 
 	{"policy simulate --user aap:app --action CreatePolicy --name n", map[string]string{"SimulatePolicy": `{"Reason":"why"}`},
-		[]string{"SimulatePolicy ActionName=CreatePolicy Name=n UserName=aap:app"}, "Allowed    false\nReason     why\nStatement  0\n",
+		[]string{"SimulatePolicy ActionName=CreatePolicy Name=n UserName=aap:app"}, "Allowed  false\nReason   why\n",
 		`{"Allowed":false,"Reason":"why","PolicyName":"","Statement":0,"Resource":""}`},
 
 	{"quota list", map[string]string{"ListQuotas": `{"Quotas":{"Quota":[{"Gateway":"shared","QuotaName":"asymmetric","UserName":"alice","QueriesPerSecond":0.5}]}}`},

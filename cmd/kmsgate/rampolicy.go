@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"github.com/spf13/cobra"
 )
@@ -74,7 +75,7 @@ refusal, too.`,
 kmsgate policy simulate --user aap:billing --action AsymmetricSign --key alias/invoices --source-ip 192.0.2.7`,
 		flags: []*parameter{
 			userFlag("the user who would do it, or aap:NAME: the client keys of an access point"),
-			{name: "ActionName", flag: "action", kind: "ACTION", usage: "the operation, as AsymmetricSign", required: true},
+			{name: "ActionName", flag: "action", kind: "ACTION", usage: "the operation, as AsymmetricSign, or as Sign, as the instance SDK calls it", required: true},
 			{name: "KeyId", flag: "key", kind: "KEY", usage: "the key to do it with: a KeyId, alias or ARN"},
 			{name: "Name", flag: "name", kind: "NAME", usage: "the network rule, permission policy or access point to do it with"},
 			{name: "SourceIp", flag: "source-ip", kind: "IP", usage: "the address to do it from"},
@@ -123,8 +124,19 @@ type simulation struct {
 	Allowed    bool
 	Reason     string
 	PolicyName string
-	Statement  int
+	Statement  statement
 	Resource   string
+}
+
+// A statement is the number of one in a policy, from 1 on, or 0 for none, which
+// people are not shown.
+type statement int
+
+func (s statement) String() string {
+	if s == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(s))
 }
 
 // maxDocument bounds what is read of a file that is sent to the gateway.
