@@ -150,6 +150,7 @@ func (p *patient) examine(ctx context.Context) *diagnosis {
 		return d
 	}
 	d.Findings = append(d.Findings, ca...) // what is in the way has been said else
+	p.examineAccessPoints(ctx, d)
 	p.examineClientKeys(ctx, d, time.Now())
 	if p.examineToken(ctx, d) {
 		p.examineRecords(ctx, d, empty)

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,24 @@ func aPatient() *fakeGateway {
 		"TestKeyVersion":   `{"KeyId":"k","KeyVersionId":"v"}`,
 		"ListClientKeys":   clientKeyUntil(time.Now().AddDate(5, 0, 0)),
 	}, refuse: make(map[string]error)}
+}
+
+// danglingReferences makes an access point whose permission policy names rules, of
+// which there is office, and no client key of it.
+func danglingReferences(g *fakeGateway, rules ...string) {
+	text, err := json.Marshal(accessControl{rules})
+	if err == nil {
+		text, err = json.Marshal(string(text))
+	}
+	if err != nil {
+		panic(err)
+	}
+	g.answers["ListNetworkRules"] = `{"NetworkRules":{"NetworkRule":[{"Name":"office"}]},"TotalCount":1}`
+	g.answers["ListPolicies"] = `{"Policies":{"Policy":[{"Name":"sign"}]},"TotalCount":1}`
+	g.answers["DescribePolicy"] = `{"Name":"sign","AccessControlRules":` + string(text) + `}`
+	g.answers["ListApplicationAccessPoints"] = `{"ApplicationAccessPoints":{"ApplicationAccessPoint":[{"Name":"app"}]},"TotalCount":1}`
+	g.answers["DescribeApplicationAccessPoint"] = `{"Name":"app","Policies":"[\"sign\"]"}`
+	g.answers["ListClientKeys"] = `{"ClientKeys":[]}`
 }
 
 func clientKeyUntil(t time.Time) string {
@@ -89,6 +108,28 @@ func TestDoctor(t *testing.T) {
 			[]string{"note: The client key KAAP.1 of access point app was good until"}},
 		"no client keys":      {func(g *fakeGateway) { g.refuse["ListClientKeys"] = errors.New("503 x") }, true, []string{"problem: The client keys could not be listed: 503 x."}},
 		"client key of never": {func(g *fakeGateway) { g.answers["ListClientKeys"] = `{"ClientKeys":[{"ClientKeyId":"KAAP.1"}]}` }, true, []string{"problem: Of the client key KAAP.1"}},
+		"rules gone": {func(g *fakeGateway) { danglingReferences(g, "office", "gone") }, false,
+			[]string{"note: The permission policy sign names network rules that are gone (gone), and lets fewer in.", "do: give it others (kmsgate aap policy update sign --rule RULE, or --any-source"}},
+		"all rules gone": {func(g *fakeGateway) { danglingReferences(g, "gone", "away") }, false,
+			[]string{"note: The permission policy sign names network rules that are gone (gone, away), and lets nobody in."}},
+		"policies gone": {func(g *fakeGateway) {
+			danglingReferences(g)
+			g.answers["DescribeApplicationAccessPoint"] = `{"Name":"app","Policies":"[\"sign\",\"lost\"]"}`
+		}, false, []string{"note: The access point app names permission policies that are gone (lost), and its client keys may do less.", "do: give it others (kmsgate aap update app --policy POLICY)"}},
+		"all policies gone": {func(g *fakeGateway) {
+			danglingReferences(g)
+			g.answers["DescribeApplicationAccessPoint"] = `{"Name":"app","Policies":"[\"lost\"]"}`
+		}, false, []string{"note: The access point app names permission policies that are gone (lost), and its client keys may do nothing."}},
+		"policy deleted meanwhile": {func(g *fakeGateway) {
+			danglingReferences(g)
+			g.refuse["DescribePolicy"] = errors.New("404 Forbidden.ResourceNotFound: x")
+			g.refuse["DescribeApplicationAccessPoint"] = g.refuse["DescribePolicy"]
+		}, false, []string{"No problems were found."}},
+		"no rules": {func(g *fakeGateway) { g.refuse["ListNetworkRules"] = errors.New("503 x") }, true, []string{"problem: The access points could not be looked at: 503 x."}},
+		"no policies": {func(g *fakeGateway) {
+			danglingReferences(g)
+			g.refuse["DescribePolicy"] = errors.New("503 x")
+		}, true, []string{"problem: The access points could not be looked at: 503 x."}},
 		"PIN locked": {func(g *fakeGateway) {
 			g.answers["DescribeToken"] = `{"Survey":{"Sealing":"x","Token":{"Flags":["RNG","USER_PIN_LOCKED"]}}}`
 		}, true, []string{"problem: The token's user PIN is locked"}},
@@ -110,6 +151,23 @@ func TestDoctor(t *testing.T) {
 		var d diagnosis
 		if err := json.Unmarshal([]byte(stdout), &d); err != nil || d.Findings == nil || d.Offers == nil || (d.problems() > 0) != tc.problem {
 			t.Errorf("%s: %v, %+v", name, err, d)
+		}
+	}
+}
+
+// TestDoctorDangling finds nothing where nothing dangles, and not having client keys
+// is nothing.
+func TestDoctorDangling(t *testing.T) {
+	for _, rules := range [][]string{nil, {"office"}} {
+		g := aPatient()
+		danglingReferences(g, rules...)
+		if stdout, _, err := g.kmsgate("", "doctor"); err != nil || strings.Contains(stdout, "access point") || strings.Contains(stdout, "policy") {
+			t.Errorf("with %q: %v, %s", rules, err, stdout)
+		}
+		for _, call := range []string{"DescribePolicy Name=sign", "DescribeApplicationAccessPoint Name=app"} {
+			if !slices.Contains(g.calls, call) {
+				t.Errorf("it did not ask for %s", call)
+			}
 		}
 	}
 }
