@@ -15,7 +15,9 @@ const clientKeyMethod = "ClientKey"
 const maxAccessPointPolicies = 3
 
 var accessPoints = collection[store.ApplicationAccessPoint]{
-	"access point", (*store.Tx).AccessPoint, (*store.Tx).PutAccessPoint, (*store.Tx).DeleteAccessPoint, (*store.Tx).CountAccessPoints, (*store.Tx).AccessPoints,
+	what: "access point",
+	get:  (*store.Tx).AccessPoint, put: (*store.Tx).PutAccessPoint, remove: (*store.Tx).DeleteAccessPoint,
+	count: (*store.Tx).CountAccessPoints, page: (*store.Tx).AccessPoints,
 }
 
 func parsePolicies(text string) ([]string, error) {

@@ -13,7 +13,10 @@ import (
 const privateType = "Private"
 
 var networkRules = collection[store.NetworkRule]{
-	"network rule", (*store.Tx).NetworkRule, (*store.Tx).PutNetworkRule, func(tx *store.Tx, name string, _ time.Time) error { return tx.DeleteNetworkRule(name) }, (*store.Tx).CountNetworkRules, (*store.Tx).NetworkRules,
+	what: "network rule",
+	get:  (*store.Tx).NetworkRule, put: (*store.Tx).PutNetworkRule,
+	remove: func(tx *store.Tx, name string, _ time.Time) error { return tx.DeleteNetworkRule(name) },
+	count:  (*store.Tx).CountNetworkRules, page: (*store.Tx).NetworkRules,
 }
 
 // parseSources reads SourcePrivateIp. A rule without addresses would let nobody

@@ -16,7 +16,10 @@ import (
 const sharedInstance = "shared"
 
 var permissionPolicies = collection[store.PermissionPolicy]{
-	"permission policy", (*store.Tx).PermissionPolicy, (*store.Tx).PutPermissionPolicy, func(tx *store.Tx, name string, _ time.Time) error { return tx.DeletePermissionPolicy(name) }, (*store.Tx).CountPermissionPolicies, (*store.Tx).PermissionPolicies,
+	what: "permission policy",
+	get:  (*store.Tx).PermissionPolicy, put: (*store.Tx).PutPermissionPolicy,
+	remove: func(tx *store.Tx, name string, _ time.Time) error { return tx.DeletePermissionPolicy(name) },
+	count:  (*store.Tx).CountPermissionPolicies, page: (*store.Tx).PermissionPolicies,
 }
 
 func parsePermissions(text string) ([]string, error) {

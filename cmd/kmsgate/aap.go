@@ -131,6 +131,10 @@ func readRules(_ *cobra.Command, values []string) (string, error) {
 	return string(text), err
 }
 
+// useOfKeys is the only one of KMS's templates of permissions that there is a use for
+// here.
+const useOfKeys = `["RbacPermission/Template/CryptoServiceKeyUser"]`
+
 func createAapPolicyTask() task {
 	return task{
 		verb: "create", short: "Create a permission policy",
@@ -139,7 +143,7 @@ kmsgate aap policy create sign-anything --all-keys --description "for the test b
 		arguments: []*parameter{nameArgument()},
 		flags:     permissionFlags(),
 		groups:    flagGroups{oneOf: []string{"key", "all-keys"}, apart: [][]string{{"key", "all-keys"}}},
-		calls: with("Permissions", `["RbacPermission/Template/CryptoServiceKeyUser"]`,
+		calls: with("Permissions", useOfKeys,
 			withKeys(answered("CreatePolicy", func(p createdAapPolicy) view { return viewOf(p) }))),
 	}
 }

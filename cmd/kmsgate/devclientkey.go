@@ -78,7 +78,7 @@ func makeDevAccessPoint(ctx context.Context, i *instance) error {
 	})
 	if errors.Is(policyErr, store.ErrNotFound) {
 		policyErr = i.server.Call(ctx, "CreatePolicy", map[string]string{"Name": devAccessPoint, "Description": description,
-			"Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": `["key/*"]`}, nil)
+			"Permissions": useOfKeys, "Resources": `["key/*"]`}, nil)
 	}
 	if policyErr == nil && errors.Is(pointErr, store.ErrNotFound) {
 		pointErr = i.server.Call(ctx, "CreateApplicationAccessPoint", map[string]string{"Name": devAccessPoint, "Description": description,
