@@ -92,7 +92,7 @@ type createClientKeyResponse struct {
 	PrivateKeyData base64Bytes // PKCS#12
 }
 
-func createClientKey(_ context.Context, c *call, req *createClientKeyRequest) (*createClientKeyResponse, error) {
+func createClientKey(ctx context.Context, c *call, req *createClientKeyRequest) (*createClientKeyResponse, error) {
 	from, to, err := c.validity(req.NotBefore, req.NotAfter)
 	if err := errors.Join(checkPassword(req.Password), err); err != nil {
 		return nil, err
@@ -117,6 +117,9 @@ func createClientKey(_ context.Context, c *call, req *createClientKeyRequest) (*
 	pfx, err := makeClientKey(&k, req.Password)
 	if err != nil {
 		return nil, fmt.Errorf("making a client key: %w", err)
+	}
+	if err := sealClientKey(ctx, c.server.Sealer, &k); err != nil {
+		return nil, err
 	}
 	c.entry.Subject = k.AapName + "/" + k.ClientKeyId
 	err = c.change(func(tx *store.Tx) error {

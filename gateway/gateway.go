@@ -21,7 +21,7 @@ import (
 type Config struct {
 	Store   *store.Store
 	Backend hsm.Backend
-	Sealer  hsm.Sealer     // of access-key secrets
+	Sealer  hsm.Sealer     // of access-key secrets and client keys
 	Random  hsm.Randomizer // nil means that there is no GenerateRandom
 	Audit   *audit.Log
 
@@ -97,6 +97,7 @@ type Server struct {
 	seats       *seats
 	outbox      outbox
 	bodies      bodies
+	seals       seals
 	metrics     *metrics
 	policies    documents // RAM policies
 	keyPolicies documents

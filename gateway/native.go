@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -50,7 +51,7 @@ func (s *Server) serveNative(r *http.Request, c *call) (response, error) {
 	}
 	c.read(claim)
 	c.body = func() ([]byte, func(), error) { return c.readNative(r, claim) }
-	return c.do(r.Context(), func() (*principal, error) { return s.authenticateNative(claim, r.TLS) })
+	return c.do(r.Context(), func() (*principal, error) { return s.authenticateNative(r.Context(), claim, r.TLS) })
 }
 
 func checkNative(r *http.Request) error {
@@ -82,17 +83,18 @@ func nativeClaimError(err error) error {
 }
 
 // authenticateNative makes a principal of a claim: the time is ours, the client key
-// is known, the signature is its, it is valid now, and if there is a certificate on
-// the connection it is one of ours. There is no nonce to look at, so nothing that
+// is known, the signature is its, it is valid now, if there is a certificate on the
+// connection it is one of ours, and the record is one of ours, too. There is no nonce to look at, so nothing that
 // can be asked for here changes anything.
-func (s *Server) authenticateNative(claim *acs.Claim, connection *tls.ConnectionState) (*principal, error) {
+func (s *Server) authenticateNative(ctx context.Context, claim *acs.Claim, connection *tls.ConnectionState) (*principal, error) {
 	now := s.Now()
 	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
 		return nil, errNativeTime
 	}
 	var p *principal
-	err := s.Store.View(func(tx *store.Tx) error {
-		key, err := tx.ClientKey(claim.AccessKeyId)
+	var key store.ClientKey
+	err := s.Store.View(func(tx *store.Tx) (err error) {
+		key, err = tx.ClientKey(claim.AccessKeyId)
 		if errors.Is(err, store.ErrNotFound) {
 			return errNativeClientKey.saying("The AccessKey ID %q does not exist in our records.", clip(claim.AccessKeyId))
 		}
@@ -108,7 +110,10 @@ func (s *Server) authenticateNative(claim *acs.Claim, connection *tls.Connection
 		p, err = s.accessPointPrincipal(tx, key.AapName)
 		return err
 	})
-	return p, err
+	if err != nil {
+		return nil, err
+	}
+	return p, s.checkSeal(ctx, key)
 }
 
 func checkClientKey(key store.ClientKey, claim *acs.Claim, now time.Time) error {

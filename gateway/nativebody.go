@@ -78,7 +78,7 @@ func (c *call) readNative(r *http.Request, claim *acs.Claim) (body []byte, relea
 		release = func() { c.server.bodies.give(who, n) }
 	}
 	if body, err = readSigned(r, claim); err == nil {
-		_, err = c.server.authenticateNative(claim, r.TLS)
+		_, err = c.server.authenticateNative(r.Context(), claim, r.TLS)
 	}
 	if err != nil {
 		release()

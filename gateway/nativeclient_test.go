@@ -22,6 +22,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -77,8 +78,12 @@ func (b *bench) clientKeys() (all []store.ClientKey) {
 	return all
 }
 
+// putClientKey writes a record as the gateway would.
 func (b *bench) putClientKey(k store.ClientKey) {
 	b.t.Helper()
+	if err := gateway.SealClientKey(b.t.Context(), b.backend, &k); err != nil {
+		b.t.Fatal(err)
+	}
 	if err := b.db.Update(func(tx *store.Tx) error { return tx.PutClientKey(k) }); err != nil {
 		b.t.Fatal(err)
 	}

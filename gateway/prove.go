@@ -15,6 +15,7 @@ type Proof struct {
 	Keys       int // whose versions have all signed
 	Versions   int // that have signed
 	AccessKeys int // whose secret was unsealed
+	ClientKeys int // whose record was
 	Due        int // keys among them that are deleted at the gateway's next start: their time has come
 }
 
@@ -78,7 +79,7 @@ const maxFailures = 10
 
 // Prove has the backend sign with every version of every key that there is a
 // record of, whatever the key's state, checks the signatures, and unseals the
-// secret of every access key. Its error names what does not work; the Proof is of
+// secret of every access key and the record of every client key. Its error names what does not work; the Proof is of
 // the rest. It changes nothing.
 func Prove(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) (Proof, error) {
 	p := prover{backend: backend, sealer: sealer}
@@ -86,6 +87,9 @@ func Prove(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm
 		tx.EachKey(func(k store.Key) { p.key(ctx, k, tx.KeyVersions(k.KeyId)) })
 		for _, a := range tx.AccessKeys() {
 			p.accessKey(ctx, a)
+		}
+		for _, k := range tx.ClientKeys() {
+			p.clientKey(ctx, k)
 		}
 		return ctx.Err()
 	})
@@ -148,4 +152,14 @@ func (p *prover) accessKey(ctx context.Context, a store.AccessKey) {
 		return
 	}
 	p.AccessKeys++
+}
+
+func (p *prover) clientKey(ctx context.Context, k store.ClientKey) {
+	ctx, cancel := context.WithTimeout(ctx, proofTime)
+	defer cancel()
+	if _, err := p.sealer.Unseal(ctx, k.Sealed, clientKeyAAD(k)); err != nil {
+		p.fail(fmt.Errorf("client key %s of access point %s: %w", k.ClientKeyId, k.AapName, err))
+		return
+	}
+	p.ClientKeys++
 }

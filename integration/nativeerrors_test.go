@@ -104,17 +104,11 @@ func TestNativeErrors(t *testing.T) {
 	f := newFaulty(t, func(*gateway.Config) {})
 	limited := newFaulty(t, func(c *gateway.Config) { c.Quotas.DedicatedUser = 0.001 })
 	all, narrow, secrets := f.newClientKey("all", `["key/*"]`), f.newClientKey("narrow", `["key/none"]`), f.newClientKey("secrets", `["secret/*"]`)
-	deleted, expired := f.newClientKey("deleted", `["key/*"]`), f.newClientKey("expired", `["key/*"]`)
+	now := time.Now().UTC()
+	deleted := f.newClientKey("deleted", `["key/*"]`)
+	expired := f.newClientKey("expired", `["key/*"]`, "NotBefore", now.Add(-time.Hour).Format("2006-01-02T15:04:05Z"), "NotAfter", now.Add(5*time.Minute).Format("2006-01-02T15:04:05Z"))
 	early := f.newClientKey("early", `["key/*"]`, "NotBefore", "2100-01-01T00:00:00Z", "NotAfter", "2101-01-01T00:00:00Z")
 	f.local("DeleteClientKey", nil, map[string]string{"ClientKeyId": idOf(t, deleted)})
-	err := f.db.Update(func(tx *store.Tx) error {
-		k, err := tx.ClientKey(idOf(t, expired))
-		k.NotBefore, k.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Second)
-		return errors.Join(err, tx.PutClientKey(k))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	few := limited.newClientKey("all", `["key/*"]`)
 	if err := limited.signWith(few, nil); err != nil {
 		t.Fatal(err)
@@ -138,7 +132,7 @@ func TestNativeErrors(t *testing.T) {
 	for name, cases := range map[string][]func() error{
 		"404 Unauthorized": {
 			func() error { return f.signWith(deleted, nil) },
-			func() error { return f.signWith(expired, nil) },
+			func() error { return f.moved(10*time.Minute, func() error { return f.signWith(expired, nil) }) },
 			func() error { return f.signWith(early, nil) },
 		},
 		"401 SignatureNotMatch": {func() error { return f.signWith(thief, nil) }},

@@ -120,6 +120,7 @@ type ClientKey struct {
 	Certificate  []byte    // DER; self-made, with the RSA public key
 	NotBefore    time.Time // to the second
 	NotAfter     time.Time // to the second
+	Sealed       []byte    // proves that the gateway wrote all of the above
 	CreationDate time.Time
 }
 

@@ -421,8 +421,8 @@ func (r *restore) clear(made bool) error {
 func (r *restore) report(cmd *cobra.Command, c *config.Config) {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "Restored in %s: %s, as it was at %s.\n", r.dir, plain(r.manifest.Instance), r.manifest.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
-	fmt.Fprintf(out, "Keys that have signed: %d, with %d versions. Access keys unsealed: %d. The audit log goes on behind line %d.\n",
-		r.proof.Keys, r.proof.Versions, r.proof.AccessKeys, r.head.Seq)
+	fmt.Fprintf(out, "Keys that have signed: %d, with %d versions. Access keys unsealed: %d. Client keys: %d. The audit log goes on behind line %d.\n",
+		r.proof.Keys, r.proof.Versions, r.proof.AccessKeys, r.proof.ClientKeys, r.head.Seq)
 	if c.Token.SoftHSMConf == filepath.Join(r.dir, archivedSoftHSMConf) {
 		fmt.Fprintf(out, "The SoftHSM token is in %s, its user PIN in %s: the configuration names them.\n", filepath.Join(r.dir, archivedToken), c.Token.PINFile)
 	}
