@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -191,15 +190,11 @@ func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (
 	if err := i.listenAdmin(l); err != nil {
 		return err
 	}
-	provisioned, err := provision(ctx, i)
+	provisioned, err := d.provision(ctx, i)
 	if err != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	clientKey, err := d.devClientKey(ctx, i)
-	if err != nil {
-		return errors.Join(fmt.Errorf("making a client key: %w", err), ctx.Err())
-	}
-	env := slices.Concat(d.describe(c, l), provisioned, clientKey)
+	env := append(d.describe(c, l), provisioned...)
 
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
@@ -214,6 +209,19 @@ func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (
 	i.closing("the directory", func() error { return os.Remove(d.path("env")) })
 	printBanner(cmd.OutOrStdout(), d.path("env"), env)
 	return <-served
+}
+
+// provision makes what the directory lacks of keys and credentials.
+func (d *devGateway) provision(ctx context.Context, i *instance) (environment, error) {
+	keys, err := provision(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	clientKey, err := d.devClientKey(ctx, i)
+	if err != nil {
+		return nil, fmt.Errorf("making a client key: %w", err)
+	}
+	return append(keys, clientKey...), nil
 }
 
 // describe gives what clients have to know of the gateway.
