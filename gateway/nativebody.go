@@ -64,12 +64,12 @@ func (b *bodies) give(who string, n int64) {
 // signed. It is called for callers only who are known and within their quota: others
 // cannot have 3 MB kept for each of their connections. Reading takes as long as the
 // client likes, so who asks is asked again.
-func (c *call) readNative(r *http.Request, claim *acs.Claim) (body []byte, release func(), err error) {
+func (c *call) readNative(r *http.Request, claim *acs.Claim) ([]byte, func(), error) {
 	n := r.ContentLength
 	if n < 0 {
 		n = maxNativeBody
 	}
-	release = func() {}
+	release := func() {}
 	if n > smallBody {
 		who := c.principal.user.UserName
 		if !c.server.bodies.take(who, n) {
@@ -77,13 +77,20 @@ func (c *call) readNative(r *http.Request, claim *acs.Claim) (body []byte, relea
 		}
 		release = func() { c.server.bodies.give(who, n) }
 	}
-	if body, err = readSigned(r, claim); err == nil {
-		_, err = c.server.authenticateNative(r.Context(), claim, r.TLS)
-	}
+	whole := false
+	defer func() {
+		if !whole { // a panic must not keep the room either
+			release()
+		}
+	}()
+	body, err := readSigned(r, claim)
 	if err != nil {
-		release()
 		return nil, nil, err
 	}
+	if _, err := c.server.authenticateNative(r.Context(), claim, r.TLS); err != nil {
+		return nil, nil, err
+	}
+	whole = true
 	return body, release, nil
 }
 
