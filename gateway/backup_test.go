@@ -393,14 +393,18 @@ func TestProve(t *testing.T) {
 	var lost struct{ KeyMetadata struct{ KeyId string } }
 	b.local("CreateKey", &lost, "KeySpec", "EC_P256K")
 	b.local("DisableKey", nil, "KeyId", lost.KeyMetadata.KeyId)
+	b.newAccessPoint("app", []string{"key/*"})
+	c := b.newNativeClient("app")
 	proof, err := gateway.Prove(t.Context(), b.db, b.backend, b.backend)
-	if want := (gateway.Proof{Keys: 2, Versions: 3, AccessKeys: 1}); err != nil || proof != want {
+	if want := (gateway.Proof{Keys: 2, Versions: 3, AccessKeys: 1, ClientKeys: 1}); err != nil || proof != want {
 		t.Errorf("of a whole instance: %+v, %v, want %+v", proof, err, want)
 	}
 	err = b.db.Update(func(tx *store.Tx) error {
 		a := tx.AccessKeys()[0]
 		a.AccessKeyId = "moved" // it has another's sealed secret
-		return tx.PutAccessKey(a)
+		k, err := tx.ClientKey(c.id)
+		k.AapName = "other" // for which it was not sealed
+		return errors.Join(err, tx.PutClientKey(k), tx.PutAccessKey(a))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -410,8 +414,8 @@ func TestProve(t *testing.T) {
 	})
 	proof, err = gateway.Prove(t.Context(), b.db, b.backend, b.backend)
 	if want := (gateway.Proof{Keys: 1, Versions: 2, AccessKeys: 1}); proof != want || !errors.Is(err, hsm.ErrNotFound) ||
-		!strings.Contains(err.Error(), lost.KeyMetadata.KeyId) || !strings.Contains(err.Error(), "access key moved") {
-		t.Errorf("of one with losses: %+v, %v, want %+v and an error that names both", proof, err, want)
+		!strings.Contains(err.Error(), lost.KeyMetadata.KeyId) || !strings.Contains(err.Error(), "access key moved") || !strings.Contains(err.Error(), "client key "+c.id) {
+		t.Errorf("of one with losses: %+v, %v, want %+v and an error that names all", proof, err, want)
 	}
 }
 

@@ -75,6 +75,6 @@ func (s *Server) checkSeal(ctx context.Context, k store.ClientKey) error {
 	case isTransient(err):
 		return err
 	}
-	s.Logger.Error("the record of a client key is not as the gateway wrote it: somebody has changed the database", "ClientKeyId", k.ClientKeyId, "reason", err)
+	s.Logger.Error("the token does not unseal the record of a client key: somebody has changed the database, or it is another token's", "ClientKeyId", k.ClientKeyId, "reason", err)
 	return fmt.Errorf("%w (its record: %w)", errNativeClientKey, err)
 }

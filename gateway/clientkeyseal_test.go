@@ -14,6 +14,19 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
+// TestUnsealedClientKey asks for a client key while the token cannot seal it: none is
+// made.
+func TestUnsealedClientKey(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.newAccessPoint("app", []string{"key/*"})
+	b.backend.Fail(hsm.ErrUnavailable)
+	b.want(b.do(b.root, "CreateClientKey", "AapName", "app", "Password", "password1"), 503, "ServiceUnavailableTemporary")
+	if n := len(b.clientKeys()); n != 0 {
+		t.Errorf("there are %d client keys", n)
+	}
+}
+
 // TestForgedClientKey has somebody write client keys into the database, or change
 // them: what the token has not sealed is no credential, and the log says so.
 func TestForgedClientKey(t *testing.T) {

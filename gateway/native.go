@@ -84,8 +84,8 @@ func nativeClaimError(err error) error {
 
 // authenticateNative makes a principal of a claim: the time is ours, the client key
 // is known, the signature is its, it is valid now, if there is a certificate on the
-// connection it is one of ours, and the record is one of ours, too. There is no nonce to look at, so nothing that
-// can be asked for here changes anything.
+// connection it is one of ours, and the record is one of ours, too. There is no nonce
+// to look at, so nothing that can be asked for here changes anything.
 func (s *Server) authenticateNative(ctx context.Context, claim *acs.Claim, connection *tls.ConnectionState) (*principal, error) {
 	now := s.Now()
 	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
