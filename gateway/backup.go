@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -60,7 +61,7 @@ type createBackupResponse struct {
 }
 
 // closeTime is how long a backup waits for the key pairs that are being made.
-var closeTime = createTimeout(spareSpec) + destroyTimeout
+var closeTime = createTimeout(hsm.RSA_4096) + destroyTimeout
 
 // createBackup archives the instance. The archive is complete before its line is
 // written and before the first octet of it leaves. Who can read it is public and

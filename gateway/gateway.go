@@ -47,9 +47,6 @@ type Config struct {
 	// Archiver makes the archives of CreateBackup. Nil means that there are none.
 	Archiver Archiver
 
-	// Spare keeps an RSA_4096 key pair ready for the next CreateKey.
-	Spare bool
-
 	// KeepDueKeys has New cancel the deletions whose time has come, as the local
 	// caller, and not carry them out.
 	KeepDueKeys bool

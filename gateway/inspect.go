@@ -54,7 +54,6 @@ const (
 	useAudit    = "audit key"
 	useSealing  = "sealing key"
 	useCanary   = "canary"
-	useSpare    = "spare"
 	useOrphan   = "being made or destroyed"
 	useStray    = "stray"     // it is ours, and no record speaks of it
 	useAnothers = "another's" // it has no label of ours
@@ -77,11 +76,7 @@ func owners(tx *store.Tx) map[string]owner {
 	all := make(map[string]owner)
 	add := func(o owner) { all[string(o.key.ID)] = o }
 	for _, o := range tx.Orphans() {
-		use := useOrphan
-		if o.Spare {
-			use = useSpare
-		}
-		add(owner{Use: use, KeyVersionId: o.KeyVersionId, key: o.Key})
+		add(owner{Use: useOrphan, KeyVersionId: o.KeyVersionId, key: o.Key})
 	}
 	if key := tx.AuditKey(); key.ID != nil {
 		add(owner{Use: useAudit, key: key})

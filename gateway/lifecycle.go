@@ -219,11 +219,11 @@ func (s *Server) CarryOutDeletions(ctx context.Context) {
 }
 
 // destroyLeftOrphan destroys a key pair that was an orphan a while ago, if it
-// still is one. While it is being made it is not; and made, or spare, it is not
-// either: so first nobody must be making it, and then the record must still be
-// there. In that order: a creation is marked before its record is written, and
-// until after the record is gone. The record is looked for in a change, which
-// fails where a change may be lost.
+// still is one. While it is being made it is not, and made it is not either: so
+// first nobody must be making it, and then the record must still be there. In that
+// order: a creation is marked before its record is written, and until after the
+// record is gone. The record is looked for in a change, which fails where a change
+// may be lost.
 func (s *Server) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	if _, making := s.making.Load(o.KeyVersionId); making {
 		return nil
@@ -235,7 +235,7 @@ func (s *Server) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	left := false
 	err := s.Store.Update(func(tx *store.Tx) error {
 		now, err := tx.Orphan(o.KeyVersionId)
-		if errors.Is(err, store.ErrNotFound) || now.Spare {
+		if errors.Is(err, store.ErrNotFound) {
 			return nil
 		}
 		left = true

@@ -1,7 +1,6 @@
 package gateway_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -254,75 +252,6 @@ func TestVersions(t *testing.T) {
 		t.Errorf("the last page is %v, want %v", got, ids[40:])
 	}
 	b.want(b.do(b.root, "DescribeKeyVersion", "KeyId", b.newKey(), "KeyVersionId", ids[0]), 404, "Forbidden.KeyVersionNotFound")
-}
-
-// TestSpare makes an RSA_4096 key of a pair that was made ahead: the token makes
-// none.
-func TestSpare(t *testing.T) {
-	b := newBench(t)
-	for range 2 { // one spare, not two
-		if err := b.server.KeepSpare(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b.stop()
-	b.start() // it is kept
-	if n := b.backend.Len(); n != 2 {
-		t.Errorf("%d key pairs, want the bench's own and a spare", n)
-	}
-	b.backend.FailGenerate(hsm.ErrUnavailable)
-	made := b.want(b.do(b.root, "CreateKey", "KeySpec", "RSA_4096"), 200, "")
-	b.want(b.do(b.root, "CreateKey", "KeySpec", "RSA_4096"), 503, "ServiceUnavailableTemporary")
-	b.backend.FailGenerate(nil)
-	keyId := made.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)
-	p := b.signParams("KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Algorithm", "RSA_PSS_SHA_256")
-	b.want(b.do(b.root, "AsymmetricSign", p...), 200, "")
-
-	// A spare that the token has lost is not given to anybody.
-	if err := b.server.KeepSpare(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b.db.View(func(tx *store.Tx) error { return b.backend.Destroy(t.Context(), tx.Orphans()[0].Key) })
-	made = b.want(b.do(b.root, "CreateKey", "KeySpec", "RSA_4096"), 200, "")
-	keyId = made.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)
-	p = b.signParams("KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Algorithm", "RSA_PSS_SHA_256")
-	b.want(b.do(b.root, "AsymmetricSign", p...), 200, "")
-}
-
-// A thief is a backend whose next signature fails, after something else was done.
-type thief struct {
-	*hsmtest.Fake
-	first func()
-}
-
-func (t *thief) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
-	if first := t.first; first != nil {
-		t.first = nil
-		first()
-		return nil, errors.New("this signature failed")
-	}
-	return t.Fake.Sign(ctx, k, alg, digest)
-}
-
-// TestSpareIsTakenOnce fails the test of a spare that another call takes
-// meanwhile: that call's key must not be destroyed for it.
-func TestSpareIsTakenOnce(t *testing.T) {
-	backend := new(thief)
-	b := newBench(t, func(c *gateway.Config) {
-		backend.Fake = c.Backend.(*hsmtest.Fake)
-		c.Backend = backend
-	})
-	if err := b.server.KeepSpare(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	var taken string
-	backend.first = func() { taken = b.newKey("KeySpec", "RSA_4096") }
-	made := b.newKey("KeySpec", "RSA_4096")
-	b.server.CarryOutDeletions(t.Context())
-	for _, keyId := range []string{taken, made} {
-		p := b.signParams("KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Algorithm", "RSA_PSS_SHA_256")
-		b.want(b.do(b.root, "AsymmetricSign", p...), 200, "")
-	}
 }
 
 // TestDeletionsSpareCreations carries deletions out while keys are being made:

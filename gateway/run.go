@@ -15,15 +15,6 @@ func (s *Server) Run(ctx context.Context) {
 	tended.Go(func() { every(ctx, s.CarryOutDeletions) })
 	tended.Go(func() { s.watchKeys(ctx) })
 	tended.Go(func() { s.testKeys(ctx) })
-	if s.Spare {
-		go func() { // not waited for: making one cannot be cut short
-			select {
-			case <-ctx.Done():
-			case <-time.After(tendEvery): // whoever only starts a gateway for a test needs none
-				every(ctx, s.keepSpare)
-			}
-		}()
-	}
 	s.keepBooks(ctx)
 	tended.Wait()
 }

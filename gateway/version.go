@@ -20,9 +20,6 @@ const maxVersions = 50
 // only then is there a version, in the transaction that removes the orphan. An
 // orphan that is found later is destroyed.
 func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also func(tx *store.Tx) error) (store.KeyVersion, error) {
-	if version, made, err := c.versionOfSpare(ctx, key, allowed, also); made || err != nil {
-		return version, err
-	}
 	// Not cut short when the client leaves: what the token has begun it ends.
 	ctx = context.WithoutCancel(ctx)
 	making, cancel := context.WithTimeout(ctx, createTimeout(key.KeySpec))

@@ -12,7 +12,6 @@ import (
 	kms "github.com/alibabacloud-go/kms-20160120/v3/client"
 	"github.com/alibabacloud-go/tea/tea"
 
-	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest/rig"
 	"github.com/kmsgate/kmsgate/integration/devgateway"
@@ -63,17 +62,6 @@ var functions = map[string]int{
 func TestFaultsUnderLoad(t *testing.T) {
 	g, f := startOnFaults(t)
 	random := newRandom(t)
-	// A call that takes long has to return before a connection is replaced, and
-	// making the spare RSA_4096 pair takes seconds.
-	waitFor(t, "the spare key pair", func() bool {
-		var o struct {
-			Objects struct{ Object []struct{ Use string } }
-		}
-		if err := gateway.DialAdmin(g.Env["KMSGATE_ADMIN_SOCKET"]).Call(t.Context(), "ListTokenObjects", nil, &o); err != nil {
-			t.Fatal(err)
-		}
-		return slices.ContainsFunc(o.Objects.Object, func(o struct{ Use string }) bool { return o.Use == "spare" })
-	})
 	faults := map[string]func(){
 		"sessions closed":      f.CloseSessions,
 		"logged out":           f.Logout,

@@ -136,13 +136,11 @@ type RetiredClientKey struct {
 // is to be destroyed. It is written before the token is asked to make the pair,
 // and removed in the transaction that writes the KeyVersion; and it is written
 // in the transaction that deletes a KeyVersion, and removed when the token has
-// destroyed the pair. So one that is found at start is to be destroyed, unless
-// it is a spare: a pair that was made ahead, for a version to come.
+// destroyed the pair. So one that is found at start is to be destroyed.
 type Orphan struct {
 	KeyVersionId string
 	Since        time.Time
-	Spare        bool
-	Key          hsm.Key // ID, Spec, and Sealed if it is a software key; all of a spare
+	Key          hsm.Key // ID, Spec, and Sealed if it is a software key
 }
 
 // A Nonce is a signature nonce that must not be accepted again before Until.

@@ -168,7 +168,7 @@ func (d *devGateway) instance() (config.Instance, error) {
 // done.
 func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (err error) {
 	ctx := cmd.Context()
-	m := mode{provision: true, dev: true, serves: true, acceptAuditLoss: d.acceptAuditLoss, locked: func() error {
+	m := mode{provision: true, dev: true, acceptAuditLoss: d.acceptAuditLoss, locked: func() error {
 		// One that was killed leaves it, and who waits for it waits for this one.
 		if err := os.Remove(d.path("env")); !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -241,8 +241,6 @@ func (d *diagnosis) deviation(record deviation) {
 		what = "the audit log's key"
 	}
 	switch {
-	case record.Use == "spare":
-		d.note("nothing: the gateway makes another when it is needed", "The key pair that is kept ready is not in the token any more.")
 	case record.PrivateKeys > 1:
 		d.problem("find out which of them signs for the recorded public key, and destroy the others with the token's own tools: kmsgate destroys nothing whose id a record has",
 			"The token has %d private keys with the id of %s, and the gateway uses none of them.", record.PrivateKeys, what)

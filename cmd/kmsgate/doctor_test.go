@@ -92,8 +92,6 @@ func TestDoctor(t *testing.T) {
 		}, true, []string{"problem: The token has 2 private keys with the id of version v of key k", "with the token's own tools"}},
 		"audit key": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = deviations(`{"Use":"audit key"}`) }, true,
 			[]string{"problem: The private key of the audit log's key is not in the token"}},
-		"spare": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = deviations(`{"Use":"spare"}`) }, false,
-			[]string{"note: The key pair that is kept ready is not in the token any more."}},
 		"wrong key": {func(g *fakeGateway) {
 			g.refuse["TestKeyVersion"] = errors.New("409 Rejected.Unavailable: its signature does not verify")
 		}, true, []string{"problem: Version v of key k does not sign as it should: 409 Rejected.Unavailable: its signature does not verify."}},

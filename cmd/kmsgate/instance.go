@@ -45,7 +45,6 @@ type mode struct {
 	provision       bool // make what is missing
 	newCA           bool // make a CA for an instance that has lost its own
 	dev             bool // for a developer: tells what should have been signed
-	serves          bool // for long: keeps a spare key pair ready
 	acceptAuditLoss bool
 	insistOnPIN     bool
 	locked          func() error // called first of all when the instance is this process's; nil: nothing
@@ -223,7 +222,7 @@ func (i *instance) gatewayConfig(log *audit.Log) gateway.Config {
 			InAll: float64(c.Quotas.Unauthenticated.Lines), InAllPerMinute: float64(c.Quotas.Unauthenticated.PerMinute),
 		},
 		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases, MinVersionInterval: interval,
-		Spare: i.mode.serves && !i.token.Stats().OneAtATime, EchoStringToSign: i.mode.dev,
+		EchoStringToSign: i.mode.dev,
 	}
 	if i.ca != nil {
 		g.CACertificate = i.ca.certificate()

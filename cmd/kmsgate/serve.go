@@ -26,7 +26,7 @@ import (
 
 func serveCommand() *cobra.Command {
 	var path string
-	m := mode{serves: true}
+	var m mode
 	cmd := &cobra.Command{
 		Use:   "serve --config FILE",
 		Short: "Run the instance that `kmsgate init` has made",
