@@ -10,7 +10,7 @@ import (
 // differences says how operations differ from Alibaba Cloud KMS's.
 var differences = map[string]string{
 	"AsymmetricVerify":         "A malformed signature is `Value: false`.",
-	"CreateKey":                "KeySpec is required: KMS's default is a symmetric key. A pair of RSA_4096 is kept ready; a second one within seconds takes seconds, and Node's SDKs give up after 3 s unless told otherwise. EC_SM2 keys are software keys, so ProtectionLevel HSM is refused for them; the default is HSM for all others. Automatic rotation, EXTERNAL origin and ENCRYPT/DECRYPT are refused.",
+	"CreateKey":                "KeySpec is required: KMS's default is a symmetric key. Making an RSA_4096 pair takes seconds, and Node's SDKs give up after 3 s unless told otherwise. EC_SM2 keys are software keys, so ProtectionLevel HSM is refused for them; the default is HSM for all others. Automatic rotation, EXTERNAL origin and ENCRYPT/DECRYPT are refused.",
 	"CreateKeyVersion":         "It works on an instance, too; KMS has it for keys outside of instances only. The interval between versions is configuration.",
 	"DescribeKey":              "PrimaryKeyVersion, and all that is about rotation or imported material, is empty.",
 	"GetKeyPolicy":             "Of a key that none was set for it shows KMS's default policy, which by itself allows nobody anything here.",

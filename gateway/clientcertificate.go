@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"time"
@@ -11,33 +10,18 @@ import (
 )
 
 // Whether clients are asked for a certificate when they connect. A client key comes
-// with one, and some SDKs show it.
+// with one, and some SDKs show it. It does not say who asks: a request's signature does.
 const (
-	NoCertificates       = "none"
-	OptionalCertificates = "optional" // looked at with native requests only
+	NoCertificates       = "none"     // nobody is asked; the default
 	RequiredCertificates = "required" // nobody is let in without a client key's
 )
 
-// A certificate of ours signs itself, so there is nothing to verify it with: it has to
-// be the recorded one, to the byte.
-
-// isValid reports whether a certificate is that of a client key which is valid now.
+// isValid reports whether a certificate is that of a client key which is valid now. A
+// certificate of ours signs itself, so there is nothing to verify it with: it has to be
+// the recorded one, to the byte.
 func isValid(tx *store.Tx, certificate *x509.Certificate, now time.Time) bool {
 	key, err := tx.ClientKey(certificate.Subject.CommonName)
 	return err == nil && bytes.Equal(certificate.Raw, key.Certificate) && isInForce(key, now)
-}
-
-// isOurs reports whether a certificate is that of any client key, or of one that was
-// deleted. Who asks is said by a request's signature and not by this; and Go's SDK
-// makes all connections of a process to one endpoint with the certificate of the
-// first client key that it used there, also when that has long been replaced.
-func isOurs(tx *store.Tx, certificate *x509.Certificate) bool {
-	if key, err := tx.ClientKey(certificate.Subject.CommonName); err == nil {
-		return bytes.Equal(certificate.Raw, key.Certificate)
-	}
-	retired, err := tx.RetiredClientKey(certificate.Subject.CommonName)
-	hash := sha256.Sum256(certificate.Raw)
-	return err == nil && bytes.Equal(hash[:], retired.CertificateHash)
 }
 
 func isInForce(key store.ClientKey, now time.Time) bool {
@@ -48,10 +32,7 @@ func isInForce(key store.ClientKey, now time.Time) bool {
 // not let as far as HTTP where one is required.
 func (s *Server) withClientCertificates(config *tls.Config, how Listener) *tls.Config {
 	config = config.Clone()
-	switch how.ClientCertificates {
-	case OptionalCertificates:
-		config.ClientAuth = tls.RequestClientCert
-	case RequiredCertificates:
+	if how.ClientCertificates == RequiredCertificates {
 		config.ClientAuth = tls.RequireAnyClientCert
 		config.VerifyConnection = s.checkClientCertificate
 	}

@@ -301,6 +301,6 @@ func deleteClientKey(_ context.Context, c *call, req *clientKeyRequest) (*emptyR
 		if _, err := tx.ClientKey(k.ClientKeyId); err != nil {
 			return noClientKey(k.ClientKeyId) // deleted by another call meanwhile
 		}
-		return tx.DeleteClientKey(k.ClientKeyId, c.now)
+		return tx.DeleteClientKey(k.ClientKeyId)
 	}))
 }

@@ -23,9 +23,8 @@ type Listener struct {
 	Gateway      string // SharedGateway or DedicatedGateway; empty means the latter
 	BusinessOnly bool   // serves AsymmetricSign, AsymmetricVerify, GetPublicKey and GenerateRandom only
 
-	// ClientCertificates says whether connections show a client key's certificate:
-	// NoCertificates, OptionalCertificates or RequiredCertificates. Empty means the
-	// second.
+	// ClientCertificates says whether connections have to show a client key's
+	// certificate: NoCertificates or RequiredCertificates. Empty means the former.
 	ClientCertificates string
 
 	// MaxConnections and MaxPerSource bound the connections that are open, in all
@@ -42,9 +41,6 @@ type Listener struct {
 }
 
 func (l Listener) withDefaults() Listener {
-	if l.ClientCertificates == "" {
-		l.ClientCertificates = OptionalCertificates
-	}
 	if l.MaxConnections == 0 {
 		l.MaxConnections = 1024
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -51,7 +50,7 @@ type collection[R any] struct {
 	what   string // one of them, in a sentence
 	get    func(tx *store.Tx, name string) (R, error)
 	put    func(tx *store.Tx, r R) error
-	remove func(tx *store.Tx, name string, now time.Time) error
+	remove func(tx *store.Tx, name string) error
 	count  func(tx *store.Tx) int
 	page   func(tx *store.Tx, skip, n int) []R
 }
@@ -164,7 +163,7 @@ func (of collection[R]) delete(c *call, name string) error {
 		if err := there(tx); err != nil {
 			return err
 		}
-		return of.remove(tx, name, c.now)
+		return of.remove(tx, name)
 	})
 }
 

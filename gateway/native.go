@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"crypto/rsa"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -51,7 +50,7 @@ func (s *Server) serveNative(r *http.Request, c *call) (response, error) {
 	}
 	c.read(claim)
 	c.body = func() ([]byte, func(), error) { return c.readNative(r, claim) }
-	return c.do(r.Context(), func() (*principal, error) { return s.authenticateNative(r.Context(), claim, r.TLS) })
+	return c.do(r.Context(), func() (*principal, error) { return s.authenticateNative(r.Context(), claim) })
 }
 
 func checkNative(r *http.Request) error {
@@ -83,10 +82,9 @@ func nativeClaimError(err error) error {
 }
 
 // authenticateNative makes a principal of a claim: the time is ours, the client key
-// is known, the signature is its, it is valid now, if there is a certificate on the
-// connection it is one of ours, and the record is one of ours, too. There is no nonce
+// is known, the signature is its, it is valid now, and the record is one of ours, too. There is no nonce
 // to look at, so nothing that can be asked for here changes anything.
-func (s *Server) authenticateNative(ctx context.Context, claim *acs.Claim, connection *tls.ConnectionState) (*principal, error) {
+func (s *Server) authenticateNative(ctx context.Context, claim *acs.Claim) (*principal, error) {
 	now := s.Now()
 	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
 		return nil, errNativeTime
@@ -103,9 +101,6 @@ func (s *Server) authenticateNative(ctx context.Context, claim *acs.Claim, conne
 		}
 		if err := checkClientKey(key, claim, now); err != nil {
 			return err
-		}
-		if len(connection.PeerCertificates) > 0 && !isOurs(tx, connection.PeerCertificates[0]) {
-			return errNativeSignature.because("The certificate that the connection was made with is not that of a client key.")
 		}
 		p, err = s.accessPointPrincipal(tx, key.AapName)
 		return err

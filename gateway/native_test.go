@@ -210,8 +210,8 @@ func TestNativeWindow(t *testing.T) {
 	b.putClientKey(key)
 	b.want(ask(), 200, "")
 	for _, remove := range []func(tx *store.Tx) error{
-		func(tx *store.Tx) error { return tx.DeleteClientKey(c.id, b.clock.Now()) },
-		func(tx *store.Tx) error { return tx.DeleteAccessPoint("app", b.clock.Now()) },
+		func(tx *store.Tx) error { return tx.DeleteClientKey(c.id) },
+		func(tx *store.Tx) error { return tx.DeleteAccessPoint("app") },
 	} {
 		if err := b.db.Update(remove); err != nil {
 			t.Fatal(err)

@@ -87,7 +87,7 @@ func (c *call) readNative(r *http.Request, claim *acs.Claim) ([]byte, func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := c.server.authenticateNative(r.Context(), claim, r.TLS); err != nil {
+	if _, err := c.server.authenticateNative(r.Context(), claim); err != nil {
 		return nil, nil, err
 	}
 	whole = true

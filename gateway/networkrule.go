@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"time"
 
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -15,7 +14,7 @@ const privateType = "Private"
 var networkRules = collection[store.NetworkRule]{
 	what: "network rule",
 	get:  (*store.Tx).NetworkRule, put: (*store.Tx).PutNetworkRule,
-	remove: func(tx *store.Tx, name string, _ time.Time) error { return tx.DeleteNetworkRule(name) },
+	remove: (*store.Tx).DeleteNetworkRule,
 	count:  (*store.Tx).CountNetworkRules, page: (*store.Tx).NetworkRules,
 }
 

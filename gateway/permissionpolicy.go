@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
-	"time"
 
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -18,7 +17,7 @@ const sharedInstance = "shared"
 var permissionPolicies = collection[store.PermissionPolicy]{
 	what: "permission policy",
 	get:  (*store.Tx).PermissionPolicy, put: (*store.Tx).PutPermissionPolicy,
-	remove: func(tx *store.Tx, name string, _ time.Time) error { return tx.DeletePermissionPolicy(name) },
+	remove: (*store.Tx).DeletePermissionPolicy,
 	count:  (*store.Tx).CountPermissionPolicies, page: (*store.Tx).PermissionPolicies,
 }
 

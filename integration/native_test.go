@@ -261,7 +261,7 @@ func TestRandomBytes(t *testing.T) {
 func TestRequiredCertificates(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	env := g.Env
-	env["KMSGATE_ENDPOINT"] = serve(t, reconfigure(t, g, "client_certificates: optional", "client_certificates: required"), env)
+	env["KMSGATE_ENDPOINT"] = serve(t, reconfigure(t, g, "client_certificates: none", "client_certificates: required"), env)
 	random := func(c instanceSDK) error {
 		_, err := c.GenerateRandom(&dkms.GenerateRandomRequest{Length: tea.Int32(16)})
 		return err

@@ -1,10 +1,5 @@
 package store
 
-import (
-	"crypto/sha256"
-	"time"
-)
-
 // NetworkRule gives a network rule, or ErrNotFound.
 func (tx *Tx) NetworkRule(name string) (NetworkRule, error) { return networkRules.get(tx, name) }
 
@@ -49,10 +44,10 @@ func (tx *Tx) AccessPoint(name string) (ApplicationAccessPoint, error) {
 func (tx *Tx) PutAccessPoint(a ApplicationAccessPoint) error { return accessPoints.put(tx, a.Name, a) }
 
 // DeleteAccessPoint deletes an application access point with its client keys.
-func (tx *Tx) DeleteAccessPoint(name string, now time.Time) error {
+func (tx *Tx) DeleteAccessPoint(name string) error {
 	for _, k := range tx.ClientKeys() {
 		if k.AapName == name {
-			if err := tx.DeleteClientKey(k.ClientKeyId, now); err != nil {
+			if err := tx.DeleteClientKey(k.ClientKeyId); err != nil {
 				return err
 			}
 		}
@@ -77,39 +72,8 @@ func (tx *Tx) ClientKey(clientKeyId string) (ClientKey, error) {
 // PutClientKey writes a client key.
 func (tx *Tx) PutClientKey(k ClientKey) error { return clientKeys.put(tx, k.ClientKeyId, k) }
 
-// DeleteClientKey deletes a client key, and keeps what its certificate can be told by.
-func (tx *Tx) DeleteClientKey(clientKeyId string, now time.Time) error {
-	k, err := tx.ClientKey(clientKeyId)
-	if err != nil {
-		return err
-	}
-	if err := tx.forgetRetired(); err != nil {
-		return err
-	}
-	hash := sha256.Sum256(k.Certificate)
-	if err := retiredKeys.put(tx, clientKeyId, RetiredClientKey{clientKeyId, hash[:], now}); err != nil {
-		return err
-	}
-	return clientKeys.delete(tx, clientKeyId)
-}
-
-// maxRetired is as many as there are client keys at most.
-const maxRetired = 10_000
-
-// forgetRetired forgets a deleted client key if there are too many: whichever is
-// first in the order of ids, which is any, for they are random.
-func (tx *Tx) forgetRetired() error {
-	if retiredKeys.len(tx) < maxRetired {
-		return nil
-	}
-	id, _, _ := (*retiredKeys.in(tx.now)).Min()
-	return retiredKeys.delete(tx, id)
-}
-
-// RetiredClientKey gives what is left of a deleted client key, or ErrNotFound.
-func (tx *Tx) RetiredClientKey(clientKeyId string) (RetiredClientKey, error) {
-	return retiredKeys.get(tx, clientKeyId)
-}
+// DeleteClientKey deletes a client key.
+func (tx *Tx) DeleteClientKey(clientKeyId string) error { return clientKeys.delete(tx, clientKeyId) }
 
 // ClientKeys gives all client keys, ordered by id.
 func (tx *Tx) ClientKeys() []ClientKey { return clientKeys.page(tx, 0, clientKeys.len(tx)) }

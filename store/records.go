@@ -124,14 +124,6 @@ type ClientKey struct {
 	CreationDate time.Time
 }
 
-// A RetiredClientKey is what is left of a ClientKey that was deleted: enough to tell
-// its certificate from a forged one.
-type RetiredClientKey struct {
-	ClientKeyId     string
-	CertificateHash []byte // SHA-256
-	DeletionDate    time.Time
-}
-
 // An Orphan is a key pair that belongs to no KeyVersion: it is being made, or
 // is to be destroyed. It is written before the token is asked to make the pair,
 // and removed in the transaction that writes the KeyVersion; and it is written

@@ -3,12 +3,14 @@ package store
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 
 	"github.com/tidwall/btree"
 	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
 
 	"github.com/kmsgate/kmsgate/hsm"
 )
@@ -33,12 +35,12 @@ import (
 //	permissions     Name                     → PermissionPolicy
 //	accesspoints    Name                     → ApplicationAccessPoint
 //	clientkeys      ClientKeyId              → ClientKey
-//	retiredkeys     ClientKeyId              → RetiredClientKey
 //
-// Version 2 had none of the last five.
+// Version 3 had retiredkeys, with what was left of deleted client keys.
+// Version 2 had none of the last four.
 // Version 1 had no policies, outbox, auditkey and audithead, and the documents of
 // policies in the place of their names in User.
-const schemaVersion = 3
+const schemaVersion = 4
 
 var (
 	bucketMeta   = []byte("meta")
@@ -71,14 +73,13 @@ var (
 	permissions  = table[PermissionPolicy]{"permissions", func(s *snapshot) **rows[PermissionPolicy] { return &s.permissions }}
 	accessPoints = table[ApplicationAccessPoint]{"accesspoints", func(s *snapshot) **rows[ApplicationAccessPoint] { return &s.accessPoints }}
 	clientKeys   = table[ClientKey]{"clientkeys", func(s *snapshot) **rows[ClientKey] { return &s.clientKeys }}
-	retiredKeys  = table[RetiredClientKey]{"retiredkeys", func(s *snapshot) **rows[RetiredClientKey] { return &s.retiredKeys }}
 )
 
 // tables is every table, for what is done to all of them.
 var tables = []interface {
 	open(tx *bbolt.Tx, before int, into *snapshot) error
 	fork(from, to *snapshot)
-}{keys, versions, aliases, users, accessKeys, orphans, nonces, policies, outbox, networkRules, permissions, accessPoints, clientKeys, retiredKeys}
+}{keys, versions, aliases, users, accessKeys, orphans, nonces, policies, outbox, networkRules, permissions, accessPoints, clientKeys}
 
 // A snapshot is all records at one moment. Once published it does not change.
 type snapshot struct {
@@ -99,7 +100,6 @@ type snapshot struct {
 	permissions  *rows[PermissionPolicy]
 	accessPoints *rows[ApplicationAccessPoint]
 	clientKeys   *rows[ClientKey]
-	retiredKeys  *rows[RetiredClientKey]
 
 	aliasesOf *btree.Set[string] // KeyId "/" AliasName; in memory only
 }
@@ -207,6 +207,11 @@ func migrate(tx *bbolt.Tx) (version int, err error) {
 	if version == 1 {
 		if err := namePolicies(tx); err != nil {
 			return 0, fmt.Errorf("naming the policies of schema version 1: %w", err)
+		}
+	}
+	if version == 3 {
+		if err := tx.DeleteBucket([]byte("retiredkeys")); err != nil && !errors.Is(err, bberrors.ErrBucketNotFound) {
+			return 0, fmt.Errorf("dropping the deleted client keys of schema version 3: %w", err)
 		}
 	}
 	return version, meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))

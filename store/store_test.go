@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -382,7 +381,7 @@ func TestMigrate2(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = db.Update(func(tx *bbolt.Tx) (err error) {
-			for _, bucket := range []string{"networkrules", "permissions", "accesspoints", "clientkeys", "retiredkeys"} {
+			for _, bucket := range []string{"networkrules", "permissions", "accesspoints", "clientkeys"} {
 				err = errors.Join(err, tx.DeleteBucket([]byte(bucket)))
 			}
 			return errors.Join(err, tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte(version)))
@@ -401,7 +400,7 @@ func TestMigrate2(t *testing.T) {
 		return tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "billing"})
 	})
 	s.Close()
-	tamper("3")
+	tamper("4")
 	if _, err := store.Open(path); !errors.Is(err, store.ErrDamaged) {
 		t.Errorf("Open of a file that lost buckets: %v, want ErrDamaged", err)
 	}
@@ -414,9 +413,9 @@ func TestDeleteAccessPoint(t *testing.T) {
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(
 			tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "a"}), tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "b"}),
-			tx.PutClientKey(store.ClientKey{ClientKeyId: "1", AapName: "a"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "2", AapName: "b"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "3", AapName: "a", Certificate: []byte("cert")}))
+			tx.PutClientKey(store.ClientKey{ClientKeyId: "1", AapName: "a"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "2", AapName: "b"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "3", AapName: "a"}))
 	})
-	update(t, s, func(tx *store.Tx) error { return tx.DeleteAccessPoint("a", day) })
+	update(t, s, func(tx *store.Tx) error { return tx.DeleteAccessPoint("a") })
 	s.View(func(tx *store.Tx) error {
 		if diff := cmp.Diff([]store.ClientKey{{ClientKeyId: "2", AapName: "b"}}, tx.ClientKeys()); diff != "" {
 			t.Error(diff)
@@ -424,33 +423,45 @@ func TestDeleteAccessPoint(t *testing.T) {
 		if _, err := tx.AccessPoint("a"); !errors.Is(err, store.ErrNotFound) || tx.CountAccessPoints() != 1 {
 			t.Errorf("%v, %d access points", err, tx.CountAccessPoints())
 		}
-		hash := sha256.Sum256([]byte("cert"))
-		retired, err := tx.RetiredClientKey("3")
-		if diff := cmp.Diff(store.RetiredClientKey{ClientKeyId: "3", CertificateHash: hash[:], DeletionDate: day}, retired); diff != "" || err != nil {
-			t.Errorf("%v: %s", err, diff)
-		}
 		return nil
 	})
 }
 
-// TestRetired deletes one client key more than are remembered: one is forgotten.
-func TestRetired(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"))
-	const most = 10_000
+// TestMigrate3 opens a database of the version that kept what was left of deleted
+// client keys: that is dropped.
+func TestMigrate3(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	update(t, s, func(tx *store.Tx) error { return tx.PutKey(store.Key{KeyId: "k1"}) })
+	s.Close()
+	raw := func(f func(tx *bbolt.Tx) error) {
+		t.Helper()
+		db, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(db.Update(f), db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raw(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucket([]byte("retiredkeys"))
+		if err != nil {
+			return err
+		}
+		return errors.Join(b.Put([]byte("1"), []byte(`{"ClientKeyId":"1"}`)), tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("3")))
+	})
+	s = open(t, path)
 	update(t, s, func(tx *store.Tx) error {
-		for i := range most + 1 {
-			id := fmt.Sprintf("%05d", i)
-			if err := errors.Join(tx.PutClientKey(store.ClientKey{ClientKeyId: id}), tx.DeleteClientKey(id, day)); err != nil {
-				return err
-			}
+		if tx.CountKeys() != 1 {
+			t.Errorf("%d keys", tx.CountKeys())
 		}
 		return nil
 	})
-	s.View(func(tx *store.Tx) error {
-		for id, want := range map[string]error{"00000": store.ErrNotFound, "00001": nil, "10000": nil} {
-			if _, err := tx.RetiredClientKey(id); !errors.Is(err, want) {
-				t.Errorf("client key %s: %v, want %v", id, err, want)
-			}
+	s.Close()
+	raw(func(tx *bbolt.Tx) error {
+		if tx.Bucket([]byte("retiredkeys")) != nil {
+			t.Error("the bucket of deleted client keys is still there")
 		}
 		return nil
 	})

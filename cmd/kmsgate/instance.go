@@ -217,10 +217,6 @@ func (i *instance) gatewayConfig(log *audit.Log) gateway.Config {
 				"key_creation": float64(shared.KeyCreation), "tag_query": float64(shared.TagQuery), "instance_read": float64(shared.InstanceRead), "activation": float64(shared.Activation)},
 			DedicatedUser: float64(c.Quotas.Dedicated.PerUser), DedicatedInstance: float64(c.Quotas.Dedicated.Instance),
 		},
-		Strangers: gateway.Budget{
-			PerSource: float64(c.Quotas.Unauthenticated.LinesPerSource), PerSourceAndMinute: float64(c.Quotas.Unauthenticated.PerMinutePerSource),
-			InAll: float64(c.Quotas.Unauthenticated.Lines), InAllPerMinute: float64(c.Quotas.Unauthenticated.PerMinute),
-		},
 		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases, MinVersionInterval: interval,
 		EchoStringToSign: i.mode.dev,
 	}

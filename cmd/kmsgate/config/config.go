@@ -97,10 +97,9 @@ type Listener struct {
 	Gateway    string `yaml:"gateway" oneof:"shared dedicated" required:"true"` // whose quotas apply
 	Operations string `yaml:"operations" oneof:"all business" required:"true"`  // business: AsymmetricSign, AsymmetricVerify, GetPublicKey and GenerateRandom only
 
-	// ClientCertificates says whether a connection shows the certificate of a client
-	// key: nobody is asked for one, or it is compared if a native request comes with one,
-	// or nobody is let in without.
-	ClientCertificates string `yaml:"client_certificates" oneof:"none optional required"`
+	// ClientCertificates says whether a connection has to show the certificate of a
+	// client key: nobody is asked for one, or nobody is let in without.
+	ClientCertificates string `yaml:"client_certificates" oneof:"none required"`
 
 	MaxConnections          int `yaml:"max_connections" min:"1"`
 	MaxConnectionsPerSource int `yaml:"max_connections_per_source" min:"1"`
@@ -112,9 +111,8 @@ type Listener struct {
 
 // Quotas are how much is served before callers are told to slow down.
 type Quotas struct {
-	Shared          SharedQuotas          `yaml:"shared"`
-	Dedicated       DedicatedQuotas       `yaml:"dedicated"`
-	Unauthenticated UnauthenticatedQuotas `yaml:"unauthenticated"`
+	Shared    SharedQuotas    `yaml:"shared"`
+	Dedicated DedicatedQuotas `yaml:"dedicated"`
 }
 
 // SharedQuotas are a shared gateway's: requests per second of one user.
@@ -133,15 +131,6 @@ type SharedQuotas struct {
 type DedicatedQuotas struct {
 	PerUser  int `yaml:"per_user"`
 	Instance int `yaml:"instance"`
-}
-
-// UnauthenticatedQuotas are how many audit lines those get who could not say who
-// they are: at once, and then in a minute.
-type UnauthenticatedQuotas struct {
-	LinesPerSource     int `yaml:"lines_per_source" min:"1"`
-	Lines              int `yaml:"lines" min:"1"`
-	PerMinutePerSource int `yaml:"per_minute_per_source" min:"1"`
-	PerMinute          int `yaml:"per_minute" min:"1"`
 }
 
 // Limits are how much there can be.

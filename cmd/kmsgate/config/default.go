@@ -35,12 +35,6 @@ func defaultQuotas() Quotas {
 			InstanceRead: 50,
 			Activation:   1,
 		},
-		Unauthenticated: UnauthenticatedQuotas{
-			LinesPerSource:     100,
-			Lines:              1000,
-			PerMinutePerSource: 6,
-			PerMinute:          120,
-		},
 	}
 }
 
@@ -50,7 +44,7 @@ func DefaultListener() Listener {
 	return Listener{
 		Gateway:                 "dedicated",
 		Operations:              "all",
-		ClientCertificates:      "optional",
+		ClientCertificates:      "none",
 		MaxConnections:          1024,
 		MaxConnectionsPerSource: 128,
 		HeaderTimeout:           10 * time.Second,
