@@ -41,43 +41,27 @@ func checkText(parameter, text string) error {
 }
 
 // user gives a user, or EntityNotExist.User.
-func (c *call) user(tx *store.Tx, userName string) (store.User, error) {
+func (c *call) user(records *store.Records, userName string) (store.User, error) {
 	c.entry.Subject = clip(userName)
-	u, err := tx.User(userName)
+	u, err := records.Users().Get(userName)
 	if errors.Is(err, store.ErrNotFound) {
 		return store.User{}, errUserNotFound
 	}
 	return u, err
 }
 
-// changeUser changes a user's record, in a transaction that sees it as it is
-// then. First it is tried on the record as it is, so that a dry run finds out
-// what is wrong too.
-func (c *call) changeUser(userName string, change func(tx *store.Tx, u *store.User) error) error {
-	try := func(tx *store.Tx) (store.User, error) {
-		u, err := c.user(tx, userName)
-		if err == nil {
-			u.Policies = slices.Clone(u.Policies)
-			err = change(tx, &u)
-		}
-		return u, err
-	}
-	err := c.server.Store.View(func(tx *store.Tx) error {
-		_, err := try(tx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if err := c.commit(); err != nil {
-		return err
-	}
-	return c.change(func(tx *store.Tx) error {
-		u, err := try(tx)
+// updateUser changes a user's record.
+func (c *call) updateUser(userName string, change func(records *store.Records, u *store.User) error) error {
+	return c.update(func(tx *store.Tx) error {
+		u, err := c.user(tx.Records, userName)
 		if err != nil {
 			return err
 		}
-		return tx.PutUser(u)
+		u.Policies = slices.Clone(u.Policies)
+		if err := change(tx.Records, &u); err != nil {
+			return err
+		}
+		return tx.Users().Put(u)
 	})
 }
 
@@ -105,22 +89,13 @@ func createUser(_ context.Context, c *call, req *createUserRequest) (*createUser
 	if err := errors.Join(checkUserName(req.UserName), checkText("Comments", req.Comments)); err != nil {
 		return nil, err
 	}
-	isNew := func(tx *store.Tx) error {
-		if _, err := tx.User(req.UserName); err == nil {
-			return errUserExists
-		}
-		return nil
-	}
-	if err := c.server.Store.View(isNew); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
 	u := store.User{UserName: req.UserName, Comments: req.Comments, CreationDate: c.now}
 	resp := &createUserResponse{User: newUserItem(u, 0)}
-	return resp, c.change(func(tx *store.Tx) error {
-		return errors.Join(isNew(tx), tx.PutUser(u))
+	return resp, c.update(func(tx *store.Tx) error {
+		if tx.Users().Has(req.UserName) {
+			return errUserExists
+		}
+		return tx.Users().Put(u)
 	})
 }
 
@@ -136,21 +111,19 @@ type listUsersResponse struct {
 }
 
 func listUsers(_ context.Context, c *call, _ *noRequest) (*listUsersResponse, error) {
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
+	}
+	accessKeys := make(map[string]int)
+	for a := range c.records.AccessKeys().All() {
+		accessKeys[a.UserName]++
 	}
 	resp := new(listUsersResponse)
 	resp.Users.User = []userItem{}
-	return resp, c.server.Store.View(func(tx *store.Tx) error {
-		of := make(map[string]int)
-		for _, a := range tx.AccessKeys() {
-			of[a.UserName]++
-		}
-		for _, u := range tx.Users() {
-			resp.Users.User = append(resp.Users.User, newUserItem(u, of[u.UserName]))
-		}
-		return nil
-	})
+	for u := range c.records.Users().All() {
+		resp.Users.User = append(resp.Users.User, newUserItem(u, accessKeys[u.UserName]))
+	}
+	return resp, nil
 }
 
 type deleteUserRequest struct {
@@ -160,35 +133,34 @@ type deleteUserRequest struct {
 
 func deleteUser(_ context.Context, c *call, req *deleteUserRequest) (*emptyResponse, error) {
 	var keys []store.AccessKey
-	check := func(tx *store.Tx) error {
-		u, err := c.user(tx, req.UserName)
+	err := c.update(func(tx *store.Tx) error {
+		u, err := c.user(tx.Records, req.UserName)
 		if err != nil {
 			return err
 		}
-		keys = slices.DeleteFunc(tx.AccessKeys(), func(a store.AccessKey) bool { return a.UserName != u.UserName })
+		keys = accessKeysOf(tx.Records, u.UserName)
 		if !(req.Force != nil && *req.Force) && len(keys)+len(u.Policies) > 0 {
 			return errUserInUse.because("Access keys: %d, policies: %d. Force (--force) deletes it all the same.", len(keys), len(u.Policies))
 		}
-		return nil
-	}
-	if err := c.server.Store.View(check); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	err := c.change(func(tx *store.Tx) error {
-		if err := check(tx); err != nil {
-			return err
-		}
-		return tx.DeleteUser(req.UserName)
+		return tx.Users().Delete(req.UserName)
 	})
+	if err != nil {
+		return nil, err
+	}
 	for _, a := range keys {
-		if err == nil {
-			c.server.credentials.drop(a)
+		c.server.credentials.drop(a)
+	}
+	return new(emptyResponse), nil
+}
+
+// accessKeysOf returns the access keys of a user, or of all users for no name.
+func accessKeysOf(records *store.Records, userName string) (keys []store.AccessKey) {
+	for a := range records.AccessKeys().All() {
+		if userName == "" || a.UserName == userName {
+			keys = append(keys, a)
 		}
 	}
-	return done(err)
+	return keys
 }
 
 type createAccessKeyRequest struct {
@@ -206,32 +178,28 @@ type createAccessKeyResponse struct {
 }
 
 func createAccessKey(ctx context.Context, c *call, req *createAccessKeyRequest) (*createAccessKeyResponse, error) {
-	exists := func(tx *store.Tx) error {
-		_, err := c.user(tx, req.UserName)
-		return err
-	}
-	if err := c.server.Store.View(exists); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
 	// 120 and 130 random bits, as text.
 	id, secret := "KMSG"+rand.Text()[:24], rand.Text()
-	sealed, err := c.server.Sealer.Seal(ctx, []byte(secret), secretAAD(id))
-	if err != nil {
+	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Active: true, CreationDate: c.now}
+	put := func(tx *store.Tx) error {
+		if _, err := c.user(tx.Records, req.UserName); err != nil {
+			return err
+		}
+		c.entry.Subject = clip(req.UserName) + "/" + id
+		return tx.AccessKeys().Create(access)
+	}
+	if err := c.records.Try(put); err != nil {
+		return nil, err
+	}
+	if err := c.confirm(); err != nil {
+		return nil, err
+	}
+	var err error
+	if access.Sealed, err = c.server.Sealer.Seal(ctx, []byte(secret), secretAAD(id)); err != nil {
 		return nil, fmt.Errorf("sealing an access key's secret: %w", err)
 	}
-	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Sealed: sealed, Active: true, CreationDate: c.now}
-	c.entry.Subject = clip(req.UserName) + "/" + id
-	err = c.change(func(tx *store.Tx) error {
-		if _, err := tx.User(req.UserName); err != nil {
-			return errUserNotFound // deleted meanwhile
-		}
-		c.server.credentials.keep(access, secret)
-		return tx.PutAccessKey(access)
-	})
-	if err != nil {
+	c.server.credentials.keep(access, secret) // before anybody can see the record
+	if err := c.write(put); err != nil {
 		c.server.credentials.drop(access)
 		return nil, err
 	}
@@ -257,29 +225,20 @@ type listAccessKeysResponse struct {
 
 func listAccessKeys(_ context.Context, c *call, req *listAccessKeysRequest) (*listAccessKeysResponse, error) {
 	if req.UserName != "" {
-		err := c.server.Store.View(func(tx *store.Tx) error {
-			_, err := c.user(tx, req.UserName)
-			return err
-		})
-		if err != nil {
+		if _, err := c.user(c.records, req.UserName); err != nil {
 			return nil, err
 		}
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	resp := new(listAccessKeysResponse)
 	resp.AccessKeys.AccessKey = []accessKeyItem{}
-	return resp, c.server.Store.View(func(tx *store.Tx) error {
-		for _, a := range tx.AccessKeys() {
-			if req.UserName != "" && a.UserName != req.UserName {
-				continue
-			}
-			item := accessKeyItem{a.AccessKeyId, a.UserName, statusOf(a), apiTime(a.CreationDate), apiTime(c.server.credentials.lastUsed(a))}
-			resp.AccessKeys.AccessKey = append(resp.AccessKeys.AccessKey, item)
-		}
-		return nil
-	})
+	for _, a := range accessKeysOf(c.records, req.UserName) {
+		item := accessKeyItem{a.AccessKeyId, a.UserName, statusOf(a), apiTime(a.CreationDate), apiTime(c.server.credentials.lastUsed(a))}
+		resp.AccessKeys.AccessKey = append(resp.AccessKeys.AccessKey, item)
+	}
+	return resp, nil
 }
 
 // The states of an access key, spelled as RAM spells them.
@@ -304,9 +263,9 @@ func updateAccessKey(_ context.Context, c *call, req *updateAccessKeyRequest) (*
 	if req.Status != active && req.Status != inactive {
 		return nil, invalidParameter("Status", "%q is neither Active nor Inactive", clip(req.Status))
 	}
-	return done(c.changeAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
+	return done(c.updateAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
 		a.Active = req.Status == active
-		return tx.PutAccessKey(a)
+		return tx.AccessKeys().Put(a)
 	}))
 }
 
@@ -316,9 +275,9 @@ type deleteAccessKeyRequest struct {
 
 func deleteAccessKey(_ context.Context, c *call, req *deleteAccessKeyRequest) (*emptyResponse, error) {
 	var deleted store.AccessKey
-	err := c.changeAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
+	err := c.updateAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
 		deleted = a
-		return tx.DeleteAccessKey(a.AccessKeyId)
+		return tx.AccessKeys().Delete(a.AccessKeyId)
 	})
 	if err == nil {
 		c.server.credentials.drop(deleted)
@@ -326,26 +285,17 @@ func deleteAccessKey(_ context.Context, c *call, req *deleteAccessKeyRequest) (*
 	return done(err)
 }
 
-func (c *call) changeAccessKey(accessKeyId string, change func(tx *store.Tx, a store.AccessKey) error) error {
+func (c *call) updateAccessKey(accessKeyId string, change func(tx *store.Tx, a store.AccessKey) error) error {
 	c.entry.Subject = clip(accessKeyId)
-	var a store.AccessKey
-	find := func(tx *store.Tx) (err error) {
-		if a, err = tx.AccessKey(accessKeyId); errors.Is(err, store.ErrNotFound) {
+	return c.update(func(tx *store.Tx) error {
+		a, err := tx.AccessKeys().Get(accessKeyId)
+		if errors.Is(err, store.ErrNotFound) {
 			return errAccessKeyMissing
 		}
-		return err
-	}
-	if err := c.server.Store.View(find); err != nil {
-		return err
-	}
-	c.entry.Subject = a.UserName + "/" + a.AccessKeyId
-	if err := c.commit(); err != nil {
-		return err
-	}
-	return c.change(func(tx *store.Tx) error {
-		if err := find(tx); err != nil {
+		if err != nil {
 			return err
 		}
+		c.entry.Subject = a.UserName + "/" + a.AccessKeyId
 		return change(tx, a)
 	})
 }

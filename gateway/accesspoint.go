@@ -14,20 +14,16 @@ const clientKeyMethod = "ClientKey"
 // as in KMS.
 const maxAccessPointPolicies = 3
 
-var accessPoints = collection[store.ApplicationAccessPoint]{
-	what: "access point",
-	get:  (*store.Tx).AccessPoint, put: (*store.Tx).PutAccessPoint, remove: (*store.Tx).DeleteAccessPoint,
-	count: (*store.Tx).CountAccessPoints, page: (*store.Tx).AccessPoints,
-}
+var accessPoints = collection[store.ApplicationAccessPoint]{"access point", (*store.Records).AccessPoints, (*store.Tx).AccessPoints}
 
 func parsePolicies(text string) ([]string, error) {
 	return parseNames("Policies", text, 1, maxAccessPointPolicies, func(name string) error { return checkName("Policies", name) })
 }
 
 // policiesExist refuses permission policies that there are not.
-func policiesExist(tx *store.Tx, policies []string) error {
+func policiesExist(records *store.Records, policies []string) error {
 	for _, name := range policies {
-		if _, err := permissionPolicies.find(tx, name); err != nil {
+		if _, err := permissionPolicies.find(records, name); err != nil {
 			return invalidParameter("Policies", "there is no permission policy %q", name)
 		}
 	}
@@ -65,7 +61,7 @@ func createApplicationAccessPoint(_ context.Context, c *call, req *createApplica
 		return nil, err
 	}
 	a := store.ApplicationAccessPoint{Name: req.Name, Description: req.Description, Policies: policies, CreationDate: c.now}
-	if err := accessPoints.create(c, a.Name, a, func(tx *store.Tx) error { return policiesExist(tx, policies) }); err != nil {
+	if err := accessPoints.create(c, a.Name, a, func(records *store.Records) error { return policiesExist(records, policies) }); err != nil {
 		return nil, err
 	}
 	return c.accessPointResponse(a), nil
@@ -116,13 +112,13 @@ func updateApplicationAccessPoint(_ context.Context, c *call, req *updateApplica
 	if err := errors.Join(err, checkNewDescription(req.Description)); err != nil {
 		return nil, err
 	}
-	return done(accessPoints.update(c, req.Name, func(tx *store.Tx, a *store.ApplicationAccessPoint) error {
+	return done(accessPoints.update(c, req.Name, func(records *store.Records, a *store.ApplicationAccessPoint) error {
 		setIfSent(&a.Description, req.Description)
 		setIfSent(&a.Policies, policies)
 		if policies == nil { // those of before may be gone
 			return nil
 		}
-		return policiesExist(tx, *policies)
+		return policiesExist(records, *policies)
 	}))
 }
 

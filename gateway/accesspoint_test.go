@@ -332,10 +332,10 @@ func TestAccessPointLimits(t *testing.T) {
 	err := b.db.Update(func(tx *store.Tx) (err error) {
 		for i := range 999 {
 			name := fmt.Sprint("n", i)
-			err = errors.Join(err, tx.PutNetworkRule(store.NetworkRule{Name: name}), tx.PutPermissionPolicy(store.PermissionPolicy{Name: name}), tx.PutAccessPoint(store.ApplicationAccessPoint{Name: name}))
+			err = errors.Join(err, tx.NetworkRules().Put(store.NetworkRule{Name: name}), tx.PermissionPolicies().Put(store.PermissionPolicy{Name: name}), tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: name}))
 		}
 		for i := range 10_000 {
-			err = errors.Join(err, tx.PutClientKey(store.ClientKey{ClientKeyId: fmt.Sprint("KAAP.", i), AapName: "a"}))
+			err = errors.Join(err, tx.ClientKeys().Put(store.ClientKey{ClientKeyId: fmt.Sprint("KAAP.", i), AapName: "a"}))
 		}
 		return err
 	})

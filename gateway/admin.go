@@ -192,7 +192,7 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *
 	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("waiting without a deadline: %w", err)
 	}
-	return c.do(r.Context(), func() (*principal, error) { return p, nil })
+	return c.do(r.Context(), func(*call) (*principal, error) { return p, nil })
 }
 
 func (c *call) writeAdmin(w http.ResponseWriter, status int, body any) {

@@ -50,41 +50,29 @@ func createAlias(_ context.Context, c *call, req *createAliasRequest) (*emptyRes
 		return nil, err
 	}
 	c.entry.Alias = req.AliasName
-	create := func(tx *store.Tx) error { return c.putNewAlias(tx, key.KeyId, req.AliasName) }
-	// First against the records as they are, so that a dry run finds out too.
-	if err := c.server.Store.View(func(tx *store.Tx) error { return c.checkNewAlias(tx, key.KeyId, req.AliasName) }); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	return done(c.change(create))
+	return done(c.update(func(tx *store.Tx) error {
+		if err := c.checkNewAlias(tx.Records, key.KeyId, req.AliasName); err != nil {
+			return err
+		}
+		return tx.Aliases().Create(store.Alias{AliasName: req.AliasName, KeyId: key.KeyId, CreationDate: c.now})
+	}))
 }
 
 // checkNewAlias refuses an alias of a key that is being deleted, of a name that
 // is taken, or one too many.
-func (c *call) checkNewAlias(tx *store.Tx, keyId, aliasName string) error {
-	key, err := tx.Key(keyId)
-	if errors.Is(err, store.ErrNotFound) {
+func (c *call) checkNewAlias(records *store.Records, keyId, aliasName string) error {
+	key, err := records.Keys().Get(keyId)
+	switch {
+	case err != nil:
 		return errKeyNotFound
-	}
-	if key.KeyState == store.PendingDeletion {
+	case key.KeyState == store.PendingDeletion:
 		return errStateModifiedFailed
-	}
-	if _, err := tx.Alias(aliasName); err == nil {
+	case records.Aliases().Has(aliasName):
 		return errAliasExists
-	}
-	if tx.CountAliases() >= c.server.MaxAliases {
+	case records.Aliases().Len() >= c.server.MaxAliases:
 		return errLimitExceeded.because("There are %d aliases.", c.server.MaxAliases)
 	}
 	return nil
-}
-
-func (c *call) putNewAlias(tx *store.Tx, keyId, aliasName string) error {
-	if err := c.checkNewAlias(tx, keyId, aliasName); err != nil {
-		return err
-	}
-	return tx.CreateAlias(store.Alias{AliasName: aliasName, KeyId: keyId, CreationDate: c.now})
 }
 
 type deleteAliasRequest struct {
@@ -102,23 +90,12 @@ func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*emptyRes
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	err = c.change(func(tx *store.Tx) error {
-		alias, err := tx.Alias(req.AliasName)
-		if err != nil {
+	return done(c.update(func(tx *store.Tx) error {
+		if _, err := c.currentAlias(tx.Records, req.AliasName, key); err != nil {
 			return err
 		}
-		if err := c.stillOf(tx, alias, key); err != nil {
-			return err
-		}
-		return tx.DeleteAlias(req.AliasName)
-	})
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, errAliasNotFound // deleted by another call meanwhile
-	}
-	return done(err)
+		return tx.Aliases().Delete(req.AliasName)
+	}))
 }
 
 type updateAliasRequest struct {
@@ -144,43 +121,38 @@ func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyRes
 		return nil, err
 	}
 	c.entry.KeyId = target.KeyId
-	if err := mayBeTarget(target); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	return done(c.change(func(tx *store.Tx) error {
-		alias, err := tx.Alias(req.AliasName)
-		if errors.Is(err, store.ErrNotFound) {
-			return errAliasNotFound // deleted by another call meanwhile
-		}
-		if err := c.stillOf(tx, alias, old); err != nil {
+	return done(c.update(func(tx *store.Tx) error {
+		alias, err := c.currentAlias(tx.Records, req.AliasName, old)
+		if err != nil {
 			return err
 		}
-		now, err := tx.Key(target.KeyId)
-		if errors.Is(err, store.ErrNotFound) {
+		now, err := tx.Keys().Get(target.KeyId)
+		if err != nil {
 			return errKeyNotFound
 		}
 		if err := mayBeTarget(now); err != nil {
 			return err
 		}
 		alias.KeyId = target.KeyId
-		return tx.PutAlias(alias)
+		return tx.Aliases().Put(alias)
 	}))
 }
 
-// stillOf asks for the permission on the key of an alias again, if that is not
-// the key any more for which it was given.
-func (c *call) stillOf(tx *store.Tx, alias store.Alias, authorised store.Key) error {
-	if alias.KeyId == authorised.KeyId {
-		return nil
+// currentAlias returns an alias as it is now. It asks for the permission on the key of
+// the alias again, if that is not the key any more for which it was given.
+func (c *call) currentAlias(records *store.Records, aliasName string, authorised store.Key) (store.Alias, error) {
+	alias, err := records.Aliases().Get(aliasName)
+	if errors.Is(err, store.ErrNotFound) {
+		return alias, errAliasNotFound // deleted by another call meanwhile
 	}
-	key, err := tx.Key(alias.KeyId)
+	if err != nil || alias.KeyId == authorised.KeyId {
+		return alias, err
+	}
+	key, err := records.Keys().Get(alias.KeyId)
 	if err != nil {
-		return err
+		return alias, err
 	}
-	return c.authorizeKey(alias.KeyId, &key)
+	return alias, c.authorizeKey(alias.KeyId, &key)
 }
 
 func mayBeTarget(k store.Key) error {
@@ -205,17 +177,14 @@ func listAliasesByKeyId(_ context.Context, c *call, req *listAliasesByKeyIdReque
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
+	all := c.records.AliasesOf(key.KeyId)
 	resp := &listAliasesResponse{pageInfo: page}
-	err = c.server.Store.View(func(tx *store.Tx) error {
-		all := tx.AliasesOf(key.KeyId)
-		resp.TotalCount = len(all)
-		resp.Aliases.Alias = c.server.aliasItems(cut(all, page))
-		return nil
-	})
-	return resp, err
+	resp.TotalCount = len(all)
+	resp.Aliases.Alias = c.server.aliasItems(cut(all, page))
+	return resp, nil
 }
 
 type listAliasesRequest struct {
@@ -243,16 +212,13 @@ func listAliases(_ context.Context, c *call, req *listAliasesRequest) (*listAlia
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	resp := &listAliasesResponse{pageInfo: page}
-	err = c.server.Store.View(func(tx *store.Tx) error {
-		resp.TotalCount = tx.CountAliases()
-		resp.Aliases.Alias = c.server.aliasItems(tx.Aliases(page.skip(), page.PageSize))
-		return nil
-	})
-	return resp, err
+	resp.TotalCount = c.records.Aliases().Len()
+	resp.Aliases.Alias = c.server.aliasItems(c.records.Aliases().Page(page.skip(), page.PageSize))
+	return resp, nil
 }
 
 // aliasItems gives a list that is [] when it is empty, not null.

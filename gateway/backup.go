@@ -75,7 +75,7 @@ func createBackup(ctx context.Context, c *call, req *createBackupRequest) (*crea
 	if err := archiver.Check(req.Recipients); err != nil {
 		return nil, invalidParameter("Recipients", "%v", err)
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	began := time.Now()

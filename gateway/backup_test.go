@@ -155,20 +155,15 @@ func TestBackupIsOfOneMoment(t *testing.T) {
 		}
 		ids, db := unpack(t, octets.Bytes())
 		recorded := make(map[string]bool)
-		_ = db.View(func(tx *store.Tx) error {
-			tx.EachKey(func(k store.Key) {
-				for _, v := range tx.KeyVersions(k.KeyId) {
-					if !slices.ContainsFunc(ids, func(id []byte) bool { return bytes.Equal(id, v.Key.ID) }) {
-						t.Errorf("version %s is recorded and not in the token", v.KeyVersionId)
-					}
-					recorded[string(v.Key.ID)] = true
-				}
-			})
-			for _, o := range tx.Orphans() {
-				recorded[string(o.Key.ID)] = true
+		for v := range db.Now().Versions().All() {
+			if !slices.ContainsFunc(ids, func(id []byte) bool { return bytes.Equal(id, v.Key.ID) }) {
+				t.Errorf("version %s is recorded and not in the token", v.KeyVersionId)
 			}
-			return nil
-		})
+			recorded[string(v.Key.ID)] = true
+		}
+		for o := range db.Now().Orphans().All() {
+			recorded[string(o.Key.ID)] = true
+		}
 		for _, id := range ids {
 			if !recorded[string(id)] {
 				t.Errorf("key pair %x is in the token, and nothing is recorded of it", id)
@@ -400,18 +395,18 @@ func TestProve(t *testing.T) {
 		t.Errorf("of a whole instance: %+v, %v, want %+v", proof, err, want)
 	}
 	err = b.db.Update(func(tx *store.Tx) error {
-		a := tx.AccessKeys()[0]
+		a := slices.Collect(tx.AccessKeys().All())[0]
 		a.AccessKeyId = "moved" // it has another's sealed secret
-		k, err := tx.ClientKey(c.id)
+		k, err := tx.ClientKeys().Get(c.id)
 		k.AapName = "other" // for which it was not sealed
-		return errors.Join(err, tx.PutClientKey(k), tx.PutAccessKey(a))
+		return errors.Join(err, tx.ClientKeys().Put(k), tx.AccessKeys().Put(a))
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = b.db.View(func(tx *store.Tx) error {
-		return b.backend.Destroy(t.Context(), tx.KeyVersions(lost.KeyMetadata.KeyId)[0].Key)
-	})
+	if err := b.backend.Destroy(t.Context(), b.db.Now().VersionsOf(lost.KeyMetadata.KeyId)[0].Key); err != nil {
+		t.Fatal(err)
+	}
 	proof, err = gateway.Prove(t.Context(), b.db, b.backend, b.backend)
 	if want := (gateway.Proof{Keys: 1, Versions: 2, AccessKeys: 1}); proof != want || !errors.Is(err, hsm.ErrNotFound) ||
 		!strings.Contains(err.Error(), lost.KeyMetadata.KeyId) || !strings.Contains(err.Error(), "access key moved") || !strings.Contains(err.Error(), "client key "+c.id) {

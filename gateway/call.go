@@ -27,15 +27,16 @@ type call struct {
 	now        time.Time
 	requestId  string
 	door       door
-	listener   *Listener  // nil but for what comes over the network
-	claim      *acs.Claim // nil but for what comes over the network
-	principal  *principal // nil until the claim was verified
+	records    *store.Records // as they are at the one moment that the call sees
+	listener   *Listener      // nil but for what comes over the network
+	claim      *acs.Claim     // nil but for what comes over the network
+	principal  *principal     // nil until the claim was verified
 	action     string
 	parameters map[string]string
 	body       func() (content []byte, release func(), err error) // reads it; of the native door
 	format     *format
 	dryRun     bool
-	committed  bool
+	confirmed  bool
 	changed    bool        // records, so that there is a line in the outbox
 	entry      audit.Entry // filled by whoever knows something
 }
@@ -56,8 +57,9 @@ func (c *call) read(claim *acs.Claim) {
 }
 
 // do takes the call through the corridor, from authentication to the answer.
-func (c *call) do(ctx context.Context, authenticate func() (*principal, error)) (response, error) {
-	p, err := authenticate()
+func (c *call) do(ctx context.Context, authenticate func(c *call) (*principal, error)) (response, error) {
+	c.records = c.server.Store.Now()
+	p, err := authenticate(c)
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +96,8 @@ func (c *call) operate(ctx context.Context) (response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !c.committed {
-		return nil, fmt.Errorf("the operation %s answered without having committed", c.action)
+	if !c.confirmed {
+		return nil, fmt.Errorf("the operation %s answered without having confirmed", c.action)
 	}
 	resp.setRequestId(c.requestId)
 	return resp, nil
@@ -230,7 +232,7 @@ func (c *call) authorizeKey(keyId string, key *store.Key) error {
 }
 
 func (c *call) permit(resource string, key *store.Key) error {
-	d, err := c.server.decide(c.principal, c.action, resource, key, c.conditions())
+	d, err := c.server.decide(c.records, c.principal, c.action, resource, key, c.conditions())
 	if err != nil {
 		return err
 	}
@@ -266,15 +268,8 @@ func (c *call) key(name string) (store.Key, error) {
 	}
 	c.entry.KeyId = clip(keyId)
 	var key *store.Key
-	err = c.server.Store.View(func(tx *store.Tx) error {
-		k, err := tx.Key(keyId)
-		if err == nil {
-			key = &k
-		}
-		return err
-	})
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return store.Key{}, err
+	if k, err := c.records.Keys().Get(keyId); err == nil {
+		key = &k
 	}
 	// Whoever may not use it does not learn whether there is such a key.
 	if err := c.authorizeKey(keyId, key); err != nil {
@@ -316,11 +311,7 @@ func (c *call) keyId(name string) (string, error) {
 // key that they may not use.
 func (c *call) alias(aliasName string) (store.Alias, error) {
 	c.entry.Alias = clip(aliasName)
-	var alias store.Alias
-	err := c.server.Store.View(func(tx *store.Tx) (err error) {
-		alias, err = tx.Alias(aliasName)
-		return err
-	})
+	alias, err := c.records.Aliases().Get(aliasName)
 	if errors.Is(err, store.ErrNotFound) {
 		if err := c.authorizeKey("*", nil); err != nil {
 			return store.Alias{}, err
@@ -333,15 +324,7 @@ func (c *call) alias(aliasName string) (store.Alias, error) {
 // version gives a version of a key that c.key gave, the oldest if no id is given.
 func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, error) {
 	c.entry.KeyVersionId = clip(keyVersionId)
-	var version store.KeyVersion
-	err := c.server.Store.View(func(tx *store.Tx) (err error) {
-		if keyVersionId == "" {
-			version, err = oldestVersion(tx, key.KeyId)
-			return err
-		}
-		version, err = tx.KeyVersion(key.KeyId, keyVersionId)
-		return err
-	})
+	version, err := c.findVersion(key.KeyId, keyVersionId)
 	if errors.Is(err, store.ErrNotFound) {
 		return store.KeyVersion{}, errKeyVersionNotFound
 	}
@@ -352,12 +335,14 @@ func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, er
 	return version, isRecordOf(version, key)
 }
 
-func oldestVersion(tx *store.Tx, keyId string) (store.KeyVersion, error) {
-	all := tx.KeyVersions(keyId)
-	if len(all) == 0 {
-		return store.KeyVersion{}, store.ErrNotFound
+func (c *call) findVersion(keyId, keyVersionId string) (store.KeyVersion, error) {
+	if keyVersionId != "" {
+		return c.records.Version(keyId, keyVersionId)
 	}
-	return all[0], nil
+	if all := c.records.VersionsOf(keyId); len(all) > 0 {
+		return all[0], nil
+	}
+	return store.KeyVersion{}, store.ErrNotFound
 }
 
 // isRecordOf refuses a version whose key pair is not the one that was made for
@@ -370,11 +355,25 @@ func isRecordOf(version store.KeyVersion, key store.Key) error {
 	return nil
 }
 
-// commit is the point of no return: everything before it only looks, and after
+// update is for an operation that changes records and nothing else. It tries f on the
+// records as the call sees them, so that whatever would be refused is refused before
+// the point of no return, in a dry run too; then it confirms, and does f for good. f is
+// called twice, the second time with the records as they are then.
+func (c *call) update(f func(tx *store.Tx) error) error {
+	if err := c.records.Try(f); err != nil {
+		return err
+	}
+	if err := c.confirm(); err != nil {
+		return err
+	}
+	return c.write(f)
+}
+
+// confirm is the point of no return: everything before it only looks, and after
 // it nothing but a fault can keep the operation from succeeding. A dry run
 // ends here. So does everything while the audit log cannot be written.
-func (c *call) commit() error {
-	c.committed = true
+func (c *call) confirm() error {
+	c.confirmed = true
 	if err := c.server.Audit.Err(); err != nil {
 		return fmt.Errorf("%w (%w)", errAuditLog, err)
 	}
@@ -384,12 +383,12 @@ func (c *call) commit() error {
 	return nil
 }
 
-// change changes records on behalf of a committed call. The nonce goes into the
+// write changes records on behalf of a confirmed call. The nonce goes into the
 // same transaction, so that not even a restart lets the request be repeated; and
 // so does the audit line, so that there is no change without one: what it says of
 // the change has to be in the entry before.
-func (c *call) change(f func(tx *store.Tx) error) error {
-	if err := c.mayChange(); err != nil {
+func (c *call) write(f func(tx *store.Tx) error) error {
+	if err := c.mayWrite(); err != nil {
 		return err
 	}
 	entry := c.entry
@@ -399,18 +398,18 @@ func (c *call) change(f func(tx *store.Tx) error) error {
 	return err
 }
 
-// begin writes down what a committed call is going to do, which is nothing that
+// record writes down what a confirmed call is going to do, which is nothing that
 // anybody can see: it needs no audit line yet.
-func (c *call) begin(f func(tx *store.Tx) error) error {
-	if err := c.mayChange(); err != nil {
+func (c *call) record(f func(tx *store.Tx) error) error {
+	if err := c.mayWrite(); err != nil {
 		return err
 	}
 	return c.server.Store.Update(c.withNonce(f))
 }
 
-func (c *call) mayChange() error {
-	if !c.committed || c.dryRun {
-		return fmt.Errorf("the operation %s changes records without having committed", c.action)
+func (c *call) mayWrite() error {
+	if !c.confirmed || c.dryRun {
+		return fmt.Errorf("the operation %s changes records without having confirmed", c.action)
 	}
 	return nil
 }

@@ -83,7 +83,7 @@ func TestClientCertificates(t *testing.T) {
 	b, c := nativeBench(t)
 	other, deleted := b.newNativeClient("app"), b.newNativeClient("app")
 	own, others, gone := c.certificate(), other.certificate(), deleted.certificate()
-	if err := b.db.Update(func(tx *store.Tx) error { return tx.DeleteClientKey(deleted.id) }); err != nil {
+	if err := b.db.Update(func(tx *store.Tx) error { return tx.ClientKeys().Delete(deleted.id) }); err != nil {
 		t.Fatal(err)
 	}
 	// Nothing but the record tells one from the other: same name, same key.
@@ -122,7 +122,7 @@ func TestCertificateOfADeletedKey(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(b *bench, c nativeClient){
 		"deleted": func(b *bench, c nativeClient) {
-			if err := b.db.Update(func(tx *store.Tx) error { return tx.DeleteClientKey(c.id) }); err != nil {
+			if err := b.db.Update(func(tx *store.Tx) error { return tx.ClientKeys().Delete(c.id) }); err != nil {
 				t.Fatal(err)
 			}
 		},

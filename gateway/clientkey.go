@@ -100,20 +100,22 @@ func createClientKey(ctx context.Context, c *call, req *createClientKeyRequest) 
 	if err := c.authorizeNamed("AapName", req.AapName); err != nil {
 		return nil, err
 	}
-	allowed := func(tx *store.Tx) error {
-		if tx.CountClientKeys() >= maxClientKeys {
+	k := store.ClientKey{ClientKeyId: clientKeyPrefix + uuid.NewString(), AapName: req.AapName, NotBefore: from, NotAfter: to, CreationDate: c.now}
+	put := func(tx *store.Tx) error {
+		if tx.ClientKeys().Len() >= maxClientKeys {
 			return errLimitExceeded.because("There are %d client keys.", maxClientKeys)
 		}
-		_, err := accessPoints.find(tx, req.AapName)
-		return err
+		if _, err := accessPoints.find(tx.Records, req.AapName); err != nil {
+			return err
+		}
+		return tx.ClientKeys().Create(k)
 	}
-	if err := c.server.Store.View(allowed); err != nil {
+	if err := c.records.Try(put); err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	k := store.ClientKey{ClientKeyId: clientKeyPrefix + uuid.NewString(), AapName: req.AapName, NotBefore: from, NotAfter: to, CreationDate: c.now}
 	pfx, err := makeClientKey(&k, req.Password)
 	if err != nil {
 		return nil, fmt.Errorf("making a client key: %w", err)
@@ -122,13 +124,7 @@ func createClientKey(ctx context.Context, c *call, req *createClientKeyRequest) 
 		return nil, err
 	}
 	c.entry.Subject = k.AapName + "/" + k.ClientKeyId
-	err = c.change(func(tx *store.Tx) error {
-		if err := allowed(tx); err != nil {
-			return err
-		}
-		return tx.PutClientKey(k)
-	})
-	if err != nil {
+	if err := c.write(put); err != nil {
 		return nil, err
 	}
 	return &createClientKeyResponse{ClientKeyId: k.ClientKeyId, KeyAlgorithm: clientKeyAlgorithm,
@@ -180,11 +176,7 @@ func (c *call) clientKey(clientKeyId string) (store.ClientKey, error) {
 	if len(clientKeyId) > maxClientKeyId {
 		return store.ClientKey{}, invalidParameter("ClientKeyId", "it has more than %d bytes", maxClientKeyId)
 	}
-	var k store.ClientKey
-	err := c.server.Store.View(func(tx *store.Tx) (err error) {
-		k, err = tx.ClientKey(clientKeyId)
-		return err
-	})
+	k, err := c.records.ClientKeys().Get(clientKeyId)
 	if errors.Is(err, store.ErrNotFound) {
 		if err := c.authorize(c.server.namedARN(c.action, anyName)); err != nil {
 			return store.ClientKey{}, err
@@ -241,7 +233,7 @@ func getClientKey(_ context.Context, c *call, req *clientKeyRequest) (*getClient
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	return &getClientKeyResponse{clientKeyItem: newClientKeyItem(k)}, nil
@@ -261,23 +253,21 @@ func listClientKeys(_ context.Context, c *call, req *listClientKeysRequest) (*li
 	if err := c.authorizeClientKeys(req.AapName); err != nil {
 		return nil, err
 	}
-	resp := &listClientKeysResponse{ClientKeys: []clientKeyItem{}}
-	err := c.server.Store.View(func(tx *store.Tx) error {
-		for _, k := range tx.ClientKeys() {
-			if req.AapName == "" || k.AapName == req.AapName {
-				resp.ClientKeys = append(resp.ClientKeys, newClientKeyItem(k))
-			}
+	if req.AapName != "" {
+		if _, err := accessPoints.find(c.records, req.AapName); err != nil {
+			return nil, err
 		}
-		if req.AapName == "" {
-			return nil
-		}
-		_, err := accessPoints.find(tx, req.AapName)
-		return err
-	})
-	if err != nil {
+	}
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	return resp, c.commit()
+	resp := &listClientKeysResponse{ClientKeys: []clientKeyItem{}}
+	for k := range c.records.ClientKeys().All() {
+		if req.AapName == "" || k.AapName == req.AapName {
+			resp.ClientKeys = append(resp.ClientKeys, newClientKeyItem(k))
+		}
+	}
+	return resp, nil
 }
 
 // authorizeClientKeys asks for the action on the client keys of an access point,
@@ -294,13 +284,10 @@ func deleteClientKey(_ context.Context, c *call, req *clientKeyRequest) (*emptyR
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	return done(c.change(func(tx *store.Tx) error {
-		if _, err := tx.ClientKey(k.ClientKeyId); err != nil {
+	return done(c.update(func(tx *store.Tx) error {
+		if !tx.ClientKeys().Has(k.ClientKeyId) {
 			return noClientKey(k.ClientKeyId) // deleted by another call meanwhile
 		}
-		return tx.DeleteClientKey(k.ClientKeyId)
+		return tx.ClientKeys().Delete(k.ClientKeyId)
 	}))
 }

@@ -64,7 +64,7 @@ func TestForgedClientKey(t *testing.T) {
 	} {
 		k := real
 		forge(&k)
-		if err := b.db.Update(func(tx *store.Tx) error { return tx.PutClientKey(k) }); err != nil {
+		if err := b.db.Update(func(tx *store.Tx) error { return tx.ClientKeys().Put(k) }); err != nil {
 			t.Fatal(err)
 		}
 		if a := ask(); a.Status != 404 || a.Code != "Unauthorized" {

@@ -87,12 +87,12 @@ func TestPrecedence(t *testing.T) {
 func (b *bench) setKey(change func(k *store.Key)) {
 	b.t.Helper()
 	err := b.db.Update(func(tx *store.Tx) error {
-		k, err := tx.Key(b.key.KeyId)
+		k, err := tx.Keys().Get(b.key.KeyId)
 		if err != nil {
 			return err
 		}
 		change(&k)
-		return tx.PutKey(k)
+		return tx.Keys().Put(k)
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -271,12 +271,12 @@ func TestMovedKeyPair(t *testing.T) {
 	made := b.do(b.root, "CreateKey", "KeySpec", "EC_P256")
 	other := made.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)
 	err := b.db.Update(func(tx *store.Tx) error {
-		mine, err := tx.KeyVersion(b.key.KeyId, b.key.KeyVersionId)
+		mine, err := tx.Version(b.key.KeyId, b.key.KeyVersionId)
 		if err != nil {
 			return err
 		}
-		mine.Key = tx.KeyVersions(other)[0].Key
-		return tx.PutKeyVersion(mine)
+		mine.Key = tx.VersionsOf(other)[0].Key
+		return tx.Versions().Put(mine)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -353,12 +353,12 @@ func TestAccessKeys(t *testing.T) {
 	b.want(b.do(credential{b.root.AccessKeyId, other.AccessKeySecret}, "ListKeys"), 400, "SignatureDoesNotMatch")
 	b.want(b.do(other, "ListKeys"), 200, "")
 	err := b.db.Update(func(tx *store.Tx) error {
-		a, err := tx.AccessKey(other.AccessKeyId)
+		a, err := tx.AccessKeys().Get(other.AccessKeyId)
 		if err != nil {
 			return err
 		}
 		a.Active = false
-		return tx.PutAccessKey(a)
+		return tx.AccessKeys().Put(a)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -367,12 +367,12 @@ func TestAccessKeys(t *testing.T) {
 
 	// A secret that is sealed for one access key does not work for another.
 	err = b.db.Update(func(tx *store.Tx) error {
-		root, err := tx.AccessKey(b.root.AccessKeyId)
+		root, err := tx.AccessKeys().Get(b.root.AccessKeyId)
 		if err != nil {
 			return err
 		}
 		root.AccessKeyId = "KMSGMOVED"
-		return tx.PutAccessKey(root)
+		return tx.AccessKeys().Put(root)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -515,7 +515,7 @@ func TestCreationCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := b.db.Update(func(tx *store.Tx) error {
-		return tx.PutOrphan(store.Orphan{KeyVersionId: id.String(), Key: hsm.Key{ID: id[:], Spec: hsm.EC_P256}})
+		return tx.Orphans().Put(store.Orphan{KeyVersionId: id.String(), Key: hsm.Key{ID: id[:], Spec: hsm.EC_P256}})
 	})
 	if err != nil {
 		t.Fatal(err)

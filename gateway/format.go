@@ -75,8 +75,8 @@ func (b base64Bytes) MarshalText() ([]byte, error) {
 	return base64.StdEncoding.AppendEncode(nil, b), nil
 }
 
-// write answers in the call's format.
-func (c *call) write(ec echo.Context, status int, root string, body any) error {
+// answer writes an answer in the call's format.
+func (c *call) answer(ec echo.Context, status int, root string, body any) error {
 	text, err := c.format.encode(root, body)
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
@@ -105,5 +105,5 @@ func (c *call) writeError(ec echo.Context, api *Error) error {
 	if c.claim == nil && c.format == formatJSON { // the request was not read that far
 		c.format = formatOf(ec.QueryParam("Format"))
 	}
-	return c.write(ec, api.Status, "Error", errorBody{api.Status, api.Code, api.Message, c.requestId, clip(ec.Request().Host)})
+	return c.answer(ec, api.Status, "Error", errorBody{api.Status, api.Code, api.Message, c.requestId, clip(ec.Request().Host)})
 }

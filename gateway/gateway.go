@@ -140,28 +140,16 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 
 // resume takes up what the last process left.
 func (s *Server) resume(ctx context.Context) error {
-	err := s.Store.View(func(tx *store.Tx) error {
-		s.instance = tx.Instance()
-		if s.instance == (store.Instance{}) {
-			return errors.New("gateway: the store does not know its Instance")
+	records := s.Store.Now()
+	if s.instance = records.Instance(); s.instance == (store.Instance{}) {
+		return errors.New("gateway: the store does not know its Instance")
+	}
+	for a := range records.AccessKeys().All() {
+		if err := s.credentials.unseal(ctx, s.Sealer, a); err != nil {
+			return fmt.Errorf("unsealing access key %s: %w", a.AccessKeyId, err)
 		}
-		for _, a := range tx.AccessKeys() {
-			if err := s.credentials.unseal(ctx, s.Sealer, a); err != nil {
-				return fmt.Errorf("unsealing access key %s: %w", a.AccessKeyId, err)
-			}
-		}
-		now := s.Now()
-		for _, n := range tx.Nonces() {
-			if n.Until.After(now) {
-				err := s.nonces.use(n.AccessKeyId, n.Nonce, n.Until, now)
-				if err != nil && !errors.Is(err, errNonceUsed) { // twice, if the clock was set back
-					return fmt.Errorf("remembering the nonces of access key %s: %w", n.AccessKeyId, err)
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	}
+	if err := s.nonces.resume(records, s.Now()); err != nil {
 		return err
 	}
 	if err := s.recoverOutbox(); err != nil {

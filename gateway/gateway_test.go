@@ -171,12 +171,9 @@ func (b *bench) newUser(name, document string) (c credential) {
 }
 
 func (b *bench) versions(keyId string) (ids []string) {
-	b.db.View(func(tx *store.Tx) error {
-		for _, v := range tx.KeyVersions(keyId) {
-			ids = append(ids, v.KeyVersionId)
-		}
-		return nil
-	})
+	for _, v := range b.db.Now().VersionsOf(keyId) {
+		ids = append(ids, v.KeyVersionId)
+	}
 	return ids
 }
 
@@ -507,14 +504,12 @@ func TestEveryOperation(t *testing.T) {
 
 // records writes down what the store holds.
 func (b *bench) records() (s string) {
-	b.db.View(func(tx *store.Tx) error {
-		s = fmt.Sprintf("%v %v %v", tx.Keys(0, 1000), tx.Aliases(0, 1000), tx.Orphans())
-		s += fmt.Sprintf("%v %v %v %v", tx.NetworkRules(0, 1000), tx.PermissionPolicies(0, 1000), tx.AccessPoints(0, 1000), tx.ClientKeys())
-		for _, k := range tx.Keys(0, 1000) {
-			s += fmt.Sprintf(" %d", len(tx.KeyVersions(k.KeyId)))
-		}
-		return nil
-	})
+	records := b.db.Now()
+	s = fmt.Sprintf("%v %v %v", records.Keys().Page(0, 1000), records.Aliases().Page(0, 1000), slices.Collect(records.Orphans().All()))
+	s += fmt.Sprintf("%v %v %v %v", records.NetworkRules().Page(0, 1000), records.PermissionPolicies().Page(0, 1000), records.AccessPoints().Page(0, 1000), slices.Collect(records.ClientKeys().All()))
+	for k := range records.Keys().All() {
+		s += fmt.Sprintf(" %d", len(records.VersionsOf(k.KeyId)))
+	}
 	return s
 }
 

@@ -21,14 +21,14 @@ func (b *bench) fill(tb testing.TB, n int) {
 		err := b.db.Update(func(tx *store.Tx) error {
 			for range min(1000, n-done) {
 				keyId := uuid.NewString()
-				errs := tx.PutKey(store.Key{KeyId: keyId, KeySpec: hsm.EC_P256, KeyUsage: "SIGN/VERIFY", KeyState: store.Enabled,
+				errs := tx.Keys().Put(store.Key{KeyId: keyId, KeySpec: hsm.EC_P256, KeyUsage: "SIGN/VERIFY", KeyState: store.Enabled,
 					Origin: "Aliyun_KMS", ProtectionLevel: "HSM", Creator: "root", Description: "one of many", CreationDate: b.clock.Now()})
 				for range 3 {
 					id := uuid.New()
-					errs = errors.Join(errs, tx.PutKeyVersion(store.KeyVersion{KeyId: keyId, KeyVersionId: id.String(), CreationDate: b.clock.Now(),
+					errs = errors.Join(errs, tx.Versions().Put(store.KeyVersion{KeyId: keyId, KeyVersionId: id.String(), CreationDate: b.clock.Now(),
 						Key: hsm.Key{ID: id[:], Spec: hsm.EC_P256, Public: make([]byte, 91)}}))
 				}
-				errs = errors.Join(errs, tx.CreateAlias(store.Alias{AliasName: fmt.Sprintf("alias/%d", done), KeyId: keyId, CreationDate: b.clock.Now()}))
+				errs = errors.Join(errs, tx.Aliases().Create(store.Alias{AliasName: fmt.Sprintf("alias/%d", done), KeyId: keyId, CreationDate: b.clock.Now()}))
 				if errs != nil {
 					return errs
 				}

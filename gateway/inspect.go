@@ -39,7 +39,7 @@ func describeToken(ctx context.Context, c *call, _ *noRequest) (*describeTokenRe
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, inspectTime)
@@ -72,24 +72,24 @@ type owner struct {
 type aliasNames struct{ Alias []string }
 
 // owners gives all records of key pairs by CKA_ID.
-func owners(tx *store.Tx) map[string]owner {
+func owners(records *store.Records) map[string]owner {
 	all := make(map[string]owner)
 	add := func(o owner) { all[string(o.key.ID)] = o }
-	for _, o := range tx.Orphans() {
+	for o := range records.Orphans().All() {
 		add(owner{Use: useOrphan, KeyVersionId: o.KeyVersionId, key: o.Key})
 	}
-	if key := tx.AuditKey(); key.ID != nil {
+	if key := records.AuditKey(); key.ID != nil {
 		add(owner{Use: useAudit, key: key})
 	}
-	tx.EachKey(func(k store.Key) {
+	for k := range records.Keys().All() {
 		names := aliasNames{[]string{}} // an empty list is [], not null
-		for _, a := range tx.AliasesOf(k.KeyId) {
+		for _, a := range records.AliasesOf(k.KeyId) {
 			names.Alias = append(names.Alias, a.AliasName)
 		}
-		for _, v := range tx.KeyVersions(k.KeyId) {
+		for _, v := range records.VersionsOf(k.KeyId) {
 			add(owner{useVersion, k.KeyId, v.KeyVersionId, k.KeyState, names, v.Key})
 		}
-	})
+	}
 	return all
 }
 
@@ -152,18 +152,18 @@ func listTokenObjects(ctx context.Context, c *call, _ *noRequest) (*listTokenObj
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, inspectTime)
 	defer cancel()
-	making, before := c.server.isMaking(), c.server.owners()
+	making, before := c.server.isMaking(), owners(c.records)
 	objects, err := inspector.Objects(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// What is recorded after an object was seen was recorded before it was made.
-	after := c.server.owners()
+	after := owners(c.server.Store.Now())
 	making = making || c.server.isMaking()
 	resp := new(listTokenObjectsResponse)
 	resp.Objects.Object, resp.Deviations.Deviation = []tokenObject{}, []deviation{}
@@ -184,14 +184,6 @@ func listTokenObjects(ctx context.Context, c *call, _ *noRequest) (*listTokenObj
 		return cmp.Or(cmp.Compare(a.KeyId, b.KeyId), cmp.Compare(a.KeyVersionId, b.KeyVersionId))
 	})
 	return resp, nil
-}
-
-func (s *Server) owners() (all map[string]owner) {
-	_ = s.Store.View(func(tx *store.Tx) error {
-		all = owners(tx)
-		return nil
-	})
-	return all
 }
 
 // isMaking reports whether a key pair is being made.
@@ -231,21 +223,15 @@ func destroyTokenObject(ctx context.Context, c *call, req *destroyTokenObjectReq
 	}
 	// Whoever makes a key pair records it before, so that what has been seen and
 	// has no record now will have none.
-	unowned := func(tx *store.Tx) error {
-		if use := ownerOf(o, owners(tx), c.server.isMaking()).Use; use != useStray {
+	// In a change, which fails where a change may have been lost; and whose line
+	// is certain before anything is gone.
+	err = c.update(func(tx *store.Tx) error {
+		if use := ownerOf(o, owners(tx.Records), c.server.isMaking()).Use; use != useStray {
 			return errObjectInUse.because("It is: %s.", use)
 		}
 		return nil
-	}
-	if err := c.server.Store.View(unowned); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	// In a change, which fails where a change may have been lost; and whose line
-	// is certain before anything is gone.
-	if err := c.change(unowned); err != nil {
+	})
+	if err != nil {
 		return nil, err
 	}
 	err = inspector.DestroyObject(ctx, o)
@@ -309,7 +295,7 @@ func testKeyVersion(ctx context.Context, c *call, req *testKeyVersionRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	if key.KeyState != store.Enabled {

@@ -71,10 +71,7 @@ func (b *bench) objectOf(keyVersionId string) []string {
 // record gives the record of a version.
 func (b *bench) record(keyId string) (v store.KeyVersion) {
 	b.t.Helper()
-	b.db.View(func(tx *store.Tx) error {
-		v = tx.KeyVersions(keyId)[0]
-		return nil
-	})
+	v = b.db.Now().VersionsOf(keyId)[0]
 	return v
 }
 
@@ -87,7 +84,7 @@ func TestListTokenObjects(t *testing.T) {
 	audit, making := uuid.New(), uuid.New()
 	err := b.db.Update(func(tx *store.Tx) error {
 		return errors.Join(tx.SetAuditKey(hsm.Key{ID: audit[:], Spec: hsm.EC_P256}),
-			tx.PutOrphan(store.Orphan{KeyVersionId: making.String(), Key: hsm.Key{ID: making[:], Spec: hsm.EC_P256}}))
+			tx.Orphans().Put(store.Orphan{KeyVersionId: making.String(), Key: hsm.Key{ID: making[:], Spec: hsm.EC_P256}}))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +138,7 @@ func TestDestroyTokenObject(t *testing.T) {
 	b := newBench(t)
 	making := uuid.New()
 	err := b.db.Update(func(tx *store.Tx) error {
-		return tx.PutOrphan(store.Orphan{KeyVersionId: making.String(), Key: hsm.Key{ID: making[:], Spec: hsm.EC_P256}})
+		return tx.Orphans().Put(store.Orphan{KeyVersionId: making.String(), Key: hsm.Key{ID: making[:], Spec: hsm.EC_P256}})
 	})
 	if err != nil {
 		t.Fatal(err)

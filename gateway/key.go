@@ -104,25 +104,13 @@ func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyR
 	if err := c.checkOffered(req, key); err != nil {
 		return nil, err
 	}
-	allowed := func(tx *store.Tx) error {
-		if tx.CountKeys() >= c.server.MaxKeys {
+	put := func(tx *store.Tx) error {
+		if tx.Keys().Len() >= c.server.MaxKeys {
 			return errLimitExceeded.because("There are %d keys.", c.server.MaxKeys)
 		}
-		return nil
+		return tx.Keys().Create(key)
 	}
-	if err := c.server.Store.View(allowed); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	put := func(tx *store.Tx) error {
-		if err := allowed(tx); err != nil { // others may have been quicker
-			return err
-		}
-		return tx.PutKey(key)
-	}
-	if _, err := c.createVersion(ctx, key, allowed, put); err != nil {
+	if _, err := c.createVersion(ctx, key, put); err != nil {
 		return nil, err
 	}
 	return &createKeyResponse{KeyMetadata: c.server.metadata(key)}, nil
@@ -241,7 +229,7 @@ func describeKey(_ context.Context, c *call, req *describeKeyRequest) (*describe
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	resp := new(describeKeyResponse)
@@ -283,18 +271,15 @@ func listKeys(_ context.Context, c *call, req *listKeysRequest) (*listKeysRespon
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
+	keys, total := filter.page(c.server, c.records, page)
 	resp := &listKeysResponse{pageInfo: page}
+	resp.TotalCount = total
 	resp.Keys.Key = []keyItem{} // an empty list is [], not null
-	err = c.server.Store.View(func(tx *store.Tx) error {
-		var keys []store.Key
-		keys, resp.TotalCount = filter.page(c.server, tx, page)
-		for _, k := range keys {
-			resp.Keys.Key = append(resp.Keys.Key, keyItem{c.server.keyARN(k.KeyId), k.KeyId})
-		}
-		return nil
-	})
-	return resp, err
+	for _, k := range keys {
+		resp.Keys.Key = append(resp.Keys.Key, keyItem{c.server.keyARN(k.KeyId), k.KeyId})
+	}
+	return resp, nil
 }

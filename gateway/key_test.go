@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kmsgate/kmsgate/gateway"
-	"github.com/kmsgate/kmsgate/store"
 )
 
 func TestKeyMetadata(t *testing.T) {
@@ -36,13 +35,10 @@ func TestKeyMetadata(t *testing.T) {
 	if diff := cmp.Diff(any(want), described.Body["KeyMetadata"]); diff != "" {
 		t.Errorf("DescribeKey: %s", diff)
 	}
-	b.db.View(func(tx *store.Tx) error {
-		k, err := tx.Key(keyId)
-		if err != nil || k.Policy != keyPolicy || k.Tags["k"] != "v" {
-			t.Errorf("recorded: %+v, %v", k, err)
-		}
-		return nil
-	})
+	k, err := b.db.Now().Keys().Get(keyId)
+	if err != nil || k.Policy != keyPolicy || k.Tags["k"] != "v" {
+		t.Errorf("recorded: %+v, %v", k, err)
+	}
 	listed := b.want(b.do(b.root, "ListKeyVersions", "KeyId", keyId), 200, "")
 	wantVersions := map[string]any{"KeyVersion": []any{map[string]any{"KeyId": keyId, "KeyVersionId": b.versions(keyId)[0], "CreationDate": "2026-11-21T20:56:37Z"}}}
 	if diff := cmp.Diff(any(wantVersions), listed.Body["KeyVersions"]); diff != "" || listed.Body["TotalCount"] != 1.0 {

@@ -38,7 +38,7 @@ func setKeyPolicy(_ context.Context, c *call, req *setKeyPolicyRequest) (*emptyR
 	if err := checkKeyPolicy(req.Policy); err != nil {
 		return nil, err
 	}
-	return done(c.changeKey(req.KeyId, func(k *store.Key) error {
+	return done(c.updateKey(req.KeyId, func(k *store.Key) error {
 		if err := checkPolicyName(req.PolicyName); err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func getKeyPolicy(_ context.Context, c *call, req *getKeyPolicyRequest) (*getKey
 	if err := checkPolicyName(req.PolicyName); err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	if key.Policy != "" {

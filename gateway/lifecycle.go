@@ -11,23 +11,15 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// changeKey changes a key's record in a transaction that sees the record as it
-// is then, so that concurrent changes of one key are one after the other. change
-// is called twice: once to see what would happen, before the commit, and once
-// for good.
-func (c *call) changeKey(name string, change func(k *store.Key) error) error {
+// updateKey changes a key's record in a transaction that sees the record as it
+// is then, so that concurrent changes of one key are one after the other.
+func (c *call) updateKey(name string, change func(k *store.Key) error) error {
 	key, err := c.key(name)
 	if err != nil {
 		return err
 	}
-	if err := change(&key); err != nil {
-		return err
-	}
-	if err := c.commit(); err != nil {
-		return err
-	}
-	return c.change(func(tx *store.Tx) error {
-		now, err := tx.Key(key.KeyId)
+	return c.update(func(tx *store.Tx) error {
+		now, err := tx.Keys().Get(key.KeyId)
 		if errors.Is(err, store.ErrNotFound) {
 			return errKeyNotFound
 		}
@@ -37,14 +29,14 @@ func (c *call) changeKey(name string, change func(k *store.Key) error) error {
 		if err := change(&now); err != nil {
 			return err
 		}
-		return tx.PutKey(now)
+		return tx.Keys().Put(now)
 	})
 }
 
-// retireKey is changeKey for a change after which the key does not sign any more:
+// retireKey is updateKey for a change after which the key does not sign any more:
 // nothing is kept that would make it sign faster.
 func (c *call) retireKey(name string, change func(k *store.Key) error) error {
-	if err := c.changeKey(name, change); err != nil {
+	if err := c.updateKey(name, change); err != nil {
 		return err
 	}
 	c.server.forgetKey(c.entry.KeyId)
@@ -67,7 +59,7 @@ type keyRequest struct {
 }
 
 func enableKey(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
-	return done(c.changeKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Enabled) }))
+	return done(c.updateKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Enabled) }))
 }
 
 func disableKey(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
@@ -114,7 +106,7 @@ func scheduleKeyDeletion(_ context.Context, c *call, req *scheduleKeyDeletionReq
 }
 
 func cancelKeyDeletion(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
-	return done(c.changeKey(req.KeyId, func(k *store.Key) error {
+	return done(c.updateKey(req.KeyId, func(k *store.Key) error {
 		if k.KeyState != store.PendingDeletion {
 			return errStateModifiedFailed.because("The key state is %s.", k.KeyState)
 		}
@@ -145,7 +137,7 @@ func setDeletionProtection(_ context.Context, c *call, req *setDeletionProtectio
 	if err := checkDescription("DeletionProtectionDescription", req.DeletionProtectionDescription); err != nil {
 		return nil, err
 	}
-	return done(c.changeKey(name, func(k *store.Key) error {
+	return done(c.updateKey(name, func(k *store.Key) error {
 		if k.KeyState == store.PendingDeletion {
 			return errKeyPendingDeletion
 		}
@@ -166,7 +158,7 @@ func updateKeyDescription(_ context.Context, c *call, req *updateKeyDescriptionR
 	if err := checkDescription("Description", req.Description); err != nil {
 		return nil, err
 	}
-	return done(c.changeKey(req.KeyId, func(k *store.Key) error {
+	return done(c.updateKey(req.KeyId, func(k *store.Key) error {
 		k.Description = req.Description
 		return nil
 	}))
@@ -201,12 +193,7 @@ func (s *Server) CarryOutDeletions(ctx context.Context) {
 		s.Logger.Error("a key whose deletion is due is not deleted; trying again", "reason", err)
 		return // without its audit line no key pair is destroyed
 	}
-	var orphans []store.Orphan
-	_ = s.Store.View(func(tx *store.Tx) error {
-		orphans = tx.Orphans()
-		return nil
-	})
-	for _, o := range orphans {
+	for o := range s.Store.Now().Orphans().All() {
 		err := s.destroyLeftOrphan(ctx, o)
 		if err == nil {
 			continue
@@ -234,12 +221,12 @@ func (s *Server) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	defer s.pairs.leave()
 	left := false
 	err := s.Store.Update(func(tx *store.Tx) error {
-		now, err := tx.Orphan(o.KeyVersionId)
+		now, err := tx.Orphans().Get(o.KeyVersionId)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil
 		}
 		left = true
-		return errors.Join(err, tx.PutOrphan(now))
+		return errors.Join(err, tx.Orphans().Put(now))
 	})
 	if err != nil || !left {
 		return err
@@ -273,14 +260,11 @@ func (s *Server) keepDueKeys(ctx context.Context) error {
 }
 
 func (s *Server) dueKeys(now time.Time) (due []string) {
-	_ = s.Store.View(func(tx *store.Tx) error {
-		tx.EachKey(func(k store.Key) {
-			if isDue(k, now) {
-				due = append(due, k.KeyId)
-			}
-		})
-		return nil
-	})
+	for k := range s.Store.Now().Keys().All() {
+		if isDue(k, now) {
+			due = append(due, k.KeyId)
+		}
+	}
 	return due
 }
 
@@ -297,11 +281,11 @@ func (s *Server) deleteKey(keyId string, now time.Time) error {
 	c.action, c.entry.Action, c.entry.KeyId, c.entry.Principal = "DeleteKey", "DeleteKey", keyId, ownName
 	c.entry.Status = http.StatusOK
 	err := s.update(c.entry, func(tx *store.Tx) error {
-		k, err := tx.Key(keyId)
+		k, err := tx.Keys().Get(keyId)
 		if err != nil || !isDue(k, now) {
 			return errNotDue // cancelled, or deleted, meanwhile
 		}
-		return tx.DeleteKey(keyId, now)
+		return tx.Keys().Delete(keyId)
 	})
 	if errors.Is(err, errNotDue) {
 		return nil

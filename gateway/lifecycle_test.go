@@ -115,9 +115,9 @@ func (b *bench) targetOf(action string, pairs []string) string {
 func (b *bench) setState(keyId, state string) {
 	b.t.Helper()
 	err := b.db.Update(func(tx *store.Tx) error {
-		k, err := tx.Key(keyId)
+		k, err := tx.Keys().Get(keyId)
 		k.KeyState = state
-		return errors.Join(err, tx.PutKey(k))
+		return errors.Join(err, tx.Keys().Put(k))
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -465,24 +465,22 @@ func TestConcurrentChanges(t *testing.T) {
 	}
 	callers.Wait()
 	versions := 1 // the bench's own
-	b.db.View(func(tx *store.Tx) error {
-		for _, a := range tx.Aliases(0, 100) {
-			if !slices.Contains(tx.AliasesOf(a.KeyId), a) {
-				t.Errorf("%s is not among its key's aliases", a.AliasName)
-			}
+	records := b.db.Now()
+	for a := range records.Aliases().All() {
+		if !slices.Contains(records.AliasesOf(a.KeyId), a) {
+			t.Errorf("%s is not among its key's aliases", a.AliasName)
 		}
-		if len(tx.Orphans()) != 0 {
-			t.Errorf("orphans: %v", tx.Orphans())
+	}
+	if records.Orphans().Len() != 0 {
+		t.Errorf("orphans: %v", slices.Collect(records.Orphans().All()))
+	}
+	for _, keyId := range keyIds {
+		k, err := records.Keys().Get(keyId)
+		if err != nil || len(k.Tags) > 20 || (k.KeyState == store.PendingDeletion) == k.DeleteDate.IsZero() {
+			t.Errorf("%+v, %v", k, err)
 		}
-		for _, keyId := range keyIds {
-			k, err := tx.Key(keyId)
-			if err != nil || len(k.Tags) > 20 || (k.KeyState == store.PendingDeletion) == k.DeleteDate.IsZero() {
-				t.Errorf("%+v, %v", k, err)
-			}
-			versions += len(tx.KeyVersions(keyId))
-		}
-		return nil
-	})
+		versions += len(records.VersionsOf(keyId))
+	}
 	if n := b.backend.Len(); n != versions {
 		t.Errorf("%d key pairs for %d versions", n, versions)
 	}

@@ -101,27 +101,27 @@ func parseFilters(text string) (filters, error) {
 
 // page gives the keys of one page and the number of all that the filters
 // select.
-func (f filters) page(s *Server, tx *store.Tx, p pageInfo) (page []store.Key, total int) {
+func (f filters) page(s *Server, records *store.Records, p pageInfo) (page []store.Key, total int) {
 	if len(f) == 0 {
-		return tx.Keys(p.skip(), p.PageSize), tx.CountKeys()
+		return records.Keys().Page(p.skip(), p.PageSize), records.Keys().Len()
 	}
-	tx.EachKey(func(k store.Key) {
-		if !f.match(s, tx, k) {
-			return
+	for k := range records.Keys().All() {
+		if !f.match(s, records, k) {
+			continue
 		}
 		if total >= p.skip() && len(page) < p.PageSize {
 			page = append(page, k)
 		}
 		total++
-	})
+	}
 	return page, total
 }
 
-func (f filters) match(s *Server, tx *store.Tx, k store.Key) bool {
+func (f filters) match(s *Server, records *store.Records, k store.Key) bool {
 	for _, one := range f {
 		if one.Key == filterAliasName {
 			if !slices.ContainsFunc(one.Values, func(name string) bool {
-				alias, err := tx.Alias(name)
+				alias, err := records.Aliases().Get(name)
 				return err == nil && alias.KeyId == k.KeyId
 			}) {
 				return false

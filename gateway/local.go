@@ -52,7 +52,7 @@ func (s *Server) call(ctx context.Context, action string, parameters map[string]
 	c.action, c.parameters = action, parameters
 	c.entry.Action = action
 	answer, err := recovered(func() (response, error) {
-		return c.do(ctx, func() (*principal, error) { return s.newRoot(uint32(os.Getuid())), nil })
+		return c.do(ctx, func(*call) (*principal, error) { return s.newRoot(uint32(os.Getuid())), nil })
 	})
 	answer, api := c.finish(answer, err)
 	if api != nil {

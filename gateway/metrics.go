@@ -8,8 +8,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/kmsgate/kmsgate/store"
 )
 
 // metrics are what the gateway tells Prometheus. No label's values are a
@@ -60,14 +58,11 @@ func newMetrics(s *Server) *metrics {
 
 // firstExpiry gives when the first of the client keys that are valid expires.
 func (s *Server) firstExpiry() (seconds float64) {
-	_ = s.Store.View(func(tx *store.Tx) error {
-		for _, k := range tx.ClientKeys() {
-			if at := float64(k.NotAfter.Unix()); isInForce(k, s.Now()) && (seconds == 0 || at < seconds) {
-				seconds = at
-			}
+	for k := range s.Store.Now().ClientKeys().All() {
+		if at := float64(k.NotAfter.Unix()); isInForce(k, s.Now()) && (seconds == 0 || at < seconds) {
+			seconds = at
 		}
-		return nil
-	})
+	}
 	return seconds
 }
 

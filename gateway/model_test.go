@@ -192,24 +192,22 @@ func (m *model) compare(b *bench) {
 	b.t.Helper()
 	got := &model{keys: map[string]*modelKey{}, aliases: map[string]string{}}
 	pairs := 0
-	b.db.View(func(tx *store.Tx) error {
-		tx.EachKey(func(k store.Key) {
-			tags := maps.Clone(k.Tags)
-			if tags == nil {
-				tags = map[string]string{}
-			}
-			versions := len(tx.KeyVersions(k.KeyId))
-			pairs += versions
-			got.keys[k.KeyId] = &modelKey{state: k.KeyState, protected: k.Protected, versions: versions, tags: tags}
-			if k.KeyState == store.PendingDeletion {
-				got.keys[k.KeyId].deleteAt = k.DeleteDate
-			}
-		})
-		for _, a := range tx.Aliases(0, 1000) {
-			got.aliases[a.AliasName] = a.KeyId
+	records := b.db.Now()
+	for k := range records.Keys().All() {
+		tags := maps.Clone(k.Tags)
+		if tags == nil {
+			tags = map[string]string{}
 		}
-		return nil
-	})
+		versions := len(records.VersionsOf(k.KeyId))
+		pairs += versions
+		got.keys[k.KeyId] = &modelKey{state: k.KeyState, protected: k.Protected, versions: versions, tags: tags}
+		if k.KeyState == store.PendingDeletion {
+			got.keys[k.KeyId].deleteAt = k.DeleteDate
+		}
+	}
+	for a := range records.Aliases().All() {
+		got.aliases[a.AliasName] = a.KeyId
+	}
 	for _, k := range m.keys {
 		if k.state != store.PendingDeletion {
 			k.deleteAt = time.Time{}

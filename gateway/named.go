@@ -47,123 +47,82 @@ const maxNamed = 1000
 // A collection is the records of one kind. Its methods do what operations on
 // them have in common.
 type collection[R any] struct {
-	what   string // one of them, in a sentence
-	get    func(tx *store.Tx, name string) (R, error)
-	put    func(tx *store.Tx, r R) error
-	remove func(tx *store.Tx, name string) error
-	count  func(tx *store.Tx) int
-	page   func(tx *store.Tx, skip, n int) []R
+	what  string // one of them, in a sentence
+	read  func(*store.Records) store.Table[R]
+	write func(*store.Tx) store.Writable[R]
 }
 
 // find gives a record, or Forbidden.ResourceNotFound, which tells that there is none:
 // it is for who may do what is asked for with the name.
-func (of collection[R]) find(tx *store.Tx, name string) (R, error) {
-	r, err := of.get(tx, name)
+func (n collection[R]) find(records *store.Records, name string) (R, error) {
+	r, err := n.read(records).Get(name)
 	if errors.Is(err, store.ErrNotFound) {
-		err = errResourceNotFound.because("There is no %s %q.", of.what, clip(name))
+		err = errResourceNotFound.because("There is no %s %q.", n.what, clip(name))
 	}
 	return r, err
 }
 
 // create writes a record of a new name. fits refuses what the other records do
 // not allow.
-func (of collection[R]) create(c *call, name string, r R, fits func(tx *store.Tx) error) error {
+func (n collection[R]) create(c *call, name string, r R, fits func(records *store.Records) error) error {
 	if err := c.authorizeNamed("Name", name); err != nil {
 		return err
 	}
-	allowed := func(tx *store.Tx) error {
-		if _, err := of.get(tx, name); err == nil {
+	return c.update(func(tx *store.Tx) error {
+		all := n.write(tx)
+		if all.Has(name) {
 			return errResourceExists
 		}
-		if of.count(tx) >= maxNamed {
+		if all.Len() >= maxNamed {
 			return errLimitExceeded.because("There are %d already.", maxNamed)
 		}
-		return fits(tx)
-	}
-	// First against the records as they are, so that a dry run finds out too.
-	if err := c.server.Store.View(allowed); err != nil {
-		return err
-	}
-	if err := c.commit(); err != nil {
-		return err
-	}
-	return c.change(func(tx *store.Tx) error {
-		if err := allowed(tx); err != nil {
+		if err := fits(tx.Records); err != nil {
 			return err
 		}
-		return of.put(tx, r)
+		return all.Create(r)
 	})
 }
 
 // describe gives a record.
-func (of collection[R]) describe(c *call, name string) (r R, err error) {
+func (n collection[R]) describe(c *call, name string) (r R, err error) {
 	if err := c.authorizeNamed("Name", name); err != nil {
 		return r, err
 	}
-	err = c.server.Store.View(func(tx *store.Tx) (err error) {
-		r, err = of.find(tx, name)
-		return err
-	})
-	if err != nil {
+	if r, err = n.find(c.records, name); err != nil {
 		return r, err
 	}
-	return r, c.commit()
+	return r, c.confirm()
 }
 
-// update changes a record. change is called twice: once to see what would happen,
-// before the commit, and once for good. It puts new lists in the place of those
+// update changes a record. change puts new lists in the place of those
 // that the record has, which others are reading.
-func (of collection[R]) update(c *call, name string, change func(tx *store.Tx, r *R) error) error {
+func (n collection[R]) update(c *call, name string, change func(records *store.Records, r *R) error) error {
 	if err := c.authorizeNamed("Name", name); err != nil {
 		return err
 	}
-	changed := func(tx *store.Tx) (R, error) {
-		r, err := of.find(tx, name)
-		if err == nil {
-			err = change(tx, &r)
-		}
-		return r, err
-	}
-	err := c.server.Store.View(func(tx *store.Tx) error {
-		_, err := changed(tx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if err := c.commit(); err != nil {
-		return err
-	}
-	return c.change(func(tx *store.Tx) error {
-		r, err := changed(tx)
+	return c.update(func(tx *store.Tx) error {
+		r, err := n.find(tx.Records, name)
 		if err != nil {
 			return err
 		}
-		return of.put(tx, r)
+		if err := change(tx.Records, &r); err != nil {
+			return err
+		}
+		return n.write(tx).Put(r)
 	})
 }
 
 // delete deletes a record. Who refers to it is not asked: what refers to nothing
 // permits nothing.
-func (of collection[R]) delete(c *call, name string) error {
+func (n collection[R]) delete(c *call, name string) error {
 	if err := c.authorizeNamed("Name", name); err != nil {
 		return err
 	}
-	there := func(tx *store.Tx) error {
-		_, err := of.find(tx, name)
-		return err
-	}
-	if err := c.server.Store.View(there); err != nil {
-		return err
-	}
-	if err := c.commit(); err != nil {
-		return err
-	}
-	return c.change(func(tx *store.Tx) error {
-		if err := there(tx); err != nil {
+	return c.update(func(tx *store.Tx) error {
+		if _, err := n.find(tx.Records, name); err != nil {
 			return err
 		}
-		return of.remove(tx, name)
+		return n.write(tx).Delete(name)
 	})
 }
 
@@ -177,7 +136,7 @@ type listNamedRequest struct {
 const namedPageSize = 20
 
 // list gives a page.
-func (of collection[R]) list(c *call, req *listNamedRequest) (all []R, page pageInfo, err error) {
+func (n collection[R]) list(c *call, req *listNamedRequest) (all []R, page pageInfo, err error) {
 	if req.PageSize == nil {
 		req.PageSize = new(namedPageSize)
 	}
@@ -187,14 +146,12 @@ func (of collection[R]) list(c *call, req *listNamedRequest) (all []R, page page
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, page, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, page, err
 	}
-	err = c.server.Store.View(func(tx *store.Tx) error {
-		page.TotalCount, all = of.count(tx), of.page(tx, page.skip(), page.PageSize)
-		return nil
-	})
-	return all, page, err
+	table := n.read(c.records)
+	page.TotalCount = table.Len()
+	return table.Page(page.skip(), page.PageSize), page, nil
 }
 
 // nameRequest asks for one record of a collection.

@@ -50,7 +50,7 @@ func (s *Server) serveNative(r *http.Request, c *call) (response, error) {
 	}
 	c.read(claim)
 	c.body = func() ([]byte, func(), error) { return c.readNative(r, claim) }
-	return c.do(r.Context(), func() (*principal, error) { return s.authenticateNative(r.Context(), claim) })
+	return c.do(r.Context(), func(c *call) (*principal, error) { return s.authenticateNative(r.Context(), c.records, claim) })
 }
 
 func checkNative(r *http.Request) error {
@@ -84,27 +84,22 @@ func nativeClaimError(err error) error {
 // authenticateNative makes a principal of a claim: the time is ours, the client key
 // is known, the signature is its, it is valid now, and the record is one of ours, too. There is no nonce
 // to look at, so nothing that can be asked for here changes anything.
-func (s *Server) authenticateNative(ctx context.Context, claim *acs.Claim) (*principal, error) {
+func (s *Server) authenticateNative(ctx context.Context, records *store.Records, claim *acs.Claim) (*principal, error) {
 	now := s.Now()
 	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
 		return nil, errNativeTime
 	}
-	var p *principal
-	var key store.ClientKey
-	err := s.Store.View(func(tx *store.Tx) (err error) {
-		key, err = tx.ClientKey(claim.AccessKeyId)
-		if errors.Is(err, store.ErrNotFound) {
-			return errNativeClientKey.saying("The AccessKey ID %q does not exist in our records.", clip(claim.AccessKeyId))
-		}
-		if err != nil {
-			return err
-		}
-		if err := checkClientKey(key, claim, now); err != nil {
-			return err
-		}
-		p, err = s.accessPointPrincipal(tx, key.AapName)
-		return err
-	})
+	key, err := records.ClientKeys().Get(claim.AccessKeyId)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errNativeClientKey.saying("The AccessKey ID %q does not exist in our records.", clip(claim.AccessKeyId))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := checkClientKey(key, claim, now); err != nil {
+		return nil, err
+	}
+	p, err := s.accessPointPrincipal(records, key.AapName)
 	if err != nil {
 		return nil, err
 	}

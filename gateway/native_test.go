@@ -42,17 +42,13 @@ func (b *bench) newPair(spec hsm.KeySpec) (k testKey) {
 	return k
 }
 
-func (b *bench) public(k testKey) (key hsm.Key) {
+func (b *bench) public(k testKey) hsm.Key {
 	b.t.Helper()
-	err := b.db.View(func(tx *store.Tx) error {
-		v, err := tx.KeyVersion(k.KeyId, k.KeyVersionId)
-		key = v.Key
-		return err
-	})
+	v, err := b.db.Now().Version(k.KeyId, k.KeyVersionId)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return key
+	return v.Key
 }
 
 // hashed gives what a RAW message is hashed to for a key, by gmsm and the standard
@@ -210,8 +206,8 @@ func TestNativeWindow(t *testing.T) {
 	b.putClientKey(key)
 	b.want(ask(), 200, "")
 	for _, remove := range []func(tx *store.Tx) error{
-		func(tx *store.Tx) error { return tx.DeleteClientKey(c.id) },
-		func(tx *store.Tx) error { return tx.DeleteAccessPoint("app") },
+		func(tx *store.Tx) error { return tx.ClientKeys().Delete(c.id) },
+		func(tx *store.Tx) error { return tx.AccessPoints().Delete("app") },
 	} {
 		if err := b.db.Update(remove); err != nil {
 			t.Fatal(err)
@@ -234,14 +230,14 @@ func TestNativeAccess(t *testing.T) {
 		t.Helper()
 		p := store.PermissionPolicy{Name: "of-app", Permissions: []string{keyTemplate}, Resources: []string{"key/" + mine.KeyId}}
 		change(&p)
-		if err := b.db.Update(func(tx *store.Tx) error { return tx.PutPermissionPolicy(p) }); err != nil {
+		if err := b.db.Update(func(tx *store.Tx) error { return tx.PermissionPolicies().Put(p) }); err != nil {
 			t.Fatal(err)
 		}
 	}
 	rule := func(name string, from ...string) {
 		t.Helper()
 		if err := b.db.Update(func(tx *store.Tx) error {
-			return tx.PutNetworkRule(store.NetworkRule{Name: name, SourcePrivateIp: from})
+			return tx.NetworkRules().Put(store.NetworkRule{Name: name, SourcePrivateIp: from})
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -278,7 +274,7 @@ func TestNativeAccess(t *testing.T) {
 	expect("from elsewhere", 403, 403, 403)
 	rule("gone", "10.0.0.0/8", "127.0.0.1")
 	expect("from here", 200, 200, 403)
-	if err := b.db.Update(func(tx *store.Tx) error { return tx.DeletePermissionPolicy("of-app") }); err != nil {
+	if err := b.db.Update(func(tx *store.Tx) error { return tx.PermissionPolicies().Delete("of-app") }); err != nil {
 		t.Fatal(err)
 	}
 	expect("no policy", 403, 403, 403)

@@ -87,7 +87,8 @@ func (c *call) readNative(r *http.Request, claim *acs.Claim) ([]byte, func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := c.server.authenticateNative(r.Context(), claim); err != nil {
+	c.records = c.server.Store.Now()
+	if c.principal, err = c.server.authenticateNative(r.Context(), c.records, claim); err != nil {
 		return nil, nil, err
 	}
 	whole = true

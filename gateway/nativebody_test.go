@@ -115,9 +115,9 @@ func TestSlowBody(t *testing.T) {
 		away   func(tx *store.Tx, id string) error
 		status int
 	}{
-		"client key":        {func(tx *store.Tx, id string) error { return tx.DeleteClientKey(id) }, 404},
-		"access point":      {func(tx *store.Tx, _ string) error { return tx.DeleteAccessPoint("app") }, 404},
-		"permission policy": {func(tx *store.Tx, _ string) error { return tx.DeletePermissionPolicy("of-app") }, 403},
+		"client key":        {func(tx *store.Tx, id string) error { return tx.ClientKeys().Delete(id) }, 404},
+		"access point":      {func(tx *store.Tx, _ string) error { return tx.AccessPoints().Delete("app") }, 404},
+		"permission policy": {func(tx *store.Tx, _ string) error { return tx.PermissionPolicies().Delete("of-app") }, 403},
 		"nothing":           {func(*store.Tx, string) error { return nil }, 200},
 	} {
 		b, c := nativeBench(t)

@@ -53,8 +53,8 @@ func (b *bench) newAccessPoint(name string, resources []string, rules ...string)
 	b.t.Helper()
 	err := b.db.Update(func(tx *store.Tx) error {
 		return errors.Join(
-			tx.PutPermissionPolicy(store.PermissionPolicy{Name: "of-" + name, Permissions: []string{keyTemplate}, Resources: resources, NetworkRules: rules}),
-			tx.PutAccessPoint(store.ApplicationAccessPoint{Name: name, Policies: []string{"of-" + name}}))
+			tx.PermissionPolicies().Put(store.PermissionPolicy{Name: "of-" + name, Permissions: []string{keyTemplate}, Resources: resources, NetworkRules: rules}),
+			tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: name, Policies: []string{"of-" + name}}))
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -71,10 +71,7 @@ func (b *bench) newNativeClient(aapName string) nativeClient {
 }
 
 func (b *bench) clientKeys() (all []store.ClientKey) {
-	b.db.View(func(tx *store.Tx) error {
-		all = tx.ClientKeys()
-		return nil
-	})
+	all = slices.Collect(b.db.Now().ClientKeys().All())
 	return all
 }
 
@@ -84,7 +81,7 @@ func (b *bench) putClientKey(k store.ClientKey) {
 	if err := gateway.SealClientKey(b.t.Context(), b.backend, &k); err != nil {
 		b.t.Fatal(err)
 	}
-	if err := b.db.Update(func(tx *store.Tx) error { return tx.PutClientKey(k) }); err != nil {
+	if err := b.db.Update(func(tx *store.Tx) error { return tx.ClientKeys().Put(k) }); err != nil {
 		b.t.Fatal(err)
 	}
 }

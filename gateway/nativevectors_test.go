@@ -87,14 +87,14 @@ func (b *bench) vectorKey(keyId, keyVersionId string) {
 	b.t.Helper()
 	k := b.newPair(hsm.RSA_2048)
 	err := b.db.Update(func(tx *store.Tx) error {
-		key, err := tx.Key(k.KeyId)
+		key, err := tx.Keys().Get(k.KeyId)
 		if err != nil {
 			return err
 		}
 		key.KeyId = keyId
 		id := uuid.MustParse(keyVersionId)
 		pair, err := b.backend.Generate(b.t.Context(), hsm.RSA_2048, id[:])
-		return errors.Join(err, tx.PutKey(key), tx.PutKeyVersion(store.KeyVersion{KeyId: keyId, KeyVersionId: keyVersionId, Key: pair}))
+		return errors.Join(err, tx.Keys().Put(key), tx.Versions().Put(store.KeyVersion{KeyId: keyId, KeyVersionId: keyVersionId, Key: pair}))
 	})
 	if err != nil {
 		b.t.Fatal(err)

@@ -11,12 +11,7 @@ import (
 // privateType is the only Type of network rules.
 const privateType = "Private"
 
-var networkRules = collection[store.NetworkRule]{
-	what: "network rule",
-	get:  (*store.Tx).NetworkRule, put: (*store.Tx).PutNetworkRule,
-	remove: (*store.Tx).DeleteNetworkRule,
-	count:  (*store.Tx).CountNetworkRules, page: (*store.Tx).NetworkRules,
-}
+var networkRules = collection[store.NetworkRule]{"network rule", (*store.Records).NetworkRules, (*store.Tx).NetworkRules}
 
 // parseSources reads SourcePrivateIp. A rule without addresses would let nobody
 // in, which nobody means who makes one.
@@ -81,7 +76,7 @@ func createNetworkRule(_ context.Context, c *call, req *createNetworkRuleRequest
 		return nil, err
 	}
 	r := store.NetworkRule{Name: req.Name, Description: req.Description, SourcePrivateIp: sources, CreationDate: c.now}
-	if err := networkRules.create(c, r.Name, r, func(*store.Tx) error { return nil }); err != nil {
+	if err := networkRules.create(c, r.Name, r, func(*store.Records) error { return nil }); err != nil {
 		return nil, err
 	}
 	return &createNetworkRuleResponse{networkRule: c.networkRule(r), Name: r.Name}, nil
@@ -136,7 +131,7 @@ func updateNetworkRule(_ context.Context, c *call, req *updateNetworkRuleRequest
 	if err := errors.Join(err, checkNewDescription(req.Description)); err != nil {
 		return nil, err
 	}
-	return done(networkRules.update(c, req.Name, func(_ *store.Tx, r *store.NetworkRule) error {
+	return done(networkRules.update(c, req.Name, func(_ *store.Records, r *store.NetworkRule) error {
 		setIfSent(&r.Description, req.Description)
 		setIfSent(&r.SourcePrivateIp, sources)
 		return nil

@@ -2,8 +2,12 @@ package gateway
 
 import (
 	"crypto/sha256"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
+
+	"github.com/kmsgate/kmsgate/store"
 )
 
 // timeWindow is how far a request's time stamp may be from ours, either way,
@@ -59,6 +63,20 @@ func (n *nonces) use(accessKeyId, nonce string, until, now time.Time) error {
 	n.count[accessKeyId]++
 	end := minute(until) + 1
 	n.byEnd[end] = append(n.byEnd[end], endingNonce{hash, accessKeyId})
+	return nil
+}
+
+// resume remembers the nonces that the records have.
+func (n *nonces) resume(records *store.Records, now time.Time) error {
+	for r := range records.Nonces().All() {
+		if !r.Until.After(now) {
+			continue
+		}
+		err := n.use(r.AccessKeyId, r.Nonce, r.Until, now)
+		if err != nil && !errors.Is(err, errNonceUsed) { // twice, if the clock was set back
+			return fmt.Errorf("remembering the nonces of access key %s: %w", r.AccessKeyId, err)
+		}
+	}
 	return nil
 }
 

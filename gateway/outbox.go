@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
@@ -66,7 +67,7 @@ func (s *Server) update(entry audit.Entry, f func(tx *store.Tx) error) error {
 	settled := s.outbox.takeLogged(settledAtOnce)
 	err := s.Store.Update(func(tx *store.Tx) error {
 		for _, id := range settled {
-			if err := tx.DeleteOutbox(id); err != nil {
+			if err := tx.Outbox().Delete(id); err != nil {
 				return err
 			}
 		}
@@ -77,7 +78,7 @@ func (s *Server) update(entry audit.Entry, f func(tx *store.Tx) error) error {
 		if err != nil {
 			return fmt.Errorf("encoding an audit line: %w", err)
 		}
-		return tx.PutOutbox(store.Outbox{RequestId: entry.RequestId, After: s.Audit.Head().Seq, Entry: text})
+		return tx.Outbox().Put(store.Outbox{RequestId: entry.RequestId, After: s.Audit.Head().Seq, Entry: text})
 	})
 	if err != nil {
 		s.outbox.setLogged(settled...)
@@ -108,7 +109,7 @@ func (s *Server) settle() {
 	}
 	err := s.Store.Update(func(tx *store.Tx) error {
 		for _, id := range logged {
-			if err := tx.DeleteOutbox(id); err != nil {
+			if err := tx.Outbox().Delete(id); err != nil {
 				return err
 			}
 		}
@@ -131,13 +132,9 @@ func (s *Server) Settle() {
 
 // recoverOutbox appends the lines that the last process had no time to append.
 func (s *Server) recoverOutbox() error {
-	var left []store.Outbox
-	err := s.Store.View(func(tx *store.Tx) error {
-		left = tx.Outbox()
+	left := slices.Collect(s.Store.Now().Outbox().All())
+	if len(left) == 0 {
 		return nil
-	})
-	if err != nil || len(left) == 0 {
-		return err
 	}
 	from, ids := left[0].After, make([]string, len(left))
 	for i, o := range left {

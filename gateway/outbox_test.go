@@ -20,10 +20,7 @@ import (
 
 func (b *bench) outbox() (left []store.Outbox) {
 	b.t.Helper()
-	b.db.View(func(tx *store.Tx) error {
-		left = tx.Outbox()
-		return nil
-	})
+	left = slices.Collect(b.db.Now().Outbox().All())
 	return left
 }
 
@@ -41,7 +38,7 @@ func (b *bench) leaveOutbox(after uint64, e audit.Entry) {
 		b.t.Fatal(err)
 	}
 	err = b.db.Update(func(tx *store.Tx) error {
-		return tx.PutOutbox(store.Outbox{RequestId: e.RequestId, After: after, Entry: text})
+		return tx.Outbox().Put(store.Outbox{RequestId: e.RequestId, After: after, Entry: text})
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -224,12 +221,9 @@ func (b *bench) tryNew() error {
 	}
 	defer db.Close()
 	cfg := audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet}
-	db.View(func(tx *store.Tx) error {
-		for _, o := range tx.Outbox() {
-			cfg.AtLeast = max(cfg.AtLeast, o.After)
-		}
-		return nil
-	})
+	for o := range db.Now().Outbox().All() {
+		cfg.AtLeast = max(cfg.AtLeast, o.After)
+	}
 	log, err := audit.Open(cfg)
 	if err != nil {
 		return err
@@ -267,19 +261,10 @@ func TestOutboxIsEmptied(t *testing.T) {
 func TestNoDeletionWithoutLog(t *testing.T) {
 	b := newBench(t)
 	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", b.key.KeyId, "PendingWindowInDays", "7"), 200, "")
-	var version store.KeyVersion
-	b.db.View(func(tx *store.Tx) error {
-		version = tx.KeyVersions(b.key.KeyId)[0]
-		return nil
-	})
+	version := b.db.Now().VersionsOf(b.key.KeyId)[0]
 	left := func() (record, pair bool) {
-		b.db.View(func(tx *store.Tx) error {
-			_, err := tx.Key(b.key.KeyId)
-			record = err == nil
-			return nil
-		})
 		_, err := b.backend.Sign(t.Context(), version.Key, hsm.ECDSA_SHA_256, make([]byte, hsm.DigestSize))
-		return record, err == nil
+		return b.db.Now().Keys().Has(b.key.KeyId), err == nil
 	}
 	b.clock.move(8 * 24 * time.Hour)
 	back := b.takeLog()

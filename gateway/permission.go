@@ -34,8 +34,8 @@ const accessPointUser = "aap:"
 
 // accessPointPrincipal gives the principal that the client keys of an access point
 // act as.
-func (s *Server) accessPointPrincipal(tx *store.Tx, aapName string) (*principal, error) {
-	aap, err := tx.AccessPoint(aapName)
+func (s *Server) accessPointPrincipal(records *store.Records, aapName string) (*principal, error) {
+	aap, err := records.AccessPoints().Get(aapName)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errAccessKeyNotFound // deleted meanwhile, and its client keys with it
 	}
@@ -44,8 +44,8 @@ func (s *Server) accessPointPrincipal(tx *store.Tx, aapName string) (*principal,
 
 // decideForAccessPoint decides by an access point's permission policies and, if that
 // is a key, by those of the key.
-func (s *Server) decideForAccessPoint(p *principal, r policy.Request, ofKey []policy.Named) policy.Decision {
-	permitted := s.permitted(p.accessPoint, r)
+func (s *Server) decideForAccessPoint(records *store.Records, p *principal, r policy.Request, ofKey []policy.Named) policy.Decision {
+	permitted := s.permitted(records, p.accessPoint, r)
 	if !permitted.Allowed {
 		return permitted
 	}
@@ -61,33 +61,29 @@ func (s *Server) decideForAccessPoint(p *principal, r policy.Request, ofKey []po
 
 // permitted evaluates the permission policies of an access point, and their rules, as
 // they are now. Whatever is not there permits nothing.
-func (s *Server) permitted(aapName string, r policy.Request) policy.Decision {
+func (s *Server) permitted(records *store.Records, aapName string, r policy.Request) policy.Decision {
 	d := policy.Decision{Reason: "no permission policy permits it"}
 	source, _ := netip.ParseAddr(r.Values["acs:SourceIp"]) // of which no rule lets in a zero one
-	_ = s.Store.View(func(tx *store.Tx) error {
-		aap, _ := tx.AccessPoint(aapName)
-		for _, name := range aap.Policies {
-			p, _ := tx.PermissionPolicy(name)
-			switch {
-			case !slices.Contains(p.Permissions, keyUser) || !s.covers(p.Resources, r):
-			case letsIn(tx, p.NetworkRules, source.Unmap()):
-				d = policy.Decision{Allowed: true, Reason: fmt.Sprintf("allowed by permission policy %q", name), Policy: name}
-				return nil
-			default: // and the next may permit it from here
-				d.Reason = keptOut(tx, p, source)
-			}
+	aap, _ := records.AccessPoints().Get(aapName)
+	for _, name := range aap.Policies {
+		p, _ := records.PermissionPolicies().Get(name)
+		switch {
+		case !slices.Contains(p.Permissions, keyUser) || !s.covers(p.Resources, r):
+		case letsIn(records, p.NetworkRules, source.Unmap()):
+			return policy.Decision{Allowed: true, Reason: fmt.Sprintf("allowed by permission policy %q", name), Policy: name}
+		default: // and the next may permit it from here
+			d.Reason = keptOut(records, p, source)
 		}
-		return nil
-	})
+	}
 	return d
 }
 
 // keptOut says how a permission policy permits something that it does not permit
 // from an address.
-func keptOut(tx *store.Tx, p store.PermissionPolicy, source netip.Addr) string {
+func keptOut(records *store.Records, p store.PermissionPolicy, source netip.Addr) string {
 	from := "from other addresses only"
 	switch {
-	case !slices.ContainsFunc(p.NetworkRules, func(name string) bool { _, err := tx.NetworkRule(name); return err == nil }):
+	case !slices.ContainsFunc(p.NetworkRules, records.NetworkRules().Has):
 		from = "from nowhere: the network rules that it names are gone"
 	case !source.IsValid(): // in a simulation
 		from = "from some addresses only, and none is given"
@@ -112,9 +108,9 @@ func (s *Server) covers(resources []string, r policy.Request) bool {
 }
 
 // letsIn reports whether one of the rules lets an address in, or there are none.
-func letsIn(tx *store.Tx, rules []string, source netip.Addr) bool {
+func letsIn(records *store.Records, rules []string, source netip.Addr) bool {
 	return len(rules) == 0 || slices.ContainsFunc(rules, func(name string) bool {
-		rule, _ := tx.NetworkRule(name)
+		rule, _ := records.NetworkRules().Get(name)
 		return slices.ContainsFunc(rule.SourcePrivateIp, func(from string) bool {
 			prefix, ok := parseSource(from)
 			return ok && prefix.Contains(source)

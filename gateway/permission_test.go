@@ -140,7 +140,7 @@ func TestTamperedPermissions(t *testing.T) {
 	tamper(b, store.PermissionPolicy{Name: "p", Permissions: []string{"RbacPermission/Template/CryptoServiceKeyUser"}, Resources: []string{"key/*"}, NetworkRules: []string{"r"}})
 	for _, sources := range [][]string{nil, {}, {"0.0.0.0/99"}, {"*"}} {
 		if err := b.db.Update(func(tx *store.Tx) error {
-			return tx.PutNetworkRule(store.NetworkRule{Name: "r", SourcePrivateIp: sources})
+			return tx.NetworkRules().Put(store.NetworkRule{Name: "r", SourcePrivateIp: sources})
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +152,7 @@ func TestTamperedPermissions(t *testing.T) {
 
 func tamper(b *bench, p store.PermissionPolicy) {
 	b.t.Helper()
-	if err := b.db.Update(func(tx *store.Tx) error { return tx.PutPermissionPolicy(p) }); err != nil {
+	if err := b.db.Update(func(tx *store.Tx) error { return tx.PermissionPolicies().Put(p) }); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -217,11 +217,11 @@ func TestManyRules(t *testing.T) {
 				r.SourcePrivateIp[99] = "10.0.0.1"
 				p.Resources[99] = "key/*"
 			}
-			if err := tx.PutNetworkRule(r); err != nil {
+			if err := tx.NetworkRules().Put(r); err != nil {
 				return err
 			}
 		}
-		return tx.PutPermissionPolicy(p)
+		return tx.PermissionPolicies().Put(p)
 	})
 	if err != nil {
 		t.Fatal(err)

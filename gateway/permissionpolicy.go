@@ -14,12 +14,7 @@ import (
 // the same.
 const sharedInstance = "shared"
 
-var permissionPolicies = collection[store.PermissionPolicy]{
-	what: "permission policy",
-	get:  (*store.Tx).PermissionPolicy, put: (*store.Tx).PutPermissionPolicy,
-	remove: (*store.Tx).DeletePermissionPolicy,
-	count:  (*store.Tx).CountPermissionPolicies, page: (*store.Tx).PermissionPolicies,
-}
+var permissionPolicies = collection[store.PermissionPolicy]{"permission policy", (*store.Records).PermissionPolicies, (*store.Tx).PermissionPolicies}
 
 func parsePermissions(text string) ([]string, error) {
 	return parseNames("Permissions", text, 1, 2, func(permission string) error {
@@ -64,9 +59,9 @@ func accessControl(rules []string) string {
 }
 
 // rulesExist refuses network rules that there are not.
-func rulesExist(tx *store.Tx, rules []string) error {
+func rulesExist(records *store.Records, rules []string) error {
 	for _, name := range rules {
-		if _, err := networkRules.find(tx, name); err != nil {
+		if _, err := networkRules.find(records, name); err != nil {
 			return invalidParameter("AccessControlRules", "there is no network rule %q", name)
 		}
 	}
@@ -98,7 +93,7 @@ func createPolicy(_ context.Context, c *call, req *createPolicyRequest) (*create
 	if err != nil {
 		return nil, err
 	}
-	if err := permissionPolicies.create(c, p.Name, p, func(tx *store.Tx) error { return rulesExist(tx, p.NetworkRules) }); err != nil {
+	if err := permissionPolicies.create(c, p.Name, p, func(records *store.Records) error { return rulesExist(records, p.NetworkRules) }); err != nil {
 		return nil, err
 	}
 	return &createPolicyResponse{
@@ -201,7 +196,7 @@ func updatePolicy(_ context.Context, c *call, req *updatePolicyRequest) (*emptyR
 	if err := errors.Join(permissionsErr, resourcesErr, rulesErr, checkNewDescription(req.Description)); err != nil {
 		return nil, err
 	}
-	return done(permissionPolicies.update(c, req.Name, func(tx *store.Tx, p *store.PermissionPolicy) error {
+	return done(permissionPolicies.update(c, req.Name, func(records *store.Records, p *store.PermissionPolicy) error {
 		setIfSent(&p.Permissions, permissions)
 		setIfSent(&p.Resources, resources)
 		setIfSent(&p.Description, req.Description)
@@ -209,7 +204,7 @@ func updatePolicy(_ context.Context, c *call, req *updatePolicyRequest) (*emptyR
 		if rules == nil { // those of before may be gone
 			return nil
 		}
-		return rulesExist(tx, *rules)
+		return rulesExist(records, *rules)
 	}))
 }
 

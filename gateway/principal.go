@@ -37,16 +37,12 @@ func (s *Server) userARN(userName string) string {
 // is known and active, the signature is its secret's, and the nonce was not
 // used. In that order: a nonce is remembered for callers only who can sign. All
 // of it is done in memory: a stranger cannot have the token do anything.
-func (s *Server) authenticate(claim *acs.Claim) (*principal, error) {
+func (s *Server) authenticate(records *store.Records, claim *acs.Claim) (*principal, error) {
 	now := s.Now()
 	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
 		return nil, errTimeStampExpired
 	}
-	var access store.AccessKey
-	err := s.Store.View(func(tx *store.Tx) (err error) {
-		access, err = tx.AccessKey(claim.AccessKeyId)
-		return err
-	})
+	access, err := records.AccessKeys().Get(claim.AccessKeyId)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errAccessKeyNotFound
 	}
@@ -70,31 +66,17 @@ func (s *Server) authenticate(claim *acs.Claim) (*principal, error) {
 		return nil, err
 	}
 	s.credentials.use(access.AccessKeyId, now)
-	var p *principal
-	err = s.Store.View(func(tx *store.Tx) (err error) {
-		p, err = s.newPrincipal(tx, access)
-		return err
-	})
-	return p, err
-}
-
-// newPrincipal makes a principal of an access key, if it is still there, with the
-// policies as they are now.
-func (s *Server) newPrincipal(tx *store.Tx, access store.AccessKey) (*principal, error) {
-	if _, err := tx.AccessKey(access.AccessKeyId); err != nil {
-		return nil, errAccessKeyNotFound // deleted meanwhile
-	}
-	user, err := tx.User(access.UserName)
+	user, err := records.Users().Get(access.UserName)
 	if err != nil {
 		return nil, err
 	}
-	return s.principalOf(tx, user)
+	return s.principalOf(records, user)
 }
 
-func (s *Server) principalOf(tx *store.Tx, user store.User) (*principal, error) {
+func (s *Server) principalOf(records *store.Records, user store.User) (*principal, error) {
 	p := &principal{user: user, arn: s.userARN(user.UserName)}
 	for _, name := range user.Policies {
-		document, err := policyDocument(tx, name)
+		document, err := policyDocument(records, name)
 		if err != nil {
 			return nil, fmt.Errorf("the policy %s of user %s: %w", name, user.UserName, err)
 		}
@@ -110,7 +92,7 @@ func (s *Server) principalOf(tx *store.Tx, user store.User) (*principal, error) 
 // decide evaluates a principal's policies, and those of a key if the resource is
 // one. A key policy that cannot be parsed denies everybody but the account's
 // owner, who can set another.
-func (s *Server) decide(p *principal, action, resource string, key *store.Key, values map[string]string) (policy.Decision, error) {
+func (s *Server) decide(records *store.Records, p *principal, action, resource string, key *store.Key, values map[string]string) (policy.Decision, error) {
 	policies := p.policies
 	if key != nil {
 		for name, value := range key.Tags {
@@ -128,7 +110,7 @@ func (s *Server) decide(p *principal, action, resource string, key *store.Key, v
 	}
 	request := policy.Request{Action: "kms:" + action, Resource: resource, Principal: p.arn, Values: values}
 	if p.accessPoint != "" {
-		return s.decideForAccessPoint(p, request, policies), nil
+		return s.decideForAccessPoint(records, p, request, policies), nil
 	}
 	return policy.Decide(policies, request), nil
 }
@@ -241,7 +223,7 @@ func (s *Server) recordUse() {
 	}
 	err := s.Store.Update(func(tx *store.Tx) error {
 		for id, at := range used {
-			a, err := tx.AccessKey(id)
+			a, err := tx.AccessKeys().Get(id)
 			if errors.Is(err, store.ErrNotFound) {
 				continue // deleted meanwhile
 			}
@@ -249,7 +231,7 @@ func (s *Server) recordUse() {
 				return err
 			}
 			a.LastUsedDate = at
-			if err := tx.PutAccessKey(a); err != nil {
+			if err := tx.AccessKeys().Put(a); err != nil {
 				return err
 			}
 		}

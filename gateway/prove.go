@@ -29,22 +29,21 @@ var ErrForeignToken = errors.New("the token is not the one that this database be
 func Belong(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
-	return db.View(func(tx *store.Tx) error {
-		if err := hsm.SelfTest(ctx, backend, tx.AuditKey()); err != nil {
-			return foreign("it does not have the audit log's key", err)
+	records := db.Now()
+	if err := hsm.SelfTest(ctx, backend, records.AuditKey()); err != nil {
+		return foreign("it does not have the audit log's key", err)
+	}
+	if v, ok := softwareKey(records); ok {
+		if err := hsm.SelfTest(ctx, backend, v.Key); err != nil {
+			return foreign("it does not unseal the software keys", err)
 		}
-		if v, ok := softwareKey(tx); ok {
-			if err := hsm.SelfTest(ctx, backend, v.Key); err != nil {
-				return foreign("it does not unseal the software keys", err)
-			}
+	}
+	for _, a := range records.AccessKeys().Page(0, 1) {
+		if _, err := sealer.Unseal(ctx, a.Sealed, secretAAD(a.AccessKeyId)); err != nil {
+			return foreign("it does not unseal the access keys", err)
 		}
-		if all := tx.AccessKeys(); len(all) > 0 {
-			if _, err := sealer.Unseal(ctx, all[0].Sealed, secretAAD(all[0].AccessKeyId)); err != nil {
-				return foreign("it does not unseal the access keys", err)
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // foreign says so, unless the token was away.
@@ -56,18 +55,13 @@ func foreign(what string, err error) error {
 }
 
 // softwareKey gives one of the versions whose private keys are sealed.
-func softwareKey(tx *store.Tx) (found store.KeyVersion, ok bool) {
-	tx.EachKey(func(k store.Key) {
-		if ok || k.KeySpec != hsm.EC_SM2 {
-			return
+func softwareKey(records *store.Records) (store.KeyVersion, bool) {
+	for v := range records.Versions().All() {
+		if v.Key.Sealed != nil {
+			return v, true
 		}
-		for _, v := range tx.KeyVersions(k.KeyId) {
-			if v.Key.Sealed != nil {
-				found, ok = v, true
-			}
-		}
-	})
-	return found, ok
+	}
+	return store.KeyVersion{}, false
 }
 
 // proofTime is how long one signature or one secret may take. Nobody waits for
@@ -83,20 +77,20 @@ const maxFailures = 10
 // the rest. It changes nothing.
 func Prove(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) (Proof, error) {
 	p := prover{backend: backend, sealer: sealer}
-	err := db.View(func(tx *store.Tx) error {
-		tx.EachKey(func(k store.Key) { p.key(ctx, k, tx.KeyVersions(k.KeyId)) })
-		for _, a := range tx.AccessKeys() {
-			p.accessKey(ctx, a)
-		}
-		for _, k := range tx.ClientKeys() {
-			p.clientKey(ctx, k)
-		}
-		return ctx.Err()
-	})
+	records := db.Now()
+	for k := range records.Keys().All() {
+		p.key(ctx, k, records.VersionsOf(k.KeyId))
+	}
+	for a := range records.AccessKeys().All() {
+		p.accessKey(ctx, a)
+	}
+	for k := range records.ClientKeys().All() {
+		p.clientKey(ctx, k)
+	}
 	if p.failed > len(p.errs) {
 		p.errs = append(p.errs, fmt.Errorf("and %d more", p.failed-len(p.errs)))
 	}
-	return p.Proof, errors.Join(append(p.errs, err)...)
+	return p.Proof, errors.Join(append(p.errs, ctx.Err())...)
 }
 
 // A prover is a Prove on its way.

@@ -165,7 +165,7 @@ type listQuotasResponse struct {
 // listQuotas lists what holds for everybody, and then what users have instead. A
 // limit of 0 is none.
 func listQuotas(_ context.Context, c *call, _ *noRequest) (*listQuotasResponse, error) {
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	resp := new(listQuotasResponse)
@@ -179,14 +179,12 @@ func listQuotas(_ context.Context, c *call, _ *noRequest) (*listQuotasResponse, 
 	for _, name := range append(slices.Sorted(maps.Keys(documentedQuotas)), dedicatedUser, dedicatedInstance) {
 		add(name, "", c.server.Quotas.perSecond(name, store.User{}))
 	}
-	return resp, c.server.Store.View(func(tx *store.Tx) error {
-		for _, u := range tx.Users() {
-			for _, name := range slices.Sorted(maps.Keys(u.Quotas)) {
-				add(quota(name), u.UserName, u.Quotas[name])
-			}
+	for u := range c.records.Users().All() {
+		for _, name := range slices.Sorted(maps.Keys(u.Quotas)) {
+			add(quota(name), u.UserName, u.Quotas[name])
 		}
-		return nil
-	})
+	}
+	return resp, nil
 }
 
 type setUserQuotaRequest struct {
@@ -205,7 +203,7 @@ func setUserQuota(_ context.Context, c *call, req *setUserQuotaRequest) (*emptyR
 	if n := req.QueriesPerSecond; n != nil && (*n < 1 || *n > maxQueriesPerSecond) {
 		return nil, invalidParameter("QueriesPerSecond", "%d is not 1 to %d", *n, maxQueriesPerSecond)
 	}
-	return done(c.changeUser(req.UserName, func(_ *store.Tx, u *store.User) error {
+	return done(c.updateUser(req.UserName, func(_ *store.Records, u *store.User) error {
 		quotas := maps.Clone(u.Quotas)
 		if quotas == nil {
 			quotas = make(map[string]float64)

@@ -18,11 +18,11 @@ const (
 
 // policyDocument gives a system policy's document or a record's, or
 // store.ErrNotFound.
-func policyDocument(tx *store.Tx, policyName string) (string, error) {
+func policyDocument(records *store.Records, policyName string) (string, error) {
 	if p, ok := systemPolicies[policyName]; ok {
 		return p.document, nil
 	}
-	p, err := tx.Policy(policyName)
+	p, err := records.RamPolicies().Get(policyName)
 	return p.PolicyDocument, err
 }
 
@@ -34,13 +34,13 @@ func checkDocument(document string) error {
 }
 
 // ownPolicy gives a policy that can be changed.
-func (c *call) ownPolicy(tx *store.Tx, policyName string) (store.Policy, error) {
+func (c *call) ownPolicy(records *store.Records, policyName string) (store.RamPolicy, error) {
 	if _, ok := systemPolicies[policyName]; ok {
-		return store.Policy{}, invalidParameter("PolicyName", "%s is a system policy, which cannot be changed", policyName)
+		return store.RamPolicy{}, invalidParameter("PolicyName", "%s is a system policy, which cannot be changed", policyName)
 	}
-	p, err := tx.Policy(policyName)
+	p, err := records.RamPolicies().Get(policyName)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.Policy{}, errPolicyNotFound
+		return store.RamPolicy{}, errPolicyNotFound
 	}
 	return p, err
 }
@@ -57,23 +57,12 @@ func createRamPolicy(_ context.Context, c *call, req *createRamPolicyRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	isNew := func(tx *store.Tx) error {
-		if _, err := policyDocument(tx, req.PolicyName); err == nil {
+	p := store.RamPolicy{PolicyName: req.PolicyName, Description: req.Description, PolicyDocument: req.PolicyDocument, CreationDate: c.now, UpdateDate: c.now}
+	return done(c.update(func(tx *store.Tx) error {
+		if _, err := policyDocument(tx.Records, req.PolicyName); err == nil {
 			return errPolicyExists
 		}
-		return nil
-	}
-	if err := c.server.Store.View(isNew); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	return done(c.change(func(tx *store.Tx) error {
-		if err := isNew(tx); err != nil {
-			return err
-		}
-		return tx.PutPolicy(store.Policy{PolicyName: req.PolicyName, Description: req.Description, PolicyDocument: req.PolicyDocument, CreationDate: c.now, UpdateDate: c.now})
+		return tx.RamPolicies().Put(p)
 	}))
 }
 
@@ -86,9 +75,14 @@ func updateRamPolicy(_ context.Context, c *call, req *updateRamPolicyRequest) (*
 	if err := checkDocument(req.PolicyDocument); err != nil {
 		return nil, err
 	}
-	return done(c.changePolicy(req.PolicyName, func(tx *store.Tx, p store.Policy) error {
+	c.entry.Subject = clip(req.PolicyName)
+	return done(c.update(func(tx *store.Tx) error {
+		p, err := c.ownPolicy(tx.Records, req.PolicyName)
+		if err != nil {
+			return err
+		}
 		p.PolicyDocument, p.UpdateDate = req.PolicyDocument, c.now
-		return tx.PutPolicy(p)
+		return tx.RamPolicies().Put(p)
 	}))
 }
 
@@ -98,57 +92,27 @@ type policyRequest struct {
 
 // deleteRamPolicy deletes a policy that no user has.
 func deleteRamPolicy(_ context.Context, c *call, req *policyRequest) (*emptyResponse, error) {
-	unused := func(tx *store.Tx) error {
-		if _, err := c.ownPolicy(tx, req.PolicyName); err != nil {
+	c.entry.Subject = clip(req.PolicyName)
+	return done(c.update(func(tx *store.Tx) error {
+		if _, err := c.ownPolicy(tx.Records, req.PolicyName); err != nil {
 			return err
 		}
-		if n := attachments(tx)[req.PolicyName]; n > 0 {
+		if n := attachments(tx.Records)[req.PolicyName]; n > 0 {
 			return errPolicyInUse.because("There are %d of them.", n)
 		}
-		return nil
-	}
-	c.entry.Subject = clip(req.PolicyName)
-	if err := c.server.Store.View(unused); err != nil {
-		return nil, err
-	}
-	return done(c.changePolicy(req.PolicyName, func(tx *store.Tx, p store.Policy) error {
-		if err := unused(tx); err != nil {
-			return err
-		}
-		return tx.DeletePolicy(p.PolicyName)
+		return tx.RamPolicies().Delete(req.PolicyName)
 	}))
 }
 
-func (c *call) changePolicy(policyName string, change func(tx *store.Tx, p store.Policy) error) error {
-	c.entry.Subject = clip(policyName)
-	err := c.server.Store.View(func(tx *store.Tx) error {
-		_, err := c.ownPolicy(tx, policyName)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if err := c.commit(); err != nil {
-		return err
-	}
-	return c.change(func(tx *store.Tx) error {
-		p, err := c.ownPolicy(tx, policyName)
-		if err != nil {
-			return err
-		}
-		return change(tx, p)
-	})
-}
-
 // attachments counts the users that have each policy.
-func attachments(tx *store.Tx) map[string]int {
-	of := make(map[string]int)
-	for _, u := range tx.Users() {
+func attachments(records *store.Records) map[string]int {
+	attached := make(map[string]int)
+	for u := range records.Users().All() {
 		for _, name := range u.Policies {
-			of[name]++
+			attached[name]++
 		}
 	}
-	return of
+	return attached
 }
 
 type policyItem struct {
@@ -160,7 +124,7 @@ type policyItem struct {
 	UpdateDate      string
 }
 
-func newPolicyItem(p store.Policy, attached int) policyItem {
+func newPolicyItem(p store.RamPolicy, attached int) policyItem {
 	return policyItem{p.PolicyName, customType, p.Description, attached, apiTime(p.CreationDate), apiTime(p.UpdateDate)}
 }
 
@@ -174,22 +138,19 @@ type getRamPolicyResponse struct {
 
 func getRamPolicy(_ context.Context, c *call, req *policyRequest) (*getRamPolicyResponse, error) {
 	c.entry.Subject = clip(req.PolicyName)
+	attached := attachments(c.records)[req.PolicyName]
 	resp := new(getRamPolicyResponse)
-	err := c.server.Store.View(func(tx *store.Tx) error {
-		attached := attachments(tx)[req.PolicyName]
-		if p, ok := systemPolicies[req.PolicyName]; ok {
-			resp.Policy.policyItem = policyItem{PolicyName: req.PolicyName, PolicyType: systemType, Description: p.description, AttachmentCount: attached}
-			resp.Policy.PolicyDocument = p.document
-			return nil
-		}
-		p, err := c.ownPolicy(tx, req.PolicyName)
-		resp.Policy.policyItem, resp.Policy.PolicyDocument = newPolicyItem(p, attached), p.PolicyDocument
-		return err
-	})
+	if p, ok := systemPolicies[req.PolicyName]; ok {
+		resp.Policy.policyItem = policyItem{PolicyName: req.PolicyName, PolicyType: systemType, Description: p.description, AttachmentCount: attached}
+		resp.Policy.PolicyDocument = p.document
+		return resp, c.confirm()
+	}
+	p, err := c.ownPolicy(c.records, req.PolicyName)
 	if err != nil {
 		return nil, err
 	}
-	return resp, c.commit()
+	resp.Policy.policyItem, resp.Policy.PolicyDocument = newPolicyItem(p, attached), p.PolicyDocument
+	return resp, c.confirm()
 }
 
 type listRamPoliciesResponse struct {
@@ -198,20 +159,18 @@ type listRamPoliciesResponse struct {
 }
 
 func listRamPolicies(_ context.Context, c *call, _ *noRequest) (*listRamPoliciesResponse, error) {
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
+	attached := attachments(c.records)
 	resp := new(listRamPoliciesResponse)
-	return resp, c.server.Store.View(func(tx *store.Tx) error {
-		attached := attachments(tx)
-		for _, name := range slices.Sorted(maps.Keys(systemPolicies)) {
-			resp.Policies.Policy = append(resp.Policies.Policy, policyItem{PolicyName: name, PolicyType: systemType, Description: systemPolicies[name].description, AttachmentCount: attached[name]})
-		}
-		for _, p := range tx.Policies() {
-			resp.Policies.Policy = append(resp.Policies.Policy, newPolicyItem(p, attached[p.PolicyName]))
-		}
-		return nil
-	})
+	for _, name := range slices.Sorted(maps.Keys(systemPolicies)) {
+		resp.Policies.Policy = append(resp.Policies.Policy, policyItem{PolicyName: name, PolicyType: systemType, Description: systemPolicies[name].description, AttachmentCount: attached[name]})
+	}
+	for p := range c.records.RamPolicies().All() {
+		resp.Policies.Policy = append(resp.Policies.Policy, newPolicyItem(p, attached[p.PolicyName]))
+	}
+	return resp, nil
 }
 
 type attachmentRequest struct {
@@ -220,9 +179,9 @@ type attachmentRequest struct {
 }
 
 func attachPolicyToUser(_ context.Context, c *call, req *attachmentRequest) (*emptyResponse, error) {
-	return done(c.changeUser(req.UserName, func(tx *store.Tx, u *store.User) error {
+	return done(c.updateUser(req.UserName, func(records *store.Records, u *store.User) error {
 		c.entry.Subject = clip(req.UserName + "/" + req.PolicyName)
-		if _, err := policyDocument(tx, req.PolicyName); errors.Is(err, store.ErrNotFound) {
+		if _, err := policyDocument(records, req.PolicyName); errors.Is(err, store.ErrNotFound) {
 			return errPolicyNotFound
 		} else if err != nil {
 			return err
@@ -236,7 +195,7 @@ func attachPolicyToUser(_ context.Context, c *call, req *attachmentRequest) (*em
 }
 
 func detachPolicyFromUser(_ context.Context, c *call, req *attachmentRequest) (*emptyResponse, error) {
-	return done(c.changeUser(req.UserName, func(_ *store.Tx, u *store.User) error {
+	return done(c.updateUser(req.UserName, func(_ *store.Records, u *store.User) error {
 		c.entry.Subject = clip(req.UserName + "/" + req.PolicyName)
 		i := slices.Index(u.Policies, req.PolicyName)
 		if i < 0 {

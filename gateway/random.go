@@ -32,7 +32,7 @@ func (c *call) random(ctx context.Context, n int) ([]byte, error) {
 	if c.server.Random == nil {
 		return nil, hsm.ErrNoRandom
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, signTimeout)

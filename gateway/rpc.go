@@ -86,7 +86,7 @@ func (s *Server) rpc(ec echo.Context, listener *Listener) error {
 	if api != nil {
 		return c.writeError(ec, api)
 	}
-	return c.write(ec, http.StatusOK, c.action+"Response", resp)
+	return c.answer(ec, http.StatusOK, c.action+"Response", resp)
 }
 
 func (s *Server) serveRPC(r *http.Request, c *call) (response, error) {
@@ -113,5 +113,5 @@ func (s *Server) serveRPC(r *http.Request, c *call) (response, error) {
 		return nil, err
 	}
 	c.read(claim)
-	return c.do(r.Context(), func() (*principal, error) { return s.authenticate(claim) })
+	return c.do(r.Context(), func(c *call) (*principal, error) { return s.authenticate(c.records, claim) })
 }

@@ -13,7 +13,7 @@ type describeRegionsResponse struct {
 
 // describeRegions needs authentication only, as in KMS.
 func describeRegions(_ context.Context, c *call, _ *noRequest) (*describeRegionsResponse, error) {
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	resp := new(describeRegionsResponse)
@@ -30,7 +30,7 @@ func describeAccountKmsStatus(_ context.Context, c *call, _ *noRequest) (*descri
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	return &describeAccountKmsStatusResponse{AccountStatus: "Enabled"}, nil
@@ -41,7 +41,7 @@ func openKmsService(_ context.Context, c *call, _ *noRequest) (*emptyResponse, e
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
-	return done(c.commit())
+	return done(c.confirm())
 }
 
 type getKmsInstanceRequest struct {
@@ -82,7 +82,7 @@ func getKmsInstance(_ context.Context, c *call, req *getKmsInstanceRequest) (*ge
 	if req.KmsInstanceId != c.server.instance.InstanceId {
 		return nil, errResourceNotFound
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	i := kmsInstance{
@@ -121,7 +121,7 @@ func listKmsInstances(_ context.Context, c *call, req *listKmsInstancesRequest) 
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	resp := &listKmsInstancesResponse{pageInfo: page}
@@ -144,7 +144,7 @@ type getAuditHeadResponse struct {
 
 // getAuditHead signs where the audit log is. Its own line comes behind that.
 func getAuditHead(ctx context.Context, c *call, _ *noRequest) (*getAuditHeadResponse, error) {
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	checkpoint, err := c.server.Audit.Checkpoint(ctx)

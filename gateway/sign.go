@@ -116,7 +116,7 @@ func (c *call) signing(keyName, keyVersionId, algorithm string, m message) (s si
 
 // sign makes the signature.
 func (c *call) sign(ctx context.Context, s signing) ([]byte, error) {
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, signTimeout)
@@ -126,7 +126,7 @@ func (c *call) sign(ctx context.Context, s signing) ([]byte, error) {
 
 // verify judges a signature.
 func (c *call) verify(s signing, signature []byte) (valid bool, err error) {
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return false, err
 	}
 	if valid, err = hsm.Verify(s.version.Key, s.alg, s.digest, signature); err != nil {
@@ -215,5 +215,5 @@ func (c *call) publicKey(keyName, keyVersionId string) (store.KeyVersion, error)
 	if err := usable(key); err != nil {
 		return store.KeyVersion{}, err
 	}
-	return version, c.commit()
+	return version, c.confirm()
 }

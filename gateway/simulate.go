@@ -36,40 +36,37 @@ func simulatePolicy(_ context.Context, c *call, req *simulatePolicyRequest) (*si
 	if _, err := netip.ParseAddr(req.SourceIp); err != nil && req.SourceIp != "" {
 		return nil, invalidParameter("SourceIp", "%q is no address", clip(req.SourceIp))
 	}
-	resp := new(simulatePolicyResponse)
-	err = c.server.Store.View(func(tx *store.Tx) error {
-		p, err := c.simulatedPrincipal(tx, req.UserName)
-		if err != nil {
-			return err
-		}
-		key, err := c.simulatedKey(tx, action, req, resp)
-		if err != nil {
-			return err
-		}
-		return c.simulate(p, action, req, key, resp)
-	})
+	p, err := c.simulatedPrincipal(req.UserName)
 	if err != nil {
 		return nil, err
 	}
-	return resp, c.commit()
+	resp := new(simulatePolicyResponse)
+	key, err := c.simulatedKey(action, req, resp)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.simulate(p, action, req, key, resp); err != nil {
+		return nil, err
+	}
+	return resp, c.confirm()
 }
 
 // simulatedPrincipal gives the user who is asked about, or the access point, whose
 // client keys are.
-func (c *call) simulatedPrincipal(tx *store.Tx, userName string) (*principal, error) {
+func (c *call) simulatedPrincipal(userName string) (*principal, error) {
 	aapName, ok := strings.CutPrefix(userName, accessPointUser)
 	if !ok {
-		user, err := c.user(tx, userName)
+		user, err := c.user(c.records, userName)
 		if err != nil {
 			return nil, err
 		}
-		return c.server.principalOf(tx, user)
+		return c.server.principalOf(c.records, user)
 	}
 	c.entry.Subject = clip(userName)
-	if _, err := accessPoints.find(tx, aapName); err != nil {
+	if _, err := accessPoints.find(c.records, aapName); err != nil {
 		return nil, err
 	}
-	return c.server.accessPointPrincipal(tx, aapName)
+	return c.server.accessPointPrincipal(c.records, aapName)
 }
 
 // simulate decides as the operation would: for an alias that is changed, on the
@@ -97,7 +94,7 @@ func (c *call) simulateOn(p *principal, action string, req *simulatePolicyReques
 	if req.SourceIp != "" {
 		values["acs:SourceIp"] = req.SourceIp
 	}
-	d, err := c.server.decide(p, action, resp.Resource, key, values)
+	d, err := c.server.decide(c.records, p, action, resp.Resource, key, values)
 	resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason, d.Policy, d.Statement
 	if errors.Is(err, errNoPermission) {
 		resp.Reason, err = err.Error(), nil
@@ -121,7 +118,7 @@ func (c *call) simulatedAction(name string) (string, error) {
 
 // simulatedKey finds the key that is asked about, if there is one, and fills in
 // the resource.
-func (c *call) simulatedKey(tx *store.Tx, action string, req *simulatePolicyRequest, resp *simulatePolicyResponse) (*store.Key, error) {
+func (c *call) simulatedKey(action string, req *simulatePolicyRequest, resp *simulatePolicyResponse) (*store.Key, error) {
 	if kind, ok := keyless[action]; ok {
 		resp.Resource = c.server.arn(kind)
 		return nil, nil
@@ -144,7 +141,7 @@ func (c *call) simulatedKey(tx *store.Tx, action string, req *simulatePolicyRequ
 		return nil, err
 	}
 	c.entry.KeyId, resp.Resource = clip(keyId), c.server.keyARN(keyId)
-	key, err := tx.Key(keyId)
+	key, err := c.records.Keys().Get(keyId)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}

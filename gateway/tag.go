@@ -110,7 +110,7 @@ func tagResource(_ context.Context, c *call, req *tagResourceRequest) (*emptyRes
 	if len(tags) == 0 {
 		return nil, invalidParameter("Tags", "there is no tag in it")
 	}
-	return done(c.changeKey(req.KeyId, func(k *store.Key) error { return setTags(k, tags) }))
+	return done(c.updateKey(req.KeyId, func(k *store.Key) error { return setTags(k, tags) }))
 }
 
 type untagResourceRequest struct {
@@ -131,7 +131,7 @@ func untagResource(_ context.Context, c *call, req *untagResourceRequest) (*empt
 	if err := json.Unmarshal([]byte(req.TagKeys), &tagKeys); err != nil || len(tagKeys) == 0 {
 		return nil, invalidParameter("TagKeys", `it has to be JSON: ["…","…"]`)
 	}
-	return done(c.changeKey(req.KeyId, func(k *store.Key) error { return dropTags(k, tagKeys) }))
+	return done(c.updateKey(req.KeyId, func(k *store.Key) error { return dropTags(k, tagKeys) }))
 }
 
 type resourceTag struct {
@@ -150,7 +150,7 @@ func listResourceTags(_ context.Context, c *call, req *keyRequest) (*listResourc
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	resp := new(listResourceTagsResponse)
@@ -181,7 +181,7 @@ func tagResources(_ context.Context, c *call, req *tagResourcesRequest) (*emptyR
 	if len(tags) > maxTags {
 		return nil, invalidParameter("Tag", "a key has at most %d tags", maxTags)
 	}
-	return done(c.changeResources(req.RegionId, req.ResourceType, req.ResourceId,
+	return done(c.updateResources(req.RegionId, req.ResourceType, req.ResourceId,
 		func(k *store.Key) error { return setTags(k, tags) }))
 }
 
@@ -198,7 +198,7 @@ func untagResources(_ context.Context, c *call, req *untagResourcesRequest) (*em
 	if len(req.TagKey) == 0 && !all {
 		return nil, missingParameter("TagKey")
 	}
-	return done(c.changeResources(req.RegionId, req.ResourceType, req.ResourceId, func(k *store.Key) error {
+	return done(c.updateResources(req.RegionId, req.ResourceType, req.ResourceId, func(k *store.Key) error {
 		if len(req.TagKey) == 0 { // TagKey wins over All, as KMS has it
 			k.Tags = nil
 			return nil
@@ -220,8 +220,8 @@ func (c *call) checkResources(regionId, resourceType string, ids []string) error
 	return nil
 }
 
-// changeResources changes several keys in one transaction: all or none.
-func (c *call) changeResources(regionId, resourceType string, ids []string, change func(k *store.Key) error) error {
+// updateResources changes several keys in one transaction: all or none.
+func (c *call) updateResources(regionId, resourceType string, ids []string, change func(k *store.Key) error) error {
 	if err := c.checkResources(regionId, resourceType, ids); err != nil {
 		return err
 	}
@@ -231,25 +231,19 @@ func (c *call) changeResources(regionId, resourceType string, ids []string, chan
 		if err != nil {
 			return err
 		}
-		if err := change(&key); err != nil {
-			return err
-		}
 		keyIds = append(keyIds, key.KeyId)
 	}
 	c.entry.KeyId = strings.Join(keyIds, ",") // ours, and not too many
-	if err := c.commit(); err != nil {
-		return err
-	}
-	return c.change(func(tx *store.Tx) error {
+	return c.update(func(tx *store.Tx) error {
 		for _, keyId := range keyIds {
-			key, err := tx.Key(keyId)
+			key, err := tx.Keys().Get(keyId)
 			if err != nil {
 				return errKeyNotFound // deleted meanwhile
 			}
 			if err := change(&key); err != nil {
 				return err
 			}
-			if err := tx.PutKey(key); err != nil {
+			if err := tx.Keys().Put(key); err != nil {
 				return err
 			}
 		}
@@ -303,7 +297,7 @@ func listTagResources(_ context.Context, c *call, req *listTagResourcesRequest) 
 		}
 		keys = c.keysTagged(req.Tag)
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(keys, func(a, b store.Key) int { return cmp.Compare(a.KeyId, b.KeyId) })
@@ -326,14 +320,11 @@ func listTagResources(_ context.Context, c *call, req *listTagResourcesRequest) 
 
 // keysTagged gives the keys with some tags that the caller may see.
 func (c *call) keysTagged(tags []tagItem) (keys []store.Key) {
-	_ = c.server.Store.View(func(tx *store.Tx) error {
-		tx.EachKey(func(k store.Key) {
-			if hasTags(k, tags) && c.authorizeKey(k.KeyId, &k) == nil {
-				keys = append(keys, k)
-			}
-		})
-		return nil
-	})
+	for k := range c.records.Keys().All() {
+		if hasTags(k, tags) && c.authorizeKey(k.KeyId, &k) == nil {
+			keys = append(keys, k)
+		}
+	}
 	return keys
 }
 

@@ -15,11 +15,18 @@ import (
 const maxVersions = 50
 
 // createVersion makes a key pair and records it, together with what also
-// changes, unless allowed objects. The order is what makes it safe to be cut off
+// changes. also is tried first, for a dry run and against what it refuses, and once more
+// before the token is asked. The order is what makes it safe to be cut off
 // at any point: the pair is recorded as an orphan, it is made and tested, and
 // only then is there a version, in the transaction that removes the orphan. An
 // orphan that is found later is destroyed.
-func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also func(tx *store.Tx) error) (store.KeyVersion, error) {
+func (c *call) createVersion(ctx context.Context, key store.Key, also func(tx *store.Tx) error) (store.KeyVersion, error) {
+	if err := c.records.Try(also); err != nil {
+		return store.KeyVersion{}, err
+	}
+	if err := c.confirm(); err != nil {
+		return store.KeyVersion{}, err
+	}
 	// Not cut short when the client leaves: what the token has begun it ends.
 	ctx = context.WithoutCancel(ctx)
 	making, cancel := context.WithTimeout(ctx, createTimeout(key.KeySpec))
@@ -33,11 +40,11 @@ func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also f
 	orphan := store.Orphan{KeyVersionId: id.String(), Since: c.now, Key: hsm.Key{ID: id[:], Spec: key.KeySpec}}
 	c.server.making.Store(orphan.KeyVersionId, true)
 	defer c.server.making.Delete(orphan.KeyVersionId)
-	err := c.begin(func(tx *store.Tx) error {
-		if err := allowed(tx); err != nil {
+	err := c.record(func(tx *store.Tx) error {
+		if err := tx.Try(also); err != nil {
 			return err
 		}
-		return tx.PutOrphan(orphan)
+		return tx.Orphans().Put(orphan)
 	})
 	if err != nil {
 		return store.KeyVersion{}, err
@@ -48,8 +55,8 @@ func (c *call) createVersion(ctx context.Context, key store.Key, allowed, also f
 		err = fmt.Errorf("%w: %w", errUnsupportedOperation.because("The token of this instance makes no %s keys.", key.KeySpec), err)
 	}
 	if err == nil {
-		err = c.change(func(tx *store.Tx) error {
-			return errors.Join(also(tx), tx.PutKeyVersion(version), tx.DeleteOrphan(orphan.KeyVersionId))
+		err = c.write(func(tx *store.Tx) error {
+			return errors.Join(also(tx), tx.Versions().Put(version), tx.Orphans().Delete(orphan.KeyVersionId))
 		})
 	}
 	if errors.Is(err, store.ErrUncertain) {
@@ -71,7 +78,7 @@ func (s *Server) destroyOrphan(ctx context.Context, o store.Orphan) error {
 	if err := s.Backend.Destroy(ctx, o.Key); err != nil {
 		return err
 	}
-	return s.Store.Update(func(tx *store.Tx) error { return tx.DeleteOrphan(o.KeyVersionId) })
+	return s.Store.Update(func(tx *store.Tx) error { return tx.Orphans().Delete(o.KeyVersionId) })
 }
 
 type keyVersionItem struct {
@@ -102,24 +109,16 @@ func createKeyVersion(ctx context.Context, c *call, req *createKeyVersionRequest
 	if err := usable(key); err != nil {
 		return nil, err
 	}
-	allowed := func(tx *store.Tx) error { return c.mayHaveVersion(tx, key.KeyId) }
-	if err := c.server.Store.View(allowed); err != nil {
-		return nil, err
-	}
-	if err := c.commit(); err != nil {
-		return nil, err
-	}
-	// What was found usable may have been disabled or deleted while the token
-	// was at work.
-	still := func(tx *store.Tx) error {
-		now, err := tx.Key(key.KeyId)
+	// What was found usable may be disabled or deleted while the token is at work, and
+	// others may be quicker to make a version.
+	allowed := func(tx *store.Tx) error {
+		now, err := tx.Keys().Get(key.KeyId)
 		if errors.Is(err, store.ErrNotFound) {
 			return errKeyNotFound
 		}
-		// Others may have been quicker to make a version, too.
-		return errors.Join(err, usable(now), c.mayHaveVersion(tx, key.KeyId))
+		return errors.Join(err, usable(now), c.mayHaveVersion(tx.Records, key.KeyId))
 	}
-	version, err := c.createVersion(ctx, key, allowed, still)
+	version, err := c.createVersion(ctx, key, allowed)
 	if err != nil {
 		return nil, err
 	}
@@ -127,8 +126,8 @@ func createKeyVersion(ctx context.Context, c *call, req *createKeyVersionRequest
 }
 
 // mayHaveVersion holds a key to the limits of one more version.
-func (c *call) mayHaveVersion(tx *store.Tx, keyId string) error {
-	versions := tx.KeyVersions(keyId)
+func (c *call) mayHaveVersion(records *store.Records, keyId string) error {
+	versions := records.VersionsOf(keyId)
 	if len(versions) >= maxVersions {
 		return errLimitExceeded.because("The key has %d versions.", maxVersions)
 	}
@@ -153,7 +152,7 @@ func describeKeyVersion(_ context.Context, c *call, req *describeKeyVersionReque
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	return &keyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
@@ -180,18 +179,15 @@ func listKeyVersions(_ context.Context, c *call, req *listKeyVersionsRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commit(); err != nil {
+	if err := c.confirm(); err != nil {
 		return nil, err
 	}
+	all := c.records.VersionsOf(key.KeyId)
 	resp := &listKeyVersionsResponse{pageInfo: page}
+	resp.TotalCount = len(all)
 	resp.KeyVersions.KeyVersion = []keyVersionItem{}
-	err = c.server.Store.View(func(tx *store.Tx) error {
-		all := tx.KeyVersions(key.KeyId)
-		resp.TotalCount = len(all)
-		for _, v := range cut(all, page) {
-			resp.KeyVersions.KeyVersion = append(resp.KeyVersions.KeyVersion, newKeyVersionItem(v))
-		}
-		return nil
-	})
-	return resp, err
+	for _, v := range cut(all, page) {
+		resp.KeyVersions.KeyVersion = append(resp.KeyVersions.KeyVersion, newKeyVersionItem(v))
+	}
+	return resp, nil
 }

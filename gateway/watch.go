@@ -93,7 +93,7 @@ const tellMissing = 10
 // means that it cannot be told now.
 func (s *Server) checkKeys() error {
 	there, missing := make(map[string]bool), make(map[string]bool)
-	for _, v := range s.versions() {
+	for v := range s.Store.Now().Versions().All() {
 		there[v.KeyVersionId] = true
 		err := s.Backend.Has(v.Key)
 		switch {
@@ -117,20 +117,9 @@ func (s *Server) checkKeys() error {
 	return nil
 }
 
-// versions gives every version of every key.
-func (s *Server) versions() (all []store.KeyVersion) {
-	_ = s.Store.View(func(tx *store.Tx) error {
-		tx.EachKey(func(k store.Key) { all = append(all, tx.KeyVersions(k.KeyId)...) })
-		return nil
-	})
-	return all
-}
-
 func (s *Server) isRecorded(v store.KeyVersion) bool {
-	return s.Store.View(func(tx *store.Tx) error {
-		_, err := tx.KeyVersion(v.KeyId, v.KeyVersionId)
-		return err
-	}) == nil
+	_, err := s.Store.Now().Version(v.KeyId, v.KeyVersionId)
+	return err == nil
 }
 
 // testPause is how many times as long as a test signature the next one waits, so
@@ -141,7 +130,7 @@ const testPause = 9
 // not, or signs for another public key, is found before somebody needs it.
 func (s *Server) testKeys(ctx context.Context) {
 	failed := 0
-	for _, v := range s.versions() {
+	for v := range s.Store.Now().Versions().All() {
 		err := s.testKey(ctx, v)
 		if ctx.Err() != nil {
 			return
@@ -183,12 +172,7 @@ func (s *Server) testKey(ctx context.Context, v store.KeyVersion) error {
 // forgetKey drops what is kept of a key's private halves outside of where they
 // live.
 func (s *Server) forgetKey(keyId string) {
-	var versions []store.KeyVersion
-	_ = s.Store.View(func(tx *store.Tx) error {
-		versions = tx.KeyVersions(keyId)
-		return nil
-	})
-	for _, v := range versions {
+	for _, v := range s.Store.Now().VersionsOf(keyId) {
 		s.Backend.Forget(v.Key)
 	}
 }

@@ -122,10 +122,10 @@ func plainBench(t *testing.T, keys int, change ...func(*gateway.Config)) (*bench
 
 // everyRecord gives every version's record.
 func (b *bench) everyRecord() (all []store.KeyVersion) {
-	b.db.View(func(tx *store.Tx) error {
-		tx.EachKey(func(k store.Key) { all = append(all, tx.KeyVersions(k.KeyId)...) })
-		return nil
-	})
+	records := b.db.Now()
+	for k := range records.Keys().All() {
+		all = append(all, records.VersionsOf(k.KeyId)...)
+	}
 	return all
 }
 
@@ -272,7 +272,7 @@ func TestFailingIsForgotten(t *testing.T) {
 		if got := b.metric("kmsgate_key_versions_failing"); got != "1" {
 			t.Errorf("%s keys are failing, want 1", got)
 		}
-		if err := b.db.Update(func(tx *store.Tx) error { return tx.DeleteKey(v.KeyId, time.Now()) }); err != nil {
+		if err := b.db.Update(func(tx *store.Tx) error { return tx.Keys().Delete(v.KeyId) }); err != nil {
 			t.Fatal(err)
 		}
 		stop := b.running()

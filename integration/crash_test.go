@@ -129,17 +129,12 @@ func carryOutDeletions(t *testing.T, dir string) {
 
 // openAudit opens a gateway's log with the head that its database keeps.
 func openAudit(db *store.Store, path string) (*audit.Log, error) {
-	var kept store.Head
-	err := db.View(func(tx *store.Tx) error {
-		kept = tx.AuditHead()
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
+	kept := db.Now().AuditHead()
 	return audit.Open(audit.Config{Path: path, Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, Ended: kept.Ended,
 		Keep: func(c audit.Checkpoint, ended bool) error {
-			return db.Update(func(tx *store.Tx) error { return tx.SetAuditHead(store.Head{Seq: c.Seq, Hash: c.Hash, Ended: ended}) })
+			return db.Update(func(tx *store.Tx) error {
+				return tx.SetAuditHead(store.AuditHead{Seq: c.Seq, Hash: c.Hash, Ended: ended})
+			})
 		}})
 }
 
@@ -190,20 +185,16 @@ func recordedPairs(t *testing.T, dir string) map[string]bool {
 	}
 	defer db.Close()
 	pairs := make(map[string]bool)
-	_ = db.View(func(tx *store.Tx) error { // its error is ours
-		pairs[string(tx.AuditKey().ID)] = true
-		tx.EachKey(func(k store.Key) {
-			for _, v := range tx.KeyVersions(k.KeyId) {
-				if v.Key.Sealed == nil {
-					pairs[string(v.Key.ID)] = true
-				}
-			}
-		})
-		for _, o := range tx.Orphans() {
-			t.Errorf("an orphan is left: %+v", o)
-			pairs[string(o.Key.ID)] = true
+	records := db.Now()
+	pairs[string(records.AuditKey().ID)] = true
+	for v := range records.Versions().All() {
+		if v.Key.Sealed == nil {
+			pairs[string(v.Key.ID)] = true
 		}
-		return nil
-	})
+	}
+	for o := range records.Orphans().All() {
+		t.Errorf("an orphan is left: %+v", o)
+		pairs[string(o.Key.ID)] = true
+	}
 	return pairs
 }

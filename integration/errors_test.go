@@ -88,10 +88,7 @@ func newFaulty(t *testing.T, change func(*gateway.Config)) *faulty {
 	var made struct{ KeyMetadata struct{ KeyId string } }
 	f.local("CreateKey", &made, map[string]string{"KeySpec": "EC_P256"})
 	f.key = made.KeyMetadata.KeyId
-	f.db.View(func(tx *store.Tx) error {
-		f.version = tx.KeyVersions(f.key)[0].KeyVersionId
-		return nil
-	})
+	f.version = f.db.Now().VersionsOf(f.key)[0].KeyVersionId
 	return f
 }
 
@@ -203,12 +200,12 @@ func (t tampering) RoundTrip(r *http.Request) (*http.Response, error) {
 func (f *faulty) set(change func(*store.Key)) {
 	f.t.Helper()
 	err := f.db.Update(func(tx *store.Tx) error {
-		k, err := tx.Key(f.key)
+		k, err := tx.Keys().Get(f.key)
 		if err != nil {
 			return err
 		}
 		change(&k)
-		return tx.PutKey(k)
+		return tx.Keys().Put(k)
 	})
 	if err != nil {
 		f.t.Fatal(err)
@@ -324,9 +321,9 @@ func TestErrors(t *testing.T) {
 		"400 InvalidAccessKeyId.Inactive": {func() error {
 			inactive := f.newUser("inactive", "")
 			err := f.db.Update(func(tx *store.Tx) error {
-				a, err := tx.AccessKey(inactive.AccessKeyId)
+				a, err := tx.AccessKeys().Get(inactive.AccessKeyId)
 				a.Active = false
-				return errors.Join(err, tx.PutAccessKey(a))
+				return errors.Join(err, tx.AccessKeys().Put(a))
 			})
 			if err != nil {
 				t.Fatal(err)

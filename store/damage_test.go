@@ -52,12 +52,12 @@ func fill(t *testing.T, path string, n int) {
 		err := tx.SetInstance(store.Instance{InstanceId: "kst-1", RegionId: "r", AccountId: "1"})
 		for i := range n {
 			id := fmt.Sprintf("key-%06d", i)
-			err = errors.Join(err, tx.PutKey(store.Key{KeyId: id, Description: strings.Repeat("d", 200), CreationDate: day}),
-				tx.PutKeyVersion(store.KeyVersion{KeyId: id, KeyVersionId: id, Key: hsm.Key{ID: []byte(id), Public: make([]byte, 91)}, CreationDate: day}))
+			err = errors.Join(err, tx.Keys().Put(store.Key{KeyId: id, Description: strings.Repeat("d", 200), CreationDate: day}),
+				tx.Versions().Put(store.KeyVersion{KeyId: id, KeyVersionId: id, Key: hsm.Key{ID: []byte(id), Public: make([]byte, 91)}, CreationDate: day}))
 		}
-		return errors.Join(err, tx.PutUser(store.User{UserName: "u"}), tx.PutPolicy(store.Policy{PolicyName: "p", PolicyDocument: strings.Repeat("p", 10_000)}))
+		return errors.Join(err, tx.Users().Put(store.User{UserName: "u"}), tx.RamPolicies().Put(store.RamPolicy{PolicyName: "p", PolicyDocument: strings.Repeat("p", 10_000)}))
 	})
-	update(t, s, func(tx *store.Tx) error { return tx.DeleteKey("key-000001", day) }) // so that pages are free
+	update(t, s, func(tx *store.Tx) error { return tx.Keys().Delete("key-000001") }) // so that pages are free
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -125,11 +125,11 @@ func openAndRead(t *testing.T, path string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	s.View(func(tx *store.Tx) error {
-		tx.EachKey(func(k store.Key) { tx.KeyVersions(k.KeyId) })
-		return nil
-	})
-	update(t, s, func(tx *store.Tx) error { return tx.PutUser(store.User{UserName: "new"}) })
+	records := s.Now()
+	for k := range records.Keys().All() {
+		records.VersionsOf(k.KeyId)
+	}
+	update(t, s, func(tx *store.Tx) error { return tx.Users().Put(store.User{UserName: "new"}) })
 	return s.Close()
 }
 

@@ -1,162 +1,231 @@
 package store
 
 import (
-	"encoding/json"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/tidwall/btree"
+	"go.etcd.io/bbolt"
 
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// An Instance says which KMS instance the database is of.
-type Instance struct {
-	InstanceId string
-	RegionId   string
-	AccountId  string
-}
-
-// The states of a key, spelled as the API spells them.
-const (
-	Enabled         = "Enabled"
-	Disabled        = "Disabled"
-	PendingDeletion = "PendingDeletion"
-	PendingImport   = "PendingImport"
-	Unavailable     = "Unavailable"
+var (
+	keys = kind[Key]{bucket: "keys", id: func(k Key) string { return k.KeyId },
+		in: func(r *Records) **rows[Key] { return &r.keys }, cascade: deleteOfKey}
+	versions = kind[KeyVersion]{bucket: "versions", id: func(v KeyVersion) string { return versionId(v.KeyId, v.KeyVersionId) },
+		in: func(r *Records) **rows[KeyVersion] { return &r.versions }}
+	aliases = kind[Alias]{bucket: "aliases", id: func(a Alias) string { return a.AliasName },
+		in: func(r *Records) **rows[Alias] { return &r.aliases }, index: indexAlias}
+	users = kind[User]{bucket: "users", id: func(u User) string { return u.UserName },
+		in: func(r *Records) **rows[User] { return &r.users }, cascade: deleteOfUser}
+	accessKeys = kind[AccessKey]{bucket: "accesskeys", id: func(a AccessKey) string { return a.AccessKeyId },
+		in: func(r *Records) **rows[AccessKey] { return &r.accessKeys }}
+	orphans = kind[Orphan]{bucket: "orphans", id: func(o Orphan) string { return o.KeyVersionId },
+		in: func(r *Records) **rows[Orphan] { return &r.orphans }}
+	nonces = kind[Nonce]{bucket: "nonces", id: func(n Nonce) string { return fmt.Sprintf("%020d/%s/%s", n.Until.Unix(), n.AccessKeyId, n.Nonce) },
+		in: func(r *Records) **rows[Nonce] { return &r.nonces }}
+	ramPolicies = kind[RamPolicy]{bucket: "policies", id: func(p RamPolicy) string { return p.PolicyName },
+		in: func(r *Records) **rows[RamPolicy] { return &r.ramPolicies }}
+	outbox = kind[Outbox]{bucket: "outbox", id: func(o Outbox) string { return o.RequestId },
+		in: func(r *Records) **rows[Outbox] { return &r.outbox }}
+	networkRules = kind[NetworkRule]{bucket: "networkrules", id: func(n NetworkRule) string { return n.Name },
+		in: func(r *Records) **rows[NetworkRule] { return &r.networkRules }}
+	permissionPolicies = kind[PermissionPolicy]{bucket: "permissions", id: func(p PermissionPolicy) string { return p.Name },
+		in: func(r *Records) **rows[PermissionPolicy] { return &r.permissionPolicies }}
+	accessPoints = kind[ApplicationAccessPoint]{bucket: "accesspoints", id: func(a ApplicationAccessPoint) string { return a.Name },
+		in: func(r *Records) **rows[ApplicationAccessPoint] { return &r.accessPoints }, cascade: deleteOfAccessPoint}
+	clientKeys = kind[ClientKey]{bucket: "clientkeys", id: func(k ClientKey) string { return k.ClientKeyId },
+		in: func(r *Records) **rows[ClientKey] { return &r.clientKeys }}
 )
 
-// A Key is a KMS key (CMK). Fields that the API shows have the API's names.
-type Key struct {
-	KeyId           string
-	KeySpec         hsm.KeySpec
-	KeyUsage        string
-	KeyState        string
-	Origin          string
-	ProtectionLevel string
-	Description     string
-	Creator         string
-	CreationDate    time.Time
-	DeleteDate      time.Time // zero unless KeyState is PendingDeletion
-	Protected       bool      // from deletion
-	ProtectedWhy    string    // DeletionProtectionDescription
-	Tags            map[string]string
-	Policy          string // the key policy, a JSON document; empty for none
+// kinds is every kind, for what is done to all of them.
+var kinds = []interface {
+	open(tx *bbolt.Tx, before int, into *Records) error
+	fork(from, to *Records)
+}{keys, versions, aliases, users, accessKeys, orphans, nonces, ramPolicies, outbox, networkRules, permissionPolicies, accessPoints, clientKeys}
+
+// Records are all records at one moment. They do not change; any number of goroutines
+// may read them.
+type Records struct {
+	instance           Instance
+	auditKey           hsm.Key
+	auditHead          AuditHead
+	keys               *rows[Key]
+	versions           *rows[KeyVersion]
+	aliases            *rows[Alias]
+	users              *rows[User]
+	accessKeys         *rows[AccessKey]
+	orphans            *rows[Orphan]
+	nonces             *rows[Nonce]
+	ramPolicies        *rows[RamPolicy]
+	outbox             *rows[Outbox]
+	networkRules       *rows[NetworkRule]
+	permissionPolicies *rows[PermissionPolicy]
+	accessPoints       *rows[ApplicationAccessPoint]
+	clientKeys         *rows[ClientKey]
+
+	aliasesOf *btree.Set[string] // KeyId "/" AliasName; in memory only
+
+	forking sync.Mutex // held while the trees are copied, which marks the originals too
 }
 
-// A KeyVersion is one key pair of a Key.
-type KeyVersion struct {
-	KeyId        string
-	KeyVersionId string
-	CreationDate time.Time
-	Key          hsm.Key
+// fork returns records that can be changed without changing r. It takes the
+// same time whatever their number: pages are copied when written.
+func (r *Records) fork() *Records {
+	r.forking.Lock()
+	defer r.forking.Unlock()
+	next := &Records{instance: r.instance, auditKey: r.auditKey, auditHead: r.auditHead, aliasesOf: r.aliasesOf.Copy()}
+	for _, k := range kinds {
+		k.fork(r, next)
+	}
+	return next
 }
 
-// An Alias names a key. AliasName includes the prefix "alias/".
-type Alias struct {
-	AliasName    string
-	KeyId        string
-	CreationDate time.Time
+// Try calls f with a transaction on a copy of the records that is then thrown away,
+// and returns its error: what Update would return if nothing changed until then.
+func (r *Records) Try(f func(tx *Tx) error) error { return f(&Tx{Records: r.fork()}) }
+
+// Instance returns which instance the database is of; the zero Instance before
+// SetInstance.
+func (r *Records) Instance() Instance { return r.instance }
+
+// AuditKey returns the key that signs the audit log's checkpoints; the zero Key
+// before SetAuditKey.
+func (r *Records) AuditKey() hsm.Key { return r.auditKey }
+
+// AuditHead returns the line of the audit log that was kept last.
+func (r *Records) AuditHead() AuditHead { return r.auditHead }
+
+// Keys are the keys, by KeyId.
+func (r *Records) Keys() Table[Key] { return keys.table(r) }
+
+// Versions are the versions of all keys. See Version and VersionsOf for those of one.
+func (r *Records) Versions() Table[KeyVersion] { return versions.table(r) }
+
+// Aliases are the aliases, by AliasName.
+func (r *Records) Aliases() Table[Alias] { return aliases.table(r) }
+
+// Users are the users, by UserName.
+func (r *Records) Users() Table[User] { return users.table(r) }
+
+// AccessKeys are the access keys, by AccessKeyId.
+func (r *Records) AccessKeys() Table[AccessKey] { return accessKeys.table(r) }
+
+// RamPolicies are the RAM policies, by PolicyName.
+func (r *Records) RamPolicies() Table[RamPolicy] { return ramPolicies.table(r) }
+
+// NetworkRules are the network rules, by Name.
+func (r *Records) NetworkRules() Table[NetworkRule] { return networkRules.table(r) }
+
+// PermissionPolicies are the permission policies, by Name.
+func (r *Records) PermissionPolicies() Table[PermissionPolicy] { return permissionPolicies.table(r) }
+
+// AccessPoints are the application access points, by Name.
+func (r *Records) AccessPoints() Table[ApplicationAccessPoint] { return accessPoints.table(r) }
+
+// ClientKeys are the client keys, by ClientKeyId.
+func (r *Records) ClientKeys() Table[ClientKey] { return clientKeys.table(r) }
+
+// Orphans are the key pairs that belong to no version, by KeyVersionId.
+func (r *Records) Orphans() Table[Orphan] { return orphans.table(r) }
+
+// Nonces are the nonces that changes used, the one that ends first first.
+func (r *Records) Nonces() Table[Nonce] { return nonces.table(r) }
+
+// Outbox are the audit lines that may not be in the log, by RequestId.
+func (r *Records) Outbox() Table[Outbox] { return outbox.table(r) }
+
+func versionId(keyId, keyVersionId string) string { return keyId + "/" + keyVersionId }
+
+// Version returns a version of a key, or ErrNotFound.
+func (r *Records) Version(keyId, keyVersionId string) (KeyVersion, error) {
+	return versions.table(r).Get(versionId(keyId, keyVersionId))
 }
 
-// A User is a principal with policies.
-type User struct {
-	UserName     string
-	Comments     string
-	Policies     []string           // names of system policies and of Policy records
-	Quotas       map[string]float64 // queries per second, by the quota's name, where the user has others than everybody
-	CreationDate time.Time
+// VersionsOf returns all versions of a key, the oldest first; those of one moment in
+// the order of their ids.
+func (r *Records) VersionsOf(keyId string) []KeyVersion {
+	var all []KeyVersion
+	r.versions.Ascend(versionId(keyId, ""), func(_ string, v KeyVersion) bool {
+		if v.KeyId != keyId {
+			return false
+		}
+		all = append(all, v)
+		return true
+	})
+	slices.SortFunc(all, func(a, b KeyVersion) int {
+		return cmp.Or(a.CreationDate.Compare(b.CreationDate), cmp.Compare(a.KeyVersionId, b.KeyVersionId))
+	})
+	return all
 }
 
-// A Policy is a RAM policy that can be attached to users.
-type Policy struct {
-	PolicyName     string
-	Description    string
-	PolicyDocument string
-	CreationDate   time.Time
-	UpdateDate     time.Time
+// AliasesOf returns the aliases of a key, ordered by name.
+func (r *Records) AliasesOf(keyId string) []Alias {
+	var all []Alias
+	prefix := keyId + "/"
+	r.aliasesOf.Ascend(prefix, func(id string) bool {
+		name, ours := strings.CutPrefix(id, prefix)
+		if !ours {
+			return false
+		}
+		if a, ok := r.aliases.Get(name); ok {
+			all = append(all, a)
+		}
+		return true
+	})
+	return all
 }
 
-// An AccessKey is a credential of a User for the RPC API.
-type AccessKey struct {
-	AccessKeyId  string
-	UserName     string
-	Sealed       []byte // the AccessKeySecret, sealed by the token with the AccessKeyId as additional data
-	Active       bool
-	CreationDate time.Time
-	LastUsedDate time.Time // zero if never; a minute late at most, and lost in a crash
+func indexAlias(r *Records, before, after *Alias) {
+	if before != nil {
+		r.aliasesOf.Delete(before.KeyId + "/" + before.AliasName)
+	}
+	if after != nil {
+		r.aliasesOf.Insert(after.KeyId + "/" + after.AliasName)
+	}
 }
 
-// A NetworkRule says which addresses may use a client key.
-type NetworkRule struct {
-	Name            string
-	Description     string
-	SourcePrivateIp []string // addresses and prefixes
-	CreationDate    time.Time
+func deleteOfKey(tx *Tx, k Key) error {
+	since := time.Now().UTC()
+	for _, v := range tx.VersionsOf(k.KeyId) {
+		if err := tx.Orphans().Put(Orphan{KeyVersionId: v.KeyVersionId, Since: since, Key: v.Key}); err != nil {
+			return err
+		}
+		if err := tx.Versions().Delete(versionId(v.KeyId, v.KeyVersionId)); err != nil {
+			return err
+		}
+	}
+	for _, a := range tx.AliasesOf(k.KeyId) {
+		if err := tx.Aliases().Delete(a.AliasName); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// A PermissionPolicy says what client keys may do. KMS calls it a policy, too, but
-// it is none of RAM's.
-type PermissionPolicy struct {
-	Name         string
-	Description  string
-	KmsInstance  string
-	Permissions  []string // names of KMS's templates
-	Resources    []string // key/<KeyId>, secret/<SecretName>; the last character can be *
-	NetworkRules []string // names; all addresses if there are none. A rule that there is not lets nobody in
-	CreationDate time.Time
+func deleteOfUser(tx *Tx, u User) error {
+	for _, a := range slices.Collect(tx.AccessKeys().All()) {
+		if a.UserName == u.UserName {
+			if err := tx.AccessKeys().Delete(a.AccessKeyId); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
-// An ApplicationAccessPoint (AAP) is what client keys belong to.
-type ApplicationAccessPoint struct {
-	Name         string
-	Description  string
-	Policies     []string // names of PermissionPolicies; one that there is not permits nothing
-	CreationDate time.Time
-}
-
-// A ClientKey is a credential of an ApplicationAccessPoint for the native API. Its
-// private half was given away when it was made, and is not here.
-type ClientKey struct {
-	ClientKeyId  string // KAAP.<uuid>
-	AapName      string
-	Certificate  []byte    // DER; self-made, with the RSA public key
-	NotBefore    time.Time // to the second
-	NotAfter     time.Time // to the second
-	Sealed       []byte    // proves that the gateway wrote all of the above
-	CreationDate time.Time
-}
-
-// An Orphan is a key pair that belongs to no KeyVersion: it is being made, or
-// is to be destroyed. It is written before the token is asked to make the pair,
-// and removed in the transaction that writes the KeyVersion; and it is written
-// in the transaction that deletes a KeyVersion, and removed when the token has
-// destroyed the pair. So one that is found at start is to be destroyed.
-type Orphan struct {
-	KeyVersionId string
-	Since        time.Time
-	Key          hsm.Key // ID, Spec, and Sealed if it is a software key
-}
-
-// A Nonce is a signature nonce that must not be accepted again before Until.
-type Nonce struct {
-	AccessKeyId string
-	Nonce       string
-	Until       time.Time
-}
-
-// A Head is the last line of the audit log that was kept, with the audit key's
-// signature.
-type Head struct {
-	Seq       uint64
-	Hash      string
-	Time      time.Time
-	Signature []byte
-	Ended     bool // it was the last line when the log was closed; it has no Signature then
-}
-
-// An Outbox record is the audit line of a change, written in the transaction
-// that makes the change and removed when the line is in the log. So one that is
-// found at start stands for a change that may lack its line.
-type Outbox struct {
-	RequestId string
-	After     uint64 // the log's last line when this was written: its own is behind that
-	Entry     json.RawMessage
+func deleteOfAccessPoint(tx *Tx, a ApplicationAccessPoint) error {
+	for _, k := range slices.Collect(tx.ClientKeys().All()) {
+		if k.AapName == a.Name {
+			if err := tx.ClientKeys().Delete(k.ClientKeyId); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -31,10 +32,10 @@ func TestCopy(t *testing.T) {
 			}
 			err := s.Update(func(tx *store.Tx) error { // two records that belong together
 				name := fmt.Sprintf("%06d", n)
-				if err := tx.PutUser(store.User{UserName: name}); err != nil {
+				if err := tx.Users().Put(store.User{UserName: name}); err != nil {
 					return err
 				}
-				return tx.PutAlias(store.Alias{AliasName: "alias/" + name, KeyId: name})
+				return tx.Aliases().Put(store.Alias{AliasName: "alias/" + name, KeyId: name})
 			})
 			if err != nil {
 				t.Error(err)
@@ -44,10 +45,7 @@ func TestCopy(t *testing.T) {
 	})
 	for n := range 20 {
 		least := 0
-		s.View(func(tx *store.Tx) error {
-			least = len(tx.Users())
-			return nil
-		})
+		least = s.Now().Users().Len()
 		copied := snapshotOf(t, s)
 		path := filepath.Join(dir, fmt.Sprint("copy", n))
 		if err := os.WriteFile(path, copied, 0o600); err != nil {
@@ -57,18 +55,16 @@ func TestCopy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.View(func(tx *store.Tx) error {
-			users := tx.Users()
-			if len(users) < least || len(users) != tx.CountAliases() {
-				t.Errorf("the copy has %d users and %d aliases, want as many, and %d at least", len(users), tx.CountAliases(), least)
+		records := c.Now()
+		users := slices.Collect(records.Users().All())
+		if len(users) < least || len(users) != records.Aliases().Len() {
+			t.Errorf("the copy has %d users and %d aliases, want as many, and %d at least", len(users), records.Aliases().Len(), least)
+		}
+		for i, u := range users {
+			if u.UserName != fmt.Sprintf("%06d", i) {
+				t.Errorf("user %d of the copy is %s: one is missing before", i, u.UserName)
 			}
-			for i, u := range users {
-				if u.UserName != fmt.Sprintf("%06d", i) {
-					t.Errorf("user %d of the copy is %s: one is missing before", i, u.UserName)
-				}
-			}
-			return nil
-		})
+		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}

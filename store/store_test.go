@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -49,10 +50,10 @@ func TestRoundTrip(t *testing.T) {
 	alias := store.Alias{AliasName: "alias/中 ~!", KeyId: "k1", CreationDate: day}
 	user := store.User{UserName: "u", Comments: "c", Policies: []string{"p"}, Quotas: map[string]float64{"asymmetric": 5}, CreationDate: day}
 	access := store.AccessKey{AccessKeyId: "ak", UserName: "u", Sealed: []byte{4}, Active: true, CreationDate: day, LastUsedDate: day}
-	policy := store.Policy{PolicyName: "p", Description: "d", PolicyDocument: "{}", CreationDate: day, UpdateDate: day}
+	policy := store.RamPolicy{PolicyName: "p", Description: "d", PolicyDocument: "{}", CreationDate: day, UpdateDate: day}
 	outbox := store.Outbox{RequestId: "r", After: 7, Entry: []byte(`{"a":1}`)}
 	auditKey := hsm.Key{ID: []byte{6}, Spec: hsm.EC_P256, Public: []byte{7}}
-	auditHead := store.Head{Seq: 8, Hash: "h", Time: day, Signature: []byte{9}}
+	auditHead := store.AuditHead{Seq: 8, Hash: "h", Time: day, Signature: []byte{9}}
 	orphan := store.Orphan{KeyVersionId: "v3", Since: day, Key: hsm.Key{ID: []byte{5}, Spec: hsm.RSA_2048}}
 	nonce := store.Nonce{AccessKeyId: "ak", Nonce: "n", Until: day}
 	rule := store.NetworkRule{Name: "office", Description: "d", SourcePrivateIp: []string{"10.0.0.0/8"}, CreationDate: day}
@@ -60,11 +61,11 @@ func TestRoundTrip(t *testing.T) {
 	accessPoint := store.ApplicationAccessPoint{Name: "billing", Description: "d", Policies: []string{"sign"}, CreationDate: day}
 	clientKey := store.ClientKey{ClientKeyId: "KAAP.1", AapName: "billing", Certificate: []byte{10}, NotBefore: day, NotAfter: day.Add(time.Hour), CreationDate: day}
 	update(t, s, func(tx *store.Tx) error {
-		return errors.Join(tx.SetInstance(instance), tx.PutKey(key), tx.PutKeyVersion(newer), tx.PutKeyVersion(older),
-			tx.PutKeyVersion(store.KeyVersion{KeyId: "k10", KeyVersionId: "v9"}), // k1 is a prefix of its key
-			tx.CreateAlias(alias), tx.PutUser(user), tx.PutAccessKey(access), tx.PutOrphan(orphan), tx.PutNonce(nonce, day.Add(-time.Hour)),
-			tx.PutPolicy(policy), tx.PutOutbox(outbox), tx.SetAuditKey(auditKey), tx.SetAuditHead(auditHead),
-			tx.PutNetworkRule(rule), tx.PutPermissionPolicy(permission), tx.PutAccessPoint(accessPoint), tx.PutClientKey(clientKey))
+		return errors.Join(tx.SetInstance(instance), tx.Keys().Put(key), tx.Versions().Put(newer), tx.Versions().Put(older),
+			tx.Versions().Put(store.KeyVersion{KeyId: "k10", KeyVersionId: "v9"}), // k1 is a prefix of its key
+			tx.Aliases().Create(alias), tx.Users().Put(user), tx.AccessKeys().Put(access), tx.Orphans().Put(orphan), tx.PutNonce(nonce, day.Add(-time.Hour)),
+			tx.RamPolicies().Put(policy), tx.Outbox().Put(outbox), tx.SetAuditKey(auditKey), tx.SetAuditHead(auditHead),
+			tx.NetworkRules().Put(rule), tx.PermissionPolicies().Put(permission), tx.AccessPoints().Put(accessPoint), tx.ClientKeys().Put(clientKey))
 	})
 	check := func(s *store.Store) {
 		t.Helper()
@@ -74,35 +75,33 @@ func TestRoundTrip(t *testing.T) {
 				t.Errorf("%v: %s", err, diff)
 			}
 		}
-		s.View(func(tx *store.Tx) error {
-			equal(instance, tx.Instance(), nil)
-			gotKey, err := tx.Key("k1")
-			equal(key, gotKey, err)
-			equal([]store.KeyVersion{older, newer}, tx.KeyVersions("k1"), nil)
-			gotVersion, err := tx.KeyVersion("k1", "v2")
-			equal(older, gotVersion, err)
-			gotAlias, err := tx.Alias(alias.AliasName)
-			equal(alias, gotAlias, err)
-			gotUser, err := tx.User("u")
-			equal(user, gotUser, err)
-			gotAccess, err := tx.AccessKey("ak")
-			equal(access, gotAccess, err)
-			equal([]store.Orphan{orphan}, tx.Orphans(), nil)
-			equal([]store.User{user}, tx.Users(), nil)
-			equal([]store.Policy{policy}, tx.Policies(), nil)
-			equal([]store.Outbox{outbox}, tx.Outbox(), nil)
-			equal(auditKey, tx.AuditKey(), nil)
-			equal(auditHead, tx.AuditHead(), nil)
-			equal([]store.Nonce{nonce}, tx.Nonces(), nil)
-			gotRule, err := tx.NetworkRule("office")
-			equal(rule, gotRule, err)
-			gotPermission, err := tx.PermissionPolicy("sign")
-			equal(permission, gotPermission, err)
-			gotPoint, err := tx.AccessPoint("billing")
-			equal(accessPoint, gotPoint, err)
-			equal([]store.ClientKey{clientKey}, tx.ClientKeys(), nil)
-			return nil
-		})
+		records := s.Now()
+		equal(instance, records.Instance(), nil)
+		gotKey, err := records.Keys().Get("k1")
+		equal(key, gotKey, err)
+		equal([]store.KeyVersion{older, newer}, records.VersionsOf("k1"), nil)
+		gotVersion, err := records.Version("k1", "v2")
+		equal(older, gotVersion, err)
+		gotAlias, err := records.Aliases().Get(alias.AliasName)
+		equal(alias, gotAlias, err)
+		gotUser, err := records.Users().Get("u")
+		equal(user, gotUser, err)
+		gotAccess, err := records.AccessKeys().Get("ak")
+		equal(access, gotAccess, err)
+		equal([]store.Orphan{orphan}, slices.Collect(records.Orphans().All()), nil)
+		equal([]store.User{user}, slices.Collect(records.Users().All()), nil)
+		equal([]store.RamPolicy{policy}, slices.Collect(records.RamPolicies().All()), nil)
+		equal([]store.Outbox{outbox}, slices.Collect(records.Outbox().All()), nil)
+		equal(auditKey, records.AuditKey(), nil)
+		equal(auditHead, records.AuditHead(), nil)
+		equal([]store.Nonce{nonce}, slices.Collect(records.Nonces().All()), nil)
+		gotRule, err := records.NetworkRules().Get("office")
+		equal(rule, gotRule, err)
+		gotPermission, err := records.PermissionPolicies().Get("sign")
+		equal(permission, gotPermission, err)
+		gotPoint, err := records.AccessPoints().Get("billing")
+		equal(accessPoint, gotPoint, err)
+		equal([]store.ClientKey{clientKey}, slices.Collect(records.ClientKeys().All()), nil)
 	}
 	check(s)
 	s.Close()
@@ -116,31 +115,29 @@ func TestRoundTrip(t *testing.T) {
 func TestAllOrNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
-	update(t, s, func(tx *store.Tx) error { return tx.CreateAlias(store.Alias{AliasName: "stays"}) })
+	update(t, s, func(tx *store.Tx) error { return tx.Aliases().Create(store.Alias{AliasName: "stays"}) })
 	failure := errors.New("no")
 	err := s.Update(func(tx *store.Tx) error {
-		return errors.Join(tx.PutKey(store.Key{KeyId: "k"}), tx.DeleteAlias("stays"), failure)
+		return errors.Join(tx.Keys().Put(store.Key{KeyId: "k"}), tx.Aliases().Delete("stays"), failure)
 	})
 	if !errors.Is(err, failure) {
 		t.Errorf("Update: %v", err)
 	}
 	check := func(s *store.Store) {
 		t.Helper()
-		s.View(func(tx *store.Tx) error {
-			_, keyErr := tx.Key("k")
-			_, aliasErr := tx.Alias("stays")
-			if !errors.Is(keyErr, store.ErrNotFound) || aliasErr != nil {
-				t.Errorf("a failed Update left its changes: %v, %v", keyErr, aliasErr)
-			}
-			return nil
-		})
+		records := s.Now()
+		_, keyErr := records.Keys().Get("k")
+		_, aliasErr := records.Aliases().Get("stays")
+		if !errors.Is(keyErr, store.ErrNotFound) || aliasErr != nil {
+			t.Errorf("a failed Update left its changes: %v, %v", keyErr, aliasErr)
+		}
 	}
 	check(s)
 	s.Close()
 	check(open(t, path))
 }
 
-// TestSnapshot reads while others write: what a View sees does not move.
+// TestSnapshot reads while others write: what Now returned does not move.
 func TestSnapshot(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
 	var writers sync.WaitGroup
@@ -150,7 +147,7 @@ func TestSnapshot(t *testing.T) {
 			for i := range each {
 				err := s.Update(func(tx *store.Tx) error {
 					id := fmt.Sprintf("%d-%d", w, i)
-					return errors.Join(tx.PutKey(store.Key{KeyId: id}), tx.CreateAlias(store.Alias{AliasName: id}))
+					return errors.Join(tx.Keys().Put(store.Key{KeyId: id}), tx.Aliases().Create(store.Alias{AliasName: id}))
 				})
 				if err != nil {
 					t.Error(err)
@@ -168,37 +165,70 @@ func TestSnapshot(t *testing.T) {
 					return
 				default:
 				}
-				s.View(func(tx *store.Tx) error {
-					if k, a := tx.CountKeys(), tx.CountAliases(); k != a || len(tx.Keys(0, 1000)) != k {
-						t.Errorf("%d keys, %d aliases and %d listed at one moment", k, a, len(tx.Keys(0, 1000)))
-					}
-					return nil
-				})
+				records := s.Now()
+				if k, a := records.Keys().Len(), records.Aliases().Len(); k != a || len(records.Keys().Page(0, 1000)) != k {
+					t.Errorf("%d keys, %d aliases and %d listed at one moment", k, a, len(records.Keys().Page(0, 1000)))
+				}
 			}
 		})
 	}
 	writers.Wait()
 	close(stop)
 	readers.Wait()
-	s.View(func(tx *store.Tx) error {
-		if n := tx.CountKeys(); n != each*of {
-			t.Errorf("%d keys after %d were written", n, each*of)
-		}
-		return nil
+	if n := s.Now().Keys().Len(); n != each*of {
+		t.Errorf("%d keys after %d were written", n, each*of)
+	}
+}
+
+// TestTry tries changes while others are made for good: a trial sees what it does
+// itself, and nothing of it is left.
+func TestTry(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	update(t, s, func(tx *store.Tx) error {
+		return errors.Join(tx.Keys().Put(store.Key{KeyId: "k"}), tx.Aliases().Put(store.Alias{AliasName: "alias/a", KeyId: "k"}))
 	})
+	refused := errors.New("refused")
+	try := func(records *store.Records) error {
+		return records.Try(func(tx *store.Tx) error {
+			err := errors.Join(tx.Keys().Delete("k"), tx.Users().Create(store.User{UserName: "u"}), tx.SetInstance(store.Instance{InstanceId: "i"}),
+				tx.PutNonce(store.Nonce{Nonce: "n", Until: day}, day))
+			if err != nil || tx.Keys().Has("k") || tx.Aliases().Len() != 0 || !tx.Users().Has("u") || tx.Instance().InstanceId != "i" || tx.Nonces().Len() != 1 {
+				t.Errorf("a trial does not see what it does: %v", err)
+			}
+			return refused
+		})
+	}
+	var all sync.WaitGroup
+	for w := range 4 {
+		all.Go(func() {
+			for i := range 50 {
+				if err := try(s.Now()); err != refused {
+					t.Errorf("%v, want what was returned", err)
+				}
+				if i%10 == w {
+					update(t, s, func(tx *store.Tx) error { return tx.Keys().Put(store.Key{KeyId: fmt.Sprintf("%d-%d", w, i)}) })
+				}
+			}
+		})
+	}
+	all.Wait()
+	s.Close()
+	records := open(t, path).Now()
+	if records.Keys().Len() != 1+4*5 || len(records.AliasesOf("k")) != 1 || records.Users().Len() != 0 || records.Nonces().Len() != 0 || records.Instance() != (store.Instance{}) {
+		t.Errorf("trials left something: %d keys, aliases %v, %d users, instance %v", records.Keys().Len(), records.AliasesOf("k"), records.Users().Len(), records.Instance())
+	}
 }
 
 func TestOneAliasOneKey(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
-	create := func(tx *store.Tx) error { return tx.CreateAlias(store.Alias{AliasName: "alias/a"}) }
+	create := func(tx *store.Tx) error { return tx.Aliases().Create(store.Alias{AliasName: "alias/a"}) }
 	update(t, s, create)
 	if err := s.Update(create); !errors.Is(err, store.ErrExists) {
-		t.Errorf("CreateAlias of a taken name: %v, want ErrExists", err)
+		t.Errorf("Create of a taken name: %v, want ErrExists", err)
 	}
-	update(t, s, func(tx *store.Tx) error { return tx.DeleteAlias("alias/a") })
-	if err := s.Update(func(tx *store.Tx) error { return tx.DeleteAlias("alias/a") }); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("DeleteAlias of no alias: %v, want ErrNotFound", err)
-	}
+	update(t, s, func(tx *store.Tx) error { return tx.Aliases().Delete("alias/a") })
+	update(t, s, func(tx *store.Tx) error { return tx.Aliases().Delete("alias/a") }) // as often as one likes
 }
 
 // TestDeleteKey takes a key away with all that belongs to it, and nothing else.
@@ -207,56 +237,52 @@ func TestDeleteKey(t *testing.T) {
 	s := open(t, path)
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(
-			tx.PutKey(store.Key{KeyId: "k1"}), tx.PutKey(store.Key{KeyId: "k2"}),
-			tx.PutKeyVersion(store.KeyVersion{KeyId: "k1", KeyVersionId: "v1", Key: hsm.Key{ID: []byte{1}}}),
-			tx.PutKeyVersion(store.KeyVersion{KeyId: "k2", KeyVersionId: "v2"}),
-			tx.CreateAlias(store.Alias{AliasName: "alias/a", KeyId: "k1"}), tx.CreateAlias(store.Alias{AliasName: "alias/b", KeyId: "k1"}),
-			tx.CreateAlias(store.Alias{AliasName: "alias/c", KeyId: "k2"}))
+			tx.Keys().Put(store.Key{KeyId: "k1"}), tx.Keys().Put(store.Key{KeyId: "k2"}),
+			tx.Versions().Put(store.KeyVersion{KeyId: "k1", KeyVersionId: "v1", Key: hsm.Key{ID: []byte{1}}}),
+			tx.Versions().Put(store.KeyVersion{KeyId: "k2", KeyVersionId: "v2"}),
+			tx.Aliases().Create(store.Alias{AliasName: "alias/a", KeyId: "k1"}), tx.Aliases().Create(store.Alias{AliasName: "alias/b", KeyId: "k1"}),
+			tx.Aliases().Create(store.Alias{AliasName: "alias/c", KeyId: "k2"}))
 	})
 	// An alias that is pointed elsewhere belongs there.
-	update(t, s, func(tx *store.Tx) error { return tx.PutAlias(store.Alias{AliasName: "alias/b", KeyId: "k2"}) })
-	update(t, s, func(tx *store.Tx) error { return tx.DeleteKey("k1", day) })
+	update(t, s, func(tx *store.Tx) error { return tx.Aliases().Put(store.Alias{AliasName: "alias/b", KeyId: "k2"}) })
+	update(t, s, func(tx *store.Tx) error { return tx.Keys().Delete("k1") })
 	s.Close()
 	s = open(t, path)
-	s.View(func(tx *store.Tx) error {
-		_, err := tx.Key("k1")
-		if !errors.Is(err, store.ErrNotFound) || len(tx.KeyVersions("k1")) != 0 || len(tx.AliasesOf("k1")) != 0 || tx.CountAliases() != 2 {
-			t.Errorf("the key is not gone: %v, %v, %v", err, tx.KeyVersions("k1"), tx.Aliases(0, 10))
-		}
-		want := []store.Orphan{{KeyVersionId: "v1", Since: day, Key: hsm.Key{ID: []byte{1}}}}
-		if diff := cmp.Diff(want, tx.Orphans()); diff != "" {
-			t.Errorf("orphans: %s", diff)
-		}
-		if len(tx.KeyVersions("k2")) != 1 || len(tx.AliasesOf("k2")) != 2 {
-			t.Errorf("the other key lost something: %v, %v", tx.KeyVersions("k2"), tx.AliasesOf("k2"))
-		}
-		return nil
-	})
+	records := s.Now()
+	_, err := records.Keys().Get("k1")
+	if !errors.Is(err, store.ErrNotFound) || len(records.VersionsOf("k1")) != 0 || len(records.AliasesOf("k1")) != 0 || records.Aliases().Len() != 2 {
+		t.Errorf("the key is not gone: %v, %v, %v", err, records.VersionsOf("k1"), records.Aliases().Page(0, 10))
+	}
+	orphans := slices.Collect(records.Orphans().All())
+	if len(orphans) != 1 || orphans[0].KeyVersionId != "v1" || orphans[0].Since.IsZero() || string(orphans[0].Key.ID) != "\x01" {
+		t.Errorf("orphans: %+v", orphans)
+	}
+	if len(records.VersionsOf("k2")) != 1 || len(records.AliasesOf("k2")) != 2 {
+		t.Errorf("the other key lost something: %v, %v", records.VersionsOf("k2"), records.AliasesOf("k2"))
+	}
 }
 
 func TestPages(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
 	update(t, s, func(tx *store.Tx) error {
 		for i := range 5 {
-			if err := tx.PutKey(store.Key{KeyId: fmt.Sprint(i)}); err != nil {
+			if err := tx.Keys().Put(store.Key{KeyId: fmt.Sprint(i)}); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	s.View(func(tx *store.Tx) error {
-		var ids []string
-		for _, k := range tx.Keys(3, 10) {
-			ids = append(ids, k.KeyId)
-		}
-		if diff := cmp.Diff([]string{"3", "4"}, ids); diff != "" {
-			t.Error(diff)
-		}
-		if past := tx.Keys(5, 10); len(past) != 0 {
-			t.Errorf("%d keys past the end", len(past))
-		}
-		return nil
-	})
+	records := s.Now()
+	var ids []string
+	for _, k := range records.Keys().Page(3, 10) {
+		ids = append(ids, k.KeyId)
+	}
+	if diff := cmp.Diff([]string{"3", "4"}, ids); diff != "" {
+		t.Error(diff)
+	}
+	if past := records.Keys().Page(5, 10); len(past) != 0 {
+		t.Errorf("%d keys past the end", len(past))
+	}
 }
 
 // TestNoncesAreForgotten keeps the table from growing for ever.
@@ -268,12 +294,9 @@ func TestNoncesAreForgotten(t *testing.T) {
 			return tx.PutNonce(store.Nonce{Nonce: fmt.Sprint(i), Until: now.Add(10 * time.Minute)}, now)
 		})
 	}
-	s.View(func(tx *store.Tx) error {
-		if n := len(tx.Nonces()); n != 10 {
-			t.Errorf("%d nonces are remembered, want those of the last 10 minutes", n)
-		}
-		return nil
-	})
+	if n := s.Now().Nonces().Len(); n != 10 {
+		t.Errorf("%d nonces are remembered, want those of the last 10 minutes", n)
+	}
 }
 
 func TestOpenRefuses(t *testing.T) {
@@ -348,20 +371,18 @@ func TestMigrate1(t *testing.T) {
 	}
 	for range 2 { // the second finds it migrated
 		s := open(t, path)
-		s.View(func(tx *store.Tx) error {
-			want := []store.User{{UserName: "dev", Policies: []string{"AliyunKMSFullAccess"}, CreationDate: day}, {UserName: "own", Policies: []string{"own-1"}, CreationDate: day}}
-			if diff := cmp.Diff(want, tx.Users()); diff != "" {
-				t.Error(diff)
-			}
-			wantPolicy := store.Policy{PolicyName: "own-1", Description: "of schema version 1", PolicyDocument: own, CreationDate: day, UpdateDate: day}
-			if diff := cmp.Diff([]store.Policy{wantPolicy}, tx.Policies()); diff != "" {
-				t.Error(diff)
-			}
-			if a, err := tx.AccessKey("ak"); err != nil || !a.Active || tx.CountKeys() != 1 {
-				t.Errorf("%+v, %v, %d keys", a, err, tx.CountKeys())
-			}
-			return nil
-		})
+		records := s.Now()
+		want := []store.User{{UserName: "dev", Policies: []string{"AliyunKMSFullAccess"}, CreationDate: day}, {UserName: "own", Policies: []string{"own-1"}, CreationDate: day}}
+		if diff := cmp.Diff(want, slices.Collect(records.Users().All())); diff != "" {
+			t.Error(diff)
+		}
+		wantPolicy := store.RamPolicy{PolicyName: "own-1", Description: "of schema version 1", PolicyDocument: own, CreationDate: day, UpdateDate: day}
+		if diff := cmp.Diff([]store.RamPolicy{wantPolicy}, slices.Collect(records.RamPolicies().All())); diff != "" {
+			t.Error(diff)
+		}
+		if a, err := records.AccessKeys().Get("ak"); err != nil || !a.Active || records.Keys().Len() != 1 {
+			t.Errorf("%+v, %v, %d keys", a, err, records.Keys().Len())
+		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -373,7 +394,7 @@ func TestMigrate1(t *testing.T) {
 func TestMigrate2(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
-	update(t, s, func(tx *store.Tx) error { return tx.PutKey(store.Key{KeyId: "k1"}) })
+	update(t, s, func(tx *store.Tx) error { return tx.Keys().Put(store.Key{KeyId: "k1"}) })
 	tamper := func(version string) {
 		t.Helper()
 		db, err := bbolt.Open(path, 0o600, nil)
@@ -394,10 +415,10 @@ func TestMigrate2(t *testing.T) {
 	tamper("2")
 	s = open(t, path)
 	update(t, s, func(tx *store.Tx) error {
-		if tx.CountKeys() != 1 || tx.CountAccessPoints() != 0 {
-			t.Errorf("%d keys, %d access points", tx.CountKeys(), tx.CountAccessPoints())
+		if tx.Keys().Len() != 1 || tx.AccessPoints().Len() != 0 {
+			t.Errorf("%d keys, %d access points", tx.Keys().Len(), tx.AccessPoints().Len())
 		}
-		return tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "billing"})
+		return tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "billing"})
 	})
 	s.Close()
 	tamper("4")
@@ -412,19 +433,17 @@ func TestDeleteAccessPoint(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(
-			tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "a"}), tx.PutAccessPoint(store.ApplicationAccessPoint{Name: "b"}),
-			tx.PutClientKey(store.ClientKey{ClientKeyId: "1", AapName: "a"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "2", AapName: "b"}), tx.PutClientKey(store.ClientKey{ClientKeyId: "3", AapName: "a"}))
+			tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "a"}), tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "b"}),
+			tx.ClientKeys().Put(store.ClientKey{ClientKeyId: "1", AapName: "a"}), tx.ClientKeys().Put(store.ClientKey{ClientKeyId: "2", AapName: "b"}), tx.ClientKeys().Put(store.ClientKey{ClientKeyId: "3", AapName: "a"}))
 	})
-	update(t, s, func(tx *store.Tx) error { return tx.DeleteAccessPoint("a") })
-	s.View(func(tx *store.Tx) error {
-		if diff := cmp.Diff([]store.ClientKey{{ClientKeyId: "2", AapName: "b"}}, tx.ClientKeys()); diff != "" {
-			t.Error(diff)
-		}
-		if _, err := tx.AccessPoint("a"); !errors.Is(err, store.ErrNotFound) || tx.CountAccessPoints() != 1 {
-			t.Errorf("%v, %d access points", err, tx.CountAccessPoints())
-		}
-		return nil
-	})
+	update(t, s, func(tx *store.Tx) error { return tx.AccessPoints().Delete("a") })
+	records := s.Now()
+	if diff := cmp.Diff([]store.ClientKey{{ClientKeyId: "2", AapName: "b"}}, slices.Collect(records.ClientKeys().All())); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := records.AccessPoints().Get("a"); !errors.Is(err, store.ErrNotFound) || records.AccessPoints().Len() != 1 {
+		t.Errorf("%v, %d access points", err, records.AccessPoints().Len())
+	}
 }
 
 // TestMigrate3 opens a database of the version that kept what was left of deleted
@@ -432,7 +451,7 @@ func TestDeleteAccessPoint(t *testing.T) {
 func TestMigrate3(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
-	update(t, s, func(tx *store.Tx) error { return tx.PutKey(store.Key{KeyId: "k1"}) })
+	update(t, s, func(tx *store.Tx) error { return tx.Keys().Put(store.Key{KeyId: "k1"}) })
 	s.Close()
 	raw := func(f func(tx *bbolt.Tx) error) {
 		t.Helper()
@@ -453,8 +472,8 @@ func TestMigrate3(t *testing.T) {
 	})
 	s = open(t, path)
 	update(t, s, func(tx *store.Tx) error {
-		if tx.CountKeys() != 1 {
-			t.Errorf("%d keys", tx.CountKeys())
+		if tx.Keys().Len() != 1 {
+			t.Errorf("%d keys", tx.Keys().Len())
 		}
 		return nil
 	})

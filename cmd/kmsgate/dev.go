@@ -155,12 +155,9 @@ func (d *devGateway) instance() (config.Instance, error) {
 	if err != nil {
 		return is, err
 	}
-	err = db.View(func(tx *store.Tx) error {
-		if i := tx.Instance(); i != (store.Instance{}) {
-			is = config.Instance{ID: i.InstanceId, Region: i.RegionId, Account: i.AccountId}
-		}
-		return nil
-	})
+	if i := db.Now().Instance(); i != (store.Instance{}) {
+		is = config.Instance{ID: i.InstanceId, Region: i.RegionId, Account: i.AccountId}
+	}
 	return is, errors.Join(err, db.Close())
 }
 

@@ -57,12 +57,9 @@ func (d *devGateway) usableClientKey(i *instance) (password string, err error) {
 	if err := json.Unmarshal(text, &file); err != nil {
 		return "", nil // written by somebody else: it is replaced
 	}
-	err = i.db.View(func(tx *store.Tx) error {
-		if key, err := tx.ClientKey(file.KeyId); err == nil && key.NotAfter.After(time.Now().Add(24*time.Hour)) {
-			password = strings.TrimSpace(string(secret))
-		}
-		return nil
-	})
+	if key, err := i.db.Now().ClientKeys().Get(file.KeyId); err == nil && key.NotAfter.After(time.Now().Add(24*time.Hour)) {
+		password = strings.TrimSpace(string(secret))
+	}
 	return password, err
 }
 
@@ -71,11 +68,9 @@ func (d *devGateway) usableClientKey(i *instance) (password string, err error) {
 func makeDevAccessPoint(ctx context.Context, i *instance) error {
 	const description = "made by kmsgate dev"
 	var policyErr, pointErr error
-	_ = i.db.View(func(tx *store.Tx) error {
-		_, policyErr = tx.PermissionPolicy(devAccessPoint)
-		_, pointErr = tx.AccessPoint(devAccessPoint)
-		return nil
-	})
+	records := i.db.Now()
+	_, policyErr = records.PermissionPolicies().Get(devAccessPoint)
+	_, pointErr = records.AccessPoints().Get(devAccessPoint)
 	if errors.Is(policyErr, store.ErrNotFound) {
 		policyErr = i.server.Call(ctx, "CreatePolicy", map[string]string{"Name": devAccessPoint, "Description": description,
 			"Permissions": useOfKeys, "Resources": `["key/*"]`}, nil)

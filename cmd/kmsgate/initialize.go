@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
-	"github.com/kmsgate/kmsgate/store"
 )
 
 // firstUser is the administrator that init makes.
@@ -98,19 +97,11 @@ func initialize(cmd *cobra.Command, c *config.Config, m mode) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopped{i}.Close()) }()
-	var there []store.User
-	var keys []store.AccessKey
-	err = i.db.View(func(tx *store.Tx) error {
-		there, keys = tx.Users(), tx.AccessKeys()
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if len(keys) > 0 {
+	records := i.db.Now()
+	if records.AccessKeys().Len() > 0 {
 		return errors.New("the instance is initialized already. Run it with `kmsgate serve`; users are made with `kmsgate user create`")
 	}
-	made, err := firstAdministrator(cmd, i, len(there) > 0)
+	made, err := firstAdministrator(cmd, i, records.Users().Len() > 0)
 	if err != nil {
 		return fmt.Errorf("making the first administrator: %w", err)
 	}

@@ -154,13 +154,7 @@ const lostToken = "give the right one in the configuration, or, if it is lost, r
 
 // hasAuditKey reports whether provisioning the token was completed: the key is
 // the last that is made.
-func (i *instance) hasAuditKey() (has bool) {
-	_ = i.db.View(func(tx *store.Tx) error {
-		has = tx.AuditKey().ID != nil
-		return nil
-	})
-	return has
-}
+func (i *instance) hasAuditKey() bool { return i.db.Now().AuditKey().ID != nil }
 
 // checkToken refuses a token that is not the database's, before anything is done
 // with either.
@@ -239,13 +233,8 @@ func (i *instance) checkInstance() (there bool, err error) {
 	if i.db == nil {
 		return false, nil
 	}
-	var is store.Instance
-	err = i.db.View(func(tx *store.Tx) error {
-		is = tx.Instance()
-		return nil
-	})
-	want := i.identity()
-	if err == nil && is != want && is != (store.Instance{}) {
+	is, want := i.db.Now().Instance(), i.identity()
+	if is != want && is != (store.Instance{}) {
 		err = fmt.Errorf("the database %s is of instance %s in region %s of account %s, and the configuration says %s, %s, %s",
 			i.config.Store.File, is.InstanceId, is.RegionId, is.AccountId, want.InstanceId, want.RegionId, want.AccountId)
 	}
@@ -255,15 +244,16 @@ func (i *instance) checkInstance() (there bool, err error) {
 // auditKey sees to it that there is a key that signs the audit log's checkpoints,
 // and that its public half is in a file for auditors.
 func (i *instance) auditKey(ctx context.Context) error {
-	key, err := i.readAuditKey()
-	if err == nil && key.ID == nil {
+	key := i.db.Now().AuditKey()
+	if key.ID == nil {
 		if !i.mode.provision {
 			return errNotInitialized
 		}
-		key, err = i.newAuditKey(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("the audit log's key: %w", err)
+		made, err := i.newAuditKey(ctx)
+		if err != nil {
+			return fmt.Errorf("making the audit log's key: %w", err)
+		}
+		key = made
 	}
 	path := auditPublicKeyFile(i.config)
 	if before, err := os.ReadFile(path); err == nil {
@@ -272,14 +262,6 @@ func (i *instance) auditKey(ctx context.Context) error {
 		}
 	}
 	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public}), 0o644)
-}
-
-func (i *instance) readAuditKey() (key hsm.Key, err error) {
-	err = i.db.View(func(tx *store.Tx) error {
-		key = tx.AuditKey()
-		return nil
-	})
-	return key, err
 }
 
 func auditPublicKeyFile(c *config.Config) string {
@@ -300,7 +282,7 @@ func (i *instance) newAuditKey(ctx context.Context) (hsm.Key, error) {
 func (i *instance) makeAuditKey(ctx context.Context, spec hsm.KeySpec) (hsm.Key, error) {
 	id := uuid.New()
 	orphan := store.Orphan{KeyVersionId: id.String(), Key: hsm.Key{ID: id[:], Spec: spec}}
-	if err := i.db.Update(func(tx *store.Tx) error { return tx.PutOrphan(orphan) }); err != nil {
+	if err := i.db.Update(func(tx *store.Tx) error { return tx.Orphans().Put(orphan) }); err != nil {
 		return hsm.Key{}, err
 	}
 	key, err := i.keys.Generate(ctx, spec, id[:])
@@ -308,7 +290,7 @@ func (i *instance) makeAuditKey(ctx context.Context, spec hsm.KeySpec) (hsm.Key,
 		return hsm.Key{}, err
 	}
 	return key, i.db.Update(func(tx *store.Tx) error {
-		return errors.Join(tx.SetAuditKey(key), tx.DeleteOrphan(orphan.KeyVersionId))
+		return errors.Join(tx.SetAuditKey(key), tx.Orphans().Delete(orphan.KeyVersionId))
 	})
 }
 
@@ -323,18 +305,11 @@ func auditAlgorithm(key hsm.Key) hsm.Algorithm {
 // openAudit opens the log; restored is the head of the backup that the database is
 // from, nil if it is from none.
 func (i *instance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
-	var kept store.Head
+	records := i.db.Now()
+	kept, key := records.AuditHead(), records.AuditKey()
 	var least uint64
-	var key hsm.Key
-	err := i.db.View(func(tx *store.Tx) error {
-		kept, key = tx.AuditHead(), tx.AuditKey()
-		for _, o := range tx.Outbox() {
-			least = max(least, o.After)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
+	for o := range records.Outbox().All() {
+		least = max(least, o.After)
 	}
 	a := i.config.Audit
 	return audit.Open(audit.Config{
@@ -344,7 +319,7 @@ func (i *instance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 			return i.keys.Sign(ctx, key, auditAlgorithm(key), digest)
 		},
 		Keep: func(c audit.Checkpoint, ended bool) error {
-			head := store.Head{Seq: c.Seq, Hash: c.Hash, Time: c.Time, Signature: c.Signature, Ended: ended}
+			head := store.AuditHead{Seq: c.Seq, Hash: c.Hash, Time: c.Time, Signature: c.Signature, Ended: ended}
 			return i.db.Update(func(tx *store.Tx) error { return tx.SetAuditHead(head) })
 		},
 	})
@@ -372,13 +347,7 @@ func (i *instance) openCA() (*authority, error) {
 
 const lostCA = "Put it back from a backup (kmsgate restore). Only if there is none: `kmsgate init --new-ca` makes another one, and every client has to be given its certificate"
 
-func (i *instance) hasUsers() (has bool) {
-	_ = i.db.View(func(tx *store.Tx) error {
-		has = len(tx.Users()) > 0
-		return nil
-	})
-	return has
-}
+func (i *instance) hasUsers() bool { return i.db.Now().Users().Len() > 0 }
 
 // openToken opens the token and what makes and uses keys in it. With provision it
 // makes what is missing.

@@ -44,24 +44,14 @@ var devKeySpecs = []hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_
 
 // devAccessKey gives the dev user's access key, making both if there is none.
 func devAccessKey(ctx context.Context, i *instance) (id, secret string, err error) {
-	var access []store.AccessKey
-	there := false
-	err = i.db.View(func(tx *store.Tx) error {
-		access = tx.AccessKeys()
-		_, err := tx.User(devUser)
-		there = err == nil
-		return nil
-	})
-	if err != nil {
-		return "", "", err
-	}
-	for _, a := range access {
+	records := i.db.Now()
+	for a := range records.AccessKeys().All() {
 		if a.UserName == devUser && a.Active {
 			secret, err := i.server.AccessKeySecret(a)
 			return a.AccessKeyId, secret, err
 		}
 	}
-	if !there {
+	if !records.Users().Has(devUser) {
 		if err := i.server.Call(ctx, "CreateUser", map[string]string{"UserName": devUser, "Comments": "made by kmsgate dev"}, nil); err != nil {
 			return "", "", err
 		}
@@ -118,21 +108,15 @@ func devKey(ctx context.Context, server *gateway.Server, db *store.Store, spec h
 
 // findDevKey finds a key by its alias, or by its description.
 func findDevKey(db *store.Store, aliasName, description string) (keyId string, err error) {
-	err = db.View(func(tx *store.Tx) error {
-		alias, err := tx.Alias(aliasName)
-		if err == nil {
-			keyId = alias.KeyId
-			return nil
+	records := db.Now()
+	alias, err := records.Aliases().Get(aliasName)
+	if err == nil {
+		return alias.KeyId, nil
+	}
+	for k := range records.Keys().All() {
+		if k.Description == description {
+			return k.KeyId, nil
 		}
-		tx.EachKey(func(k store.Key) {
-			if k.Description == description {
-				keyId = k.KeyId
-			}
-		})
-		if keyId == "" {
-			return err
-		}
-		return nil
-	})
-	return keyId, err
+	}
+	return "", err
 }

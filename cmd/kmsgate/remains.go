@@ -11,7 +11,6 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/token"
-	"github.com/kmsgate/kmsgate/store"
 )
 
 // noInstance says that there is no instance, or that its database is gone.
@@ -116,16 +115,12 @@ func (i *instance) recorded() map[string]bool {
 	if i.db == nil {
 		return known
 	}
-	_ = i.db.View(func(tx *store.Tx) error {
-		for _, o := range tx.Orphans() {
-			known[string(o.Key.ID)] = true
-		}
-		tx.EachKey(func(k store.Key) {
-			for _, v := range tx.KeyVersions(k.KeyId) {
-				known[string(v.Key.ID)] = true
-			}
-		})
-		return nil
-	})
+	records := i.db.Now()
+	for o := range records.Orphans().All() {
+		known[string(o.Key.ID)] = true
+	}
+	for v := range records.Versions().All() {
+		known[string(v.Key.ID)] = true
+	}
 	return known
 }

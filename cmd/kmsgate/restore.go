@@ -259,11 +259,7 @@ func (r *restore) try(ctx context.Context, i *instance) (err error) {
 	if err := i.openStorage(ctx); err != nil {
 		return err
 	}
-	key, err := i.readAuditKey()
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(key.Public, r.manifest.PublicKey) {
+	if !bytes.Equal(i.db.Now().AuditKey().Public, r.manifest.PublicKey) {
 		return fmt.Errorf("%w: the database in it is of another one", archive.ErrForeign)
 	}
 	r.proof, err = gateway.Prove(ctx, i.db, i.keys, i.token)
@@ -281,7 +277,7 @@ func (r *restore) try(ctx context.Context, i *instance) (err error) {
 // goOn writes into the audit log that the records are a backup's, and behind that
 // which keys are kept.
 func (r *restore) goOn(ctx context.Context, i *instance) error {
-	head := store.Head{Seq: r.head.Seq, Hash: r.head.Hash, Time: r.head.Time, Signature: r.head.Signature}
+	head := store.AuditHead{Seq: r.head.Seq, Hash: r.head.Hash, Time: r.head.Time, Signature: r.head.Signature}
 	if err := i.db.Update(func(tx *store.Tx) error { return tx.SetAuditHead(head) }); err != nil {
 		return err
 	}

@@ -59,9 +59,9 @@ func dueKey(t *testing.T, dir, backup string) (keyId string) {
 	}
 	keyId = made.KeyMetadata.KeyId
 	err = i.db.Update(func(tx *store.Tx) error {
-		k, err := tx.Key(keyId)
+		k, err := tx.Keys().Get(keyId)
 		k.KeyState, k.DeleteDate = store.PendingDeletion, time.Now().Add(-time.Hour).UTC()
-		return errors.Join(err, tx.PutKey(k))
+		return errors.Join(err, tx.Keys().Put(k))
 	})
 	if err != nil {
 		t.Fatal(err)
