@@ -296,6 +296,43 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+// TestOwnLines shows each kind of line that the log writes about itself.
+func TestOwnLines(t *testing.T) {
+	log := newTestLog(t)
+	log.requests(1)
+	head := log.sign()
+	var want []string
+	for _, line := range []struct {
+		shown string
+		entry audit.Entry
+	}{
+		{"(checkpoint)", audit.Entry{Checkpoint: &head}},
+		{"(7 suppressed)", audit.Entry{Suppressed: 7}},
+		{"(recovered)", audit.Entry{Recovered: true}},
+		{"(resumed)", audit.Entry{Resumed: "no space left on device"}},
+		{"(abandoned)", audit.Entry{Abandoned: "flushing it failed", Resumed: "flushing it failed"}},
+		{"(3 unwitnessed)", audit.Entry{Unwitnessed: 3}},
+		{"(lost)", audit.Entry{Lost: "accepted by the operator at start"}},
+		{"(restored)", audit.Entry{Restored: &head}},
+	} {
+		log.append(line.entry)
+		want = append(want, line.shown)
+	}
+	for _, command := range []string{"tail", "search"} {
+		got, err := runAudit(t, command, log.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var shown []string
+		for _, row := range strings.Split(strings.TrimSpace(got), "\n")[2:] { // behind the names and the request
+			shown = append(shown, strings.TrimSpace(row[38:60]))
+		}
+		if diff := cmp.Diff(want, shown); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", command, diff)
+		}
+	}
+}
+
 func TestSearchRefuses(t *testing.T) {
 	for line, want := range map[string]string{
 		"search /nonexistent":         "open /nonexistent",

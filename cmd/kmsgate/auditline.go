@@ -105,10 +105,12 @@ func event(l audit.Line) string {
 		return fmt.Sprintf("(%d suppressed)", l.Suppressed)
 	case l.Recovered:
 		return "(recovered)"
+	case l.Abandoned != "": // which has Resumed set too
+		return "(abandoned)"
 	case l.Resumed != "":
 		return "(resumed)"
-	case l.Abandoned != "":
-		return "(abandoned)"
+	case l.Unwitnessed > 0:
+		return fmt.Sprintf("(%d unwitnessed)", l.Unwitnessed)
 	case l.Lost != "":
 		return "(lost)"
 	case l.Restored != nil:
