@@ -116,7 +116,7 @@ func (s *strangers) tell(log *audit.Log, now time.Time) {
 	s.suppressed -= n
 	s.mu.Unlock()
 	if n > 0 {
-		log.Offer(audit.Entry{Time: now.UTC(), Suppressed: n, Source: last}, func() { s.countAgain(n) })
+		log.OfferSuppressed(now.UTC(), n, last, func() { s.countAgain(n) })
 	}
 }
 

@@ -304,23 +304,35 @@ func (b *bench) eventually(what string, holds func() bool) {
 	}
 }
 
-func (b *bench) auditLines() (lines []audit.Entry) {
+// auditLines returns the audit log's lines of requests.
+func (b *bench) auditLines() (entries []audit.Entry) {
+	b.t.Helper()
+	entries, _ = b.readAudit()
+	return entries
+}
+
+// readAudit returns the audit log's lines of requests, and those of the log itself.
+func (b *bench) readAudit() (entries []audit.Entry, events []audit.Event) {
 	b.t.Helper()
 	content, err := os.ReadFile(filepath.Join(b.dir, "audit.log"))
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	for line := range bytes.Lines(content) {
-		if !bytes.HasSuffix(line, []byte{'\n'}) {
+	for text := range bytes.Lines(content) {
+		if !bytes.HasSuffix(text, []byte{'\n'}) {
 			break // it is being written
 		}
-		var e audit.Entry
-		if err := json.Unmarshal(line, &e); err != nil {
-			b.t.Fatalf("audit line %q: %v", line, err)
+		var line audit.Line
+		if err := json.Unmarshal(text, &line); err != nil {
+			b.t.Fatalf("audit line %q: %v", text, err)
 		}
-		lines = append(lines, e)
+		if line.Event != nil {
+			events = append(events, *line.Event)
+		} else {
+			entries = append(entries, *line.Entry)
+		}
 	}
-	return lines
+	return entries, events
 }
 
 var digest = base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, hsm.DigestSize))

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,19 +35,13 @@ func (b *bench) from(address, query string) answer {
 
 // refusals settles, waits for so many lines that say how many refusals have
 // none, and gives those that have one, and the lines that count.
-func (b *bench) refusals(counted int) (lines, suppressed []audit.Entry) {
+func (b *bench) refusals(counted int) (lines []audit.Entry, suppressed []audit.Event) {
 	b.t.Helper()
 	b.eventually(fmt.Sprintf("%d lines that count", counted), func() bool {
 		b.server.Settle() // again, for a log that is busy takes no such line
-		lines, suppressed = nil, nil
-		for _, e := range b.auditLines() {
-			switch {
-			case e.Suppressed > 0:
-				suppressed = append(suppressed, e)
-			case e.Door == "rpc" && e.Principal == "":
-				lines = append(lines, e)
-			}
-		}
+		entries, events := b.readAudit()
+		lines = slices.DeleteFunc(entries, func(e audit.Entry) bool { return e.Door != "rpc" || e.Principal != "" })
+		suppressed = slices.DeleteFunc(events, func(e audit.Event) bool { return e.Kind != audit.KindSuppressed })
 		return len(suppressed) >= counted
 	})
 	return lines, suppressed

@@ -508,7 +508,8 @@ func (f *faulty) audited(requestId string, e gateway.Error) bool {
 		}
 		found := false
 		err = audit.Read(bytes.NewReader(content), func(line audit.Line) error {
-			found = found || requestId != "" && line.RequestId == requestId && line.Status == e.Status && line.Code == e.Code
+			entry := line.Entry
+			found = found || entry != nil && requestId != "" && entry.RequestId == requestId && entry.Status == e.Status && entry.Code == e.Code
 			return nil
 		})
 		if err != nil {

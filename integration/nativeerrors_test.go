@@ -210,13 +210,13 @@ func TestNativeErrors(t *testing.T) {
 	}
 }
 
-// lines are the audit log's, but for those of the gateway's own.
-func (f *faulty) lines() (all []audit.Line) {
+// lines returns the audit log's lines of requests.
+func (f *faulty) lines() (all []audit.Entry) {
 	f.t.Helper()
 	content := must[[]byte](f.t)(os.ReadFile(f.auditLog))
 	err := audit.Read(bytes.NewReader(content), func(line audit.Line) error {
-		if line.RequestId != "" {
-			all = append(all, line)
+		if line.Entry != nil {
+			all = append(all, *line.Entry)
 		}
 		return nil
 	})

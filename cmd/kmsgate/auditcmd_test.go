@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	stdcmp "cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -61,17 +62,32 @@ func (l *testLog) write(text []byte) {
 func (l *testLog) append(entries ...audit.Entry) {
 	l.t.Helper()
 	for _, e := range entries {
-		if e.Time.IsZero() {
-			e.Time = begin.Add(time.Duration(l.head.Seq) * time.Minute)
-		}
-		text, err := json.Marshal(audit.Line{Seq: l.head.Seq + 1, Prev: l.head.Hash, Entry: e})
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		sum := sha256.Sum256(text)
-		l.head = audit.Head{Seq: l.head.Seq + 1, Hash: hex.EncodeToString(sum[:])}
-		l.write(append(text, '\n'))
+		e.Time = l.time()
+		l.line(audit.Line{Entry: &e})
 	}
+}
+
+// events appends lines of the log itself.
+func (l *testLog) events(events ...audit.Event) {
+	l.t.Helper()
+	for _, e := range events {
+		e.Time = l.time()
+		l.line(audit.Line{Event: &e})
+	}
+}
+
+func (l *testLog) time() time.Time { return begin.Add(time.Duration(l.head.Seq) * time.Minute) }
+
+func (l *testLog) line(line audit.Line) {
+	l.t.Helper()
+	line.Seq, line.Prev = l.head.Seq+1, l.head.Hash
+	text, err := json.Marshal(line)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	sum := sha256.Sum256(text)
+	l.head = audit.Head{Seq: line.Seq, Hash: hex.EncodeToString(sum[:])}
+	l.write(append(text, '\n'))
 }
 
 // requests appends lines of n requests.
@@ -93,7 +109,10 @@ func (l *testLog) sign() audit.Checkpoint {
 	return c
 }
 
-func (l *testLog) checkpoint() { c := l.sign(); l.append(audit.Entry{Checkpoint: &c}) }
+func (l *testLog) checkpoint() {
+	c := l.sign()
+	l.events(audit.Event{Kind: audit.KindCheckpoint, Checkpoint: &c})
+}
 
 func (l *testLog) rotate(first int) string {
 	l.t.Helper()
@@ -236,7 +255,8 @@ func TestSearch(t *testing.T) {
 		audit.Entry{RequestId: "r-3", Principal: "admin", Action: "CreateUser", Subject: "carol"},
 	)
 	log.rotate(1)
-	log.append(audit.Entry{Recovered: true}, audit.Entry{Suppressed: 7, Source: "192.0.2.9"}, audit.Entry{RequestId: "r-6", AccessKeyId: "?", Action: "AsymmetricSign", Code: "InvalidAccessKeyId.NotFound"})
+	log.events(audit.Event{Kind: audit.KindRecovered, Recovered: true}, audit.Event{Kind: audit.KindSuppressed, Suppressed: 7, Source: "192.0.2.9"})
+	log.append(audit.Entry{RequestId: "r-6", AccessKeyId: "?", Action: "AsymmetricSign", Code: "InvalidAccessKeyId.NotFound"})
 	log.checkpoint()
 	t.Setenv(auditFileVariable, log.path)
 	for line, want := range map[string]string{
@@ -300,26 +320,31 @@ func TestSearch(t *testing.T) {
 func TestOwnLines(t *testing.T) {
 	log := newTestLog(t)
 	log.requests(1)
-	head := log.sign()
+	texts := map[audit.Kind]string{audit.KindSuppressed: "(7 suppressed)", audit.KindUnwitnessed: "(3 unwitnessed)"}
 	var want []string
-	for _, line := range []struct {
-		shown string
-		entry audit.Entry
-	}{
-		{"(checkpoint)", audit.Entry{Checkpoint: &head}},
-		{"(7 suppressed)", audit.Entry{Suppressed: 7}},
-		{"(recovered)", audit.Entry{Recovered: true}},
-		{"(resumed)", audit.Entry{Resumed: "no space left on device"}},
-		{"(abandoned)", audit.Entry{Abandoned: "flushing it failed", Resumed: "flushing it failed"}},
-		{"(3 unwitnessed)", audit.Entry{Unwitnessed: 3}},
-		{"(lost)", audit.Entry{Lost: "accepted by the operator at start"}},
-		{"(restored)", audit.Entry{Restored: &head}},
-	} {
-		log.append(line.entry)
-		want = append(want, line.shown)
+	for _, kind := range append(audit.Kinds(), "later") {
+		e := audit.Event{Kind: kind}
+		switch kind {
+		case audit.KindSuppressed:
+			e.Suppressed = 7
+		case audit.KindUnwitnessed:
+			e.Unwitnessed = 3
+		case audit.KindAbandoned: // as a gateway writes it
+			e.Abandoned, e.Resumed = "flushing it failed", "flushing it failed"
+		}
+		log.events(e)
+		want = append(want, stdcmp.Or(texts[kind], "("+string(kind)+")"))
 	}
-	for _, command := range []string{"tail", "search"} {
-		got, err := runAudit(t, command, log.path)
+	for fields, kind := range map[string]string{
+		`"Unwitnessed":3`:                 "(3 unwitnessed)",
+		`"Resumed":"so","Abandoned":"so"`: "(abandoned)",
+		`"Resumed":"so"`:                  "(resumed)",
+	} { // as earlier versions wrote them
+		log.write([]byte(`{"Seq":20,"Prev":"","Time":"2026-11-22T00:00:00Z",` + fields + "}\n"))
+		want = append(want, kind)
+	}
+	for _, command := range []string{"tail -n 100", "search"} {
+		got, err := runAudit(t, append(strings.Fields(command), log.path)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -350,37 +375,44 @@ func TestSearchRefuses(t *testing.T) {
 	}
 }
 
-// hostileLine has text in every field that can have some.
-func hostileLine(text string) audit.Line {
-	var line audit.Line
-	v := reflect.ValueOf(&line).Elem()
-	for _, f := range fieldsOf(v.Type()) {
-		switch field := v.FieldByIndex(f.Index); field.Kind() {
-		case reflect.String:
-			field.SetString(text)
-		case reflect.Int, reflect.Int64:
-			field.SetInt(7)
-		case reflect.Uint64:
-			field.SetUint(7)
-		case reflect.Bool:
-			field.SetBool(true)
+// hostileLines have text in every field that can have some: one of a request, one
+// of the log itself.
+func hostileLines(text string) []audit.Line {
+	entry, event := new(audit.Entry), new(audit.Event)
+	for _, v := range []reflect.Value{reflect.ValueOf(entry).Elem(), reflect.ValueOf(event).Elem()} {
+		for _, f := range fieldsOf(v.Type()) {
+			switch field := v.FieldByIndex(f.Index); field.Kind() {
+			case reflect.String:
+				field.SetString(text)
+			case reflect.Int, reflect.Int64:
+				field.SetInt(7)
+			case reflect.Uint64:
+				field.SetUint(7)
+			case reflect.Bool:
+				field.SetBool(true)
+			}
 		}
 	}
-	line.Seq, line.Time, line.Digest, line.Valid = 1, begin, []byte(text), new(bool)
-	line.Checkpoint = &audit.Checkpoint{Head: audit.Head{Seq: 1, Hash: text}, Time: begin}
-	line.Restored = line.Checkpoint
-	return line
+	entry.Time, entry.Digest, entry.Valid = begin, []byte(text), new(bool)
+	event.Time = begin
+	event.Checkpoint = &audit.Checkpoint{Head: audit.Head{Seq: 1, Hash: text}, Time: begin}
+	event.Restored = event.Checkpoint
+	return []audit.Line{{Seq: 1, Prev: text, Entry: entry}, {Seq: 2, Prev: text, Event: event}}
 }
 
 // TestHostile reads a log full of what would act on a terminal or a spreadsheet.
 func TestHostile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	const attack = "=\x1b]0;x\a\u009b2J\u202e\r\n\t\x7f"
-	text, err := json.Marshal(hostileLine(attack))
-	if err != nil {
-		t.Fatal(err)
+	var content []byte
+	for _, line := range hostileLines(attack) {
+		text, err := json.Marshal(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content = append(append(content, text...), '\n')
 	}
-	if err := os.WriteFile(path, append(text, '\n'), 0o600); err != nil {
+	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, command := range []string{"tail", "search", "tail -o json", "search -o json", "export", "export --format csv"} {
@@ -393,16 +425,17 @@ func TestHostile(t *testing.T) {
 				t.Errorf("%s prints %q", command, line)
 			}
 		}
-		if lines := strings.Count(got, "\n"); lines > 2 {
-			t.Errorf("%s makes %d lines of one:\n%s", command, lines, got)
+		if lines := strings.Count(got, "\n"); lines > 3 {
+			t.Errorf("%s makes %d lines of two:\n%s", command, lines, got)
 		}
 	}
 	got, _ := runAudit(t, "export", "--format", "csv", path)
 	rows, err := csv.NewReader(strings.NewReader(got)).ReadAll()
-	if err != nil || len(rows) != 2 || rows[0][0] != "Seq" {
+	if err != nil || len(rows) != 3 || rows[0][0] != "Seq" {
 		t.Fatalf("the CSV is %q, %v", got, err)
 	}
-	for i, cell := range rows[1] {
+	for i, cell := range append(rows[1], rows[2]...) {
+		i %= len(rows[0])
 		if strings.HasPrefix(cell, "=") || strings.Contains(cell, "2J") && !strings.HasPrefix(cell, "'=") && rows[0][i] != "Checkpoint" && rows[0][i] != "Restored" {
 			t.Errorf("%s is %q", rows[0][i], cell)
 		}

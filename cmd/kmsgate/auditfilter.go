@@ -27,14 +27,14 @@ func newFilter() *filter {
 		return test{&parameter{flag: flag, kind: kind, usage: "only lines " + usage}, values}
 	}
 	return &filter{tests: []test{
-		by("user", "NAME", "of this user's requests", func(l audit.Line) []string { return []string{l.Principal} }),
-		by("action", "ACTION", "of this operation, as AsymmetricSign", func(l audit.Line) []string { return []string{l.Action} }),
-		by("key", "ID", "about the key with this KeyId or KeyVersionId", func(l audit.Line) []string { return []string{l.KeyId, l.KeyVersionId} }),
-		by("alias", "alias/NAME", "of requests that used this alias", func(l audit.Line) []string { return []string{l.Alias} }),
-		by("access-key", "ID", "of requests that claimed this AccessKeyId", func(l audit.Line) []string { return []string{l.AccessKeyId} }),
-		by("source", "IP", "of requests from this address", func(l audit.Line) []string { return []string{l.Source} }),
+		by("user", "NAME", "of this user's requests", func(l audit.Line) []string { return []string{entryOf(l).Principal} }),
+		by("action", "ACTION", "of this operation, as AsymmetricSign", func(l audit.Line) []string { return []string{entryOf(l).Action} }),
+		by("key", "ID", "about the key with this KeyId or KeyVersionId", func(l audit.Line) []string { return []string{entryOf(l).KeyId, entryOf(l).KeyVersionId} }),
+		by("alias", "alias/NAME", "of requests that used this alias", func(l audit.Line) []string { return []string{entryOf(l).Alias} }),
+		by("access-key", "ID", "of requests that claimed this AccessKeyId", func(l audit.Line) []string { return []string{entryOf(l).AccessKeyId} }),
+		by("source", "IP", "of requests from this address", func(l audit.Line) []string { return []string{sourceOf(l)} }),
 		by("code", "CODE", "of requests that had this answer: ok, or an error as Forbidden.NoPermission", func(l audit.Line) []string { return []string{outcome(l)} }),
-		by("request-id", "ID", "of this request", func(l audit.Line) []string { return []string{l.RequestId} }),
+		by("request-id", "ID", "of this request", func(l audit.Line) []string { return []string{entryOf(l).RequestId} }),
 	}}
 }
 
@@ -64,7 +64,7 @@ func (f *filter) match() (func(line audit.Line) bool, error) {
 		return nil, err
 	}
 	return func(line audit.Line) bool {
-		if !since.IsZero() && line.Time.Before(since) || !until.IsZero() && !line.Time.Before(until) {
+		if !since.IsZero() && line.Time().Before(since) || !until.IsZero() && !line.Time().Before(until) {
 			return false
 		}
 		return !slices.ContainsFunc(f.tests, func(t test) bool {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,12 +36,9 @@ func newLineWriter(w io.Writer, format string) *lineWriter {
 		out.encode = lineRow
 		out.Write(pad(func(c lineColumn) string { return c.name })) // Flush tells the error
 	case formatCSV:
-		out.encode = lineCSV
-		var names []string
-		for _, f := range fieldsOf(reflect.TypeFor[audit.Line]()) {
-			names = append(names, f.Name)
-		}
-		csv.NewWriter(out).WriteAll([][]string{names})
+		columns := csvColumns()
+		out.encode = func(line audit.Line) ([]byte, error) { return lineCSV(line, columns) }
+		csv.NewWriter(out).WriteAll([][]string{columns})
 	default:
 		out.encode = lineJSON
 	}
@@ -72,13 +70,13 @@ type lineColumn struct {
 
 func lineColumns() []lineColumn {
 	return []lineColumn{
-		{"Time", 20, func(l audit.Line) string { return l.Time.UTC().Format(time.RFC3339) }},
-		{"User", 14, func(l audit.Line) string { return l.Principal }},
-		{"Action", 20, event},
-		{"Of", 36, func(l audit.Line) string { return cmp.Or(l.Alias, l.KeyId, l.Subject) }},
+		{"Time", 20, func(l audit.Line) string { return l.Time().UTC().Format(time.RFC3339) }},
+		{"User", 14, func(l audit.Line) string { return entryOf(l).Principal }},
+		{"Action", 20, subject},
+		{"Of", 36, func(l audit.Line) string { return cmp.Or(entryOf(l).Alias, entryOf(l).KeyId, entryOf(l).Subject) }},
 		{"Code", 22, outcome},
-		{"Source", 15, func(l audit.Line) string { return l.Source }},
-		{"RequestId", 0, func(l audit.Line) string { return l.RequestId }},
+		{"Source", 15, sourceOf},
+		{"RequestId", 0, func(l audit.Line) string { return entryOf(l).RequestId }},
 	}
 }
 
@@ -94,44 +92,59 @@ func pad(cell func(c lineColumn) string) []byte {
 	return append(bytes.TrimRight(b, " "), '\n')
 }
 
-// event is what a line is about: an operation, or the log itself.
-func event(l audit.Line) string {
-	switch {
-	case l.Action != "":
-		return l.Action
-	case l.Checkpoint != nil:
-		return "(checkpoint)"
-	case l.Suppressed > 0:
-		return fmt.Sprintf("(%d suppressed)", l.Suppressed)
-	case l.Recovered:
-		return "(recovered)"
-	case l.Abandoned != "": // which has Resumed set too
-		return "(abandoned)"
-	case l.Resumed != "":
-		return "(resumed)"
-	case l.Unwitnessed > 0:
-		return fmt.Sprintf("(%d unwitnessed)", l.Unwitnessed)
-	case l.Lost != "":
-		return "(lost)"
-	case l.Restored != nil:
-		return "(restored)"
+// entryOf returns what a line says of a request, nothing for a line of the log itself.
+func entryOf(l audit.Line) audit.Entry {
+	if l.Entry == nil {
+		return audit.Entry{}
 	}
-	return ""
+	return *l.Entry
 }
+
+// eventOf returns what a line says of the log itself, nothing for one of a request.
+func eventOf(l audit.Line) audit.Event {
+	if l.Event == nil {
+		return audit.Event{}
+	}
+	return *l.Event
+}
+
+// subject is what a line is about: an operation, or the log itself.
+func subject(l audit.Line) string {
+	if l.Event != nil {
+		return l.Event.String()
+	}
+	return l.Entry.Action
+}
+
+// sourceOf is where a request came from, or the last of those that a line counts.
+func sourceOf(l audit.Line) string { return cmp.Or(entryOf(l).Source, eventOf(l).Source) }
 
 // outcome is the code of an answer, ok for success.
 func outcome(l audit.Line) string {
-	if l.Code == "" && l.RequestId != "" {
+	e := entryOf(l)
+	if e.Code == "" && e.RequestId != "" {
 		return "ok"
 	}
-	return l.Code
+	return e.Code
 }
 
-// lineCSV writes a line for a spreadsheet.
-func lineCSV(line audit.Line) ([]byte, error) {
+// csvColumns returns the names of all fields that lines can have. Kind is the last,
+// as a newcomer: the columns before it stay where they were.
+func csvColumns() []string {
+	names := []string{"Seq", "Prev"}
+	for _, f := range slices.Concat(fieldsOf(reflect.TypeFor[audit.Entry]()), fieldsOf(reflect.TypeFor[audit.Event]())) {
+		if f.Name != "Kind" && !slices.Contains(names, f.Name) {
+			names = append(names, f.Name)
+		}
+	}
+	return append(names, "Kind")
+}
+
+// lineCSV writes some fields of a line for a spreadsheet.
+func lineCSV(line audit.Line, columns []string) ([]byte, error) {
 	var cells []string
-	for _, f := range fieldsOf(reflect.TypeFor[audit.Line]()) {
-		text, err := csvCell(reflect.ValueOf(line).FieldByIndex(f.Index))
+	for _, name := range columns {
+		text, err := csvCell(fieldOf(line, name))
 		if err != nil {
 			return nil, err
 		}
@@ -144,10 +157,22 @@ func lineCSV(line audit.Line) ([]byte, error) {
 	return b.Bytes(), errors.Join(err, w.Error())
 }
 
+// fieldOf returns a field by its name; the zero Value if the line has no such field.
+func fieldOf(line audit.Line, name string) reflect.Value {
+	content := reflect.ValueOf(line.Entry)
+	switch {
+	case name == "Seq" || name == "Prev":
+		content = reflect.ValueOf(&line)
+	case line.Event != nil:
+		content = reflect.ValueOf(line.Event)
+	}
+	return content.Elem().FieldByName(name)
+}
+
 // csvCell writes a field as JSON has it, but without quotes, and nothing for
 // what JSON leaves out.
 func csvCell(v reflect.Value) (string, error) {
-	if v.IsZero() {
+	if !v.IsValid() || v.IsZero() {
 		return "", nil
 	}
 	text, err := json.Marshal(v.Interface())

@@ -3,6 +3,7 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,13 +13,11 @@ import (
 	"time"
 )
 
-// An Entry is what one line says: of one request, or of the log itself.
+// An Entry is a line about one request.
 type Entry struct {
-	Time time.Time
-
-	// Of a request:
+	Time         time.Time
 	RequestId    string        `json:",omitempty"`
-	Door         string        `json:",omitempty"` // rpc, admin, local
+	Door         string        `json:",omitempty"` // rpc, native, admin, local
 	Protocol     string        `json:",omitempty"` // how the request was signed
 	Source       string        `json:",omitempty"` // the connection's other end
 	AccessKeyId  string        `json:",omitempty"` // as claimed; see Principal
@@ -39,23 +38,78 @@ type Entry struct {
 	Reason       string        `json:",omitempty"` // what the client was not told
 	Duration     time.Duration `json:",omitempty"` // nanoseconds, up to this line
 	Late         bool          `json:",omitempty"` // a change whose line could not be written when it was made
-
-	// Of the log:
-	Suppressed  int         `json:",omitempty"` // so many refusals of strangers have no line of their own; the last one was Source's
-	Checkpoint  *Checkpoint `json:",omitempty"` // all lines up to the one it names are vouched for
-	Recovered   bool        `json:",omitempty"` // the line before was torn by a crash
-	Resumed     string      `json:",omitempty"` // why nothing could be written before this line
-	Abandoned   string      `json:",omitempty"` // why the file before ends, for this log, with the line that this one follows
-	Unwitnessed uint64      `json:",omitempty"` // so many lines before this one were found at a start after a crash, behind the last that was kept
-	Lost        string      `json:",omitempty"` // by whose word the log goes on without the lines before this one
-	Restored    *Checkpoint `json:",omitempty"` // the records are from here on those of a backup, which was made when this was the log's head
 }
 
-// A Line is an Entry at its place in the chain.
+// A Line is an Entry or an Event at its place in the chain. One of the two is
+// set.
 type Line struct {
-	Seq  uint64 // from 1 on
-	Prev string // SHA-256 in hexadecimal of the line before
-	Entry
+	Seq   uint64 // from 1 on
+	Prev  string // SHA-256 in hexadecimal of the line before
+	Entry *Entry // of a request
+	Event *Event // of the log itself
+}
+
+// Time returns when the line was made.
+func (l Line) Time() time.Time {
+	switch {
+	case l.Event != nil:
+		return l.Event.Time
+	case l.Entry != nil:
+		return l.Entry.Time
+	}
+	return time.Time{}
+}
+
+// is reports whether the line is an event of a kind.
+func (l Line) is(k Kind) bool { return l.Event != nil && l.Event.Kind == k }
+
+// MarshalJSON writes the line as it is in the log.
+func (l Line) MarshalJSON() ([]byte, error) {
+	var content any = cmp.Or(l.Entry, new(Entry))
+	if l.Event != nil {
+		event := *l.Event
+		if event.inferred {
+			event.Kind = ""
+		}
+		content = event
+	}
+	text, err := json.Marshal(content)
+	if err != nil {
+		return nil, err
+	}
+	prev, err := json.Marshal(l.Prev) // of a line that was read, it can be anything
+	return fmt.Appendf(nil, `{"Seq":%d,"Prev":%s,%s`, l.Seq, prev, text[1:]), err
+}
+
+// UnmarshalJSON reads a line, also one that an earlier version wrote.
+func (l *Line) UnmarshalJSON(text []byte) error {
+	// Time and Source belong to whichever of the two the line is. They hide the
+	// fields of the same name.
+	var read struct {
+		Seq  uint64
+		Prev string
+		Time time.Time
+		Entry
+		Event
+		Source string
+	}
+	if err := json.Unmarshal(text, &read); err != nil {
+		return err
+	}
+	*l = Line{Seq: read.Seq, Prev: read.Prev}
+	event := read.Event
+	event.Time, event.Source = read.Time, read.Source
+	if event.Kind == "" {
+		event.Kind, event.inferred = event.kindOfFields(), true
+	}
+	if event.Kind != "" {
+		l.Event = &event
+		return nil
+	}
+	entry := read.Entry
+	entry.Time, entry.Source = read.Time, read.Source
+	l.Entry = &entry
+	return nil
 }
 
 // A Head names a line, and by its hash all lines before it.
@@ -78,7 +132,7 @@ func (head Head) format(entry []byte) []byte {
 }
 
 func parseLine(text []byte) (line Line, ok bool) {
-	err := json.Unmarshal(text, &line)
+	err := line.UnmarshalJSON(text) // json.Unmarshal would read the text twice
 	return line, err == nil && line.Seq > 0
 }
 

@@ -64,7 +64,7 @@ func (w *writer) resume() error {
 	if err := w.goOn(end); err != nil || w.log.Restored == nil {
 		return err
 	}
-	if err := w.say(Entry{Restored: w.log.Restored}); err != nil {
+	if err := w.say(Event{Kind: KindRestored, Restored: w.log.Restored}); err != nil {
 		return errors.Join(err, w.close())
 	}
 	return nil
@@ -185,7 +185,7 @@ func (e *ending) step(text []byte, first bool, expect Head) error {
 		want = hashOf(e.fragment)
 		length += int64(len(e.fragment)) + 1
 	}
-	if !first && (line.Seq != e.head.Seq+1 || line.Prev != want || line.Recovered != (e.fragment != nil)) {
+	if !first && (line.Seq != e.head.Seq+1 || line.Prev != want || line.is(KindRecovered) != (e.fragment != nil)) {
 		return errors.New("it does not follow the line before: a line was changed, or a power loss has left a hole")
 	}
 	if first {
@@ -250,7 +250,7 @@ func (w *writer) goOn(e ending) error {
 	if w.file, err = w.log.open(w.log.Path, os.O_RDWR); err != nil {
 		return err
 	}
-	w.size, w.first, w.began = e.size, e.first.Seq, e.first.Time
+	w.size, w.first, w.began = e.size, e.first.Seq, e.first.Time()
 	if err := w.mend(e); err != nil {
 		return errors.Join(err, w.close())
 	}
@@ -283,7 +283,7 @@ func (w *writer) mend(e ending) error {
 		again = append(again, '\n')
 	}
 	if e.fragment != nil {
-		entry, err := json.Marshal(Entry{Time: time.Now().UTC(), Recovered: true})
+		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindRecovered, Recovered: true})
 		if err != nil {
 			return err
 		}
@@ -292,7 +292,7 @@ func (w *writer) mend(e ending) error {
 		w.head = Head{e.head.Seq + 1, hashOf(line)}
 	}
 	if e.since > 0 && w.log.Expect.Seq > 0 {
-		entry, err := json.Marshal(Entry{Time: time.Now().UTC(), Unwitnessed: e.since})
+		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: e.since})
 		if err != nil {
 			return err
 		}
@@ -432,8 +432,8 @@ func (l *Log) Missing(seq uint64, requestIds []string) ([]string, error) {
 		missing[id] = true
 	}
 	err := l.since(seq, func(line Line, _ []byte) error {
-		if line.Code == "" { // a refusal does not say that something was changed
-			delete(missing, line.RequestId)
+		if line.Entry != nil && line.Entry.Code == "" { // a refusal does not say that something was changed
+			delete(missing, line.Entry.RequestId)
 		}
 		return nil
 	})
@@ -460,11 +460,11 @@ func (w *writer) acceptLoss(e ending, why error) error {
 	if err := w.begin(); err != nil {
 		return err
 	}
-	return w.say(Entry{Lost: "accepted by the operator at start: " + why.Error()})
+	return w.say(Event{Kind: KindLost, Lost: "accepted by the operator at start: " + why.Error()})
 }
 
 // say writes a line of the log's own.
-func (w *writer) say(e Entry) error {
+func (w *writer) say(e Event) error {
 	e.Time = time.Now().UTC()
 	entry, err := json.Marshal(e)
 	if err != nil {

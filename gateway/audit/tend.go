@@ -59,7 +59,7 @@ func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
 		}
 		return err
 	}
-	at, err := l.append(Entry{Time: c.Time, Checkpoint: c}, rotate)
+	at, err := l.append(Event{Time: c.Time, Kind: KindCheckpoint, Checkpoint: c}, rotate)
 	if err != nil {
 		return fmt.Errorf("writing it: %w", err)
 	}

@@ -123,7 +123,7 @@ func (r *reading) file(file File) error {
 func (r *reading) line(text []byte) error {
 	line, ok := parseLine(text)
 	switch {
-	case r.broken != nil && !(ok && r.anew && line.Abandoned != ""):
+	case r.broken != nil && !(ok && r.anew && line.is(KindAbandoned)):
 		return r.broken
 	case !ok && r.torn != "":
 		return errors.New("a second line in a row is no audit line")
@@ -134,8 +134,14 @@ func (r *reading) line(text []byte) error {
 	if passed, err := r.passOver(line, text); passed || err != nil {
 		return err
 	}
-	if err := r.restored(line); err != nil {
+	kind, err := kindOf(line)
+	if err != nil {
 		return err
+	}
+	if kind.before != nil {
+		if err := kind.before(r, line); err != nil {
+			return err
+		}
 	}
 	if err := r.follow(line); err != nil {
 		return err
@@ -143,11 +149,28 @@ func (r *reading) line(text []byte) error {
 	r.torn, r.anew = "", false
 	r.note(Head{line.Seq, hashOf(text)})
 	r.proof.Lines++
-	r.proof.Last, r.proof.LastTime = r.head, line.Time
+	r.proof.Last, r.proof.LastTime = r.head, line.Time()
 	if r.proof.Lines == 1 {
 		r.proof.First = r.head
 	}
-	return r.checkpoint(line)
+	if kind.after != nil {
+		return kind.after(r, line)
+	}
+	return nil
+}
+
+// kindOf returns what is known of a line's kind: nothing, if it is of a request or
+// a later version wrote it. A known kind has to fit the line's fields, or a line
+// could pass for something that it is not.
+func kindOf(line Line) (kindInfo, error) {
+	if line.Event == nil {
+		return kindInfo{}, nil
+	}
+	info, ok := line.Event.Kind.info()
+	if fields := line.Event.kindOfFields(); ok && fields != info.kind {
+		return info, fmt.Errorf("its Kind is %q and its fields are those of %q", info.kind, fields)
+	}
+	return info, nil
 }
 
 // passOver passes over the lines up to the one that is to be followed, which is
@@ -167,10 +190,8 @@ func (r *reading) passOver(line Line, text []byte) (passed bool, err error) {
 // such a head, as it can behind one that was kept: the key has signed both. By
 // itself it proves nothing of the lines behind it.
 func (r *reading) restored(line Line) error {
-	head := line.Restored
+	head := line.Event.Restored
 	switch {
-	case head == nil:
-		return nil
 	case r.Key != nil && !head.Check(r.Key):
 		return errors.New("the signature of the backup's head in it is not the public key's")
 	case r.proof.Lines == 0 && r.After == nil && line.Seq > 1 && line.Prev == head.Hash && line.Seq == head.Seq+1:
@@ -182,11 +203,6 @@ func (r *reading) restored(line Line) error {
 
 // follow checks that a line is the next one.
 func (r *reading) follow(line Line) error {
-	if line.Abandoned != "" {
-		if err := r.abandon(line); err != nil {
-			return err
-		}
-	}
 	want := r.head.Hash
 	if r.torn != "" {
 		want = r.torn
@@ -198,7 +214,7 @@ func (r *reading) follow(line Line) error {
 		return fmt.Errorf("it is line %d of the log: those from line %d on are missing", line.Seq, r.After.Seq+1)
 	case line.Seq != r.head.Seq+1 || line.Prev != want:
 		return fmt.Errorf("it says Seq %d after %.16s…, but follows Seq %d with %.16s…: a line was changed, removed or moved", line.Seq, line.Prev, r.head.Seq, want)
-	case line.Recovered != (r.torn != ""):
+	case line.is(KindRecovered) != (r.torn != ""):
 		return errors.New("a line was torn and not recovered, or recovered and not torn")
 	}
 	return nil
@@ -219,10 +235,7 @@ func (r *reading) abandon(line Line) error {
 }
 
 func (r *reading) checkpoint(line Line) error {
-	c := line.Checkpoint
-	if c == nil {
-		return nil
-	}
+	c := line.Event.Checkpoint
 	before := r.After != nil && c.Seq < r.After.Seq // of a line that was passed over
 	if c.Seq >= line.Seq || !before && !r.knows(c.Head) {
 		return fmt.Errorf("its checkpoint is not of a line before it: it speaks of Seq %d with %.16s…", c.Seq, c.Hash)

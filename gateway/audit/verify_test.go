@@ -80,10 +80,15 @@ func chain(lines []string) []string {
 	prev := strings.Repeat("0", 64)
 	for i, line := range lines {
 		lines[i] = chained.ReplaceAllString(line, fmt.Sprintf(`{"Seq":%d,"Prev":"%s"`, i+1, prev))
-		sum := sha256.Sum256([]byte(strings.TrimSuffix(lines[i], "\n")))
-		prev = hex.EncodeToString(sum[:])
+		prev = hashOf(strings.TrimSuffix(lines[i], "\n"))
 	}
 	return lines
+}
+
+// hashOf returns what the next line has to have as its Prev.
+func hashOf(line string) string {
+	sum := sha256.Sum256([]byte(line))
+	return hex.EncodeToString(sum[:])
 }
 
 // TestCutTail cuts whole lines off: only a head that was kept elsewhere shows it.

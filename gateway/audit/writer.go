@@ -146,14 +146,14 @@ func (w *writer) writeLines() error {
 	return nil
 }
 
-// note is the entry that says why lines are missing in time, or that a file was
+// note returns the event that says why the log was silent, or that a file was
 // given up; nil if there is nothing to say.
 func (w *writer) note() ([]byte, error) {
-	e := Entry{Time: time.Now().UTC(), Abandoned: w.abandoned}
+	e := Event{Time: time.Now().UTC(), Abandoned: w.abandoned}
 	if w.failing != nil {
 		e.Resumed = w.failing.Error()
 	}
-	if e.Abandoned == "" && e.Resumed == "" {
+	if e.Kind = e.kindOfFields(); e.Kind == "" {
 		return nil, nil
 	}
 	return json.Marshal(e)

@@ -1,0 +1,277 @@
+package audit_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
+)
+
+// TestKindsComplete: every constant of type Kind is in the table, with a meaning,
+// and every field of an Event makes one kind.
+func TestKindsComplete(t *testing.T) {
+	if declared := declaredKinds(t); len(declared) < 8 || !slices.Equal(slices.Sorted(slices.Values(declared)), slices.Sorted(slices.Values(audit.Kinds()))) {
+		t.Errorf("the constants are %v, Kinds returns %v", declared, audit.Kinds())
+	}
+	for _, kind := range audit.Kinds() {
+		if kind.Meaning() == "" {
+			t.Errorf("%s has no meaning", kind)
+		}
+	}
+	var made []audit.Kind
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[audit.Event]()) {
+		if !field.IsExported() || slices.Contains([]string{"Time", "Kind", "Source"}, field.Name) {
+			continue
+		}
+		var e audit.Event
+		fill(t, reflect.ValueOf(&e).Elem().FieldByIndex(field.Index))
+		kind := e.KindOfFields()
+		if want := strings.ToLower(field.Name); string(kind) != want {
+			t.Errorf("the field %s makes an event of kind %q", field.Name, kind)
+		}
+		made = append(made, kind)
+	}
+	if len(made) != len(audit.Kinds()) {
+		t.Errorf("the fields make the kinds %v, Kinds returns %v", made, audit.Kinds())
+	}
+}
+
+// fill sets a field to a value that is not its type's zero value.
+func fill(t *testing.T, v reflect.Value) {
+	t.Helper()
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString("why")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int:
+		v.SetInt(7)
+	case reflect.Uint64:
+		v.SetUint(7)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+	default:
+		t.Fatalf("the test cannot fill a %s", v.Type())
+	}
+}
+
+// declaredKinds returns the constants of type Kind in the source.
+func declaredKinds(t *testing.T) (kinds []audit.Kind) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "event.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok {
+			return true
+		}
+		if typ, ok := spec.Type.(*ast.Ident); ok && typ.Name == "Kind" {
+			for _, value := range spec.Values {
+				kinds = append(kinds, audit.Kind(strings.Trim(value.(*ast.BasicLit).Value, `"`)))
+			}
+		}
+		return true
+	})
+	return kinds
+}
+
+// TestKindsDocumented: the operator's page explains every kind in the words of
+// this package.
+func TestKindsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range audit.Kinds() {
+		if row := fmt.Sprintf("| `%s` | %s |", kind, kind.Meaning()); !bytes.Contains(page, []byte(row)) {
+			t.Errorf("docs/audit.md lacks the row\n%s", row)
+		}
+	}
+}
+
+// event returns an event of a kind, with no more fields set than it needs.
+func event(t *testing.T, kind audit.Kind, head audit.Checkpoint) audit.Event {
+	t.Helper()
+	e := audit.Event{Time: time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC), Kind: kind}
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[audit.Event]()) {
+		if strings.EqualFold(field.Name, string(kind)) {
+			fill(t, reflect.ValueOf(&e).Elem().FieldByIndex(field.Index))
+		}
+	}
+	if e.Checkpoint != nil {
+		e.Checkpoint = &head
+	}
+	if e.Restored != nil {
+		e.Restored = &head
+	}
+	return e
+}
+
+// withEvent returns the lines of a log with an event of each kind, as far as it can
+// follow any line: one recovers from a torn line, one begins a file.
+func withEvents(t *testing.T, kinds []audit.Kind) (lines []string, head audit.Checkpoint) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l := open(t, path)
+	appendLines(t, l, 2)
+	head, err := l.Checkpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines = strings.SplitAfter(string(read(t, path)), "\n")[:2]
+	closeLog(t, l)
+	for _, kind := range kinds {
+		if kind == audit.KindRecovered || kind == audit.KindAbandoned {
+			continue
+		}
+		text, err := json.Marshal(audit.Line{Seq: 1, Event: new(event(t, kind, head))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, string(text)+"\n")
+	}
+	return chain(lines), head
+}
+
+// withoutKind takes the Kind out of lines: so did earlier versions write them.
+func withoutKind(lines []string) []string {
+	var old []string
+	for _, line := range lines {
+		for _, kind := range audit.Kinds() {
+			line = strings.Replace(line, fmt.Sprintf(`"Kind":"%s",`, kind), "", 1)
+		}
+		old = append(old, line)
+	}
+	return chain(old)
+}
+
+// TestKindsVerified has the verifier read an event of each kind, one that does not
+// have what its kind is about, and one of a kind that a later version may write.
+func TestKindsVerified(t *testing.T) {
+	v := audit.Verifier{Key: &key.PublicKey}
+	lines, _ := withEvents(t, audit.Kinds())
+	for name, text := range map[string]string{"with": strings.Join(lines, ""), "without": strings.Join(withoutKind(lines), "")} {
+		if result, err := verifyText(v, text); err != nil || result.Lines != uint64(len(lines)) || result.Checkpoints != 1 || len(result.Restored) != 1 {
+			t.Errorf("%s kinds: %+v, %v\n%s", name, result, err, text)
+		}
+	}
+	for _, kind := range audit.Kinds() {
+		lines, head := withEvents(t, nil)
+		e := event(t, kind, head)
+		for name, broken := range map[string]audit.Event{
+			"nothing":      {Time: e.Time, Kind: kind},
+			"another kind": {Time: e.Time, Kind: kind, Lost: "so", Suppressed: map[bool]int{true: 1}[kind == audit.KindLost]},
+		} {
+			text, err := json.Marshal(audit.Line{Seq: 1, Event: &broken})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if result, err := verifyText(v, strings.Join(chain(append(slices.Clone(lines), string(text)+"\n")), "")); err == nil || !strings.Contains(err.Error(), "line 3: its Kind is") {
+				t.Errorf("%s with the fields of %s: %+v, %v", kind, name, result, err)
+			}
+		}
+	}
+	later := chain(append(slices.Clone(lines), `{"Seq":1,"Prev":"","Time":"2026-11-22T04:00:00Z","Kind":"later","Later":7}`+"\n"))
+	if result, err := verifyText(v, strings.Join(later, "")); err != nil || result.Lines != uint64(len(later)) {
+		t.Errorf("a kind of a later version: %+v, %v", result, err)
+	}
+}
+
+// TestLinesAsWritten: a line that is read and written again is the same, byte for
+// byte, with and without its kind.
+func TestLinesAsWritten(t *testing.T) {
+	lines, head := withEvents(t, audit.Kinds())
+	for _, kind := range []audit.Kind{audit.KindRecovered, audit.KindAbandoned} {
+		text, err := json.Marshal(audit.Line{Seq: 1, Event: new(event(t, kind, head))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, string(text)+"\n")
+	}
+	chain(lines)
+	for _, text := range slices.Concat(lines, withoutKind(lines)) {
+		var line audit.Line
+		if err := json.Unmarshal([]byte(text), &line); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := json.Marshal(line); err != nil || string(again)+"\n" != text {
+			t.Errorf("%v\n%s\n%s", err, text, again)
+		}
+		if (line.Entry == nil) == (line.Event == nil) {
+			t.Errorf("it is both or neither: %s", text)
+		}
+	}
+}
+
+// TestEventText shows each kind in a word that names it.
+func TestEventText(t *testing.T) {
+	for _, kind := range append(audit.Kinds(), "later") {
+		e := event(t, kind, audit.Checkpoint{})
+		if text := e.String(); !strings.HasPrefix(text, "(") || !strings.HasSuffix(text, string(kind)+")") {
+			t.Errorf("%s is shown as %s", kind, text)
+		}
+	}
+}
+
+// TestOldFormat goes on with a log that an earlier version wrote, in which a crash
+// left a torn line, a flush failed, and lines were not witnessed.
+func TestOldFormat(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "audit.log")
+	lines, head := withEvents(t, audit.Kinds())
+	lines = withoutKind(lines)
+	torn := `{"Seq":9,"Prev":"00`
+	recovered := oldLine(lines, torn, `"Recovered":true`)
+	whole := append(slices.Clone(lines), torn+"\n", recovered)
+	// The end of the first file counts for nothing: the next follows recovered.
+	void := oldLine(whole, "", `"RequestId":"void"`)
+	abandoned := oldLine(whole, "", `"Resumed":"flushing it failed","Abandoned":"flushing it failed"`)
+	if err := os.WriteFile(path+".0000000000000001", []byte(strings.Join(append(whole, void), "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(abandoned), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(path)
+	cfg.Expect = head.Head
+	l := openConfig(t, cfg)
+	appendLines(t, l, 1)
+	closeLog(t, l)
+	result, err := verify(t, path)
+	if err != nil || result.Void != 1 || result.Proven.Seq != result.Last.Seq-1 || len(result.Restored) != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	var first audit.Line
+	if err := json.Unmarshal([]byte(abandoned), &first); err != nil || first.Event == nil || first.Event.Kind != audit.KindAbandoned {
+		t.Errorf("the line that abandons a file is read as %+v, %v", first, err)
+	}
+	if text := string(read(t, path)); strings.Count(text, `"Kind":"checkpoint"`) != 1 {
+		t.Errorf("the new lines have no kind:\n%s", text)
+	}
+}
+
+// oldLine is the line that follows others, the last of which may be torn.
+func oldLine(lines []string, torn, fields string) string {
+	var last audit.Line
+	text := strings.TrimSuffix(lines[len(lines)-1], "\n")
+	if err := json.Unmarshal([]byte(text), &last); err != nil {
+		panic(err)
+	}
+	if torn != "" {
+		text = torn
+	}
+	return fmt.Sprintf(`{"Seq":%d,"Prev":"%s","Time":"2026-11-22T04:00:00Z",%s}`+"\n", last.Seq+1, hashOf(text), fields)
+}
