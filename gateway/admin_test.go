@@ -73,7 +73,7 @@ func signing(t *testing.T, change ...func(*gateway.Config)) (*bench, *ecdsa.Publ
 		t.Fatal(err)
 	}
 	return newBench(t, append(change, func(c *gateway.Config) {
-		cfg := c.Audit.Config
+		cfg := audit.Config{Path: c.Audit.Path(), Logger: quiet}
 		if err := c.Audit.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -106,7 +106,7 @@ const retryEvery = time.Second
 
 // A Log is an open log. Its methods may be called from any goroutine.
 type Log struct {
-	Config
+	cfg   Config
 	queue chan *pending
 	done  chan struct{} // closed when the writer has returned
 
@@ -155,7 +155,7 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.open == nil {
 		cfg.open = func(path string, flag int) (file, error) { return os.OpenFile(path, flag, 0o600) }
 	}
-	l := &Log{Config: cfg, queue: make(chan *pending, maxBatch), done: make(chan struct{}), full: make(chan struct{}, 1)}
+	l := &Log{cfg: cfg, queue: make(chan *pending, maxBatch), done: make(chan struct{}), full: make(chan struct{}, 1)}
 	l.w = writer{log: l}
 	if err := l.w.resume(); err != nil {
 		return nil, fmt.Errorf("resuming the audit log %s: %w", cfg.Path, err)
@@ -241,7 +241,10 @@ func (l *Log) put(p *pending, wait bool) bool {
 
 var errClosed = errors.New("the audit log is closed")
 
-// Head gives the last line that is on stable storage.
+// Path returns the path of the file that is written.
+func (l *Log) Path() string { return l.cfg.Path }
+
+// Head returns the last line that is on stable storage.
 func (l *Log) Head() Head { return l.state.Load().head }
 
 // Err says why nothing can be written to the log; nil if it can. What needs a
@@ -251,7 +254,7 @@ func (l *Log) Err() error { return l.state.Load().failing }
 // Free gives the bytes that are free for the log on its file system.
 func (l *Log) Free() (uint64, error) {
 	var fs syscall.Statfs_t
-	if err := syscall.Statfs(l.Path, &fs); err != nil {
+	if err := syscall.Statfs(l.cfg.Path, &fs); err != nil {
 		return 0, err
 	}
 	return fs.Bavail * uint64(fs.Bsize), nil
@@ -266,7 +269,7 @@ func (l *Log) Close() error {
 		return nil
 	}
 	if err := l.checkpoint(context.Background(), false); err != nil {
-		l.Logger.Warn("no last checkpoint: the audit log is proven up to the one before", "error", err)
+		l.cfg.Logger.Warn("no last checkpoint: the audit log is proven up to the one before", "error", err)
 	}
 	l.closing.Lock()
 	defer l.closing.Unlock()

@@ -19,6 +19,7 @@ import (
 
 // A disk is where the files of a log are, and what is wrong with it.
 type disk struct {
+	path          string // of the log
 	full, noFlush atomic.Bool
 	opened        atomic.Int32 // files
 }
@@ -56,8 +57,8 @@ func (f faulty) Sync() error {
 // newFaulty opens a log on a disk that can be made to fail.
 func newFaulty(t *testing.T, change func(*audit.Config)) (*audit.Log, *disk) {
 	t.Helper()
-	d := new(disk)
-	cfg := config(filepath.Join(t.TempDir(), "audit.log"))
+	d := &disk{path: filepath.Join(t.TempDir(), "audit.log")}
+	cfg := config(d.path)
 	cfg.SetOpen(d.open)
 	if change != nil {
 		change(&cfg)
@@ -118,7 +119,7 @@ func TestFaults(t *testing.T) {
 			l, d := newFaulty(t, nil)
 			done := load(t, l)
 			wait(t, "lines", func() bool { return l.Head().Seq > 20 })
-			if err := tc.wrong(d, l.Path); err != nil {
+			if err := tc.wrong(d, d.path); err != nil {
 				t.Fatal(err)
 			}
 			wait(t, "the fault to be noticed", func() bool { return l.Err() != nil })
@@ -133,18 +134,18 @@ func TestFaults(t *testing.T) {
 			if l.Head() != at {
 				t.Errorf("the log went on from %v to %v", at, l.Head())
 			}
-			if err := tc.right(d, l.Path); err != nil {
+			if err := tc.right(d, d.path); err != nil {
 				t.Fatal(err)
 			}
 			wait(t, "the log to go on", func() bool { return l.Err() == nil })
 			wait(t, "more lines", func() bool { return l.Head().Seq > at.Seq+20 })
 			acknowledged := done()
 			closeLog(t, l)
-			proof, err := verify(t, l.Path)
+			proof, err := verify(t, d.path)
 			if err != nil {
 				t.Fatalf("%+v, %v", proof, err)
 			}
-			all := allText(t, l.Path)
+			all := allText(t, d.path)
 			for _, id := range acknowledged {
 				if !strings.Contains(all, `"`+id+`"`) {
 					t.Errorf("the line %s was acknowledged and is not there", id)
@@ -153,7 +154,7 @@ func TestFaults(t *testing.T) {
 			if !strings.Contains(all, "Resumed") || !strings.Contains(all, tc.says) {
 				t.Errorf("no line says what happened: %s", tc.says)
 			}
-			if files, err := audit.Files(l.Path); err != nil || tc.files > 0 && len(files) != tc.files {
+			if files, err := audit.Files(d.path); err != nil || tc.files > 0 && len(files) != tc.files {
 				t.Errorf("there are files %v, %v, want %d", files, err, tc.files)
 			}
 		})
@@ -224,21 +225,21 @@ func allText(t *testing.T, path string) string {
 // TestRotation rotates under load: the chain goes on through all files, each of
 // which but the last ends with a checkpoint.
 func TestRotation(t *testing.T) {
-	l, _ := newFaulty(t, func(c *audit.Config) { c.RotateSize = 8 << 10 })
+	l, d := newFaulty(t, func(c *audit.Config) { c.RotateSize = 8 << 10 })
 	done := load(t, l)
 	wait(t, "some files", func() bool {
-		files, err := audit.Files(l.Path)
+		files, err := audit.Files(d.path)
 		return err == nil && len(files) > 5
 	})
 	acknowledged := done()
 	closeLog(t, l)
-	if proof, err := verify(t, l.Path); err != nil || proof.Proven.Seq != proof.Last.Seq-1 {
+	if proof, err := verify(t, d.path); err != nil || proof.Proven.Seq != proof.Last.Seq-1 {
 		t.Errorf("%+v, %v", proof, err)
 	}
-	if all := allText(t, l.Path); strings.Count(all, `"RequestId"`) != len(acknowledged) {
+	if all := allText(t, d.path); strings.Count(all, `"RequestId"`) != len(acknowledged) {
 		t.Errorf("%d lines were acknowledged and %d are there", len(acknowledged), strings.Count(all, `"RequestId"`))
 	}
-	files, err := audit.Files(l.Path)
+	files, err := audit.Files(d.path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +251,7 @@ func TestRotation(t *testing.T) {
 	if err := os.Remove(files[2]); err != nil {
 		t.Fatal(err)
 	}
-	if proof, err := verify(t, l.Path); err == nil {
+	if proof, err := verify(t, d.path); err == nil {
 		t.Errorf("a file was removed and not missed: %+v", proof)
 	}
 }
@@ -258,7 +259,7 @@ func TestRotation(t *testing.T) {
 // TestRotateByAge also shows that checkpoints come by the clock and are kept.
 func TestRotateByAge(t *testing.T) {
 	var kept atomic.Pointer[audit.Checkpoint]
-	l, _ := newFaulty(t, func(c *audit.Config) {
+	l, d := newFaulty(t, func(c *audit.Config) {
 		c.CheckpointEvery, c.RotateAge = 10*time.Millisecond, 50*time.Millisecond
 		c.Keep = func(c audit.Checkpoint, ended bool) error {
 			if !ended {
@@ -269,11 +270,11 @@ func TestRotateByAge(t *testing.T) {
 	})
 	wait(t, "three files", func() bool {
 		appendLines(t, l, 1)
-		files, err := audit.Files(l.Path)
+		files, err := audit.Files(d.path)
 		return err == nil && len(files) > 2
 	})
 	closeLog(t, l)
-	if proof, err := verify(t, l.Path); err != nil || kept.Load() == nil || kept.Load().Head != proof.Proven {
+	if proof, err := verify(t, d.path); err != nil || kept.Load() == nil || kept.Load().Head != proof.Proven {
 		t.Errorf("%+v, %v; kept %+v", proof, err, kept.Load())
 	}
 }
@@ -283,7 +284,7 @@ func TestRotateByAge(t *testing.T) {
 func TestTokenAway(t *testing.T) {
 	var away atomic.Bool
 	away.Store(true)
-	l, _ := newFaulty(t, func(c *audit.Config) {
+	l, d := newFaulty(t, func(c *audit.Config) {
 		c.RotateSize = 4 << 10
 		sign := c.Sign
 		c.Sign = func(ctx context.Context, digest []byte) ([]byte, error) {
@@ -295,15 +296,15 @@ func TestTokenAway(t *testing.T) {
 	})
 	wait(t, "three files", func() bool {
 		appendLines(t, l, 1)
-		files, err := audit.Files(l.Path)
+		files, err := audit.Files(d.path)
 		return err == nil && len(files) > 2
 	})
-	if _, err := verify(t, l.Path); err == nil {
+	if _, err := verify(t, d.path); err == nil {
 		t.Error("nothing is signed, and it is proven")
 	}
 	away.Store(false)
 	closeLog(t, l)
-	if proof, err := verify(t, l.Path); err != nil || proof.Proven.Seq != proof.Last.Seq-1 {
+	if proof, err := verify(t, d.path); err != nil || proof.Proven.Seq != proof.Last.Seq-1 {
 		t.Errorf("%+v, %v", proof, err)
 	}
 }
@@ -474,7 +475,7 @@ func TestBroken(t *testing.T) {
 func TestAbandonedEnd(t *testing.T) {
 	l, d := newFaulty(t, nil)
 	appendLines(t, l, 3)
-	safe := len(read(t, l.Path))
+	safe := len(read(t, d.path))
 	d.noFlush.Store(true)
 	if err := l.Append(audit.Entry{RequestId: "unsafe"}); err == nil {
 		t.Fatal("acknowledged")
@@ -483,8 +484,8 @@ func TestAbandonedEnd(t *testing.T) {
 	wait(t, "the next file", func() bool { return l.Err() == nil })
 	appendLines(t, l, 1)
 	closeLog(t, l)
-	first := l.Path + ".0000000000000001"
-	proof, err := verify(t, l.Path)
+	first := d.path + ".0000000000000001"
+	proof, err := verify(t, d.path)
 	if err != nil || proof.Void != 1 {
 		t.Fatalf("%+v, %v", proof, err)
 	}
@@ -495,7 +496,7 @@ func TestAbandonedEnd(t *testing.T) {
 		if err := os.WriteFile(first, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if proof, err := verify(t, l.Path); (err == nil) != want {
+		if proof, err := verify(t, d.path); (err == nil) != want {
 			t.Errorf("damage at byte %d of %d safe ones: %+v, %v", at, safe, proof, err)
 		}
 	}
@@ -515,7 +516,7 @@ func TestFailingFlushMakesNoFiles(t *testing.T) {
 			t.Fatal("acknowledged")
 		}
 	}
-	if files, err := audit.Files(l.Path); err != nil || len(files) > 2 || d.opened.Load() > 3 {
+	if files, err := audit.Files(d.path); err != nil || len(files) > 2 || d.opened.Load() > 3 {
 		t.Errorf("there are %d files, of %d that were made, %v", len(files), d.opened.Load(), err)
 	}
 }
@@ -536,10 +537,10 @@ func TestMissing(t *testing.T) {
 
 // TestOffer shows that lines nobody waits for are written too.
 func TestOffer(t *testing.T) {
-	l, _ := newFaulty(t, nil)
+	l, d := newFaulty(t, nil)
 	l.Offer(audit.Entry{RequestId: "offered"}, func() { t.Error("not taken") })
 	closeLog(t, l)
-	if !strings.Contains(allText(t, l.Path), "offered") {
+	if !strings.Contains(allText(t, d.path), "offered") {
 		t.Error("not written")
 	}
 }

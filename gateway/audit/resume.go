@@ -50,21 +50,21 @@ func Files(path string) ([]string, error) {
 // changed before it is known that the log has what it must have.
 func (w *writer) resume() error {
 	end, err := w.findEnd()
-	if err == nil && w.log.Restored != nil && end.path == "" {
-		end.head = w.log.Restored.Head
+	if err == nil && w.log.cfg.Restored != nil && end.path == "" {
+		end.head = w.log.cfg.Restored.Head
 	} else if err == nil {
 		err = w.meets(end)
 	}
-	if err != nil && w.log.AcceptLoss {
+	if err != nil && w.log.cfg.AcceptLoss {
 		return w.acceptLoss(end, err)
 	}
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
-	if err := w.goOn(end); err != nil || w.log.Restored == nil {
+	if err := w.goOn(end); err != nil || w.log.cfg.Restored == nil {
 		return err
 	}
-	if err := w.say(Event{Kind: KindRestored, Restored: w.log.Restored}); err != nil {
+	if err := w.say(Event{Kind: KindRestored, Restored: w.log.cfg.Restored}); err != nil {
 		return errors.Join(err, w.close())
 	}
 	return nil
@@ -87,7 +87,7 @@ type ending struct {
 // when the process ended is the last one: the next was not begun.
 func (w *writer) findEnd() (ending, error) {
 	e := ending{head: beginning, first: Line{Seq: 1}, ended: true}
-	files, err := Files(w.log.Path)
+	files, err := Files(w.log.cfg.Path)
 	if err != nil {
 		return e, err
 	}
@@ -108,7 +108,7 @@ func (w *writer) findEnd() (ending, error) {
 				return e, err
 			}
 		}
-		return e, e.walk(w.log.Expect)
+		return e, e.walk(w.log.cfg.Expect)
 	}
 	return e, nil
 }
@@ -205,8 +205,8 @@ func (e *ending) step(text []byte, first bool, expect Head) error {
 // meets checks that the log has the line that was kept, and goes as far as it
 // has to.
 func (w *writer) meets(e ending) error {
-	expect := w.log.Expect
-	least := max(expect.Seq, w.log.AtLeast)
+	expect := w.log.cfg.Expect
+	least := max(expect.Seq, w.log.cfg.AtLeast)
 	if e.head.Seq < least {
 		return fmt.Errorf("it ends with line %d, and it had line %d: its end is missing. Put the file back that is missing; if it is gone for good, start once with --accept-audit-loss", e.head.Seq, least)
 	}
@@ -228,7 +228,7 @@ func (w *writer) meets(e ending) error {
 	if !e.met {
 		return fmt.Errorf("line %d is not the one that it had: the log was changed. Put the right files back; if they are gone for good, start once with --accept-audit-loss", expect.Seq)
 	}
-	if w.log.Ended && e.head != expect {
+	if w.log.cfg.Ended && e.head != expect {
 		return fmt.Errorf("it had ended with line %d, and now ends with line %d: lines were added while nobody wrote it, or the database is an older one. %s", expect.Seq, e.head.Seq, putBack)
 	}
 	return nil
@@ -247,7 +247,7 @@ func (w *writer) goOn(e ending) error {
 		return err
 	}
 	var err error
-	if w.file, err = w.log.open(w.log.Path, os.O_RDWR); err != nil {
+	if w.file, err = w.log.cfg.open(w.log.cfg.Path, os.O_RDWR); err != nil {
 		return err
 	}
 	w.size, w.first, w.began = e.size, e.first.Seq, e.first.Time()
@@ -259,13 +259,13 @@ func (w *writer) goOn(e ending) error {
 
 // takeBack makes a file the one that is written.
 func (w *writer) takeBack(path string) error {
-	if path == w.log.Path {
+	if path == w.log.cfg.Path {
 		return nil
 	}
-	if err := os.Rename(path, w.log.Path); err != nil { // over one that is empty
+	if err := os.Rename(path, w.log.cfg.Path); err != nil { // over one that is empty
 		return err
 	}
-	return syncDir(filepath.Dir(w.log.Path))
+	return syncDir(filepath.Dir(w.log.cfg.Path))
 }
 
 // mend writes the lines behind the kept one again: if the process before ended
@@ -291,7 +291,7 @@ func (w *writer) mend(e ending) error {
 		again = slices.Concat(again, e.fragment, []byte{'\n'}, line, []byte{'\n'})
 		w.head = Head{e.head.Seq + 1, hashOf(line)}
 	}
-	if e.since > 0 && w.log.Expect.Seq > 0 {
+	if e.since > 0 && w.log.cfg.Expect.Seq > 0 {
 		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: e.since})
 		if err != nil {
 			return err
@@ -346,13 +346,13 @@ func lastLines(r io.ReaderAt, size int64) (last, before []byte, torn bool, err e
 // since calls f with the lines from one on, and their text. It begins again when
 // the log was rotated meanwhile.
 func (l *Log) since(seq uint64, f func(line Line, text []byte) error) error {
-	files, err := Files(l.Path)
+	files, err := Files(l.cfg.Path)
 	for err == nil {
 		if err = scanFiles(files, seq, f); err != nil {
 			return err
 		}
 		before := files
-		if files, err = Files(l.Path); slices.Equal(files, before) {
+		if files, err = Files(l.cfg.Path); slices.Equal(files, before) {
 			break
 		}
 	}
@@ -444,15 +444,15 @@ func (l *Log) Missing(seq uint64, requestIds []string) ([]string, error) {
 // the kept one, or else the kept one. In the latter case, and when the file is
 // broken, what is at the log's path is put aside under a name of its own.
 func (w *writer) acceptLoss(e ending, why error) error {
-	aside := w.log.Path + ".lost-" + time.Now().UTC().Format("20060102T150405.000000000")
+	aside := w.log.cfg.Path + ".lost-" + time.Now().UTC().Format("20060102T150405.000000000")
 	switch {
-	case e.met && !w.log.Ended && e.path == w.log.Path:
-		aside = rotatedName(w.log.Path, e.first.Seq)
-	case w.log.Expect.Seq > 0:
-		e.head = w.log.Expect
+	case e.met && !w.log.cfg.Ended && e.path == w.log.cfg.Path:
+		aside = rotatedName(w.log.cfg.Path, e.first.Seq)
+	case w.log.cfg.Expect.Seq > 0:
+		e.head = w.log.cfg.Expect
 	}
-	if _, err := os.Lstat(w.log.Path); err == nil {
-		if err := os.Rename(w.log.Path, aside); err != nil {
+	if _, err := os.Lstat(w.log.cfg.Path); err == nil {
+		if err := os.Rename(w.log.cfg.Path, aside); err != nil {
 			return err
 		}
 	}

@@ -19,9 +19,9 @@ const retryCheckpoint = 5 * time.Second
 
 // tend makes checkpoints, begins new files and watches the free space.
 func (l *Log) tend(ctx context.Context) {
-	every := time.NewTicker(l.CheckpointEvery)
+	every := time.NewTicker(l.cfg.CheckpointEvery)
 	defer every.Stop()
-	soon := time.NewTimer(min(time.Second, l.CheckpointEvery)) // so that a log is not without one for long
+	soon := time.NewTimer(min(time.Second, l.cfg.CheckpointEvery)) // so that a log is not without one for long
 	defer soon.Stop()
 	began, warned := l.began, false
 	for {
@@ -33,10 +33,10 @@ func (l *Log) tend(ctx context.Context) {
 		case <-l.full:
 			rotate = true
 		case <-every.C:
-			rotate = l.RotateAge > 0 && time.Since(began) >= l.RotateAge
+			rotate = l.cfg.RotateAge > 0 && time.Since(began) >= l.cfg.RotateAge
 		}
 		if err := l.checkpoint(ctx, rotate); err != nil {
-			l.Logger.Warn("no checkpoint: the audit log is proven up to the last one only; trying again", "error", err)
+			l.cfg.Logger.Warn("no checkpoint: the audit log is proven up to the last one only; trying again", "error", err)
 			soon.Reset(retryCheckpoint)
 		}
 		if rotate {
@@ -74,7 +74,7 @@ func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
 // it.
 func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
 	head := l.Head()
-	if l.Sign == nil || head == l.covered || head.Seq == 0 || l.Err() != nil {
+	if l.cfg.Sign == nil || head == l.covered || head.Seq == 0 || l.Err() != nil {
 		return nil, nil
 	}
 	c, err := l.sign(ctx, head)
@@ -88,23 +88,23 @@ func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
 }
 
 func (l *Log) keep(c Checkpoint, ended bool) {
-	if l.Keep == nil {
+	if l.cfg.Keep == nil {
 		return
 	}
-	if err := l.Keep(c, ended); err != nil {
-		l.Logger.Warn("a checkpoint of the audit log could not be kept elsewhere", "error", err)
+	if err := l.cfg.Keep(c, ended); err != nil {
+		l.cfg.Logger.Warn("a checkpoint of the audit log could not be kept elsewhere", "error", err)
 	}
 }
 
 func (l *Log) sign(ctx context.Context, head Head) (Checkpoint, error) {
-	if l.Sign == nil {
+	if l.cfg.Sign == nil {
 		return Checkpoint{}, errors.New("there is no key for checkpoints")
 	}
 	ctx, cancel := context.WithTimeout(ctx, signTime)
 	defer cancel()
 	c := Checkpoint{Head: head, Time: time.Now().UTC()}
 	var err error
-	if c.Signature, err = l.Sign(ctx, c.Digest()); err != nil {
+	if c.Signature, err = l.cfg.Sign(ctx, c.Digest()); err != nil {
 		return Checkpoint{}, fmt.Errorf("signing a checkpoint: %w", err)
 	}
 	return c, nil
@@ -117,12 +117,12 @@ func (l *Log) Checkpoint(ctx context.Context) (Checkpoint, error) { return l.sig
 // warn tells the operator that the disk is filling up, once.
 func (l *Log) warn(warned bool) bool {
 	free, err := l.Free()
-	if err != nil || free >= l.WarnFree {
+	if err != nil || free >= l.cfg.WarnFree {
 		return false
 	}
 	if !warned {
-		l.Logger.Warn("the audit log's disk is filling up: when it is full nothing is signed any more. Move old files away (PATH.N, not PATH)",
-			"free", free, "path", l.Path)
+		l.cfg.Logger.Warn("the audit log's disk is filling up: when it is full nothing is signed any more. Move old files away (PATH.N, not PATH)",
+			"free", free, "path", l.cfg.Path)
 	}
 	return true
 }

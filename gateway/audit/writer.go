@@ -95,7 +95,7 @@ func (w *writer) writeBatch() error {
 	for _, p := range w.waiting {
 		w.rotating = w.rotating || p.rotate
 	}
-	if w.size >= w.log.RotateSize && !w.rotating {
+	if w.size >= w.log.cfg.RotateSize && !w.rotating {
 		select {
 		case w.log.full <- struct{}{}:
 		default: // it is said already
@@ -108,9 +108,9 @@ func (w *writer) writeBatch() error {
 func (w *writer) report(err error) {
 	switch {
 	case err != nil && w.failing == nil:
-		w.log.Logger.Error("the audit log cannot be written: nothing is signed or changed until it can", "path", w.log.Path, "reason", err)
+		w.log.cfg.Logger.Error("the audit log cannot be written: nothing is signed or changed until it can", "path", w.log.cfg.Path, "reason", err)
 	case err == nil && w.failing != nil:
-		w.log.Logger.Info("the audit log is written again", "path", w.log.Path)
+		w.log.cfg.Logger.Info("the audit log is written again", "path", w.log.cfg.Path)
 	}
 	w.failing = err
 	w.log.state.Store(&state{w.head, err})
@@ -216,7 +216,7 @@ func (w *writer) untouched() error {
 	if err != nil {
 		return err
 	}
-	there, err := os.Stat(w.log.Path)
+	there, err := os.Stat(w.log.cfg.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New("the file was removed: put it back. If it is gone for good, restart with --accept-audit-loss")
 	}
@@ -234,13 +234,13 @@ func (w *writer) untouched() error {
 
 // putAside renames the file after its first line.
 func (w *writer) putAside() error {
-	to := rotatedName(w.log.Path, w.first)
+	to := rotatedName(w.log.cfg.Path, w.first)
 	if _, err := os.Lstat(to); err == nil {
 		to += "." + time.Now().UTC().Format("20060102T150405.000000000")
 	}
-	aside := func() error { return os.Rename(w.log.Path, to) }
+	aside := func() error { return os.Rename(w.log.cfg.Path, to) }
 	if w.size == 0 { // given up before anything in it was flushed
-		aside = func() error { return os.Remove(w.log.Path) }
+		aside = func() error { return os.Remove(w.log.cfg.Path) }
 	}
 	if err := aside(); err != nil {
 		return err
@@ -250,19 +250,19 @@ func (w *writer) putAside() error {
 	default:
 	}
 	if err := w.close(); err != nil && w.abandoned == "" {
-		w.log.Logger.Warn("closing a rotated file of the audit log", "path", to, "error", err)
+		w.log.cfg.Logger.Warn("closing a rotated file of the audit log", "path", to, "error", err)
 	}
 	return nil
 }
 
 // begin makes the next file.
 func (w *writer) begin() error {
-	f, err := w.log.open(w.log.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	f, err := w.log.cfg.open(w.log.cfg.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(w.log.Path)); err != nil {
-		return errors.Join(err, f.Close(), os.Remove(w.log.Path))
+	if err := syncDir(filepath.Dir(w.log.cfg.Path)); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(w.log.cfg.Path))
 	}
 	w.file, w.size, w.first, w.began = f, 0, w.head.Seq+1, time.Now()
 	return nil
