@@ -197,7 +197,7 @@ func readHead(flag, text string) (*audit.Checkpoint, error) {
 	}
 	head, err := audit.ParseCheckpoint(strings.TrimSpace(text))
 	if err != nil {
-		return nil, fmt.Errorf("--%s: %w", flag, err)
+		return nil, fmt.Errorf("--%s: it is not what `kmsgate audit head` prints", flag)
 	}
 	return &head, nil
 }
@@ -217,7 +217,11 @@ func verifyFiles(ctx context.Context, v audit.Verifier, names []string) (audit.P
 	case ctx.Err() != nil:
 		return proof, ctx.Err()
 	case err != nil:
-		err = errors.New(plain(err.Error())) // it can quote the file
+		text := plain(err.Error()) // it can quote the file
+		if errors.Is(err, audit.ErrFilesMissing) {
+			text += " (or give the head that it follows, with --after)"
+		}
+		err = errors.New(text)
 	}
 	return proof, err
 }

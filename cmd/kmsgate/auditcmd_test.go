@@ -207,12 +207,14 @@ func TestVerifyRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	cut := log.file("cut", string(bytes.Join(bytes.SplitAfter(text, []byte("\n"))[:3], nil)))
+	behind := log.file("behind", string(bytes.Join(bytes.SplitAfter(text, []byte("\n"))[1:], nil)))
 	edited := log.file("edited", strings.Replace(string(text), "r-2", "r-7", 1))
 	hostile := log.file("hostile", strings.Replace(string(text), `"Prev":"0000`, `"Prev":"\u001b[2J`, 1))
 	other := newTestLog(t).publicKey()
 	for want, args := range map[string][]string{
-		"edited: line 3: ":                   {edited, "--public-key", key},
-		`after \x1b[2J`:                      {hostile, "--public-key", key},
+		"edited: line 3: ": {edited, "--public-key", key},
+		`after \x1b[2J`:    {hostile, "--public-key", key},
+		"missing (or give the head that it follows, with --after)": {behind, "--public-key", key},
 		"public key's":                       {log.path, "--public-key", other},
 		"no checkpoint in it":                {cut, "--public-key", key},
 		"cut off":                            {cut, "--public-key", key, "--expect", head.String()},

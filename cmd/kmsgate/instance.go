@@ -312,9 +312,10 @@ func (i *instance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 		least = max(least, o.After)
 	}
 	a := i.config.Audit
-	return audit.Open(audit.Config{
+	log, err := audit.Open(audit.Config{
 		Path: a.File, CheckpointEvery: a.CheckpointEvery, RotateSize: int64(a.RotateSize), RotateAge: a.RotateAge, WarnFree: uint64(a.WarnFree), Logger: i.logger,
-		Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, Ended: kept.Ended, AtLeast: least, AcceptLoss: i.mode.acceptAuditLoss, Restored: restored,
+		Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, Ended: kept.Ended, AtLeast: least, Restored: restored,
+		AcceptLoss: i.mode.acceptAuditLoss, AcceptLossHint: acceptAuditLossHint,
 		Sign: func(ctx context.Context, digest []byte) ([]byte, error) {
 			return i.keys.Sign(ctx, key, auditAlgorithm(key), digest)
 		},
@@ -323,6 +324,10 @@ func (i *instance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 			return i.db.Update(func(tx *store.Tx) error { return tx.SetAuditHead(head) })
 		},
 	})
+	if loss := new(audit.LossError); errors.As(err, &loss) && restored == nil { // kmsgate restore has no such flag
+		err = fmt.Errorf("%w (%s)", err, acceptAuditLossHint)
+	}
+	return log, err
 }
 
 // openCA opens the CA, unless the operator has a certificate of his own. It is made

@@ -50,6 +50,8 @@ for everything else.`,
 	return cmd
 }
 
+const acceptAuditLossHint = "put the right file back; if it is gone for good, start once with --accept-audit-loss"
+
 func acceptAuditLossFlag(cmd *cobra.Command, accept *bool) {
 	cmd.Flags().BoolVar(accept, "accept-audit-loss", false, "go on without audit lines that are gone for good; the log says that you did")
 }

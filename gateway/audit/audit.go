@@ -70,19 +70,22 @@ type Config struct {
 	// last line of all, which no key has signed.
 	Keep func(c Checkpoint, ended bool) error
 
-	// Expect is a line that the log must have: the last that was kept. If it has
-	// not, or if the lines behind it do not hang together, Open fails; with
-	// AcceptLoss it goes on behind the last line that is sure, in a new file,
-	// whose first line says so.
+	// Expect is a line that the log must have: the last one that Keep was called
+	// with. If the log lacks it, or if the lines behind it do not follow one
+	// another, Open returns a LossError. With AcceptLoss it goes on in a new file,
+	// behind the last line that is certain, with a lost event.
 	Expect     Head
-	Ended      bool   // Expect was the last line, and nothing may have come behind it
-	AtLeast    uint64 // the number of a line that was there, of which no more was kept
+	Ended      bool   // Expect was the last line, and nothing may follow it
+	AtLeast    uint64 // the number of a later line that was there, of which only the number is known
 	AcceptLoss bool
 
+	// AcceptLossHint tells an operator how to set AcceptLoss. The log messages
+	// about a file that was removed or replaced end with it.
+	AcceptLossHint string
+
 	// Restored, if not nil, is the head of the backup that the records were
-	// restored from, which Expect has to be too: a line says so. If the log has no
-	// file, that line is its first and follows Restored; if it has, it has to have
-	// Restored.
+	// restored from. Expect must be the same line. A restored event names it. If
+	// the log has no file, that event is the first line and follows Restored.
 	Restored *Checkpoint
 
 	CheckpointEvery time.Duration // zero means a minute
@@ -238,6 +241,19 @@ func (l *Log) put(p *pending, wait bool) bool {
 		return false
 	}
 }
+
+// A LossError says that the log's files lack lines they had, or were changed,
+// removed or replaced. Open returns it, and so do Append and Err while the file is
+// not the one that the log wrote to. The cure is to put the right file back. If it
+// is gone for good, Open with AcceptLoss goes on without it.
+type LossError struct{ Err error }
+
+func (e *LossError) Error() string { return e.Err.Error() }
+
+func (e *LossError) Unwrap() error { return e.Err }
+
+// lossf makes a LossError.
+func lossf(format string, args ...any) error { return &LossError{fmt.Errorf(format, args...)} }
 
 var errClosed = errors.New("the audit log is closed")
 

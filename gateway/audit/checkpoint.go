@@ -71,7 +71,7 @@ func ParseCheckpoint(text string) (c Checkpoint, err error) {
 		err = json.Unmarshal(decoded, &c)
 	}
 	if err != nil || len(c.Hash) != 2*sha256.Size {
-		return Checkpoint{}, errors.New("it is not what `kmsgate audit head` prints")
+		return Checkpoint{}, errors.New("it is not a signed head of an audit log")
 	}
 	return c, nil
 }

@@ -333,6 +333,35 @@ func TestRotationCutOff(t *testing.T) {
 	}
 }
 
+// isLoss reports whether AcceptLoss would help.
+func isLoss(err error) bool {
+	loss := new(audit.LossError)
+	return errors.As(err, &loss)
+}
+
+// TestLossHint: while a file is away the log says how to go on without it; a disk
+// that is full is no loss.
+func TestLossHint(t *testing.T) {
+	const hint = "ask the operator"
+	var said buffer
+	l, d := newFaulty(t, func(c *audit.Config) {
+		c.Logger, c.AcceptLossHint = slog.New(slog.NewTextHandler(&said, nil)), hint
+	})
+	appendLines(t, l, 1)
+	d.full.Store(true)
+	if err := l.Append(audit.Entry{}); err == nil || isLoss(err) || strings.Contains(said.String(), hint) {
+		t.Errorf("a full disk: %v, %s", err, said.String())
+	}
+	d.full.Store(false)
+	appendLines(t, l, 1)
+	if err := os.Rename(d.path, d.path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(audit.Entry{}); !isLoss(err) || !isLoss(l.Err()) || !strings.Contains(said.String(), hint) {
+		t.Errorf("a removed file: %v, %s", err, said.String())
+	}
+}
+
 // TestExpect starts on logs that have, and have not, the line that was kept.
 func TestExpect(t *testing.T) {
 	path := newLog(t, 6)
@@ -356,7 +385,7 @@ func TestExpect(t *testing.T) {
 		if err := os.WriteFile(path, []byte(strings.TrimSuffix(content, "{\"Seq\"")), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if l, err := audit.Open(cfg); err == nil || !strings.Contains(err.Error(), "--accept-audit-loss") {
+		if l, err := audit.Open(cfg); !isLoss(err) {
 			t.Errorf("%s: %v", name, err)
 			if err == nil {
 				closeLog(t, l)
@@ -395,7 +424,7 @@ func TestRefusedStartChangesNothing(t *testing.T) {
 	whole := read(t, rotated)
 	cfg := config(path)
 	cfg.Expect = audit.Head{Seq: head.Seq + 5, Hash: head.Hash}
-	if _, err := audit.Open(cfg); err == nil || !strings.Contains(err.Error(), "its end is missing") {
+	if _, err := audit.Open(cfg); !isLoss(err) || !strings.Contains(err.Error(), "its end is missing") {
 		t.Errorf("Open: %v", err)
 	}
 	if files, err := audit.Files(path); err != nil || len(files) != 1 || files[0] != rotated || string(read(t, rotated)) != string(whole) {
@@ -438,7 +467,7 @@ func TestEnded(t *testing.T) {
 	if err := os.WriteFile(path, []byte(strings.Join(chain(lines), "")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := audit.Open(cfg); err == nil || !strings.Contains(err.Error(), "added") {
+	if _, err := audit.Open(cfg); !isLoss(err) || !strings.Contains(err.Error(), "added") {
 		t.Errorf("a line that was added: %v", err)
 	}
 	// After a crash the same cannot be known, and the log says so.
@@ -458,7 +487,7 @@ func TestBroken(t *testing.T) {
 	if err := os.WriteFile(path, []byte(strings.Replace(text, "Sign", "Sigm", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := audit.Open(config(path)); err == nil || !strings.Contains(err.Error(), "line 2") {
+	if _, err := audit.Open(config(path)); !isLoss(err) || !strings.Contains(err.Error(), "line 2") {
 		t.Errorf("Open: %v", err)
 	}
 	cfg := config(path)

@@ -152,12 +152,10 @@ func (e *ending) walk(expect Head) error {
 			return err
 		}
 		if err := e.step(text, n == 1, expect); err != nil {
-			return fmt.Errorf("%s: line %d: %w. %s", e.path, n, err, putBack)
+			return lossf("%s: line %d: %w", e.path, n, err)
 		}
 	}
 }
-
-const putBack = "Put the right file back; if it is gone for good, start once with --accept-audit-loss"
 
 // step takes one more line, with its newline if it has one.
 func (e *ending) step(text []byte, first bool, expect Head) error {
@@ -208,7 +206,7 @@ func (w *writer) meets(e ending) error {
 	expect := w.log.cfg.Expect
 	least := max(expect.Seq, w.log.cfg.AtLeast)
 	if e.head.Seq < least {
-		return fmt.Errorf("it ends with line %d, and it had line %d: its end is missing. Put the file back that is missing; if it is gone for good, start once with --accept-audit-loss", e.head.Seq, least)
+		return lossf("it ends with line %d, and it had line %d: its end is missing", e.head.Seq, least)
 	}
 	if expect.Seq == 0 {
 		return nil
@@ -226,10 +224,10 @@ func (w *writer) meets(e ending) error {
 		e.met = err != nil
 	}
 	if !e.met {
-		return fmt.Errorf("line %d is not the one that it had: the log was changed. Put the right files back; if they are gone for good, start once with --accept-audit-loss", expect.Seq)
+		return lossf("line %d is not the one that it had: the log was changed", expect.Seq)
 	}
 	if w.log.cfg.Ended && e.head != expect {
-		return fmt.Errorf("it had ended with line %d, and now ends with line %d: lines were added while nobody wrote it, or the database is an older one. %s", expect.Seq, e.head.Seq, putBack)
+		return lossf("it had ended with line %d, and now ends with line %d: lines were added while no gateway ran, or the database is an older one", expect.Seq, e.head.Seq)
 	}
 	return nil
 }

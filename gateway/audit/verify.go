@@ -30,6 +30,10 @@ type Proof struct {
 // being written, a crash tore it, or somebody cut the file.
 var ErrTorn = errors.New("the last line is no whole audit line: it is being written, a crash tore it and nothing was written since, or the file was cut")
 
+// ErrFilesMissing is Verify's error when the first file does not begin with line
+// 1. With Verifier.After it can be verified by itself.
+var ErrFilesMissing = errors.New("the files before it are missing")
+
 // A File is one of a log's files, with a name for errors.
 type File struct {
 	Name string
@@ -71,9 +75,9 @@ type reading struct {
 }
 
 func (r *reading) begin() error {
-	for what, c := range map[string]*Checkpoint{"after": r.After, "expect": r.Expect} {
+	for use, c := range map[string]*Checkpoint{"begin after": r.After, "expect": r.Expect} {
 		if c != nil && r.Key != nil && !c.Check(r.Key) {
-			return fmt.Errorf("the signature of the head that was given with --%s is not the public key's", what)
+			return fmt.Errorf("the signature of the head to %s is not the public key's", use)
 		}
 	}
 	if r.After != nil {
@@ -209,7 +213,7 @@ func (r *reading) follow(line Line) error {
 	}
 	switch {
 	case r.proof.Lines == 0 && r.After == nil && line.Seq != r.head.Seq+1:
-		return fmt.Errorf("it is line %d of the log: the files before it are missing (or tell what it follows, with --after)", line.Seq)
+		return fmt.Errorf("it is line %d of the log: %w", line.Seq, ErrFilesMissing)
 	case r.proof.Lines == 0 && r.After != nil && line.Seq > r.After.Seq+1:
 		return fmt.Errorf("it is line %d of the log: those from line %d on are missing", line.Seq, r.After.Seq+1)
 	case line.Seq != r.head.Seq+1 || line.Prev != want:

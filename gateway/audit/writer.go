@@ -108,7 +108,11 @@ func (w *writer) writeBatch() error {
 func (w *writer) report(err error) {
 	switch {
 	case err != nil && w.failing == nil:
-		w.log.cfg.Logger.Error("the audit log cannot be written: nothing is signed or changed until it can", "path", w.log.cfg.Path, "reason", err)
+		attrs := []any{"path", w.log.cfg.Path, "reason", err}
+		if loss := new(LossError); errors.As(err, &loss) && w.log.cfg.AcceptLossHint != "" {
+			attrs = append(attrs, "hint", w.log.cfg.AcceptLossHint)
+		}
+		w.log.cfg.Logger.Error("the audit log cannot be written: nothing is signed or changed until it can", attrs...)
 	case err == nil && w.failing != nil:
 		w.log.cfg.Logger.Info("the audit log is written again", "path", w.log.cfg.Path)
 	}
@@ -218,13 +222,13 @@ func (w *writer) untouched() error {
 	}
 	there, err := os.Stat(w.log.cfg.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return errors.New("the file was removed: put it back. If it is gone for good, restart with --accept-audit-loss")
+		return lossf("the file was removed")
 	}
 	if err != nil {
 		return err
 	}
 	if !os.SameFile(ours, there) {
-		return errors.New("the file was replaced by another: put it back. If it is gone for good, restart with --accept-audit-loss")
+		return lossf("the file was replaced by another")
 	}
 	if w.abandoned == "" && ours.Size() != w.size {
 		return fmt.Errorf("the file has %d bytes and should have %d: something else has written to it. Restart to have it looked at", ours.Size(), w.size)
