@@ -168,7 +168,7 @@ func TestOutboxOfACrash(t *testing.T) {
 }
 
 // verify reads the log as an auditor without a key.
-func (b *bench) verify() (audit.Proof, error) {
+func (b *bench) verify() (audit.VerifyResult, error) {
 	b.t.Helper()
 	content, err := os.ReadFile(filepath.Join(b.dir, "audit.log"))
 	if err != nil {

@@ -227,7 +227,7 @@ func allVersions(t *testing.T, client *kms.Client) map[string]string {
 
 // verifyAudit holds a gateway's audit log against its public key. It waits for the
 // first checkpoint.
-func verifyAudit(t *testing.T, dir string) (proof audit.Proof) {
+func verifyAudit(t *testing.T, dir string) (proof audit.VerifyResult) {
 	t.Helper()
 	var err error
 	waitFor(t, "a checkpoint in the audit log", func() bool {
@@ -240,7 +240,7 @@ func verifyAudit(t *testing.T, dir string) (proof audit.Proof) {
 	return proof
 }
 
-func tryVerifyAudit(t *testing.T, dir string) (audit.Proof, error) {
+func tryVerifyAudit(t *testing.T, dir string) (audit.VerifyResult, error) {
 	t.Helper()
 	text, err := os.ReadFile(dir + "/audit-public-key.pem")
 	if err != nil {

@@ -152,10 +152,10 @@ func (a *admin) verify(cmd *cobra.Command, v verification, args []string) error 
 	return a.print(cmd, view{value: proof, text: proven(proof) + "\n"})
 }
 
-func proveLog(ctx context.Context, verifier audit.Verifier, args []string) (audit.Proof, error) {
+func proveLog(ctx context.Context, verifier audit.Verifier, args []string) (audit.VerifyResult, error) {
 	names, err := logFiles(args)
 	if err != nil {
-		return audit.Proof{}, err
+		return audit.VerifyResult{}, err
 	}
 	return verifyFiles(ctx, verifier, names)
 }
@@ -202,12 +202,12 @@ func readHead(flag, text string) (*audit.Checkpoint, error) {
 	return &head, nil
 }
 
-func verifyFiles(ctx context.Context, v audit.Verifier, names []string) (audit.Proof, error) {
+func verifyFiles(ctx context.Context, v audit.Verifier, names []string) (audit.VerifyResult, error) {
 	var files []audit.File
 	for _, name := range names {
 		f, err := openLog(ctx, name)
 		if err != nil {
-			return audit.Proof{}, err
+			return audit.VerifyResult{}, err
 		}
 		defer f.Close()
 		files = append(files, audit.File{Name: name, Reader: f})
@@ -227,7 +227,7 @@ func verifyFiles(ctx context.Context, v audit.Verifier, names []string) (audit.P
 }
 
 // proven says in words what is proven, and what is not.
-func proven(p audit.Proof) string {
+func proven(p audit.VerifyResult) string {
 	if p.Proven.Seq < p.First.Seq {
 		return fmt.Sprintf("not proven yet: lines %d to %d hang together but no checkpoint covers them", p.First.Seq, p.Last.Seq)
 	}

@@ -178,7 +178,7 @@ func TestVerify(t *testing.T) {
 	}
 	t.Setenv(auditKeyVariable, key)
 	got, err := runAudit(t, "verify", "-o", "json")
-	var proof audit.Proof
+	var proof audit.VerifyResult
 	if err := json.Unmarshal([]byte(got), &proof); err != nil || proof.Lines != 16 || proof.Proven != early.Head || proof.Last != late.Head {
 		t.Errorf("verify -o json: %s, %v", got, err)
 	}
@@ -237,7 +237,7 @@ func TestVerifyRefuses(t *testing.T) {
 
 func TestProven(t *testing.T) {
 	line := func(seq uint64) audit.Head { return audit.Head{Seq: seq} }
-	for want, p := range map[string]audit.Proof{
+	for want, p := range map[string]audit.VerifyResult{
 		"proven: lines 1 to 9, up to 2026-11-22T00:00:00Z": {First: line(1), Last: line(9), Proven: line(9), ProvenTime: begin},
 		"proven: lines 1 to 8, up to 2026-11-22T00:00:00Z; 1 more line since then hangs together with them but no checkpoint covers it yet": {First: line(1), Last: line(9), Proven: line(8), ProvenTime: begin},
 		"proven: lines 3 to 7, up to 2026-11-22T00:00:00Z; 2 more lines since then hang together but no checkpoint covers them yet":         {First: line(3), Last: line(9), Proven: line(7), ProvenTime: begin},

@@ -116,11 +116,11 @@ type Log struct {
 	closing sync.RWMutex // held for reading while something is put into queue
 	closed  bool         // guarded by closing
 
-	began   time.Time // of the file that is written at first
-	state   atomic.Pointer[state]
-	full    chan struct{} // says that the file is large enough for the next
-	ending  context.CancelFunc
-	tending sync.WaitGroup
+	began       time.Time // of the file that is written at first
+	state       atomic.Pointer[state]
+	full        chan struct{}      // says that the file is large enough for the next
+	stop        context.CancelFunc // of maintain
+	maintaining sync.WaitGroup
 
 	signing sync.Mutex // held while a checkpoint is made and written
 	covered Head       // the last line with a checkpoint; guarded by signing
@@ -137,7 +137,7 @@ type state struct {
 type pending struct {
 	entry  []byte // JSON; nil for no line
 	rotate bool   // begin the next file behind it
-	at     Head   // the line; set before result
+	head   Head   // the line; set before result
 	result chan error
 	lost   func() // called if it is not written; nil if somebody waits for result
 }
@@ -172,15 +172,15 @@ func Open(cfg Config) (*Log, error) {
 			return nil, errors.Join(fmt.Errorf("keeping that the audit log %s goes on: %w", cfg.Path, err), l.w.close())
 		}
 	}
-	tending, cancel := context.WithCancel(context.Background())
-	l.ending = cancel
-	l.tending.Go(func() { l.tend(tending) })
+	ctx, cancel := context.WithCancel(context.Background())
+	l.stop = cancel
+	l.maintaining.Go(func() { l.maintain(ctx) })
 	go l.w.run()
 	return l, nil
 }
 
 // Append adds an entry and returns when it is on stable storage. If it returns
-// an error the line is not in the log, and what it stands for must not happen.
+// an error the line is not in the log, and what it records must not happen.
 func (l *Log) Append(e Entry) error {
 	_, err := l.append(e, false)
 	return err
@@ -201,7 +201,7 @@ func (l *Log) write(p *pending) (Head, error) {
 		return Head{}, errClosed
 	}
 	err := <-p.result
-	return p.at, err
+	return p.head, err
 }
 
 // Offer adds an entry without waiting for it to be written. If it is not written,
@@ -263,11 +263,11 @@ func (l *Log) Path() string { return l.cfg.Path }
 // Head returns the last line that is on stable storage.
 func (l *Log) Head() Head { return l.state.Load().head }
 
-// Err says why nothing can be written to the log; nil if it can. What needs a
-// line should not be begun while there is an error.
+// Err returns why nothing can be written to the log; nil if it can be written.
+// Callers should not begin what needs a line while there is an error.
 func (l *Log) Err() error { return l.state.Load().failing }
 
-// Free gives the bytes that are free for the log on its file system.
+// Free returns how many bytes are free for the log on its file system.
 func (l *Log) Free() (uint64, error) {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(l.cfg.Path, &fs); err != nil {
@@ -279,8 +279,8 @@ func (l *Log) Free() (uint64, error) {
 // Close writes a last checkpoint, waits for what was appended and closes the
 // file. Append fails from then on.
 func (l *Log) Close() error {
-	l.ending()
-	l.tending.Wait()
+	l.stop()
+	l.maintaining.Wait()
 	if l.isClosed() {
 		return nil
 	}

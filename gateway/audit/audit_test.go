@@ -64,7 +64,7 @@ func closeLog(t *testing.T, l *audit.Log) {
 }
 
 // verify holds all files of a log against the key.
-func verify(t *testing.T, path string) (audit.Proof, error) {
+func verify(t *testing.T, path string) (audit.VerifyResult, error) {
 	t.Helper()
 	paths, err := audit.Files(path)
 	if err != nil {
@@ -78,7 +78,7 @@ func verify(t *testing.T, path string) (audit.Proof, error) {
 }
 
 // verifyText does the same for one file's content.
-func verifyText(v audit.Verifier, text string) (audit.Proof, error) {
+func verifyText(v audit.Verifier, text string) (audit.VerifyResult, error) {
 	return v.Verify(audit.File{Name: "audit.log", Reader: strings.NewReader(text)})
 }
 

@@ -53,7 +53,7 @@ func (w *writer) resume() error {
 	if err == nil && w.log.cfg.Restored != nil && end.path == "" {
 		end.head = w.log.cfg.Restored.Head
 	} else if err == nil {
-		err = w.meets(end)
+		err = w.checkKept(end)
 	}
 	if err != nil && w.log.cfg.AcceptLoss {
 		return w.acceptLoss(end, err)
@@ -61,10 +61,10 @@ func (w *writer) resume() error {
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
-	if err := w.goOn(end); err != nil || w.log.cfg.Restored == nil {
+	if err := w.continueAt(end); err != nil || w.log.cfg.Restored == nil {
 		return err
 	}
-	if err := w.say(Event{Kind: KindRestored, Restored: w.log.cfg.Restored}); err != nil {
+	if err := w.writeEvent(Event{Kind: KindRestored, Restored: w.log.cfg.Restored}); err != nil {
 		return errors.Join(err, w.close())
 	}
 	return nil
@@ -79,8 +79,8 @@ type ending struct {
 	fragment []byte // a part of a line behind that, nil if there is none
 	ended    bool   // the last line, whole or not, has its newline
 	kept     int64  // where the lines behind the kept one begin
-	since    uint64 // how many they are
-	met      bool   // the kept line is there
+	behind   uint64 // how many they are
+	hasKept  bool   // the kept line is there
 }
 
 // findEnd walks along the chain of the last file. One that was just put aside
@@ -114,8 +114,8 @@ func (w *writer) findEnd() (ending, error) {
 }
 
 // startAfter takes the head of the file before, as far as it is known.
-func (e *ending) startAfter(before string) error {
-	f, err := os.Open(before)
+func (e *ending) startAfter(previous string) error {
+	f, err := os.Open(previous)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (e *ending) walk(expect Head) error {
 	}
 	defer f.Close()
 	in := bufio.NewReaderSize(f, 1<<20)
-	e.met = expect.Seq == 0
+	e.hasKept = expect.Seq == 0
 	for n := 1; ; n++ {
 		text, err := in.ReadBytes('\n')
 		if len(text) == 0 && errors.Is(err, io.EOF) {
@@ -191,18 +191,18 @@ func (e *ending) step(text []byte, first bool, expect Head) error {
 	}
 	e.head, e.fragment, e.ended = Head{line.Seq, hashOf(text)}, nil, ended
 	e.size += length
-	if e.met {
-		e.since++
+	if e.hasKept {
+		e.behind++
 	}
 	if e.head == expect {
-		e.met, e.kept = true, e.size
+		e.hasKept, e.kept = true, e.size
 	}
 	return nil
 }
 
-// meets checks that the log has the line that was kept, and goes as far as it
-// has to.
-func (w *writer) meets(e ending) error {
+// checkKept returns a LossError unless the log has the line that was kept, and
+// reaches as far as it has to.
+func (w *writer) checkKept(e ending) error {
 	expect := w.log.cfg.Expect
 	least := max(expect.Seq, w.log.cfg.AtLeast)
 	if e.head.Seq < least {
@@ -211,7 +211,7 @@ func (w *writer) meets(e ending) error {
 	if expect.Seq == 0 {
 		return nil
 	}
-	if !e.met && e.first.Seq > expect.Seq {
+	if !e.hasKept && e.first.Seq > expect.Seq {
 		err := w.log.since(expect.Seq, func(line Line, text []byte) error {
 			if line.Seq == expect.Seq && hashOf(text) == expect.Hash {
 				return errFound
@@ -221,9 +221,9 @@ func (w *writer) meets(e ending) error {
 		if err != nil && !errors.Is(err, errFound) {
 			return err
 		}
-		e.met = err != nil
+		e.hasKept = err != nil
 	}
-	if !e.met {
+	if !e.hasKept {
 		return lossf("line %d is not the one that it had: the log was changed", expect.Seq)
 	}
 	if w.log.cfg.Ended && e.head != expect {
@@ -235,13 +235,13 @@ func (w *writer) meets(e ending) error {
 // errFound ends a search.
 var errFound = errors.New("found")
 
-// goOn opens the file that was found for writing, and mends its end.
-func (w *writer) goOn(e ending) error {
+// continueAt opens the file that was found for writing, and repairs its end.
+func (w *writer) continueAt(e ending) error {
 	w.head = e.head
 	if e.path == "" {
 		return w.begin()
 	}
-	if err := w.takeBack(e.path); err != nil {
+	if err := w.reclaim(e.path); err != nil {
 		return err
 	}
 	var err error
@@ -249,14 +249,14 @@ func (w *writer) goOn(e ending) error {
 		return err
 	}
 	w.size, w.first, w.began = e.size, e.first.Seq, e.first.Time()
-	if err := w.mend(e); err != nil {
+	if err := w.repairEnd(e); err != nil {
 		return errors.Join(err, w.close())
 	}
 	return nil
 }
 
-// takeBack makes a file the one that is written.
-func (w *writer) takeBack(path string) error {
+// reclaim moves a rotated file back to the log's path.
+func (w *writer) reclaim(path string) error {
 	if path == w.log.cfg.Path {
 		return nil
 	}
@@ -266,19 +266,19 @@ func (w *writer) takeBack(path string) error {
 	return syncDir(filepath.Dir(w.log.cfg.Path))
 }
 
-// mend writes the lines behind the kept one again: if the process before ended
+// repairEnd writes the lines behind the kept one again: if the process before ended
 // after a failed flush, they may be in the kernel's memory only, and it would
 // call them clean. It takes back what a recovery wrote that was cut off, ends the
 // fragment, and adds the line that says what it is, and one that says how many
 // lines there are that no checkpoint has covered. All of that can be done again
 // when it is cut off.
-func (w *writer) mend(e ending) error {
-	again := make([]byte, e.size-e.kept)
-	if _, err := w.file.ReadAt(again, e.kept); err != nil && !errors.Is(err, io.EOF) {
+func (w *writer) repairEnd(e ending) error {
+	tail := make([]byte, e.size-e.kept)
+	if _, err := w.file.ReadAt(tail, e.kept); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if !e.ended && e.fragment == nil { // the last line lacks its newline only
-		again = append(again, '\n')
+		tail = append(tail, '\n')
 	}
 	if e.fragment != nil {
 		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindRecovered, Recovered: true})
@@ -286,22 +286,22 @@ func (w *writer) mend(e ending) error {
 			return err
 		}
 		line := Head{e.head.Seq, hashOf(e.fragment)}.format(entry)
-		again = slices.Concat(again, e.fragment, []byte{'\n'}, line, []byte{'\n'})
+		tail = slices.Concat(tail, e.fragment, []byte{'\n'}, line, []byte{'\n'})
 		w.head = Head{e.head.Seq + 1, hashOf(line)}
 	}
-	if e.since > 0 && w.log.cfg.Expect.Seq > 0 {
-		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: e.since})
+	if e.behind > 0 && w.log.cfg.Expect.Seq > 0 {
+		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: e.behind})
 		if err != nil {
 			return err
 		}
 		line := w.head.format(entry)
-		again = slices.Concat(again, line, []byte{'\n'})
+		tail = slices.Concat(tail, line, []byte{'\n'})
 		w.head = Head{w.head.Seq + 1, hashOf(line)}
 	}
-	if _, err := w.file.WriteAt(again, e.kept); err != nil {
+	if _, err := w.file.WriteAt(tail, e.kept); err != nil {
 		return err
 	}
-	w.size = e.kept + int64(len(again))
+	w.size = e.kept + int64(len(tail))
 	if err := w.file.Truncate(w.size); err != nil {
 		return err
 	}
@@ -349,8 +349,8 @@ func (l *Log) since(seq uint64, f func(line Line, text []byte) error) error {
 		if err = scanFiles(files, seq, f); err != nil {
 			return err
 		}
-		before := files
-		if files, err = Files(l.cfg.Path); slices.Equal(files, before) {
+		listed := files
+		if files, err = Files(l.cfg.Path); slices.Equal(files, listed) {
 			break
 		}
 	}
@@ -360,14 +360,14 @@ func (l *Log) since(seq uint64, f func(line Line, text []byte) error) error {
 // scanFiles leaves out what a file has behind the line that the next one follows.
 func scanFiles(files []string, seq uint64, f func(line Line, text []byte) error) error {
 	for i, path := range files {
-		before := uint64(math.MaxUint64)
+		limit := uint64(math.MaxUint64)
 		if i+1 < len(files) {
-			before = firstOf(files[i+1])
+			limit = firstOf(files[i+1])
 		}
-		if before <= seq {
+		if limit <= seq {
 			continue // all of it is older
 		}
-		if err := scanFile(path, seq, before, f); err != nil {
+		if err := scanFile(path, seq, limit, f); err != nil {
 			return err
 		}
 	}
@@ -391,7 +391,7 @@ func firstOf(path string) uint64 {
 	return math.MaxUint64
 }
 
-func scanFile(path string, seq, before uint64, f func(line Line, text []byte) error) error {
+func scanFile(path string, seq, limit uint64, f func(line Line, text []byte) error) error {
 	in, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // rotated away meanwhile
@@ -402,10 +402,10 @@ func scanFile(path string, seq, before uint64, f func(line Line, text []byte) er
 	defer in.Close()
 	s := scanLines(in)
 	for s.Scan() {
-		if n, ok := seqOf(s.Bytes()); ok && (n < seq || n >= before) {
+		if n, ok := seqOf(s.Bytes()); ok && (n < seq || n >= limit) {
 			continue // not worth parsing: there may be 100 MiB of them
 		}
-		if line, ok := parseLine(s.Bytes()); ok && line.Seq >= seq && line.Seq < before {
+		if line, ok := parseLine(s.Bytes()); ok && line.Seq >= seq && line.Seq < limit {
 			if err := f(line, s.Bytes()); err != nil {
 				return err
 			}
@@ -441,16 +441,16 @@ func (l *Log) Missing(seq uint64, requestIds []string) ([]string, error) {
 // acceptLoss goes on behind the last line that is sure: the log's own, if it has
 // the kept one, or else the kept one. In the latter case, and when the file is
 // broken, what is at the log's path is put aside under a name of its own.
-func (w *writer) acceptLoss(e ending, why error) error {
-	aside := w.log.cfg.Path + ".lost-" + time.Now().UTC().Format("20060102T150405.000000000")
+func (w *writer) acceptLoss(e ending, reason error) error {
+	name := w.log.cfg.Path + ".lost-" + time.Now().UTC().Format("20060102T150405.000000000")
 	switch {
-	case e.met && !w.log.cfg.Ended && e.path == w.log.cfg.Path:
-		aside = rotatedName(w.log.cfg.Path, e.first.Seq)
+	case e.hasKept && !w.log.cfg.Ended && e.path == w.log.cfg.Path:
+		name = rotatedName(w.log.cfg.Path, e.first.Seq)
 	case w.log.cfg.Expect.Seq > 0:
 		e.head = w.log.cfg.Expect
 	}
 	if _, err := os.Lstat(w.log.cfg.Path); err == nil {
-		if err := os.Rename(w.log.cfg.Path, aside); err != nil {
+		if err := os.Rename(w.log.cfg.Path, name); err != nil {
 			return err
 		}
 	}
@@ -458,11 +458,11 @@ func (w *writer) acceptLoss(e ending, why error) error {
 	if err := w.begin(); err != nil {
 		return err
 	}
-	return w.say(Event{Kind: KindLost, Lost: "accepted by the operator at start: " + why.Error()})
+	return w.writeEvent(Event{Kind: KindLost, Lost: "accepted by the operator at start: " + reason.Error()})
 }
 
-// say writes a line of the log's own.
-func (w *writer) say(e Event) error {
+// writeEvent writes and flushes a line of the log itself.
+func (w *writer) writeEvent(e Event) error {
 	e.Time = time.Now().UTC()
 	entry, err := json.Marshal(e)
 	if err != nil {

@@ -14,8 +14,8 @@ type Verifier struct {
 	Expect *Checkpoint // a line that must be there; nil: none
 }
 
-// A Proof is what was found.
-type Proof struct {
+// A VerifyResult is what a verification found.
+type VerifyResult struct {
 	Lines       uint64 // audit lines, torn ones not counted
 	First, Last Head
 	LastTime    time.Time
@@ -41,21 +41,21 @@ type File struct {
 }
 
 // Verify reads a log's files, the oldest first. Its error names the first line,
-// in that file's own counting, at which something is wrong; the Proof is of the
-// lines before it. With a Key, a log that no checkpoint covers is an error: such
-// a one anybody can make.
-func (v Verifier) Verify(files ...File) (Proof, error) {
+// in that file's own counting, at which something is wrong; the result is of the
+// lines before it. With a Key, a log that no checkpoint covers is an error: anybody
+// can make such a log.
+func (v Verifier) Verify(files ...File) (VerifyResult, error) {
 	r := &reading{Verifier: v, head: beginning}
 	r.hashes[beginning.Seq] = beginning.Hash
 	if err := r.begin(); err != nil {
-		return Proof{}, err
+		return VerifyResult{}, err
 	}
 	for _, file := range files {
 		if err := r.file(file); err != nil {
-			return r.proof, err
+			return r.result, err
 		}
 	}
-	return r.proof, r.end()
+	return r.result, r.end()
 }
 
 // remembered is how far back a checkpoint may reach, in lines. The writer stays
@@ -65,10 +65,10 @@ const remembered = 1 << 16
 // A reading is a Verify on its way.
 type reading struct {
 	Verifier
-	proof    Proof
+	result   VerifyResult
 	head     Head   // of the last line
 	torn     string // the hash of a line that is no entry, "" if the last one was
-	anew     bool   // at the first line of a file
+	first    bool   // the next line is the first one of its file
 	broken   error  // what is wrong with the end of the file before, unless that end counts for nothing
 	hashes   [remembered]string
 	expected bool // the line to Expect was seen
@@ -101,7 +101,7 @@ func (r *reading) knows(head Head) bool {
 }
 
 func (r *reading) file(file File) error {
-	r.anew = true
+	r.first = true
 	lines := scanLines(file)
 	n := 1
 	for ; lines.Scan(); n++ {
@@ -110,7 +110,7 @@ func (r *reading) file(file File) error {
 		case err == nil:
 		case r.broken != nil: // and not forgiven
 			return r.broken
-		case r.anew:
+		case r.first:
 			return fmt.Errorf("%s: line %d: %w", file.Name, n, err)
 		default:
 			// The next file may say that the end of this one counts for nothing.
@@ -127,12 +127,12 @@ func (r *reading) file(file File) error {
 func (r *reading) line(text []byte) error {
 	line, ok := parseLine(text)
 	switch {
-	case r.broken != nil && !(ok && r.anew && line.is(KindAbandoned)):
+	case r.broken != nil && !(ok && r.first && line.is(KindAbandoned)):
 		return r.broken
 	case !ok && r.torn != "":
 		return errors.New("a second line in a row is no audit line")
 	case !ok:
-		r.torn, r.anew = hashOf(text), false
+		r.torn, r.first = hashOf(text), false
 		return nil
 	}
 	if passed, err := r.passOver(line, text); passed || err != nil {
@@ -150,12 +150,12 @@ func (r *reading) line(text []byte) error {
 	if err := r.follow(line); err != nil {
 		return err
 	}
-	r.torn, r.anew = "", false
+	r.torn, r.first = "", false
 	r.note(Head{line.Seq, hashOf(text)})
-	r.proof.Lines++
-	r.proof.Last, r.proof.LastTime = r.head, line.Time()
-	if r.proof.Lines == 1 {
-		r.proof.First = r.head
+	r.result.Lines++
+	r.result.Last, r.result.LastTime = r.head, line.Time()
+	if r.result.Lines == 1 {
+		r.result.First = r.head
 	}
 	if kind.after != nil {
 		return kind.after(r, line)
@@ -180,13 +180,13 @@ func kindOf(line Line) (kindInfo, error) {
 // passOver passes over the lines up to the one that is to be followed, which is
 // held against the head that was kept.
 func (r *reading) passOver(line Line, text []byte) (passed bool, err error) {
-	if r.After == nil || r.proof.Lines > 0 || line.Seq > r.After.Seq {
+	if r.After == nil || r.result.Lines > 0 || line.Seq > r.After.Seq {
 		return false, nil
 	}
 	if line.Seq == r.After.Seq && hashOf(text) != r.After.Hash {
 		return false, errors.New("it is not the line that was there: the log was written anew")
 	}
-	r.torn, r.anew = "", false
+	r.torn, r.first = "", false
 	return true, nil
 }
 
@@ -198,10 +198,10 @@ func (r *reading) restored(line Line) error {
 	switch {
 	case r.Key != nil && !head.Check(r.Key):
 		return errors.New("the signature of the backup's head in it is not the public key's")
-	case r.proof.Lines == 0 && r.After == nil && line.Seq > 1 && line.Prev == head.Hash && line.Seq == head.Seq+1:
+	case r.result.Lines == 0 && r.After == nil && line.Seq > 1 && line.Prev == head.Hash && line.Seq == head.Seq+1:
 		r.note(head.Head)
 	}
-	r.proof.Restored = append(r.proof.Restored, head.Head)
+	r.result.Restored = append(r.result.Restored, head.Head)
 	return nil
 }
 
@@ -212,9 +212,9 @@ func (r *reading) follow(line Line) error {
 		want = r.torn
 	}
 	switch {
-	case r.proof.Lines == 0 && r.After == nil && line.Seq != r.head.Seq+1:
+	case r.result.Lines == 0 && r.After == nil && line.Seq != r.head.Seq+1:
 		return fmt.Errorf("it is line %d of the log: %w", line.Seq, ErrFilesMissing)
-	case r.proof.Lines == 0 && r.After != nil && line.Seq > r.After.Seq+1:
+	case r.result.Lines == 0 && r.After != nil && line.Seq > r.After.Seq+1:
 		return fmt.Errorf("it is line %d of the log: those from line %d on are missing", line.Seq, r.After.Seq+1)
 	case line.Seq != r.head.Seq+1 || line.Prev != want:
 		return fmt.Errorf("it says Seq %d after %.16s…, but follows Seq %d with %.16s…: a line was changed, removed or moved", line.Seq, line.Prev, r.head.Seq, want)
@@ -228,13 +228,13 @@ func (r *reading) follow(line Line) error {
 // of a file whose flush had failed: nobody was answered on them. What a
 // checkpoint covers was flushed before, so it cannot be among them.
 func (r *reading) abandon(line Line) error {
-	to := Head{line.Seq - 1, line.Prev}
-	if !r.anew || !r.knows(to) || r.proof.Proven.Seq > to.Seq || r.expected && r.Expect.Seq > to.Seq {
+	target := Head{line.Seq - 1, line.Prev}
+	if !r.first || !r.knows(target) || r.result.Proven.Seq > target.Seq || r.expected && r.Expect.Seq > target.Seq {
 		return errors.New("it abandons lines that were proven, or that are not the last of a file")
 	}
-	void := r.head.Seq - to.Seq
-	r.proof.Lines, r.proof.Void = r.proof.Lines-min(void, r.proof.Lines), r.proof.Void+void
-	r.head, r.torn, r.broken = to, "", nil
+	void := r.head.Seq - target.Seq
+	r.result.Lines, r.result.Void = r.result.Lines-min(void, r.result.Lines), r.result.Void+void
+	r.head, r.torn, r.broken = target, "", nil
 	return nil
 }
 
@@ -250,9 +250,9 @@ func (r *reading) checkpoint(line Line) error {
 	if !c.Check(r.Key) {
 		return errors.New("the signature of its checkpoint is not the public key's")
 	}
-	r.proof.Checkpoints++
-	if c.Seq > r.proof.Proven.Seq {
-		r.proof.Proven, r.proof.ProvenTime = c.Head, c.Time
+	r.result.Checkpoints++
+	if c.Seq > r.result.Proven.Seq {
+		r.result.Proven, r.result.ProvenTime = c.Head, c.Time
 	}
 	return nil
 }
@@ -268,7 +268,7 @@ func (r *reading) end() error {
 		return fmt.Errorf("the log ends with line %d, and line %d was there at %s: its tail is cut off", r.head.Seq, r.Expect.Seq, r.Expect.Time.UTC().Format(time.RFC3339))
 	case r.Expect != nil && !r.expected:
 		return fmt.Errorf("line %d is not the one that was there at %s: the log was written anew", r.Expect.Seq, r.Expect.Time.UTC().Format(time.RFC3339))
-	case r.Key != nil && r.proof.Checkpoints == 0:
+	case r.Key != nil && r.result.Checkpoints == 0:
 		return errors.New("there is no checkpoint in it, so it proves nothing")
 	}
 	return nil

@@ -84,7 +84,7 @@ func (w *writer) gather(first *pending) {
 // writeBatch writes what is waiting, and before it what there is to say of the
 // log itself.
 func (w *writer) writeBatch() error {
-	err := w.ready()
+	err := w.prepare()
 	if err == nil {
 		err = w.writeLines()
 	}
@@ -98,7 +98,7 @@ func (w *writer) writeBatch() error {
 	if w.size >= w.log.cfg.RotateSize && !w.rotating {
 		select {
 		case w.log.full <- struct{}{}:
-		default: // it is said already
+		default: // it was said already
 		}
 	}
 	return nil
@@ -138,7 +138,7 @@ func (w *writer) writeLines() error {
 		if p.entry != nil {
 			add(p.entry)
 		}
-		p.at = head
+		p.head = head
 	}
 	if w.buffer.Len() == 0 {
 		return nil
@@ -189,14 +189,14 @@ func (w *writer) abandon(err error) error {
 	return err
 }
 
-// ready sees to it that there is a file to write to, and that it is the one at
+// prepare makes sure that there is a file to write to, and that it is the one at
 // the log's path, as it was left.
-func (w *writer) ready() error {
+func (w *writer) prepare() error {
 	if w.abandoned != "" && time.Now().Before(w.notBefore) {
 		return w.failing
 	}
 	if w.file != nil {
-		if err := w.untouched(); err != nil {
+		if err := w.checkFile(); err != nil {
 			return err
 		}
 	}
@@ -212,49 +212,49 @@ func (w *writer) ready() error {
 	return nil
 }
 
-// untouched reports an error if the file was removed, replaced or changed by
-// anybody else. It is looked for before every flush, which costs two system
-// calls. Of a file that is being given up only the place is looked at.
-func (w *writer) untouched() error {
-	ours, err := w.file.Stat()
+// checkFile returns an error if somebody else removed, replaced or changed the
+// file. The writer calls it before every flush, which costs two system calls. Of a
+// file that is being given up it checks the place only.
+func (w *writer) checkFile() error {
+	open, err := w.file.Stat()
 	if err != nil {
 		return err
 	}
-	there, err := os.Stat(w.log.cfg.Path)
+	current, err := os.Stat(w.log.cfg.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return lossf("the file was removed")
 	}
 	if err != nil {
 		return err
 	}
-	if !os.SameFile(ours, there) {
+	if !os.SameFile(open, current) {
 		return lossf("the file was replaced by another")
 	}
-	if w.abandoned == "" && ours.Size() != w.size {
-		return fmt.Errorf("the file has %d bytes and should have %d: something else has written to it. Restart to have it looked at", ours.Size(), w.size)
+	if w.abandoned == "" && open.Size() != w.size {
+		return fmt.Errorf("the file has %d bytes and should have %d: something else has written to it. Restart to have it looked at", open.Size(), w.size)
 	}
 	return nil
 }
 
 // putAside renames the file after its first line.
 func (w *writer) putAside() error {
-	to := rotatedName(w.log.cfg.Path, w.first)
-	if _, err := os.Lstat(to); err == nil {
-		to += "." + time.Now().UTC().Format("20060102T150405.000000000")
+	name := rotatedName(w.log.cfg.Path, w.first)
+	if _, err := os.Lstat(name); err == nil {
+		name += "." + time.Now().UTC().Format("20060102T150405.000000000")
 	}
-	aside := func() error { return os.Rename(w.log.cfg.Path, to) }
+	move := func() error { return os.Rename(w.log.cfg.Path, name) }
 	if w.size == 0 { // given up before anything in it was flushed
-		aside = func() error { return os.Remove(w.log.cfg.Path) }
+		move = func() error { return os.Remove(w.log.cfg.Path) }
 	}
-	if err := aside(); err != nil {
+	if err := move(); err != nil {
 		return err
 	}
 	select {
-	case <-w.log.full: // it was said again meanwhile
+	case <-w.log.full: // it may have been said again
 	default:
 	}
 	if err := w.close(); err != nil && w.abandoned == "" {
-		w.log.cfg.Logger.Warn("closing a rotated file of the audit log", "path", to, "error", err)
+		w.log.cfg.Logger.Warn("closing a rotated file of the audit log", "path", name, "error", err)
 	}
 	return nil
 }

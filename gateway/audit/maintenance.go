@@ -17,27 +17,27 @@ const maxLag = remembered / 2
 // retryCheckpoint is when a checkpoint that could not be made is tried again.
 const retryCheckpoint = 5 * time.Second
 
-// tend makes checkpoints, begins new files and watches the free space.
-func (l *Log) tend(ctx context.Context) {
-	every := time.NewTicker(l.cfg.CheckpointEvery)
-	defer every.Stop()
-	soon := time.NewTimer(min(time.Second, l.cfg.CheckpointEvery)) // so that a log is not without one for long
-	defer soon.Stop()
+// maintain makes checkpoints, begins new files and watches the free space.
+func (l *Log) maintain(ctx context.Context) {
+	ticker := time.NewTicker(l.cfg.CheckpointEvery)
+	defer ticker.Stop()
+	early := time.NewTimer(min(time.Second, l.cfg.CheckpointEvery)) // so that a new log soon has one
+	defer early.Stop()
 	began, warned := l.began, false
 	for {
 		rotate := false
 		select {
 		case <-ctx.Done():
 			return
-		case <-soon.C:
+		case <-early.C:
 		case <-l.full:
 			rotate = true
-		case <-every.C:
+		case <-ticker.C:
 			rotate = l.cfg.RotateAge > 0 && time.Since(began) >= l.cfg.RotateAge
 		}
 		if err := l.checkpoint(ctx, rotate); err != nil {
 			l.cfg.Logger.Warn("no checkpoint: the audit log is proven up to the last one only; trying again", "error", err)
-			soon.Reset(retryCheckpoint)
+			early.Reset(retryCheckpoint)
 		}
 		if rotate {
 			began = time.Now()
@@ -59,12 +59,12 @@ func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
 		}
 		return err
 	}
-	at, err := l.append(Event{Time: c.Time, Kind: KindCheckpoint, Checkpoint: c}, rotate)
+	written, err := l.append(Event{Time: c.Time, Kind: KindCheckpoint, Checkpoint: c}, rotate)
 	if err != nil {
 		return fmt.Errorf("writing it: %w", err)
 	}
-	if at.Seq == c.Seq+1 {
-		l.covered = at // there is nothing between that the next would have to cover
+	if written.Seq == c.Seq+1 {
+		l.covered = written // there is nothing between that the next would have to cover
 	}
 	l.keep(*c, false)
 	return nil
@@ -82,7 +82,7 @@ func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
 		return nil, err
 	}
 	if l.Head().Seq-head.Seq > maxLag {
-		return nil, errors.New("signing took so long that too many lines were written meanwhile")
+		return nil, errors.New("signing took so long that too many lines were written in the meantime")
 	}
 	return &c, nil
 }
