@@ -27,6 +27,9 @@ var mayImport = map[string][]string{
 	// The only package that links C.
 	"hsm/token": {"hsm", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11",
 		"golang.org/x/sys"}, // a descriptor that modules close
+	// Files that survive a crash whole, and locks: flock is a system call that the
+	// standard library keeps in the frozen syscall.
+	"internal/durable": {"golang.org/x/sys"},
 	// Pure functions of documents and requests.
 	"policy": {},
 	// Records hold an hsm.Key. bbolt is seen here only.
