@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"gateway/acs": {"github.com/emmansun/gmsm"}, // SM3, for ACS3-HMAC-SM3
 	// The native API's messages.
 	"gateway/nativepb": {"google.golang.org/protobuf"},
-	"gateway/audit":    {},
+	"gateway/audit":    {"internal/durable"}, // a new file of the log has to survive a power failure
 	// The service. Echo is seen here only, in the doors.
 	"gateway": {"gateway/acs", "gateway/audit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
 		"github.com/labstack/echo", "github.com/google/uuid", "golang.org/x/time", "github.com/prometheus/client_golang",

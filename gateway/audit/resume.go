@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 // rotated is what a rotated file's name ends with.
@@ -263,7 +265,7 @@ func (w *writer) reclaim(path string) error {
 	if err := os.Rename(path, w.log.cfg.Path); err != nil { // over one that is empty
 		return err
 	}
-	return syncDir(filepath.Dir(w.log.cfg.Path))
+	return durable.SyncDir(filepath.Dir(w.log.cfg.Path))
 }
 
 // repairEnd writes the lines behind the kept one again: if the process before ended

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 // A file is what the writer needs of an *os.File.
@@ -265,7 +267,7 @@ func (w *writer) begin() error {
 	if err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(w.log.cfg.Path)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(w.log.cfg.Path)); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(w.log.cfg.Path))
 	}
 	w.file, w.size, w.first, w.began = f, 0, w.head.Seq+1, time.Now()
@@ -282,11 +284,3 @@ func (w *writer) close() error {
 }
 
 func rotatedName(path string, first uint64) string { return fmt.Sprintf("%s.%016d", path, first) }
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
