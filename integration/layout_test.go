@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"store": {"hsm", "go.etcd.io/bbolt", "github.com/tidwall/btree"},
 	// Files of a SoftHSM token. How a token is initialized is handed in, so that
 	// this builds without C.
-	"softhsm":     {"golang.org/x/sys"},
+	"softhsm":     {"internal/durable", "golang.org/x/sys"},
 	"gateway/acs": {"github.com/emmansun/gmsm"}, // SM3, for ACS3-HMAC-SM3
 	// The native API's messages.
 	"gateway/nativepb": {"google.golang.org/protobuf"},

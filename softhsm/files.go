@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 // Files are where SoftHSM keeps its tokens, each in a directory of its own, and
@@ -75,7 +77,7 @@ func (f Files) Guard() error {
 		if err != nil {
 			return err
 		}
-		return writeDurably(t.guarded, content)
+		return durable.Write(t.guarded, content, 0o600)
 	})
 }
 
@@ -91,7 +93,7 @@ func (f Files) restore() error {
 		if err != nil || content == nil {
 			return err
 		}
-		return writeDurably(t.object, content)
+		return durable.Write(t.object, content, 0o600)
 	})
 }
 
@@ -153,24 +155,4 @@ func (f Files) eachToken(do func(t tokenFiles) error) error {
 		}
 	}
 	return nil
-}
-
-// writeDurably replaces a file by rename, flushed before and after.
-func writeDurably(path string, content []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

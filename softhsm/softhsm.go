@@ -22,6 +22,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 // Label is the label of the token in every directory.
@@ -151,10 +153,7 @@ func (t *Token) Setenv() error {
 	conf := filepath.Join(t.dir, confFile)
 	text := fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n",
 		filepath.Join(t.dir, tokensDir))
-	if err := os.WriteFile(conf+".new", []byte(text), 0o600); err != nil {
-		return fmt.Errorf("writing SoftHSM's configuration: %w", err)
-	}
-	if err := os.Rename(conf+".new", conf); err != nil {
+	if err := durable.Write(conf, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing SoftHSM's configuration: %w", err)
 	}
 	return os.Setenv("SOFTHSM2_CONF", conf)
