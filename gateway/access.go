@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -16,7 +17,7 @@ var entityName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
 
 func checkName(parameter, name string) error {
 	if !entityName.MatchString(name) {
-		return invalidParameter(parameter, "%q is not 1 to 64 of the characters A-Za-z0-9._@-", clip(name))
+		return kms.InvalidParameter(parameter, "%q is not 1 to 64 of the characters A-Za-z0-9._@-", kms.Clip(name))
 	}
 	return nil
 }
@@ -26,7 +27,7 @@ const maxComments = 128
 // checkUserName keeps the name under which the gateway's own doings are logged.
 func checkUserName(name string) error {
 	if name == ownName {
-		return invalidParameter("UserName", "%s is how the log calls the gateway itself", ownName)
+		return kms.InvalidParameter("UserName", "%s is how the log calls the gateway itself", ownName)
 	}
 	return checkName("UserName", name)
 }
@@ -35,17 +36,17 @@ const ownName = "kmsgate"
 
 func checkText(parameter, text string) error {
 	if len(text) > maxComments {
-		return invalidParameter(parameter, "it has more than %d bytes", maxComments)
+		return kms.InvalidParameter(parameter, "it has more than %d bytes", maxComments)
 	}
 	return nil
 }
 
 // user gives a user, or EntityNotExist.User.
 func (c *call) user(records *store.Records, userName string) (store.User, error) {
-	c.entry.Subject = clip(userName)
+	c.entry.Subject = kms.Clip(userName)
 	u, err := records.Users().Get(userName)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.User{}, errUserNotFound
+		return store.User{}, kms.ErrUserNotFound
 	}
 	return u, err
 }
@@ -65,52 +66,29 @@ func (c *call) updateUser(userName string, change func(records *store.Records, u
 	})
 }
 
-type createUserRequest struct {
-	UserName string `kms:"required"`
-	Comments string
-}
-
-type userItem struct {
-	UserName   string
-	Comments   string
-	CreateDate string
-	Policies   struct{ Policy []string }
-	AccessKeys int
-}
-
-type createUserResponse struct {
-	result
-	User userItem
-}
-
 // createUser makes a user, who may do nothing before a policy is attached.
-func createUser(_ context.Context, c *call, req *createUserRequest) (*createUserResponse, error) {
-	c.entry.Subject = clip(req.UserName)
+func createUser(_ context.Context, c *call, req *kms.CreateUserRequest) (*kms.CreateUserResponse, error) {
+	c.entry.Subject = kms.Clip(req.UserName)
 	if err := errors.Join(checkUserName(req.UserName), checkText("Comments", req.Comments)); err != nil {
 		return nil, err
 	}
 	u := store.User{UserName: req.UserName, Comments: req.Comments, CreationDate: c.now}
-	resp := &createUserResponse{User: newUserItem(u, 0)}
+	resp := &kms.CreateUserResponse{User: newUserItem(u, 0)}
 	return resp, c.update(func(tx *store.Tx) error {
 		if tx.Users().Has(req.UserName) {
-			return errUserExists
+			return kms.ErrUserExists
 		}
 		return tx.Users().Put(u)
 	})
 }
 
-func newUserItem(u store.User, accessKeys int) userItem {
-	item := userItem{UserName: u.UserName, Comments: u.Comments, CreateDate: apiTime(u.CreationDate), AccessKeys: accessKeys}
+func newUserItem(u store.User, accessKeys int) kms.UserItem {
+	item := kms.UserItem{UserName: u.UserName, Comments: u.Comments, CreateDate: kms.FormatTime(u.CreationDate), AccessKeys: accessKeys}
 	item.Policies.Policy = append([]string{}, u.Policies...)
 	return item
 }
 
-type listUsersResponse struct {
-	result
-	Users struct{ User []userItem }
-}
-
-func listUsers(_ context.Context, c *call, _ *noRequest) (*listUsersResponse, error) {
+func listUsers(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListUsersResponse, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
@@ -118,20 +96,15 @@ func listUsers(_ context.Context, c *call, _ *noRequest) (*listUsersResponse, er
 	for a := range c.records.AccessKeys().All() {
 		accessKeys[a.UserName]++
 	}
-	resp := new(listUsersResponse)
-	resp.Users.User = []userItem{}
+	resp := new(kms.ListUsersResponse)
+	resp.Users.User = []kms.UserItem{}
 	for u := range c.records.Users().All() {
 		resp.Users.User = append(resp.Users.User, newUserItem(u, accessKeys[u.UserName]))
 	}
 	return resp, nil
 }
 
-type deleteUserRequest struct {
-	UserName string `kms:"required"`
-	Force    *bool  // with access keys and policies
-}
-
-func deleteUser(_ context.Context, c *call, req *deleteUserRequest) (*emptyResponse, error) {
+func deleteUser(_ context.Context, c *call, req *kms.DeleteUserRequest) (*kms.EmptyResponse, error) {
 	var keys []store.AccessKey
 	err := c.update(func(tx *store.Tx) error {
 		u, err := c.user(tx.Records, req.UserName)
@@ -140,7 +113,7 @@ func deleteUser(_ context.Context, c *call, req *deleteUserRequest) (*emptyRespo
 		}
 		keys = accessKeysOf(tx.Records, u.UserName)
 		if !(req.Force != nil && *req.Force) && len(keys)+len(u.Policies) > 0 {
-			return errUserInUse.because("Access keys: %d, policies: %d. Force (--force) deletes it all the same.", len(keys), len(u.Policies))
+			return kms.ErrUserInUse.Because("Access keys: %d, policies: %d. Force (--force) deletes it all the same.", len(keys), len(u.Policies))
 		}
 		return tx.Users().Delete(req.UserName)
 	})
@@ -150,7 +123,7 @@ func deleteUser(_ context.Context, c *call, req *deleteUserRequest) (*emptyRespo
 	for _, a := range keys {
 		c.server.credentials.drop(a)
 	}
-	return new(emptyResponse), nil
+	return new(kms.EmptyResponse), nil
 }
 
 // accessKeysOf returns the access keys of a user, or of all users for no name.
@@ -163,21 +136,7 @@ func accessKeysOf(records *store.Records, userName string) (keys []store.AccessK
 	return keys
 }
 
-type createAccessKeyRequest struct {
-	UserName string `kms:"required"`
-}
-
-// createAccessKeyResponse is the only answer that shows the secret.
-type createAccessKeyResponse struct {
-	result
-	AccessKeyId     string
-	AccessKeySecret string
-	UserName        string
-	Status          string
-	CreateDate      string
-}
-
-func createAccessKey(ctx context.Context, c *call, req *createAccessKeyRequest) (*createAccessKeyResponse, error) {
+func createAccessKey(ctx context.Context, c *call, req *kms.CreateAccessKeyRequest) (*kms.CreateAccessKeyResponse, error) {
 	// 120 and 130 random bits, as text.
 	id, secret := "KMSG"+rand.Text()[:24], rand.Text()
 	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Active: true, CreationDate: c.now}
@@ -185,7 +144,7 @@ func createAccessKey(ctx context.Context, c *call, req *createAccessKeyRequest) 
 		if _, err := c.user(tx.Records, req.UserName); err != nil {
 			return err
 		}
-		c.entry.Subject = clip(req.UserName) + "/" + id
+		c.entry.Subject = kms.Clip(req.UserName) + "/" + id
 		return tx.AccessKeys().Create(access)
 	}
 	if err := c.records.Try(put); err != nil {
@@ -203,27 +162,10 @@ func createAccessKey(ctx context.Context, c *call, req *createAccessKeyRequest) 
 		c.server.credentials.drop(access)
 		return nil, err
 	}
-	return &createAccessKeyResponse{AccessKeyId: id, AccessKeySecret: secret, UserName: req.UserName, Status: statusOf(access), CreateDate: apiTime(c.now)}, nil
+	return &kms.CreateAccessKeyResponse{AccessKeyId: id, AccessKeySecret: secret, UserName: req.UserName, Status: statusOf(access), CreateDate: kms.FormatTime(c.now)}, nil
 }
 
-type listAccessKeysRequest struct {
-	UserName string // all users if empty
-}
-
-type accessKeyItem struct {
-	AccessKeyId  string
-	UserName     string
-	Status       string
-	CreateDate   string
-	LastUsedDate string // empty if never
-}
-
-type listAccessKeysResponse struct {
-	result
-	AccessKeys struct{ AccessKey []accessKeyItem }
-}
-
-func listAccessKeys(_ context.Context, c *call, req *listAccessKeysRequest) (*listAccessKeysResponse, error) {
+func listAccessKeys(_ context.Context, c *call, req *kms.ListAccessKeysRequest) (*kms.ListAccessKeysResponse, error) {
 	if req.UserName != "" {
 		if _, err := c.user(c.records, req.UserName); err != nil {
 			return nil, err
@@ -232,10 +174,10 @@ func listAccessKeys(_ context.Context, c *call, req *listAccessKeysRequest) (*li
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	resp := new(listAccessKeysResponse)
-	resp.AccessKeys.AccessKey = []accessKeyItem{}
+	resp := new(kms.ListAccessKeysResponse)
+	resp.AccessKeys.AccessKey = []kms.AccessKeyItem{}
 	for _, a := range accessKeysOf(c.records, req.UserName) {
-		item := accessKeyItem{a.AccessKeyId, a.UserName, statusOf(a), apiTime(a.CreationDate), apiTime(c.server.credentials.lastUsed(a))}
+		item := kms.AccessKeyItem{AccessKeyId: a.AccessKeyId, UserName: a.UserName, Status: statusOf(a), CreateDate: kms.FormatTime(a.CreationDate), LastUsedDate: kms.FormatTime(c.server.credentials.lastUsed(a))}
 		resp.AccessKeys.AccessKey = append(resp.AccessKeys.AccessKey, item)
 	}
 	return resp, nil
@@ -254,14 +196,9 @@ func statusOf(a store.AccessKey) string {
 	return inactive
 }
 
-type updateAccessKeyRequest struct {
-	AccessKeyId string `kms:"required"`
-	Status      string `kms:"required"`
-}
-
-func updateAccessKey(_ context.Context, c *call, req *updateAccessKeyRequest) (*emptyResponse, error) {
+func updateAccessKey(_ context.Context, c *call, req *kms.UpdateAccessKeyRequest) (*kms.EmptyResponse, error) {
 	if req.Status != active && req.Status != inactive {
-		return nil, invalidParameter("Status", "%q is neither Active nor Inactive", clip(req.Status))
+		return nil, kms.InvalidParameter("Status", "%q is neither Active nor Inactive", kms.Clip(req.Status))
 	}
 	return done(c.updateAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
 		a.Active = req.Status == active
@@ -269,11 +206,7 @@ func updateAccessKey(_ context.Context, c *call, req *updateAccessKeyRequest) (*
 	}))
 }
 
-type deleteAccessKeyRequest struct {
-	AccessKeyId string `kms:"required"`
-}
-
-func deleteAccessKey(_ context.Context, c *call, req *deleteAccessKeyRequest) (*emptyResponse, error) {
+func deleteAccessKey(_ context.Context, c *call, req *kms.DeleteAccessKeyRequest) (*kms.EmptyResponse, error) {
 	var deleted store.AccessKey
 	err := c.updateAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
 		deleted = a
@@ -286,11 +219,11 @@ func deleteAccessKey(_ context.Context, c *call, req *deleteAccessKeyRequest) (*
 }
 
 func (c *call) updateAccessKey(accessKeyId string, change func(tx *store.Tx, a store.AccessKey) error) error {
-	c.entry.Subject = clip(accessKeyId)
+	c.entry.Subject = kms.Clip(accessKeyId)
 	return c.update(func(tx *store.Tx) error {
 		a, err := tx.AccessKeys().Get(accessKeyId)
 		if errors.Is(err, store.ErrNotFound) {
-			return errAccessKeyMissing
+			return kms.ErrAccessKeyMissing
 		}
 		if err != nil {
 			return err

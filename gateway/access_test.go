@@ -16,6 +16,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -40,9 +41,9 @@ func forKey(effect, who, action string) string {
 }
 
 // refused does an operation through the local door and wants an error.
-func (b *bench) refused(status int, code, action string, pairs ...string) *gateway.Error {
+func (b *bench) refused(status int, code, action string, pairs ...string) *kms.Error {
 	b.t.Helper()
-	err, ok := b.server.Call(b.t.Context(), action, params(pairs...), nil).(*gateway.Error)
+	err, ok := b.server.Call(b.t.Context(), action, params(pairs...), nil).(*kms.Error)
 	if !ok || err.Status != status || err.Code != code {
 		b.t.Fatalf("%s %q: %v, want %d %s", action, pairs, err, status, code)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -24,37 +25,20 @@ func parsePolicies(text string) ([]string, error) {
 func policiesExist(records *store.Records, policies []string) error {
 	for _, name := range policies {
 		if _, err := permissionPolicies.find(records, name); err != nil {
-			return invalidParameter("Policies", "there is no permission policy %q", name)
+			return kms.InvalidParameter("Policies", "there is no permission policy %q", name)
 		}
 	}
 	return nil
 }
 
-type createApplicationAccessPointRequest struct {
-	Name                 string `kms:"required"`
-	Policies             string `kms:"required"`
-	AuthenticationMethod string
-	Description          string
-}
-
-// accessPointResponse is an access point as the API shows it.
-type accessPointResponse struct {
-	result
-	Arn                  string
-	AuthenticationMethod string
-	Description          string
-	Name                 string
-	Policies             string // JSON
-}
-
-func (c *call) accessPointResponse(a store.ApplicationAccessPoint) *accessPointResponse {
-	return &accessPointResponse{Arn: c.server.namedARN(c.action, a.Name), AuthenticationMethod: clientKeyMethod,
+func (c *call) accessPointResponse(a store.ApplicationAccessPoint) *kms.AccessPointResponse {
+	return &kms.AccessPointResponse{Arn: c.server.namedARN(c.action, a.Name), AuthenticationMethod: clientKeyMethod,
 		Description: a.Description, Name: a.Name, Policies: jsonText(a.Policies)}
 }
 
-func createApplicationAccessPoint(_ context.Context, c *call, req *createApplicationAccessPointRequest) (*accessPointResponse, error) {
+func createApplicationAccessPoint(_ context.Context, c *call, req *kms.CreateApplicationAccessPointRequest) (*kms.AccessPointResponse, error) {
 	if req.AuthenticationMethod != "" && req.AuthenticationMethod != clientKeyMethod {
-		return nil, invalidParameter("AuthenticationMethod", "%q is not %s", clip(req.AuthenticationMethod), clientKeyMethod)
+		return nil, kms.InvalidParameter("AuthenticationMethod", "%q is not %s", kms.Clip(req.AuthenticationMethod), clientKeyMethod)
 	}
 	policies, err := parsePolicies(req.Policies)
 	if err := errors.Join(err, checkDescription("Description", req.Description)); err != nil {
@@ -67,7 +51,7 @@ func createApplicationAccessPoint(_ context.Context, c *call, req *createApplica
 	return c.accessPointResponse(a), nil
 }
 
-func describeApplicationAccessPoint(_ context.Context, c *call, req *nameRequest) (*accessPointResponse, error) {
+func describeApplicationAccessPoint(_ context.Context, c *call, req *kms.NameRequest) (*kms.AccessPointResponse, error) {
 	a, err := accessPoints.describe(c, req.Name)
 	if err != nil {
 		return nil, err
@@ -75,39 +59,21 @@ func describeApplicationAccessPoint(_ context.Context, c *call, req *nameRequest
 	return c.accessPointResponse(a), nil
 }
 
-type accessPointItem struct {
-	AuthenticationMethod string
-	Name                 string
-}
-
-type listApplicationAccessPointsResponse struct {
-	result
-	ApplicationAccessPoints struct{ ApplicationAccessPoint []accessPointItem }
-	pageInfo
-}
-
-func listApplicationAccessPoints(_ context.Context, c *call, req *listNamedRequest) (*listApplicationAccessPointsResponse, error) {
+func listApplicationAccessPoints(_ context.Context, c *call, req *kms.ListNamedRequest) (*kms.ListApplicationAccessPointsResponse, error) {
 	all, page, err := accessPoints.list(c, req)
 	if err != nil {
 		return nil, err
 	}
-	items := []accessPointItem{} // an empty list is [], not null
+	items := []kms.AccessPointItem{} // an empty list is [], not null
 	for _, a := range all {
-		items = append(items, accessPointItem{clientKeyMethod, a.Name})
+		items = append(items, kms.AccessPointItem{AuthenticationMethod: clientKeyMethod, Name: a.Name})
 	}
-	resp := &listApplicationAccessPointsResponse{pageInfo: page}
+	resp := &kms.ListApplicationAccessPointsResponse{PageInfo: page}
 	resp.ApplicationAccessPoints.ApplicationAccessPoint = items
 	return resp, nil
 }
 
-// updateApplicationAccessPointRequest changes what it has.
-type updateApplicationAccessPointRequest struct {
-	Name        string `kms:"required"`
-	Description *string
-	Policies    *string
-}
-
-func updateApplicationAccessPoint(_ context.Context, c *call, req *updateApplicationAccessPointRequest) (*emptyResponse, error) {
+func updateApplicationAccessPoint(_ context.Context, c *call, req *kms.UpdateApplicationAccessPointRequest) (*kms.EmptyResponse, error) {
 	policies, err := ifSent(req.Policies, parsePolicies)
 	if err := errors.Join(err, checkNewDescription(req.Description)); err != nil {
 		return nil, err
@@ -123,6 +89,6 @@ func updateApplicationAccessPoint(_ context.Context, c *call, req *updateApplica
 }
 
 // deleteApplicationAccessPoint deletes an access point and its client keys.
-func deleteApplicationAccessPoint(_ context.Context, c *call, req *nameRequest) (*emptyResponse, error) {
+func deleteApplicationAccessPoint(_ context.Context, c *call, req *kms.NameRequest) (*kms.EmptyResponse, error) {
 	return done(accessPoints.delete(c, req.Name))
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // An AdminRequest is what is sent to the admin door, as JSON, in the body of a
@@ -111,10 +113,10 @@ func (s *Server) adminHandler() http.Handler {
 			observing.ServeHTTP(answering, r)
 			return
 		}
-		resp, err := recovered(func() (response, error) { return s.serveAdmin(w, r, c, p, err) })
+		resp, err := recovered(func() (kms.Response, error) { return s.serveAdmin(w, r, c, p, err) })
 		resp, api := c.finish(resp, err)
 		if api != nil {
-			c.writeAdmin(answering, api.Status, errorBody{api.Status, api.Code, api.Message, c.requestId, ""})
+			c.writeAdmin(answering, api.Status, kms.ErrorBody{HttpStatus: api.Status, Code: api.Code, Message: api.Message, RequestId: c.requestId, HostId: ""})
 			return
 		}
 		if o, ok := resp.(octets); ok {
@@ -159,18 +161,18 @@ type onlyWriter struct{ io.Writer }
 func (s *Server) authenticateLocal(c *call, r *http.Request) (*principal, error) {
 	peer, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
 	if !ok {
-		return nil, fmt.Errorf("%w (who is at the admin socket's other end is not known)", errNoPermission)
+		return nil, fmt.Errorf("%w (who is at the admin socket's other end is not known)", kms.ErrNoPermission)
 	}
 	c.entry.Source = fmt.Sprintf("uid:%d", peer.Uid)
 	if peer.Uid != 0 && int(peer.Uid) != os.Getuid() {
-		return nil, fmt.Errorf("%w (only root and uid %d may administer)", errNoPermission, os.Getuid())
+		return nil, fmt.Errorf("%w (only root and uid %d may administer)", kms.ErrNoPermission, os.Getuid())
 	}
 	p := s.newRoot(peer.Uid)
 	c.entry.Principal = p.user.UserName // of what cannot be read, too
 	return p, nil
 }
 
-func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *principal, authErr error) (response, error) {
+func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *principal, authErr error) (kms.Response, error) {
 	if authErr != nil {
 		return nil, authErr
 	}
@@ -181,13 +183,13 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAdminBody))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&request); err != nil {
-		return nil, errParseRequest.because("It is not an admin request: %s.", clip(err.Error()))
+		return nil, kms.ErrParseRequest.Because("It is not an admin request: %s.", kms.Clip(err.Error()))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errParseRequest.because("Something follows the admin request.")
+		return nil, kms.ErrParseRequest.Because("Something follows the admin request.")
 	}
 	c.action, c.parameters = request.Action, request.Parameters
-	c.entry.Action = clip(request.Action)
+	c.entry.Action = kms.Clip(request.Action)
 	// What is read from now on is only that the client leaves, whenever that is.
 	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("waiting without a deadline: %w", err)
@@ -196,12 +198,12 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *
 }
 
 func (c *call) writeAdmin(w http.ResponseWriter, status int, body any) {
-	text, err := encodeJSON("", body)
+	text, err := kms.EncodeJSON("", body)
 	if err != nil {
 		c.server.Logger.Error("encoding an answer", "RequestId", c.requestId, "error", err)
 		status, text = http.StatusInternalServerError, nil
 	}
-	w.Header().Set("Content-Type", formatJSON.contentType)
+	w.Header().Set("Content-Type", kms.FormatJSON.ContentType)
 	w.WriteHeader(status)
 	_, _ = w.Write(text) // whoever asked is gone if this fails
 }

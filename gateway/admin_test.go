@@ -22,6 +22,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // socketDir makes a directory as the admin door wants it.
@@ -159,7 +160,7 @@ func TestAdminDoor(t *testing.T) {
 		before := b.everything()
 		dry := params(p...)
 		dry["DryRun"] = "True"
-		var api *gateway.Error
+		var api *kms.Error
 		if err := c.Call(t.Context(), action, dry, nil); !errors.As(err, &api) || api.Status != 400 || api.Code != "DryRunOperationError" {
 			t.Errorf("%s as a dry run: %v", action, err)
 		}
@@ -200,7 +201,7 @@ func TestAdminErrors(t *testing.T) {
 	b.newUser("dev", document(allow("kms:*", "*")))
 	doc := document(allow("kms:*", "*"))
 	left := make(map[string]int)
-	for _, e := range gateway.AdminErrors() {
+	for _, e := range kms.AdminErrors() {
 		left[e.Code] = e.Status
 	}
 	for _, tc := range []struct {
@@ -241,7 +242,7 @@ func TestAdminErrors(t *testing.T) {
 		{"UnsupportedOperation", "Encrypt", nil},
 	} {
 		before := b.everything()
-		var api *gateway.Error
+		var api *kms.Error
 		err := c.Call(t.Context(), tc.action, params(tc.p...), nil)
 		if !errors.As(err, &api) || api.Code != tc.code || left[tc.code] != 0 && api.Status != left[tc.code] {
 			t.Errorf("%s %q: %v, want %s", tc.action, tc.p, err, tc.code)
@@ -253,7 +254,7 @@ func TestAdminErrors(t *testing.T) {
 			t.Errorf("%s %q: refused, it changed records", tc.action, tc.p)
 		}
 	}
-	for _, e := range gateway.AdminErrors() {
+	for _, e := range kms.AdminErrors() {
 		if !b.audited(e.Code) {
 			t.Errorf("%s was not provoked", e.Code)
 		}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // An AdminClient does operations of a gateway that runs, through its admin door.
@@ -67,11 +69,11 @@ func (a *AdminClient) ask(ctx context.Context, action string, parameters map[str
 		return answer, nil
 	}
 	defer answer.Body.Close()
-	var api errorBody
+	var api kms.ErrorBody
 	if err := json.NewDecoder(answer.Body).Decode(&api); err != nil {
 		return nil, fmt.Errorf("the gateway answered with status %d and no error of the API: %w", answer.StatusCode, err)
 	}
-	return nil, &Error{api.HttpStatus, api.Code, api.Message}
+	return nil, &kms.Error{Status: api.HttpStatus, Code: api.Code, Message: api.Message}
 }
 
 // Close ends the connection.

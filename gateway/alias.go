@@ -7,6 +7,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -22,27 +23,22 @@ func checkAliasName(name string) error {
 	printable := utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 	switch {
 	case !strings.HasPrefix(name, aliasPrefix) || len(name) == len(aliasPrefix):
-		return invalidParameter("AliasName", "it has to begin with %s and go on", aliasPrefix)
+		return kms.InvalidParameter("AliasName", "it has to begin with %s and go on", aliasPrefix)
 	case strings.HasPrefix(name, aliasReserved):
-		return invalidParameter("AliasName", "names that begin with %s are reserved", aliasReserved)
+		return kms.InvalidParameter("AliasName", "names that begin with %s are reserved", aliasReserved)
 	case utf8.RuneCountInString(name) > maxAliasName:
-		return invalidParameter("AliasName", "it has more than %d characters", maxAliasName)
+		return kms.InvalidParameter("AliasName", "it has more than %d characters", maxAliasName)
 	case !printable:
-		return invalidParameter("AliasName", "it has a character that cannot be printed")
+		return kms.InvalidParameter("AliasName", "it has a character that cannot be printed")
 	}
 	return nil
 }
 
-type createAliasRequest struct {
-	AliasName string `kms:"required"`
-	KeyId     string `kms:"required"`
-}
-
-func createAlias(_ context.Context, c *call, req *createAliasRequest) (*emptyResponse, error) {
+func createAlias(_ context.Context, c *call, req *kms.CreateAliasRequest) (*kms.EmptyResponse, error) {
 	if err := checkAliasName(req.AliasName); err != nil {
 		return nil, err
 	}
-	if err := c.authorize(c.server.aliasARN(req.AliasName)); err != nil {
+	if err := c.authorize(c.server.arns.Alias(req.AliasName)); err != nil {
 		return nil, err
 	}
 	key, err := c.key(req.KeyId)
@@ -64,26 +60,22 @@ func (c *call) checkNewAlias(records *store.Records, keyId, aliasName string) er
 	key, err := records.Keys().Get(keyId)
 	switch {
 	case err != nil:
-		return errKeyNotFound
+		return kms.ErrKeyNotFound
 	case key.KeyState == store.PendingDeletion:
-		return errStateModifiedFailed
+		return kms.ErrStateModifiedFailed
 	case records.Aliases().Has(aliasName):
-		return errAliasExists
+		return kms.ErrAliasExists
 	case records.Aliases().Len() >= c.server.MaxAliases:
-		return errLimitExceeded.because("There are %d aliases.", c.server.MaxAliases)
+		return kms.ErrLimitExceeded.Because("There are %d aliases.", c.server.MaxAliases)
 	}
 	return nil
 }
 
-type deleteAliasRequest struct {
-	AliasName string `kms:"required"`
-}
-
-func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*emptyResponse, error) {
+func deleteAlias(_ context.Context, c *call, req *kms.DeleteAliasRequest) (*kms.EmptyResponse, error) {
 	if !strings.HasPrefix(req.AliasName, aliasPrefix) || len(req.AliasName) > maxKeyName {
-		return nil, invalidParameter("AliasName", "it has to begin with %s and to have at most %d characters", aliasPrefix, maxAliasName)
+		return nil, kms.InvalidParameter("AliasName", "it has to begin with %s and to have at most %d characters", aliasPrefix, maxAliasName)
 	}
-	if err := c.authorize(c.server.aliasARN(req.AliasName)); err != nil {
+	if err := c.authorize(c.server.arns.Alias(req.AliasName)); err != nil {
 		return nil, err
 	}
 	key, err := c.key(req.AliasName) // the permission on the key is needed too
@@ -98,18 +90,13 @@ func deleteAlias(_ context.Context, c *call, req *deleteAliasRequest) (*emptyRes
 	}))
 }
 
-type updateAliasRequest struct {
-	AliasName string `kms:"required"`
-	KeyId     string `kms:"required"`
-}
-
 // updateAlias points an alias to another key. It takes the right on the alias,
 // on the key it points to and on the one it shall point to.
-func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyResponse, error) {
+func updateAlias(_ context.Context, c *call, req *kms.UpdateAliasRequest) (*kms.EmptyResponse, error) {
 	if err := checkAliasName(req.AliasName); err != nil {
 		return nil, err
 	}
-	if err := c.authorize(c.server.aliasARN(req.AliasName)); err != nil {
+	if err := c.authorize(c.server.arns.Alias(req.AliasName)); err != nil {
 		return nil, err
 	}
 	target, err := c.key(req.KeyId)
@@ -128,7 +115,7 @@ func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyRes
 		}
 		now, err := tx.Keys().Get(target.KeyId)
 		if err != nil {
-			return errKeyNotFound
+			return kms.ErrKeyNotFound
 		}
 		if err := mayBeTarget(now); err != nil {
 			return err
@@ -143,7 +130,7 @@ func updateAlias(_ context.Context, c *call, req *updateAliasRequest) (*emptyRes
 func (c *call) currentAlias(records *store.Records, aliasName string, authorised store.Key) (store.Alias, error) {
 	alias, err := records.Aliases().Get(aliasName)
 	if errors.Is(err, store.ErrNotFound) {
-		return alias, errAliasNotFound // deleted by another call meanwhile
+		return alias, kms.ErrAliasNotFound // deleted by another call meanwhile
 	}
 	if err != nil || alias.KeyId == authorised.KeyId {
 		return alias, err
@@ -157,19 +144,13 @@ func (c *call) currentAlias(records *store.Records, aliasName string, authorised
 
 func mayBeTarget(k store.Key) error {
 	if k.KeyState == store.PendingDeletion {
-		return errKeyPendingDeletion
+		return kms.ErrKeyPendingDeletion
 	}
 	return nil
 }
 
-type listAliasesByKeyIdRequest struct {
-	KeyId      string `kms:"required"`
-	PageNumber *int
-	PageSize   *int
-}
-
-func listAliasesByKeyId(_ context.Context, c *call, req *listAliasesByKeyIdRequest) (*listAliasesResponse, error) {
-	page, err := newPage(req.PageNumber, req.PageSize)
+func listAliasesByKeyId(_ context.Context, c *call, req *kms.ListAliasesByKeyIdRequest) (*kms.ListAliasesResponse, error) {
+	page, err := kms.NewPage(req.PageNumber, req.PageSize)
 	if err != nil {
 		return nil, err
 	}
@@ -181,31 +162,14 @@ func listAliasesByKeyId(_ context.Context, c *call, req *listAliasesByKeyIdReque
 		return nil, err
 	}
 	all := c.records.AliasesOf(key.KeyId)
-	resp := &listAliasesResponse{pageInfo: page}
+	resp := &kms.ListAliasesResponse{PageInfo: page}
 	resp.TotalCount = len(all)
-	resp.Aliases.Alias = c.server.aliasItems(cut(all, page))
+	resp.Aliases.Alias = c.server.aliasItems(kms.Cut(all, page))
 	return resp, nil
 }
 
-type listAliasesRequest struct {
-	PageNumber *int
-	PageSize   *int
-}
-
-type aliasItem struct {
-	AliasArn  string
-	AliasName string
-	KeyId     string
-}
-
-type listAliasesResponse struct {
-	result
-	Aliases struct{ Alias []aliasItem }
-	pageInfo
-}
-
-func listAliases(_ context.Context, c *call, req *listAliasesRequest) (*listAliasesResponse, error) {
-	page, err := newPage(req.PageNumber, req.PageSize)
+func listAliases(_ context.Context, c *call, req *kms.ListAliasesRequest) (*kms.ListAliasesResponse, error) {
+	page, err := kms.NewPage(req.PageNumber, req.PageSize)
 	if err != nil {
 		return nil, err
 	}
@@ -215,17 +179,17 @@ func listAliases(_ context.Context, c *call, req *listAliasesRequest) (*listAlia
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	resp := &listAliasesResponse{pageInfo: page}
+	resp := &kms.ListAliasesResponse{PageInfo: page}
 	resp.TotalCount = c.records.Aliases().Len()
-	resp.Aliases.Alias = c.server.aliasItems(c.records.Aliases().Page(page.skip(), page.PageSize))
+	resp.Aliases.Alias = c.server.aliasItems(c.records.Aliases().Page(page.Skip(), page.PageSize))
 	return resp, nil
 }
 
 // aliasItems gives a list that is [] when it is empty, not null.
-func (s *Server) aliasItems(aliases []store.Alias) []aliasItem {
-	items := []aliasItem{}
+func (s *Server) aliasItems(aliases []store.Alias) []kms.AliasItem {
+	items := []kms.AliasItem{}
 	for _, a := range aliases {
-		items = append(items, aliasItem{s.aliasARN(a.AliasName), a.AliasName, a.KeyId})
+		items = append(items, kms.AliasItem{AliasArn: s.arns.Alias(a.AliasName), AliasName: a.AliasName, KeyId: a.KeyId})
 	}
 	return items
 }

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // differences says how operations differ from Alibaba Cloud KMS's.
@@ -85,7 +87,7 @@ Answers have HttpStatus, Code, Message, RequestId and HostId. Messages of answer
 | HTTP | Code | Message begins |
 |---|---|---|
 `)
-	for _, e := range Errors() {
+	for _, e := range kms.Errors() {
 		fmt.Fprintf(&b, "| %d | %s | %s |\n", e.Status, e.Code, e.Message)
 	}
 	b.WriteString(`
@@ -110,7 +112,7 @@ An unknown alias is Forbidden.KeyNotFound, a body that cannot be read InvalidPar
 | HTTP | Code | Message begins |
 |---|---|---|
 `)
-	for _, e := range NativeErrors() {
+	for _, e := range kms.NativeErrors() {
 		fmt.Fprintf(&b, "| %d | %s | %s |\n", e.Status, e.Code, e.Message)
 	}
 	b.WriteString(`

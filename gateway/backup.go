@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -37,12 +38,12 @@ type Archive interface {
 
 // octets is a response that is written as it is. It has to be closed.
 type octets interface {
-	response
+	kms.Response
 	Archive
 }
 
 // discard closes a response that nobody gets.
-func discard(resp response) error {
+func discard(resp kms.Response) error {
 	if o, ok := resp.(octets); ok {
 		return o.Close()
 	}
@@ -51,12 +52,8 @@ func discard(resp response) error {
 
 var errOctets = errors.New("the operation answers with octets, which Stream takes")
 
-type createBackupRequest struct {
-	Recipients []string `kms:"required"`
-}
-
 type createBackupResponse struct {
-	result
+	kms.Result
 	Archive
 }
 
@@ -66,14 +63,14 @@ var closeTime = createTimeout(hsm.RSA_4096) + destroyTimeout
 // createBackup archives the instance. The archive is complete before its line is
 // written and before the first octet of it leaves. Who can read it is public and
 // belongs into the log; a passphrase never gets here.
-func createBackup(ctx context.Context, c *call, req *createBackupRequest) (*createBackupResponse, error) {
-	c.entry.Subject = clipTo(maxReason, strings.Join(req.Recipients, " "))
+func createBackup(ctx context.Context, c *call, req *kms.CreateBackupRequest) (*createBackupResponse, error) {
+	c.entry.Subject = kms.ClipTo(maxReason, strings.Join(req.Recipients, " "))
 	archiver := c.server.Archiver
 	if archiver == nil {
-		return nil, errUnsupportedOperation.because("This gateway was started without backups.")
+		return nil, kms.ErrUnsupportedOperation.Because("This gateway was started without backups.")
 	}
 	if err := archiver.Check(req.Recipients); err != nil {
-		return nil, invalidParameter("Recipients", "%v", err)
+		return nil, kms.InvalidParameter("Recipients", "%v", err)
 	}
 	if err := c.confirm(); err != nil {
 		return nil, err

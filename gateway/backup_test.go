@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
@@ -237,7 +238,7 @@ func TestGateEnds(t *testing.T) {
 		}
 		unavailable := func(what string, err error) {
 			t.Helper()
-			if api := (*gateway.Error)(nil); !errors.As(err, &api) || api.Status != 503 || !errors.Is(err, context.DeadlineExceeded) {
+			if api := (*kms.Error)(nil); !errors.As(err, &api) || api.Status != 503 || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%s: %v, want 503", what, err)
 			}
 		}
@@ -275,7 +276,7 @@ func TestBackupFails(t *testing.T) {
 		archiver.backend = c.Backend.(*hsmtest.Fake)
 		c.Archiver = archiver
 	})
-	var api *gateway.Error
+	var api *kms.Error
 	archiver.fail = errors.New("no room")
 	var octets bytes.Buffer
 	c := b.admin()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -34,7 +35,7 @@ type call struct {
 	action     string
 	parameters map[string]string
 	body       func() (content []byte, release func(), err error) // reads it; of the native door
-	format     *format
+	format     *kms.Format
 	dryRun     bool
 	confirmed  bool
 	changed    bool        // records, so that there is a line in the outbox
@@ -42,7 +43,7 @@ type call struct {
 }
 
 func (s *Server) newCall(d door, source string) *call {
-	c := &call{server: s, now: s.Now().UTC(), requestId: uuid.NewString(), door: d, format: formatJSON}
+	c := &call{server: s, now: s.Now().UTC(), requestId: uuid.NewString(), door: d, format: kms.FormatJSON}
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d), Source: source}
 	return c
 }
@@ -52,12 +53,12 @@ func (s *Server) newCall(d door, source string) *call {
 func (c *call) read(claim *acs.Claim) {
 	c.claim, c.action, c.parameters = claim, claim.Action, claim.Parameters
 	c.entry.Protocol = claim.Protocol
-	c.entry.AccessKeyId = clip(claim.AccessKeyId)
-	c.entry.Action = clip(claim.Action)
+	c.entry.AccessKeyId = kms.Clip(claim.AccessKeyId)
+	c.entry.Action = kms.Clip(claim.Action)
 }
 
 // do takes the call through the corridor, from authentication to the answer.
-func (c *call) do(ctx context.Context, authenticate func(c *call) (*principal, error)) (response, error) {
+func (c *call) do(ctx context.Context, authenticate func(c *call) (*principal, error)) (kms.Response, error) {
 	c.records = c.server.Store.Now()
 	p, err := authenticate(c)
 	if err != nil {
@@ -66,7 +67,7 @@ func (c *call) do(ctx context.Context, authenticate func(c *call) (*principal, e
 	c.principal = p
 	c.entry.Principal = p.user.UserName
 	// Every operation obeys DryRun: who sets it means that nothing shall be done.
-	c.dryRun, _ = parseBool(c.parameters["DryRun"])
+	c.dryRun, _ = kms.ParseBool(c.parameters["DryRun"])
 	c.entry.DryRun = c.dryRun
 	resp, err := c.operate(ctx)
 	if err != nil && c.dryRun {
@@ -76,7 +77,7 @@ func (c *call) do(ctx context.Context, authenticate func(c *call) (*principal, e
 }
 
 // operate looks the action up, charges for it and does it.
-func (c *call) operate(ctx context.Context) (response, error) {
+func (c *call) operate(ctx context.Context) (kms.Response, error) {
 	o, err := c.operation()
 	if err != nil {
 		return nil, err
@@ -85,11 +86,11 @@ func (c *call) operate(ctx context.Context) (response, error) {
 		return nil, err
 	}
 	if text := c.parameters["DryRun"]; text != "" {
-		if _, ok := parseBool(text); !ok {
-			return nil, invalidParameter("DryRun", `%q is neither "true" nor "false"`, clip(text))
+		if _, ok := kms.ParseBool(text); !ok {
+			return nil, kms.InvalidParameter("DryRun", `%q is neither "true" nor "false"`, kms.Clip(text))
 		}
 	}
-	if err := checkFormat(c.parameters["Format"]); err != nil {
+	if err := kms.CheckFormat(c.parameters["Format"]); err != nil {
 		return nil, err
 	}
 	resp, err := o.run(ctx, c)
@@ -99,14 +100,14 @@ func (c *call) operate(ctx context.Context) (response, error) {
 	if !c.confirmed {
 		return nil, fmt.Errorf("the operation %s answered without having confirmed", c.action)
 	}
-	resp.setRequestId(c.requestId)
+	resp.SetRequestId(c.requestId)
 	return resp, nil
 }
 
 // dryRunOf keeps err for the log and puts a dry run's answer in front.
 func dryRunOf(err error) error {
 	api := apiError(err)
-	if answer := dryRunError(api); answer != api {
+	if answer := kms.DryRunError(api); answer != api {
 		return fmt.Errorf("%w (%w)", answer, err)
 	}
 	return err
@@ -120,26 +121,26 @@ func (c *call) operation() (operation, error) {
 		return c.nativeOperation()
 	}
 	if c.action == "" {
-		return operation{}, missingParameter("Action")
+		return operation{}, kms.MissingParameter("Action")
 	}
 	if c.claim != nil && c.claim.Version != apiVersion {
-		return operation{}, errApiNotFound.because("The only version is %s.", apiVersion)
+		return operation{}, kms.ErrApiNotFound.Because("The only version is %s.", apiVersion)
 	}
 	o, ok := operations[c.action]
 	if ok && (o.door == rpcDoor || !c.door.isRemote()) {
 		if c.listener != nil && c.listener.BusinessOnly && !o.business {
-			return operation{}, errUnsupportedOperation.because("This endpoint serves business operations only, of which %s is none.", c.action)
+			return operation{}, kms.ErrUnsupportedOperation.Because("This endpoint serves business operations only, of which %s is none.", c.action)
 		}
 		return o, nil
 	}
 	if slices.Contains(unsupported, c.action) {
-		return operation{}, errUnsupportedOperation.because("%s is not an operation of a signing gateway.", c.action)
+		return operation{}, kms.ErrUnsupportedOperation.Because("%s is not an operation of a signing gateway.", c.action)
 	}
-	return operation{}, errApiNotFound
+	return operation{}, kms.ErrApiNotFound
 }
 
 // recovered runs f and turns a panic into an error.
-func recovered(f func() (response, error)) (resp response, err error) {
+func recovered(f func() (kms.Response, error)) (resp kms.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			resp, err = nil, fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -150,20 +151,20 @@ func recovered(f func() (response, error)) (resp response, err error) {
 
 // finish writes the audit line and gives what the client is told: resp, or the
 // error. If the line cannot be written it is an error whatever resp is.
-func (c *call) finish(resp response, err error) (response, *Error) {
-	var api *Error
+func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
+	var api *kms.Error
 	c.entry.Status = http.StatusOK
 	if err != nil {
 		api, resp = c.apiError(err), nil
 		c.entry.Status, c.entry.Code = api.Status, api.Code
-		c.entry.Reason = clipTo(maxReason, err.Error())
+		c.entry.Reason = kms.ClipTo(maxReason, err.Error())
 	}
 	c.entry.Duration = c.server.Now().Sub(c.now)
 	if auditErr := c.audit(); auditErr != nil {
 		auditErr = errors.Join(auditErr, discard(resp))
-		api, resp, err = errAuditLog, nil, auditErr
+		api, resp, err = kms.ErrAuditLog, nil, auditErr
 		if c.changed {
-			api = errAuditOwed
+			api = kms.ErrAuditOwed
 		}
 	}
 	c.server.metrics.count(c, api)
@@ -172,7 +173,7 @@ func (c *call) finish(resp response, err error) (response, *Error) {
 }
 
 // apiError gives the error that the client is told.
-func (c *call) apiError(err error) *Error {
+func (c *call) apiError(err error) *kms.Error {
 	if c.door == nativeDoor {
 		return nativeError(err)
 	}
@@ -198,16 +199,16 @@ func (c *call) audit() error {
 }
 
 // log writes the one line that a request has in the operator's log.
-func (c *call) log(api *Error, err error) {
+func (c *call) log(api *kms.Error, err error) {
 	attrs := []any{"RequestId", c.requestId, "door", c.door, "action", c.entry.Action, "principal", c.entry.Principal,
 		"source", c.entry.Source, "duration", c.entry.Duration}
 	switch {
 	case api == nil:
 		c.server.Logger.Debug("request", attrs...)
-	case errors.Is(err, hsm.ErrRefused), api.Status >= 500 && api != errAuditLog && api != errAuditOwed: // the log's trouble is told once, not with every request
+	case errors.Is(err, hsm.ErrRefused), api.Status >= 500 && api != kms.ErrAuditLog && api != kms.ErrAuditOwed: // the log's trouble is told once, not with every request
 		c.server.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
 	default:
-		c.server.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", clipTo(maxReason, err.Error()))...)
+		c.server.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", kms.ClipTo(maxReason, err.Error()))...)
 	}
 }
 
@@ -224,11 +225,13 @@ var keyless = map[string]string{
 }
 
 // authorizeKeyless asks for the action of the call, which is of no one key.
-func (c *call) authorizeKeyless() error { return c.authorize(c.server.arn(keyless[c.action])) }
+func (c *call) authorizeKeyless() error {
+	return c.authorize(c.server.arns.Resource(keyless[c.action]))
+}
 
 // authorizeKey asks for the action on a key, of which there may be none.
 func (c *call) authorizeKey(keyId string, key *store.Key) error {
-	return c.permit(c.server.keyARN(keyId), key)
+	return c.permit(c.server.arns.Key(keyId), key)
 }
 
 func (c *call) permit(resource string, key *store.Key) error {
@@ -237,7 +240,7 @@ func (c *call) permit(resource string, key *store.Key) error {
 		return err
 	}
 	if !d.Allowed {
-		return fmt.Errorf("%w (%s on %s: %s)", errNoPermission, c.action, clip(resource), d.Reason)
+		return fmt.Errorf("%w (%s on %s: %s)", kms.ErrNoPermission, c.action, kms.Clip(resource), d.Reason)
 	}
 	return nil
 }
@@ -260,13 +263,13 @@ func (c *call) conditions() map[string]string {
 // a key.
 func (c *call) key(name string) (store.Key, error) {
 	if len(name) > maxKeyName {
-		return store.Key{}, invalidParameter("KeyId", "it has more than %d bytes", maxKeyName)
+		return store.Key{}, kms.InvalidParameter("KeyId", "it has more than %d bytes", maxKeyName)
 	}
 	keyId, err := c.keyId(name)
 	if err != nil {
 		return store.Key{}, err
 	}
-	c.entry.KeyId = clip(keyId)
+	c.entry.KeyId = kms.Clip(keyId)
 	var key *store.Key
 	if k, err := c.records.Keys().Get(keyId); err == nil {
 		key = &k
@@ -276,7 +279,7 @@ func (c *call) key(name string) (store.Key, error) {
 		return store.Key{}, err
 	}
 	if key == nil {
-		return store.Key{}, errKeyNotFound
+		return store.Key{}, kms.ErrKeyNotFound
 	}
 	c.entry.KeySpec = string(key.KeySpec)
 	return *key, nil
@@ -289,7 +292,7 @@ const maxKeyName = 2048
 // keyId resolves aliases and ARNs.
 func (c *call) keyId(name string) (string, error) {
 	if strings.HasPrefix(name, "acs:") {
-		resource, ours := strings.CutPrefix(name, c.server.arn(""))
+		resource, ours := strings.CutPrefix(name, c.server.arns.Resource(""))
 		switch {
 		case ours && strings.HasPrefix(resource, "key/"):
 			return strings.TrimPrefix(resource, "key/"), nil
@@ -310,23 +313,23 @@ func (c *call) keyId(name string) (string, error) {
 // what they ask for with every key; to others it must look as if there were a
 // key that they may not use.
 func (c *call) alias(aliasName string) (store.Alias, error) {
-	c.entry.Alias = clip(aliasName)
+	c.entry.Alias = kms.Clip(aliasName)
 	alias, err := c.records.Aliases().Get(aliasName)
 	if errors.Is(err, store.ErrNotFound) {
 		if err := c.authorizeKey("*", nil); err != nil {
 			return store.Alias{}, err
 		}
-		return store.Alias{}, errAliasNotFound
+		return store.Alias{}, kms.ErrAliasNotFound
 	}
 	return alias, err
 }
 
 // version gives a version of a key that c.key gave, the oldest if no id is given.
 func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, error) {
-	c.entry.KeyVersionId = clip(keyVersionId)
+	c.entry.KeyVersionId = kms.Clip(keyVersionId)
 	version, err := c.findVersion(key.KeyId, keyVersionId)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.KeyVersion{}, errKeyVersionNotFound
+		return store.KeyVersion{}, kms.ErrKeyVersionNotFound
 	}
 	if err != nil {
 		return store.KeyVersion{}, err
@@ -350,7 +353,7 @@ func (c *call) findVersion(keyId, keyVersionId string) (store.KeyVersion, error)
 func isRecordOf(version store.KeyVersion, key store.Key) error {
 	if id, err := uuid.Parse(version.KeyVersionId); err != nil || !bytes.Equal(id[:], version.Key.ID) || version.Key.Spec != key.KeySpec {
 		return fmt.Errorf("%w (the record of version %s holds the key pair %x of KeySpec %s)",
-			errKeyUnavailable, version.KeyVersionId, version.Key.ID, version.Key.Spec)
+			kms.ErrKeyUnavailable, version.KeyVersionId, version.Key.ID, version.Key.Spec)
 	}
 	return nil
 }
@@ -375,10 +378,10 @@ func (c *call) update(f func(tx *store.Tx) error) error {
 func (c *call) confirm() error {
 	c.confirmed = true
 	if err := c.server.Audit.Err(); err != nil {
-		return fmt.Errorf("%w (%w)", errAuditLog, err)
+		return fmt.Errorf("%w (%w)", kms.ErrAuditLog, err)
 	}
 	if c.dryRun {
-		return errDryRun
+		return kms.ErrDryRun
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"time"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -52,7 +53,7 @@ func (s *Server) checkConnection(connection *tls.ConnectionState, listener *List
 // that is valid now.
 func (s *Server) checkClientCertificate(connection tls.ConnectionState) error {
 	if len(connection.PeerCertificates) == 0 || !isValid(s.Store.Now(), connection.PeerCertificates[0], s.Now()) {
-		return errNoPermission.because("This endpoint takes connections with the certificate of a client key only, one that is valid now.")
+		return kms.ErrNoPermission.Because("This endpoint takes connections with the certificate of a client key only, one that is valid now.")
 	}
 	return nil
 }

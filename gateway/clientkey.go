@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"software.sslmate.com/src/go-pkcs12"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -37,7 +38,7 @@ func checkPassword(password string) error {
 		}
 	}
 	if !passwordCharacters.MatchString(password) || kinds < 2 {
-		return invalidParameter("Password", "it has to be 8 to 64 digits, letters and special characters (~!@#$%%^&*?_-), of at least two of these kinds")
+		return kms.InvalidParameter("Password", "it has to be 8 to 64 digits, letters and special characters (~!@#$%%^&*?_-), of at least two of these kinds")
 	}
 	return nil
 }
@@ -50,49 +51,20 @@ func (c *call) validity(notBefore, notAfter string) (from, to time.Time, err err
 		from = c.now.Truncate(time.Second) // finer times cannot be told in a certificate
 		return from, from.AddDate(clientKeyYears, 0, 0), nil
 	}
-	from, fromErr := parseAPITime("NotBefore", notBefore)
-	to, toErr := parseAPITime("NotAfter", notAfter)
+	from, fromErr := kms.ParseTime("NotBefore", notBefore)
+	to, toErr := kms.ParseTime("NotAfter", notAfter)
 	switch {
 	case fromErr != nil || toErr != nil:
 		return from, to, errors.Join(fromErr, toErr)
 	case !to.After(from):
-		return from, to, invalidParameter("NotAfter", "it is not after NotBefore")
+		return from, to, kms.InvalidParameter("NotAfter", "it is not after NotBefore")
 	case !to.After(c.now):
-		return from, to, invalidParameter("NotAfter", "it has passed already")
+		return from, to, kms.InvalidParameter("NotAfter", "it has passed already")
 	}
 	return from, to, nil
 }
 
-const apiTimeLayout = "2006-01-02T15:04:05Z"
-
-// parseAPITime reads a time as the API writes it. Earlier years are slips, and not
-// all of them can be told in a certificate.
-func parseAPITime(parameter, text string) (time.Time, error) {
-	t, err := time.Parse(apiTimeLayout, text)
-	if err != nil || t.Format(apiTimeLayout) != text || t.Year() < 2000 {
-		return t, invalidParameter(parameter, "it has to be a time like %s (UTC); NotBefore and NotAfter are given both or not at all", apiTimeLayout)
-	}
-	return t, nil
-}
-
-type createClientKeyRequest struct {
-	AapName   string `kms:"required"`
-	Password  string `kms:"required"`
-	NotBefore string
-	NotAfter  string
-}
-
-// createClientKeyResponse is the only answer that shows the private key.
-type createClientKeyResponse struct {
-	result
-	ClientKeyId    string
-	KeyAlgorithm   string
-	NotAfter       string
-	NotBefore      string
-	PrivateKeyData base64Bytes // PKCS#12
-}
-
-func createClientKey(ctx context.Context, c *call, req *createClientKeyRequest) (*createClientKeyResponse, error) {
+func createClientKey(ctx context.Context, c *call, req *kms.CreateClientKeyRequest) (*kms.CreateClientKeyResponse, error) {
 	from, to, err := c.validity(req.NotBefore, req.NotAfter)
 	if err := errors.Join(checkPassword(req.Password), err); err != nil {
 		return nil, err
@@ -103,7 +75,7 @@ func createClientKey(ctx context.Context, c *call, req *createClientKeyRequest) 
 	k := store.ClientKey{ClientKeyId: clientKeyPrefix + uuid.NewString(), AapName: req.AapName, NotBefore: from, NotAfter: to, CreationDate: c.now}
 	put := func(tx *store.Tx) error {
 		if tx.ClientKeys().Len() >= maxClientKeys {
-			return errLimitExceeded.because("There are %d client keys.", maxClientKeys)
+			return kms.ErrLimitExceeded.Because("There are %d client keys.", maxClientKeys)
 		}
 		if _, err := accessPoints.find(tx.Records, req.AapName); err != nil {
 			return err
@@ -127,8 +99,8 @@ func createClientKey(ctx context.Context, c *call, req *createClientKeyRequest) 
 	if err := c.write(put); err != nil {
 		return nil, err
 	}
-	return &createClientKeyResponse{ClientKeyId: k.ClientKeyId, KeyAlgorithm: clientKeyAlgorithm,
-		NotAfter: apiTime(k.NotAfter), NotBefore: apiTime(k.NotBefore), PrivateKeyData: pfx}, nil
+	return &kms.CreateClientKeyResponse{ClientKeyId: k.ClientKeyId, KeyAlgorithm: clientKeyAlgorithm,
+		NotAfter: kms.FormatTime(k.NotAfter), NotBefore: kms.FormatTime(k.NotBefore), PrivateKeyData: pfx}, nil
 }
 
 // clientKeyFile writes PKCS#12 as KMS's instance SDKs can read it: they know SHA-1
@@ -172,9 +144,9 @@ const maxClientKeyId = 64
 // access point's. That there is none is told only to who may with every access
 // point's.
 func (c *call) clientKey(clientKeyId string) (store.ClientKey, error) {
-	c.entry.Subject = clip(clientKeyId)
+	c.entry.Subject = kms.Clip(clientKeyId)
 	if len(clientKeyId) > maxClientKeyId {
-		return store.ClientKey{}, invalidParameter("ClientKeyId", "it has more than %d bytes", maxClientKeyId)
+		return store.ClientKey{}, kms.InvalidParameter("ClientKeyId", "it has more than %d bytes", maxClientKeyId)
 	}
 	k, err := c.records.ClientKeys().Get(clientKeyId)
 	if errors.Is(err, store.ErrNotFound) {
@@ -192,43 +164,23 @@ func (c *call) clientKey(clientKeyId string) (store.ClientKey, error) {
 
 // noClientKey tells that there is none, to who may know.
 func noClientKey(clientKeyId string) error {
-	return errResourceNotFound.because("There is no client key %q.", clip(clientKeyId))
+	return kms.ErrResourceNotFound.Because("There is no client key %q.", kms.Clip(clientKeyId))
 }
 
-type clientKeyRequest struct {
-	ClientKeyId string `kms:"required"`
-}
-
-type clientKeyItem struct {
-	AapName       string
-	ClientKeyId   string
-	CreateTime    string
-	KeyAlgorithm  string
-	KeyOrigin     string
-	NotAfter      string
-	NotBefore     string
-	PublicKeyData string // the certificate, PEM
-}
-
-func newClientKeyItem(k store.ClientKey) clientKeyItem {
-	return clientKeyItem{
+func newClientKeyItem(k store.ClientKey) kms.ClientKeyItem {
+	return kms.ClientKeyItem{
 		AapName:       k.AapName,
 		ClientKeyId:   k.ClientKeyId,
-		CreateTime:    apiTime(k.CreationDate),
+		CreateTime:    kms.FormatTime(k.CreationDate),
 		KeyAlgorithm:  clientKeyAlgorithm,
 		KeyOrigin:     clientKeyOrigin,
-		NotAfter:      apiTime(k.NotAfter),
-		NotBefore:     apiTime(k.NotBefore),
+		NotAfter:      kms.FormatTime(k.NotAfter),
+		NotBefore:     kms.FormatTime(k.NotBefore),
 		PublicKeyData: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: k.Certificate})),
 	}
 }
 
-type getClientKeyResponse struct {
-	result
-	clientKeyItem
-}
-
-func getClientKey(_ context.Context, c *call, req *clientKeyRequest) (*getClientKeyResponse, error) {
+func getClientKey(_ context.Context, c *call, req *kms.ClientKeyRequest) (*kms.GetClientKeyResponse, error) {
 	k, err := c.clientKey(req.ClientKeyId)
 	if err != nil {
 		return nil, err
@@ -236,20 +188,10 @@ func getClientKey(_ context.Context, c *call, req *clientKeyRequest) (*getClient
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	return &getClientKeyResponse{clientKeyItem: newClientKeyItem(k)}, nil
+	return &kms.GetClientKeyResponse{ClientKeyItem: newClientKeyItem(k)}, nil
 }
 
-type listClientKeysRequest struct {
-	AapName string // all access points if empty
-}
-
-// listClientKeysResponse has its list without a wrapping, unlike others.
-type listClientKeysResponse struct {
-	result
-	ClientKeys []clientKeyItem
-}
-
-func listClientKeys(_ context.Context, c *call, req *listClientKeysRequest) (*listClientKeysResponse, error) {
+func listClientKeys(_ context.Context, c *call, req *kms.ListClientKeysRequest) (*kms.ListClientKeysResponse, error) {
 	if err := c.authorizeClientKeys(req.AapName); err != nil {
 		return nil, err
 	}
@@ -261,7 +203,7 @@ func listClientKeys(_ context.Context, c *call, req *listClientKeysRequest) (*li
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	resp := &listClientKeysResponse{ClientKeys: []clientKeyItem{}}
+	resp := &kms.ListClientKeysResponse{ClientKeys: []kms.ClientKeyItem{}}
 	for k := range c.records.ClientKeys().All() {
 		if req.AapName == "" || k.AapName == req.AapName {
 			resp.ClientKeys = append(resp.ClientKeys, newClientKeyItem(k))
@@ -279,7 +221,7 @@ func (c *call) authorizeClientKeys(aapName string) error {
 	return c.authorizeNamed("AapName", aapName)
 }
 
-func deleteClientKey(_ context.Context, c *call, req *clientKeyRequest) (*emptyResponse, error) {
+func deleteClientKey(_ context.Context, c *call, req *kms.ClientKeyRequest) (*kms.EmptyResponse, error) {
 	k, err := c.clientKey(req.ClientKeyId)
 	if err != nil {
 		return nil, err

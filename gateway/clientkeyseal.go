@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -76,5 +77,5 @@ func (s *Server) checkSeal(ctx context.Context, k store.ClientKey) error {
 		return err
 	}
 	s.Logger.Error("the token does not unseal the record of a client key: somebody has changed the database, or it is another token's", "ClientKeyId", k.ClientKeyId, "reason", err)
-	return fmt.Errorf("%w (its record: %w)", errNativeClientKey, err)
+	return fmt.Errorf("%w (its record: %w)", kms.ErrNativeClientKey, err)
 }

@@ -30,18 +30,8 @@ func AdminOperations() (names []string) {
 	return names
 }
 
-// AdminErrors lists the errors of administration.
-func AdminErrors() (all []Error) {
-	for _, e := range definedAdmin {
-		all = append(all, *e)
-	}
-	return all
-}
-
 // Unsupported gives the names of KMS's operations that the gateway has not.
 func Unsupported() []string { return unsupported }
-
-var Decode = decode
 
 const (
 	MaxBody      = maxBody

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // A gate keeps key pairs as they are while a backup copies the token and the
@@ -28,7 +30,7 @@ func (g *gate) enter(ctx context.Context) error {
 		select {
 		case <-opens:
 		case <-ctx.Done():
-			return fmt.Errorf("%w (a backup is being made, and no key pair is made or destroyed meanwhile: %w)", errUnavailable, ctx.Err())
+			return fmt.Errorf("%w (a backup is being made, and no key pair is made or destroyed meanwhile: %w)", kms.ErrUnavailable, ctx.Err())
 		}
 	}
 }
@@ -63,7 +65,7 @@ func (g *gate) close(ctx context.Context) (open func(), err error) {
 			case <-opens:
 				continue
 			case <-ctx.Done():
-				return nil, fmt.Errorf("%w (another backup is being made: %w)", errUnavailable, ctx.Err())
+				return nil, fmt.Errorf("%w (another backup is being made: %w)", kms.ErrUnavailable, ctx.Err())
 			}
 		}
 		select {
@@ -71,7 +73,7 @@ func (g *gate) close(ctx context.Context) (open func(), err error) {
 			return g.open, nil
 		case <-ctx.Done():
 			g.open()
-			return nil, fmt.Errorf("%w (key pairs are being made or destroyed: %w)", errUnavailable, ctx.Err())
+			return nil, fmt.Errorf("%w (key pairs are being made or destroyed: %w)", kms.ErrUnavailable, ctx.Err())
 		}
 	}
 }

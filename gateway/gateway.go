@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
@@ -86,6 +87,7 @@ func createTimeout(spec hsm.KeySpec) time.Duration {
 type Server struct {
 	Config
 	instance    store.Instance
+	arns        kms.ARNs
 	table       map[string]operation // operations, for those of them that look at it
 	credentials credentials
 	nonces      nonces
@@ -144,6 +146,7 @@ func (s *Server) resume(ctx context.Context) error {
 	if s.instance = records.Instance(); s.instance == (store.Instance{}) {
 		return errors.New("gateway: the store does not know its Instance")
 	}
+	s.arns = kms.ARNs{RegionId: s.instance.RegionId, AccountId: s.instance.AccountId}
 	for a := range records.AccessKeys().All() {
 		if err := s.credentials.unseal(ctx, s.Sealer, a); err != nil {
 			return fmt.Errorf("unsealing access key %s: %w", a.AccessKeyId, err)
@@ -160,14 +163,3 @@ func (s *Server) resume(ctx context.Context) error {
 	}
 	return s.deleteDueKeys()
 }
-
-// The names of what policies speak of, as ARNs.
-
-func (s *Server) arn(resource string) string {
-	return fmt.Sprintf("acs:kms:%s:%s:%s", s.instance.RegionId, s.instance.AccountId, resource)
-}
-
-func (s *Server) keyARN(keyId string) string { return s.arn("key/" + keyId) }
-
-// aliasARN takes an AliasName, which begins with "alias/".
-func (s *Server) aliasARN(aliasName string) string { return s.arn(aliasName) }

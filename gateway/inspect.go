@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -23,18 +24,13 @@ const inspectTime = 45 * time.Second
 // inspector gives what tells of the token. There is none where it is no token.
 func (c *call) inspector() (hsm.Inspector, error) {
 	if c.server.Inspector == nil {
-		return nil, errUnsupportedOperation.because("This gateway's keys are in no token that could be looked into.")
+		return nil, kms.ErrUnsupportedOperation.Because("This gateway's keys are in no token that could be looked into.")
 	}
 	return c.server.Inspector, nil
 }
 
-type describeTokenResponse struct {
-	result
-	Survey hsm.Survey
-}
-
 // describeToken tells what the token is and can do, and tries the latter.
-func describeToken(ctx context.Context, c *call, _ *noRequest) (*describeTokenResponse, error) {
+func describeToken(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.DescribeTokenResponse, error) {
 	inspector, err := c.inspector()
 	if err != nil {
 		return nil, err
@@ -45,7 +41,7 @@ func describeToken(ctx context.Context, c *call, _ *noRequest) (*describeTokenRe
 	ctx, cancel := context.WithTimeout(ctx, inspectTime)
 	defer cancel()
 	survey, err := inspector.Survey(ctx)
-	return &describeTokenResponse{Survey: survey}, err
+	return &kms.DescribeTokenResponse{Survey: survey}, err
 }
 
 // What an object in the token is for, or what holds it.
@@ -59,35 +55,29 @@ const (
 	useAnothers = "another's" // it has no label of ours
 )
 
-// An owner is the record that speaks of a key pair.
-type owner struct {
-	Use          string
-	KeyId        string
-	KeyVersionId string
-	KeyState     string
-	Aliases      aliasNames
-	key          hsm.Key
+// A recordedPair is a key pair that a record speaks of.
+type recordedPair struct {
+	kms.Owner
+	key hsm.Key
 }
 
-type aliasNames struct{ Alias []string }
-
 // owners gives all records of key pairs by CKA_ID.
-func owners(records *store.Records) map[string]owner {
-	all := make(map[string]owner)
-	add := func(o owner) { all[string(o.key.ID)] = o }
+func owners(records *store.Records) map[string]recordedPair {
+	all := make(map[string]recordedPair)
+	add := func(key hsm.Key, o kms.Owner) { all[string(key.ID)] = recordedPair{o, key} }
 	for o := range records.Orphans().All() {
-		add(owner{Use: useOrphan, KeyVersionId: o.KeyVersionId, key: o.Key})
+		add(o.Key, kms.Owner{Use: useOrphan, KeyVersionId: o.KeyVersionId})
 	}
 	if key := records.AuditKey(); key.ID != nil {
-		add(owner{Use: useAudit, key: key})
+		add(key, kms.Owner{Use: useAudit})
 	}
 	for k := range records.Keys().All() {
-		names := aliasNames{[]string{}} // an empty list is [], not null
+		names := kms.AliasNames{Alias: []string{}} // an empty list is [], not null
 		for _, a := range records.AliasesOf(k.KeyId) {
 			names.Alias = append(names.Alias, a.AliasName)
 		}
 		for _, v := range records.VersionsOf(k.KeyId) {
-			add(owner{useVersion, k.KeyId, v.KeyVersionId, k.KeyState, names, v.Key})
+			add(v.Key, kms.Owner{Use: useVersion, KeyId: k.KeyId, KeyVersionId: v.KeyVersionId, KeyState: k.KeyState, Aliases: names})
 		}
 	}
 	return all
@@ -95,7 +85,7 @@ func owners(records *store.Records) map[string]owner {
 
 // ownerOf says what an object is for. While key pairs are being made, what has no
 // id yet may become one of them.
-func ownerOf(o hsm.Object, records map[string]owner, making bool) owner {
+func ownerOf(o hsm.Object, records map[string]recordedPair, making bool) recordedPair {
 	if record, ok := records[string(o.ID)]; ok && o.Ours && o.Purpose == hsm.PurposeKey {
 		return record
 	}
@@ -110,44 +100,19 @@ func ownerOf(o hsm.Object, records map[string]owner, making bool) owner {
 	case making && len(o.ID) == 0:
 		use = useOrphan
 	}
-	return owner{Use: use, Aliases: aliasNames{[]string{}}}
+	return recordedPair{Owner: kms.Owner{Use: use, Aliases: kms.AliasNames{Alias: []string{}}}}
 }
 
-// A tokenObject is an object in the token with its record.
-type tokenObject struct {
-	Handle   uint
-	Class    string
-	KeyType  string
-	KeySpec  hsm.KeySpec
-	Label    string
-	ObjectId string // CKA_ID in hexadecimal; empty if it has none
-	owner
-	OtherPublicKey bool // it is a public key, and not the one that the record has
-}
-
-func newTokenObject(o hsm.Object, records map[string]owner, making bool) tokenObject {
-	t := tokenObject{Handle: o.Handle, Class: o.Class, KeyType: o.KeyType, KeySpec: o.KeySpec, Label: o.Label,
-		ObjectId: hex.EncodeToString(o.ID), owner: ownerOf(o, records, making)}
-	t.OtherPublicKey = o.Public != nil && t.key.Public != nil && !bytes.Equal(o.Public, t.key.Public)
+func newTokenObject(o hsm.Object, records map[string]recordedPair, making bool) kms.TokenObject {
+	pair := ownerOf(o, records, making)
+	t := kms.TokenObject{Handle: o.Handle, Class: o.Class, KeyType: o.KeyType, KeySpec: o.KeySpec, Label: o.Label,
+		ObjectId: hex.EncodeToString(o.ID), Owner: pair.Owner}
+	t.OtherPublicKey = o.Public != nil && pair.key.Public != nil && !bytes.Equal(o.Public, pair.key.Public)
 	return t
 }
 
-// A deviation is a record of a key pair of which the token has not exactly one
-// private key.
-type deviation struct {
-	owner
-	KeySpec     hsm.KeySpec
-	PrivateKeys int
-}
-
-type listTokenObjectsResponse struct {
-	result
-	Objects    struct{ Object []tokenObject }
-	Deviations struct{ Deviation []deviation }
-}
-
 // listTokenObjects compares the token with the records.
-func listTokenObjects(ctx context.Context, c *call, _ *noRequest) (*listTokenObjectsResponse, error) {
+func listTokenObjects(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.ListTokenObjectsResponse, error) {
 	inspector, err := c.inspector()
 	if err != nil {
 		return nil, err
@@ -165,8 +130,8 @@ func listTokenObjects(ctx context.Context, c *call, _ *noRequest) (*listTokenObj
 	// What is recorded after an object was seen was recorded before it was made.
 	after := owners(c.server.Store.Now())
 	making = making || c.server.isMaking()
-	resp := new(listTokenObjectsResponse)
-	resp.Objects.Object, resp.Deviations.Deviation = []tokenObject{}, []deviation{}
+	resp := new(kms.ListTokenObjectsResponse)
+	resp.Objects.Object, resp.Deviations.Deviation = []kms.TokenObject{}, []kms.Deviation{}
 	private := make(map[string]int)
 	for _, o := range objects {
 		resp.Objects.Object = append(resp.Objects.Object, newTokenObject(o, after, making))
@@ -177,10 +142,10 @@ func listTokenObjects(ctx context.Context, c *call, _ *noRequest) (*listTokenObj
 	for id, record := range after {
 		// One that was recorded only afterwards cannot have been seen.
 		if _, settled := before[id]; settled && record.Use != useOrphan && record.key.Sealed == nil && private[id] != 1 {
-			resp.Deviations.Deviation = append(resp.Deviations.Deviation, deviation{record, record.key.Spec, private[id]})
+			resp.Deviations.Deviation = append(resp.Deviations.Deviation, kms.Deviation{Owner: record.Owner, KeySpec: record.key.Spec, PrivateKeys: private[id]})
 		}
 	}
-	slices.SortFunc(resp.Deviations.Deviation, func(a, b deviation) int {
+	slices.SortFunc(resp.Deviations.Deviation, func(a, b kms.Deviation) int {
 		return cmp.Or(cmp.Compare(a.KeyId, b.KeyId), cmp.Compare(a.KeyVersionId, b.KeyVersionId))
 	})
 	return resp, nil
@@ -195,22 +160,15 @@ func (s *Server) isMaking() (making bool) {
 	return making
 }
 
-type destroyTokenObjectRequest struct {
-	Handle   string `kms:"required"` // not a number of ours: it can have 64 bits
-	Class    string
-	Label    string
-	ObjectId string
-}
-
 // destroyTokenObject destroys an object of ours that no record speaks of. It
 // takes all that ListTokenObjects said of it: another object can have the handle
 // by now.
-func destroyTokenObject(ctx context.Context, c *call, req *destroyTokenObjectRequest) (*emptyResponse, error) {
+func destroyTokenObject(ctx context.Context, c *call, req *kms.DestroyTokenObjectRequest) (*kms.EmptyResponse, error) {
 	inspector, err := c.inspector()
 	if err != nil {
 		return nil, err
 	}
-	c.entry.Subject = clip(req.Label + "/" + req.ObjectId)
+	c.entry.Subject = kms.Clip(req.Label + "/" + req.ObjectId)
 	ctx, cancel := context.WithTimeout(ctx, inspectTime)
 	defer cancel()
 	if err := c.server.pairs.enter(ctx); err != nil {
@@ -227,7 +185,7 @@ func destroyTokenObject(ctx context.Context, c *call, req *destroyTokenObjectReq
 	// is certain before anything is gone.
 	err = c.update(func(tx *store.Tx) error {
 		if use := ownerOf(o, owners(tx.Records), c.server.isMaking()).Use; use != useStray {
-			return errObjectInUse.because("It is: %s.", use)
+			return kms.ErrObjectInUse.Because("It is: %s.", use)
 		}
 		return nil
 	})
@@ -236,13 +194,13 @@ func destroyTokenObject(ctx context.Context, c *call, req *destroyTokenObjectReq
 	}
 	err = inspector.DestroyObject(ctx, o)
 	if errors.Is(err, hsm.ErrNotFound) {
-		err = errObjectNotFound
+		err = kms.ErrObjectNotFound
 	}
 	return done(err)
 }
 
 // find gives the object that a request speaks of.
-func find(ctx context.Context, inspector hsm.Inspector, req *destroyTokenObjectRequest) (hsm.Object, error) {
+func find(ctx context.Context, inspector hsm.Inspector, req *kms.DestroyTokenObjectRequest) (hsm.Object, error) {
 	objects, err := inspector.Objects(ctx)
 	if err != nil {
 		return hsm.Object{}, err
@@ -252,40 +210,21 @@ func find(ctx context.Context, inspector hsm.Inspector, req *destroyTokenObjectR
 			return o, nil
 		}
 	}
-	return hsm.Object{}, errObjectNotFound
+	return hsm.Object{}, kms.ErrObjectNotFound
 }
 
 const maxTestSignatures = 100
 
-type testKeyVersionRequest struct {
-	KeyId        string `kms:"required"`
-	KeyVersionId string `kms:"required"`
-	Count        *int
-}
-
-type testKeyVersionResponse struct {
-	result
-	KeyId        string
-	KeyVersionId string
-	KeySpec      hsm.KeySpec
-	Signatures   int
-
-	// How long one took.
-	MinMilliseconds    float64
-	MedianMilliseconds float64
-	MaxMilliseconds    float64
-}
-
 // testKeyVersion has a version sign, checks what it signs, and tells how long
 // that takes. It does so in every state of the key, which is not the signatures'
 // business: nobody sees them, and what they sign is nobody's digest.
-func testKeyVersion(ctx context.Context, c *call, req *testKeyVersionRequest) (*testKeyVersionResponse, error) {
+func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest) (*kms.TestKeyVersionResponse, error) {
 	count := 1
 	if req.Count != nil {
 		count = *req.Count
 	}
 	if count < 1 || count > maxTestSignatures {
-		return nil, invalidParameter("Count", "%d is not 1 to %d", count, maxTestSignatures)
+		return nil, kms.InvalidParameter("Count", "%d is not 1 to %d", count, maxTestSignatures)
 	}
 	key, err := c.key(req.KeyId)
 	if err != nil {
@@ -307,7 +246,7 @@ func testKeyVersion(ctx context.Context, c *call, req *testKeyVersionRequest) (*
 		return nil, tellingOf(err)
 	}
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	return &testKeyVersionResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, KeySpec: key.KeySpec, Signatures: count,
+	return &kms.TestKeyVersionResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, KeySpec: key.KeySpec, Signatures: count,
 		MinMilliseconds: ms(times[0]), MedianMilliseconds: ms(times[len(times)/2]), MaxMilliseconds: ms(times[len(times)-1])}, nil
 }
 
@@ -317,7 +256,7 @@ func tellingOf(err error) error {
 	if isTransient(err) {
 		return err
 	}
-	return errKeyUnavailable.because("%s.", clipTo(maxReason, err.Error()))
+	return kms.ErrKeyUnavailable.Because("%s.", kms.ClipTo(maxReason, err.Error()))
 }
 
 // isTransient reports whether an error says nothing about a key.

@@ -5,11 +5,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -26,37 +26,14 @@ const (
 
 const maxDescription = 8192 // characters
 
-// A keyMetadata is a key as the API shows it. All members are strings, and
-// those that do not apply are empty, not missing, as the real service has it.
-type keyMetadata struct {
-	Arn                string
-	AutomaticRotation  string
-	CreationDate       string
-	Creator            string
-	DKMSInstanceId     string
-	DeleteDate         string
-	Description        string
-	KeyId              string
-	KeySpec            string
-	KeyState           string
-	KeyUsage           string
-	LastRotationDate   string
-	MaterialExpireTime string
-	NextRotationDate   string
-	Origin             string
-	PrimaryKeyVersion  string // asymmetric keys have none
-	ProtectionLevel    string
-	RotationInterval   string
-}
-
-func (s *Server) metadata(k store.Key) keyMetadata {
-	return keyMetadata{
-		Arn:               s.keyARN(k.KeyId),
+func (s *Server) metadata(k store.Key) kms.KeyMetadata {
+	return kms.KeyMetadata{
+		Arn:               s.arns.Key(k.KeyId),
 		AutomaticRotation: "Disabled",
-		CreationDate:      apiTime(k.CreationDate),
+		CreationDate:      kms.FormatTime(k.CreationDate),
 		Creator:           k.Creator,
 		DKMSInstanceId:    s.instance.InstanceId,
-		DeleteDate:        apiTime(k.DeleteDate),
+		DeleteDate:        kms.FormatTime(k.DeleteDate),
 		Description:       k.Description,
 		KeyId:             k.KeyId,
 		KeySpec:           string(k.KeySpec),
@@ -67,33 +44,7 @@ func (s *Server) metadata(k store.Key) keyMetadata {
 	}
 }
 
-// apiTime writes a time as the API does; the zero time is empty.
-func apiTime(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format("2006-01-02T15:04:05Z")
-}
-
-type createKeyRequest struct {
-	KeySpec                 string
-	KeyUsage                string
-	Origin                  string
-	ProtectionLevel         string
-	Description             string
-	DKMSInstanceId          string
-	EnableAutomaticRotation *bool
-	RotationInterval        string
-	Policy                  string
-	Tags                    string
-}
-
-type createKeyResponse struct {
-	result
-	KeyMetadata keyMetadata
-}
-
-func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyResponse, error) {
+func createKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (*kms.CreateKeyResponse, error) {
 	key, err := c.newKey(req)
 	if err != nil {
 		return nil, err
@@ -106,22 +57,22 @@ func createKey(ctx context.Context, c *call, req *createKeyRequest) (*createKeyR
 	}
 	put := func(tx *store.Tx) error {
 		if tx.Keys().Len() >= c.server.MaxKeys {
-			return errLimitExceeded.because("There are %d keys.", c.server.MaxKeys)
+			return kms.ErrLimitExceeded.Because("There are %d keys.", c.server.MaxKeys)
 		}
 		return tx.Keys().Create(key)
 	}
 	if _, err := c.createVersion(ctx, key, put); err != nil {
 		return nil, err
 	}
-	return &createKeyResponse{KeyMetadata: c.server.metadata(key)}, nil
+	return &kms.CreateKeyResponse{KeyMetadata: c.server.metadata(key)}, nil
 }
 
 // newKey makes a record of what CreateKey asks for, and refuses what is invalid
 // by itself.
-func (c *call) newKey(req *createKeyRequest) (store.Key, error) {
+func (c *call) newKey(req *kms.CreateKeyRequest) (store.Key, error) {
 	oneOf := func(name, value string, values ...string) error {
 		if value != "" && !slices.Contains(values, value) {
-			return invalidParameter(name, "%q is not one of %v", clip(value), values)
+			return kms.InvalidParameter(name, "%q is not one of %v", kms.Clip(value), values)
 		}
 		return nil
 	}
@@ -169,19 +120,19 @@ func strongestProtection(spec hsm.KeySpec) string {
 }
 
 // checkOffered refuses keys that KMS has and this gateway has not.
-func (c *call) checkOffered(req *createKeyRequest, key store.Key) error {
-	c.entry.KeySpec = clip(req.KeySpec)
+func (c *call) checkOffered(req *kms.CreateKeyRequest, key store.Key) error {
+	c.entry.KeySpec = kms.Clip(req.KeySpec)
 	switch {
 	case !slices.Contains(hsm.KeySpecs(), key.KeySpec):
-		return errUnsupportedOperation.because("The parameter \"KeySpec\" has to be one of %v.", hsm.KeySpecs())
+		return kms.ErrUnsupportedOperation.Because("The parameter \"KeySpec\" has to be one of %v.", hsm.KeySpecs())
 	case req.KeyUsage == encryptDecrypt:
-		return errUnsupportedOperation.because("The parameter \"KeyUsage\" has to be %s: this gateway signs and does not encrypt.", signVerify)
+		return kms.ErrUnsupportedOperation.Because("The parameter \"KeyUsage\" has to be %s: this gateway signs and does not encrypt.", signVerify)
 	case req.Origin == originExternal:
-		return errUnsupportedOperation.because("The parameter \"Origin\" has to be %s: key material cannot be imported.", originKMS)
+		return kms.ErrUnsupportedOperation.Because("The parameter \"Origin\" has to be %s: key material cannot be imported.", originKMS)
 	case req.EnableAutomaticRotation != nil && *req.EnableAutomaticRotation:
-		return errUnsupportedOperation.because("The parameter \"EnableAutomaticRotation\" has to be false: asymmetric keys are not rotated automatically.")
+		return kms.ErrUnsupportedOperation.Because("The parameter \"EnableAutomaticRotation\" has to be false: asymmetric keys are not rotated automatically.")
 	case key.ProtectionLevel == protectionHSM && strongestProtection(key.KeySpec) != protectionHSM:
-		return errUnsupportedOperation.because("%s keys are software keys, sealed by the token: the parameter \"ProtectionLevel\" cannot be %s.", key.KeySpec, protectionHSM)
+		return kms.ErrUnsupportedOperation.Because("%s keys are software keys, sealed by the token: the parameter \"ProtectionLevel\" cannot be %s.", key.KeySpec, protectionHSM)
 	}
 	return nil
 }
@@ -192,14 +143,14 @@ var interval = regexp.MustCompile(`^[1-9][0-9]{0,8}[dhms]$`)
 // could rotate is refused.
 func checkInterval(s string) error {
 	if s != "" && !interval.MatchString(s) {
-		return invalidParameter("RotationInterval", "it is not a number and one of d, h, m, s, as in 30d")
+		return kms.InvalidParameter("RotationInterval", "it is not a number and one of d, h, m, s, as in 30d")
 	}
 	return nil
 }
 
 func checkDescription(parameter, s string) error {
 	if !isText(s) || utf8.RuneCountInString(s) > maxDescription {
-		return invalidParameter(parameter, "it has to be UTF-8 of at most %d characters, without control characters", maxDescription)
+		return kms.InvalidParameter(parameter, "it has to be UTF-8 of at most %d characters, without control characters", maxDescription)
 	}
 	return nil
 }
@@ -211,20 +162,7 @@ func isText(s string) bool {
 	})
 }
 
-type describeKeyRequest struct {
-	KeyId string `kms:"required"`
-}
-
-type describeKeyResponse struct {
-	result
-	KeyMetadata struct {
-		keyMetadata
-		DeletionProtection            string
-		DeletionProtectionDescription string
-	}
-}
-
-func describeKey(_ context.Context, c *call, req *describeKeyRequest) (*describeKeyResponse, error) {
+func describeKey(_ context.Context, c *call, req *kms.DescribeKeyRequest) (*kms.DescribeKeyResponse, error) {
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err
@@ -232,8 +170,8 @@ func describeKey(_ context.Context, c *call, req *describeKeyRequest) (*describe
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	resp := new(describeKeyResponse)
-	resp.KeyMetadata.keyMetadata = c.server.metadata(key)
+	resp := new(kms.DescribeKeyResponse)
+	resp.KeyMetadata.KeyMetadata = c.server.metadata(key)
 	resp.KeyMetadata.DeletionProtection = "Disabled"
 	if key.Protected {
 		resp.KeyMetadata.DeletionProtection = "Enabled"
@@ -242,25 +180,8 @@ func describeKey(_ context.Context, c *call, req *describeKeyRequest) (*describe
 	return resp, nil
 }
 
-type listKeysRequest struct {
-	PageNumber *int
-	PageSize   *int
-	Filters    string
-}
-
-type keyItem struct {
-	KeyArn string
-	KeyId  string
-}
-
-type listKeysResponse struct {
-	result
-	Keys struct{ Key []keyItem }
-	pageInfo
-}
-
-func listKeys(_ context.Context, c *call, req *listKeysRequest) (*listKeysResponse, error) {
-	page, err := newPage(req.PageNumber, req.PageSize)
+func listKeys(_ context.Context, c *call, req *kms.ListKeysRequest) (*kms.ListKeysResponse, error) {
+	page, err := kms.NewPage(req.PageNumber, req.PageSize)
 	if err != nil {
 		return nil, err
 	}
@@ -275,11 +196,11 @@ func listKeys(_ context.Context, c *call, req *listKeysRequest) (*listKeysRespon
 		return nil, err
 	}
 	keys, total := filter.page(c.server, c.records, page)
-	resp := &listKeysResponse{pageInfo: page}
+	resp := &kms.ListKeysResponse{PageInfo: page}
 	resp.TotalCount = total
-	resp.Keys.Key = []keyItem{} // an empty list is [], not null
+	resp.Keys.Key = []kms.KeyItem{} // an empty list is [], not null
 	for _, k := range keys {
-		resp.Keys.Key = append(resp.Keys.Key, keyItem{c.server.keyARN(k.KeyId), k.KeyId})
+		resp.Keys.Key = append(resp.Keys.Key, kms.KeyItem{KeyArn: c.server.arns.Key(k.KeyId), KeyId: k.KeyId})
 	}
 	return resp, nil
 }

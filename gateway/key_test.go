@@ -1,17 +1,12 @@
 package gateway_test
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/kmsgate/kmsgate/gateway"
 )
 
 func TestKeyMetadata(t *testing.T) {
@@ -122,35 +117,4 @@ func TestListAliases(t *testing.T) {
 	if diff := cmp.Diff(any(map[string]any{"Alias": want}), a.Body["Aliases"]); diff != "" || a.Body["TotalCount"] != 3.0 {
 		t.Errorf("%v %s", a.Body, diff)
 	}
-}
-
-// FuzzDecode feeds the parameter decoder: it fills the fields or refuses with
-// the API's own errors, and never panics.
-func FuzzDecode(f *testing.F) {
-	f.Add("name", "1", "true", "AAAA")
-	f.Add("", "-1", "TRUE", "AAA")
-	f.Add("x", "9999999999", "", "\r\nAAAA")
-	f.Fuzz(func(t *testing.T, s, n, b, d string) {
-		var into struct {
-			S string `kms:"required"`
-			N *int
-			B *bool
-			D []byte
-		}
-		err := gateway.Decode(map[string]string{"S": s, "N": n, "B": b, "D": d}, &into)
-		if err != nil {
-			if code := err.(*gateway.Error).Code; code != "MissingParameter" && code != "InvalidParameter" {
-				t.Errorf("error %v", err)
-			}
-			return
-		}
-		// What was taken means what it says, and is written in one way.
-		number, numberErr := strconv.ParseInt(n, 10, 32)
-		if into.S != s || s == "" ||
-			(n == "") != (into.N == nil) || (n != "" && (numberErr != nil || *into.N != int(number))) ||
-			(b == "") != (into.B == nil) || (b != "" && !strings.EqualFold(b, strconv.FormatBool(*into.B))) ||
-			base64.StdEncoding.EncodeToString(into.D) != d {
-			t.Errorf("%q, %q, %q, %q decoded to %+v", s, n, b, d, into)
-		}
-	})
 }

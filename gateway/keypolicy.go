@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -16,25 +17,19 @@ func checkKeyPolicy(document string) error {
 		return nil
 	}
 	if _, err := policy.ParseKeyPolicy(document); err != nil {
-		return invalidParameter("Policy", "%s", err)
+		return kms.InvalidParameter("Policy", "%s", err)
 	}
 	return nil
 }
 
 func checkPolicyName(name string) error {
 	if name != "" && name != defaultPolicy {
-		return errResourceNotFound.because("The only PolicyName is %s.", defaultPolicy)
+		return kms.ErrResourceNotFound.Because("The only PolicyName is %s.", defaultPolicy)
 	}
 	return nil
 }
 
-type setKeyPolicyRequest struct {
-	KeyId      string `kms:"required"`
-	Policy     string `kms:"required"`
-	PolicyName string
-}
-
-func setKeyPolicy(_ context.Context, c *call, req *setKeyPolicyRequest) (*emptyResponse, error) {
+func setKeyPolicy(_ context.Context, c *call, req *kms.SetKeyPolicyRequest) (*kms.EmptyResponse, error) {
 	if err := checkKeyPolicy(req.Policy); err != nil {
 		return nil, err
 	}
@@ -47,17 +42,7 @@ func setKeyPolicy(_ context.Context, c *call, req *setKeyPolicyRequest) (*emptyR
 	}))
 }
 
-type getKeyPolicyRequest struct {
-	KeyId      string `kms:"required"`
-	PolicyName string
-}
-
-type getKeyPolicyResponse struct {
-	result
-	Policy string
-}
-
-func getKeyPolicy(_ context.Context, c *call, req *getKeyPolicyRequest) (*getKeyPolicyResponse, error) {
+func getKeyPolicy(_ context.Context, c *call, req *kms.GetKeyPolicyRequest) (*kms.GetKeyPolicyResponse, error) {
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err
@@ -69,10 +54,10 @@ func getKeyPolicy(_ context.Context, c *call, req *getKeyPolicyRequest) (*getKey
 		return nil, err
 	}
 	if key.Policy != "" {
-		return &getKeyPolicyResponse{Policy: key.Policy}, nil
+		return &kms.GetKeyPolicyResponse{Policy: key.Policy}, nil
 	}
 	document, err := c.server.defaultKeyPolicy()
-	return &getKeyPolicyResponse{Policy: document}, err
+	return &kms.GetKeyPolicyResponse{Policy: document}, err
 }
 
 // defaultKeyPolicy is the policy of a key that none was set for: its account may

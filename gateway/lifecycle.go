@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -21,7 +22,7 @@ func (c *call) updateKey(name string, change func(k *store.Key) error) error {
 	return c.update(func(tx *store.Tx) error {
 		now, err := tx.Keys().Get(key.KeyId)
 		if errors.Is(err, store.ErrNotFound) {
-			return errKeyNotFound
+			return kms.ErrKeyNotFound
 		}
 		if err != nil {
 			return err
@@ -43,26 +44,19 @@ func (c *call) retireKey(name string, change func(k *store.Key) error) error {
 	return nil
 }
 
-// An emptyResponse has nothing but a RequestId.
-type emptyResponse struct{ result }
-
 // done gives an emptyResponse if there is no error.
-func done(err error) (*emptyResponse, error) {
+func done(err error) (*kms.EmptyResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	return new(emptyResponse), nil
+	return new(kms.EmptyResponse), nil
 }
 
-type keyRequest struct {
-	KeyId string `kms:"required"`
-}
-
-func enableKey(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
+func enableKey(_ context.Context, c *call, req *kms.KeyRequest) (*kms.EmptyResponse, error) {
 	return done(c.updateKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Enabled) }))
 }
 
-func disableKey(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
+func disableKey(_ context.Context, c *call, req *kms.KeyRequest) (*kms.EmptyResponse, error) {
 	return done(c.retireKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Disabled) }))
 }
 
@@ -70,7 +64,7 @@ func disableKey(_ context.Context, c *call, req *keyRequest) (*emptyResponse, er
 // is no such way.
 func setState(k *store.Key, state string) error {
 	if k.KeyState != store.Enabled && k.KeyState != store.Disabled {
-		return errStateModifiedFailed.because("The key state is %s.", k.KeyState)
+		return kms.ErrStateModifiedFailed.Because("The key state is %s.", k.KeyState)
 	}
 	k.KeyState = state
 	return nil
@@ -82,22 +76,17 @@ const (
 	maxPendingDays = 366
 )
 
-type scheduleKeyDeletionRequest struct {
-	KeyId               string `kms:"required"`
-	PendingWindowInDays *int   `kms:"required"`
-}
-
-func scheduleKeyDeletion(_ context.Context, c *call, req *scheduleKeyDeletionRequest) (*emptyResponse, error) {
+func scheduleKeyDeletion(_ context.Context, c *call, req *kms.ScheduleKeyDeletionRequest) (*kms.EmptyResponse, error) {
 	days := *req.PendingWindowInDays
 	if days < minPendingDays || days > maxPendingDays {
-		return nil, invalidParameter("PendingWindowInDays", "%d is not %d to %d", days, minPendingDays, maxPendingDays)
+		return nil, kms.InvalidParameter("PendingWindowInDays", "%d is not %d to %d", days, minPendingDays, maxPendingDays)
 	}
 	return done(c.retireKey(req.KeyId, func(k *store.Key) error {
 		switch {
 		case k.KeyState != store.Enabled && k.KeyState != store.Disabled && k.KeyState != store.PendingImport:
-			return errStateModifiedFailed.because("The key state is %s.", k.KeyState)
+			return kms.ErrStateModifiedFailed.Because("The key state is %s.", k.KeyState)
 		case k.Protected:
-			return errStateModifiedFailed.because("The key is protected from deletion.")
+			return kms.ErrStateModifiedFailed.Because("The key is protected from deletion.")
 		}
 		k.KeyState = store.PendingDeletion
 		k.DeleteDate = c.now.Add(time.Duration(days) * 24 * time.Hour)
@@ -105,41 +94,34 @@ func scheduleKeyDeletion(_ context.Context, c *call, req *scheduleKeyDeletionReq
 	}))
 }
 
-func cancelKeyDeletion(_ context.Context, c *call, req *keyRequest) (*emptyResponse, error) {
+func cancelKeyDeletion(_ context.Context, c *call, req *kms.KeyRequest) (*kms.EmptyResponse, error) {
 	return done(c.updateKey(req.KeyId, func(k *store.Key) error {
 		if k.KeyState != store.PendingDeletion {
-			return errStateModifiedFailed.because("The key state is %s.", k.KeyState)
+			return kms.ErrStateModifiedFailed.Because("The key state is %s.", k.KeyState)
 		}
 		k.KeyState, k.DeleteDate = store.Enabled, time.Time{}
 		return nil
 	}))
 }
 
-type setDeletionProtectionRequest struct {
-	ProtectedResourceArn          string
-	KeyId                         string // from v4 of the SDK on
-	EnableDeletionProtection      *bool  `kms:"required"`
-	DeletionProtectionDescription string
-}
-
-func setDeletionProtection(_ context.Context, c *call, req *setDeletionProtectionRequest) (*emptyResponse, error) {
+func setDeletionProtection(_ context.Context, c *call, req *kms.SetDeletionProtectionRequest) (*kms.EmptyResponse, error) {
 	name := req.ProtectedResourceArn
 	switch {
 	case name == "" && req.KeyId == "":
-		return nil, missingParameter("ProtectedResourceArn")
+		return nil, kms.MissingParameter("ProtectedResourceArn")
 	case name != "" && req.KeyId != "":
-		return nil, invalidParameter("ProtectedResourceArn", "there is a KeyId too: send one")
+		return nil, kms.InvalidParameter("ProtectedResourceArn", "there is a KeyId too: send one")
 	case name == "":
 		name = req.KeyId
-	case !strings.HasPrefix(name, c.server.arn("key/")):
-		return nil, invalidParameter("ProtectedResourceArn", "it is not the ARN of a key")
+	case !strings.HasPrefix(name, c.server.arns.Resource("key/")):
+		return nil, kms.InvalidParameter("ProtectedResourceArn", "it is not the ARN of a key")
 	}
 	if err := checkDescription("DeletionProtectionDescription", req.DeletionProtectionDescription); err != nil {
 		return nil, err
 	}
 	return done(c.updateKey(name, func(k *store.Key) error {
 		if k.KeyState == store.PendingDeletion {
-			return errKeyPendingDeletion
+			return kms.ErrKeyPendingDeletion
 		}
 		k.Protected, k.ProtectedWhy = *req.EnableDeletionProtection, ""
 		if k.Protected {
@@ -149,12 +131,7 @@ func setDeletionProtection(_ context.Context, c *call, req *setDeletionProtectio
 	}))
 }
 
-type updateKeyDescriptionRequest struct {
-	KeyId       string `kms:"required"`
-	Description string `kms:"sent"`
-}
-
-func updateKeyDescription(_ context.Context, c *call, req *updateKeyDescriptionRequest) (*emptyResponse, error) {
+func updateKeyDescription(_ context.Context, c *call, req *kms.UpdateKeyDescriptionRequest) (*kms.EmptyResponse, error) {
 	if err := checkDescription("Description", req.Description); err != nil {
 		return nil, err
 	}
@@ -291,7 +268,7 @@ func (s *Server) deleteKey(keyId string, now time.Time) error {
 		return nil
 	}
 	c.changed = err == nil
-	if _, api := c.finish(new(emptyResponse), err); api != nil {
+	if _, api := c.finish(new(kms.EmptyResponse), err); api != nil {
 		return api
 	}
 	return nil

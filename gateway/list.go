@@ -4,47 +4,14 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
 const (
-	defaultPageSize = 10
-	maxPageSize     = 100
 	maxFilters      = 20 // more than there are filter keys
 	maxFilterValues = 100
 )
-
-// pageInfo is what responses say of their page. Pages count from 1.
-type pageInfo struct {
-	PageNumber int
-	PageSize   int
-	TotalCount int
-}
-
-func (p pageInfo) skip() int { return (p.PageNumber - 1) * p.PageSize }
-
-// cut gives the page of a list that is there as a whole.
-func cut[T any](all []T, p pageInfo) []T {
-	return all[min(p.skip(), len(all)):min(p.skip()+p.PageSize, len(all))]
-}
-
-// newPage fills in what a request left out.
-func newPage(number, size *int) (pageInfo, error) {
-	p := pageInfo{PageNumber: 1, PageSize: defaultPageSize}
-	if number != nil {
-		p.PageNumber = *number
-	}
-	if size != nil {
-		p.PageSize = *size
-	}
-	if p.PageNumber < 1 {
-		return p, invalidParameter("PageNumber", "%d is not 1 or more", p.PageNumber)
-	}
-	if p.PageSize < 1 || p.PageSize > maxPageSize {
-		return p, invalidParameter("PageSize", "%d is not 1 to %d", p.PageSize, maxPageSize)
-	}
-	return p, nil
-}
 
 // filters select keys: one has to have one of the values for each of the
 // filters' keys.
@@ -86,14 +53,14 @@ func parseFilters(text string) (filters, error) {
 	}
 	var f filters
 	if err := json.Unmarshal([]byte(text), &f); err != nil || len(f) > maxFilters {
-		return nil, invalidParameter("Filters", `it has to be JSON: [{"Key":"KeyState","Values":["Enabled"]}]`)
+		return nil, kms.InvalidParameter("Filters", `it has to be JSON: [{"Key":"KeyState","Values":["Enabled"]}]`)
 	}
 	for _, one := range f {
 		if _, ok := filterKeys[one.Key]; !ok && one.Key != filterAliasName {
-			return nil, invalidParameter("Filters", "%q is not a key to filter by", clip(one.Key))
+			return nil, kms.InvalidParameter("Filters", "%q is not a key to filter by", kms.Clip(one.Key))
 		}
 		if len(one.Values) == 0 || len(one.Values) > maxFilterValues {
-			return nil, invalidParameter("Filters", "a filter has 1 to %d Values", maxFilterValues)
+			return nil, kms.InvalidParameter("Filters", "a filter has 1 to %d Values", maxFilterValues)
 		}
 	}
 	return f, nil
@@ -101,15 +68,15 @@ func parseFilters(text string) (filters, error) {
 
 // page gives the keys of one page and the number of all that the filters
 // select.
-func (f filters) page(s *Server, records *store.Records, p pageInfo) (page []store.Key, total int) {
+func (f filters) page(s *Server, records *store.Records, p kms.PageInfo) (page []store.Key, total int) {
 	if len(f) == 0 {
-		return records.Keys().Page(p.skip(), p.PageSize), records.Keys().Len()
+		return records.Keys().Page(p.Skip(), p.PageSize), records.Keys().Len()
 	}
 	for k := range records.Keys().All() {
 		if !f.match(s, records, k) {
 			continue
 		}
-		if total >= p.skip() && len(page) < p.PageSize {
+		if total >= p.Skip() && len(page) < p.PageSize {
 			page = append(page, k)
 		}
 		total++

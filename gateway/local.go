@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"os"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // Call does an operation through the local door: as the user whom this process
@@ -47,11 +49,11 @@ func (s *Server) Stream(ctx context.Context, action string, parameters map[strin
 
 var errNoOctets = errors.New("the operation does not answer with octets: Call takes its answer")
 
-func (s *Server) call(ctx context.Context, action string, parameters map[string]string) (response, error) {
+func (s *Server) call(ctx context.Context, action string, parameters map[string]string) (kms.Response, error) {
 	c := s.newCall(localDoor, "")
 	c.action, c.parameters = action, parameters
 	c.entry.Action = action
-	answer, err := recovered(func() (response, error) {
+	answer, err := recovered(func() (kms.Response, error) {
 		return c.do(ctx, func(*call) (*principal, error) { return s.newRoot(uint32(os.Getuid())), nil })
 	})
 	answer, api := c.finish(answer, err)

@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // metrics are what the gateway tells Prometheus. No label's values are a
@@ -70,7 +72,7 @@ func gauge(name, help string, value func() float64) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 }
 
-func (m *metrics) count(c *call, api *Error) {
+func (m *metrics) count(c *call, api *kms.Error) {
 	action, code := c.action, "OK"
 	if _, ok := operations[action]; !ok {
 		action = "unknown"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -30,11 +31,13 @@ var named = map[string]string{
 const anyName = "*"
 
 // namedARN is the ARN of what an action on a name is on.
-func (s *Server) namedARN(action, name string) string { return s.arn(named[action] + "/" + name) }
+func (s *Server) namedARN(action, name string) string {
+	return s.arns.Resource(named[action] + "/" + name)
+}
 
 // authorizeNamed asks for the action on a name, which parameter gave.
 func (c *call) authorizeNamed(parameter, name string) error {
-	c.entry.Subject = clip(name)
+	c.entry.Subject = kms.Clip(name)
 	if err := checkName(parameter, name); err != nil {
 		return err
 	}
@@ -57,7 +60,7 @@ type collection[R any] struct {
 func (n collection[R]) find(records *store.Records, name string) (R, error) {
 	r, err := n.read(records).Get(name)
 	if errors.Is(err, store.ErrNotFound) {
-		err = errResourceNotFound.because("There is no %s %q.", n.what, clip(name))
+		err = kms.ErrResourceNotFound.Because("There is no %s %q.", n.what, kms.Clip(name))
 	}
 	return r, err
 }
@@ -71,10 +74,10 @@ func (n collection[R]) create(c *call, name string, r R, fits func(records *stor
 	return c.update(func(tx *store.Tx) error {
 		all := n.write(tx)
 		if all.Has(name) {
-			return errResourceExists
+			return kms.ErrResourceExists
 		}
 		if all.Len() >= maxNamed {
-			return errLimitExceeded.because("There are %d already.", maxNamed)
+			return kms.ErrLimitExceeded.Because("There are %d already.", maxNamed)
 		}
 		if err := fits(tx.Records); err != nil {
 			return err
@@ -126,21 +129,12 @@ func (n collection[R]) delete(c *call, name string) error {
 	})
 }
 
-// listNamedRequest asks for a page of a collection.
-type listNamedRequest struct {
-	PageNumber *int
-	PageSize   *int
-}
-
-// namedPageSize is the default for collections: KMS has 10 for other lists.
-const namedPageSize = 20
-
 // list gives a page.
-func (n collection[R]) list(c *call, req *listNamedRequest) (all []R, page pageInfo, err error) {
+func (n collection[R]) list(c *call, req *kms.ListNamedRequest) (all []R, page kms.PageInfo, err error) {
 	if req.PageSize == nil {
-		req.PageSize = new(namedPageSize)
+		req.PageSize = new(kms.NamedPageSize)
 	}
-	if page, err = newPage(req.PageNumber, req.PageSize); err != nil {
+	if page, err = kms.NewPage(req.PageNumber, req.PageSize); err != nil {
 		return nil, page, err
 	}
 	if err := c.authorizeKeyless(); err != nil {
@@ -151,12 +145,7 @@ func (n collection[R]) list(c *call, req *listNamedRequest) (all []R, page pageI
 	}
 	table := n.read(c.records)
 	page.TotalCount = table.Len()
-	return table.Page(page.skip(), page.PageSize), page, nil
-}
-
-// nameRequest asks for one record of a collection.
-type nameRequest struct {
-	Name string `kms:"required"`
+	return table.Page(page.Skip(), page.PageSize), page, nil
 }
 
 // parseNames reads a JSON list of strings, none of them twice, each of which check
@@ -164,14 +153,14 @@ type nameRequest struct {
 func parseNames(parameter, text string, least, most int, check func(string) error) ([]string, error) {
 	var members []string
 	if err := json.Unmarshal([]byte(text), &members); err != nil || len(members) < least || len(members) > most {
-		return nil, invalidParameter(parameter, "it has to be a JSON list of %d to %d strings", least, most)
+		return nil, kms.InvalidParameter(parameter, "it has to be a JSON list of %d to %d strings", least, most)
 	}
 	for i, member := range members {
 		if err := check(member); err != nil {
 			return nil, err
 		}
 		if slices.Contains(members[:i], member) {
-			return nil, invalidParameter(parameter, "%q is there twice", member)
+			return nil, kms.InvalidParameter(parameter, "%q is there twice", member)
 		}
 	}
 	return members, nil

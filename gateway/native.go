@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -32,7 +33,7 @@ func (s *Server) native(ec echo.Context, listener *Listener) error {
 	c := s.newCall(nativeDoor, ec.RealIP())
 	c.listener = listener
 	r := ec.Request()
-	resp, err := recovered(func() (response, error) { return s.serveNative(r, c) })
+	resp, err := recovered(func() (kms.Response, error) { return s.serveNative(r, c) })
 	resp, api := c.finish(resp, err)
 	if api == nil {
 		return c.writeNative(ec, http.StatusOK, resp.(nativeResponse).Message)
@@ -40,7 +41,7 @@ func (s *Server) native(ec echo.Context, listener *Listener) error {
 	return c.writeError(ec, api)
 }
 
-func (s *Server) serveNative(r *http.Request, c *call) (response, error) {
+func (s *Server) serveNative(r *http.Request, c *call) (kms.Response, error) {
 	if err := checkNative(r); err != nil {
 		return nil, err
 	}
@@ -57,11 +58,11 @@ func checkNative(r *http.Request) error {
 	contentType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
 	case r.TLS == nil:
-		return errNeedSsl
+		return kms.ErrNeedSsl
 	case r.Method != http.MethodPost:
-		return errHTTPMethod
+		return kms.ErrHTTPMethod
 	case err != nil || contentType != acs.NativeContentType:
-		return errNativeContentType.saying("Content-Type %q is unsupported.", clip(r.Header.Get("Content-Type")))
+		return kms.ErrNativeContentType.Saying("Content-Type %q is unsupported.", kms.Clip(r.Header.Get("Content-Type")))
 	case r.ContentLength > maxNativeBody:
 		return errNativeTooLarge
 	}
@@ -72,11 +73,11 @@ func nativeClaimError(err error) error {
 	param := (*acs.ParamError)(nil)
 	switch {
 	case errors.As(err, &param):
-		return errNativeParam.saying("%s", param)
+		return kms.ErrNativeParam.Saying("%s", param)
 	case errors.Is(err, acs.ErrParameters):
-		return errInvalidParameter.because("%s.", err)
+		return kms.ErrInvalidParameter.Because("%s.", err)
 	case errors.Is(err, acs.ErrNoClientKey):
-		return errMissingParameter.saying("Parameter x-kms-acccesskeyid does not exist in http header or body.")
+		return kms.ErrMissingParameter.Saying("Parameter x-kms-acccesskeyid does not exist in http header or body.")
 	}
 	return err
 }
@@ -87,11 +88,11 @@ func nativeClaimError(err error) error {
 func (s *Server) authenticateNative(ctx context.Context, records *store.Records, claim *acs.Claim) (*principal, error) {
 	now := s.Now()
 	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
-		return nil, errNativeTime
+		return nil, kms.ErrNativeTime
 	}
 	key, err := records.ClientKeys().Get(claim.AccessKeyId)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, errNativeClientKey.saying("The AccessKey ID %q does not exist in our records.", clip(claim.AccessKeyId))
+		return nil, kms.ErrNativeClientKey.Saying("The AccessKey ID %q does not exist in our records.", kms.Clip(claim.AccessKeyId))
 	}
 	if err != nil {
 		return nil, err
@@ -109,14 +110,14 @@ func (s *Server) authenticateNative(ctx context.Context, records *store.Records,
 func checkClientKey(key store.ClientKey, claim *acs.Claim, now time.Time) error {
 	certificate, err := x509.ParseCertificate(key.Certificate)
 	if err != nil {
-		return fmt.Errorf("%w (its record: %w)", errNativeClientKey, err)
+		return fmt.Errorf("%w (its record: %w)", kms.ErrNativeClientKey, err)
 	}
 	public, ok := certificate.PublicKey.(*rsa.PublicKey)
 	if !ok || !claim.VerifyKey(public) {
-		return errNativeSignature
+		return kms.ErrNativeSignature
 	}
 	if !isInForce(key, now) {
-		return errNativeClientKey.saying("The client key %q is valid from %s to %s only.", key.ClientKeyId, apiTime(key.NotBefore), apiTime(key.NotAfter))
+		return kms.ErrNativeClientKey.Saying("The client key %q is valid from %s to %s only.", key.ClientKeyId, kms.FormatTime(key.NotBefore), kms.FormatTime(key.NotAfter))
 	}
 	return nil
 }
@@ -128,14 +129,14 @@ var nativeName = regexp.MustCompile(`^[A-Za-z]{1,64}$`)
 // the RPC API, whatever it is called here.
 func (c *call) nativeOperation() (operation, error) {
 	if !nativeName.MatchString(c.action) {
-		return operation{}, errNativeName.saying("The ApiName %q is invalid.", clip(c.action))
+		return operation{}, kms.ErrNativeName.Saying("The ApiName %q is invalid.", kms.Clip(c.action))
 	}
 	if c.claim.Version != nativeVersion {
-		return operation{}, errNativeVersion.saying("The ApiVersion %q is invalid.", clip(c.claim.Version))
+		return operation{}, kms.ErrNativeVersion.Saying("The ApiVersion %q is invalid.", kms.Clip(c.claim.Version))
 	}
 	n, ok := nativeOperations[c.action]
 	if !ok {
-		return operation{}, errUnsupportedOperation.because("%s is not an operation of a signing gateway.", c.action)
+		return operation{}, kms.ErrUnsupportedOperation.Because("%s is not an operation of a signing gateway.", c.action)
 	}
 	o := operations[n.operation]
 	o.run = n.run
@@ -146,7 +147,7 @@ func (c *call) nativeOperation() (operation, error) {
 // A nativeResponse is an answer in protobuf.
 type nativeResponse struct{ proto.Message }
 
-func (r nativeResponse) setRequestId(id string) {
+func (r nativeResponse) SetRequestId(id string) {
 	m := r.ProtoReflect()
 	m.Set(m.Descriptor().Fields().ByName("request_id"), protoreflect.ValueOfString(id))
 }
@@ -166,7 +167,7 @@ func (c *call) writeNative(ec echo.Context, status int, m proto.Message) error {
 
 // writeNativeError answers when all of the request has been sent: a client that is
 // still sending may never read it.
-func (c *call) writeNativeError(ec echo.Context, api *Error) error {
+func (c *call) writeNativeError(ec echo.Context, api *kms.Error) error {
 	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, ec.Request().Body, maxNativeBody))
 	return c.writeNative(ec, api.Status, &nativepb.Error{StatusCode: int32(api.Status), ErrorCode: api.Code, ErrorMessage: api.Message, RequestId: c.requestId})
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 const (
@@ -20,7 +21,7 @@ const (
 	maxBodiesEach = 32 << 20
 )
 
-var errNativeTooLarge = errTooLarge.because("A body may have %d bytes.", maxNativeBody)
+var errNativeTooLarge = kms.ErrTooLarge.Because("A body may have %d bytes.", maxNativeBody)
 
 // bodies counts the bytes of large bodies that are being read or used. A client can
 // take as long as it likes to send one.
@@ -73,7 +74,7 @@ func (c *call) readNative(r *http.Request, claim *acs.Claim) ([]byte, func(), er
 	if n > smallBody {
 		who := c.principal.user.UserName
 		if !c.server.bodies.take(who, n) {
-			return nil, nil, errUnavailable.because("Too many large requests are being sent.")
+			return nil, nil, kms.ErrUnavailable.Because("Too many large requests are being sent.")
 		}
 		release = func() { c.server.bodies.give(who, n) }
 	}
@@ -104,10 +105,10 @@ func readSigned(r *http.Request, claim *acs.Claim) ([]byte, error) {
 		return nil, errNativeTooLarge
 	}
 	if err != nil {
-		return nil, errInvalidParameter.because("The body ended too early.")
+		return nil, kms.ErrInvalidParameter.Because("The body ended too early.")
 	}
 	if !claim.Covers(body) {
-		return nil, errNativeSignature.because("The content-sha256 that was signed is not that of the body.")
+		return nil, kms.ErrNativeSignature.Because("The content-sha256 that was signed is not that of the body.")
 	}
 	return body, nil
 }

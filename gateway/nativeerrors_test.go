@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 	"github.com/kmsgate/kmsgate/hsm"
 )
@@ -116,7 +116,7 @@ func TestNativeErrors(t *testing.T) {
 	want(c.do("GenerateRandom", &nativepb.GenerateRandomRequest{Length: 1}, nil), 409, "Rejected.Unavailable", "")
 	b.backend.Fail(errors.New("the secret of the token"))
 	want(c.do("Sign", sign(b.key.KeyId), nil), 500, "InternalFailure", "Internal Failure.")
-	for _, e := range gateway.NativeErrors() {
+	for _, e := range kms.NativeErrors() {
 		if !seen[e.Code] {
 			t.Errorf("%s was not provoked", e.Code)
 		}

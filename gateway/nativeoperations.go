@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 	"github.com/kmsgate/kmsgate/hsm"
 )
@@ -14,7 +15,7 @@ import (
 // in the place of that row's.
 type nativeOperation struct {
 	operation string
-	run       func(ctx context.Context, c *call) (response, error)
+	run       func(ctx context.Context, c *call) (kms.Response, error)
 }
 
 // nativeOperations is the table of all that can be asked for through the native
@@ -35,7 +36,7 @@ type messageOf[T any] interface {
 // native makes a row of a function: the body is decoded into a Req before it is
 // called.
 func native[Req, Resp any, Q messageOf[Req], P messageOf[Resp]](operation string, f func(ctx context.Context, c *call, req Q) (P, error)) nativeOperation {
-	return nativeOperation{operation, func(ctx context.Context, c *call) (response, error) {
+	return nativeOperation{operation, func(ctx context.Context, c *call) (kms.Response, error) {
 		body, release, err := c.body()
 		if err != nil {
 			return nil, err
@@ -43,7 +44,7 @@ func native[Req, Resp any, Q messageOf[Req], P messageOf[Resp]](operation string
 		defer release()
 		req := Q(new(Req))
 		if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, req); err != nil {
-			return nil, errInvalidParameter.because("The body is not a message of this operation.")
+			return nil, kms.ErrInvalidParameter.Because("The body is not a message of this operation.")
 		}
 		resp, err := f(ctx, c, req)
 		if err != nil {
@@ -65,7 +66,7 @@ func nativeMessage(digest, text []byte, messageType string) (message, string, er
 	parameter := "Message"
 	if len(digest) > 0 {
 		if len(text) > 0 || messageType == messageRaw {
-			return message{}, "", invalidParameter("Digest", "it is sent in the place of a Message, not beside one or as RAW")
+			return message{}, "", kms.InvalidParameter("Digest", "it is sent in the place of a Message, not beside one or as RAW")
 		}
 		parameter, text, messageType = "Digest", digest, messageDigest
 	}
@@ -73,10 +74,10 @@ func nativeMessage(digest, text []byte, messageType string) (message, string, er
 	case messageType == "":
 		messageType = messageRaw
 	case messageType != messageRaw && messageType != messageDigest:
-		return message{}, "", invalidParameter("MessageType", "%q is neither %s nor %s", clip(messageType), messageRaw, messageDigest)
+		return message{}, "", kms.InvalidParameter("MessageType", "%q is neither %s nor %s", kms.Clip(messageType), messageRaw, messageDigest)
 	}
 	if len(text) == 0 {
-		return message{}, "", missingParameter("Message")
+		return message{}, "", kms.MissingParameter("Message")
 	}
 	return message{parameter, text, messageType == messageRaw}, messageType, nil
 }
@@ -84,7 +85,7 @@ func nativeMessage(digest, text []byte, messageType string) (message, string, er
 // nativeSigning is [call.signing] with what a message names.
 func (c *call) nativeSigning(keyId, algorithm string, m message) (signing, error) {
 	if keyId == "" {
-		return signing{}, missingParameter("KeyId")
+		return signing{}, kms.MissingParameter("KeyId")
 	}
 	return c.signing(keyId, c.parameters["KeyVersionId"], algorithm, m)
 }
@@ -111,7 +112,7 @@ func nativeVerify(_ context.Context, c *call, req *nativepb.VerifyRequest) (*nat
 		return nil, err
 	}
 	if len(req.Signature) == 0 {
-		return nil, missingParameter("Signature")
+		return nil, kms.MissingParameter("Signature")
 	}
 	s, err := c.nativeSigning(req.KeyId, req.Algorithm, m)
 	if err != nil {
@@ -126,7 +127,7 @@ func nativeVerify(_ context.Context, c *call, req *nativepb.VerifyRequest) (*nat
 
 func nativeGetPublicKey(_ context.Context, c *call, req *nativepb.GetPublicKeyRequest) (*nativepb.GetPublicKeyResponse, error) {
 	if req.KeyId == "" {
-		return nil, missingParameter("KeyId")
+		return nil, kms.MissingParameter("KeyId")
 	}
 	version, err := c.publicKey(req.KeyId, c.parameters["KeyVersionId"])
 	if err != nil {

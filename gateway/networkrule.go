@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -18,13 +19,13 @@ var networkRules = collection[store.NetworkRule]{"network rule", (*store.Records
 func parseSources(text string) ([]string, error) {
 	const parameter = "SourcePrivateIp"
 	seen := make(map[netip.Prefix]bool)
-	return parseNames(parameter, text, 1, maxList, func(source string) error {
+	return parseNames(parameter, text, 1, kms.MaxList, func(source string) error {
 		prefix, ok := parseSource(source)
 		if !ok {
-			return invalidParameter(parameter, "%q is neither an address nor a prefix like 10.0.0.0/8", clip(source))
+			return kms.InvalidParameter(parameter, "%q is neither an address nor a prefix like 10.0.0.0/8", kms.Clip(source))
 		}
 		if seen[prefix] {
-			return invalidParameter(parameter, "%q is there twice", source)
+			return kms.InvalidParameter(parameter, "%q is there twice", source)
 		}
 		seen[prefix] = true
 		return nil
@@ -42,34 +43,13 @@ func parseSource(source string) (netip.Prefix, bool) {
 	return prefix.Masked(), err == nil && !prefix.Addr().Is4In6()
 }
 
-type createNetworkRuleRequest struct {
-	Name            string `kms:"required"`
-	Type            string `kms:"required"`
-	SourcePrivateIp string `kms:"required"`
-	Description     string
+func (c *call) networkRule(r store.NetworkRule) kms.NetworkRule {
+	return kms.NetworkRule{Arn: c.server.namedARN(c.action, r.Name), Description: r.Description, SourcePrivateIp: jsonText(r.SourcePrivateIp), Type: privateType}
 }
 
-// A networkRule is a network rule as the API shows it.
-type networkRule struct {
-	Arn             string
-	Description     string
-	SourcePrivateIp string // JSON
-	Type            string
-}
-
-func (c *call) networkRule(r store.NetworkRule) networkRule {
-	return networkRule{c.server.namedARN(c.action, r.Name), r.Description, jsonText(r.SourcePrivateIp), privateType}
-}
-
-type createNetworkRuleResponse struct {
-	result
-	networkRule
-	Name string
-}
-
-func createNetworkRule(_ context.Context, c *call, req *createNetworkRuleRequest) (*createNetworkRuleResponse, error) {
+func createNetworkRule(_ context.Context, c *call, req *kms.CreateNetworkRuleRequest) (*kms.CreateNetworkRuleResponse, error) {
 	if req.Type != privateType {
-		return nil, invalidParameter("Type", "%q is not %s", clip(req.Type), privateType)
+		return nil, kms.InvalidParameter("Type", "%q is not %s", kms.Clip(req.Type), privateType)
 	}
 	sources, err := parseSources(req.SourcePrivateIp)
 	if err := errors.Join(err, checkDescription("Description", req.Description)); err != nil {
@@ -79,54 +59,31 @@ func createNetworkRule(_ context.Context, c *call, req *createNetworkRuleRequest
 	if err := networkRules.create(c, r.Name, r, func(*store.Records) error { return nil }); err != nil {
 		return nil, err
 	}
-	return &createNetworkRuleResponse{networkRule: c.networkRule(r), Name: r.Name}, nil
+	return &kms.CreateNetworkRuleResponse{NetworkRule: c.networkRule(r), Name: r.Name}, nil
 }
 
-type describeNetworkRuleResponse struct {
-	result
-	networkRule
-}
-
-func describeNetworkRule(_ context.Context, c *call, req *nameRequest) (*describeNetworkRuleResponse, error) {
+func describeNetworkRule(_ context.Context, c *call, req *kms.NameRequest) (*kms.DescribeNetworkRuleResponse, error) {
 	r, err := networkRules.describe(c, req.Name)
 	if err != nil {
 		return nil, err
 	}
-	return &describeNetworkRuleResponse{networkRule: c.networkRule(r)}, nil
+	return &kms.DescribeNetworkRuleResponse{NetworkRule: c.networkRule(r)}, nil
 }
 
-type networkRuleItem struct {
-	Name string
-	Type string
-}
-
-type listNetworkRulesResponse struct {
-	result
-	NetworkRules struct{ NetworkRule []networkRuleItem }
-	pageInfo
-}
-
-func listNetworkRules(_ context.Context, c *call, req *listNamedRequest) (*listNetworkRulesResponse, error) {
+func listNetworkRules(_ context.Context, c *call, req *kms.ListNamedRequest) (*kms.ListNetworkRulesResponse, error) {
 	all, page, err := networkRules.list(c, req)
 	if err != nil {
 		return nil, err
 	}
-	resp := &listNetworkRulesResponse{pageInfo: page}
-	resp.NetworkRules.NetworkRule = []networkRuleItem{} // an empty list is [], not null
+	resp := &kms.ListNetworkRulesResponse{PageInfo: page}
+	resp.NetworkRules.NetworkRule = []kms.NetworkRuleItem{} // an empty list is [], not null
 	for _, r := range all {
-		resp.NetworkRules.NetworkRule = append(resp.NetworkRules.NetworkRule, networkRuleItem{r.Name, privateType})
+		resp.NetworkRules.NetworkRule = append(resp.NetworkRules.NetworkRule, kms.NetworkRuleItem{Name: r.Name, Type: privateType})
 	}
 	return resp, nil
 }
 
-// updateNetworkRuleRequest changes what it has.
-type updateNetworkRuleRequest struct {
-	Name            string `kms:"required"`
-	Description     *string
-	SourcePrivateIp *string
-}
-
-func updateNetworkRule(_ context.Context, c *call, req *updateNetworkRuleRequest) (*emptyResponse, error) {
+func updateNetworkRule(_ context.Context, c *call, req *kms.UpdateNetworkRuleRequest) (*kms.EmptyResponse, error) {
 	sources, err := ifSent(req.SourcePrivateIp, parseSources)
 	if err := errors.Join(err, checkNewDescription(req.Description)); err != nil {
 		return nil, err
@@ -138,6 +95,6 @@ func updateNetworkRule(_ context.Context, c *call, req *updateNetworkRuleRequest
 	}))
 }
 
-func deleteNetworkRule(_ context.Context, c *call, req *nameRequest) (*emptyResponse, error) {
+func deleteNetworkRule(_ context.Context, c *call, req *kms.NameRequest) (*kms.EmptyResponse, error) {
 	return done(networkRules.delete(c, req.Name))
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -49,10 +50,10 @@ func (n *nonces) use(accessKeyId, nonce string, until, now time.Time) error {
 	n.sweep(now)
 	hash := hashNonce(accessKeyId, nonce)
 	if _, used := n.seen[hash]; used {
-		return errNonceUsed
+		return kms.ErrNonceUsed
 	}
 	if n.count[accessKeyId] >= maxNonces {
-		return errThrottling
+		return kms.ErrThrottling
 	}
 	if n.seen == nil {
 		n.seen = make(map[nonceHash]struct{})
@@ -73,7 +74,7 @@ func (n *nonces) resume(records *store.Records, now time.Time) error {
 			continue
 		}
 		err := n.use(r.AccessKeyId, r.Nonce, r.Until, now)
-		if err != nil && !errors.Is(err, errNonceUsed) { // twice, if the clock was set back
+		if err != nil && !errors.Is(err, kms.ErrNonceUsed) { // twice, if the clock was set back
 			return fmt.Errorf("remembering the nonces of access key %s: %w", r.AccessKeyId, err)
 		}
 	}

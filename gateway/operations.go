@@ -1,6 +1,10 @@
 package gateway
 
-import "context"
+import (
+	"context"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
+)
 
 // A door is a way into the corridor.
 type door string
@@ -20,27 +24,18 @@ type operation struct {
 	quota    quota
 	door     door // the most public door through which it can be had
 	business bool // the business of a dedicated gateway: to use keys
-	run      func(ctx context.Context, c *call) (response, error)
+	run      func(ctx context.Context, c *call) (kms.Response, error)
 }
-
-// A response is an operation's answer. Its exported fields are its members, unless
-// it is octets.
-type response interface{ setRequestId(string) }
-
-// result is part of every response.
-type result struct{ RequestId string }
-
-func (r *result) setRequestId(id string) { r.RequestId = id }
 
 // op makes a row of a function: the parameters are decoded into a Req before it
 // is called.
 func op[Req, Resp any, R interface {
 	*Resp
-	response
+	kms.Response
 }](q quota, d door, f func(ctx context.Context, c *call, req *Req) (R, error)) operation {
-	return operation{q, d, q == asymmetric, func(ctx context.Context, c *call) (response, error) {
+	return operation{q, d, q == asymmetric, func(ctx context.Context, c *call) (kms.Response, error) {
 		req := new(Req)
-		if err := decode(c.parameters, req); err != nil {
+		if err := kms.Decode(c.parameters, req); err != nil {
 			return nil, err
 		}
 		resp, err := f(ctx, c, req)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -37,9 +38,9 @@ const accessPointUser = "aap:"
 func (s *Server) accessPointPrincipal(records *store.Records, aapName string) (*principal, error) {
 	aap, err := records.AccessPoints().Get(aapName)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, errAccessKeyNotFound // deleted meanwhile, and its client keys with it
+		return nil, kms.ErrAccessKeyNotFound // deleted meanwhile, and its client keys with it
 	}
-	return &principal{user: store.User{UserName: accessPointUser + aap.Name}, arn: s.arn(accessPointKind + "/" + aap.Name), accessPoint: aap.Name}, err
+	return &principal{user: store.User{UserName: accessPointUser + aap.Name}, arn: s.arns.Resource(accessPointKind + "/" + aap.Name), accessPoint: aap.Name}, err
 }
 
 // decideForAccessPoint decides by an access point's permission policies and, if that
@@ -52,7 +53,7 @@ func (s *Server) decideForAccessPoint(records *store.Records, p *principal, r po
 	// Key policies know users and roles only. To them it is a user whom none of them
 	// can name, so that a Deny for all users is one for it, too; and of their Allow it
 	// has nothing, for it is allowed already.
-	r.Principal = s.userARN(p.user.UserName)
+	r.Principal = s.arns.User(p.user.UserName)
 	if d := policy.Decide(append(rootPolicies[:1:1], ofKey...), r); !d.Allowed {
 		return d
 	}
@@ -95,9 +96,9 @@ func keptOut(records *store.Records, p store.PermissionPolicy, source netip.Addr
 // resources.
 func (s *Server) covers(resources []string, r policy.Request) bool {
 	if r.Action == "kms:"+randomAction {
-		return r.Resource == s.arn(keyless[randomAction])
+		return r.Resource == s.arns.Resource(keyless[randomAction])
 	}
-	keyId, ok := strings.CutPrefix(r.Resource, s.keyARN(""))
+	keyId, ok := strings.CutPrefix(r.Resource, s.arns.Key(""))
 	return ok && slices.Contains(keyUserActions, r.Action) && slices.ContainsFunc(resources, func(resource string) bool {
 		name, ok := strings.CutPrefix(resource, "key/")
 		if beginning, many := strings.CutSuffix(name, "*"); many {

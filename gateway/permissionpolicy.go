@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -19,16 +20,16 @@ var permissionPolicies = collection[store.PermissionPolicy]{"permission policy",
 func parsePermissions(text string) ([]string, error) {
 	return parseNames("Permissions", text, 1, 2, func(permission string) error {
 		if permission != keyUser && permission != secretUser {
-			return invalidParameter("Permissions", "%q is neither %s nor %s", clip(permission), keyUser, secretUser)
+			return kms.InvalidParameter("Permissions", "%q is neither %s nor %s", kms.Clip(permission), keyUser, secretUser)
 		}
 		return nil
 	})
 }
 
 func parseResources(text string) ([]string, error) {
-	return parseNames("Resources", text, 1, maxList, func(resource string) error {
+	return parseNames("Resources", text, 1, kms.MaxList, func(resource string) error {
 		if !permissionResource.MatchString(resource) {
-			return invalidParameter("Resources", "%q is not key/<KeyId> (no alias), key/*, secret/<SecretName> or secret/*; a * can be the last character only", clip(resource))
+			return kms.InvalidParameter("Resources", "%q is not key/<KeyId> (no alias), key/*, secret/<SecretName> or secret/*; a * can be the last character only", kms.Clip(resource))
 		}
 		return nil
 	})
@@ -48,9 +49,9 @@ func parseAccessControl(text string) ([]string, error) {
 		ok = n == 0 && name == "NetworkRules" && d.Decode(&rules) == nil && bytes.HasPrefix(rules, []byte("["))
 	}
 	if !ok {
-		return nil, invalidParameter(parameter, `it has to be JSON: {"NetworkRules":["<Name>"]}, or {"NetworkRules":[]} for all addresses`)
+		return nil, kms.InvalidParameter(parameter, `it has to be JSON: {"NetworkRules":["<Name>"]}, or {"NetworkRules":[]} for all addresses`)
 	}
-	return parseNames(parameter, string(rules), 0, maxList, func(name string) error { return checkName(parameter, name) })
+	return parseNames(parameter, string(rules), 0, kms.MaxList, func(name string) error { return checkName(parameter, name) })
 }
 
 // accessControl writes AccessControlRules.
@@ -62,33 +63,13 @@ func accessControl(rules []string) string {
 func rulesExist(records *store.Records, rules []string) error {
 	for _, name := range rules {
 		if _, err := networkRules.find(records, name); err != nil {
-			return invalidParameter("AccessControlRules", "there is no network rule %q", name)
+			return kms.InvalidParameter("AccessControlRules", "there is no network rule %q", name)
 		}
 	}
 	return nil
 }
 
-type createPolicyRequest struct {
-	Name               string `kms:"required"`
-	Permissions        string `kms:"required"`
-	Resources          string `kms:"required"`
-	AccessControlRules string
-	Description        string
-	KmsInstance        string
-}
-
-type createPolicyResponse struct {
-	result
-	AccessControlRules string
-	Arn                string
-	Description        string
-	KmsInstance        string
-	Name               string
-	Permissions        string // JSON
-	Resources          string // JSON
-}
-
-func createPolicy(_ context.Context, c *call, req *createPolicyRequest) (*createPolicyResponse, error) {
+func createPolicy(_ context.Context, c *call, req *kms.CreatePolicyRequest) (*kms.CreatePolicyResponse, error) {
 	p, err := c.newPermissionPolicy(req)
 	if err != nil {
 		return nil, err
@@ -96,7 +77,7 @@ func createPolicy(_ context.Context, c *call, req *createPolicyRequest) (*create
 	if err := permissionPolicies.create(c, p.Name, p, func(records *store.Records) error { return rulesExist(records, p.NetworkRules) }); err != nil {
 		return nil, err
 	}
-	return &createPolicyResponse{
+	return &kms.CreatePolicyResponse{
 		AccessControlRules: accessControl(p.NetworkRules),
 		Arn:                c.server.namedARN(c.action, p.Name),
 		Description:        p.Description,
@@ -109,13 +90,13 @@ func createPolicy(_ context.Context, c *call, req *createPolicyRequest) (*create
 
 // newPermissionPolicy makes a record of what CreatePolicy asks for, and refuses
 // what is invalid by itself.
-func (c *call) newPermissionPolicy(req *createPolicyRequest) (p store.PermissionPolicy, err error) {
+func (c *call) newPermissionPolicy(req *kms.CreatePolicyRequest) (p store.PermissionPolicy, err error) {
 	p = store.PermissionPolicy{Name: req.Name, Description: req.Description, KmsInstance: req.KmsInstance, CreationDate: c.now}
 	if p.KmsInstance == "" {
 		p.KmsInstance = c.server.instance.InstanceId
 	}
 	if p.KmsInstance != c.server.instance.InstanceId && p.KmsInstance != sharedInstance {
-		return p, invalidParameter("KmsInstance", "%q is neither %s nor %s", clip(p.KmsInstance), c.server.instance.InstanceId, sharedInstance)
+		return p, kms.InvalidParameter("KmsInstance", "%q is neither %s nor %s", kms.Clip(p.KmsInstance), c.server.instance.InstanceId, sharedInstance)
 	}
 	if p.Permissions, err = parsePermissions(req.Permissions); err != nil {
 		return p, err
@@ -131,23 +112,12 @@ func (c *call) newPermissionPolicy(req *createPolicyRequest) (p store.Permission
 	return p, checkDescription("Description", p.Description)
 }
 
-type describePolicyResponse struct {
-	result
-	AccessControlRules string
-	Arn                string
-	Description        string
-	KmsInstance        string
-	Name               string
-	Permissions        []string
-	Resources          []string
-}
-
-func describePolicy(_ context.Context, c *call, req *nameRequest) (*describePolicyResponse, error) {
+func describePolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.DescribePolicyResponse, error) {
 	p, err := permissionPolicies.describe(c, req.Name)
 	if err != nil {
 		return nil, err
 	}
-	return &describePolicyResponse{
+	return &kms.DescribePolicyResponse{
 		AccessControlRules: accessControl(p.NetworkRules),
 		Arn:                c.server.namedARN(c.action, p.Name),
 		Description:        p.Description,
@@ -158,38 +128,20 @@ func describePolicy(_ context.Context, c *call, req *nameRequest) (*describePoli
 	}, nil
 }
 
-type permissionPolicyItem struct{ Name string }
-
-type listPoliciesResponse struct {
-	result
-	Policies struct{ Policy []permissionPolicyItem }
-	pageInfo
-}
-
-func listPolicies(_ context.Context, c *call, req *listNamedRequest) (*listPoliciesResponse, error) {
+func listPolicies(_ context.Context, c *call, req *kms.ListNamedRequest) (*kms.ListPoliciesResponse, error) {
 	all, page, err := permissionPolicies.list(c, req)
 	if err != nil {
 		return nil, err
 	}
-	resp := &listPoliciesResponse{pageInfo: page}
-	resp.Policies.Policy = []permissionPolicyItem{} // an empty list is [], not null
+	resp := &kms.ListPoliciesResponse{PageInfo: page}
+	resp.Policies.Policy = []kms.PermissionPolicyItem{} // an empty list is [], not null
 	for _, p := range all {
-		resp.Policies.Policy = append(resp.Policies.Policy, permissionPolicyItem{p.Name})
+		resp.Policies.Policy = append(resp.Policies.Policy, kms.PermissionPolicyItem{Name: p.Name})
 	}
 	return resp, nil
 }
 
-// updatePolicyRequest changes what it has. AccessControlRules without a network rule
-// lets all addresses in; empty it is refused, for it does not say so.
-type updatePolicyRequest struct {
-	Name               string `kms:"required"`
-	AccessControlRules *string
-	Description        *string
-	Permissions        *string
-	Resources          *string
-}
-
-func updatePolicy(_ context.Context, c *call, req *updatePolicyRequest) (*emptyResponse, error) {
+func updatePolicy(_ context.Context, c *call, req *kms.UpdatePolicyRequest) (*kms.EmptyResponse, error) {
 	permissions, permissionsErr := ifSent(req.Permissions, parsePermissions)
 	resources, resourcesErr := ifSent(req.Resources, parseResources)
 	rules, rulesErr := ifSent(req.AccessControlRules, parseAccessControl)
@@ -208,6 +160,6 @@ func updatePolicy(_ context.Context, c *call, req *updatePolicyRequest) (*emptyR
 	}))
 }
 
-func deletePolicy(_ context.Context, c *call, req *nameRequest) (*emptyResponse, error) {
+func deletePolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.EmptyResponse, error) {
 	return done(permissionPolicies.delete(c, req.Name))
 }

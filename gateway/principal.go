@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
@@ -24,13 +25,7 @@ type principal struct {
 
 // newRoot makes the principal of a local administrator.
 func (s *Server) newRoot(uid uint32) *principal {
-	return &principal{user: store.User{UserName: fmt.Sprintf("local:%d", uid)}, arn: s.rootARN(), root: true, policies: rootPolicies}
-}
-
-func (s *Server) rootARN() string { return fmt.Sprintf("acs:ram::%s:root", s.instance.AccountId) }
-
-func (s *Server) userARN(userName string) string {
-	return fmt.Sprintf("acs:ram::%s:user/%s", s.instance.AccountId, userName)
+	return &principal{user: store.User{UserName: fmt.Sprintf("local:%d", uid)}, arn: s.arns.Root(), root: true, policies: rootPolicies}
 }
 
 // authenticate makes a principal of a claim: the time is ours, the access key
@@ -40,17 +35,17 @@ func (s *Server) userARN(userName string) string {
 func (s *Server) authenticate(records *store.Records, claim *acs.Claim) (*principal, error) {
 	now := s.Now()
 	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
-		return nil, errTimeStampExpired
+		return nil, kms.ErrTimeStampExpired
 	}
 	access, err := records.AccessKeys().Get(claim.AccessKeyId)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, errAccessKeyNotFound
+		return nil, kms.ErrAccessKeyNotFound
 	}
 	if err != nil {
 		return nil, err
 	}
 	if !access.Active {
-		return nil, errAccessKeyInactive
+		return nil, kms.ErrAccessKeyInactive
 	}
 	secret, err := s.credentials.secret(access)
 	if err != nil {
@@ -58,9 +53,9 @@ func (s *Server) authenticate(records *store.Records, claim *acs.Claim) (*princi
 	}
 	if !claim.VerifySecret(secret) {
 		if claim.WrongBodyHash {
-			return nil, errSignatureMismatch.because("The content hash that was signed is not that of the body.")
+			return nil, kms.ErrSignatureMismatch.Because("The content hash that was signed is not that of the body.")
 		}
-		return nil, errSignatureMismatch
+		return nil, kms.ErrSignatureMismatch
 	}
 	if err := s.nonces.use(claim.AccessKeyId, claim.Nonce, claim.Time.Add(timeWindow), now); err != nil {
 		return nil, err
@@ -74,7 +69,7 @@ func (s *Server) authenticate(records *store.Records, claim *acs.Claim) (*princi
 }
 
 func (s *Server) principalOf(records *store.Records, user store.User) (*principal, error) {
-	p := &principal{user: user, arn: s.userARN(user.UserName)}
+	p := &principal{user: user, arn: s.arns.User(user.UserName)}
 	for _, name := range user.Policies {
 		document, err := policyDocument(records, name)
 		if err != nil {
@@ -102,7 +97,7 @@ func (s *Server) decide(records *store.Records, p *principal, action, resource s
 	if key != nil && key.Policy != "" {
 		parsed, err := s.keyPolicies.get(key.Policy)
 		if err != nil && !p.root {
-			return policy.Decision{}, fmt.Errorf("%w (the policy of key %s: %w)", errNoPermission, key.KeyId, err)
+			return policy.Decision{}, fmt.Errorf("%w (the policy of key %s: %w)", kms.ErrNoPermission, key.KeyId, err)
 		}
 		if err == nil {
 			policies = append(policies[:len(policies):len(policies)], policy.Named{Name: keyPolicyName, Policy: parsed})

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -97,7 +98,7 @@ func (c *call) charge(o operation) error {
 		}
 		if !c.server.limiters.take(bucketId{userName, name}, perSecond, c.server.Now) {
 			c.entry.Quota = string(name)
-			return errThrottling
+			return kms.ErrThrottling
 		}
 	}
 	return nil
@@ -150,31 +151,19 @@ func (c *clock) read(now func() time.Time) time.Time {
 	return c.last
 }
 
-type quotaItem struct {
-	Gateway          string
-	QuotaName        string
-	UserName         string // empty: everybody
-	QueriesPerSecond float64
-}
-
-type listQuotasResponse struct {
-	result
-	Quotas struct{ Quota []quotaItem }
-}
-
 // listQuotas lists what holds for everybody, and then what users have instead. A
 // limit of 0 is none.
-func listQuotas(_ context.Context, c *call, _ *noRequest) (*listQuotasResponse, error) {
+func listQuotas(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListQuotasResponse, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	resp := new(listQuotasResponse)
+	resp := new(kms.ListQuotasResponse)
 	add := func(name quota, userName string, perSecond float64) {
 		kind := SharedGateway
 		if name == dedicatedUser || name == dedicatedInstance {
 			kind = DedicatedGateway
 		}
-		resp.Quotas.Quota = append(resp.Quotas.Quota, quotaItem{kind, string(name), userName, perSecond})
+		resp.Quotas.Quota = append(resp.Quotas.Quota, kms.QuotaItem{Gateway: kind, QuotaName: string(name), UserName: userName, QueriesPerSecond: perSecond})
 	}
 	for _, name := range append(slices.Sorted(maps.Keys(documentedQuotas)), dedicatedUser, dedicatedInstance) {
 		add(name, "", c.server.Quotas.perSecond(name, store.User{}))
@@ -187,21 +176,15 @@ func listQuotas(_ context.Context, c *call, _ *noRequest) (*listQuotasResponse, 
 	return resp, nil
 }
 
-type setUserQuotaRequest struct {
-	UserName         string `kms:"required"`
-	QuotaName        string `kms:"required"`
-	QueriesPerSecond *int   // what everybody has if it is not sent
-}
-
 // maxQueriesPerSecond is more than any machine does.
 const maxQueriesPerSecond = 1_000_000
 
-func setUserQuota(_ context.Context, c *call, req *setUserQuotaRequest) (*emptyResponse, error) {
+func setUserQuota(_ context.Context, c *call, req *kms.SetUserQuotaRequest) (*kms.EmptyResponse, error) {
 	if !isUserQuota(quota(req.QuotaName)) {
-		return nil, invalidParameter("QuotaName", "%q is none that users have: ListQuotas (kmsgate quota list) names them", clip(req.QuotaName))
+		return nil, kms.InvalidParameter("QuotaName", "%q is none that users have: ListQuotas (kmsgate quota list) names them", kms.Clip(req.QuotaName))
 	}
 	if n := req.QueriesPerSecond; n != nil && (*n < 1 || *n > maxQueriesPerSecond) {
-		return nil, invalidParameter("QueriesPerSecond", "%d is not 1 to %d", *n, maxQueriesPerSecond)
+		return nil, kms.InvalidParameter("QueriesPerSecond", "%d is not 1 to %d", *n, maxQueriesPerSecond)
 	}
 	return done(c.updateUser(req.UserName, func(_ *store.Records, u *store.User) error {
 		quotas := maps.Clone(u.Quotas)
@@ -213,7 +196,7 @@ func setUserQuota(_ context.Context, c *call, req *setUserQuotaRequest) (*emptyR
 			quotas[req.QuotaName] = float64(*req.QueriesPerSecond)
 		}
 		u.Quotas = quotas
-		c.entry.Subject = clip(req.UserName + "/" + req.QuotaName)
+		c.entry.Subject = kms.Clip(req.UserName + "/" + req.QuotaName)
 		return nil
 	}))
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -28,7 +29,7 @@ func policyDocument(records *store.Records, policyName string) (string, error) {
 
 func checkDocument(document string) error {
 	if _, err := policy.Parse(document); err != nil {
-		return invalidParameter("PolicyDocument", "%s", err)
+		return kms.InvalidParameter("PolicyDocument", "%s", err)
 	}
 	return nil
 }
@@ -36,23 +37,17 @@ func checkDocument(document string) error {
 // ownPolicy gives a policy that can be changed.
 func (c *call) ownPolicy(records *store.Records, policyName string) (store.RamPolicy, error) {
 	if _, ok := systemPolicies[policyName]; ok {
-		return store.RamPolicy{}, invalidParameter("PolicyName", "%s is a system policy, which cannot be changed", policyName)
+		return store.RamPolicy{}, kms.InvalidParameter("PolicyName", "%s is a system policy, which cannot be changed", policyName)
 	}
 	p, err := records.RamPolicies().Get(policyName)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.RamPolicy{}, errPolicyNotFound
+		return store.RamPolicy{}, kms.ErrPolicyNotFound
 	}
 	return p, err
 }
 
-type createRamPolicyRequest struct {
-	PolicyName     string `kms:"required"`
-	PolicyDocument string `kms:"required"`
-	Description    string
-}
-
-func createRamPolicy(_ context.Context, c *call, req *createRamPolicyRequest) (*emptyResponse, error) {
-	c.entry.Subject = clip(req.PolicyName)
+func createRamPolicy(_ context.Context, c *call, req *kms.CreateRamPolicyRequest) (*kms.EmptyResponse, error) {
+	c.entry.Subject = kms.Clip(req.PolicyName)
 	err := errors.Join(checkName("PolicyName", req.PolicyName), checkText("Description", req.Description), checkDocument(req.PolicyDocument))
 	if err != nil {
 		return nil, err
@@ -60,22 +55,17 @@ func createRamPolicy(_ context.Context, c *call, req *createRamPolicyRequest) (*
 	p := store.RamPolicy{PolicyName: req.PolicyName, Description: req.Description, PolicyDocument: req.PolicyDocument, CreationDate: c.now, UpdateDate: c.now}
 	return done(c.update(func(tx *store.Tx) error {
 		if _, err := policyDocument(tx.Records, req.PolicyName); err == nil {
-			return errPolicyExists
+			return kms.ErrPolicyExists
 		}
 		return tx.RamPolicies().Put(p)
 	}))
 }
 
-type updateRamPolicyRequest struct {
-	PolicyName     string `kms:"required"`
-	PolicyDocument string `kms:"required"`
-}
-
-func updateRamPolicy(_ context.Context, c *call, req *updateRamPolicyRequest) (*emptyResponse, error) {
+func updateRamPolicy(_ context.Context, c *call, req *kms.UpdateRamPolicyRequest) (*kms.EmptyResponse, error) {
 	if err := checkDocument(req.PolicyDocument); err != nil {
 		return nil, err
 	}
-	c.entry.Subject = clip(req.PolicyName)
+	c.entry.Subject = kms.Clip(req.PolicyName)
 	return done(c.update(func(tx *store.Tx) error {
 		p, err := c.ownPolicy(tx.Records, req.PolicyName)
 		if err != nil {
@@ -86,19 +76,15 @@ func updateRamPolicy(_ context.Context, c *call, req *updateRamPolicyRequest) (*
 	}))
 }
 
-type policyRequest struct {
-	PolicyName string `kms:"required"`
-}
-
 // deleteRamPolicy deletes a policy that no user has.
-func deleteRamPolicy(_ context.Context, c *call, req *policyRequest) (*emptyResponse, error) {
-	c.entry.Subject = clip(req.PolicyName)
+func deleteRamPolicy(_ context.Context, c *call, req *kms.RamPolicyRequest) (*kms.EmptyResponse, error) {
+	c.entry.Subject = kms.Clip(req.PolicyName)
 	return done(c.update(func(tx *store.Tx) error {
 		if _, err := c.ownPolicy(tx.Records, req.PolicyName); err != nil {
 			return err
 		}
 		if n := attachments(tx.Records)[req.PolicyName]; n > 0 {
-			return errPolicyInUse.because("There are %d of them.", n)
+			return kms.ErrPolicyInUse.Because("There are %d of them.", n)
 		}
 		return tx.RamPolicies().Delete(req.PolicyName)
 	}))
@@ -115,33 +101,16 @@ func attachments(records *store.Records) map[string]int {
 	return attached
 }
 
-type policyItem struct {
-	PolicyName      string
-	PolicyType      string
-	Description     string
-	AttachmentCount int
-	CreateDate      string
-	UpdateDate      string
+func newPolicyItem(p store.RamPolicy, attached int) kms.RamPolicyItem {
+	return kms.RamPolicyItem{PolicyName: p.PolicyName, PolicyType: customType, Description: p.Description, AttachmentCount: attached, CreateDate: kms.FormatTime(p.CreationDate), UpdateDate: kms.FormatTime(p.UpdateDate)}
 }
 
-func newPolicyItem(p store.RamPolicy, attached int) policyItem {
-	return policyItem{p.PolicyName, customType, p.Description, attached, apiTime(p.CreationDate), apiTime(p.UpdateDate)}
-}
-
-type getRamPolicyResponse struct {
-	result
-	Policy struct {
-		policyItem
-		PolicyDocument string
-	}
-}
-
-func getRamPolicy(_ context.Context, c *call, req *policyRequest) (*getRamPolicyResponse, error) {
-	c.entry.Subject = clip(req.PolicyName)
+func getRamPolicy(_ context.Context, c *call, req *kms.RamPolicyRequest) (*kms.GetRamPolicyResponse, error) {
+	c.entry.Subject = kms.Clip(req.PolicyName)
 	attached := attachments(c.records)[req.PolicyName]
-	resp := new(getRamPolicyResponse)
+	resp := new(kms.GetRamPolicyResponse)
 	if p, ok := systemPolicies[req.PolicyName]; ok {
-		resp.Policy.policyItem = policyItem{PolicyName: req.PolicyName, PolicyType: systemType, Description: p.description, AttachmentCount: attached}
+		resp.Policy.RamPolicyItem = kms.RamPolicyItem{PolicyName: req.PolicyName, PolicyType: systemType, Description: p.description, AttachmentCount: attached}
 		resp.Policy.PolicyDocument = p.document
 		return resp, c.confirm()
 	}
@@ -149,23 +118,18 @@ func getRamPolicy(_ context.Context, c *call, req *policyRequest) (*getRamPolicy
 	if err != nil {
 		return nil, err
 	}
-	resp.Policy.policyItem, resp.Policy.PolicyDocument = newPolicyItem(p, attached), p.PolicyDocument
+	resp.Policy.RamPolicyItem, resp.Policy.PolicyDocument = newPolicyItem(p, attached), p.PolicyDocument
 	return resp, c.confirm()
 }
 
-type listRamPoliciesResponse struct {
-	result
-	Policies struct{ Policy []policyItem }
-}
-
-func listRamPolicies(_ context.Context, c *call, _ *noRequest) (*listRamPoliciesResponse, error) {
+func listRamPolicies(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListRamPoliciesResponse, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	attached := attachments(c.records)
-	resp := new(listRamPoliciesResponse)
+	resp := new(kms.ListRamPoliciesResponse)
 	for _, name := range slices.Sorted(maps.Keys(systemPolicies)) {
-		resp.Policies.Policy = append(resp.Policies.Policy, policyItem{PolicyName: name, PolicyType: systemType, Description: systemPolicies[name].description, AttachmentCount: attached[name]})
+		resp.Policies.Policy = append(resp.Policies.Policy, kms.RamPolicyItem{PolicyName: name, PolicyType: systemType, Description: systemPolicies[name].description, AttachmentCount: attached[name]})
 	}
 	for p := range c.records.RamPolicies().All() {
 		resp.Policies.Policy = append(resp.Policies.Policy, newPolicyItem(p, attached[p.PolicyName]))
@@ -173,33 +137,28 @@ func listRamPolicies(_ context.Context, c *call, _ *noRequest) (*listRamPolicies
 	return resp, nil
 }
 
-type attachmentRequest struct {
-	PolicyName string `kms:"required"`
-	UserName   string `kms:"required"`
-}
-
-func attachPolicyToUser(_ context.Context, c *call, req *attachmentRequest) (*emptyResponse, error) {
+func attachPolicyToUser(_ context.Context, c *call, req *kms.PolicyAttachmentRequest) (*kms.EmptyResponse, error) {
 	return done(c.updateUser(req.UserName, func(records *store.Records, u *store.User) error {
-		c.entry.Subject = clip(req.UserName + "/" + req.PolicyName)
+		c.entry.Subject = kms.Clip(req.UserName + "/" + req.PolicyName)
 		if _, err := policyDocument(records, req.PolicyName); errors.Is(err, store.ErrNotFound) {
-			return errPolicyNotFound
+			return kms.ErrPolicyNotFound
 		} else if err != nil {
 			return err
 		}
 		if slices.Contains(u.Policies, req.PolicyName) {
-			return errPolicyAttached
+			return kms.ErrPolicyAttached
 		}
 		u.Policies = append(u.Policies, req.PolicyName)
 		return nil
 	}))
 }
 
-func detachPolicyFromUser(_ context.Context, c *call, req *attachmentRequest) (*emptyResponse, error) {
+func detachPolicyFromUser(_ context.Context, c *call, req *kms.PolicyAttachmentRequest) (*kms.EmptyResponse, error) {
 	return done(c.updateUser(req.UserName, func(_ *store.Records, u *store.User) error {
-		c.entry.Subject = clip(req.UserName + "/" + req.PolicyName)
+		c.entry.Subject = kms.Clip(req.UserName + "/" + req.PolicyName)
 		i := slices.Index(u.Policies, req.PolicyName)
 		if i < 0 {
-			return errPolicyNotAttached
+			return kms.ErrPolicyNotAttached
 		}
 		u.Policies = slices.Delete(u.Policies, i, i+1)
 		return nil

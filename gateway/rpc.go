@@ -8,6 +8,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // maxBody is the most bytes that a request's body may have, and its query.
@@ -23,7 +24,7 @@ func (s *Server) Handler(listener Listener) http.Handler {
 	// its own panics; what is caught here is the door's.
 	e.Pre(func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(ec echo.Context) error {
-			_, err := recovered(func() (response, error) {
+			_, err := recovered(func() (kms.Response, error) {
 				if err := checkRoute(ec.Request()); err != nil {
 					return nil, err
 				}
@@ -65,9 +66,9 @@ func doorOf(r *http.Request) door {
 func checkRoute(r *http.Request) error {
 	switch {
 	case r.URL.Path != "/":
-		return errApiNotFound
+		return kms.ErrApiNotFound
 	case r.Method != http.MethodGet && r.Method != http.MethodPost:
-		return errHTTPMethod
+		return kms.ErrHTTPMethod
 	}
 	return nil
 }
@@ -76,12 +77,12 @@ func checkRoute(r *http.Request) error {
 func (s *Server) rpc(ec echo.Context, listener *Listener) error {
 	c := s.newCall(rpcDoor, ec.RealIP())
 	c.listener = listener
-	resp, err := recovered(func() (response, error) { return s.serveRPC(ec.Request(), c) })
+	resp, err := recovered(func() (kms.Response, error) { return s.serveRPC(ec.Request(), c) })
 	resp, api := c.finish(resp, err)
-	if s.EchoStringToSign && api != nil && errors.Is(api, errSignatureMismatch) && c.parameters["Password"] == "" {
+	if s.EchoStringToSign && api != nil && errors.Is(api, kms.ErrSignatureMismatch) && c.parameters["Password"] == "" {
 		// Here and not in the error itself, which is logged: it is the
 		// request's URI in another form.
-		api = api.because("server string to sign is:%s", c.claim.StringToSign())
+		api = api.Because("server string to sign is:%s", c.claim.StringToSign())
 	}
 	if api != nil {
 		return c.writeError(ec, api)
@@ -89,25 +90,25 @@ func (s *Server) rpc(ec echo.Context, listener *Listener) error {
 	return c.answer(ec, http.StatusOK, c.action+"Response", resp)
 }
 
-func (s *Server) serveRPC(r *http.Request, c *call) (response, error) {
+func (s *Server) serveRPC(r *http.Request, c *call) (kms.Response, error) {
 	if r.TLS == nil {
-		return nil, errNeedSsl
+		return nil, kms.ErrNeedSsl
 	}
 	if len(r.URL.RawQuery) > maxBody { // the SDKs send everything in the query
-		return nil, errTooLarge.because("A query may have %d bytes.", maxBody)
+		return nil, kms.ErrTooLarge.Because("A query may have %d bytes.", maxBody)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, errTooLarge.because("A body may have %d bytes.", maxBody)
+		return nil, kms.ErrTooLarge.Because("A body may have %d bytes.", maxBody)
 	}
 	if err != nil {
-		return nil, errParseRequest.because("The body ended too early.")
+		return nil, kms.ErrParseRequest.Because("The body ended too early.")
 	}
 	request, err := acs.NewRequest(r, body)
 	if err != nil {
 		return nil, err
 	}
-	c.format = formatOf(request.Parameter("Format"))
+	c.format = kms.FormatOf(request.Parameter("Format"))
 	claim, err := acs.Parse(request)
 	if err != nil {
 		return nil, err

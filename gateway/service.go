@@ -1,91 +1,50 @@
 package gateway
 
-import "context"
+import (
+	"context"
 
-type noRequest struct{}
-
-type regionItem struct{ RegionId string }
-
-type describeRegionsResponse struct {
-	result
-	Regions struct{ Region []regionItem }
-}
+	"github.com/kmsgate/kmsgate/gateway/kms"
+)
 
 // describeRegions needs authentication only, as in KMS.
-func describeRegions(_ context.Context, c *call, _ *noRequest) (*describeRegionsResponse, error) {
+func describeRegions(_ context.Context, c *call, _ *kms.NoRequest) (*kms.DescribeRegionsResponse, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	resp := new(describeRegionsResponse)
-	resp.Regions.Region = []regionItem{{c.server.instance.RegionId}}
+	resp := new(kms.DescribeRegionsResponse)
+	resp.Regions.Region = []kms.RegionItem{{RegionId: c.server.instance.RegionId}}
 	return resp, nil
 }
 
-type describeAccountKmsStatusResponse struct {
-	result
-	AccountStatus string
-}
-
-func describeAccountKmsStatus(_ context.Context, c *call, _ *noRequest) (*describeAccountKmsStatusResponse, error) {
+func describeAccountKmsStatus(_ context.Context, c *call, _ *kms.NoRequest) (*kms.DescribeAccountKmsStatusResponse, error) {
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	return &describeAccountKmsStatusResponse{AccountStatus: "Enabled"}, nil
+	return &kms.DescribeAccountKmsStatusResponse{AccountStatus: "Enabled"}, nil
 }
 
 // openKmsService has nothing to open: the service is there.
-func openKmsService(_ context.Context, c *call, _ *noRequest) (*emptyResponse, error) {
+func openKmsService(_ context.Context, c *call, _ *kms.NoRequest) (*kms.EmptyResponse, error) {
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
 	return done(c.confirm())
 }
 
-type getKmsInstanceRequest struct {
-	KmsInstanceId string `kms:"required"`
-}
-
-type bindVpc struct{ RegionId, VSwitchId, VpcId, VpcOwnerId string }
-
-// A kmsInstance has the members that the API has; what an appliance has not, no
-// VPC and no end, is empty.
-type kmsInstance struct {
-	BindVpcs              struct{ BindVpc []bindVpc }
-	CaCertificateChainPem string
-	CreateTime            string
-	EndDate               string
-	InstanceId            string
-	InstanceName          string
-	KeyNum                int64
-	SecretNum             string
-	Spec                  int64
-	StartDate             string
-	Status                string
-	VpcId                 string
-	VpcNum                int64
-	VswitchIds            string
-	ZoneIds               string
-}
-
-type getKmsInstanceResponse struct {
-	result
-	KmsInstance kmsInstance
-}
-
-func getKmsInstance(_ context.Context, c *call, req *getKmsInstanceRequest) (*getKmsInstanceResponse, error) {
-	if err := c.authorize(c.server.instanceARN(clip(req.KmsInstanceId))); err != nil {
+func getKmsInstance(_ context.Context, c *call, req *kms.GetKmsInstanceRequest) (*kms.GetKmsInstanceResponse, error) {
+	if err := c.authorize(c.server.arns.Instance(kms.Clip(req.KmsInstanceId))); err != nil {
 		return nil, err
 	}
 	if req.KmsInstanceId != c.server.instance.InstanceId {
-		return nil, errResourceNotFound
+		return nil, kms.ErrResourceNotFound
 	}
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	i := kmsInstance{
+	i := kms.KmsInstance{
 		CaCertificateChainPem: c.server.CACertificate,
 		InstanceId:            c.server.instance.InstanceId,
 		InstanceName:          c.server.instance.InstanceId,
@@ -93,28 +52,12 @@ func getKmsInstance(_ context.Context, c *call, req *getKmsInstanceRequest) (*ge
 		SecretNum:             "0",
 		Status:                "Connected",
 	}
-	i.BindVpcs.BindVpc = []bindVpc{}
-	return &getKmsInstanceResponse{KmsInstance: i}, nil
+	i.BindVpcs.BindVpc = []kms.BindVpc{}
+	return &kms.GetKmsInstanceResponse{KmsInstance: i}, nil
 }
 
-type listKmsInstancesRequest struct {
-	PageNumber *int
-	PageSize   *int
-}
-
-type kmsInstanceItem struct {
-	KmsInstanceArn string
-	KmsInstanceId  string
-}
-
-type listKmsInstancesResponse struct {
-	result
-	KmsInstances struct{ KmsInstance []kmsInstanceItem }
-	pageInfo
-}
-
-func listKmsInstances(_ context.Context, c *call, req *listKmsInstancesRequest) (*listKmsInstancesResponse, error) {
-	page, err := newPage(req.PageNumber, req.PageSize)
+func listKmsInstances(_ context.Context, c *call, req *kms.ListKmsInstancesRequest) (*kms.ListKmsInstancesResponse, error) {
+	page, err := kms.NewPage(req.PageNumber, req.PageSize)
 	if err != nil {
 		return nil, err
 	}
@@ -124,29 +67,21 @@ func listKmsInstances(_ context.Context, c *call, req *listKmsInstancesRequest) 
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	resp := &listKmsInstancesResponse{pageInfo: page}
+	resp := &kms.ListKmsInstancesResponse{PageInfo: page}
 	resp.TotalCount = 1
-	resp.KmsInstances.KmsInstance = []kmsInstanceItem{}
+	resp.KmsInstances.KmsInstance = []kms.KmsInstanceItem{}
 	if page.PageNumber == 1 {
 		id := c.server.instance.InstanceId
-		resp.KmsInstances.KmsInstance = append(resp.KmsInstances.KmsInstance, kmsInstanceItem{c.server.instanceARN(id), id})
+		resp.KmsInstances.KmsInstance = append(resp.KmsInstances.KmsInstance, kms.KmsInstanceItem{KmsInstanceArn: c.server.arns.Instance(id), KmsInstanceId: id})
 	}
 	return resp, nil
 }
 
-// instanceARN is the ARN of an instance, which KMS calls a key store there.
-func (s *Server) instanceARN(instanceId string) string { return s.arn("keystore/" + instanceId) }
-
-type getAuditHeadResponse struct {
-	result
-	Head string
-}
-
 // getAuditHead signs where the audit log is. Its own line comes behind that.
-func getAuditHead(ctx context.Context, c *call, _ *noRequest) (*getAuditHeadResponse, error) {
+func getAuditHead(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.GetAuditHeadResponse, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	checkpoint, err := c.server.Audit.Checkpoint(ctx)
-	return &getAuditHeadResponse{Head: checkpoint.String()}, err
+	return &kms.GetAuditHeadResponse{Head: checkpoint.String()}, err
 }

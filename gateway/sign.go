@@ -4,25 +4,12 @@ import (
 	"context"
 	"slices"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
-type asymmetricSignRequest struct {
-	KeyId        string `kms:"required"`
-	KeyVersionId string `kms:"required"`
-	Algorithm    string `kms:"required"`
-	Digest       []byte `kms:"required"`
-}
-
-type asymmetricSignResponse struct {
-	result
-	KeyId        string
-	KeyVersionId string
-	Value        base64Bytes
-}
-
-func asymmetricSign(ctx context.Context, c *call, req *asymmetricSignRequest) (*asymmetricSignResponse, error) {
+func asymmetricSign(ctx context.Context, c *call, req *kms.AsymmetricSignRequest) (*kms.AsymmetricSignResponse, error) {
 	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
 	if err != nil {
 		return nil, err
@@ -31,25 +18,10 @@ func asymmetricSign(ctx context.Context, c *call, req *asymmetricSignRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &asymmetricSignResponse{KeyId: s.version.KeyId, KeyVersionId: s.version.KeyVersionId, Value: signature}, nil
+	return &kms.AsymmetricSignResponse{KeyId: s.version.KeyId, KeyVersionId: s.version.KeyVersionId, Value: signature}, nil
 }
 
-type asymmetricVerifyRequest struct {
-	KeyId        string `kms:"required"`
-	KeyVersionId string `kms:"required"`
-	Algorithm    string `kms:"required"`
-	Digest       []byte `kms:"required"`
-	Value        []byte `kms:"required"`
-}
-
-type asymmetricVerifyResponse struct {
-	result
-	KeyId        string
-	KeyVersionId string
-	Value        bool
-}
-
-func asymmetricVerify(_ context.Context, c *call, req *asymmetricVerifyRequest) (*asymmetricVerifyResponse, error) {
+func asymmetricVerify(_ context.Context, c *call, req *kms.AsymmetricVerifyRequest) (*kms.AsymmetricVerifyResponse, error) {
 	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
 	if err != nil {
 		return nil, err
@@ -58,7 +30,7 @@ func asymmetricVerify(_ context.Context, c *call, req *asymmetricVerifyRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &asymmetricVerifyResponse{KeyId: s.version.KeyId, KeyVersionId: s.version.KeyVersionId, Value: valid}, nil
+	return &kms.AsymmetricVerifyResponse{KeyId: s.version.KeyId, KeyVersionId: s.version.KeyVersionId, Value: valid}, nil
 }
 
 // A message is what is signed: a digest, or what is hashed to one here.
@@ -87,12 +59,12 @@ type signing struct {
 // refuses what cannot be. No KeyVersionId means the oldest version, no algorithm the
 // first of the KeySpec.
 func (c *call) signing(keyName, keyVersionId, algorithm string, m message) (s signing, err error) {
-	c.entry.Algorithm = clip(algorithm)
+	c.entry.Algorithm = kms.Clip(algorithm)
 	if !m.raw {
-		c.entry.Digest = m.bytes[:min(len(m.bytes), maxEcho)]
+		c.entry.Digest = m.bytes[:min(len(m.bytes), kms.MaxEcho)]
 	}
 	if algorithm != "" && !isAlgorithm(hsm.Algorithm(algorithm)) {
-		return s, invalidParameter("Algorithm", "%q is no signature algorithm", clip(algorithm))
+		return s, kms.InvalidParameter("Algorithm", "%q is no signature algorithm", kms.Clip(algorithm))
 	}
 	key, err := c.key(keyName)
 	if err != nil {
@@ -149,7 +121,7 @@ func algorithmFor(spec hsm.KeySpec, alg hsm.Algorithm) (hsm.Algorithm, error) {
 		return fitting[0], nil
 	}
 	if !slices.Contains(fitting, alg) {
-		return "", invalidParameter("Algorithm", "the key's KeySpec is %s, which signs with %v", spec, fitting)
+		return "", kms.InvalidParameter("Algorithm", "the key's KeySpec is %s, which signs with %v", spec, fitting)
 	}
 	return alg, nil
 }
@@ -158,7 +130,7 @@ func algorithmFor(spec hsm.KeySpec, alg hsm.Algorithm) (hsm.Algorithm, error) {
 // the client.
 func checkDigest(parameter string, alg hsm.Algorithm, digest []byte) error {
 	if len(digest) != hsm.DigestSize {
-		return invalidParameter(parameter, "it is %d bytes, not the %d of a digest for %s", len(digest), hsm.DigestSize, alg)
+		return kms.InvalidParameter(parameter, "it is %d bytes, not the %d of a digest for %s", len(digest), hsm.DigestSize, alg)
 	}
 	return nil
 }
@@ -168,38 +140,26 @@ func usable(key store.Key) error {
 	switch key.KeyState {
 	case store.Enabled:
 	case store.Disabled:
-		return errKeyDisabled
+		return kms.ErrKeyDisabled
 	case store.PendingDeletion:
-		return errKeyPendingDeletion
+		return kms.ErrKeyPendingDeletion
 	case store.PendingImport:
-		return errKeyPendingImport
+		return kms.ErrKeyPendingImport
 	default:
-		return errKeyUnavailable
+		return kms.ErrKeyUnavailable
 	}
 	if key.KeyUsage != signVerify {
-		return errUnsupportedOperation.because("The key's usage is %s.", key.KeyUsage)
+		return kms.ErrUnsupportedOperation.Because("The key's usage is %s.", key.KeyUsage)
 	}
 	return nil
 }
 
-type getPublicKeyRequest struct {
-	KeyId        string `kms:"required"`
-	KeyVersionId string `kms:"required"`
-}
-
-type getPublicKeyResponse struct {
-	result
-	KeyId        string
-	KeyVersionId string
-	PublicKey    string
-}
-
-func getPublicKey(_ context.Context, c *call, req *getPublicKeyRequest) (*getPublicKeyResponse, error) {
+func getPublicKey(_ context.Context, c *call, req *kms.GetPublicKeyRequest) (*kms.GetPublicKeyResponse, error) {
 	version, err := c.publicKey(req.KeyId, req.KeyVersionId)
 	if err != nil {
 		return nil, err
 	}
-	return &getPublicKeyResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, PublicKey: hsm.PublicKeyPEM(version.Key.Public)}, nil
+	return &kms.GetPublicKeyResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, PublicKey: hsm.PublicKeyPEM(version.Key.Public)}, nil
 }
 
 // publicKey gives a version whose public key may be shown.

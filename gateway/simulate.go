@@ -6,41 +6,25 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
-type simulatePolicyRequest struct {
-	UserName   string `kms:"required"` // of a user, or aap: and the Name of an access point
-	ActionName string `kms:"required"` // with or without "kms:"; or as the native door calls it
-	KeyId      string // a KeyId, an alias or an ARN; for actions on a key
-	Name       string // of a network rule, permission policy or access point; for actions on one, or on its client keys
-	SourceIp   string
-}
-
-type simulatePolicyResponse struct {
-	result
-	Allowed    bool
-	Reason     string
-	PolicyName string
-	Statement  int
-	Resource   string
-}
-
 // simulatePolicy says what a user's request would be decided like, and by which
 // statement.
-func simulatePolicy(_ context.Context, c *call, req *simulatePolicyRequest) (*simulatePolicyResponse, error) {
+func simulatePolicy(_ context.Context, c *call, req *kms.SimulatePolicyRequest) (*kms.SimulatePolicyResponse, error) {
 	action, err := c.simulatedAction(req.ActionName)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := netip.ParseAddr(req.SourceIp); err != nil && req.SourceIp != "" {
-		return nil, invalidParameter("SourceIp", "%q is no address", clip(req.SourceIp))
+		return nil, kms.InvalidParameter("SourceIp", "%q is no address", kms.Clip(req.SourceIp))
 	}
 	p, err := c.simulatedPrincipal(req.UserName)
 	if err != nil {
 		return nil, err
 	}
-	resp := new(simulatePolicyResponse)
+	resp := new(kms.SimulatePolicyResponse)
 	key, err := c.simulatedKey(action, req, resp)
 	if err != nil {
 		return nil, err
@@ -62,7 +46,7 @@ func (c *call) simulatedPrincipal(userName string) (*principal, error) {
 		}
 		return c.server.principalOf(c.records, user)
 	}
-	c.entry.Subject = clip(userName)
+	c.entry.Subject = kms.Clip(userName)
 	if _, err := accessPoints.find(c.records, aapName); err != nil {
 		return nil, err
 	}
@@ -71,7 +55,7 @@ func (c *call) simulatedPrincipal(userName string) (*principal, error) {
 
 // simulate decides as the operation would: for an alias that is changed, on the
 // alias first, and if that is allowed on the key.
-func (c *call) simulate(p *principal, action string, req *simulatePolicyRequest, key *store.Key, resp *simulatePolicyResponse) error {
+func (c *call) simulate(p *principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
 	if action == "DescribeRegions" {
 		resp.Allowed, resp.Reason = true, "it takes authentication only"
 		return nil
@@ -79,7 +63,7 @@ func (c *call) simulate(p *principal, action string, req *simulatePolicyRequest,
 	changed := action == "CreateAlias" || action == "UpdateAlias" || action == "DeleteAlias"
 	if changed && strings.HasPrefix(req.KeyId, aliasPrefix) {
 		onKey := resp.Resource
-		resp.Resource = c.server.aliasARN(req.KeyId)
+		resp.Resource = c.server.arns.Alias(req.KeyId)
 		if err := c.simulateOn(p, action, req, nil, resp); err != nil || !resp.Allowed {
 			return err
 		}
@@ -88,7 +72,7 @@ func (c *call) simulate(p *principal, action string, req *simulatePolicyRequest,
 	return c.simulateOn(p, action, req, key, resp)
 }
 
-func (c *call) simulateOn(p *principal, action string, req *simulatePolicyRequest, key *store.Key, resp *simulatePolicyResponse) error {
+func (c *call) simulateOn(p *principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
 	values := c.conditions()
 	values["acs:SecureTransport"] = "true"
 	if req.SourceIp != "" {
@@ -96,7 +80,7 @@ func (c *call) simulateOn(p *principal, action string, req *simulatePolicyReques
 	}
 	d, err := c.server.decide(c.records, p, action, resp.Resource, key, values)
 	resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason, d.Policy, d.Statement
-	if errors.Is(err, errNoPermission) {
+	if errors.Is(err, kms.ErrNoPermission) {
 		resp.Reason, err = err.Error(), nil
 	}
 	return err
@@ -111,21 +95,21 @@ func (c *call) simulatedAction(name string) (string, error) {
 		name = n.operation
 	}
 	if o, ok := c.server.table[name]; !ok || !o.door.isRemote() {
-		return "", invalidParameter("ActionName", "%q is not an operation that can be asked for over the network", clip(name))
+		return "", kms.InvalidParameter("ActionName", "%q is not an operation that can be asked for over the network", kms.Clip(name))
 	}
 	return name, nil
 }
 
 // simulatedKey finds the key that is asked about, if there is one, and fills in
 // the resource.
-func (c *call) simulatedKey(action string, req *simulatePolicyRequest, resp *simulatePolicyResponse) (*store.Key, error) {
+func (c *call) simulatedKey(action string, req *kms.SimulatePolicyRequest, resp *kms.SimulatePolicyResponse) (*store.Key, error) {
 	if kind, ok := keyless[action]; ok {
-		resp.Resource = c.server.arn(kind)
+		resp.Resource = c.server.arns.Resource(kind)
 		return nil, nil
 	}
 	switch action {
 	case "GetKmsInstance":
-		resp.Resource = c.server.instanceARN(c.server.instance.InstanceId)
+		resp.Resource = c.server.arns.Instance(c.server.instance.InstanceId)
 		return nil, nil
 	case "DescribeRegions":
 		return nil, nil
@@ -134,13 +118,13 @@ func (c *call) simulatedKey(action string, req *simulatePolicyRequest, resp *sim
 		return nil, c.simulatedName(action, req.Name, resp)
 	}
 	if req.KeyId == "" {
-		return nil, missingParameter("KeyId")
+		return nil, kms.MissingParameter("KeyId")
 	}
 	keyId, err := c.keyId(req.KeyId)
 	if err != nil {
 		return nil, err
 	}
-	c.entry.KeyId, resp.Resource = clip(keyId), c.server.keyARN(keyId)
+	c.entry.KeyId, resp.Resource = kms.Clip(keyId), c.server.arns.Key(keyId)
 	key, err := c.records.Keys().Get(keyId)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
@@ -149,12 +133,12 @@ func (c *call) simulatedKey(action string, req *simulatePolicyRequest, resp *sim
 }
 
 // simulatedName fills in the resource of an action on something that has a name.
-func (c *call) simulatedName(action, name string, resp *simulatePolicyResponse) error {
+func (c *call) simulatedName(action, name string, resp *kms.SimulatePolicyResponse) error {
 	switch {
 	case name == "" && action == "ListClientKeys": // of all access points
 		name = anyName
 	case name == "":
-		return missingParameter("Name")
+		return kms.MissingParameter("Name")
 	default:
 		if err := checkName("Name", name); err != nil {
 			return err

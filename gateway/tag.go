@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -28,7 +29,7 @@ func parseTags(s string) (map[string]string, error) {
 	}
 	var list []struct{ TagKey, TagValue string }
 	if err := json.Unmarshal([]byte(s), &list); err != nil {
-		return nil, invalidParameter("Tags", `it has to be JSON: [{"TagKey":"…","TagValue":"…"}]`)
+		return nil, kms.InvalidParameter("Tags", `it has to be JSON: [{"TagKey":"…","TagValue":"…"}]`)
 	}
 	tags := make(map[string]string, len(list))
 	for _, t := range list {
@@ -37,20 +38,20 @@ func parseTags(s string) (map[string]string, error) {
 		}
 	}
 	if len(tags) > maxTags {
-		return nil, invalidParameter("Tags", "a key has at most %d tags", maxTags)
+		return nil, kms.InvalidParameter("Tags", "a key has at most %d tags", maxTags)
 	}
 	return tags, nil
 }
 
 func addTag(tags map[string]string, parameter, key, value string) error {
 	if key == "" || utf8.RuneCountInString(key) > maxTagKey || utf8.RuneCountInString(value) > maxTagValue || !isText(key+value) {
-		return invalidParameter(parameter, "a tag's key has 1 to %d characters, its value up to %d", maxTagKey, maxTagValue)
+		return kms.InvalidParameter(parameter, "a tag's key has 1 to %d characters, its value up to %d", maxTagKey, maxTagValue)
 	}
 	if strings.HasPrefix(key, "aliyun") || strings.HasPrefix(key, "acs:") {
-		return invalidParameter(parameter, "tags whose keys begin with aliyun or acs: are reserved")
+		return kms.InvalidParameter(parameter, "tags whose keys begin with aliyun or acs: are reserved")
 	}
 	if _, twice := tags[key]; twice {
-		return invalidParameter(parameter, "the tag %q is there twice", key)
+		return kms.InvalidParameter(parameter, "the tag %q is there twice", key)
 	}
 	tags[key] = value
 	return nil
@@ -64,7 +65,7 @@ func setTags(k *store.Key, tags map[string]string) error {
 	}
 	maps.Copy(merged, tags)
 	if len(merged) > maxTags {
-		return errLimitExceeded.because("A key has at most %d tags.", maxTags)
+		return kms.ErrLimitExceeded.Because("A key has at most %d tags.", maxTags)
 	}
 	k.Tags = merged
 	return nil
@@ -84,68 +85,43 @@ type notKeys struct{ SecretName, CertificateId string }
 
 func (n notKeys) check() error {
 	if n.SecretName != "" || n.CertificateId != "" {
-		return errUnsupportedOperation.because("There are no secrets and no certificates here: use the parameter \"KeyId\".")
+		return kms.ErrUnsupportedOperation.Because("There are no secrets and no certificates here: use the parameter \"KeyId\".")
 	}
 	return nil
 }
 
-type tagResourceRequest struct {
-	KeyId         string
-	SecretName    string
-	CertificateId string
-	Tags          string `kms:"required"`
-}
-
-func tagResource(_ context.Context, c *call, req *tagResourceRequest) (*emptyResponse, error) {
+func tagResource(_ context.Context, c *call, req *kms.TagResourceRequest) (*kms.EmptyResponse, error) {
 	if err := (notKeys{req.SecretName, req.CertificateId}).check(); err != nil {
 		return nil, err
 	}
 	if req.KeyId == "" {
-		return nil, missingParameter("KeyId")
+		return nil, kms.MissingParameter("KeyId")
 	}
 	tags, err := parseTags(req.Tags)
 	if err != nil {
 		return nil, err
 	}
 	if len(tags) == 0 {
-		return nil, invalidParameter("Tags", "there is no tag in it")
+		return nil, kms.InvalidParameter("Tags", "there is no tag in it")
 	}
 	return done(c.updateKey(req.KeyId, func(k *store.Key) error { return setTags(k, tags) }))
 }
 
-type untagResourceRequest struct {
-	KeyId         string
-	SecretName    string
-	CertificateId string
-	TagKeys       string `kms:"required"`
-}
-
-func untagResource(_ context.Context, c *call, req *untagResourceRequest) (*emptyResponse, error) {
+func untagResource(_ context.Context, c *call, req *kms.UntagResourceRequest) (*kms.EmptyResponse, error) {
 	if err := (notKeys{req.SecretName, req.CertificateId}).check(); err != nil {
 		return nil, err
 	}
 	if req.KeyId == "" {
-		return nil, missingParameter("KeyId")
+		return nil, kms.MissingParameter("KeyId")
 	}
 	var tagKeys []string
 	if err := json.Unmarshal([]byte(req.TagKeys), &tagKeys); err != nil || len(tagKeys) == 0 {
-		return nil, invalidParameter("TagKeys", `it has to be JSON: ["…","…"]`)
+		return nil, kms.InvalidParameter("TagKeys", `it has to be JSON: ["…","…"]`)
 	}
 	return done(c.updateKey(req.KeyId, func(k *store.Key) error { return dropTags(k, tagKeys) }))
 }
 
-type resourceTag struct {
-	KeyId    string
-	TagKey   string
-	TagValue string
-}
-
-type listResourceTagsResponse struct {
-	result
-	Tags struct{ Tag []resourceTag }
-}
-
-func listResourceTags(_ context.Context, c *call, req *keyRequest) (*listResourceTagsResponse, error) {
+func listResourceTags(_ context.Context, c *call, req *kms.KeyRequest) (*kms.ListResourceTagsResponse, error) {
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err
@@ -153,25 +129,15 @@ func listResourceTags(_ context.Context, c *call, req *keyRequest) (*listResourc
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	resp := new(listResourceTagsResponse)
-	resp.Tags.Tag = []resourceTag{}
+	resp := new(kms.ListResourceTagsResponse)
+	resp.Tags.Tag = []kms.ResourceTag{}
 	for _, tagKey := range slices.Sorted(maps.Keys(key.Tags)) {
-		resp.Tags.Tag = append(resp.Tags.Tag, resourceTag{key.KeyId, tagKey, key.Tags[tagKey]})
+		resp.Tags.Tag = append(resp.Tags.Tag, kms.ResourceTag{KeyId: key.KeyId, TagKey: tagKey, TagValue: key.Tags[tagKey]})
 	}
 	return resp, nil
 }
 
-// A tagItem is a member of the list Tag.
-type tagItem struct{ Key, Value string }
-
-type tagResourcesRequest struct {
-	RegionId     string    `kms:"required"`
-	ResourceType string    `kms:"required"`
-	ResourceId   []string  `kms:"required"`
-	Tag          []tagItem `kms:"required"`
-}
-
-func tagResources(_ context.Context, c *call, req *tagResourcesRequest) (*emptyResponse, error) {
+func tagResources(_ context.Context, c *call, req *kms.TagResourcesRequest) (*kms.EmptyResponse, error) {
 	tags := make(map[string]string)
 	for _, t := range req.Tag {
 		if err := addTag(tags, "Tag", t.Key, t.Value); err != nil {
@@ -179,24 +145,16 @@ func tagResources(_ context.Context, c *call, req *tagResourcesRequest) (*emptyR
 		}
 	}
 	if len(tags) > maxTags {
-		return nil, invalidParameter("Tag", "a key has at most %d tags", maxTags)
+		return nil, kms.InvalidParameter("Tag", "a key has at most %d tags", maxTags)
 	}
 	return done(c.updateResources(req.RegionId, req.ResourceType, req.ResourceId,
 		func(k *store.Key) error { return setTags(k, tags) }))
 }
 
-type untagResourcesRequest struct {
-	RegionId     string   `kms:"required"`
-	ResourceType string   `kms:"required"`
-	ResourceId   []string `kms:"required"`
-	TagKey       []string
-	All          *bool
-}
-
-func untagResources(_ context.Context, c *call, req *untagResourcesRequest) (*emptyResponse, error) {
+func untagResources(_ context.Context, c *call, req *kms.UntagResourcesRequest) (*kms.EmptyResponse, error) {
 	all := req.All != nil && *req.All
 	if len(req.TagKey) == 0 && !all {
-		return nil, missingParameter("TagKey")
+		return nil, kms.MissingParameter("TagKey")
 	}
 	return done(c.updateResources(req.RegionId, req.ResourceType, req.ResourceId, func(k *store.Key) error {
 		if len(req.TagKey) == 0 { // TagKey wins over All, as KMS has it
@@ -211,11 +169,11 @@ func untagResources(_ context.Context, c *call, req *untagResourcesRequest) (*em
 func (c *call) checkResources(regionId, resourceType string, ids []string) error {
 	switch {
 	case regionId != c.server.instance.RegionId:
-		return invalidParameter("RegionId", "this instance is in %s", c.server.instance.RegionId)
+		return kms.InvalidParameter("RegionId", "this instance is in %s", c.server.instance.RegionId)
 	case resourceType != resourceKey:
-		return invalidParameter("ResourceType", "%q is not %q, the only type here", clip(resourceType), resourceKey)
+		return kms.InvalidParameter("ResourceType", "%q is not %q, the only type here", kms.Clip(resourceType), resourceKey)
 	case len(ids) > maxResources:
-		return invalidParameter("ResourceId", "there are %d, more than %d", len(ids), maxResources)
+		return kms.InvalidParameter("ResourceId", "there are %d, more than %d", len(ids), maxResources)
 	}
 	return nil
 }
@@ -238,7 +196,7 @@ func (c *call) updateResources(regionId, resourceType string, ids []string, chan
 		for _, keyId := range keyIds {
 			key, err := tx.Keys().Get(keyId)
 			if err != nil {
-				return errKeyNotFound // deleted meanwhile
+				return kms.ErrKeyNotFound // deleted meanwhile
 			}
 			if err := change(&key); err != nil {
 				return err
@@ -251,35 +209,14 @@ func (c *call) updateResources(regionId, resourceType string, ids []string, chan
 	})
 }
 
-type listTagResourcesRequest struct {
-	RegionId     string `kms:"required"`
-	ResourceType string `kms:"required"`
-	ResourceId   []string
-	Tag          []tagItem
-	NextToken    string
-}
-
-type tagResourceItem struct {
-	ResourceId   string
-	ResourceType string
-	TagKey       string
-	TagValue     string
-}
-
-type listTagResourcesResponse struct {
-	result
-	TagResources struct{ TagResource []tagResourceItem }
-	NextToken    string
-}
-
 // listTagResources lists the tags of the keys that are named, or of all keys
 // that have the tags that are named. NextToken is the KeyId to go on behind.
-func listTagResources(_ context.Context, c *call, req *listTagResourcesRequest) (*listTagResourcesResponse, error) {
+func listTagResources(_ context.Context, c *call, req *kms.ListTagResourcesRequest) (*kms.ListTagResourcesResponse, error) {
 	if err := c.checkResources(req.RegionId, req.ResourceType, req.ResourceId); err != nil {
 		return nil, err
 	}
 	if len(req.ResourceId) == 0 && len(req.Tag) == 0 {
-		return nil, missingParameter("ResourceId")
+		return nil, kms.MissingParameter("ResourceId")
 	}
 	var keys []store.Key
 	for _, id := range req.ResourceId {
@@ -301,14 +238,14 @@ func listTagResources(_ context.Context, c *call, req *listTagResourcesRequest) 
 		return nil, err
 	}
 	slices.SortFunc(keys, func(a, b store.Key) int { return cmp.Compare(a.KeyId, b.KeyId) })
-	resp := new(listTagResourcesResponse)
-	resp.TagResources.TagResource = []tagResourceItem{}
+	resp := new(kms.ListTagResourcesResponse)
+	resp.TagResources.TagResource = []kms.TagResourceItem{}
 	for i, k := range keys {
 		if k.KeyId <= req.NextToken || !hasTags(k, req.Tag) {
 			continue
 		}
 		for _, tagKey := range slices.Sorted(maps.Keys(k.Tags)) {
-			resp.TagResources.TagResource = append(resp.TagResources.TagResource, tagResourceItem{k.KeyId, resourceKey, tagKey, k.Tags[tagKey]})
+			resp.TagResources.TagResource = append(resp.TagResources.TagResource, kms.TagResourceItem{ResourceId: k.KeyId, ResourceType: resourceKey, TagKey: tagKey, TagValue: k.Tags[tagKey]})
 		}
 		if len(resp.TagResources.TagResource) >= pageOfTags && i < len(keys)-1 {
 			resp.NextToken = k.KeyId
@@ -319,7 +256,7 @@ func listTagResources(_ context.Context, c *call, req *listTagResourcesRequest) 
 }
 
 // keysTagged gives the keys with some tags that the caller may see.
-func (c *call) keysTagged(tags []tagItem) (keys []store.Key) {
+func (c *call) keysTagged(tags []kms.TagItem) (keys []store.Key) {
 	for k := range c.records.Keys().All() {
 		if hasTags(k, tags) && c.authorizeKey(k.KeyId, &k) == nil {
 			keys = append(keys, k)
@@ -330,7 +267,7 @@ func (c *call) keysTagged(tags []tagItem) (keys []store.Key) {
 
 // hasTags reports whether a key has all tags; one without a value stands for any
 // value.
-func hasTags(k store.Key, tags []tagItem) bool {
+func hasTags(k store.Key, tags []kms.TagItem) bool {
 	for _, t := range tags {
 		value, ok := k.Tags[t.Key]
 		if !ok || t.Value != "" && t.Value != value {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -52,7 +53,7 @@ func (c *call) createVersion(ctx context.Context, key store.Key, also func(tx *s
 	version := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: id.String(), CreationDate: c.now}
 	version.Key, err = c.server.Backend.Generate(making, key.KeySpec, id[:])
 	if errors.Is(err, hsm.ErrKeySpec) {
-		err = fmt.Errorf("%w: %w", errUnsupportedOperation.because("The token of this instance makes no %s keys.", key.KeySpec), err)
+		err = fmt.Errorf("%w: %w", kms.ErrUnsupportedOperation.Because("The token of this instance makes no %s keys.", key.KeySpec), err)
 	}
 	if err == nil {
 		err = c.write(func(tx *store.Tx) error {
@@ -81,27 +82,12 @@ func (s *Server) destroyOrphan(ctx context.Context, o store.Orphan) error {
 	return s.Store.Update(func(tx *store.Tx) error { return tx.Orphans().Delete(o.KeyVersionId) })
 }
 
-type keyVersionItem struct {
-	CreationDate string
-	KeyId        string
-	KeyVersionId string
-}
-
-func newKeyVersionItem(v store.KeyVersion) keyVersionItem {
-	return keyVersionItem{apiTime(v.CreationDate), v.KeyId, v.KeyVersionId}
-}
-
-type createKeyVersionRequest struct {
-	KeyId string `kms:"required"`
-}
-
-type keyVersionResponse struct {
-	result
-	KeyVersion keyVersionItem
+func newKeyVersionItem(v store.KeyVersion) kms.KeyVersionItem {
+	return kms.KeyVersionItem{CreationDate: kms.FormatTime(v.CreationDate), KeyId: v.KeyId, KeyVersionId: v.KeyVersionId}
 }
 
 // createKeyVersion adds a version to a key. The older ones stay usable.
-func createKeyVersion(ctx context.Context, c *call, req *createKeyVersionRequest) (*keyVersionResponse, error) {
+func createKeyVersion(ctx context.Context, c *call, req *kms.CreateKeyVersionRequest) (*kms.KeyVersionResponse, error) {
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err
@@ -114,7 +100,7 @@ func createKeyVersion(ctx context.Context, c *call, req *createKeyVersionRequest
 	allowed := func(tx *store.Tx) error {
 		now, err := tx.Keys().Get(key.KeyId)
 		if errors.Is(err, store.ErrNotFound) {
-			return errKeyNotFound
+			return kms.ErrKeyNotFound
 		}
 		return errors.Join(err, usable(now), c.mayHaveVersion(tx.Records, key.KeyId))
 	}
@@ -122,28 +108,23 @@ func createKeyVersion(ctx context.Context, c *call, req *createKeyVersionRequest
 	if err != nil {
 		return nil, err
 	}
-	return &keyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
+	return &kms.KeyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
 }
 
 // mayHaveVersion holds a key to the limits of one more version.
 func (c *call) mayHaveVersion(records *store.Records, keyId string) error {
 	versions := records.VersionsOf(keyId)
 	if len(versions) >= maxVersions {
-		return errLimitExceeded.because("The key has %d versions.", maxVersions)
+		return kms.ErrLimitExceeded.Because("The key has %d versions.", maxVersions)
 	}
 	every := c.server.MinVersionInterval
 	if len(versions) > 0 && c.now.Before(versions[len(versions)-1].CreationDate.Add(every)) {
-		return errRejectedUnsupported.because("A key can have a new version every %v.", every)
+		return kms.ErrRejectedUnsupported.Because("A key can have a new version every %v.", every)
 	}
 	return nil
 }
 
-type describeKeyVersionRequest struct {
-	KeyId        string `kms:"required"`
-	KeyVersionId string `kms:"required"`
-}
-
-func describeKeyVersion(_ context.Context, c *call, req *describeKeyVersionRequest) (*keyVersionResponse, error) {
+func describeKeyVersion(_ context.Context, c *call, req *kms.DescribeKeyVersionRequest) (*kms.KeyVersionResponse, error) {
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err
@@ -155,23 +136,11 @@ func describeKeyVersion(_ context.Context, c *call, req *describeKeyVersionReque
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	return &keyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
+	return &kms.KeyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
 }
 
-type listKeyVersionsRequest struct {
-	KeyId      string `kms:"required"`
-	PageNumber *int
-	PageSize   *int
-}
-
-type listKeyVersionsResponse struct {
-	result
-	KeyVersions struct{ KeyVersion []keyVersionItem }
-	pageInfo
-}
-
-func listKeyVersions(_ context.Context, c *call, req *listKeyVersionsRequest) (*listKeyVersionsResponse, error) {
-	page, err := newPage(req.PageNumber, req.PageSize)
+func listKeyVersions(_ context.Context, c *call, req *kms.ListKeyVersionsRequest) (*kms.ListKeyVersionsResponse, error) {
+	page, err := kms.NewPage(req.PageNumber, req.PageSize)
 	if err != nil {
 		return nil, err
 	}
@@ -183,10 +152,10 @@ func listKeyVersions(_ context.Context, c *call, req *listKeyVersionsRequest) (*
 		return nil, err
 	}
 	all := c.records.VersionsOf(key.KeyId)
-	resp := &listKeyVersionsResponse{pageInfo: page}
+	resp := &kms.ListKeyVersionsResponse{PageInfo: page}
 	resp.TotalCount = len(all)
-	resp.KeyVersions.KeyVersion = []keyVersionItem{}
-	for _, v := range cut(all, page) {
+	resp.KeyVersions.KeyVersion = []kms.KeyVersionItem{}
+	for _, v := range kms.Cut(all, page) {
 		resp.KeyVersions.KeyVersion = append(resp.KeyVersions.KeyVersion, newKeyVersionItem(v))
 	}
 	return resp, nil

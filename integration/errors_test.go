@@ -31,6 +31,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	ours "github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
@@ -471,7 +472,7 @@ func TestErrors(t *testing.T) {
 		}},
 		"403 AccessDeniedError": {func() error { return f.sign(nobody, dry) }},
 	}
-	for _, e := range gateway.Errors() {
+	for _, e := range ours.Errors() {
 		name := fmt.Sprintf("%d %s", e.Status, e.Code)
 		t.Run(name, func(t *testing.T) {
 			if len(cases[name]) == 0 {
@@ -497,7 +498,7 @@ func TestErrors(t *testing.T) {
 
 // audited reports whether the audit log has a line of the request that agrees. It
 // waits a little: the gateway does not wait for the lines of strangers.
-func (f *faulty) audited(requestId string, e gateway.Error) bool {
+func (f *faulty) audited(requestId string, e ours.Error) bool {
 	f.t.Helper()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()

@@ -40,9 +40,12 @@ var mayImport = map[string][]string{
 	"gateway/acs": {"github.com/emmansun/gmsm"}, // SM3, for ACS3-HMAC-SM3
 	// The native API's messages.
 	"gateway/nativepb": {"google.golang.org/protobuf"},
+	// The API's vocabulary: what clients and the gateway say to each other. Answers have
+	// hsm's KeySpecs and surveys.
+	"gateway/kms":      {"hsm"},
 	"gateway/audit":    {"internal/durable"}, // a new file of the log has to survive a power failure
 	// The service. Echo is seen here only, in the doors.
-	"gateway": {"gateway/acs", "gateway/audit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
+	"gateway": {"gateway/acs", "gateway/audit", "gateway/kms", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
 		"github.com/labstack/echo", "github.com/google/uuid", "golang.org/x/time", "github.com/prometheus/client_golang",
 		"golang.org/x/sys",                    // who is at the admin socket's other end
 		"software.sslmate.com/src/go-pkcs12"}, // what a client key is handed over in

@@ -27,6 +27,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	ours "github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
@@ -191,7 +192,7 @@ func TestNativeErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			status, code, _ := strings.Cut(name, " ")
-			e := gateway.Error{Code: code}
+			e := ours.Error{Code: code}
 			fmt.Sscan(status, &e.Status)
 			for i, provoke := range cases {
 				before := len(f.lines())

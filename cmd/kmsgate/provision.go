@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
+
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
@@ -67,7 +69,7 @@ func devAccessKey(ctx context.Context, i *instance) (id, secret string, err erro
 // attachFullAccess lets a user do everything, if it may not already.
 func attachFullAccess(ctx context.Context, i *instance, userName string) error {
 	err := i.server.Call(ctx, "AttachPolicyToUser", map[string]string{"UserName": userName, "PolicyName": "AliyunKMSFullAccess"}, nil)
-	if api := (*gateway.Error)(nil); errors.As(err, &api) && api.Code == "EntityAlreadyExists.User.Policy" {
+	if api := (*kms.Error)(nil); errors.As(err, &api) && api.Code == "EntityAlreadyExists.User.Policy" {
 		return nil
 	}
 	return err
@@ -89,7 +91,7 @@ func devKey(ctx context.Context, server *gateway.Server, db *store.Store, spec h
 		return "", "", err
 	}
 	err = server.Call(ctx, "CreateAlias", map[string]string{"AliasName": alias, "KeyId": keyId}, nil)
-	if api := (*gateway.Error)(nil); err != nil && (!errors.As(err, &api) || api.Code != "AliasAlreadyExists") {
+	if api := (*kms.Error)(nil); err != nil && (!errors.As(err, &api) || api.Code != "AliasAlreadyExists") {
 		return "", "", err
 	}
 	var listed struct {

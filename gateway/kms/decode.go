@@ -1,4 +1,4 @@
-package gateway
+package kms
 
 import (
 	"encoding/base64"
@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// decode fills the fields of *into, a struct, from the parameters of the same
+// Decode fills the fields of *into, a struct, from the parameters of the same
 // names. Parameters without a field are let be: clients send more than an
 // operation knows. A field can be
 //
@@ -23,7 +23,7 @@ import (
 // The tag `kms:"required"` refuses a request in which the field is missing or
 // empty, `kms:"sent"` one in which it is missing. Errors are MissingParameter
 // and InvalidParameter.
-func decode(parameters map[string]string, into any) error {
+func Decode(parameters map[string]string, into any) error {
 	v := reflect.ValueOf(into).Elem()
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
@@ -33,7 +33,7 @@ func decode(parameters map[string]string, into any) error {
 				return err
 			}
 			if need == "required" && v.Field(i).Len() == 0 {
-				return missingParameter(field.Name)
+				return MissingParameter(field.Name)
 			}
 			continue
 		}
@@ -44,7 +44,7 @@ func decode(parameters map[string]string, into any) error {
 		}
 		if text == "" {
 			if need == "required" || need == "sent" && !sent {
-				return missingParameter(field.Name)
+				return MissingParameter(field.Name)
 			}
 			continue
 		}
@@ -62,13 +62,13 @@ func decodeField(name, text string, into reflect.Value) error {
 	case *int:
 		n, err := strconv.ParseInt(text, 10, 32)
 		if err != nil {
-			return invalidParameter(name, "%q is not a whole number of 32 bits", clip(text))
+			return InvalidParameter(name, "%q is not a whole number of 32 bits", Clip(text))
 		}
 		into.Set(reflect.ValueOf(new(int(n))))
 	case *bool:
-		b, ok := parseBool(text)
+		b, ok := ParseBool(text)
 		if !ok {
-			return invalidParameter(name, `%q is neither "true" nor "false"`, clip(text))
+			return InvalidParameter(name, `%q is neither "true" nor "false"`, Clip(text))
 		}
 		into.Set(reflect.ValueOf(&b))
 	case []byte:
@@ -76,7 +76,7 @@ func decodeField(name, text string, into reflect.Value) error {
 		// value.
 		b, err := base64.StdEncoding.Strict().DecodeString(text)
 		if err != nil || strings.ContainsAny(text, "\r\n") {
-			return invalidParameter(name, "it is not standard Base64 with padding")
+			return InvalidParameter(name, "it is not standard Base64 with padding")
 		}
 		into.SetBytes(b)
 	default:
@@ -85,8 +85,8 @@ func decodeField(name, text string, into reflect.Value) error {
 	return nil
 }
 
-// maxList bounds how many members a list parameter can have.
-const maxList = 100
+// MaxList bounds how many members a list parameter can have.
+const MaxList = 100
 
 // decodeList fills a []string or a slice of structs of strings. Members are
 // counted from 1 without a gap. A list that could be read in two ways is
@@ -99,16 +99,16 @@ func decodeList(parameters map[string]string, name string, into reflect.Value) e
 		}
 	}
 	if text := parameters[name]; text != "" {
-		if err := json.Unmarshal([]byte(text), into.Addr().Interface()); err != nil || into.Len() > maxList || flat > 0 {
-			return invalidParameter(name, "it is neither sent as %s.1, %s.2, … nor as a JSON list, of at most %d", name, name, maxList)
+		if err := json.Unmarshal([]byte(text), into.Addr().Interface()); err != nil || into.Len() > MaxList || flat > 0 {
+			return InvalidParameter(name, "it is neither sent as %s.1, %s.2, … nor as a JSON list, of at most %d", name, name, MaxList)
 		}
 		return nil
 	}
 	for n := 1; flat > 0; n++ {
 		member := reflect.New(into.Type().Elem()).Elem()
 		sent := decodeMember(parameters, fmt.Sprintf("%s.%d", name, n), member)
-		if sent == 0 || n > maxList {
-			return invalidParameter(name, "its members are not %s.1, %s.2, …, at most %d", name, name, maxList)
+		if sent == 0 || n > MaxList {
+			return InvalidParameter(name, "its members are not %s.1, %s.2, …, at most %d", name, name, MaxList)
 		}
 		flat -= sent
 		into.Set(reflect.Append(into, member))
@@ -134,8 +134,8 @@ func decodeMember(parameters map[string]string, name string, into reflect.Value)
 	return sent
 }
 
-// parseBool takes "true" and "false" in any case: Python's SDK sends "True".
-func parseBool(text string) (value, ok bool) {
+// ParseBool takes "true" and "false" in any case: Python's SDK sends "True".
+func ParseBool(text string) (value, ok bool) {
 	switch strings.ToLower(text) {
 	case "true":
 		return true, true
@@ -145,12 +145,12 @@ func parseBool(text string) (value, ok bool) {
 	return false, false
 }
 
-// maxEcho bounds what of a request's own text goes into messages and log lines.
-const maxEcho = 256
+// MaxEcho bounds what of a request's own text goes into messages and log lines.
+const MaxEcho = 256
 
-func clip(s string) string { return clipTo(maxEcho, s) }
+func Clip(s string) string { return ClipTo(MaxEcho, s) }
 
-func clipTo(most int, s string) string {
+func ClipTo(most int, s string) string {
 	if len(s) > most {
 		return s[:most] + "…"
 	}

@@ -1,0 +1,129 @@
+package kms
+
+type CreateApplicationAccessPointRequest struct {
+	Name                 string `kms:"required"`
+	Policies             string `kms:"required"`
+	AuthenticationMethod string
+	Description          string
+}
+
+// AccessPointResponse is an access point as the API shows it.
+type AccessPointResponse struct {
+	Result
+	Arn                  string
+	AuthenticationMethod string
+	Description          string
+	Name                 string
+	Policies             string // JSON
+}
+
+type AccessPointItem struct {
+	AuthenticationMethod string
+	Name                 string
+}
+
+type ListApplicationAccessPointsResponse struct {
+	Result
+	ApplicationAccessPoints struct{ ApplicationAccessPoint []AccessPointItem }
+	PageInfo
+}
+
+// UpdateApplicationAccessPointRequest changes what it has.
+type UpdateApplicationAccessPointRequest struct {
+	Name        string `kms:"required"`
+	Description *string
+	Policies    *string
+}
+
+type CreateNetworkRuleRequest struct {
+	Name            string `kms:"required"`
+	Type            string `kms:"required"`
+	SourcePrivateIp string `kms:"required"`
+	Description     string
+}
+
+// A NetworkRule is a network rule as the API shows it.
+type NetworkRule struct {
+	Arn             string
+	Description     string
+	SourcePrivateIp string // JSON
+	Type            string
+}
+
+type CreateNetworkRuleResponse struct {
+	Result
+	NetworkRule
+	Name string
+}
+
+type DescribeNetworkRuleResponse struct {
+	Result
+	NetworkRule
+}
+
+type NetworkRuleItem struct {
+	Name string
+	Type string
+}
+
+type ListNetworkRulesResponse struct {
+	Result
+	NetworkRules struct{ NetworkRule []NetworkRuleItem }
+	PageInfo
+}
+
+// UpdateNetworkRuleRequest changes what it has.
+type UpdateNetworkRuleRequest struct {
+	Name            string `kms:"required"`
+	Description     *string
+	SourcePrivateIp *string
+}
+
+type CreatePolicyRequest struct {
+	Name               string `kms:"required"`
+	Permissions        string `kms:"required"`
+	Resources          string `kms:"required"`
+	AccessControlRules string
+	Description        string
+	KmsInstance        string
+}
+
+type CreatePolicyResponse struct {
+	Result
+	AccessControlRules string
+	Arn                string
+	Description        string
+	KmsInstance        string
+	Name               string
+	Permissions        string // JSON
+	Resources          string // JSON
+}
+
+type DescribePolicyResponse struct {
+	Result
+	AccessControlRules string
+	Arn                string
+	Description        string
+	KmsInstance        string
+	Name               string
+	Permissions        []string
+	Resources          []string
+}
+
+type PermissionPolicyItem struct{ Name string }
+
+type ListPoliciesResponse struct {
+	Result
+	Policies struct{ Policy []PermissionPolicyItem }
+	PageInfo
+}
+
+// UpdatePolicyRequest changes what it has. AccessControlRules without a network rule
+// lets all addresses in; empty it is refused, for it does not say so.
+type UpdatePolicyRequest struct {
+	Name               string `kms:"required"`
+	AccessControlRules *string
+	Description        *string
+	Permissions        *string
+	Resources          *string
+}

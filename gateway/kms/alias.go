@@ -1,0 +1,38 @@
+package kms
+
+type CreateAliasRequest struct {
+	AliasName string `kms:"required"`
+	KeyId     string `kms:"required"`
+}
+
+type DeleteAliasRequest struct {
+	AliasName string `kms:"required"`
+}
+
+type UpdateAliasRequest struct {
+	AliasName string `kms:"required"`
+	KeyId     string `kms:"required"`
+}
+
+type ListAliasesByKeyIdRequest struct {
+	KeyId      string `kms:"required"`
+	PageNumber *int
+	PageSize   *int
+}
+
+type ListAliasesRequest struct {
+	PageNumber *int
+	PageSize   *int
+}
+
+type AliasItem struct {
+	AliasArn  string
+	AliasName string
+	KeyId     string
+}
+
+type ListAliasesResponse struct {
+	Result
+	Aliases struct{ Alias []AliasItem }
+	PageInfo
+}

@@ -1,0 +1,29 @@
+package kms
+
+import "fmt"
+
+// ARNs makes the names that policies use, for the resources of one account in one
+// region.
+type ARNs struct{ RegionId, AccountId string }
+
+// Resource returns the ARN of a resource of KMS, as "key/<KeyId>".
+func (a ARNs) Resource(resource string) string {
+	return fmt.Sprintf("acs:kms:%s:%s:%s", a.RegionId, a.AccountId, resource)
+}
+
+// Key returns the ARN of a key; Key("") is what the ARNs of all keys begin with.
+func (a ARNs) Key(keyId string) string { return a.Resource("key/" + keyId) }
+
+// Alias returns the ARN of an alias. Its AliasName begins with "alias/".
+func (a ARNs) Alias(aliasName string) string { return a.Resource(aliasName) }
+
+// Instance returns the ARN of a KMS instance, which ARNs call a key store.
+func (a ARNs) Instance(instanceId string) string { return a.Resource("keystore/" + instanceId) }
+
+// Root returns the ARN of the account's owner, which local administrators are.
+func (a ARNs) Root() string { return fmt.Sprintf("acs:ram::%s:root", a.AccountId) }
+
+// User returns the ARN of a user.
+func (a ARNs) User(userName string) string {
+	return fmt.Sprintf("acs:ram::%s:user/%s", a.AccountId, userName)
+}

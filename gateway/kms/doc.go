@@ -1,0 +1,10 @@
+// Package kms is the API's vocabulary: what clients and the gateway say to each
+// other, declared once for the server, the command line and the tests.
+//
+// The request and the response of operation X are XRequest and XResponse. Their
+// fields have the API's names. [Decode] fills a request from parameters; [FormatOf]
+// returns how a response is written, JSON or XML. An [Error] is what a client is told
+// instead; its Code is spelled as KMS, RAM or the gateway in front of KMS spells it.
+//
+// The package holds no state, and knows nothing of records, tokens or callers.
+package kms

@@ -1,0 +1,87 @@
+package kms
+
+type CreateUserRequest struct {
+	UserName string `kms:"required"`
+	Comments string
+}
+
+type UserItem struct {
+	UserName   string
+	Comments   string
+	CreateDate string
+	Policies   struct{ Policy []string }
+	AccessKeys int
+}
+
+type CreateUserResponse struct {
+	Result
+	User UserItem
+}
+
+type ListUsersResponse struct {
+	Result
+	Users struct{ User []UserItem }
+}
+
+type DeleteUserRequest struct {
+	UserName string `kms:"required"`
+	Force    *bool  // with access keys and policies
+}
+
+type CreateAccessKeyRequest struct {
+	UserName string `kms:"required"`
+}
+
+// CreateAccessKeyResponse is the only answer that shows the secret.
+type CreateAccessKeyResponse struct {
+	Result
+	AccessKeyId     string
+	AccessKeySecret string
+	UserName        string
+	Status          string
+	CreateDate      string
+}
+
+type ListAccessKeysRequest struct {
+	UserName string // all users if empty
+}
+
+type AccessKeyItem struct {
+	AccessKeyId  string
+	UserName     string
+	Status       string
+	CreateDate   string
+	LastUsedDate string // empty if never
+}
+
+type ListAccessKeysResponse struct {
+	Result
+	AccessKeys struct{ AccessKey []AccessKeyItem }
+}
+
+type UpdateAccessKeyRequest struct {
+	AccessKeyId string `kms:"required"`
+	Status      string `kms:"required"`
+}
+
+type DeleteAccessKeyRequest struct {
+	AccessKeyId string `kms:"required"`
+}
+
+type QuotaItem struct {
+	Gateway          string
+	QuotaName        string
+	UserName         string // empty: everybody
+	QueriesPerSecond float64
+}
+
+type ListQuotasResponse struct {
+	Result
+	Quotas struct{ Quota []QuotaItem }
+}
+
+type SetUserQuotaRequest struct {
+	UserName         string `kms:"required"`
+	QuotaName        string `kms:"required"`
+	QueriesPerSecond *int   // what everybody has if it is not sent
+}
