@@ -192,8 +192,8 @@ func (c *call) audit() error {
 		return c.server.logChange(c.entry)
 	case c.entry.Principal != "":
 		return c.server.Audit.Append(c.entry)
-	case c.server.strangers.allow(c.entry.Source, c.server.Now):
-		c.server.Audit.Offer(c.entry, func() { c.server.strangers.count(c.entry.Source) })
+	case c.server.unauthenticated.Allow(c.entry.Source, c.server.Now):
+		c.server.Audit.Offer(c.entry, func() { c.server.unauthenticated.Count(c.entry.Source) })
 	}
 	return nil
 }

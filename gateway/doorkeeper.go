@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
 // A doorkeeper is a listener that accepts so many connections and no more, and
@@ -70,7 +72,7 @@ func sourceOf(conn net.Conn) string {
 	if err != nil {
 		host = conn.RemoteAddr().String()
 	}
-	return networkOf(host)
+	return limit.NetworkOf(host)
 }
 
 // seats are the connections that the process may have open, to all listeners

@@ -38,14 +38,8 @@ const (
 	MaxPerSource = 128
 )
 
-// Sources tells how many sources of strangers are told apart at the moment.
-func (s *Server) Sources() int {
-	s.strangers.mu.Lock()
-	defer s.strangers.mu.Unlock()
-	return len(s.strangers.bySource)
-}
-
-const MaxSources = maxSources
+// Sources tells how many sources of unauthenticated callers are told apart at the moment.
+func (s *Server) Sources() int { return s.unauthenticated.Sources() }
 
 // Gate is a gate with its methods.
 type Gate struct{ gate }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
@@ -33,8 +34,8 @@ type Config struct {
 	// that nobody does.
 	Inspector hsm.Inspector
 
-	Quotas    Quotas
-	Strangers Budget // of audit lines, for callers who cannot say who they are
+	Quotas   limit.Quotas
+	LogLines limit.LogLines // of callers who cannot authenticate
 
 	// MaxKeys and MaxAliases bound how many of them there can be. Zero means
 	// 100,000.
@@ -86,23 +87,23 @@ func createTimeout(spec hsm.KeySpec) time.Duration {
 // A Server is the service. Use [New].
 type Server struct {
 	Config
-	instance    store.Instance
-	arns        kms.ARNs
-	table       map[string]operation // operations, for those of them that look at it
-	credentials credentials
-	nonces      nonces
-	limiters    limiters
-	strangers   strangers
-	seats       *seats
-	outbox      outbox
-	bodies      bodies
-	seals       seals
-	metrics     *metrics
-	policies    documents // RAM policies
-	keyPolicies documents
-	watch       watch
-	making      sync.Map // KeyVersionId → true, while its key pair is being made
-	pairs       gate     // who makes or destroys key pairs is inside
+	instance        store.Instance
+	arns            kms.ARNs
+	table           map[string]operation // operations, for those of them that look at it
+	credentials     credentials
+	nonces          nonces
+	buckets         limit.Buckets
+	unauthenticated *limit.Unauthenticated
+	seats           *seats
+	outbox          outbox
+	bodies          limit.Bodies
+	seals           seals
+	metrics         *metrics
+	policies        documents // RAM policies
+	keyPolicies     documents
+	watch           watch
+	making          sync.Map // KeyVersionId → true, while its key pair is being made
+	pairs           gate     // who makes or destroys key pairs is inside
 }
 
 // New makes a Server: it unseals the access keys, remembers the nonces that
@@ -128,10 +129,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	if err := cfg.Quotas.check(); err != nil {
+	if err := cfg.Quotas.Check(); err != nil {
 		return nil, err
 	}
-	s := &Server{Config: cfg, table: operations, strangers: strangers{budget: cfg.Strangers.withDefaults()}, seats: newSeats()}
+	s := &Server{Config: cfg, table: operations, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), seats: newSeats()}
 	s.policies.parse, s.keyPolicies.parse = policy.Parse, policy.ParseKeyPolicy
 	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {

@@ -25,6 +25,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
@@ -110,7 +111,7 @@ func (b *bench) open(change ...func(*gateway.Config)) {
 		b.t.Fatal(err)
 	}
 	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Random: b.backend, Inspector: b.backend, Audit: b.log, Now: b.clock.Now, MinVersionInterval: -1,
-		Logger: quiet, Strangers: gateway.Budget{PerSource: 1e6, InAll: 1e6}, Archiver: &fakeArchiver{backend: b.backend}}
+		Logger: quiet, LogLines: limit.LogLines{PerSource: 1e6, Total: 1e6}, Archiver: &fakeArchiver{backend: b.backend}}
 	for _, f := range change {
 		f(&cfg)
 	}

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
 // The kinds of gateway that a listener can be, whose quotas hold there.
@@ -56,14 +58,14 @@ func (l Listener) withDefaults() Listener {
 }
 
 // charges gives the quotas that an operation is charged to.
-func (l *Listener) charges(o operation) []quota {
+func (l *Listener) charges(o operation) []limit.Quota {
 	switch {
 	case l == nil: // administration
 		return nil
 	case l.Gateway == SharedGateway:
-		return []quota{o.quota}
+		return []limit.Quota{o.quota}
 	case o.business:
-		return []quota{dedicatedUser, dedicatedInstance}
+		return []limit.Quota{limit.DedicatedUser, limit.DedicatedInstance}
 	}
 	return nil
 }

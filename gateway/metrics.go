@@ -51,7 +51,7 @@ func newMetrics(s *Server) *metrics {
 			return float64(failing)
 		}),
 		gauge("kmsgate_client_keys_first_expiry_seconds", "When the first of the client keys that are valid expires, in seconds since 1970; 0 if there is none.", s.firstExpiry),
-		gauge("kmsgate_native_body_bytes", "Bytes of large bodies of native requests that are being sent or used.", s.bodies.bytes),
+		gauge("kmsgate_native_body_bytes", "Bytes of large bodies of native requests that are being sent or used.", s.bodies.Bytes),
 		gauge("kmsgate_audit_lines", "The number of the audit log's last line.", func() float64 { return float64(s.Audit.Head().Seq) }),
 	)
 	m.registry.MustRegister(s.Collectors...)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -63,7 +64,7 @@ func checkNative(r *http.Request) error {
 		return kms.ErrHTTPMethod
 	case err != nil || contentType != acs.NativeContentType:
 		return kms.ErrNativeContentType.Saying("Content-Type %q is unsupported.", kms.Clip(r.Header.Get("Content-Type")))
-	case r.ContentLength > maxNativeBody:
+	case r.ContentLength > limit.MaxNativeBody:
 		return errNativeTooLarge
 	}
 	return nil
@@ -168,6 +169,6 @@ func (c *call) writeNative(ec echo.Context, status int, m proto.Message) error {
 // writeNativeError answers when all of the request has been sent: a client that is
 // still sending may never read it.
 func (c *call) writeNativeError(ec echo.Context, api *kms.Error) error {
-	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, ec.Request().Body, maxNativeBody))
+	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, ec.Request().Body, limit.MaxNativeBody))
 	return c.writeNative(ec, api.Status, &nativepb.Error{StatusCode: int32(api.Status), ErrorCode: api.Code, ErrorMessage: api.Message, RequestId: c.requestId})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
 // A door is a way into the corridor.
@@ -21,7 +22,7 @@ func (d door) isRemote() bool { return d == rpcDoor || d == nativeDoor }
 
 // An operation is one row of the table.
 type operation struct {
-	quota    quota
+	quota    limit.Quota
 	door     door // the most public door through which it can be had
 	business bool // the business of a dedicated gateway: to use keys
 	run      func(ctx context.Context, c *call) (kms.Response, error)
@@ -32,8 +33,8 @@ type operation struct {
 func op[Req, Resp any, R interface {
 	*Resp
 	kms.Response
-}](q quota, d door, f func(ctx context.Context, c *call, req *Req) (R, error)) operation {
-	return operation{q, d, q == asymmetric, func(ctx context.Context, c *call) (kms.Response, error) {
+}](q limit.Quota, d door, f func(ctx context.Context, c *call, req *Req) (R, error)) operation {
+	return operation{q, d, q == limit.Asymmetric, func(ctx context.Context, c *call) (kms.Response, error) {
 		req := new(Req)
 		if err := kms.Decode(c.parameters, req); err != nil {
 			return nil, err
@@ -55,98 +56,98 @@ func business(o operation) operation {
 
 // operations is the table of all that can be asked for.
 var operations = map[string]operation{
-	"AsymmetricSign":   op(asymmetric, rpcDoor, asymmetricSign),
-	"AsymmetricVerify": op(asymmetric, rpcDoor, asymmetricVerify),
-	"GetPublicKey":     business(op(keyRead, rpcDoor, getPublicKey)),
-	"GenerateRandom":   op(asymmetric, nativeDoor, generateRandom),
+	"AsymmetricSign":   op(limit.Asymmetric, rpcDoor, asymmetricSign),
+	"AsymmetricVerify": op(limit.Asymmetric, rpcDoor, asymmetricVerify),
+	"GetPublicKey":     business(op(limit.KeyRead, rpcDoor, getPublicKey)),
+	"GenerateRandom":   op(limit.Asymmetric, nativeDoor, generateRandom),
 
-	"CreateKey":             op(keyCreation, rpcDoor, createKey),
-	"DescribeKey":           op(keyRead, rpcDoor, describeKey),
-	"ListKeys":              op(keyRead, rpcDoor, listKeys),
-	"EnableKey":             op(keyWrite, rpcDoor, enableKey),
-	"DisableKey":            op(keyWrite, rpcDoor, disableKey),
-	"ScheduleKeyDeletion":   op(keyWrite, rpcDoor, scheduleKeyDeletion),
-	"CancelKeyDeletion":     op(keyWrite, rpcDoor, cancelKeyDeletion),
-	"SetDeletionProtection": op(keyWrite, rpcDoor, setDeletionProtection),
-	"UpdateKeyDescription":  op(keyWrite, rpcDoor, updateKeyDescription),
+	"CreateKey":             op(limit.KeyCreation, rpcDoor, createKey),
+	"DescribeKey":           op(limit.KeyRead, rpcDoor, describeKey),
+	"ListKeys":              op(limit.KeyRead, rpcDoor, listKeys),
+	"EnableKey":             op(limit.KeyWrite, rpcDoor, enableKey),
+	"DisableKey":            op(limit.KeyWrite, rpcDoor, disableKey),
+	"ScheduleKeyDeletion":   op(limit.KeyWrite, rpcDoor, scheduleKeyDeletion),
+	"CancelKeyDeletion":     op(limit.KeyWrite, rpcDoor, cancelKeyDeletion),
+	"SetDeletionProtection": op(limit.KeyWrite, rpcDoor, setDeletionProtection),
+	"UpdateKeyDescription":  op(limit.KeyWrite, rpcDoor, updateKeyDescription),
 
-	"CreateKeyVersion":   op(keyWrite, rpcDoor, createKeyVersion),
-	"DescribeKeyVersion": op(keyRead, rpcDoor, describeKeyVersion),
-	"ListKeyVersions":    op(keyRead, rpcDoor, listKeyVersions),
+	"CreateKeyVersion":   op(limit.KeyWrite, rpcDoor, createKeyVersion),
+	"DescribeKeyVersion": op(limit.KeyRead, rpcDoor, describeKeyVersion),
+	"ListKeyVersions":    op(limit.KeyRead, rpcDoor, listKeyVersions),
 
-	"CreateAlias":        op(keyWrite, rpcDoor, createAlias),
-	"UpdateAlias":        op(keyWrite, rpcDoor, updateAlias),
-	"DeleteAlias":        op(keyWrite, rpcDoor, deleteAlias),
-	"ListAliases":        op(keyRead, rpcDoor, listAliases),
-	"ListAliasesByKeyId": op(keyRead, rpcDoor, listAliasesByKeyId),
+	"CreateAlias":        op(limit.KeyWrite, rpcDoor, createAlias),
+	"UpdateAlias":        op(limit.KeyWrite, rpcDoor, updateAlias),
+	"DeleteAlias":        op(limit.KeyWrite, rpcDoor, deleteAlias),
+	"ListAliases":        op(limit.KeyRead, rpcDoor, listAliases),
+	"ListAliasesByKeyId": op(limit.KeyRead, rpcDoor, listAliasesByKeyId),
 
-	"TagResource":      op(keyWrite, rpcDoor, tagResource),
-	"UntagResource":    op(keyWrite, rpcDoor, untagResource),
-	"ListResourceTags": op(tagQuery, rpcDoor, listResourceTags),
-	"TagResources":     op(keyWrite, rpcDoor, tagResources),
-	"UntagResources":   op(keyWrite, rpcDoor, untagResources),
-	"ListTagResources": op(keyRead, rpcDoor, listTagResources),
+	"TagResource":      op(limit.KeyWrite, rpcDoor, tagResource),
+	"UntagResource":    op(limit.KeyWrite, rpcDoor, untagResource),
+	"ListResourceTags": op(limit.TagQuery, rpcDoor, listResourceTags),
+	"TagResources":     op(limit.KeyWrite, rpcDoor, tagResources),
+	"UntagResources":   op(limit.KeyWrite, rpcDoor, untagResources),
+	"ListTagResources": op(limit.KeyRead, rpcDoor, listTagResources),
 
-	"SetKeyPolicy": op(keyWrite, rpcDoor, setKeyPolicy),
-	"GetKeyPolicy": op(keyRead, rpcDoor, getKeyPolicy),
+	"SetKeyPolicy": op(limit.KeyWrite, rpcDoor, setKeyPolicy),
+	"GetKeyPolicy": op(limit.KeyRead, rpcDoor, getKeyPolicy),
 
-	"CreateNetworkRule":   op(keyWrite, rpcDoor, createNetworkRule),
-	"DescribeNetworkRule": op(keyRead, rpcDoor, describeNetworkRule),
-	"ListNetworkRules":    op(keyRead, rpcDoor, listNetworkRules),
-	"UpdateNetworkRule":   op(keyWrite, rpcDoor, updateNetworkRule),
-	"DeleteNetworkRule":   op(keyWrite, rpcDoor, deleteNetworkRule),
+	"CreateNetworkRule":   op(limit.KeyWrite, rpcDoor, createNetworkRule),
+	"DescribeNetworkRule": op(limit.KeyRead, rpcDoor, describeNetworkRule),
+	"ListNetworkRules":    op(limit.KeyRead, rpcDoor, listNetworkRules),
+	"UpdateNetworkRule":   op(limit.KeyWrite, rpcDoor, updateNetworkRule),
+	"DeleteNetworkRule":   op(limit.KeyWrite, rpcDoor, deleteNetworkRule),
 
-	"CreatePolicy":   op(keyWrite, rpcDoor, createPolicy),
-	"DescribePolicy": op(keyRead, rpcDoor, describePolicy),
-	"ListPolicies":   op(keyRead, rpcDoor, listPolicies),
-	"UpdatePolicy":   op(keyWrite, rpcDoor, updatePolicy),
-	"DeletePolicy":   op(keyWrite, rpcDoor, deletePolicy),
+	"CreatePolicy":   op(limit.KeyWrite, rpcDoor, createPolicy),
+	"DescribePolicy": op(limit.KeyRead, rpcDoor, describePolicy),
+	"ListPolicies":   op(limit.KeyRead, rpcDoor, listPolicies),
+	"UpdatePolicy":   op(limit.KeyWrite, rpcDoor, updatePolicy),
+	"DeletePolicy":   op(limit.KeyWrite, rpcDoor, deletePolicy),
 
-	"CreateApplicationAccessPoint":   op(keyWrite, rpcDoor, createApplicationAccessPoint),
-	"DescribeApplicationAccessPoint": op(keyRead, rpcDoor, describeApplicationAccessPoint),
-	"ListApplicationAccessPoints":    op(keyRead, rpcDoor, listApplicationAccessPoints),
-	"UpdateApplicationAccessPoint":   op(keyWrite, rpcDoor, updateApplicationAccessPoint),
-	"DeleteApplicationAccessPoint":   op(keyWrite, rpcDoor, deleteApplicationAccessPoint),
+	"CreateApplicationAccessPoint":   op(limit.KeyWrite, rpcDoor, createApplicationAccessPoint),
+	"DescribeApplicationAccessPoint": op(limit.KeyRead, rpcDoor, describeApplicationAccessPoint),
+	"ListApplicationAccessPoints":    op(limit.KeyRead, rpcDoor, listApplicationAccessPoints),
+	"UpdateApplicationAccessPoint":   op(limit.KeyWrite, rpcDoor, updateApplicationAccessPoint),
+	"DeleteApplicationAccessPoint":   op(limit.KeyWrite, rpcDoor, deleteApplicationAccessPoint),
 
-	"CreateClientKey": op(keyWrite, rpcDoor, createClientKey),
-	"GetClientKey":    op(keyRead, rpcDoor, getClientKey),
-	"ListClientKeys":  op(keyRead, rpcDoor, listClientKeys),
-	"DeleteClientKey": op(keyWrite, rpcDoor, deleteClientKey),
+	"CreateClientKey": op(limit.KeyWrite, rpcDoor, createClientKey),
+	"GetClientKey":    op(limit.KeyRead, rpcDoor, getClientKey),
+	"ListClientKeys":  op(limit.KeyRead, rpcDoor, listClientKeys),
+	"DeleteClientKey": op(limit.KeyWrite, rpcDoor, deleteClientKey),
 
-	"DescribeRegions":          op(keyRead, rpcDoor, describeRegions),
-	"DescribeAccountKmsStatus": op(activation, rpcDoor, describeAccountKmsStatus),
-	"OpenKmsService":           op(activation, rpcDoor, openKmsService),
-	"GetKmsInstance":           op(instanceRead, rpcDoor, getKmsInstance),
-	"ListKmsInstances":         op(instanceRead, rpcDoor, listKmsInstances),
+	"DescribeRegions":          op(limit.KeyRead, rpcDoor, describeRegions),
+	"DescribeAccountKmsStatus": op(limit.Activation, rpcDoor, describeAccountKmsStatus),
+	"OpenKmsService":           op(limit.Activation, rpcDoor, openKmsService),
+	"GetKmsInstance":           op(limit.InstanceRead, rpcDoor, getKmsInstance),
+	"ListKmsInstances":         op(limit.InstanceRead, rpcDoor, listKmsInstances),
 
-	"CreateUser":   op(administration, adminDoor, createUser),
-	"ListUsers":    op(administration, adminDoor, listUsers),
-	"DeleteUser":   op(administration, adminDoor, deleteUser),
-	"ListQuotas":   op(administration, adminDoor, listQuotas),
-	"SetUserQuota": op(administration, adminDoor, setUserQuota),
+	"CreateUser":   op(limit.Administration, adminDoor, createUser),
+	"ListUsers":    op(limit.Administration, adminDoor, listUsers),
+	"DeleteUser":   op(limit.Administration, adminDoor, deleteUser),
+	"ListQuotas":   op(limit.Administration, adminDoor, listQuotas),
+	"SetUserQuota": op(limit.Administration, adminDoor, setUserQuota),
 
-	"CreateAccessKey": op(administration, adminDoor, createAccessKey),
-	"ListAccessKeys":  op(administration, adminDoor, listAccessKeys),
-	"UpdateAccessKey": op(administration, adminDoor, updateAccessKey),
-	"DeleteAccessKey": op(administration, adminDoor, deleteAccessKey),
+	"CreateAccessKey": op(limit.Administration, adminDoor, createAccessKey),
+	"ListAccessKeys":  op(limit.Administration, adminDoor, listAccessKeys),
+	"UpdateAccessKey": op(limit.Administration, adminDoor, updateAccessKey),
+	"DeleteAccessKey": op(limit.Administration, adminDoor, deleteAccessKey),
 
-	"CreateRamPolicy":      op(administration, adminDoor, createRamPolicy),
-	"GetRamPolicy":         op(administration, adminDoor, getRamPolicy),
-	"ListRamPolicies":      op(administration, adminDoor, listRamPolicies),
-	"UpdateRamPolicy":      op(administration, adminDoor, updateRamPolicy),
-	"DeleteRamPolicy":      op(administration, adminDoor, deleteRamPolicy),
-	"AttachPolicyToUser":   op(administration, adminDoor, attachPolicyToUser),
-	"DetachPolicyFromUser": op(administration, adminDoor, detachPolicyFromUser),
-	"SimulatePolicy":       op(administration, adminDoor, simulatePolicy),
+	"CreateRamPolicy":      op(limit.Administration, adminDoor, createRamPolicy),
+	"GetRamPolicy":         op(limit.Administration, adminDoor, getRamPolicy),
+	"ListRamPolicies":      op(limit.Administration, adminDoor, listRamPolicies),
+	"UpdateRamPolicy":      op(limit.Administration, adminDoor, updateRamPolicy),
+	"DeleteRamPolicy":      op(limit.Administration, adminDoor, deleteRamPolicy),
+	"AttachPolicyToUser":   op(limit.Administration, adminDoor, attachPolicyToUser),
+	"DetachPolicyFromUser": op(limit.Administration, adminDoor, detachPolicyFromUser),
+	"SimulatePolicy":       op(limit.Administration, adminDoor, simulatePolicy),
 
-	"DescribeToken":      op(administration, adminDoor, describeToken),
-	"ListTokenObjects":   op(administration, adminDoor, listTokenObjects),
-	"TestKeyVersion":     op(administration, adminDoor, testKeyVersion),
-	"DestroyTokenObject": op(administration, adminDoor, destroyTokenObject),
+	"DescribeToken":      op(limit.Administration, adminDoor, describeToken),
+	"ListTokenObjects":   op(limit.Administration, adminDoor, listTokenObjects),
+	"TestKeyVersion":     op(limit.Administration, adminDoor, testKeyVersion),
+	"DestroyTokenObject": op(limit.Administration, adminDoor, destroyTokenObject),
 
-	"GetAuditHead": op(administration, adminDoor, getAuditHead),
+	"GetAuditHead": op(limit.Administration, adminDoor, getAuditHead),
 
-	"CreateBackup": op(administration, adminDoor, createBackup),
+	"CreateBackup": op(limit.Administration, adminDoor, createBackup),
 }
 
 // unsupported are the operations that KMS has (kms-20160120 v3.2.3 and v4.1.0)

@@ -127,7 +127,18 @@ func (s *Server) Settle() {
 	if s.Audit.Err() == nil { // a disk that is full for the log is full for the database
 		s.recordUse()
 	}
-	s.strangers.tell(s.Audit, s.Now())
+	s.reportSuppressed()
+}
+
+// reportSuppressed writes the one line that stands for the refusals that have none. While
+// the log cannot be written they are kept for later.
+func (s *Server) reportSuppressed() {
+	if s.Audit.Err() != nil {
+		return
+	}
+	if n, last := s.unauthenticated.TakeSuppressed(); n > 0 {
+		s.Audit.OfferSuppressed(s.Now().UTC(), n, last, func() { s.unauthenticated.CountAgain(n) })
+	}
 }
 
 // recoverOutbox appends the lines that the last process had no time to append.

@@ -14,13 +14,14 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 )
 
 // budget gives a bench whose strangers have little.
-func budget(t *testing.T, budget gateway.Budget) *bench {
+func budget(t *testing.T, budget limit.LogLines) *bench {
 	t.Helper()
-	return newBench(t, func(c *gateway.Config) { c.Strangers = budget })
+	return newBench(t, func(c *gateway.Config) { c.LogLines = budget })
 }
 
 // from sends a request that comes from an address, past the network.
@@ -50,7 +51,7 @@ func (b *bench) refusals(counted int) (lines []audit.Entry, suppressed []audit.E
 // TestSuppressed: strangers have so many lines, and one line for the rest; who
 // is known has every line.
 func TestSuppressed(t *testing.T) {
-	b := budget(t, gateway.Budget{PerSource: 3, PerSourceAndMinute: 2, InAll: 1000, InAllPerMinute: 1000})
+	b := budget(t, limit.LogLines{PerSource: 3, PerSourcePerMinute: 2, Total: 1000, TotalPerMinute: 1000})
 	guess := func(n int) {
 		t.Helper()
 		for range n {
@@ -81,7 +82,7 @@ func TestSuppressed(t *testing.T) {
 // TestSourcesAreSeparate: one source does not use up another's budget; all the
 // addresses of an IPv6 network are one; all together have a budget, too.
 func TestSourcesAreSeparate(t *testing.T) {
-	b := budget(t, gateway.Budget{PerSource: 2, InAll: 9})
+	b := budget(t, limit.LogLines{PerSource: 2, Total: 9})
 	for _, address := range []string{
 		"10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3", "[::ffff:10.0.0.1]:4", // 2 of them
 		"10.0.0.2:1",                                            // 1
@@ -110,12 +111,12 @@ func TestSourcesAreSeparate(t *testing.T) {
 func TestManySources(t *testing.T) {
 	t.Parallel()
 	const more = 50
-	b := budget(t, gateway.Budget{PerSource: 1, PerSourceAndMinute: 1, InAll: 1e6})
-	for i := range gateway.MaxSources + more {
+	b := budget(t, limit.LogLines{PerSource: 1, PerSourcePerMinute: 1, Total: 1e6})
+	for i := range limit.MaxSources + more {
 		b.from(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255), "Action=ListKeys")
 	}
-	if n := b.server.Sources(); n != gateway.MaxSources+1 {
-		t.Errorf("%d sources are told apart, want %d and the one for the rest", n, gateway.MaxSources)
+	if n := b.server.Sources(); n != limit.MaxSources+1 {
+		t.Errorf("%d sources are told apart, want %d and the one for the rest", n, limit.MaxSources)
 	}
 	lines, suppressed := b.refusals(1)
 	counted := 0
@@ -123,8 +124,8 @@ func TestManySources(t *testing.T) {
 		counted += e.Suppressed
 	}
 	// Lines that would have to wait for the disk are counted, too.
-	if counted < more-1 || len(lines)+counted != gateway.MaxSources+more {
-		t.Errorf("%d refusals have a line, %d are counted, of %d", len(lines), counted, gateway.MaxSources+more)
+	if counted < more-1 || len(lines)+counted != limit.MaxSources+more {
+		t.Errorf("%d refusals have a line, %d are counted, of %d", len(lines), counted, limit.MaxSources+more)
 	}
 	b.clock.move(time.Minute)
 	b.from("11.0.0.1:1", "Action=ListKeys")
@@ -136,7 +137,7 @@ func TestManySources(t *testing.T) {
 // TestReplaysAreStrangers: a request that was overheard has lines as strangers
 // have, however well it is signed; its first use has its own.
 func TestReplaysAreStrangers(t *testing.T) {
-	b := budget(t, gateway.Budget{PerSource: 3})
+	b := budget(t, limit.LogLines{PerSource: 3})
 	v := b.sign(b.root, "GET", "AsymmetricSign", params(b.signParams()...))
 	b.want(b.send("GET", "/?"+v.Encode(), nil), 200, "")
 	for range 10 {

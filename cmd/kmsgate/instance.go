@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/kmsgate/kmsgate/gateway/limit"
+
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
@@ -206,7 +208,7 @@ func (i *instance) gatewayConfig(log *audit.Log) gateway.Config {
 	shared := c.Quotas.Shared
 	g := gateway.Config{
 		Store: i.db, Backend: i.keys, Sealer: i.token, Random: i.token, Audit: log, Logger: i.logger, Archiver: archiver{i}, Inspector: i.token, Collectors: tokenMetrics(i.token),
-		Quotas: gateway.Quotas{
+		Quotas: limit.Quotas{
 			Shared: map[string]float64{"asymmetric": float64(shared.Asymmetric), "key_read": float64(shared.KeyRead), "key_write": float64(shared.KeyWrite),
 				"key_creation": float64(shared.KeyCreation), "tag_query": float64(shared.TagQuery), "instance_read": float64(shared.InstanceRead), "activation": float64(shared.Activation)},
 			DedicatedUser: float64(c.Quotas.Dedicated.PerUser), DedicatedInstance: float64(c.Quotas.Dedicated.Instance),

@@ -1,0 +1,57 @@
+package limit
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Buckets hold one token bucket for each user and quota, and for the instance. The zero value is
+// ready for use.
+type Buckets struct {
+	mu      sync.Mutex
+	clock   clock                      // guarded by mu, like all below
+	buckets map[bucketId]*rate.Limiter // as many as users × quotas
+}
+
+type bucketId struct {
+	userName string // "" for all users together
+	quota    Quota
+}
+
+// Take takes one from a user's bucket and reports whether there was one. A limit that
+// was changed applies at once. No userName stands for all users together.
+func (b *Buckets) Take(userName string, name Quota, perSecond float64, now func() time.Time) bool {
+	if perSecond <= 0 {
+		return true
+	}
+	id := bucketId{userName, name}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at := b.clock.read(now)
+	bucket, ok := b.buckets[id]
+	if !ok {
+		bucket = rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
+		if b.buckets == nil {
+			b.buckets = make(map[bucketId]*rate.Limiter)
+		}
+		b.buckets[id] = bucket
+	}
+	if bucket.Limit() != rate.Limit(perSecond) {
+		bucket.SetLimitAt(at, rate.Limit(perSecond))
+		bucket.SetBurstAt(at, max(1, int(perSecond)))
+	}
+	return bucket.AllowN(at, 1)
+}
+
+// A clock never goes back: a bucket that is shown an earlier time than before
+// gives for the time in between twice.
+type clock struct{ last time.Time }
+
+func (c *clock) read(now func() time.Time) time.Time {
+	if at := now(); at.After(c.last) {
+		c.last = at
+	}
+	return c.last
+}

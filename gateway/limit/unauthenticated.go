@@ -1,0 +1,148 @@
+package limit
+
+import (
+	"cmp"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// LogLines bounds the audit lines of callers who cannot authenticate: how many at
+// once, and how many a minute from then on. By default that is two lines a second in
+// the long run. An ordinary line of theirs has some 400 bytes, which makes 70 MB a day;
+// an attacker can inflate a line to a few KB, since what it echoes is cut. Zero fields
+// are taken from [DefaultLogLines].
+type LogLines struct {
+	PerSource, PerSourcePerMinute float64
+	Total, TotalPerMinute         float64
+}
+
+// DefaultLogLines is what holds where nothing else is said.
+var DefaultLogLines = LogLines{PerSource: 100, PerSourcePerMinute: 6, Total: 1000, TotalPerMinute: 120}
+
+func (l LogLines) withDefaults() LogLines {
+	return LogLines{cmp.Or(l.PerSource, DefaultLogLines.PerSource), cmp.Or(l.PerSourcePerMinute, DefaultLogLines.PerSourcePerMinute),
+		cmp.Or(l.Total, DefaultLogLines.Total), cmp.Or(l.TotalPerMinute, DefaultLogLines.TotalPerMinute)}
+}
+
+// MaxSources bounds how many sources are told apart. Further ones share a limit.
+const MaxSources = 4096
+
+// Unauthenticated holds refusals of callers who cannot authenticate to [LogLines], and
+// counts those that have no line. Use [NewUnauthenticated].
+type Unauthenticated struct {
+	lines LogLines
+
+	mu         sync.Mutex
+	clock      clock // guarded by mu, like all below
+	total      *rate.Limiter
+	bySource   map[string]*rate.Limiter // by network; "" for those too many
+	swept      time.Time                // when sources were last forgotten
+	suppressed int
+	last       string // the source of the last one suppressed
+}
+
+// NewUnauthenticated returns one that has counted nothing.
+func NewUnauthenticated(lines LogLines) *Unauthenticated {
+	return &Unauthenticated{lines: lines.withDefaults()}
+}
+
+// Allow reports whether a refusal of a source may have a line of its own, and
+// counts it if not.
+func (u *Unauthenticated) Allow(source string, clock func() time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := u.clock.read(clock)
+	if u.total == nil {
+		u.total = rate.NewLimiter(rate.Limit(u.lines.TotalPerMinute/60), int(u.lines.Total))
+		u.bySource = make(map[string]*rate.Limiter)
+	}
+	if u.limiter(NetworkOf(source), now).AllowN(now, 1) && u.total.AllowN(now, 1) {
+		return true
+	}
+	u.countLocked(source)
+	return false
+}
+
+func (u *Unauthenticated) limiter(network string, now time.Time) *rate.Limiter {
+	l, ok := u.bySource[network]
+	if !ok && len(u.bySource) >= MaxSources {
+		u.forget(now)
+	}
+	if !ok && len(u.bySource) >= MaxSources {
+		network = ""
+		l, ok = u.bySource[network]
+	}
+	if !ok {
+		l = rate.NewLimiter(rate.Limit(u.lines.PerSourcePerMinute/60), int(u.lines.PerSource))
+		u.bySource[network] = l
+	}
+	return l
+}
+
+// forget drops those whose lines are all there again: they are like new ones.
+func (u *Unauthenticated) forget(now time.Time) {
+	if now.Sub(u.swept) < time.Second {
+		return // it takes 0.2 ms
+	}
+	u.swept = now
+	for network, l := range u.bySource {
+		if l.TokensAt(now) >= float64(l.Burst()) {
+			delete(u.bySource, network)
+		}
+	}
+}
+
+// Count counts a refusal whose line could not be written.
+func (u *Unauthenticated) Count(source string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.countLocked(source)
+}
+
+func (u *Unauthenticated) countLocked(source string) {
+	u.suppressed++
+	u.last = source
+}
+
+// TakeSuppressed returns how many refusals have no line since it was called last, and the
+// source of the last of them. The caller writes one line that stands for all.
+func (u *Unauthenticated) TakeSuppressed() (n int, last string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	n = u.suppressed
+	u.suppressed = 0
+	return n, u.last
+}
+
+// Sources returns how many sources are told apart at the moment.
+func (u *Unauthenticated) Sources() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.bySource)
+}
+
+// CountAgain is for a line that was to stand for n and was not written.
+func (u *Unauthenticated) CountAgain(n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.suppressed += n
+}
+
+// NetworkOf gives the network that an address is counted under. An IPv6 host has
+// as many addresses as it likes, so all of a /64 is one.
+func NetworkOf(source string) string {
+	address, err := netip.ParseAddr(source)
+	if err != nil {
+		return source
+	}
+	address = address.Unmap().WithZone("")
+	if address.Is6() {
+		if prefix, err := address.Prefix(64); err == nil {
+			return prefix.String()
+		}
+	}
+	return address.String()
+}
