@@ -189,7 +189,7 @@ const maxReason = 1024
 func (c *call) audit() error {
 	switch {
 	case c.changed:
-		return c.server.logChange(c.entry)
+		return c.server.journal.Append(c.entry)
 	case c.entry.Principal != "":
 		return c.server.Audit.Append(c.entry)
 	case c.server.unauthenticated.Allow(c.entry.Source, c.server.Now):
@@ -396,7 +396,7 @@ func (c *call) write(f func(tx *store.Tx) error) error {
 	}
 	entry := c.entry
 	entry.Status = http.StatusOK
-	err := c.server.update(entry, c.withNonce(f))
+	err := c.server.journal.Update(entry, c.withNonce(f))
 	c.changed = c.changed || err == nil
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/journal"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
@@ -95,7 +96,7 @@ type Server struct {
 	buckets         limit.Buckets
 	unauthenticated *limit.Unauthenticated
 	seats           *seats
-	outbox          outbox
+	journal         *journal.Journal
 	bodies          limit.Bodies
 	seals           seals
 	metrics         *metrics
@@ -156,7 +157,8 @@ func (s *Server) resume(ctx context.Context) error {
 	if err := s.nonces.resume(records, s.Now()); err != nil {
 		return err
 	}
-	if err := s.recoverOutbox(); err != nil {
+	var err error
+	if s.journal, err = journal.Open(s.Store, s.Audit, s.Logger); err != nil {
 		return err
 	}
 	if s.KeepDueKeys {

@@ -163,7 +163,7 @@ func every(ctx context.Context, f func(context.Context)) {
 // recorded as such until the token has destroyed them. Serve calls it while it
 // runs; what fails is tried again.
 func (s *Server) CarryOutDeletions(ctx context.Context) {
-	if s.Audit.Err() != nil || s.outbox.owes() {
+	if s.Audit.Err() != nil || s.journal.Pending() {
 		return // without its audit line nothing is deleted or destroyed
 	}
 	if err := s.deleteDueKeys(); err != nil {
@@ -257,7 +257,7 @@ func (s *Server) deleteKey(keyId string, now time.Time) error {
 	c := s.newCall(localDoor, "")
 	c.action, c.entry.Action, c.entry.KeyId, c.entry.Principal = "DeleteKey", "DeleteKey", keyId, ownName
 	c.entry.Status = http.StatusOK
-	err := s.update(c.entry, func(tx *store.Tx) error {
+	err := s.journal.Update(c.entry, func(tx *store.Tx) error {
 		k, err := tx.Keys().Get(keyId)
 		if err != nil || !isDue(k, now) {
 			return errNotDue // cancelled, or deleted, meanwhile

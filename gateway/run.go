@@ -32,8 +32,28 @@ func (s *Server) keepBooks(ctx context.Context) {
 		}
 		if n%60 == 0 {
 			s.Settle()
-		} else if s.outbox.owes() {
-			s.settle()
+		} else if s.journal.Pending() {
+			s.journal.Flush()
 		}
+	}
+}
+
+// Settle does what Run does when it ends, for a Server that was not run.
+func (s *Server) Settle() {
+	s.journal.Flush()
+	if s.Audit.Err() == nil { // a disk that is full for the log is full for the database
+		s.recordUse()
+	}
+	s.reportSuppressed()
+}
+
+// reportSuppressed writes the one line that stands for the refusals that have none. While
+// the log cannot be written they are kept for later.
+func (s *Server) reportSuppressed() {
+	if s.Audit.Err() != nil {
+		return
+	}
+	if n, last := s.unauthenticated.TakeSuppressed(); n > 0 {
+		s.Audit.OfferSuppressed(s.Now().UTC(), n, last, func() { s.unauthenticated.CountAgain(n) })
 	}
 }

@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"gateway/limit": {"golang.org/x/time"},
 	"gateway/audit": {"internal/durable"}, // a new file of the log has to survive a power failure
 	// The service. Echo is seen here only, in the doors.
-	"gateway": {"gateway/acs", "gateway/audit", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
+	"gateway": {"gateway/acs", "gateway/audit", "gateway/journal", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
 		"github.com/labstack/echo", "github.com/google/uuid", "github.com/prometheus/client_golang",
 		"golang.org/x/sys",                    // who is at the admin socket's other end
 		"software.sslmate.com/src/go-pkcs12"}, // what a client key is handed over in
