@@ -6,17 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
@@ -30,75 +26,19 @@ type AdminRequest struct {
 // maxAdminBody is more than the largest policy has when it is escaped.
 const maxAdminBody = 1 << 20
 
-// ListenAdmin makes the admin door's socket at path: mode 0600, in a directory
-// that is 0700, and made if it is missing. A socket that a process left that is
-// gone is replaced. One process must not take another's: the caller holds the
-// instance's lock.
-func ListenAdmin(path string) (net.Listener, error) {
-	dir := filepath.Dir(path)
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("making the admin socket's directory: %w", err)
-	}
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return nil, fmt.Errorf("the admin socket's directory: %w", err)
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 || !ok || int(owner.Uid) != os.Getuid() {
-		return nil, fmt.Errorf("the admin socket's directory %s has to be a directory of its own that nobody but uid %d can enter (chmod 700)", dir, os.Getuid())
-	}
-	if old, err := os.Lstat(path); err == nil && old.Mode().Type() == os.ModeSocket {
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("removing the admin socket of before: %w", err)
-		}
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("making the admin socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
-}
-
 // ServeAdmin serves administration on a unix socket until ctx is done: every
 // operation there is, to root and to whom the gateway runs as. They are the
 // principal local:<uid>.
 func (s *Server) ServeAdmin(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           s.adminHandler(),
-		ConnContext:       withPeer,
+		ConnContext:       front.WithPeer,
 		ReadHeaderTimeout: headerTime,
 		ReadTimeout:       readTime,
 		IdleTimeout:       idleTime,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
-	return serve(ctx, server, l)
-}
-
-// peerKey is under which net/http hands a connection's peer to the handler.
-// There is no other way from the one to the other.
-type peerKey struct{}
-
-func withPeer(ctx context.Context, conn net.Conn) context.Context {
-	if peer, err := peerOf(conn); err == nil {
-		return context.WithValue(ctx, peerKey{}, peer)
-	}
-	return ctx
-}
-
-func peerOf(conn net.Conn) (peer *unix.Ucred, err error) {
-	socket, ok := conn.(*net.UnixConn)
-	if !ok {
-		return nil, errors.New("it is no unix socket")
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	controlErr := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	return peer, errors.Join(controlErr, err)
+	return front.Serve(ctx, server, l)
 }
 
 func (s *Server) adminHandler() http.Handler {
@@ -159,15 +99,15 @@ type onlyWriter struct{ io.Writer }
 
 // authenticateLocal lets in root and whom this process runs as.
 func (s *Server) authenticateLocal(c *call, r *http.Request) (*principal, error) {
-	peer, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
+	uid, ok := front.Peer(r.Context())
 	if !ok {
 		return nil, fmt.Errorf("%w (who is at the admin socket's other end is not known)", kms.ErrNoPermission)
 	}
-	c.entry.Source = fmt.Sprintf("uid:%d", peer.Uid)
-	if peer.Uid != 0 && int(peer.Uid) != os.Getuid() {
+	c.entry.Source = fmt.Sprintf("uid:%d", uid)
+	if uid != 0 && int(uid) != os.Getuid() {
 		return nil, fmt.Errorf("%w (only root and uid %d may administer)", kms.ErrNoPermission, os.Getuid())
 	}
-	p := s.newRoot(peer.Uid)
+	p := s.newRoot(uid)
 	c.entry.Principal = p.user.UserName // of what cannot be read, too
 	return p, nil
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
@@ -47,7 +48,7 @@ func (b *bench) admin() *gateway.AdminClient {
 
 func (b *bench) openAdmin(path string) {
 	b.t.Helper()
-	l, err := gateway.ListenAdmin(path)
+	l, err := front.ListenUnix(path)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -298,14 +299,14 @@ func TestListenAdmin(t *testing.T) {
 		}
 		return info.Mode()
 	}
-	first, err := gateway.ListenAdmin(path)
+	first, err := front.ListenUnix(path)
 	if err != nil || mode() != os.ModeSocket|0o600 {
 		t.Fatalf("mode %v, %v", mode(), err)
 	}
 	// A process that is gone leaves its socket behind.
 	first.(*net.UnixListener).SetUnlinkOnClose(false)
 	first.Close()
-	second, err := gateway.ListenAdmin(path)
+	second, err := front.ListenUnix(path)
 	if err != nil || mode() != os.ModeSocket|0o600 {
 		t.Fatalf("in the place of a stale socket: mode %v, %v", mode(), err)
 	}
@@ -318,7 +319,7 @@ func TestListenAdmin(t *testing.T) {
 		if err := os.Chmod(dir, open); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := gateway.ListenAdmin(filepath.Join(dir, "other.sock")); err == nil || !strings.Contains(err.Error(), "chmod 700") {
+		if _, err := front.ListenUnix(filepath.Join(dir, "other.sock")); err == nil || !strings.Contains(err.Error(), "chmod 700") {
 			t.Errorf("in a directory of mode %o: %v", open, err)
 		}
 	}
@@ -330,7 +331,7 @@ func TestListenAdmin(t *testing.T) {
 	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := gateway.ListenAdmin(file); err == nil {
+	if _, err := front.ListenUnix(file); err == nil {
 		t.Error("a file was replaced by the socket")
 	}
 	if content, err := os.ReadFile(file); err != nil || string(content) != "mine" {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/journal"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/limit"
@@ -95,7 +96,7 @@ type Server struct {
 	nonces          nonces
 	buckets         limit.Buckets
 	unauthenticated *limit.Unauthenticated
-	seats           *seats
+	seats           *front.Process
 	journal         *journal.Journal
 	bodies          limit.Bodies
 	seals           seals
@@ -133,7 +134,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := cfg.Quotas.Check(); err != nil {
 		return nil, err
 	}
-	s := &Server{Config: cfg, table: operations, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), seats: newSeats()}
+	s := &Server{Config: cfg, table: operations, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), seats: front.NewProcess()}
 	s.policies.parse, s.keyPolicies.parse = policy.Parse, policy.ParseKeyPolicy
 	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {

@@ -3,13 +3,12 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
+	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
@@ -71,13 +70,11 @@ func (l *Listener) charges(o operation) []limit.Quota {
 }
 
 const (
-	firstByteTime = 5 * time.Second
-	headerTime    = 10 * time.Second
-	readTime      = 30 * time.Second
-	writeTime     = 60 * time.Second
-	idleTime      = 2 * time.Minute
-	shutdownTime  = 10 * time.Second
-	maxHeader     = 320 << 10 // bytes, a query of 256 KiB included; past it there is no answer in JSON
+	headerTime = 10 * time.Second
+	readTime   = 30 * time.Second
+	writeTime  = 60 * time.Second
+	idleTime   = 2 * time.Minute
+	maxHeader  = 320 << 10 // bytes, a query of 256 KiB included; past it there is no answer in JSON
 )
 
 // Serve serves the RPC API and the native API on l over TLS until ctx is done, and then lets the
@@ -94,33 +91,5 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, 
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
-	return serve(ctx, server, newDoorkeeper(l, s.withClientCertificates(config, how), how, s.seats))
-}
-
-// serve serves until ctx is done, and lets what is in flight end.
-func serve(ctx context.Context, server *http.Server, l net.Listener) error {
-	// Shutdown does not wait for handlers whose connections it had to close.
-	var handlers sync.WaitGroup
-	handler := server.Handler
-	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		handlers.Add(1)
-		defer handlers.Done()
-		handler.ServeHTTP(w, r)
-	})
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
-	}
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
-	defer cancel()
-	err := server.Shutdown(ending)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = server.Close()
-	}
-	<-served
-	handlers.Wait()
-	return err
+	return front.Serve(ctx, server, front.Listen(l, s.withClientCertificates(config, how), front.Limits{Connections: how.MaxConnections, PerSource: how.MaxPerSource, HandshakeTime: how.HeaderTime}, s.seats))
 }

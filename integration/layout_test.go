@@ -43,13 +43,16 @@ var mayImport = map[string][]string{
 	// The API's vocabulary: what clients and the gateway say to each other. Answers have
 	// hsm's KeySpecs and surveys.
 	"gateway/kms": {"hsm"},
+	// Connections: how many, whose, TLS or not; and who is at the admin socket's other end.
+	"gateway/front": {"gateway/limit", "golang.org/x/sys"},
+	// A change of records and its audit line are one transaction.
+	"gateway/journal": {"gateway/audit", "store"},
 	// How much one caller may take from the others.
 	"gateway/limit": {"golang.org/x/time"},
 	"gateway/audit": {"internal/durable"}, // a new file of the log has to survive a power failure
 	// The service. Echo is seen here only, in the doors.
-	"gateway": {"gateway/acs", "gateway/audit", "gateway/journal", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
+	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/journal", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
 		"github.com/labstack/echo", "github.com/google/uuid", "github.com/prometheus/client_golang",
-		"golang.org/x/sys",                    // who is at the admin socket's other end
 		"software.sslmate.com/src/go-pkcs12"}, // what a client key is handed over in
 	// The one file that everything is told by.
 	"cmd/kmsgate/config": {"go.yaml.in/yaml"},
@@ -57,7 +60,7 @@ var mayImport = map[string][]string{
 	// system call that the standard library has not.
 	"cmd/kmsgate/archive": {"gateway/audit", "filippo.io/age", "golang.org/x/sys"},
 	// Wiring.
-	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "softhsm", "store",
+	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "gateway/front", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "softhsm", "store",
 		"github.com/spf13/cobra", "golang.org/x/sys", "golang.org/x/net", "github.com/google/uuid", "github.com/prometheus/client_golang"},
 }
 

@@ -13,13 +13,12 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/kmsgate/kmsgate/gateway/limit"
-
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/sealed"
 	"github.com/kmsgate/kmsgate/hsm/token"

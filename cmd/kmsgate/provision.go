@@ -7,9 +7,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/kmsgate/kmsgate/gateway/kms"
-
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )

@@ -22,6 +22,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/front"
 )
 
 func serveCommand() *cobra.Command {
@@ -153,7 +154,7 @@ func (l *listeners) addresses() (all []string) {
 // listenAdmin makes the admin socket. The instance's lock has to be held: it is
 // what says that the socket which is there belongs to nobody.
 func (i *instance) listenAdmin(l *listeners) (err error) {
-	l.admin, err = gateway.ListenAdmin(i.config.Admin.Socket)
+	l.admin, err = front.ListenUnix(i.config.Admin.Socket)
 	return err
 }
 

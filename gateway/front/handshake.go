@@ -1,0 +1,54 @@
+package front
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// maxHandshake is thirty times as many bytes as a client key's certificate has.
+const maxHandshake = 24 << 10
+
+// A boundedConn gives so many bytes and then an error. It belongs to one goroutine at
+// a time.
+type boundedConn struct {
+	net.Conn
+	left int // bytes; less than 0 is without bound
+}
+
+func (c *boundedConn) Read(p []byte) (int, error) {
+	if c.left < 0 {
+		return c.Conn.Read(p)
+	}
+	if c.left == 0 {
+		return 0, errors.New("the client sends too much before it says who it is")
+	}
+	n, err := c.Conn.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, err
+}
+
+// A counted connection tells when it is closed, once.
+type counted struct {
+	net.Conn
+	once sync.Once
+	done func()
+}
+
+func (c *counted) Close() error {
+	c.once.Do(c.done)
+	return c.Conn.Close()
+}
+
+// A peekedConn is a connection whose first bytes were looked at.
+type peekedConn struct {
+	net.Conn
+	reader *bufio.Reader
+}
+
+func (c *peekedConn) Read(p []byte) (int, error) { return c.reader.Read(p) }
+
+// firstByteTime is how long a client may take to say whether it speaks TLS.
+const firstByteTime = 5 * time.Second

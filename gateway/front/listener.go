@@ -1,0 +1,170 @@
+package front
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/limit"
+)
+
+// A listener accepts a limited number of connections, and looks at the first byte of
+// each to tell TLS from plain HTTP.
+type listener struct {
+	net.Listener
+	config   *tls.Config
+	accepted chan net.Conn
+	closed   chan struct{}
+	once     sync.Once
+	err      error // why accepting ended; set before closed is closed
+
+	limits   Limits
+	process  *Process // of all listeners together
+	mu       sync.Mutex
+	total    int            // connections open; guarded by mu
+	bySource map[string]int // the same for each address; guarded by mu
+}
+
+// Limits bound the connections of one listener.
+type Limits struct {
+	Connections   int           // that are open at once
+	PerSource     int           // the same for one address or, with IPv6, one /64
+	HandshakeTime time.Duration // for TLS's handshake
+}
+
+// Listen returns a listener for the connections to l that the limits allow. Those that
+// speak TLS have done their handshake when it accepts them; others speak plain HTTP.
+func Listen(l net.Listener, config *tls.Config, limits Limits, process *Process) net.Listener {
+	accepting := &listener{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int),
+		limits: limits, process: process}
+	go accepting.accept()
+	return accepting
+}
+
+// accept takes connections until the listener is closed.
+func (l *listener) accept() {
+	for {
+		conn, err := l.Listener.Accept()
+		if temporary := (interface{ Temporary() bool })(nil); errors.As(err, &temporary) && temporary.Temporary() {
+			select { // out of descriptors: some will be closed
+			case <-time.After(10 * time.Millisecond):
+			case <-l.closed:
+			}
+			continue
+		}
+		if err != nil {
+			l.end(err)
+			return
+		}
+		source := sourceOf(conn)
+		if !l.admit(source) {
+			conn.Close()
+			continue
+		}
+		go l.sniff(&counted{Conn: conn, done: func() { l.release(source) }})
+	}
+}
+
+// sourceOf gives the network that a connection is counted under.
+func sourceOf(conn net.Conn) string {
+	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
+	if err != nil {
+		host = conn.RemoteAddr().String()
+	}
+	return limit.NetworkOf(host)
+}
+
+func (l *listener) admit(source string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total >= l.limits.Connections || l.bySource[source] >= l.limits.PerSource || !l.process.take() {
+		return false
+	}
+	l.total++
+	l.bySource[source]++
+	return true
+}
+
+func (l *listener) release(source string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.process.release()
+	l.total--
+	if l.bySource[source]--; l.bySource[source] == 0 {
+		delete(l.bySource, source)
+	}
+}
+
+// sniff looks at a connection's first byte and hands it on.
+func (l *listener) sniff(conn net.Conn) {
+	const handshake = 0x16 // TLS's record type of a ClientHello
+	peeked := &peekedConn{conn, bufio.NewReader(conn)}
+	if err := conn.SetReadDeadline(time.Now().Add(firstByteTime)); err != nil {
+		conn.Close()
+		return
+	}
+	first, err := peeked.reader.Peek(1)
+	if err != nil {
+		conn.Close()
+		return
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		conn.Close()
+		return
+	}
+	var ready net.Conn = peeked
+	if first[0] == handshake {
+		if ready, err = l.handshake(peeked); err != nil {
+			conn.Close()
+			return
+		}
+	}
+	select {
+	case l.accepted <- ready:
+	case <-l.closed:
+		conn.Close()
+	}
+}
+
+// handshake does TLS's handshake, in which a client may send so much and no more: what
+// Go makes of a certificate takes much more room than that, and is kept as long as
+// the connection is open.
+func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
+	bounded := &boundedConn{Conn: conn, left: maxHandshake}
+	secure := tls.Server(bounded, l.config)
+	ctx, cancel := context.WithTimeout(context.Background(), l.limits.HandshakeTime)
+	defer cancel()
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	bounded.left = -1
+	return secure, nil
+}
+
+// Accept gives a connection that has said something, and has done TLS's handshake if
+// it said that.
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.accepted:
+		return conn, nil
+	case <-l.closed:
+		return nil, l.err
+	}
+}
+
+// Close stops accepting.
+func (l *listener) Close() error {
+	l.end(net.ErrClosed)
+	return l.Listener.Close()
+}
+
+func (l *listener) end(err error) {
+	l.once.Do(func() {
+		l.err = err
+		close(l.closed)
+	})
+}
