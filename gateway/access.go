@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"regexp"
 	"slices"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -121,7 +121,7 @@ func deleteUser(_ context.Context, c *call, req *kms.DeleteUserRequest) (*kms.Em
 		return nil, err
 	}
 	for _, a := range keys {
-		c.server.credentials.drop(a)
+		c.server.callers.Drop(a)
 	}
 	return new(kms.EmptyResponse), nil
 }
@@ -153,13 +153,12 @@ func createAccessKey(ctx context.Context, c *call, req *kms.CreateAccessKeyReque
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	var err error
-	if access.Sealed, err = c.server.Sealer.Seal(ctx, []byte(secret), secretAAD(id)); err != nil {
-		return nil, fmt.Errorf("sealing an access key's secret: %w", err)
+	if err := identity.SealAccessKey(ctx, c.server.Sealer, &access, secret); err != nil {
+		return nil, err
 	}
-	c.server.credentials.keep(access, secret) // before anybody can see the record
+	c.server.callers.Keep(access, secret) // before anybody can see the record
 	if err := c.write(put); err != nil {
-		c.server.credentials.drop(access)
+		c.server.callers.Drop(access)
 		return nil, err
 	}
 	return &kms.CreateAccessKeyResponse{AccessKeyId: id, AccessKeySecret: secret, UserName: req.UserName, Status: statusOf(access), CreateDate: kms.FormatTime(c.now)}, nil
@@ -177,7 +176,7 @@ func listAccessKeys(_ context.Context, c *call, req *kms.ListAccessKeysRequest) 
 	resp := new(kms.ListAccessKeysResponse)
 	resp.AccessKeys.AccessKey = []kms.AccessKeyItem{}
 	for _, a := range accessKeysOf(c.records, req.UserName) {
-		item := kms.AccessKeyItem{AccessKeyId: a.AccessKeyId, UserName: a.UserName, Status: statusOf(a), CreateDate: kms.FormatTime(a.CreationDate), LastUsedDate: kms.FormatTime(c.server.credentials.lastUsed(a))}
+		item := kms.AccessKeyItem{AccessKeyId: a.AccessKeyId, UserName: a.UserName, Status: statusOf(a), CreateDate: kms.FormatTime(a.CreationDate), LastUsedDate: kms.FormatTime(c.server.callers.LastUsed(a))}
 		resp.AccessKeys.AccessKey = append(resp.AccessKeys.AccessKey, item)
 	}
 	return resp, nil
@@ -213,7 +212,7 @@ func deleteAccessKey(_ context.Context, c *call, req *kms.DeleteAccessKeyRequest
 		return tx.AccessKeys().Delete(a.AccessKeyId)
 	})
 	if err == nil {
-		c.server.credentials.drop(deleted)
+		c.server.callers.Drop(deleted)
 	}
 	return done(err)
 }

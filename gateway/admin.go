@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/front"
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
@@ -98,7 +99,7 @@ const octetStream = "application/octet-stream"
 type onlyWriter struct{ io.Writer }
 
 // authenticateLocal lets in root and whom this process runs as.
-func (s *Server) authenticateLocal(c *call, r *http.Request) (*principal, error) {
+func (s *Server) authenticateLocal(c *call, r *http.Request) (*identity.Principal, error) {
 	uid, ok := front.Peer(r.Context())
 	if !ok {
 		return nil, fmt.Errorf("%w (who is at the admin socket's other end is not known)", kms.ErrNoPermission)
@@ -107,12 +108,12 @@ func (s *Server) authenticateLocal(c *call, r *http.Request) (*principal, error)
 	if uid != 0 && int(uid) != os.Getuid() {
 		return nil, fmt.Errorf("%w (only root and uid %d may administer)", kms.ErrNoPermission, os.Getuid())
 	}
-	p := s.newRoot(uid)
-	c.entry.Principal = p.user.UserName // of what cannot be read, too
+	p := s.callers.Root(uid)
+	c.entry.Principal = p.Name // of what cannot be read, too
 	return p, nil
 }
 
-func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *principal, authErr error) (kms.Response, error) {
+func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *identity.Principal, authErr error) (kms.Response, error) {
 	if authErr != nil {
 		return nil, authErr
 	}
@@ -134,7 +135,7 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *
 	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("waiting without a deadline: %w", err)
 	}
-	return c.do(r.Context(), func(*call) (*principal, error) { return p, nil })
+	return c.do(r.Context(), func(*call) (*identity.Principal, error) { return p, nil })
 }
 
 func (c *call) writeAdmin(w http.ResponseWriter, status int, body any) {

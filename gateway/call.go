@@ -16,6 +16,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
@@ -28,10 +29,10 @@ type call struct {
 	now        time.Time
 	requestId  string
 	door       door
-	records    *store.Records // as they are at the one moment that the call sees
-	listener   *Listener      // nil but for what comes over the network
-	claim      *acs.Claim     // nil but for what comes over the network
-	principal  *principal     // nil until the claim was verified
+	records    *store.Records      // as they are at the one moment that the call sees
+	listener   *Listener           // nil but for what comes over the network
+	claim      *acs.Claim          // nil but for what comes over the network
+	principal  *identity.Principal // nil until the claim was verified
 	action     string
 	parameters map[string]string
 	body       func() (content []byte, release func(), err error) // reads it; of the native door
@@ -58,14 +59,14 @@ func (c *call) read(claim *acs.Claim) {
 }
 
 // do takes the call through the corridor, from authentication to the answer.
-func (c *call) do(ctx context.Context, authenticate func(c *call) (*principal, error)) (kms.Response, error) {
+func (c *call) do(ctx context.Context, authenticate func(c *call) (*identity.Principal, error)) (kms.Response, error) {
 	c.records = c.server.Store.Now()
 	p, err := authenticate(c)
 	if err != nil {
 		return nil, err
 	}
 	c.principal = p
-	c.entry.Principal = p.user.UserName
+	c.entry.Principal = p.Name
 	// Every operation obeys DryRun: who sets it means that nothing shall be done.
 	c.dryRun, _ = kms.ParseBool(c.parameters["DryRun"])
 	c.entry.DryRun = c.dryRun
@@ -235,7 +236,7 @@ func (c *call) authorizeKey(keyId string, key *store.Key) error {
 }
 
 func (c *call) permit(resource string, key *store.Key) error {
-	d, err := c.server.decide(c.records, c.principal, c.action, resource, key, c.conditions())
+	d, err := c.server.callers.Decide(c.records, c.principal, identity.Question{Action: c.action, Resource: resource, Key: key, Values: c.conditions()})
 	if err != nil {
 		return err
 	}
@@ -420,7 +421,7 @@ func (c *call) mayWrite() error {
 func (c *call) withNonce(f func(tx *store.Tx) error) func(tx *store.Tx) error {
 	return func(tx *store.Tx) error {
 		if c.claim != nil {
-			n := store.Nonce{AccessKeyId: c.claim.AccessKeyId, Nonce: c.claim.Nonce, Until: c.claim.Time.Add(timeWindow)}
+			n := store.Nonce{AccessKeyId: c.claim.AccessKeyId, Nonce: c.claim.Nonce, Until: c.claim.Time.Add(identity.TimeWindow)}
 			if err := tx.PutNonce(n, c.now); err != nil {
 				return err
 			}

@@ -1,13 +1,9 @@
 package gateway
 
 import (
-	"bytes"
 	"crypto/tls"
-	"crypto/x509"
-	"time"
 
-	"github.com/kmsgate/kmsgate/gateway/kms"
-	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/gateway/identity"
 )
 
 // Whether clients are asked for a certificate when they connect. A client key comes
@@ -16,18 +12,6 @@ const (
 	NoCertificates       = "none"     // nobody is asked; the default
 	RequiredCertificates = "required" // nobody is let in without a client key's
 )
-
-// isValid reports whether a certificate is that of a client key which is valid now. A
-// certificate of ours signs itself, so there is nothing to verify it with: it has to be
-// the recorded one, to the byte.
-func isValid(records *store.Records, certificate *x509.Certificate, now time.Time) bool {
-	key, err := records.ClientKeys().Get(certificate.Subject.CommonName)
-	return err == nil && bytes.Equal(certificate.Raw, key.Certificate) && isInForce(key, now)
-}
-
-func isInForce(key store.ClientKey, now time.Time) bool {
-	return !now.Before(key.NotBefore) && !now.After(key.NotAfter)
-}
 
 // withClientCertificates asks for certificates as a listener has it. Who has none is
 // not let as far as HTTP where one is required.
@@ -52,8 +36,5 @@ func (s *Server) checkConnection(connection *tls.ConnectionState, listener *List
 // checkClientCertificate refuses a connection without the certificate of a client key
 // that is valid now.
 func (s *Server) checkClientCertificate(connection tls.ConnectionState) error {
-	if len(connection.PeerCertificates) == 0 || !isValid(s.Store.Now(), connection.PeerCertificates[0], s.Now()) {
-		return kms.ErrNoPermission.Because("This endpoint takes connections with the certificate of a client key only, one that is valid now.")
-	}
-	return nil
+	return identity.CheckCertificate(s.Store.Now(), connection, s.Now())
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"software.sslmate.com/src/go-pkcs12"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -26,7 +27,6 @@ const (
 	clientKeyBits      = 2048
 	clientKeyOrigin    = "KMS_PROVIDED"
 	clientKeyYears     = 5 // that one is good for if its creator does not say otherwise
-	maxClientKeys      = 10_000
 )
 
 // checkPassword holds a client key's password to KMS's rules. It is not echoed.
@@ -74,8 +74,8 @@ func createClientKey(ctx context.Context, c *call, req *kms.CreateClientKeyReque
 	}
 	k := store.ClientKey{ClientKeyId: clientKeyPrefix + uuid.NewString(), AapName: req.AapName, NotBefore: from, NotAfter: to, CreationDate: c.now}
 	put := func(tx *store.Tx) error {
-		if tx.ClientKeys().Len() >= maxClientKeys {
-			return kms.ErrLimitExceeded.Because("There are %d client keys.", maxClientKeys)
+		if tx.ClientKeys().Len() >= identity.MaxClientKeys {
+			return kms.ErrLimitExceeded.Because("There are %d client keys.", identity.MaxClientKeys)
 		}
 		if _, err := accessPoints.find(tx.Records, req.AapName); err != nil {
 			return err
@@ -92,7 +92,7 @@ func createClientKey(ctx context.Context, c *call, req *kms.CreateClientKeyReque
 	if err != nil {
 		return nil, fmt.Errorf("making a client key: %w", err)
 	}
-	if err := sealClientKey(ctx, c.server.Sealer, &k); err != nil {
+	if err := identity.SealClientKey(ctx, c.server.Sealer, &k); err != nil {
 		return nil, err
 	}
 	c.entry.Subject = k.AapName + "/" + k.ClientKeyId

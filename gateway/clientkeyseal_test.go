@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
@@ -56,7 +57,7 @@ func TestForgedClientKey(t *testing.T) {
 		"with another's seal": func(k *store.ClientKey) {
 			other := *k
 			other.ClientKeyId = "KAAP.other"
-			if err := gateway.SealClientKey(t.Context(), b.backend, &other); err != nil {
+			if err := identity.SealClientKey(t.Context(), b.backend, &other); err != nil {
 				t.Fatal(err)
 			}
 			k.Sealed = other.Sealed

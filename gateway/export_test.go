@@ -3,9 +3,6 @@ package gateway
 import (
 	"context"
 	"slices"
-
-	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/store"
 )
 
 // Operations gives the names of the operations that the world can ask for.
@@ -47,8 +44,3 @@ type Gate struct{ gate }
 func (g *Gate) Enter(ctx context.Context) error                    { return g.enter(ctx) }
 func (g *Gate) Leave()                                             { g.leave() }
 func (g *Gate) Close(ctx context.Context) (open func(), err error) { return g.close(ctx) }
-
-// SealClientKey seals a record as CreateClientKey does.
-func SealClientKey(ctx context.Context, sealer hsm.Sealer, k *store.ClientKey) error {
-	return sealClientKey(ctx, sealer, k)
-}

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -12,11 +11,11 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/front"
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/journal"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -92,17 +91,13 @@ type Server struct {
 	instance        store.Instance
 	arns            kms.ARNs
 	table           map[string]operation // operations, for those of them that look at it
-	credentials     credentials
-	nonces          nonces
 	buckets         limit.Buckets
 	unauthenticated *limit.Unauthenticated
 	seats           *front.Process
+	callers         *identity.Registry
 	journal         *journal.Journal
 	bodies          limit.Bodies
-	seals           seals
 	metrics         *metrics
-	policies        documents // RAM policies
-	keyPolicies     documents
 	watch           watch
 	making          sync.Map // KeyVersionId → true, while its key pair is being made
 	pairs           gate     // who makes or destroys key pairs is inside
@@ -135,7 +130,6 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Config: cfg, table: operations, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), seats: front.NewProcess()}
-	s.policies.parse, s.keyPolicies.parse = policy.Parse, policy.ParseKeyPolicy
 	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {
 		return nil, err
@@ -150,15 +144,10 @@ func (s *Server) resume(ctx context.Context) error {
 		return errors.New("gateway: the store does not know its Instance")
 	}
 	s.arns = kms.ARNs{RegionId: s.instance.RegionId, AccountId: s.instance.AccountId}
-	for a := range records.AccessKeys().All() {
-		if err := s.credentials.unseal(ctx, s.Sealer, a); err != nil {
-			return fmt.Errorf("unsealing access key %s: %w", a.AccessKeyId, err)
-		}
-	}
-	if err := s.nonces.resume(records, s.Now()); err != nil {
+	var err error
+	if s.callers, err = identity.Open(ctx, records, s.arns, s.Sealer, s.Now(), s.Logger); err != nil {
 		return err
 	}
-	var err error
 	if s.journal, err = journal.Open(s.Store, s.Audit, s.Logger); err != nil {
 		return err
 	}
@@ -167,3 +156,7 @@ func (s *Server) resume(ctx context.Context) error {
 	}
 	return s.deleteDueKeys()
 }
+
+// AccessKeySecret returns the secret of an access key. It is for `kmsgate dev`,
+// which tells its user the same credentials at every start.
+func (s *Server) AccessKeySecret(a store.AccessKey) (string, error) { return s.callers.Secret(a) }

@@ -253,18 +253,10 @@ func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest
 // tellingOf gives a local administrator the reason why a key does not sign, which
 // clients are not told.
 func tellingOf(err error) error {
-	if isTransient(err) {
+	if hsm.IsTransient(err) {
 		return err
 	}
 	return kms.ErrKeyUnavailable.Because("%s.", kms.ClipTo(maxReason, err.Error()))
-}
-
-// isTransient reports whether an error says nothing about a key.
-func isTransient(err error) bool {
-	if errors.Is(err, hsm.ErrRefused) {
-		return false
-	}
-	return errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrBusy) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // testSignatures makes signatures with each of the key's algorithms in turn,

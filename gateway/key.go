@@ -99,7 +99,7 @@ func (c *call) newKey(req *kms.CreateKeyRequest) (store.Key, error) {
 		Origin:          originKMS,
 		ProtectionLevel: req.ProtectionLevel,
 		Description:     req.Description,
-		Creator:         c.principal.user.UserName,
+		Creator:         c.principal.Name,
 		CreationDate:    c.now,
 		Tags:            tags,
 		Policy:          req.Policy,

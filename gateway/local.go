@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
@@ -54,7 +55,7 @@ func (s *Server) call(ctx context.Context, action string, parameters map[string]
 	c.action, c.parameters = action, parameters
 	c.entry.Action = action
 	answer, err := recovered(func() (kms.Response, error) {
-		return c.do(ctx, func(*call) (*principal, error) { return s.newRoot(uint32(os.Getuid())), nil })
+		return c.do(ctx, func(*call) (*identity.Principal, error) { return s.callers.Root(uint32(os.Getuid())), nil })
 	})
 	answer, api := c.finish(answer, err)
 	if api != nil {

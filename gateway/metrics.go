@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
@@ -61,7 +62,7 @@ func newMetrics(s *Server) *metrics {
 // firstExpiry gives when the first of the client keys that are valid expires.
 func (s *Server) firstExpiry() (seconds float64) {
 	for k := range s.Store.Now().ClientKeys().All() {
-		if at := float64(k.NotAfter.Unix()); isInForce(k, s.Now()) && (seconds == 0 || at < seconds) {
+		if at := float64(k.NotAfter.Unix()); identity.IsInForce(k, s.Now()) && (seconds == 0 || at < seconds) {
 			seconds = at
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -13,7 +14,7 @@ import (
 const (
 	networkKind     = "network"
 	policyKind      = "policy"
-	accessPointKind = "applicationaccesspoint"
+	accessPointKind = identity.AccessPointKind
 )
 
 // named are the actions on one such thing. Those on client keys are on the access

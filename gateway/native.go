@@ -1,26 +1,22 @@
 package gateway
 
 import (
-	"context"
-	"crypto/rsa"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"regexp"
-	"time"
 
 	"github.com/labstack/echo/v4"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
-	"github.com/kmsgate/kmsgate/store"
 )
 
 // The door for programs with client keys, who speak the protocol of KMS's Instance
@@ -52,7 +48,9 @@ func (s *Server) serveNative(r *http.Request, c *call) (kms.Response, error) {
 	}
 	c.read(claim)
 	c.body = func() ([]byte, func(), error) { return c.readNative(r, claim) }
-	return c.do(r.Context(), func(c *call) (*principal, error) { return s.authenticateNative(r.Context(), c.records, claim) })
+	return c.do(r.Context(), func(c *call) (*identity.Principal, error) {
+		return s.callers.ClientKey(r.Context(), c.records, claim, s.Now())
+	})
 }
 
 func checkNative(r *http.Request) error {
@@ -81,46 +79,6 @@ func nativeClaimError(err error) error {
 		return kms.ErrMissingParameter.Saying("Parameter x-kms-acccesskeyid does not exist in http header or body.")
 	}
 	return err
-}
-
-// authenticateNative makes a principal of a claim: the time is ours, the client key
-// is known, the signature is its, it is valid now, and the record is one of ours, too. There is no nonce
-// to look at, so nothing that can be asked for here changes anything.
-func (s *Server) authenticateNative(ctx context.Context, records *store.Records, claim *acs.Claim) (*principal, error) {
-	now := s.Now()
-	if claim.Time.Before(now.Add(-timeWindow)) || claim.Time.After(now.Add(timeWindow)) {
-		return nil, kms.ErrNativeTime
-	}
-	key, err := records.ClientKeys().Get(claim.AccessKeyId)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, kms.ErrNativeClientKey.Saying("The AccessKey ID %q does not exist in our records.", kms.Clip(claim.AccessKeyId))
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := checkClientKey(key, claim, now); err != nil {
-		return nil, err
-	}
-	p, err := s.accessPointPrincipal(records, key.AapName)
-	if err != nil {
-		return nil, err
-	}
-	return p, s.checkSeal(ctx, key)
-}
-
-func checkClientKey(key store.ClientKey, claim *acs.Claim, now time.Time) error {
-	certificate, err := x509.ParseCertificate(key.Certificate)
-	if err != nil {
-		return fmt.Errorf("%w (its record: %w)", kms.ErrNativeClientKey, err)
-	}
-	public, ok := certificate.PublicKey.(*rsa.PublicKey)
-	if !ok || !claim.VerifyKey(public) {
-		return kms.ErrNativeSignature
-	}
-	if !isInForce(key, now) {
-		return kms.ErrNativeClientKey.Saying("The client key %q is valid from %s to %s only.", key.ClientKeyId, kms.FormatTime(key.NotBefore), kms.FormatTime(key.NotAfter))
-	}
-	return nil
 }
 
 // nativeName is what an operation can be called.

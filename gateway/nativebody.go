@@ -23,7 +23,7 @@ func (c *call) readNative(r *http.Request, claim *acs.Claim) ([]byte, func(), er
 	}
 	release := func() {}
 	if n > limit.SmallBody {
-		who := c.principal.user.UserName
+		who := c.principal.Name
 		if !c.server.bodies.Take(who, n) {
 			return nil, nil, kms.ErrUnavailable.Because("Too many large requests are being sent.")
 		}
@@ -40,7 +40,7 @@ func (c *call) readNative(r *http.Request, claim *acs.Claim) ([]byte, func(), er
 		return nil, nil, err
 	}
 	c.records = c.server.Store.Now()
-	if c.principal, err = c.server.authenticateNative(r.Context(), c.records, claim); err != nil {
+	if c.principal, err = c.server.callers.ClientKey(r.Context(), c.records, claim, c.server.Now()); err != nil {
 		return nil, nil, err
 	}
 	whole = true

@@ -22,7 +22,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -78,7 +78,7 @@ func (b *bench) clientKeys() (all []store.ClientKey) {
 // putClientKey writes a record as the gateway would.
 func (b *bench) putClientKey(k store.ClientKey) {
 	b.t.Helper()
-	if err := gateway.SealClientKey(b.t.Context(), b.backend, &k); err != nil {
+	if err := identity.SealClientKey(b.t.Context(), b.backend, &k); err != nil {
 		b.t.Fatal(err)
 	}
 	if err := b.db.Update(func(tx *store.Tx) error { return tx.ClientKeys().Put(k) }); err != nil {

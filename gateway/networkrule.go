@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -20,7 +21,7 @@ func parseSources(text string) ([]string, error) {
 	const parameter = "SourcePrivateIp"
 	seen := make(map[netip.Prefix]bool)
 	return parseNames(parameter, text, 1, kms.MaxList, func(source string) error {
-		prefix, ok := parseSource(source)
+		prefix, ok := identity.ParseSource(source)
 		if !ok {
 			return kms.InvalidParameter(parameter, "%q is neither an address nor a prefix like 10.0.0.0/8", kms.Clip(source))
 		}
@@ -30,17 +31,6 @@ func parseSources(text string) ([]string, error) {
 		seen[prefix] = true
 		return nil
 	})
-}
-
-// parseSource reads an address, or a prefix, in which KMS's own examples set bits
-// beyond its length: they say nothing. It takes no IPv4 address in IPv6 form:
-// what such a prefix contains is not what it looks like.
-func parseSource(source string) (netip.Prefix, bool) {
-	prefix, err := netip.ParsePrefix(source)
-	if a, addrErr := netip.ParseAddr(source); addrErr == nil && a.Zone() == "" {
-		prefix, err = netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	return prefix.Masked(), err == nil && !prefix.Addr().Is4In6()
 }
 
 func (c *call) networkRule(r store.NetworkRule) kms.NetworkRule {

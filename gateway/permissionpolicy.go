@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -19,8 +20,8 @@ var permissionPolicies = collection[store.PermissionPolicy]{"permission policy",
 
 func parsePermissions(text string) ([]string, error) {
 	return parseNames("Permissions", text, 1, 2, func(permission string) error {
-		if permission != keyUser && permission != secretUser {
-			return kms.InvalidParameter("Permissions", "%q is neither %s nor %s", kms.Clip(permission), keyUser, secretUser)
+		if permission != identity.KeyUser && permission != identity.SecretUser {
+			return kms.InvalidParameter("Permissions", "%q is neither %s nor %s", kms.Clip(permission), identity.KeyUser, identity.SecretUser)
 		}
 		return nil
 	})
@@ -28,7 +29,7 @@ func parsePermissions(text string) ([]string, error) {
 
 func parseResources(text string) ([]string, error) {
 	return parseNames("Resources", text, 1, kms.MaxList, func(resource string) error {
-		if !permissionResource.MatchString(resource) {
+		if !identity.IsPermissionResource(resource) {
 			return kms.InvalidParameter("Resources", "%q is not key/<KeyId> (no alias), key/*, secret/<SecretName> or secret/*; a * can be the last character only", kms.Clip(resource))
 		}
 		return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -39,7 +40,7 @@ func Belong(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hs
 		}
 	}
 	for _, a := range records.AccessKeys().Page(0, 1) {
-		if _, err := sealer.Unseal(ctx, a.Sealed, secretAAD(a.AccessKeyId)); err != nil {
+		if _, err := identity.UnsealAccessKey(ctx, sealer, a); err != nil {
 			return foreign("it does not unseal the access keys", err)
 		}
 	}
@@ -48,7 +49,7 @@ func Belong(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hs
 
 // foreign says so, unless the token was away.
 func foreign(what string, err error) error {
-	if isTransient(err) || errors.Is(err, hsm.ErrRefused) { // another token would not have the key at all
+	if hsm.IsTransient(err) || errors.Is(err, hsm.ErrRefused) { // another token would not have the key at all
 		return err
 	}
 	return fmt.Errorf("%w: %s (%w)", ErrForeignToken, what, err)
@@ -141,7 +142,7 @@ func (p *prover) version(ctx context.Context, k store.Key, v store.KeyVersion) e
 func (p *prover) accessKey(ctx context.Context, a store.AccessKey) {
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
-	if _, err := p.sealer.Unseal(ctx, a.Sealed, secretAAD(a.AccessKeyId)); err != nil {
+	if _, err := identity.UnsealAccessKey(ctx, p.sealer, a); err != nil {
 		p.fail(fmt.Errorf("access key %s of user %s: %w", a.AccessKeyId, a.UserName, err))
 		return
 	}
@@ -151,7 +152,7 @@ func (p *prover) accessKey(ctx context.Context, a store.AccessKey) {
 func (p *prover) clientKey(ctx context.Context, k store.ClientKey) {
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
-	if _, err := p.sealer.Unseal(ctx, k.Sealed, clientKeyAAD(k)); err != nil {
+	if err := identity.UnsealClientKey(ctx, p.sealer, k); err != nil {
 		p.fail(fmt.Errorf("client key %s of access point %s: %w", k.ClientKeyId, k.AapName, err))
 		return
 	}

@@ -18,8 +18,8 @@ func (c *call) charge(o operation) error {
 		c.entry.Quota = string(names[0])
 	}
 	for _, name := range names {
-		perSecond := c.server.Quotas.PerSecond(name, c.principal.user.Quotas)
-		userName := c.principal.user.UserName
+		perSecond := c.server.Quotas.PerSecond(name, c.principal.Quotas)
+		userName := c.principal.Name
 		if name == limit.DedicatedInstance {
 			userName = ""
 		}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/policy"
 	"github.com/kmsgate/kmsgate/store"
@@ -17,16 +18,6 @@ const (
 	customType = "Custom"
 )
 
-// policyDocument gives a system policy's document or a record's, or
-// store.ErrNotFound.
-func policyDocument(records *store.Records, policyName string) (string, error) {
-	if p, ok := systemPolicies[policyName]; ok {
-		return p.document, nil
-	}
-	p, err := records.RamPolicies().Get(policyName)
-	return p.PolicyDocument, err
-}
-
 func checkDocument(document string) error {
 	if _, err := policy.Parse(document); err != nil {
 		return kms.InvalidParameter("PolicyDocument", "%s", err)
@@ -36,7 +27,7 @@ func checkDocument(document string) error {
 
 // ownPolicy gives a policy that can be changed.
 func (c *call) ownPolicy(records *store.Records, policyName string) (store.RamPolicy, error) {
-	if _, ok := systemPolicies[policyName]; ok {
+	if _, ok := identity.SystemPolicies[policyName]; ok {
 		return store.RamPolicy{}, kms.InvalidParameter("PolicyName", "%s is a system policy, which cannot be changed", policyName)
 	}
 	p, err := records.RamPolicies().Get(policyName)
@@ -54,7 +45,7 @@ func createRamPolicy(_ context.Context, c *call, req *kms.CreateRamPolicyRequest
 	}
 	p := store.RamPolicy{PolicyName: req.PolicyName, Description: req.Description, PolicyDocument: req.PolicyDocument, CreationDate: c.now, UpdateDate: c.now}
 	return done(c.update(func(tx *store.Tx) error {
-		if _, err := policyDocument(tx.Records, req.PolicyName); err == nil {
+		if _, err := identity.PolicyDocument(tx.Records, req.PolicyName); err == nil {
 			return kms.ErrPolicyExists
 		}
 		return tx.RamPolicies().Put(p)
@@ -109,9 +100,9 @@ func getRamPolicy(_ context.Context, c *call, req *kms.RamPolicyRequest) (*kms.G
 	c.entry.Subject = kms.Clip(req.PolicyName)
 	attached := attachments(c.records)[req.PolicyName]
 	resp := new(kms.GetRamPolicyResponse)
-	if p, ok := systemPolicies[req.PolicyName]; ok {
-		resp.Policy.RamPolicyItem = kms.RamPolicyItem{PolicyName: req.PolicyName, PolicyType: systemType, Description: p.description, AttachmentCount: attached}
-		resp.Policy.PolicyDocument = p.document
+	if p, ok := identity.SystemPolicies[req.PolicyName]; ok {
+		resp.Policy.RamPolicyItem = kms.RamPolicyItem{PolicyName: req.PolicyName, PolicyType: systemType, Description: p.Description, AttachmentCount: attached}
+		resp.Policy.PolicyDocument = p.Document
 		return resp, c.confirm()
 	}
 	p, err := c.ownPolicy(c.records, req.PolicyName)
@@ -128,8 +119,8 @@ func listRamPolicies(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListRam
 	}
 	attached := attachments(c.records)
 	resp := new(kms.ListRamPoliciesResponse)
-	for _, name := range slices.Sorted(maps.Keys(systemPolicies)) {
-		resp.Policies.Policy = append(resp.Policies.Policy, kms.RamPolicyItem{PolicyName: name, PolicyType: systemType, Description: systemPolicies[name].description, AttachmentCount: attached[name]})
+	for _, name := range slices.Sorted(maps.Keys(identity.SystemPolicies)) {
+		resp.Policies.Policy = append(resp.Policies.Policy, kms.RamPolicyItem{PolicyName: name, PolicyType: systemType, Description: identity.SystemPolicies[name].Description, AttachmentCount: attached[name]})
 	}
 	for p := range c.records.RamPolicies().All() {
 		resp.Policies.Policy = append(resp.Policies.Policy, newPolicyItem(p, attached[p.PolicyName]))
@@ -140,7 +131,7 @@ func listRamPolicies(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListRam
 func attachPolicyToUser(_ context.Context, c *call, req *kms.PolicyAttachmentRequest) (*kms.EmptyResponse, error) {
 	return done(c.updateUser(req.UserName, func(records *store.Records, u *store.User) error {
 		c.entry.Subject = kms.Clip(req.UserName + "/" + req.PolicyName)
-		if _, err := policyDocument(records, req.PolicyName); errors.Is(err, store.ErrNotFound) {
+		if _, err := identity.PolicyDocument(records, req.PolicyName); errors.Is(err, store.ErrNotFound) {
 			return kms.ErrPolicyNotFound
 		} else if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
@@ -114,5 +115,5 @@ func (s *Server) serveRPC(r *http.Request, c *call) (kms.Response, error) {
 		return nil, err
 	}
 	c.read(claim)
-	return c.do(r.Context(), func(c *call) (*principal, error) { return s.authenticate(c.records, claim) })
+	return c.do(r.Context(), func(c *call) (*identity.Principal, error) { return s.callers.AccessKey(c.records, claim, s.Now()) })
 }

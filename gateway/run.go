@@ -42,7 +42,7 @@ func (s *Server) keepBooks(ctx context.Context) {
 func (s *Server) Settle() {
 	s.journal.Flush()
 	if s.Audit.Err() == nil { // a disk that is full for the log is full for the database
-		s.recordUse()
+		s.callers.RecordUse(s.Store)
 	}
 	s.reportSuppressed()
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -37,25 +38,25 @@ func simulatePolicy(_ context.Context, c *call, req *kms.SimulatePolicyRequest) 
 
 // simulatedPrincipal gives the user who is asked about, or the access point, whose
 // client keys are.
-func (c *call) simulatedPrincipal(userName string) (*principal, error) {
-	aapName, ok := strings.CutPrefix(userName, accessPointUser)
+func (c *call) simulatedPrincipal(userName string) (*identity.Principal, error) {
+	aapName, ok := strings.CutPrefix(userName, identity.AccessPointUser)
 	if !ok {
 		user, err := c.user(c.records, userName)
 		if err != nil {
 			return nil, err
 		}
-		return c.server.principalOf(c.records, user)
+		return c.server.callers.User(c.records, user)
 	}
 	c.entry.Subject = kms.Clip(userName)
 	if _, err := accessPoints.find(c.records, aapName); err != nil {
 		return nil, err
 	}
-	return c.server.accessPointPrincipal(c.records, aapName)
+	return c.server.callers.AccessPoint(c.records, aapName)
 }
 
 // simulate decides as the operation would: for an alias that is changed, on the
 // alias first, and if that is allowed on the key.
-func (c *call) simulate(p *principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
+func (c *call) simulate(p *identity.Principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
 	if action == "DescribeRegions" {
 		resp.Allowed, resp.Reason = true, "it takes authentication only"
 		return nil
@@ -72,13 +73,13 @@ func (c *call) simulate(p *principal, action string, req *kms.SimulatePolicyRequ
 	return c.simulateOn(p, action, req, key, resp)
 }
 
-func (c *call) simulateOn(p *principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
+func (c *call) simulateOn(p *identity.Principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
 	values := c.conditions()
 	values["acs:SecureTransport"] = "true"
 	if req.SourceIp != "" {
 		values["acs:SourceIp"] = req.SourceIp
 	}
-	d, err := c.server.decide(c.records, p, action, resp.Resource, key, values)
+	d, err := c.server.callers.Decide(c.records, p, identity.Question{Action: action, Resource: resp.Resource, Key: key, Values: values})
 	resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason, d.Policy, d.Statement
 	if errors.Is(err, kms.ErrNoPermission) {
 		resp.Reason, err = err.Error(), nil

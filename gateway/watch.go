@@ -26,7 +26,7 @@ func (w *watch) setMissing(missing map[string]bool) {
 // tested takes in what a test signature of a version came to, if that says
 // anything about the version.
 func (w *watch) tested(keyVersionId string, err error) {
-	if err != nil && isTransient(err) {
+	if err != nil && hsm.IsTransient(err) {
 		return
 	}
 	w.mu.Lock()
@@ -161,7 +161,7 @@ func (s *Server) testKey(ctx context.Context, v store.KeyVersion) error {
 		_, err := s.testSignature(ctx, v.Key, hsm.Algorithms(v.Key.Spec)[0])
 		// What is kept to sign faster is for those keys that are used.
 		s.Backend.Forget(v.Key)
-		if err != nil && isTransient(err) {
+		if err != nil && hsm.IsTransient(err) {
 			continue
 		}
 		sleep(ctx, testPause*time.Since(began))

@@ -49,9 +49,11 @@ var mayImport = map[string][]string{
 	"gateway/journal": {"gateway/audit", "store"},
 	// How much one caller may take from the others.
 	"gateway/limit": {"golang.org/x/time"},
-	"gateway/audit": {"internal/durable"}, // a new file of the log has to survive a power failure
+	// Who a caller is, and what the caller may do.
+	"gateway/identity": {"gateway/acs", "gateway/kms", "hsm", "policy", "store"},
+	"gateway/audit":    {"internal/durable"}, // a new file of the log has to survive a power failure
 	// The service. Echo is seen here only, in the doors.
-	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/journal", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
+	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/identity", "gateway/journal", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
 		"github.com/labstack/echo", "github.com/google/uuid", "github.com/prometheus/client_golang",
 		"software.sslmate.com/src/go-pkcs12"}, // what a client key is handed over in
 	// The one file that everything is told by.

@@ -1,19 +1,12 @@
-package gateway
+package identity
 
 import (
 	"crypto/sha256"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
-	"github.com/kmsgate/kmsgate/store"
 )
-
-// timeWindow is how far a request's time stamp may be from ours, either way,
-// and so how long past its time stamp a nonce must be remembered.
-const timeWindow = 15 * time.Minute
 
 // maxNonces bounds how many nonces are remembered for one access key: some 550
 // requests a second for half an hour.
@@ -64,20 +57,6 @@ func (n *nonces) use(accessKeyId, nonce string, until, now time.Time) error {
 	n.count[accessKeyId]++
 	end := minute(until) + 1
 	n.byEnd[end] = append(n.byEnd[end], endingNonce{hash, accessKeyId})
-	return nil
-}
-
-// resume remembers the nonces that the records have.
-func (n *nonces) resume(records *store.Records, now time.Time) error {
-	for r := range records.Nonces().All() {
-		if !r.Until.After(now) {
-			continue
-		}
-		err := n.use(r.AccessKeyId, r.Nonce, r.Until, now)
-		if err != nil && !errors.Is(err, kms.ErrNonceUsed) { // twice, if the clock was set back
-			return fmt.Errorf("remembering the nonces of access key %s: %w", r.AccessKeyId, err)
-		}
-	}
 	return nil
 }
 

@@ -1,11 +1,14 @@
-package gateway
+package identity
 
-import "github.com/kmsgate/kmsgate/policy"
+import (
+	"github.com/kmsgate/kmsgate/policy"
+	"github.com/kmsgate/kmsgate/store"
+)
 
-// systemPolicies are RAM's for KMS, by name, with what RAM's pages of them say
+// SystemPolicies are RAM's for KMS, by name, with what RAM's pages of them say
 // (as of 2026-09-03) as far as there is such an operation here. They cannot be
 // changed.
-var systemPolicies = map[string]systemPolicy{
+var SystemPolicies = map[string]SystemPolicy{
 	"AliyunKMSFullAccess": {"Full access to KMS", fullAccess},
 	"AliyunKMSReadOnlyAccess": {"Read-only access to KMS",
 		`{"Version":"1","Statement":[{"Effect":"Allow","Action":["kms:List*","kms:Describe*","kms:GetPublicKey","kms:GetKeyPolicy","kms:GetKmsInstance","kms:GetClientKey"],"Resource":"*"}]}`},
@@ -15,7 +18,8 @@ var systemPolicies = map[string]systemPolicy{
 		`{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:*","Resource":["acs:kms:*:*:key*","acs:kms:*:*:alias*"]}]}`},
 }
 
-type systemPolicy struct{ description, document string }
+// A SystemPolicy is a RAM policy that every account has.
+type SystemPolicy struct{ Description, Document string }
 
 // fullAccess is what a local administrator has, too.
 const fullAccess = `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:*","Resource":"*"}]}`
@@ -29,4 +33,14 @@ func mustParse(document string) *policy.Policy {
 		panic(err) // a constant of ours
 	}
 	return p
+}
+
+// PolicyDocument returns a system policy's document or a record's, or
+// store.ErrNotFound.
+func PolicyDocument(records *store.Records, policyName string) (string, error) {
+	if p, ok := SystemPolicies[policyName]; ok {
+		return p.Document, nil
+	}
+	p, err := records.RamPolicies().Get(policyName)
+	return p.PolicyDocument, err
 }

@@ -1,0 +1,59 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/policy"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// TimeWindow is how far a request's time stamp may be from ours, either way,
+// and so how long past its time stamp a nonce must be remembered.
+const TimeWindow = 15 * time.Minute
+
+// unsealTime is how long the token may take to unseal a record.
+const unsealTime = 2500 * time.Millisecond
+
+// A Registry knows the credentials of callers, and the policies that have been parsed.
+// Its methods may be called from any goroutine. Use [Open].
+type Registry struct {
+	arns   kms.ARNs
+	sealer hsm.Sealer
+	logger *slog.Logger
+
+	secrets     secrets
+	nonces      nonces
+	seals       seals
+	ramPolicies documents
+	keyPolicies documents
+}
+
+// Open unseals the secrets of all access keys, and remembers the nonces that the records
+// have. It fails rather than leave one out.
+func Open(ctx context.Context, records *store.Records, arns kms.ARNs, sealer hsm.Sealer, now time.Time, logger *slog.Logger) (*Registry, error) {
+	r := &Registry{arns: arns, sealer: sealer, logger: logger}
+	r.ramPolicies.parse, r.keyPolicies.parse = policy.Parse, policy.ParseKeyPolicy
+	for a := range records.AccessKeys().All() {
+		secret, err := UnsealAccessKey(ctx, sealer, a)
+		if err != nil {
+			return nil, fmt.Errorf("unsealing access key %s: %w", a.AccessKeyId, err)
+		}
+		r.Keep(a, secret)
+	}
+	for n := range records.Nonces().All() {
+		if !n.Until.After(now) {
+			continue
+		}
+		err := r.nonces.use(n.AccessKeyId, n.Nonce, n.Until, now)
+		if err != nil && !errors.Is(err, kms.ErrNonceUsed) { // twice, if the clock was set back
+			return nil, fmt.Errorf("remembering the nonces of access key %s: %w", n.AccessKeyId, err)
+		}
+	}
+	return r, nil
+}
