@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/kmsgate/kmsgate/gateway/identity"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -26,13 +27,11 @@ const maxComments = 128
 
 // checkUserName keeps the name under which the gateway's own doings are logged.
 func checkUserName(name string) error {
-	if name == ownName {
-		return kms.InvalidParameter("UserName", "%s is how the log calls the gateway itself", ownName)
+	if name == keypair.OwnName {
+		return kms.InvalidParameter("UserName", "%s is how the log calls the gateway itself", keypair.OwnName)
 	}
 	return checkName("UserName", name)
 }
-
-const ownName = "kmsgate"
 
 func checkText(parameter, text string) error {
 	if len(text) > maxComments {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/kms"
-	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -57,9 +56,6 @@ type createBackupResponse struct {
 	Archive
 }
 
-// closeTime is how long a backup waits for the key pairs that are being made.
-var closeTime = createTimeout(hsm.RSA_4096) + destroyTimeout
-
 // createBackup archives the instance. The archive is complete before its line is
 // written and before the first octet of it leaves. Who can read it is public and
 // belongs into the log; a passphrase never gets here.
@@ -87,13 +83,11 @@ func createBackup(ctx context.Context, c *call, req *kms.CreateBackupRequest) (*
 // archive copies records and key pairs while neither are made nor destroyed.
 // Signing goes on.
 func (s *Server) archive(ctx context.Context, recipients []string) (Archive, error) {
-	closing, cancel := context.WithTimeout(ctx, closeTime)
-	defer cancel()
-	open, err := s.pairs.close(closing)
+	thaw, err := s.pairs.Freeze(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer open()
+	defer thaw()
 	database, err := s.Store.Snapshot()
 	if err != nil {
 		return nil, err

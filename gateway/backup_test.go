@@ -15,10 +15,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
@@ -220,53 +220,6 @@ func TestBackupHoldsOff(t *testing.T) {
 	}
 }
 
-// TestGateEnds: a creation does not wait for ever, and neither does a backup; and
-// what gave up is not waited for.
-func TestGateEnds(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var g gateway.Gate
-		inside := func(d time.Duration) error {
-			ctx, cancel := context.WithTimeout(t.Context(), d)
-			defer cancel()
-			return g.Enter(ctx)
-		}
-		shut := func(d time.Duration) (func(), error) {
-			ctx, cancel := context.WithTimeout(t.Context(), d)
-			defer cancel()
-			return g.Close(ctx)
-		}
-		unavailable := func(what string, err error) {
-			t.Helper()
-			if api := (*kms.Error)(nil); !errors.As(err, &api) || api.Status != 503 || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%s: %v, want 503", what, err)
-			}
-		}
-		if err := inside(time.Second); err != nil {
-			t.Fatal(err)
-		}
-		_, err := shut(time.Second)
-		unavailable("closing while somebody is inside", err)
-		if err := inside(time.Second); err != nil {
-			t.Fatalf("entering after a backup gave up: %v", err)
-		}
-		time.AfterFunc(time.Second, g.Leave)
-		time.AfterFunc(2*time.Second, g.Leave)
-		began := time.Now()
-		open, err := shut(time.Minute)
-		if err != nil || time.Since(began) != 2*time.Second {
-			t.Fatalf("closing when the last has left: %v after %v", err, time.Since(began))
-		}
-		unavailable("entering during a backup", inside(time.Second))
-		_, err = shut(time.Second)
-		unavailable("a second backup", err)
-		time.AfterFunc(time.Second, open)
-		if err := inside(time.Minute); err != nil {
-			t.Errorf("entering after a backup: %v", err)
-		}
-	})
-}
-
 // TestBackupFails: no line, no archive; no archive, no success; and every archive
 // is closed.
 func TestBackupFails(t *testing.T) {
@@ -391,8 +344,8 @@ func TestProve(t *testing.T) {
 	b.local("DisableKey", nil, "KeyId", lost.KeyMetadata.KeyId)
 	b.newAccessPoint("app", []string{"key/*"})
 	c := b.newNativeClient("app")
-	proof, err := gateway.Prove(t.Context(), b.db, b.backend, b.backend)
-	if want := (gateway.Proof{Keys: 2, Versions: 3, AccessKeys: 1, ClientKeys: 1}); err != nil || proof != want {
+	proof, err := keypair.VerifyAll(t.Context(), b.db, b.backend, b.backend)
+	if want := (keypair.Verified{Keys: 2, Versions: 3, AccessKeys: 1, ClientKeys: 1}); err != nil || proof != want {
 		t.Errorf("of a whole instance: %+v, %v, want %+v", proof, err, want)
 	}
 	err = b.db.Update(func(tx *store.Tx) error {
@@ -408,8 +361,8 @@ func TestProve(t *testing.T) {
 	if err := b.backend.Destroy(t.Context(), b.db.Now().VersionsOf(lost.KeyMetadata.KeyId)[0].Key); err != nil {
 		t.Fatal(err)
 	}
-	proof, err = gateway.Prove(t.Context(), b.db, b.backend, b.backend)
-	if want := (gateway.Proof{Keys: 1, Versions: 2, AccessKeys: 1}); proof != want || !errors.Is(err, hsm.ErrNotFound) ||
+	proof, err = keypair.VerifyAll(t.Context(), b.db, b.backend, b.backend)
+	if want := (keypair.Verified{Keys: 1, Versions: 2, AccessKeys: 1}); proof != want || !errors.Is(err, hsm.ErrNotFound) ||
 		!strings.Contains(err.Error(), lost.KeyMetadata.KeyId) || !strings.Contains(err.Error(), "access key moved") || !strings.Contains(err.Error(), "client key "+c.id) {
 		t.Errorf("of one with losses: %+v, %v, want %+v and an error that names all", proof, err, want)
 	}
@@ -435,13 +388,13 @@ func TestBelong(t *testing.T) {
 		want    error
 	}{
 		"its own":                   {b.backend, b.backend, nil},
-		"another":                   {other, b.backend, gateway.ErrForeignToken},
-		"another key for sealing":   {b.backend, otherSealer{other}, gateway.ErrForeignToken},
+		"another":                   {other, b.backend, keypair.ErrForeignToken},
+		"another key for sealing":   {b.backend, otherSealer{other}, keypair.ErrForeignToken},
 		"away":                      {away, b.backend, hsm.ErrUnavailable},
 		"away after the first call": {b.backend, away, hsm.ErrUnavailable},
 	} {
-		err := gateway.Belong(t.Context(), b.db, c.backend, c.sealer)
-		if !errors.Is(err, c.want) || c.want == hsm.ErrUnavailable && errors.Is(err, gateway.ErrForeignToken) {
+		err := keypair.MatchesToken(t.Context(), b.db, c.backend, c.sealer)
+		if !errors.Is(err, c.want) || c.want == hsm.ErrUnavailable && errors.Is(err, keypair.ErrForeignToken) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/identity"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
@@ -336,7 +336,7 @@ func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, er
 		return store.KeyVersion{}, err
 	}
 	c.entry.KeyVersionId = version.KeyVersionId
-	return version, isRecordOf(version, key)
+	return version, keypair.CheckRecord(version, key)
 }
 
 func (c *call) findVersion(keyId, keyVersionId string) (store.KeyVersion, error) {
@@ -347,16 +347,6 @@ func (c *call) findVersion(keyId, keyVersionId string) (store.KeyVersion, error)
 		return all[0], nil
 	}
 	return store.KeyVersion{}, store.ErrNotFound
-}
-
-// isRecordOf refuses a version whose key pair is not the one that was made for
-// this record: a record that was given another's would sign with another's key.
-func isRecordOf(version store.KeyVersion, key store.Key) error {
-	if id, err := uuid.Parse(version.KeyVersionId); err != nil || !bytes.Equal(id[:], version.Key.ID) || version.Key.Spec != key.KeySpec {
-		return fmt.Errorf("%w (the record of version %s holds the key pair %x of KeySpec %s)",
-			kms.ErrKeyUnavailable, version.KeyVersionId, version.Key.ID, version.Key.Spec)
-	}
-	return nil
 }
 
 // update is for an operation that changes records and nothing else. It tries f on the

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"slices"
 )
 
@@ -37,10 +36,3 @@ const (
 
 // Sources tells how many sources of unauthenticated callers are told apart at the moment.
 func (s *Server) Sources() int { return s.unauthenticated.Sources() }
-
-// Gate is a gate with its methods.
-type Gate struct{ gate }
-
-func (g *Gate) Enter(ctx context.Context) error                    { return g.enter(ctx) }
-func (g *Gate) Leave()                                             { g.leave() }
-func (g *Gate) Close(ctx context.Context) (open func(), err error) { return g.close(ctx) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,6 +12,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/journal"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
@@ -50,10 +50,6 @@ type Config struct {
 	// Archiver makes the archives of CreateBackup. Nil means that there are none.
 	Archiver Archiver
 
-	// KeepDueKeys has New cancel the deletions whose time has come, as the local
-	// caller, and not carry them out.
-	KeepDueKeys bool
-
 	// CACertificate is what GetKmsInstance gives clients to trust, PEM.
 	CACertificate string
 
@@ -72,18 +68,7 @@ const (
 	// signTimeout is how long a signature may take: the Node SDKs give up after
 	// 3 s.
 	signTimeout = 2500 * time.Millisecond
-	// destroyTimeout is how long destroying one may take: SoftHSM takes 0.9 s
-	// among 10,000 keys.
-	destroyTimeout = 3 * time.Second
 )
-
-// createTimeout is how long making a key pair may take.
-func createTimeout(spec hsm.KeySpec) time.Duration {
-	if spec == hsm.RSA_3072 || spec == hsm.RSA_4096 {
-		return 25 * time.Second // seconds as a rule, with a long tail, and longer on a machine that is busy
-	}
-	return 10 * time.Second
-}
 
 // A Server is the service. Use [New].
 type Server struct {
@@ -95,12 +80,10 @@ type Server struct {
 	unauthenticated *limit.Unauthenticated
 	seats           *front.Process
 	callers         *identity.Registry
+	pairs           *keypair.Pairs
 	journal         *journal.Journal
 	bodies          limit.Bodies
 	metrics         *metrics
-	watch           watch
-	making          sync.Map // KeyVersionId → true, while its key pair is being made
-	pairs           gate     // who makes or destroys key pairs is inside
 }
 
 // New makes a Server: it unseals the access keys, remembers the nonces that
@@ -151,10 +134,8 @@ func (s *Server) resume(ctx context.Context) error {
 	if s.journal, err = journal.Open(s.Store, s.Audit, s.Logger); err != nil {
 		return err
 	}
-	if s.KeepDueKeys {
-		return s.keepDueKeys(ctx)
-	}
-	return s.deleteDueKeys()
+	s.pairs = keypair.New(keypair.Config{Records: s.Store, Backend: s.Backend, Journal: s.journal, Audit: s.Audit, Now: s.Now, Logger: s.Logger})
+	return s.pairs.DeleteDueKeys()
 }
 
 // AccessKeySecret returns the secret of an access key. It is for `kmsgate dev`,

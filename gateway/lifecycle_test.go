@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -194,8 +197,17 @@ func TestKeepDueKeys(t *testing.T) {
 	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", later, "PendingWindowInDays", "30"), 200, "")
 	b.stop()
 	b.clock.move(8 * 24 * time.Hour)
-	b.start(func(c *gateway.Config) { c.KeepDueKeys = true })
-	b.stop()
+	db, err := store.Open(filepath.Join(b.dir, "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := audit.Open(audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(keypair.KeepDueKeys(db, log, "local:0", b.clock.Now, quiet), log.Close(), db.Close()); err != nil {
+		t.Fatal(err)
+	}
 	b.start()
 	for keyId, want := range map[string]string{due: "Enabled", later: "PendingDeletion"} {
 		if m := b.describe(keyId); m["KeyState"] != want {
@@ -204,7 +216,7 @@ func TestKeepDueKeys(t *testing.T) {
 	}
 	b.want(b.do(b.root, "AsymmetricSign", b.signParams("KeyId", due, "KeyVersionId", b.versions(due)[0])...), 200, "")
 	for _, e := range b.auditLines() {
-		if e.Action == "CancelKeyDeletion" && e.KeyId == due && e.Status == 200 && strings.HasPrefix(e.Principal, "local:") {
+		if e.Action == "CancelKeyDeletion" && e.KeyId == due && e.Status == 200 && e.Principal == "local:0" {
 			return
 		}
 	}

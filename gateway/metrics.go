@@ -44,11 +44,11 @@ func newMetrics(s *Server) *metrics {
 			return float64(free)
 		}),
 		gauge("kmsgate_key_versions_missing", "Key versions whose private key was not there when it was looked for last.", func() float64 {
-			missing, _ := s.watch.counts()
+			missing, _ := s.pairs.Health()
 			return float64(missing)
 		}),
 		gauge("kmsgate_key_versions_failing", "Key versions that did not sign, or signed for another public key, when they were tried last.", func() float64 {
-			_, failing := s.watch.counts()
+			_, failing := s.pairs.Health()
 			return float64(failing)
 		}),
 		gauge("kmsgate_client_keys_first_expiry_seconds", "When the first of the client keys that are valid expires, in seconds since 1970; 0 if there is none.", s.firstExpiry),

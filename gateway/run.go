@@ -11,12 +11,10 @@ import (
 // were used; and it watches over the private keys. There must be one Run while anything is served, and it has to end
 // after that.
 func (s *Server) Run(ctx context.Context) {
-	var tended sync.WaitGroup
-	tended.Go(func() { every(ctx, s.CarryOutDeletions) })
-	tended.Go(func() { s.watchKeys(ctx) })
-	tended.Go(func() { s.testKeys(ctx) })
+	var pairs sync.WaitGroup
+	pairs.Go(func() { s.pairs.Run(ctx) })
 	s.keepBooks(ctx)
-	tended.Wait()
+	pairs.Wait()
 }
 
 // keepBooks settles once a second what is owed, and once a minute the rest.
@@ -57,3 +55,7 @@ func (s *Server) reportSuppressed() {
 		s.Audit.OfferSuppressed(s.Now().UTC(), n, last, func() { s.unauthenticated.CountAgain(n) })
 	}
 }
+
+// CarryOutDeletions does what Run does from time to time: it deletes the keys whose time
+// has come, and destroys key pairs that belong to no version.
+func (s *Server) CarryOutDeletions(ctx context.Context) { s.pairs.CarryOutDeletions(ctx) }

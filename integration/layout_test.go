@@ -49,11 +49,13 @@ var mayImport = map[string][]string{
 	"gateway/journal": {"gateway/audit", "store"},
 	// How much one caller may take from the others.
 	"gateway/limit": {"golang.org/x/time"},
+	// The life of a key pair: made, watched, tested, destroyed.
+	"gateway/keypair": {"gateway/audit", "gateway/identity", "gateway/journal", "gateway/kms", "hsm", "store", "github.com/google/uuid"},
 	// Who a caller is, and what the caller may do.
 	"gateway/identity": {"gateway/acs", "gateway/kms", "hsm", "policy", "store"},
 	"gateway/audit":    {"internal/durable"}, // a new file of the log has to survive a power failure
 	// The service. Echo is seen here only, in the doors.
-	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/identity", "gateway/journal", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
+	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/identity", "gateway/journal", "gateway/keypair", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
 		"github.com/labstack/echo", "github.com/google/uuid", "github.com/prometheus/client_golang",
 		"software.sslmate.com/src/go-pkcs12"}, // what a client key is handed over in
 	// The one file that everything is told by.
@@ -62,7 +64,7 @@ var mayImport = map[string][]string{
 	// system call that the standard library has not.
 	"cmd/kmsgate/archive": {"gateway/audit", "filippo.io/age", "golang.org/x/sys"},
 	// Wiring.
-	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "gateway/front", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "softhsm", "store",
+	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "gateway/front", "gateway/keypair", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "softhsm", "store",
 		"github.com/spf13/cobra", "golang.org/x/sys", "golang.org/x/net", "github.com/google/uuid", "github.com/prometheus/client_golang"},
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/sealed"
@@ -160,8 +161,8 @@ func (i *instance) hasAuditKey() bool { return i.db.Now().AuditKey().ID != nil }
 // checkToken refuses a token that is not the database's, before anything is done
 // with either.
 func (i *instance) checkToken(ctx context.Context) error {
-	err := gateway.Belong(ctx, i.db, i.keys, i.token)
-	if errors.Is(err, gateway.ErrForeignToken) {
+	err := keypair.MatchesToken(ctx, i.db, i.keys, i.token)
+	if errors.Is(err, keypair.ErrForeignToken) {
 		return fmt.Errorf("%w. Nothing was changed. The token is %s, the database %s: %s", err, i.tokenName(), i.config.Store.File, lostToken)
 	}
 	return err

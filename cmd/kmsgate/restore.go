@@ -11,13 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
-	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/softhsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -39,7 +40,7 @@ type restore struct {
 	wrote    bool // into it
 	manifest archive.Manifest
 	head     audit.Checkpoint // the backup's
-	proof    gateway.Proof
+	proof    keypair.Verified
 }
 
 func restoreCommand() *cobra.Command {
@@ -262,7 +263,7 @@ func (r *restore) try(ctx context.Context, i *instance) (err error) {
 	if !bytes.Equal(i.db.Now().AuditKey().Public, r.manifest.PublicKey) {
 		return fmt.Errorf("%w: the database in it is of another one", archive.ErrForeign)
 	}
-	r.proof, err = gateway.Prove(ctx, i.db, i.keys, i.token)
+	r.proof, err = keypair.VerifyAll(ctx, i.db, i.keys, i.token)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -287,20 +288,9 @@ func (r *restore) goOn(ctx context.Context, i *instance) error {
 		return fmt.Errorf("%w. If these files are not this instance's, take them away: the log then begins behind line %d", err, r.head.Seq)
 	}
 	if r.keepDueKeys {
-		err = i.keepDueKeys(ctx, log)
+		err = keypair.KeepDueKeys(i.db, log, fmt.Sprintf("local:%d", os.Getuid()), time.Now, i.logger)
 	}
 	return errors.Join(err, log.Close())
-}
-
-// keepDueKeys cancels the deletions that a gateway would carry out when it starts.
-func (i *instance) keepDueKeys(ctx context.Context, log *audit.Log) error {
-	c := i.gatewayConfig(log)
-	c.KeepDueKeys = true
-	server, err := gateway.New(ctx, c)
-	if err == nil {
-		server.Settle()
-	}
-	return err
 }
 
 // place moves everything to where it belongs. The configuration is last: without

@@ -7,6 +7,17 @@ type DescribeTokenResponse struct {
 	Survey hsm.Survey
 }
 
+// What an object in the token is for, or what holds it.
+const (
+	UseVersion  = "key version"
+	UseAudit    = "audit key"
+	UseSealing  = "sealing key"
+	UseCanary   = "canary"
+	UseOrphan   = "being made or destroyed"
+	UseStray    = "stray"     // it is ours, and no record speaks of it
+	UseAnothers = "another's" // it has no label of ours
+)
+
 // An Owner is the record that speaks of a key pair.
 type Owner struct {
 	Use          string

@@ -1,4 +1,4 @@
-package gateway
+package keypair
 
 import (
 	"context"
@@ -11,8 +11,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A Proof says what was found to work.
-type Proof struct {
+// A Verified says what was found to work.
+type Verified struct {
 	Keys       int // whose versions have all signed
 	Versions   int // that have signed
 	AccessKeys int // whose secret was unsealed
@@ -23,12 +23,12 @@ type Proof struct {
 // ErrForeignToken: the token is not the one that the records belong to.
 var ErrForeignToken = errors.New("the token is not the one that this database belongs to")
 
-// Belong reports an error, ErrForeignToken, if the backend and the sealer are not
+// MatchesToken reports an error, ErrForeignToken, if the backend and the sealer are not
 // those of the records. It tries what every instance has: the audit log's key, one
 // of the software keys and one of the access keys. Whether each key is there it
 // does not look at: that takes long.
-func Belong(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) error {
-	ctx, cancel := context.WithTimeout(ctx, proofTime)
+func MatchesToken(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) error {
+	ctx, cancel := context.WithTimeout(ctx, verifyTime)
 	defer cancel()
 	records := db.Now()
 	if err := hsm.SelfTest(ctx, backend, records.AuditKey()); err != nil {
@@ -65,19 +65,19 @@ func softwareKey(records *store.Records) (store.KeyVersion, bool) {
 	return store.KeyVersion{}, false
 }
 
-// proofTime is how long one signature or one secret may take. Nobody waits for
+// verifyTime is how long one signature or one secret may take. Nobody waits for
 // it.
-const proofTime = 30 * time.Second
+const verifyTime = 30 * time.Second
 
-// maxFailures is how many failures a Prove names.
+// maxFailures is how many failures a VerifyAll names.
 const maxFailures = 10
 
-// Prove has the backend sign with every version of every key that there is a
+// VerifyAll has the backend sign with every version of every key that there is a
 // record of, whatever the key's state, checks the signatures, and unseals the
-// secret of every access key and the record of every client key. Its error names what does not work; the Proof is of
+// secret of every access key and the record of every client key. Its error names what does not work; Verified is of
 // the rest. It changes nothing.
-func Prove(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) (Proof, error) {
-	p := prover{backend: backend, sealer: sealer}
+func VerifyAll(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) (Verified, error) {
+	p := verifier{backend: backend, sealer: sealer}
 	records := db.Now()
 	for k := range records.Keys().All() {
 		p.key(ctx, k, records.VersionsOf(k.KeyId))
@@ -91,25 +91,25 @@ func Prove(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm
 	if p.failed > len(p.errs) {
 		p.errs = append(p.errs, fmt.Errorf("and %d more", p.failed-len(p.errs)))
 	}
-	return p.Proof, errors.Join(append(p.errs, ctx.Err())...)
+	return p.Verified, errors.Join(append(p.errs, ctx.Err())...)
 }
 
-// A prover is a Prove on its way.
-type prover struct {
-	Proof
+// A verifier is a VerifyAll on its way.
+type verifier struct {
+	Verified
 	backend hsm.Backend
 	sealer  hsm.Sealer
 	failed  int
 	errs    []error // of the first maxFailures of them
 }
 
-func (p *prover) fail(err error) {
+func (p *verifier) fail(err error) {
 	if p.failed++; p.failed <= maxFailures {
 		p.errs = append(p.errs, err)
 	}
 }
 
-func (p *prover) key(ctx context.Context, k store.Key, versions []store.KeyVersion) {
+func (p *verifier) key(ctx context.Context, k store.Key, versions []store.KeyVersion) {
 	before := p.failed
 	for _, v := range versions {
 		if err := p.version(ctx, k, v); err != nil {
@@ -122,25 +122,25 @@ func (p *prover) key(ctx context.Context, k store.Key, versions []store.KeyVersi
 		return
 	}
 	p.Keys++
-	if isDue(k, time.Now()) {
+	if IsDue(k, time.Now()) {
 		p.Due++
 	}
 }
 
-func (p *prover) version(ctx context.Context, k store.Key, v store.KeyVersion) error {
+func (p *verifier) version(ctx context.Context, k store.Key, v store.KeyVersion) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := isRecordOf(v, k); err != nil {
+	if err := CheckRecord(v, k); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, proofTime)
+	ctx, cancel := context.WithTimeout(ctx, verifyTime)
 	defer cancel()
 	return hsm.SelfTest(ctx, p.backend, v.Key)
 }
 
-func (p *prover) accessKey(ctx context.Context, a store.AccessKey) {
-	ctx, cancel := context.WithTimeout(ctx, proofTime)
+func (p *verifier) accessKey(ctx context.Context, a store.AccessKey) {
+	ctx, cancel := context.WithTimeout(ctx, verifyTime)
 	defer cancel()
 	if _, err := identity.UnsealAccessKey(ctx, p.sealer, a); err != nil {
 		p.fail(fmt.Errorf("access key %s of user %s: %w", a.AccessKeyId, a.UserName, err))
@@ -149,8 +149,8 @@ func (p *prover) accessKey(ctx context.Context, a store.AccessKey) {
 	p.AccessKeys++
 }
 
-func (p *prover) clientKey(ctx context.Context, k store.ClientKey) {
-	ctx, cancel := context.WithTimeout(ctx, proofTime)
+func (p *verifier) clientKey(ctx context.Context, k store.ClientKey) {
+	ctx, cancel := context.WithTimeout(ctx, verifyTime)
 	defer cancel()
 	if err := identity.UnsealClientKey(ctx, p.sealer, k); err != nil {
 		p.fail(fmt.Errorf("client key %s of access point %s: %w", k.ClientKeyId, k.AapName, err))

@@ -1,0 +1,177 @@
+package keypair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/journal"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// lookEvery is how often Run looks for what is due.
+const lookEvery = 10 * time.Second
+
+// every calls f at once and then every lookEvery, until ctx is done.
+func every(ctx context.Context, f func(context.Context)) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		f(ctx)
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+// CarryOutDeletions deletes the keys whose time has come and destroys key pairs
+// that belong to no version. A key's records go first, all at once, so that it
+// can no longer be used or shown; its key pairs are then orphans, and stay
+// recorded as such until the token has destroyed them. What fails is tried again.
+func (p *Pairs) CarryOutDeletions(ctx context.Context) {
+	if p.Audit.Err() != nil || p.Journal.Pending() {
+		return // without its audit line nothing is deleted or destroyed
+	}
+	if err := p.DeleteDueKeys(); err != nil {
+		p.Logger.Error("a key whose deletion is due is not deleted; trying again", "reason", err)
+		return // without its audit line no key pair is destroyed
+	}
+	for o := range p.Records.Now().Orphans().All() {
+		err := p.destroyLeftOrphan(ctx, o)
+		if err == nil {
+			continue
+		}
+		p.Logger.Error("a key pair that belongs to no key is not destroyed; trying again", "KeyVersionId", o.KeyVersionId, "reason", err)
+		if ctx.Err() != nil || p.Backend.Health(ctx) != nil {
+			return // the next one would fare no better
+		}
+	}
+}
+
+// destroyLeftOrphan destroys a key pair that was an orphan a while ago, if it
+// still is one. While it is being made it is not, and made it is not either: so
+// first nobody must be making it, and then the record must still be there. In that
+// order: a creation is marked before its record is written, and until after the
+// record is gone. The record is looked for in a change, which fails where a change
+// may be lost.
+func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
+	if _, making := p.making.Load(o.KeyVersionId); making {
+		return nil
+	}
+	if err := p.freeze.enter(ctx); err != nil {
+		return err
+	}
+	defer p.freeze.leave()
+	left := false
+	err := p.Records.Update(func(tx *store.Tx) error {
+		now, err := tx.Orphans().Get(o.KeyVersionId)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		left = true
+		return errors.Join(err, tx.Orphans().Put(now))
+	})
+	if err != nil || !left {
+		return err
+	}
+	if err := p.destroy(ctx, o); err != nil {
+		return err
+	}
+	p.Logger.Info("a key pair that belongs to no key was destroyed", "KeyVersionId", o.KeyVersionId, "since", o.Since)
+	return nil
+}
+
+// DeleteDueKeys deletes the records of the keys whose time has come.
+func (p *Pairs) DeleteDueKeys() error {
+	now := p.Now().UTC()
+	for _, keyId := range p.dueKeys(now) {
+		if err := p.deleteKey(keyId, now); err != nil {
+			return fmt.Errorf("deleting key %s: %w", keyId, err)
+		}
+	}
+	return nil
+}
+
+// KeepDueKeys cancels the deletions that DeleteDueKeys would carry out, on behalf of a
+// principal. Each leaves its line in the log. It is for records that no gateway serves yet:
+// those of a backup.
+func KeepDueKeys(records *store.Store, log *audit.Log, principal string, now func() time.Time, logger *slog.Logger) error {
+	changes, err := journal.Open(records, log, logger)
+	if err != nil {
+		return err
+	}
+	p := New(Config{Records: records, Journal: changes, Audit: log, Now: now, Logger: logger})
+	for _, keyId := range p.dueKeys(p.Now().UTC()) {
+		if err := p.keepKey(keyId, principal); err != nil {
+			return fmt.Errorf("keeping key %s: %w", keyId, err)
+		}
+	}
+	changes.Flush()
+	return nil
+}
+
+func (p *Pairs) keepKey(keyId, principal string) error {
+	return p.change(p.entry("CancelKeyDeletion", keyId, principal), func(tx *store.Tx) error {
+		k, err := tx.Keys().Get(keyId)
+		if err != nil {
+			return err
+		}
+		k.KeyState, k.DeleteDate = store.Enabled, time.Time{}
+		return tx.Keys().Put(k)
+	})
+}
+
+func (p *Pairs) dueKeys(now time.Time) (due []string) {
+	for k := range p.Records.Now().Keys().All() {
+		if IsDue(k, now) {
+			due = append(due, k.KeyId)
+		}
+	}
+	return due
+}
+
+var errNotDue = errors.New("the key is not to be deleted any more")
+
+// IsDue reports whether a key is to be deleted now.
+func IsDue(k store.Key, now time.Time) bool {
+	return k.KeyState == store.PendingDeletion && !k.DeleteDate.After(now)
+}
+
+// deleteKey deletes the records of a key that is still due. It leaves an audit
+// line, as an operation would.
+func (p *Pairs) deleteKey(keyId string, now time.Time) error {
+	err := p.change(p.entry("DeleteKey", keyId, OwnName), func(tx *store.Tx) error {
+		k, err := tx.Keys().Get(keyId)
+		if err != nil || !IsDue(k, now) {
+			return errNotDue // cancelled, or deleted, meanwhile
+		}
+		return tx.Keys().Delete(keyId)
+	})
+	if errors.Is(err, errNotDue) {
+		return nil
+	}
+	return err
+}
+
+// OwnName is how the audit log calls the gateway itself. No user can have it.
+const OwnName = "kmsgate"
+
+// entry returns the audit line of something that no request asked for.
+func (p *Pairs) entry(action, keyId, principal string) audit.Entry {
+	return audit.Entry{Time: p.Now().UTC(), RequestId: uuid.NewString(), Door: "local", Principal: principal, Action: action, KeyId: keyId, Status: http.StatusOK}
+}
+
+func (p *Pairs) change(entry audit.Entry, f func(tx *store.Tx) error) error {
+	if err := p.Journal.Update(entry, f); err != nil {
+		return err
+	}
+	entry.Duration = p.Now().Sub(entry.Time)
+	return p.Journal.Append(entry)
+}

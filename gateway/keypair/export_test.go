@@ -1,0 +1,10 @@
+package keypair
+
+import "context"
+
+// Freeze is a freeze with its methods.
+type Freeze struct{ freeze }
+
+func (f *Freeze) Enter(ctx context.Context) error                    { return f.enter(ctx) }
+func (f *Freeze) Leave()                                             { f.leave() }
+func (f *Freeze) Close(ctx context.Context) (open func(), err error) { return f.close(ctx) }

@@ -1,0 +1,55 @@
+package keypair
+
+import (
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// A Recorded is a key pair that a record speaks of.
+type Recorded struct {
+	kms.Owner
+	Key hsm.Key
+}
+
+// Owners returns all records of key pairs by CKA_ID.
+func Owners(records *store.Records) map[string]Recorded {
+	all := make(map[string]Recorded)
+	add := func(key hsm.Key, o kms.Owner) { all[string(key.ID)] = Recorded{o, key} }
+	for o := range records.Orphans().All() {
+		add(o.Key, kms.Owner{Use: kms.UseOrphan, KeyVersionId: o.KeyVersionId})
+	}
+	if key := records.AuditKey(); key.ID != nil {
+		add(key, kms.Owner{Use: kms.UseAudit})
+	}
+	for k := range records.Keys().All() {
+		names := kms.AliasNames{Alias: []string{}} // an empty list is [], not null
+		for _, a := range records.AliasesOf(k.KeyId) {
+			names.Alias = append(names.Alias, a.AliasName)
+		}
+		for _, v := range records.VersionsOf(k.KeyId) {
+			add(v.Key, kms.Owner{Use: kms.UseVersion, KeyId: k.KeyId, KeyVersionId: v.KeyVersionId, KeyState: k.KeyState, Aliases: names})
+		}
+	}
+	return all
+}
+
+// OwnerOf says what an object is for. While key pairs are being made, what has no
+// id yet may become one of them.
+func OwnerOf(o hsm.Object, records map[string]Recorded, making bool) Recorded {
+	if record, ok := records[string(o.ID)]; ok && o.Ours && o.Purpose == hsm.PurposeKey {
+		return record
+	}
+	use := kms.UseStray
+	switch {
+	case !o.Ours:
+		use = kms.UseAnothers
+	case o.Purpose == hsm.PurposeSealing:
+		use = kms.UseSealing
+	case o.Purpose == hsm.PurposeCanary:
+		use = kms.UseCanary
+	case making && len(o.ID) == 0:
+		use = kms.UseOrphan
+	}
+	return Recorded{Owner: kms.Owner{Use: use, Aliases: kms.AliasNames{Alias: []string{}}}}
+}
