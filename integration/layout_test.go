@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	// Pure functions of documents and requests.
 	"policy": {},
 	// Records hold an hsm.Key. bbolt is seen here only.
-	"store": {"hsm", "go.etcd.io/bbolt", "github.com/tidwall/btree"},
+	"store": {"hsm", "internal/durable", "go.etcd.io/bbolt", "github.com/tidwall/btree"},
 	// Files of a SoftHSM token. How a token is initialized is handed in, so that
 	// this builds without C.
 	"softhsm":     {"internal/durable", "golang.org/x/sys"},

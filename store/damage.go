@@ -9,8 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 	"time"
+
+	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 // ErrDamaged: the file is not as it was written.
@@ -78,8 +79,8 @@ func examine(path string) error {
 
 func lockFile(f *os.File) error {
 	for began := time.Now(); ; time.Sleep(lockEvery) {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
+		err := durable.Lock(f)
+		if !errors.Is(err, durable.ErrLocked) {
 			return err
 		}
 		if time.Since(began) > lockFor {
