@@ -64,7 +64,7 @@ var mayImport = map[string][]string{
 	// system call that the standard library has not.
 	"cmd/kmsgate/archive": {"gateway/audit", "filippo.io/age", "golang.org/x/sys"},
 	// Wiring.
-	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "gateway/front", "gateway/keypair", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "softhsm", "store",
+	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "gateway/front", "gateway/keypair", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "internal/durable", "softhsm", "store",
 		"github.com/spf13/cobra", "golang.org/x/sys", "golang.org/x/net", "github.com/google/uuid", "github.com/prometheus/client_golang"},
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
+	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 // A backup is what a command line says of one.
@@ -68,7 +69,7 @@ func (b backup) run(cmd *cobra.Command, d dialer, path string) (err error) {
 	if path == "-" {
 		err = to(cmd.OutOrStdout())
 	} else {
-		err = writeNew(path, to)
+		err = durable.Replace(path, 0o600, to)
 	}
 	if err != nil {
 		return fmt.Errorf("there is no backup: %w", err)

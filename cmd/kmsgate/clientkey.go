@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 func (a *admin) clientKeyCommand() *cobra.Command {
@@ -194,14 +196,14 @@ func (k createdClientKey) write(out, password string) (w writtenClientKey, err e
 	if err != nil {
 		return w, err
 	}
-	if err := createFile(w.File, content); err != nil {
+	if err := durable.Create(w.File, content); err != nil {
 		return w, err
 	}
 	if password == "" {
 		return w, nil
 	}
 	w.PasswordFile = passwordPath(w.File)
-	if err := createFile(w.PasswordFile, []byte(password)); err != nil {
+	if err := durable.Create(w.PasswordFile, []byte(password)); err != nil {
 		return w, errors.Join(err, os.Remove(w.File))
 	}
 	return w, nil

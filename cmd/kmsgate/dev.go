@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/softhsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -181,7 +182,7 @@ func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (
 	if err != nil {
 		return err
 	}
-	if err := writeFile(d.path(devConfigFile), text, 0o600); err != nil {
+	if err := durable.Write(d.path(devConfigFile), text, 0o600); err != nil {
 		return err
 	}
 	if err := i.listenAdmin(l); err != nil {
@@ -199,7 +200,7 @@ func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (
 	go func() { served <- i.serve(serving, l) }()
 	// The listener takes connections since it was opened and they are served
 	// from here on.
-	if err := writeFile(d.path("env"), []byte(env.String()), 0o600); err != nil {
+	if err := durable.Write(d.path("env"), []byte(env.String()), 0o600); err != nil {
 		stop()
 		return errors.Join(err, <-served)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -89,7 +90,7 @@ func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password s
 	if err := os.Remove(d.path(devClientKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	if err := writeFile(d.path(devClientKeyPassword), []byte(password+"\n"), 0o600); err != nil {
+	if err := durable.Write(d.path(devClientKeyPassword), []byte(password+"\n"), 0o600); err != nil {
 		return "", err
 	}
 	var made struct{ ClientKeyId, PrivateKeyData string }
@@ -100,5 +101,5 @@ func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password s
 	if err != nil {
 		return "", fmt.Errorf("encoding a client key: %w", err)
 	}
-	return password, writeFile(d.path(devClientKeyFile), text, 0o600)
+	return password, durable.Write(d.path(devClientKeyFile), text, 0o600)
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/sealed"
 	"github.com/kmsgate/kmsgate/hsm/token"
+	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/softhsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -263,7 +264,7 @@ func (i *instance) auditKey(ctx context.Context) error {
 			return fmt.Errorf("%s is not the public half of the audit key that the database %s has: one of them is of another instance. Put the right one back; if that is the database, remove %[1]s, and it is written anew", path, i.config.Store.File)
 		}
 	}
-	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public}), 0o644)
+	return durable.Write(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public}), 0o644)
 }
 
 func auditPublicKeyFile(c *config.Config) string {

@@ -19,6 +19,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
+	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/softhsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -232,7 +233,7 @@ func (r *restore) moved(saved *config.Config, dir string) (*config.Config, error
 		return nil, err
 	}
 	c.Token.SoftHSMConf, c.Token.PINFile, c.Token.PINEnv = in(archivedSoftHSMConf), in(archivedPIN), ""
-	return &c, writeFile(r.staging(archivedSoftHSMConf), []byte(softhsm.Retarget(string(text), in(archivedTokens))), 0o600)
+	return &c, durable.Write(r.staging(archivedSoftHSMConf), []byte(softhsm.Retarget(string(text), in(archivedTokens))), 0o600)
 }
 
 // auditHead gives the head that the manifest names, which the key has signed that
@@ -313,16 +314,16 @@ func (r *restore) place(c *config.Config) error {
 			return err
 		}
 	}
-	if err := syncDir(r.dir); err != nil {
+	if err := durable.SyncDir(r.dir); err != nil {
 		return err
 	}
-	if err := writeFile(r.staging(archivedConfig), text, 0o600); err != nil {
+	if err := durable.Write(r.staging(archivedConfig), text, 0o600); err != nil {
 		return err
 	}
 	if err := os.Rename(r.staging(archivedConfig), filepath.Join(r.dir, archivedConfig)); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(r.dir), os.Remove(r.staging("")))
+	return errors.Join(durable.SyncDir(r.dir), os.Remove(r.staging("")))
 }
 
 // savedConfig is the configuration as it was in the backup.

@@ -16,6 +16,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 const (
@@ -41,7 +43,7 @@ func makeAuthority(certFile, path string) (*authority, error) {
 	if err := os.Remove(certFile); err != nil && !errors.Is(err, fs.ErrNotExist) { // another's
 		return nil, err
 	}
-	if err := writeFile(path, content, 0o600); err != nil {
+	if err := durable.Write(path, content, 0o600); err != nil {
 		return nil, err
 	}
 	return openAuthority(certFile, path)
@@ -57,7 +59,7 @@ func openAuthority(certFile, path string) (*authority, error) {
 	if err := a.isIn(certFile); err != nil {
 		return nil, err
 	}
-	return a, writeFile(certFile, []byte(a.certificate()), 0o644)
+	return a, durable.Write(certFile, []byte(a.certificate()), 0o644)
 }
 
 func readAuthority(path string) (*authority, error) {
