@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -61,6 +60,15 @@ func (a *admin) tail(cmd *cobra.Command, args []string, n int, follow bool) erro
 	return t.follow(cmd.Context(), out)
 }
 
+// lastLines returns the last n lines of a file, and the offset behind them.
+func lastLines(f *os.File, n int) ([]audit.Line, int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	return audit.LastLines(f, info.Size(), n)
+}
+
 // A tail is the place in a log up to which its lines were read.
 type tail struct {
 	path   string // of the log
@@ -89,40 +97,6 @@ func openTail(path string, names []string, n int) (lines []audit.Line, t *tail, 
 		}
 	}
 	return lines, t, nil
-}
-
-// lastLines reads a file from its end, twice as much each time, until there are
-// n lines. What follows the last line break is not a line yet.
-func lastLines(f *os.File, n int) (lines []audit.Line, end int64, err error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	for size := int64(64 << 10); ; size *= 2 {
-		from := max(0, info.Size()-size)
-		text, err := wholeLines(f, from, info.Size()-from)
-		if err != nil {
-			return nil, 0, err
-		}
-		lines = nil
-		err = audit.Read(bytes.NewReader(text), func(line audit.Line) error { // passes over the half of a line at from
-			lines = append(lines, line)
-			return nil
-		})
-		if err != nil || from == 0 || len(text) > 0 && len(lines) >= n {
-			return lines[max(0, len(lines)-n):], from + int64(len(text)), err
-		}
-	}
-}
-
-// wholeLines reads what there is, up to the last line break in it.
-func wholeLines(f *os.File, from, size int64) ([]byte, error) {
-	text := make([]byte, size)
-	n, err := f.ReadAt(text, from)
-	if err == io.EOF { // the file has no more, for now
-		err = nil
-	}
-	return text[:bytes.LastIndexByte(text[:n], '\n')+1], err
 }
 
 // followEvery is how often it is looked whether a log has grown.
@@ -154,7 +128,7 @@ func (t *tail) follow(ctx context.Context, out *lineWriter) error {
 // read writes the lines that were added.
 func (t *tail) read(out *lineWriter) error {
 	for {
-		text, err := wholeLines(t.file, t.offset, 4<<20)
+		text, err := audit.WholeLines(t.file, t.offset, 4<<20)
 		if err != nil || len(text) == 0 {
 			return err
 		}

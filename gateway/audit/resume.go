@@ -126,12 +126,20 @@ func (e *ending) startAfter(previous string) error {
 	if err != nil {
 		return err
 	}
-	last, _, _, err := lastLines(f, info.Size())
+	last, end, err := lastLines(f, info.Size(), 1)
 	if err != nil {
 		return err
 	}
-	if line, ok := parseLine(last); ok {
-		e.head = Head{line.Seq, hashOf(last)}
+	// Behind the last newline there can be a line that lacks only its newline.
+	rest := make([]byte, info.Size()-end)
+	if _, err := f.ReadAt(rest, end); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if line, ok := parseLine(rest); ok {
+		last = []textLine{{line, rest}}
+	}
+	for _, line := range last {
+		e.head = Head{line.Seq, hashOf(line.text)}
 	}
 	return nil
 }
@@ -315,32 +323,6 @@ func (w *writer) repairEnd(e ending) error {
 func isFragment(line []byte) bool {
 	const begin = `{"Seq":`
 	return bytes.HasPrefix(line, []byte(begin)) || strings.HasPrefix(begin, string(line))
-}
-
-// lastLines gives the last line of a file of some size, without newline, and
-// the line before it, nil if there is none. The last one is torn if it does not
-// end with a newline.
-func lastLines(r io.ReaderAt, size int64) (last, before []byte, torn bool, err error) {
-	var tail []byte
-	for begin := size; begin > 0 && bytes.Count(tail, []byte{'\n'}) < 3; {
-		n := min(begin, 64<<10)
-		begin -= n
-		chunk := make([]byte, n)
-		if _, err := r.ReadAt(chunk, begin); err != nil {
-			return nil, nil, false, err
-		}
-		tail = append(chunk, tail...)
-	}
-	if len(tail) == 0 {
-		return nil, nil, false, nil
-	}
-	torn = tail[len(tail)-1] != '\n'
-	lines := bytes.Split(bytes.TrimSuffix(tail, []byte{'\n'}), []byte{'\n'})
-	last = lines[len(lines)-1]
-	if len(lines) > 1 {
-		before = lines[len(lines)-2]
-	}
-	return last, before, torn, nil
 }
 
 // since calls f with the lines from one on, and their text. It begins again when
