@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
@@ -57,7 +58,7 @@ func (w *lineWriter) write(line audit.Line) error {
 // lineJSON writes a line as it is in the log.
 func lineJSON(line audit.Line) ([]byte, error) {
 	text, err := json.Marshal(line)
-	return append(plainJSON(text), '\n'), err
+	return append(printable.JSON(text), '\n'), err
 }
 
 // A lineColumn is what a table shows of lines. Its width is fixed: lines are

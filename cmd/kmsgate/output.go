@@ -8,13 +8,13 @@ import (
 	"os"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
-	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 )
 
 // The values of -o.
@@ -127,7 +127,7 @@ func (v view) encode(format string) ([]byte, error) {
 	if err := e.Encode(v.value); err != nil {
 		return nil, err
 	}
-	return plainJSON(b.Bytes()), nil
+	return printable.JSON(b.Bytes()), nil
 }
 
 func align(rows [][]string) ([]byte, error) {
@@ -146,7 +146,7 @@ func document(text string) string {
 	if err := json.Indent(&b, []byte(text), "", "  "); err != nil {
 		return plain(text) + "\n"
 	}
-	return string(plainJSON(b.Bytes())) + "\n"
+	return string(printable.JSON(b.Bytes())) + "\n"
 }
 
 // lines shows a text of several lines, such as PEM.
@@ -158,37 +158,8 @@ func lines(text string) string {
 	return b.String()
 }
 
-// plain writes a value so that it cannot act on a terminal or look like more
-// than one value: what cannot be printed, line breaks and marks that turn the
-// direction of writing included, is escaped as Go escapes it. So is then the
-// backslash, so that no two values look the same.
-func plain(s string) string {
-	printable := func(r rune) bool { return strconv.IsPrint(r) && r != '\\' && r != '\uFFFD' }
-	if !strings.ContainsFunc(s, func(r rune) bool { return !printable(r) }) {
-		return s
-	}
-	quoted := strconv.Quote(s)
-	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
-}
-
-// plainJSON escapes in JSON what cannot be printed, but line breaks: they can be
-// only between values, and all else that cannot be printed only in strings. What
-// the JSON says stays the same.
-func plainJSON(text []byte) []byte {
-	var b []byte
-	for _, r := range string(text) {
-		switch {
-		case r == '\n' || strconv.IsPrint(r):
-			b = append(b, string(r)...)
-		case r > 0xFFFF:
-			high, low := utf16.EncodeRune(r)
-			b = fmt.Appendf(b, `\u%04x\u%04x`, high, low)
-		default:
-			b = fmt.Appendf(b, `\u%04x`, r)
-		}
-	}
-	return b
-}
+// plain writes a value so that it cannot act on a terminal.
+func plain(s string) string { return printable.Text(s) }
 
 // isTerminal reports whether a person reads what is written to w.
 func isTerminal(w io.Writer) bool {

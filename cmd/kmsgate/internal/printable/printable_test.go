@@ -1,0 +1,49 @@
+package printable_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+)
+
+func TestText(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                       "",
+		"alias/中文 é 🔑":           "alias/中文 é 🔑",
+		`say "hi"`:               `say "hi"`,
+		"\x1b[2J":                `\x1b[2J`,
+		"a\nb\tc\rd":             `a\nb\tc\rd`,
+		"\u009b2J":               `\u009b2J`, // the same as \x1b[, in one character
+		"\x9b2J":                 `\x9b2J`,
+		"a\u202eb":               `a\u202eb`, // what follows reads from right to left
+		"a\u2066b\u2028c":        `a\u2066b\u2028c`,
+		"a\u00a0b\u3000c":        `a\u00a0b\u3000c`,
+		`\x1b`:                   `\\x1b`, // not what the escape would be
+		`\"`:                     `\\"`,
+		"\u007f\u200b\U000e0041": `\u007f\u200b\U000e0041`,
+	} {
+		if got := printable.Text(in); got != want && got != strings.ReplaceAll(want, `\u007f`, `\x7f`) {
+			t.Errorf("printable.Text(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
+
+// TestJSON escapes what cannot be printed, and says the same.
+func TestJSON(t *testing.T) {
+	for _, s := range []string{"a", "\u009b2J", "\u007f", "a\u202eb", "\U000e0041", "中🔑", `\u009b`, "\n\t\x00"} {
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := string(printable.JSON(text))
+		var back string
+		if err := json.Unmarshal([]byte(got), &back); err != nil || back != s {
+			t.Errorf("printable.JSON(%s) = %s, which says %q, %v", text, got, back, err)
+		}
+		if printable.Text(strings.ReplaceAll(got, `\`, "")) != strings.ReplaceAll(got, `\`, "") {
+			t.Errorf("printable.JSON(%s) = %q", text, got)
+		}
+	}
+}
