@@ -65,8 +65,11 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/archive": {"gateway/audit", "filippo.io/age", "golang.org/x/sys"},
 	// What others chose, made harmless for a terminal: for all that is printed.
 	"cmd/kmsgate/internal/printable": {},
+	// An audit log's files, for an operator: the engine of kmsgate audit.
+	"cmd/kmsgate/internal/auditlog":              {"cmd/kmsgate/internal/printable", "gateway/audit"},
+	"cmd/kmsgate/internal/auditlog/auditlogtest": {"gateway/audit"}, // logs for the tests of both
 	// Wiring.
-	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "gateway/front", "gateway/keypair", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "internal/durable", "softhsm", "store", "cmd/kmsgate/internal/printable",
+	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "gateway/front", "gateway/keypair", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "internal/durable", "softhsm", "store", "cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/auditlog",
 		"github.com/spf13/cobra", "golang.org/x/sys", "golang.org/x/net", "github.com/google/uuid", "github.com/prometheus/client_golang"},
 }
 

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
@@ -60,15 +60,6 @@ func logPath(args []string) (string, error) {
 	return "", fmt.Errorf("which log? Give its FILE, the gateway's configuration with --config, or set %s", auditFileVariable)
 }
 
-// filesOf are the files of the log at a path, the oldest first.
-func filesOf(path string) ([]string, error) {
-	names, err := audit.Files(path)
-	if err == nil && len(names) == 0 {
-		err = fmt.Errorf("there is no log at %s", path)
-	}
-	return names, err
-}
-
 // logFiles are the files that a command line names, or all of the log.
 func logFiles(args []string) ([]string, error) {
 	if len(args) > 0 {
@@ -78,35 +69,7 @@ func logFiles(args []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return filesOf(path)
-}
-
-// openLog opens a file that is closed when ctx is done, so that reading it ends.
-func openLog(ctx context.Context, name string) (*os.File, error) {
-	f, err := os.Open(name)
-	if err == nil {
-		context.AfterFunc(ctx, func() { f.Close() })
-	}
-	return f, err
-}
-
-// eachLine calls f with every line of some files.
-func eachLine(ctx context.Context, names []string, f func(audit.Line) error) error {
-	for _, name := range names {
-		file, err := openLog(ctx, name)
-		if err != nil {
-			return err
-		}
-		err = audit.Read(file, f)
-		file.Close()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", name, err)
-		}
-	}
-	return nil
+	return auditlog.Files(path)
 }
 
 // A verification is what a command line says of one.
@@ -140,24 +103,27 @@ func (a *admin) verify(cmd *cobra.Command, v verification, args []string) error 
 	if err != nil {
 		return err
 	}
-	proof, err := proveLog(cmd.Context(), verifier, args)
+	result, err := verifyLog(cmd.Context(), verifier, args)
 	if err != nil && cmd.Context().Err() == nil {
 		// It may have been a line half written, or a file that was rotated
 		// between two: what is wrong stays wrong.
-		proof, err = proveLog(cmd.Context(), verifier, args)
+		result, err = verifyLog(cmd.Context(), verifier, args)
+	}
+	if errors.Is(err, audit.ErrFilesMissing) {
+		err = fmt.Errorf("%w (or give the head that it follows, with --after)", err)
 	}
 	if err != nil {
 		return err
 	}
-	return a.print(cmd, view{value: proof, text: proven(proof) + "\n"})
+	return a.print(cmd, view{value: result, text: auditlog.Summary(result) + "\n"})
 }
 
-func proveLog(ctx context.Context, verifier audit.Verifier, args []string) (audit.VerifyResult, error) {
+func verifyLog(ctx context.Context, verifier audit.Verifier, args []string) (audit.VerifyResult, error) {
 	names, err := logFiles(args)
 	if err != nil {
 		return audit.VerifyResult{}, err
 	}
-	return verifyFiles(ctx, verifier, names)
+	return auditlog.Verify(ctx, verifier, names)
 }
 
 func (v verification) verifier() (verifier audit.Verifier, err error) {
@@ -200,96 +166,4 @@ func readHead(flag, text string) (*audit.Checkpoint, error) {
 		return nil, fmt.Errorf("--%s: it is not what `kmsgate audit head` prints", flag)
 	}
 	return &head, nil
-}
-
-func verifyFiles(ctx context.Context, v audit.Verifier, names []string) (audit.VerifyResult, error) {
-	var files []audit.File
-	for _, name := range names {
-		f, err := openLog(ctx, name)
-		if err != nil {
-			return audit.VerifyResult{}, err
-		}
-		defer f.Close()
-		files = append(files, audit.File{Name: name, Reader: f})
-	}
-	proof, err := v.Verify(files...)
-	switch {
-	case ctx.Err() != nil:
-		return proof, ctx.Err()
-	case err != nil:
-		text := plain(err.Error()) // it can quote the file
-		if errors.Is(err, audit.ErrFilesMissing) {
-			text += " (or give the head that it follows, with --after)"
-		}
-		err = errors.New(text)
-	}
-	return proof, err
-}
-
-// proven says in words what is proven, and what is not.
-func proven(p audit.VerifyResult) string {
-	if p.Proven.Seq < p.First.Seq {
-		return fmt.Sprintf("not proven yet: lines %d to %d hang together but no checkpoint covers them", p.First.Seq, p.Last.Seq)
-	}
-	text := fmt.Sprintf("proven: lines %d to %d, up to %s", p.First.Seq, p.Proven.Seq, p.ProvenTime.UTC().Format(time.RFC3339))
-	if p.Restored != nil && p.First.Seq > 1 {
-		text += fmt.Sprintf("; it goes on behind line %d of the log of before, with the records of a backup", p.First.Seq-1)
-	}
-	switch more := p.Last.Seq - p.Proven.Seq; more {
-	case 0:
-		return text
-	case 1:
-		return text + "; 1 more line since then hangs together with them but no checkpoint covers it yet"
-	default:
-		return text + fmt.Sprintf("; %d more lines since then hang together but no checkpoint covers them yet", more)
-	}
-}
-
-func (a *admin) searchCommand() *cobra.Command {
-	filter := newFilter()
-	cmd := &cobra.Command{
-		Use: "search [FILE…]", Short: "Print the lines of the log that have all that is asked for",
-		Long: `Print the lines of the log that have all that is asked for. Nothing is verified:
-that is for kmsgate audit verify.`,
-		Example: `  kmsgate audit search --user billing --since 24h
-  kmsgate audit search --code Forbidden.NoPermission --since 2026-11-01 --until 2026-12-01 -o json`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return search(cmd, args, filter, a.output.value()) },
-	}
-	filter.addTo(cmd)
-	return cmd
-}
-
-func (a *admin) exportCommand() *cobra.Command {
-	filter := newFilter()
-	format := &parameter{flag: "format", kind: "FORMAT", usage: "how lines are written", choices: []string{formatLines, formatCSV}, values: []string{formatLines}}
-	cmd := &cobra.Command{
-		Use: "export [FILE…]", Short: "Write lines of the log for other programs: as JSON lines, or for a spreadsheet",
-		Example: `  kmsgate audit export --since 2026-11-01 --until 2026-12-01 --format csv > november.csv
-  kmsgate audit export --user billing | jq .Action`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return search(cmd, args, filter, format.value()) },
-	}
-	filter.addTo(cmd)
-	format.addTo(cmd)
-	return cmd
-}
-
-func search(cmd *cobra.Command, args []string, filter *filter, format string) error {
-	match, err := filter.match()
-	if err != nil {
-		return err
-	}
-	names, err := logFiles(args)
-	if err != nil {
-		return err
-	}
-	out := newLineWriter(cmd.OutOrStdout(), format)
-	err = eachLine(cmd.Context(), names, func(line audit.Line) error {
-		if !match(line) {
-			return nil
-		}
-		return out.write(line)
-	})
-	return errors.Join(err, out.Flush())
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/internal/durable"
@@ -473,5 +474,5 @@ func openBackup(cmd *cobra.Command, path string) (io.ReadCloser, error) {
 	if path == "-" {
 		return io.NopCloser(cmd.InOrStdin()), nil
 	}
-	return openLog(cmd.Context(), path)
+	return auditlog.OpenFile(cmd.Context(), path)
 }

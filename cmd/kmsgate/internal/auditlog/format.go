@@ -1,4 +1,4 @@
-package main
+package auditlog
 
 import (
 	"bufio"
@@ -18,40 +18,50 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// How lines of the audit log can be exported.
+// A Format is how lines are written.
+type Format string
+
 const (
-	formatLines = "jsonl"
-	formatCSV   = "csv"
+	Table Format = "table" // a row each, for people
+	JSON  Format = "jsonl" // a JSON object each, as in the log
+	CSV   Format = "csv"   // a row each with all fields, for a spreadsheet
 )
 
-// A lineWriter writes lines of the audit log, each as it comes.
-type lineWriter struct {
-	*bufio.Writer
+// A Writer writes lines of the audit log, each as it comes. What it has written is
+// complete after Flush.
+type Writer struct {
+	out    *bufio.Writer
 	encode func(line audit.Line) ([]byte, error)
 }
 
-func newLineWriter(w io.Writer, format string) *lineWriter {
-	out := &lineWriter{Writer: bufio.NewWriter(w)}
+// NewWriter writes the names of the columns, where the format has some. Flush
+// returns the error of that.
+func NewWriter(w io.Writer, format Format) *Writer {
+	out := &Writer{out: bufio.NewWriter(w)}
 	switch format {
-	case outputTable:
+	case Table:
 		out.encode = lineRow
-		out.Write(pad(func(c lineColumn) string { return c.name })) // Flush tells the error
-	case formatCSV:
+		out.out.Write(pad(func(c lineColumn) string { return c.name })) // Flush returns the error
+	case CSV:
 		columns := csvColumns()
 		out.encode = func(line audit.Line) ([]byte, error) { return lineCSV(line, columns) }
-		csv.NewWriter(out).WriteAll([][]string{columns})
+		csv.NewWriter(out.out).WriteAll([][]string{columns})
 	default:
 		out.encode = lineJSON
 	}
 	return out
 }
 
-func (w *lineWriter) write(line audit.Line) error {
+// Flush writes what is buffered, and returns the first error of all writing.
+func (w *Writer) Flush() error { return w.out.Flush() }
+
+// Write writes a line.
+func (w *Writer) Write(line audit.Line) error {
 	text, err := w.encode(line)
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(text)
+	_, err = w.out.Write(text)
 	return err
 }
 
@@ -82,7 +92,7 @@ func lineColumns() []lineColumn {
 }
 
 func lineRow(line audit.Line) ([]byte, error) {
-	return pad(func(c lineColumn) string { return plain(cmp.Or(c.cell(line), "-")) }), nil
+	return pad(func(c lineColumn) string { return printable.Text(cmp.Or(c.cell(line), "-")) }), nil
 }
 
 func pad(cell func(c lineColumn) string) []byte {
@@ -133,8 +143,8 @@ func outcome(l audit.Line) string {
 // as a newcomer: the columns before it stay where they were.
 func csvColumns() []string {
 	names := []string{"Seq", "Prev"}
-	for _, f := range slices.Concat(fieldsOf(reflect.TypeFor[audit.Entry]()), fieldsOf(reflect.TypeFor[audit.Event]())) {
-		if f.Name != "Kind" && !slices.Contains(names, f.Name) {
+	for _, f := range slices.Concat(reflect.VisibleFields(reflect.TypeFor[audit.Entry]()), reflect.VisibleFields(reflect.TypeFor[audit.Event]())) {
+		if f.IsExported() && f.Name != "Kind" && !slices.Contains(names, f.Name) {
 			names = append(names, f.Name)
 		}
 	}
@@ -181,7 +191,7 @@ func csvCell(v reflect.Value) (string, error) {
 	if v := ""; json.Unmarshal(text, &v) == nil {
 		s = v
 	}
-	return inert(plain(s)), err
+	return inert(printable.Text(s)), err
 }
 
 // inert keeps a spreadsheet from taking a value for a formula, which it would

@@ -1,0 +1,116 @@
+// Package auditlog reads the files of an audit log for an operator: it searches,
+// exports, follows and verifies them.
+//
+// What it writes cannot act on a terminal, whatever the files contain, and a line of
+// the log stays one line of output. [Verify] proves something; everything else takes
+// the files as they are. Reading ends soon after its context does, also on a file
+// that blocks, such as a named pipe.
+package auditlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+)
+
+// Files returns the files of the log at a path, the oldest first. There is at least
+// one, or an error.
+func Files(path string) ([]string, error) {
+	names, err := audit.Files(path)
+	if err == nil && len(names) == 0 {
+		err = fmt.Errorf("there is no log at %s", path)
+	}
+	return names, err
+}
+
+// OpenFile opens a file for reading. When ctx is done it is closed, so that reading
+// it ends.
+func OpenFile(ctx context.Context, name string) (*os.File, error) {
+	f, err := os.Open(name)
+	if err == nil {
+		context.AfterFunc(ctx, func() { f.Close() })
+	}
+	return f, err
+}
+
+// Search writes those lines of some files that match.
+func Search(ctx context.Context, names []string, filter *Filter, out *Writer) error {
+	err := eachLine(ctx, names, func(line audit.Line) error {
+		if !filter.Match(line) {
+			return nil
+		}
+		return out.Write(line)
+	})
+	return errors.Join(err, out.Flush())
+}
+
+// eachLine calls f with every line of some files.
+func eachLine(ctx context.Context, names []string, f func(audit.Line) error) error {
+	for _, name := range names {
+		file, err := OpenFile(ctx, name)
+		if err != nil {
+			return err
+		}
+		err = audit.Read(file, f)
+		file.Close()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Verify verifies some files, the oldest first. See audit.Verifier.
+func Verify(ctx context.Context, v audit.Verifier, names []string) (audit.VerifyResult, error) {
+	var files []audit.File
+	for _, name := range names {
+		f, err := OpenFile(ctx, name)
+		if err != nil {
+			return audit.VerifyResult{}, err
+		}
+		defer f.Close()
+		files = append(files, audit.File{Name: name, Reader: f})
+	}
+	result, err := v.Verify(files...)
+	switch {
+	case ctx.Err() != nil:
+		return result, ctx.Err()
+	case err != nil:
+		err = &printableError{err} // it can quote the file
+	}
+	return result, err
+}
+
+// A printableError is an error whose text cannot act on a terminal.
+type printableError struct{ error }
+
+func (e *printableError) Error() string { return printable.Text(e.error.Error()) }
+
+func (e *printableError) Unwrap() error { return e.error }
+
+// Summary says in a sentence what a verification proved, and what it did not.
+func Summary(r audit.VerifyResult) string {
+	if r.Proven.Seq < r.First.Seq {
+		return fmt.Sprintf("not proven yet: lines %d to %d hang together but no checkpoint covers them", r.First.Seq, r.Last.Seq)
+	}
+	text := fmt.Sprintf("proven: lines %d to %d, up to %s", r.First.Seq, r.Proven.Seq, r.ProvenTime.UTC().Format(time.RFC3339))
+	if r.Restored != nil && r.First.Seq > 1 {
+		text += fmt.Sprintf("; it goes on behind line %d of the log of before, with the records of a backup", r.First.Seq-1)
+	}
+	switch more := r.Last.Seq - r.Proven.Seq; more {
+	case 0:
+		return text
+	case 1:
+		return text + "; 1 more line since then hangs together with them but no checkpoint covers it yet"
+	default:
+		return text + fmt.Sprintf("; %d more lines since then hang together but no checkpoint covers them yet", more)
+	}
+}

@@ -1,0 +1,202 @@
+// Package auditlogtest writes audit logs for tests, as a gateway would, but without
+// one: with every line, time and rotation as the test wants it.
+package auditlogtest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
+)
+
+// Begin is the time of a log's first line. Each further line is a minute later.
+var Begin = time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+
+// A Log is an audit log in a directory of its own.
+type Log struct {
+	Path string
+	Head audit.Head // the last line
+
+	t   testing.TB
+	key *ecdsa.PrivateKey
+}
+
+// New returns a log without a file.
+func New(t testing.TB) *Log {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Log{Path: filepath.Join(t.TempDir(), "audit.log"), Head: audit.Head{Hash: strings.Repeat("0", 64)}, t: t, key: key}
+}
+
+// Write appends text to the log's file.
+func (l *Log) Write(text string) {
+	l.t.Helper()
+	f, err := os.OpenFile(l.Path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// Append appends lines of requests.
+func (l *Log) Append(entries ...audit.Entry) {
+	l.t.Helper()
+	for _, e := range entries {
+		e.Time = l.time()
+		l.line(audit.Line{Entry: &e})
+	}
+}
+
+// Events appends lines of the log itself.
+func (l *Log) Events(events ...audit.Event) {
+	l.t.Helper()
+	for _, e := range events {
+		e.Time = l.time()
+		l.line(audit.Line{Event: &e})
+	}
+}
+
+func (l *Log) time() time.Time { return Begin.Add(time.Duration(l.Head.Seq) * time.Minute) }
+
+func (l *Log) line(line audit.Line) {
+	l.t.Helper()
+	line.Seq, line.Prev = l.Head.Seq+1, l.Head.Hash
+	text, err := json.Marshal(line)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	sum := sha256.Sum256(text)
+	l.Head = audit.Head{Seq: line.Seq, Hash: hex.EncodeToString(sum[:])}
+	l.Write(string(text) + "\n")
+}
+
+// Requests appends lines of n requests.
+func (l *Log) Requests(n int) {
+	l.t.Helper()
+	for range n {
+		l.Append(audit.Entry{RequestId: fmt.Sprintf("r-%d", l.Head.Seq+1), Principal: "alice", Action: "AsymmetricSign", KeyId: "k-1", Source: "192.0.2.7"})
+	}
+}
+
+// Sign returns the log's signed head.
+func (l *Log) Sign() audit.Checkpoint {
+	l.t.Helper()
+	c := audit.Checkpoint{Head: l.Head, Time: Begin.Add(time.Hour)}
+	signature, err := ecdsa.SignASN1(rand.Reader, l.key, c.Digest())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	c.Signature = signature
+	return c
+}
+
+// Checkpoint appends a checkpoint of the last line.
+func (l *Log) Checkpoint() {
+	l.t.Helper()
+	c := l.Sign()
+	l.Events(audit.Event{Kind: audit.KindCheckpoint, Checkpoint: &c})
+}
+
+// Rotate renames the log's file after its first line, and returns its new name.
+func (l *Log) Rotate(first int) string {
+	l.t.Helper()
+	name := fmt.Sprintf("%s.%016d", l.Path, first)
+	if err := os.Rename(l.Path, name); err != nil {
+		l.t.Fatal(err)
+	}
+	return name
+}
+
+// Key returns the key that checks the log.
+func (l *Log) Key() audit.PublicKey { return &l.key.PublicKey }
+
+// KeyFile writes the key that checks the log into a file, and returns its name.
+func (l *Log) KeyFile() string {
+	l.t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(&l.key.PublicKey)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return l.File("audit.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
+}
+
+// File writes a file beside the log, and returns its path.
+func (l *Log) File(name, text string) string {
+	l.t.Helper()
+	path := filepath.Join(filepath.Dir(l.Path), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
+}
+
+// EventOf returns an event of each kind, as a gateway writes it; head is the line
+// that it names, if it names one.
+func EventOf(kind audit.Kind, head audit.Checkpoint) audit.Event {
+	e := audit.Event{Kind: kind}
+	switch kind {
+	case audit.KindCheckpoint:
+		e.Checkpoint = &head
+	case audit.KindSuppressed:
+		e.Suppressed, e.Source = 7, "192.0.2.9"
+	case audit.KindRecovered:
+		e.Recovered = true
+	case audit.KindAbandoned:
+		e.Abandoned, e.Resumed = "flushing it failed", "flushing it failed"
+	case audit.KindResumed:
+		e.Resumed = "no space left on device"
+	case audit.KindUnwitnessed:
+		e.Unwitnessed = 3
+	case audit.KindLost:
+		e.Lost = "accepted by the operator at start"
+	case audit.KindRestored:
+		e.Restored = &head
+	}
+	return e
+}
+
+// HostileLines have text in every field that can have some: one of a request, one
+// of the log itself.
+func HostileLines(text string) []audit.Line {
+	entry, event := new(audit.Entry), new(audit.Event)
+	for _, v := range []reflect.Value{reflect.ValueOf(entry).Elem(), reflect.ValueOf(event).Elem()} {
+		for _, f := range reflect.VisibleFields(v.Type()) {
+			if !f.IsExported() {
+				continue
+			}
+			switch field := v.FieldByIndex(f.Index); field.Kind() {
+			case reflect.String:
+				field.SetString(text)
+			case reflect.Int, reflect.Int64:
+				field.SetInt(7)
+			case reflect.Uint64:
+				field.SetUint(7)
+			case reflect.Bool:
+				field.SetBool(true)
+			}
+		}
+	}
+	entry.Time, entry.Digest, entry.Valid = Begin, []byte(text), new(bool)
+	event.Time = Begin
+	event.Checkpoint = &audit.Checkpoint{Head: audit.Head{Seq: 1, Hash: text}, Time: Begin}
+	event.Restored = event.Checkpoint
+	return []audit.Line{{Seq: 1, Prev: text, Entry: entry}, {Seq: 2, Prev: text, Event: event}}
+}

@@ -1,0 +1,101 @@
+package auditlog_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog/auditlogtest"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+)
+
+// newFilter makes a filter of "NAME=VALUE" words, with minutes since the log's begin
+// for since and until.
+func newFilter(t *testing.T, words string) *auditlog.Filter {
+	t.Helper()
+	filter := new(auditlog.Filter)
+	for _, word := range strings.Fields(words) {
+		name, value, _ := strings.Cut(word, "=")
+		known := false
+		for _, field := range auditlog.Fields() {
+			if field.Name == name {
+				filter.Want(field, value)
+				known = true
+			}
+		}
+		minutes, err := time.ParseDuration(value)
+		switch {
+		case known:
+		case name == "since" && err == nil:
+			filter.Since = auditlogtest.Begin.Add(minutes)
+		case name == "until" && err == nil:
+			filter.Until = auditlogtest.Begin.Add(minutes)
+		default:
+			t.Fatalf("the test does not know %s", word)
+		}
+	}
+	return filter
+}
+
+// TestFilter combines fields and times; a line has to have all.
+func TestFilter(t *testing.T) {
+	log := auditlogtest.New(t)
+	log.Append(
+		audit.Entry{RequestId: "r-1", Principal: "alice", Action: "AsymmetricSign", KeyId: "k-1", KeyVersionId: "v-1", Alias: "alias/x", AccessKeyId: "A", Source: "192.0.2.7"},
+		audit.Entry{RequestId: "r-2", Principal: "bob", Action: "DisableKey", KeyId: "k-2", AccessKeyId: "B", Source: "192.0.2.8", Code: "Forbidden.NoPermission"},
+		audit.Entry{RequestId: "r-3", Principal: "alice", Action: "DisableKey", KeyId: "k-1"},
+	)
+	for _, kind := range audit.Kinds() {
+		log.Events(auditlogtest.EventOf(kind, log.Sign()))
+	}
+	for words, want := range map[string]string{
+		"":                              "1 2 3 4 5 6 7 8 9 10 11",
+		"user=alice":                    "1 3",
+		"user=alice action=DisableKey":  "3",
+		"user=alice code=ok key=k-1":    "1 3",
+		"key=v-1":                       "1",
+		"key=k-1 alias=alias/x":         "1",
+		"access-key=B":                  "2",
+		"user=bob code=ok":              "",
+		"code=Forbidden.NoPermission":   "2",
+		"source=192.0.2.9":              "5", // of what it counts
+		"source=192.0.2.9 user=alice":   "",
+		"request-id=r-3":                "3",
+		"user= action=":                 "4 5 6 7 8 9 10 11", // events have none
+		"user=alice user=bob":           "",                  // not both
+		"since=1m":                      "2 3 4 5 6 7 8 9 10 11",
+		"until=1m":                      "1",
+		"since=1m until=3m":             "2 3",
+		"since=1m until=3m user=alice":  "3",
+		"since=3m until=1m":             "",
+		"since=10m action= code= user=": "11",
+	} {
+		if got := found(t, search(t, auditlog.JSON, newFilter(t, words), log.Path)); got != want {
+			t.Errorf("%s: lines %s, want %s", words, got, want)
+		}
+	}
+}
+
+func TestParseTime(t *testing.T) {
+	now := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"":                          {},
+		"24h":                       now.Add(-24 * time.Hour),
+		"1h30m":                     now.Add(-90 * time.Minute),
+		"2026-11-22":                now.Add(-8 * time.Hour),
+		"2026-11-22T07:30":          now.Add(-30 * time.Minute),
+		"2026-11-22T07:59:59":       now.Add(-time.Second),
+		"2026-11-22T08:00:00Z":      now,
+		"2026-11-22T16:00:00+08:00": now,
+	} {
+		if got, err := auditlog.ParseTime(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q is %v, %v, want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"tomorrow", "22.11.2026", "8", "2026-13-01"} {
+		if got, err := auditlog.ParseTime(text, now); err == nil || !strings.Contains(err.Error(), "neither a time") {
+			t.Errorf("%q is %v, %v", text, got, err)
+		}
+	}
+}

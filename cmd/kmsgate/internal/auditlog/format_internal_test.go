@@ -1,0 +1,21 @@
+package auditlog
+
+import "testing"
+
+func TestInert(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                "",
+		"alice":           "alice",
+		"a=1":             "a=1",
+		`=HYPERLINK("x")`: `'=HYPERLINK("x")`,
+		"+1":              "'+1",
+		"-1":              "'-1",
+		"@SUM(A1)":        "'@SUM(A1)",
+		"  =1":            "'  =1",
+		"＝1":              "'＝1",
+	} {
+		if got := inert(in); got != want {
+			t.Errorf("inert(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
