@@ -275,3 +275,26 @@ func oldLine(lines []string, torn, fields string) string {
 	}
 	return fmt.Sprintf(`{"Seq":%d,"Prev":"%s","Time":"2026-11-22T04:00:00Z",%s}`+"\n", last.Seq+1, hashOf(text), fields)
 }
+
+// TestEntryAsWritten holds the line of a request to the letter: operators' scripts
+// read it.
+func TestEntryAsWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l := open(t, path)
+	if err := l.Append(audit.Entry{
+		Time: time.Date(2026, 11, 22, 4, 0, 0, 7, time.UTC), RequestId: "r", Door: "rpc", Protocol: "ACS3-HMAC-SHA256", Source: "192.0.2.7",
+		AccessKeyId: "A", Principal: "alice", Action: "AsymmetricVerify", Quota: "asymmetric", KeyId: "k", KeyVersionId: "v", Subject: "s",
+		Alias: "alias/a", KeySpec: "EC_P256", Algorithm: "ECDSA_SHA_256", Digest: []byte{1, 2}, Valid: new(false), DryRun: true, Status: 403,
+		Code: "Forbidden.NoPermission", Reason: "<why>", Duration: 1500, Late: true,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"Seq":1,"Prev":"` + strings.Repeat("0", 64) + `","Time":"2026-11-22T04:00:00.000000007Z","RequestId":"r","Door":"rpc",` +
+		`"Protocol":"ACS3-HMAC-SHA256","Source":"192.0.2.7","AccessKeyId":"A","Principal":"alice","Action":"AsymmetricVerify","Quota":"asymmetric",` +
+		`"KeyId":"k","KeyVersionId":"v","Subject":"s","Alias":"alias/a","KeySpec":"EC_P256","Algorithm":"ECDSA_SHA_256","Digest":"AQI=","Valid":false,` +
+		`"DryRun":true,"Status":403,"Code":"Forbidden.NoPermission","Reason":"\u003cwhy\u003e","Duration":1500,"Late":true}` + "\n"
+	if got := string(read(t, path)); got != want {
+		t.Errorf("the line is\n%swant\n%s", got, want)
+	}
+	closeLog(t, l)
+}
