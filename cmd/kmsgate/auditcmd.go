@@ -24,18 +24,18 @@ func (a *admin) auditCommand() *cobra.Command {
 		verb: "head", short: "Print the log's signed head, for an auditor to keep",
 		long: `Print the log's signed head: a word that says how far the log has come.
 
-Keep it where nobody who could change the log can change it. kmsgate audit verify
---expect tells later whether the log still has all that it had then.`,
+Keep it where nobody who can change the log can change it. Later, kmsgate audit
+verify --expect tells whether the log still has everything it had then.`,
 		example: "kmsgate audit head >> heads",
 		calls: answered("GetAuditHead", func(h struct{ Head string }) view {
 			return view{value: h, text: plain(h.Head) + "\n"}
 		}),
 	})
-	cmd := family("audit", "Read, search and verify the audit log", `Read, search and verify the audit log: a line for every request, and none of
-them can be changed without trace.
+	cmd := family("audit", "Read, search and verify the audit log", `Read, search and verify the audit log. It has a line for every request, and nobody
+can change a line without a trace.
 
-Without FILE the log is that of the configuration, or else the one that
-$`+auditFileVariable+` names, with the files that were rotated before it.`,
+Without FILE, the commands read the log that --config or $`+auditFileVariable+`
+names, and the files that were rotated before it.`,
 		head, a.verifyCommand(), a.tailCommand(), a.searchCommand(), a.exportCommand())
 	a.dialer.register(cmd)
 	cmd.PersistentPreRunE = func(*cobra.Command, []string) error {
@@ -43,7 +43,7 @@ $`+auditFileVariable+` names, with the files that were rotated before it.`,
 		if err != nil || file == "" {
 			return err
 		}
-		// The environment is what all these commands ask where a line says nothing.
+		// All these commands look into the environment for what their line lacks.
 		return errors.Join(os.Setenv(auditFileVariable, file), os.Setenv(auditKeyVariable, key))
 	}
 	return cmd
@@ -72,19 +72,19 @@ func logFiles(args []string) ([]string, error) {
 	return auditlog.Files(path)
 }
 
-// A verification is what a command line says of one.
+// A verification holds the flags of one.
 type verification struct{ publicKey, after, expect string }
 
 func (a *admin) verifyCommand() *cobra.Command {
 	var v verification
 	cmd := &cobra.Command{
-		Use: "verify [FILE…]", Short: "Tell how far the log is proven to be whole",
-		Long: `Tell how far the log is proven to be whole: up to its last checkpoint, a line that
-a key in the token has signed. The files are given the oldest first.
+		Use: "verify [FILE…]", Short: "Verify the log, and tell how far it is proven",
+		Long: `Verify the log, and tell how far it is proven: up to its last checkpoint, a line
+that a key in the token has signed. Give the files the oldest first.
 
-Lines that were cut off from the end show only with --expect, a head that kmsgate
-audit head printed before. To verify but the lines since then, give it with
---after. A head is given as it was printed, or as @FILE.
+Only --expect shows that lines were cut off at the end: give a head that kmsgate
+audit head printed earlier. To verify only the lines since then, give it with
+--after. Give a head as it was printed, or as @FILE.
 
 The exit status is 1 if anything is broken or if nothing is proven.`,
 		Example: `  kmsgate audit verify audit.log --public-key audit.pem --expect @head
@@ -93,7 +93,7 @@ The exit status is 1 if anything is broken or if nothing is proven.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd, v, args) },
 	}
 	cmd.Flags().StringVar(&v.publicKey, "public-key", "", "the `FILE` with the key that checks checkpoints, in PEM (default $"+auditKeyVariable+")")
-	cmd.Flags().StringVar(&v.expect, "expect", "", "a `HEAD`, or @FILE with one, that the log has to contain")
+	cmd.Flags().StringVar(&v.expect, "expect", "", "a `HEAD`, or @FILE with one, that the log must contain")
 	cmd.Flags().StringVar(&v.after, "after", "", "the `HEAD`, or @FILE with it, that the first file follows")
 	return cmd
 }
@@ -105,8 +105,8 @@ func (a *admin) verify(cmd *cobra.Command, v verification, args []string) error 
 	}
 	result, err := verifyLog(cmd.Context(), verifier, args)
 	if err != nil && cmd.Context().Err() == nil {
-		// It may have been a line half written, or a file that was rotated
-		// between two: what is wrong stays wrong.
+		// A line may have been half written, or a file rotated while it was read.
+		// What is really wrong is still wrong the second time.
 		result, err = verifyLog(cmd.Context(), verifier, args)
 	}
 	if errors.Is(err, audit.ErrFilesMissing) {

@@ -44,7 +44,7 @@ func TestVerify(t *testing.T) {
 	late := log.Sign()
 	t.Setenv(auditFileVariable, log.Path)
 	headFile := log.File("head", early.String()+"\n")
-	const proven = "proven: lines 1 to 3, up to 2026-11-22T01:00:00Z; 13 more lines since then hang together but no checkpoint covers them yet\n"
+	const proven = "proven: lines 1 to 3, up to 2026-11-22T01:00:00Z; 13 more lines since then are chained to them, but no checkpoint covers them yet\n"
 	for name, args := range map[string][]string{
 		"the environment's": {"--public-key", key},
 		"files":             {first, log.Path, "--public-key", key},
@@ -65,7 +65,7 @@ func TestVerify(t *testing.T) {
 		t.Error(err)
 	}
 	log.Checkpoint()
-	const since = "proven: lines 5 to 16, up to 2026-11-22T01:00:00Z; 1 more line since then hangs together with them but no checkpoint covers it yet\n"
+	const since = "proven: lines 5 to 16, up to 2026-11-22T01:00:00Z; 1 more line since then is chained to them, but no checkpoint covers it yet\n"
 	if got, err := runAudit(t, "verify", log.Path, "--after", rotated.String()); err != nil || got != since {
 		t.Errorf("verify of the lines since the rotation: %q, %v", got, err)
 	}
@@ -94,15 +94,15 @@ func TestVerifyRefuses(t *testing.T) {
 		"edited: line 3: ": {edited, "--public-key", key},
 		`after \x1b[2J`:    {hostile, "--public-key", key},
 		"missing (or give the head that it follows, with --after)": {behind, "--public-key", key},
-		"public key's":                       {log.Path, "--public-key", other},
-		"no checkpoint in it":                {cut, "--public-key", key},
-		"cut off":                            {cut, "--public-key", key, "--expect", head.String()},
-		"--expect: it is not what":           {log.Path, "--public-key", key, "--expect", "nonsense"},
-		"--after: it is not what":            {log.Path, "--public-key", key, "--after", "nonsense"},
-		"without its public key a log":       {log.Path},
-		"it is not a public key":             {log.Path, "--public-key", log.Path},
-		"open /nonexistent":                  {"/nonexistent", "--public-key", key},
-		"which log? Give its FILE, the gate": {"--public-key", key},
+		"does not match the public key":                            {log.Path, "--public-key", other},
+		"no checkpoint in it":                                      {cut, "--public-key", key},
+		"cut off":                                                  {cut, "--public-key", key, "--expect", head.String()},
+		"--expect: it is not what":                                 {log.Path, "--public-key", key, "--expect", "nonsense"},
+		"--after: it is not what":                                  {log.Path, "--public-key", key, "--after", "nonsense"},
+		"without its public key a log":                             {log.Path},
+		"it is not a public key":                                   {log.Path, "--public-key", log.Path},
+		"open /nonexistent":                                        {"/nonexistent", "--public-key", key},
+		"which log? Give its FILE, the gate":                       {"--public-key", key},
 	} {
 		got, err := runAudit(t, append([]string{"verify"}, args...)...)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.ContainsRune(err.Error(), 0x1b) {

@@ -12,9 +12,9 @@ import (
 func (a *admin) searchCommand() *cobra.Command {
 	filter := newFilter()
 	cmd := &cobra.Command{
-		Use: "search [FILE…]", Short: "Print the lines of the log that have all that is asked for",
-		Long: `Print the lines of the log that have all that is asked for. Nothing is verified:
-that is for kmsgate audit verify.`,
+		Use: "search [FILE…]", Short: "Search the audit log",
+		Long: `Search the audit log: print the lines that match all flags. The command verifies
+nothing: see kmsgate audit verify.`,
 		Example: `  kmsgate audit search --user billing --since 24h
   kmsgate audit search --code Forbidden.NoPermission --since 2026-11-01 --until 2026-12-01 -o json`,
 		Args: cobra.ArbitraryArgs,
@@ -28,7 +28,7 @@ func (a *admin) exportCommand() *cobra.Command {
 	filter := newFilter()
 	format := &parameter{flag: "format", kind: "FORMAT", usage: "how lines are written", choices: []string{string(auditlog.JSON), string(auditlog.CSV)}, values: []string{string(auditlog.JSON)}}
 	cmd := &cobra.Command{
-		Use: "export [FILE…]", Short: "Write lines of the log for other programs: as JSON lines, or for a spreadsheet",
+		Use: "export [FILE…]", Short: "Export lines of the audit log, as JSON lines or for a spreadsheet",
 		Example: `  kmsgate audit export --since 2026-11-01 --until 2026-12-01 --format csv > november.csv
   kmsgate audit export --user billing | jq .Action`,
 		Args: cobra.ArbitraryArgs,
@@ -114,7 +114,7 @@ func (a *admin) tailCommand() *cobra.Command {
 	var n int
 	var follow bool
 	cmd := &cobra.Command{
-		Use: "tail [FILE]", Short: "Print the log's last lines, and those that come",
+		Use: "tail [FILE]", Short: "Print the last lines of the audit log, and follow it",
 		Example: "  kmsgate audit tail\n  kmsgate audit tail -f -n 0 -o json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -125,7 +125,7 @@ func (a *admin) tailCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVarP(&n, "lines", "n", 10, "how many of the last lines to print")
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with the lines that come, across rotation, until Ctrl-C")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print new lines as they come, across rotation, until Ctrl-C")
 	return cmd
 }
 

@@ -65,9 +65,9 @@ type Config struct {
 	// means that there are no checkpoints.
 	Sign func(ctx context.Context, digest []byte) ([]byte, error)
 
-	// Keep, if not nil, is called with every checkpoint that was written, and
-	// stores it elsewhere; and when the log is closed, with ended set, for the
-	// last line of all, which no key has signed.
+	// Keep, if not nil, stores a checkpoint elsewhere. The log calls it with every
+	// checkpoint that it has written. When it is closed it calls Keep with ended set
+	// and with its last line, which no key has signed.
 	Keep func(c Checkpoint, ended bool) error
 
 	// Expect is a line that the log must have: the last one that Keep was called
@@ -92,8 +92,8 @@ type Config struct {
 	RotateSize      int64         // in bytes; zero means 100 MiB
 	RotateAge       time.Duration // zero means never
 
-	// WarnFree is how many bytes shall be free on the log's file system. With
-	// less a warning is logged, once until there is more again.
+	// WarnFree is how many bytes should be free on the log's file system. With less,
+	// the log warns once, and again only after there was more.
 	WarnFree uint64
 
 	Logger *slog.Logger // nil means slog.Default()
@@ -104,7 +104,7 @@ type Config struct {
 // maxBatch bounds how many lines are flushed at once.
 const maxBatch = 1024
 
-// retryEvery is how often a log that cannot be written is tried.
+// retryEvery is how often the writer retries a log that cannot be written.
 const retryEvery = time.Second
 
 // A Log is an open log. Its methods may be called from any goroutine.
@@ -142,9 +142,9 @@ type pending struct {
 	lost   func() // called if it is not written; nil if somebody waits for result
 }
 
-// Open opens the log and goes on where it ends. A new file has mode 0600. It
-// walks along the chain of the last file; of those before it reads what it needs
-// to find Expect. Use Verify to check all.
+// Open opens the log and continues where it ends. A new file has mode 0600. Open
+// checks the chain of the last file. Of the files before it, it reads what it needs to
+// find Expect. Use Verify to check all.
 func Open(cfg Config) (*Log, error) {
 	if cfg.CheckpointEvery == 0 {
 		cfg.CheckpointEvery = time.Minute
@@ -166,10 +166,10 @@ func Open(cfg Config) (*Log, error) {
 	l.began = l.w.began
 	l.state.Store(&state{head: l.w.head})
 	if cfg.Ended && cfg.Keep != nil {
-		// It goes on. Were that not kept, the next start after a crash would take
-		// the lines to come for lines that somebody added.
+		// The log goes on. If that were not kept, the next start after a crash would
+		// take the new lines for lines that somebody added.
 		if err := cfg.Keep(Checkpoint{Head: cfg.Expect}, false); err != nil {
-			return nil, errors.Join(fmt.Errorf("keeping that the audit log %s goes on: %w", cfg.Path, err), l.w.close())
+			return nil, errors.Join(fmt.Errorf("recording that the audit log %s goes on: %w", cfg.Path, err), l.w.close())
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -222,8 +222,8 @@ func (l *Log) offer(line any, lost func()) {
 	}
 }
 
-// put hands something to the writer. Without wait it leaves half of the queue to
-// those who do.
+// put hands p to the writer, and reports whether the writer will take it. Without
+// wait it leaves half of the queue to those that wait.
 func (l *Log) put(p *pending, wait bool) bool {
 	l.closing.RLock()
 	defer l.closing.RUnlock()
@@ -276,8 +276,8 @@ func (l *Log) Free() (uint64, error) {
 	return fs.Bavail * uint64(fs.Bsize), nil
 }
 
-// Close writes a last checkpoint, waits for what was appended and closes the
-// file. Append fails from then on.
+// Close writes a last checkpoint, waits for what was appended and closes the file.
+// Append then returns an error.
 func (l *Log) Close() error {
 	l.stop()
 	l.maintaining.Wait()
@@ -285,7 +285,7 @@ func (l *Log) Close() error {
 		return nil
 	}
 	if err := l.checkpoint(context.Background(), false); err != nil {
-		l.cfg.Logger.Warn("no last checkpoint: the audit log is proven up to the one before", "error", err)
+		l.cfg.Logger.Warn("no last checkpoint: the audit log is proven up to the previous one", "error", err)
 	}
 	l.closing.Lock()
 	defer l.closing.Unlock()

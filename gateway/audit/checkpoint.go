@@ -15,9 +15,8 @@ import (
 	"time"
 )
 
-// A Checkpoint is a head that a key in the token has signed: whoever has the
-// public key knows that the line was written by the gateway, and so every line
-// before it.
+// A Checkpoint is a head that a key in the token has signed. Anyone with the public
+// key can verify that the gateway wrote the line, and so every line before it.
 type Checkpoint struct {
 	Head
 	Time      time.Time
@@ -25,14 +24,14 @@ type Checkpoint struct {
 }
 
 // A PublicKey checks what the gateway's audit key has signed. It is an
-// *ecdsa.PublicKey on P-256, and signatures are ECDSA in ASN.1 DER; or, from a
-// token without curves, an *rsa.PublicKey of 2048 bits or more, and they are
-// RSASSA-PKCS1-v1_5. Digests are SHA-256's.
+// *ecdsa.PublicKey on P-256, and signatures are ECDSA in ASN.1 DER. From a token
+// without curves it is an *rsa.PublicKey of 2048 bits or more, and signatures are
+// RSASSA-PKCS1-v1_5. Digests are SHA-256.
 type PublicKey interface {
 	Equal(other crypto.PublicKey) bool
 }
 
-// Signed reports whether a signature is the key's.
+// Signed reports whether the key made a signature of a digest.
 func Signed(key PublicKey, digest, signature []byte) bool {
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
@@ -51,10 +50,10 @@ func (c Checkpoint) Digest() []byte {
 	return sum[:]
 }
 
-// Check reports whether the signature is the key's.
+// Check reports whether the key made the signature.
 func (c Checkpoint) Check(key PublicKey) bool { return Signed(key, c.Digest(), c.Signature) }
 
-// String is a checkpoint as one word, for an auditor to keep.
+// String returns the checkpoint as one word, for an auditor to keep.
 func (c Checkpoint) String() string {
 	text, err := json.Marshal(c)
 	if err != nil {
@@ -63,8 +62,7 @@ func (c Checkpoint) String() string {
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
-// ParseCheckpoint reads what String has written. It does not check the
-// signature.
+// ParseCheckpoint reads what String returns. It does not check the signature.
 func ParseCheckpoint(text string) (c Checkpoint, err error) {
 	decoded, err := base64.RawURLEncoding.DecodeString(text)
 	if err == nil {
@@ -102,5 +100,5 @@ func DecodePublicKey(der []byte) (PublicKey, error) {
 			return key, nil
 		}
 	}
-	return nil, errors.New("the public key is neither one of P-256 nor RSA of 2048 bits or more")
+	return nil, errors.New("the public key is neither on P-256 nor RSA of 2048 bits or more")
 }

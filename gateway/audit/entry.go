@@ -26,7 +26,7 @@ type Entry struct {
 	Quota        string        `json:",omitempty"` // what the request was charged to
 	KeyId        string        `json:",omitempty"`
 	KeyVersionId string        `json:",omitempty"`
-	Subject      string        `json:",omitempty"` // the user, credential, policy, access point or network rule that is spoken of
+	Subject      string        `json:",omitempty"` // the user, credential, policy, access point or network rule concerned
 	Alias        string        `json:",omitempty"`
 	KeySpec      string        `json:",omitempty"`
 	Algorithm    string        `json:",omitempty"`
@@ -60,8 +60,8 @@ func (l Line) Time() time.Time {
 	return time.Time{}
 }
 
-// is reports whether the line is an event of a kind.
-func (l Line) is(k Kind) bool { return l.Event != nil && l.Event.Kind == k }
+// hasKind reports whether the line is an event of a kind.
+func (l Line) hasKind(k Kind) bool { return l.Event != nil && l.Event.Kind == k }
 
 // MarshalJSON writes the line as it is in the log.
 func (l Line) MarshalJSON() ([]byte, error) {
@@ -126,7 +126,7 @@ func hashOf(line []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// format makes the line of an entry in JSON that follows head, without newline.
+// format returns the line that follows head, without its newline. The entry is JSON.
 func (head Head) format(entry []byte) []byte {
 	return fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, head.Seq+1, head.Hash, entry[1:])
 }
@@ -139,8 +139,8 @@ func parseLine(text []byte) (line Line, ok bool) {
 // maxLine bounds a line's length in bytes; entries are far shorter.
 const maxLine = 1 << 20
 
-// scanLines gives the lines of r as they are: what bufio.ScanLines does, but
-// that a carriage return is part of a line like every other byte.
+// scanLines returns the lines of r unchanged. Unlike with bufio.ScanLines, a
+// carriage return is part of a line, like every other byte.
 func scanLines(r io.Reader) *bufio.Scanner {
 	s := bufio.NewScanner(r)
 	s.Buffer(nil, maxLine)
@@ -156,8 +156,8 @@ func scanLines(r io.Reader) *bufio.Scanner {
 	return s
 }
 
-// Read calls f with every line of r, until there is none or f returns an error.
-// Lines that are torn are passed over; nothing is verified.
+// Read calls f with every line of r until f returns an error. It skips torn lines
+// and verifies nothing.
 func Read(r io.Reader, f func(Line) error) error {
 	s := scanLines(r)
 	for s.Scan() {

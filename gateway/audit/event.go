@@ -47,8 +47,8 @@ type kindInfo struct {
 	meaning string
 	carried func(e *Event) bool            // reports whether the kind's field is set
 	text    func(e *Event) string          // nil: the kind in parentheses
-	before  func(r *reading, l Line) error // the verifier's check before it follows the line; nil: none
-	after   func(r *reading, l Line) error // the verifier's check once the line is part of the chain; nil: none
+	link    func(r *reading, l Line) error // what the verifier does before it checks that the line is the next one; nil: nothing
+	take    func(r *reading, l Line) error // what it does once the line is part of the chain; nil: nothing
 }
 
 // kinds lists all kinds. An event without Kind has the first one whose field is
@@ -58,7 +58,7 @@ var kinds = []kindInfo{
 		kind:    KindCheckpoint,
 		meaning: "the token's audit key has signed the named line, which vouches for all lines before it",
 		carried: func(e *Event) bool { return e.Checkpoint != nil },
-		after:   (*reading).checkpoint,
+		take:    (*reading).checkpoint,
 	},
 	{
 		kind:    KindSuppressed,
@@ -75,7 +75,7 @@ var kinds = []kindInfo{
 		kind:    KindAbandoned,
 		meaning: "flushing the previous file failed; the log continues here, behind the last line known to be flushed",
 		carried: func(e *Event) bool { return e.Abandoned != "" },
-		before:  (*reading).abandon,
+		link:    (*reading).abandon,
 	},
 	{
 		kind:    KindResumed,
@@ -97,7 +97,7 @@ var kinds = []kindInfo{
 		kind:    KindRestored,
 		meaning: "from here on the records are those of a backup, made when the named line was the log's last",
 		carried: func(e *Event) bool { return e.Restored != nil },
-		before:  (*reading).restored,
+		link:    (*reading).restored,
 	},
 }
 

@@ -46,9 +46,9 @@ func (l *Log) maintain(ctx context.Context) {
 	}
 }
 
-// checkpoint adds a checkpoint of the last line, unless that is one itself, and
-// with rotate begins a new file behind it. A file is begun without one too: a
-// token that is away does not keep the log from being rotated.
+// checkpoint adds a checkpoint of the last line, unless that line is one itself. With
+// rotate it then begins a new file, also without a checkpoint: the log is rotated while
+// the token is unavailable.
 func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
 	l.signing.Lock()
 	defer l.signing.Unlock()
@@ -64,14 +64,14 @@ func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
 		return fmt.Errorf("writing it: %w", err)
 	}
 	if written.Seq == c.Seq+1 {
-		l.covered = written // there is nothing between that the next would have to cover
+		l.covered = written // no line between them is left for the next one to cover
 	}
 	l.keep(*c, false)
 	return nil
 }
 
-// newCheckpoint signs the last line, if there is a key and a line that is worth
-// it.
+// newCheckpoint signs the last line. It returns nil if there is no key, or no line
+// without a checkpoint.
 func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
 	head := l.Head()
 	if l.cfg.Sign == nil || head == l.covered || head.Seq == 0 || l.Err() != nil {
@@ -110,8 +110,7 @@ func (l *Log) sign(ctx context.Context, head Head) (Checkpoint, error) {
 	return c, nil
 }
 
-// Checkpoint signs the last line that is on stable storage, for an auditor to
-// keep.
+// Checkpoint signs the last line on stable storage, for an auditor to keep.
 func (l *Log) Checkpoint(ctx context.Context) (Checkpoint, error) { return l.sign(ctx, l.Head()) }
 
 // warn tells the operator that the disk is filling up, once.
@@ -121,7 +120,7 @@ func (l *Log) warn(warned bool) bool {
 		return false
 	}
 	if !warned {
-		l.cfg.Logger.Warn("the audit log's disk is filling up: when it is full nothing is signed any more. Move old files away (PATH.N, not PATH)",
+		l.cfg.Logger.Warn("the audit log's disk is filling up: once it is full, nothing is signed (move old files away: PATH.N, not PATH)",
 			"free", free, "path", l.cfg.Path)
 	}
 	return true

@@ -23,7 +23,7 @@ import (
 // rotated is what a rotated file's name ends with.
 var rotated = regexp.MustCompile(`^\.[0-9]{16}(\.[0-9]{8}T[0-9.]+)?$`)
 
-// Files gives the files of the log at path that are there, the oldest first, path
+// Files returns the existing files of the log at path, the oldest first and path
 // itself last.
 func Files(path string) ([]string, error) {
 	all, err := os.ReadDir(filepath.Dir(path))
@@ -48,8 +48,8 @@ func Files(path string) ([]string, error) {
 	return files, nil
 }
 
-// resume finds where the log ends, and mends what a crash left there. Nothing is
-// changed before it is known that the log has what it must have.
+// resume finds where the log ends, and repairs what a crash left there. It changes
+// nothing before it knows that the log has what it must have.
 func (w *writer) resume() error {
 	end, err := w.findEnd()
 	if err == nil && w.log.cfg.Restored != nil && end.path == "" {
@@ -75,9 +75,9 @@ func (w *writer) resume() error {
 // An ending is what is found at a log's end.
 type ending struct {
 	path     string // of the last file; empty if there is none
-	size     int64  // of its lines that hang together, the torn one not counted
+	size     int64  // of its lines that follow one another, without a torn one
 	first    Line   // its first line
-	head     Head   // of the last line that hangs together with those before
+	head     Head   // of the last line that follows the one before
 	fragment []byte // a part of a line behind that, nil if there is none
 	ended    bool   // the last line, whole or not, has its newline
 	kept     int64  // where the lines behind the kept one begin
@@ -85,8 +85,8 @@ type ending struct {
 	hasKept  bool   // the kept line is there
 }
 
-// findEnd walks along the chain of the last file. One that was just put aside
-// when the process ended is the last one: the next was not begun.
+// findEnd follows the chain of the last file. If the process ended between renaming
+// a file and beginning the next one, the renamed file is the last.
 func (w *writer) findEnd() (ending, error) {
 	e := ending{head: beginning, first: Line{Seq: 1}, ended: true}
 	files, err := Files(w.log.cfg.Path)
@@ -144,7 +144,7 @@ func (e *ending) startAfter(previous string) error {
 	return nil
 }
 
-// walk reads the file and stops at the first thing that does not follow.
+// walk reads the file up to the first line that does not follow the one before.
 func (e *ending) walk(expect Head) error {
 	f, err := os.Open(e.path)
 	if err != nil {
@@ -181,7 +181,7 @@ func (e *ending) step(text []byte, first bool, expect Head) error {
 		if !ended && isFragment(text) {
 			return nil
 		}
-		return errors.New("it and the line before are no audit lines")
+		return errors.New("it and the line before are not audit lines")
 	case !ok && !isFragment(text):
 		return errors.New("it is neither an audit line nor the beginning of one: is it another file?")
 	case !ok:
@@ -193,7 +193,7 @@ func (e *ending) step(text []byte, first bool, expect Head) error {
 		want = hashOf(e.fragment)
 		length += int64(len(e.fragment)) + 1
 	}
-	if !first && (line.Seq != e.head.Seq+1 || line.Prev != want || line.is(KindRecovered) != (e.fragment != nil)) {
+	if !first && (line.Seq != e.head.Seq+1 || line.Prev != want || line.hasKind(KindRecovered) != (e.fragment != nil)) {
 		return errors.New("it does not follow the line before: a line was changed, or a power loss has left a hole")
 	}
 	if first {
@@ -276,12 +276,11 @@ func (w *writer) reclaim(path string) error {
 	return durable.SyncDir(filepath.Dir(w.log.cfg.Path))
 }
 
-// repairEnd writes the lines behind the kept one again: if the process before ended
-// after a failed flush, they may be in the kernel's memory only, and it would
-// call them clean. It takes back what a recovery wrote that was cut off, ends the
-// fragment, and adds the line that says what it is, and one that says how many
-// lines there are that no checkpoint has covered. All of that can be done again
-// when it is cut off.
+// repairEnd writes the lines behind the kept one again. If the previous process ended
+// after a failed flush, they may be only in the kernel's memory, marked clean. It
+// overwrites what an interrupted recovery wrote, ends the fragment with a newline, and
+// adds a recovered event, and an unwitnessed event that counts the lines behind the
+// kept one. If a crash interrupts it, the next start can do all of it again.
 func (w *writer) repairEnd(e ending) error {
 	tail := make([]byte, e.size-e.kept)
 	if _, err := w.file.ReadAt(tail, e.kept); err != nil && !errors.Is(err, io.EOF) {
@@ -318,15 +317,14 @@ func (w *writer) repairEnd(e ending) error {
 	return w.file.Sync()
 }
 
-// isFragment reports whether line begins as a line of ours does, as far as it
-// goes.
+// isFragment reports whether line begins as our lines do, as far as it goes.
 func isFragment(line []byte) bool {
 	const begin = `{"Seq":`
 	return bytes.HasPrefix(line, []byte(begin)) || strings.HasPrefix(begin, string(line))
 }
 
-// since calls f with the lines from one on, and their text. It begins again when
-// the log was rotated meanwhile.
+// since calls f with the lines from number seq on, and their text. It starts again
+// if the log is rotated during that.
 func (l *Log) since(seq uint64, f func(line Line, text []byte) error) error {
 	files, err := Files(l.cfg.Path)
 	for err == nil {
@@ -341,7 +339,7 @@ func (l *Log) since(seq uint64, f func(line Line, text []byte) error) error {
 	return err
 }
 
-// scanFiles leaves out what a file has behind the line that the next one follows.
+// scanFiles skips what a file has behind the line that the next file follows.
 func scanFiles(files []string, seq uint64, f func(line Line, text []byte) error) error {
 	for i, path := range files {
 		limit := uint64(math.MaxUint64)
@@ -358,8 +356,8 @@ func scanFiles(files []string, seq uint64, f func(line Line, text []byte) error)
 	return nil
 }
 
-// firstOf gives the number of a file's first line, the greatest there is if it
-// has none.
+// firstOf returns the number of a file's first line, or the greatest possible number
+// if it has none.
 func firstOf(path string) uint64 {
 	f, err := os.Open(path)
 	if err != nil {
@@ -378,7 +376,7 @@ func firstOf(path string) uint64 {
 func scanFile(path string, seq, limit uint64, f func(line Line, text []byte) error) error {
 	in, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // rotated away meanwhile
+		return nil // it was rotated since it was listed
 	}
 	if err != nil {
 		return err
@@ -406,8 +404,8 @@ func seqOf(line []byte) (seq uint64, ok bool) {
 	return seq, ok && found && err == nil
 }
 
-// Missing gives those of some RequestIds that have no line of a success from one
-// on.
+// Missing returns those of the RequestIds without a line of a successful request, from
+// line number seq on.
 func (l *Log) Missing(seq uint64, requestIds []string) ([]string, error) {
 	missing := make(map[string]bool, len(requestIds))
 	for _, id := range requestIds {
@@ -422,9 +420,9 @@ func (l *Log) Missing(seq uint64, requestIds []string) ([]string, error) {
 	return slices.DeleteFunc(slices.Clone(requestIds), func(id string) bool { return !missing[id] }), err
 }
 
-// acceptLoss goes on behind the last line that is sure: the log's own, if it has
-// the kept one, or else the kept one. In the latter case, and when the file is
-// broken, what is at the log's path is put aside under a name of its own.
+// acceptLoss continues behind the last line that is certain: the log's last, if the log
+// has the kept one, or else the kept one. In the latter case, and if the file is
+// broken, it renames the file at the log's path to PATH.lost-TIME.
 func (w *writer) acceptLoss(e ending, reason error) error {
 	name := w.log.cfg.Path + ".lost-" + time.Now().UTC().Format("20060102T150405.000000000")
 	switch {

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// A Verifier says what lines are to be held against.
+// A Verifier says what a log is checked against.
 type Verifier struct {
-	Key    PublicKey   // of the checkpoints; nil: signatures are not checked and nothing is proven
-	After  *Checkpoint // a line behind which to begin; nil: the first file begins with line 1
-	Expect *Checkpoint // a line that must be there; nil: none
+	Key    PublicKey   // checks checkpoints; nil: signatures are not checked and nothing is proven
+	After  *Checkpoint // the first line to verify follows this one; nil: the first file begins with line 1
+	Expect *Checkpoint // a line that the log must contain; nil: none
 }
 
 // A VerifyResult is what a verification found.
@@ -22,13 +22,13 @@ type VerifyResult struct {
 	Checkpoints uint64
 	Proven      Head      // the last line that a checkpoint covers; zero: none
 	ProvenTime  time.Time // when that was signed
-	Void        uint64    // lines that count for nothing: of files whose flush had failed, behind the last that was safe
-	Restored    []Head    `json:",omitempty"` // the heads of the backups that the records were restored from, in the lines' order
+	Void        uint64    // lines that count for nothing: in files given up, behind the last line known to be flushed
+	Restored    []Head    `json:",omitempty"` // the heads of the backups that the records were restored from, in the order of the lines
 }
 
-// ErrTorn is Verify's error when the last line of all is a part of one: it is
-// being written, a crash tore it, or somebody cut the file.
-var ErrTorn = errors.New("the last line is no whole audit line: it is being written, a crash tore it and nothing was written since, or the file was cut")
+// ErrTorn is Verify's error when the last line of all is incomplete: it is being
+// written, a crash tore it, or somebody cut the file.
+var ErrTorn = errors.New("the last line is incomplete: it is being written, a crash tore it and nothing was written since, or the file was cut")
 
 // ErrFilesMissing is Verify's error when the first file does not begin with line
 // 1. With Verifier.After it can be verified by itself.
@@ -40,8 +40,8 @@ type File struct {
 	io.Reader
 }
 
-// Verify reads a log's files, the oldest first. Its error names the first line,
-// in that file's own counting, at which something is wrong; the result is of the
+// Verify reads a log's files, the oldest first. Its error names the first line, as
+// counted in its file, at which something is wrong; the result is of the
 // lines before it. With a Key, a log that no checkpoint covers is an error: anybody
 // can make such a log.
 func (v Verifier) Verify(files ...File) (VerifyResult, error) {
@@ -62,14 +62,14 @@ func (v Verifier) Verify(files ...File) (VerifyResult, error) {
 // well within it.
 const remembered = 1 << 16
 
-// A reading is a Verify on its way.
+// A reading is the state of one Verify.
 type reading struct {
 	Verifier
 	result   VerifyResult
 	head     Head   // of the last line
-	torn     string // the hash of a line that is no entry, "" if the last one was
+	torn     string // the hash of the last line if it is torn; "" if it is not
 	first    bool   // the next line is the first one of its file
-	broken   error  // what is wrong with the end of the file before, unless that end counts for nothing
+	broken   error  // what is wrong with the end of the previous file, unless that end counts for nothing
 	hashes   [remembered]string
 	expected bool // the line to Expect was seen
 }
@@ -77,7 +77,7 @@ type reading struct {
 func (r *reading) begin() error {
 	for use, c := range map[string]*Checkpoint{"begin after": r.After, "expect": r.Expect} {
 		if c != nil && r.Key != nil && !c.Check(r.Key) {
-			return fmt.Errorf("the signature of the head to %s is not the public key's", use)
+			return fmt.Errorf("the signature of the head to %s does not match the public key", use)
 		}
 	}
 	if r.After != nil {
@@ -86,7 +86,7 @@ func (r *reading) begin() error {
 	return nil
 }
 
-// note goes on to a head.
+// note takes a head as that of the last line.
 func (r *reading) note(head Head) {
 	r.head = head
 	r.hashes[head.Seq%remembered] = head.Hash
@@ -127,10 +127,10 @@ func (r *reading) file(file File) error {
 func (r *reading) line(text []byte) error {
 	line, ok := parseLine(text)
 	switch {
-	case r.broken != nil && !(ok && r.first && line.is(KindAbandoned)):
+	case r.broken != nil && !(ok && r.first && line.hasKind(KindAbandoned)):
 		return r.broken
 	case !ok && r.torn != "":
-		return errors.New("a second line in a row is no audit line")
+		return errors.New("two lines in a row are not audit lines")
 	case !ok:
 		r.torn, r.first = hashOf(text), false
 		return nil
@@ -142,8 +142,8 @@ func (r *reading) line(text []byte) error {
 	if err != nil {
 		return err
 	}
-	if kind.before != nil {
-		if err := kind.before(r, line); err != nil {
+	if kind.link != nil {
+		if err := kind.link(r, line); err != nil {
 			return err
 		}
 	}
@@ -157,8 +157,8 @@ func (r *reading) line(text []byte) error {
 	if r.result.Lines == 1 {
 		r.result.First = r.head
 	}
-	if kind.after != nil {
-		return kind.after(r, line)
+	if kind.take != nil {
+		return kind.take(r, line)
 	}
 	return nil
 }
@@ -177,27 +177,26 @@ func kindOf(line Line) (kindInfo, error) {
 	return info, nil
 }
 
-// passOver passes over the lines up to the one that is to be followed, which is
-// held against the head that was kept.
+// passOver skips the lines up to After, and checks that line's hash.
 func (r *reading) passOver(line Line, text []byte) (passed bool, err error) {
 	if r.After == nil || r.result.Lines > 0 || line.Seq > r.After.Seq {
 		return false, nil
 	}
 	if line.Seq == r.After.Seq && hashOf(text) != r.After.Hash {
-		return false, errors.New("it is not the line that was there: the log was written anew")
+		return false, errors.New("it is not the line that was there: the log was rewritten")
 	}
 	r.torn, r.first = "", false
 	return true, nil
 }
 
 // restored takes the head of a backup that a line names. A log can begin behind
-// such a head, as it can behind one that was kept: the key has signed both. By
-// itself it proves nothing of the lines behind it.
+// such a head as it can behind After: the key has signed both. The head alone
+// proves nothing about the lines behind it.
 func (r *reading) restored(line Line) error {
 	head := line.Event.Restored
 	switch {
 	case r.Key != nil && !head.Check(r.Key):
-		return errors.New("the signature of the backup's head in it is not the public key's")
+		return errors.New("the signature of the backup's head in it does not match the public key")
 	case r.result.Lines == 0 && r.After == nil && line.Seq > 1 && line.Prev == head.Hash && line.Seq == head.Seq+1:
 		r.note(head.Head)
 	}
@@ -218,15 +217,15 @@ func (r *reading) follow(line Line) error {
 		return fmt.Errorf("it is line %d of the log: those from line %d on are missing", line.Seq, r.After.Seq+1)
 	case line.Seq != r.head.Seq+1 || line.Prev != want:
 		return fmt.Errorf("it says Seq %d after %.16s…, but follows Seq %d with %.16s…: a line was changed, removed or moved", line.Seq, line.Prev, r.head.Seq, want)
-	case line.is(KindRecovered) != (r.torn != ""):
-		return errors.New("a line was torn and not recovered, or recovered and not torn")
+	case line.hasKind(KindRecovered) != (r.torn != ""):
+		return errors.New("a line is torn and not recovered, or recovered and not torn")
 	}
 	return nil
 }
 
-// abandon goes back to the line that a new file follows. The lines behind it are
-// of a file whose flush had failed: nobody was answered on them. What a
-// checkpoint covers was flushed before, so it cannot be among them.
+// abandon returns to the line that a new file follows. The lines behind it are in a
+// file whose flush failed, and nobody was answered on the strength of them. Lines
+// that a checkpoint covers had been flushed, so none of them can be among these.
 func (r *reading) abandon(line Line) error {
 	target := Head{line.Seq - 1, line.Prev}
 	if !r.first || !r.knows(target) || r.result.Proven.Seq > target.Seq || r.expected && r.Expect.Seq > target.Seq {
@@ -240,15 +239,15 @@ func (r *reading) abandon(line Line) error {
 
 func (r *reading) checkpoint(line Line) error {
 	c := line.Event.Checkpoint
-	before := r.After != nil && c.Seq < r.After.Seq // of a line that was passed over
-	if c.Seq >= line.Seq || !before && !r.knows(c.Head) {
-		return fmt.Errorf("its checkpoint is not of a line before it: it speaks of Seq %d with %.16s…", c.Seq, c.Hash)
+	skipped := r.After != nil && c.Seq < r.After.Seq // of a line that was passed over
+	if c.Seq >= line.Seq || !skipped && !r.knows(c.Head) {
+		return fmt.Errorf("its checkpoint names no line before it, but Seq %d with %.16s…", c.Seq, c.Hash)
 	}
 	if r.Key == nil {
 		return nil
 	}
 	if !c.Check(r.Key) {
-		return errors.New("the signature of its checkpoint is not the public key's")
+		return errors.New("the signature of its checkpoint does not match the public key")
 	}
 	r.result.Checkpoints++
 	if c.Seq > r.result.Proven.Seq {
@@ -257,7 +256,7 @@ func (r *reading) checkpoint(line Line) error {
 	return nil
 }
 
-// end looks at what must have been seen.
+// end checks what can be known only at the end.
 func (r *reading) end() error {
 	switch {
 	case r.broken != nil:
@@ -267,7 +266,7 @@ func (r *reading) end() error {
 	case r.Expect != nil && !r.expected && r.Expect.Seq > r.head.Seq:
 		return fmt.Errorf("the log ends with line %d, and line %d was there at %s: its tail is cut off", r.head.Seq, r.Expect.Seq, r.Expect.Time.UTC().Format(time.RFC3339))
 	case r.Expect != nil && !r.expected:
-		return fmt.Errorf("line %d is not the one that was there at %s: the log was written anew", r.Expect.Seq, r.Expect.Time.UTC().Format(time.RFC3339))
+		return fmt.Errorf("line %d is not the one that was there at %s: the log was rewritten", r.Expect.Seq, r.Expect.Time.UTC().Format(time.RFC3339))
 	case r.Key != nil && r.result.Checkpoints == 0:
 		return errors.New("there is no checkpoint in it, so it proves nothing")
 	}

@@ -27,14 +27,14 @@ type file interface {
 // A writer owns the file. It is used by one goroutine.
 type writer struct {
 	log       *Log
-	file      file // nil: the next has to be begun
+	file      file // nil: there is none yet, or it was rotated
 	size      int64
 	first     uint64 // Seq of the file's first line
 	began     time.Time
 	notBefore time.Time // when it may be tried again after a flush failed
 	head      Head      // of what is flushed
 	failing   error     // why nothing could be written at the last attempt
-	abandoned string    // why the file before was given up, until a line says so
+	abandoned string    // why the previous file was given up, until a line says so
 	rotating  bool      // the file has to be put aside first
 	buffer    bytes.Buffer
 	waiting   []*pending
@@ -56,7 +56,7 @@ func (w *writer) run() {
 			if w.failing == nil {
 				continue
 			}
-			w.waiting = w.waiting[:0] // only to say that it can be written again
+			w.waiting = w.waiting[:0] // only to find out whether it can be written again
 		}
 		err := w.writeBatch()
 		for _, p := range w.waiting {
@@ -83,8 +83,8 @@ func (w *writer) gather(first *pending) {
 	}
 }
 
-// writeBatch writes what is waiting, and before it what there is to say of the
-// log itself.
+// writeBatch writes the lines that wait, behind an event if there is something to
+// report.
 func (w *writer) writeBatch() error {
 	err := w.prepare()
 	if err == nil {
@@ -106,7 +106,7 @@ func (w *writer) writeBatch() error {
 	return nil
 }
 
-// report publishes how it went, and logs when that changes.
+// report publishes the outcome of a batch, and logs when that changes.
 func (w *writer) report(err error) {
 	switch {
 	case err != nil && w.failing == nil:
@@ -168,16 +168,16 @@ func (w *writer) note() ([]byte, error) {
 // append writes text behind what is flushed, and flushes it.
 func (w *writer) append(text []byte) error {
 	if _, err := w.file.WriteAt(text, w.size); err != nil {
-		// Perhaps the disk is full. What was written of it was not flushed and
-		// nobody was answered on it: take it back, and let the next one try.
+		// The disk may be full. Nothing of it was flushed and nobody was answered on
+		// the strength of it: take it back, and let the next batch try.
 		if truncErr := w.file.Truncate(w.size); truncErr != nil {
 			return w.abandon(errors.Join(err, truncErr))
 		}
 		return err
 	}
 	if err := w.file.Sync(); err != nil {
-		// After a failed flush the kernel may have dropped the pages and call
-		// them clean: what is in the file can no longer be known.
+		// After a failed flush the kernel may have dropped the pages and marked them
+		// clean: nobody knows what is in the file.
 		return w.abandon(fmt.Errorf("flushing it failed: %w", err))
 	}
 	w.size += int64(len(text))
@@ -233,12 +233,12 @@ func (w *writer) checkFile() error {
 		return lossf("the file was replaced by another")
 	}
 	if w.abandoned == "" && open.Size() != w.size {
-		return fmt.Errorf("the file has %d bytes and should have %d: something else has written to it. Restart to have it looked at", open.Size(), w.size)
+		return fmt.Errorf("the file has %d bytes and should have %d: something else has written to it (restart to have it checked)", open.Size(), w.size)
 	}
 	return nil
 }
 
-// putAside renames the file after its first line.
+// putAside renames the file to PATH.N, after its first line.
 func (w *writer) putAside() error {
 	name := rotatedName(w.log.cfg.Path, w.first)
 	if _, err := os.Lstat(name); err == nil {

@@ -99,18 +99,18 @@ func (e *printableError) Unwrap() error { return e.error }
 // Summary says in a sentence what a verification proved, and what it did not.
 func Summary(r audit.VerifyResult) string {
 	if r.Proven.Seq < r.First.Seq {
-		return fmt.Sprintf("not proven yet: lines %d to %d hang together but no checkpoint covers them", r.First.Seq, r.Last.Seq)
+		return fmt.Sprintf("not proven yet: lines %d to %d form a chain, but no checkpoint covers them", r.First.Seq, r.Last.Seq)
 	}
 	text := fmt.Sprintf("proven: lines %d to %d, up to %s", r.First.Seq, r.Proven.Seq, r.ProvenTime.UTC().Format(time.RFC3339))
 	if r.Restored != nil && r.First.Seq > 1 {
-		text += fmt.Sprintf("; it goes on behind line %d of the log of before, with the records of a backup", r.First.Seq-1)
+		text += fmt.Sprintf("; it continues behind line %d of the earlier log, with the records of a backup", r.First.Seq-1)
 	}
 	switch more := r.Last.Seq - r.Proven.Seq; more {
 	case 0:
 		return text
 	case 1:
-		return text + "; 1 more line since then hangs together with them but no checkpoint covers it yet"
+		return text + "; 1 more line since then is chained to them, but no checkpoint covers it yet"
 	default:
-		return text + fmt.Sprintf("; %d more lines since then hang together but no checkpoint covers them yet", more)
+		return text + fmt.Sprintf("; %d more lines since then are chained to them, but no checkpoint covers them yet", more)
 	}
 }

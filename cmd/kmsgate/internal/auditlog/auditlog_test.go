@@ -238,9 +238,9 @@ func TestSummary(t *testing.T) {
 	line := func(seq uint64) audit.Head { return audit.Head{Seq: seq} }
 	for want, p := range map[string]audit.VerifyResult{
 		"proven: lines 1 to 9, up to 2026-11-22T00:00:00Z": {First: line(1), Last: line(9), Proven: line(9), ProvenTime: auditlogtest.Begin},
-		"proven: lines 1 to 8, up to 2026-11-22T00:00:00Z; 1 more line since then hangs together with them but no checkpoint covers it yet": {First: line(1), Last: line(9), Proven: line(8), ProvenTime: auditlogtest.Begin},
-		"proven: lines 3 to 7, up to 2026-11-22T00:00:00Z; 2 more lines since then hang together but no checkpoint covers them yet":         {First: line(3), Last: line(9), Proven: line(7), ProvenTime: auditlogtest.Begin},
-		"not proven yet: lines 3 to 9 hang together but no checkpoint covers them":                                                          {First: line(3), Last: line(9), Proven: line(2), ProvenTime: auditlogtest.Begin},
+		"proven: lines 1 to 8, up to 2026-11-22T00:00:00Z; 1 more line since then is chained to them, but no checkpoint covers it yet":     {First: line(1), Last: line(9), Proven: line(8), ProvenTime: auditlogtest.Begin},
+		"proven: lines 3 to 7, up to 2026-11-22T00:00:00Z; 2 more lines since then are chained to them, but no checkpoint covers them yet": {First: line(3), Last: line(9), Proven: line(7), ProvenTime: auditlogtest.Begin},
+		"not proven yet: lines 3 to 9 form a chain, but no checkpoint covers them":                                                         {First: line(3), Last: line(9), Proven: line(2), ProvenTime: auditlogtest.Begin},
 	} {
 		if got := auditlog.Summary(p); got != want {
 			t.Errorf("%+v: %s, want %s", p, got, want)
