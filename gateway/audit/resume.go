@@ -33,12 +33,12 @@ func Files(path string) ([]string, error) {
 	var files []string
 	current := false
 	for _, f := range all {
-		rest, ours := strings.CutPrefix(f.Name(), filepath.Base(path))
+		suffix, ok := strings.CutPrefix(f.Name(), filepath.Base(path))
 		switch {
-		case ours && rest == "":
+		case ok && suffix == "":
 			current = true
-		case ours && rotated.MatchString(rest):
-			files = append(files, path+rest)
+		case ok && rotated.MatchString(suffix):
+			files = append(files, path+suffix)
 		}
 	}
 	slices.Sort(files) // by the number of their first line
@@ -151,10 +151,10 @@ func (e *ending) walk(expect Head) error {
 		return err
 	}
 	defer f.Close()
-	in := bufio.NewReaderSize(f, 1<<20)
+	reader := bufio.NewReaderSize(f, 1<<20)
 	e.hasKept = expect.Seq == 0
 	for n := 1; ; n++ {
-		text, err := in.ReadBytes('\n')
+		text, err := reader.ReadBytes('\n')
 		if len(text) == 0 && errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -374,15 +374,15 @@ func firstOf(path string) uint64 {
 }
 
 func scanFile(path string, seq, limit uint64, f func(line Line, text []byte) error) error {
-	in, err := os.Open(path)
+	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it was rotated since it was listed
 	}
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	s := scanLines(in)
+	defer file.Close()
+	s := scanLines(file)
 	for s.Scan() {
 		if n, ok := seqOf(s.Bytes()); ok && (n < seq || n >= limit) {
 			continue // not worth parsing: there may be 100 MiB of them

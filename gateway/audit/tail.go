@@ -28,20 +28,20 @@ type textLine struct {
 // lastLines reads twice as much each time, until there are n lines.
 func lastLines(r io.ReaderAt, size int64, n int) (lines []textLine, end int64, err error) {
 	for length := int64(firstTail); ; length *= 2 {
-		from := max(0, size-length)
-		text, err := WholeLines(r, from, size-from)
+		start := max(0, size-length)
+		text, err := WholeLines(r, start, size-start)
 		if err != nil {
 			return nil, 0, err
 		}
 		lines = nil
-		for one := range bytes.Lines(text) { // the half of a line at from is not one
+		for one := range bytes.Lines(text) { // the half of a line at start is not one
 			one = bytes.TrimSuffix(one, []byte{'\n'})
 			if line, ok := parseLine(one); ok {
 				lines = append(lines, textLine{line, one})
 			}
 		}
-		if from == 0 || len(text) > 0 && len(lines) >= n {
-			return lines[max(0, len(lines)-n):], from + int64(len(text)), nil
+		if start == 0 || len(text) > 0 && len(lines) >= n {
+			return lines[max(0, len(lines)-n):], start + int64(len(text)), nil
 		}
 	}
 }

@@ -106,13 +106,13 @@ func (t *Tail) read(out *Writer) error {
 // successor opens the file in which the log continues behind the one that is open;
 // nil if that is still the last.
 func (t *Tail) successor() (*os.File, error) {
-	here, err := t.file.Stat()
+	opened, err := t.file.Stat()
 	if err != nil {
 		return nil, err
 	}
 	same := func(name string) bool {
 		info, err := os.Stat(name)
-		return err == nil && os.SameFile(info, here)
+		return err == nil && os.SameFile(info, opened)
 	}
 	if same(t.path) {
 		return nil, nil
