@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/policy"
@@ -64,7 +63,7 @@ func TestLeastPrivilege(t *testing.T) {
 	other := b.newKey()
 	b.want(b.do(c, "AsymmetricSign", b.signParams("KeyId", other, "KeyVersionId", b.versions(other)[0])...), 403, "Forbidden.NoPermission")
 	b.want(b.do(c, "AsymmetricSign", b.signParams("KeyId", strings.ToUpper(b.key.KeyId))...), 403, "Forbidden.NoPermission")
-	for _, action := range gateway.Operations() {
+	for _, action := range operationsOf(kms.RPC) {
 		p := b.scenario(action)
 		if _, onKey := stateTable[action]; onKey { // the very key that the user may sign with
 			p = b.retarget(p, b.targetOf(action, p), b.key.KeyId)

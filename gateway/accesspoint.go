@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
@@ -32,16 +31,13 @@ func policiesExist(records *store.Records, policies []string) error {
 }
 
 func (c *call) accessPointResponse(a store.ApplicationAccessPoint) *kms.AccessPointResponse {
-	return &kms.AccessPointResponse{Arn: c.server.namedARN(c.action, a.Name), AuthenticationMethod: clientKeyMethod,
+	return &kms.AccessPointResponse{Arn: c.namedARN(a.Name), AuthenticationMethod: clientKeyMethod,
 		Description: a.Description, Name: a.Name, Policies: jsonText(a.Policies)}
 }
 
 func createApplicationAccessPoint(_ context.Context, c *call, req *kms.CreateApplicationAccessPointRequest) (*kms.AccessPointResponse, error) {
-	if req.AuthenticationMethod != "" && req.AuthenticationMethod != clientKeyMethod {
-		return nil, kms.InvalidParameter("AuthenticationMethod", "%q is not %s", kms.Clip(req.AuthenticationMethod), clientKeyMethod)
-	}
 	policies, err := parsePolicies(req.Policies)
-	if err := errors.Join(err, checkDescription("Description", req.Description)); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	a := store.ApplicationAccessPoint{Name: req.Name, Description: req.Description, Policies: policies, CreationDate: c.now}
@@ -75,7 +71,7 @@ func listApplicationAccessPoints(_ context.Context, c *call, req *kms.ListNamedR
 
 func updateApplicationAccessPoint(_ context.Context, c *call, req *kms.UpdateApplicationAccessPointRequest) (*kms.EmptyResponse, error) {
 	policies, err := ifSent(req.Policies, parsePolicies)
-	if err := errors.Join(err, checkNewDescription(req.Description)); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return done(accessPoints.update(c, req.Name, func(records *store.Records, a *store.ApplicationAccessPoint) error {

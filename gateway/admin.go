@@ -45,27 +45,110 @@ func (s *Server) ServeAdmin(ctx context.Context, l net.Listener) error {
 func (s *Server) adminHandler() http.Handler {
 	observing := s.MetricsHandler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := s.newCall(adminDoor, "")
 		// A backup takes longer than any other answer: each write has its own
 		// deadline, and nothing is read from a client that waits.
-		answering := &patient{w, http.NewResponseController(w)}
-		p, err := s.authenticateLocal(c, r)
-		if err == nil && r.Method == http.MethodGet {
-			observing.ServeHTTP(answering, r)
+		d := &adminDoor{server: s, w: &patient{w, http.NewResponseController(w)}, r: r}
+		if err := d.identify(); err == nil && r.Method == http.MethodGet {
+			observing.ServeHTTP(d.w, r)
 			return
 		}
-		resp, err := recovered(func() (kms.Response, error) { return s.serveAdmin(w, r, c, p, err) })
-		resp, api := c.finish(resp, err)
-		if api != nil {
-			c.writeAdmin(answering, api.Status, kms.ErrorBody{HttpStatus: api.Status, Code: api.Code, Message: api.Message, RequestId: c.requestId, HostId: ""})
-			return
-		}
-		if o, ok := resp.(octets); ok {
-			c.writeOctets(answering, o)
-			return
-		}
-		c.writeAdmin(answering, http.StatusOK, resp)
+		_ = s.serve(r.Context(), d, d.source) // it has no error that is not logged
 	})
+}
+
+// An adminDoor is the door for local administrators: JSON on a unix socket.
+type adminDoor struct {
+	server *Server
+	w      *patient
+	r      *http.Request
+	uid    uint32 // of the process at the other end
+	source string // that, for the audit log
+	denied error  // why it may not administer
+}
+
+// identify lets in root and whom this process runs as.
+func (d *adminDoor) identify() error {
+	uid, ok := front.Peer(d.r.Context())
+	if !ok {
+		d.denied = fmt.Errorf("%w (cannot identify the peer of the admin socket)", kms.ErrNoPermission)
+		return d.denied
+	}
+	d.uid, d.source = uid, fmt.Sprintf("uid:%d", uid)
+	if uid != 0 && int(uid) != os.Getuid() {
+		d.denied = fmt.Errorf("%w (only root and uid %d may administer)", kms.ErrNoPermission, os.Getuid())
+	}
+	return d.denied
+}
+
+func (d *adminDoor) name() kms.Door { return kms.Admin }
+
+func (d *adminDoor) read(c *call) error {
+	if d.denied != nil {
+		return d.denied
+	}
+	c.entry.Principal = d.server.callers.Root(d.uid).Name // of what cannot be read, too
+	if err := checkRoute(d.r); err != nil {
+		return err
+	}
+	var request AdminRequest
+	decoder := json.NewDecoder(http.MaxBytesReader(d.w, d.r.Body, maxAdminBody))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&request); err != nil {
+		return kms.ErrParseRequest.Because("It is not an admin request: %s.", kms.Clip(err.Error()))
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return kms.ErrParseRequest.Because("Something follows the admin request.")
+	}
+	c.action, c.parameters = request.Action, request.Parameters
+	c.entry.Action = kms.Clip(request.Action)
+	// What is read from now on is only that the client leaves, whenever that is.
+	if err := d.w.control.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("waiting without a deadline: %w", err)
+	}
+	return nil
+}
+
+func (d *adminDoor) authenticate(context.Context, *call) (*identity.Principal, error) {
+	return d.server.callers.Root(d.uid), nil
+}
+
+func (d *adminDoor) lookup(c *call) (operation, error) { return lookupLocal(c) }
+
+func (d *adminDoor) errorOf(err error) *kms.Error { return apiError(err) }
+
+func (d *adminDoor) answer(c *call, resp kms.Response, api *kms.Error) error {
+	switch o, ok := resp.(octets); {
+	case api != nil:
+		d.write(c, api.Status, kms.ErrorBody{HttpStatus: api.Status, Code: api.Code, Message: api.Message, RequestId: c.requestId})
+	case ok:
+		d.writeOctets(c, o)
+	default:
+		d.write(c, http.StatusOK, resp)
+	}
+	return nil
+}
+
+func (d *adminDoor) write(c *call, status int, body any) {
+	text, err := kms.EncodeJSON("", body)
+	if err != nil {
+		d.server.Logger.Error("encoding an answer", "RequestId", c.requestId, "error", err)
+		status, text = http.StatusInternalServerError, nil
+	}
+	d.w.Header().Set("Content-Type", kms.FormatJSON.ContentType)
+	d.w.WriteHeader(status)
+	_, _ = d.w.Write(text) // whoever asked is gone if this fails
+}
+
+// writeOctets writes an answer that is no JSON. Cut short, it ends without the
+// end that HTTP gives it: the client cannot take it for whole.
+func (d *adminDoor) writeOctets(c *call, o octets) {
+	d.w.Header().Set("Content-Type", octetStream)
+	d.w.WriteHeader(http.StatusOK)
+	_, err := o.WriteTo(onlyWriter{d.w})
+	if err := errors.Join(err, o.Close()); err != nil {
+		d.server.Logger.Warn("an answer was cut short", "RequestId", c.requestId, "reason", err)
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // A patient writer gives each write as long as other answers have in all.
@@ -81,79 +164,7 @@ func (p *patient) Write(b []byte) (int, error) {
 	return p.ResponseWriter.Write(b)
 }
 
-// writeOctets writes an answer that is no JSON. Cut short, it ends without the
-// end that HTTP gives it: the client cannot take it for whole.
-func (c *call) writeOctets(w http.ResponseWriter, o octets) {
-	w.Header().Set("Content-Type", octetStream)
-	w.WriteHeader(http.StatusOK)
-	_, err := o.WriteTo(onlyWriter{w})
-	if err := errors.Join(err, o.Close()); err != nil {
-		c.server.Logger.Warn("an answer was cut short", "RequestId", c.requestId, "reason", err)
-		panic(http.ErrAbortHandler)
-	}
-}
-
 const octetStream = "application/octet-stream"
 
 // onlyWriter keeps an *os.File from handing all of itself over in one write.
 type onlyWriter struct{ io.Writer }
-
-// authenticateLocal lets in root and whom this process runs as.
-func (s *Server) authenticateLocal(c *call, r *http.Request) (*identity.Principal, error) {
-	uid, ok := front.Peer(r.Context())
-	if !ok {
-		return nil, fmt.Errorf("%w (who is at the admin socket's other end is not known)", kms.ErrNoPermission)
-	}
-	c.entry.Source = fmt.Sprintf("uid:%d", uid)
-	if uid != 0 && int(uid) != os.Getuid() {
-		return nil, fmt.Errorf("%w (only root and uid %d may administer)", kms.ErrNoPermission, os.Getuid())
-	}
-	p := s.callers.Root(uid)
-	c.entry.Principal = p.Name // of what cannot be read, too
-	return p, nil
-}
-
-func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, c *call, p *identity.Principal, authErr error) (kms.Response, error) {
-	if authErr != nil {
-		return nil, authErr
-	}
-	if err := checkRoute(r); err != nil {
-		return nil, err
-	}
-	var request AdminRequest
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAdminBody))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&request); err != nil {
-		return nil, kms.ErrParseRequest.Because("It is not an admin request: %s.", kms.Clip(err.Error()))
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, kms.ErrParseRequest.Because("Something follows the admin request.")
-	}
-	c.action, c.parameters = request.Action, request.Parameters
-	c.entry.Action = kms.Clip(request.Action)
-	// What is read from now on is only that the client leaves, whenever that is.
-	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("waiting without a deadline: %w", err)
-	}
-	return c.do(r.Context(), func(*call) (*identity.Principal, error) { return p, nil })
-}
-
-func (c *call) writeAdmin(w http.ResponseWriter, status int, body any) {
-	text, err := kms.EncodeJSON("", body)
-	if err != nil {
-		c.server.Logger.Error("encoding an answer", "RequestId", c.requestId, "error", err)
-		status, text = http.StatusInternalServerError, nil
-	}
-	w.Header().Set("Content-Type", kms.FormatJSON.ContentType)
-	w.WriteHeader(status)
-	_, _ = w.Write(text) // whoever asked is gone if this fails
-}
-
-// DialAdmin makes a client of the admin door at path.
-func DialAdmin(path string) *AdminClient {
-	return &AdminClient{http.Client{
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
-		}},
-	}}
-}

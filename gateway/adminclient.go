@@ -6,13 +6,24 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // An AdminClient does operations of a gateway that runs, through its admin door.
 type AdminClient struct{ http http.Client }
+
+// DialAdmin makes a client of the admin door at path.
+func DialAdmin(path string) *AdminClient {
+	return &AdminClient{http.Client{
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+		}},
+	}}
+}
 
 // Call does an operation. The response's members are decoded into resp, which
 // may be nil. Errors of the API are *Error.

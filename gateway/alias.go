@@ -150,10 +150,7 @@ func mayBeTarget(k store.Key) error {
 }
 
 func listAliasesByKeyId(_ context.Context, c *call, req *kms.ListAliasesByKeyIdRequest) (*kms.ListAliasesResponse, error) {
-	page, err := kms.NewPage(req.PageNumber, req.PageSize)
-	if err != nil {
-		return nil, err
-	}
+	page := kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err
@@ -169,10 +166,7 @@ func listAliasesByKeyId(_ context.Context, c *call, req *kms.ListAliasesByKeyIdR
 }
 
 func listAliases(_ context.Context, c *call, req *kms.ListAliasesRequest) (*kms.ListAliasesResponse, error) {
-	page, err := kms.NewPage(req.PageNumber, req.PageSize)
-	if err != nil {
-		return nil, err
-	}
+	page := kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}

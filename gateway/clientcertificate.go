@@ -24,15 +24,6 @@ func (s *Server) withClientCertificates(config *tls.Config, how Listener) *tls.C
 	return config
 }
 
-// checkConnection refuses requests of connections that a listener would not take
-// any more: a client key can be deleted while its program is connected.
-func (s *Server) checkConnection(connection *tls.ConnectionState, listener *Listener) error {
-	if connection == nil || listener.ClientCertificates != RequiredCertificates {
-		return nil
-	}
-	return s.checkClientCertificate(*connection)
-}
-
 // checkClientCertificate refuses a connection without the certificate of a client key
 // that is valid now.
 func (s *Server) checkClientCertificate(connection tls.ConnectionState) error {

@@ -137,20 +137,14 @@ func makeClientKey(k *store.ClientKey, password string) (pfx []byte, err error) 
 	return clientKeyFile.Encode(private, certificate, nil, password)
 }
 
-// maxClientKeyId is more than any id has.
-const maxClientKeyId = 64
-
 // clientKey gives a client key, if the caller may do what it asks for with its
 // access point's. That there is none is told only to who may with every access
 // point's.
 func (c *call) clientKey(clientKeyId string) (store.ClientKey, error) {
 	c.entry.Subject = kms.Clip(clientKeyId)
-	if len(clientKeyId) > maxClientKeyId {
-		return store.ClientKey{}, kms.InvalidParameter("ClientKeyId", "it has more than %d bytes", maxClientKeyId)
-	}
 	k, err := c.records.ClientKeys().Get(clientKeyId)
 	if errors.Is(err, store.ErrNotFound) {
-		if err := c.authorize(c.server.namedARN(c.action, anyName)); err != nil {
+		if err := c.authorize(c.namedARN(anyName)); err != nil {
 			return store.ClientKey{}, err
 		}
 		return store.ClientKey{}, noClientKey(clientKeyId)
@@ -159,7 +153,7 @@ func (c *call) clientKey(clientKeyId string) (store.ClientKey, error) {
 		return store.ClientKey{}, err
 	}
 	c.entry.Subject = k.AapName + "/" + k.ClientKeyId
-	return k, c.authorize(c.server.namedARN(c.action, k.AapName))
+	return k, c.authorize(c.namedARN(k.AapName))
 }
 
 // noClientKey tells that there is none, to who may know.
@@ -216,7 +210,7 @@ func listClientKeys(_ context.Context, c *call, req *kms.ListClientKeysRequest) 
 // or of all of them if there is no name.
 func (c *call) authorizeClientKeys(aapName string) error {
 	if aapName == "" {
-		return c.authorize(c.server.namedARN(c.action, anyName))
+		return c.authorize(c.namedARN(anyName))
 	}
 	return c.authorizeNamed("AapName", aapName)
 }

@@ -1,33 +1,12 @@
 package gateway
 
 import (
+	"maps"
 	"slices"
 )
 
-// Operations gives the names of the operations that the world can ask for.
-func Operations() (names []string) {
-	for name, o := range operations {
-		if o.door == rpcDoor {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// AdminOperations gives the names of the operations of the admin door only.
-func AdminOperations() (names []string) {
-	for name, o := range operations {
-		if o.door == adminDoor {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// Unsupported gives the names of KMS's operations that the gateway has not.
-func Unsupported() []string { return unsupported }
+// Implemented gives the names of the operations that have a function.
+func Implemented() []string { return slices.Sorted(maps.Keys(operations)) }
 
 const (
 	MaxBody      = maxBody

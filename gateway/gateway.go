@@ -64,18 +64,11 @@ type Config struct {
 
 const defaultMaxRecords = 100_000
 
-const (
-	// signTimeout is how long a signature may take: the Node SDKs give up after
-	// 3 s.
-	signTimeout = 2500 * time.Millisecond
-)
-
 // A Server is the service. Use [New].
 type Server struct {
 	Config
 	instance        store.Instance
 	arns            kms.ARNs
-	table           map[string]operation // operations, for those of them that look at it
 	buckets         limit.Buckets
 	unauthenticated *limit.Unauthenticated
 	seats           *front.Process
@@ -112,7 +105,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := cfg.Quotas.Check(); err != nil {
 		return nil, err
 	}
-	s := &Server{Config: cfg, table: operations, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), seats: front.NewProcess()}
+	s := &Server{Config: cfg, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), seats: front.NewProcess()}
 	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {
 		return nil, err

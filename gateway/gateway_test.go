@@ -21,10 +21,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
@@ -489,7 +491,7 @@ const keyPolicy = `{"Version":"1","Statement":[{"Sid":"one","Effect":"Allow","Pr
 func TestEveryOperation(t *testing.T) {
 	b := newBench(t)
 	nobody := b.newUser("nobody", `{"Version":"1","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}]}`)
-	for _, action := range gateway.Operations() {
+	for _, action := range operationsOf(kms.RPC) {
 		t.Run(action, func(t *testing.T) {
 			p := b.scenario(action)
 			if p == nil {
@@ -528,9 +530,9 @@ func (b *bench) records() (s string) {
 
 func TestUnsupported(t *testing.T) {
 	b := newBench(t)
-	for _, action := range gateway.Unsupported() {
+	for _, action := range kms.Unsupported {
 		b.want(b.do(b.root, action), 400, "UnsupportedOperation")
-		if slices.Contains(gateway.Operations(), action) {
+		if slices.Contains(operationsOf(kms.RPC), action) {
 			t.Errorf("%s is both an operation and not supported", action)
 		}
 	}
@@ -551,4 +553,28 @@ func TestPlainHTTP(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.want(readAnswer(t, resp), 404, "InvalidProtocol.NeedSsl")
+}
+
+// operationsOf returns the names of the operations that can be had through a door and no
+// more public one.
+func operationsOf(door kms.Door) (names []string) {
+	for _, o := range kms.Operations {
+		if o.Door == door {
+			names = append(names, o.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// TestImplemented: every operation that is described has a function, and no other.
+func TestImplemented(t *testing.T) {
+	var described []string
+	for _, o := range kms.Operations {
+		described = append(described, o.Name)
+	}
+	slices.Sort(described)
+	if diff := cmp.Diff(described, gateway.Implemented()); diff != "" {
+		t.Error(diff)
+	}
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"regexp"
 	"slices"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -23,8 +21,6 @@ const (
 	protectionHSM  = "HSM"
 	protectionSoft = "SOFTWARE"
 )
-
-const maxDescription = 8192 // characters
 
 func (s *Server) metadata(k store.Key) kms.KeyMetadata {
 	return kms.KeyMetadata{
@@ -78,11 +74,7 @@ func (c *call) newKey(req *kms.CreateKeyRequest) (store.Key, error) {
 	}
 	tags, tagErr := parseTags(req.Tags)
 	for _, err := range []error{
-		oneOf("KeyUsage", req.KeyUsage, signVerify, encryptDecrypt),
-		oneOf("Origin", req.Origin, originKMS, originExternal),
-		oneOf("ProtectionLevel", req.ProtectionLevel, protectionSoft, protectionHSM),
 		oneOf("DKMSInstanceId", req.DKMSInstanceId, c.server.instance.InstanceId),
-		checkDescription("Description", req.Description),
 		checkKeyPolicy(req.Policy),
 		checkInterval(req.RotationInterval),
 		tagErr,
@@ -148,20 +140,6 @@ func checkInterval(s string) error {
 	return nil
 }
 
-func checkDescription(parameter, s string) error {
-	if !isText(s) || utf8.RuneCountInString(s) > maxDescription {
-		return kms.InvalidParameter(parameter, "it has to be UTF-8 of at most %d characters, without control characters", maxDescription)
-	}
-	return nil
-}
-
-// isText reports whether s is UTF-8 that XML can carry.
-func isText(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
-		return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0xFFFE || r == 0xFFFF
-	})
-}
-
 func describeKey(_ context.Context, c *call, req *kms.DescribeKeyRequest) (*kms.DescribeKeyResponse, error) {
 	key, err := c.key(req.KeyId)
 	if err != nil {
@@ -181,10 +159,7 @@ func describeKey(_ context.Context, c *call, req *kms.DescribeKeyRequest) (*kms.
 }
 
 func listKeys(_ context.Context, c *call, req *kms.ListKeysRequest) (*kms.ListKeysResponse, error) {
-	page, err := kms.NewPage(req.PageNumber, req.PageSize)
-	if err != nil {
-		return nil, err
-	}
+	page := kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)
 	filter, err := parseFilters(req.Filters)
 	if err != nil {
 		return nil, err

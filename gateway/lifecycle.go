@@ -68,17 +68,8 @@ func setState(k *store.Key, state string) error {
 	return nil
 }
 
-// The days after which a key can be scheduled to be deleted.
-const (
-	minPendingDays = 7
-	maxPendingDays = 366
-)
-
 func scheduleKeyDeletion(_ context.Context, c *call, req *kms.ScheduleKeyDeletionRequest) (*kms.EmptyResponse, error) {
 	days := *req.PendingWindowInDays
-	if days < minPendingDays || days > maxPendingDays {
-		return nil, kms.InvalidParameter("PendingWindowInDays", "%d is not %d to %d", days, minPendingDays, maxPendingDays)
-	}
 	return done(c.retireKey(req.KeyId, func(k *store.Key) error {
 		switch {
 		case k.KeyState != store.Enabled && k.KeyState != store.Disabled && k.KeyState != store.PendingImport:
@@ -114,9 +105,6 @@ func setDeletionProtection(_ context.Context, c *call, req *kms.SetDeletionProte
 	case !strings.HasPrefix(name, c.server.arns.Resource("key/")):
 		return nil, kms.InvalidParameter("ProtectedResourceArn", "it is not the ARN of a key")
 	}
-	if err := checkDescription("DeletionProtectionDescription", req.DeletionProtectionDescription); err != nil {
-		return nil, err
-	}
 	return done(c.updateKey(name, func(k *store.Key) error {
 		if k.KeyState == store.PendingDeletion {
 			return kms.ErrKeyPendingDeletion
@@ -130,9 +118,6 @@ func setDeletionProtection(_ context.Context, c *call, req *kms.SetDeletionProte
 }
 
 func updateKeyDescription(_ context.Context, c *call, req *kms.UpdateKeyDescriptionRequest) (*kms.EmptyResponse, error) {
-	if err := checkDescription("Description", req.Description); err != nil {
-		return nil, err
-	}
 	return done(c.updateKey(req.KeyId, func(k *store.Key) error {
 		k.Description = req.Description
 		return nil

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"log/slog"
@@ -9,7 +10,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/front"
-	"github.com/kmsgate/kmsgate/gateway/limit"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // The kinds of gateway that a listener can be, whose quotas hold there.
@@ -48,23 +49,17 @@ func (l Listener) withDefaults() Listener {
 	if l.MaxPerSource == 0 {
 		l.MaxPerSource = 128 // eight sources take all connections, not one
 	}
-	for field, otherwise := range map[*time.Duration]time.Duration{&l.HeaderTime: headerTime, &l.ReadTime: readTime, &l.IdleTime: idleTime} {
-		if *field == 0 {
-			*field = otherwise
-		}
-	}
+	l.HeaderTime, l.ReadTime, l.IdleTime = cmp.Or(l.HeaderTime, headerTime), cmp.Or(l.ReadTime, readTime), cmp.Or(l.IdleTime, idleTime)
 	return l
 }
 
-// charges gives the quotas that an operation is charged to.
-func (l *Listener) charges(o operation) []limit.Quota {
+// charges returns the quotas that an operation is charged to.
+func (l *Listener) charges(o kms.Operation) []kms.Quota {
 	switch {
-	case l == nil: // administration
-		return nil
 	case l.Gateway == SharedGateway:
-		return []limit.Quota{o.quota}
-	case o.business:
-		return []limit.Quota{limit.DedicatedUser, limit.DedicatedInstance}
+		return []kms.Quota{o.Quota}
+	case o.Business:
+		return []kms.Quota{kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance}
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // A fact is one statement, in the test's own terms. Documents are written from
@@ -202,7 +202,7 @@ func TestMatrix(t *testing.T) {
 			row.Wait()
 		}
 	}
-	all := int64(2 * matrixKeys * (len(gateway.Operations()) - len(namesNoKey)))
+	all := int64(2 * matrixKeys * (len(operationsOf(kms.RPC)) - len(namesNoKey)))
 	if n := allowed.Load(); cells.Load() != all || n < all/10 || n > all*9/10 {
 		t.Errorf("%d of %d cells are allowed, want some and not nearly all of %d: the table tells nothing otherwise", n, cells.Load(), all)
 	}

@@ -75,13 +75,13 @@ func gauge(name, help string, value func() float64) prometheus.Collector {
 
 func (m *metrics) count(c *call, api *kms.Error) {
 	action, code := c.action, "OK"
-	if _, ok := operations[action]; !ok {
+	if _, ok := kms.Find(action); !ok {
 		action = "unknown"
 	}
 	if api != nil {
 		code = api.Code
 	}
-	m.requests.WithLabelValues(string(c.door), action, code).Inc()
+	m.requests.WithLabelValues(string(c.door.name()), action, code).Inc()
 	m.duration.WithLabelValues(action).Observe(c.entry.Duration.Seconds())
 }
 

@@ -5,35 +5,20 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
-
-// What ARNs call the things that carry names of their creators' own.
-const (
-	networkKind     = "network"
-	policyKind      = "policy"
-	accessPointKind = identity.AccessPointKind
-)
-
-// named are the actions on one such thing. Those on client keys are on the access
-// point that they are of.
-var named = map[string]string{
-	"CreateNetworkRule": networkKind, "DescribeNetworkRule": networkKind, "UpdateNetworkRule": networkKind, "DeleteNetworkRule": networkKind,
-	"CreatePolicy": policyKind, "DescribePolicy": policyKind, "UpdatePolicy": policyKind, "DeletePolicy": policyKind,
-	"CreateApplicationAccessPoint": accessPointKind, "DescribeApplicationAccessPoint": accessPointKind,
-	"UpdateApplicationAccessPoint": accessPointKind, "DeleteApplicationAccessPoint": accessPointKind,
-	"CreateClientKey": accessPointKind, "GetClientKey": accessPointKind, "ListClientKeys": accessPointKind, "DeleteClientKey": accessPointKind,
-}
 
 // anyName is the name in the ARN of an action that is not on one thing, or on one
 // that there may not be. No thing can be called so.
 const anyName = "*"
 
-// namedARN is the ARN of what an action on a name is on.
-func (s *Server) namedARN(action, name string) string {
-	return s.arns.Resource(named[action] + "/" + name)
+// namedARN is the ARN of what the call's operation is on, by a name.
+func (c *call) namedARN(name string) string { return c.server.namedARN(c.operation.Operation, name) }
+
+func (s *Server) namedARN(o kms.Operation, name string) string {
+	kind, _ := o.ResourceKind()
+	return s.arns.Resource(kind + "/" + name)
 }
 
 // authorizeNamed asks for the action on a name, which parameter gave.
@@ -42,7 +27,7 @@ func (c *call) authorizeNamed(parameter, name string) error {
 	if err := checkName(parameter, name); err != nil {
 		return err
 	}
-	return c.authorize(c.server.namedARN(c.action, name))
+	return c.authorize(c.namedARN(name))
 }
 
 // maxNamed bounds how many records of one kind there can be.
@@ -132,12 +117,7 @@ func (n collection[R]) delete(c *call, name string) error {
 
 // list gives a page.
 func (n collection[R]) list(c *call, req *kms.ListNamedRequest) (all []R, page kms.PageInfo, err error) {
-	if req.PageSize == nil {
-		req.PageSize = new(kms.NamedPageSize)
-	}
-	if page, err = kms.NewPage(req.PageNumber, req.PageSize); err != nil {
-		return nil, page, err
-	}
+	page = kms.NewPage(req.PageNumber, req.PageSize, kms.NamedPageSize)
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, page, err
 	}
@@ -191,11 +171,4 @@ func setIfSent[T any](field *T, to *T) {
 	if to != nil {
 		*field = *to
 	}
-}
-
-func checkNewDescription(description *string) error {
-	if description == nil {
-		return nil
-	}
-	return checkDescription("Description", *description)
 }

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,7 +10,6 @@ import (
 	"net/http"
 	"regexp"
 
-	"github.com/labstack/echo/v4"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -19,52 +20,35 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 )
 
-// The door for programs with client keys, who speak the protocol of KMS's Instance
-// SDK (dkms-gcs): headers that name the operation, and a body of protobuf.
-
 // nativeVersion is that of every operation in all SDKs.
 const nativeVersion = "dkms-gcs-0.2"
 
-// native serves one request of the native API.
-func (s *Server) native(ec echo.Context, listener *Listener) error {
-	c := s.newCall(nativeDoor, ec.RealIP())
-	c.listener = listener
-	r := ec.Request()
-	resp, err := recovered(func() (kms.Response, error) { return s.serveNative(r, c) })
-	resp, api := c.finish(resp, err)
-	if api == nil {
-		return c.writeNative(ec, http.StatusOK, resp.(nativeResponse).Message)
-	}
-	return c.writeError(ec, api)
-}
+// A nativeDoor is the door for programs with client keys, which speak the protocol of
+// KMS's Instance SDK (dkms-gcs): headers that name the operation, and a body of protobuf.
+// It has no nonces, so nothing that can be asked for here changes anything.
+type nativeDoor struct{ httpDoor }
 
-func (s *Server) serveNative(r *http.Request, c *call) (kms.Response, error) {
-	if err := checkNative(r); err != nil {
-		return nil, err
-	}
-	claim, err := acs.ParseNative(r)
-	if err != nil {
-		return nil, nativeClaimError(err)
-	}
-	c.read(claim)
-	c.body = func() ([]byte, func(), error) { return c.readNative(r, claim) }
-	return c.do(r.Context(), func(c *call) (*identity.Principal, error) {
-		return s.callers.ClientKey(r.Context(), c.records, claim, s.Now())
-	})
-}
+func (d *nativeDoor) name() kms.Door { return kms.Native }
 
-func checkNative(r *http.Request) error {
+func (d *nativeDoor) read(c *call) error {
+	if err := d.checkConnection(); err != nil {
+		return err
+	}
+	r := d.ec.Request()
 	contentType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
-	case r.TLS == nil:
-		return kms.ErrNeedSsl
 	case r.Method != http.MethodPost:
 		return kms.ErrHTTPMethod
 	case err != nil || contentType != acs.NativeContentType:
 		return kms.ErrNativeContentType.Saying("Content-Type %q is unsupported.", kms.Clip(r.Header.Get("Content-Type")))
-	case r.ContentLength > limit.MaxNativeBody:
+	case r.ContentLength > kms.MaxNativeBody:
 		return errNativeTooLarge
 	}
+	claim, err := acs.ParseNative(r)
+	if err != nil {
+		return nativeClaimError(err)
+	}
+	d.take(c, claim)
 	return nil
 }
 
@@ -81,26 +65,67 @@ func nativeClaimError(err error) error {
 	return err
 }
 
+func (d *nativeDoor) authenticate(ctx context.Context, c *call) (*identity.Principal, error) {
+	return d.server.callers.ClientKey(ctx, c.records, d.claim, d.server.Now())
+}
+
 // nativeName is what an operation can be called.
 var nativeName = regexp.MustCompile(`^[A-Za-z]{1,64}$`)
 
-// nativeOperation looks up what is asked for. From there on it is the operation of
+// lookup looks up what is asked for. From there on it is the operation of
 // the RPC API, whatever it is called here.
-func (c *call) nativeOperation() (operation, error) {
+func (d *nativeDoor) lookup(c *call) (operation, error) {
 	if !nativeName.MatchString(c.action) {
 		return operation{}, kms.ErrNativeName.Saying("The ApiName %q is invalid.", kms.Clip(c.action))
 	}
-	if c.claim.Version != nativeVersion {
-		return operation{}, kms.ErrNativeVersion.Saying("The ApiVersion %q is invalid.", kms.Clip(c.claim.Version))
+	if d.claim.Version != nativeVersion {
+		return operation{}, kms.ErrNativeVersion.Saying("The ApiVersion %q is invalid.", kms.Clip(d.claim.Version))
 	}
-	n, ok := nativeOperations[c.action]
+	description, ok := kms.FindNative(c.action)
 	if !ok {
 		return operation{}, kms.ErrUnsupportedOperation.Because("%s is not an operation of a signing gateway.", c.action)
 	}
-	o := operations[n.operation]
-	o.run = n.run
-	c.action, c.entry.Action = n.operation, n.operation
+	do := nativeOperations[c.action]
+	o := operation{Operation: description, charges: d.listener.charges(description)}
+	o.run = func(ctx context.Context, c *call) (kms.Response, error) {
+		body, release, err := d.readBody(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		ctx, cancel := c.operation.limit(ctx)
+		defer cancel()
+		return do(ctx, c, body)
+	}
+	c.action, c.entry.Action = o.Name, o.Name
 	return o, nil
+}
+
+// errorOf is apiError for the native API, whose SDKs try what is unavailable again
+// by themselves: a token that refuses one thing and is well is told as something else.
+func (d *nativeDoor) errorOf(err error) *kms.Error { return nativeError(err) }
+
+// answer answers in protobuf. The version that was used is told in a header, where the
+// transfer SDK looks for it. An error is answered when all of the request has been sent:
+// a client that is still sending may never read it.
+func (d *nativeDoor) answer(c *call, resp kms.Response, api *kms.Error) error {
+	if api == nil {
+		if c.entry.KeyVersionId != "" {
+			d.ec.Response().Header().Set(acs.NativeKeyVersionHeader, c.entry.KeyVersionId)
+		}
+		return d.write(http.StatusOK, resp.(nativeResponse).Message)
+	}
+	d.retryLater(api)
+	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, d.ec.Request().Body, kms.MaxNativeBody))
+	return d.write(api.Status, &nativepb.Error{StatusCode: int32(api.Status), ErrorCode: api.Code, ErrorMessage: api.Message, RequestId: c.requestId})
+}
+
+func (d *nativeDoor) write(status int, m proto.Message) error {
+	body, err := proto.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encoding an answer: %w", err)
+	}
+	return d.ec.Blob(status, acs.NativeContentType, body)
 }
 
 // A nativeResponse is an answer in protobuf.
@@ -111,22 +136,56 @@ func (r nativeResponse) SetRequestId(id string) {
 	m.Set(m.Descriptor().Fields().ByName("request_id"), protoreflect.ValueOfString(id))
 }
 
-// writeNative answers in protobuf. The version that was used is told in a header,
-// where the transfer SDK looks for it.
-func (c *call) writeNative(ec echo.Context, status int, m proto.Message) error {
-	body, err := proto.Marshal(m)
+var errNativeTooLarge = kms.ErrTooLarge.Because("A body may have %d bytes.", kms.MaxNativeBody)
+
+// readBody reads a request's body, and believes it if it is the one that was
+// signed. It is called for callers only who are known and within their quota: others
+// cannot have 3 MB kept for each of their connections. Reading takes as long as the
+// client likes, so who asks is asked again. What it returns has to be released.
+func (d *nativeDoor) readBody(ctx context.Context, c *call) ([]byte, func(), error) {
+	r := d.ec.Request()
+	n := r.ContentLength
+	if n < 0 {
+		n = kms.MaxNativeBody
+	}
+	release := func() {}
+	if n > limit.SmallBody {
+		name := c.principal.Name
+		if !d.server.bodies.Take(name, n) {
+			return nil, nil, kms.ErrUnavailable.Because("Too many large requests are being sent.")
+		}
+		release = func() { d.server.bodies.Give(name, n) }
+	}
+	whole := false
+	defer func() {
+		if !whole { // a panic must not keep the room either
+			release()
+		}
+	}()
+	body, err := readSigned(r, d.claim, c.operation.Native.MaxBody)
 	if err != nil {
-		return fmt.Errorf("encoding an answer: %w", err)
+		return nil, nil, err
 	}
-	if status == http.StatusOK && c.entry.KeyVersionId != "" {
-		ec.Response().Header().Set(acs.NativeKeyVersionHeader, c.entry.KeyVersionId)
+	if err := c.authenticate(ctx); err != nil {
+		return nil, nil, err
 	}
-	return ec.Blob(status, acs.NativeContentType, body)
+	whole = true
+	return body, release, nil
 }
 
-// writeNativeError answers when all of the request has been sent: a client that is
-// still sending may never read it.
-func (c *call) writeNativeError(ec echo.Context, api *kms.Error) error {
-	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, ec.Request().Body, limit.MaxNativeBody))
-	return c.writeNative(ec, api.Status, &nativepb.Error{StatusCode: int32(api.Status), ErrorCode: api.Code, ErrorMessage: api.Message, RequestId: c.requestId})
+func readSigned(r *http.Request, claim *acs.Claim, most int64) ([]byte, error) {
+	body := make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead) // no more than that, if it is known
+	buffer := bytes.NewBuffer(body)
+	_, err := buffer.ReadFrom(http.MaxBytesReader(nil, r.Body, most))
+	body = buffer.Bytes()
+	if tooLarge(err) {
+		return nil, errNativeTooLarge
+	}
+	if err != nil {
+		return nil, kms.ErrInvalidParameter.Because("The body ended too early.")
+	}
+	if !claim.Covers(body) {
+		return nil, kms.ErrNativeSignature.Because("The content-sha256 that was signed is not that of the body.")
+	}
+	return body, nil
 }

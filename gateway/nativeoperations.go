@@ -10,22 +10,17 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// A nativeOperation is an operation as it is had through the native door: a row of
-// operations, whose quota, class and name it has, and a function that speaks protobuf
-// in the place of that row's.
-type nativeOperation struct {
-	operation string
-	run       func(ctx context.Context, c *call) (kms.Response, error)
-}
+// A nativeFunc does an operation in protobuf, in the place of the operation's own function.
+type nativeFunc func(ctx context.Context, c *call, body []byte) (kms.Response, error)
 
-// nativeOperations is the table of all that can be asked for through the native
-// door, by the names that it has there. None of them changes anything: there is no
-// nonce that would keep a request from being repeated.
-var nativeOperations = map[string]nativeOperation{
-	"Sign":           native("AsymmetricSign", nativeSign),
-	"Verify":         native("AsymmetricVerify", nativeVerify),
-	"GetPublicKey":   native("GetPublicKey", nativeGetPublicKey),
-	"GenerateRandom": native("GenerateRandom", nativeGenerateRandom),
+// nativeOperations does the operations of the native API, by the names that they have
+// there. None of them changes anything: there is no nonce that would keep a request from
+// being repeated.
+var nativeOperations = map[string]nativeFunc{
+	"Sign":           native(nativeSign),
+	"Verify":         native(nativeVerify),
+	"GetPublicKey":   native(nativeGetPublicKey),
+	"GenerateRandom": native(nativeGenerateRandom),
 }
 
 type messageOf[T any] interface {
@@ -33,15 +28,9 @@ type messageOf[T any] interface {
 	proto.Message
 }
 
-// native makes a row of a function: the body is decoded into a Req before it is
-// called.
-func native[Req, Resp any, Q messageOf[Req], P messageOf[Resp]](operation string, f func(ctx context.Context, c *call, req Q) (P, error)) nativeOperation {
-	return nativeOperation{operation, func(ctx context.Context, c *call) (kms.Response, error) {
-		body, release, err := c.body()
-		if err != nil {
-			return nil, err
-		}
-		defer release()
+// native makes a nativeFunc: the body is decoded into a Req before f is called.
+func native[Req, Resp any, Q messageOf[Req], P messageOf[Resp]](f func(ctx context.Context, c *call, req Q) (P, error)) nativeFunc {
+	return func(ctx context.Context, c *call, body []byte) (kms.Response, error) {
 		req := Q(new(Req))
 		if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, req); err != nil {
 			return nil, kms.ErrInvalidParameter.Because("The body is not a message of this operation.")
@@ -51,7 +40,7 @@ func native[Req, Resp any, Q messageOf[Req], P messageOf[Resp]](operation string
 			return nil, err
 		}
 		return nativeResponse{resp}, nil
-	}}
+	}
 }
 
 // The values of MessageType.

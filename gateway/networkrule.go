@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 
 	"github.com/kmsgate/kmsgate/gateway/identity"
@@ -34,15 +33,12 @@ func parseSources(text string) ([]string, error) {
 }
 
 func (c *call) networkRule(r store.NetworkRule) kms.NetworkRule {
-	return kms.NetworkRule{Arn: c.server.namedARN(c.action, r.Name), Description: r.Description, SourcePrivateIp: jsonText(r.SourcePrivateIp), Type: privateType}
+	return kms.NetworkRule{Arn: c.namedARN(r.Name), Description: r.Description, SourcePrivateIp: jsonText(r.SourcePrivateIp), Type: privateType}
 }
 
 func createNetworkRule(_ context.Context, c *call, req *kms.CreateNetworkRuleRequest) (*kms.CreateNetworkRuleResponse, error) {
-	if req.Type != privateType {
-		return nil, kms.InvalidParameter("Type", "%q is not %s", kms.Clip(req.Type), privateType)
-	}
 	sources, err := parseSources(req.SourcePrivateIp)
-	if err := errors.Join(err, checkDescription("Description", req.Description)); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	r := store.NetworkRule{Name: req.Name, Description: req.Description, SourcePrivateIp: sources, CreationDate: c.now}
@@ -75,7 +71,7 @@ func listNetworkRules(_ context.Context, c *call, req *kms.ListNamedRequest) (*k
 
 func updateNetworkRule(_ context.Context, c *call, req *kms.UpdateNetworkRuleRequest) (*kms.EmptyResponse, error) {
 	sources, err := ifSent(req.SourcePrivateIp, parseSources)
-	if err := errors.Join(err, checkNewDescription(req.Description)); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return done(networkRules.update(c, req.Name, func(_ *store.Records, r *store.NetworkRule) error {

@@ -80,7 +80,7 @@ func createPolicy(_ context.Context, c *call, req *kms.CreatePolicyRequest) (*km
 	}
 	return &kms.CreatePolicyResponse{
 		AccessControlRules: accessControl(p.NetworkRules),
-		Arn:                c.server.namedARN(c.action, p.Name),
+		Arn:                c.namedARN(p.Name),
 		Description:        p.Description,
 		KmsInstance:        p.KmsInstance,
 		Name:               p.Name,
@@ -110,7 +110,7 @@ func (c *call) newPermissionPolicy(req *kms.CreatePolicyRequest) (p store.Permis
 			return p, err
 		}
 	}
-	return p, checkDescription("Description", p.Description)
+	return p, nil
 }
 
 func describePolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.DescribePolicyResponse, error) {
@@ -120,7 +120,7 @@ func describePolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.Desc
 	}
 	return &kms.DescribePolicyResponse{
 		AccessControlRules: accessControl(p.NetworkRules),
-		Arn:                c.server.namedARN(c.action, p.Name),
+		Arn:                c.namedARN(p.Name),
 		Description:        p.Description,
 		KmsInstance:        p.KmsInstance,
 		Name:               p.Name,
@@ -146,7 +146,7 @@ func updatePolicy(_ context.Context, c *call, req *kms.UpdatePolicyRequest) (*km
 	permissions, permissionsErr := ifSent(req.Permissions, parsePermissions)
 	resources, resourcesErr := ifSent(req.Resources, parseResources)
 	rules, rulesErr := ifSent(req.AccessControlRules, parseAccessControl)
-	if err := errors.Join(permissionsErr, resourcesErr, rulesErr, checkNewDescription(req.Description)); err != nil {
+	if err := errors.Join(permissionsErr, resourcesErr, rulesErr); err != nil {
 		return nil, err
 	}
 	return done(permissionPolicies.update(c, req.Name, func(records *store.Records, p *store.PermissionPolicy) error {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // listen serves anew, as another kind of listener.
@@ -150,8 +151,8 @@ func TestQuotaClasses(t *testing.T) {
 		t.Errorf("%d requests have no audit line", len(over))
 	}
 	slices.Sort(all)
-	if !slices.Equal(all, gateway.Operations()) {
-		t.Errorf("the quotas are of %v, the operations are %v", all, gateway.Operations())
+	if !slices.Equal(all, operationsOf(kms.RPC)) {
+		t.Errorf("the quotas are of %v, the operations are %v", all, operationsOf(kms.RPC))
 	}
 }
 
@@ -294,7 +295,7 @@ func TestBusinessOnly(t *testing.T) {
 	b := newBench(t)
 	for _, kind := range []string{gateway.DedicatedGateway, gateway.SharedGateway} {
 		b.listen(gateway.Listener{Gateway: kind, BusinessOnly: true})
-		for _, action := range gateway.Operations() {
+		for _, action := range operationsOf(kms.RPC) {
 			p := b.scenario(action)
 			before := b.records()
 			a := b.do(b.root, action, p...)

@@ -39,7 +39,7 @@ func (c *call) ownPolicy(records *store.Records, policyName string) (store.RamPo
 
 func createRamPolicy(_ context.Context, c *call, req *kms.CreateRamPolicyRequest) (*kms.EmptyResponse, error) {
 	c.entry.Subject = kms.Clip(req.PolicyName)
-	err := errors.Join(checkName("PolicyName", req.PolicyName), checkText("Description", req.Description), checkDocument(req.PolicyDocument))
+	err := errors.Join(checkName("PolicyName", req.PolicyName), checkDocument(req.PolicyDocument))
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,5 @@ func (c *call) random(ctx context.Context, n int) ([]byte, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, signTimeout)
-	defer cancel()
 	return c.server.Random.Random(ctx, n)
 }

@@ -57,10 +57,7 @@ func getKmsInstance(_ context.Context, c *call, req *kms.GetKmsInstanceRequest) 
 }
 
 func listKmsInstances(_ context.Context, c *call, req *kms.ListKmsInstancesRequest) (*kms.ListKmsInstancesResponse, error) {
-	page, err := kms.NewPage(req.PageNumber, req.PageSize)
-	if err != nil {
-		return nil, err
-	}
+	page := kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}

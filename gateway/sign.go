@@ -91,8 +91,6 @@ func (c *call) sign(ctx context.Context, s signing) ([]byte, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, signTimeout)
-	defer cancel()
 	return c.server.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)
 }
 

@@ -14,7 +14,7 @@ import (
 // simulatePolicy says what a user's request would be decided like, and by which
 // statement.
 func simulatePolicy(_ context.Context, c *call, req *kms.SimulatePolicyRequest) (*kms.SimulatePolicyResponse, error) {
-	action, err := c.simulatedAction(req.ActionName)
+	o, err := simulatedOperation(req.ActionName)
 	if err != nil {
 		return nil, err
 	}
@@ -26,11 +26,11 @@ func simulatePolicy(_ context.Context, c *call, req *kms.SimulatePolicyRequest) 
 		return nil, err
 	}
 	resp := new(kms.SimulatePolicyResponse)
-	key, err := c.simulatedKey(action, req, resp)
+	key, err := c.simulatedKey(o, req, resp)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.simulate(p, action, req, key, resp); err != nil {
+	if err := c.simulate(p, o.Name, req, key, resp); err != nil {
 		return nil, err
 	}
 	return resp, c.confirm()
@@ -87,36 +87,33 @@ func (c *call) simulateOn(p *identity.Principal, action string, req *kms.Simulat
 	return err
 }
 
-func (c *call) simulatedAction(name string) (string, error) {
-	const prefix = "kms:"
-	if len(name) > len(prefix) && name[:len(prefix)] == prefix {
-		name = name[len(prefix):]
+// simulatedOperation returns the operation that is asked about, by either API's name.
+func simulatedOperation(name string) (kms.Operation, error) {
+	action := strings.TrimPrefix(name, "kms:")
+	o, ok := kms.FindNative(action)
+	if !ok {
+		o, ok = kms.Find(action)
 	}
-	if n, ok := nativeOperations[name]; ok {
-		name = n.operation
+	if !ok || !o.Door.IsRemote() {
+		return o, kms.InvalidParameter("ActionName", "%q is not an operation that can be asked for over the network", kms.Clip(action))
 	}
-	if o, ok := c.server.table[name]; !ok || !o.door.isRemote() {
-		return "", kms.InvalidParameter("ActionName", "%q is not an operation that can be asked for over the network", kms.Clip(name))
-	}
-	return name, nil
+	return o, nil
 }
 
 // simulatedKey finds the key that is asked about, if there is one, and fills in
 // the resource.
-func (c *call) simulatedKey(action string, req *kms.SimulatePolicyRequest, resp *kms.SimulatePolicyResponse) (*store.Key, error) {
-	if kind, ok := keyless[action]; ok {
-		resp.Resource = c.server.arns.Resource(kind)
+func (c *call) simulatedKey(o kms.Operation, req *kms.SimulatePolicyRequest, resp *kms.SimulatePolicyResponse) (*store.Key, error) {
+	switch kind, ok := o.ResourceKind(); {
+	case o.Resource == "":
 		return nil, nil
-	}
-	switch action {
-	case "GetKmsInstance":
+	case !ok:
+		resp.Resource = c.server.arns.Resource(o.Resource)
+		return nil, nil
+	case kind == "keystore":
 		resp.Resource = c.server.arns.Instance(c.server.instance.InstanceId)
 		return nil, nil
-	case "DescribeRegions":
-		return nil, nil
-	}
-	if _, ok := named[action]; ok {
-		return nil, c.simulatedName(action, req.Name, resp)
+	case kind != "key":
+		return nil, c.simulatedName(o, req.Name, resp)
 	}
 	if req.KeyId == "" {
 		return nil, kms.MissingParameter("KeyId")
@@ -134,9 +131,9 @@ func (c *call) simulatedKey(action string, req *kms.SimulatePolicyRequest, resp 
 }
 
 // simulatedName fills in the resource of an action on something that has a name.
-func (c *call) simulatedName(action, name string, resp *kms.SimulatePolicyResponse) error {
+func (c *call) simulatedName(o kms.Operation, name string, resp *kms.SimulatePolicyResponse) error {
 	switch {
-	case name == "" && action == "ListClientKeys": // of all access points
+	case name == "" && o.Name == "ListClientKeys": // of all access points
 		name = anyName
 	case name == "":
 		return kms.MissingParameter("Name")
@@ -145,6 +142,6 @@ func (c *call) simulatedName(action, name string, resp *kms.SimulatePolicyRespon
 			return err
 		}
 	}
-	resp.Resource = c.server.namedARN(action, name)
+	resp.Resource = c.server.namedARN(o, name)
 	return nil
 }

@@ -44,7 +44,7 @@ func parseTags(s string) (map[string]string, error) {
 }
 
 func addTag(tags map[string]string, parameter, key, value string) error {
-	if key == "" || utf8.RuneCountInString(key) > maxTagKey || utf8.RuneCountInString(value) > maxTagValue || !isText(key+value) {
+	if key == "" || utf8.RuneCountInString(key) > maxTagKey || utf8.RuneCountInString(value) > maxTagValue || !kms.IsText(key+value) {
 		return kms.InvalidParameter(parameter, "a tag's key has 1 to %d characters, its value up to %d", maxTagKey, maxTagValue)
 	}
 	if strings.HasPrefix(key, "aliyun") || strings.HasPrefix(key, "acs:") {

@@ -91,10 +91,7 @@ func describeKeyVersion(_ context.Context, c *call, req *kms.DescribeKeyVersionR
 }
 
 func listKeyVersions(_ context.Context, c *call, req *kms.ListKeyVersionsRequest) (*kms.ListKeyVersionsResponse, error) {
-	page, err := kms.NewPage(req.PageNumber, req.PageSize)
-	if err != nil {
-		return nil, err
-	}
+	page := kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err

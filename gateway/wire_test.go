@@ -13,8 +13,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/kmsgate/kmsgate/gateway"
 )
 
 var update = flag.Bool("update", false, "write the golden files and docs/api.md anew")
@@ -150,9 +148,4 @@ func TestXMLErrors(t *testing.T) {
 		}
 		checkXML(t, "error", body)
 	}
-}
-
-// TestAPIDoc holds docs/api.md to the tables of operations and errors.
-func TestAPIDoc(t *testing.T) {
-	checkGolden(t, "../../docs/api.md", gateway.APIDoc())
 }

@@ -3,8 +3,8 @@ package kms
 type CreateApplicationAccessPointRequest struct {
 	Name                 string `kms:"required"`
 	Policies             string `kms:"required"`
-	AuthenticationMethod string
-	Description          string
+	AuthenticationMethod string `kms:"oneof=ClientKey"`
+	Description          string `kms:"chars=8192"`
 }
 
 // AccessPointResponse is an access point as the API shows it.
@@ -30,16 +30,16 @@ type ListApplicationAccessPointsResponse struct {
 
 // UpdateApplicationAccessPointRequest changes what it has.
 type UpdateApplicationAccessPointRequest struct {
-	Name        string `kms:"required"`
-	Description *string
+	Name        string  `kms:"required"`
+	Description *string `kms:"chars=8192"`
 	Policies    *string
 }
 
 type CreateNetworkRuleRequest struct {
 	Name            string `kms:"required"`
-	Type            string `kms:"required"`
+	Type            string `kms:"required,oneof=Private"`
 	SourcePrivateIp string `kms:"required"`
-	Description     string
+	Description     string `kms:"chars=8192"`
 }
 
 // A NetworkRule is a network rule as the API shows it.
@@ -74,8 +74,8 @@ type ListNetworkRulesResponse struct {
 
 // UpdateNetworkRuleRequest changes what it has.
 type UpdateNetworkRuleRequest struct {
-	Name            string `kms:"required"`
-	Description     *string
+	Name            string  `kms:"required"`
+	Description     *string `kms:"chars=8192"`
 	SourcePrivateIp *string
 }
 
@@ -84,7 +84,7 @@ type CreatePolicyRequest struct {
 	Permissions        string `kms:"required"`
 	Resources          string `kms:"required"`
 	AccessControlRules string
-	Description        string
+	Description        string `kms:"chars=8192"`
 	KmsInstance        string
 }
 
@@ -123,7 +123,7 @@ type ListPoliciesResponse struct {
 type UpdatePolicyRequest struct {
 	Name               string `kms:"required"`
 	AccessControlRules *string
-	Description        *string
+	Description        *string `kms:"chars=8192"`
 	Permissions        *string
 	Resources          *string
 }

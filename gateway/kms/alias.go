@@ -16,13 +16,13 @@ type UpdateAliasRequest struct {
 
 type ListAliasesByKeyIdRequest struct {
 	KeyId      string `kms:"required"`
-	PageNumber *int
-	PageSize   *int
+	PageNumber *int   `kms:"min=1"`
+	PageSize   *int   `kms:"min=1,max=100"`
 }
 
 type ListAliasesRequest struct {
-	PageNumber *int
-	PageSize   *int
+	PageNumber *int `kms:"min=1"`
+	PageSize   *int `kms:"min=1,max=100"`
 }
 
 type AliasItem struct {

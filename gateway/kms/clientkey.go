@@ -18,7 +18,7 @@ type CreateClientKeyResponse struct {
 }
 
 type ClientKeyRequest struct {
-	ClientKeyId string `kms:"required"`
+	ClientKeyId string `kms:"required,bytes=64"`
 }
 
 type ClientKeyItem struct {

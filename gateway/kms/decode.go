@@ -10,8 +10,8 @@ import (
 )
 
 // Decode fills the fields of *into, a struct, from the parameters of the same
-// names. Parameters without a field are let be: clients send more than an
-// operation knows. A field can be
+// names, as [Parameter] describes them. Parameters without a field are ignored: clients
+// send more than an operation knows. A field can be
 //
 //   - a string, or a *string where an empty one says something: nil if it was not
 //     sent;
@@ -20,67 +20,67 @@ import (
 //   - a []string or a slice of structs of strings, sent flat (Name.1, Name.2, …
 //     and Name.1.Member, …) or as JSON text under the name itself.
 //
-// The tag `kms:"required"` refuses a request in which the field is missing or
-// empty, `kms:"sent"` one in which it is missing. Errors are MissingParameter
-// and InvalidParameter.
+// Its errors are MissingParameter and InvalidParameter.
 func Decode(parameters map[string]string, into any) error {
 	v := reflect.ValueOf(into).Elem()
-	for i := range v.NumField() {
-		field := v.Type().Field(i)
-		need := field.Tag.Get("kms")
-		if field.Type.Kind() == reflect.Slice && field.Type.Elem().Kind() != reflect.Uint8 {
-			if err := decodeList(parameters, field.Name, v.Field(i)); err != nil {
-				return err
-			}
-			if need == "required" && v.Field(i).Len() == 0 {
-				return MissingParameter(field.Name)
-			}
-			continue
-		}
-		text, sent := parameters[field.Name]
-		if into, ok := v.Field(i).Addr().Interface().(**string); ok && sent {
-			*into = &text
-			continue
-		}
-		if text == "" {
-			if need == "required" || need == "sent" && !sent {
-				return MissingParameter(field.Name)
-			}
-			continue
-		}
-		if err := decodeField(field.Name, text, v.Field(i)); err != nil {
+	for _, p := range parametersOf(v.Type()) {
+		if err := p.decode(parameters, v.Field(p.field)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func decodeField(name, text string, into reflect.Value) error {
-	switch into.Interface().(type) {
-	case string:
+func (p Parameter) decode(parameters map[string]string, into reflect.Value) error {
+	if p.Kind == List {
+		if err := decodeList(parameters, p.Name, into); err != nil {
+			return err
+		}
+		if p.Required && into.Len() == 0 {
+			return MissingParameter(p.Name)
+		}
+		return nil
+	}
+	text, sent := parameters[p.Name]
+	if into, ok := into.Addr().Interface().(**string); ok && sent {
+		*into = &text
+		return p.checkText(text)
+	}
+	if text == "" {
+		if p.Required || p.Sent && !sent {
+			return MissingParameter(p.Name)
+		}
+		return nil
+	}
+	return p.decodeField(text, into)
+}
+
+func (p Parameter) decodeField(text string, into reflect.Value) error {
+	switch p.Kind {
+	case Text:
 		into.SetString(text)
-	case *int:
+		return p.checkText(text)
+	case Integer:
 		n, err := strconv.ParseInt(text, 10, 32)
 		if err != nil {
-			return InvalidParameter(name, "%q is not a whole number of 32 bits", Clip(text))
+			return InvalidParameter(p.Name, "%q is not a whole number of 32 bits", Clip(text))
 		}
 		into.Set(reflect.ValueOf(new(int(n))))
-	case *bool:
+		return p.checkInteger(int(n))
+	case Boolean:
 		b, ok := ParseBool(text)
 		if !ok {
-			return InvalidParameter(name, `%q is neither "true" nor "false"`, Clip(text))
+			return InvalidParameter(p.Name, `%q is neither "true" nor "false"`, Clip(text))
 		}
 		into.Set(reflect.ValueOf(&b))
-	case []byte:
+	case Bytes:
 		// Strict: trailing bits that are not zero would make two texts of one
 		// value.
 		b, err := base64.StdEncoding.Strict().DecodeString(text)
 		if err != nil || strings.ContainsAny(text, "\r\n") {
-			return InvalidParameter(name, "it is not standard Base64 with padding")
+			return InvalidParameter(p.Name, "it is not standard Base64 with padding")
 		}
 		into.SetBytes(b)
-	default:
-		panic("decode: no parameter can be a " + into.Type().String())
 	}
 	return nil
 }

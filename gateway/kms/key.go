@@ -25,10 +25,10 @@ type KeyMetadata struct {
 
 type CreateKeyRequest struct {
 	KeySpec                 string
-	KeyUsage                string
-	Origin                  string
-	ProtectionLevel         string
-	Description             string
+	KeyUsage                string `kms:"oneof=SIGN/VERIFY|ENCRYPT/DECRYPT"`
+	Origin                  string `kms:"oneof=Aliyun_KMS|EXTERNAL"`
+	ProtectionLevel         string `kms:"oneof=SOFTWARE|HSM"`
+	Description             string `kms:"chars=8192"`
 	DKMSInstanceId          string
 	EnableAutomaticRotation *bool
 	RotationInterval        string
@@ -55,8 +55,8 @@ type DescribeKeyResponse struct {
 }
 
 type ListKeysRequest struct {
-	PageNumber *int
-	PageSize   *int
+	PageNumber *int `kms:"min=1"`
+	PageSize   *int `kms:"min=1,max=100"`
 	Filters    string
 }
 
@@ -93,17 +93,17 @@ type KeyRequest struct {
 
 type ScheduleKeyDeletionRequest struct {
 	KeyId               string `kms:"required"`
-	PendingWindowInDays *int   `kms:"required"`
+	PendingWindowInDays *int   `kms:"required,min=7,max=366"`
 }
 
 type SetDeletionProtectionRequest struct {
 	ProtectedResourceArn          string
 	KeyId                         string // from v4 of the SDK on
 	EnableDeletionProtection      *bool  `kms:"required"`
-	DeletionProtectionDescription string
+	DeletionProtectionDescription string `kms:"chars=8192"`
 }
 
 type UpdateKeyDescriptionRequest struct {
 	KeyId       string `kms:"required"`
-	Description string `kms:"sent"`
+	Description string `kms:"sent,chars=8192"`
 }

@@ -3,7 +3,7 @@ package kms
 type CreateRamPolicyRequest struct {
 	PolicyName     string `kms:"required"`
 	PolicyDocument string `kms:"required"`
-	Description    string
+	Description    string `kms:"bytes=128"`
 }
 
 type UpdateRamPolicyRequest struct {

@@ -48,8 +48,8 @@ type GetKmsInstanceResponse struct {
 }
 
 type ListKmsInstancesRequest struct {
-	PageNumber *int
-	PageSize   *int
+	PageNumber *int `kms:"min=1"`
+	PageSize   *int `kms:"min=1,max=100"`
 }
 
 type KmsInstanceItem struct {

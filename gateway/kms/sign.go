@@ -1,7 +1,7 @@
 package kms
 
 type GenerateRandomRequest struct {
-	Length *int `kms:"required"` // in bytes
+	Length *int `kms:"required,min=1,max=1024"` // in bytes
 }
 
 type GenerateRandomResponse struct {

@@ -65,7 +65,7 @@ type DestroyTokenObjectRequest struct {
 type TestKeyVersionRequest struct {
 	KeyId        string `kms:"required"`
 	KeyVersionId string `kms:"required"`
-	Count        *int
+	Count        *int   `kms:"min=1,max=100"`
 }
 
 type TestKeyVersionResponse struct {

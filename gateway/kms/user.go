@@ -2,7 +2,7 @@ package kms
 
 type CreateUserRequest struct {
 	UserName string `kms:"required"`
-	Comments string
+	Comments string `kms:"bytes=128"`
 }
 
 type UserItem struct {
@@ -61,7 +61,7 @@ type ListAccessKeysResponse struct {
 
 type UpdateAccessKeyRequest struct {
 	AccessKeyId string `kms:"required"`
-	Status      string `kms:"required"`
+	Status      string `kms:"required,oneof=Active|Inactive"`
 }
 
 type DeleteAccessKeyRequest struct {
@@ -83,5 +83,5 @@ type ListQuotasResponse struct {
 type SetUserQuotaRequest struct {
 	UserName         string `kms:"required"`
 	QuotaName        string `kms:"required"`
-	QueriesPerSecond *int   // what everybody has if it is not sent
+	QueriesPerSecond *int   `kms:"min=1,max=1000000"` // what everybody has if it is not sent
 }

@@ -22,8 +22,8 @@ type DescribeKeyVersionRequest struct {
 
 type ListKeyVersionsRequest struct {
 	KeyId      string `kms:"required"`
-	PageNumber *int
-	PageSize   *int
+	PageNumber *int   `kms:"min=1"`
+	PageSize   *int   `kms:"min=1,max=100"`
 }
 
 type ListKeyVersionsResponse struct {

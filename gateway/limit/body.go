@@ -3,9 +3,6 @@ package limit
 import "sync"
 
 const (
-	// MaxNativeBody is the most bytes that a body may have: 3 MB, KMS documents.
-	MaxNativeBody = 3 << 20
-
 	// SmallBody is what each connection may send at any time; of larger ones there
 	// are so many bytes at once, for all callers and for one.
 	SmallBody     = 64 << 10

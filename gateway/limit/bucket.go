@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // Buckets hold one token bucket for each user and quota, and for the instance. The zero value is
@@ -17,12 +19,12 @@ type Buckets struct {
 
 type bucketId struct {
 	userName string // "" for all users together
-	quota    Quota
+	quota    kms.Quota
 }
 
 // Take takes one from a user's bucket and reports whether there was one. A limit that
 // was changed applies at once. No userName stands for all users together.
-func (b *Buckets) Take(userName string, name Quota, perSecond float64, now func() time.Time) bool {
+func (b *Buckets) Take(userName string, name kms.Quota, perSecond float64, now func() time.Time) bool {
 	if perSecond <= 0 {
 		return true
 	}

@@ -4,33 +4,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-)
 
-// A Quota is what operations are charged to. Operations of one quota share it.
-type Quota string
-
-// The quotas of a shared gateway are those of KMS ("QPS quotas of KMS
-// instances", as of 2026-03-31); the numbers are in documentedQuotas.
-const (
-	Asymmetric   Quota = "asymmetric"    // AsymmetricSign, AsymmetricVerify; GenerateRandom, which a shared gateway of KMS has not
-	KeyRead      Quota = "key_read"      // what keys, versions, aliases and tags are
-	KeyWrite     Quota = "key_write"     // changes of them
-	KeyCreation  Quota = "key_creation"  // CreateKey
-	TagQuery     Quota = "tag_query"     // ListResourceTags
-	InstanceRead Quota = "instance_read" // GetKmsInstance, ListKmsInstances
-	Activation   Quota = "activation"    // OpenKmsService, DescribeAccountKmsStatus
-
-	// What a dedicated gateway charges business operations to.
-	DedicatedUser     Quota = "dedicated"
-	DedicatedInstance Quota = "dedicated_instance"
-
-	// Administration is charged to nothing: it comes from this machine.
-	Administration Quota = "administration"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // documentedQuotas are KMS's, in queries per second for each user. (KMS counts
 // them for an account; an account is what users have in common here.)
-var documentedQuotas = map[Quota]float64{Asymmetric: 200, KeyRead: 50, KeyWrite: 30, KeyCreation: 10, TagQuery: 300, InstanceRead: 50, Activation: 1}
+var documentedQuotas = map[kms.Quota]float64{kms.QuotaAsymmetric: 200, kms.QuotaKeyRead: 50, kms.QuotaKeyWrite: 30, kms.QuotaKeyCreation: 10, kms.QuotaTagQuery: 300, kms.QuotaInstanceRead: 50, kms.QuotaActivation: 1}
 
 // Quotas bounds what users may ask for, in queries per second. A bucket holds
 // one second's worth, and at least one.
@@ -49,7 +29,7 @@ type Quotas struct {
 // Check refuses a quota that there is not, and one of nothing.
 func (q Quotas) Check() error {
 	for name, perSecond := range q.Shared {
-		if _, ok := documentedQuotas[Quota(name)]; !ok || perSecond <= 0 {
+		if _, ok := documentedQuotas[kms.Quota(name)]; !ok || perSecond <= 0 {
 			return fmt.Errorf("quotas of shared gateways: %q cannot be %g", name, perSecond)
 		}
 	}
@@ -58,14 +38,14 @@ func (q Quotas) Check() error {
 
 // PerSecond returns a quota's limit, for a user who has some of their own; 0 means
 // none.
-func (q Quotas) PerSecond(name Quota, own map[string]float64) float64 {
+func (q Quotas) PerSecond(name kms.Quota, own map[string]float64) float64 {
 	if perSecond, ok := own[string(name)]; ok {
 		return perSecond
 	}
 	switch name {
-	case DedicatedUser:
+	case kms.QuotaDedicatedUser:
 		return q.DedicatedUser
-	case DedicatedInstance:
+	case kms.QuotaDedicatedInstance:
 		return q.DedicatedInstance
 	}
 	if perSecond, ok := q.Shared[string(name)]; ok {
@@ -75,9 +55,11 @@ func (q Quotas) PerSecond(name Quota, own map[string]float64) float64 {
 }
 
 // Names lists the quotas, those of shared gateways first.
-func Names() []Quota {
-	return append(slices.Sorted(maps.Keys(documentedQuotas)), DedicatedUser, DedicatedInstance)
+func Names() []kms.Quota {
+	return append(slices.Sorted(maps.Keys(documentedQuotas)), kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance)
 }
 
 // IsUserQuota reports whether a user can be given another limit of a quota.
-func IsUserQuota(name Quota) bool { return name == DedicatedUser || documentedQuotas[name] > 0 }
+func IsUserQuota(name kms.Quota) bool {
+	return name == kms.QuotaDedicatedUser || documentedQuotas[name] > 0
+}

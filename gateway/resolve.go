@@ -1,0 +1,142 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/identity"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// authorize asks the caller's policies for the call's action on a resource that
+// is no key.
+func (c *call) authorize(resource string) error { return c.permit(resource, nil) }
+
+// authorizeKeyless asks for the action of the call, which is of no one resource.
+func (c *call) authorizeKeyless() error {
+	return c.authorize(c.server.arns.Resource(c.operation.Resource))
+}
+
+// authorizeKey asks for the action on a key, of which there may be none.
+func (c *call) authorizeKey(keyId string, key *store.Key) error {
+	return c.permit(c.server.arns.Key(keyId), key)
+}
+
+func (c *call) permit(resource string, key *store.Key) error {
+	d, err := c.server.callers.Decide(c.records, c.principal, identity.Question{Action: c.action, Resource: resource, Key: key, Values: c.conditions()})
+	if err != nil {
+		return err
+	}
+	if !d.Allowed {
+		return fmt.Errorf("%w (%s on %s: %s)", kms.ErrNoPermission, c.action, kms.Clip(resource), d.Reason)
+	}
+	return nil
+}
+
+// conditions gives the values of the condition keys that are of the request.
+func (c *call) conditions() map[string]string {
+	values := map[string]string{
+		"acs:CurrentTime":     c.now.Format(time.RFC3339),
+		"acs:SecureTransport": strconv.FormatBool(c.door.name().IsRemote()), // plain HTTP does not get here
+		"acs:MFAPresent":      "false",                                      // a key is one factor
+	}
+	if c.door.name().IsRemote() {
+		values["acs:SourceIp"] = c.entry.Source
+	}
+	return values
+}
+
+// key gives the key that a request names by its id, an alias or an ARN, if the
+// caller's policies and the key's allow the action on it. It is the only way to
+// a key.
+func (c *call) key(name string) (store.Key, error) {
+	if len(name) > maxKeyName {
+		return store.Key{}, kms.InvalidParameter("KeyId", "it has more than %d bytes", maxKeyName)
+	}
+	keyId, err := c.keyId(name)
+	if err != nil {
+		return store.Key{}, err
+	}
+	c.entry.KeyId = kms.Clip(keyId)
+	var key *store.Key
+	if k, err := c.records.Keys().Get(keyId); err == nil {
+		key = &k
+	}
+	// Whoever may not use it does not learn whether there is such a key.
+	if err := c.authorizeKey(keyId, key); err != nil {
+		return store.Key{}, err
+	}
+	if key == nil {
+		return store.Key{}, kms.ErrKeyNotFound
+	}
+	c.entry.KeySpec = string(key.KeySpec)
+	return *key, nil
+}
+
+// maxKeyName is more than an ARN of the longest alias has. Policies are matched
+// against names in time that grows with them.
+const maxKeyName = 2048
+
+// keyId resolves aliases and ARNs.
+func (c *call) keyId(name string) (string, error) {
+	if strings.HasPrefix(name, "acs:") {
+		resource, ours := strings.CutPrefix(name, c.server.arns.Resource(""))
+		switch {
+		case ours && strings.HasPrefix(resource, "key/"):
+			return strings.TrimPrefix(resource, "key/"), nil
+		case ours && strings.HasPrefix(resource, aliasPrefix):
+			name = resource
+		default: // of another region, account or service: as unknown as any other
+			return name, nil
+		}
+	}
+	if !strings.HasPrefix(name, aliasPrefix) {
+		return name, nil
+	}
+	alias, err := c.alias(name)
+	return alias.KeyId, err
+}
+
+// alias gives an alias. That there is none is told only to callers who may do
+// what they ask for with every key; to others it must look as if there were a
+// key that they may not use.
+func (c *call) alias(aliasName string) (store.Alias, error) {
+	c.entry.Alias = kms.Clip(aliasName)
+	alias, err := c.records.Aliases().Get(aliasName)
+	if errors.Is(err, store.ErrNotFound) {
+		if err := c.authorizeKey("*", nil); err != nil {
+			return store.Alias{}, err
+		}
+		return store.Alias{}, kms.ErrAliasNotFound
+	}
+	return alias, err
+}
+
+// version gives a version of a key that c.key gave, the oldest if no id is given.
+func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, error) {
+	c.entry.KeyVersionId = kms.Clip(keyVersionId)
+	version, err := c.findVersion(key.KeyId, keyVersionId)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.KeyVersion{}, kms.ErrKeyVersionNotFound
+	}
+	if err != nil {
+		return store.KeyVersion{}, err
+	}
+	c.entry.KeyVersionId = version.KeyVersionId
+	return version, keypair.CheckRecord(version, key)
+}
+
+func (c *call) findVersion(keyId, keyVersionId string) (store.KeyVersion, error) {
+	if keyVersionId != "" {
+		return c.records.Version(keyId, keyVersionId)
+	}
+	if all := c.records.VersionsOf(keyId); len(all) > 0 {
+		return all[0], nil
+	}
+	return store.KeyVersion{}, store.ErrNotFound
+}
