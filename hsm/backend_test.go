@@ -1,11 +1,18 @@
 package hsm_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
+	"github.com/kmsgate/kmsgate/hsm/sealed"
 )
 
 func TestRoute(t *testing.T) {
@@ -26,5 +33,148 @@ func TestRoute(t *testing.T) {
 			t.Errorf("Health with one half down: %v", err)
 		}
 		half.Fail(nil)
+	}
+}
+
+// A witness is a backend that tells what reaches it, and spoils signatures.
+type witness struct {
+	hsm.Backend
+	wrong               atomic.Int64 // how many of the next signatures are
+	signed, quarantined atomic.Int64
+	refused             error // by Quarantine; nil if the backend works
+}
+
+func (w *witness) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	w.signed.Add(1)
+	sig, err := w.Backend.Sign(ctx, k, alg, digest)
+	if err == nil && w.wrong.Add(-1) >= 0 {
+		sig = bytes.Clone(sig)
+		sig[len(sig)-1] ^= 1
+	}
+	return sig, err
+}
+
+func (w *witness) Quarantine(ctx context.Context, k hsm.Key) error {
+	w.quarantined.Add(1)
+	return errors.Join(w.refused, w.Backend.Quarantine(ctx, k))
+}
+
+// newWitnessed returns a Route to a fake token and to software keys that it seals,
+// and what witnesses each. The log of the Route is in log.
+func newWitnessed(log *bytes.Buffer) (route hsm.Route, token, software *witness) {
+	fake := new(hsmtest.Fake)
+	token, software = &witness{Backend: fake}, &witness{Backend: sealed.New(fake)}
+	return hsm.Route{Token: token, Sealed: software, Logger: slog.New(slog.NewTextHandler(log, nil))}, token, software
+}
+
+// TestRouteContract holds a Route to the contract, of backends that make no mistake.
+func TestRouteContract(t *testing.T) {
+	route, _, _ := newWitnessed(new(bytes.Buffer))
+	hsmtest.TestBackend(t, route, hsm.KeySpecs()...)
+	if hsm.Verified(route) != route {
+		t.Error("Verified verifies a Route's signatures again")
+	}
+}
+
+// TestRouteVerifies has a backend make one wrong signature, and then nothing else.
+func TestRouteVerifies(t *testing.T) {
+	for _, spec := range hsm.KeySpecs() {
+		t.Run(string(spec), func(t *testing.T) { testVerifies(t, spec) })
+	}
+}
+
+func testVerifies(t *testing.T, spec hsm.KeySpec) {
+	log := new(bytes.Buffer)
+	route, home, other := newWitnessed(log)
+	if spec == hsm.EC_SM2 {
+		home, other = other, home
+	}
+	key, err := route.Generate(t.Context(), spec, bytes.Repeat([]byte{7}, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := bytes.Repeat([]byte{1}, hsm.DigestSize)
+	broken := errors.New("broken")
+	for _, backend := range []struct {
+		name                              string
+		wrong, signed, quarantined, lines int64
+		quarantine, want                  error
+	}{
+		{name: "good", signed: 1},
+		{name: "wrong once", wrong: 1, signed: 2, quarantined: 1, lines: 1},
+		{name: "always wrong", wrong: 1 << 30, signed: 2, quarantined: 2, lines: 2, want: hsm.ErrNotFound},
+		{name: "broken", wrong: 1, signed: 1, quarantined: 1, lines: 1, quarantine: broken, want: broken},
+		{name: "good again", signed: 1},
+	} {
+		for _, alg := range hsm.Algorithms(spec) {
+			t.Run(string(alg)+" "+backend.name, func(t *testing.T) {
+				home.wrong.Store(backend.wrong)
+				home.signed.Store(0)
+				home.quarantined.Store(0)
+				home.refused = backend.quarantine
+				log.Reset()
+				sig, err := route.Sign(t.Context(), key, alg, digest)
+				if !errors.Is(err, backend.want) || (err != nil) != (sig == nil) {
+					t.Errorf("Sign: %x, %v, want the error %v", sig, err, backend.want)
+				}
+				if ok, verr := hsm.Verify(key, alg, digest, sig); err == nil && (!ok || verr != nil) {
+					t.Errorf("a wrong signature left: %v", verr)
+				}
+				if home.signed.Load() != backend.signed || home.quarantined.Load() != backend.quarantined {
+					t.Errorf("%d signatures and %d quarantines, want %d and %d", home.signed.Load(), home.quarantined.Load(), backend.signed, backend.quarantined)
+				}
+				withheld := strings.Count(log.String(), "withheld")
+				if int64(withheld) != backend.lines || withheld > 0 && !strings.Contains(log.String(), fmt.Sprintf("%x", key.ID)) {
+					t.Errorf("%d lines of withheld signatures, want %d with the key's id:\n%s", withheld, backend.lines, log)
+				}
+			})
+		}
+	}
+	if other.signed.Load() != 0 || other.quarantined.Load() != 0 {
+		t.Error("the other backend was asked")
+	}
+}
+
+// TestRouteChecks asks for what hsm.Check refuses. No backend hears of it.
+func TestRouteChecks(t *testing.T) {
+	route, token, software := newWitnessed(new(bytes.Buffer))
+	for i, spec := range hsm.KeySpecs() {
+		key, err := route.Generate(t.Context(), spec, bytes.Repeat([]byte{byte(i)}, 16))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []int{0, 1, 20, 31, 33, 64} {
+			for _, alg := range hsm.Algorithms(spec) {
+				if _, err := route.Sign(t.Context(), key, alg, make([]byte, n)); !errors.Is(err, hsm.ErrDigest) {
+					t.Errorf("%s of %d bytes: %v, want ErrDigest", alg, n, err)
+				}
+			}
+		}
+		for _, alg := range []hsm.Algorithm{"", "RSA_PSS_SHA_512"} {
+			if _, err := route.Sign(t.Context(), key, alg, make([]byte, hsm.DigestSize)); !errors.Is(err, hsm.ErrAlgorithm) {
+				t.Errorf("Sign with %q: %v, want ErrAlgorithm", alg, err)
+			}
+		}
+	}
+	if n := token.signed.Load() + software.signed.Load(); n != 0 {
+		t.Errorf("%d requests that Check refuses reached a backend", n)
+	}
+}
+
+// TestSelfTestVerifies has a backend make no good signature, and one that is wrong.
+func TestSelfTestVerifies(t *testing.T) {
+	fake := new(hsmtest.Fake)
+	b := &witness{Backend: fake}
+	key, err := b.Generate(t.Context(), hsm.EC_P256, bytes.Repeat([]byte{7}, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.wrong.Store(1)
+	if err := hsm.SelfTest(t.Context(), b, key); err != nil || b.quarantined.Load() != 1 {
+		t.Errorf("one wrong signature: %v after %d quarantines, want none after 1", err, b.quarantined.Load())
+	}
+	b.wrong.Store(1 << 30)
+	if err := hsm.SelfTest(t.Context(), b, key); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("none but wrong signatures: %v, want ErrNotFound", err)
 	}
 }

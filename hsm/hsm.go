@@ -3,13 +3,16 @@
 //
 // It guarantees one reading of the KMS words: which Algorithm fits which
 // [KeySpec] and what a digest must look like is decided in one table
-// (scheme.go), and nothing reaches a backend that the table refuses. The check
-// is ours because nobody else makes it: SoftHSM signs ECDSA "digests" of 0 to
-// 100 bytes, and gmsm signs SM2 digests of any length (measured).
+// (scheme.go). A [Route] is the one way to a signature: it sends nothing to a
+// backend that the table refuses, and verifies every signature with the recorded
+// public key before it returns it. Nobody else checks a digest: SoftHSM signs
+// ECDSA "digests" of 0 to 100 bytes, and gmsm signs SM2 digests of any length
+// (measured). And nobody else withholds a faulty signature, one of which gives an
+// RSA key away.
 //
 // The package is pure Go. The backends are hsm/token (PKCS#11) and hsm/sealed
 // (SM2 in software, sealed by the token); hsm/hsmtest holds the contract that
-// each of them is tested against.
+// each of them, and a Route, is tested against.
 package hsm
 
 import (
@@ -57,7 +60,8 @@ type Key struct {
 // number of goroutines. They return when the work is done or ctx is; work that
 // has reached a token cannot be cancelled and may still finish after that.
 //
-// Every implementation is held to hsmtest.TestBackend.
+// A Route is the Backend that the rest of the program uses: the signatures of all
+// others are unverified. Every implementation is held to hsmtest.TestBackend.
 type Backend interface {
 	// Generate makes a key pair of the given spec under id, which must be 16
 	// bytes that no other key has. When it returns without an error the key
@@ -68,8 +72,10 @@ type Backend interface {
 	// A spec that the backend cannot make is ErrKeySpec.
 	Generate(ctx context.Context, spec KeySpec, id []byte) (Key, error)
 
-	// Sign signs digest with k's private key. What [Check] refuses is refused
-	// with Check's error; a key that is not there is ErrNotFound.
+	// Sign signs digest with k's private key. A key that is not there is
+	// ErrNotFound. What [Check] refuses, a Route refuses with Check's error. Other
+	// backends leave that to it: they are asked for nothing that Check refuses, and
+	// what they return is withheld if it does not verify with k.Public.
 	Sign(ctx context.Context, k Key, alg Algorithm, digest []byte) ([]byte, error)
 
 	// Destroy removes k's private key for good. It succeeds if the key is
@@ -84,6 +90,12 @@ type Backend interface {
 	// make signing faster. It is for a key that shall not be used any more; if it
 	// is used all the same, that is slower once.
 	Forget(k Key)
+
+	// Quarantine takes out of use whatever the backend has been signing with for k,
+	// because a signature did not verify: the next signature is made with k's private
+	// key found anew. It returns nil if the backend works, so that another signature
+	// is worth asking for; else it returns why not.
+	Quarantine(ctx context.Context, k Key) error
 
 	// Health reports nil if the backend could sign a moment ago.
 	Health(ctx context.Context) error

@@ -380,7 +380,7 @@ func (i *instance) openToken(provision bool) (hsm.Backend, *token.Token, error) 
 		return nil, nil, i.whyNoToken(err)
 	}
 	software.Store(sealed.New(tok))
-	return hsm.Route{Token: tok, Sealed: software.Load()}, tok, nil
+	return hsm.Route{Token: tok, Sealed: software.Load(), Logger: i.logger}, tok, nil
 }
 
 // whyNoToken adds what to do to an error of connecting to the token.

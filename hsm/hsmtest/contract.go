@@ -1,5 +1,5 @@
-// Package hsmtest holds every hsm.Backend to one contract, every hsm.Randomizer to
-// another, and has a fake that passes both.
+// Package hsmtest holds every hsm.Backend to one contract, hsm.Route included, every
+// hsm.Randomizer to another, and has a fake that passes both.
 package hsmtest
 
 import (
@@ -14,10 +14,11 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// TestBackend is the contract. It makes keys of the given specs in b, and
-// destroys them again.
+// TestBackend is the contract, of a Route and of the backends behind one: b is used
+// through hsm.Verified. It makes keys of the given specs in b, and destroys them again.
 func TestBackend(t *testing.T, b hsm.Backend, specs ...hsm.KeySpec) {
 	t.Helper()
+	b = hsm.Verified(b)
 	t.Run("Health", func(t *testing.T) {
 		if err := b.Health(t.Context()); err != nil {
 			t.Errorf("Health: %v", err)
@@ -63,6 +64,19 @@ func testSpec(t *testing.T, b hsm.Backend, spec hsm.KeySpec) {
 			t.Errorf("Sign with a key that is not kept: %v", err)
 		}
 	})
+	t.Run("Quarantined", func(t *testing.T) {
+		for range 2 {
+			if err := b.Quarantine(ctx, key); err != nil {
+				t.Errorf("Quarantine: %v", err)
+			}
+		}
+		if err := b.Has(key); err != nil {
+			t.Errorf("Has: %v", err)
+		}
+		if _, err := b.Sign(ctx, key, hsm.Algorithms(spec)[0], newDigest()); err != nil {
+			t.Errorf("Sign with a key whose signature did not verify once: %v", err)
+		}
+	})
 	t.Run("Parallel", func(t *testing.T) { testParallel(t, b, key) })
 	t.Run("Destroy", func(t *testing.T) { testDestroy(t, b, key) })
 }
@@ -94,8 +108,7 @@ func testAlgorithm(t *testing.T, b hsm.Backend, key hsm.Key, alg hsm.Algorithm) 
 	}
 }
 
-// testRefused asks for what must not be signed. Neither SoftHSM nor gmsm checks
-// a digest's length, so a backend that forgets to is found here.
+// testRefused asks for what must not be signed.
 func testRefused(t *testing.T, b hsm.Backend, key hsm.Key) {
 	ctx := t.Context()
 	alg := hsm.Algorithms(key.Spec)[0]
@@ -157,6 +170,9 @@ func testDestroy(t *testing.T, b hsm.Backend, key hsm.Key) {
 	}
 	if _, err := b.Sign(t.Context(), key, hsm.Algorithms(key.Spec)[0], newDigest()); !errors.Is(err, hsm.ErrNotFound) {
 		t.Errorf("Sign with a destroyed key: %v, want ErrNotFound", err)
+	}
+	if err := b.Quarantine(t.Context(), key); err != nil {
+		t.Errorf("Quarantine of a destroyed key by a backend that works: %v", err)
 	}
 }
 

@@ -112,7 +112,8 @@ func (f *Fake) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.K
 	return f.remember(hsm.Key{ID: id, Spec: spec, Public: spki}), nil
 }
 
-// Sign signs with a key that Generate made.
+// Sign signs with a key that Generate made. It refuses what hsm.Check refuses, for
+// tests that have no Route before it.
 func (f *Fake) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
 	if err := hsm.Check(k.Spec, alg, digest); err != nil {
 		return nil, err
@@ -167,6 +168,10 @@ func (f *Fake) Forgotten() []hsm.Key {
 	defer f.mu.Unlock()
 	return slices.Clone(f.forgotten)
 }
+
+// Quarantine does nothing, since there is nothing but the key. It is nil unless Fail
+// said otherwise.
+func (f *Fake) Quarantine(ctx context.Context, _ hsm.Key) error { return f.failure(ctx) }
 
 // Health is nil unless Fail said otherwise.
 func (f *Fake) Health(ctx context.Context) error { return f.failure(ctx) }

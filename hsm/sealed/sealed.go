@@ -83,12 +83,9 @@ func (b *Backend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hs
 }
 
 // Sign signs digest, which for SM2DSA is e = SM3(Z_A || M), as given.
-func (b *Backend) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
-	if err := hsm.Check(k.Spec, alg, digest); err != nil {
+func (b *Backend) Sign(ctx context.Context, k hsm.Key, _ hsm.Algorithm, digest []byte) ([]byte, error) {
+	if err := b.Has(k); err != nil {
 		return nil, err
-	}
-	if k.Sealed == nil {
-		return nil, fmt.Errorf("%w: %x holds no sealed key", hsm.ErrNotFound, k.ID)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -121,6 +118,13 @@ func (b *Backend) Forget(k hsm.Key) {
 	defer b.mu.Unlock()
 	b.drops++
 	b.drop(fingerprint(k))
+}
+
+// Quarantine drops k from memory. The next signature is made with what the token
+// unseals, after that was compared with k.Public; if the token is away, it is refused.
+func (b *Backend) Quarantine(_ context.Context, k hsm.Key) error {
+	b.Forget(k)
+	return nil
 }
 
 // Health reports nil if the sealer gives back what it sealed.

@@ -6,11 +6,12 @@
 //   - A private key never leaves the token: it is generated there, sensitive
 //     and not extractable, and the token is asked after generation whether it
 //     did as it was told.
-//   - A signature that leaves verifies with the recorded public key: every one is
-//     verified before. One faulty CRT signature gives an RSA key away, and a
-//     handle that the token has given to another object would sign as that.
-//     Verifying is 3 to 6 % of the work of an RSA signature, 36 % on P-256, 13 % on
-//     secp256k1 (BenchmarkSign).
+//   - A handle or a session copy whose signature did not verify is not used again:
+//     an [hsm.Route] verifies every signature of a Token, and tells it so. One faulty
+//     CRT signature gives an RSA key away, and a handle that the token has given to
+//     another object would sign as that. A Token by itself verifies the signatures
+//     of its own tests only. Verifying is 3 to 6 % of the work of an RSA signature,
+//     36 % on P-256, 13 % on secp256k1 (BenchmarkSign).
 //   - Random bytes that leave are not those of a generator that is stuck, as far as
 //     that shows: by a block that is like the one before it, or like one that another
 //     output began with.

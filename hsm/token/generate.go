@@ -121,7 +121,7 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	if err != nil {
 		return hsm.Key{}, err
 	}
-	if err := hsm.SelfTest(ctx, t, key); err != nil {
+	if err := hsm.SelfTest(ctx, hsm.Route{Token: t, Logger: t.log}, key); err != nil {
 		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		return hsm.Key{}, errors.Join(fmt.Errorf("%w: the key that it made: %w", hsm.ErrUnavailable, err), t.Destroy(undoing, key))

@@ -42,60 +42,31 @@ func digestInfo(digest []byte) []byte {
 	return slices.Concat([]byte{0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}, digest)
 }
 
-// A signed is a raw signature, and what made it.
-type signed struct {
-	raw []byte
-	of  *object
-	by  *sessionCopy // nil: the key itself
-	on  *connection
-}
-
-// Sign signs digest in the token. A signature that does not verify with k.Public
-// is not returned. If the token is well it is made once more then, and if that
-// does not verify either the token's key is not the recorded one: ErrNotFound.
+// Sign signs digest in the token. It is not known whether the signature verifies: a
+// Route finds that out, in the caller's goroutine, since a session is the scarce thing.
 func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
-	if err := hsm.Check(k.Spec, alg, digest); err != nil {
-		return nil, err
-	}
 	m, ok := mechanisms[alg]
 	if !ok {
 		return nil, fmt.Errorf("%w: no token holds a %s key", hsm.ErrNotFound, k.Spec)
 	}
-	var sig []byte
-	for range 2 {
-		made, err := run(ctx, t, t.jobs, func(s *session) (signed, error) { return s.signWith(k.ID, m, digest) })
-		if err != nil {
-			return nil, err
-		}
-		// Checked here and not by the worker, whose session is the scarce thing.
-		var bad error
-		if sig, bad = made.check(k, alg, digest); bad == nil {
-			return sig, nil
-		}
-		t.log.Error("a signature of the token was withheld", "id", fmt.Sprintf("%x", k.ID), "reason", bad)
-		if err := t.distrust(ctx, made); err != nil {
-			return nil, err
-		}
-	}
-	return nil, fmt.Errorf("%w: the token's key with CKA_ID %x is not that of the recorded public key; its signatures were withheld", hsm.ErrNotFound, k.ID)
-}
-
-// check gives the signature that may leave.
-func (made signed) check(k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
-	sig, err := mechanisms[alg].output(made.raw)
+	raw, err := run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.signWith(k.ID, m, digest) })
 	if err != nil {
-		return nil, fmt.Errorf("the token's signature for %x: %w", k.ID, err)
+		return nil, err
 	}
-	return sig, check(k, alg, digest, sig)
+	if sig, err := m.output(raw); err == nil {
+		return sig, nil
+	}
+	return raw, nil // of a wrong length: it does not verify either
 }
 
-// distrust takes what made a bad signature out of use, and asks whether the token
-// is well.
-func (t *Token) distrust(ctx context.Context, made signed) error {
-	if made.by == nil {
-		made.of.stale.Store(true)
-	} else {
-		made.on.copies.giveUp(made.of, made.by)
+// Quarantine has k's handle found again before the next signature, drops k's session
+// copy, and returns nil if the token makes a good signature with its canary key.
+func (t *Token) Quarantine(ctx context.Context, k hsm.Key) error {
+	if c := t.current.Load(); c != nil {
+		if o := c.handles.get(k.ID); o != nil {
+			o.stale.Store(true)
+			c.copies.forget(o)
+		}
 	}
 	return t.canary(ctx)
 }
@@ -112,10 +83,10 @@ func check(k hsm.Key, alg hsm.Algorithm, digest, sig []byte) error {
 }
 
 // signWith makes a raw signature with the private key that has the CKA_ID id.
-func (s *session) signWith(id []byte, m mechanism, digest []byte) (signed, error) {
+func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, error) {
 	o, err := s.locate(id)
 	if err != nil {
-		return signed{}, err
+		return nil, err
 	}
 	raw, by, err := s.signWithCopy(o, m, digest)
 	if by == nil {
@@ -129,7 +100,7 @@ func (s *session) signWith(id []byte, m mechanism, digest []byte) (signed, error
 			s.copies.used(o)
 		}
 	}
-	return signed{raw, o, by, s.connection}, err
+	return raw, err
 }
 
 // handleErrors are the codes by which a token says that it knows no object by
