@@ -215,6 +215,13 @@ func (k *copies) copy(o *object) error {
 	if ok, err := k.room(); err != nil || !ok {
 		return err
 	}
+	if !o.search.TryLock() {
+		return nil
+	}
+	defer o.search.Unlock()
+	if k.c.handles.get(o.id[:]) != o {
+		return nil // it was found again, or destroyed
+	}
 	forgets := o.forgets.Load()
 	handle, err := k.session.copyObject(o.handle, o.id[:])
 	if isCode(err, handleErrors...) {

@@ -246,6 +246,10 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 // here needs no search, which takes 1.2 s among 10,000 keys.
 func (s *session) destroy(id []byte, known *object) error {
 	s.forgetHandle(id)
+	if known != nil {
+		known.search.Lock()
+		defer known.search.Unlock()
+	}
 	if known != nil && known.public != 0 {
 		err := s.destroyPair(id, []pkcs11.ObjectHandle{known.handle}, []pkcs11.ObjectHandle{known.public})
 		if !isCode(err, handleErrors...) {

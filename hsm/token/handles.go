@@ -41,6 +41,11 @@ type object struct {
 	twice  bool                // several objects have this CKA_ID: refuse them all
 	stale  atomic.Bool         // the handle was refused: find the object again
 
+	// Held while the key is searched for, or copied: a session copy that SoftHSM is
+	// making is a token object for a moment, as its original is (2.6.1,
+	// C_CopyObject), and the search would find both.
+	search sync.Mutex
+
 	copy    atomic.Pointer[sessionCopy] // nil if there is none
 	using   sync.RWMutex                // held for reading while a signature is made with the copy
 	uses    atomic.Int64                // of the key itself, since its copy was forgotten
@@ -177,6 +182,11 @@ func (s *session) locate(id []byte) (*object, error) {
 	}
 	if !o.stale.Load() {
 		return o, nil
+	}
+	o.search.Lock() // nobody else has it for longer than a call takes
+	defer o.search.Unlock()
+	if now := s.handles.get(id); now != nil && now != o && !now.stale.Load() {
+		return now, nil // another worker has found it
 	}
 	found, err := s.find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
