@@ -14,8 +14,8 @@ TESTS_TMP := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR==2 {print $$4}'
 # (testing.T.TempDir obeys GOTMPDIR), so it is not told.
 GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exec=env -u GOTMPDIR'" $(GO)
 
-# Packages that must build without a C compiler: all but these two.
-LINKS_C := /hsm/token$$|/cmd/kmsgate$$
+# Packages that must build without a C compiler: all but these.
+LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
 
 .PHONY: build demo run test setup setup-test check generate unit integration fuzz bench soak image-test clean
 

@@ -24,12 +24,14 @@ var mayImport = map[string][]string{
 	// watched with system calls that the standard library has not.
 	"hsm/hsmtest/rig": {"softhsm", "golang.org/x/sys"},
 	"hsm/sealed":      {"hsm", "github.com/emmansun/gmsm"},
-	// The only package that links C.
+	// The only package that links C, with the one inside it that calls the module.
 	"hsm/token": {"hsm", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11",
 		"golang.org/x/sys"}, // a descriptor that modules close
 	// Files that survive a crash whole, and locks: flock is a system call that the
 	// standard library keeps in the frozen syscall.
 	"internal/durable": {"golang.org/x/sys"},
+	"hsm/token/internal/p11": {"github.com/miekg/pkcs11",
+		"golang.org/x/sys"}, // descriptors that modules close
 	// Pure functions of documents and requests.
 	"policy": {},
 	// Records hold an hsm.Key. bbolt is seen here only.
@@ -74,7 +76,7 @@ var mayImport = map[string][]string{
 }
 
 // linksC are the packages that need a C compiler; all others build without.
-var linksC = []string{"hsm/token", "cmd/kmsgate"}
+var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate"}
 
 // A pkg is what go list says of a package.
 type pkg struct {

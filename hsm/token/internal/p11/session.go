@@ -1,0 +1,212 @@
+package p11
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/miekg/pkcs11"
+)
+
+// A Session is a session that can change the token. It belongs to one goroutine.
+// After an error it may have an operation half done in it: see Renew.
+type Session struct {
+	module *Module
+	slot   uint
+	handle pkcs11.SessionHandle // 0: it is closed, and could not be replaced
+}
+
+// Open opens a session with the token in a slot.
+func (m *Module) Open(slot uint) (*Session, error) {
+	s := &Session{module: m, slot: slot}
+	return s, s.open()
+}
+
+func (s *Session) open() error {
+	h, err := result(s.module, "C_OpenSession", func() (pkcs11.SessionHandle, error) {
+		return s.module.ctx.OpenSession(s.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	})
+	if err != nil {
+		return err
+	}
+	if _, another := s.module.sessions.LoadOrStore(h, true); another { // two goroutines in one crash the process
+		return Wrap("C_OpenSession", fmt.Errorf("the token gave a handle, %d, that another session has", h))
+	}
+	s.handle = h
+	return nil
+}
+
+// Close closes the session. That it is already gone is no news.
+func (s *Session) Close() {
+	if s.handle == 0 {
+		return
+	}
+	h := s.handle
+	s.handle = 0
+	s.module.sessions.Delete(h) // first: the token may give it to another session at once
+	_ = s.module.call("C_CloseSession", func() error { return s.module.ctx.CloseSession(h) })
+}
+
+// Renew replaces the session by a new one, for when it is not known what state it is
+// in.
+func (s *Session) Renew() error {
+	s.Close()
+	return s.open()
+}
+
+// Login logs the user in, in all sessions of this process with the token.
+func (s *Session) Login(userType uint, pin string) error {
+	return s.call("C_Login", func(ctx *pkcs11.Ctx) error { return ctx.Login(s.handle, userType, pin) })
+}
+
+// InitPIN sets the user's PIN. The security officer must be logged in.
+func (s *Session) InitPIN(pin string) error {
+	return s.call("C_InitPIN", func(ctx *pkcs11.Ctx) error { return ctx.InitPIN(s.handle, pin) })
+}
+
+func (s *Session) call(name string, f func(*pkcs11.Ctx) error) error {
+	return s.module.call(name, func() error { return f(s.module.ctx) })
+}
+
+// mostObjects bounds what a search may find. No token that works has so many.
+const mostObjects = 1 << 20
+
+// Find lists the token objects that match the template, each once. It leaves out
+// session objects.
+func (s *Session) Find(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	template = append(template, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))
+	err := s.call("C_FindObjectsInit", func(ctx *pkcs11.Ctx) error { return ctx.FindObjectsInit(s.handle, template) })
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.found()
+	return found, errors.Join(err, s.call("C_FindObjectsFinal", func(ctx *pkcs11.Ctx) error { return ctx.FindObjectsFinal(s.handle) }))
+}
+
+// found reads what a search finds.
+func (s *Session) found() (all []pkcs11.ObjectHandle, err error) {
+	seen := make(map[pkcs11.ObjectHandle]bool)
+	for {
+		page, err := result(s.module, "C_FindObjects", func() ([]pkcs11.ObjectHandle, error) {
+			page, _, err := s.module.ctx.FindObjects(s.handle, 1000)
+			return page, err
+		})
+		if err != nil || len(page) == 0 {
+			return all, err
+		}
+		for _, o := range page {
+			if !seen[o] {
+				seen[o], all = true, append(all, o)
+			}
+		}
+		if len(all) > mostObjects {
+			return nil, Wrap("C_FindObjects", fmt.Errorf("it does not end, after %d objects", len(all)))
+		}
+	}
+}
+
+// Attribute reads one attribute of an object.
+func (s *Session) Attribute(o pkcs11.ObjectHandle, typ uint) ([]byte, error) {
+	return result(s.module, fmt.Sprintf("C_GetAttributeValue of %#x", typ), func() ([]byte, error) {
+		a, err := s.module.ctx.GetAttributeValue(s.handle, o, []*pkcs11.Attribute{pkcs11.NewAttribute(typ, nil)})
+		if err != nil {
+			return nil, err
+		}
+		return a[0].Value, nil
+	})
+}
+
+// Bool reads a boolean attribute. What is not a CK_BBOOL is false.
+func (s *Session) Bool(o pkcs11.ObjectHandle, typ uint) (bool, error) {
+	value, err := s.Attribute(o, typ)
+	return len(value) == 1 && value[0] == 1, err
+}
+
+// Uint reads an attribute that is a CK_ULONG: a class, or a type of key.
+func (s *Session) Uint(o pkcs11.ObjectHandle, typ uint) (uint, error) {
+	value, err := s.Attribute(o, typ)
+	return Uint(value), err
+}
+
+// Uint returns the number in a CK_ULONG. For anything else that is one which means
+// nothing.
+func Uint(value []byte) uint {
+	if len(value) != 8 {
+		return ^uint(0)
+	}
+	return uint(binary.NativeEndian.Uint64(value))
+}
+
+// Sign signs data with a key.
+func (s *Session) Sign(key pkcs11.ObjectHandle, mechanism uint, params, data []byte) ([]byte, error) {
+	err := s.call("C_SignInit", func(ctx *pkcs11.Ctx) error {
+		return ctx.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, params)}, key)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return result(s.module, "C_Sign", func() ([]byte, error) { return s.module.ctx.Sign(s.handle, data) })
+}
+
+// gcmTag is the length in bits of the tag of AES-GCM.
+const gcmTag = 128
+
+// EncryptGCM encrypts with an AES key. The tag of 16 bytes is at the end.
+func (s *Session) EncryptGCM(key pkcs11.ObjectHandle, nonce, plaintext, aad []byte) ([]byte, error) {
+	params := pkcs11.NewGCMParams(nonce, aad, gcmTag)
+	defer params.Free()
+	err := s.call("C_EncryptInit", func(ctx *pkcs11.Ctx) error {
+		return ctx.EncryptInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, params)}, key)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return result(s.module, "C_Encrypt", func() ([]byte, error) { return s.module.ctx.Encrypt(s.handle, plaintext) })
+}
+
+// DecryptGCM is the inverse of EncryptGCM.
+func (s *Session) DecryptGCM(key pkcs11.ObjectHandle, nonce, ciphertext, aad []byte) ([]byte, error) {
+	params := pkcs11.NewGCMParams(nonce, aad, gcmTag)
+	defer params.Free()
+	err := s.call("C_DecryptInit", func(ctx *pkcs11.Ctx) error {
+		return ctx.DecryptInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, params)}, key)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return result(s.module, "C_Decrypt", func() ([]byte, error) { return s.module.ctx.Decrypt(s.handle, ciphertext) })
+}
+
+// GenerateKey makes a secret key.
+func (s *Session) GenerateKey(mechanism uint, template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	return result(s.module, "C_GenerateKey", func() (pkcs11.ObjectHandle, error) {
+		return s.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, template)
+	})
+}
+
+// GenerateKeyPair makes a key pair.
+func (s *Session) GenerateKeyPair(mechanism uint, publicTemplate, privateTemplate []*pkcs11.Attribute) (public, private pkcs11.ObjectHandle, err error) {
+	err = s.call("C_GenerateKeyPair", func(ctx *pkcs11.Ctx) error {
+		var err error
+		public, private, err = ctx.GenerateKeyPair(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, publicTemplate, privateTemplate)
+		return err
+	})
+	return public, private, err
+}
+
+// Copy copies an object. The template says what is different of the copy.
+func (s *Session) Copy(o pkcs11.ObjectHandle, template ...*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	return result(s.module, "C_CopyObject", func() (pkcs11.ObjectHandle, error) {
+		return s.module.ctx.CopyObject(s.handle, o, template)
+	})
+}
+
+// Destroy destroys an object.
+func (s *Session) Destroy(o pkcs11.ObjectHandle) error {
+	return s.call("C_DestroyObject", func(ctx *pkcs11.Ctx) error { return ctx.DestroyObject(s.handle, o) })
+}
+
+// Random returns n random bytes of the token, or as many as the module says.
+func (s *Session) Random(n int) ([]byte, error) {
+	return result(s.module, "C_GenerateRandom", func() ([]byte, error) { return s.module.ctx.GenerateRandom(s.handle, n) })
+}
