@@ -25,8 +25,7 @@ var mayImport = map[string][]string{
 	"hsm/hsmtest/rig": {"softhsm", "golang.org/x/sys"},
 	"hsm/sealed":      {"hsm", "github.com/emmansun/gmsm"},
 	// The only package that links C, with the one inside it that calls the module.
-	"hsm/token": {"hsm", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11",
-		"golang.org/x/sys"}, // a descriptor that modules close
+	"hsm/token": {"hsm", "hsm/token/internal/p11", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
 	// Files that survive a crash whole, and locks: flock is a system call that the
 	// standard library keeps in the frozen syscall.
 	"internal/durable": {"golang.org/x/sys"},

@@ -8,6 +8,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // A canaryKey is a key pair in the token that signs nothing but a constant, to
@@ -29,7 +30,7 @@ var (
 // without curves. The token must be known to be ours by its sealing key: then one
 // that has lost its canary is a good token still.
 func (c *connection) findCanary(s *session, provision bool) error {
-	found, err := s.findCanaries(pkcs11.CKO_PRIVATE_KEY)
+	found, err := findCanaries(s.p11, pkcs11.CKO_PRIVATE_KEY)
 	if err != nil {
 		return err
 	}
@@ -37,27 +38,28 @@ func (c *connection) findCanary(s *session, provision bool) error {
 		// One that does not sign, as a kill may leave it, is replaced when the
 		// operator has kmsgate make what is missing. Else it means that the token
 		// is not well.
-		if err = s.useCanary(found); err == nil || !provision {
+		if c.canary, err = useCanary(s.p11, found); err == nil || !provision {
 			return err
 		}
-		if err := s.renew(); err != nil {
+		if err := s.p11.Renew(); err != nil {
 			return err
 		}
 	}
 	if !provision {
-		s.token.log.Warn("the token has lost the canary key, by which it is told that it works: making another one")
+		s.conn.token.log.Warn("the token has lost the canary key, by which it is told that it works: making another one")
 	}
 	if err := makeCanary(s); err != nil {
 		return fmt.Errorf("making a canary key: %w", err)
 	}
-	if found, err = s.findCanaries(pkcs11.CKO_PRIVATE_KEY); err != nil {
+	if found, err = findCanaries(s.p11, pkcs11.CKO_PRIVATE_KEY); err != nil {
 		return err
 	}
-	return s.useCanary(found)
+	c.canary, err = useCanary(s.p11, found)
+	return err
 }
 
-func (s *session) findCanaries(class uint) ([]pkcs11.ObjectHandle, error) {
-	found, err := s.find(
+func findCanaries(s *p11.Session, class uint) ([]pkcs11.ObjectHandle, error) {
+	found, err := s.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCanary))
 	if err != nil {
@@ -70,40 +72,39 @@ func (s *session) findCanaries(class uint) ([]pkcs11.ObjectHandle, error) {
 // is quicker than another connection.
 const canaryTries = 3
 
-// useCanary takes the first of the private keys that signs.
-func (s *session) useCanary(found []pkcs11.ObjectHandle) error {
-	public, err := s.findCanaries(pkcs11.CKO_PUBLIC_KEY)
+// useCanary returns the first of the private keys that signs.
+func useCanary(s *p11.Session, found []pkcs11.ObjectHandle) (canaryKey, error) {
+	public, err := findCanaries(s, pkcs11.CKO_PUBLIC_KEY)
 	if err != nil {
-		return err
+		return canaryKey{}, err
 	}
-	why := errors.New("it is not found")
+	reason := errors.New("it is not found")
 	for range canaryTries {
 		for _, o := range found {
-			canary, err := s.asCanary(o, public)
+			canary, err := loadCanary(s, o, public)
 			if err == nil {
-				err = s.tryCanary(canary)
+				err = canary.try(s)
 			}
 			if err == nil {
-				s.connection.canary = canary
-				return nil
+				return canary, nil
 			}
-			why = err
-			if err := s.renew(); err != nil {
-				return err
+			reason = err
+			if err := s.Renew(); err != nil {
+				return canaryKey{}, err
 			}
 		}
 	}
-	return fmt.Errorf("the canary key does not sign (there are %d): %w", len(found), why)
+	return canaryKey{}, fmt.Errorf("the canary key does not sign (there are %d): %w", len(found), reason)
 }
 
-// asCanary reads what there is to know of a canary key.
-func (s *session) asCanary(private pkcs11.ObjectHandle, public []pkcs11.ObjectHandle) (canaryKey, error) {
-	keyType, err := s.attribute(private, pkcs11.CKA_KEY_TYPE)
+// loadCanary reads what there is to know of a canary key.
+func loadCanary(s *p11.Session, private pkcs11.ObjectHandle, public []pkcs11.ObjectHandle) (canaryKey, error) {
+	keyType, err := s.Uint(private, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
 		return canaryKey{}, err
 	}
 	c, spec := canaryKey{handle: private, alg: hsm.ECDSA_SHA_256}, hsm.EC_P256
-	if number(keyType) == pkcs11.CKK_RSA {
+	if keyType == pkcs11.CKK_RSA {
 		c.alg, spec = hsm.RSA_PKCS1_SHA_256, hsm.RSA_2048
 	}
 	for _, o := range public {
@@ -122,14 +123,16 @@ func makeCanary(s *session) error {
 	return err
 }
 
-// canary has the token make one signature, and checks it.
-func (s *session) canary() error { return s.tryCanary(s.connection.canary) }
+// checkAlive has the token make one signature with the canary key, and verifies it. It
+// belongs before a search that found less than it should is believed: SoftHSM without
+// its files finds no objects, and calls that a success (measured).
+func (s *session) checkAlive() error { return s.conn.canary.try(s.p11) }
 
-// tryCanary is canary for a key that may become it. If somebody deleted its public
-// half, that it signs has to be enough.
-func (s *session) tryCanary(c canaryKey) error {
+// try has a canary key make one signature, and verifies it. If somebody deleted its
+// public half, that it signs has to be enough.
+func (c canaryKey) try(s *p11.Session) error {
 	m := mechanisms[c.alg]
-	raw, err := s.signRaw(c.handle, m, canaryDigest)
+	raw, err := m.sign(s, c.handle, canaryDigest)
 	if err != nil {
 		return fmt.Errorf("the canary key does not sign: %w", err)
 	}
@@ -138,12 +141,12 @@ func (s *session) tryCanary(c canaryKey) error {
 	}
 	sig, err := m.output(raw)
 	if err != nil {
-		return fromModule("trying the canary key", err)
+		return p11.Wrap("trying the canary key", err)
 	}
 	for _, key := range c.halves {
 		if err = check(key, c.alg, canaryDigest, sig); err == nil {
 			return nil
 		}
 	}
-	return fromModule("trying the canary key", err)
+	return p11.Wrap("trying the canary key", err)
 }

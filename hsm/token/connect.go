@@ -9,40 +9,37 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // connect logs in, learns what is in the token and starts the workers. Only the
 // first connection of a process may provision: a token that comes back without
 // its keys is not the token it was.
-func (t *Token) connect(provision bool) (c *connection, err error) {
-	t.calls.during("connecting", func(d *doing) {
-		if c, err = t.login(d); err != nil {
-			return
-		}
-		if err = safely(func() error { return c.start(provision) }); err != nil {
-			t.current.Store(nil)
-			c.lose(err)
-			c.workers.Wait()
-			c.close()
-			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
-		}
-	})
+func (t *Token) connect(provision bool) (*connection, error) {
+	c, err := t.login()
 	if err != nil {
 		return nil, err
+	}
+	if err := p11.Safely(func() error { return c.start(provision) }); err != nil {
+		t.current.Store(nil)
+		c.lose(err)
+		c.workers.Wait()
+		c.close()
+		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}
 	return c, nil
 }
 
 // login opens the module and logs in, once.
-func (t *Token) login(d *doing) (*connection, error) {
-	defer keepStandardInput()
+func (t *Token) login() (*connection, error) {
+	defer p11.KeepStandardInput()
 	c11, err := t.openModule()
 	if err != nil {
 		return nil, fmt.Errorf("%w: opening %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
 	}
-	c := &connection{token: t, c11: c11, connecting: d, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}}
+	c := &connection{token: t, c11: c11, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}}
 	c.copies = newCopies(c)
-	if err := safely(c.login); err != nil {
+	if err := p11.Safely(c.login); err != nil {
 		c.close()
 		if !errors.Is(err, ErrPIN) {
 			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
@@ -57,7 +54,7 @@ func (t *Token) login(d *doing) (*connection, error) {
 // finds the token, it gives nil, and is done without: crypto11 gives up if any other
 // slot's token does not answer, or if a C_Finalize failed before.
 func (t *Token) openModule() (c11 *crypto11.Context, err error) {
-	err = safely(func() error {
+	err = t.module.Call("C_Initialize by crypto11", func() error {
 		c11, err = crypto11.Configure(&crypto11.Config{
 			Path:              t.cfg.Module,
 			TokenLabel:        t.cfg.Label,
@@ -76,35 +73,31 @@ func (t *Token) openModule() (c11 *crypto11.Context, err error) {
 
 // findAlone looks for the token in a module that is not in use, and leaves it so.
 func (t *Token) findAlone() error {
-	if err := t.p11.Initialize(); err != nil && !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+	if _, err := t.module.Initialize(); err != nil {
 		return fmt.Errorf("initializing it: %w", err)
 	}
-	defer keepStandardInput()
-	defer t.finalize(func() { _ = t.p11.Finalize() })
-	return safely(func() error {
-		_, _, err := t.cfg.findToken(t.p11)
-		return err
-	})
+	defer t.finalize(nil)
+	_, _, err := t.cfg.findToken(t.module)
+	return err
 }
 
 // login finds the token and logs in, unless a wrong PIN could lock it. A login is
 // one of all sessions that the module has with the token.
 func (c *connection) login() error {
 	t := c.token
-	switch err := t.p11.Initialize(); {
-	case err == nil:
-		c.oneAtATime = c.c11 != nil // crypto11 did not initialize it for us
-	case !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED):
+	already, err := t.module.Initialize()
+	if err != nil {
 		return fmt.Errorf("initializing the module: %w", err)
 	}
-	slot, info, err := t.cfg.findToken(t.p11)
+	t.module.SetOneAtATime(c.c11 != nil && !already) // it has an instance for each binding
+	slot, info, err := t.cfg.findToken(t.module)
 	if err != nil {
 		return err
 	}
 	if err := t.cfg.mayLogin(info); err != nil {
 		return err
 	}
-	if err := t.cfg.BeforeLogin(); err != nil {
+	if err := t.module.Call("Config.BeforeLogin", t.cfg.BeforeLogin); err != nil {
 		return fmt.Errorf("preparing the login: %w", err)
 	}
 	c.slot, c.noRandom = slot, info.Flags&pkcs11.CKF_RNG == 0
@@ -112,14 +105,14 @@ func (c *connection) login() error {
 	if err != nil {
 		return err
 	}
-	err = t.p11.Login(s.handle, cmp.Or(t.cfg.UserType, pkcs11.CKU_USER), string(t.cfg.PIN))
-	if isCode(err, pinErrors...) {
+	err = s.p11.Login(cmp.Or(t.cfg.UserType, pkcs11.CKU_USER), string(t.cfg.PIN))
+	if p11.Is(err, pinErrors...) {
 		return fmt.Errorf("%w: %w", ErrPIN, err)
 	}
-	if isCode(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
+	if p11.Is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
 		return nil
 	}
-	return fromModule("C_Login", err)
+	return err
 }
 
 // pinErrors are the codes by which a token says that it will not have this PIN, or
@@ -153,14 +146,14 @@ func (n noToken) Is(target error) bool { return target == ErrNotOurs }
 
 // findToken finds the one token with the label or serial number. The module must
 // be initialized.
-func (c Config) findToken(p11 *pkcs11.Ctx) (slot uint, info pkcs11.TokenInfo, err error) {
-	slots, err := p11.GetSlotList(true)
+func (c Config) findToken(m *p11.Module) (slot uint, info pkcs11.TokenInfo, err error) {
+	slots, err := m.Slots()
 	if err != nil {
 		return 0, info, fmt.Errorf("%w: listing slots: %w", hsm.ErrUnavailable, err)
 	}
 	found := 0
 	for _, s := range slots {
-		i, err := p11.GetTokenInfo(s)
+		i, err := m.TokenInfo(s)
 		if err == nil && (c.Label != "" && i.Label == c.Label || c.Serial != "" && i.SerialNumber == c.Serial) {
 			slot, info = s, i
 			found++
@@ -197,7 +190,7 @@ func (c *connection) start(provision bool) error {
 	if err != nil {
 		return err
 	}
-	first.close()
+	first.p11.Close()
 	var work []func()
 	if keep != nil {
 		work = append(work, keep)

@@ -3,11 +3,11 @@ package token
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	"github.com/ThalesGroup/crypto11"
-	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // A connection is one logged-in use of the module. It is used until it is lost
@@ -22,16 +22,6 @@ type connection struct {
 	canary  canaryKey
 
 	noRandom bool // the token says that it has no random number generator
-
-	sessions   sync.Map // the handles of those that are open: pkcs11.SessionHandle → true
-	connecting *doing
-
-	// Where the module has an instance for each binding, calls are made one after
-	// the other: p11-kit's client, which is of that kind, waits for ever if its
-	// server is killed while two are under way (0.24.1, rpc_socket_read), and its
-	// server does them one after the other anyway.
-	oneAtATime bool
-	turn       sync.Mutex // held during a call, then
 
 	workers sync.WaitGroup
 	lost    chan struct{}
@@ -66,20 +56,15 @@ func (c *connection) close() {
 		// crypto11 closes its sessions and calls C_Finalize, which ends the
 		// workers' sessions too. Its Close never gives an error, but may panic.
 		if c.c11 != nil {
-			_ = safely(c.c11.Close)
+			_ = c.token.module.Call("C_Finalize by crypto11", c.c11.Close)
 		}
-		// An error says that this was the end of our binding's use, too.
-		_ = c.token.p11.Finalize()
 	})
-	keepStandardInput()
 }
 
-// keepStandardInput opens descriptor 0 again if a module has closed it, as
-// opencryptoki's does (3.8.1) when it does not find a TPM. The next file that this
-// process opens would be 0, the module would close that, and it may be the database.
-func keepStandardInput() {
-	if _, err := unix.FcntlInt(0, unix.F_GETFD, 0); err == unix.EBADF {
-		_, _ = unix.Open(os.DevNull, unix.O_RDONLY, 0) // the lowest that is free: 0
+// finalize finalizes the module, for this package and for what finalizes it in others.
+func (t *Token) finalize(others func()) {
+	if err := t.module.Finalize(others); err != nil {
+		t.log.Warn("after C_Finalize", "module", t.cfg.Module, "reason", err)
 	}
 }
 
@@ -90,20 +75,8 @@ func (c *connection) work(s *session, q *queue) {
 		if j == nil {
 			return
 		}
-		c.during("a worker's call", func(d *doing) {
-			s.doing = d
-			s = c.handle(s, j, q)
-		})
+		s = c.handle(s, j, q)
 	}
-}
-
-// during does f, which calls into the module.
-func (c *connection) during(what string, f func(*doing)) {
-	if c.oneAtATime {
-		c.turn.Lock()
-		defer c.turn.Unlock()
-	}
-	c.token.calls.during(what, f)
 }
 
 // maxRefusals is how often a job is begun on a token that is well.
@@ -117,16 +90,16 @@ func (c *connection) handle(s *session, j *job, q *queue) *session {
 			j.done <- waitError(err)
 			return s
 		}
-		err := safely(func() error { return j.do(s) })
-		if !isFromModule(err) {
+		err := p11.Safely(func() error { return j.do(s) })
+		if !p11.IsError(err) {
 			j.done <- err
 			return s
 		}
 		// The session may have an operation half done in it, which the next
 		// job would trip over; and the error may be the session's own.
-		lostErr := s.renew()
+		lostErr := s.p11.Renew()
 		if lostErr == nil {
-			lostErr = safely(s.canary)
+			lostErr = p11.Safely(s.checkAlive)
 		}
 		if lostErr == nil {
 			lostErr = c.givenUp()

@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // copies keeps session copies of the keys that are used most. Where a token has
@@ -69,11 +70,11 @@ func (k *copies) start(first *session) (keep func(), err error) {
 	if k.session, err = k.c.openSession(); err != nil {
 		return nil, err
 	}
-	copied, direct, err := k.session.tryCopy(first)
+	copied, direct, err := tryCopy(k.session.p11, first.p11, k.c.canary)
 	if err != nil || copied >= time.Duration(worthIt*float64(direct)) {
 		k.c.token.log.Debug("signing without session copies", "copy", copied, "key", direct, "reason", err)
-		k.session.close()
-		return nil, first.renew() // in which an operation may be half done
+		k.session.p11.Close()
+		return nil, first.p11.Renew() // in which an operation may be half done
 	}
 	k.on.Store(true)
 	return k.keep, nil
@@ -82,20 +83,19 @@ func (k *copies) start(first *session) (keep func(), err error) {
 // tryCopy copies the canary key and has the copy sign in another session. It
 // gives the shortest times of signatures with the copy and with the key itself:
 // the longer ones say more about the machine than about the token.
-func (s *session) tryCopy(other *session) (copied, direct time.Duration, err error) {
-	canary := s.connection.canary
-	handle, err := s.copyObject(canary.handle, canaryID)
+func tryCopy(s, other *p11.Session, canary canaryKey) (copied, direct time.Duration, err error) {
+	handle, err := copyObject(s, canary.handle, canaryID)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer func() { _ = s.destroyCopy(handle) }() // or it ends with the session
+	defer func() { _ = destroyCopy(s, handle) }() // or it ends with the session
 	m := mechanisms[canary.alg]
 	const tries = 15
 	var times [2][]time.Duration
 	for range tries {
 		for i, h := range []pkcs11.ObjectHandle{handle, canary.handle} {
 			began := time.Now()
-			if _, err := other.signRaw(h, m, canaryDigest); err != nil {
+			if _, err := m.sign(other, h, canaryDigest); err != nil {
 				return 0, 0, err
 			}
 			times[i] = append(times[i], time.Since(began))
@@ -106,35 +106,35 @@ func (s *session) tryCopy(other *session) (copied, direct time.Duration, err err
 
 // copyObject copies a private key into the session. What is not a copy of it, and
 // as well guarded, is not given out.
-func (s *session) copyObject(o pkcs11.ObjectHandle, id []byte) (pkcs11.ObjectHandle, error) {
-	h, err := s.p11.CopyObject(s.handle, o, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false)})
+func copyObject(s *p11.Session, o pkcs11.ObjectHandle, id []byte) (pkcs11.ObjectHandle, error) {
+	h, err := s.Copy(o, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false))
 	if err != nil {
-		return 0, fromModule("C_CopyObject", err)
+		return 0, err
 	}
 	for typ, want := range map[uint]bool{pkcs11.CKA_TOKEN: false, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false} {
-		got, err := s.is(h, typ)
+		got, err := s.Bool(h, typ)
 		if err != nil {
 			return 0, err
 		}
 		if got != want {
-			return 0, fromModule("C_CopyObject", fmt.Errorf("the copy's attribute %#x is %v", typ, got))
+			return 0, p11.Wrap("C_CopyObject", fmt.Errorf("the copy's attribute %#x is %v", typ, got))
 		}
 	}
-	copied, err := s.attribute(h, pkcs11.CKA_ID)
+	copied, err := s.Attribute(h, pkcs11.CKA_ID)
 	if err == nil && !bytes.Equal(copied, id) {
-		err = fromModule("C_CopyObject", fmt.Errorf("the copy has the CKA_ID %x, the key %x", copied, id))
+		err = p11.Wrap("C_CopyObject", fmt.Errorf("the copy has the CKA_ID %x, the key %x", copied, id))
 	}
 	return h, err
 }
 
 // destroyCopy destroys a session object. A handle that a token gave for one, and
 // that is a key's own, must not be destroyed.
-func (s *session) destroyCopy(h pkcs11.ObjectHandle) error {
-	inToken, err := s.is(h, pkcs11.CKA_TOKEN)
+func destroyCopy(s *p11.Session, h pkcs11.ObjectHandle) error {
+	inToken, err := s.Bool(h, pkcs11.CKA_TOKEN)
 	if err != nil || inToken {
 		return err
 	}
-	return fromModule("C_DestroyObject", s.p11.DestroyObject(s.handle, h))
+	return s.Destroy(h)
 }
 
 // used counts a signature that was made with the key itself, and asks for a copy
@@ -198,12 +198,9 @@ func (k *copies) keep() {
 		case <-tick.C:
 			what = k.recheck
 		}
-		k.c.during("the keeper of session copies", func(d *doing) {
-			k.session.doing = d
-			if err := safely(what); err != nil {
-				k.stop(err)
-			}
-		})
+		if err := p11.Safely(what); err != nil {
+			k.stop(err)
+		}
 	}
 }
 
@@ -223,8 +220,8 @@ func (k *copies) copy(o *object) error {
 		return nil // it was found again, or destroyed
 	}
 	forgets := o.forgets.Load()
-	handle, err := k.session.copyObject(o.handle, o.id[:])
-	if isCode(err, handleErrors...) {
+	handle, err := copyObject(k.session.p11, o.handle, o.id[:])
+	if p11.Is(err, p11.HandleErrors...) {
 		return nil // whoever signs with the key next finds out why
 	}
 	if err != nil {
@@ -279,12 +276,12 @@ func (k *copies) bury() error {
 			k.mu.Unlock()
 			continue
 		}
-		err := safely(func() error { return k.session.destroyCopy(dead.copy.handle) }) // or using stayed locked
+		err := p11.Safely(func() error { return destroyCopy(k.session.p11, dead.copy.handle) }) // or using stayed locked
 		dead.o.using.Unlock()
 		if k.kept[dead.o] == dead.copy {
 			delete(k.kept, dead.o)
 		}
-		if err != nil && !isCode(err, handleErrors...) {
+		if err != nil && !p11.Is(err, p11.HandleErrors...) {
 			return err
 		}
 	}
@@ -297,13 +294,13 @@ func (k *copies) recheck() error {
 		return err
 	}
 	for o := range k.kept {
-		id, err := k.session.attribute(o.handle, pkcs11.CKA_ID)
-		gone := isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)
+		id, err := k.session.p11.Attribute(o.handle, pkcs11.CKA_ID)
+		gone := p11.Is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)
 		if err != nil && !gone {
 			return err
 		}
 		if gone || !bytes.Equal(id, o.id[:]) { // the handle may be another object's now
-			if err := k.session.canary(); err != nil {
+			if err := k.session.checkAlive(); err != nil {
 				return err // the token, not the key
 			}
 			o.stale.Store(true)
@@ -323,7 +320,7 @@ func (k *copies) stop(why error) {
 	}
 	clear(k.kept)
 	k.c.token.log.Warn("no more session copies of keys are made on this connection", "reason", why)
-	if err := safely(k.session.canary); err != nil {
+	if err := p11.Safely(k.session.checkAlive); err != nil {
 		k.c.lose(fmt.Errorf("%w, and then %w", why, err))
 	}
 }

@@ -1,5 +1,5 @@
-// Package token keeps keys in a PKCS#11 token. It is the only package that
-// links C.
+// Package token keeps keys in a PKCS#11 token. It calls the module through
+// internal/p11; no other packages link C.
 //
 // What it guarantees:
 //

@@ -15,13 +15,14 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // A generator is how a token makes key pairs of one KeySpec.
 type generator struct {
 	mechanism uint
-	public    func() ([]*pkcs11.Attribute, error)                          // what to ask for, beyond what every key has
-	export    func(*session, pkcs11.ObjectHandle) (spki []byte, err error) // of the public half
+	public    func() ([]*pkcs11.Attribute, error)                              // what to ask for, beyond what every key has
+	export    func(*p11.Session, pkcs11.ObjectHandle) (spki []byte, err error) // of the public half
 }
 
 var generators = map[hsm.KeySpec]generator{
@@ -108,11 +109,11 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	begun := false
 	key, err := run(ctx, t, t.changesOf(spec), func(s *session) (hsm.Key, error) {
 		if begun { // and cut off: half of a key pair may be there, or all of it
-			if err := s.destroy(id, s.handles.get(id)); err != nil {
+			if err := s.destroy(id, s.conn.handles.get(id)); err != nil {
 				return hsm.Key{}, err
 			}
 		}
-		if s.handles.get(id) != nil {
+		if s.conn.handles.get(id) != nil {
 			return hsm.Key{}, fmt.Errorf("the token already has a key with CKA_ID %x", id)
 		}
 		begun = true
@@ -137,14 +138,13 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 	if err != nil {
 		return hsm.Key{}, err
 	}
-	public, private, err := s.p11.GenerateKeyPair(s.handle,
-		[]*pkcs11.Mechanism{pkcs11.NewMechanism(g.mechanism, nil)},
+	public, private, err := s.p11.GenerateKeyPair(g.mechanism,
 		append(publicTemplate(id, label), parameters...), privateTemplate(id, label))
-	if isCode(err, pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_DOMAIN_PARAMS_INVALID, curveNotSupported) {
-		return hsm.Key{}, fmt.Errorf("%w: this token makes no %s keys: %w", hsm.ErrKeySpec, spec, err)
+	if p11.Is(err, pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_DOMAIN_PARAMS_INVALID, curveNotSupported) {
+		return hsm.Key{}, fmt.Errorf("%w: this token makes no %s keys: %w", hsm.ErrKeySpec, spec, p11.Cause(err))
 	}
 	if err != nil {
-		return hsm.Key{}, fromModule("C_GenerateKeyPair", err)
+		return hsm.Key{}, err
 	}
 	if err := s.mustBe(private, pkcs11.CKO_PRIVATE_KEY, id); err != nil {
 		return hsm.Key{}, err
@@ -153,17 +153,17 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 		return hsm.Key{}, err
 	}
 	key := hsm.Key{ID: slices.Clone(id), Spec: spec}
-	if key.Public, err = g.export(s, public); err == nil {
-		err = s.checkPromised(private)
+	if key.Public, err = g.export(s.p11, public); err == nil {
+		err = checkPromised(s.p11, private)
 	}
 	if err == nil {
 		err = s.flush()
 	}
 	if err != nil {
-		return hsm.Key{}, errors.Join(err, s.p11.DestroyObject(s.handle, private), s.p11.DestroyObject(s.handle, public))
+		return hsm.Key{}, errors.Join(err, p11.Cause(s.p11.Destroy(private)), p11.Cause(s.p11.Destroy(public)))
 	}
 	if label == labelKey {
-		s.handles.put(id, private, public)
+		s.conn.handles.put(id, private, public)
 	}
 	return key, nil
 }
@@ -172,9 +172,9 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 // binding has no name for.
 const curveNotSupported pkcs11.Error = 0x140
 
-func (s *session) checkPromised(private pkcs11.ObjectHandle) error {
+func checkPromised(s *p11.Session, private pkcs11.ObjectHandle) error {
 	for typ, want := range promised {
-		got, err := s.is(private, typ)
+		got, err := s.Bool(private, typ)
 		if err != nil {
 			return err
 		}
@@ -185,12 +185,12 @@ func (s *session) checkPromised(private pkcs11.ObjectHandle) error {
 	return nil
 }
 
-func exportRSA(s *session, public pkcs11.ObjectHandle) ([]byte, error) {
-	modulus, err := s.attribute(public, pkcs11.CKA_MODULUS)
+func exportRSA(s *p11.Session, public pkcs11.ObjectHandle) ([]byte, error) {
+	modulus, err := s.Attribute(public, pkcs11.CKA_MODULUS)
 	if err != nil {
 		return nil, err
 	}
-	exponent, err := s.attribute(public, pkcs11.CKA_PUBLIC_EXPONENT)
+	exponent, err := s.Attribute(public, pkcs11.CKA_PUBLIC_EXPONENT)
 	if err != nil {
 		return nil, err
 	}
@@ -200,9 +200,9 @@ func exportRSA(s *session, public pkcs11.ObjectHandle) ([]byte, error) {
 	})
 }
 
-func exportEC(spec hsm.KeySpec) func(*session, pkcs11.ObjectHandle) ([]byte, error) {
-	return func(s *session, public pkcs11.ObjectHandle) ([]byte, error) {
-		value, err := s.attribute(public, pkcs11.CKA_EC_POINT)
+func exportEC(spec hsm.KeySpec) func(*p11.Session, pkcs11.ObjectHandle) ([]byte, error) {
+	return func(s *p11.Session, public pkcs11.ObjectHandle) ([]byte, error) {
+		value, err := s.Attribute(public, pkcs11.CKA_EC_POINT)
 		if err != nil {
 			return nil, err
 		}
@@ -231,10 +231,10 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 		return fmt.Errorf("an id of %d bytes is not one of %d", len(k.ID), idSize)
 	}
 	var known *object
-	var on *connection // where it is known
+	var on *connection // that knows it
 	_, err := run(ctx, t, t.changesOf(k.Spec), func(s *session) (struct{}, error) {
-		if on != s.connection {
-			known, on = s.handles.get(k.ID), s.connection
+		if on != s.conn {
+			known, on = s.conn.handles.get(k.ID), s.conn
 		}
 		return struct{}{}, s.destroy(k.ID, known)
 	})
@@ -245,25 +245,25 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 // this connection is nil if its scan has not found it. A key pair that was made
 // here needs no search, which takes 1.2 s among 10,000 keys.
 func (s *session) destroy(id []byte, known *object) error {
-	s.forgetHandle(id)
+	s.conn.forgetHandle(id)
 	if known != nil {
 		known.search.Lock()
 		defer known.search.Unlock()
 	}
 	if known != nil && known.public != 0 {
 		err := s.destroyPair(id, []pkcs11.ObjectHandle{known.handle}, []pkcs11.ObjectHandle{known.public})
-		if !isCode(err, handleErrors...) {
+		if !p11.Is(err, p11.HandleErrors...) {
 			return err
 		}
 	}
-	private, err := s.findHalves(pkcs11.CKO_PRIVATE_KEY, id)
+	private, err := findHalves(s.p11, pkcs11.CKO_PRIVATE_KEY, id)
 	if err != nil {
 		return err
 	}
 	if len(private) == 0 {
 		// As it looks to one who is not logged in, and where the object is dead for
 		// this process: then it would be there again after the next start.
-		if err := s.confirm(); err != nil {
+		if err := s.checkAlive(); err != nil {
 			return err
 		}
 		if known != nil {
@@ -272,15 +272,15 @@ func (s *session) destroy(id []byte, known *object) error {
 			}
 		}
 	}
-	public, err := s.findHalves(pkcs11.CKO_PUBLIC_KEY, id)
+	public, err := findHalves(s.p11, pkcs11.CKO_PUBLIC_KEY, id)
 	if err != nil {
 		return err
 	}
 	return s.destroyPair(id, private, public)
 }
 
-func (s *session) findHalves(class uint, id []byte) ([]pkcs11.ObjectHandle, error) {
-	return s.find(
+func findHalves(s *p11.Session, class uint, id []byte) ([]pkcs11.ObjectHandle, error) {
+	return s.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
@@ -306,5 +306,5 @@ func (s *session) destroyHalf(o pkcs11.ObjectHandle, class uint, id []byte) erro
 	if err := s.mustBe(o, class, id); err != nil {
 		return err
 	}
-	return fromModule("C_DestroyObject", s.p11.DestroyObject(s.handle, o))
+	return s.p11.Destroy(o)
 }

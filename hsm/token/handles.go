@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // The labels of our objects in the token.
@@ -101,7 +102,7 @@ const (
 // scan fills the table with every private key that has our label. It is an error
 // to miss one that is there.
 func (h *handles) scan(s *session) error {
-	found, err := s.findKeys()
+	found, err := findKeys(s.p11)
 	if err != nil {
 		return err
 	}
@@ -109,31 +110,32 @@ func (h *handles) scan(s *session) error {
 	said := time.Now()
 	for i, handle := range found {
 		if i == 0 && len(found) >= manyKeys || time.Since(said) > progressEvery {
-			s.token.log.Info("reading which keys the token has", "read", i, "of", len(found))
+			s.conn.token.log.Info("reading which keys the token has", "read", i, "of", len(found))
 			said = time.Now()
 		}
-		id, err := s.attribute(handle, pkcs11.CKA_ID)
-		if isFromModule(err) { // once more: of thousands of calls one may fail
-			id, err = s.attribute(handle, pkcs11.CKA_ID)
+		id, err := s.p11.Attribute(handle, pkcs11.CKA_ID)
+		if p11.IsError(err) { // once more: of thousands of calls one may fail
+			id, err = s.p11.Attribute(handle, pkcs11.CKA_ID)
 		}
 		switch {
-		case isCode(err, handleErrors...):
+		case p11.Is(err, p11.HandleErrors...):
 			refused = append(refused, handle)
-		case isCode(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID), err == nil && len(id) != idSize:
+		case p11.Is(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID), err == nil && len(id) != idSize:
 			// Half an object, as a kill during generation leaves them: not one
 			// of the keys that were reported as made.
-			s.token.log.Warn("the token has an object with our label that is no key of ours; left alone", "object", handle, "id", fmt.Sprintf("%x", id), "reason", err)
+			s.conn.token.log.Warn("the token has an object with our label that is no key of ours; left alone", "object", handle, "id", fmt.Sprintf("%x", id), "reason", err)
 		case err != nil:
 			return fmt.Errorf("scanning the token: %w", err)
 		default:
 			h.add(s, id, handle)
 		}
 	}
-	return s.areGone(refused)
+	return confirmDeleted(s.p11, refused)
 }
 
-func (s *session) findKeys() ([]pkcs11.ObjectHandle, error) {
-	found, err := s.find(
+// findKeys finds the private keys that have our label.
+func findKeys(s *p11.Session) ([]pkcs11.ObjectHandle, error) {
+	found, err := s.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey))
 	if err != nil {
@@ -142,12 +144,12 @@ func (s *session) findKeys() ([]pkcs11.ObjectHandle, error) {
 	return found, nil
 }
 
-// areGone makes sure that keys whose handles were refused were deleted meanwhile.
-func (s *session) areGone(refused []pkcs11.ObjectHandle) error {
+// confirmDeleted makes sure that keys whose handles were refused were deleted meanwhile.
+func confirmDeleted(s *p11.Session, refused []pkcs11.ObjectHandle) error {
 	if len(refused) == 0 {
 		return nil
 	}
-	found, err := s.findKeys()
+	found, err := findKeys(s)
 	if err != nil {
 		return err
 	}
@@ -162,7 +164,7 @@ func (s *session) areGone(refused []pkcs11.ObjectHandle) error {
 // add adds a key that a scan found.
 func (h *handles) add(s *session, id []byte, handle pkcs11.ObjectHandle) {
 	if other := h.get(id); other != nil {
-		s.token.log.Error("several private keys in the token have one CKA_ID; none of them will be used", "id", fmt.Sprintf("%x", id))
+		s.conn.token.log.Error("several private keys in the token have one CKA_ID; none of them will be used", "id", fmt.Sprintf("%x", id))
 		other.twice = true
 		return
 	}
@@ -172,9 +174,9 @@ func (h *handles) add(s *session, id []byte, handle pkcs11.ObjectHandle) {
 // locate gives the object of a private key, finding it again if its handle was
 // refused.
 func (s *session) locate(id []byte) (*object, error) {
-	o := s.handles.get(id)
+	o := s.conn.handles.get(id)
 	if o == nil {
-		s.token.seek(id)
+		s.conn.token.seek(id)
 		return nil, fmt.Errorf("%w: the token has no key with CKA_ID %x", hsm.ErrNotFound, id)
 	}
 	if o.twice {
@@ -185,27 +187,27 @@ func (s *session) locate(id []byte) (*object, error) {
 	}
 	o.search.Lock() // nobody else has it for longer than a call takes
 	defer o.search.Unlock()
-	if now := s.handles.get(id); now != nil && now != o && !now.stale.Load() {
+	if now := s.conn.handles.get(id); now != nil && now != o && !now.stale.Load() {
 		return now, nil // another worker has found it
 	}
-	found, err := s.find(
+	found, err := s.p11.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
 	if err != nil {
 		return nil, err
 	}
 	if len(found) != 1 {
-		if err := s.confirm(); err != nil {
+		if err := s.checkAlive(); err != nil {
 			return nil, err
 		}
 		if err := s.rulesOutDeath(id); err != nil {
 			return nil, err
 		}
-		s.forgetHandle(id)
+		s.conn.forgetHandle(id)
 		return nil, fmt.Errorf("%w: the token has %d keys with CKA_ID %x where it had one", hsm.ErrNotFound, len(found), id)
 	}
-	s.copies.forget(o)
-	return s.handles.put(id, found[0], 0), nil
+	s.conn.copies.forget(o)
+	return s.conn.handles.put(id, found[0], 0), nil
 }
 
 // rulesOutDeath gives up the connection if the public half is there of a private
@@ -213,7 +215,7 @@ func (s *session) locate(id []byte) (*object, error) {
 // this process, from a moment without file descriptors, which nothing but
 // initializing the module ends (measured). Keys that are gone after that, are gone.
 func (s *session) rulesOutDeath(id []byte) error {
-	halves, err := s.find(
+	halves, err := s.p11.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
 	if err != nil || len(halves) == 0 {
@@ -240,9 +242,9 @@ func (t *Token) seek(id []byte) {
 		defer cancel()
 		began := time.Now()
 		_, _ = run(ctx, t, t.changes, func(s *session) (struct{}, error) { // it is sought again
-			found, err := s.findHalves(pkcs11.CKO_PRIVATE_KEY, id)
-			if err == nil && len(found) == 1 && s.handles.get(id) == nil {
-				s.handles.put(id, found[0], 0)
+			found, err := findHalves(s.p11, pkcs11.CKO_PRIVATE_KEY, id)
+			if err == nil && len(found) == 1 && s.conn.handles.get(id) == nil {
+				s.conn.handles.put(id, found[0], 0)
 			}
 			return struct{}{}, err
 		})

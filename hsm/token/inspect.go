@@ -3,7 +3,6 @@ package token
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 var (
@@ -23,22 +23,22 @@ var (
 // signing goes on meanwhile.
 func (t *Token) Survey(ctx context.Context) (hsm.Survey, error) {
 	return run(ctx, t, t.changes, func(s *session) (hsm.Survey, error) {
-		survey, err := s.survey()
-		survey.Sealing = s.sealing.way()
-		survey.Copies = s.copies.on.Load()
+		survey, err := surveyOf(s)
+		survey.Sealing = s.conn.sealing.way()
+		survey.Copies = s.conn.copies.on.Load()
 		return survey, err
 	})
 }
 
 // Objects is hsm.Inspector's.
 func (t *Token) Objects(ctx context.Context) ([]hsm.Object, error) {
-	return run(ctx, t, t.changes, (*session).objects)
+	return run(ctx, t, t.changes, func(s *session) ([]hsm.Object, error) { return listObjects(s.p11) })
 }
 
 // DestroyObject is hsm.Inspector's.
 func (t *Token) DestroyObject(ctx context.Context, o hsm.Object) error {
 	_, err := run(ctx, t, t.changes, func(s *session) (struct{}, error) {
-		return struct{}{}, s.destroyObject(o)
+		return struct{}{}, destroyObject(s, o)
 	})
 	return err
 }
@@ -51,7 +51,7 @@ func Look(cfg Config, f func(hsm.Inspector) error) error {
 	if err != nil {
 		return err
 	}
-	c, err := t.login(nil)
+	c, err := t.login()
 	if err != nil {
 		return err
 	}
@@ -60,8 +60,8 @@ func Look(cfg Config, f func(hsm.Inspector) error) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}
-	defer s.close()
-	return safely(func() error { return f(bare{s}) })
+	defer s.p11.Close()
+	return p11.Safely(func() error { return f(bare{s}) })
 }
 
 // bare inspects in one session, for one goroutine. It takes no contexts: a call
@@ -69,17 +69,17 @@ func Look(cfg Config, f func(hsm.Inspector) error) error {
 type bare struct{ s *session }
 
 func (b bare) Survey(context.Context) (hsm.Survey, error) {
-	survey, err := b.s.survey()
+	survey, err := surveyOf(b.s)
 	if err != nil {
 		return survey, err
 	}
-	survey.Sealing, err = b.s.wouldSeal()
+	survey.Sealing, err = probeSealing(b.s.p11)
 	return survey, err
 }
 
-func (b bare) Objects(context.Context) ([]hsm.Object, error) { return b.s.objects() }
+func (b bare) Objects(context.Context) ([]hsm.Object, error) { return listObjects(b.s.p11) }
 
-func (b bare) DestroyObject(_ context.Context, o hsm.Object) error { return b.s.destroyObject(o) }
+func (b bare) DestroyObject(_ context.Context, o hsm.Object) error { return destroyObject(b.s, o) }
 
 // way is what a Survey calls the way of sealing.
 func (k sealingKey) way() string {
@@ -89,24 +89,27 @@ func (k sealingKey) way() string {
 	return hsm.SealAESGCM
 }
 
-func (s *session) survey() (survey hsm.Survey, err error) {
-	module, err := s.p11.GetInfo()
+// surveyOf asks the module and the token of a session what they are, and tries what
+// they offer.
+func surveyOf(s *session) (survey hsm.Survey, err error) {
+	m, slot := s.conn.token.module, s.conn.slot
+	module, err := m.Info()
 	if err != nil {
-		return survey, fromModule("C_GetInfo", err)
+		return survey, err
 	}
 	survey.Module = hsm.ModuleInfo{
-		Path:         s.token.cfg.Module,
+		Path:         m.Path(),
 		Manufacturer: strings.TrimSpace(module.ManufacturerID),
 		Description:  strings.TrimSpace(module.LibraryDescription),
 		Version:      version(module.LibraryVersion),
 		Cryptoki:     version(module.CryptokiVersion),
 	}
-	info, err := s.p11.GetTokenInfo(s.slot)
+	info, err := m.TokenInfo(slot)
 	if err != nil {
-		return survey, fromModule("C_GetTokenInfo", err)
+		return survey, err
 	}
 	survey.Token = hsm.TokenInfo{
-		Slot:         s.slot,
+		Slot:         slot,
 		Label:        strings.TrimSpace(info.Label),
 		Serial:       strings.TrimSpace(info.SerialNumber),
 		Manufacturer: strings.TrimSpace(info.ManufacturerID),
@@ -116,10 +119,10 @@ func (s *session) survey() (survey hsm.Survey, err error) {
 		Flags:        names(info.Flags, tokenFlags),
 		MaxSessions:  maxSessions(info.MaxSessionCount),
 	}
-	if survey.Mechanisms, err = s.mechanisms(); err != nil {
+	if survey.Mechanisms, err = listMechanisms(m, slot); err != nil {
 		return survey, err
 	}
-	survey.Offers, err = s.offers(survey.Mechanisms)
+	survey.Offers, err = offers(s.p11, survey.Mechanisms)
 	return survey, err
 }
 
@@ -177,21 +180,17 @@ func names(bits uint, flags []flag) []string {
 	return set
 }
 
-// mechanisms lists the token's mechanisms in the order of their numbers.
-func (s *session) mechanisms() ([]hsm.Mechanism, error) {
-	list, err := s.p11.GetMechanismList(s.slot)
+// listMechanisms lists the token's mechanisms in the order of their numbers.
+func listMechanisms(m *p11.Module, slot uint) ([]hsm.Mechanism, error) {
+	list, err := m.Mechanisms(slot)
 	if err != nil {
-		return nil, fromModule("C_GetMechanismList", err)
+		return nil, err
 	}
 	all := []hsm.Mechanism{}
-	for _, m := range list {
-		info, err := s.p11.GetMechanismInfo(s.slot, []*pkcs11.Mechanism{m})
-		if err != nil {
-			return nil, fromModule("C_GetMechanismInfo", err)
-		}
+	for _, one := range list {
 		all = append(all, hsm.Mechanism{
-			ID: m.Mechanism, Name: mechanismName(m.Mechanism),
-			MinKeySize: info.MinKeySize, MaxKeySize: info.MaxKeySize, Flags: names(info.Flags, mechanismFlags),
+			ID: one.ID, Name: mechanismName(one.ID),
+			MinKeySize: one.MinKeySize, MaxKeySize: one.MaxKeySize, Flags: names(one.Flags, mechanismFlags),
 		})
 	}
 	slices.SortFunc(all, func(a, b hsm.Mechanism) int { return int(a.ID) - int(b.ID) })
@@ -230,16 +229,16 @@ func mechanismName(id uint) string {
 	return fmt.Sprintf("%#x", id)
 }
 
-// objects lists the token objects.
-func (s *session) objects() ([]hsm.Object, error) {
-	found, err := s.find()
+// listObjects lists the token objects.
+func listObjects(s *p11.Session) ([]hsm.Object, error) {
+	found, err := s.Find()
 	if err != nil {
 		return nil, err
 	}
 	all := make([]hsm.Object, 0, len(found))
 	for _, handle := range found {
-		o, err := s.object(handle)
-		if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
+		o, err := readObject(s, handle)
+		if p11.Is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
 			continue // destroyed meanwhile
 		}
 		if err != nil {
@@ -263,19 +262,19 @@ var classes = map[uint]string{
 	pkcs11.CKO_SECRET_KEY:  hsm.ClassSecretKey,
 }
 
-// object reads what there is to know of an object. What it has not stays zero:
+// readObject reads what there is to know of an object. What it has not stays zero:
 // objects cut off while they were made may have nothing but a handle.
-func (s *session) object(handle pkcs11.ObjectHandle) (o hsm.Object, err error) {
+func readObject(s *p11.Session, handle pkcs11.ObjectHandle) (o hsm.Object, err error) {
 	o = hsm.Object{Handle: uint(handle), Class: hsm.ClassOther}
 	read := func(typ uint) []byte {
-		value, readErr := s.attribute(handle, typ)
-		if readErr != nil && !isCode(readErr, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_SENSITIVE) {
+		value, readErr := s.Attribute(handle, typ)
+		if readErr != nil && !p11.Is(readErr, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_SENSITIVE) {
 			err = errors.Join(err, readErr)
 		}
 		return value
 	}
 	class := read(pkcs11.CKA_CLASS)
-	if name, ok := classes[number(class)]; ok {
+	if name, ok := classes[p11.Uint(class)]; ok {
 		o.Class = name
 	}
 	o.Label, o.ID = string(read(pkcs11.CKA_LABEL)), read(pkcs11.CKA_ID)
@@ -284,22 +283,13 @@ func (s *session) object(handle pkcs11.ObjectHandle) (o hsm.Object, err error) {
 		o.Purpose, o.Ours = hsm.PurposeNone, true
 	}
 	if o.Class != hsm.ClassOther {
-		keyType := number(read(pkcs11.CKA_KEY_TYPE))
+		keyType := p11.Uint(read(pkcs11.CKA_KEY_TYPE))
 		o.KeyType = keyTypeName(keyType)
 		if err == nil {
-			o.KeySpec, o.Public = s.specOf(handle, o.Class, keyType)
+			o.KeySpec, o.Public = specOf(s, handle, o.Class, keyType)
 		}
 	}
 	return o, err
-}
-
-// number decodes a CK_ULONG, which is 8 bytes here; anything else is ^0, which
-// names nothing.
-func number(value []byte) uint {
-	if len(value) != 8 {
-		return ^uint(0)
-	}
-	return uint(binary.NativeEndian.Uint64(value))
 }
 
 func keyTypeName(keyType uint) string {
@@ -318,27 +308,27 @@ func keyTypeName(keyType uint) string {
 
 // specOf tells a key's KeySpec, and exports a public one. It gives nothing for
 // keys that are of none.
-func (s *session) specOf(handle pkcs11.ObjectHandle, class string, keyType uint) (hsm.KeySpec, []byte) {
+func specOf(s *p11.Session, handle pkcs11.ObjectHandle, class string, keyType uint) (hsm.KeySpec, []byte) {
 	switch keyType {
 	case pkcs11.CKK_RSA:
-		modulus, err := s.attribute(handle, pkcs11.CKA_MODULUS)
+		modulus, err := s.Attribute(handle, pkcs11.CKA_MODULUS)
 		for spec, bits := range rsaBits {
 			if err == nil && uint(len(bytes.TrimLeft(modulus, "\x00")))*8 == bits {
-				return spec, s.exported(spec, handle, class)
+				return spec, exported(s, spec, handle, class)
 			}
 		}
 	case pkcs11.CKK_EC:
-		params, err := s.attribute(handle, pkcs11.CKA_EC_PARAMS)
+		params, err := s.Attribute(handle, pkcs11.CKA_EC_PARAMS)
 		for _, spec := range []hsm.KeySpec{hsm.EC_P256, hsm.EC_P256K} {
 			if oid, oidErr := hsm.CurveOID(spec); err == nil && oidErr == nil && bytes.Equal(oid, params) {
-				return spec, s.exported(spec, handle, class)
+				return spec, exported(s, spec, handle, class)
 			}
 		}
 	}
 	return "", nil
 }
 
-func (s *session) exported(spec hsm.KeySpec, handle pkcs11.ObjectHandle, class string) []byte {
+func exported(s *p11.Session, spec hsm.KeySpec, handle pkcs11.ObjectHandle, class string) []byte {
 	if class != hsm.ClassPublicKey {
 		return nil
 	}
@@ -350,13 +340,13 @@ func (s *session) exported(spec hsm.KeySpec, handle pkcs11.ObjectHandle, class s
 }
 
 // destroyObject destroys an object of ours that still is what it was.
-func (s *session) destroyObject(o hsm.Object) error {
+func destroyObject(s *session, o hsm.Object) error {
 	if !o.Ours {
 		return fmt.Errorf("the object %q is not one of kmsgate's, and is not touched", o.Label)
 	}
-	is, err := s.object(pkcs11.ObjectHandle(o.Handle))
-	if isCode(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
-		if err := s.confirm(); err != nil {
+	now, err := readObject(s.p11, pkcs11.ObjectHandle(o.Handle))
+	if p11.Is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
+		if err := s.checkAlive(); err != nil {
 			return err
 		}
 		return fmt.Errorf("%w: object %d is gone", hsm.ErrNotFound, o.Handle)
@@ -364,14 +354,14 @@ func (s *session) destroyObject(o hsm.Object) error {
 	if err != nil {
 		return err
 	}
-	if is.Class != o.Class || is.Label != o.Label || !bytes.Equal(is.ID, o.ID) {
+	if now.Class != o.Class || now.Label != o.Label || !bytes.Equal(now.ID, o.ID) {
 		return fmt.Errorf("%w: object %d is another one now", hsm.ErrNotFound, o.Handle)
 	}
-	if is.Class == hsm.ClassPrivateKey && is.Purpose == hsm.PurposeKey {
-		s.forgetHandle(is.ID)
+	if now.Class == hsm.ClassPrivateKey && now.Purpose == hsm.PurposeKey {
+		s.conn.forgetHandle(now.ID)
 	}
-	if err := s.p11.DestroyObject(s.handle, pkcs11.ObjectHandle(o.Handle)); err != nil {
-		return fromModule("C_DestroyObject", err)
+	if err := s.p11.Destroy(pkcs11.ObjectHandle(o.Handle)); err != nil {
+		return err
 	}
 	return s.flush()
 }

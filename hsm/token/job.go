@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
-
-	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
 )
@@ -158,54 +155,4 @@ func waitError(err error) error {
 		return fmt.Errorf("%w: it did not answer in time: %w", hsm.ErrUnavailable, err)
 	}
 	return err
-}
-
-// safely does f, which calls into the module. A module that answers nonsense, such
-// as a length beyond all memory, makes the binding panic; here that is an error of
-// the module, and not the end of the process.
-func safely(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fromModule("using what the module answered", fmt.Errorf("%v", p))
-		}
-	}()
-	return f()
-}
-
-// A moduleError is an error that came out of the PKCS#11 module. Only such
-// errors make a worker doubt its session and its connection.
-type moduleError struct {
-	doing string
-	err   error
-}
-
-func (e *moduleError) Error() string { return e.doing + ": " + e.err.Error() }
-func (e *moduleError) Unwrap() error { return e.err }
-
-// fromModule marks an error as the module's; nil stays nil.
-func fromModule(doing string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &moduleError{doing, err}
-}
-
-func isFromModule(err error) bool {
-	var e *moduleError
-	return errors.As(err, &e)
-}
-
-// isCode reports whether err is one of the PKCS#11 return values.
-func isCode(err error, codes ...pkcs11.Error) bool {
-	var code pkcs11.Error
-	if !errors.As(err, &code) {
-		return false
-	}
-	for _, c := range codes {
-		if code == c {
-			return true
-		}
-	}
-	return false
 }

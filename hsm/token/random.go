@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // randomBlock is how many random bytes are looked at together: so many that a good
@@ -36,17 +37,17 @@ func (t *Token) Random(ctx context.Context, n int) ([]byte, error) {
 }
 
 func (s *session) random(n int) ([]byte, error) {
-	if s.noRandom {
+	if s.conn.noRandom {
 		return nil, hsm.ErrNoRandom
 	}
-	out, err := s.p11.GenerateRandom(s.handle, n)
-	if isCode(err, pkcs11.CKR_RANDOM_NO_RNG, pkcs11.CKR_FUNCTION_NOT_SUPPORTED) {
-		if err := s.confirm(); err != nil { // a token that is not well may say anything
+	out, err := s.p11.Random(n)
+	if p11.Is(err, pkcs11.CKR_RANDOM_NO_RNG, pkcs11.CKR_FUNCTION_NOT_SUPPORTED) {
+		if err := s.checkAlive(); err != nil { // a token that is not well may say anything
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: %w", hsm.ErrNoRandom, err)
+		return nil, fmt.Errorf("%w: %w", hsm.ErrNoRandom, p11.Cause(err))
 	}
-	return out, fromModule("C_GenerateRandom", err)
+	return out, err
 }
 
 // randoms is what is remembered of the random bytes that a token made, to tell whether

@@ -12,6 +12,8 @@ import (
 
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // What Seal returns begins with a format byte and the CKA_ID of the sealing key,
@@ -45,15 +47,15 @@ type sealingKey struct {
 // findSealingKey finds the sealing key, or makes it where that is configured,
 // and tries it.
 func (c *connection) findSealingKey(s *session, provision bool) (err error) {
-	c.sealing, err = s.onlySealingKey()
+	c.sealing, err = onlySealingKey(s.p11)
 	if err != nil {
 		return fmt.Errorf("finding the sealing key: %w", err)
 	}
 	switch {
 	case c.sealing.id != nil:
-		err = s.testSealing()
+		err = c.sealing.try(s.p11)
 	case provision:
-		err = s.provisionSealing()
+		err = c.provisionSealing(s)
 	default:
 		err = fmt.Errorf("%w: it has no key labelled %s", ErrNotOurs, labelSealing)
 	}
@@ -63,9 +65,9 @@ func (c *connection) findSealingKey(s *session, provision bool) (err error) {
 	return nil
 }
 
-// onlySealingKey gives the one sealing key, without id if there is none.
-func (s *session) onlySealingKey() (key sealingKey, err error) {
-	found, err := s.find(
+// onlySealingKey returns the one sealing key, without id if there is none.
+func onlySealingKey(s *p11.Session) (key sealingKey, err error) {
+	found, err := s.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelSealing))
 	if err != nil || len(found) == 0 {
@@ -75,56 +77,56 @@ func (s *session) onlySealingKey() (key sealingKey, err error) {
 		return key, fmt.Errorf("the token has %d keys labelled %s where there must be one", len(found), labelSealing)
 	}
 	key.handle = found[0]
-	if key.id, err = s.attribute(key.handle, pkcs11.CKA_ID); err != nil {
+	if key.id, err = s.Attribute(key.handle, pkcs11.CKA_ID); err != nil {
 		return key, err
 	}
 	if len(key.id) != idSize {
 		return key, fmt.Errorf("its CKA_ID has %d bytes, not %d", len(key.id), idSize)
 	}
-	keyType, err := s.attribute(key.handle, pkcs11.CKA_KEY_TYPE)
+	keyType, err := s.Uint(key.handle, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
 		return key, err
 	}
 	key.format = formatHMAC
-	if bytes.Equal(keyType, pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES).Value) {
+	if keyType == pkcs11.CKK_AES {
 		key.format = formatGCM
 	}
 	return key, nil
 }
 
 // provisionSealing makes a sealing key of the first kind that works.
-func (s *session) provisionSealing() error {
-	why := s.trySealingKey(s.makeAESKey)
-	if why == nil {
+func (c *connection) provisionSealing(s *session) error {
+	aesErr := c.trySealingKey(s, c.makeAESKey)
+	if aesErr == nil {
 		return nil
 	}
-	if err := s.trySealingKey(s.makeHMACKey); err != nil {
-		return fmt.Errorf("kmsgate needs CKM_AES_GCM with additional data (%w), or CKM_SHA256_HMAC with a generic secret key (%w)", why, err)
+	if err := c.trySealingKey(s, func() error { return makeHMACKey(s.p11) }); err != nil {
+		return fmt.Errorf("kmsgate needs CKM_AES_GCM with additional data (%w), or CKM_SHA256_HMAC with a generic secret key (%w)", aesErr, err)
 	}
-	s.token.log.Info("this token has no AES-GCM: secrets are sealed in this process, by keys that it derives", "reason", why)
+	c.token.log.Info("this token has no AES-GCM: secrets are sealed in this process, by keys that it derives", "reason", aesErr)
 	return nil
 }
 
 // trySealingKey makes a sealing key and tries it. One that does not work is not
 // left behind.
-func (s *session) trySealingKey(make func() error) error {
+func (c *connection) trySealingKey(s *session, make func() error) error {
 	if err := make(); err != nil {
 		return err
 	}
-	key, err := s.onlySealingKey()
+	key, err := onlySealingKey(s.p11)
 	if err != nil {
 		return err
 	}
-	s.sealing = key
-	if err := s.testSealing(); err != nil {
-		return errors.Join(err, fromModule("C_DestroyObject", s.p11.DestroyObject(s.handle, key.handle)))
+	if err := key.try(s.p11); err != nil {
+		return errors.Join(err, s.p11.Destroy(key.handle))
 	}
+	c.sealing = key
 	return s.flush()
 }
 
-// makeAESKey goes without the session: crypto11 has one for itself.
-func (s *session) makeAESKey() error {
-	if s.c11 == nil {
+// makeAESKey needs no session: crypto11 has its own.
+func (c *connection) makeAESKey() error {
+	if c.c11 == nil {
 		return errors.New("crypto11, which makes the key, cannot open the module")
 	}
 	template, err := crypto11.NewAttributeSetWithIDAndLabel(newSealingID(), []byte(labelSealing))
@@ -138,12 +140,14 @@ func (s *session) makeAESKey() error {
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
 	})
-	_, err = s.c11.GenerateSecretKeyWithAttributes(template, 256, crypto11.CipherAES)
-	return err
+	return c.token.module.Call("C_GenerateKey by crypto11", func() error {
+		_, err := c.c11.GenerateSecretKeyWithAttributes(template, 256, crypto11.CipherAES)
+		return err
+	})
 }
 
-func (s *session) makeHMACKey() error {
-	_, err := s.p11.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, nil)}, []*pkcs11.Attribute{
+func makeHMACKey(s *p11.Session) error {
+	_, err := s.GenerateKey(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_GENERIC_SECRET),
 		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, derivedSize),
@@ -155,7 +159,7 @@ func (s *session) makeHMACKey() error {
 		pkcs11.NewAttribute(pkcs11.CKA_ID, newSealingID()),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelSealing),
 	})
-	return fromModule("C_GenerateKey", err)
+	return err
 }
 
 // derivedSize is the length of an HMAC-SHA-256 and of the AES key that it is.
@@ -167,20 +171,21 @@ func newSealingID() []byte {
 	return id
 }
 
-func (s *session) testSealing() error {
+// try seals and unseals something.
+func (k sealingKey) try(s *p11.Session) error {
 	secret, aad := []byte("secret"), []byte("aad")
-	sealed, err := s.seal(secret, aad)
+	sealed, err := k.seal(s, secret, aad)
 	if err != nil {
 		return err
 	}
-	got, err := s.unseal(sealed, aad)
+	got, err := k.unseal(s, sealed, aad)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(got, secret) {
 		return errors.New("unsealing gave something else than was sealed")
 	}
-	if _, err := s.unseal(sealed, []byte("other")); err == nil {
+	if _, err := k.unseal(s, sealed, []byte("other")); err == nil {
 		return errors.New("unsealing took other additional data")
 	}
 	return nil
@@ -189,81 +194,56 @@ func (s *session) testSealing() error {
 // header begins everything that the key seals.
 func (k sealingKey) header() []byte { return append([]byte{k.format}, k.id...) }
 
-func (s *session) seal(plaintext, aad []byte) ([]byte, error) {
-	header := s.sealing.header()
+func (k sealingKey) seal(s *p11.Session, plaintext, aad []byte) ([]byte, error) {
+	header := k.header()
 	nonce := make([]byte, nonceSize)
 	rand.Read(nonce)
-	if s.sealing.format == formatGCM {
-		ciphertext, err := s.encrypt(nonce, plaintext, slices.Concat(header, aad))
+	if k.format == formatGCM {
+		ciphertext, err := s.EncryptGCM(k.handle, nonce, plaintext, slices.Concat(header, aad))
 		return slices.Concat(header, nonce, ciphertext), err
 	}
 	salt := make([]byte, saltSize)
 	rand.Read(salt)
-	aead, err := s.deriveAEAD(salt, aad)
+	aead, err := k.deriveAEAD(s, salt, aad)
 	if err != nil {
 		return nil, err
 	}
 	return aead.Seal(slices.Concat(header, salt, nonce), nonce, plaintext, slices.Concat(header, aad)), nil
 }
 
-func (s *session) unseal(sealed, aad []byte) ([]byte, error) {
-	header := s.sealing.header()
+func (k sealingKey) unseal(s *p11.Session, sealed, aad []byte) ([]byte, error) {
+	header := k.header()
 	if len(sealed) < headerSize+nonceSize+tagSize || sealed[0] != formatGCM && sealed[0] != formatHMAC {
 		return nil, errors.New("not a sealed secret of a known format")
 	}
 	if !bytes.Equal(sealed[:headerSize], header) {
-		return nil, fmt.Errorf("sealed by key %x, but this token's sealing key is %x: the database and the token do not belong together", sealed[1:headerSize], s.sealing.id)
+		return nil, fmt.Errorf("sealed by key %x, but this token's sealing key is %x: the database and the token do not belong together", sealed[1:headerSize], k.id)
 	}
 	rest, aad := sealed[headerSize:], slices.Concat(header, aad)
-	if s.sealing.format == formatGCM {
-		return s.decrypt(rest[:nonceSize], rest[nonceSize:], aad)
+	if k.format == formatGCM {
+		return s.DecryptGCM(k.handle, rest[:nonceSize], rest[nonceSize:], aad)
 	}
 	if len(rest) < saltSize+nonceSize+tagSize {
 		return nil, errors.New("not a sealed secret of a known format")
 	}
-	aead, err := s.deriveAEAD(rest[:saltSize], aad[headerSize:])
+	aead, err := k.deriveAEAD(s, rest[:saltSize], aad[headerSize:])
 	if err != nil {
 		return nil, err
 	}
 	secret, err := aead.Open(nil, rest[saltSize:saltSize+nonceSize], rest[saltSize+nonceSize:], aad)
-	return secret, fromModule("opening it by the key that the token derived", err)
+	return secret, p11.Wrap("opening it by the key that the token derived", err)
 }
 
-// encrypt has the token encrypt, in the worker's own session. crypto11's AEAD
-// would do it in a session of a pool that keeps dead ones.
-func (s *session) encrypt(nonce, plaintext, aad []byte) ([]byte, error) {
-	params := pkcs11.NewGCMParams(nonce, aad, 8*tagSize)
-	defer params.Free()
-	if err := s.p11.EncryptInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, params)}, s.sealing.handle); err != nil {
-		return nil, fromModule("C_EncryptInit", err)
-	}
-	ciphertext, err := s.p11.Encrypt(s.handle, plaintext)
-	return ciphertext, fromModule("C_Encrypt", err)
-}
-
-func (s *session) decrypt(nonce, ciphertext, aad []byte) ([]byte, error) {
-	params := pkcs11.NewGCMParams(nonce, aad, 8*tagSize)
-	defer params.Free()
-	if err := s.p11.DecryptInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, params)}, s.sealing.handle); err != nil {
-		return nil, fromModule("C_DecryptInit", err)
-	}
-	plaintext, err := s.p11.Decrypt(s.handle, ciphertext)
-	return plaintext, fromModule("C_Decrypt", err)
-}
-
-// deriveAEAD gives the AEAD of one secret.
-func (s *session) deriveAEAD(salt, aad []byte) (cipher.AEAD, error) {
-	context := slices.Concat([]byte("kmsgate sealing 2|"), s.sealing.id, salt, aad)
-	if err := s.p11.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_SHA256_HMAC, nil)}, s.sealing.handle); err != nil {
-		return nil, fromModule("C_SignInit", err)
-	}
-	key, err := s.p11.Sign(s.handle, context)
+// deriveAEAD returns the AEAD of one secret.
+func (k sealingKey) deriveAEAD(s *p11.Session, salt, aad []byte) (cipher.AEAD, error) {
+	context := slices.Concat([]byte("kmsgate sealing 2|"), k.id, salt, aad)
+	key, err := s.Sign(k.handle, pkcs11.CKM_SHA256_HMAC, nil, context)
 	if err != nil {
-		return nil, fromModule("C_Sign", err)
+		return nil, err
 	}
 	defer clear(key)
 	if len(key) != derivedSize {
-		return nil, fromModule("C_Sign", fmt.Errorf("the HMAC-SHA-256 has %d bytes", len(key)))
+		return nil, p11.Wrap("C_Sign", fmt.Errorf("the HMAC-SHA-256 has %d bytes", len(key)))
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -280,16 +260,16 @@ func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error)
 		return nil, fmt.Errorf("a secret of %d bytes is longer than %d", len(plaintext), maxSecret)
 	}
 	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) {
-		sealed, err := s.withSealing(s.seal(plaintext, aad))
+		sealed, err := s.withSealing(s.conn.sealing.seal(s.p11, plaintext, aad))
 		if err != nil {
 			return nil, err
 		}
-		again, err := s.withSealing(s.unseal(sealed, aad))
+		again, err := s.withSealing(s.conn.sealing.unseal(s.p11, sealed, aad))
 		defer clear(again)
 		if err == nil && !bytes.Equal(again, plaintext) {
 			err = errors.New("it is not what it was")
 		}
-		return sealed, fromModule("unsealing what was sealed just now", err)
+		return sealed, p11.Wrap("unsealing what was sealed just now", err)
 	})
 }
 
@@ -297,15 +277,15 @@ func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error)
 // that the token does not unseal is not hsm.ErrUnavailable.
 func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
 	return runUnless(ctx, t, t.jobs, errNotUnsealed, func(s *session) ([]byte, error) {
-		secret, err := s.withSealing(s.unseal(sealed, aad))
-		if err != nil || s.sealing.format != formatGCM {
+		secret, err := s.withSealing(s.conn.sealing.unseal(s.p11, sealed, aad))
+		if err != nil || s.conn.sealing.format != formatGCM {
 			return secret, err
 		}
 		// The token vouches for what it decrypted, and this for the token.
-		again, err := s.withSealing(s.unseal(sealed, aad))
+		again, err := s.withSealing(s.conn.sealing.unseal(s.p11, sealed, aad))
 		defer clear(again)
 		if err == nil && !bytes.Equal(again, secret) {
-			err = fromModule("unsealing twice", errors.New("it gave two different secrets"))
+			err = p11.Wrap("unsealing twice", errors.New("it gave two different secrets"))
 		}
 		return secret, err
 	})
@@ -314,7 +294,7 @@ func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) 
 // withSealing passes on what sealing gave. That the token does not know the sealing
 // key any more is no fault of the secret, and may be one of the connection's.
 func (s *session) withSealing(result []byte, err error) ([]byte, error) {
-	if isCode(err, handleErrors...) {
+	if p11.Is(err, p11.HandleErrors...) {
 		return nil, s.giveUp(fmt.Errorf("the sealing key: %w", err))
 	}
 	return result, err

@@ -9,6 +9,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // A mechanism is how a token makes the signatures of one Algorithm.
@@ -90,22 +91,18 @@ func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, error
 	}
 	raw, by, err := s.signWithCopy(o, m, digest)
 	if by == nil {
-		raw, err = s.signRaw(o.handle, m, digest)
-		if isCode(err, handleErrors...) {
+		raw, err = m.sign(s.p11, o.handle, digest)
+		if p11.Is(err, p11.HandleErrors...) {
 			// Not "the key is gone": SoftHSM says the same when its files are. The
 			// canary tells the two apart, and a second try finds the key again.
 			o.stale.Store(true)
 		}
 		if err == nil {
-			s.copies.used(o)
+			s.conn.copies.used(o)
 		}
 	}
 	return raw, err
 }
-
-// handleErrors are the codes by which a token says that it knows no object by
-// this handle.
-var handleErrors = []pkcs11.Error{pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID}
 
 // signWithCopy signs with the session copy. It gives none if there is none, or if
 // the token does not know it any more: then the key itself can be used.
@@ -116,10 +113,10 @@ func (s *session) signWithCopy(o *object, m mechanism, digest []byte) ([]byte, *
 	if c == nil {
 		return nil, nil, nil
 	}
-	raw, err := s.signRaw(c.handle, m, digest)
+	raw, err := m.sign(s.p11, c.handle, digest)
 	if err != nil {
-		s.copies.giveUp(o, c)
-		if isCode(err, handleErrors...) {
+		s.conn.copies.giveUp(o, c)
+		if p11.Is(err, p11.HandleErrors...) {
 			return nil, nil, nil
 		}
 		return nil, c, err
@@ -128,10 +125,7 @@ func (s *session) signWithCopy(o *object, m mechanism, digest []byte) ([]byte, *
 	return raw, c, nil
 }
 
-func (s *session) signRaw(handle pkcs11.ObjectHandle, m mechanism, digest []byte) ([]byte, error) {
-	if err := s.p11.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(m.id, m.params)}, handle); err != nil {
-		return nil, fromModule("C_SignInit", err)
-	}
-	raw, err := s.p11.Sign(s.handle, m.input(digest))
-	return raw, fromModule("C_Sign", err)
+// sign makes a raw signature with the key of a handle.
+func (m mechanism) sign(s *p11.Session, handle pkcs11.ObjectHandle, digest []byte) ([]byte, error) {
+	return s.Sign(handle, m.id, m.params, m.input(digest))
 }

@@ -11,9 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/miekg/pkcs11"
-
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
 // A PIN is a token's user PIN. It prints as a placeholder.
@@ -135,11 +134,10 @@ func (c Config) withDefaults() (Config, error) {
 // may be open in a process for one module: it initializes and finalizes the
 // module for all of the process. Use [Open].
 type Token struct {
-	cfg Config
-	log *slog.Logger
-	p11 *pkcs11.Ctx // never destroyed: SoftHSM is known to crash when unloaded
+	cfg    Config
+	log    *slog.Logger
+	module *p11.Module
 
-	calls   inflight
 	current atomic.Pointer[connection] // nil while there is none
 	why     atomic.Pointer[error]      // there is none
 	losses  atomic.Int64
@@ -193,14 +191,14 @@ func newToken(cfg Config) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	p11 := pkcs11.New(cfg.Module)
-	if p11 == nil {
-		return nil, fmt.Errorf("%w: %s cannot be loaded as a PKCS#11 module", hsm.ErrUnavailable, cfg.Module)
+	module, err := p11.Load(cfg.Module)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}
 	return &Token{
 		cfg:     cfg,
 		log:     cfg.Logger,
-		p11:     p11,
+		module:  module,
 		jobs:    newQueue(cfg.Queue, cfg.Sessions),
 		changes: newQueue(cfg.Queue, 1),
 
@@ -237,7 +235,7 @@ func (t *Token) down() error {
 
 func (t *Token) canary(ctx context.Context) error {
 	_, err := run(ctx, t, t.jobs, func(s *session) (struct{}, error) {
-		return struct{}{}, s.canary()
+		return struct{}{}, s.checkAlive()
 	})
 	return err
 }
@@ -279,7 +277,7 @@ func (t *Token) Stats() Stats {
 		Waiting:   t.jobs.callers.Load() + t.changes.callers.Load() + t.slowChanges.callers.Load(),
 		Copies:    c != nil && c.copies.on.Load(),
 
-		OneAtATime: c != nil && c.oneAtATime,
+		OneAtATime: c != nil && t.module.OneAtATime(),
 	}
 }
 
@@ -295,9 +293,9 @@ func (t *Token) watch() {
 			return
 		case <-tick.C:
 		}
-		if what, since := t.calls.oldest(); since > t.cfg.HangAfter {
+		if call, took := t.module.Longest(); took > t.cfg.HangAfter {
 			t.cfg.OnHang(fmt.Errorf("%s has not returned from %s for %v: it can be neither cancelled nor closed over, so this process has to be restarted",
-				t.cfg.Module, what, since.Round(time.Second)))
+				t.cfg.Module, call, took.Round(time.Second)))
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), t.cfg.WatchEvery)
@@ -323,7 +321,7 @@ func (t *Token) supervise(c *connection) {
 		t.why.Store(&c.why)
 		t.current.Store(nil)
 		c.workers.Wait()
-		t.calls.during("C_Finalize", func(*doing) { c.close() })
+		c.close()
 		c = t.reconnect()
 	}
 }

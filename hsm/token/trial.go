@@ -10,11 +10,12 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// wouldSeal tries how provisioning would seal, with keys that end with the
-// session.
-func (s *session) wouldSeal() (string, error) {
+// probeSealing tries how provisioning would seal, with keys that end with the
+// session. It returns nothing if neither way works.
+func probeSealing(s *p11.Session) (string, error) {
 	for _, kind := range []struct {
 		format    byte
 		mechanism uint
@@ -27,21 +28,21 @@ func (s *session) wouldSeal() (string, error) {
 			pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_GENERIC_SECRET),
 			pkcs11.NewAttribute(pkcs11.CKA_SIGN, true)}},
 	} {
-		handle, err := s.p11.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(kind.mechanism, nil)}, append(kind.template,
+		handle, err := s.GenerateKey(kind.mechanism, append(kind.template,
 			pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
 			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
 			pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, derivedSize)))
 		if err != nil {
 			continue
 		}
-		s.sealing = sealingKey{id: make([]byte, idSize), handle: handle, format: kind.format}
-		err = s.testSealing()
-		_ = s.p11.DestroyObject(s.handle, handle) // it ends with the session
+		key := sealingKey{id: make([]byte, idSize), handle: handle, format: kind.format}
+		err = key.try(s)
+		_ = s.Destroy(handle) // it ends with the session
 		if err == nil {
-			return s.sealing.way(), nil
+			return key.way(), nil
 		}
 		// What failed may have left the session with an operation half done.
-		if err := s.renew(); err != nil {
+		if err := s.Renew(); err != nil {
 			return "", err
 		}
 	}
@@ -49,9 +50,8 @@ func (s *session) wouldSeal() (string, error) {
 }
 
 // offers tries for each KeySpec whether its keys can be had. RSA keys beyond 2048
-// bits take up to seconds to make, so of those it is believed what the token
-// says.
-func (s *session) offers(mechanisms []hsm.Mechanism) (all []hsm.Offer, err error) {
+// bits take up to seconds to make, so for those the token's list is trusted.
+func offers(s *p11.Session, mechanisms []hsm.Mechanism) (all []hsm.Offer, err error) {
 	for _, spec := range hsm.KeySpecs() {
 		o := hsm.Offer{KeySpec: spec}
 		bits := rsaBits[spec]
@@ -59,13 +59,13 @@ func (s *session) offers(mechanisms []hsm.Mechanism) (all []hsm.Offer, err error
 		case !inToken:
 			o.Offered, o.Software = true, true
 		case bits > 2048:
-			err = believe(mechanisms, bits)
+			err = trustMechanisms(mechanisms, bits)
 		default:
-			o.Generate, o.Sign, err = s.try(spec)
+			o.Generate, o.Sign, err = tryKeySpec(s, spec)
 		}
 		if o.Offered = err == nil; err != nil {
 			o.Reason = err.Error()
-			if err := s.renew(); err != nil {
+			if err := s.Renew(); err != nil {
 				return nil, err
 			}
 		}
@@ -76,7 +76,8 @@ func (s *session) offers(mechanisms []hsm.Mechanism) (all []hsm.Offer, err error
 
 var rsaBits = map[hsm.KeySpec]uint{hsm.RSA_2048: 2048, hsm.RSA_3072: 3072, hsm.RSA_4096: 4096}
 
-func believe(mechanisms []hsm.Mechanism, bits uint) error {
+// trustMechanisms reports an error if the token does not list RSA keys of so many bits.
+func trustMechanisms(mechanisms []hsm.Mechanism, bits uint) error {
 	i := slices.IndexFunc(mechanisms, func(m hsm.Mechanism) bool { return m.ID == pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN })
 	if i < 0 {
 		return errors.New("the token does not list CKM_RSA_PKCS_KEY_PAIR_GEN")
@@ -87,31 +88,31 @@ func believe(mechanisms []hsm.Mechanism, bits uint) error {
 	return nil
 }
 
-// try makes a key pair that ends with the session, and has it sign with each
-// algorithm.
-func (s *session) try(spec hsm.KeySpec) (generate, sign time.Duration, err error) {
+// tryKeySpec makes a key pair that ends with the session, has it sign with each
+// algorithm, and verifies the signatures.
+func tryKeySpec(s *p11.Session, spec hsm.KeySpec) (generate, sign time.Duration, err error) {
 	g := generators[spec]
 	parameters, err := g.public()
 	if err != nil {
 		return 0, 0, err
 	}
 	began := time.Now()
-	public, private, err := s.p11.GenerateKeyPair(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(g.mechanism, nil)},
+	public, private, err := s.GenerateKeyPair(g.mechanism,
 		append(inSession(publicTemplate(nil, "kmsgate-trial")), parameters...), inSession(privateTemplate(nil, "kmsgate-trial")))
 	if err != nil {
-		return 0, 0, fromModule("C_GenerateKeyPair", err)
+		return 0, 0, err
 	}
 	generate = time.Since(began)
 	defer func() {
-		_ = s.p11.DestroyObject(s.handle, private) // they end with the session
-		_ = s.p11.DestroyObject(s.handle, public)
+		_ = s.Destroy(private) // they end with the session
+		_ = s.Destroy(public)
 	}()
 	key := hsm.Key{Spec: spec}
 	if key.Public, err = g.export(s, public); err != nil {
 		return 0, 0, err
 	}
 	for _, alg := range hsm.Algorithms(spec) {
-		if sign, err = s.trySigning(key, private, alg); err != nil {
+		if sign, err = trySigning(s, key, private, alg); err != nil {
 			return 0, 0, err
 		}
 	}
@@ -124,8 +125,8 @@ func inSession(template []*pkcs11.Attribute) []*pkcs11.Attribute {
 	return append(template, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false))
 }
 
-// trySigning gives the median time of a signature.
-func (s *session) trySigning(key hsm.Key, private pkcs11.ObjectHandle, alg hsm.Algorithm) (time.Duration, error) {
+// trySigning returns the median time of a signature.
+func trySigning(s *p11.Session, key hsm.Key, private pkcs11.ObjectHandle, alg hsm.Algorithm) (time.Duration, error) {
 	const tries = 5
 	m := mechanisms[alg]
 	var times []time.Duration
@@ -133,7 +134,7 @@ func (s *session) trySigning(key hsm.Key, private pkcs11.ObjectHandle, alg hsm.A
 		digest := make([]byte, hsm.DigestSize)
 		rand.Read(digest)
 		began := time.Now()
-		raw, err := s.signRaw(private, m, digest)
+		raw, err := m.sign(s, private, digest)
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w", alg, err)
 		}
