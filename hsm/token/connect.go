@@ -37,8 +37,7 @@ func (t *Token) login() (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: opening %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
 	}
-	c := &connection{token: t, c11: c11, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}}
-	c.copies = newCopies(c)
+	c := &connection{token: t, c11: c11, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}, copies: noCopies{}}
 	if err := p11.Safely(c.login); err != nil {
 		c.close()
 		if !errors.Is(err, ErrPIN) {
@@ -186,14 +185,15 @@ func (c *connection) start(provision bool) error {
 	if err := c.learn(first, provision); err != nil {
 		return err
 	}
-	keep, err := c.copies.start(first)
+	copies, copier, err := startCopies(c, first)
 	if err != nil {
 		return err
 	}
+	c.copies = copies
 	first.p11.Close()
 	var work []func()
-	if keep != nil {
-		work = append(work, keep)
+	if copier != nil {
+		work = append(work, copier)
 	}
 	for range c.token.cfg.Sessions {
 		work = append(work, c.worker(c.token.jobs, &err))

@@ -17,7 +17,7 @@ type connection struct {
 	c11     *crypto11.Context // nil if it could not open the module
 	slot    uint
 	handles handles
-	copies  *copies
+	copies  sessionCopies
 	sealing sealingKey
 	canary  canaryKey
 
@@ -40,8 +40,8 @@ func (c *connection) lose(why error) {
 // reason is why the connection was lost. It may be asked once lost is closed.
 func (c *connection) reason() error { return c.why }
 
-// givenUp gives why the connection is lost, if it is.
-func (c *connection) givenUp() error {
+// lossReason returns why the connection is lost; nil if it is not.
+func (c *connection) lossReason() error {
 	select {
 	case <-c.lost:
 		return c.reason()
@@ -102,7 +102,7 @@ func (c *connection) handle(s *session, j *job, q *queue) *session {
 			lostErr = p11.Safely(s.checkAlive)
 		}
 		if lostErr == nil {
-			lostErr = c.givenUp()
+			lostErr = c.lossReason()
 		}
 		if lostErr != nil {
 			why := fmt.Errorf("%w, and then %w", err, lostErr)

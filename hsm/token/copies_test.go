@@ -8,6 +8,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
@@ -139,19 +140,30 @@ func TestCopiesMakeRoom(t *testing.T) {
 	expectKept(t, f, tok, cfg, keys...)
 }
 
-// TestWithoutCopies has a configuration without them.
+// TestWithoutCopies switches them off: the contract holds, and none is made, not even
+// to try whether that is faster.
 func TestWithoutCopies(t *testing.T) {
-	soft, _ := newSoftHSM(t)
-	cfg := config(soft)
-	cfg.Copies = -1
+	f, cfg := newFaulty(t)
+	cfg.NoSessionCopies = true
 	tok := open(t, cfg)
+	hsmtest.TestBackend(t, tok, hsm.RSA_2048, hsm.EC_P256, hsm.EC_P256K)
 	key := generate(t, tok, hsm.EC_P256)
 	for range 50 {
-		if err := sign(t.Context(), tok, key); err != nil {
-			t.Fatal(err)
-		}
+		expectSigns(t, tok, key)
 	}
-	if n := countCopies(t, soft.Module); n != 0 || tok.Stats().Copies {
-		t.Errorf("%d copies, and Stats says %v; want none", n, tok.Stats().Copies)
+	survey, err := tok.Survey(t.Context())
+	if err != nil || survey.Copies || tok.Stats().Copies {
+		t.Errorf("Survey says %v and Stats %v, %v; want no copies", survey.Copies, tok.Stats().Copies, err)
 	}
+	f.CloseSessions()
+	expectSigns(t, tok, key)
+	if n := f.Calls("C_CopyObject"); n != 0 || countCopies(t, f.Module) != 0 {
+		t.Errorf("%d copies were made and %d are there, want none", n, countCopies(t, f.Module))
+	}
+	negative := cfg
+	negative.Copies = -1
+	if _, err := token.Open(negative); err == nil {
+		t.Error("Open took a negative number of copies")
+	}
+	expectKept(t, f, tok, cfg, key)
 }

@@ -15,17 +15,17 @@ import (
 // tried then ends SoftHSM's token in this process, until it is initialized again.
 // Session copies need no files, but the keys that they are of do.
 func TestNoDescriptors(t *testing.T) {
-	for name, copies := range map[string]int{"copies": 0, "no copies": -1} {
-		t.Run(name, func(t *testing.T) { testNoDescriptors(t, copies) })
+	for name, without := range map[string]bool{"copies": false, "no copies": true} {
+		t.Run(name, func(t *testing.T) { testNoDescriptors(t, without) })
 	}
 }
 
-func testNoDescriptors(t *testing.T, copies int) {
+func testNoDescriptors(t *testing.T, without bool) {
 	soft, _ := newSoftHSM(t)
 	var losses atomic.Int32
 	cfg := config(soft)
 	cfg.OnLoss = func() { losses.Add(1) }
-	cfg.Copies = copies
+	cfg.NoSessionCopies = without
 	cfg.WatchEvery, cfg.RecheckEvery = 50*time.Millisecond, 50*time.Millisecond
 	tok := open(t, cfg)
 	l := startLoad(t, tok, generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048))
@@ -44,7 +44,7 @@ func testNoDescriptors(t *testing.T, copies int) {
 // though other keys, the canary too, go on signing. It is not gone.
 func TestDescriptorsGoneForAMoment(t *testing.T) {
 	f, cfg := newFaulty(t)
-	cfg.Copies = -1
+	cfg.NoSessionCopies = true
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.EC_P256)
 	closed := f.Calls("C_CloseSession")

@@ -27,13 +27,13 @@
 // workers; each is a goroutine that owns one session, since two goroutines in
 // one session crash the process. Callers hand a job to a bounded queue and wait
 // on their context. All calls into the module are made by workers, and by the
-// keeper below (or by who connects, before they exist and after they are gone), so
+// copier below (or by who connects, before they exist and after they are gone), so
 // "nothing is in flight" is "all of them have returned". One more worker with a queue of its
 // own does everything that changes the token, one change at a time; one more
 // makes the key pairs that take seconds.
 //
 // Where it is faster, signing goes through session copies of the keys (copies.go).
-// They are in a session that one more goroutine owns, the keeper.
+// They are in a session that one more goroutine owns, the copier.
 //
 // When a worker meets an error it asks the token for a signature with a canary
 // key. If that works, the error is the job's, which gets a second try in a new

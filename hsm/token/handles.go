@@ -47,15 +47,8 @@ type object struct {
 	// C_CopyObject), and the search would find both.
 	search sync.Mutex
 
-	copy    atomic.Pointer[sessionCopy] // nil if there is none
-	using   sync.RWMutex                // held for reading while a signature is made with the copy
-	uses    atomic.Int64                // of the key itself, since its copy was forgotten
-	used    atomic.Int64                // when the copy was used last, in nanoseconds since 1970
-	forgets atomic.Int64                // how often the copy was forgotten
+	copy copyState
 }
-
-// A sessionCopy is a copy of a private key that lives in the keeper's session.
-type sessionCopy struct{ handle pkcs11.ObjectHandle }
 
 func (h *handles) len() int {
 	h.mu.RLock()
@@ -206,7 +199,7 @@ func (s *session) locate(id []byte) (*object, error) {
 		s.conn.forgetHandle(id)
 		return nil, fmt.Errorf("%w: the token has %d keys with CKA_ID %x where it had one", hsm.ErrNotFound, len(found), id)
 	}
-	s.conn.copies.forget(o)
+	s.conn.copies.drop(o)
 	return s.conn.handles.put(id, found[0], 0), nil
 }
 
@@ -255,6 +248,6 @@ func (t *Token) seek(id []byte) {
 // forgetHandle takes a key out of the table, and its copy out of use.
 func (c *connection) forgetHandle(id []byte) {
 	if o := c.handles.drop(id); o != nil {
-		c.copies.forget(o)
+		c.copies.drop(o)
 	}
 }

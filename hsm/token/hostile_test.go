@@ -119,7 +119,7 @@ func testWrongCopy(t *testing.T, inject func(*testing.T, *rig.Faults, hsm.Key), 
 	if err := sign(t.Context(), tok, key); errors.Is(err, hsm.ErrNotFound) {
 		keys = keys[1:] // it was destroyed
 	}
-	for range 20 { // so that the keeper has had its turn between two
+	for range 20 { // so that the copier has had its turn between two
 		for _, key := range keys {
 			tok.Forget(key)
 		}
@@ -431,10 +431,10 @@ func TestQueueIsForWhoWaits(t *testing.T) {
 // TestWrongSignature has a token make a wrong signature, as the first of a connection
 // and as a later one, and then no other.
 func TestWrongSignature(t *testing.T) {
-	for _, copies := range []int{-1, 0} {
-		t.Run(fmt.Sprintf("copies %d", copies), func(t *testing.T) {
+	for _, without := range []bool{true, false} {
+		t.Run(fmt.Sprintf("NoSessionCopies %v", without), func(t *testing.T) {
 			f, cfg := newFaulty(t)
-			cfg.Copies = copies
+			cfg.NoSessionCopies = without
 			cfg.WatchEvery = time.Hour // it must not be the one who gets it
 			tok := open(t, cfg)
 			keys := []hsm.Key{generate(t, tok, hsm.RSA_2048), generate(t, tok, hsm.EC_P256)}
@@ -597,7 +597,7 @@ func TestSearchIsWrong(t *testing.T) {
 // key, once.
 func TestFoundIsAnother(t *testing.T) {
 	f, cfg := newFaulty(t)
-	cfg.Copies = -1
+	cfg.NoSessionCopies = true
 	tok := open(t, cfg)
 	key, other := generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.EC_P256)
 	_, private := halvesOf(t, f.Module, byID(other))

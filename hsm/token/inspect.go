@@ -25,7 +25,7 @@ func (t *Token) Survey(ctx context.Context) (hsm.Survey, error) {
 	return run(ctx, t, t.changes, func(s *session) (hsm.Survey, error) {
 		survey, err := surveyOf(s)
 		survey.Sealing = s.conn.sealing.way()
-		survey.Copies = s.conn.copies.on.Load()
+		survey.Copies = s.conn.copies.enabled()
 		return survey, err
 	})
 }

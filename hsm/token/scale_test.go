@@ -27,10 +27,10 @@ var keysInToken = flag.Int("keys", 1000, "how many key pairs BenchmarkKeys has i
 func BenchmarkKeys(b *testing.B) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * runtime.NumCPU())) // as the gateway has it
 	soft, keys := manyKeys(b, *keysInToken)
-	for _, copies := range []int{0, -1} {
-		name := map[int]string{0: "copies", -1: "without"}[copies]
+	for _, without := range []bool{false, true} {
+		name := map[bool]string{false: "copies", true: "without"}[without]
 		cfg := config(soft)
-		cfg.Copies = copies
+		cfg.NoSessionCopies = without
 		began := time.Now()
 		tok, err := token.Open(cfg)
 		if err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 // otherSessions are those beside Config.Sessions: two hold the login and the
-// module, one makes a key in crypto11, two are for changes, one is the keeper's.
+// module, one makes a key in crypto11, two are for changes, one is the copier's.
 const otherSessions = 6
 
 // A session is a PKCS#11 session of a connection. It belongs to one goroutine.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -66,7 +65,7 @@ func (t *Token) Quarantine(ctx context.Context, k hsm.Key) error {
 	if c := t.current.Load(); c != nil {
 		if o := c.handles.get(k.ID); o != nil {
 			o.stale.Store(true)
-			c.copies.forget(o)
+			c.copies.drop(o)
 		}
 	}
 	return t.canary(ctx)
@@ -89,40 +88,20 @@ func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	raw, by, err := s.signWithCopy(o, m, digest)
-	if by == nil {
-		raw, err = m.sign(s.p11, o.handle, digest)
-		if p11.Is(err, p11.HandleErrors...) {
-			// Not "the key is gone": SoftHSM says the same when its files are. The
-			// canary tells the two apart, and a second try finds the key again.
-			o.stale.Store(true)
-		}
-		if err == nil {
-			s.conn.copies.used(o)
-		}
+	raw, made, err := s.conn.copies.sign(s.p11, o, m, digest)
+	if made {
+		return raw, err
+	}
+	raw, err = m.sign(s.p11, o.handle, digest)
+	if p11.Is(err, p11.HandleErrors...) {
+		// Not "the key is gone": SoftHSM says the same when its files are. The
+		// canary tells the two apart, and a second try finds the key again.
+		o.stale.Store(true)
+	}
+	if err == nil {
+		s.conn.copies.signedDirectly(o)
 	}
 	return raw, err
-}
-
-// signWithCopy signs with the session copy. It gives none if there is none, or if
-// the token does not know it any more: then the key itself can be used.
-func (s *session) signWithCopy(o *object, m mechanism, digest []byte) ([]byte, *sessionCopy, error) {
-	o.using.RLock() // the keeper only tries to lock, so this never waits for a call
-	defer o.using.RUnlock()
-	c := o.copy.Load()
-	if c == nil {
-		return nil, nil, nil
-	}
-	raw, err := m.sign(s.p11, c.handle, digest)
-	if err != nil {
-		s.conn.copies.giveUp(o, c)
-		if p11.Is(err, p11.HandleErrors...) {
-			return nil, nil, nil
-		}
-		return nil, c, err
-	}
-	o.used.Store(time.Now().UnixNano())
-	return raw, c, nil
 }
 
 // sign makes a raw signature with the key of a handle.

@@ -47,8 +47,12 @@ type Config struct {
 	// are refused with hsm.ErrBusy. Zero means 1024.
 	Queue int
 
-	// Copies is how many session copies of keys there are at most, where they make
-	// signing faster. Zero means 1024, less than zero none.
+	// NoSessionCopies has every signature be made with the key itself. Zero means that
+	// keys in use are signed with through copies in a session, where a trial at
+	// connecting shows that they are possible and faster. See copies.go.
+	NoSessionCopies bool
+
+	// Copies is how many session copies of keys there are at most. Zero means 1024.
 	Copies int
 
 	// CopyIdle is how long a session copy must not have been used to make room for
@@ -98,8 +102,8 @@ func (c Config) withDefaults() (Config, error) {
 	if (c.Label == "") == (c.Serial == "") {
 		return c, errors.New("token: Config needs the token's Label or its Serial, and not both")
 	}
-	if c.Sessions < 0 || c.Queue < 0 {
-		return c, errors.New("token: Config.Sessions and Config.Queue cannot be negative")
+	if c.Sessions < 0 || c.Queue < 0 || c.Copies < 0 {
+		return c, errors.New("token: Config.Sessions, Config.Queue and Config.Copies cannot be negative")
 	}
 	if c.PIN == "" {
 		return c, errors.New("token: Config.PIN is empty: give the token's user PIN")
@@ -261,7 +265,7 @@ type Stats struct {
 	Connected bool
 	Losses    int64 // of the connection, since Open
 	Waiting   int64 // callers who wait for the token to do something
-	Copies    bool  // keys that are used often are signed with through session copies
+	Copies    bool  // keys that are used often are signed with through session copies (Config.NoSessionCopies)
 
 	// OneAtATime: the module takes one call at a time, so one that takes long
 	// holds up all others.
@@ -275,7 +279,7 @@ func (t *Token) Stats() Stats {
 		Connected: c != nil,
 		Losses:    t.losses.Load(),
 		Waiting:   t.jobs.callers.Load() + t.changes.callers.Load() + t.slowChanges.callers.Load(),
-		Copies:    c != nil && c.copies.on.Load(),
+		Copies:    c != nil && c.copies.enabled(),
 
 		OneAtATime: c != nil && t.module.OneAtATime(),
 	}
