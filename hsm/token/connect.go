@@ -121,11 +121,11 @@ var pinErrors = []pkcs11.Error{pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID,
 
 // mayLogin refuses where a wrong PIN could lock the token.
 func (c Config) mayLogin(info pkcs11.TokenInfo) error {
-	const few = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
+	const lowCount = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
 	switch {
 	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
 		return fmt.Errorf("%w: the token says that its PIN is locked; its security officer can set a new one", ErrPIN)
-	case info.Flags&few != 0 && !c.InsistOnPIN:
+	case info.Flags&lowCount != 0 && !c.InsistOnPIN:
 		return fmt.Errorf("%w: the token says that few attempts are left, so none was made: make sure of the PIN, then insist", ErrPIN)
 	}
 	return nil

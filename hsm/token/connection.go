@@ -23,28 +23,25 @@ type connection struct {
 
 	noRandom bool // the token says that it has no random number generator
 
-	workers sync.WaitGroup
-	lost    chan struct{}
-	lose1   sync.Once
-	why     error // set before lost is closed
+	workers  sync.WaitGroup
+	lost     chan struct{}
+	loseOnce sync.Once
+	lossErr  error // why; set before lost is closed
 }
 
 // lose marks the connection as lost; the first reason stays.
-func (c *connection) lose(why error) {
-	c.lose1.Do(func() {
-		c.why = why
+func (c *connection) lose(reason error) {
+	c.loseOnce.Do(func() {
+		c.lossErr = reason
 		close(c.lost)
 	})
 }
-
-// reason is why the connection was lost. It may be asked once lost is closed.
-func (c *connection) reason() error { return c.why }
 
 // lossReason returns why the connection is lost; nil if it is not.
 func (c *connection) lossReason() error {
 	select {
 	case <-c.lost:
-		return c.reason()
+		return c.lossErr
 	default:
 		return nil
 	}
@@ -79,7 +76,7 @@ func (c *connection) work(s *session, q *queue) {
 	}
 }
 
-// maxRefusals is how often a job is begun on a token that is well.
+// maxRefusals is how often a job is begun on a token that works.
 const maxRefusals = 2
 
 // handle does one job and returns the session to go on with, or nil if the
@@ -105,9 +102,9 @@ func (c *connection) handle(s *session, j *job, q *queue) *session {
 			lostErr = c.lossReason()
 		}
 		if lostErr != nil {
-			why := fmt.Errorf("%w, and then %w", err, lostErr)
-			c.lose(why)
-			q.handBack(j, why)
+			reason := fmt.Errorf("%w, and then %w", err, lostErr)
+			c.lose(reason)
+			q.handBack(j, reason)
 			return nil
 		}
 		if refusals == maxRefusals {

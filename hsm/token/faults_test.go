@@ -33,13 +33,13 @@ func newFaulty(t *testing.T) (*rig.Faults, token.Config) {
 // A load is 32 callers who sign without pause and have 20 s for each signature.
 // None of them may fail.
 type load struct {
-	t       *testing.T
-	tok     *token.Token
-	keys    []hsm.Key
-	signed  atomic.Int64
-	stop    chan struct{}
-	stop1   sync.Once
-	callers sync.WaitGroup
+	t        *testing.T
+	tok      *token.Token
+	keys     []hsm.Key
+	signed   atomic.Int64
+	stop     chan struct{}
+	stopOnce sync.Once
+	callers  sync.WaitGroup
 }
 
 func startLoad(t *testing.T, tok *token.Token, keys ...hsm.Key) *load {
@@ -115,7 +115,7 @@ func inTime(t *testing.T, try func() (late string)) {
 }
 
 func (l *load) end() {
-	l.stop1.Do(func() { close(l.stop) })
+	l.stopOnce.Do(func() { close(l.stop) })
 	l.callers.Wait()
 }
 

@@ -146,10 +146,10 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 	if err != nil {
 		return hsm.Key{}, err
 	}
-	if err := s.mustBe(private, pkcs11.CKO_PRIVATE_KEY, id); err != nil {
+	if err := s.checkHalf(private, pkcs11.CKO_PRIVATE_KEY, id); err != nil {
 		return hsm.Key{}, err
 	}
-	if err := s.mustBe(public, pkcs11.CKO_PUBLIC_KEY, id); err != nil {
+	if err := s.checkHalf(public, pkcs11.CKO_PUBLIC_KEY, id); err != nil {
 		return hsm.Key{}, err
 	}
 	key := hsm.Key{ID: slices.Clone(id), Spec: spec}
@@ -267,7 +267,7 @@ func (s *session) destroy(id []byte, known *object) error {
 			return err
 		}
 		if known != nil {
-			if err := s.rulesOutDeath(id); err != nil {
+			if err := s.checkPairGone(id); err != nil {
 				return err
 			}
 		}
@@ -303,7 +303,7 @@ func (s *session) destroyPair(id []byte, private, public []pkcs11.ObjectHandle) 
 }
 
 func (s *session) destroyHalf(o pkcs11.ObjectHandle, class uint, id []byte) error {
-	if err := s.mustBe(o, class, id); err != nil {
+	if err := s.checkHalf(o, class, id); err != nil {
 		return err
 	}
 	return s.p11.Destroy(o)

@@ -36,11 +36,11 @@ type handles struct {
 
 // An object is one private key in the token.
 type object struct {
-	id     keyID
-	handle pkcs11.ObjectHandle
-	public pkcs11.ObjectHandle // of the public half, if the pair was made on this connection
-	twice  bool                // several objects have this CKA_ID: refuse them all
-	stale  atomic.Bool         // the handle was refused: find the object again
+	id        keyID
+	handle    pkcs11.ObjectHandle
+	public    pkcs11.ObjectHandle // of the public half, if the pair was made on this connection
+	duplicate bool                // several objects have this CKA_ID: refuse them all
+	stale     atomic.Bool         // the handle was refused: find the object again
 
 	// Held while the key is searched for, or copied: a session copy that SoftHSM is
 	// making is a token object for a moment, as its original is (2.6.1,
@@ -100,11 +100,11 @@ func (h *handles) scan(s *session) error {
 		return err
 	}
 	var refused []pkcs11.ObjectHandle
-	said := time.Now()
+	reported := time.Now()
 	for i, handle := range found {
-		if i == 0 && len(found) >= manyKeys || time.Since(said) > progressEvery {
+		if i == 0 && len(found) >= manyKeys || time.Since(reported) > progressEvery {
 			s.conn.token.log.Info("reading which keys the token has", "read", i, "of", len(found))
-			said = time.Now()
+			reported = time.Now()
 		}
 		id, err := s.p11.Attribute(handle, pkcs11.CKA_ID)
 		if p11.IsError(err) { // once more: of thousands of calls one may fail
@@ -158,7 +158,7 @@ func confirmDeleted(s *p11.Session, refused []pkcs11.ObjectHandle) error {
 func (h *handles) add(s *session, id []byte, handle pkcs11.ObjectHandle) {
 	if other := h.get(id); other != nil {
 		s.conn.token.log.Error("several private keys in the token have one CKA_ID; none of them will be used", "id", fmt.Sprintf("%x", id))
-		other.twice = true
+		other.duplicate = true
 		return
 	}
 	h.put(id, handle, 0)
@@ -172,7 +172,7 @@ func (s *session) locate(id []byte) (*object, error) {
 		s.conn.token.seek(id)
 		return nil, fmt.Errorf("%w: the token has no key with CKA_ID %x", hsm.ErrNotFound, id)
 	}
-	if o.twice {
+	if o.duplicate {
 		return nil, fmt.Errorf("%w: the token has several keys with CKA_ID %x and it cannot be told which is ours", hsm.ErrNotFound, id)
 	}
 	if !o.stale.Load() {
@@ -193,7 +193,7 @@ func (s *session) locate(id []byte) (*object, error) {
 		if err := s.checkAlive(); err != nil {
 			return nil, err
 		}
-		if err := s.rulesOutDeath(id); err != nil {
+		if err := s.checkPairGone(id); err != nil {
 			return nil, err
 		}
 		s.conn.forgetHandle(id)
@@ -203,18 +203,18 @@ func (s *session) locate(id []byte) (*object, error) {
 	return s.conn.handles.put(id, found[0], 0), nil
 }
 
-// rulesOutDeath gives up the connection if the public half is there of a private
-// key that is not found any more. With SoftHSM that may be one object's death in
-// this process, from a moment without file descriptors, which nothing but
-// initializing the module ends (measured). Keys that are gone after that, are gone.
-func (s *session) rulesOutDeath(id []byte) error {
+// checkPairGone gives up the connection if a private key is not found any more while
+// its public half is. With SoftHSM, one moment without file descriptors can hide one
+// object from this process, until the module is initialized again (measured). A key that
+// is not found after that is gone.
+func (s *session) checkPairGone(id []byte) error {
 	halves, err := s.p11.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
 	if err != nil || len(halves) == 0 {
 		return err
 	}
-	return s.giveUp(fmt.Errorf("the private half of %x is not found, and the public half is there", id))
+	return s.loseConnection(fmt.Errorf("the private half of %x is not found, and the public half is there", id))
 }
 
 // What the table has not is looked for no sooner than so long after the last search,

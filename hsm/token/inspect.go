@@ -116,7 +116,7 @@ func surveyOf(s *session) (survey hsm.Survey, err error) {
 		Model:        strings.TrimSpace(info.Model),
 		Hardware:     version(info.HardwareVersion),
 		Firmware:     version(info.FirmwareVersion),
-		Flags:        names(info.Flags, tokenFlags),
+		Flags:        flagNames(info.Flags, tokenFlags),
 		MaxSessions:  maxSessions(info.MaxSessionCount),
 	}
 	if survey.Mechanisms, err = listMechanisms(m, slot); err != nil {
@@ -170,7 +170,7 @@ var mechanismFlags = []flag{
 	{pkcs11.CKF_DERIVE, "DERIVE"},
 }
 
-func names(bits uint, flags []flag) []string {
+func flagNames(bits uint, flags []flag) []string {
 	set := []string{}
 	for _, f := range flags {
 		if bits&f.bit != 0 {
@@ -190,7 +190,7 @@ func listMechanisms(m *p11.Module, slot uint) ([]hsm.Mechanism, error) {
 	for _, one := range list {
 		all = append(all, hsm.Mechanism{
 			ID: one.ID, Name: mechanismName(one.ID),
-			MinKeySize: one.MinKeySize, MaxKeySize: one.MaxKeySize, Flags: names(one.Flags, mechanismFlags),
+			MinKeySize: one.MinKeySize, MaxKeySize: one.MaxKeySize, Flags: flagNames(one.Flags, mechanismFlags),
 		})
 	}
 	slices.SortFunc(all, func(a, b hsm.Mechanism) int { return int(a.ID) - int(b.ID) })

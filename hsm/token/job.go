@@ -19,7 +19,7 @@ type job struct {
 	losses int        // how many connections were lost over it
 	done   chan error // takes one error without waiting: the caller may have left
 
-	refusal error // what it means that a token which is well does not do it
+	refusal error // the error if the token works but rejects the job
 }
 
 // maxLosses bounds how many connections one job may take with it, so that a job
@@ -99,7 +99,7 @@ var errLost = errors.New("the connection to it is lost")
 
 // handBack puts a job that a lost connection did not finish back for its
 // successor, or fails it.
-func (q *queue) handBack(j *job, why error) {
+func (q *queue) handBack(j *job, reason error) {
 	if j.losses++; j.losses < maxLosses {
 		select {
 		case q.returned <- j:
@@ -107,17 +107,17 @@ func (q *queue) handBack(j *job, why error) {
 		default:
 		}
 	}
-	j.done <- fmt.Errorf("%w: %w", hsm.ErrUnavailable, why)
+	j.done <- fmt.Errorf("%w: %w", hsm.ErrUnavailable, reason)
 }
 
-// run hands do to a worker of q and waits for its result. That a token which is well
-// does not do it is hsm.ErrRefused.
+// run hands do to a worker of q and waits for its result. If the token works but
+// rejects do twice, the error is hsm.ErrRefused.
 func run[T any](ctx context.Context, t *Token, q *queue, do func(*session) (T, error)) (T, error) {
-	return runUnless(ctx, t, q, hsm.ErrRefused, do)
+	return runOr(ctx, t, q, hsm.ErrRefused, do)
 }
 
-// runUnless is run with another word for that the token refuses.
-func runUnless[T any](ctx context.Context, t *Token, q *queue, refusal error, do func(*session) (T, error)) (T, error) {
+// runOr is like run but returns refusal instead of hsm.ErrRefused.
+func runOr[T any](ctx context.Context, t *Token, q *queue, refusal error, do func(*session) (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
 		return zero, waitError(err)

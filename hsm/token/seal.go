@@ -276,7 +276,7 @@ func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error)
 // Unseal is the inverse of Seal, for the same aad and the same token only. A secret
 // that the token does not unseal is not hsm.ErrUnavailable.
 func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
-	return runUnless(ctx, t, t.jobs, errNotUnsealed, func(s *session) ([]byte, error) {
+	return runOr(ctx, t, t.jobs, errNotUnsealed, func(s *session) ([]byte, error) {
 		secret, err := s.withSealing(s.conn.sealing.unseal(s.p11, sealed, aad))
 		if err != nil || s.conn.sealing.format != formatGCM {
 			return secret, err
@@ -295,7 +295,7 @@ func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) 
 // key any more is no fault of the secret, and may be one of the connection's.
 func (s *session) withSealing(result []byte, err error) ([]byte, error) {
 	if p11.Is(err, p11.HandleErrors...) {
-		return nil, s.giveUp(fmt.Errorf("the sealing key: %w", err))
+		return nil, s.loseConnection(fmt.Errorf("the sealing key: %w", err))
 	}
 	return result, err
 }

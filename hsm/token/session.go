@@ -31,25 +31,26 @@ func (c *connection) openSession() (*session, error) {
 	return &session{c, s}, nil
 }
 
-// giveUp gives the connection up for an error that does not show with the canary.
-func (s *session) giveUp(err error) error {
+// loseConnection gives the connection up for an error that the canary key does not
+// show. What it returns ends the job on this connection.
+func (s *session) loseConnection(err error) error {
 	s.conn.lose(err)
 	return p11.Wrap("giving up the connection", err)
 }
 
-// mustBe makes sure that a handle is of a half of the key pair with a CKA_ID, which
-// is not left to the token where an object is going to be destroyed, or relied on.
-func (s *session) mustBe(o pkcs11.ObjectHandle, class uint, id []byte) error {
-	isClass, err := s.p11.Uint(o, pkcs11.CKA_CLASS)
+// checkHalf makes sure that a handle is of one half of the key pair with a CKA_ID. The
+// token is not trusted with that where an object is going to be destroyed, or relied on.
+func (s *session) checkHalf(o pkcs11.ObjectHandle, class uint, id []byte) error {
+	gotClass, err := s.p11.Uint(o, pkcs11.CKA_CLASS)
 	if err != nil {
 		return err
 	}
-	isID, err := s.p11.Attribute(o, pkcs11.CKA_ID)
+	gotID, err := s.p11.Attribute(o, pkcs11.CKA_ID)
 	if err != nil {
 		return err
 	}
-	if isClass != class || !bytes.Equal(isID, id) {
-		return s.giveUp(fmt.Errorf("the token gave the handle of another object, with CKA_ID %x, for a half of %x", isID, id))
+	if gotClass != class || !bytes.Equal(gotID, id) {
+		return s.loseConnection(fmt.Errorf("the token gave the handle of another object, with CKA_ID %x, for a half of %x", gotID, id))
 	}
 	return nil
 }

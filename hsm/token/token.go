@@ -143,7 +143,7 @@ type Token struct {
 	module *p11.Module
 
 	current atomic.Pointer[connection] // nil while there is none
-	why     atomic.Pointer[error]      // there is none
+	downErr atomic.Pointer[error]      // why there is none; nil while it is not known
 	losses  atomic.Int64
 
 	keysBefore int // that the connection before this one knew; for who connects
@@ -152,11 +152,12 @@ type Token struct {
 
 	randoms randoms // that the token made
 
-	jobs    *queue // for the workers
-	changes *queue // for the one worker that changes the token …
+	jobs    *queue // for the workers that sign, seal and make random bytes
+	changes *queue // for the one worker that changes the token
 
-	// … and for one that makes key pairs which take seconds, and would hold up
-	// the making of all others.
+	// For one more worker, which makes and destroys RSA_4096 key pairs. A client waits
+	// 10 s for a key, and such a pair takes seconds: a few of them in one queue with
+	// everything else would let other creations and deletions miss their deadlines.
 	slowChanges *queue
 
 	closing   chan struct{}
@@ -229,10 +230,10 @@ func (t *Token) Health(ctx context.Context) error {
 	return t.canary(ctx)
 }
 
-// down is the error for as long as there is no connection.
+// down returns the error for calls while there is no connection.
 func (t *Token) down() error {
-	if why := t.why.Load(); why != nil {
-		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, *why)
+	if err := t.downErr.Load(); err != nil {
+		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, *err)
 	}
 	return fmt.Errorf("%w: it is being connected to", hsm.ErrUnavailable)
 }
@@ -254,7 +255,7 @@ func (t *Token) Has(k hsm.Key) error {
 	switch o := c.handles.get(k.ID); {
 	case o == nil:
 		return fmt.Errorf("%w: the token has no key with CKA_ID %x", hsm.ErrNotFound, k.ID)
-	case o.twice:
+	case o.duplicate:
 		return fmt.Errorf("%w: the token has several keys with CKA_ID %x and it cannot be told which is ours", hsm.ErrNotFound, k.ID)
 	}
 	return nil
@@ -316,13 +317,13 @@ func (t *Token) supervise(c *connection) {
 		select {
 		case <-c.lost:
 			t.losses.Add(1)
-			t.log.Error("the connection to the token is lost; connecting anew", "token", t.cfg.name(), "reason", c.reason())
+			t.log.Error("the connection to the token is lost; connecting anew", "token", t.cfg.name(), "reason", c.lossReason())
 			t.cfg.OnLoss()
 		case <-t.closing:
 			c.lose(errClosed)
 		}
 		t.keysBefore = c.handles.len()
-		t.why.Store(&c.why)
+		t.downErr.Store(&c.lossErr)
 		t.current.Store(nil)
 		c.workers.Wait()
 		c.close()
@@ -342,7 +343,7 @@ const (
 // reconnect connects until it succeeds. It returns nil when there is no use in
 // going on, with t.doneErr set.
 func (t *Token) reconnect() *connection {
-	said, began := "", time.Now()
+	reported, began := "", time.Now()
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		if time.Since(began) > patientAfter {
 			pause = patientPause
@@ -358,15 +359,15 @@ func (t *Token) reconnect() *connection {
 			t.log.Info("connected to the token again", "token", t.cfg.name())
 			return c
 		}
-		t.why.Store(&err)
+		t.downErr.Store(&err)
 		if errors.Is(err, ErrPIN) {
 			t.log.Error("the token refuses the PIN; not trying again: set the right PIN and restart", "token", t.cfg.name(), "reason", err)
 			t.doneErr = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 			return nil
 		}
-		if reason := err.Error(); reason != said { // once for each reason, not at every try
+		if reason := err.Error(); reason != reported { // once for each reason, not at every try
 			t.log.Warn("the token is not back yet; trying on", "token", t.cfg.name(), "reason", reason)
-			said = reason
+			reported = reason
 		}
 		select {
 		case <-t.closing:

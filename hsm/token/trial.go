@@ -82,8 +82,8 @@ func trustMechanisms(mechanisms []hsm.Mechanism, bits uint) error {
 	if i < 0 {
 		return errors.New("the token does not list CKM_RSA_PKCS_KEY_PAIR_GEN")
 	}
-	if most := mechanisms[i].MaxKeySize; most < bits {
-		return fmt.Errorf("the token says that it makes RSA keys up to %d bits", most)
+	if largest := mechanisms[i].MaxKeySize; largest < bits {
+		return fmt.Errorf("the token says that it makes RSA keys up to %d bits", largest)
 	}
 	return nil
 }

@@ -97,15 +97,15 @@ func startSlotDaemon(t testing.TB) {
 	}
 	daemon := exec.Command("/usr/sbin/pkcsslotd", "-f")
 	// A daemon that was killed leaves shared memory, which the next one says that it reclaims.
-	said := new(bytes.Buffer)
-	daemon.Stdout, daemon.Stderr = said, said
+	output := new(bytes.Buffer)
+	daemon.Stdout, daemon.Stderr = output, output
 	if err := daemon.Start(); err != nil {
 		t.Fatalf("starting opencryptoki's daemon, which `make setup-test` installs: %v", err)
 	}
 	t.Cleanup(func() {
 		err := errors.Join(daemon.Process.Signal(unix.SIGTERM), daemon.Wait())
 		if err != nil || t.Failed() {
-			t.Logf("pkcsslotd: %v, %s", err, said)
+			t.Logf("pkcsslotd: %v, %s", err, output)
 		}
 	})
 	poll(t, "opencryptoki's daemon", isUp)
