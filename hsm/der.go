@@ -27,7 +27,7 @@ var curves = map[KeySpec]asn1.ObjectIdentifier{
 	EC_SM2:   {1, 2, 156, 10197, 1, 301},
 }
 
-// CurveOID gives the DER of the named curve of an EC KeySpec, as it stands in
+// CurveOID returns the DER of the named curve of an EC KeySpec, as it stands in
 // CKA_EC_PARAMS and in a SubjectPublicKeyInfo.
 func CurveOID(spec KeySpec) ([]byte, error) {
 	oid, ok := curves[spec]
@@ -37,7 +37,7 @@ func CurveOID(spec KeySpec) ([]byte, error) {
 	return asn1.Marshal(oid)
 }
 
-// MarshalECPublicKey gives the SubjectPublicKeyInfo of an uncompressed point
+// MarshalECPublicKey returns the SubjectPublicKeyInfo of an uncompressed point
 // (65 bytes) on the named curve of an EC KeySpec. The standard library does it
 // for P-256 only. Whether the point is on the curve is not checked here.
 func MarshalECPublicKey(spec KeySpec, point []byte) ([]byte, error) {
@@ -81,8 +81,8 @@ func parseECPoint(spec KeySpec, spki []byte) ([]byte, error) {
 	return point, nil
 }
 
-// MarshalSignature turns r and s, 32 big-endian bytes each (what CKM_ECDSA
-// gives), into the DER of SEQUENCE{r, s} (what KMS gives): 8 to 72 bytes.
+// MarshalSignature turns r and s, 32 big-endian bytes each (as CKM_ECDSA returns
+// them), into the DER of SEQUENCE{r, s} (as KMS returns it): 8 to 72 bytes.
 func MarshalSignature(rs []byte) ([]byte, error) {
 	if len(rs) != 2*scalarSize {
 		return nil, fmt.Errorf("a raw signature of %d bytes is not r and s of %d each", len(rs), scalarSize)
@@ -118,7 +118,7 @@ func parseSignature(sig []byte) (r, s []byte, ok bool) {
 	return r, s, true
 }
 
-// PublicKeyPEM gives a SubjectPublicKeyInfo as KMS's GetPublicKey does: PEM of
+// PublicKeyPEM returns a SubjectPublicKeyInfo as KMS's GetPublicKey does: PEM of
 // type PUBLIC KEY, lines of 64 columns, a newline at the end.
 func PublicKeyPEM(spki []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))

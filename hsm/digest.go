@@ -11,10 +11,10 @@ import (
 // another one (GM/T 0009-2012, section 10; the KMS samples use it, too).
 const sm2UserID = "1234567812345678"
 
-// Digest gives what has to be signed with k under alg for a message: its SHA-256
+// Digest returns what must be signed with k under alg for a message: its SHA-256
 // for RSA and ECDSA, and SM3(Z_A || message) for SM2DSA, where Z_A is a hash of the
 // default user id, the curve and k.Public (GB/T 32918.2-2016, sections 5.5 and 6.1).
-// The token has no part in it.
+// It does not use the token.
 //
 // The error is ErrAlgorithm if alg does not fit k.Spec; any other one means that
 // k.Public is not a public key of k.Spec.

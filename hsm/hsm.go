@@ -1,18 +1,22 @@
-// Package hsm says what a key backend is: something that makes key pairs,
-// signs digests with them and never gives a private key out.
+// Package hsm says what a key backend is: something that makes key pairs, signs digests
+// with them and never gives a private key out.
 //
-// It guarantees one reading of the KMS words: which Algorithm fits which
-// [KeySpec] and what a digest must look like is decided in one table
-// (scheme.go). A [Route] is the one way to a signature: it sends nothing to a
-// backend that the table refuses, and verifies every signature with the recorded
-// public key before it returns it. Nobody else checks a digest: SoftHSM signs
-// ECDSA "digests" of 0 to 100 bytes, and gmsm signs SM2 digests of any length
-// (measured). And nobody else withholds a faulty signature, one of which gives an
-// RSA key away.
+// What it guarantees:
 //
-// The package is pure Go. The backends are hsm/token (PKCS#11) and hsm/sealed
-// (SM2 in software, sealed by the token); hsm/hsmtest holds the contract that
-// each of them, and a Route, is tested against.
+//   - One reading of the KMS words. One table (scheme.go) says which [Algorithm] fits
+//     which [KeySpec] and what a digest must look like.
+//   - A [Route] is the one way to a signature. It sends nothing to a backend that the
+//     table refuses, and returns no signature that does not verify with the recorded
+//     public key.
+//
+// Both checks are made here because nobody else makes them. SoftHSM signs ECDSA
+// "digests" of 0 to 100 bytes, and gmsm signs SM2 digests of any length (measured). A
+// token that makes a mistake returns the wrong signature all the same, and one faulty
+// CRT signature is enough to compute an RSA private key.
+//
+// The package is pure Go. The backends are hsm/token (PKCS#11) and hsm/sealed (SM2 in
+// software, sealed by the token). Package hsm/hsmtest holds the contract that each of
+// them, and a Route, is tested against.
 package hsm
 
 import (
@@ -67,7 +71,7 @@ type Backend interface {
 	// bytes that no other key has. When it returns without an error the key
 	// has made one signature that was checked, and its private half is on
 	// stable storage or, sealed, in the Key. When it returns an error no
-	// usable key is left behind, unless the backend was lost meanwhile;
+	// usable key is left behind, unless the backend was lost at that moment;
 	// Destroy with the same ID clears what may be there.
 	// A spec that the backend cannot make is ErrKeySpec.
 	Generate(ctx context.Context, spec KeySpec, id []byte) (Key, error)
@@ -86,24 +90,23 @@ type Backend interface {
 	// asking the token: nil, ErrNotFound, or ErrUnavailable.
 	Has(k Key) error
 
-	// Forget drops what is kept of k's private key outside of where it lives, to
-	// make signing faster. It is for a key that shall not be used any more; if it
-	// is used all the same, that is slower once.
+	// Forget drops what the backend keeps of k's private key outside of where it
+	// lives, to make signing faster. It is for a key that is not used any more; the
+	// next signature with it takes longer, once.
 	Forget(k Key)
 
 	// Quarantine takes out of use whatever the backend has been signing with for k,
-	// because a signature did not verify: the next signature is made with k's private
-	// key found anew. It returns nil if the backend works, so that another signature
-	// is worth asking for; else it returns why not.
+	// because a signature did not verify: before the next one it finds k's private key
+	// again. It returns nil if the backend works, so that another signature is worth
+	// asking for; otherwise it returns why not.
 	Quarantine(ctx context.Context, k Key) error
 
 	// Health reports nil if the backend could sign a moment ago.
 	Health(ctx context.Context) error
 }
 
-// A Sealer encrypts small secrets, up to 64 KiB, under a key that it never
-// gives out. Unseal gives back what was sealed only for the same aad; any
-// other input is an error.
+// A Sealer encrypts small secrets, up to 64 KiB, under a key that it never gives out.
+// Unseal returns what was sealed, for the same aad only; any other input is an error.
 type Sealer interface {
 	Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error)
 	Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error)
@@ -117,10 +120,10 @@ var (
 	ErrBusy = errors.New("too many operations are waiting for the token")
 	// ErrUnavailable: the token is not there or did not answer in time.
 	ErrUnavailable = errors.New("the token is unavailable")
-	// ErrRefused is an ErrUnavailable of a token that is well: twice it did not do
-	// this one thing, and waiting may not help.
+	// ErrRefused: the token works but rejected this operation twice; retrying may not
+	// help. It wraps ErrUnavailable.
 	ErrRefused = fmt.Errorf("%w: it is well, and refuses this", ErrUnavailable)
-	// ErrNoRandom: there is no use in asking this token for random bytes.
+	// ErrNoRandom: the token has no usable random number generator.
 	ErrNoRandom = errors.New("the token makes no random bytes that can be used")
 	// ErrKeySpec: the KeySpec is unknown, or this backend cannot make such keys.
 	ErrKeySpec = errors.New("KeySpec not offered")

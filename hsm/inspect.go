@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// An Inspector tells what is in a token and what the token can do, for those
-// who look after it. It is implemented by hsm/token.
+// An Inspector tells operators what is in a token and what the token can do. Package
+// hsm/token implements it.
 type Inspector interface {
 	// Survey asks the module and the token what they are, and tries what they
 	// offer: it makes key pairs that live as long as its session, and signs with
 	// them. That takes a second or so, and leaves nothing in the token.
 	Survey(ctx context.Context) (Survey, error)
 
-	// Objects lists every object in the token that this user can see, whoever
-	// made it. It reads each object, 0.2 ms on SoftHSM.
+	// Objects lists every object in the token that this user can see, including those
+	// of other applications. Each object takes 0.2 ms on SoftHSM.
 	Objects(ctx context.Context) ([]Object, error)
 
 	// DestroyObject destroys an object that Objects has listed: only one with a
@@ -70,7 +70,7 @@ type Mechanism struct {
 	Flags      []string
 }
 
-// An Offer says whether keys of a KeySpec can be had.
+// An Offer says whether the gateway can make keys of a KeySpec.
 type Offer struct {
 	KeySpec  KeySpec
 	Offered  bool
@@ -89,7 +89,7 @@ type Object struct {
 	ID      []byte // CKA_ID; nil if it has none
 	KeySpec KeySpec
 	Public  []byte // SubjectPublicKeyInfo, DER; of public keys of a known KeySpec
-	Ours    bool   // it has one of the labels that kmsgate gives, or nothing at all
+	Ours    bool   // it has one of kmsgate's labels, or nothing at all
 	Purpose string // of ours: PurposeKey and so on
 }
 

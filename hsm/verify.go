@@ -32,7 +32,7 @@ func Verify(k Key, alg Algorithm, digest, sig []byte) (bool, error) {
 	return s.verify(pub, digest, sig), nil
 }
 
-// A publicKey is what a scheme's parse gives its hash and its verify: *rsa.PublicKey,
+// A publicKey is what a scheme's parse returns for its hash and its verify: *rsa.PublicKey,
 // *ecdsa.PublicKey (P-256 and SM2) or *secp256k1.PublicKey.
 type publicKey any
 

@@ -1,5 +1,5 @@
-// Package hsmtest holds every hsm.Backend to one contract, hsm.Route included, every
-// hsm.Randomizer to another, and has a fake that passes both.
+// Package hsmtest holds every hsm.Backend, hsm.Route included, to one contract, and every
+// hsm.Randomizer to another. Its Fake passes both.
 package hsmtest
 
 import (

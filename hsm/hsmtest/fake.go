@@ -44,7 +44,7 @@ var (
 
 type signer func(alg hsm.Algorithm, digest []byte) ([]byte, error)
 
-// Fail makes every later call give err, or panic if err is ErrPanic, or not
+// Fail makes every later call return err, or panic if err is ErrPanic, or not
 // return before its context is done if err is ErrHang, until Fail(nil).
 func (f *Fake) Fail(err error) {
 	f.mu.Lock()
@@ -52,7 +52,7 @@ func (f *Fake) Fail(err error) {
 	f.fail = err
 }
 
-// FailDestroy makes every later call of Destroy give err, until
+// FailDestroy makes every later call of Destroy return err, until
 // FailDestroy(nil).
 func (f *Fake) FailDestroy(err error) {
 	f.mu.Lock()
@@ -60,7 +60,7 @@ func (f *Fake) FailDestroy(err error) {
 	f.failDestroy = err
 }
 
-// FailGenerate makes every later call of Generate give err, until
+// FailGenerate makes every later call of Generate return err, until
 // FailGenerate(nil).
 func (f *Fake) FailGenerate(err error) {
 	f.mu.Lock()
@@ -176,7 +176,7 @@ func (f *Fake) Quarantine(ctx context.Context, _ hsm.Key) error { return f.failu
 // Health is nil unless Fail said otherwise.
 func (f *Fake) Health(ctx context.Context) error { return f.failure(ctx) }
 
-// IDs gives the ids of the keys that exist, in their order.
+// IDs returns the ids of the keys that exist, sorted.
 func (f *Fake) IDs() (ids [][]byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 
 var _ hsm.Randomizer = (*Fake)(nil)
 
-// Random gives bytes of crypto/rand.
+// Random returns bytes of crypto/rand.
 func (f *Fake) Random(ctx context.Context, n int) ([]byte, error) {
 	if err := hsm.CheckRandom(n); err != nil {
 		return nil, err

@@ -1,13 +1,19 @@
-// Package sealed keeps SM2 keys in software, each sealed by the token. No token
-// that we know signs as SM2DSA does (SoftHSM makes keys on the SM2 curve, but
-// signs ECDSA with them, which no SM2 verifier accepts), so these keys are used
-// in this process's memory.
+// Package sealed keeps SM2 keys in software, each sealed by the token. No token that we
+// know signs as SM2DSA does: SoftHSM makes keys on the SM2 curve, but signs ECDSA with
+// them, which no SM2 verifier accepts. So these keys are used in this process's memory.
 //
-// What that guarantees, and what it does not: a copy of the database is worth
-// nothing without the token. A sealed key opens only for the KeyVersionId,
-// KeySpec and public key that it was made for, so nobody who can write the
-// database can make one key's record sign with another's private key. Who can
-// read this process's memory while a key is in use can read the key.
+// What it guarantees:
+//
+//   - A copy of the database is worth nothing without the token.
+//   - A sealed key opens only for the KeyVersionId, KeySpec and public key that it was
+//     made for. Write access to the database is not enough to make one key's record sign
+//     with another's private key.
+//   - An unsealed key is dropped from memory after five minutes, or earlier: when it is
+//     forgotten, destroyed or quarantined, and when the token is lost (DropAll).
+//
+// What it cannot guarantee: anyone who can read this process's memory while a key is in
+// use can read the key. As every backend's, its signatures are verified by an
+// [hsm.Route].
 package sealed
 
 import (
@@ -29,7 +35,7 @@ import (
 const (
 	// keepFor bounds how long an unsealed key stays in memory after it was
 	// unsealed. Unsealing costs 130 µs against 36 µs for a signature with a
-	// kept key (measured on SoftHSM), so minutes are as good as hours.
+	// kept key (measured on SoftHSM), so keeping it for longer gains little.
 	keepFor = 5 * time.Minute
 	// keepMost bounds how many unsealed keys are in memory at once.
 	keepMost = 1000
@@ -59,8 +65,8 @@ func New(sealer hsm.Sealer) *Backend {
 	return &Backend{sealer: sealer, unsealed: make(map[[sha256.Size]byte]unsealed)}
 }
 
-// Generate makes an EC_SM2 key and seals it. The Key is all there is of it but
-// for the unsealed key in memory, which is dropped in time.
+// Generate makes an EC_SM2 key, seals it and tests it. The private key is in the Key
+// only, and unsealed in memory until it is dropped.
 func (b *Backend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
 	if spec != hsm.EC_SM2 {
 		return hsm.Key{}, fmt.Errorf("%w: %q is not a KeySpec of software keys", hsm.ErrKeySpec, spec)
@@ -120,14 +126,14 @@ func (b *Backend) Forget(k hsm.Key) {
 	b.drop(fingerprint(k))
 }
 
-// Quarantine drops k from memory. The next signature is made with what the token
-// unseals, after that was compared with k.Public; if the token is away, it is refused.
+// Quarantine drops k from memory. Before the next signature the token unseals it again,
+// and the result is compared with k.Public; without the token there is no signature.
 func (b *Backend) Quarantine(_ context.Context, k hsm.Key) error {
 	b.Forget(k)
 	return nil
 }
 
-// Health reports nil if the sealer gives back what it sealed.
+// Health returns nil if the sealer unseals what it sealed.
 func (b *Backend) Health(ctx context.Context) error {
 	secret, aad := []byte("canary"), []byte("health")
 	sealed, err := b.sealer.Seal(ctx, secret, aad)
@@ -210,7 +216,7 @@ func (b *Backend) keep(print [sha256.Size]byte, private *sm2.PrivateKey, drops i
 		return
 	}
 	if len(b.unsealed) >= keepMost {
-		for victim := range b.unsealed { // any one: all can be had again
+		for victim := range b.unsealed { // any one: the token can unseal all of them again
 			b.drop(victim)
 			break
 		}

@@ -36,8 +36,8 @@ func (c *connection) findCanary(s *session, provision bool) error {
 	}
 	if len(found) > 0 {
 		// One that does not sign, as a kill may leave it, is replaced when the
-		// operator has kmsgate make what is missing. Else it means that the token
-		// is not well.
+		// operator has kmsgate make what is missing. Otherwise it means that the token
+		// does not work.
 		if c.canary, err = useCanary(s.p11, found); err == nil || !provision {
 			return err
 		}

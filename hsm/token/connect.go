@@ -48,10 +48,10 @@ func (t *Token) login() (*connection, error) {
 	return c, nil
 }
 
-// openModule has crypto11 initialize the module. It does not log in: what the token
-// says of its PIN has to be heard first. Where crypto11 cannot, but our own search
-// finds the token, it gives nil, and is done without: crypto11 gives up if any other
-// slot's token does not answer, or if a C_Finalize failed before.
+// openModule has crypto11 initialize the module. It does not log in, because the token
+// must first be asked about its PIN. crypto11 fails if any other slot's token does not
+// answer, or if a C_Finalize failed before. If our own search finds the token in spite of
+// that, openModule returns nil, and the connection does without crypto11.
 func (t *Token) openModule() (c11 *crypto11.Context, err error) {
 	err = t.module.Call("C_Initialize by crypto11", func() error {
 		c11, err = crypto11.Configure(&crypto11.Config{
@@ -230,7 +230,7 @@ func (c *connection) learn(s *session, provision bool) error {
 	return c.handles.scan(s)
 }
 
-// worker opens a session and gives what a worker with it does. An error is added to
+// worker opens a session and returns what a worker with it does. It adds an error to
 // err.
 func (c *connection) worker(q *queue, err *error) func() {
 	s, openErr := c.openSession()

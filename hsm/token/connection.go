@@ -51,7 +51,7 @@ func (c *connection) lossReason() error {
 func (c *connection) close() {
 	c.token.finalize(func() {
 		// crypto11 closes its sessions and calls C_Finalize, which ends the
-		// workers' sessions too. Its Close never gives an error, but may panic.
+		// workers' sessions too. Its Close never returns an error, but may panic.
 		if c.c11 != nil {
 			_ = c.token.module.Call("C_Finalize by crypto11", c.c11.Close)
 		}

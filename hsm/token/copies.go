@@ -114,8 +114,8 @@ func tryCopy(s, other *p11.Session, canary canaryKey) (copied, direct time.Durat
 	return slices.Min(times[0]), slices.Min(times[1]), nil
 }
 
-// copyObject copies a private key into the session. It is an error if the token gives
-// something else than a copy that is as well guarded.
+// copyObject copies a private key into the session. It is an error if the result is not
+// a session object with the key's CKA_ID that is guarded as the key is.
 func copyObject(s *p11.Session, o pkcs11.ObjectHandle, id []byte) (pkcs11.ObjectHandle, error) {
 	h, err := s.Copy(o, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false))
 	if err != nil {

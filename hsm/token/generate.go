@@ -207,7 +207,7 @@ func exportEC(spec hsm.KeySpec) func(*p11.Session, pkcs11.ObjectHandle) ([]byte,
 			return nil, err
 		}
 		// PKCS#11 2.40, section 2.3.3, wants the DER of an OCTET STRING;
-		// some tokens give the point itself.
+		// some tokens return the point itself.
 		var point []byte
 		if rest, err := asn1.Unmarshal(value, &point); err != nil || len(rest) != 0 {
 			point = value
@@ -216,8 +216,8 @@ func exportEC(spec hsm.KeySpec) func(*p11.Session, pkcs11.ObjectHandle) ([]byte,
 	}
 }
 
-// changesOf gives the queue of changes of keys of a KeySpec. A key is made and
-// destroyed through one queue, so that it cannot be destroyed before it is made.
+// changesOf returns the queue for changes of keys of a KeySpec. A key is made and
+// destroyed through the same queue, so that it cannot be destroyed before it is made.
 func (t *Token) changesOf(spec hsm.KeySpec) *queue {
 	if spec == hsm.RSA_4096 {
 		return t.slowChanges
@@ -261,8 +261,8 @@ func (s *session) destroy(id []byte, known *object) error {
 		return err
 	}
 	if len(private) == 0 {
-		// As it looks to one who is not logged in, and where the object is dead for
-		// this process: then it would be there again after the next start.
+		// A session that is not logged in finds nothing either, and SoftHSM can lose one
+		// object for this process: it would be there again after the next start.
 		if err := s.checkAlive(); err != nil {
 			return err
 		}

@@ -74,7 +74,7 @@ func (h *handles) put(id []byte, handle, public pkcs11.ObjectHandle) *object {
 	return o
 }
 
-// drop takes an object out of the table and gives it, or nil.
+// drop takes an object out of the table and returns it, or nil.
 func (h *handles) drop(id []byte) *object {
 	if len(id) != idSize {
 		return nil
@@ -137,7 +137,7 @@ func findKeys(s *p11.Session) ([]pkcs11.ObjectHandle, error) {
 	return found, nil
 }
 
-// confirmDeleted makes sure that keys whose handles were refused were deleted meanwhile.
+// confirmDeleted returns an error if the token still lists a key whose handle it refused.
 func confirmDeleted(s *p11.Session, refused []pkcs11.ObjectHandle) error {
 	if len(refused) == 0 {
 		return nil
@@ -164,7 +164,7 @@ func (h *handles) add(s *session, id []byte, handle pkcs11.ObjectHandle) {
 	h.put(id, handle, 0)
 }
 
-// locate gives the object of a private key, finding it again if its handle was
+// locate returns the object of a private key. It finds the key again if its handle was
 // refused.
 func (s *session) locate(id []byte) (*object, error) {
 	o := s.conn.handles.get(id)

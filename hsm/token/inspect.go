@@ -19,8 +19,7 @@ var (
 	_ hsm.Inspector = bare{}
 )
 
-// Survey is hsm.Inspector's. It is done by the worker that makes changes, so
-// signing goes on meanwhile.
+// Survey is hsm.Inspector's. The worker that makes changes does it, so signing goes on.
 func (t *Token) Survey(ctx context.Context) (hsm.Survey, error) {
 	return run(ctx, t, t.changes, func(s *session) (hsm.Survey, error) {
 		survey, err := surveyOf(s)
@@ -239,7 +238,7 @@ func listObjects(s *p11.Session) ([]hsm.Object, error) {
 	for _, handle := range found {
 		o, err := readObject(s, handle)
 		if p11.Is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
-			continue // destroyed meanwhile
+			continue // it was destroyed after the search
 		}
 		if err != nil {
 			return nil, err
@@ -306,8 +305,8 @@ func keyTypeName(keyType uint) string {
 	return "other"
 }
 
-// specOf tells a key's KeySpec, and exports a public one. It gives nothing for
-// keys that are of none.
+// specOf returns a key's KeySpec, and the SubjectPublicKeyInfo of a public key; nothing
+// for a key of no KeySpec.
 func specOf(s *p11.Session, handle pkcs11.ObjectHandle, class string, keyType uint) (hsm.KeySpec, []byte) {
 	switch keyType {
 	case pkcs11.CKK_RSA:
@@ -334,7 +333,7 @@ func exported(s *p11.Session, spec hsm.KeySpec, handle pkcs11.ObjectHandle, clas
 	}
 	public, err := generators[spec].export(s, handle)
 	if err != nil {
-		return nil // a point that is none: the object says nothing about a key
+		return nil // not a point: the object says nothing about a key
 	}
 	return public
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// A job is one piece of work for a session, on behalf of a waiting caller. It can
-// be done again: what the token refuses gets a second try in a new session, and
-// what is under way when the connection is lost is begun anew on the next one.
+// A job is one piece of work for a session, on behalf of a waiting caller. It can be
+// repeated: if the token refuses it, it gets a second try in a new session, and if the
+// connection is lost during it, it starts again on the next one.
 type job struct {
 	ctx    context.Context // the caller's: a job whose caller has left is not begun
 	do     func(*session) error
@@ -35,7 +35,7 @@ type queue struct {
 	returned chan *job
 
 	putting sync.Mutex   // held while jobs are put into jobs
-	callers atomic.Int64 // who wait for a job that is in jobs, or under way
+	callers atomic.Int64 // waiting for a job that is in jobs, or under way
 }
 
 // newQueue makes a queue in which so many jobs can wait.
@@ -73,7 +73,7 @@ func (q *queue) sweep() {
 	}
 }
 
-// next waits for a job. It gives nil when lost is closed.
+// next waits for a job. It returns nil when lost is closed.
 func (q *queue) next(lost <-chan struct{}) *job {
 	var j *job
 	select {

@@ -31,7 +31,7 @@ func (t *Token) Random(ctx context.Context, n int) ([]byte, error) {
 	}
 	if err := t.randoms.check(out, whole); err != nil {
 		t.log.Error("random bytes of the token were withheld", "token", t.cfg.name(), "reason", err)
-		return nil, fmt.Errorf("%w: %w", hsm.ErrNoRandom, err) // one that is broken is as good as none
+		return nil, fmt.Errorf("%w: %w", hsm.ErrNoRandom, err) // a broken one is of no use
 	}
 	return out[:n:n], nil
 }
@@ -42,7 +42,7 @@ func (s *session) random(n int) ([]byte, error) {
 	}
 	out, err := s.p11.Random(n)
 	if p11.Is(err, pkcs11.CKR_RANDOM_NO_RNG, pkcs11.CKR_FUNCTION_NOT_SUPPORTED) {
-		if err := s.checkAlive(); err != nil { // a token that is not well may say anything
+		if err := s.checkAlive(); err != nil { // a broken token may say anything
 			return nil, err
 		}
 		return nil, fmt.Errorf("%w: %w", hsm.ErrNoRandom, p11.Cause(err))
@@ -52,7 +52,7 @@ func (s *session) random(n int) ([]byte, error) {
 
 // randoms is what is remembered of the random bytes that a token made, to tell whether
 // its generator is stuck: the continuous test of FIPS 140-2, section 4.9.2, and beyond
-// that a memory for generators that begin anew, with each call or each session. It
+// that a memory for generators that restart with each call or each session. It
 // outlives connections. The zero value is ready for use.
 type randoms struct {
 	mu     sync.Mutex
@@ -60,8 +60,8 @@ type randoms struct {
 	next   int                   // of begins, to be replaced; guarded by mu
 }
 
-// errStuck is for an operator. It is about more than random bytes: whoever knows the
-// nonce of one ECDSA signature has the key.
+// errStuck tells the operator that more than random bytes is at stake: the nonce of one
+// ECDSA signature is enough to compute the key.
 var errStuck = errors.New("its random number generator repeats itself: it is broken, so keys that it made, and keys on curves that it signed with, may be known; take the token out of service")
 
 // check reports whether an output may be given out. It is whole blocks.

@@ -21,11 +21,11 @@ import (
 //
 //	1: a nonce and the AES-256-GCM ciphertext, with its tag, of the token
 //	2: a salt, a nonce and the AES-256-GCM ciphertext, with its tag, of this
-//	   process, under the key that the token gives as the HMAC-SHA-256 of a
+//	   process, under the key that the token computes as the HMAC-SHA-256 of a
 //	   constant, the CKA_ID, the salt and the additional data
 //
 // The second is for tokens without AES-GCM. Each secret has a key of its own,
-// which can be had from the token only.
+// which only the token can compute.
 const (
 	formatGCM  = 1
 	formatHMAC = 2

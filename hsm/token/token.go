@@ -38,9 +38,9 @@ type Config struct {
 	Serial string // the token's serial number
 	PIN    PIN    // of the token's user
 
-	// Sessions is how many signatures are made at once. Zero means one for
-	// each core, which suits a token in software: more sessions than cores buy
-	// nothing there and cost latency. A network HSM takes more.
+	// Sessions is how many signatures the token makes at once. Zero means one for each
+	// core, which suits a token in software: more sessions than cores gain nothing
+	// there and cost latency. A network HSM needs more.
 	Sessions int
 
 	// Queue is how many operations may wait for a session before further ones
@@ -55,39 +55,38 @@ type Config struct {
 	// Copies is how many session copies of keys there are at most. Zero means 1024.
 	Copies int
 
-	// CopyIdle is how long a session copy must not have been used to make room for
+	// CopyIdle is how long a session copy must have been idle before it makes room for
 	// another. Zero means 10 s.
 	CopyIdle time.Duration
 
-	// UserType is who logs in: a CK_USER_TYPE. Zero means CKU_USER; 0x80000001 is
-	// the crypto user of some vendors.
+	// UserType is the CK_USER_TYPE of the login. Zero means CKU_USER; 0x80000001 is the
+	// crypto user of some vendors.
 	UserType uint
 
 	// Provision makes the sealing key and the canary key if the token has none.
 	Provision bool
 
-	// InsistOnPIN uses the PIN although the token says that few attempts are
-	// left. It is for an operator who knows that the PIN is right.
+	// InsistOnPIN uses the PIN although the token says that few attempts are left. Set
+	// it only if the PIN is known to be right.
 	InsistOnPIN bool
 
-	// BeforeLogin, if not nil, is called before every login, AfterChange after
-	// objects were made or destroyed and before that is reported as done. The
-	// guard of SoftHSM's files stands behind them.
+	// BeforeLogin, if not nil, is called before every login. AfterChange, if not nil, is
+	// called after objects were made or destroyed, before the caller is told. They are
+	// for the guard of SoftHSM's files.
 	BeforeLogin func() error
 	AfterChange func() error
 
 	// OnLoss, if not nil, is called when the connection is lost.
 	OnLoss func()
 
-	// OnHang is called when a call into the module has not returned for 30 s.
-	// It can be neither cancelled nor finalized over, so the process should
-	// end for its supervisor to start it again. Nil panics.
+	// OnHang is called when a call into the module, BeforeLogin or AfterChange has not
+	// returned within HangAfter. The call can be neither cancelled nor finalized over,
+	// so the process should exit for its supervisor to restart it. Nil panics.
 	OnHang func(error)
 
-	// WatchEvery is how often the token is asked for a sign of life, HangAfter
-	// how long a call may take, and RecheckEvery how often it is looked whether
-	// the keys still exist that there are session copies of. Zero means 5 s, 30 s
-	// and 30 s.
+	// WatchEvery is the interval of canary signatures, HangAfter how long a call may
+	// take, and RecheckEvery the interval at which the keys of session copies are
+	// looked for in the token. Zero means 5 s, 30 s and 30 s.
 	WatchEvery   time.Duration
 	HangAfter    time.Duration
 	RecheckEvery time.Duration
@@ -146,9 +145,9 @@ type Token struct {
 	downErr atomic.Pointer[error]      // why there is none; nil while it is not known
 	losses  atomic.Int64
 
-	keysBefore int // that the connection before this one knew; for who connects
+	keysBefore int // how many the previous connection knew; for connecting only
 
-	seeking atomic.Bool // a key is looked for that the table has not, or was a moment ago
+	seeking atomic.Bool // a search for a key that is not in the table runs, or ran a moment ago
 
 	randoms randoms // that the token made
 
@@ -265,7 +264,7 @@ func (t *Token) Has(k hsm.Key) error {
 type Stats struct {
 	Connected bool
 	Losses    int64 // of the connection, since Open
-	Waiting   int64 // callers who wait for the token to do something
+	Waiting   int64 // callers waiting for the token
 	Copies    bool  // keys that are used often are signed with through session copies (Config.NoSessionCopies)
 
 	// OneAtATime: the module takes one call at a time, so one that takes long
@@ -273,7 +272,7 @@ type Stats struct {
 	OneAtATime bool
 }
 
-// Stats gives the figures of this moment.
+// Stats returns the figures of this moment.
 func (t *Token) Stats() Stats {
 	c := t.current.Load()
 	return Stats{
@@ -286,9 +285,9 @@ func (t *Token) Stats() Stats {
 	}
 }
 
-// watch looks after the token while nobody asks it for anything: it has a worker
-// make a canary signature, so that a loss is found and what was unsealed is
-// dropped, and it finds calls that do not return.
+// watch watches the token also while it is idle. It has a worker make canary
+// signatures, so that a loss is found and unsealed keys are dropped, and it finds calls
+// that do not return.
 func (t *Token) watch() {
 	tick := time.NewTicker(t.cfg.WatchEvery)
 	defer tick.Stop()
@@ -331,8 +330,9 @@ func (t *Token) supervise(c *connection) {
 	}
 }
 
-// The pause before connecting anew doubles from the first figure to the second, and
-// is the third after a while: SoftHSM rewrites a file of the token at each login.
+// The pause before reconnecting doubles from firstPause to longestPause. After
+// patientAfter it is patientPause, since SoftHSM rewrites a file of the token at each
+// login.
 const (
 	firstPause   = 10 * time.Millisecond
 	longestPause = 100 * time.Millisecond

@@ -49,7 +49,7 @@ func probeSealing(s *p11.Session) (string, error) {
 	return "", nil
 }
 
-// offers tries for each KeySpec whether its keys can be had. RSA keys beyond 2048
+// offers tries for each KeySpec whether the token makes such keys. RSA keys beyond 2048
 // bits take up to seconds to make, so for those the token's list is trusted.
 func offers(s *p11.Session, mechanisms []hsm.Mechanism) (all []hsm.Offer, err error) {
 	for _, spec := range hsm.KeySpecs() {
