@@ -64,7 +64,8 @@ func (r Route) Sign(ctx context.Context, k Key, alg Algorithm, digest []byte) ([
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("%w: the private key of %x is not that of the recorded public key, so its signatures were withheld: %w", ErrNotFound, k.ID, bad)
+	return nil, fmt.Errorf("%w: the private key of %x is not that of the recorded public key, so its signatures were withheld: %w",
+		ErrNotFound, k.ID, bad)
 }
 
 // verify is Verify with an error for a signature that is not k's.

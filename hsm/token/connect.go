@@ -37,7 +37,10 @@ func (t *Token) login() (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: opening %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
 	}
-	c := &connection{token: t, c11: c11, lost: make(chan struct{}), handles: handles{byID: make(map[keyID]*object)}, copies: noCopies{}}
+	c := &connection{
+		token: t, c11: c11, lost: make(chan struct{}),
+		handles: handles{byID: make(map[keyID]*object)}, copies: noCopies{},
+	}
 	if err := p11.Safely(c.login); err != nil {
 		c.close()
 		if !errors.Is(err, ErrPIN) {

@@ -93,6 +93,9 @@ func TestContract(t *testing.T) {
 		hsmtest.TestBackend(t, tok, hsm.RSA_2048, hsm.RSA_3072, hsm.RSA_4096, hsm.EC_P256, hsm.EC_P256K)
 	})
 	t.Run("sealed", func(t *testing.T) { hsmtest.TestBackend(t, sealed.New(tok), hsm.EC_SM2) })
+	t.Run("route", func(t *testing.T) {
+		hsmtest.TestBackend(t, hsm.Route{Token: tok, Sealed: sealed.New(tok)}, hsm.EC_P256, hsm.EC_SM2)
+	})
 	t.Run("random", func(t *testing.T) { hsmtest.TestRandomizer(t, tok) })
 }
 

@@ -80,7 +80,8 @@ func (s *Session) Find(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, er
 		return nil, err
 	}
 	found, err := s.found()
-	return found, errors.Join(err, s.call("C_FindObjectsFinal", func(ctx *pkcs11.Ctx) error { return ctx.FindObjectsFinal(s.handle) }))
+	endErr := s.call("C_FindObjectsFinal", func(ctx *pkcs11.Ctx) error { return ctx.FindObjectsFinal(s.handle) })
+	return found, errors.Join(err, endErr)
 }
 
 // found reads what a search finds.
@@ -91,8 +92,11 @@ func (s *Session) found() (all []pkcs11.ObjectHandle, err error) {
 			page, _, err := s.module.ctx.FindObjects(s.handle, 1000)
 			return page, err
 		})
-		if err != nil || len(page) == 0 {
-			return all, err
+		if err != nil {
+			return nil, err
+		}
+		if len(page) == 0 {
+			return all, nil
 		}
 		for _, o := range page {
 			if !seen[o] {
@@ -185,10 +189,12 @@ func (s *Session) GenerateKey(mechanism uint, template []*pkcs11.Attribute) (pkc
 }
 
 // GenerateKeyPair makes a key pair.
-func (s *Session) GenerateKeyPair(mechanism uint, publicTemplate, privateTemplate []*pkcs11.Attribute) (public, private pkcs11.ObjectHandle, err error) {
+func (s *Session) GenerateKeyPair(mechanism uint, publicTemplate, privateTemplate []*pkcs11.Attribute) (
+	public, private pkcs11.ObjectHandle, err error) {
 	err = s.call("C_GenerateKeyPair", func(ctx *pkcs11.Ctx) error {
 		var err error
-		public, private, err = ctx.GenerateKeyPair(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, publicTemplate, privateTemplate)
+		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}
+		public, private, err = ctx.GenerateKeyPair(s.handle, m, publicTemplate, privateTemplate)
 		return err
 	})
 	return public, private, err
