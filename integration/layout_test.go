@@ -49,7 +49,7 @@ var mayImport = map[string][]string{
 	// A change of records and its audit line are one transaction.
 	"gateway/journal": {"gateway/audit", "store"},
 	// How much one caller may take from the others.
-	"gateway/limit": {"golang.org/x/time"},
+	"gateway/limit": {"gateway/kms", "golang.org/x/time"},
 	// The life of a key pair: made, watched, tested, destroyed.
 	"gateway/keypair": {"gateway/audit", "gateway/identity", "gateway/journal", "gateway/kms", "hsm", "store", "github.com/google/uuid"},
 	// Who a caller is, and what the caller may do.
