@@ -31,8 +31,8 @@ func checkUserName(name string) error {
 	return checkName("UserName", name)
 }
 
-// user gives a user, or EntityNotExist.User.
-func (c *call) user(records *store.Records, userName string) (store.User, error) {
+// findUser gives a user, or EntityNotExist.User.
+func findUser(c *call, records *store.Records, userName string) (store.User, error) {
 	c.entry.Subject = kms.Clip(userName)
 	u, err := records.Users().Get(userName)
 	if errors.Is(err, store.ErrNotFound) {
@@ -42,9 +42,9 @@ func (c *call) user(records *store.Records, userName string) (store.User, error)
 }
 
 // updateUser changes a user's record.
-func (c *call) updateUser(userName string, change func(records *store.Records, u *store.User) error) error {
+func updateUser(c *call, userName string, change func(records *store.Records, u *store.User) error) error {
 	return c.update(func(tx *store.Tx) error {
-		u, err := c.user(tx.Records, userName)
+		u, err := findUser(c, tx.Records, userName)
 		if err != nil {
 			return err
 		}
@@ -97,13 +97,13 @@ func listUsers(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListUsersResp
 func deleteUser(_ context.Context, c *call, req *kms.DeleteUserRequest) (*kms.EmptyResponse, error) {
 	var keys []store.AccessKey
 	err := c.update(func(tx *store.Tx) error {
-		u, err := c.user(tx.Records, req.UserName)
+		u, err := findUser(c, tx.Records, req.UserName)
 		if err != nil {
 			return err
 		}
 		keys = accessKeysOf(tx.Records, u.UserName)
 		if !(req.Force != nil && *req.Force) && len(keys)+len(u.Policies) > 0 {
-			return kms.ErrUserInUse.Because("Access keys: %d, policies: %d. Force (--force) deletes it all the same.", len(keys), len(u.Policies))
+			return kms.ErrUserInUse.Because("Access keys: %d, policies: %d. Force=true deletes it all the same.", len(keys), len(u.Policies))
 		}
 		return tx.Users().Delete(req.UserName)
 	})
@@ -131,7 +131,7 @@ func createAccessKey(ctx context.Context, c *call, req *kms.CreateAccessKeyReque
 	id, secret := "KMSG"+rand.Text()[:24], rand.Text()
 	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Active: true, CreationDate: c.now}
 	put := func(tx *store.Tx) error {
-		if _, err := c.user(tx.Records, req.UserName); err != nil {
+		if _, err := findUser(c, tx.Records, req.UserName); err != nil {
 			return err
 		}
 		c.entry.Subject = kms.Clip(req.UserName) + "/" + id
@@ -156,7 +156,7 @@ func createAccessKey(ctx context.Context, c *call, req *kms.CreateAccessKeyReque
 
 func listAccessKeys(_ context.Context, c *call, req *kms.ListAccessKeysRequest) (*kms.ListAccessKeysResponse, error) {
 	if req.UserName != "" {
-		if _, err := c.user(c.records, req.UserName); err != nil {
+		if _, err := findUser(c, c.records, req.UserName); err != nil {
 			return nil, err
 		}
 	}
@@ -186,7 +186,7 @@ func statusOf(a store.AccessKey) string {
 }
 
 func updateAccessKey(_ context.Context, c *call, req *kms.UpdateAccessKeyRequest) (*kms.EmptyResponse, error) {
-	return done(c.updateAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
+	return done(changeAccessKey(c, req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
 		a.Active = req.Status == active
 		return tx.AccessKeys().Put(a)
 	}))
@@ -194,7 +194,7 @@ func updateAccessKey(_ context.Context, c *call, req *kms.UpdateAccessKeyRequest
 
 func deleteAccessKey(_ context.Context, c *call, req *kms.DeleteAccessKeyRequest) (*kms.EmptyResponse, error) {
 	var deleted store.AccessKey
-	err := c.updateAccessKey(req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
+	err := changeAccessKey(c, req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
 		deleted = a
 		return tx.AccessKeys().Delete(a.AccessKeyId)
 	})
@@ -204,7 +204,7 @@ func deleteAccessKey(_ context.Context, c *call, req *kms.DeleteAccessKeyRequest
 	return done(err)
 }
 
-func (c *call) updateAccessKey(accessKeyId string, change func(tx *store.Tx, a store.AccessKey) error) error {
+func changeAccessKey(c *call, accessKeyId string, change func(tx *store.Tx, a store.AccessKey) error) error {
 	c.entry.Subject = kms.Clip(accessKeyId)
 	return c.update(func(tx *store.Tx) error {
 		a, err := tx.AccessKeys().Get(accessKeyId)

@@ -30,7 +30,7 @@ func policiesExist(records *store.Records, policies []string) error {
 	return nil
 }
 
-func (c *call) accessPointResponse(a store.ApplicationAccessPoint) *kms.AccessPointResponse {
+func newAccessPointResponse(c *call, a store.ApplicationAccessPoint) *kms.AccessPointResponse {
 	return &kms.AccessPointResponse{Arn: c.namedARN(a.Name), AuthenticationMethod: clientKeyMethod,
 		Description: a.Description, Name: a.Name, Policies: jsonText(a.Policies)}
 }
@@ -44,7 +44,7 @@ func createApplicationAccessPoint(_ context.Context, c *call, req *kms.CreateApp
 	if err := accessPoints.create(c, a.Name, a, func(records *store.Records) error { return policiesExist(records, policies) }); err != nil {
 		return nil, err
 	}
-	return c.accessPointResponse(a), nil
+	return newAccessPointResponse(c, a), nil
 }
 
 func describeApplicationAccessPoint(_ context.Context, c *call, req *kms.NameRequest) (*kms.AccessPointResponse, error) {
@@ -52,7 +52,7 @@ func describeApplicationAccessPoint(_ context.Context, c *call, req *kms.NameReq
 	if err != nil {
 		return nil, err
 	}
-	return c.accessPointResponse(a), nil
+	return newAccessPointResponse(c, a), nil
 }
 
 func listApplicationAccessPoints(_ context.Context, c *call, req *kms.ListNamedRequest) (*kms.ListApplicationAccessPointsResponse, error) {

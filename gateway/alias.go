@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -47,7 +46,7 @@ func createAlias(_ context.Context, c *call, req *kms.CreateAliasRequest) (*kms.
 	}
 	c.entry.Alias = req.AliasName
 	return done(c.update(func(tx *store.Tx) error {
-		if err := c.checkNewAlias(tx.Records, key.KeyId, req.AliasName); err != nil {
+		if err := checkNewAlias(c, tx.Records, key.KeyId, req.AliasName); err != nil {
 			return err
 		}
 		return tx.Aliases().Create(store.Alias{AliasName: req.AliasName, KeyId: key.KeyId, CreationDate: c.now})
@@ -56,11 +55,11 @@ func createAlias(_ context.Context, c *call, req *kms.CreateAliasRequest) (*kms.
 
 // checkNewAlias refuses an alias of a key that is being deleted, of a name that
 // is taken, or one too many.
-func (c *call) checkNewAlias(records *store.Records, keyId, aliasName string) error {
-	key, err := records.Keys().Get(keyId)
+func checkNewAlias(c *call, records *store.Records, keyId, aliasName string) error {
+	key, err := current(records, keyId)
 	switch {
 	case err != nil:
-		return kms.ErrKeyNotFound
+		return err
 	case key.KeyState == store.PendingDeletion:
 		return kms.ErrStateModifiedFailed
 	case records.Aliases().Has(aliasName):
@@ -113,9 +112,9 @@ func updateAlias(_ context.Context, c *call, req *kms.UpdateAliasRequest) (*kms.
 		if err != nil {
 			return err
 		}
-		now, err := tx.Keys().Get(target.KeyId)
+		now, err := current(tx.Records, target.KeyId)
 		if err != nil {
-			return kms.ErrKeyNotFound
+			return err
 		}
 		if err := mayBeTarget(now); err != nil {
 			return err
@@ -123,23 +122,6 @@ func updateAlias(_ context.Context, c *call, req *kms.UpdateAliasRequest) (*kms.
 		alias.KeyId = target.KeyId
 		return tx.Aliases().Put(alias)
 	}))
-}
-
-// currentAlias returns an alias as it is now. It asks for the permission on the key of
-// the alias again, if that is not the key any more for which it was given.
-func (c *call) currentAlias(records *store.Records, aliasName string, authorised store.Key) (store.Alias, error) {
-	alias, err := records.Aliases().Get(aliasName)
-	if errors.Is(err, store.ErrNotFound) {
-		return alias, kms.ErrAliasNotFound // deleted by another call meanwhile
-	}
-	if err != nil || alias.KeyId == authorised.KeyId {
-		return alias, err
-	}
-	key, err := records.Keys().Get(alias.KeyId)
-	if err != nil {
-		return alias, err
-	}
-	return alias, c.authorizeKey(alias.KeyId, &key)
 }
 
 func mayBeTarget(k store.Key) error {

@@ -22,6 +22,45 @@ func (c *call) update(f func(tx *store.Tx) error) error {
 	return c.write(f)
 }
 
+// updateKey changes the record of a key that a request names.
+func (c *call) updateKey(name string, change func(k *store.Key) error) error {
+	key, err := c.key(name)
+	if err != nil {
+		return err
+	}
+	return c.updateKeys([]string{key.KeyId}, change)
+}
+
+// updateKeys changes the records of keys that c.key returned, all or none, in a transaction
+// that sees them as they are then: concurrent changes of one key are one after the other.
+func (c *call) updateKeys(keyIds []string, change func(k *store.Key) error) error {
+	return c.update(func(tx *store.Tx) error {
+		for _, keyId := range keyIds {
+			k, err := current(tx.Records, keyId)
+			if err != nil {
+				return err
+			}
+			if err := change(&k); err != nil {
+				return err
+			}
+			if err := tx.Keys().Put(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// putNewKey returns what writes the record of a new key, if there may be one more.
+func putNewKey(c *call, key store.Key) func(tx *store.Tx) error {
+	return func(tx *store.Tx) error {
+		if tx.Keys().Len() >= c.server.MaxKeys {
+			return kms.ErrLimitExceeded.Because("There are %d keys.", c.server.MaxKeys)
+		}
+		return tx.Keys().Create(key)
+	}
+}
+
 // confirm is the point of no return: everything before it only looks, and after
 // it nothing but a fault can keep the operation from succeeding. A dry run
 // ends here. So does everything while the audit log cannot be written.
@@ -46,7 +85,7 @@ func (c *call) write(f func(tx *store.Tx) error) error {
 	}
 	entry := c.entry
 	entry.Status = http.StatusOK
-	err := c.server.journal.Update(entry, c.withNonce(f))
+	err := c.server.journal.Update(entry, withNonce(c, f))
 	c.changed = c.changed || err == nil
 	return err
 }
@@ -57,7 +96,7 @@ func (c *call) record(f func(tx *store.Tx) error) error {
 	if err := c.mayWrite(); err != nil {
 		return err
 	}
-	return c.server.Store.Update(c.withNonce(f))
+	return c.server.Store.Update(withNonce(c, f))
 }
 
 func (c *call) mayWrite() error {
@@ -67,7 +106,7 @@ func (c *call) mayWrite() error {
 	return nil
 }
 
-func (c *call) withNonce(f func(tx *store.Tx) error) func(tx *store.Tx) error {
+func withNonce(c *call, f func(tx *store.Tx) error) func(tx *store.Tx) error {
 	return func(tx *store.Tx) error {
 		if c.nonce != nil {
 			if err := tx.PutNonce(*c.nonce, c.now); err != nil {
@@ -76,4 +115,17 @@ func (c *call) withNonce(f func(tx *store.Tx) error) func(tx *store.Tx) error {
 		}
 		return f(tx)
 	}
+}
+
+// mayHaveVersion holds a key to the limits of one more version.
+func mayHaveVersion(c *call, records *store.Records, keyId string) error {
+	versions := records.VersionsOf(keyId)
+	if len(versions) >= maxVersions {
+		return kms.ErrLimitExceeded.Because("The key has %d versions.", maxVersions)
+	}
+	every := c.server.MinVersionInterval
+	if len(versions) > 0 && c.now.Before(versions[len(versions)-1].CreationDate.Add(every)) {
+		return kms.ErrRejectedUnsupported.Because("A key can have a new version every %v.", every)
+	}
+	return nil
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// inspector gives what tells of the token. There is none where it is no token.
-func (c *call) inspector() (hsm.Inspector, error) {
+// inspectorOf gives what tells of the token. There is none where it is no token.
+func inspectorOf(c *call) (hsm.Inspector, error) {
 	if c.server.Inspector == nil {
 		return nil, kms.ErrUnsupportedOperation.Because("This gateway's keys are in no token that could be looked into.")
 	}
@@ -26,7 +26,7 @@ func (c *call) inspector() (hsm.Inspector, error) {
 
 // describeToken tells what the token is and can do, and tries the latter.
 func describeToken(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.DescribeTokenResponse, error) {
-	inspector, err := c.inspector()
+	inspector, err := inspectorOf(c)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func newTokenObject(o hsm.Object, records map[string]keypair.Recorded, making bo
 
 // listTokenObjects compares the token with the records.
 func listTokenObjects(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.ListTokenObjectsResponse, error) {
-	inspector, err := c.inspector()
+	inspector, err := inspectorOf(c)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func listTokenObjects(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.List
 		return nil, err
 	}
 	// What is recorded after an object was seen was recorded before it was made.
-	after := keypair.Owners(c.server.Store.Now())
+	after := c.server.pairs.Owners()
 	making = making || c.server.pairs.Making()
 	resp := new(kms.ListTokenObjectsResponse)
 	resp.Objects.Object, resp.Deviations.Deviation = []kms.TokenObject{}, []kms.Deviation{}
@@ -87,7 +87,7 @@ func listTokenObjects(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.List
 // takes all that ListTokenObjects said of it: another object can have the handle
 // by now.
 func destroyTokenObject(ctx context.Context, c *call, req *kms.DestroyTokenObjectRequest) (*kms.EmptyResponse, error) {
-	inspector, err := c.inspector()
+	inspector, err := inspectorOf(c)
 	if err != nil {
 		return nil, err
 	}

@@ -41,23 +41,17 @@ func (s *Server) metadata(k store.Key) kms.KeyMetadata {
 }
 
 func createKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (*kms.CreateKeyResponse, error) {
-	key, err := c.newKey(req)
+	key, err := newKey(c, req)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
-	if err := c.checkOffered(req, key); err != nil {
+	if err := checkOffered(c, req, key); err != nil {
 		return nil, err
 	}
-	put := func(tx *store.Tx) error {
-		if tx.Keys().Len() >= c.server.MaxKeys {
-			return kms.ErrLimitExceeded.Because("There are %d keys.", c.server.MaxKeys)
-		}
-		return tx.Keys().Create(key)
-	}
-	if _, err := c.createVersion(ctx, key, put); err != nil {
+	if _, err := createVersion(ctx, c, key, putNewKey(c, key)); err != nil {
 		return nil, err
 	}
 	return &kms.CreateKeyResponse{KeyMetadata: c.server.metadata(key)}, nil
@@ -65,7 +59,7 @@ func createKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (*kms.Cr
 
 // newKey makes a record of what CreateKey asks for, and refuses what is invalid
 // by itself.
-func (c *call) newKey(req *kms.CreateKeyRequest) (store.Key, error) {
+func newKey(c *call, req *kms.CreateKeyRequest) (store.Key, error) {
 	oneOf := func(name, value string, values ...string) error {
 		if value != "" && !slices.Contains(values, value) {
 			return kms.InvalidParameter(name, "%q is not one of %v", kms.Clip(value), values)
@@ -112,7 +106,7 @@ func strongestProtection(spec hsm.KeySpec) string {
 }
 
 // checkOffered refuses keys that KMS has and this gateway has not.
-func (c *call) checkOffered(req *kms.CreateKeyRequest, key store.Key) error {
+func checkOffered(c *call, req *kms.CreateKeyRequest, key store.Key) error {
 	c.entry.KeySpec = kms.Clip(req.KeySpec)
 	switch {
 	case !slices.Contains(hsm.KeySpecs(), key.KeySpec):
@@ -170,7 +164,7 @@ func listKeys(_ context.Context, c *call, req *kms.ListKeysRequest) (*kms.ListKe
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	keys, total := filter.page(c.server, c.records, page)
+	keys, total := c.keys(filter, page)
 	resp := &kms.ListKeysResponse{PageInfo: page}
 	resp.TotalCount = total
 	resp.Keys.Key = []kms.KeyItem{} // an empty list is [], not null

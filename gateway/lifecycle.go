@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -10,31 +9,9 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// updateKey changes a key's record in a transaction that sees the record as it
-// is then, so that concurrent changes of one key are one after the other.
-func (c *call) updateKey(name string, change func(k *store.Key) error) error {
-	key, err := c.key(name)
-	if err != nil {
-		return err
-	}
-	return c.update(func(tx *store.Tx) error {
-		now, err := tx.Keys().Get(key.KeyId)
-		if errors.Is(err, store.ErrNotFound) {
-			return kms.ErrKeyNotFound
-		}
-		if err != nil {
-			return err
-		}
-		if err := change(&now); err != nil {
-			return err
-		}
-		return tx.Keys().Put(now)
-	})
-}
-
 // retireKey is updateKey for a change after which the key does not sign any more:
 // nothing is kept that would make it sign faster.
-func (c *call) retireKey(name string, change func(k *store.Key) error) error {
+func retireKey(c *call, name string, change func(k *store.Key) error) error {
 	if err := c.updateKey(name, change); err != nil {
 		return err
 	}
@@ -55,7 +32,7 @@ func enableKey(_ context.Context, c *call, req *kms.KeyRequest) (*kms.EmptyRespo
 }
 
 func disableKey(_ context.Context, c *call, req *kms.KeyRequest) (*kms.EmptyResponse, error) {
-	return done(c.retireKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Disabled) }))
+	return done(retireKey(c, req.KeyId, func(k *store.Key) error { return setState(k, store.Disabled) }))
 }
 
 // setState moves a key between Enabled and Disabled; from any other state there
@@ -70,7 +47,7 @@ func setState(k *store.Key, state string) error {
 
 func scheduleKeyDeletion(_ context.Context, c *call, req *kms.ScheduleKeyDeletionRequest) (*kms.EmptyResponse, error) {
 	days := *req.PendingWindowInDays
-	return done(c.retireKey(req.KeyId, func(k *store.Key) error {
+	return done(retireKey(c, req.KeyId, func(k *store.Key) error {
 		switch {
 		case k.KeyState != store.Enabled && k.KeyState != store.Disabled && k.KeyState != store.PendingImport:
 			return kms.ErrStateModifiedFailed.Because("The key state is %s.", k.KeyState)

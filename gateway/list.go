@@ -66,36 +66,18 @@ func parseFilters(text string) (filters, error) {
 	return f, nil
 }
 
-// page gives the keys of one page and the number of all that the filters
-// select.
-func (f filters) page(s *Server, records *store.Records, p kms.PageInfo) (page []store.Key, total int) {
-	if len(f) == 0 {
-		return records.Keys().Page(p.Skip(), p.PageSize), records.Keys().Len()
-	}
-	for k := range records.Keys().All() {
-		if !f.match(s, records, k) {
-			continue
-		}
-		if total >= p.Skip() && len(page) < p.PageSize {
-			page = append(page, k)
-		}
-		total++
-	}
-	return page, total
-}
-
-func (f filters) match(s *Server, records *store.Records, k store.Key) bool {
+func (f filters) match(c *call, k store.Key) bool {
 	for _, one := range f {
 		if one.Key == filterAliasName {
 			if !slices.ContainsFunc(one.Values, func(name string) bool {
-				alias, err := records.Aliases().Get(name)
+				alias, err := c.records.Aliases().Get(name)
 				return err == nil && alias.KeyId == k.KeyId
 			}) {
 				return false
 			}
 			continue
 		}
-		has := filterKeys[one.Key](s, k)
+		has := filterKeys[one.Key](c.server, k)
 		if !slices.ContainsFunc(one.Values, func(v string) bool { return slices.Contains(has, v) }) {
 			return false
 		}

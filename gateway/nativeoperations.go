@@ -72,11 +72,11 @@ func nativeMessage(digest, text []byte, messageType string) (message, string, er
 }
 
 // nativeSigning is [call.signing] with what a message names.
-func (c *call) nativeSigning(keyId, algorithm string, m message) (signing, error) {
+func nativeSigning(c *call, keyId, algorithm string, m message) (signing, error) {
 	if keyId == "" {
 		return signing{}, kms.MissingParameter("KeyId")
 	}
-	return c.signing(keyId, c.parameters["KeyVersionId"], algorithm, m)
+	return resolveSigning(c, keyId, c.parameters["KeyVersionId"], algorithm, m)
 }
 
 func nativeSign(ctx context.Context, c *call, req *nativepb.SignRequest) (*nativepb.SignResponse, error) {
@@ -84,11 +84,11 @@ func nativeSign(ctx context.Context, c *call, req *nativepb.SignRequest) (*nativ
 	if err != nil {
 		return nil, err
 	}
-	s, err := c.nativeSigning(req.KeyId, req.Algorithm, m)
+	s, err := nativeSigning(c, req.KeyId, req.Algorithm, m)
 	if err != nil {
 		return nil, err
 	}
-	signature, err := c.sign(ctx, s)
+	signature, err := makeSignature(ctx, c, s)
 	if err != nil {
 		return nil, err
 	}
@@ -103,11 +103,11 @@ func nativeVerify(_ context.Context, c *call, req *nativepb.VerifyRequest) (*nat
 	if len(req.Signature) == 0 {
 		return nil, kms.MissingParameter("Signature")
 	}
-	s, err := c.nativeSigning(req.KeyId, req.Algorithm, m)
+	s, err := nativeSigning(c, req.KeyId, req.Algorithm, m)
 	if err != nil {
 		return nil, err
 	}
-	valid, err := c.verify(s, req.Signature)
+	valid, err := verifySignature(c, s, req.Signature)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func nativeGetPublicKey(_ context.Context, c *call, req *nativepb.GetPublicKeyRe
 	if req.KeyId == "" {
 		return nil, kms.MissingParameter("KeyId")
 	}
-	version, err := c.publicKey(req.KeyId, c.parameters["KeyVersionId"])
+	version, err := publicKeyVersion(c, req.KeyId, c.parameters["KeyVersionId"])
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func nativeGetPublicKey(_ context.Context, c *call, req *nativepb.GetPublicKeyRe
 }
 
 func nativeGenerateRandom(ctx context.Context, c *call, req *nativepb.GenerateRandomRequest) (*nativepb.GenerateRandomResponse, error) {
-	random, err := c.random(ctx, int(req.Length))
+	random, err := randomBytes(ctx, c, int(req.Length))
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ func parseSources(text string) ([]string, error) {
 	})
 }
 
-func (c *call) networkRule(r store.NetworkRule) kms.NetworkRule {
+func newNetworkRule(c *call, r store.NetworkRule) kms.NetworkRule {
 	return kms.NetworkRule{Arn: c.namedARN(r.Name), Description: r.Description, SourcePrivateIp: jsonText(r.SourcePrivateIp), Type: privateType}
 }
 
@@ -45,7 +45,7 @@ func createNetworkRule(_ context.Context, c *call, req *kms.CreateNetworkRuleReq
 	if err := networkRules.create(c, r.Name, r, func(*store.Records) error { return nil }); err != nil {
 		return nil, err
 	}
-	return &kms.CreateNetworkRuleResponse{NetworkRule: c.networkRule(r), Name: r.Name}, nil
+	return &kms.CreateNetworkRuleResponse{NetworkRule: newNetworkRule(c, r), Name: r.Name}, nil
 }
 
 func describeNetworkRule(_ context.Context, c *call, req *kms.NameRequest) (*kms.DescribeNetworkRuleResponse, error) {
@@ -53,7 +53,7 @@ func describeNetworkRule(_ context.Context, c *call, req *kms.NameRequest) (*kms
 	if err != nil {
 		return nil, err
 	}
-	return &kms.DescribeNetworkRuleResponse{NetworkRule: c.networkRule(r)}, nil
+	return &kms.DescribeNetworkRuleResponse{NetworkRule: newNetworkRule(c, r)}, nil
 }
 
 func listNetworkRules(_ context.Context, c *call, req *kms.ListNamedRequest) (*kms.ListNetworkRulesResponse, error) {

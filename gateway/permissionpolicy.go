@@ -71,7 +71,7 @@ func rulesExist(records *store.Records, rules []string) error {
 }
 
 func createPolicy(_ context.Context, c *call, req *kms.CreatePolicyRequest) (*kms.CreatePolicyResponse, error) {
-	p, err := c.newPermissionPolicy(req)
+	p, err := newPermissionPolicy(c, req)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func createPolicy(_ context.Context, c *call, req *kms.CreatePolicyRequest) (*km
 
 // newPermissionPolicy makes a record of what CreatePolicy asks for, and refuses
 // what is invalid by itself.
-func (c *call) newPermissionPolicy(req *kms.CreatePolicyRequest) (p store.PermissionPolicy, err error) {
+func newPermissionPolicy(c *call, req *kms.CreatePolicyRequest) (p store.PermissionPolicy, err error) {
 	p = store.PermissionPolicy{Name: req.Name, Description: req.Description, KmsInstance: req.KmsInstance, CreationDate: c.now}
 	if p.KmsInstance == "" {
 		p.KmsInstance = c.server.instance.InstanceId

@@ -37,9 +37,9 @@ func listQuotas(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListQuotasRe
 
 func setUserQuota(_ context.Context, c *call, req *kms.SetUserQuotaRequest) (*kms.EmptyResponse, error) {
 	if !limit.IsUserQuota(kms.Quota(req.QuotaName)) {
-		return nil, kms.InvalidParameter("QuotaName", "%q is none that users have: ListQuotas (kmsgate quota list) names them", kms.Clip(req.QuotaName))
+		return nil, kms.InvalidParameter("QuotaName", "%q is none that users have: ListQuotas names them", kms.Clip(req.QuotaName))
 	}
-	return done(c.updateUser(req.UserName, func(_ *store.Records, u *store.User) error {
+	return done(updateUser(c, req.UserName, func(_ *store.Records, u *store.User) error {
 		own := maps.Clone(u.Quotas)
 		if own == nil {
 			own = make(map[string]float64)

@@ -25,8 +25,8 @@ func checkDocument(document string) error {
 	return nil
 }
 
-// ownPolicy gives a policy that can be changed.
-func (c *call) ownPolicy(records *store.Records, policyName string) (store.RamPolicy, error) {
+// customPolicy gives a policy that can be changed.
+func customPolicy(c *call, records *store.Records, policyName string) (store.RamPolicy, error) {
 	if _, ok := identity.SystemPolicies[policyName]; ok {
 		return store.RamPolicy{}, kms.InvalidParameter("PolicyName", "%s is a system policy, which cannot be changed", policyName)
 	}
@@ -58,7 +58,7 @@ func updateRamPolicy(_ context.Context, c *call, req *kms.UpdateRamPolicyRequest
 	}
 	c.entry.Subject = kms.Clip(req.PolicyName)
 	return done(c.update(func(tx *store.Tx) error {
-		p, err := c.ownPolicy(tx.Records, req.PolicyName)
+		p, err := customPolicy(c, tx.Records, req.PolicyName)
 		if err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func updateRamPolicy(_ context.Context, c *call, req *kms.UpdateRamPolicyRequest
 func deleteRamPolicy(_ context.Context, c *call, req *kms.RamPolicyRequest) (*kms.EmptyResponse, error) {
 	c.entry.Subject = kms.Clip(req.PolicyName)
 	return done(c.update(func(tx *store.Tx) error {
-		if _, err := c.ownPolicy(tx.Records, req.PolicyName); err != nil {
+		if _, err := customPolicy(c, tx.Records, req.PolicyName); err != nil {
 			return err
 		}
 		if n := attachments(tx.Records)[req.PolicyName]; n > 0 {
@@ -105,7 +105,7 @@ func getRamPolicy(_ context.Context, c *call, req *kms.RamPolicyRequest) (*kms.G
 		resp.Policy.PolicyDocument = p.Document
 		return resp, c.confirm()
 	}
-	p, err := c.ownPolicy(c.records, req.PolicyName)
+	p, err := customPolicy(c, c.records, req.PolicyName)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func listRamPolicies(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListRam
 }
 
 func attachPolicyToUser(_ context.Context, c *call, req *kms.PolicyAttachmentRequest) (*kms.EmptyResponse, error) {
-	return done(c.updateUser(req.UserName, func(records *store.Records, u *store.User) error {
+	return done(updateUser(c, req.UserName, func(records *store.Records, u *store.User) error {
 		c.entry.Subject = kms.Clip(req.UserName + "/" + req.PolicyName)
 		if _, err := identity.PolicyDocument(records, req.PolicyName); errors.Is(err, store.ErrNotFound) {
 			return kms.ErrPolicyNotFound
@@ -145,7 +145,7 @@ func attachPolicyToUser(_ context.Context, c *call, req *kms.PolicyAttachmentReq
 }
 
 func detachPolicyFromUser(_ context.Context, c *call, req *kms.PolicyAttachmentRequest) (*kms.EmptyResponse, error) {
-	return done(c.updateUser(req.UserName, func(_ *store.Records, u *store.User) error {
+	return done(updateUser(c, req.UserName, func(_ *store.Records, u *store.User) error {
 		c.entry.Subject = kms.Clip(req.UserName + "/" + req.PolicyName)
 		i := slices.Index(u.Policies, req.PolicyName)
 		if i < 0 {

@@ -10,11 +10,11 @@ import (
 // generateRandom gives bytes that the token makes. KMS has it for programs with
 // client keys only.
 func generateRandom(ctx context.Context, c *call, req *kms.GenerateRandomRequest) (*kms.GenerateRandomResponse, error) {
-	random, err := c.random(ctx, *req.Length)
+	random, err := randomBytes(ctx, c, *req.Length)
 	return &kms.GenerateRandomResponse{Random: random}, err
 }
 
-func (c *call) random(ctx context.Context, n int) ([]byte, error) {
+func randomBytes(ctx context.Context, c *call, n int) ([]byte, error) {
 	if hsm.CheckRandom(n) != nil {
 		return nil, kms.InvalidParameter("Length", "%d is not 1 to %d", n, hsm.MaxRandom)
 	}

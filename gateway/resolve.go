@@ -120,7 +120,7 @@ func (c *call) alias(aliasName string) (store.Alias, error) {
 // version gives a version of a key that c.key gave, the oldest if no id is given.
 func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, error) {
 	c.entry.KeyVersionId = kms.Clip(keyVersionId)
-	version, err := c.findVersion(key.KeyId, keyVersionId)
+	version, err := findVersion(c.records, key.KeyId, keyVersionId)
 	if errors.Is(err, store.ErrNotFound) {
 		return store.KeyVersion{}, kms.ErrKeyVersionNotFound
 	}
@@ -131,12 +131,86 @@ func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, er
 	return version, keypair.CheckRecord(version, key)
 }
 
-func (c *call) findVersion(keyId, keyVersionId string) (store.KeyVersion, error) {
+func findVersion(records *store.Records, keyId, keyVersionId string) (store.KeyVersion, error) {
 	if keyVersionId != "" {
-		return c.records.Version(keyId, keyVersionId)
+		return records.Version(keyId, keyVersionId)
 	}
-	if all := c.records.VersionsOf(keyId); len(all) > 0 {
+	if all := records.VersionsOf(keyId); len(all) > 0 {
 		return all[0], nil
 	}
 	return store.KeyVersion{}, store.ErrNotFound
 }
+
+// current returns a key that c.key returned, as the records have it.
+func current(records *store.Records, keyId string) (store.Key, error) {
+	k, err := records.Keys().Get(keyId)
+	if errors.Is(err, store.ErrNotFound) {
+		return k, kms.ErrKeyNotFound // deleted by another call meanwhile
+	}
+	return k, err
+}
+
+// versions returns the versions of a key that c.key returned, the oldest first.
+func (c *call) versions(key store.Key) []store.KeyVersion { return c.records.VersionsOf(key.KeyId) }
+
+// keys returns a page of the keys that filters select, and the number of all of them. It
+// is for callers who may list all keys.
+func (c *call) keys(f filters, p kms.PageInfo) (page []store.Key, total int) {
+	all := c.records.Keys()
+	if len(f) == 0 {
+		return all.Page(p.Skip(), p.PageSize), all.Len()
+	}
+	for k := range all.All() {
+		if !f.match(c, k) {
+			continue
+		}
+		if total >= p.Skip() && len(page) < p.PageSize {
+			page = append(page, k)
+		}
+		total++
+	}
+	return page, total
+}
+
+// keysSeen returns the keys that match and on which the caller may do what is asked for.
+func (c *call) keysSeen(match func(k store.Key) bool) (keys []store.Key) {
+	for k := range c.records.Keys().All() {
+		if match(k) && c.authorizeKey(k.KeyId, &k) == nil {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// anyKey returns a key that others' policies are asked about, nil if there is none. It is
+// for local administrators, who see all.
+func (c *call) anyKey(name string) (keyId string, key *store.Key, err error) {
+	keyId, err = c.keyId(name)
+	if err != nil {
+		return "", nil, err
+	}
+	if k, err := c.records.Keys().Get(keyId); err == nil {
+		key = &k
+	}
+	return keyId, key, nil
+}
+
+// currentAlias returns an alias as it is now. It asks for the permission on the key of
+// the alias again, if that is not the key any more for which it was given.
+func (c *call) currentAlias(records *store.Records, aliasName string, authorised store.Key) (store.Alias, error) {
+	alias, err := records.Aliases().Get(aliasName)
+	if errors.Is(err, store.ErrNotFound) {
+		return alias, kms.ErrAliasNotFound // deleted by another call meanwhile
+	}
+	if err != nil || alias.KeyId == authorised.KeyId {
+		return alias, err
+	}
+	key, err := records.Keys().Get(alias.KeyId)
+	if err != nil {
+		return alias, err
+	}
+	return alias, c.authorizeKey(alias.KeyId, &key)
+}
+
+// namedARN is the ARN of what the call's operation is on, by a name.
+func (c *call) namedARN(name string) string { return c.server.namedARN(c.operation.Operation, name) }

@@ -10,11 +10,11 @@ import (
 )
 
 func asymmetricSign(ctx context.Context, c *call, req *kms.AsymmetricSignRequest) (*kms.AsymmetricSignResponse, error) {
-	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
+	s, err := resolveSigning(c, req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
 	if err != nil {
 		return nil, err
 	}
-	signature, err := c.sign(ctx, s)
+	signature, err := makeSignature(ctx, c, s)
 	if err != nil {
 		return nil, err
 	}
@@ -22,11 +22,11 @@ func asymmetricSign(ctx context.Context, c *call, req *kms.AsymmetricSignRequest
 }
 
 func asymmetricVerify(_ context.Context, c *call, req *kms.AsymmetricVerifyRequest) (*kms.AsymmetricVerifyResponse, error) {
-	s, err := c.signing(req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
+	s, err := resolveSigning(c, req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
 	if err != nil {
 		return nil, err
 	}
-	valid, err := c.verify(s, req.Value)
+	valid, err := verifySignature(c, s, req.Value)
 	if err != nil {
 		return nil, err
 	}
@@ -55,10 +55,10 @@ type signing struct {
 	digest  []byte
 }
 
-// signing resolves what a request names that has something signed or verified, and
+// resolveSigning resolves what a request names that has something signed or verified, and
 // refuses what cannot be. No KeyVersionId means the oldest version, no algorithm the
 // first of the KeySpec.
-func (c *call) signing(keyName, keyVersionId, algorithm string, m message) (s signing, err error) {
+func resolveSigning(c *call, keyName, keyVersionId, algorithm string, m message) (s signing, err error) {
 	c.entry.Algorithm = kms.Clip(algorithm)
 	if !m.raw {
 		c.entry.Digest = m.bytes[:min(len(m.bytes), kms.MaxEcho)]
@@ -86,16 +86,16 @@ func (c *call) signing(keyName, keyVersionId, algorithm string, m message) (s si
 	return s, nil
 }
 
-// sign makes the signature.
-func (c *call) sign(ctx context.Context, s signing) ([]byte, error) {
+// makeSignature makes the signature.
+func makeSignature(ctx context.Context, c *call, s signing) ([]byte, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
 	return c.server.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)
 }
 
-// verify judges a signature.
-func (c *call) verify(s signing, signature []byte) (valid bool, err error) {
+// verifySignature judges a signature.
+func verifySignature(c *call, s signing, signature []byte) (valid bool, err error) {
 	if err := c.confirm(); err != nil {
 		return false, err
 	}
@@ -153,15 +153,15 @@ func usable(key store.Key) error {
 }
 
 func getPublicKey(_ context.Context, c *call, req *kms.GetPublicKeyRequest) (*kms.GetPublicKeyResponse, error) {
-	version, err := c.publicKey(req.KeyId, req.KeyVersionId)
+	version, err := publicKeyVersion(c, req.KeyId, req.KeyVersionId)
 	if err != nil {
 		return nil, err
 	}
 	return &kms.GetPublicKeyResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, PublicKey: hsm.PublicKeyPEM(version.Key.Public)}, nil
 }
 
-// publicKey gives a version whose public key may be shown.
-func (c *call) publicKey(keyName, keyVersionId string) (store.KeyVersion, error) {
+// publicKeyVersion gives a version whose public key may be shown.
+func publicKeyVersion(c *call, keyName, keyVersionId string) (store.KeyVersion, error) {
 	key, err := c.key(keyName)
 	if err != nil {
 		return store.KeyVersion{}, err

@@ -21,16 +21,16 @@ func simulatePolicy(_ context.Context, c *call, req *kms.SimulatePolicyRequest) 
 	if _, err := netip.ParseAddr(req.SourceIp); err != nil && req.SourceIp != "" {
 		return nil, kms.InvalidParameter("SourceIp", "%q is no address", kms.Clip(req.SourceIp))
 	}
-	p, err := c.simulatedPrincipal(req.UserName)
+	p, err := simulatedPrincipal(c, req.UserName)
 	if err != nil {
 		return nil, err
 	}
 	resp := new(kms.SimulatePolicyResponse)
-	key, err := c.simulatedKey(o, req, resp)
+	key, err := simulatedKey(c, o, req, resp)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.simulate(p, o.Name, req, key, resp); err != nil {
+	if err := simulate(c, p, o.Name, req, key, resp); err != nil {
 		return nil, err
 	}
 	return resp, c.confirm()
@@ -38,10 +38,10 @@ func simulatePolicy(_ context.Context, c *call, req *kms.SimulatePolicyRequest) 
 
 // simulatedPrincipal gives the user who is asked about, or the access point, whose
 // client keys are.
-func (c *call) simulatedPrincipal(userName string) (*identity.Principal, error) {
+func simulatedPrincipal(c *call, userName string) (*identity.Principal, error) {
 	aapName, ok := strings.CutPrefix(userName, identity.AccessPointUser)
 	if !ok {
-		user, err := c.user(c.records, userName)
+		user, err := findUser(c, c.records, userName)
 		if err != nil {
 			return nil, err
 		}
@@ -56,7 +56,7 @@ func (c *call) simulatedPrincipal(userName string) (*identity.Principal, error) 
 
 // simulate decides as the operation would: for an alias that is changed, on the
 // alias first, and if that is allowed on the key.
-func (c *call) simulate(p *identity.Principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
+func simulate(c *call, p *identity.Principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
 	if action == "DescribeRegions" {
 		resp.Allowed, resp.Reason = true, "it takes authentication only"
 		return nil
@@ -65,15 +65,15 @@ func (c *call) simulate(p *identity.Principal, action string, req *kms.SimulateP
 	if changed && strings.HasPrefix(req.KeyId, aliasPrefix) {
 		onKey := resp.Resource
 		resp.Resource = c.server.arns.Alias(req.KeyId)
-		if err := c.simulateOn(p, action, req, nil, resp); err != nil || !resp.Allowed {
+		if err := simulateOn(c, p, action, req, nil, resp); err != nil || !resp.Allowed {
 			return err
 		}
 		resp.Resource = onKey
 	}
-	return c.simulateOn(p, action, req, key, resp)
+	return simulateOn(c, p, action, req, key, resp)
 }
 
-func (c *call) simulateOn(p *identity.Principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
+func simulateOn(c *call, p *identity.Principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
 	values := c.conditions()
 	values["acs:SecureTransport"] = "true"
 	if req.SourceIp != "" {
@@ -102,7 +102,7 @@ func simulatedOperation(name string) (kms.Operation, error) {
 
 // simulatedKey finds the key that is asked about, if there is one, and fills in
 // the resource.
-func (c *call) simulatedKey(o kms.Operation, req *kms.SimulatePolicyRequest, resp *kms.SimulatePolicyResponse) (*store.Key, error) {
+func simulatedKey(c *call, o kms.Operation, req *kms.SimulatePolicyRequest, resp *kms.SimulatePolicyResponse) (*store.Key, error) {
 	switch kind, ok := o.ResourceKind(); {
 	case o.Resource == "":
 		return nil, nil
@@ -113,25 +113,21 @@ func (c *call) simulatedKey(o kms.Operation, req *kms.SimulatePolicyRequest, res
 		resp.Resource = c.server.arns.Instance(c.server.instance.InstanceId)
 		return nil, nil
 	case kind != "key":
-		return nil, c.simulatedName(o, req.Name, resp)
+		return nil, simulatedName(c, o, req.Name, resp)
 	}
 	if req.KeyId == "" {
 		return nil, kms.MissingParameter("KeyId")
 	}
-	keyId, err := c.keyId(req.KeyId)
+	keyId, key, err := c.anyKey(req.KeyId)
 	if err != nil {
 		return nil, err
 	}
 	c.entry.KeyId, resp.Resource = kms.Clip(keyId), c.server.arns.Key(keyId)
-	key, err := c.records.Keys().Get(keyId)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
-	}
-	return &key, err
+	return key, nil
 }
 
 // simulatedName fills in the resource of an action on something that has a name.
-func (c *call) simulatedName(o kms.Operation, name string, resp *kms.SimulatePolicyResponse) error {
+func simulatedName(c *call, o kms.Operation, name string, resp *kms.SimulatePolicyResponse) error {
 	switch {
 	case name == "" && o.Name == "ListClientKeys": // of all access points
 		name = anyName

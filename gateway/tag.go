@@ -147,7 +147,7 @@ func tagResources(_ context.Context, c *call, req *kms.TagResourcesRequest) (*km
 	if len(tags) > maxTags {
 		return nil, kms.InvalidParameter("Tag", "a key has at most %d tags", maxTags)
 	}
-	return done(c.updateResources(req.RegionId, req.ResourceType, req.ResourceId,
+	return done(updateResources(c, req.RegionId, req.ResourceType, req.ResourceId,
 		func(k *store.Key) error { return setTags(k, tags) }))
 }
 
@@ -156,7 +156,7 @@ func untagResources(_ context.Context, c *call, req *kms.UntagResourcesRequest) 
 	if len(req.TagKey) == 0 && !all {
 		return nil, kms.MissingParameter("TagKey")
 	}
-	return done(c.updateResources(req.RegionId, req.ResourceType, req.ResourceId, func(k *store.Key) error {
+	return done(updateResources(c, req.RegionId, req.ResourceType, req.ResourceId, func(k *store.Key) error {
 		if len(req.TagKey) == 0 { // TagKey wins over All, as KMS has it
 			k.Tags = nil
 			return nil
@@ -166,7 +166,7 @@ func untagResources(_ context.Context, c *call, req *kms.UntagResourcesRequest) 
 }
 
 // checkResources refuses what is not a list of this instance's keys.
-func (c *call) checkResources(regionId, resourceType string, ids []string) error {
+func checkResources(c *call, regionId, resourceType string, ids []string) error {
 	switch {
 	case regionId != c.server.instance.RegionId:
 		return kms.InvalidParameter("RegionId", "this instance is in %s", c.server.instance.RegionId)
@@ -179,8 +179,8 @@ func (c *call) checkResources(regionId, resourceType string, ids []string) error
 }
 
 // updateResources changes several keys in one transaction: all or none.
-func (c *call) updateResources(regionId, resourceType string, ids []string, change func(k *store.Key) error) error {
-	if err := c.checkResources(regionId, resourceType, ids); err != nil {
+func updateResources(c *call, regionId, resourceType string, ids []string, change func(k *store.Key) error) error {
+	if err := checkResources(c, regionId, resourceType, ids); err != nil {
 		return err
 	}
 	var keyIds []string
@@ -192,27 +192,13 @@ func (c *call) updateResources(regionId, resourceType string, ids []string, chan
 		keyIds = append(keyIds, key.KeyId)
 	}
 	c.entry.KeyId = strings.Join(keyIds, ",") // ours, and not too many
-	return c.update(func(tx *store.Tx) error {
-		for _, keyId := range keyIds {
-			key, err := tx.Keys().Get(keyId)
-			if err != nil {
-				return kms.ErrKeyNotFound // deleted meanwhile
-			}
-			if err := change(&key); err != nil {
-				return err
-			}
-			if err := tx.Keys().Put(key); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return c.updateKeys(keyIds, change)
 }
 
 // listTagResources lists the tags of the keys that are named, or of all keys
 // that have the tags that are named. NextToken is the KeyId to go on behind.
 func listTagResources(_ context.Context, c *call, req *kms.ListTagResourcesRequest) (*kms.ListTagResourcesResponse, error) {
-	if err := c.checkResources(req.RegionId, req.ResourceType, req.ResourceId); err != nil {
+	if err := checkResources(c, req.RegionId, req.ResourceType, req.ResourceId); err != nil {
 		return nil, err
 	}
 	if len(req.ResourceId) == 0 && len(req.Tag) == 0 {
@@ -232,7 +218,7 @@ func listTagResources(_ context.Context, c *call, req *kms.ListTagResourcesReque
 		if err := c.authorizeKeyless(); err != nil {
 			return nil, err
 		}
-		keys = c.keysTagged(req.Tag)
+		keys = c.keysSeen(func(k store.Key) bool { return hasTags(k, req.Tag) })
 	}
 	if err := c.confirm(); err != nil {
 		return nil, err
@@ -253,16 +239,6 @@ func listTagResources(_ context.Context, c *call, req *kms.ListTagResourcesReque
 		}
 	}
 	return resp, nil
-}
-
-// keysTagged gives the keys with some tags that the caller may see.
-func (c *call) keysTagged(tags []kms.TagItem) (keys []store.Key) {
-	for k := range c.records.Keys().All() {
-		if hasTags(k, tags) && c.authorizeKey(k.KeyId, &k) == nil {
-			keys = append(keys, k)
-		}
-	}
-	return keys
 }
 
 // hasTags reports whether a key has all tags; one without a value stands for any

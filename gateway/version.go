@@ -15,7 +15,7 @@ const maxVersions = 50
 
 // createVersion makes a version of a key, together with what also changes. also is tried
 // first, for a dry run and against what it refuses.
-func (c *call) createVersion(ctx context.Context, key store.Key, also func(tx *store.Tx) error) (store.KeyVersion, error) {
+func createVersion(ctx context.Context, c *call, key store.Key, also func(tx *store.Tx) error) (store.KeyVersion, error) {
 	if err := c.records.Try(also); err != nil {
 		return store.KeyVersion{}, err
 	}
@@ -49,30 +49,17 @@ func createKeyVersion(ctx context.Context, c *call, req *kms.CreateKeyVersionReq
 	// What was found usable may be disabled or deleted while the token is at work, and
 	// others may be quicker to make a version.
 	allowed := func(tx *store.Tx) error {
-		now, err := tx.Keys().Get(key.KeyId)
-		if errors.Is(err, store.ErrNotFound) {
-			return kms.ErrKeyNotFound
+		now, err := current(tx.Records, key.KeyId)
+		if err != nil {
+			return err
 		}
-		return errors.Join(err, usable(now), c.mayHaveVersion(tx.Records, key.KeyId))
+		return errors.Join(usable(now), mayHaveVersion(c, tx.Records, key.KeyId))
 	}
-	version, err := c.createVersion(ctx, key, allowed)
+	version, err := createVersion(ctx, c, key, allowed)
 	if err != nil {
 		return nil, err
 	}
 	return &kms.KeyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
-}
-
-// mayHaveVersion holds a key to the limits of one more version.
-func (c *call) mayHaveVersion(records *store.Records, keyId string) error {
-	versions := records.VersionsOf(keyId)
-	if len(versions) >= maxVersions {
-		return kms.ErrLimitExceeded.Because("The key has %d versions.", maxVersions)
-	}
-	every := c.server.MinVersionInterval
-	if len(versions) > 0 && c.now.Before(versions[len(versions)-1].CreationDate.Add(every)) {
-		return kms.ErrRejectedUnsupported.Because("A key can have a new version every %v.", every)
-	}
-	return nil
 }
 
 func describeKeyVersion(_ context.Context, c *call, req *kms.DescribeKeyVersionRequest) (*kms.KeyVersionResponse, error) {
@@ -99,7 +86,7 @@ func listKeyVersions(_ context.Context, c *call, req *kms.ListKeyVersionsRequest
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	all := c.records.VersionsOf(key.KeyId)
+	all := c.versions(key)
 	resp := &kms.ListKeyVersionsResponse{PageInfo: page}
 	resp.TotalCount = len(all)
 	resp.KeyVersions.KeyVersion = []kms.KeyVersionItem{}

@@ -53,12 +53,12 @@ var mayImport = map[string][]string{
 	// The life of a key pair: made, watched, tested, destroyed.
 	"gateway/keypair": {"gateway/audit", "gateway/identity", "gateway/journal", "gateway/kms", "hsm", "store", "github.com/google/uuid"},
 	// Who a caller is, and what the caller may do.
-	"gateway/identity": {"gateway/acs", "gateway/kms", "hsm", "policy", "store"},
-	"gateway/audit":    {"internal/durable"}, // a new file of the log has to survive a power failure
+	"gateway/identity": {"gateway/acs", "gateway/kms", "hsm", "policy", "store",
+		"software.sslmate.com/src/go-pkcs12"}, // what a client key is handed over in
+	"gateway/audit": {"internal/durable"}, // a new file of the log has to survive a power failure
 	// The service. Echo is seen here only, in the doors.
 	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/identity", "gateway/journal", "gateway/keypair", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
-		"github.com/labstack/echo", "github.com/google/uuid", "github.com/prometheus/client_golang",
-		"software.sslmate.com/src/go-pkcs12"}, // what a client key is handed over in
+		"github.com/labstack/echo", "github.com/google/uuid", "github.com/prometheus/client_golang"},
 	// The one file that everything is told by.
 	"cmd/kmsgate/config": {"go.yaml.in/yaml"},
 	// Backups as files: age is seen here only, and one flush for all files takes a

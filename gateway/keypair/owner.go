@@ -53,3 +53,6 @@ func OwnerOf(o hsm.Object, records map[string]Recorded, making bool) Recorded {
 	}
 	return Recorded{Owner: kms.Owner{Use: use, Aliases: kms.AliasNames{Alias: []string{}}}}
 }
+
+// Owners returns all records of key pairs as they are now, by CKA_ID.
+func (p *Pairs) Owners() map[string]Recorded { return Owners(p.Records.Now()) }

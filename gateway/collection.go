@@ -13,16 +13,13 @@ import (
 // that there may not be. No thing can be called so.
 const anyName = "*"
 
-// namedARN is the ARN of what the call's operation is on, by a name.
-func (c *call) namedARN(name string) string { return c.server.namedARN(c.operation.Operation, name) }
-
 func (s *Server) namedARN(o kms.Operation, name string) string {
 	kind, _ := o.ResourceKind()
 	return s.arns.Resource(kind + "/" + name)
 }
 
 // authorizeNamed asks for the action on a name, which parameter gave.
-func (c *call) authorizeNamed(parameter, name string) error {
+func authorizeNamed(c *call, parameter, name string) error {
 	c.entry.Subject = kms.Clip(name)
 	if err := checkName(parameter, name); err != nil {
 		return err
@@ -54,7 +51,7 @@ func (n collection[R]) find(records *store.Records, name string) (R, error) {
 // create writes a record of a new name. fits refuses what the other records do
 // not allow.
 func (n collection[R]) create(c *call, name string, r R, fits func(records *store.Records) error) error {
-	if err := c.authorizeNamed("Name", name); err != nil {
+	if err := authorizeNamed(c, "Name", name); err != nil {
 		return err
 	}
 	return c.update(func(tx *store.Tx) error {
@@ -74,7 +71,7 @@ func (n collection[R]) create(c *call, name string, r R, fits func(records *stor
 
 // describe gives a record.
 func (n collection[R]) describe(c *call, name string) (r R, err error) {
-	if err := c.authorizeNamed("Name", name); err != nil {
+	if err := authorizeNamed(c, "Name", name); err != nil {
 		return r, err
 	}
 	if r, err = n.find(c.records, name); err != nil {
@@ -86,7 +83,7 @@ func (n collection[R]) describe(c *call, name string) (r R, err error) {
 // update changes a record. change puts new lists in the place of those
 // that the record has, which others are reading.
 func (n collection[R]) update(c *call, name string, change func(records *store.Records, r *R) error) error {
-	if err := c.authorizeNamed("Name", name); err != nil {
+	if err := authorizeNamed(c, "Name", name); err != nil {
 		return err
 	}
 	return c.update(func(tx *store.Tx) error {
@@ -104,7 +101,7 @@ func (n collection[R]) update(c *call, name string, change func(records *store.R
 // delete deletes a record. Who refers to it is not asked: what refers to nothing
 // permits nothing.
 func (n collection[R]) delete(c *call, name string) error {
-	if err := c.authorizeNamed("Name", name); err != nil {
+	if err := authorizeNamed(c, "Name", name); err != nil {
 		return err
 	}
 	return c.update(func(tx *store.Tx) error {
