@@ -3,44 +3,55 @@
 //
 // # Several doors, one corridor
 //
-// A door turns bytes into a call and an answer into bytes: rpc.go is the door
-// for HTTPS, native.go the one for programs with client keys, on the same port,
-// admin.go the one for administrators on this machine, local.go the
-// one for this process itself. Behind the doors all
-// calls go one way (call.go): authenticate, look the action up in the table of
-// operations, charge its quota, decode, do, write the audit line, answer.
+// A door turns bytes into a call, and the call's answer into bytes. There are four:
+// rpc.go and native.go serve the two APIs on one port (http.go tells them apart), admin.go
+// serves administrators on this machine, and inprocess.go this process itself. Behind the
+// doors all calls take one way (call.go): read, authenticate, look the operation up, charge
+// its quota, decode, do, write the audit line, answer. A door knows nothing of operations,
+// and the corridor knows nothing of the wire.
 //
-// An operation is one row of the table (operations.go) and one function, always
-// in this order: resolve what the parameters name, commit, do. Resolving a key
-// is also asking policy for it: there is no other way from an operation to a
-// record than [call.key]. Commit is the point of no return, at which a dry run
-// turns round.
+// An operation is a description (kms.Operations) and one function, bound together in the
+// table (operations.go). The function always has this order: resolve what the parameters
+// name, confirm, do. Resolving a key asks policy for it (resolve.go), and there is no other
+// way from an operation to a key: a test over the syntax tree holds it there. A change is
+// tried on the records that the call sees before it is confirmed (change.go). Confirming is
+// the point of no return, where a dry run turns round.
+//
+// # The rooms beside it
+//
+//	gateway/kms       the API's vocabulary: operations, requests, answers, errors, ARNs
+//	gateway/front     connections: how many, whose, TLS or not
+//	gateway/acs       what a request claims, and how that is signed
+//	gateway/identity  claim → principal, and what a principal may do
+//	gateway/limit     how much one caller may take from the others
+//	gateway/journal   a change of records and its audit line are one transaction
+//	gateway/keypair   a key pair's life: made, watched, tested, destroyed
+//	gateway/audit     the log
+//
+// None of them knows this package.
 //
 // # What is guaranteed
 //
-//   - No answer leaves before its audit line is on disk; without the line there
-//     is no success. Only the refusal of a caller who could not say who it is
-//     does not wait for the disk, and when there are too many of them they share
-//     a line. A change of records and its line are one transaction.
-//   - Nothing is signed, changed or shown but for a caller who proved who it is
-//     and whom a policy, of its own or of the key, allows it and none denies it. Whether a key exists is told only to callers
-//     who may use it.
-//   - Every request that reaches the handler is answered with the API's own
-//     error codes, as JSON, XML or protobuf, panics included.
-//   - A backup is of one moment: it has every key pair that its records speak of,
-//     and none that they do not.
-//   - A request is accepted once; after a restart, one that changed nothing may
-//     be accepted once more, within 15 minutes of its time stamp. Requests of the
-//     native API have nothing to tell them apart by, and change nothing.
+//   - No answer leaves before its audit line is on disk; without the line there is no
+//     success. Only refusals of unauthenticated callers do not wait for the disk, and too
+//     many of them share a line. A change of records and its line are one transaction.
+//   - The gateway acts only for authenticated callers whom a policy allows and none denies.
+//     It tells whether a key exists only to callers who may use it.
+//   - One call sees the records of one moment.
+//   - Every request that reaches the handler is answered with the API's own error codes, as
+//     JSON, XML or protobuf, panics included.
+//   - A backup is of one moment: it has every key pair that its records speak of, and none
+//     that they do not.
+//   - A request is accepted once. After a restart, one that changed nothing may be accepted
+//     once more, within 15 minutes of its time stamp. Requests of the native API have
+//     nothing to tell them apart by, and change nothing.
 //
 // # Words
 //
-// KeyId, KeyVersionId, AccessKeyId and RequestId are spelled as KMS spells
-// them. A Claim is who a request says it is from; a principal is a caller whose
-// claim was verified: a user, an access point, or a local administrator, who acts
-// as the account's root. Strangers are callers who could not say who they are. A stray is
-// an object of ours in the token that no record speaks of. Users, policies and
-// access keys are called what RAM calls them. An access point is what client keys,
-// with which native requests are signed, belong to; its policies, which KMS calls just
-// that, are permission policies here, and a network rule says where from they hold.
+// KeyId, KeyVersionId, AccessKeyId and RequestId are spelled as KMS spells them. A Claim is
+// who a request says it is from. A Principal is a caller whose claim was verified: a user,
+// an access point, or a local administrator, who acts as the account's root. A stray is an
+// object of ours in the token that no record speaks of. Users, policies and access keys are
+// called what RAM calls them. Client keys, which sign native requests, belong to an access
+// point. Its policies are permission policies, and a network rule says from where they hold.
 package gateway
