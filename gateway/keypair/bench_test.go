@@ -1,0 +1,196 @@
+package keypair_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/journal"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+var (
+	quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+	day   = time.Date(2026, 11, 21, 20, 56, 37, 0, time.UTC)
+)
+
+// A backend is a Fake with a hook behind Generate.
+type backend struct {
+	*hsmtest.Fake
+	generated func() error // called when the pair is made; its error is Generate's; nil: nothing is done
+}
+
+func (b *backend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
+	key, err := b.Fake.Generate(ctx, spec, id)
+	if err == nil && b.generated != nil {
+		err = b.generated()
+	}
+	if err != nil {
+		return hsm.Key{}, err
+	}
+	return key, nil
+}
+
+// A clock stands still until it is set.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time // guarded by mu
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) set(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = now
+}
+
+// A bench is the key pairs of an instance on a Fake. Records and audit log are real.
+type bench struct {
+	*keypair.Pairs
+	t       testing.TB
+	dir     string
+	db      *store.Store
+	log     *audit.Log
+	journal *journal.Journal
+	backend *backend
+	clock   clock
+}
+
+func newBench(t testing.TB) *bench {
+	t.Helper()
+	b := &bench{t: t, dir: t.TempDir(), backend: &backend{Fake: new(hsmtest.Fake)}, clock: clock{now: day}}
+	var err error
+	if b.db, err = store.Open(filepath.Join(b.dir, "db")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.db.Close() })
+	if b.log, err = audit.Open(audit.Config{Path: b.logPath(), Logger: quiet}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.log.Close() })
+	if b.journal, err = journal.Open(b.db, b.log, quiet); err != nil {
+		t.Fatal(err)
+	}
+	b.Pairs = keypair.New(keypair.Config{Records: b.db, Backend: b.backend, Journal: b.journal, Audit: b.log, Now: b.clock.Now, Logger: quiet})
+	return b
+}
+
+func (b *bench) logPath() string { return filepath.Join(b.dir, "audit.log") }
+
+func (b *bench) update(f func(tx *store.Tx) error) {
+	b.t.Helper()
+	if err := b.db.Update(f); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// lines returns the audit lines about requests.
+func (b *bench) lines() (entries []audit.Entry) {
+	b.t.Helper()
+	content, err := os.ReadFile(b.logPath())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	err = audit.Read(bytes.NewReader(content), func(l audit.Line) error {
+		if l.Entry != nil {
+			entries = append(entries, *l.Entry)
+		}
+		return nil
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return entries
+}
+
+// A recorder records as a request does. Its hooks run instead of what they are named
+// after.
+type recorder struct {
+	db            *store.Store
+	record, write func(f func(tx *store.Tx) error) error
+}
+
+func (r recorder) Record(f func(tx *store.Tx) error) error {
+	if r.record != nil {
+		return r.record(f)
+	}
+	return r.db.Update(f)
+}
+
+func (r recorder) Write(f func(tx *store.Tx) error) error {
+	if r.write != nil {
+		return r.write(f)
+	}
+	return r.db.Update(f)
+}
+
+// key is the record of a new key.
+func key(spec hsm.KeySpec) store.Key {
+	return store.Key{KeyId: uuid.NewString(), KeySpec: spec, KeyState: store.Enabled, CreationDate: day}
+}
+
+// create makes a version of a key with a recorder, and writes the key's record with it.
+func (b *bench) create(k store.Key, r recorder) (store.KeyVersion, error) {
+	r.db = b.db
+	v := store.KeyVersion{KeyId: k.KeyId, KeyVersionId: uuid.NewString(), CreationDate: b.clock.Now()}
+	return b.Create(b.t.Context(), v, k.KeySpec, r, func(tx *store.Tx) error { return tx.Keys().Put(k) })
+}
+
+// newKey makes a key with a version, or changes its record if change is not nil.
+func (b *bench) newKey(change func(k *store.Key)) (store.Key, store.KeyVersion) {
+	b.t.Helper()
+	k := key(hsm.EC_P256)
+	if change != nil {
+		change(&k)
+	}
+	v, err := b.create(k, recorder{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return k, v
+}
+
+// pendingDeletion schedules a key's deletion.
+func pendingDeletion(date time.Time) func(k *store.Key) {
+	return func(k *store.Key) { k.KeyState, k.DeleteDate = store.PendingDeletion, date }
+}
+
+func (b *bench) versions() []store.KeyVersion {
+	return slices.Collect(b.db.Now().Versions().All())
+}
+
+// checkAgreement checks that every recorded version signs, and that the token has no
+// other pair than theirs and those of so many orphans.
+func (b *bench) checkAgreement(orphans, orphanPairs int) {
+	b.t.Helper()
+	versions := b.versions()
+	for _, v := range versions {
+		if err := hsm.SelfTest(b.t.Context(), b.backend, v.Key); err != nil {
+			b.t.Errorf("a recorded version does not sign: %v", err)
+		}
+	}
+	if n := b.db.Now().Orphans().Len(); n != orphans {
+		b.t.Errorf("%d orphans are recorded, want %d", n, orphans)
+	}
+	if n := b.backend.Len(); n != len(versions)+orphanPairs {
+		b.t.Errorf("the token has %d pairs for %d versions, want %d more", n, len(versions), orphanPairs)
+	}
+}
