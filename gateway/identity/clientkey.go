@@ -42,7 +42,10 @@ func (r *Registry) ClientKey(ctx context.Context, records *store.Records, claim 
 	if err != nil {
 		return nil, err
 	}
-	return p, r.checkSeal(ctx, key)
+	if err := r.checkSeal(ctx, key); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func checkClientKey(key store.ClientKey, claim *acs.Claim, now time.Time) error {

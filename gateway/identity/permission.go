@@ -44,7 +44,10 @@ func (r *Registry) AccessPoint(records *store.Records, aapName string) (*Princip
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, kms.ErrAccessKeyNotFound // deleted meanwhile, and its client keys with it
 	}
-	return &Principal{Name: AccessPointUser + aap.Name, arn: r.arns.Resource(AccessPointKind + "/" + aap.Name), accessPoint: aap.Name}, err
+	if err != nil {
+		return nil, err
+	}
+	return &Principal{Name: AccessPointUser + aap.Name, arn: r.arns.Resource(AccessPointKind + "/" + aap.Name), accessPoint: aap.Name}, nil
 }
 
 // decideForAccessPoint decides by an access point's permission policies and, if that
