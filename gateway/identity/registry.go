@@ -47,7 +47,7 @@ func Open(ctx context.Context, records *store.Records, arns kms.ARNs, sealer hsm
 		r.Keep(a, secret)
 	}
 	for n := range records.Nonces().All() {
-		if !n.Until.After(now) {
+		if n.Until.Before(now) { // at Until a request of this time can still be taken
 			continue
 		}
 		err := r.nonces.use(n.AccessKeyId, n.Nonce, n.Until, now)
