@@ -265,6 +265,9 @@ func TestKill(t *testing.T) {
 		"between two lines": {func(b *bench) error {
 			return errors.Join(b.Update(entry("1"), put("1")), b.Update(entry("2"), put("2")), b.Append(entry("2")))
 		}, []string{"0", "2", "1 late"}},
+		"behind a line whose record is a later one": {func(b *bench) error {
+			return errors.Join(b.Update(entry("2"), put("2")), b.log.Append(entry("2")), b.log.Append(entry("x")), b.Update(entry("1"), put("1")))
+		}, []string{"0", "2", "x", "1 late"}},
 		"behind a refusal of the same request": {func(b *bench) error {
 			refusal := entry("1")
 			refusal.Status, refusal.Code = 503, "ServiceUnavailableTemporary"
