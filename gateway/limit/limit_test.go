@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
@@ -32,27 +33,27 @@ func TestBuckets(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
 	var b limit.Buckets
-	check := func(what, user string, quota limit.Quota, perSecond float64, want int) {
+	check := func(what, user string, quota kms.Quota, perSecond float64, want int) {
 		t.Helper()
 		if got := count(100, func() bool { return b.Take(user, quota, perSecond, c.Now) }); got != want {
 			t.Errorf("%s: %d are taken of 100, want %d", what, got, want)
 		}
 	}
-	check("at first", "a", limit.KeyRead, 10, 10)
-	check("of another user", "b", limit.KeyRead, 10, 10)
-	check("of another quota", "a", limit.KeyWrite, 5, 5)
-	check("of the instance", "", limit.KeyRead, 3, 3)
-	check("at once again", "a", limit.KeyRead, 10, 0)
+	check("at first", "a", kms.QuotaKeyRead, 10, 10)
+	check("of another user", "b", kms.QuotaKeyRead, 10, 10)
+	check("of another quota", "a", kms.QuotaKeyWrite, 5, 5)
+	check("of the instance", "", kms.QuotaKeyRead, 3, 3)
+	check("at once again", "a", kms.QuotaKeyRead, 10, 0)
 	c.now = c.now.Add(300 * time.Millisecond)
-	check("after 300 ms", "a", limit.KeyRead, 10, 3)
+	check("after 300 ms", "a", kms.QuotaKeyRead, 10, 3)
 	c.now = c.now.Add(time.Hour)
-	check("after an hour", "a", limit.KeyRead, 10, 10)
-	check("without a limit", "a", limit.KeyRead, 0, 100)
-	check("with less than one a second", "c", limit.KeyRead, 0.5, 1)
+	check("after an hour", "a", kms.QuotaKeyRead, 10, 10)
+	check("without a limit", "a", kms.QuotaKeyRead, 0, 100)
+	check("with less than one a second", "c", kms.QuotaKeyRead, 0.5, 1)
 	c.now = c.now.Add(time.Second)
-	check("after half of the time for one", "c", limit.KeyRead, 0.5, 0)
+	check("after half of the time for one", "c", kms.QuotaKeyRead, 0.5, 0)
 	c.now = c.now.Add(time.Second)
-	check("after all of it", "c", limit.KeyRead, 0.5, 1)
+	check("after all of it", "c", kms.QuotaKeyRead, 0.5, 1)
 }
 
 // TestBucketsChangedLimit: a limit that is changed holds at once, and gives nothing for
@@ -62,7 +63,7 @@ func TestBucketsChangedLimit(t *testing.T) {
 	c := &clock{noon}
 	var b limit.Buckets
 	take := func(perSecond float64) int {
-		return count(100, func() bool { return b.Take("a", limit.KeyRead, perSecond, c.Now) })
+		return count(100, func() bool { return b.Take("a", kms.QuotaKeyRead, perSecond, c.Now) })
 	}
 	if got := take(10); got != 10 {
 		t.Fatalf("%d are taken", got)
@@ -87,7 +88,7 @@ func TestBucketsClockSetBack(t *testing.T) {
 	c := &clock{noon}
 	var b limit.Buckets
 	take := func() int {
-		return count(100, func() bool { return b.Take("a", limit.KeyRead, 10, c.Now) })
+		return count(100, func() bool { return b.Take("a", kms.QuotaKeyRead, 10, c.Now) })
 	}
 	if got := take(); got != 10 {
 		t.Fatalf("%d are taken", got)
@@ -110,18 +111,18 @@ func TestQuotas(t *testing.T) {
 	t.Parallel()
 	q := limit.Quotas{Shared: map[string]float64{"key_read": 7}, DedicatedUser: 3, DedicatedInstance: 4}
 	for name, tc := range map[string]struct {
-		quota limit.Quota
+		quota kms.Quota
 		own   map[string]float64
 		want  float64
 	}{
-		"documented":         {limit.Asymmetric, nil, 200},
-		"configured":         {limit.KeyRead, nil, 7},
-		"a user's own":       {limit.KeyRead, map[string]float64{"key_read": 9}, 9},
-		"another own":        {limit.KeyRead, map[string]float64{"key_write": 9}, 7},
-		"dedicated":          {limit.DedicatedUser, nil, 3},
-		"dedicated own":      {limit.DedicatedUser, map[string]float64{"dedicated": 5}, 5},
-		"dedicated instance": {limit.DedicatedInstance, nil, 4},
-		"administration":     {limit.Administration, nil, 0},
+		"documented":         {kms.QuotaAsymmetric, nil, 200},
+		"configured":         {kms.QuotaKeyRead, nil, 7},
+		"a user's own":       {kms.QuotaKeyRead, map[string]float64{"key_read": 9}, 9},
+		"another own":        {kms.QuotaKeyRead, map[string]float64{"key_write": 9}, 7},
+		"dedicated":          {kms.QuotaDedicatedUser, nil, 3},
+		"dedicated own":      {kms.QuotaDedicatedUser, map[string]float64{"dedicated": 5}, 5},
+		"dedicated instance": {kms.QuotaDedicatedInstance, nil, 4},
+		"administration":     {kms.QuotaAdministration, nil, 0},
 	} {
 		if got := q.PerSecond(tc.quota, tc.own); got != tc.want {
 			t.Errorf("%s: %g, want %g", name, got, tc.want)
@@ -136,11 +137,11 @@ func TestQuotas(t *testing.T) {
 		}
 	}
 	names := limit.Names()
-	if len(names) != 9 || slices.Contains(names, limit.Administration) {
+	if len(names) != 9 || slices.Contains(names, kms.QuotaAdministration) {
 		t.Errorf("the quotas are %q", names)
 	}
 	for _, name := range names {
-		if limit.IsUserQuota(name) == (name == limit.DedicatedInstance) {
+		if limit.IsUserQuota(name) == (name == kms.QuotaDedicatedInstance) {
 			t.Errorf("%s: a user's: %v", name, limit.IsUserQuota(name))
 		}
 	}
@@ -282,7 +283,7 @@ func TestBodies(t *testing.T) {
 		t.Errorf("%g bytes when all are given back", got)
 	}
 	take("a", each, true)
-	if n := limit.MaxNativeBody; each/n < 2 {
+	if n := kms.MaxNativeBody; each/n < 2 {
 		t.Errorf("one caller cannot send two bodies of %d at once", n)
 	}
 }
