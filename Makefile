@@ -96,7 +96,7 @@ integration:
 # small: those that touch files never look the same twice. `make test` runs their seeds.
 FUZZTIME ?= 30s
 fuzz:
-	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER ./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide ./cmd/kmsgate/config:FuzzParse \
+	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER ./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide ./cmd/kmsgate/internal/config:FuzzParse \
 		./gateway/acs:FuzzParse ./gateway/acs:FuzzNative ./gateway/kms:FuzzDecode ./gateway:FuzzNativeDoor ./cmd/kmsgate/archive:FuzzExtract; do \
 		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \
 	done

@@ -60,7 +60,7 @@ var mayImport = map[string][]string{
 	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/identity", "gateway/journal", "gateway/keypair", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
 		"github.com/labstack/echo", "github.com/google/uuid", "github.com/prometheus/client_golang"},
 	// The one file that everything is told by.
-	"cmd/kmsgate/config": {"go.yaml.in/yaml"},
+	"cmd/kmsgate/internal/config": {"go.yaml.in/yaml"},
 	// Backups as files: age is seen here only, and one flush for all files takes a
 	// system call that the standard library has not.
 	"cmd/kmsgate/archive": {"gateway/audit", "filippo.io/age", "golang.org/x/sys"},
@@ -70,7 +70,7 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/internal/auditlog":              {"cmd/kmsgate/internal/printable", "gateway/audit"},
 	"cmd/kmsgate/internal/auditlog/auditlogtest": {"gateway/audit"}, // logs for the tests of both
 	// Wiring.
-	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/config", "gateway", "gateway/audit", "gateway/front", "gateway/keypair", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "internal/durable", "softhsm", "store", "cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/auditlog",
+	"cmd/kmsgate": {"cmd/kmsgate/archive", "cmd/kmsgate/internal/config", "gateway", "gateway/audit", "gateway/front", "gateway/keypair", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "internal/durable", "softhsm", "store", "cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/auditlog",
 		"github.com/spf13/cobra", "golang.org/x/sys", "golang.org/x/net", "github.com/google/uuid", "github.com/prometheus/client_golang"},
 }
 

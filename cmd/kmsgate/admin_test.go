@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 )
 
 // A fakeGateway answers as it is told to and remembers what it was asked.

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 

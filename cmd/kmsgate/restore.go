@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/internal/durable"

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/store"
 )

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/hsm/token"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
