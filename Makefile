@@ -97,7 +97,7 @@ integration:
 FUZZTIME ?= 30s
 fuzz:
 	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER ./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide ./cmd/kmsgate/internal/config:FuzzParse \
-		./gateway/acs:FuzzParse ./gateway/acs:FuzzNative ./gateway/kms:FuzzDecode ./gateway:FuzzNativeDoor ./cmd/kmsgate/archive:FuzzExtract; do \
+		./gateway/acs:FuzzParse ./gateway/acs:FuzzNative ./gateway/kms:FuzzDecode ./gateway:FuzzNativeDoor ./cmd/kmsgate/internal/backup/archive:FuzzExtract; do \
 		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \
 	done
 

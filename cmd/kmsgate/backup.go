@@ -11,8 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/internal/durable"
+	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
 // A backup is what a command line says of one.
@@ -101,7 +102,7 @@ func stream(ctx context.Context, c caller, recipients []string, w io.Writer) err
 
 // streamSealed encrypts with a passphrase on this side: the gateway never sees
 // it, and what it sends is encrypted too.
-func streamSealed(ctx context.Context, c caller, passphrase archive.Passphrase, w io.Writer) error {
+func streamSealed(ctx context.Context, c caller, passphrase secret.Text, w io.Writer) error {
 	passing, err := archive.NewPassing()
 	if err != nil {
 		return err
@@ -122,7 +123,7 @@ func streamSealed(ctx context.Context, c caller, passphrase archive.Passphrase, 
 }
 
 // readPassphrase reads a file that is its owner's alone.
-func readPassphrase(path string) (archive.Passphrase, error) {
+func readPassphrase(path string) (secret.Text, error) {
 	text, err := readSecretFile(path)
 	if err != nil {
 		return "", err
@@ -209,7 +210,7 @@ func (i *instance) tokenSources() ([]source, error) {
 		return nil, fmt.Errorf("the token's PIN: %w", err)
 	}
 	token, err := filesUnder(dir, archivedTokens+"/"+filepath.Base(dir))
-	return append(token, source{name: archivedSoftHSMConf, path: files.Configuration}, source{name: archivedPIN, content: []byte(pin + "\n")}), err
+	return append(token, source{name: archivedSoftHSMConf, path: files.Configuration}, source{name: archivedPIN, content: append([]byte(pin), '\n')}), err
 }
 
 // filesUnder lists a token's files, as they are called under name in an archive. Of

@@ -15,8 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
@@ -438,7 +438,7 @@ func (r *restore) identities() ([]archive.Identity, error) {
 		if err != nil {
 			return nil, err
 		}
-		i, err := p.Identity()
+		i, err := archive.PassphraseIdentity(p)
 		return []archive.Identity{i}, err
 	}
 	text, err := readSecretFile(r.identity)

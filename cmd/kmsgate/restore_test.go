@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/store"

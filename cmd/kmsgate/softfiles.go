@@ -42,7 +42,7 @@ func (i *instance) adopt(cfg *token.Config) error {
 	if err != nil {
 		return err
 	}
-	cfg.PIN = token.PIN(pin)
+	cfg.PIN = pin
 	if err := pointSoftHSM(i.config.Token); err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (a *admin) look(cmd *cobra.Command, t task, args []string, where config.Tok
 		return err
 	}
 	cfg := token.Config{
-		Module: where.Module, Label: where.Label, Serial: where.Serial, PIN: token.PIN(pin), UserType: where.UserTypeNumber(),
+		Module: where.Module, Label: where.Label, Serial: where.Serial, PIN: pin, UserType: where.UserTypeNumber(),
 		Logger: newLogger(cmd.ErrOrStderr(), config.Log{Level: "warn"}),
 	}
 	return token.Look(cfg, func(i hsm.Inspector) error {

@@ -13,19 +13,11 @@ import (
 
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
+	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
 // A PIN is a token's user PIN. It prints as a placeholder.
-type PIN string
-
-// String hides the PIN.
-func (PIN) String() string { return "(PIN)" }
-
-// GoString hides the PIN.
-func (PIN) GoString() string { return "(PIN)" }
-
-// LogValue hides the PIN.
-func (PIN) LogValue() slog.Value { return slog.StringValue("(PIN)") }
+type PIN = secret.Text
 
 // ErrPIN: the token refused the PIN, or has so few attempts left that none was
 // made. It is final: trying again can lock the token.

@@ -150,8 +150,8 @@ func TestPIN(t *testing.T) {
 		t.Setenv("KMSGATE_TEST_PIN", content)
 		for _, token := range []Token{{PINFile: path}, {PINEnv: "KMSGATE_TEST_PIN"}} {
 			pin, err := (&Config{Token: token}).PIN()
-			if err != nil && !strings.Contains(err.Error(), want) || err == nil && pin != want {
-				t.Errorf("%q is the PIN %q, %v; want %s", content, pin, err, want)
+			if err != nil && !strings.Contains(err.Error(), want) || err == nil && string(pin) != want {
+				t.Errorf("%q is the PIN %q, %v; want %s", content, string(pin), err, want)
 			}
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
 // maxPIN is far more than any token takes.
@@ -15,7 +17,7 @@ const maxPIN = 1024
 // PIN reads the token's user PIN from its file or variable. A newline at its end
 // is not part of it. A PIN that is doubtful is not given out: trying it could
 // lock the token.
-func (c *Config) PIN() (string, error) {
+func (c *Config) PIN() (secret.Text, error) {
 	switch {
 	case c.Token.SoftHSM != "":
 		return "", errors.New("the token in token.softhsm has a PIN of its own")
@@ -45,7 +47,7 @@ func (c *Config) pinField() string {
 	return "token.pin_file"
 }
 
-func filePIN(path string) (string, error) {
+func filePIN(path string) (secret.Text, error) {
 	// Without O_NONBLOCK opening a named pipe waits for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -82,7 +84,7 @@ func private(f *os.File) error {
 	return nil
 }
 
-func onePIN(s string) (string, error) {
+func onePIN(s string) (secret.Text, error) {
 	pin := strings.TrimSuffix(strings.TrimSuffix(s, "\n"), "\r")
 	switch {
 	case pin == "":
@@ -92,5 +94,5 @@ func onePIN(s string) (string, error) {
 	case strings.ContainsAny(pin, "\r\n\x00"):
 		return "", errors.New("has more than one line: write the token's user PIN there and nothing else")
 	}
-	return pin, nil
+	return secret.Text(pin), nil
 }

@@ -16,8 +16,9 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/kmsgate/kmsgate/gateway/audit"
 	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
 var (

@@ -4,24 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 
 	"filippo.io/age"
+
+	"github.com/kmsgate/kmsgate/internal/secret"
 )
-
-// A Passphrase opens an archive that was encrypted with it. It prints as a
-// placeholder.
-type Passphrase string
-
-// String hides the passphrase.
-func (Passphrase) String() string { return "(passphrase)" }
-
-// GoString hides the passphrase.
-func (Passphrase) GoString() string { return "(passphrase)" }
-
-// LogValue hides the passphrase.
-func (Passphrase) LogValue() slog.Value { return slog.StringValue("(passphrase)") }
 
 // minPassphrase keeps words from being taken for passphrases: in an archive there
 // can be the token itself, and who has a copy can try for ever.
@@ -29,7 +17,7 @@ const minPassphrase = 16
 
 // ParsePassphrase reads a passphrase from a file's text. A newline at its end is
 // not part of it.
-func ParsePassphrase(text []byte) (Passphrase, error) {
+func ParsePassphrase(text []byte) (secret.Text, error) {
 	p := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
 	switch {
 	case strings.ContainsAny(p, "\r\n\x00"):
@@ -37,7 +25,7 @@ func ParsePassphrase(text []byte) (Passphrase, error) {
 	case len(p) < minPassphrase:
 		return "", fmt.Errorf("the passphrase has less than %d bytes: take a random one, as of `openssl rand -base64 24`", minPassphrase)
 	}
-	return Passphrase(p), nil
+	return secret.Text(p), nil
 }
 
 // maxWork bounds what opening an archive takes, 1 GiB: whoever made it may have
@@ -50,9 +38,9 @@ type Identity = age.Identity
 // A Recipient can open an archive that was made for it.
 type Recipient = age.Recipient
 
-// Identity opens what the passphrase has encrypted.
-func (p Passphrase) Identity() (Identity, error) {
-	i, err := age.NewScryptIdentity(string(p))
+// PassphraseIdentity returns the identity that opens what a passphrase has encrypted.
+func PassphraseIdentity(passphrase secret.Text) (Identity, error) {
+	i, err := age.NewScryptIdentity(string(passphrase))
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +97,7 @@ func NewPassing() (Passing, error) {
 func (p Passing) Recipient() string { return p.identity.Recipient().String() }
 
 // Seal reads the archive and writes it encrypted with a passphrase.
-func (p Passing) Seal(w io.Writer, r io.Reader, passphrase Passphrase) error {
+func (p Passing) Seal(w io.Writer, r io.Reader, passphrase secret.Text) error {
 	opened, err := age.Decrypt(r, p.identity)
 	if err != nil {
 		return err

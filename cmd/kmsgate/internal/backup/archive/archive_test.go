@@ -23,8 +23,9 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/archive"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
 // A signer is an instance's key.
@@ -227,24 +228,24 @@ func TestPassphrase(t *testing.T) {
 	if err := passing.Seal(&sealed, bytes.NewReader(write(t, s, recipients...)), p); err != nil {
 		t.Fatal(err)
 	}
-	right, err := p.Identity()
+	right, err := archive.PassphraseIdentity(p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := archive.Extract(bytes.NewReader(sealed.Bytes()), filepath.Join(t.TempDir(), "new"), nil, right); err != nil {
 		t.Error(err)
 	}
-	wrong, err := archive.Passphrase("correct horse batterz").Identity()
+	wrong, err := archive.PassphraseIdentity("correct horse batterz")
 	if err != nil {
 		t.Fatal(err)
 	}
 	refused(t, "with another passphrase", sealed.Bytes(), archive.ErrClosed, nil, wrong)
 	for _, format := range []string{"%v", "%s", "%q", "%+v", "%#v"} {
-		if text := fmt.Sprintf(format, struct{ P archive.Passphrase }{p}); strings.Contains(text, "horse") {
+		if text := fmt.Sprintf(format, struct{ P secret.Text }{p}); strings.Contains(text, "horse") {
 			t.Errorf("%s prints the passphrase: %s", format, text)
 		}
 	}
-	if p.LogValue().String() != "(passphrase)" {
+	if p.LogValue().String() != "(secret)" {
 		t.Error("the passphrase is logged")
 	}
 	for _, text := range []string{"", "\n", "too short", "correct horse\nbattery staple"} {

@@ -1,0 +1,38 @@
+package secret_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/internal/secret"
+)
+
+// TestHidden prints, logs and encodes a secret in every way there is, alone and inside
+// a struct.
+func TestHidden(t *testing.T) {
+	const text = "hunter2"
+	pin := secret.Text(text)
+	inside := struct{ PIN secret.Text }{pin}
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%c", "%10s"} {
+		fmt.Fprintf(&out, verb, pin)
+		fmt.Fprintf(&out, verb, &pin)
+		fmt.Fprintf(&out, verb, inside)
+	}
+	slog.New(slog.NewTextHandler(&out, nil)).Info("login", "pin", pin, "inside", inside)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("login", "pin", pin, "inside", inside)
+	if err := json.NewEncoder(&out).Encode(inside); err != nil {
+		t.Fatal(err)
+	}
+	out.WriteString(pin.String() + pin.GoString() + pin.LogValue().String())
+	if s := out.String(); strings.Contains(s, text) || strings.Contains(strings.ToLower(s), fmt.Sprintf("%x", text)) {
+		t.Errorf("the secret is told: %s", s)
+	}
+	if string(pin) != text {
+		t.Errorf("string of the secret is %q", string(pin))
+	}
+}
