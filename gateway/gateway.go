@@ -39,12 +39,12 @@ type Config struct {
 	LogLines limit.LogLines // of callers who cannot authenticate
 
 	// MaxKeys and MaxAliases bound how many of them there can be. Zero means
-	// 100,000.
+	// DefaultMaxKeys and DefaultMaxAliases.
 	MaxKeys    int
 	MaxAliases int
 
 	// MinVersionInterval is how long a key has to wait for its next version.
-	// Zero means 7 days, as in KMS; less than zero that it has not to wait.
+	// Zero means DefaultMinVersionInterval; less than zero that it has not to wait.
 	MinVersionInterval time.Duration
 
 	// Archiver makes the archives of CreateBackup. Nil means that there are none.
@@ -61,8 +61,6 @@ type Config struct {
 	Now    func() time.Time // nil means time.Now
 	Logger *slog.Logger     // nil means slog.Default()
 }
-
-const defaultMaxRecords = 100_000
 
 // A Server is the service. Use [New].
 type Server struct {
@@ -88,13 +86,13 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, errors.New("gateway: Config needs Store, Backend, Sealer and Audit")
 	}
 	if cfg.MaxKeys == 0 {
-		cfg.MaxKeys = defaultMaxRecords
+		cfg.MaxKeys = DefaultMaxKeys
 	}
 	if cfg.MaxAliases == 0 {
-		cfg.MaxAliases = defaultMaxRecords
+		cfg.MaxAliases = DefaultMaxAliases
 	}
 	if cfg.MinVersionInterval == 0 {
-		cfg.MinVersionInterval = 7 * 24 * time.Hour
+		cfg.MinVersionInterval = DefaultMinVersionInterval
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

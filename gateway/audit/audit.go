@@ -57,6 +57,12 @@ import (
 	"time"
 )
 
+// What the zero fields of a [Config] mean.
+const (
+	DefaultCheckpointEvery = time.Minute
+	DefaultRotateSize      = 100 << 20 // bytes
+)
+
 // Config says where a log is and how it is kept. Path is needed.
 type Config struct {
 	Path string // of the file that is written
@@ -88,8 +94,8 @@ type Config struct {
 	// the log has no file, that event is the first line and follows Restored.
 	Restored *Checkpoint
 
-	CheckpointEvery time.Duration // zero means a minute
-	RotateSize      int64         // in bytes; zero means 100 MiB
+	CheckpointEvery time.Duration // zero means DefaultCheckpointEvery
+	RotateSize      int64         // in bytes; zero means DefaultRotateSize
 	RotateAge       time.Duration // zero means never
 
 	// WarnFree is how many bytes should be free on the log's file system. With less,
@@ -147,10 +153,10 @@ type pending struct {
 // find Expect. Use Verify to check all.
 func Open(cfg Config) (*Log, error) {
 	if cfg.CheckpointEvery == 0 {
-		cfg.CheckpointEvery = time.Minute
+		cfg.CheckpointEvery = DefaultCheckpointEvery
 	}
 	if cfg.RotateSize == 0 {
-		cfg.RotateSize = 100 << 20
+		cfg.RotateSize = DefaultRotateSize
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

@@ -12,6 +12,16 @@ import (
 // them for an account; an account is what users have in common here.)
 var documentedQuotas = map[kms.Quota]float64{kms.QuotaAsymmetric: 200, kms.QuotaKeyRead: 50, kms.QuotaKeyWrite: 30, kms.QuotaKeyCreation: 10, kms.QuotaTagQuery: 300, kms.QuotaInstanceRead: 50, kms.QuotaActivation: 1}
 
+// DefaultQuotas returns what holds where [Quotas] say nothing: the quotas that KMS
+// documents.
+func DefaultQuotas() Quotas {
+	shared := make(map[string]float64)
+	for name, perSecond := range documentedQuotas {
+		shared[string(name)] = perSecond
+	}
+	return Quotas{Shared: shared}
+}
+
 // Quotas bounds what users may ask for, in queries per second. A bucket holds
 // one second's worth, and at least one.
 type Quotas struct {
