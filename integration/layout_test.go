@@ -72,18 +72,30 @@ var mayImport = map[string][]string{
 	// Backups as files: age is seen here only, and one flush for all files takes a
 	// system call that the standard library has not.
 	"cmd/kmsgate/internal/backup/archive": {"gateway/audit", "internal/secret", "filippo.io/age", "golang.org/x/sys"},
+	// The CA that init makes, in files.
+	"cmd/kmsgate/internal/ca":      {"internal/durable"},
+	"cmd/kmsgate/internal/version": {},
+	// Where everything that a configuration names is put together.
+	"cmd/kmsgate/internal/appliance": {"cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config", "gateway", "gateway/audit", "gateway/keypair", "gateway/limit",
+		"hsm", "hsm/sealed", "hsm/token", "internal/durable", "softhsm", "store",
+		"github.com/google/uuid",               // the audit log's key has an id as key versions have
+		"github.com/prometheus/client_golang"}, // the token's metrics
+	// Connections are counted with netutil.
+	"cmd/kmsgate/internal/serve": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/config", "gateway", "gateway/front", "golang.org/x/net"},
 	// What others chose, made harmless for a terminal: for all that is printed.
 	"cmd/kmsgate/internal/printable": {},
 	// An audit log's files, for an operator: the engine of kmsgate audit.
 	"cmd/kmsgate/internal/auditlog":              {"cmd/kmsgate/internal/printable", "gateway/audit"},
 	"cmd/kmsgate/internal/auditlog/auditlogtest": {"gateway/audit"}, // logs for the tests of both
-	// Wiring.
-	"cmd/kmsgate": {"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/config", "gateway", "gateway/audit", "gateway/front", "gateway/keypair", "gateway/kms", "gateway/limit", "hsm", "hsm/sealed", "hsm/token", "internal/durable", "internal/secret", "softhsm", "store", "cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/auditlog",
-		"github.com/spf13/cobra", "golang.org/x/sys", "golang.org/x/net", "github.com/google/uuid", "github.com/prometheus/client_golang"},
+	// Commands: flags, one call, and a table to print.
+	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config",
+		"cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/version",
+		"gateway", "gateway/audit", "gateway/keypair", "gateway/kms", "hsm", "hsm/token", "internal/durable", "softhsm", "store", "internal/secret",
+		"github.com/spf13/cobra", "golang.org/x/sys"},
 }
 
 // linksC are the packages that need a C compiler; all others build without.
-var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate"}
+var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/serve"}
 
 // A pkg is what go list says of a package.
 type pkg struct {

@@ -12,14 +12,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/version"
 	"github.com/kmsgate/kmsgate/gateway"
 )
 
 // An archiver makes the archives of an instance that is open.
-type archiver struct{ *instance }
+type archiver struct{ *appliance.Appliance }
 
-var _ gateway.Archiver = archiver{}
+func newArchiver(a *appliance.Appliance) gateway.Archiver { return archiver{a} }
 
 func (a archiver) Check(recipients []string) error {
 	_, err := archive.ParseRecipients(recipients...)
@@ -36,7 +38,7 @@ func (a archiver) Archive(ctx context.Context, b gateway.Backup) (_ gateway.Arch
 	if err := a.checkRoom(b.Database.Size(), sources); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(a.config.Directory, "backup-*.tmp")
+	f, err := os.CreateTemp(a.Config.Directory, "backup-*.tmp")
 	if err != nil {
 		return nil, err
 	}
@@ -65,11 +67,11 @@ func (a archiver) checkRoom(size int64, sources []source) error {
 		}
 	}
 	var disk unix.Statfs_t
-	if err := unix.Statfs(a.config.Directory, &disk); err != nil {
-		return fmt.Errorf("%s: %w", a.config.Directory, err)
+	if err := unix.Statfs(a.Config.Directory, &disk); err != nil {
+		return fmt.Errorf("%s: %w", a.Config.Directory, err)
 	}
 	if free := disk.Bavail * uint64(disk.Bsize); free < uint64(size+rest) {
-		return fmt.Errorf("the backup takes %d MiB for a while, and %s has %d MiB free: make room", (size+rest)>>20, a.config.Directory, free>>20)
+		return fmt.Errorf("the backup takes %d MiB for a while, and %s has %d MiB free: make room", (size+rest)>>20, a.Config.Directory, free>>20)
 	}
 	return nil
 }
@@ -93,7 +95,7 @@ func (a archiver) write(ctx context.Context, to io.Writer, b gateway.Backup, sou
 			return err
 		}
 	}
-	text, err := a.config.Marshal()
+	text, err := a.Config.Marshal()
 	if err != nil {
 		return err
 	}
@@ -108,13 +110,12 @@ func (a archiver) write(ctx context.Context, to io.Writer, b gateway.Backup, sou
 
 // finish signs the archive with the instance's own key.
 func (a archiver) finish(ctx context.Context, w *archive.Writer, b gateway.Backup) error {
-	key := a.db.Now().AuditKey()
-	is := a.config.Instance
+	is := a.Config.Instance
 	m := archive.Manifest{
-		Kmsgate: version(), Time: time.Now().UTC(), PublicKey: key.Public, AuditHead: b.Head.String(),
+		Kmsgate: version.String(), Time: time.Now().UTC(), PublicKey: a.AuditPublicKey(), AuditHead: b.Head.String(),
 		Instance: fmt.Sprintf("instance %s in region %s of account %s", is.ID, is.Region, is.Account),
 	}
-	return w.Close(m, func(digest []byte) ([]byte, error) { return a.keys.Sign(ctx, key, auditAlgorithm(key), digest) })
+	return w.Close(m, func(digest []byte) ([]byte, error) { return a.SignWithAuditKey(ctx, digest) })
 }
 
 // read gives what belongs in the archive.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/internal/secret"
@@ -180,24 +181,24 @@ type source struct {
 
 // sources are the files of an instance but for the database and the
 // configuration.
-func (i *instance) sources() ([]source, error) {
-	all := []source{{name: archivedAuditKey, path: auditPublicKeyFile(i.config)}}
-	if t := i.config.TLS; t.Certificate == "" {
+func (a archiver) sources() ([]source, error) {
+	all := []source{{name: archivedAuditKey, path: a.Config.AuditPublicKeyFile()}}
+	if t := a.Config.TLS; t.Certificate == "" {
 		all = append(all, source{name: archivedCA, path: t.CAFile}, source{name: archivedCAKey, path: t.CAKeyFile})
 	}
-	token, err := i.tokenSources()
+	token, err := a.tokenSources()
 	return append(all, token...), err
 }
 
 // tokenSources are those of a token that is in files. Of a SoftHSM that the operator
 // has configured they are the one token, which may be among others', its
 // configuration, and the PIN, which is in no file if a variable has it.
-func (i *instance) tokenSources() ([]source, error) {
-	t := i.config.Token
+func (a archiver) tokenSources() ([]source, error) {
+	t := a.Config.Token
 	if t.SoftHSM != "" {
 		return filesUnder(t.SoftHSM, archivedToken)
 	}
-	files, ok, err := softFiles(i.config)
+	files, ok, err := appliance.SoftHSMFiles(a.Config)
 	if err != nil || !ok {
 		return nil, err
 	}
@@ -205,7 +206,7 @@ func (i *instance) tokenSources() ([]source, error) {
 	if err != nil {
 		return nil, err
 	}
-	pin, err := i.config.PIN()
+	pin, err := a.Config.PIN()
 	if err != nil {
 		return nil, fmt.Errorf("the token's PIN: %w", err)
 	}

@@ -13,7 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/serve"
 	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/softhsm"
 	"github.com/kmsgate/kmsgate/store"
@@ -61,17 +63,15 @@ same keys again.`,
 }
 
 func (d *devGateway) run(cmd *cobra.Command) (err error) {
-	ignoreFileSizeSignal()
 	// What can be missing or taken is found before anything is made.
 	if _, err := softhsm.Module(); err != nil {
 		return err
 	}
-	api, err := listen(d.listen)
+	listeners, err := serve.Listen([]string{d.listen}, "")
 	if err != nil {
 		return err
 	}
-	listeners := &listeners{api: []net.Listener{api}}
-	defer listeners.close()
+	defer listeners.Close()
 	remove, err := d.makeDir()
 	if err != nil {
 		return err
@@ -164,20 +164,20 @@ func (d *devGateway) instance() (config.Instance, error) {
 
 // serve provisions what the directory lacks, and serves until the context is
 // done.
-func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (err error) {
+func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *serve.Listeners) (err error) {
 	ctx := cmd.Context()
-	m := mode{provision: true, dev: true, acceptAuditLoss: d.acceptAuditLoss, locked: func() error {
+	o := appliance.Options{Provision: true, EchoStringToSign: true, AcceptAuditLoss: d.acceptAuditLoss, Archiver: newArchiver, Logger: c.Log.Logger(cmd.ErrOrStderr()), Locked: func() error {
 		// One that was killed leaves it, and who waits for it waits for this one.
 		if err := os.Remove(d.path("env")); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return nil
 	}}
-	i, err := openInstance(ctx, c, m, newLogger(cmd.ErrOrStderr(), c.Log))
+	a, err := appliance.Open(ctx, c, o)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, i.close()) }()
+	defer func() { err = errors.Join(err, a.Close()) }()
 	text, err := c.Marshal()
 	if err != nil {
 		return err
@@ -185,10 +185,10 @@ func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (
 	if err := durable.Write(d.path(devConfigFile), text, 0o600); err != nil {
 		return err
 	}
-	if err := i.listenAdmin(l); err != nil {
+	if err := l.ListenAdmin(a); err != nil {
 		return err
 	}
-	provisioned, err := d.provision(ctx, i)
+	provisioned, err := d.provision(ctx, a)
 	if err != nil {
 		return errors.Join(err, ctx.Err())
 	}
@@ -197,25 +197,25 @@ func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *listeners) (
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- i.serve(serving, l) }()
+	go func() { served <- l.Serve(serving, a) }()
 	// The listener takes connections since it was opened and they are served
 	// from here on.
 	if err := durable.Write(d.path("env"), []byte(env.String()), 0o600); err != nil {
 		stop()
 		return errors.Join(err, <-served)
 	}
-	i.closing("the directory", func() error { return os.Remove(d.path("env")) })
+	a.OnClose("the directory", func() error { return os.Remove(d.path("env")) })
 	printBanner(cmd.OutOrStdout(), d.path("env"), env)
 	return <-served
 }
 
 // provision makes what the directory lacks of keys and credentials.
-func (d *devGateway) provision(ctx context.Context, i *instance) (environment, error) {
-	keys, err := provision(ctx, i)
+func (d *devGateway) provision(ctx context.Context, a *appliance.Appliance) (environment, error) {
+	keys, err := provision(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	clientKey, err := d.devClientKey(ctx, i)
+	clientKey, err := d.devClientKey(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("making a client key: %w", err)
 	}
@@ -223,8 +223,8 @@ func (d *devGateway) provision(ctx context.Context, i *instance) (environment, e
 }
 
 // describe gives what clients have to know of the gateway.
-func (d *devGateway) describe(c *config.Config, l *listeners) environment {
-	address := l.api[0].Addr().(*net.TCPAddr)
+func (d *devGateway) describe(c *config.Config, l *serve.Listeners) environment {
+	address := l.Addresses()[0].(*net.TCPAddr)
 	host := address.IP.String()
 	if address.IP.IsUnspecified() {
 		host = "127.0.0.1"
@@ -237,7 +237,7 @@ func (d *devGateway) describe(c *config.Config, l *listeners) environment {
 		{"KMSGATE_ACCOUNT_ID", c.Instance.Account},
 		{"KMSGATE_ADMIN_SOCKET", c.Admin.Socket},
 		{"KMSGATE_AUDIT_FILE", c.Audit.File},
-		{"KMSGATE_AUDIT_PUBLIC_KEY", auditPublicKeyFile(c)},
+		{"KMSGATE_AUDIT_PUBLIC_KEY", c.AuditPublicKeyFile()},
 	}
 }
 

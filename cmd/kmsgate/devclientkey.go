@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -24,16 +25,16 @@ const (
 
 // devClientKey gives the client key whose file is in the directory, making what is
 // missing: without its file a client key is of no use.
-func (d *devGateway) devClientKey(ctx context.Context, i *instance) (environment, error) {
-	if err := makeDevAccessPoint(ctx, i); err != nil {
+func (d *devGateway) devClientKey(ctx context.Context, a *appliance.Appliance) (environment, error) {
+	if err := makeDevAccessPoint(ctx, a); err != nil {
 		return nil, err
 	}
-	password, err := d.usableClientKey(i)
+	password, err := d.usableClientKey(a)
 	if err != nil {
 		return nil, err
 	}
 	if password == "" {
-		if password, err = d.makeClientKey(ctx, i); err != nil {
+		if password, err = d.makeClientKey(ctx, a); err != nil {
 			return nil, err
 		}
 	}
@@ -42,7 +43,7 @@ func (d *devGateway) devClientKey(ctx context.Context, i *instance) (environment
 
 // usableClientKey gives the password of the client key in the directory, none if
 // there is no such key that is valid for another day.
-func (d *devGateway) usableClientKey(i *instance) (password string, err error) {
+func (d *devGateway) usableClientKey(a *appliance.Appliance) (password string, err error) {
 	text, err := os.ReadFile(d.path(devClientKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -58,7 +59,7 @@ func (d *devGateway) usableClientKey(i *instance) (password string, err error) {
 	if err := json.Unmarshal(text, &file); err != nil {
 		return "", nil // written by somebody else: it is replaced
 	}
-	if key, err := i.db.Now().ClientKeys().Get(file.KeyId); err == nil && key.NotAfter.After(time.Now().Add(24*time.Hour)) {
+	if key, err := a.Store.Now().ClientKeys().Get(file.KeyId); err == nil && key.NotAfter.After(time.Now().Add(24*time.Hour)) {
 		password = strings.TrimSpace(string(secret))
 	}
 	return password, err
@@ -66,25 +67,25 @@ func (d *devGateway) usableClientKey(i *instance) (password string, err error) {
 
 // makeDevAccessPoint makes an access point whose client keys may use all keys from
 // everywhere, and its permission policy, unless they are there.
-func makeDevAccessPoint(ctx context.Context, i *instance) error {
+func makeDevAccessPoint(ctx context.Context, a *appliance.Appliance) error {
 	const description = "made by kmsgate dev"
 	var policyErr, pointErr error
-	records := i.db.Now()
+	records := a.Store.Now()
 	_, policyErr = records.PermissionPolicies().Get(devAccessPoint)
 	_, pointErr = records.AccessPoints().Get(devAccessPoint)
 	if errors.Is(policyErr, store.ErrNotFound) {
-		policyErr = i.server.Call(ctx, "CreatePolicy", map[string]string{"Name": devAccessPoint, "Description": description,
+		policyErr = a.Server.Call(ctx, "CreatePolicy", map[string]string{"Name": devAccessPoint, "Description": description,
 			"Permissions": useOfKeys, "Resources": `["key/*"]`}, nil)
 	}
 	if policyErr == nil && errors.Is(pointErr, store.ErrNotFound) {
-		pointErr = i.server.Call(ctx, "CreateApplicationAccessPoint", map[string]string{"Name": devAccessPoint, "Description": description,
+		pointErr = a.Server.Call(ctx, "CreateApplicationAccessPoint", map[string]string{"Name": devAccessPoint, "Description": description,
 			"Policies": `["` + devAccessPoint + `"]`}, nil)
 	}
 	return errors.Join(policyErr, pointErr)
 }
 
 // makeClientKey makes a client key, and writes it and its password down.
-func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password string, err error) {
+func (d *devGateway) makeClientKey(ctx context.Context, a *appliance.Appliance) (password string, err error) {
 	password = newPassword()
 	// Cut off, there must not be a password beside another one's key.
 	if err := os.Remove(d.path(devClientKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -94,7 +95,7 @@ func (d *devGateway) makeClientKey(ctx context.Context, i *instance) (password s
 		return "", err
 	}
 	var made struct{ ClientKeyId, PrivateKeyData string }
-	if err := i.server.Call(ctx, "CreateClientKey", map[string]string{"AapName": devAccessPoint, "Password": password}, &made); err != nil {
+	if err := a.Server.Call(ctx, "CreateClientKey", map[string]string{"AapName": devAccessPoint, "Password": password}, &made); err != nil {
 		return "", err
 	}
 	text, err := json.Marshal(clientKeyFile{made.ClientKeyId, made.PrivateKeyData})

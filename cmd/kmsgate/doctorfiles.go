@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/ca"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
@@ -62,10 +64,10 @@ func (p *patient) examineCA() []finding {
 		return nil
 	}
 	d := new(diagnosis)
-	a, err := readAuthority(c.TLS.CAKeyFile)
+	a, err := ca.Read(c.TLS.CAKeyFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		d.problem(lostCA, "The CA's key %s is gone: the gateway does not start without it.", c.TLS.CAKeyFile)
+		d.problem(ca.LostAdvice, "The CA's key %s is gone: the gateway does not start without it.", c.TLS.CAKeyFile)
 		return d.Findings
 	case err != nil:
 		d.problem("put it right: the gateway does not start without it", "The CA cannot be read: %v.", err)
@@ -73,10 +75,10 @@ func (p *patient) examineCA() []finding {
 	}
 	if _, err := os.Stat(c.TLS.CAFile); errors.Is(err, fs.ErrNotExist) {
 		d.note("nothing: whatever opens the instance writes it anew, the gateway's next start too", "The CA's certificate %s, for clients, was not there.", c.TLS.CAFile)
-	} else if err := a.isIn(c.TLS.CAFile); err != nil {
+	} else if err := a.CheckCertificateFile(c.TLS.CAFile); err != nil {
 		d.problem("do that: the gateway does not start as it is", "%v.", err)
 	}
-	if until := a.cert.NotAfter; time.Now().After(until) {
+	if until := a.NotAfter(); time.Now().After(until) {
 		d.problem("move both its files away, make another with kmsgate init --new-ca, and give its certificate to every client",
 			"The CA's certificate expired at %s: clients refuse the gateway.", until.UTC().Format(time.RFC3339))
 	}
@@ -101,7 +103,7 @@ func ownerOf(info fs.FileInfo) int {
 // softFiles takes over what is wrong with SoftHSM's files, but for the empty
 // ones.
 func (d *diagnosis) softFiles(c *config.Config) (empty []softhsm.Finding) {
-	files, ok, err := softFiles(c)
+	files, ok, err := appliance.SoftHSMFiles(c)
 	if err != nil {
 		d.problem("mend that", "SoftHSM: %v.", err)
 		return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/gateway"
 )
 
 // firstUser is the administrator that init makes.
@@ -19,7 +22,7 @@ const firstUser = "admin"
 func initCommand() *cobra.Command {
 	var path string
 	var yes bool
-	var m mode
+	var o appliance.Options
 	cmd := &cobra.Command{
 		Use:   "init --config FILE",
 		Short: "Make the instance that a configuration describes",
@@ -42,22 +45,21 @@ certificate. To exchange a CA that is there, move both its files away before.`,
 				return err
 			}
 			plan, do := initPlan(c), initialize
-			if m.newCA {
+			if o.NewCA {
 				plan, do = newCAPlan(c), newCA
 			}
 			fmt.Fprint(cmd.ErrOrStderr(), plan)
 			if !yes && !confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
 				return errors.New("nothing was done")
 			}
-			m.provision = !m.newCA
-			return do(cmd, c, m)
+			o.Provision, o.Logger = !o.NewCA, c.Log.Quiet(cmd.ErrOrStderr())
+			return do(cmd, c, o)
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "", "the configuration `FILE` (see kmsgate config example)")
+	configFlag(cmd, &path)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.Flags().BoolVar(&m.newCA, "new-ca", false, "only make another CA, whose certificate every client has to be given")
-	insistOnPINFlag(cmd, &m.insistOnPIN)
-	_ = cmd.MarkFlagRequired("config") // there is such a flag
+	cmd.Flags().BoolVar(&o.NewCA, "new-ca", false, "only make another CA, whose certificate every client has to be given")
+	insistOnPINFlag(cmd, &o.InsistOnPIN)
 	return cmd
 }
 
@@ -75,7 +77,7 @@ func initPlan(c *config.Config) string {
 		step("three keys in the token with label %s of %s: for sealing, as a sign of life, and for the audit log", t.Label, t.Module)
 	}
 	step("the database %s", c.Store.File)
-	step("the audit log %s, and %s for auditors", c.Audit.File, auditPublicKeyFile(c))
+	step("the audit log %s, and %s for auditors", c.Audit.File, c.AuditPublicKeyFile())
 	if c.TLS.Certificate == "" {
 		step("a CA: its key in %s, its certificate in %s for clients to trust", c.TLS.CAKeyFile, c.TLS.CAFile)
 	}
@@ -91,17 +93,17 @@ func confirmed(out io.Writer, in io.Reader) bool {
 	return answer == "y" || answer == "yes"
 }
 
-func initialize(cmd *cobra.Command, c *config.Config, m mode) (err error) {
-	i, err := openInstance(cmd.Context(), c, m, newLogger(cmd.ErrOrStderr(), config.Log{Format: c.Log.Format, Level: "warn"}))
+func initialize(cmd *cobra.Command, c *config.Config, o appliance.Options) (err error) {
+	a, err := appliance.Open(cmd.Context(), c, o)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stopped{i}.Close()) }()
-	records := i.db.Now()
+	defer func() { err = errors.Join(err, a.Close()) }()
+	records := a.Store.Now()
 	if records.AccessKeys().Len() > 0 {
 		return errors.New("the instance is initialized already. Run it with `kmsgate serve`; users are made with `kmsgate user create`")
 	}
-	made, err := firstAdministrator(cmd, i, records.Users().Len() > 0)
+	made, err := firstAdministrator(cmd.Context(), a.Server, records.Users().Len() > 0)
 	if err != nil {
 		return fmt.Errorf("making the first administrator: %w", err)
 	}
@@ -117,33 +119,32 @@ Every client that trusts the one that was has to be given the new certificate.
 }
 
 // newCA makes another CA, which opening the instance does.
-func newCA(cmd *cobra.Command, c *config.Config, m mode) error {
+func newCA(cmd *cobra.Command, c *config.Config, o appliance.Options) error {
 	if c.TLS.Certificate != "" {
 		return fmt.Errorf("the configuration names a certificate of your own, %s: a CA would not be used", c.TLS.Certificate)
 	}
-	i, err := openInstance(cmd.Context(), c, m, newLogger(cmd.ErrOrStderr(), config.Log{Format: c.Log.Format, Level: "warn"}))
+	a, err := appliance.Open(cmd.Context(), c, o)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "A new CA is made. Give every client its certificate, %s.\n", c.TLS.CAFile)
-	return stopped{i}.Close()
+	return a.Close()
 }
 
 type shownOnce struct{ AccessKeyId, AccessKeySecret string }
 
 // firstAdministrator makes the user, if an init that was cut off has not, and an
 // access key.
-func firstAdministrator(cmd *cobra.Command, i *instance, there bool) (made shownOnce, err error) {
-	ctx := cmd.Context()
-	if !there {
-		if err := i.server.Call(ctx, "CreateUser", map[string]string{"UserName": firstUser, "Comments": "made by kmsgate init"}, nil); err != nil {
+func firstAdministrator(ctx context.Context, server *gateway.Server, exists bool) (made shownOnce, err error) {
+	if !exists {
+		if err := server.Call(ctx, "CreateUser", map[string]string{"UserName": firstUser, "Comments": "made by kmsgate init"}, nil); err != nil {
 			return made, err
 		}
 	}
-	if err := attachFullAccess(ctx, i, firstUser); err != nil {
+	if err := attachFullAccess(ctx, server, firstUser); err != nil {
 		return made, err
 	}
-	err = i.server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": firstUser}, &made)
+	err = server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": firstUser}, &made)
 	return made, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
@@ -20,9 +21,9 @@ func newInstanceId() string { return "kst-" + strings.ToLower(rand.Text()[:20]) 
 // key with full rights, and a key of each KeySpec with an alias. It goes through
 // the gateway's local door, so it is authorised and audited like everything
 // else. Cut off, it is completed by the next start.
-func provision(ctx context.Context, i *instance) (environment, error) {
-	server, db := i.server, i.db
-	id, secret, err := devAccessKey(ctx, i)
+func provision(ctx context.Context, a *appliance.Appliance) (environment, error) {
+	server, db := a.Server, a.Store
+	id, secret, err := devAccessKey(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("making an access key: %w", err)
 	}
@@ -44,30 +45,30 @@ func provision(ctx context.Context, i *instance) (environment, error) {
 var devKeySpecs = []hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K, hsm.EC_SM2}
 
 // devAccessKey gives the dev user's access key, making both if there is none.
-func devAccessKey(ctx context.Context, i *instance) (id, secret string, err error) {
-	records := i.db.Now()
-	for a := range records.AccessKeys().All() {
-		if a.UserName == devUser && a.Active {
-			secret, err := i.server.AccessKeySecret(a)
-			return a.AccessKeyId, secret, err
+func devAccessKey(ctx context.Context, a *appliance.Appliance) (id, secret string, err error) {
+	records := a.Store.Now()
+	for k := range records.AccessKeys().All() {
+		if k.UserName == devUser && k.Active {
+			secret, err := a.Server.AccessKeySecret(k)
+			return k.AccessKeyId, secret, err
 		}
 	}
 	if !records.Users().Has(devUser) {
-		if err := i.server.Call(ctx, "CreateUser", map[string]string{"UserName": devUser, "Comments": "made by kmsgate dev"}, nil); err != nil {
+		if err := a.Server.Call(ctx, "CreateUser", map[string]string{"UserName": devUser, "Comments": "made by kmsgate dev"}, nil); err != nil {
 			return "", "", err
 		}
 	}
-	if err := attachFullAccess(ctx, i, devUser); err != nil {
+	if err := attachFullAccess(ctx, a.Server, devUser); err != nil {
 		return "", "", err
 	}
 	var made struct{ AccessKeyId, AccessKeySecret string }
-	err = i.server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": devUser}, &made)
+	err = a.Server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": devUser}, &made)
 	return made.AccessKeyId, made.AccessKeySecret, err
 }
 
 // attachFullAccess lets a user do everything, if it may not already.
-func attachFullAccess(ctx context.Context, i *instance, userName string) error {
-	err := i.server.Call(ctx, "AttachPolicyToUser", map[string]string{"UserName": userName, "PolicyName": "AliyunKMSFullAccess"}, nil)
+func attachFullAccess(ctx context.Context, server *gateway.Server, userName string) error {
+	err := server.Call(ctx, "AttachPolicyToUser", map[string]string{"UserName": userName, "PolicyName": "AliyunKMSFullAccess"}, nil)
 	if api := (*kms.Error)(nil); errors.As(err, &api) && api.Code == "EntityAlreadyExists.User.Policy" {
 		return nil
 	}

@@ -11,10 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
@@ -22,7 +22,6 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/softhsm"
-	"github.com/kmsgate/kmsgate/store"
 )
 
 // A restore is what a command line says of one, and one that is on its way.
@@ -36,7 +35,7 @@ type restore struct {
 	pinFile        string // likewise
 	acceptLostKeys bool
 	keepDueKeys    bool
-	mode           mode
+	options        appliance.Options
 
 	ownLog   bool // the operator has put the audit log there
 	wrote    bool // into it
@@ -82,7 +81,7 @@ it goes on there. With - FILE is the standard input.`,
 	flags.StringVar(&r.pinFile, "pin-file", "", "the `FILE` with the PIN of the HSM's user, where it is another than in the backup")
 	flags.BoolVar(&r.acceptLostKeys, "accept-lost-keys", false, "go on although some keys do not sign; they are named")
 	flags.BoolVar(&r.keepDueKeys, "keep-due-keys", false, "enable keys again whose deletion fell due since the backup; otherwise they are deleted at the first start")
-	insistOnPINFlag(cmd, &r.mode.insistOnPIN)
+	insistOnPINFlag(cmd, &r.options.InsistOnPIN)
 	_ = cmd.MarkFlagRequired("dir") // there is such a flag
 	cmd.MarkFlagsOneRequired("identity", "passphrase-file")
 	cmd.MarkFlagsMutuallyExclusive("identity", "passphrase-file")
@@ -153,9 +152,13 @@ func (r *restore) restore(cmd *cobra.Command, in io.Reader, trusted audit.Public
 	if r.ownLog {
 		staged.Audit.File = filepath.Join(r.dir, "audit.log")
 	}
-	i := &instance{config: staged, mode: r.mode, logger: newLogger(cmd.ErrOrStderr(), config.Log{Format: saved.Log.Format, Level: "warn"})}
-	err = r.try(ctx, i)
-	if err := errors.Join(err, i.close()); err != nil {
+	r.options.Logger = saved.Log.Quiet(cmd.ErrOrStderr())
+	a, err := appliance.OpenStaged(ctx, staged, r.options)
+	if err != nil {
+		return nil, err
+	}
+	err = r.try(ctx, a)
+	if err := errors.Join(err, a.Close()); err != nil {
 		return nil, err
 	}
 	final, err := r.moved(saved, r.dir)
@@ -254,45 +257,23 @@ func (r *restore) auditHead() (audit.Checkpoint, error) {
 	return head, nil
 }
 
-// try opens what was extracted, and has everything in it do what it is for.
-func (r *restore) try(ctx context.Context, i *instance) (err error) {
-	if i.ca, err = i.openCA(); err != nil {
-		return err
-	}
-	if err := i.openStorage(ctx); err != nil {
-		return err
-	}
-	if !bytes.Equal(i.db.Now().AuditKey().Public, r.manifest.PublicKey) {
+// try has everything that was extracted do what it is for.
+func (r *restore) try(ctx context.Context, a *appliance.Appliance) (err error) {
+	if !bytes.Equal(a.AuditPublicKey(), r.manifest.PublicKey) {
 		return fmt.Errorf("%w: the database in it is of another one", archive.ErrForeign)
 	}
-	r.proof, err = keypair.VerifyAll(ctx, i.db, i.keys, i.token)
+	r.proof, err = a.Prove(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil && !r.acceptLostKeys:
 		return fmt.Errorf("%w\nThe other %d keys sign. Take another backup; or, to go on without these, add --accept-lost-keys", err, r.proof.Keys)
 	case err != nil:
-		i.logger.Warn("going on without keys that do not sign", "reason", err)
+		r.options.Logger.Warn("going on without keys that do not sign", "reason", err)
 	}
-	return r.goOn(ctx, i)
-}
-
-// goOn writes into the audit log that the records are a backup's, and behind that
-// which keys are kept.
-func (r *restore) goOn(ctx context.Context, i *instance) error {
-	head := store.AuditHead{Seq: r.head.Seq, Hash: r.head.Hash, Time: r.head.Time, Signature: r.head.Signature}
-	if err := i.db.Update(func(tx *store.Tx) error { return tx.SetAuditHead(head) }); err != nil {
-		return err
-	}
-	log, err := i.openAudit(&r.head)
-	r.wrote = r.ownLog && err == nil
-	if err != nil {
-		return fmt.Errorf("%w. If these files are not this instance's, take them away: the log then begins behind line %d", err, r.head.Seq)
-	}
-	if r.keepDueKeys {
-		err = keypair.KeepDueKeys(i.db, log, fmt.Sprintf("local:%d", os.Getuid()), time.Now, i.logger)
-	}
-	return errors.Join(err, log.Close())
+	opened, err := a.ContinueLog(r.head, r.keepDueKeys)
+	r.wrote = r.ownLog && opened
+	return err
 }
 
 // place moves everything to where it belongs. The configuration is last: without
@@ -345,7 +326,7 @@ func (r *restore) enter() (leave func(error) error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := lockDir(r.dir)
+	unlock, err := appliance.LockDirectory(r.dir)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway/audit"
@@ -29,13 +30,14 @@ const (
 )
 
 // opened opens an instance on a SoftHSM token of its own.
-func opened(t *testing.T, c *config.Config, m mode) *instance {
+func opened(t *testing.T, c *config.Config, o appliance.Options) *appliance.Appliance {
 	t.Helper()
-	i, err := openInstance(t.Context(), c, m, newLogger(t.Output(), config.Log{Level: "warn"}))
+	o.Archiver, o.Logger = newArchiver, config.Log{}.Quiet(t.Output())
+	a, err := appliance.Open(t.Context(), c, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return i
+	return a
 }
 
 // dueKey gives a key in a backup whose deletion is due.
@@ -47,18 +49,18 @@ func dueKey(t *testing.T, dir, backup string) (keyId string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := opened(t, c, mode{provision: true})
+	a := opened(t, c, appliance.Options{Provision: true})
 	defer func() {
-		if err := (stopped{i}).Close(); err != nil {
+		if err := a.Close(); err != nil {
 			t.Error(err)
 		}
 	}()
 	var made struct{ KeyMetadata struct{ KeyId string } }
-	if err := i.server.Call(t.Context(), "CreateKey", map[string]string{"KeySpec": "EC_P256"}, &made); err != nil {
+	if err := a.Server.Call(t.Context(), "CreateKey", map[string]string{"KeySpec": "EC_P256"}, &made); err != nil {
 		t.Fatal(err)
 	}
 	keyId = made.KeyMetadata.KeyId
-	err = i.db.Update(func(tx *store.Tx) error {
+	err = a.Store.Update(func(tx *store.Tx) error {
 		k, err := tx.Keys().Get(keyId)
 		k.KeyState, k.DeleteDate = store.PendingDeletion, time.Now().Add(-time.Hour).UTC()
 		return errors.Join(err, tx.Keys().Put(k))
@@ -70,7 +72,7 @@ func dueKey(t *testing.T, dir, backup string) (keyId string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = i.server.Stream(t.Context(), "CreateBackup", map[string]string{"Recipients.1": testRecipient}, f)
+	err = a.Server.Stream(t.Context(), "CreateBackup", map[string]string{"Recipients.1": testRecipient}, f)
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -106,13 +108,13 @@ func TestKeepDueKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		i := opened(t, c, mode{})
+		a := opened(t, c, appliance.Options{})
 		var answer struct{ KeyMetadata struct{ KeyState string } }
-		err = i.server.Call(t.Context(), "DescribeKey", map[string]string{"KeyId": keyId}, &answer)
+		err = a.Server.Call(t.Context(), "DescribeKey", map[string]string{"KeyId": keyId}, &answer)
 		if answer.KeyMetadata.KeyState != tc.state || (err == nil) != (tc.state != "") {
 			t.Errorf("%s: the key is %s, %v", tc.flag, answer.KeyMetadata.KeyState, err)
 		}
-		if err := (stopped{i}).Close(); err != nil {
+		if err := a.Close(); err != nil {
 			t.Error(err)
 		}
 	}

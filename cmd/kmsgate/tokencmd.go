@@ -11,9 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
 func (a *admin) tokenCommand() *cobra.Command {
@@ -64,7 +64,7 @@ func (a *admin) tokenTask(bare *bareToken, t task, look look) *cobra.Command {
 			return a.look(cmd, t, args, bare.configuration(), look)
 		}
 		err := askGateway(cmd, args)
-		if !errors.Is(err, errNotInitialized) {
+		if !errors.Is(err, appliance.ErrNotInitialized) {
 			return err
 		}
 		c, configErr := a.dialer.configuration()
@@ -81,18 +81,8 @@ func (a *admin) look(cmd *cobra.Command, t task, args []string, where config.Tok
 	if err != nil {
 		return err
 	}
-	pin, err := (&config.Config{Token: where}).PIN()
-	if err != nil {
-		return fmt.Errorf("the token's PIN: %w", err)
-	}
-	if err := pointSoftHSM(where); err != nil {
-		return err
-	}
-	cfg := token.Config{
-		Module: where.Module, Label: where.Label, Serial: where.Serial, PIN: pin, UserType: where.UserTypeNumber(),
-		Logger: newLogger(cmd.ErrOrStderr(), config.Log{Level: "warn"}),
-	}
-	return token.Look(cfg, func(i hsm.Inspector) error {
+	logger := config.Log{}.Quiet(cmd.ErrOrStderr())
+	return appliance.LookAtToken(where, logger, func(i hsm.Inspector) error {
 		v, err := look(cmd.Context(), i, parameters)
 		return errors.Join(a.print(cmd, v), err)
 	})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway"
 )
@@ -49,7 +50,7 @@ func (w *where) auditFiles() (log, key string, err error) {
 	if c == nil {
 		return "", "", err
 	}
-	return c.Audit.File, auditPublicKeyFile(c), nil
+	return c.Audit.File, c.AuditPublicKeyFile(), nil
 }
 
 func (w *where) configuration() (*config.Config, error) {
@@ -75,12 +76,7 @@ func dialSocket(path string) (caller, error) {
 }
 
 // A stopped gateway is worked on in this process.
-type stopped struct{ *instance }
-
-func (s stopped) Close() error {
-	s.server.Settle()
-	return s.close()
-}
+type stopped struct{ *appliance.Appliance }
 
 func dialConfig(cmd *cobra.Command, path string) (caller, error) {
 	c, err := config.Load(path)
@@ -96,24 +92,24 @@ func dialConfig(cmd *cobra.Command, path string) (caller, error) {
 	if err := ownedByUs(c.Directory); err != nil {
 		return nil, err
 	}
-	i, err := openInstance(cmd.Context(), c, mode{}, newLogger(cmd.ErrOrStderr(), config.Log{Format: c.Log.Format, Level: "warn"}))
-	if errors.Is(err, errLocked) {
+	a, err := appliance.Open(cmd.Context(), c, appliance.Options{Archiver: newArchiver, Logger: c.Log.Quiet(cmd.ErrOrStderr())})
+	if errors.Is(err, appliance.ErrInUse) {
 		return nil, fmt.Errorf("the gateway runs, and does not answer at its admin socket %s: ask it where it is, with --socket, or stop it", c.Admin.Socket)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return stopped{i}, nil
+	return stopped{a}, nil
 }
 
 // Call does an operation as the user whom this process runs as.
 func (s stopped) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
-	return s.server.Call(ctx, action, parameters, resp)
+	return s.Server.Call(ctx, action, parameters, resp)
 }
 
 // Stream is Call for an operation that answers with octets.
 func (s stopped) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
-	return s.server.Stream(ctx, action, parameters, w)
+	return s.Server.Stream(ctx, action, parameters, w)
 }
 
 // ownedByUs keeps root from leaving files that the service cannot open.

@@ -1,4 +1,8 @@
-package main
+// Package ca is a gateway's own certificate authority. Its key and its certificate are
+// one file, so that neither exists without the other; a second file has the certificate
+// alone, for clients to trust. The CA issues the server's certificate at every start,
+// and the key of that is never written to a file.
+package ca
 
 import (
 	"bytes"
@@ -26,57 +30,62 @@ const (
 	clockSkew      = time.Hour
 )
 
-// An authority is a CA of the gateway's own.
-type authority struct {
+// LostAdvice says what helps an operator whose CA is gone.
+const LostAdvice = "Put it back from a backup (kmsgate restore). Only if there is none: `kmsgate init --new-ca` makes another one, and every client has to be given its certificate"
+
+// An Authority is a CA that is open.
+type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// makeAuthority makes a CA. The key and the certificate are one file, at path, so that
-// there is never one without the other; certFile holds the certificate alone, for
-// clients.
-func makeAuthority(certFile, path string) (*authority, error) {
-	content, err := newAuthority()
+// Make makes a CA in the file at path, and writes its certificate to certFile. A
+// certificate that certFile has of another CA is replaced.
+func Make(certFile, path string) (*Authority, error) {
+	content, err := generate()
 	if err != nil {
 		return nil, fmt.Errorf("making a CA: %w", err)
 	}
-	if err := os.Remove(certFile); err != nil && !errors.Is(err, fs.ErrNotExist) { // another's
+	if err := os.Remove(certFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	if err := durable.Write(path, content, 0o600); err != nil {
 		return nil, err
 	}
-	return openAuthority(certFile, path)
+	return Open(certFile, path)
 }
 
-// openAuthority reads the CA in the file at path, and sees to it that certFile has its
-// certificate.
-func openAuthority(certFile, path string) (*authority, error) {
-	a, err := readAuthority(path)
+// Open reads the CA in the file at path, and writes its certificate to certFile if that
+// lacks it. Open refuses a certFile of another CA.
+func Open(certFile, path string) (*Authority, error) {
+	a, err := Read(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.isIn(certFile); err != nil {
+	if err := a.CheckCertificateFile(certFile); err != nil {
 		return nil, err
 	}
-	return a, durable.Write(certFile, []byte(a.certificate()), 0o644)
+	return a, durable.Write(certFile, []byte(a.Certificate()), 0o644)
 }
 
-func readAuthority(path string) (*authority, error) {
+// Read reads the CA in the file at path, and changes nothing. If there is no such file,
+// the error is fs.ErrNotExist.
+func Read(path string) (*Authority, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	a := new(authority)
+	a := new(Authority)
 	if err := a.parse(content); err != nil {
-		return nil, fmt.Errorf("reading the CA in %s: %w. %s", path, err, lostCA)
+		return nil, fmt.Errorf("reading the CA in %s: %w. %s", path, err, LostAdvice)
 	}
 	return a, nil
 }
 
-// isIn reports an error if the file has the certificate of another CA, which clients
-// may trust. None, or half of one, is as good as no file.
-func (a *authority) isIn(certFile string) error {
+// CheckCertificateFile returns an error if the file has the certificate of another CA,
+// which clients may trust. A file that is missing, or that has half a certificate, is no
+// error: [Open] writes it.
+func (a *Authority) CheckCertificateFile(certFile string) error {
 	content, err := os.ReadFile(certFile)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -97,12 +106,16 @@ func (a *authority) isIn(certFile string) error {
 	return nil
 }
 
-// certificate is the CA's certificate, PEM.
-func (a *authority) certificate() string {
+// Certificate returns the CA's certificate, in PEM.
+func (a *Authority) Certificate() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
 }
 
-func newAuthority() ([]byte, error) {
+// NotAfter returns when the CA's certificate expires.
+func (a *Authority) NotAfter() time.Time { return a.cert.NotAfter }
+
+// generate returns the content of a new CA's file.
+func generate() ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -130,7 +143,7 @@ func newAuthority() ([]byte, error) {
 		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})...), nil
 }
 
-func (a *authority) parse(content []byte) error {
+func (a *Authority) parse(content []byte) error {
 	keyBlock, rest := pem.Decode(content)
 	certBlock, _ := pem.Decode(rest)
 	if keyBlock == nil || certBlock == nil {
@@ -153,12 +166,11 @@ func (a *authority) parse(content []byte) error {
 	return nil
 }
 
-// serverConfig issues a certificate for the names and addresses. It is made
-// anew at every start and its key is never written down.
-func (a *authority) serverConfig(hosts []string) (*tls.Config, error) {
+// Issue issues a server's certificate, with a new key, for DNS names and addresses.
+func (a *Authority) Issue(hosts []string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, err
+		return tls.Certificate{}, err
 	}
 	now := time.Now()
 	template := &x509.Certificate{
@@ -178,18 +190,9 @@ func (a *authority) serverConfig(hosts []string) (*tls.Config, error) {
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
 	if err != nil {
-		return nil, fmt.Errorf("issuing the server's certificate: %w", err)
+		return tls.Certificate{}, fmt.Errorf("issuing the server's certificate: %w", err)
 	}
-	return serverTLS(tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: key}), nil
-}
-
-// serverTLS is how listeners speak TLS.
-func serverTLS(certificate tls.Certificate) *tls.Config {
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS12, // what the real service's instances speak
-		NextProtos:   []string{"http/1.1"},
-		Certificates: []tls.Certificate{certificate},
-	}
+	return tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: key}, nil
 }
 
 func serial() *big.Int {

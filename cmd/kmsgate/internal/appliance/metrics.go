@@ -1,4 +1,4 @@
-package main
+package appliance
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
@@ -6,7 +6,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
-// tokenMetrics tells Prometheus of the connection to the token.
+// tokenMetrics returns the metrics of the connection to the token.
 func tokenMetrics(tok *token.Token) []prometheus.Collector {
 	gauge := func(name, help string, value func(token.Stats) float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return value(tok.Stats()) })

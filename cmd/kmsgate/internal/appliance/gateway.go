@@ -1,0 +1,41 @@
+package appliance
+
+import (
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/limit"
+)
+
+func (a *Appliance) gatewayConfig(log *audit.Log) gateway.Config {
+	c := a.Config
+	g := gateway.Config{
+		Store: a.Store, Backend: a.keys, Sealer: a.token, Random: a.token, Inspector: a.token, Audit: log,
+		Logger: a.options.Logger, Collectors: tokenMetrics(a.token),
+		Quotas:  quotas(c.Quotas),
+		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases, MinVersionInterval: c.Limits.VersionInterval,
+		EchoStringToSign: a.options.EchoStringToSign,
+	}
+	if g.MinVersionInterval == 0 { // which means the default there
+		g.MinVersionInterval = -1
+	}
+	if a.options.Archiver != nil {
+		g.Archiver = a.options.Archiver(a)
+	}
+	if a.ca != nil {
+		g.CACertificate = a.ca.Certificate()
+	}
+	return g
+}
+
+func quotas(q config.Quotas) limit.Quotas {
+	s := q.Shared
+	return limit.Quotas{
+		Shared: map[string]float64{
+			"asymmetric": float64(s.Asymmetric), "key_read": float64(s.KeyRead), "key_write": float64(s.KeyWrite),
+			"key_creation": float64(s.KeyCreation), "tag_query": float64(s.TagQuery),
+			"instance_read": float64(s.InstanceRead), "activation": float64(s.Activation),
+		},
+		DedicatedUser: float64(q.Dedicated.PerUser), DedicatedInstance: float64(q.Dedicated.Instance),
+	}
+}
