@@ -27,7 +27,7 @@ func (a *Appliance) hasAuditKey() bool { return a.Store.Now().AuditKey().ID != n
 func (a *Appliance) AuditPublicKey() []byte { return a.Store.Now().AuditKey().Public }
 
 // SignWithAuditKey signs a SHA-256 digest with the audit log's key, for an
-// [audit.PublicKey] to check.
+// [audit.PublicKey] to check with [audit.Signed].
 func (a *Appliance) SignWithAuditKey(ctx context.Context, digest []byte) ([]byte, error) {
 	return a.signWith(ctx, a.Store.Now().AuditKey(), digest)
 }
