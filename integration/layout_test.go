@@ -87,15 +87,19 @@ var mayImport = map[string][]string{
 	// An audit log's files, for an operator: the engine of kmsgate audit.
 	"cmd/kmsgate/internal/auditlog":              {"cmd/kmsgate/internal/printable", "gateway/audit"},
 	"cmd/kmsgate/internal/auditlog/auditlogtest": {"gateway/audit"}, // logs for the tests of both
+	// Taking and restoring backups. How much room a disk has is a system call that the
+	// standard library keeps in the frozen syscall.
+	"cmd/kmsgate/internal/backup": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/config",
+		"cmd/kmsgate/internal/version", "gateway", "gateway/audit", "gateway/keypair", "internal/durable", "internal/secret", "softhsm", "golang.org/x/sys"},
 	// Commands: flags, one call, and a table to print.
-	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config",
+	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config",
 		"cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/version",
-		"gateway", "gateway/audit", "gateway/keypair", "gateway/kms", "hsm", "hsm/token", "internal/durable", "softhsm", "store", "internal/secret",
+		"gateway", "gateway/audit", "gateway/kms", "hsm", "hsm/token", "internal/durable", "softhsm", "store", "internal/secret",
 		"github.com/spf13/cobra", "golang.org/x/sys"},
 }
 
 // linksC are the packages that need a C compiler; all others build without.
-var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/serve"}
+var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup"}
 
 // A pkg is what go list says of a package.
 type pkg struct {

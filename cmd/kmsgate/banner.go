@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 )
 
 // call.sh is a call with nothing but a shell, curl and openssl: signature
@@ -35,5 +37,5 @@ To make a call right now, paste this into a shell (it needs curl and openssl):
 %s
 Ctrl-C ends it.
 `, env.get("KMSGATE_ENDPOINT"), env.get("KMSGATE_CA_FILE"), env.get("KMSGATE_ACCESS_KEY_ID"), env.get("KMSGATE_CLIENT_KEY_FILE"),
-		shellQuote(envFile), shellQuote(envFile), strings.TrimSpace(callScript)+"\n")
+		printable.Shell(envFile), printable.Shell(envFile), strings.TrimSpace(callScript)+"\n")
 }

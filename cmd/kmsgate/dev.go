@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/serve"
 	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/softhsm"
@@ -27,10 +28,6 @@ const (
 	devAccountId = "1000000000000001"
 	devUser      = "dev"
 )
-
-// devConfigFile is the configuration that `kmsgate dev` writes into its
-// directory.
-const devConfigFile = "kmsgate.yaml"
 
 // A devGateway is the embedded default: everything in one directory.
 type devGateway struct {
@@ -115,7 +112,7 @@ func (d *devGateway) configuration() (*config.Config, error) {
 	c.Token = config.Token{SoftHSM: d.path("softhsm")}
 	c.Store.File, c.Audit.File = d.path("kmsgate.db"), d.path("audit.log")
 	c.TLS.CAFile, c.TLS.CAKeyFile = d.path("ca.pem"), d.path("ca-key.pem")
-	c.Admin.Socket = d.socket()
+	c.Admin.Socket = config.SocketIn(d.dir)
 	listener := config.DefaultListener()
 	listener.Address = d.listen
 	c.Listeners = []config.Listener{listener}
@@ -126,21 +123,9 @@ func (d *devGateway) configuration() (*config.Config, error) {
 	return &c, nil
 }
 
-// socket gives the admin socket's path, which is in the directory unless it would
-// be too long there: 107 bytes is what Linux takes.
-func (d *devGateway) socket() string { return socketIn(d.dir) }
-
-func socketIn(dir string) string {
-	if path := filepath.Join(dir, "admin/admin.sock"); len(path) <= 107 {
-		return path
-	}
-	sum := sha256.Sum256([]byte(dir))
-	return filepath.Join(os.TempDir(), fmt.Sprintf("kmsgate-%x", sum[:8]), "admin.sock")
-}
-
 // instance gives the instance that the directory is of, or makes one up.
 func (d *devGateway) instance() (config.Instance, error) {
-	before, err := config.Load(d.path(devConfigFile))
+	before, err := config.Load(d.path(config.FileName))
 	if err == nil {
 		return before.Instance, nil
 	}
@@ -166,7 +151,7 @@ func (d *devGateway) instance() (config.Instance, error) {
 // done.
 func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *serve.Listeners) (err error) {
 	ctx := cmd.Context()
-	o := appliance.Options{Provision: true, EchoStringToSign: true, AcceptAuditLoss: d.acceptAuditLoss, Archiver: newArchiver, Logger: c.Log.Logger(cmd.ErrOrStderr()), Locked: func() error {
+	o := appliance.Options{Provision: true, EchoStringToSign: true, AcceptAuditLoss: d.acceptAuditLoss, Archiver: backup.NewArchiver, Logger: c.Log.Logger(cmd.ErrOrStderr()), Locked: func() error {
 		// One that was killed leaves it, and who waits for it waits for this one.
 		if err := os.Remove(d.path("env")); !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -182,7 +167,7 @@ func (d *devGateway) serve(cmd *cobra.Command, c *config.Config, l *serve.Listen
 	if err != nil {
 		return err
 	}
-	if err := durable.Write(d.path(devConfigFile), text, 0o600); err != nil {
+	if err := durable.Write(d.path(config.FileName), text, 0o600); err != nil {
 		return err
 	}
 	if err := l.ListenAdmin(a); err != nil {
@@ -248,18 +233,9 @@ type environment [][2]string
 func (e environment) String() string {
 	var b strings.Builder
 	for _, v := range e {
-		fmt.Fprintf(&b, "export %s=%s\n", v[0], shellQuote(v[1]))
+		fmt.Fprintf(&b, "export %s=%s\n", v[0], printable.Shell(v[1]))
 	}
 	return b.String()
-}
-
-// shellQuote quotes what is more than a word.
-func shellQuote(s string) string {
-	plain := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:[]@%+,"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 func (e environment) get(name string) string {

@@ -19,20 +19,3 @@ func TestScripts(t *testing.T) {
 		return nil
 	}})
 }
-
-func TestShellQuote(t *testing.T) {
-	for in, want := range map[string]string{
-		"127.0.0.1:8443":      "127.0.0.1:8443",
-		"[::1]:8443":          "[::1]:8443",
-		"":                    "''",
-		"a b":                 "'a b'",
-		"$(reboot)":           "'$(reboot)'",
-		"it's":                `'it'\''s'`,
-		"`x`;y":               "'`x`;y'",
-		"/tmp/dir with/中.pem": "'/tmp/dir with/中.pem'",
-	} {
-		if got := shellQuote(in); got != want {
-			t.Errorf("shellQuote(%q) = %s, want %s", in, got, want)
-		}
-	}
-}

@@ -150,13 +150,7 @@ func document(text string) string {
 }
 
 // lines shows a text of several lines, such as PEM.
-func lines(text string) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		b.WriteString(plain(strings.TrimSuffix(line, "\n")) + "\n")
-	}
-	return b.String()
-}
+func lines(text string) string { return printable.Lines(text) }
 
 // plain writes a value so that it cannot act on a terminal.
 func plain(s string) string { return printable.Text(s) }

@@ -11,12 +11,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway/audit"
@@ -32,7 +32,7 @@ const (
 // opened opens an instance on a SoftHSM token of its own.
 func opened(t *testing.T, c *config.Config, o appliance.Options) *appliance.Appliance {
 	t.Helper()
-	o.Archiver, o.Logger = newArchiver, config.Log{}.Quiet(t.Output())
+	o.Archiver, o.Logger = backup.NewArchiver, config.Log{}.Quiet(t.Output())
 	a, err := appliance.Open(t.Context(), c, o)
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func TestKeepDueKeys(t *testing.T) {
 		if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), tc.told) {
 			t.Fatalf("%s: %v, %s", tc.flag, err, &out)
 		}
-		c, err := config.Load(filepath.Join(path(tc.to), archivedConfig))
+		c, err := config.Load(filepath.Join(path(tc.to), config.FileName))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +170,7 @@ func TestForgedBackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	module := func(name string) map[string]string {
-		return map[string]string{archivedConfig: fmt.Sprintf(configuration, name), archivedPIN: "1234"}
+		return map[string]string{config.FileName: fmt.Sprintf(configuration, name), "pin": "1234"}
 	}
 	with := func(files map[string]string, name string) map[string]string {
 		files[name] = "x"
@@ -199,57 +199,6 @@ func TestForgedBackup(t *testing.T) {
 			}
 			if _, err := os.Stat(path("restored")); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("something was left: %v", err)
-			}
-		})
-	}
-}
-
-// TestRestoreBegunAnew finds what restores leave that were killed while they put
-// everything in its place, and a directory that is somebody's.
-func TestRestoreBegunAnew(t *testing.T) {
-	for name, tc := range map[string]struct {
-		there []string
-		empty bool
-	}{
-		"killed before":          {[]string{"lock", "restoring/kmsgate.db", "restoring/kmsgate.yaml"}, true},
-		"killed meanwhile":       {[]string{"lock", "restoring/kmsgate.db", "ca.pem", "softhsm/pin", "kmsgate.yaml.backup", "audit.log"}, true},
-		"somebody's":             {[]string{"kmsgate.db", "ca.pem"}, false},
-		"an instance":            {[]string{"restoring/x", "kmsgate.yaml", "kmsgate.db"}, false},
-		"something else with it": {[]string{"restoring/x", "precious"}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := restore{dir: t.TempDir()}
-			for _, file := range tc.there {
-				path := filepath.Join(r.dir, file)
-				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			leave, err := r.enter()
-			if (err == nil) != tc.empty {
-				t.Fatalf("enter: %v", err)
-			}
-			left, err := os.ReadDir(r.dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var names []string
-			for _, e := range left {
-				names = append(names, e.Name())
-			}
-			if !tc.empty {
-				for _, file := range tc.there {
-					if _, err := os.Stat(filepath.Join(r.dir, file)); err != nil {
-						t.Errorf("something of another's is gone: %v", err)
-					}
-				}
-				return
-			}
-			if want := []string{"lock"}; !slices.Equal(names, want) && !slices.Equal(names, []string{"audit.log", "lock"}) {
-				t.Errorf("there is %v, want nothing of the one before", names)
-			}
-			if err := leave(nil); err != nil {
-				t.Error(err)
 			}
 		})
 	}

@@ -7,13 +7,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/serve"
 )
 
 func serveCommand() *cobra.Command {
 	var path string
-	o := appliance.Options{Archiver: newArchiver}
+	o := appliance.Options{Archiver: backup.NewArchiver}
 	cmd := &cobra.Command{
 		Use:   "serve --config FILE",
 		Short: "Run the instance that `kmsgate init` has made",

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway"
 )
@@ -37,7 +38,7 @@ func (w *where) dial(cmd *cobra.Command) (caller, error) {
 	case w.config != "":
 		return dialConfig(cmd, w.config)
 	case w.dir != "":
-		return dialConfig(cmd, filepath.Join(w.dir, devConfigFile))
+		return dialConfig(cmd, filepath.Join(w.dir, config.FileName))
 	}
 	if socket := os.Getenv("KMSGATE_ADMIN_SOCKET"); socket != "" {
 		return dialSocket(socket)
@@ -56,7 +57,7 @@ func (w *where) auditFiles() (log, key string, err error) {
 func (w *where) configuration() (*config.Config, error) {
 	path := w.config
 	if w.dir != "" {
-		path = filepath.Join(w.dir, devConfigFile)
+		path = filepath.Join(w.dir, config.FileName)
 	}
 	if path == "" {
 		return nil, nil
@@ -92,7 +93,7 @@ func dialConfig(cmd *cobra.Command, path string) (caller, error) {
 	if err := ownedByUs(c.Directory); err != nil {
 		return nil, err
 	}
-	a, err := appliance.Open(cmd.Context(), c, appliance.Options{Archiver: newArchiver, Logger: c.Log.Quiet(cmd.ErrOrStderr())})
+	a, err := appliance.Open(cmd.Context(), c, appliance.Options{Archiver: backup.NewArchiver, Logger: c.Log.Quiet(cmd.ErrOrStderr())})
 	if errors.Is(err, appliance.ErrInUse) {
 		return nil, fmt.Errorf("the gateway runs, and does not answer at its admin socket %s: ask it where it is, with --socket, or stop it", c.Admin.Socket)
 	}

@@ -9,7 +9,6 @@ package config
 
 import (
 	_ "embed"
-	"path/filepath"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -159,9 +158,3 @@ type Log struct {
 
 // Marshal writes the configuration in the form that [Parse] reads back as it is.
 func (c *Config) Marshal() ([]byte, error) { return yaml.Marshal(c) }
-
-// AuditPublicKeyFile returns the path of the file with the audit log's public key. The
-// gateway writes it for auditors.
-func (c *Config) AuditPublicKeyFile() string {
-	return filepath.Join(c.Directory, "audit-public-key.pem")
-}

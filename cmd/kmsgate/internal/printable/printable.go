@@ -1,5 +1,5 @@
 // Package printable writes text that others chose so that it cannot act on a
-// terminal, hide other text or look like more than one value.
+// terminal, hide other text or look like more than one value, or act on a shell.
 package printable
 
 import (
@@ -21,6 +21,16 @@ func Text(s string) string {
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
+// Lines is [Text] for each line of a text of several lines, such as PEM. The result ends
+// with a line break.
+func Lines(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString(Text(strings.TrimSuffix(line, "\n")) + "\n")
+	}
+	return b.String()
+}
+
 // JSON escapes in JSON what cannot be printed, except line breaks: those can occur
 // only between values, and everything else that cannot be printed only in strings.
 // What the JSON says stays the same.
@@ -38,4 +48,13 @@ func JSON(text []byte) []byte {
 		}
 	}
 	return b
+}
+
+// Shell quotes a value for a POSIX shell, unless it is a plain word.
+func Shell(s string) string {
+	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:[]@%+,"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -47,3 +47,30 @@ func TestJSON(t *testing.T) {
 		}
 	}
 }
+
+func TestLines(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "a": "a\n", "a\n": "a\n", "a\n\nb": "a\n\nb\n", "\x1b[2J\nb\r\n": "\\x1b[2J\nb\\r\n",
+	} {
+		if got := printable.Lines(in); got != want {
+			t.Errorf("Lines(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestShell(t *testing.T) {
+	for in, want := range map[string]string{
+		"127.0.0.1:8443":      "127.0.0.1:8443",
+		"[::1]:8443":          "[::1]:8443",
+		"":                    "''",
+		"a b":                 "'a b'",
+		"$(reboot)":           "'$(reboot)'",
+		"it's":                `'it'\''s'`,
+		"`x`;y":               "'`x`;y'",
+		"/tmp/dir with/中.pem": "'/tmp/dir with/中.pem'",
+	} {
+		if got := printable.Shell(in); got != want {
+			t.Errorf("Shell(%q) = %s, want %s", in, got, want)
+		}
+	}
+}

@@ -1,4 +1,4 @@
-package main
+package backup
 
 import (
 	"bytes"
@@ -18,18 +18,20 @@ import (
 	"github.com/kmsgate/kmsgate/gateway"
 )
 
-// An archiver makes the archives of an instance that is open.
-type archiver struct{ *appliance.Appliance }
+// An archiver makes the archives of an appliance that is open.
+type archiver struct{ appliance *appliance.Appliance }
 
-func newArchiver(a *appliance.Appliance) gateway.Archiver { return archiver{a} }
+// NewArchiver returns what makes backups of an open appliance, for
+// [appliance.Options].Archiver.
+func NewArchiver(a *appliance.Appliance) gateway.Archiver { return archiver{a} }
 
 func (a archiver) Check(recipients []string) error {
 	_, err := archive.ParseRecipients(recipients...)
 	return err
 }
 
-// Archive writes the archive to a file without a name, encrypted: nothing of it
-// is left however this process ends.
+// Archive writes the archive, encrypted, to a file without a name: nothing of it is left
+// however this process ends.
 func (a archiver) Archive(ctx context.Context, b gateway.Backup) (_ gateway.Archive, err error) {
 	sources, err := a.sources()
 	if err != nil {
@@ -38,7 +40,7 @@ func (a archiver) Archive(ctx context.Context, b gateway.Backup) (_ gateway.Arch
 	if err := a.checkRoom(b.Database.Size(), sources); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(a.Config.Directory, "backup-*.tmp")
+	f, err := os.CreateTemp(a.appliance.Config.Directory, "backup-*.tmp")
 	if err != nil {
 		return nil, err
 	}
@@ -57,8 +59,8 @@ func (a archiver) Archive(ctx context.Context, b gateway.Backup) (_ gateway.Arch
 	return f, err
 }
 
-// checkRoom refuses an archive for which there is no room: a disk that is full
-// takes no audit lines, and then nothing is signed.
+// checkRoom refuses an archive that the disk has no room for: on a full disk there are no
+// audit lines, and without them no signatures.
 func (a archiver) checkRoom(size int64, sources []source) error {
 	const rest = 64 << 20
 	for _, s := range sources {
@@ -67,11 +69,11 @@ func (a archiver) checkRoom(size int64, sources []source) error {
 		}
 	}
 	var disk unix.Statfs_t
-	if err := unix.Statfs(a.Config.Directory, &disk); err != nil {
-		return fmt.Errorf("%s: %w", a.Config.Directory, err)
+	if err := unix.Statfs(a.appliance.Config.Directory, &disk); err != nil {
+		return fmt.Errorf("%s: %w", a.appliance.Config.Directory, err)
 	}
 	if free := disk.Bavail * uint64(disk.Bsize); free < uint64(size+rest) {
-		return fmt.Errorf("the backup takes %d MiB for a while, and %s has %d MiB free: make room", (size+rest)>>20, a.Config.Directory, free>>20)
+		return fmt.Errorf("the backup takes %d MiB for a while, and %s has %d MiB free: make room", (size+rest)>>20, a.appliance.Config.Directory, free>>20)
 	}
 	return nil
 }
@@ -95,7 +97,7 @@ func (a archiver) write(ctx context.Context, to io.Writer, b gateway.Backup, sou
 			return err
 		}
 	}
-	text, err := a.Config.Marshal()
+	text, err := a.appliance.Config.Marshal()
 	if err != nil {
 		return err
 	}
@@ -110,15 +112,15 @@ func (a archiver) write(ctx context.Context, to io.Writer, b gateway.Backup, sou
 
 // finish signs the archive with the instance's own key.
 func (a archiver) finish(ctx context.Context, w *archive.Writer, b gateway.Backup) error {
-	is := a.Config.Instance
+	i := a.appliance.Config.Instance
 	m := archive.Manifest{
-		Kmsgate: version.String(), Time: time.Now().UTC(), PublicKey: a.AuditPublicKey(), AuditHead: b.Head.String(),
-		Instance: fmt.Sprintf("instance %s in region %s of account %s", is.ID, is.Region, is.Account),
+		Kmsgate: version.String(), Time: time.Now().UTC(), PublicKey: a.appliance.AuditPublicKey(), AuditHead: b.Head.String(),
+		Instance: fmt.Sprintf("instance %s in region %s of account %s", i.ID, i.Region, i.Account),
 	}
-	return w.Close(m, func(digest []byte) ([]byte, error) { return a.SignWithAuditKey(ctx, digest) })
+	return w.Close(m, func(digest []byte) ([]byte, error) { return a.appliance.SignWithAuditKey(ctx, digest) })
 }
 
-// read gives what belongs in the archive.
+// read returns the content that belongs in the archive.
 func (s source) read(ctx context.Context) ([]byte, error) {
 	if s.path == "" {
 		return s.content, nil
