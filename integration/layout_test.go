@@ -91,15 +91,21 @@ var mayImport = map[string][]string{
 	// standard library keeps in the frozen syscall.
 	"cmd/kmsgate/internal/backup": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/config",
 		"cmd/kmsgate/internal/version", "gateway", "gateway/audit", "gateway/keypair", "internal/durable", "internal/secret", "softhsm", "golang.org/x/sys"},
+	// The gateway that a command means, called: its admin socket, or its appliance opened here.
+	"cmd/kmsgate/internal/target": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/config", "gateway", "gateway/kms"},
+	// What is wrong with a gateway, its token and its records.
+	"cmd/kmsgate/internal/doctor": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config", "cmd/kmsgate/internal/target",
+		"gateway/kms", "hsm", "softhsm"},
 	// Commands: flags, one call, and a table to print.
-	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config",
-		"cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/version",
-		"gateway", "gateway/audit", "gateway/kms", "hsm", "hsm/token", "internal/durable", "softhsm", "store", "internal/secret",
+	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/backup/archive",
+		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve",
+		"cmd/kmsgate/internal/target", "cmd/kmsgate/internal/version",
+		"gateway", "gateway/audit", "gateway/kms", "hsm", "hsm/token", "internal/durable", "internal/secret", "softhsm", "store",
 		"github.com/spf13/cobra", "golang.org/x/sys"},
 }
 
 // linksC are the packages that need a C compiler; all others build without.
-var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup"}
+var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target", "cmd/kmsgate/internal/doctor"}
 
 // A pkg is what go list says of a package.
 type pkg struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -13,18 +12,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 )
 
-// A caller does operations of a gateway, as its local administrator.
-type caller interface {
-	// Call does one operation. resp is a pointer to a struct that the answer is
-	// decoded into, or nil. A refusal's text is "409 Code: message".
-	Call(ctx context.Context, action string, parameters map[string]string, resp any) error
-	// Stream does one operation that answers with octets, and writes them to w.
-	// Without an error they are complete.
-	Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error
-	Close() error
-}
+type caller = target.Caller
 
 // A dialer finds the gateway that a command line means.
 type dialer interface {

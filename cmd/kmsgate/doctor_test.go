@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/doctor"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // aPatient answers as a gateway with nothing wrong does.
@@ -65,7 +68,9 @@ func TestDoctor(t *testing.T) {
 		want    []string
 	}{
 		"nothing": {func(*fakeGateway) {}, false, []string{"No problems were found.", "RSA_2048  yes", "note: Keys of KeySpec EC_P256K cannot be made in this token: no such curve."}},
-		"token away": {func(g *fakeGateway) { g.refuse["DescribeToken"] = errors.New("503 ServiceUnavailableTemporary: x") }, true,
+		"token away": {func(g *fakeGateway) {
+			g.refuse["DescribeToken"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
+		}, true,
 			[]string{"problem: The token does not answer: 503", "do: see that the token is there"}},
 		"stray": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = objects(anAuditKey + "," + aStray) }, true,
 			[]string{`problem: The token has a private key with label "kmsgate" and CKA_ID ab, EC_P256 that no record speaks of.`, "doctor --repair", "restored from a backup"}},
@@ -93,18 +98,30 @@ func TestDoctor(t *testing.T) {
 		"audit key": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = deviations(`{"Use":"audit key"}`) }, true,
 			[]string{"problem: The private key of the audit log's key is not in the token"}},
 		"wrong key": {func(g *fakeGateway) {
-			g.refuse["TestKeyVersion"] = errors.New("409 Rejected.Unavailable: its signature does not verify")
+			g.refuse["TestKeyVersion"] = &kms.Error{Status: 409, Code: "Rejected.Unavailable", Message: "its signature does not verify"}
 		}, true, []string{"problem: Version v of key k does not sign as it should: 409 Rejected.Unavailable: its signature does not verify."}},
-		"key policy": {func(g *fakeGateway) { g.refuse["TestKeyVersion"] = errors.New("403 Forbidden.NoPermission: x") }, false, []string{"note: Version v of key k could not be tried"}},
-		"deleted":    {func(g *fakeGateway) { g.refuse["TestKeyVersion"] = errors.New("404 Forbidden.KeyNotFound: x") }, false, []string{"No problems were found."}},
-		"overloaded": {func(g *fakeGateway) { g.refuse["TestKeyVersion"] = errors.New("503 x") }, true, []string{"problem: Version v of key k could not be tried"}},
-		"no list":    {func(g *fakeGateway) { g.refuse["ListTokenObjects"] = errors.New("503 x") }, true, []string{"problem: The token could not be compared with the records: 503 x."}},
-		"no keys":    {func(g *fakeGateway) { g.refuse["ListKeys"] = errors.New("503 x") }, true, []string{"problem: The keys could not be listed: 503 x."}},
+		"key policy": {func(g *fakeGateway) {
+			g.refuse["TestKeyVersion"] = &kms.Error{Status: 403, Code: "Forbidden.NoPermission", Message: "x"}
+		}, false, []string{"note: Version v of key k could not be tried"}},
+		"deleted": {func(g *fakeGateway) {
+			g.refuse["TestKeyVersion"] = &kms.Error{Status: 404, Code: "Forbidden.KeyNotFound", Message: "x"}
+		}, false, []string{"No problems were found."}},
+		"overloaded": {func(g *fakeGateway) {
+			g.refuse["TestKeyVersion"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
+		}, true, []string{"problem: Version v of key k could not be tried"}},
+		"no list": {func(g *fakeGateway) {
+			g.refuse["ListTokenObjects"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
+		}, true, []string{"problem: The token could not be compared with the records: 503 ServiceUnavailableTemporary: x."}},
+		"no keys": {func(g *fakeGateway) {
+			g.refuse["ListKeys"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
+		}, true, []string{"problem: The keys could not be listed: 503 ServiceUnavailableTemporary: x."}},
 		"client key that expires": {func(g *fakeGateway) { g.answers["ListClientKeys"] = clientKeyUntil(time.Now().AddDate(0, 0, 29)) }, false,
 			[]string{"note: The client key KAAP.1 of access point app is good until", "kmsgate clientkey create"}},
 		"client key that expired": {func(g *fakeGateway) { g.answers["ListClientKeys"] = clientKeyUntil(time.Now().Add(-time.Second)) }, false,
 			[]string{"note: The client key KAAP.1 of access point app was good until"}},
-		"no client keys":      {func(g *fakeGateway) { g.refuse["ListClientKeys"] = errors.New("503 x") }, true, []string{"problem: The client keys could not be listed: 503 x."}},
+		"no client keys": {func(g *fakeGateway) {
+			g.refuse["ListClientKeys"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
+		}, true, []string{"problem: The client keys could not be listed: 503 ServiceUnavailableTemporary: x."}},
 		"client key of never": {func(g *fakeGateway) { g.answers["ListClientKeys"] = `{"ClientKeys":[{"ClientKeyId":"KAAP.1"}]}` }, true, []string{"problem: Of the client key KAAP.1"}},
 		"rules gone": {func(g *fakeGateway) { danglingReferences(g, "office", "gone") }, false,
 			[]string{"note: The permission policy sign names network rules that are gone (gone), and lets fewer in.", "do: give it others (kmsgate aap policy update sign --rule RULE, or --any-source"}},
@@ -120,14 +137,16 @@ func TestDoctor(t *testing.T) {
 		}, false, []string{"note: The access point app names permission policies that are gone (lost), and its client keys may do nothing."}},
 		"policy deleted meanwhile": {func(g *fakeGateway) {
 			danglingReferences(g)
-			g.refuse["DescribePolicy"] = errors.New("404 Forbidden.ResourceNotFound: x")
+			g.refuse["DescribePolicy"] = &kms.Error{Status: 404, Code: "Forbidden.ResourceNotFound", Message: "x"}
 			g.refuse["DescribeApplicationAccessPoint"] = g.refuse["DescribePolicy"]
 		}, false, []string{"No problems were found."}},
-		"no rules": {func(g *fakeGateway) { g.refuse["ListNetworkRules"] = errors.New("503 x") }, true, []string{"problem: The access points could not be looked at: 503 x."}},
+		"no rules": {func(g *fakeGateway) {
+			g.refuse["ListNetworkRules"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
+		}, true, []string{"problem: The access points could not be looked at: 503 ServiceUnavailableTemporary: x."}},
 		"no policies": {func(g *fakeGateway) {
 			danglingReferences(g)
-			g.refuse["DescribePolicy"] = errors.New("503 x")
-		}, true, []string{"problem: The access points could not be looked at: 503 x."}},
+			g.refuse["DescribePolicy"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
+		}, true, []string{"problem: The access points could not be looked at: 503 ServiceUnavailableTemporary: x."}},
 		"PIN locked": {func(g *fakeGateway) {
 			g.answers["DescribeToken"] = `{"Survey":{"Sealing":"x","Token":{"Flags":["RNG","USER_PIN_LOCKED"]}}}`
 		}, true, []string{"problem: The token's user PIN is locked"}},
@@ -146,8 +165,8 @@ func TestDoctor(t *testing.T) {
 			}
 		}
 		stdout, _, _ = g.kmsgate("", "doctor", "-o", "json") // the error is the same
-		var d diagnosis
-		if err := json.Unmarshal([]byte(stdout), &d); err != nil || d.Findings == nil || d.Offers == nil || (d.problems() > 0) != tc.problem {
+		var d doctor.Diagnosis
+		if err := json.Unmarshal([]byte(stdout), &d); err != nil || d.Findings == nil || d.Offers == nil || (d.Problems() > 0) != tc.problem {
 			t.Errorf("%s: %v, %+v", name, err, d)
 		}
 	}
@@ -199,11 +218,11 @@ func TestDoctorRepairs(t *testing.T) {
 	if err == nil || err.Error() != "nothing was done" || stdout != "" || strings.Contains(strings.Join(g.calls, "\n"), "Destroy") {
 		t.Errorf("refused: %v, printed %q, asked for %q", err, stdout, g.calls)
 	}
-	g.refuse["DestroyTokenObject"] = errors.New("404 EntityNotExist.TokenObject: gone")
+	g.refuse["DestroyTokenObject"] = &kms.Error{Status: 404, Code: "EntityNotExist.TokenObject", Message: "gone"}
 	if stdout, _, _ := g.kmsgate("", "doctor", "--repair", "--yes"); !strings.Contains(stdout, "Destroyed a private key") {
 		t.Errorf("an object that is gone already is none: %q", stdout)
 	}
-	g.refuse["DestroyTokenObject"] = errors.New("409 DeleteConflict.TokenObject: no")
+	g.refuse["DestroyTokenObject"] = &kms.Error{Status: 409, Code: "DeleteConflict.TokenObject", Message: "no"}
 	if _, _, err := g.kmsgate("", "doctor", "--repair", "--yes"); err == nil || !strings.Contains(err.Error(), "DeleteConflict.TokenObject") {
 		t.Errorf("the gateway refuses: %v", err)
 	}
@@ -212,7 +231,7 @@ func TestDoctorRepairs(t *testing.T) {
 // TestTokenTestFails lists what fails at the end, and says so by its status.
 func TestTokenTestFails(t *testing.T) {
 	g := aPatient()
-	g.refuse["TestKeyVersion"] = errors.New("409 Rejected.Unavailable: gone")
+	g.refuse["TestKeyVersion"] = &kms.Error{Status: 409, Code: "Rejected.Unavailable", Message: "gone"}
 	stdout, _, err := g.kmsgate("", "token", "test")
 	if err == nil || !strings.Contains(err.Error(), "1 of 1 key versions") || !strings.Contains(stdout, "409 Rejected.Unavailable: gone") {
 		t.Errorf("%v, printed %q", err, stdout)

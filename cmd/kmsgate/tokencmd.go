@@ -13,6 +13,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
@@ -319,16 +320,18 @@ type keyTest struct {
 }
 
 func testKeys(ctx context.Context, c caller, parameters map[string]string) (view, error) {
-	versions, err := everyVersion(ctx, c)
+	versions, err := target.EveryKeyVersion(ctx, c)
 	if err != nil {
 		return view{}, err
 	}
 	var good, failed []keyTest
 	for _, v := range versions {
-		t, err := testKey(ctx, c, v, parameters["Count"])
+		answer, err := target.TestKeyVersion(ctx, c, v, parameters["Count"])
 		if ctx.Err() != nil {
 			return view{}, err
 		}
+		t := keyTest{KeyId: answer.KeyId, KeyVersionId: answer.KeyVersionId, KeySpec: string(answer.KeySpec), Signatures: answer.Signatures,
+			MinMilliseconds: answer.MinMilliseconds, MedianMilliseconds: answer.MedianMilliseconds, MaxMilliseconds: answer.MaxMilliseconds}
 		if err != nil {
 			t.Error = err.Error()
 			failed = append(failed, t)
@@ -349,26 +352,4 @@ func readCount(_ *cobra.Command, values []string) (string, error) {
 		return "", fmt.Errorf("--count %s: it has to be 1 to 100", values[0])
 	}
 	return values[0], nil
-}
-
-func testKey(ctx context.Context, c caller, v keyVersion, count string) (keyTest, error) {
-	t := keyTest{KeyId: v.KeyId, KeyVersionId: v.KeyVersionId}
-	err := c.Call(ctx, "TestKeyVersion", map[string]string{"KeyId": v.KeyId, "KeyVersionId": v.KeyVersionId, "Count": count}, &t)
-	return t, err
-}
-
-// everyVersion lists the versions of every key.
-func everyVersion(ctx context.Context, c caller) (all []keyVersion, err error) {
-	keys, err := allPages(ctx, c, "ListKeys", map[string]string{}, func(p keyPage) []keyItem { return p.Keys.Key })
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range keys {
-		versions, err := allPages(ctx, c, "ListKeyVersions", map[string]string{"KeyId": k.KeyId}, keyVersions)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, versions...)
-	}
-	return all, nil
 }

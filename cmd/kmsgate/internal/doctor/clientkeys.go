@@ -1,8 +1,10 @@
-package main
+package doctor
 
 import (
 	"context"
 	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // expiresSoon is how long before its end a client key is spoken of: time enough to
@@ -10,14 +12,14 @@ import (
 const expiresSoon = 30 * 24 * time.Hour
 
 // examineClientKeys says which client keys are past their time, or soon will be.
-func (p *patient) examineClientKeys(ctx context.Context, d *diagnosis, now time.Time) {
-	var answer clientKeys
-	if err := p.gateway.Call(ctx, "ListClientKeys", nil, &answer); err != nil {
+func (dr *Doctor) examineClientKeys(ctx context.Context, d *Diagnosis, now time.Time) {
+	var answer kms.ListClientKeysResponse
+	if err := dr.gateway.Call(ctx, "ListClientKeys", nil, &answer); err != nil {
 		d.problem("ask again", "The client keys could not be listed: %v.", err)
 		return
 	}
 	for _, k := range answer.ClientKeys {
-		until, err := time.Parse(time.RFC3339, k.NotAfter)
+		until, err := time.Parse(kms.TimeLayout, k.NotAfter)
 		switch {
 		case err != nil:
 			d.problem("delete it (kmsgate clientkey delete) and create another", "Of the client key %s of access point %s it is not known until when it is good: %v.", k.ClientKeyId, k.AapName, err)

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"errors"
@@ -16,8 +16,8 @@ import (
 
 // examineFiles looks at what can be looked at without opening anything, and gives
 // SoftHSM's empty files, of which more is to be known before they are judged.
-func (p *patient) examineFiles(d *diagnosis) []softhsm.Finding {
-	c := p.configuration
+func (dr *Doctor) examineFiles(d *Diagnosis) []softhsm.Finding {
+	c := dr.Config
 	if c == nil {
 		d.note("name the configuration with --config, or the directory of a kmsgate dev with --dir", "The configuration and the files were not looked at.")
 		return nil
@@ -36,7 +36,7 @@ func (p *patient) examineFiles(d *diagnosis) []softhsm.Finding {
 }
 
 // file looks at whose a file is, and who can use it.
-func (d *diagnosis) file(c *config.Config, path string) {
+func (d *Diagnosis) file(c *config.Config, path string) {
 	if path == "" {
 		return
 	}
@@ -58,12 +58,12 @@ func (d *diagnosis) file(c *config.Config, path string) {
 
 // examineCA looks at the CA of the gateway's own. A gateway that runs does not need
 // its files before its next start.
-func (p *patient) examineCA() []finding {
-	c := p.configuration
+func (dr *Doctor) examineCA() []Finding {
+	c := dr.Config
 	if c == nil || c.TLS.Certificate != "" {
 		return nil
 	}
-	d := new(diagnosis)
+	d := new(Diagnosis)
 	a, err := ca.Read(c.TLS.CAKeyFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -102,7 +102,7 @@ func ownerOf(info fs.FileInfo) int {
 
 // softFiles takes over what is wrong with SoftHSM's files, but for the empty
 // ones.
-func (d *diagnosis) softFiles(c *config.Config) (empty []softhsm.Finding) {
+func (d *Diagnosis) softFiles(c *config.Config) (empty []softhsm.Finding) {
 	files, ok, err := appliance.SoftHSMFiles(c)
 	if err != nil {
 		d.problem("mend that", "SoftHSM: %v.", err)
@@ -130,7 +130,7 @@ func (d *diagnosis) softFiles(c *config.Config) (empty []softhsm.Finding) {
 
 // emptyFiles judges the empty ones: while a key is missing one may be what is left
 // of it. What is being made is younger: a key pair takes seconds.
-func (d *diagnosis) emptyFiles(empty []softhsm.Finding, keep bool) {
+func (d *Diagnosis) emptyFiles(empty []softhsm.Finding, keep bool) {
 	for _, f := range empty {
 		info, err := os.Stat(f.Path)
 		switch {

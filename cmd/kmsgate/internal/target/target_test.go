@@ -1,0 +1,200 @@
+package target_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+)
+
+// initialized makes an appliance in a directory as `kmsgate dev` makes it, and returns the
+// directory and an open appliance.
+func initialized(t *testing.T) (dir string, a *appliance.Appliance) {
+	t.Helper()
+	t.Setenv("SOFTHSM2_CONF", "") // opening sets it; the test's end puts it back
+	t.Setenv(target.SocketVariable, "")
+	dir = t.TempDir()
+	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\nadmin: {socket: " + config.SocketIn(dir) + "}\n"
+	path := filepath.Join(dir, config.FileName)
+	if err := errors.Join(os.Chmod(dir, 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err = appliance.Open(t.Context(), c, appliance.Options{Provision: true, Logger: config.Log{}.Quiet(t.Output())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeNow(t, a) })
+	return dir, a
+}
+
+func closeNow(t *testing.T, c io.Closer) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func dial(t *testing.T, to target.Target) target.Caller {
+	t.Helper()
+	c, err := to.Dial(t.Context(), t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// createUser does an operation through a caller, and has it refused the second time, by
+// the API's own error.
+func createUser(t *testing.T, c target.Caller, name string) {
+	t.Helper()
+	parameters := map[string]string{"UserName": name}
+	if err := c.Call(t.Context(), "CreateUser", parameters, nil); err != nil {
+		t.Error(err)
+	}
+	if err := c.Call(t.Context(), "CreateUser", parameters, nil); !errors.Is(err, kms.ErrUserExists) {
+		t.Errorf("again: %v", err)
+	}
+}
+
+// TestDial reaches one appliance in every way: while it is stopped by opening it, and
+// while it runs through its socket, by the same names.
+func TestDial(t *testing.T) {
+	dir, a := initialized(t)
+	path := filepath.Join(dir, config.FileName)
+	if _, err := (target.Target{Dir: dir}).Dial(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "does not answer at its admin socket") {
+		t.Errorf("one that is open elsewhere and has no socket: %v", err)
+	}
+	closeNow(t, a)
+	for n, to := range []target.Target{{Dir: dir}, {Config: path}} {
+		c := dial(t, to)
+		createUser(t, c, "stopped"+strconv.Itoa(n))
+		var b bytes.Buffer
+		if err := c.Stream(t.Context(), "CreateBackup", map[string]string{"Recipients.1": "age1xq33d62dfm0c6ypxy7cwtepe5k8kx2x3ya7nx3uzueka39nq6fzscxus4z"}, &b); err != nil || !strings.HasPrefix(b.String(), "age-encryption.org/v1") {
+			t.Errorf("%+v: %v", to, err)
+		}
+		closeNow(t, c)
+	}
+
+	l, err := serve.Listen([]string{"127.0.0.1:0"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	running, err := appliance.Open(t.Context(), a.Config, appliance.Options{Logger: config.Log{}.Quiet(t.Output())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.ListenAdmin(running); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- l.Serve(ctx, running) }()
+	t.Setenv(target.SocketVariable, a.Config.Admin.Socket)
+	for n, to := range []target.Target{{Dir: dir}, {Config: path}, {Socket: a.Config.Admin.Socket}, {}} {
+		c := dial(t, to)
+		createUser(t, c, "running"+strconv.Itoa(n))
+		closeNow(t, c)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	closeNow(t, running)
+}
+
+// TestDialRefuses tells what is missing.
+func TestDialRefuses(t *testing.T) {
+	dir, a := initialized(t)
+	closeNow(t, a)
+	gone := filepath.Join(dir, "gone")
+	for name, c := range map[string]struct {
+		to   target.Target
+		want string
+	}{
+		"nothing":          {target.Target{}, "which gateway?"},
+		"no socket":        {target.Target{Socket: gone}, "no gateway answers at the admin socket " + gone},
+		"no configuration": {target.Target{Config: gone}, gone},
+		"no directory":     {target.Target{Dir: gone}, filepath.Join(gone, config.FileName)},
+	} {
+		if caller, err := c.to.Dial(t.Context(), io.Discard); err == nil || caller != nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, %v", name, caller, err)
+		}
+	}
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	closeNow(t, dial(t, target.Target{Socket: l.Addr().String()}))
+}
+
+// TestConfiguration: only a target with a configuration has audit files.
+func TestConfiguration(t *testing.T) {
+	dir, a := initialized(t)
+	for _, to := range []target.Target{{Dir: dir}, {Config: filepath.Join(dir, config.FileName)}} {
+		c, err := to.Configuration()
+		log, key, auditErr := to.AuditFiles()
+		if err := errors.Join(err, auditErr); err != nil || c.Directory != dir || log != a.Config.Audit.File || key != a.Config.AuditPublicKeyFile() {
+			t.Errorf("%+v: %v, %s, %s", to, err, log, key)
+		}
+	}
+	c, err := target.Target{Socket: "/x"}.Configuration()
+	log, _, auditErr := target.Target{}.AuditFiles()
+	if err := errors.Join(err, auditErr); err != nil || c != nil || log != "" {
+		t.Errorf("a socket: %v, %v, %q", err, c, log)
+	}
+}
+
+// TestLists goes through all pages.
+func TestLists(t *testing.T) {
+	dir, a := initialized(t)
+	for n := range 101 {
+		if err := a.Server.Call(t.Context(), "CreateNetworkRule", map[string]string{"Name": "r" + strconv.Itoa(n), "Type": "Private", "SourcePrivateIp": `["::1"]`}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, spec := range []string{"EC_P256", "EC_SM2"} {
+		if err := a.Server.Call(t.Context(), "CreateKey", map[string]string{"KeySpec": spec}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeNow(t, a)
+	c := dial(t, target.Target{Dir: dir})
+	defer closeNow(t, c)
+	rules, err := target.NetworkRules.All(t.Context(), c, nil)
+	if err != nil || len(rules) != 101 {
+		t.Errorf("there are %d rules, %v", len(rules), err)
+	}
+	if none, err := target.Aliases.All(t.Context(), c, nil); err != nil || len(none) != 0 {
+		t.Errorf("the aliases are %v, %v", none, err)
+	}
+	versions, err := target.EveryKeyVersion(t.Context(), c)
+	if err != nil || len(versions) != 2 {
+		t.Fatalf("the versions are %v, %v", versions, err)
+	}
+	for _, v := range versions {
+		if tested, err := target.TestKeyVersion(t.Context(), c, v, "2"); err != nil || tested.Signatures != 2 || tested.KeyId != v.KeyId {
+			t.Errorf("TestKeyVersion: %+v, %v", tested, err)
+		}
+	}
+	if _, err := target.AliasesOfKey.All(t.Context(), c, map[string]string{"KeyId": "none"}); !errors.Is(err, kms.ErrKeyNotFound) {
+		t.Errorf("aliases of a key that there is not: %v", err)
+	}
+}
