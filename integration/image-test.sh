@@ -77,6 +77,6 @@ done
 [ "$(stat -c %u "$env")" = 10001 ] || { echo "image-test: it runs as user $(stat -c %u "$env")" >&2; exit 1; }
 . "$env"
 KMSGATE_CA_FILE=$root$KMSGATE_CA_FILE
-. cmd/kmsgate/call.sh | tee "$work/answer"
+. cmd/kmsgate/internal/dev/call.sh | tee "$work/answer"
 grep -q '"Value":"' "$work/answer"
 echo "== the image builds, runs as user 10001 and signs"

@@ -76,7 +76,7 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/internal/ca":      {"internal/durable"},
 	"cmd/kmsgate/internal/version": {},
 	// Where everything that a configuration names is put together.
-	"cmd/kmsgate/internal/appliance": {"cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config", "gateway", "gateway/audit", "gateway/keypair", "gateway/limit",
+	"cmd/kmsgate/internal/appliance": {"cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config", "gateway", "gateway/audit", "gateway/keypair", "gateway/kms", "gateway/limit",
 		"hsm", "hsm/sealed", "hsm/token", "internal/durable", "softhsm", "store",
 		"github.com/google/uuid",               // the audit log's key has an id as key versions have
 		"github.com/prometheus/client_golang"}, // the token's metrics
@@ -96,16 +96,21 @@ var mayImport = map[string][]string{
 	// What is wrong with a gateway, its token and its records.
 	"cmd/kmsgate/internal/doctor": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config", "cmd/kmsgate/internal/target",
 		"gateway/kms", "hsm", "softhsm"},
+	// Client keys as files.
+	"cmd/kmsgate/internal/clientkey": {"gateway/identity", "gateway/kms", "internal/durable"},
+	// kmsgate dev: everything in one directory.
+	"cmd/kmsgate/internal/dev": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/clientkey", "cmd/kmsgate/internal/config",
+		"cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "gateway/kms", "hsm", "internal/durable", "softhsm", "store"},
 	// Commands: flags, one call, and a table to print.
 	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/backup/archive",
-		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve",
-		"cmd/kmsgate/internal/target", "cmd/kmsgate/internal/version",
-		"gateway", "gateway/audit", "gateway/kms", "hsm", "hsm/token", "internal/durable", "internal/secret", "softhsm", "store",
+		"cmd/kmsgate/internal/clientkey", "cmd/kmsgate/internal/config", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/doctor",
+		"cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/target", "cmd/kmsgate/internal/version",
+		"gateway/audit", "gateway/kms", "hsm", "hsm/token", "internal/durable", "internal/secret", "store",
 		"github.com/spf13/cobra", "golang.org/x/sys"},
 }
 
 // linksC are the packages that need a C compiler; all others build without.
-var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target", "cmd/kmsgate/internal/doctor"}
+var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target", "cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/dev"}
 
 // A pkg is what go list says of a package.
 type pkg struct {

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/clientkey"
 )
 
 func nameArgument() *parameter { return &parameter{name: "Name", kind: "NAME"} }
@@ -131,10 +133,6 @@ func readRules(_ *cobra.Command, values []string) (string, error) {
 	return string(text), err
 }
 
-// useOfKeys is the only one of KMS's templates of permissions that there is a use for
-// here.
-const useOfKeys = `["RbacPermission/Template/CryptoServiceKeyUser"]`
-
 func createAapPolicyTask() task {
 	return task{
 		verb: "create", short: "Create a permission policy",
@@ -143,7 +141,7 @@ kmsgate aap policy create sign-anything --all-keys --description "for the test b
 		arguments: []*parameter{nameArgument()},
 		flags:     permissionFlags(),
 		groups:    flagGroups{oneOf: []string{"key", "all-keys"}, apart: [][]string{{"key", "all-keys"}}},
-		calls: with("Permissions", useOfKeys,
+		calls: with("Permissions", clientkey.Permissions,
 			withKeys(answered("CreatePolicy", func(p createdAapPolicy) view { return viewOf(p) }))),
 	}
 }

@@ -295,7 +295,7 @@ const (
 	aapTable     = "Name                  app\nDescription           x\nPolicies              p, q\nAuthenticationMethod  ClientKey\nArn                   a\n"
 	aapJSON      = `{"Name":"app","Description":"x","Policies":["p","q"],"AuthenticationMethod":"ClientKey","Arn":"a"}`
 
-	aClientKey = `{"ClientKeyId":"KAAP.1","AapName":"app","CreateTime":"c","NotBefore":"b","NotAfter":"a","PrivateKeyData":"secret","PublicKeyData":"PEM\n"}`
+	aClientKey = `{"ClientKeyId":"KAAP.1","AapName":"app","CreateTime":"c","NotBefore":"b","NotAfter":"a","PrivateKeyData":"c2VjcmV0","PublicKeyData":"PEM\n"}`
 )
 
 // What a terminal gets of aKey, and a program.

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/kmsgate/kmsgate/internal/durable"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/clientkey"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 func (a *admin) clientKeyCommand() *cobra.Command {
@@ -88,7 +87,7 @@ func readOut(cmd *cobra.Command, values []string) (string, error) {
 	}
 	files := []string{out}
 	if !cmd.Flag(passwordFlag).Changed { // otherwise none is written
-		files = append(files, passwordPath(out))
+		files = append(files, clientkey.PasswordPath(out))
 	}
 	for _, path := range files {
 		switch _, err := os.Lstat(path); {
@@ -116,21 +115,10 @@ func isDirectory(path string) error {
 	return err
 }
 
-// passwordPath is where the password of a client key's file is put, named as KMS's
-// console names it.
-func passwordPath(path string) string { return strings.TrimSuffix(path, ".json") + "_Password.txt" }
-
 // readPassword reads a password from a file, in which a line's end is none of it.
 func readPassword(cmd *cobra.Command, values []string) (string, error) {
 	text, err := readDocument(cmd, values)
 	return strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), err
-}
-
-// newPassword makes up 130 bits, as letters and digits; there is always a special
-// character, for KMS wants two kinds.
-func newPassword() string {
-	text := rand.Text()
-	return text[:13] + "-" + text[13:]
 }
 
 // createClientKey creates a client key and writes it down. One that could not be
@@ -139,14 +127,14 @@ func createClientKey(ctx context.Context, c caller, parameters map[string]string
 	out, password := parameters[outOption], ""
 	delete(parameters, outOption)
 	if _, ok := parameters["Password"]; !ok {
-		password = newPassword()
+		password = clientkey.NewPassword()
 		parameters["Password"] = password
 	}
-	var created createdClientKey
+	var created kms.CreateClientKeyResponse
 	if err := c.Call(ctx, "CreateClientKey", parameters, &created); err != nil {
 		return view{}, err
 	}
-	written, err := created.write(out, password)
+	written, err := clientkey.Write(created, out, password)
 	if err == nil {
 		return view{value: written, rows: viewOf(written).rows, hint: "Give the files to the program only, and the password by another way than the key."}, nil
 	}
@@ -157,56 +145,6 @@ func createClientKey(ctx context.Context, c caller, parameters map[string]string
 			plain(created.ClientKeyId), errors.Join(err, deleteErr))
 	}
 	return view{}, fmt.Errorf("the client key could not be written down, and is deleted again: %w", err)
-}
-
-// A createdClientKey holds the private key, and is never printed.
-type createdClientKey struct {
-	ClientKeyId    string
-	PrivateKeyData string
-	NotBefore      string
-	NotAfter       string
-}
-
-// A clientKeyFile is a client key as KMS's SDKs read it.
-type clientKeyFile struct {
-	KeyId          string
-	PrivateKeyData string // PKCS#12 in Base64
-}
-
-// A writtenClientKey says where it is.
-type writtenClientKey struct {
-	ClientKeyId  string
-	NotBefore    string
-	NotAfter     string
-	File         string
-	PasswordFile string // empty if the password was given
-}
-
-// write writes the files, all or none. No password is one that there is a file of
-// already.
-func (k createdClientKey) write(out, password string) (w writtenClientKey, err error) {
-	w = writtenClientKey{ClientKeyId: k.ClientKeyId, NotBefore: k.NotBefore, NotAfter: k.NotAfter, File: out}
-	if info, err := os.Stat(out); out == "" || err == nil && info.IsDir() {
-		if strings.ContainsAny(k.ClientKeyId, "/\x00") {
-			return w, fmt.Errorf("%q is no id to name a file after", k.ClientKeyId)
-		}
-		w.File = filepath.Join(out, "clientKey_"+k.ClientKeyId+".json")
-	}
-	content, err := json.Marshal(clientKeyFile{k.ClientKeyId, k.PrivateKeyData})
-	if err != nil {
-		return w, err
-	}
-	if err := durable.Create(w.File, content); err != nil {
-		return w, err
-	}
-	if password == "" {
-		return w, nil
-	}
-	w.PasswordFile = passwordPath(w.File)
-	if err := durable.Create(w.PasswordFile, []byte(password)); err != nil {
-		return w, errors.Join(err, os.Remove(w.File))
-	}
-	return w, nil
 }
 
 type clientKeyItem struct {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
-	"github.com/kmsgate/kmsgate/gateway"
 )
 
 // firstUser is the administrator that init makes.
@@ -103,13 +101,13 @@ func initialize(cmd *cobra.Command, c *config.Config, o appliance.Options) (err 
 	if records.AccessKeys().Len() > 0 {
 		return errors.New("the instance is initialized already. Run it with `kmsgate serve`; users are made with `kmsgate user create`")
 	}
-	made, err := firstAdministrator(cmd.Context(), a.Server, records.Users().Len() > 0)
+	made, err := a.CreateAdministrator(cmd.Context(), firstUser, "made by kmsgate init")
 	if err != nil {
 		return fmt.Errorf("making the first administrator: %w", err)
 	}
 	out := json.NewEncoder(cmd.OutOrStdout())
 	out.SetIndent("", "  ")
-	return out.Encode(made)
+	return out.Encode(struct{ AccessKeyId, AccessKeySecret string }{made.AccessKeyId, made.AccessKeySecret})
 }
 
 func newCAPlan(c *config.Config) string {
@@ -129,23 +127,6 @@ func newCA(cmd *cobra.Command, c *config.Config, o appliance.Options) error {
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "A new CA is made. Give every client its certificate, %s.\n", c.TLS.CAFile)
 	return a.Close()
-}
-
-type shownOnce struct{ AccessKeyId, AccessKeySecret string }
-
-// firstAdministrator makes the user, if an init that was cut off has not, and an
-// access key.
-func firstAdministrator(ctx context.Context, server *gateway.Server, exists bool) (made shownOnce, err error) {
-	if !exists {
-		if err := server.Call(ctx, "CreateUser", map[string]string{"UserName": firstUser, "Comments": "made by kmsgate init"}, nil); err != nil {
-			return made, err
-		}
-	}
-	if err := attachFullAccess(ctx, server, firstUser); err != nil {
-		return made, err
-	}
-	err = server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": firstUser}, &made)
-	return made, err
 }
 
 func configCommand() *cobra.Command {

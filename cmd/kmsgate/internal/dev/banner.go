@@ -1,4 +1,4 @@
-package main
+package dev
 
 import (
 	_ "embed"
@@ -15,9 +15,9 @@ import (
 //go:embed call.sh
 var callScript string
 
-// printBanner tells a newcomer what to do next. It shows no secret: that is in
-// the file it names.
-func printBanner(w io.Writer, envFile string, env environment) {
+// PrintBanner tells a newcomer what to do next. It shows no secret: those are in the file
+// that it names.
+func PrintBanner(w io.Writer, envFile string, env Environment) {
 	fmt.Fprintf(w, `kmsgate is serving Alibaba Cloud KMS's signing API.
 
   endpoint    %s
@@ -36,6 +36,6 @@ To make a call right now, paste this into a shell (it needs curl and openssl):
 . %s
 %s
 Ctrl-C ends it.
-`, env.get("KMSGATE_ENDPOINT"), env.get("KMSGATE_CA_FILE"), env.get("KMSGATE_ACCESS_KEY_ID"), env.get("KMSGATE_CLIENT_KEY_FILE"),
+`, env.Get("KMSGATE_ENDPOINT"), env.Get("KMSGATE_CA_FILE"), env.Get("KMSGATE_ACCESS_KEY_ID"), env.Get("KMSGATE_CLIENT_KEY_FILE"),
 		printable.Shell(envFile), printable.Shell(envFile), strings.TrimSpace(callScript)+"\n")
 }
