@@ -134,6 +134,7 @@ func TestClientKeyReplaced(t *testing.T) {
 	passwords[password] = true
 	for _, spoil := range []func() error{
 		func() error { return os.Remove(file) },
+		func() error { return os.Remove(filepath.Join(dir, "clientkey-password")) },
 		func() error { return os.WriteFile(file, []byte("not JSON"), 0o600) },
 		func() error { return os.WriteFile(file, []byte(`{"KeyId":"KAAP.none"}`), 0o600) },
 	} {
