@@ -15,7 +15,7 @@ TESTS_TMP := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR==2 {print $$4}'
 GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exec=env -u GOTMPDIR'" $(GO)
 
 # Packages that must build without a C compiler: all but these.
-LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$|/cmd/kmsgate/internal/(appliance|serve|backup|target|doctor|dev)$$
+LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$|/cmd/kmsgate/internal/(appliance|serve|backup|target|doctor|dev|cli)$$
 
 .PHONY: build demo run test setup setup-test check generate unit integration fuzz bench soak image-test clean
 

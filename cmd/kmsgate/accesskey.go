@@ -1,64 +1,50 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+)
 
 func (a *admin) accessKeyCommand() *cobra.Command {
-	accessKeyId := func() *parameter { return &parameter{name: "AccessKeyId", kind: "ID"} }
+	accessKeyId := func() *cli.Parameter { return &cli.Parameter{Name: "AccessKeyId", Kind: "ID"} }
 	ofUser := userFlag("only those of this user")
-	ofUser.required = false
-	return family("accesskey", "Administer access keys, with which users sign their requests", `Administer access keys, with which users sign their requests.
+	ofUser.Required = false
+	return cli.Family("accesskey", "Administer access keys, with which users sign their requests", `Administer access keys, with which users sign their requests.
 
 To replace one without an interruption create a second one, give it to the
 programs, see in LastUsedDate that the first is no longer used, and disable and
 delete that.`,
-		a.commands(task{
-			verb: "create", short: "Create an access key, and print its secret, once",
-			long: `Create an access key and print it, in JSON. The secret cannot be shown again.`,
-			example: `kmsgate accesskey create --user alice
+		a.Commands(cli.Task{
+			Verb: "create", Short: "Create an access key, and print its secret, once",
+			Long: `Create an access key and print it, in JSON. The secret cannot be shown again.`,
+			Example: `kmsgate accesskey create --user alice
 (umask 077; kmsgate accesskey create --user billing > billing.json)`,
-			flags: []*parameter{userFlag("the user whose access key it shall be")},
-			calls: answered("CreateAccessKey", func(k createdAccessKey) view {
-				return view{value: k, hint: "The secret is not shown again: keep it where only the user's programs can read it."}
+			Flags: []*cli.Parameter{userFlag("the user whose access key it shall be")},
+			Calls: cli.Answered("CreateAccessKey", func(k kms.CreateAccessKeyResponse) cli.View {
+				shown := cli.ViewOf(k, "AccessKeyId", "AccessKeySecret", "UserName", "CreateDate")
+				return cli.View{Value: shown.Value, Hint: "The secret is not shown again: keep it where only the user's programs can read it."}
 			}),
-		}, task{
-			verb: "list", short: "List access keys, without their secrets",
-			example: "kmsgate accesskey list\nkmsgate accesskey list --user alice -o json",
-			flags:   []*parameter{ofUser},
-			calls:   listed("ListAccessKeys", func(l accessKeys) []accessKey { return l.AccessKeys.AccessKey }),
-		}, task{
-			verb: "disable", short: "Refuse requests of an access key until it is enabled",
-			example:   "kmsgate accesskey disable LTAI5tExampleExample1234",
-			arguments: []*parameter{accessKeyId()},
-			calls:     with("Status", "Inactive", done("UpdateAccessKey", "The access key {AccessKeyId} is disabled.")),
-		}, task{
-			verb: "enable", short: "Take requests of an access key again",
-			example:   "kmsgate accesskey enable LTAI5tExampleExample1234",
-			arguments: []*parameter{accessKeyId()},
-			calls:     with("Status", "Active", done("UpdateAccessKey", "The access key {AccessKeyId} is enabled.")),
-		}, task{
-			verb: "delete", short: "Delete an access key for good",
-			example:   "kmsgate accesskey delete LTAI5tExampleExample1234",
-			arguments: []*parameter{accessKeyId()},
-			calls:     done("DeleteAccessKey", "The access key {AccessKeyId} is deleted."),
+		}, cli.Task{
+			Verb: "list", Short: "List access keys, without their secrets",
+			Example: "kmsgate accesskey list\nkmsgate accesskey list --user alice -o json",
+			Flags:   []*cli.Parameter{ofUser},
+			Calls:   cli.Listed("ListAccessKeys", func(l kms.ListAccessKeysResponse) []kms.AccessKeyItem { return l.AccessKeys.AccessKey }),
+		}, cli.Task{
+			Verb: "disable", Short: "Refuse requests of an access key until it is enabled",
+			Example:   "kmsgate accesskey disable LTAI5tExampleExample1234",
+			Arguments: []*cli.Parameter{accessKeyId()},
+			Calls:     cli.With("Status", "Inactive", cli.Done("UpdateAccessKey", "The access key {AccessKeyId} is disabled.")),
+		}, cli.Task{
+			Verb: "enable", Short: "Take requests of an access key again",
+			Example:   "kmsgate accesskey enable LTAI5tExampleExample1234",
+			Arguments: []*cli.Parameter{accessKeyId()},
+			Calls:     cli.With("Status", "Active", cli.Done("UpdateAccessKey", "The access key {AccessKeyId} is enabled.")),
+		}, cli.Task{
+			Verb: "delete", Short: "Delete an access key for good",
+			Example:   "kmsgate accesskey delete LTAI5tExampleExample1234",
+			Arguments: []*cli.Parameter{accessKeyId()},
+			Calls:     cli.Done("DeleteAccessKey", "The access key {AccessKeyId} is deleted."),
 		})...)
-}
-
-// A createdAccessKey holds the secret, and is only ever printed.
-type createdAccessKey struct {
-	AccessKeyId     string
-	AccessKeySecret string
-	UserName        string
-	CreateDate      string
-}
-
-type accessKey struct {
-	AccessKeyId  string
-	UserName     string
-	Status       string
-	CreateDate   string
-	LastUsedDate string
-}
-
-type accessKeys struct {
-	AccessKeys struct{ AccessKey []accessKey }
 }

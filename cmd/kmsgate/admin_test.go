@@ -17,7 +17,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 )
 
 // A fakeGateway answers as it is told to and remembers what it was asked.
@@ -29,15 +31,15 @@ type fakeGateway struct {
 	closed  int
 }
 
-func (g *fakeGateway) configuration() (*config.Config, error) { return nil, nil }
+func (g *fakeGateway) Configuration() (*config.Config, error) { return nil, nil }
 
-func (g *fakeGateway) auditFiles() (log, key string, err error) { return "", "", nil }
+func (g *fakeGateway) AuditFiles() (log, key string, err error) { return "", "", nil }
 
-func (g *fakeGateway) register(cmd *cobra.Command) {
+func (g *fakeGateway) Register(cmd *cobra.Command) {
 	cmd.PersistentFlags().String("socket", "", "the gateway's socket")
 }
 
-func (g *fakeGateway) dial(*cobra.Command) (caller, error) {
+func (g *fakeGateway) Dial(*cobra.Command) (target.Caller, error) {
 	g.dialed++
 	return g, nil
 }
@@ -310,7 +312,7 @@ func TestCommandLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range commandLines {
-		for output, want := range map[string]string{outputTable: c.table, outputJSON: c.json} {
+		for output, want := range map[string]string{cli.OutputTable: c.table, cli.OutputJSON: c.json} {
 			dir := t.TempDir()
 			args := strings.Fields(strings.NewReplacer("{FILE}", file, "{DIR}", dir).Replace(c.line))
 			want = strings.ReplaceAll(want, "{DIR}", dir)
@@ -322,7 +324,7 @@ func TestCommandLines(t *testing.T) {
 			if diff := cmp.Diff(c.calls, g.calls); diff != "" {
 				t.Errorf("%s -o %s: the gateway was asked for (-want +got):\n%s", c.line, output, diff)
 			}
-			if output == outputJSON {
+			if output == cli.OutputJSON {
 				got, want = compact(t, got), want+"\n"
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -379,7 +381,7 @@ func TestEveryCommand(t *testing.T) {
 // no gateway is asked.
 func TestMistakes(t *testing.T) {
 	large := filepath.Join(t.TempDir(), "large.json")
-	if err := os.WriteFile(large, make([]byte, maxDocument+1), 0o600); err != nil {
+	if err := os.WriteFile(large, make([]byte, cli.MaxDocument+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	mistakes(t, map[string]string{

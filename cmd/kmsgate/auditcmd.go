@@ -10,7 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // Where the log and the key that checks it are, if a command line does not say.
@@ -20,26 +23,26 @@ const (
 )
 
 func (a *admin) auditCommand() *cobra.Command {
-	head := a.command(task{
-		verb: "head", short: "Print the log's signed head, for an auditor to keep",
-		long: `Print the log's signed head: a word that says how far the log has come.
+	head := a.Command(cli.Task{
+		Verb: "head", Short: "Print the log's signed head, for an auditor to keep",
+		Long: `Print the log's signed head: a word that says how far the log has come.
 
 Keep it where nobody who can change the log can change it. Later, kmsgate audit
 verify --expect tells whether the log still has everything it had then.`,
-		example: "kmsgate audit head >> heads",
-		calls: answered("GetAuditHead", func(h struct{ Head string }) view {
-			return view{value: h, text: plain(h.Head) + "\n"}
+		Example: "kmsgate audit head >> heads",
+		Calls: cli.Answered("GetAuditHead", func(h kms.GetAuditHeadResponse) cli.View {
+			return cli.View{Value: cli.ViewOf(h, "Head").Value, Text: printable.Text(h.Head) + "\n"}
 		}),
 	})
-	cmd := family("audit", "Read, search and verify the audit log", `Read, search and verify the audit log. It has a line for every request, and nobody
+	cmd := cli.Family("audit", "Read, search and verify the audit log", `Read, search and verify the audit log. It has a line for every request, and nobody
 can change a line without a trace.
 
 Without FILE, the commands read the log that --config or $`+auditFileVariable+`
 names, and the files that were rotated before it.`,
 		head, a.verifyCommand(), a.tailCommand(), a.searchCommand(), a.exportCommand())
-	a.dialer.register(cmd)
+	a.Dialer.Register(cmd)
 	cmd.PersistentPreRunE = func(*cobra.Command, []string) error {
-		file, key, err := a.dialer.auditFiles()
+		file, key, err := a.Dialer.AuditFiles()
 		if err != nil || file == "" {
 			return err
 		}
@@ -115,7 +118,7 @@ func (a *admin) verify(cmd *cobra.Command, v verification, args []string) error 
 	if err != nil {
 		return err
 	}
-	return a.print(cmd, view{value: result, text: auditlog.Summary(result) + "\n"})
+	return a.Print(cmd, cli.View{Value: result, Text: auditlog.Summary(result) + "\n"})
 }
 
 func verifyLog(ctx context.Context, verifier audit.Verifier, args []string) (audit.VerifyResult, error) {
@@ -134,7 +137,7 @@ func (v verification) verifier() (verifier audit.Verifier, err error) {
 	if name == "" {
 		return verifier, fmt.Errorf("without its public key a log proves nothing: give --public-key, or set %s", auditKeyVariable)
 	}
-	text, err := readSmallFile(name)
+	text, err := cli.ReadSmallFile(name)
 	if err != nil {
 		return verifier, err
 	}
@@ -155,7 +158,7 @@ func readHead(flag, text string) (*audit.Checkpoint, error) {
 		return nil, nil
 	}
 	if name, ok := strings.CutPrefix(text, "@"); ok {
-		content, err := readSmallFile(name)
+		content, err := cli.ReadSmallFile(name)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 )
 
 func (a *admin) searchCommand() *cobra.Command {
@@ -26,18 +27,18 @@ nothing: see kmsgate audit verify.`,
 
 func (a *admin) exportCommand() *cobra.Command {
 	filter := newFilter()
-	format := &parameter{flag: "format", kind: "FORMAT", usage: "how lines are written", choices: []string{string(auditlog.JSON), string(auditlog.CSV)}, values: []string{string(auditlog.JSON)}}
+	format := &cli.Parameter{Flag: "format", Kind: "FORMAT", Usage: "how lines are written", Choices: []string{string(auditlog.JSON), string(auditlog.CSV)}, Values: []string{string(auditlog.JSON)}}
 	cmd := &cobra.Command{
 		Use: "export [FILE…]", Short: "Export lines of the audit log, as JSON lines or for a spreadsheet",
 		Example: `  kmsgate audit export --since 2026-11-01 --until 2026-12-01 --format csv > november.csv
   kmsgate audit export --user billing | jq .Action`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return search(cmd, args, filter, auditlog.Format(format.value()))
+			return search(cmd, args, filter, auditlog.Format(format.Value()))
 		},
 	}
 	filter.addTo(cmd)
-	format.addTo(cmd)
+	format.AddTo(cmd)
 	return cmd
 }
 
@@ -55,7 +56,7 @@ func search(cmd *cobra.Command, args []string, flags *filterFlags, format auditl
 
 // lineFormat is the format that -o asks for.
 func (a *admin) lineFormat() auditlog.Format {
-	if a.output.value() == outputTable {
+	if a.Output.Value() == cli.OutputTable {
 		return auditlog.Table
 	}
 	return auditlog.JSON
@@ -64,21 +65,21 @@ func (a *admin) lineFormat() auditlog.Format {
 // filterFlags make a filter of a command line.
 type filterFlags struct {
 	fields       []auditlog.Field
-	parameters   []*parameter // of the fields
+	parameters   []*cli.Parameter // of the fields
 	since, until string
 }
 
 func newFilter() *filterFlags {
 	f := &filterFlags{fields: auditlog.Fields()}
 	for _, field := range f.fields {
-		f.parameters = append(f.parameters, &parameter{flag: field.Name, kind: field.Kind, usage: "only lines " + field.Usage})
+		f.parameters = append(f.parameters, &cli.Parameter{Flag: field.Name, Kind: field.Kind, Usage: "only lines " + field.Usage})
 	}
 	return f
 }
 
 func (f *filterFlags) addTo(cmd *cobra.Command) {
 	for _, p := range f.parameters {
-		p.addTo(cmd)
+		p.AddTo(cmd)
 	}
 	cmd.Flags().StringVar(&f.since, "since", "", "only lines of this `TIME` or later: as 2026-11-22T08:00:00Z, as 2026-11-22, or as 24h for so long ago")
 	cmd.Flags().StringVar(&f.until, "until", "", "only lines before this `TIME`")
@@ -87,7 +88,7 @@ func (f *filterFlags) addTo(cmd *cobra.Command) {
 func (f *filterFlags) filter() (*auditlog.Filter, error) {
 	filter := new(auditlog.Filter)
 	for i, p := range f.parameters {
-		for _, value := range p.values {
+		for _, value := range p.Values {
 			filter.Want(f.fields[i], value)
 		}
 	}

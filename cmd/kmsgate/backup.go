@@ -11,6 +11,8 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/internal/secret"
 )
@@ -22,7 +24,7 @@ type backupFlags struct {
 	force      bool
 }
 
-func backupCommand(d dialer) *cobra.Command {
+func backupCommand(d cli.Dialer) *cobra.Command {
 	var b backupFlags
 	cmd := &cobra.Command{
 		Use:   "backup FILE",
@@ -42,7 +44,7 @@ file: kmsgate restore opens it, and so does the program age.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return b.run(cmd, d, args[0]) },
 	}
-	d.register(cmd)
+	d.Register(cmd)
 	cmd.Flags().StringArrayVar(&b.recipients, "recipient", nil, "who can open it: an age `RECIPIENT`; can be repeated")
 	cmd.Flags().StringVar(&b.passphrase, "passphrase-file", "", "the `FILE` with the passphrase that opens it")
 	cmd.Flags().BoolVar(&b.force, "force", false, "replace FILE if it exists")
@@ -51,7 +53,7 @@ file: kmsgate restore opens it, and so does the program age.`,
 	return cmd
 }
 
-func (b backupFlags) run(cmd *cobra.Command, d dialer, path string) (err error) {
+func (b backupFlags) run(cmd *cobra.Command, d cli.Dialer, path string) (err error) {
 	write, err := b.writer()
 	if err != nil {
 		return err
@@ -59,7 +61,7 @@ func (b backupFlags) run(cmd *cobra.Command, d dialer, path string) (err error) 
 	if _, err := os.Lstat(path); path != "-" && !b.force && err == nil {
 		return fmt.Errorf("%s exists: give another name, or --force to replace it", path)
 	}
-	c, err := d.dial(cmd)
+	c, err := d.Dial(cmd)
 	if err != nil {
 		return err
 	}
@@ -79,23 +81,25 @@ func (b backupFlags) run(cmd *cobra.Command, d dialer, path string) (err error) 
 }
 
 // writer reads what the flags name, and returns what writes the backup.
-func (b backupFlags) writer() (func(ctx context.Context, c caller, w io.Writer) error, error) {
+func (b backupFlags) writer() (func(ctx context.Context, c target.Caller, w io.Writer) error, error) {
 	if b.passphrase == "" {
 		_, err := archive.ParseRecipients(b.recipients...)
-		return func(ctx context.Context, c caller, w io.Writer) error { return backup.Write(ctx, c, w, b.recipients) }, err
+		return func(ctx context.Context, c target.Caller, w io.Writer) error {
+			return backup.Write(ctx, c, w, b.recipients)
+		}, err
 	}
 	passphrase, err := readPassphrase(b.passphrase)
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context, c caller, w io.Writer) error {
+	return func(ctx context.Context, c target.Caller, w io.Writer) error {
 		return backup.WriteSealed(ctx, c, w, passphrase)
 	}, nil
 }
 
 // readPassphrase reads a file that is its owner's alone.
 func readPassphrase(path string) (secret.Text, error) {
-	text, err := readSecretFile(path)
+	text, err := cli.ReadSecretFile(path)
 	if err != nil {
 		return "", err
 	}
@@ -104,18 +108,6 @@ func readPassphrase(path string) (secret.Text, error) {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	return p, nil
-}
-
-// readSecretFile reads a small file that is nobody else's.
-func readSecretFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s can be read by group or others: chmod 600 %[1]s", path)
-	}
-	return readSmallFile(path)
 }
 
 // A counter counts what is written.

@@ -7,7 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/doctor"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/hsm"
 )
@@ -39,13 +41,13 @@ type doctorFlags struct {
 }
 
 func (f *doctorFlags) run(cmd *cobra.Command) (err error) {
-	d := doctor.Doctor{Dial: func() (target.Caller, error) { return f.admin.dialer.dial(cmd) }}
-	d.Config, d.ConfigError = f.admin.dialer.configuration()
+	d := doctor.Doctor{Dial: func() (target.Caller, error) { return f.admin.Dialer.Dial(cmd) }}
+	d.Config, d.ConfigError = f.admin.Dialer.Configuration()
 	defer func() { err = errors.Join(err, d.Close()) }()
 	found := d.Examine(cmd.Context())
 	if plan := repairPlan(found); f.repair && plan != "" {
 		fmt.Fprint(cmd.ErrOrStderr(), plan)
-		if !f.yes && !confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
+		if !f.yes && !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
 			return errors.New("nothing was done")
 		}
 		mended, err := d.Repair(cmd.Context(), found)
@@ -57,7 +59,7 @@ func (f *doctorFlags) run(cmd *cobra.Command) (err error) {
 	}
 	v, err := viewOfDiagnosis(found)
 	if err == nil {
-		err = f.admin.print(cmd, v)
+		err = f.admin.Print(cmd, v)
 	}
 	if n := found.Problems(); err == nil && n > 0 {
 		err = fmt.Errorf("problems: %d", n)
@@ -73,7 +75,7 @@ func repairPlan(d *doctor.Diagnosis) string {
 			b.WriteString(heading + "\n")
 		}
 		for _, item := range items {
-			fmt.Fprintf(&b, "  - %s\n", plain(item))
+			fmt.Fprintf(&b, "  - %s\n", printable.Text(item))
 		}
 	}
 	step("These objects in the token, which no record speaks of, are going to be destroyed for good:", d.Strays())
@@ -82,18 +84,18 @@ func repairPlan(d *doctor.Diagnosis) string {
 }
 
 // viewOfDiagnosis shows problems first, and in the end what the token can do.
-func viewOfDiagnosis(d *doctor.Diagnosis) (view, error) {
+func viewOfDiagnosis(d *doctor.Diagnosis) (cli.View, error) {
 	var b strings.Builder
 	for _, what := range d.Mended {
-		fmt.Fprintln(&b, plain(what))
+		fmt.Fprintln(&b, printable.Text(what))
 	}
 	for _, severity := range []doctor.Severity{doctor.Problem, doctor.Note} {
 		for _, f := range d.Findings {
 			if f.Severity == severity {
-				fmt.Fprintf(&b, "%s: %s\n", f.Severity, plain(f.What))
+				fmt.Fprintf(&b, "%s: %s\n", f.Severity, printable.Text(f.What))
 			}
 			if f.Severity == severity && f.Do != "" {
-				fmt.Fprintf(&b, "    do: %s\n", plain(f.Do))
+				fmt.Fprintf(&b, "    do: %s\n", printable.Text(f.Do))
 			}
 		}
 	}
@@ -101,11 +103,11 @@ func viewOfDiagnosis(d *doctor.Diagnosis) (view, error) {
 		b.WriteString("No problems were found.\n")
 	}
 	if len(d.Offers) > 0 {
-		offers, err := align(table(offersOf(hsm.Survey{Offers: d.Offers})))
+		offers, err := cli.Align(cli.Table(offersOf(hsm.Survey{Offers: d.Offers})))
 		if err != nil {
-			return view{}, err
+			return cli.View{}, err
 		}
 		fmt.Fprintf(&b, "\nThe token and keys of each KeySpec:\n\n%s", offers)
 	}
-	return view{value: d, text: b.String()}, nil
+	return cli.View{Value: d, Text: b.String()}, nil
 }

@@ -27,7 +27,7 @@ func aPatient() *fakeGateway {
 // danglingReferences makes an access point whose permission policy names rules, of
 // which there is office, and no client key of it.
 func danglingReferences(g *fakeGateway, rules ...string) {
-	text, err := json.Marshal(accessControl{rules})
+	text, err := json.Marshal(map[string][]string{"NetworkRules": rules})
 	if err == nil {
 		text, err = json.Marshal(string(text))
 	}

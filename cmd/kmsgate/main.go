@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/version"
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
@@ -43,10 +45,10 @@ func run() int {
 		SilenceUsage:  true, // an error is not a question about usage
 		SilenceErrors: true,
 	}
-	root.AddCommand(devCommand(), initCommand(), serveCommand(), configCommand(), versionCommand(), backupCommand(new(where)), restoreCommand())
-	root.AddCommand(adminCommands(new(where))...)
+	root.AddCommand(devCommand(), initCommand(), serveCommand(), configCommand(), versionCommand(), backupCommand(new(cli.TargetFlags)), restoreCommand())
+	root.AddCommand(adminCommands(new(cli.TargetFlags))...)
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprint(os.Stderr, lines("kmsgate: "+strings.ReplaceAll(err.Error(), "\t", "  ")))
+		fmt.Fprint(os.Stderr, printable.Lines("kmsgate: "+strings.ReplaceAll(err.Error(), "\t", "  ")))
 		if errors.Is(err, token.ErrPIN) {
 			return exitPIN
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/gateway/audit"
@@ -99,7 +100,7 @@ func (f *restoreFlags) run(cmd *cobra.Command, path string) (err error) {
 
 // report says what works, and what is to be done next.
 func (f *restoreFlags) report(out io.Writer, r *backup.Restored) {
-	fmt.Fprintf(out, "Restored in %s: %s, as it was at %s.\n", r.Dir, plain(r.Manifest.Instance), r.Manifest.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
+	fmt.Fprintf(out, "Restored in %s: %s, as it was at %s.\n", r.Dir, printable.Text(r.Manifest.Instance), r.Manifest.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
 	fmt.Fprintf(out, "Keys that have signed: %d, with %d versions. Access keys unsealed: %d. Client keys: %d. The audit log goes on behind line %d.\n",
 		r.Proof.Keys, r.Proof.Versions, r.Proof.AccessKeys, r.Proof.ClientKeys, r.AuditHead.Seq)
 	if r.TokenDir != "" {
@@ -132,7 +133,7 @@ func (f *restoreFlags) identities() ([]archive.Identity, error) {
 		i, err := archive.PassphraseIdentity(p)
 		return []archive.Identity{i}, err
 	}
-	text, err := readSecretFile(f.identity)
+	text, err := cli.ReadSecretFile(f.identity)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +149,7 @@ func (f *restoreFlags) trusted() (audit.PublicKey, error) {
 	if f.publicKey == "" {
 		return nil, nil
 	}
-	text, err := readSmallFile(f.publicKey)
+	text, err := cli.ReadSmallFile(f.publicKey)
 	if err != nil {
 		return nil, err
 	}

@@ -45,13 +45,16 @@ type DescribeKeyRequest struct {
 	KeyId string `kms:"required"`
 }
 
+// KeyDetails is a key as DescribeKey shows it.
+type KeyDetails struct {
+	KeyMetadata
+	DeletionProtection            string
+	DeletionProtectionDescription string
+}
+
 type DescribeKeyResponse struct {
 	Result
-	KeyMetadata struct {
-		KeyMetadata
-		DeletionProtection            string
-		DeletionProtectionDescription string
-	}
+	KeyMetadata KeyDetails
 }
 
 type ListKeysRequest struct {

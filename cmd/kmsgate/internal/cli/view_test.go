@@ -1,4 +1,4 @@
-package main
+package cli
 
 import "testing"
 
@@ -8,8 +8,8 @@ func TestDocument(t *testing.T) {
 		"{\"a\":\"\u009b\"}": "{\n  \"a\": \"\\u009b\"\n}\n",
 		"no JSON\x1b":        "no JSON\\x1b\n",
 	} {
-		if got := document(in); got != want {
-			t.Errorf("document(%q) = %q, want %q", in, got, want)
+		if got := Document(in); got != want {
+			t.Errorf("Document(%q) = %q, want %q", in, got, want)
 		}
 	}
 }

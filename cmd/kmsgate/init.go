@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 )
 
@@ -47,7 +47,7 @@ certificate. To exchange a CA that is there, move both its files away before.`,
 				plan, do = newCAPlan(c), newCA
 			}
 			fmt.Fprint(cmd.ErrOrStderr(), plan)
-			if !yes && !confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
+			if !yes && !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
 				return errors.New("nothing was done")
 			}
 			o.Provision, o.Logger = !o.NewCA, c.Log.Quiet(cmd.ErrOrStderr())
@@ -81,14 +81,6 @@ func initPlan(c *config.Config) string {
 	}
 	step("the user %s with an access key and the policy AliyunKMSFullAccess", firstUser)
 	return b.String()
-}
-
-// confirmed asks. No answer is no.
-func confirmed(out io.Writer, in io.Reader) bool {
-	fmt.Fprint(out, "Go on? [y/N] ")
-	answer, _ := bufio.NewReader(in).ReadString('\n') // an error is no answer
-	answer = strings.ToLower(strings.TrimSpace(answer))
-	return answer == "y" || answer == "yes"
 }
 
 func initialize(cmd *cobra.Command, c *config.Config, o appliance.Options) (err error) {
@@ -130,7 +122,7 @@ func newCA(cmd *cobra.Command, c *config.Config, o appliance.Options) error {
 }
 
 func configCommand() *cobra.Command {
-	cmd := family("config", "Check a configuration, or print one to begin with", "",
+	cmd := cli.Family("config", "Check a configuration, or print one to begin with", "",
 		&cobra.Command{
 			Use:   "check FILE",
 			Short: "Name every mistake in a configuration, and in what it names",

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+func describeToken(ctx context.Context, c target.Caller, parameters map[string]string) (cli.View, error) {
+	var answer kms.DescribeTokenResponse
+	if err := c.Call(ctx, "DescribeToken", nil, &answer); err != nil {
+		return cli.View{}, err
+	}
+	return viewOfSurvey(answer.Survey, parameters)
+}
+
+func viewOfSurvey(s hsm.Survey, parameters map[string]string) (cli.View, error) {
+	tables := [][][]string{whatItIs(s), cli.Table(offersOf(s))}
+	if parameters["Mechanisms"] == "true" {
+		tables = append(tables, cli.Table(mechanismsOf(s)))
+	}
+	text, err := cli.Align(tables...)
+	return cli.View{Value: s, Text: text}, err
+}
+
+// whatItIs shows what a module and a token say of themselves.
+func whatItIs(s hsm.Survey) [][]string {
+	most := "no limit that it tells"
+	if s.Token.MaxSessions > 0 {
+		most = strconv.FormatUint(uint64(s.Token.MaxSessions), 10)
+	}
+	sealing := s.Sealing
+	if sealing == "" {
+		sealing = "none: kmsgate needs CKM_AES_GCM or CKM_SHA256_HMAC, and cannot use this token"
+	}
+	signing := "through the token's own objects"
+	if s.Copies {
+		signing = "through copies that live in sessions, which is faster here"
+	}
+	return [][]string{
+		{"Module", printable.Text(s.Module.Path)},
+		{"", printable.Text(fmt.Sprintf("%s, %s, version %s, PKCS#11 %s", s.Module.Description, s.Module.Manufacturer, s.Module.Version, s.Module.Cryptoki))},
+		{"Token", printable.Text(fmt.Sprintf("label %q, serial number %s, slot %d", s.Token.Label, s.Token.Serial, s.Token.Slot))},
+		{"", printable.Text(fmt.Sprintf("%s, %s, hardware %s, firmware %s", s.Token.Model, s.Token.Manufacturer, s.Token.Hardware, s.Token.Firmware))},
+		{"Flags", printable.Text(strings.Join(s.Token.Flags, ", "))},
+		{"Sessions", most},
+		{"Sealing", printable.Text(sealing)},
+		{"Signing", signing},
+	}
+}
+
+// An offerLine is what fits in a line of an hsm.Offer.
+type offerLine struct {
+	KeySpec  hsm.KeySpec
+	Offered  string
+	Where    string
+	Generate string
+	Sign     string
+	Reason   string
+}
+
+func offersOf(s hsm.Survey) (all []offerLine) {
+	for _, o := range s.Offers {
+		line := offerLine{KeySpec: o.KeySpec, Offered: "no", Reason: o.Reason, Generate: milliseconds(o.Generate), Sign: milliseconds(o.Sign)}
+		if o.Offered {
+			line.Offered, line.Where = "yes", "in the token"
+		}
+		if o.Offered && o.Software {
+			line.Where = "in software, sealed by the token"
+		}
+		all = append(all, line)
+	}
+	return all
+}
+
+// milliseconds is empty for what was not measured.
+func milliseconds(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
+}
+
+type mechanismLine struct {
+	Mechanism  string
+	MinKeySize uint
+	MaxKeySize uint
+	Flags      []string
+}
+
+func mechanismsOf(s hsm.Survey) (all []mechanismLine) {
+	for _, m := range s.Mechanisms {
+		all = append(all, mechanismLine{m.Name, m.MinKeySize, m.MaxKeySize, m.Flags})
+	}
+	return all
+}
