@@ -27,18 +27,12 @@ var mayImport = map[string][]string{
 	"hsm/hsmtest/rig": {"softhsm", "golang.org/x/sys"},
 	"hsm/sealed":      {"hsm", "github.com/emmansun/gmsm"},
 	// The only package that links C, with the one inside it that calls the module.
-	"hsm/token": {"hsm", "hsm/token/internal/p11", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
+	"hsm/token": {"hsm", "hsm/token/internal/p11", "internal/secret", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
 	// Files that survive a crash whole, and locks: flock is a system call that the
 	// standard library keeps in the frozen syscall.
 	"internal/durable": {"golang.org/x/sys"},
 	"hsm/token/internal/p11": {"github.com/miekg/pkcs11",
 		"golang.org/x/sys"}, // descriptors that modules close
-	// The only package that links C.
-	"hsm/token": {"hsm", "internal/secret", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11",
-		"golang.org/x/sys"}, // a descriptor that modules close
-	// Files that survive a crash whole, and locks: flock is a system call that the
-	// standard library keeps in the frozen syscall.
-	"internal/durable": {"golang.org/x/sys"},
 	// A type whose values no log can show, for PINs and passphrases.
 	"internal/secret": {},
 	// Pure functions of documents and requests.
