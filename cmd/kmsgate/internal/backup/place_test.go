@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestEnter starts over what restores leave that were killed while they put everything in
+// TestStartsOver enters a directory: it starts over what restores leave that were killed while they put everything in
 // its place, and leaves alone a directory that is somebody's.
-func TestEnter(t *testing.T) {
+func TestStartsOver(t *testing.T) {
 	for name, tc := range map[string]struct {
 		there []string
 		empty bool

@@ -108,7 +108,7 @@ func (r *restoration) restore(ctx context.Context, backup io.Reader) (_ *config.
 	if r.head, err = r.auditHead(); err != nil {
 		return nil, err
 	}
-	saved, err := config.Load(r.staging(archivedConfig))
+	saved, err := config.LoadWritten(r.staging(archivedConfig))
 	if err != nil {
 		return nil, fmt.Errorf("the saved configuration: %w", err)
 	}

@@ -20,7 +20,10 @@ const maxFile = 64 << 10
 
 // Load reads the configuration file. Its error is a [Mistakes] if the file could
 // be read.
-func Load(path string) (*Config, error) {
+func Load(path string) (*Config, error) { return load(path, func(*yaml.Node) {}) }
+
+// load reads the configuration file, and has change change the document before it is read.
+func load(path string, change func(root *yaml.Node)) (*Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the configuration: %w", err)
@@ -30,7 +33,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
-	c, err := Parse(content, filepath.Dir(path))
+	c, err := parse(content, filepath.Dir(path), change)
 	if err != nil {
 		return nil, fmt.Errorf("the configuration %s cannot be used:\n%w", path, err)
 	}
@@ -40,6 +43,10 @@ func Load(path string) (*Config, error) {
 // Parse reads a configuration that is in a directory. It looks at nothing but
 // the content; [Config.Check] looks at the machine.
 func Parse(content []byte, dir string) (*Config, error) {
+	return parse(content, dir, func(*yaml.Node) {})
+}
+
+func parse(content []byte, dir string, change func(root *yaml.Node)) (*Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -52,6 +59,7 @@ func Parse(content []byte, dir string) (*Config, error) {
 	l := newLedger()
 	v := reflect.ValueOf(&c).Elem()
 	if root != nil {
+		change(root)
 		l.decode(root, "", "", v)
 	}
 	l.require(v)

@@ -121,7 +121,7 @@ func (g *gateway) configuration() (*config.Config, error) {
 
 // instance returns the instance that the directory is of, or makes one up.
 func (g *gateway) instance() (config.Instance, error) {
-	before, err := config.Load(g.path(config.FileName))
+	before, err := config.LoadWritten(g.path(config.FileName))
 	if err == nil {
 		return before.Instance, nil
 	}
