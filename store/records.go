@@ -88,7 +88,11 @@ func (r *Records) fork() *Records {
 
 // Try calls f with a transaction on a copy of the records that is then thrown away,
 // and returns its error: what Update would return if nothing changed until then.
-func (r *Records) Try(f func(tx *Tx) error) error { return f(&Tx{Records: r.fork()}) }
+func (r *Records) Try(f func(tx *Tx) error) error {
+	tx := &Tx{Records: r.fork()}
+	defer func() { tx.done = true }()
+	return f(tx)
+}
 
 // Instance returns which instance the database is of; the zero Instance before
 // SetInstance.

@@ -37,6 +37,9 @@ import (
 // policies in the place of their names in User.
 const schemaVersion = 4
 
+// completeSince is the version from which on there are all buckets of this one.
+const completeSince = 3
+
 var (
 	bucketMeta   = []byte("meta")
 	keySchema    = []byte("schema")

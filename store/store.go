@@ -128,6 +128,7 @@ func (s *Store) Update(f func(tx *Tx) error) error {
 	}
 	defer bolt.Rollback() // after Commit it does nothing
 	tx := &Tx{Records: s.current.Load().fork(), bolt: bolt}
+	defer func() { tx.done = true }()
 	if err := f(tx); err != nil {
 		return err
 	}

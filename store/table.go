@@ -129,7 +129,7 @@ func (k kind[R]) fork(from, to *Records) { *k.in(to) = (*k.in(from)).Copy() }
 // open reads all of the bucket. It makes one only in a file of an earlier version,
 // or a new one.
 func (k kind[R]) open(tx *bbolt.Tx, before int, into *Records) error {
-	if before == schemaVersion && tx.Bucket([]byte(k.bucket)) == nil {
+	if before >= completeSince && tx.Bucket([]byte(k.bucket)) == nil {
 		return fmt.Errorf("%w: %s are missing: %s", ErrDamaged, k.bucket, restoreAdvice)
 	}
 	b, err := tx.CreateBucketIfNotExists([]byte(k.bucket))

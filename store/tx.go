@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 type Tx struct {
 	*Records
 	bolt *bbolt.Tx // nil in a trial
+	done bool      // it must not be used any more: others may read what it wrote
 }
 
 // Keys are the keys.
@@ -60,7 +62,7 @@ func (tx *Tx) PutNonce(n Nonce, now time.Time) error {
 	all := nonces.writable(tx)
 	for range 2 {
 		id, oldest, ok := all.rows.Min()
-		if !ok || oldest.Until.After(now) {
+		if !ok || !oldest.Until.Before(now) { // at Until a request of this time can still be taken
 			break
 		}
 		if err := all.Delete(id); err != nil {
@@ -72,26 +74,38 @@ func (tx *Tx) PutNonce(n Nonce, now time.Time) error {
 
 // SetInstance says which instance the database is of.
 func (tx *Tx) SetInstance(i Instance) error {
+	if err := tx.write(string(bucketMeta), string(keyInstance), i); err != nil {
+		return err
+	}
 	tx.instance = i
-	return tx.write(string(bucketMeta), string(keyInstance), i)
+	return nil
 }
 
 // SetAuditKey says which key signs the audit log's checkpoints.
 func (tx *Tx) SetAuditKey(k hsm.Key) error {
+	if err := tx.write(string(bucketMeta), string(keyAuditKey), k); err != nil {
+		return err
+	}
 	tx.auditKey = k
-	return tx.write(string(bucketMeta), string(keyAuditKey), k)
+	return nil
 }
 
 // SetAuditHead keeps a line of the audit log.
 func (tx *Tx) SetAuditHead(h AuditHead) error {
+	if err := tx.write(string(bucketMeta), string(keyAuditHead), h); err != nil {
+		return err
+	}
 	tx.auditHead = h
-	return tx.write(string(bucketMeta), string(keyAuditHead), h)
+	return nil
 }
 
 func (tx *Tx) write(bucket, id string, record any) error {
 	value, err := json.Marshal(record)
 	if err != nil {
 		return fmt.Errorf("encoding record %q for %s: %w", id, bucket, err)
+	}
+	if tx.done {
+		return errDone
 	}
 	if tx.bolt == nil {
 		return nil
@@ -103,6 +117,9 @@ func (tx *Tx) write(bucket, id string, record any) error {
 }
 
 func (tx *Tx) erase(bucket, id string) error {
+	if tx.done {
+		return errDone
+	}
 	if tx.bolt == nil {
 		return nil
 	}
@@ -111,3 +128,5 @@ func (tx *Tx) erase(bucket, id string) error {
 	}
 	return nil
 }
+
+var errDone = errors.New("a transaction is used after its end")
