@@ -130,11 +130,11 @@ func createAccessKey(ctx context.Context, c *call, req *kms.CreateAccessKeyReque
 	// 120 and 130 random bits, as text.
 	id, secret := "KMSG"+rand.Text()[:24], rand.Text()
 	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Active: true, CreationDate: c.now}
+	c.entry.Subject = kms.Clip(req.UserName)
 	put := func(tx *store.Tx) error {
-		if _, err := findUser(c, tx.Records, req.UserName); err != nil {
-			return err
+		if !tx.Users().Has(req.UserName) {
+			return kms.ErrUserNotFound
 		}
-		c.entry.Subject = kms.Clip(req.UserName) + "/" + id
 		return tx.AccessKeys().Create(access)
 	}
 	if err := c.records.Try(put); err != nil {
@@ -146,6 +146,7 @@ func createAccessKey(ctx context.Context, c *call, req *kms.CreateAccessKeyReque
 	if err := identity.SealAccessKey(ctx, c.server.Sealer, &access, secret); err != nil {
 		return nil, err
 	}
+	c.entry.Subject = kms.Clip(req.UserName) + "/" + id
 	c.server.callers.Keep(access, secret) // before anybody can see the record
 	if err := c.write(put); err != nil {
 		c.server.callers.Drop(access)

@@ -60,7 +60,7 @@ type createBackupResponse struct {
 // written and before the first octet of it leaves. Who can read it is public and
 // belongs into the log; a passphrase never gets here.
 func createBackup(ctx context.Context, c *call, req *kms.CreateBackupRequest) (*createBackupResponse, error) {
-	c.entry.Subject = kms.ClipTo(maxReason, strings.Join(req.Recipients, " "))
+	c.entry.Subject = kms.ClipTo(kms.MaxReason, strings.Join(req.Recipients, " "))
 	archiver := c.server.Archiver
 	if archiver == nil {
 		return nil, kms.ErrUnsupportedOperation.Because("This gateway was started without backups.")

@@ -154,7 +154,7 @@ func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
 	if err != nil {
 		api, resp = c.door.errorOf(err), nil
 		c.entry.Status, c.entry.Code = api.Status, api.Code
-		c.entry.Reason = kms.ClipTo(maxReason, err.Error())
+		c.entry.Reason = kms.ClipTo(kms.MaxReason, err.Error())
 	}
 	c.entry.Duration = c.server.Now().Sub(c.now)
 	if auditErr := c.audit(); auditErr != nil {
@@ -168,9 +168,6 @@ func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
 	c.log(api, err)
 	return resp, api
 }
-
-// maxReason is more than a denial that names the longest policy has.
-const maxReason = 1024
 
 // audit writes the call's line, and waits until it is on disk. It does not wait
 // for the line of a caller who could not say who it is, and does without where
@@ -197,6 +194,6 @@ func (c *call) log(api *kms.Error, err error) {
 	case errors.Is(err, hsm.ErrRefused), api.Status >= 500 && api != kms.ErrAuditLog && api != kms.ErrAuditOwed: // the log's trouble is told once, not with every request
 		c.server.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
 	default:
-		c.server.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", kms.ClipTo(maxReason, err.Error()))...)
+		c.server.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", kms.ClipTo(kms.MaxReason, err.Error()))...)
 	}
 }

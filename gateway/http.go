@@ -19,16 +19,18 @@ func (s *Server) Handler(listener Listener) http.Handler {
 	// Before routing: there is one path, and Echo would answer OPTIONS by itself.
 	e.Pre(func(echo.HandlerFunc) echo.HandlerFunc {
 		return func(ec echo.Context) error {
-			return s.serve(ec.Request().Context(), s.newHTTPDoor(ec, &listener), ec.RealIP())
+			_, err := recovered(func() (kms.Response, error) {
+				return nil, s.serve(ec.Request().Context(), s.newHTTPDoor(ec, &listener), ec.RealIP())
+			})
+			return err
 		}
 	})
 	e.HTTPErrorHandler = func(err error, ec echo.Context) {
-		// The request has its audit line. Its answer could not be written, or the client
-		// is gone.
-		s.Logger.Debug("answering", "reason", err)
-		if !ec.Response().Committed {
-			ec.Response().WriteHeader(http.StatusInternalServerError)
+		if ec.Response().Committed {
+			return // the answer was begun; the client sees that it is cut off
 		}
+		// A fault of ours behind the audit line, where no input is known to lead.
+		_ = s.serve(ec.Request().Context(), &brokenDoor{s.newHTTPDoor(ec, &listener), err}, ec.RealIP())
 	}
 	return e
 }
@@ -99,3 +101,11 @@ func (d *httpDoor) retryLater(api *kms.Error) {
 
 // tooLarge reports whether a body was not read because it has too many bytes.
 func tooLarge(err error) bool { return errors.As(err, new(*http.MaxBytesError)) }
+
+// A brokenDoor answers a request whose own answer could not be made.
+type brokenDoor struct {
+	door
+	err error // why
+}
+
+func (d *brokenDoor) read(*call) error { return d.err }

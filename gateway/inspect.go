@@ -73,7 +73,7 @@ func listTokenObjects(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.List
 	}
 	for id, record := range after {
 		// One that was recorded only afterwards cannot have been seen.
-		if _, settled := before[id]; settled && record.Use != kms.UseOrphan && record.Key.Sealed == nil && private[id] != 1 {
+		if was, recorded := before[id]; recorded && was.Use != kms.UseOrphan && record.Use != kms.UseOrphan && record.Key.Sealed == nil && private[id] != 1 {
 			resp.Deviations.Deviation = append(resp.Deviations.Deviation, kms.Deviation{Owner: record.Owner, KeySpec: record.Key.Spec, PrivateKeys: private[id]})
 		}
 	}
@@ -172,5 +172,5 @@ func tellingOf(err error) error {
 	if hsm.IsTransient(err) {
 		return err
 	}
-	return kms.ErrKeyUnavailable.Because("%s.", kms.ClipTo(maxReason, err.Error()))
+	return kms.ErrKeyUnavailable.Because("%s.", kms.ClipTo(kms.MaxReason, err.Error()))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/journal"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -168,9 +169,16 @@ func (p *Pairs) entry(action, keyId, principal string) audit.Entry {
 	return audit.Entry{Time: p.Now().UTC(), RequestId: uuid.NewString(), Door: "local", Principal: principal, Action: action, KeyId: keyId, Status: http.StatusOK}
 }
 
+// change makes a change with its line. One that fails has a line, too, unless there was
+// nothing to do.
 func (p *Pairs) change(entry audit.Entry, f func(tx *store.Tx) error) error {
-	if err := p.Journal.Update(entry, f); err != nil {
+	err := p.Journal.Update(entry, f)
+	if errors.Is(err, errNotDue) {
 		return err
+	}
+	if err != nil {
+		entry.Status, entry.Code, entry.Reason = kms.ErrInternal.Status, kms.ErrInternal.Code, kms.ClipTo(kms.MaxReason, err.Error())
+		return errors.Join(err, p.Audit.Append(entry))
 	}
 	entry.Duration = p.Now().Sub(entry.Time)
 	return p.Journal.Append(entry)

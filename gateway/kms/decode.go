@@ -145,6 +145,10 @@ func ParseBool(text string) (value, ok bool) {
 	return false, false
 }
 
+// MaxReason bounds the reason in an audit line: it is more than a denial that names the
+// longest policy has.
+const MaxReason = 1024
+
 // MaxEcho bounds what of a request's own text goes into messages and log lines.
 const MaxEcho = 256
 

@@ -34,8 +34,9 @@ type Operation struct {
 	Timeout time.Duration
 
 	// Resource is what policies are asked about: the resource of an ARN, as "key/{KeyId}",
-	// in which a parameter's name stands for its value. Empty means that authentication is
-	// enough, or that only a local administrator gets there.
+	// where the named parameter says which. Changes of an alias ask about the alias, too,
+	// and UpdateAlias about both keys. Empty means that authentication is enough, or that
+	// only a local administrator gets there.
 	Resource string
 
 	// Native is how the native API has it; nil if it has not.

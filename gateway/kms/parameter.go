@@ -140,6 +140,8 @@ func (p Parameter) checkInteger(n int) error {
 		return InvalidParameter(p.Name, "%d is not %d to %d", n, *p.Min, *p.Max)
 	case p.Min != nil && n < *p.Min:
 		return InvalidParameter(p.Name, "%d is not %d or more", n, *p.Min)
+	case p.Max != nil && n > *p.Max:
+		return InvalidParameter(p.Name, "%d is more than %d", n, *p.Max)
 	}
 	return nil
 }
