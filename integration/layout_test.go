@@ -38,7 +38,9 @@ var mayImport = map[string][]string{
 	// Pure functions of documents and requests.
 	"policy": {},
 	// Records hold an hsm.Key. bbolt is seen here only.
-	"store": {"hsm", "internal/durable", "go.etcd.io/bbolt", "github.com/tidwall/btree"},
+	"store": {"hsm", "internal/durable", "store/bboltcheck", "go.etcd.io/bbolt", "github.com/tidwall/btree"},
+	// Whether bbolt can read a file and survive. It locks the file meanwhile.
+	"store/bboltcheck": {"internal/durable"},
 	// Files of a SoftHSM token. How a token is initialized is handed in, so that
 	// this builds without C.
 	"softhsm":     {"internal/durable", "golang.org/x/sys"},

@@ -22,6 +22,9 @@ import (
 	"github.com/tidwall/btree"
 	"go.etcd.io/bbolt"
 	bberrors "go.etcd.io/bbolt/errors"
+
+	"github.com/kmsgate/kmsgate/internal/durable"
+	"github.com/kmsgate/kmsgate/store/bboltcheck"
 )
 
 var (
@@ -34,7 +37,11 @@ var (
 	ErrUncertain = errors.New("a change of the database failed and may or may not be there: restart to find out")
 	// ErrLocked: another process has the file open.
 	ErrLocked = errors.New("the database is in use by another process")
+	// ErrDamaged: kmsgate did not write the file as it is.
+	ErrDamaged = bboltcheck.ErrDamaged
 )
+
+const restoreAdvice = "restore it from a backup (kmsgate restore)"
 
 // A Store is an open database. Its methods may be called from any goroutine.
 type Store struct {
@@ -52,9 +59,9 @@ type Store struct {
 // file that was written by a newer version of the schema is refused, and so is a
 // damaged one, which is ErrDamaged.
 func Open(path string) (*Store, error) {
-	switch err := examine(path); {
-	case errors.Is(err, ErrLocked):
-		return nil, fmt.Errorf("%w: %s", err, path)
+	switch err := bboltcheck.Check(path); {
+	case errors.Is(err, durable.ErrLocked):
+		return nil, fmt.Errorf("%w: %s", ErrLocked, path)
 	case errors.Is(err, ErrDamaged):
 		return nil, fmt.Errorf("opening %s: %w: %s", path, err, restoreAdvice)
 	case err != nil:
@@ -102,6 +109,11 @@ func (s *Store) load() error {
 	}
 	s.current.Store(first)
 	return nil
+}
+
+// unreadable reports that a record cannot be read.
+func unreadable(record string, err error) error {
+	return fmt.Errorf("%w: %s: %w: %s", ErrDamaged, record, err, restoreAdvice)
 }
 
 // Close closes the file.

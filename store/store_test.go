@@ -337,18 +337,29 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}
 	tamper("keys", "k1", "{")
-	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), `"k1" in keys`) {
+	if _, err := store.Open(path); !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), `"k1" in keys`) || !strings.Contains(err.Error(), "kmsgate restore") {
 		t.Errorf("Open with a damaged record: %v, want its name", err)
 	}
 	tamper("meta", "schema", "1000")
 	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), "newer kmsgate") {
 		t.Errorf("Open of a newer schema: %v, want what to do", err)
 	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := filepath.Join(dir, "cut")
+	if err := os.WriteFile(cut, whole[:len(whole)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Open(cut); !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), "kmsgate restore") {
+		t.Errorf("Open of a file that was cut off: %v, want ErrDamaged and what to do", err)
+	}
 	garbage := filepath.Join(dir, "garbage")
 	if err := os.WriteFile(garbage, []byte(strings.Repeat("garbage ", 4096)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Open(garbage); err == nil {
+	if _, err := store.Open(garbage); !errors.Is(err, store.ErrDamaged) {
 		t.Error("Open of a file that is no database succeeded")
 	}
 }

@@ -1,4 +1,13 @@
-package store
+// Package bboltcheck reports whether bbolt can read a file and survive.
+//
+// bbolt trusts the file. In a damaged one it panics in a goroutine of its own, where
+// nobody can recover, or reads beyond the file's end, and the process dies. [Check] first
+// walks along everything that bbolt would follow. It guarantees that bbolt can open a
+// file that passes, read all of it and write to it, without a panic.
+//
+// The package knows bbolt's page format, which bbolt keeps in its internal/common. A test
+// pins it to the version in go.mod.
+package bboltcheck
 
 import (
 	"bytes"
@@ -14,21 +23,19 @@ import (
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
-// ErrDamaged: the file is not as it was written.
+// ErrDamaged: bbolt did not write the file as it is.
 var ErrDamaged = errors.New("the database is damaged")
 
-// bbolt believes what is in a file: where that is damaged it panics, in a goroutine
-// of its own, or reads behind the file's end, and the process dies. So all that it
-// follows is looked at before. The layout is that of bbolt's internal/common, for
-// all numbers in the machine's order of bytes:
+// The page format, from bbolt's internal/common. All numbers are in the machine's byte
+// order, and are followed by their size in bytes:
 //
-//	page     id 8, flags 2, count 2, overflow 4 (further pages that belong to it), and
-//	         count elements, which point to what is behind them
+//	page     id 8, flags 2, count 2, overflow 4 (how many further pages belong to it),
+//	         then count elements, which point to data behind them
 //	meta     in pages 0 and 1: magic 4, version 4, page size 4, flags 4, root bucket 16,
 //	         page of the free list 8, number of pages 8, transaction 8, FNV-1a of these
-//	branch   position 4, key's size 4, page 8
-//	leaf     flags 4, position 4, key's size 4, value's size 4
-//	bucket   a value: root page 8, sequence 8; and if root is 0, a leaf page
+//	branch   position 4, key size 4, page 8
+//	leaf     flags 4, position 4, key size 4, value size 4
+//	bucket   a value: root page 8, sequence 8; and a leaf page if the root page is 0
 //	list     of free pages: 8 each
 const (
 	pageHeader   = 16
@@ -47,19 +54,19 @@ const (
 	isBucket     = 0x01 // of an element
 )
 
-const restoreAdvice = "restore it from a backup (kmsgate restore)"
-
-// Who writes has pages that do not fit together yet, and is waited for as long as bbolt
-// does. flock waits for ever or not at all.
+// A process that writes has pages on disk that do not fit together yet. Check waits for
+// it as long as bbolt does. flock itself waits for ever or not at all.
 const (
 	lockEvery = 10 * time.Millisecond
 	lockFor   = time.Second
 )
 
-// examine reports ErrDamaged if bbolt could not read the file at path and live. One
-// that is not there or empty is as good as new.
-func examine(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0) // to be written to, or NFS does not lock it
+// Check returns an error that is ErrDamaged if bbolt could not read the file at path and
+// live. It returns nil for a file that does not exist or is empty: bbolt makes a new
+// database of it. If another process keeps the file locked, the error is
+// durable.ErrLocked. Check changes nothing.
+func Check(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0) // NFS locks only files that are open for writing
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -67,30 +74,27 @@ func examine(path string) error {
 		return err
 	}
 	defer f.Close() // and with it the lock
-	if err := lockFile(f); err != nil {
+	if err := lock(f); err != nil {
 		return err
 	}
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
 		return err
 	}
-	return newExaminer(f, info.Size()).examine()
+	return newChecker(f, info.Size()).check()
 }
 
-func lockFile(f *os.File) error {
+func lock(f *os.File) error {
 	for began := time.Now(); ; time.Sleep(lockEvery) {
 		err := durable.Lock(f)
-		if !errors.Is(err, durable.ErrLocked) {
+		if !errors.Is(err, durable.ErrLocked) || time.Since(began) > lockFor {
 			return err
-		}
-		if time.Since(began) > lockFor {
-			return ErrLocked
 		}
 	}
 }
 
-// An examiner walks along all that bbolt would.
-type examiner struct {
+// A checker walks along everything that bbolt would follow.
+type checker struct {
 	file io.ReaderAt
 	size int64
 	meta
@@ -103,50 +107,51 @@ type meta struct {
 	root, freelist, pages, txid uint64
 }
 
-func newExaminer(file io.ReaderAt, size int64) *examiner {
-	return &examiner{file: file, size: size, seen: map[uint64]bool{0: true, 1: true}}
+func newChecker(file io.ReaderAt, size int64) *checker {
+	return &checker{file: file, size: size, seen: map[uint64]bool{0: true, 1: true}}
 }
 
 func damaged(what string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrDamaged, fmt.Sprintf(what, args...))
 }
 
-func (x *examiner) examine() error {
-	if err := x.findMeta(); err != nil {
+func (c *checker) check() error {
+	if err := c.findMeta(); err != nil {
 		return err
 	}
-	if x.pages > uint64(x.size/x.pageSize) {
-		return damaged("it has %d bytes, and had %d pages of %d bytes: its end is missing", x.size, x.pages, x.pageSize)
+	if c.pages > uint64(c.size/c.pageSize) {
+		return damaged("it has %d bytes, and had %d pages of %d bytes: its end is missing", c.size, c.pages, c.pageSize)
 	}
-	if x.root == 0 {
+	if c.root == 0 {
 		return damaged("it has no root")
 	}
-	if err := x.tree(x.root, bounds{}, 0); err != nil {
+	if err := c.tree(c.root, bounds{}, 0); err != nil {
 		return err
 	}
-	return x.free()
+	return c.free()
 }
 
-// findMeta takes the newer meta page of those that are whole. A commit that was cut
-// off leaves one.
-func (x *examiner) findMeta() error {
-	if x.readMeta(0, 0) {
-		x.readMeta(x.pageSize, x.pageSize)
+// findMeta takes the newer of the meta pages that are whole. A commit that was cut off
+// leaves one of them.
+func (c *checker) findMeta() error {
+	if c.readMeta(0, 0) {
+		c.readMeta(c.pageSize, c.pageSize)
 		return nil
 	}
 	for size := int64(minPage); size <= maxPage; size *= 2 {
-		if x.readMeta(size, size) {
+		if c.readMeta(size, size) {
 			return nil
 		}
 	}
 	return damaged("it does not begin as one does")
 }
 
-// readMeta takes the meta page at an offset if it is whole, newer, and of pages of a
-// size, unless that is 0.
-func (x *examiner) readMeta(at, pageSize int64) bool {
+// readMeta takes the meta page at an offset if it is whole and newer than the last one
+// taken. If pageSize is not 0, the page must also name that size. It reports whether it
+// took the page.
+func (c *checker) readMeta(at, pageSize int64) bool {
 	page := make([]byte, pageHeader+metaSize)
-	if _, err := x.file.ReadAt(page, at); err != nil {
+	if _, err := c.file.ReadAt(page, at); err != nil {
 		return false
 	}
 	b := page[pageHeader:]
@@ -159,54 +164,53 @@ func (x *examiner) readMeta(at, pageSize int64) bool {
 		return false
 	case m.pageSize < minPage || m.pageSize > maxPage || m.pageSize&(m.pageSize-1) != 0 || pageSize != 0 && m.pageSize != pageSize:
 		return false
-	case x.pageSize != 0 && m.txid <= x.txid:
+	case c.pageSize != 0 && m.txid <= c.txid:
 		return false
 	}
-	x.meta = m
+	c.meta = m
 	return true
 }
 
-// bounds are what the keys of a page have to be: at least least, and less than less,
-// which is nil for no bound.
+// bounds limit the keys of a page: at least least, and less than less. Nil is no bound.
 type bounds struct{ least, less []byte }
 
-// A page is one with what overflows it.
+// A page is a page together with the further pages that belong to it.
 type page struct {
 	flags, count uint16
 	bytes        []byte
 }
 
-// read gives a page that nothing else has.
-func (x *examiner) read(id uint64) (p page, err error) {
-	if id < 2 || id >= x.pages {
+// read returns a page. A page that was read before is damage: it has two owners.
+func (c *checker) read(id uint64) (p page, err error) {
+	if id < 2 || id >= c.pages {
 		return p, damaged("there is no page %d", id)
 	}
 	header := make([]byte, pageHeader)
-	if _, err := x.file.ReadAt(header, int64(id)*x.pageSize); err != nil {
+	if _, err := c.file.ReadAt(header, int64(id)*c.pageSize); err != nil {
 		return p, err
 	}
 	order := binary.NativeEndian
 	overflow := uint64(order.Uint32(header[12:]))
-	if order.Uint64(header) != id || overflow >= x.pages-id {
+	if order.Uint64(header) != id || overflow >= c.pages-id {
 		return p, damaged("page %d is another", id)
 	}
 	for i := id; i <= id+overflow; i++ {
-		if x.seen[i] {
+		if c.seen[i] {
 			return p, damaged("page %d is there twice", i)
 		}
-		x.seen[i] = true
+		c.seen[i] = true
 	}
-	p = page{flags: order.Uint16(header[8:]), count: order.Uint16(header[10:]), bytes: make([]byte, int64(overflow+1)*x.pageSize)}
-	_, err = x.file.ReadAt(p.bytes, int64(id)*x.pageSize)
+	p = page{flags: order.Uint16(header[8:]), count: order.Uint16(header[10:]), bytes: make([]byte, int64(overflow+1)*c.pageSize)}
+	_, err = c.file.ReadAt(p.bytes, int64(id)*c.pageSize)
 	return p, err
 }
 
-// tree examines a page and those below it.
-func (x *examiner) tree(id uint64, within bounds, depth int) error {
+// tree checks a page and all pages below it.
+func (c *checker) tree(id uint64, within bounds, depth int) error {
 	if depth > maxDepth {
 		return damaged("page %d is too far down", id)
 	}
-	p, err := x.read(id)
+	p, err := c.read(id)
 	if err != nil {
 		return err
 	}
@@ -215,22 +219,22 @@ func (x *examiner) tree(id uint64, within bounds, depth int) error {
 	case !ok || p.flags == isBranch && len(elements) == 0:
 		return damaged("page %d is not what it was", id)
 	case p.flags == isLeaf:
-		return x.buckets(id, elements, depth)
+		return c.buckets(id, elements, depth)
 	}
 	for i, e := range elements {
 		below := bounds{e.key, within.less}
 		if i+1 < len(elements) {
 			below.less = elements[i+1].key
 		}
-		if err := x.tree(e.page, below, depth+1); err != nil {
+		if err := c.tree(e.page, below, depth+1); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// buckets examines those that a leaf has.
-func (x *examiner) buckets(id uint64, elements []element, depth int) error {
+// buckets checks the buckets in a leaf.
+func (c *checker) buckets(id uint64, elements []element, depth int) error {
 	for _, e := range elements {
 		if e.flags&isBucket == 0 {
 			continue
@@ -239,7 +243,7 @@ func (x *examiner) buckets(id uint64, elements []element, depth int) error {
 			return damaged("a bucket in page %d is not what it was", id)
 		}
 		if root := binary.NativeEndian.Uint64(e.value); root != 0 {
-			if err := x.tree(root, bounds{}, depth+1); err != nil {
+			if err := c.tree(root, bounds{}, depth+1); err != nil {
 				return err
 			}
 			continue
@@ -251,8 +255,8 @@ func (x *examiner) buckets(id uint64, elements []element, depth int) error {
 	return nil
 }
 
-// isInline reports whether it is the page of a bucket that has none of its own. No
-// buckets are in it.
+// isInline reports whether b is the leaf page of an inline bucket: a small bucket, kept in
+// its parent's leaf. It must not contain buckets.
 func isInline(b []byte) bool {
 	if len(b) < pageHeader {
 		return false
@@ -265,14 +269,15 @@ func isInline(b []byte) bool {
 	return ok && p.flags == isLeaf
 }
 
-// An element is one of a branch, with a page, or of a leaf, with a value.
+// An element of a branch has a page; one of a leaf has a value.
 type element struct {
 	key, value []byte
 	flags      uint32
 	page       uint64
 }
 
-// elements gives those of a page, if they are in it and in order.
+// elements returns the elements of a page. It is not ok if one lies outside the page or
+// out of order.
 func (p page) elements(within bounds) (all []element, ok bool) {
 	if p.flags != isBranch && p.flags != isLeaf || pageHeader+int(p.count)*elementSize > len(p.bytes) {
 		return nil, false
@@ -300,15 +305,15 @@ func (p page) elements(within bounds) (all []element, ok bool) {
 	return all, true
 }
 
-// number reads one of four bytes.
+// number reads a number of four bytes.
 func number(b []byte) int { return int(binary.NativeEndian.Uint32(b)) }
 
-// free examines the list of free pages, where there is one: kmsgate writes none.
-func (x *examiner) free() error {
-	if x.freelist == noFreelist {
+// free checks the list of free pages, if there is one. kmsgate writes none.
+func (c *checker) free() error {
+	if c.freelist == noFreelist {
 		return nil
 	}
-	p, err := x.read(x.freelist)
+	p, err := c.read(c.freelist)
 	if err != nil {
 		return err
 	}
@@ -317,19 +322,14 @@ func (x *examiner) free() error {
 		count, ids = binary.NativeEndian.Uint64(ids), ids[8:]
 	}
 	if p.flags != isFreelist || count > uint64(len(ids)/8) {
-		return damaged("page %d is not what it was", x.freelist)
+		return damaged("page %d is not what it was", c.freelist)
 	}
 	for i := range count {
 		id := binary.NativeEndian.Uint64(ids[8*i:])
-		if id >= x.pages || x.seen[id] {
+		if id >= c.pages || c.seen[id] {
 			return damaged("page %d is free, and is not", id)
 		}
-		x.seen[id] = true
+		c.seen[id] = true
 	}
 	return nil
-}
-
-// unreadable says that a record is not what it was.
-func unreadable(record string, err error) error {
-	return fmt.Errorf("%w: %s: %w: %s", ErrDamaged, record, err, restoreAdvice)
 }

@@ -1,4 +1,0 @@
-package store
-
-// Examine is examine for tests.
-var Examine = examine
