@@ -126,7 +126,7 @@ func TestSilent(t *testing.T) {
 func TestTLS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, ample, front.NewProcess(), &tls.Config{Certificates: []tls.Certificate{certificate(t, 0)}, ClientAuth: tls.RequireAnyClientCert})
-		_, plain := b.talk("192.0.2.1:1")
+		client, plain := b.talk("192.0.2.1:1")
 		if plain == nil {
 			t.Fatal("plain HTTP is not accepted")
 		}
@@ -137,13 +137,18 @@ func TestTLS(t *testing.T) {
 		if _, err := io.ReadFull(plain, first); err != nil || string(first) != "GET / HTTP/1.1\r\n" {
 			t.Errorf("plain HTTP begins with %q, %v", first, err)
 		}
+		time.Sleep(time.Minute) // the time for its first byte does not bound the others
+		go func() { _, _ = io.WriteString(client, "H") }()
+		if _, err := io.ReadFull(plain, first[:1]); err != nil || first[0] != 'H' {
+			t.Errorf("plain HTTP goes on with %q, %v", first[:1], err)
+		}
 		handshake := func(length int) (*tls.Conn, error) {
 			secure := tls.Client(b.dial("192.0.2.1:2"), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{certificate(t, length)}})
 			err := secure.HandshakeContext(t.Context())
 			synctest.Wait()
 			return secure, err
 		}
-		client, err := handshake(10_000)
+		secure, err := handshake(10_000)
 		if err != nil || len(b.accepted) != 1 {
 			t.Fatalf("TLS is not accepted: %v", err)
 		}
@@ -153,16 +158,16 @@ func TestTLS(t *testing.T) {
 		}
 		// What comes after the handshake can be as much as it likes.
 		sent := bytes.Repeat([]byte("request "), 10_000)
-		go func() { _, _ = client.Write(sent) }()
+		go func() { _, _ = secure.Write(sent) }()
 		got := make([]byte, len(sent))
 		if _, err := io.ReadFull(server, got); err != nil || !bytes.Equal(got, sent) {
 			t.Errorf("of %d bytes after the handshake: %v", len(sent), err)
 		}
-		client, _ = handshake(24 << 10) // TLS 1.3's client is done before the server is
+		secure, _ = handshake(24 << 10) // TLS 1.3's client is done before the server is
 		if len(b.accepted) != 0 {
 			t.Error("a handshake that is too long is accepted")
 		}
-		if _, err := client.Read(make([]byte, 1)); err == nil {
+		if _, err := secure.Read(make([]byte, 1)); err == nil {
 			t.Error("a connection whose handshake is too long is kept")
 		}
 	})
