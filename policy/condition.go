@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
@@ -91,9 +92,9 @@ func texts(compare func(of, value string) bool) func() matcher {
 }
 
 func numbers(is func(order int) bool) func() matcher {
-	compare := func(of, value decimal) bool { return is(value.compare(of)) }
+	compare := func(of, value *big.Rat) bool { return is(value.Cmp(of)) }
 	return func() matcher {
-		return &anyOf[decimal, decimal]{parse: parseDecimal, parseValue: parseDecimal, compare: compare}
+		return &anyOf[*big.Rat, *big.Rat]{parse: parseNumber, parseValue: parseNumber, compare: compare}
 	}
 }
 

@@ -13,7 +13,10 @@ const none = "\x00" // a key without a value
 // requests that match, and values that don't. Its negated operator is tested by
 // the same.
 func TestOperators(t *testing.T) {
-	numbers := []string{"x", "", "1e2", "0x1", "+1", " 1", "1.", ".5", "1_0", "NaN", "١"}
+	numbers := []string{"x", "", "1e2", "0x1", "+1", " 1", "1.", ".5", "1_0", "NaN", "١", "1/3", "0b1", "-", "--1",
+		// A number of gigabytes if it were read.
+		"1e999999999", "1E999999999", "-1e999999999", "1e-999999999", "0.1e999999999", "0x1p999999999", "1p999999999", "1/1e999999999",
+		strings.Repeat("9", policy.MaxDocument+1)}
 	dates := []string{"", "2026-01-02", "1767312000", "2026-01-02T00:00:00", "2026-01-02t00:00:00z", "2026-01-02T24:00:00Z", "2026-01-02T0:00:00Z", "2026-13-02T00:00:00Z", "2026-01-02T00:00:00,0Z", "2026-01-02T00:00:00+24:00", "2026-01-02T00:00:60Z"}
 	for _, c := range []struct {
 		operator, negated, key, values string
@@ -30,6 +33,8 @@ func TestOperators(t *testing.T) {
 		{"NumericLessThan", "", "kms:tag/n", `-10.5`, []string{"-10.6", "-11", "-100"}, append(numbers, "-10.5", "-10.4", "-9", "0", "10.6")},
 		{"NumericLessThanEquals", "", "kms:tag/n", `"10.5"`, []string{"10.5", "10.50", "10.4"}, append(numbers, "10.51", "11")},
 		{"NumericGreaterThan", "", "kms:tag/n", `["10.5",20]`, []string{"10.51", "11", "100", strings.Repeat("9", 5000)}, append(numbers, "10.5", "9.9", "-11")},
+		{"NumericEquals", "NumericNotEquals", "kms:tag/n", `"0.` + strings.Repeat("0", 5000) + `1"`, []string{"0." + strings.Repeat("0", 5000) + "1000"}, append(numbers, "0", "0."+strings.Repeat("0", 5000)+"2", "0."+strings.Repeat("0", 4999)+"1")},
+		{"NumericLessThan", "", "kms:tag/n", `"` + strings.Repeat("9", 5000) + `"`, []string{strings.Repeat("9", 4999), "00" + strings.Repeat("9", 4999) + "8.9", "-" + strings.Repeat("9", 6000)}, append(numbers, strings.Repeat("9", 5000), "1"+strings.Repeat("0", 5000))},
 		{"NumericGreaterThanEquals", "", "kms:tag/n", `0.001`, []string{"0.001", "0.0010", "0.01", "1"}, append(numbers, "0.0009", "0", "-1")},
 		{"DateEquals", "DateNotEquals", "acs:CurrentTime", `["2026-01-02T00:00:00Z"]`, []string{"2026-01-02T00:00:00Z", "2026-01-02T08:00:00+08:00", "2026-01-02T00:00:00.000Z"}, append(dates, "2026-01-02T00:00:01Z", "2026-01-02T00:00:00+08:00")},
 		{"DateLessThan", "", "acs:CurrentTime", `"2026-01-02T08:00:00+08:00"`, []string{"2026-01-01T23:59:59Z", "2026-01-01T23:59:59.9Z"}, append(dates, "2026-01-02T00:00:00Z", "2027-01-01T00:00:00Z")},
@@ -129,6 +134,9 @@ func TestConditionsRefused(t *testing.T) {
 		`{"StringEquals":{"kms:tag/\ud800":"a"}}`:                                  "half a surrogate pair",
 		`{"NumericEquals":{"kms:tag/a":"1e999999999"}}`:                            "not a decimal number",
 		`{"NumericEquals":{"kms:tag/a":1e999999999}}`:                              `"1e999999999" is not a decimal number`,
+		`{"NumericEquals":{"kms:tag/a":1E-999999999}}`:                             "not a decimal number",
+		`{"NumericEquals":{"kms:tag/a":"0x1p999999999"}}`:                          "not a decimal number",
+		`{"NumericEquals":{"kms:tag/a":"1/3"}}`:                                    "not a decimal number",
 		`{"NumericEquals":{"kms:tag/a":["1","x"]}}`:                                `at byte 121: "x" is not a decimal number`,
 		`{"NumericEquals":{"kms:tag/a":true}}`:                                     "expected a string",
 		`{"NumericEquals":{"kms:tag/a":""}}`:                                       "not a decimal number",
