@@ -1,0 +1,110 @@
+package serve_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/gateway"
+)
+
+// TestListen takes all addresses, or none.
+func TestListen(t *testing.T) {
+	l, err := serve.Listen([]string{"127.0.0.1:0", "[::1]:0"}, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addresses := l.Addresses()
+	if len(addresses) != 2 || addresses[0].(*net.TCPAddr).Port == 0 {
+		t.Errorf("it listens on %v", addresses)
+	}
+	taken := addresses[1].String()
+	for _, try := range [][2]string{{taken, ""}, {"127.0.0.1:0", taken}} {
+		if _, err := serve.Listen([]string{"127.0.0.1:0", try[0]}, try[1]); err == nil || !strings.Contains(err.Error(), taken+" is taken by another process") {
+			t.Errorf("an address that is taken: %v", err)
+		}
+	}
+	if _, err := serve.Listen([]string{"nonsense"}, ""); err == nil || !strings.Contains(err.Error(), "listening on nonsense") {
+		t.Errorf("no address: %v", err)
+	}
+	l.Close() // twice does no harm
+	again, err := serve.Listen([]string{taken}, "")
+	if err != nil {
+		t.Fatalf("after Close: %v", err)
+	}
+	again.Close()
+}
+
+// TestServe: the API and the admin socket answer, and end together.
+func TestServe(t *testing.T) {
+	t.Setenv("SOFTHSM2_CONF", "") // opening sets it; the test's end puts it back
+	dir := t.TempDir()
+	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}, {address: '127.0.0.1:0', gateway: shared}]\nadmin: {socket: " + config.SocketIn(dir) + "}\n"
+	c, err := config.Parse([]byte(text), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := serve.Listen([]string{"127.0.0.1:0", "127.0.0.1:0"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: true, Logger: config.Log{}.Quiet(t.Output())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := l.ListenAdmin(a); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- l.Serve(ctx, a) }()
+
+	pem, err := os.ReadFile(c.TLS.CAFile)
+	roots := x509.NewCertPool()
+	if err != nil || !roots.AppendCertsFromPEM(pem) {
+		t.Fatalf("the CA: %v", err)
+	}
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
+	for _, address := range l.Addresses() {
+		answer, err := client.Get("https://" + address.String() + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(answer.Body)
+		if err := errors.Join(err, answer.Body.Close()); err != nil || !strings.Contains(string(body), `"Code"`) {
+			t.Errorf("%s answers %s, %v", address, body, err)
+		}
+	}
+	admin := gateway.DialAdmin(c.Admin.Socket)
+	if err := admin.Call(t.Context(), "ListUsers", nil, nil); err != nil {
+		t.Error(err)
+	}
+	if err := admin.Close(); err != nil {
+		t.Error(err)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	if _, err := net.Dial("tcp", l.Addresses()[0].String()); err == nil {
+		t.Error("it takes connections still")
+	}
+}
