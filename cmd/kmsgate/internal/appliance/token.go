@@ -52,7 +52,7 @@ func (a *Appliance) openToken(provision bool) (hsm.Backend, *token.Token, error)
 		return nil, nil, a.explainToken(err)
 	}
 	software.Store(sealed.New(tok))
-	return hsm.Route{Token: tok, Sealed: software.Load()}, tok, nil
+	return hsm.Route{Token: tok, Sealed: software.Load(), Logger: a.options.Logger}, tok, nil
 }
 
 func (a *Appliance) tokenConfig(provision bool) (token.Config, error) {
