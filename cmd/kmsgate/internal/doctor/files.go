@@ -11,6 +11,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/ca"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
@@ -80,7 +81,7 @@ func (dr *Doctor) examineCA() []Finding {
 	}
 	if until := a.NotAfter(); time.Now().After(until) {
 		d.problem("move both its files away, make another with kmsgate init --new-ca, and give its certificate to every client",
-			"The CA's certificate expired at %s: clients refuse the gateway.", until.UTC().Format(time.RFC3339))
+			"The CA's certificate expired at %s: clients refuse the gateway.", kms.FormatTime(until))
 	}
 	return d.Findings
 }
