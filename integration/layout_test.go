@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -177,24 +175,5 @@ func TestLayout(t *testing.T) {
 	}
 	if len(ours) != len(mayImport) {
 		t.Errorf("there are %d packages, the table has %d", len(ours), len(mayImport))
-	}
-}
-
-// TestMainIsThin: a file of package main has flags, one call, and a table to print. An
-// engine would need more room, and tests of its own: it belongs in cmd/kmsgate/internal.
-func TestMainIsThin(t *testing.T) {
-	const most = 250
-	files, err := filepath.Glob("../cmd/kmsgate/*.go")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("there are %d files, %v", len(files), err)
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := strings.Count(string(text), "\n"); n > most && !strings.HasSuffix(file, "_test.go") {
-			t.Errorf("%s has %d lines, and may have %d", file, n, most)
-		}
 	}
 }
