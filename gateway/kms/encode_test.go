@@ -20,7 +20,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-var update = flag.Bool("update", false, "write testdata/responses.txt anew")
+// isUpdate reports whether the test is run with -update, a flag of this package's other tests.
+func isUpdate() bool { return flag.Lookup("update").Value.String() == "true" }
 
 // responses returns one of every type.
 func responses() []kms.Response {
@@ -130,7 +131,7 @@ func TestResponses(t *testing.T) {
 		t.Error("an answer has null")
 	}
 	golden := filepath.Join("testdata", "responses.txt")
-	if *update {
+	if isUpdate() {
 		if err := os.WriteFile(golden, got.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}

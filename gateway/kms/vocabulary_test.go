@@ -52,28 +52,73 @@ func TestTime(t *testing.T) {
 // TestPage counts pages from 1, and the last may be short or past the end.
 func TestPage(t *testing.T) {
 	t.Parallel()
-	n := func(n int) *int { return &n }
-	if p, err := kms.NewPage(nil, nil); err != nil || p.PageNumber != 1 || p.PageSize != 10 || p.Skip() != 0 {
-		t.Errorf("%+v, %v", p, err)
+	if p := kms.NewPage(nil, nil, kms.DefaultPageSize); p.PageNumber != 1 || p.PageSize != 10 || p.Skip() != 0 {
+		t.Errorf("%+v", p)
 	}
 	all := []int{0, 1, 2, 3, 4}
 	for _, tc := range []struct {
-		number, size int
+		number, size string
 		want         []int // nil: refused
 	}{
-		{1, 2, []int{0, 1}}, {2, 2, []int{2, 3}}, {3, 2, []int{4}}, {4, 2, []int{}}, {1, 100, all},
-		{1<<31 - 1, 100, []int{}},
-		{0, 2, nil}, {-1, 2, nil}, {1, 0, nil}, {1, 101, nil}, {1, -1, nil},
+		{"1", "2", []int{0, 1}}, {"2", "2", []int{2, 3}}, {"3", "2", []int{4}}, {"4", "2", []int{}}, {"1", "100", all},
+		{"2147483647", "100", []int{}},
+		{"0", "2", nil}, {"-1", "2", nil}, {"1", "0", nil}, {"1", "101", nil}, {"1", "-1", nil}, {"2147483648", "2", nil},
 	} {
-		p, err := kms.NewPage(n(tc.number), n(tc.size))
+		var req kms.ListKeysRequest
+		err := kms.Decode(map[string]string{"PageNumber": tc.number, "PageSize": tc.size}, &req)
 		if tc.want == nil {
 			if !errors.Is(err, kms.ErrInvalidParameter) {
-				t.Errorf("page %d of %d: %v", tc.number, tc.size, err)
+				t.Errorf("page %s of %s: %v", tc.number, tc.size, err)
 			}
 			continue
 		}
-		if got := kms.Cut(all, p); err != nil || !slices.Equal(got, tc.want) {
-			t.Errorf("page %d of %d: %v, %v, want %v", tc.number, tc.size, got, err, tc.want)
+		if got := kms.Cut(all, kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)); err != nil || !slices.Equal(got, tc.want) {
+			t.Errorf("page %s of %s: %v, %v, want %v", tc.number, tc.size, got, err, tc.want)
+		}
+	}
+}
+
+// TestParameters describes every parameter of every operation, and holds values to what
+// the description says.
+func TestParameters(t *testing.T) {
+	t.Parallel()
+	limited := 0
+	for _, o := range kms.Operations {
+		for _, p := range o.Parameters() {
+			if p.Kind == "" || p.Name == "" || p.Max != nil && *p.Max <= 0 || p.MaxBytes < 0 || p.MaxChars < 0 {
+				t.Errorf("%s: %+v", o.Name, p)
+			}
+			if p.Limits() != "" {
+				limited++
+			}
+		}
+	}
+	if limited < 30 {
+		t.Errorf("only %d parameters have limits", limited)
+	}
+	var limits struct {
+		Number *int    `kms:"min=7,max=366"`
+		Most   *int    `kms:"max=3"`
+		Bytes  string  `kms:"bytes=4"`
+		Chars  *string `kms:"chars=4"`
+		Choice string  `kms:"oneof=A|B"`
+	}
+	for name, values := range map[string]struct{ taken, refused []string }{
+		"Number": {[]string{"", "7", "366"}, []string{"6", "367", "-7", "7.0", "x"}},
+		"Most":   {[]string{"3", "-9"}, []string{"4"}},
+		"Bytes":  {[]string{"", "abcd"}, []string{"abcde", "密钥"}},
+		"Chars":  {[]string{"", "密钥密钥", "a\nb"}, []string{"abcde", "a\x00", "\xff"}},
+		"Choice": {[]string{"", "A", "B"}, []string{"a", "C", "A|B"}},
+	} {
+		for _, value := range values.taken {
+			if err := kms.Decode(map[string]string{name: value}, &limits); err != nil {
+				t.Errorf("%s=%q: %v", name, value, err)
+			}
+		}
+		for _, value := range values.refused {
+			if err := kms.Decode(map[string]string{name: value}, &limits); !errors.Is(err, kms.ErrInvalidParameter) || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s=%q: %v", name, value, err)
+			}
 		}
 	}
 }
