@@ -29,11 +29,12 @@ type Appliance struct {
 	Store  *store.Store
 	Server *gateway.Server // nil if OpenStaged opened it
 
-	options Options
-	keys    hsm.Backend
-	token   *token.Token
-	ca      *ca.Authority  // nil if the operator has a certificate of their own
-	closers []func() error // in the order of opening
+	options  Options
+	settings tokenSettings
+	keys     hsm.Backend
+	token    *token.Token
+	ca       *ca.Authority  // nil if the operator has a certificate of their own
+	closers  []func() error // in the order of opening
 }
 
 // Options say how an appliance is opened. The zero value is good for one that
@@ -115,7 +116,7 @@ func create(c *config.Config, o Options) *Appliance {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Appliance{Config: c, options: o}
+	return &Appliance{Config: c, options: o, settings: tokenSettings{c, o.InsistOnPIN, o.Logger}}
 }
 
 // OnClose has Close call f, before it closes anything that is open already. what names

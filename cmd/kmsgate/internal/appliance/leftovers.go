@@ -86,7 +86,7 @@ func (a *Appliance) keysLeft(ctx context.Context) (left []string, err error) {
 			return nil, nil // the token is made with the instance
 		}
 	}
-	cfg, err := a.tokenConfig(false)
+	cfg, err := a.settings.tokenConfig(false)
 	if err != nil {
 		return nil, err
 	}
@@ -101,10 +101,10 @@ func (a *Appliance) keysLeft(ctx context.Context) (left []string, err error) {
 		return err
 	})
 	if err != nil {
-		return nil, a.explainToken(fmt.Errorf("looking for keys in the token: %w", err))
+		return nil, a.settings.explain(fmt.Errorf("looking for keys in the token: %w", err))
 	}
 	if n > 0 {
-		left = []string{fmt.Sprintf("signing keys with kmsgate's label in the token (%d; it is %s)", n, a.tokenName())}
+		left = []string{fmt.Sprintf("signing keys with kmsgate's label in the token (%d; it is %s)", n, a.settings.name())}
 	}
 	return left, nil
 }

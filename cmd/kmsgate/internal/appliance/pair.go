@@ -20,7 +20,7 @@ func (a *Appliance) openPair(ctx context.Context) (err error) {
 		return err
 	}
 	complete := a.hasAuditKey()
-	if a.keys, a.token, err = a.openToken(a.options.Provision && !complete); complete && isLost(err) {
+	if a.keys, a.token, err = a.settings.open(a.options.Provision && !complete); complete && isLost(err) {
 		return fmt.Errorf("%w. The database %s has keys in the token that it was made with, and no other will do: %s", err, a.Config.Store.File, lostToken)
 	} else if err != nil {
 		return err
@@ -97,7 +97,7 @@ const lostToken = "give the right one in the configuration, or, if it is lost, r
 func (a *Appliance) checkToken(ctx context.Context) error {
 	err := keypair.MatchesToken(ctx, a.Store, a.keys, a.token)
 	if errors.Is(err, keypair.ErrForeignToken) {
-		return fmt.Errorf("%w. Nothing was changed. The token is %s, the database %s: %s", err, a.tokenName(), a.Config.Store.File, lostToken)
+		return fmt.Errorf("%w. Nothing was changed. The token is %s, the database %s: %s", err, a.settings.name(), a.Config.Store.File, lostToken)
 	}
 	return err
 }

@@ -38,16 +38,16 @@ func SoftHSMFiles(c *config.Config) (softhsm.Files, bool, error) {
 
 // adopt sets the PIN of a token that somebody else made, and has its files guarded if it
 // is SoftHSM's.
-func (a *Appliance) adopt(cfg *token.Config) error {
-	pin, err := a.Config.PIN()
+func (t tokenSettings) adopt(cfg *token.Config) error {
+	pin, err := t.config.PIN()
 	if err != nil {
 		return err
 	}
 	cfg.PIN = pin
-	if err := pointSoftHSM(a.Config.Token); err != nil {
+	if err := pointSoftHSM(t.config.Token); err != nil {
 		return err
 	}
-	soft, err := softhsm.Adopt(cfg.Module, guardedDir(a.Config))
+	soft, err := softhsm.Adopt(cfg.Module, guardedDir(t.config))
 	if soft != nil {
 		cfg.BeforeLogin, cfg.AfterChange = soft.Guard, soft.Flush
 	}
@@ -56,8 +56,8 @@ func (a *Appliance) adopt(cfg *token.Config) error {
 
 // explainFiles adds to an error of the token what is wrong with SoftHSM's files: SoftHSM
 // itself says of a destroyed token only that there is none.
-func (a *Appliance) explainFiles(err error) error {
-	files, ok, filesErr := SoftHSMFiles(a.Config)
+func (t tokenSettings) explainFiles(err error) error {
+	files, ok, filesErr := SoftHSMFiles(t.config)
 	if filesErr != nil || !ok {
 		return err
 	}

@@ -29,10 +29,17 @@ func LookAtToken(t config.Token, logger *slog.Logger, look func(hsm.Inspector) e
 	}, look)
 }
 
-// openToken opens the token and what makes and uses keys in it. With provision it makes
+// tokenSettings are what opening a token takes of an appliance.
+type tokenSettings struct {
+	config      *config.Config
+	insistOnPIN bool
+	logger      *slog.Logger
+}
+
+// open opens the token and what makes and uses keys in it. With provision it makes
 // what is missing.
-func (a *Appliance) openToken(provision bool) (hsm.Backend, *token.Token, error) {
-	cfg, err := a.tokenConfig(provision)
+func (t tokenSettings) open(provision bool) (hsm.Backend, *token.Token, error) {
+	cfg, err := t.tokenConfig(provision)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,28 +51,28 @@ func (a *Appliance) openToken(provision bool) (hsm.Backend, *token.Token, error)
 		}
 	}
 	cfg.OnHang = func(err error) {
-		a.options.Logger.Error("exiting to be restarted", "reason", err)
+		t.logger.Error("exiting to be restarted", "reason", err)
 		os.Exit(1)
 	}
 	tok, err := token.Open(cfg)
 	if err != nil {
-		return nil, nil, a.explainToken(err)
+		return nil, nil, t.explain(err)
 	}
 	software.Store(sealed.New(tok))
-	return hsm.Route{Token: tok, Sealed: software.Load(), Logger: a.options.Logger}, tok, nil
+	return hsm.Route{Token: tok, Sealed: software.Load(), Logger: t.logger}, tok, nil
 }
 
-func (a *Appliance) tokenConfig(provision bool) (token.Config, error) {
-	t := a.Config.Token
-	cfg := token.Config{Module: t.Module, Label: t.Label, Serial: t.Serial, UserType: t.UserTypeNumber(), Sessions: t.Sessions,
-		Provision: provision, InsistOnPIN: a.options.InsistOnPIN, Logger: a.options.Logger}
-	if t.SoftHSM == "" {
-		return cfg, a.adopt(&cfg)
+func (t tokenSettings) tokenConfig(provision bool) (token.Config, error) {
+	c := t.config.Token
+	cfg := token.Config{Module: c.Module, Label: c.Label, Serial: c.Serial, UserType: c.UserTypeNumber(), Sessions: c.Sessions,
+		Provision: provision, InsistOnPIN: t.insistOnPIN, Logger: t.logger}
+	if c.SoftHSM == "" {
+		return cfg, t.adopt(&cfg)
 	}
-	if _, err := os.Stat(t.SoftHSM); !provision && errors.Is(err, os.ErrNotExist) {
-		return cfg, fmt.Errorf("the token's directory %s %w", t.SoftHSM, errNoTokenDir)
+	if _, err := os.Stat(c.SoftHSM); !provision && errors.Is(err, os.ErrNotExist) {
+		return cfg, fmt.Errorf("the token's directory %s %w", c.SoftHSM, errNoTokenDir)
 	}
-	soft, err := softhsm.Open(t.SoftHSM, func(module, label, officerPIN, userPIN string) error {
+	soft, err := softhsm.Open(c.SoftHSM, func(module, label, officerPIN, userPIN string) error {
 		return token.Init(module, label, token.PIN(officerPIN), token.PIN(userPIN))
 	})
 	if err != nil {
@@ -76,34 +83,34 @@ func (a *Appliance) tokenConfig(provision bool) (token.Config, error) {
 	return cfg, nil
 }
 
-// tokenName says which token the configuration names.
-func (a *Appliance) tokenName() string {
-	switch t := a.Config.Token; {
-	case t.SoftHSM != "":
-		return "the one in " + t.SoftHSM
-	case t.Serial != "":
-		return fmt.Sprintf("the one with serial number %q of %s", t.Serial, t.Module)
+// name says which token the configuration names.
+func (t tokenSettings) name() string {
+	switch c := t.config.Token; {
+	case c.SoftHSM != "":
+		return "the one in " + c.SoftHSM
+	case c.Serial != "":
+		return fmt.Sprintf("the one with serial number %q of %s", c.Serial, c.Module)
 	default:
-		return fmt.Sprintf("the one with label %q of %s", t.Label, t.Module)
+		return fmt.Sprintf("the one with label %q of %s", c.Label, c.Module)
 	}
 }
 
-// explainToken adds what to do to an error of connecting to the token.
-func (a *Appliance) explainToken(err error) error {
+// explain adds what to do to an error of connecting to the token.
+func (t tokenSettings) explain(err error) error {
 	if errors.Is(err, token.ErrPIN) {
-		return fmt.Errorf("%w. The PIN is that of %s; when you are sure of it and few attempts are left, start once with --insist-on-pin", err, a.pinSource())
+		return fmt.Errorf("%w. The PIN is that of %s; when you are sure of it and few attempts are left, start once with --insist-on-pin", err, t.pinSource())
 	}
-	return a.explainFiles(err)
+	return t.explainFiles(err)
 }
 
 // pinSource says where the PIN comes from.
-func (a *Appliance) pinSource() string {
-	switch t := a.Config.Token; {
-	case t.SoftHSM != "":
-		return t.SoftHSM
-	case t.PINEnv != "":
-		return "the environment variable " + t.PINEnv
+func (t tokenSettings) pinSource() string {
+	switch c := t.config.Token; {
+	case c.SoftHSM != "":
+		return c.SoftHSM
+	case c.PINEnv != "":
+		return "the environment variable " + c.PINEnv
 	default:
-		return t.PINFile
+		return c.PINFile
 	}
 }
