@@ -64,7 +64,7 @@ func (t tokenSettings) open(provision bool) (hsm.Backend, *token.Token, error) {
 
 func (t tokenSettings) tokenConfig(provision bool) (token.Config, error) {
 	c := t.config.Token
-	cfg := token.Config{Module: c.Module, Label: c.Label, Serial: c.Serial, UserType: c.UserTypeNumber(), Sessions: c.Sessions,
+	cfg := token.Config{Module: c.Module, Label: c.Label, Serial: c.Serial, UserType: c.UserTypeNumber(), Sessions: c.Sessions, NoSessionCopies: c.SessionCopies == "off",
 		Provision: provision, InsistOnPIN: t.insistOnPIN, Logger: t.logger}
 	if c.SoftHSM == "" {
 		return cfg, t.adopt(&cfg)

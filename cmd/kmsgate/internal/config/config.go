@@ -58,6 +58,10 @@ type Token struct {
 	UserType string `yaml:"user_type" oneof:"user crypto_user"` // whose PIN it is
 	Sessions int    `yaml:"sessions"`                           // signatures at once; 0: one for each core
 
+	// SessionCopies says whether keys are copied into sessions to sign with: auto, where the
+	// token can do so and signs faster, or off.
+	SessionCopies string `yaml:"session_copies" oneof:"auto off"`
+
 	// SoftHSMConf is SoftHSM's own configuration, if Module is SoftHSM; empty: the
 	// one that SoftHSM finds by itself.
 	SoftHSMConf string `yaml:"softhsm_conf" is:"path"`

@@ -7,7 +7,7 @@ import "time"
 // Token.PINEnv, Token.SoftHSM or TLS.Certificate has to empty what it excludes.
 func Default() Config {
 	return Config{
-		Token: Token{Label: "kmsgate", PINFile: "pin", UserType: "user"},
+		Token: Token{Label: "kmsgate", PINFile: "pin", UserType: "user", SessionCopies: "auto"},
 		Store: Store{File: "kmsgate.db"},
 		Audit: Audit{
 			File:            "audit.log",
