@@ -9,8 +9,9 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// Buckets hold one token bucket for each user and quota, and for the instance. The zero value is
-// ready for use.
+// Buckets hold one token bucket for each user and quota, and one for each quota of the
+// whole instance. The zero value is ready for use. Its methods may be called from any
+// goroutine.
 type Buckets struct {
 	mu      sync.Mutex
 	clock   clock                      // guarded by mu, like all below
@@ -22,8 +23,9 @@ type bucketId struct {
 	quota    kms.Quota
 }
 
-// Take takes one from a user's bucket and reports whether there was one. A limit that
-// was changed applies at once. No userName stands for all users together.
+// Take takes one token from a user's bucket and reports whether there was one. A bucket
+// holds the tokens of one second, and at least one. A limit that was changed applies at
+// once. An empty userName means all users together; perSecond of 0 means no limit.
 func (b *Buckets) Take(userName string, name kms.Quota, perSecond float64, now func() time.Time) bool {
 	if perSecond <= 0 {
 		return true
@@ -47,8 +49,8 @@ func (b *Buckets) Take(userName string, name kms.Quota, perSecond float64, now f
 	return bucket.AllowN(at, 1)
 }
 
-// A clock never goes back: a bucket that is shown an earlier time than before
-// gives for the time in between twice.
+// A clock never goes back. A bucket that was shown an earlier time than before would
+// refill twice for the time in between.
 type clock struct{ last time.Time }
 
 func (c *clock) read(now func() time.Time) time.Time {

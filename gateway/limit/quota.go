@@ -22,21 +22,21 @@ func DefaultQuotas() Quotas {
 	return Quotas{Shared: shared}
 }
 
-// Quotas bounds what users may ask for, in queries per second. A bucket holds
-// one second's worth, and at least one.
+// Quotas are the limits of an instance, in queries per second.
 type Quotas struct {
-	// Shared are the quotas of listeners of shared gateways, each for one user:
-	// asymmetric, key_read, key_write, key_creation, tag_query, instance_read,
-	// activation. What is not there is as KMS documents it.
+	// Shared are the limits on listeners of shared gateways, each for one user, by the
+	// quota's name: asymmetric, key_read, key_write, key_creation, tag_query,
+	// instance_read, activation. Quotas that are missing have the limit that KMS documents.
 	Shared map[string]float64
 
-	// On listeners of dedicated gateways business operations are limited, for
-	// each user and for all users together. Zero means as many as can be done.
+	// DedicatedUser and DedicatedInstance limit business operations on listeners of
+	// dedicated gateways, for each user and for all users together. Zero means no limit.
 	DedicatedUser     float64
 	DedicatedInstance float64
 }
 
-// Check refuses a quota that there is not, and one of nothing.
+// Check returns an error if Shared names an unknown quota, or has a limit that is not
+// positive.
 func (q Quotas) Check() error {
 	for name, perSecond := range q.Shared {
 		if _, ok := documentedQuotas[kms.Quota(name)]; !ok || perSecond <= 0 {
@@ -46,8 +46,8 @@ func (q Quotas) Check() error {
 	return nil
 }
 
-// PerSecond returns a quota's limit, for a user who has some of their own; 0 means
-// none.
+// PerSecond returns the limit of a quota for a user whose own limits are own. Zero means
+// no limit.
 func (q Quotas) PerSecond(name kms.Quota, own map[string]float64) float64 {
 	if perSecond, ok := own[string(name)]; ok {
 		return perSecond
@@ -64,12 +64,10 @@ func (q Quotas) PerSecond(name kms.Quota, own map[string]float64) float64 {
 	return documentedQuotas[name]
 }
 
-// Names lists the quotas, those of shared gateways first.
+// Names returns the names of all quotas, those of shared gateways first.
 func Names() []kms.Quota {
 	return append(slices.Sorted(maps.Keys(documentedQuotas)), kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance)
 }
 
-// IsUserQuota reports whether a user can be given another limit of a quota.
-func IsUserQuota(name kms.Quota) bool {
-	return name == kms.QuotaDedicatedUser || documentedQuotas[name] > 0
-}
+// IsUserQuota reports whether users can have their own limit of a quota.
+func IsUserQuota(name kms.Quota) bool { return name == kms.QuotaDedicatedUser || documentedQuotas[name] > 0 }

@@ -9,17 +9,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// LogLines bounds the audit lines of callers who cannot authenticate: how many at
-// once, and how many a minute from then on. By default that is two lines a second in
-// the long run. An ordinary line of theirs has some 400 bytes, which makes 70 MB a day;
-// an attacker can inflate a line to a few KB, since what it echoes is cut. Zero fields
-// are taken from [DefaultLogLines].
+// LogLines bounds the audit lines of callers who cannot authenticate: how many there can
+// be at once, and how many a minute from then on, for one source and in total. Zero fields
+// are taken from [DefaultLogLines], which allow two lines a second in the long run. An
+// ordinary line has some 400 bytes, which makes 70 MB a day. An attacker can inflate a
+// line to a few KB; echoed input is truncated.
 type LogLines struct {
 	PerSource, PerSourcePerMinute float64
 	Total, TotalPerMinute         float64
 }
 
-// DefaultLogLines is what holds where nothing else is said.
+// DefaultLogLines are the limits that apply unless others are configured.
 var DefaultLogLines = LogLines{PerSource: 100, PerSourcePerMinute: 6, Total: 1000, TotalPerMinute: 120}
 
 func (l LogLines) withDefaults() LogLines {
@@ -27,11 +27,12 @@ func (l LogLines) withDefaults() LogLines {
 		cmp.Or(l.Total, DefaultLogLines.Total), cmp.Or(l.TotalPerMinute, DefaultLogLines.TotalPerMinute)}
 }
 
-// MaxSources bounds how many sources are told apart. Further ones share a limit.
+// MaxSources is how many sources are told apart. Further sources share one limit.
 const MaxSources = 4096
 
-// Unauthenticated holds refusals of callers who cannot authenticate to [LogLines], and
-// counts those that have no line. Use [NewUnauthenticated].
+// Unauthenticated limits the audit lines of callers who cannot authenticate to [LogLines],
+// and counts the refusals without a line. Its methods may be called from any goroutine.
+// Use [NewUnauthenticated].
 type Unauthenticated struct {
 	lines LogLines
 
@@ -44,13 +45,13 @@ type Unauthenticated struct {
 	last       string // the source of the last one suppressed
 }
 
-// NewUnauthenticated returns one that has counted nothing.
+// NewUnauthenticated returns an Unauthenticated with all its lines.
 func NewUnauthenticated(lines LogLines) *Unauthenticated {
 	return &Unauthenticated{lines: lines.withDefaults()}
 }
 
-// Allow reports whether a refusal of a source may have a line of its own, and
-// counts it if not.
+// Allow reports whether a refusal may have an audit line. If not, Allow counts it. Source
+// is the caller's address.
 func (u *Unauthenticated) Allow(source string, clock func() time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -82,7 +83,7 @@ func (u *Unauthenticated) limiter(network string, now time.Time) *rate.Limiter {
 	return l
 }
 
-// forget drops those whose lines are all there again: they are like new ones.
+// forget drops the sources that have all their lines again: they are like new ones.
 func (u *Unauthenticated) forget(now time.Time) {
 	if now.Sub(u.swept) < time.Second {
 		return // it takes 0.2 ms
@@ -95,7 +96,7 @@ func (u *Unauthenticated) forget(now time.Time) {
 	}
 }
 
-// Count counts a refusal whose line could not be written.
+// Count counts a refusal whose line was allowed and could not be written.
 func (u *Unauthenticated) Count(source string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -107,8 +108,8 @@ func (u *Unauthenticated) countLocked(source string) {
 	u.last = source
 }
 
-// TakeSuppressed returns how many refusals have no line since it was called last, and the
-// source of the last of them. The caller writes one line that stands for all.
+// TakeSuppressed returns how many refusals without a line were counted since the last
+// call, and the source of the last of them. The caller writes one line for all of them.
 func (u *Unauthenticated) TakeSuppressed() (n int, last string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -124,15 +125,16 @@ func (u *Unauthenticated) Sources() int {
 	return len(u.bySource)
 }
 
-// CountAgain is for a line that was to stand for n and was not written.
+// CountAgain counts n refusals again, after the one line for all of them was not written.
 func (u *Unauthenticated) CountAgain(n int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.suppressed += n
 }
 
-// NetworkOf gives the network that an address is counted under. An IPv6 host has
-// as many addresses as it likes, so all of a /64 is one.
+// NetworkOf returns the network that an address is counted under. An IPv6 host has as many
+// addresses as it likes, so a /64 counts as one. Text that is not an address is returned
+// as it is.
 func NetworkOf(source string) string {
 	address, err := netip.ParseAddr(source)
 	if err != nil {
