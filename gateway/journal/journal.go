@@ -17,8 +17,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A Journal is a store and the audit log of its changes. Its methods may be called from
-// any goroutine. Use [Open].
+// A Journal changes the records of a store and writes the changes to the audit log. Its
+// methods may be called from any goroutine. Use [Open].
 type Journal struct {
 	records *store.Store
 	log     *audit.Log
@@ -29,8 +29,9 @@ type Journal struct {
 	pending []audit.Entry // guarded by mu
 }
 
-// Open returns the journal of a store and its log, and appends the lines that the last
-// process had no time to append.
+// Open returns the journal of a store and its log. First it appends the lines of changes
+// that the log lacks, because the last process ended before it appended them. They are
+// marked Late. If that fails, Open returns the error, and the records stay in the outbox.
 func Open(records *store.Store, log *audit.Log, logger *slog.Logger) (*Journal, error) {
 	j := &Journal{records: records, log: log, logger: logger}
 	return j, j.recover()
@@ -40,9 +41,9 @@ func Open(records *store.Store, log *audit.Log, logger *slog.Logger) (*Journal, 
 // does not depend on those before. It is more than one, so they do not become more.
 const removedPerChange = 8
 
-// Update changes records and writes the entry, which stands for the change, into the
-// same transaction. Its errors are f's and the store's. When it returns nil, the caller
-// has to Append the entry.
+// Update calls f to change records, and writes entry, the audit line of the change, into
+// the same transaction: both are on disk or neither is. Its errors are f's and the
+// store's. When Update returns nil, the caller must Append the entry.
 func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
 	removed := j.takeLogged(removedPerChange)
 	err := j.records.Update(func(tx *store.Tx) error {
@@ -64,8 +65,8 @@ func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
 	return err
 }
 
-// Append writes the line of a change that was made, and waits until it is on disk. If
-// the log does not take it, it is pending, and Append returns the log's error.
+// Append writes the line of a change to the log and returns when it is on disk. If the log
+// cannot write it, the line is pending, and Append returns the log's error.
 func (j *Journal) Append(entry audit.Entry) error {
 	if err := j.log.Append(entry); err != nil {
 		entry.Late = true
@@ -78,15 +79,16 @@ func (j *Journal) Append(entry audit.Entry) error {
 	return nil
 }
 
-// Pending reports whether there are changes whose line is not in the log.
+// Pending reports whether the log refused the line of a change, and Flush has not appended
+// it since.
 func (j *Journal) Pending() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return len(j.pending) > 0
 }
 
-// Flush appends the pending lines, and removes from the database those that are in the
-// log.
+// Flush appends the pending lines, marked Late, and removes from the database the records
+// of all lines that are in the log. What fails is tried again by the next Flush.
 func (j *Journal) Flush() {
 	for _, entry := range j.takePending() {
 		_ = j.Append(entry) // what fails is pending again
