@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// maxHandshake is thirty times as many bytes as a client key's certificate has.
+// maxHandshake is how many bytes a client can send during its handshake: thirty times as
+// many as the certificate of a client key has.
 const maxHandshake = 24 << 10
 
-// A boundedConn gives so many bytes and then an error. It belongs to one goroutine at
-// a time.
+// A boundedConn reads so many bytes and then fails. It belongs to one goroutine at a time.
 type boundedConn struct {
 	net.Conn
 	left int // bytes; less than 0 is without bound
@@ -30,7 +30,7 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A counted connection tells when it is closed, once.
+// A counted connection calls done when it is closed, once.
 type counted struct {
 	net.Conn
 	once sync.Once
@@ -42,7 +42,7 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-// A peekedConn is a connection whose first bytes were looked at.
+// A peekedConn is a connection whose first bytes are in reader.
 type peekedConn struct {
 	net.Conn
 	reader *bufio.Reader
@@ -50,5 +50,5 @@ type peekedConn struct {
 
 func (c *peekedConn) Read(p []byte) (int, error) { return c.reader.Read(p) }
 
-// firstByteTime is how long a client may take to say whether it speaks TLS.
+// firstByteTime is how long a client may take to send its first byte.
 const firstByteTime = 5 * time.Second

@@ -14,7 +14,8 @@ type Process struct {
 	taken atomic.Int64
 }
 
-// NewProcess returns a Process without connections.
+// NewProcess returns a Process without connections. The limit is half of RLIMIT_NOFILE at
+// the time of the call.
 func NewProcess() *Process {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur > math.MaxInt32 {

@@ -29,15 +29,17 @@ type listener struct {
 	bySource map[string]int // the same for each address; guarded by mu
 }
 
-// Limits bound the connections of one listener.
+// Limits bound the connections of one listener. Zero fields admit no connection.
 type Limits struct {
-	Connections   int           // that are open at once
-	PerSource     int           // the same for one address or, with IPv6, one /64
-	HandshakeTime time.Duration // for TLS's handshake
+	Connections   int           // how many can be open at once
+	PerSource     int           // the same for one IPv4 address or one IPv6 /64
+	HandshakeTime time.Duration // how long a TLS handshake can take
 }
 
-// Listen returns a listener for the connections to l that the limits allow. Those that
-// speak TLS have done their handshake when it accepts them; others speak plain HTTP.
+// Listen returns a listener that accepts the connections to l within limits. A connection
+// that speaks TLS is a *tls.Conn with its handshake done; others speak plain HTTP. A
+// connection beyond the limits is closed at once. All listeners of a process share
+// process. Closing the returned listener closes l.
 func Listen(l net.Listener, config *tls.Config, limits Limits, process *Process) net.Listener {
 	accepting := &listener{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int),
 		limits: limits, process: process}
@@ -69,7 +71,7 @@ func (l *listener) accept() {
 	}
 }
 
-// sourceOf gives the network that a connection is counted under.
+// sourceOf returns the network that a connection is counted under.
 func sourceOf(conn net.Conn) string {
 	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
 	if err != nil {
@@ -130,9 +132,9 @@ func (l *listener) sniff(conn net.Conn) {
 	}
 }
 
-// handshake does TLS's handshake, in which a client may send so much and no more: what
-// Go makes of a certificate takes much more room than that, and is kept as long as
-// the connection is open.
+// handshake does the TLS handshake. It bounds what the client sends meanwhile, because Go
+// keeps a parsed certificate, which takes much more memory than its bytes, as long as the
+// connection is open.
 func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
 	bounded := &boundedConn{Conn: conn, left: maxHandshake}
 	secure := tls.Server(bounded, l.config)
@@ -145,8 +147,8 @@ func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
 	return secure, nil
 }
 
-// Accept gives a connection that has said something, and has done TLS's handshake if
-// it said that.
+// Accept returns the next connection that has sent its first byte and, if that began a TLS
+// handshake, has done the handshake.
 func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case conn := <-l.accepted:

@@ -9,10 +9,12 @@ import (
 	"time"
 )
 
-// shutdownTime is how long requests in flight have to end.
+// shutdownTime is how long requests in flight may take to end.
 const shutdownTime = 10 * time.Second
 
-// Serve serves until ctx is done, and lets what is in flight end.
+// Serve serves l until ctx is done. It then closes l and lets the requests in flight end,
+// for shutdownTime at most; those that take longer are cut off. When Serve returns, every
+// handler has returned. If l fails before ctx is done, Serve returns that error.
 func Serve(ctx context.Context, server *http.Server, l net.Listener) error {
 	// Shutdown does not wait for handlers whose connections it had to close.
 	var handlers sync.WaitGroup

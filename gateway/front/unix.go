@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ListenUnix makes the admin door's socket at path: mode 0600, in a directory
-// that is 0700, and made if it is missing. A socket that a process left that is
-// gone is replaced. One process must not take another's: the caller holds the
-// instance's lock.
+// ListenUnix creates the admin socket at path, with mode 0600. Its directory must belong to
+// this user and have mode 0700; ListenUnix makes it if it is missing. A socket that is
+// already there is replaced, so the caller must hold the instance's lock. Any other file
+// is an error.
 func ListenUnix(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -45,12 +45,12 @@ func ListenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// peerKey is under which net/http hands a connection's peer to the handler.
-// There is no other way from the one to the other.
+// peerKey is the context key of a connection's peer. net/http has no other way from a
+// connection to its handlers.
 type peerKey struct{}
 
-// WithPeer is for [http.Server.ConnContext]: it keeps who is at the other end of a unix
-// socket, for Peer.
+// WithPeer stores the peer of a unix socket in the context, for [Peer]. It is for
+// [http.Server.ConnContext].
 func WithPeer(ctx context.Context, conn net.Conn) context.Context {
 	if peer, err := peerOf(conn); err == nil {
 		return context.WithValue(ctx, peerKey{}, peer)
@@ -58,8 +58,9 @@ func WithPeer(ctx context.Context, conn net.Conn) context.Context {
 	return ctx
 }
 
-// Peer returns the uid of the process at a connection's other end, as the kernel has it.
-// It is not ok if that is not known.
+// Peer returns the uid of the process at the other end of a request's connection, as the
+// kernel reports it. It is not ok if the connection is no unix socket, or WithPeer was not
+// used.
 func Peer(ctx context.Context) (uid uint32, ok bool) {
 	peer, ok := ctx.Value(peerKey{}).(*unix.Ucred)
 	if !ok {
