@@ -13,10 +13,11 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// AccessKey makes a principal of the claim of an access key: the time is ours, the access key
-// is known and active, the signature is its secret's, and the nonce was not
-// used. In that order: a nonce is remembered for callers only who can sign. All
-// of it is done in memory: a stranger cannot have the token do anything.
+// AccessKey verifies the claim of an access key and returns its user. It checks, in this
+// order, that the time is within TimeWindow, the access key exists and is active, the
+// signature is valid, and the nonce is unused. Its errors are those of package kms for
+// each of these. Nonces are remembered only for callers who can sign. All checks work in
+// memory, so an unauthenticated caller cannot make the token do anything.
 func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.Time) (*Principal, error) {
 	if claim.Time.Before(now.Add(-TimeWindow)) || claim.Time.After(now.Add(TimeWindow)) {
 		return nil, kms.ErrTimeStampExpired
@@ -55,7 +56,8 @@ func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.
 // secretAAD binds a sealed secret to its access key's id.
 func secretAAD(accessKeyId string) []byte { return []byte("kmsgate access key 1|" + accessKeyId) }
 
-// SealAccessKey seals the secret of an access key into its record.
+// SealAccessKey has the token seal the secret of an access key, bound to its AccessKeyId,
+// and sets a.Sealed.
 func SealAccessKey(ctx context.Context, sealer hsm.Sealer, a *store.AccessKey, secret string) (err error) {
 	if a.Sealed, err = sealer.Seal(ctx, []byte(secret), secretAAD(a.AccessKeyId)); err != nil {
 		return fmt.Errorf("sealing an access key's secret: %w", err)
@@ -63,16 +65,16 @@ func SealAccessKey(ctx context.Context, sealer hsm.Sealer, a *store.AccessKey, s
 	return nil
 }
 
-// UnsealAccessKey has the token unseal the secret of an access key.
+// UnsealAccessKey has the token unseal the secret of an access key. It fails if the secret
+// was sealed for another AccessKeyId.
 func UnsealAccessKey(ctx context.Context, sealer hsm.Sealer, a store.AccessKey) (string, error) {
 	secret, err := sealer.Unseal(ctx, a.Sealed, secretAAD(a.AccessKeyId))
 	return string(secret), err
 }
 
-// secrets keeps unsealed secrets in memory, so that clients can sign in
-// while the token is down. They are kept by all that they are bound to: a
-// sealed secret that was copied to another access key is not found here, and
-// the token refuses to unseal it.
+// secrets keeps unsealed secrets in memory, so that clients can authenticate while the
+// token is down. The key of the map is all that a secret is bound to: a sealed secret that
+// was copied to another access key is not found here, and the token refuses to unseal it.
 type secrets struct {
 	unsealed sync.Map // AccessKeyId and Sealed → string
 
@@ -80,20 +82,21 @@ type secrets struct {
 	used map[string]time.Time // AccessKeyId → since the last RecordUse; guarded by mu
 }
 
-// Keep keeps the secret of an access key. The record may be written only after that: a
-// caller who finds a record expects its secret to be there.
+// Keep stores the secret of an access key in memory. Call it before the record is written:
+// AccessKey expects the secret of every record.
 func (r *Registry) Keep(a store.AccessKey, secret string) {
 	r.secrets.unsealed.Store(a.AccessKeyId+"|"+string(a.Sealed), secret)
 }
 
-// Drop forgets the secret of an access key.
+// Drop removes the secret of an access key from memory.
 func (r *Registry) Drop(a store.AccessKey) {
 	r.secrets.unsealed.Delete(a.AccessKeyId + "|" + string(a.Sealed))
 }
 
 var errNotUnsealed = errors.New("the access key's record was changed behind the gateway's back: restart it")
 
-// Secret returns the secret of an access key.
+// Secret returns the secret of an access key from memory. It fails if the record is not the
+// one that Keep or Open stored the secret for.
 func (r *Registry) Secret(a store.AccessKey) (string, error) {
 	secret, ok := r.secrets.unsealed.Load(a.AccessKeyId + "|" + string(a.Sealed))
 	if !ok {
@@ -120,7 +123,8 @@ func (s *secrets) takeUsed() map[string]time.Time {
 	return used
 }
 
-// LastUsed returns when an access key was used last; zero if never.
+// LastUsed returns when an access key was last used, including uses that RecordUse has not
+// written yet. It is zero if the key was never used.
 func (r *Registry) LastUsed(a store.AccessKey) time.Time {
 	r.secrets.mu.Lock()
 	defer r.secrets.mu.Unlock()
@@ -130,7 +134,7 @@ func (r *Registry) LastUsed(a store.AccessKey) time.Time {
 	return a.LastUsedDate
 }
 
-// RecordUse writes down when access keys were used last.
+// RecordUse writes when access keys were last used to their records. A failure is logged.
 func (r *Registry) RecordUse(db *store.Store) {
 	used := r.secrets.takeUsed()
 	if len(used) == 0 {

@@ -21,9 +21,11 @@ import (
 // MaxClientKeys is how many client keys there can be.
 const MaxClientKeys = 10_000
 
-// ClientKey makes a principal of the claim of a client key: the time is ours, the client key
-// is known, the signature is its, it is valid now, and the record is one of ours, too. There is no nonce
-// to look at, so nothing that can be asked for here changes anything.
+// ClientKey verifies the claim of a client key and returns its access point. It checks, in
+// this order, that the time is within TimeWindow, the client key exists, the signature is
+// valid, the client key is in force, and the token sealed its record. The token is asked
+// once for each record. The native API has no nonce, so no operation that changes
+// anything may be offered there.
 func (r *Registry) ClientKey(ctx context.Context, records *store.Records, claim *acs.Claim, now time.Time) (*Principal, error) {
 	if claim.Time.Before(now.Add(-TimeWindow)) || claim.Time.After(now.Add(TimeWindow)) {
 		return nil, kms.ErrNativeTime
@@ -63,13 +65,14 @@ func checkClientKey(key store.ClientKey, claim *acs.Claim, now time.Time) error 
 	return nil
 }
 
-// IsInForce reports whether a client key is valid at a time.
+// IsInForce reports whether a client key is valid at a time. Both its bounds are.
 func IsInForce(key store.ClientKey, now time.Time) bool {
 	return !now.Before(key.NotBefore) && !now.After(key.NotAfter)
 }
 
-// CheckCertificate refuses a connection without the certificate of a client key that is
-// valid now. It does not say who asks: a request's signature does.
+// CheckCertificate returns kms.ErrNoPermission if a connection does not present the
+// recorded certificate of a client key that is in force. The certificate does not
+// identify the caller; the request's signature does.
 func CheckCertificate(records *store.Records, connection tls.ConnectionState, now time.Time) error {
 	if len(connection.PeerCertificates) == 0 || !isValid(records, connection.PeerCertificates[0], now) {
 		return kms.ErrNoPermission.Because("This endpoint takes connections with the certificate of a client key only, one that is valid now.")
@@ -97,7 +100,8 @@ func clientKeyAAD(k store.ClientKey) []byte {
 	return fmt.Appendf(nil, "kmsgate client key 1|%s|%s|%d|%d|%x", k.ClientKeyId, k.AapName, k.NotBefore.Unix(), k.NotAfter.Unix(), sha256.Sum256(k.Certificate))
 }
 
-// SealClientKey seals what the record of a client key says into it.
+// SealClientKey has the token seal all that the record of a client key says, and sets
+// k.Sealed.
 func SealClientKey(ctx context.Context, sealer hsm.Sealer, k *store.ClientKey) (err error) {
 	k.Sealed, err = sealer.Seal(ctx, sealedClientKey, clientKeyAAD(*k))
 	if err != nil {
@@ -106,8 +110,8 @@ func SealClientKey(ctx context.Context, sealer hsm.Sealer, k *store.ClientKey) (
 	return nil
 }
 
-// UnsealClientKey has the token unseal the record of a client key: an error means that
-// the gateway did not write all that it says.
+// UnsealClientKey has the token check the record of a client key. Unless the error is
+// transient, it means that the gateway did not write the record as it is.
 func UnsealClientKey(ctx context.Context, sealer hsm.Sealer, k store.ClientKey) error {
 	_, err := sealer.Unseal(ctx, k.Sealed, clientKeyAAD(k))
 	return err

@@ -21,8 +21,8 @@ type nonces struct {
 	swept int64                   // minutes before this one are gone
 }
 
-// A nonceHash stands for an AccessKeyId and a nonce: 16 bytes, so that a long
-// nonce costs no more memory than a short one.
+// A nonceHash represents an AccessKeyId and a nonce in 16 bytes, so that a long nonce costs
+// no more memory than a short one.
 type nonceHash [16]byte
 
 type endingNonce struct {

@@ -13,10 +13,12 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// What a permission policy can permit: the names of KMS's templates.
+// The permissions of permission policies, which are names of KMS's templates.
 const (
-	KeyUser    = "RbacPermission/Template/CryptoServiceKeyUser"
-	SecretUser = "RbacPermission/Template/CryptoServiceSecretUser" // there are no secrets here, so it permits nothing
+	// KeyUser permits signing, verifying, reading public keys, and random bytes.
+	KeyUser = "RbacPermission/Template/CryptoServiceKeyUser"
+	// SecretUser permits nothing: the gateway has no secrets.
+	SecretUser = "RbacPermission/Template/CryptoServiceSecretUser"
 )
 
 // keyUserActions are what KeyUser permits with a key, and randomAction is what it
@@ -25,20 +27,21 @@ var keyUserActions = []string{"kms:AsymmetricSign", "kms:AsymmetricVerify", "kms
 
 const randomAction = "GenerateRandom"
 
-// IsPermissionResource reports whether a permission policy can name a resource so: only a
-// * at the end is a wildcard.
+// IsPermissionResource reports whether a permission policy can contain a resource: a key/ or
+// secret/ with a name, whose last character can be the wildcard *.
 func IsPermissionResource(resource string) bool { return permissionResource.MatchString(resource) }
 
 var permissionResource = regexp.MustCompile(`^(key/([A-Za-z0-9-]{1,64}\*?|\*)|secret/([A-Za-z0-9_/+=.@-]{1,192}\*?|\*))$`)
 
-// AccessPointUser begins the names under which client keys act. No user can have
-// such a name.
+// AccessPointUser is the prefix of the names of principals that are access points. No user
+// can have such a name.
 const AccessPointUser = "aap:"
 
-// AccessPointKind is what ARNs call access points.
+// AccessPointKind is the type of access points in ARNs.
 const AccessPointKind = "applicationaccesspoint"
 
-// AccessPoint returns the principal that the client keys of an access point act as.
+// AccessPoint returns the principal of an access point's client keys. Its error is
+// kms.ErrAccessKeyNotFound if there is no such access point.
 func (r *Registry) AccessPoint(records *store.Records, aapName string) (*Principal, error) {
 	aap, err := records.AccessPoints().Get(aapName)
 	if errors.Is(err, store.ErrNotFound) {
@@ -126,9 +129,9 @@ func letsIn(records *store.Records, rules []string, source netip.Addr) bool {
 	})
 }
 
-// ParseSource reads an address, or a prefix, in which KMS's own examples set bits
-// beyond its length: they say nothing. It takes no IPv4 address in IPv6 form:
-// what such a prefix contains is not what it looks like.
+// ParseSource parses the source of a network rule: an address or a prefix. Bits beyond the
+// length of a prefix, which KMS's own examples set, are ignored. It is not ok for an IPv4
+// address in IPv6 form: such a prefix does not contain what it seems to.
 func ParseSource(source string) (netip.Prefix, bool) {
 	prefix, err := netip.ParsePrefix(source)
 	if a, addrErr := netip.ParseAddr(source); addrErr == nil && a.Zone() == "" {

@@ -9,12 +9,12 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A Principal is a verified caller.
+// A Principal is an authenticated caller. It does not change.
 type Principal struct {
 	// Name is the user's name, local:<uid> for a local administrator, or
 	// [AccessPointUser] and the name of an access point.
 	Name   string
-	Quotas map[string]float64 // queries per second, where the user has others than everybody
+	Quotas map[string]float64 // the user's own limits, in queries per second, by the quota's name
 
 	arn         string
 	root        bool   // a local administrator: the owner of the account, in KMS's words
@@ -27,7 +27,8 @@ func (r *Registry) Root(uid uint32) *Principal {
 	return &Principal{Name: fmt.Sprintf("local:%d", uid), arn: r.arns.Root(), root: true, policies: rootPolicies}
 }
 
-// User returns the principal of a user, with the policies that the records have.
+// User returns the principal of a user, with the user's policies as they are in records. A
+// policy that is missing or cannot be parsed is an error, since it may be one that denies.
 func (r *Registry) User(records *store.Records, user store.User) (*Principal, error) {
 	p := &Principal{Name: user.UserName, Quotas: user.Quotas, arn: r.arns.User(user.UserName)}
 	for _, name := range user.Policies {
@@ -44,17 +45,17 @@ func (r *Registry) User(records *store.Records, user store.User) (*Principal, er
 	return p, nil
 }
 
-// A Question is what is asked of policies.
+// A Question asks whether an action on a resource is allowed.
 type Question struct {
 	Action   string            // as KMS spells it, without "kms:"
 	Resource string            // an ARN
 	Key      *store.Key        // the key that Resource names, if it names one
-	Values   map[string]string // of condition keys; Decide adds those of the key's tags
+	Values   map[string]string // of condition keys; not nil with a Key: Decide adds its tags
 }
 
-// Decide evaluates a principal's policies, and those of the key if the resource is
-// one. A key policy that cannot be parsed denies everybody but the account's
-// owner, who can set another: the error says so, and is Forbidden.NoPermission.
+// Decide evaluates a principal's policies and, if q.Key is set, the key's policy. A key
+// policy that cannot be parsed is a kms.ErrNoPermission for everybody except the account's
+// owner, who can set another one.
 func (r *Registry) Decide(records *store.Records, p *Principal, q Question) (policy.Decision, error) {
 	policies := p.policies
 	if q.Key != nil {
@@ -82,8 +83,8 @@ func (r *Registry) Decide(records *store.Records, p *Principal, q Question) (pol
 // users can have a name with spaces.
 const keyPolicyName = "the key policy"
 
-// documents keeps policies parsed, by their text, so nothing needs invalidating.
-// There are few of them in use; if there come to be many, all are dropped.
+// documents caches parsed policies by their text, so nothing needs invalidating. Few are in
+// use; when there are maxDocuments, all are dropped.
 type documents struct {
 	parse func(string) (*policy.Policy, error)
 

@@ -13,15 +13,15 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// TimeWindow is how far a request's time stamp may be from ours, either way,
-// and so how long past its time stamp a nonce must be remembered.
+// TimeWindow is how far a request's time stamp may be from the gateway's clock, either way.
+// So a nonce must be remembered until TimeWindow after its request's time stamp.
 const TimeWindow = 15 * time.Minute
 
 // unsealTime is how long the token may take to unseal a record.
 const unsealTime = 2500 * time.Millisecond
 
-// A Registry knows the credentials of callers, and the policies that have been parsed.
-// Its methods may be called from any goroutine. Use [Open].
+// A Registry holds the unsealed secrets of access keys, the used nonces, and the parsed
+// policies. Its methods may be called from any goroutine. Use [Open].
 type Registry struct {
 	arns   kms.ARNs
 	sealer hsm.Sealer
@@ -34,8 +34,9 @@ type Registry struct {
 	keyPolicies documents
 }
 
-// Open unseals the secrets of all access keys, and remembers the nonces that the records
-// have. It fails rather than leave one out.
+// Open returns a Registry with the secrets of all access keys, which it has the token
+// unseal, and the nonces in records that can still be replayed at now. It fails if one
+// secret cannot be unsealed.
 func Open(ctx context.Context, records *store.Records, arns kms.ARNs, sealer hsm.Sealer, now time.Time, logger *slog.Logger) (*Registry, error) {
 	r := &Registry{arns: arns, sealer: sealer, logger: logger}
 	r.ramPolicies.parse, r.keyPolicies.parse = policy.Parse, policy.ParseKeyPolicy

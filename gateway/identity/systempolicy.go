@@ -5,9 +5,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// SystemPolicies are RAM's for KMS, by name, with what RAM's pages of them say
-// (as of 2026-09-03) as far as there is such an operation here. They cannot be
-// changed.
+// SystemPolicies are RAM's system policies for KMS, by name. They allow what RAM's pages say
+// (as of 2026-09-03), as far as the gateway has such operations. They must not be changed.
 var SystemPolicies = map[string]SystemPolicy{
 	"AliyunKMSFullAccess": {"Full access to KMS", fullAccess},
 	"AliyunKMSReadOnlyAccess": {"Read-only access to KMS",
@@ -35,8 +34,8 @@ func mustParse(document string) *policy.Policy {
 	return p
 }
 
-// PolicyDocument returns a system policy's document or a record's, or
-// store.ErrNotFound.
+// PolicyDocument returns the document of a system policy or, if there is none of that name,
+// of a RAM policy in records. Its error is store.ErrNotFound if there is neither.
 func PolicyDocument(records *store.Records, policyName string) (string, error) {
 	if p, ok := SystemPolicies[policyName]; ok {
 		return p.Document, nil
