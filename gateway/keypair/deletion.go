@@ -32,10 +32,11 @@ func every(ctx context.Context, f func(context.Context)) {
 	}
 }
 
-// CarryOutDeletions deletes the keys whose time has come and destroys key pairs
-// that belong to no version. A key's records go first, all at once, so that it
-// can no longer be used or shown; its key pairs are then orphans, and stay
-// recorded as such until the token has destroyed them. What fails is tried again.
+// CarryOutDeletions deletes the keys whose deletion is due, then destroys the orphans. It
+// deletes all records of a key at once, so that the key can no longer be used or shown.
+// Its key pairs are then orphans until the token has destroyed them. CarryOutDeletions
+// logs what fails, and the next call tries it again. It does nothing while the audit log
+// fails or lacks the line of a change.
 func (p *Pairs) CarryOutDeletions(ctx context.Context) {
 	if p.Audit.Err() != nil || p.Journal.Pending() {
 		return // without its audit line nothing is deleted or destroyed
@@ -56,12 +57,11 @@ func (p *Pairs) CarryOutDeletions(ctx context.Context) {
 	}
 }
 
-// destroyLeftOrphan destroys a key pair that was an orphan a while ago, if it
-// still is one. While it is being made it is not, and made it is not either: so
-// first nobody must be making it, and then the record must still be there. In that
-// order: a creation is marked before its record is written, and until after the
-// record is gone. The record is looked for in a change, which fails where a change
-// may be lost.
+// destroyLeftOrphan destroys a key pair that was an orphan a while ago, if it still is one.
+// It first checks that nobody is making the pair, then that the record is still there. The
+// order matters: a creation is marked before its record is written, and stays marked until
+// after the record is gone. Looking for the record is a change of records, so that it
+// fails after an ErrUncertain.
 func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	if _, making := p.making.Load(o.KeyVersionId); making {
 		return nil
@@ -89,7 +89,8 @@ func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	return nil
 }
 
-// DeleteDueKeys deletes the records of the keys whose time has come.
+// DeleteDueKeys deletes the records of the keys whose deletion is due, each with an audit
+// line. It stops at the first error. Their key pairs become orphans.
 func (p *Pairs) DeleteDueKeys() error {
 	now := p.Now().UTC()
 	for _, keyId := range p.dueKeys(now) {
@@ -100,9 +101,8 @@ func (p *Pairs) DeleteDueKeys() error {
 	return nil
 }
 
-// KeepDueKeys cancels the deletions that DeleteDueKeys would carry out, on behalf of a
-// principal. Each leaves its line in the log. It is for records that no gateway serves yet:
-// those of a backup.
+// KeepDueKeys cancels the deletions that DeleteDueKeys would carry out, each with an audit
+// line for principal. It is for the records of a backup, which no gateway serves yet.
 func KeepDueKeys(records *store.Store, log *audit.Log, principal string, now func() time.Time, logger *slog.Logger) error {
 	changes, err := journal.Open(records, log, logger)
 	if err != nil {
@@ -140,13 +140,14 @@ func (p *Pairs) dueKeys(now time.Time) (due []string) {
 
 var errNotDue = errors.New("the key is not to be deleted any more")
 
-// IsDue reports whether a key is to be deleted now.
+// IsDue reports whether a key is to be deleted: it is PendingDeletion, and its DeleteDate is
+// not after now.
 func IsDue(k store.Key, now time.Time) bool {
 	return k.KeyState == store.PendingDeletion && !k.DeleteDate.After(now)
 }
 
-// deleteKey deletes the records of a key that is still due. It leaves an audit
-// line, as an operation would.
+// deleteKey deletes the records of a key that is still due, with an audit line, as an
+// operation does.
 func (p *Pairs) deleteKey(keyId string, now time.Time) error {
 	err := p.change(p.entry("DeleteKey", keyId, OwnName), func(tx *store.Tx) error {
 		k, err := tx.Keys().Get(keyId)
@@ -161,10 +162,11 @@ func (p *Pairs) deleteKey(keyId string, now time.Time) error {
 	return err
 }
 
-// OwnName is how the audit log calls the gateway itself. No user can have it.
+// OwnName is the principal of what the gateway does by itself, in the audit log. No user
+// can have this name.
 const OwnName = "kmsgate"
 
-// entry returns the audit line of something that no request asked for.
+// entry returns the audit line of an action that no request asked for.
 func (p *Pairs) entry(action, keyId, principal string) audit.Entry {
 	return audit.Entry{Time: p.Now().UTC(), RequestId: uuid.NewString(), Door: "local", Principal: principal, Action: action, KeyId: keyId, Status: http.StatusOK}
 }

@@ -1,13 +1,17 @@
-// Package keypair is the life of a key pair: it is made, watched, tested, and destroyed.
+// Package keypair makes key pairs, looks whether they are still there, tests them, and
+// destroys them.
 //
-// Token and database cannot commit together. What makes the two agree after a kill at any
-// moment is the order: a pair that is going to be made is recorded as an orphan, it is made
-// and tested, and the transaction that writes its version removes the orphan. A key is
-// deleted by its records first, all at once; its pairs are orphans then, until the token has
-// destroyed them. So an orphan that is found later is to be destroyed, and there is no other
-// way for a pair to be.
+// Token and database cannot commit together. The order of steps makes them agree after a
+// kill at any moment:
+//
+//   - To create a pair, the package records it as an orphan, has the token make and test
+//     it, and removes the orphan in the transaction that writes its version.
+//   - To delete a key, the package deletes all its records at once, which makes its pairs
+//     orphans, and removes each orphan once the token has destroyed the pair.
+//
+// So an orphan found later is to be destroyed, and every pair is a version's or an orphan's.
 //
 // The package guarantees that no pair of a recorded version is destroyed, that nothing is
-// destroyed while the audit log cannot be written, and that records and token belong
-// together while they are frozen for a backup.
+// destroyed while the audit log is known to fail, and that records and token agree while
+// they are frozen for a backup.
 package keypair

@@ -9,10 +9,9 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// A freeze keeps key pairs as they are while a backup copies the token and the
-// database, which must belong together. Whoever makes or destroys a key pair is
-// inside from its first record to its last. It is not a sync.RWMutex because
-// waiting has to end with a context.
+// A freeze keeps key pairs as they are while a backup copies the token and the database,
+// which must agree. Code that makes or destroys a key pair is inside from its first record
+// to its last. It is not a sync.RWMutex because waiting has to end with a context.
 type freeze struct {
 	mu     sync.Mutex
 	inside int           // guarded by mu
@@ -103,18 +102,20 @@ func (f *freeze) open() {
 	f.shut, f.left = nil, nil
 }
 
-// Enter waits until key pairs may be made and destroyed. Without an error Leave has to be
-// called; Enter must not be called again before.
+// Enter waits until no freeze holds, and keeps the next one waiting until Leave. If it
+// returns nil, the caller must call Leave, and must not call Enter or Create until then.
+// If ctx ends first, the error is kms.ErrUnavailable.
 func (p *Pairs) Enter(ctx context.Context) error { return p.freeze.enter(ctx) }
 
-// Leave ends what Enter began.
+// Leave ends what a successful Enter began.
 func (p *Pairs) Leave() { p.freeze.leave() }
 
 // freezeTime is how long a freeze waits for the key pairs that are being made.
 var freezeTime = createTimeout(hsm.RSA_4096) + destroyTimeout
 
 // Freeze waits until no key pair is being made or destroyed, and keeps it so until thaw is
-// called. Signing goes on.
+// called. Keys sign meanwhile. If it returns nil, the caller must call thaw, once. If the
+// pairs being made take too long or another freeze does, the error is kms.ErrUnavailable.
 func (p *Pairs) Freeze(ctx context.Context) (thaw func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, freezeTime)
 	defer cancel()

@@ -13,7 +13,7 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A health is what is known of key versions that are not as they should be.
+// A health holds the key versions that are known to be missing or failing.
 type health struct {
 	mu      sync.Mutex
 	missing map[string]bool // KeyVersionIds; guarded by mu
@@ -26,8 +26,8 @@ func (h *health) setMissing(missing map[string]bool) {
 	h.missing = missing
 }
 
-// tested takes in what a test signature of a version came to, if that says
-// anything about the version.
+// tested records the result of a test signature, unless the error says nothing about the
+// version.
 func (h *health) tested(keyVersionId string, err error) {
 	if err != nil && hsm.IsTransient(err) {
 		return
@@ -44,7 +44,7 @@ func (h *health) tested(keyVersionId string, err error) {
 	h.failing[keyVersionId] = true
 }
 
-// keep forgets failures of versions that are not there any more.
+// keep drops failures of versions that do not exist any more.
 func (h *health) keep(there map[string]bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -172,8 +172,8 @@ func (p *Pairs) testKey(ctx context.Context, v store.KeyVersion) error {
 	}
 }
 
-// Test makes signatures with each of the key's algorithms in turn,
-// checks each, and gives their times in order.
+// Test makes count signatures with the key's algorithms in turn and verifies each. It
+// returns how long they took, the shortest first. It stops at the first that fails.
 func (p *Pairs) Test(ctx context.Context, k hsm.Key, count int) ([]time.Duration, error) {
 	algorithms := hsm.Algorithms(k.Spec)
 	times := make([]time.Duration, 0, count)
@@ -212,15 +212,16 @@ func (p *Pairs) testSignature(ctx context.Context, k hsm.Key, alg hsm.Algorithm)
 	return took, err
 }
 
-// Tested takes in what a test signature of a version came to.
+// Tested records the result of a test signature of a version, for Health. A nil error
+// clears an earlier failure. A transient error says nothing about the version.
 func (p *Pairs) Tested(keyVersionId string, err error) { p.health.tested(keyVersionId, err) }
 
-// Health returns how many versions' private keys were missing when they were looked for
-// last, and how many versions did not sign as they should when they were tried last.
+// Health returns how many versions had no private key when Run last looked, and how many
+// versions failed their last test signature.
 func (p *Pairs) Health() (missing, failing int) { return p.health.counts() }
 
-// Run looks for missing private keys, has every version sign once, and carries deletions
-// out, until ctx is done.
+// Run carries out deletions every few seconds, looks for missing private keys every hour,
+// and has every version sign once, until ctx is done.
 func (p *Pairs) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { every(ctx, p.CarryOutDeletions) })

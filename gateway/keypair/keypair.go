@@ -18,7 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// Config is what Pairs stand on. All of it is needed.
+// Config says what Pairs work with. All fields are needed.
 type Config struct {
 	Records *store.Store
 	Backend hsm.Backend
@@ -28,12 +28,12 @@ type Config struct {
 	Logger  *slog.Logger
 }
 
-// Pairs are the key pairs of an instance. Their methods may be called from any
+// Pairs manage the key pairs of an instance. Their methods may be called from any
 // goroutine. Use [New].
 type Pairs struct {
 	Config
 	making sync.Map // KeyVersionId → true, while its key pair is being made
-	freeze freeze   // who makes or destroys key pairs is inside
+	freeze freeze   // entered while a key pair is made or destroyed
 	health health
 }
 
@@ -54,17 +54,21 @@ func createTimeout(spec hsm.KeySpec) time.Duration {
 
 // A Recorder writes records on behalf of a request.
 type Recorder interface {
-	// Record writes down what the request is going to do, which is nothing that anybody
-	// can see.
+	// Record changes records in a way that nobody can see: it needs no audit line.
 	Record(f func(tx *store.Tx) error) error
-	// Write makes a change that can be seen, together with the request's audit line.
+	// Write changes records, in one transaction with the request's audit line.
 	Write(f func(tx *store.Tx) error) error
 }
 
-// Create makes the key pair of a version of a KeySpec and records it, together with what
-// also changes. also is tried before the token is asked. What it refuses is refused, and
-// leaves nothing. Create is not cut short when ctx is done: what the token has begun it
-// ends.
+// Create makes the key pair of a version and records the version, in one transaction with
+// the changes that also makes. It calls also twice: first on records that are thrown away,
+// before the token makes anything, then for good. An error of either call is Create's
+// error.
+//
+// If Create returns an error, no version is recorded, and the pair is destroyed now or by a
+// later CarryOutDeletions. Only after store.ErrUncertain the version may be recorded; its
+// pair is kept then. A KeySpec that the token does not offer is
+// kms.ErrUnsupportedOperation. Create does not end with ctx: it finishes what it has begun.
 func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.KeySpec, r Recorder, also func(tx *store.Tx) error) (store.KeyVersion, error) {
 	ctx = context.WithoutCancel(ctx)
 	making, cancel := context.WithTimeout(ctx, createTimeout(spec))
@@ -120,7 +124,7 @@ func (p *Pairs) destroy(ctx context.Context, o store.Orphan) error {
 	return p.Records.Update(func(tx *store.Tx) error { return tx.Orphans().Delete(o.KeyVersionId) })
 }
 
-// Making reports whether a key pair is being made.
+// Making reports whether a key pair is being made at this moment.
 func (p *Pairs) Making() (making bool) {
 	p.making.Range(func(_, _ any) bool {
 		making = true
@@ -129,16 +133,17 @@ func (p *Pairs) Making() (making bool) {
 	return making
 }
 
-// Forget drops what is kept of a key's private halves outside of where they
-// live. It is for keys that do not sign any more.
+// Forget has the backend drop its copies of a key's private halves. It is for keys that
+// are not to sign any more.
 func (p *Pairs) Forget(keyId string) {
 	for _, v := range p.Records.Now().VersionsOf(keyId) {
 		p.Backend.Forget(v.Key)
 	}
 }
 
-// CheckRecord refuses a version whose key pair is not the one that was made for
-// this record: a record that was given another's would sign with another's key.
+// CheckRecord returns an error that is kms.ErrKeyUnavailable if a version's record does not
+// hold the key pair that was made for it. A record with another version's pair would sign
+// with another key.
 func CheckRecord(version store.KeyVersion, key store.Key) error {
 	if id, err := uuid.Parse(version.KeyVersionId); err != nil || !bytes.Equal(id[:], version.Key.ID) || version.Key.Spec != key.KeySpec {
 		return fmt.Errorf("%w (the record of version %s holds the key pair %x of KeySpec %s)",

@@ -6,13 +6,13 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A Recorded is a key pair that a record speaks of.
+// A Recorded is a key pair with the record that it belongs to.
 type Recorded struct {
 	kms.Owner
 	Key hsm.Key
 }
 
-// Owners returns all records of key pairs by CKA_ID.
+// Owners returns the owners of all recorded key pairs, by CKA_ID.
 func Owners(records *store.Records) map[string]Recorded {
 	all := make(map[string]Recorded)
 	add := func(key hsm.Key, o kms.Owner) { all[string(key.ID)] = Recorded{o, key} }
@@ -34,8 +34,8 @@ func Owners(records *store.Records) map[string]Recorded {
 	return all
 }
 
-// OwnerOf says what an object is for. While key pairs are being made, what has no
-// id yet may become one of them.
+// OwnerOf returns the owner of an object in the token. While key pairs are being made, an
+// object without an id may become one of them, so it is no stray.
 func OwnerOf(o hsm.Object, records map[string]Recorded, making bool) Recorded {
 	if record, ok := records[string(o.ID)]; ok && o.Ours && o.Purpose == hsm.PurposeKey {
 		return record

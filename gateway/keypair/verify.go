@@ -11,22 +11,22 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A Verified says what was found to work.
+// A Verified counts what VerifyAll found to work.
 type Verified struct {
-	Keys       int // whose versions have all signed
-	Versions   int // that have signed
-	AccessKeys int // whose secret was unsealed
-	ClientKeys int // whose record was
-	Due        int // keys among them that are deleted at the gateway's next start: their time has come
+	Keys       int // keys whose versions have all signed
+	Versions   int // versions that have signed
+	AccessKeys int // access keys whose secret was unsealed
+	ClientKeys int // client keys whose record was unsealed
+	Due        int // how many of Keys are due: the gateway deletes them when it starts
 }
 
-// ErrForeignToken: the token is not the one that the records belong to.
+// ErrForeignToken: the token does not belong to the records.
 var ErrForeignToken = errors.New("the token is not the one that this database belongs to")
 
-// MatchesToken reports an error, ErrForeignToken, if the backend and the sealer are not
-// those of the records. It tries what every instance has: the audit log's key, one
-// of the software keys and one of the access keys. Whether each key is there it
-// does not look at: that takes long.
+// MatchesToken returns an error that is ErrForeignToken if the backend and the sealer do not
+// belong to the records. It tries the audit log's key, one software key and one access
+// key. It does not look for every key, which takes long: see VerifyAll. A token that is
+// unavailable or refuses is another error.
 func MatchesToken(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) error {
 	ctx, cancel := context.WithTimeout(ctx, verifyTime)
 	defer cancel()
@@ -47,7 +47,7 @@ func MatchesToken(ctx context.Context, db *store.Store, backend hsm.Backend, sea
 	return nil
 }
 
-// foreign says so, unless the token was away.
+// foreign returns an ErrForeignToken, or err if it says nothing about whose the token is.
 func foreign(what string, err error) error {
 	if hsm.IsTransient(err) || errors.Is(err, hsm.ErrRefused) { // another token would not have the key at all
 		return err
@@ -55,7 +55,7 @@ func foreign(what string, err error) error {
 	return fmt.Errorf("%w: %s (%w)", ErrForeignToken, what, err)
 }
 
-// softwareKey gives one of the versions whose private keys are sealed.
+// softwareKey returns one of the versions whose private keys are sealed.
 func softwareKey(records *store.Records) (store.KeyVersion, bool) {
 	for v := range records.Versions().All() {
 		if v.Key.Sealed != nil {
@@ -65,17 +65,16 @@ func softwareKey(records *store.Records) (store.KeyVersion, bool) {
 	return store.KeyVersion{}, false
 }
 
-// verifyTime is how long one signature or one secret may take. Nobody waits for
-// it.
+// verifyTime is how long one signature or one secret may take. No client waits for it.
 const verifyTime = 30 * time.Second
 
-// maxFailures is how many failures a VerifyAll names.
+// maxFailures is how many failures VerifyAll names.
 const maxFailures = 10
 
-// VerifyAll has the backend sign with every version of every key that there is a
-// record of, whatever the key's state, checks the signatures, and unseals the
-// secret of every access key and the record of every client key. Its error names what does not work; Verified is of
-// the rest. It changes nothing.
+// VerifyAll has the backend sign with every version of every key, whatever the key's state,
+// and verifies the signatures. It has the sealer unseal the secret of every access key and
+// the record of every client key. Its error names the first maxFailures failures and
+// counts the others; Verified counts the rest. It changes nothing.
 func VerifyAll(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) (Verified, error) {
 	p := verifier{backend: backend, sealer: sealer}
 	records := db.Now()
@@ -94,7 +93,7 @@ func VerifyAll(ctx context.Context, db *store.Store, backend hsm.Backend, sealer
 	return p.Verified, errors.Join(append(p.errs, ctx.Err())...)
 }
 
-// A verifier is a VerifyAll on its way.
+// A verifier is the state of one VerifyAll.
 type verifier struct {
 	Verified
 	backend hsm.Backend
