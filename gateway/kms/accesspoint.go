@@ -17,6 +17,7 @@ type AccessPointResponse struct {
 	Policies             string // JSON
 }
 
+// An AccessPointItem is an access point as lists show it.
 type AccessPointItem struct {
 	AuthenticationMethod string
 	Name                 string
@@ -28,7 +29,7 @@ type ListApplicationAccessPointsResponse struct {
 	PageInfo
 }
 
-// UpdateApplicationAccessPointRequest changes what it has.
+// UpdateApplicationAccessPointRequest changes the fields that are not nil.
 type UpdateApplicationAccessPointRequest struct {
 	Name        string  `kms:"required"`
 	Description *string `kms:"chars=8192"`
@@ -61,6 +62,7 @@ type DescribeNetworkRuleResponse struct {
 	NetworkRule
 }
 
+// A NetworkRuleItem is a network rule as lists show it.
 type NetworkRuleItem struct {
 	Name string
 	Type string
@@ -72,7 +74,7 @@ type ListNetworkRulesResponse struct {
 	PageInfo
 }
 
-// UpdateNetworkRuleRequest changes what it has.
+// UpdateNetworkRuleRequest changes the fields that are not nil.
 type UpdateNetworkRuleRequest struct {
 	Name            string  `kms:"required"`
 	Description     *string `kms:"chars=8192"`
@@ -110,6 +112,7 @@ type DescribePolicyResponse struct {
 	Resources          []string
 }
 
+// A PermissionPolicyItem is a permission policy as lists show it.
 type PermissionPolicyItem struct{ Name string }
 
 type ListPoliciesResponse struct {
@@ -118,8 +121,9 @@ type ListPoliciesResponse struct {
 	PageInfo
 }
 
-// UpdatePolicyRequest changes what it has. AccessControlRules without a network rule
-// lets all addresses in; empty it is refused, for it does not say so.
+// UpdatePolicyRequest changes the fields that are not nil. AccessControlRules without a
+// network rule admit all addresses. Empty AccessControlRules are refused, because they do
+// not say that.
 type UpdatePolicyRequest struct {
 	Name               string `kms:"required"`
 	AccessControlRules *string

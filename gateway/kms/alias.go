@@ -25,6 +25,7 @@ type ListAliasesRequest struct {
 	PageSize   *int `kms:"min=1,max=100"`
 }
 
+// An AliasItem is an alias as lists show it.
 type AliasItem struct {
 	AliasArn  string
 	AliasName string

@@ -2,25 +2,24 @@ package kms
 
 import "fmt"
 
-// ARNs makes the names that policies use, for the resources of one account in one
-// region.
+// ARNs makes the ARNs of one account in one region, as policies spell them.
 type ARNs struct{ RegionId, AccountId string }
 
-// Resource returns the ARN of a resource of KMS, as "key/<KeyId>".
+// Resource returns the ARN of a KMS resource, given as type and name: "key/<KeyId>".
 func (a ARNs) Resource(resource string) string {
 	return fmt.Sprintf("acs:kms:%s:%s:%s", a.RegionId, a.AccountId, resource)
 }
 
-// Key returns the ARN of a key; Key("") is what the ARNs of all keys begin with.
+// Key returns the ARN of a key. Key("") is the prefix of the ARNs of all keys.
 func (a ARNs) Key(keyId string) string { return a.Resource("key/" + keyId) }
 
-// Alias returns the ARN of an alias. Its AliasName begins with "alias/".
+// Alias returns the ARN of an alias. The AliasName includes "alias/".
 func (a ARNs) Alias(aliasName string) string { return a.Resource(aliasName) }
 
 // Instance returns the ARN of a KMS instance, which ARNs call a key store.
 func (a ARNs) Instance(instanceId string) string { return a.Resource("keystore/" + instanceId) }
 
-// Root returns the ARN of the account's owner, which local administrators are.
+// Root returns the ARN of the account's owner, as which local administrators act.
 func (a ARNs) Root() string { return fmt.Sprintf("acs:ram::%s:root", a.AccountId) }
 
 // User returns the ARN of a user.

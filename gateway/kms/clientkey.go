@@ -17,10 +17,12 @@ type CreateClientKeyResponse struct {
 	PrivateKeyData Base64 // PKCS#12
 }
 
+// A ClientKeyRequest names a client key.
 type ClientKeyRequest struct {
 	ClientKeyId string `kms:"required,bytes=64"`
 }
 
+// A ClientKeyItem is a client key as the API shows it.
 type ClientKeyItem struct {
 	AapName       string
 	ClientKeyId   string
@@ -41,7 +43,7 @@ type ListClientKeysRequest struct {
 	AapName string // all access points if empty
 }
 
-// ListClientKeysResponse has its list without a wrapping, unlike others.
+// ListClientKeysResponse has its list directly, unlike the responses of other lists.
 type ListClientKeysResponse struct {
 	Result
 	ClientKeys []ClientKeyItem

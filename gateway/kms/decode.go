@@ -13,9 +13,8 @@ import (
 // names, as [Parameter] describes them. Parameters without a field are ignored: clients
 // send more than an operation knows. A field can be
 //
-//   - a string, or a *string where an empty one says something: nil if it was not
-//     sent;
-//   - a *int or *bool, nil if it was not sent;
+//   - a string, or a *string that is nil if it was not sent;
+//   - a *int or *bool that is nil if it was not sent;
 //   - a []byte, sent as standard Base64 with padding;
 //   - a []string or a slice of structs of strings, sent flat (Name.1, Name.2, …
 //     and Name.1.Member, …) or as JSON text under the name itself.
@@ -116,7 +115,7 @@ func decodeList(parameters map[string]string, name string, into reflect.Value) e
 	return nil
 }
 
-// decodeMember fills a member of a list and gives how many parameters that took.
+// decodeMember fills a member of a list and returns how many parameters it used.
 func decodeMember(parameters map[string]string, name string, into reflect.Value) (sent int) {
 	fill := func(name string, into reflect.Value) {
 		if text, ok := parameters[name]; ok {
@@ -134,7 +133,7 @@ func decodeMember(parameters map[string]string, name string, into reflect.Value)
 	return sent
 }
 
-// ParseBool takes "true" and "false" in any case: Python's SDK sends "True".
+// ParseBool parses "true" and "false" in any case: Python's SDK sends "True".
 func ParseBool(text string) (value, ok bool) {
 	switch strings.ToLower(text) {
 	case "true":
@@ -152,8 +151,10 @@ const MaxReason = 1024
 // MaxEcho bounds what of a request's own text goes into messages and log lines.
 const MaxEcho = 256
 
+// Clip truncates a text from a request to MaxEcho bytes.
 func Clip(s string) string { return ClipTo(MaxEcho, s) }
 
+// ClipTo truncates a text to most bytes, and then appends "…".
 func ClipTo(most int, s string) string {
 	if len(s) > most {
 		return s[:most] + "…"

@@ -3,8 +3,10 @@
 //
 // The request and the response of operation X are XRequest and XResponse. Their
 // fields have the API's names. [Decode] fills a request from parameters; [FormatOf]
-// returns how a response is written, JSON or XML. An [Error] is what a client is told
-// instead; its Code is spelled as KMS, RAM or the gateway in front of KMS spells it.
+// returns how a response is written, JSON or XML. A failed request is answered with an
+// [Error], whose Code is spelled as KMS, RAM or the gateway in front of KMS spells it.
 //
-// The package holds no state, and knows nothing of records, tokens or callers.
+// The package guarantees that the server, the command line and the tests use the same names
+// and the same order of members. It holds no state, and knows nothing of records, tokens
+// or callers.
 package kms

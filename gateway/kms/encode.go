@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// A Format is a way to write answers. Content types are spelled as the real
-// service spells them: SDKs compare the one of XML to the letter.
+// A Format is a way to write responses. Content types are spelled as the real service spells
+// them: SDKs compare that of XML to the letter.
 type Format struct {
 	ContentType string
 	Encode      func(root string, body any) ([]byte, error)
 }
 
-// The two formats.
+// The formats of responses.
 var (
 	FormatJSON = &Format{"application/json;charset=utf-8", EncodeJSON}
 	FormatXML  = &Format{"text/xml;charset=utf-8", encodeXML}
@@ -25,8 +25,8 @@ var (
 // in any.
 var formats = map[string]*Format{"": FormatJSON, "JSON": FormatJSON, "XML": FormatXML}
 
-// FormatOf gives the format that a request asks for, and JSON for one that there
-// is not: the answer says so.
+// FormatOf returns the format that a request asks for in the parameter Format, in any case.
+// For an unknown format it returns FormatJSON, in which the request is refused.
 func FormatOf(name string) *Format {
 	if f, ok := formats[strings.ToUpper(name)]; ok {
 		return f
@@ -34,6 +34,7 @@ func FormatOf(name string) *Format {
 	return FormatJSON
 }
 
+// CheckFormat returns an InvalidParameter error if the parameter Format is unknown.
 func CheckFormat(name string) error {
 	if _, ok := formats[strings.ToUpper(name)]; !ok {
 		return InvalidParameter("Format", "%q is neither JSON nor XML", Clip(name))
@@ -41,8 +42,8 @@ func CheckFormat(name string) error {
 	return nil
 }
 
-// EncodeJSON leaves &, < and > as they are: the reader of Alibaba Cloud's older
-// Java SDK does not know the escape \u.
+// EncodeJSON encodes body as JSON. It leaves &, < and > as they are: Alibaba Cloud's older
+// Java SDK does not know the escape \u. An empty list is [], a nil one is null.
 func EncodeJSON(_ string, body any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -64,16 +65,16 @@ func encodeXML(root string, body any) ([]byte, error) {
 	return []byte(b.String()), nil
 }
 
-// Base64 are bytes, written as standard Base64 with padding, in every format.
+// Base64 is a byte slice that every format writes as standard Base64 with padding.
 type Base64 []byte
 
-// MarshalText writes Base64.
+// MarshalText returns b as standard Base64 with padding.
 func (b Base64) MarshalText() ([]byte, error) {
 	return base64.StdEncoding.AppendEncode(nil, b), nil
 }
 
-// An ErrorBody is what SDKs make their errors of. Where they need strings they
-// must get strings: alibaba-cloud-sdk-go panics otherwise.
+// An ErrorBody is the body of an answer to a failed request. SDKs read it; where they expect
+// strings they must get strings, because alibaba-cloud-sdk-go panics otherwise.
 type ErrorBody struct {
 	HttpStatus int
 	Code       string

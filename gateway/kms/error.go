@@ -5,27 +5,26 @@ import (
 	"fmt"
 )
 
-// An Error is an error of the API: what a client is told. Code is spelled as
-// KMS or the gateway in front of it spells it; Status is the HTTP status.
+// An Error is an error of the API, as a client sees it. Status is the HTTP status. Code is
+// spelled as KMS, RAM or the gateway in front of KMS spells it. Compare with errors.Is.
 type Error struct {
 	Status  int
 	Code    string
 	Message string
 }
 
-// Error is the error in one line: status, code and message.
+// Error returns status, code and message in one line.
 func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Message) }
 
-// Is makes errors.Is compare codes: errors of one code differ in their message
-// only.
+// Is reports whether target is an Error with the same status and code. Messages may differ.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code && t.Status == e.Status
 }
 
-// The errors of the API. Of several that a request deserves it gets the first,
-// in the order in which the corridor looks: route, size, parameters, signature,
-// action, quota, single parameters, permission, existence, state, fitness.
+// The errors of the API. If several apply, the client gets the first in the order of the
+// gateway's checks: route, size, parameters, signature, action, quota, single parameters,
+// permission, existence, state, fitness.
 var (
 	ErrApiNotFound          = define(404, "InvalidApi.NotFound", "Specified api is not found, please check your url and method.")
 	ErrHTTPMethod           = define(403, "UnsupportedHTTPMethod", "This http method is not supported.")
@@ -62,14 +61,14 @@ var (
 	ErrUnavailable          = define(503, "ServiceUnavailableTemporary", "Service Unavailable Temporary.")
 	ErrInternal             = define(500, "InternalFailure", "Internal Failure.")
 
-	// What a dry run is answered with instead.
+	// The answers to a dry run.
 	ErrDryRun         = define(400, "DryRunOperationError", "Request would have succeeded, but the DryRun parameter is set.")
 	errDryRunInvalid  = define(400, "ValidationError", "The request would have failed.")
 	errDryRunNoAccess = define(403, "AccessDeniedError", "You are not authorized to perform this operation on the KMS resource.")
 )
 
-// The errors of administration, spelled as RAM spells them. No client of the API
-// sees them.
+// The errors of administration, spelled as RAM spells them. Clients of the API never get
+// them.
 var (
 	ErrUserNotFound      = defineAdmin(404, "EntityNotExist.User", "The user does not exist.")
 	ErrUserExists        = defineAdmin(409, "EntityAlreadyExists.User", "The user already exists.")
@@ -84,7 +83,7 @@ var (
 	ErrPolicyInUse       = defineAdmin(409, "DeleteConflict.Policy.User", "The policy is attached to a user.")
 )
 
-// The errors that the native API has in the place of others, as KMS documents them.
+// The errors that the native API has instead of others, as KMS documents them.
 var (
 	ErrNativeName        = defineNative(400, "InvalidApiName", "The ApiName is invalid.")
 	ErrNativeVersion     = defineNative(400, "InvalidApiVersion", "The ApiVersion is invalid.")
@@ -95,12 +94,11 @@ var (
 	ErrNativeContentType = defineNative(415, "InvalidContentType", "The Content-Type is unsupported.")
 )
 
-// ErrAuditLog is what everything is answered with while there can be no audit
-// line of it.
+// ErrAuditLog is the answer to every request while the audit log cannot be written.
 var ErrAuditLog = ErrUnavailable.Because("The audit log cannot be written, and nothing is done without its line.")
 
-// ErrAuditOwed is what a change is answered with that was made when there could be
-// no line of it any more.
+// ErrAuditOwed is the answer to a change that was carried out, and whose audit line could
+// not be written.
 var ErrAuditOwed = ErrUnavailable.Because("The request was carried out, and its audit line follows as soon as the log can be written.")
 
 // defined, definedAdmin and definedNative are every error above, in their order.
@@ -125,14 +123,14 @@ func define(status int, code, message string) *Error {
 	return e
 }
 
-// Errors lists every error that the API can be answered with, those of
-// dry runs last. Messages of answers can go on.
+// Errors returns every error of the API, those of dry runs last. The messages of answers may
+// be longer.
 func Errors() []Error { return values(defined) }
 
-// AdminErrors lists the errors of administration.
+// AdminErrors returns the errors of administration.
 func AdminErrors() []Error { return values(definedAdmin) }
 
-// NativeErrors lists every error that only the native API has.
+// NativeErrors returns the errors that only the native API has.
 func NativeErrors() []Error { return values(definedNative) }
 
 func values(errs []*Error) (all []Error) {
@@ -147,24 +145,23 @@ func (e *Error) Saying(format string, args ...any) *Error {
 	return &Error{e.Status, e.Code, fmt.Sprintf(format, args...)}
 }
 
-// Because returns e with a message that goes on.
+// Because returns e with more text behind its message.
 func (e *Error) Because(format string, args ...any) *Error {
 	return &Error{e.Status, e.Code, e.Message + " " + fmt.Sprintf(format, args...)}
 }
 
-// MissingParameter returns the error for a parameter that is needed and was not sent.
+// MissingParameter returns the error for a required parameter that was not sent.
 func MissingParameter(name string) *Error {
 	return ErrMissingParameter.Saying("The parameter %q is needed but not provided.", name)
 }
 
-// InvalidParameter returns the error for a parameter that is not valid, and why.
+// InvalidParameter returns the error for a parameter that is not valid. The format says why.
 func InvalidParameter(name, format string, args ...any) *Error {
 	return ErrInvalidParameter.Saying("The specified parameter %q is not valid: %s.", name, fmt.Sprintf(format, args...))
 }
 
-// DryRunError gives the error that a dry run is answered with for what the
-// request itself would have been answered with. Who did not prove who it is, is
-// over its quota or met a fault of ours is told that and nothing else.
+// DryRunError returns the answer to a dry run whose request would have been answered with e.
+// Throttling and faults of the gateway are returned as they are.
 func DryRunError(e *Error) *Error {
 	switch {
 	case errors.Is(e, ErrNoPermission):

@@ -1,7 +1,7 @@
 package kms
 
-// A KeyMetadata is a key as the API shows it. All members are strings, and
-// those that do not apply are empty, not missing, as the real service has it.
+// A KeyMetadata is a key as the API shows it. All members are strings; those that do not
+// apply are empty and not missing, as in the real service.
 type KeyMetadata struct {
 	Arn                string
 	AutomaticRotation  string
@@ -63,6 +63,7 @@ type ListKeysRequest struct {
 	Filters    string
 }
 
+// A KeyItem is a key as lists show it.
 type KeyItem struct {
 	KeyArn string
 	KeyId  string
@@ -90,6 +91,7 @@ type GetKeyPolicyResponse struct {
 	Policy string
 }
 
+// A KeyRequest names a key.
 type KeyRequest struct {
 	KeyId string `kms:"required"`
 }

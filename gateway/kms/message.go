@@ -1,15 +1,15 @@
 package kms
 
-// A Response is an operation's answer. Its exported fields are its members.
+// A Response is the answer to a successful request. Its exported fields are its members.
 type Response interface{ SetRequestId(string) }
 
 // A Result is part of every response.
 type Result struct{ RequestId string }
 
-// SetRequestId says which request the response belongs to.
+// SetRequestId sets the id of the request that the response answers.
 func (r *Result) SetRequestId(id string) { r.RequestId = id }
 
-// An EmptyResponse has nothing but a RequestId.
+// An EmptyResponse has only a RequestId.
 type EmptyResponse struct{ Result }
 
 // A NoRequest has no parameters.

@@ -3,7 +3,7 @@ package kms
 // DefaultPageSize is how many members a page has if the request does not say.
 const DefaultPageSize = 10
 
-// PageInfo is what responses say of their page. Pages count from 1.
+// A PageInfo describes one page of a list. Pages count from 1.
 type PageInfo struct {
 	PageNumber int
 	PageSize   int
@@ -36,7 +36,7 @@ type ListNamedRequest struct {
 	PageSize   *int `kms:"min=1,max=100"`
 }
 
-// NamedPageSize is the default for collections: KMS has 10 for other lists.
+// NamedPageSize is the default page size of collections. KMS has 10 for other lists.
 const NamedPageSize = 20
 
 // NameRequest asks for one record of a collection.

@@ -11,10 +11,12 @@ type UpdateRamPolicyRequest struct {
 	PolicyDocument string `kms:"required"`
 }
 
+// A RamPolicyRequest names a RAM policy.
 type RamPolicyRequest struct {
 	PolicyName string `kms:"required"`
 }
 
+// A RamPolicyItem is a RAM policy as lists show it.
 type RamPolicyItem struct {
 	PolicyName      string
 	PolicyType      string
@@ -37,6 +39,7 @@ type ListRamPoliciesResponse struct {
 	Policies struct{ Policy []RamPolicyItem }
 }
 
+// A PolicyAttachmentRequest attaches a RAM policy to a user, or detaches it.
 type PolicyAttachmentRequest struct {
 	PolicyName string `kms:"required"`
 	UserName   string `kms:"required"`

@@ -4,6 +4,7 @@ type CreateBackupRequest struct {
 	Recipients []string `kms:"required"`
 }
 
+// A RegionItem is a region as lists show it.
 type RegionItem struct{ RegionId string }
 
 type DescribeRegionsResponse struct {
@@ -20,10 +21,11 @@ type GetKmsInstanceRequest struct {
 	KmsInstanceId string `kms:"required"`
 }
 
+// A BindVpc is a VPC that an instance is bound to. The gateway has none.
 type BindVpc struct{ RegionId, VSwitchId, VpcId, VpcOwnerId string }
 
-// A KmsInstance has the members that the API has; what an appliance has not, no
-// VPC and no end, is empty.
+// A KmsInstance is the instance as the API shows it. Members that do not apply to the
+// gateway, such as VPCs and the end date, are empty.
 type KmsInstance struct {
 	BindVpcs              struct{ BindVpc []BindVpc }
 	CaCertificateChainPem string
@@ -52,6 +54,7 @@ type ListKmsInstancesRequest struct {
 	PageSize   *int `kms:"min=1,max=100"`
 }
 
+// A KmsInstanceItem is an instance as lists show it.
 type KmsInstanceItem struct {
 	KmsInstanceArn string
 	KmsInstanceId  string

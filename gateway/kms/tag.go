@@ -14,6 +14,7 @@ type UntagResourceRequest struct {
 	TagKeys       string `kms:"required"`
 }
 
+// A ResourceTag is a tag of a key.
 type ResourceTag struct {
 	KeyId    string
 	TagKey   string
@@ -51,6 +52,7 @@ type ListTagResourcesRequest struct {
 	NextToken    string
 }
 
+// A TagResourceItem is a tag of a resource, as ListTagResources shows it.
 type TagResourceItem struct {
 	ResourceId   string
 	ResourceType string

@@ -2,11 +2,12 @@ package kms
 
 import "time"
 
-// TimeLayout is how times are written: UTC, to the second.
+// TimeLayout is the layout of times in the API: UTC, to the second.
 const TimeLayout = "2006-01-02T15:04:05Z"
 
-// ParseTime reads a time as the API writes it. Earlier years are slips, and not
-// all of them can be told in a certificate.
+// ParseTime parses a time of the parameter, in TimeLayout. Any other form is
+// InvalidParameter, and so is a year before 2000: it is a slip, and a certificate cannot
+// express all of them.
 func ParseTime(parameter, text string) (time.Time, error) {
 	t, err := time.Parse(TimeLayout, text)
 	if err != nil || t.Format(TimeLayout) != text || t.Year() < 2000 {
@@ -15,7 +16,7 @@ func ParseTime(parameter, text string) (time.Time, error) {
 	return t, nil
 }
 
-// FormatTime writes a time as the API does; the zero time is empty.
+// FormatTime returns a time in TimeLayout; the zero time is "".
 func FormatTime(t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -7,18 +7,18 @@ type DescribeTokenResponse struct {
 	Survey hsm.Survey
 }
 
-// What an object in the token is for, or what holds it.
+// The uses of an object in the token.
 const (
 	UseVersion  = "key version"
 	UseAudit    = "audit key"
 	UseSealing  = "sealing key"
 	UseCanary   = "canary"
 	UseOrphan   = "being made or destroyed"
-	UseStray    = "stray"     // it is ours, and no record speaks of it
-	UseAnothers = "another's" // it has no label of ours
+	UseStray    = "stray"     // an object of the gateway's that belongs to no record
+	UseAnothers = "another's" // without the gateway's label
 )
 
-// An Owner is the record that speaks of a key pair.
+// An Owner is the record that a key pair belongs to.
 type Owner struct {
 	Use          string
 	KeyId        string
@@ -27,6 +27,7 @@ type Owner struct {
 	Aliases      AliasNames
 }
 
+// AliasNames are the aliases of a key.
 type AliasNames struct{ Alias []string }
 
 // A TokenObject is an object in the token with its record.

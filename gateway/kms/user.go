@@ -5,6 +5,7 @@ type CreateUserRequest struct {
 	Comments string `kms:"bytes=128"`
 }
 
+// A UserItem is a user as the API shows it.
 type UserItem struct {
 	UserName   string
 	Comments   string
@@ -46,6 +47,7 @@ type ListAccessKeysRequest struct {
 	UserName string // all users if empty
 }
 
+// An AccessKeyItem is an access key as lists show it.
 type AccessKeyItem struct {
 	AccessKeyId  string
 	UserName     string
@@ -68,6 +70,7 @@ type DeleteAccessKeyRequest struct {
 	AccessKeyId string `kms:"required"`
 }
 
+// A QuotaItem is a limit of a quota, for one user or for everybody.
 type QuotaItem struct {
 	Gateway          string
 	QuotaName        string

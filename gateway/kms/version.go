@@ -1,5 +1,6 @@
 package kms
 
+// A KeyVersionItem is a version of a key as the API shows it.
 type KeyVersionItem struct {
 	CreationDate string
 	KeyId        string
@@ -10,6 +11,7 @@ type CreateKeyVersionRequest struct {
 	KeyId string `kms:"required"`
 }
 
+// A KeyVersionResponse shows one version of a key.
 type KeyVersionResponse struct {
 	Result
 	KeyVersion KeyVersionItem

@@ -70,4 +70,6 @@ func Names() []kms.Quota {
 }
 
 // IsUserQuota reports whether users can have their own limit of a quota.
-func IsUserQuota(name kms.Quota) bool { return name == kms.QuotaDedicatedUser || documentedQuotas[name] > 0 }
+func IsUserQuota(name kms.Quota) bool {
+	return name == kms.QuotaDedicatedUser || documentedQuotas[name] > 0
+}
