@@ -17,13 +17,6 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// An AdminRequest is what is sent to the admin door, as JSON, in the body of a
-// POST to /. The answer is that of the RPC API in JSON.
-type AdminRequest struct {
-	Action     string
-	Parameters map[string]string
-}
-
 // maxAdminBody is more than the largest policy has when it is escaped.
 const maxAdminBody = 1 << 20
 
@@ -90,7 +83,7 @@ func (d *adminDoor) read(c *call) error {
 	if err := checkRoute(d.r); err != nil {
 		return err
 	}
-	var request AdminRequest
+	var request kms.AdminRequest
 	decoder := json.NewDecoder(http.MaxBytesReader(d.w, d.r.Body, maxAdminBody))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&request); err != nil {
@@ -142,7 +135,7 @@ func (d *adminDoor) write(c *call, status int, body any) {
 // writeOctets writes an answer that is no JSON. Cut short, it ends without the
 // end that HTTP gives it: the client cannot take it for whole.
 func (d *adminDoor) writeOctets(c *call, o octets) {
-	d.w.Header().Set("Content-Type", octetStream)
+	d.w.Header().Set("Content-Type", kms.OctetStream)
 	d.w.WriteHeader(http.StatusOK)
 	_, err := o.WriteTo(onlyWriter{d.w})
 	if err := errors.Join(err, o.Close()); err != nil {
@@ -163,8 +156,6 @@ func (p *patient) Write(b []byte) (int, error) {
 	}
 	return p.ResponseWriter.Write(b)
 }
-
-const octetStream = "application/octet-stream"
 
 // onlyWriter keeps an *os.File from handing all of itself over in one write.
 type onlyWriter struct{ io.Writer }

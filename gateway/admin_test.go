@@ -21,6 +21,7 @@ import (
 	"testing"
 
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/adminclient"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/kms"
@@ -37,11 +38,11 @@ func socketDir(t *testing.T) string {
 }
 
 // admin opens the bench's admin door.
-func (b *bench) admin() *gateway.AdminClient {
+func (b *bench) admin() *adminclient.Client {
 	b.t.Helper()
 	path := filepath.Join(socketDir(b.t.(*testing.T)), "admin.sock")
 	b.openAdmin(path)
-	c := gateway.DialAdmin(path)
+	c := adminclient.Dial(path)
 	b.t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -312,7 +313,7 @@ func TestListenAdmin(t *testing.T) {
 	}
 	b := newBench(t)
 	b.serveAdmin(second)
-	if err := gateway.DialAdmin(path).Call(t.Context(), "ListUsers", nil, nil); err != nil {
+	if err := adminclient.Dial(path).Call(t.Context(), "ListUsers", nil, nil); err != nil {
 		t.Error(err)
 	}
 	for _, open := range []os.FileMode{0o755, 0o701, 0o710, 0o770, 0o704} {
@@ -414,8 +415,8 @@ const strangerSocket = "KMSGATE_TEST_STRANGER_SOCKET"
 // all may administer or observe, even if the socket can be opened.
 func TestAdminPeer(t *testing.T) {
 	if path := os.Getenv(strangerSocket); path != "" {
-		fmt.Println("asked:", gateway.DialAdmin(path).Call(t.Context(), "CreateUser", params("UserName", "intruder"), nil))
-		fmt.Println("asked:", gateway.DialAdmin(path).Call(t.Context(), "ListUsers", nil, nil))
+		fmt.Println("asked:", adminclient.Dial(path).Call(t.Context(), "CreateUser", params("UserName", "intruder"), nil))
+		fmt.Println("asked:", adminclient.Dial(path).Call(t.Context(), "ListUsers", nil, nil))
 		return
 	}
 	t.Parallel()

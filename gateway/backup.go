@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -48,8 +47,6 @@ func discard(resp kms.Response) error {
 	}
 	return nil
 }
-
-var errOctets = errors.New("the operation answers with octets, which Stream takes")
 
 type createBackupResponse struct {
 	kms.Result

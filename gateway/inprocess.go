@@ -21,7 +21,7 @@ func (s *Server) Call(ctx context.Context, action string, parameters map[string]
 		return err
 	}
 	if _, ok := answer.(octets); ok {
-		return errors.Join(errOctets, discard(answer))
+		return errors.Join(kms.ErrOctets, discard(answer))
 	}
 	if resp == nil {
 		return nil
@@ -42,13 +42,11 @@ func (s *Server) Stream(ctx context.Context, action string, parameters map[strin
 	}
 	o, ok := answer.(octets)
 	if !ok {
-		return errNoOctets
+		return kms.ErrNoOctets
 	}
 	_, err = o.WriteTo(w)
 	return errors.Join(err, o.Close())
 }
-
-var errNoOctets = errors.New("the operation does not answer with octets: Call takes its answer")
 
 func (s *Server) call(ctx context.Context, action string, parameters map[string]string) (kms.Response, error) {
 	d := &localDoor{server: s, action: action, parameters: parameters}

@@ -60,6 +60,8 @@ var mayImport = map[string][]string{
 	"gateway/identity": {"gateway/acs", "gateway/kms", "hsm", "policy", "store",
 		"software.sslmate.com/src/go-pkcs12"}, // what a client key is handed over in
 	"gateway/audit": {"internal/durable"}, // a new file of the log has to survive a power failure
+	// A client of the admin door.
+	"gateway/adminclient": {"gateway/kms"},
 	// The service. Echo is seen here only, in the doors.
 	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/identity", "gateway/journal", "gateway/keypair", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store", "google.golang.org/protobuf",
 		"github.com/labstack/echo", "github.com/google/uuid", "github.com/prometheus/client_golang"},

@@ -15,7 +15,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/serve"
-	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/adminclient"
 )
 
 // TestListen takes all addresses, or none.
@@ -93,7 +93,7 @@ func TestServe(t *testing.T) {
 			t.Errorf("%s answers %s, %v", address, body, err)
 		}
 	}
-	admin := gateway.DialAdmin(c.Admin.Socket)
+	admin := adminclient.Dial(c.Admin.Socket)
 	if err := admin.Call(t.Context(), "ListUsers", nil, nil); err != nil {
 		t.Error(err)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
-	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/adminclient"
 )
 
 // A Caller does operations of a gateway, as its local administrator.
@@ -93,7 +93,7 @@ func dialSocket(path string) (Caller, error) {
 	if err := conn.Close(); err != nil {
 		return nil, err
 	}
-	return gateway.DialAdmin(path), nil
+	return adminclient.Dial(path), nil
 }
 
 func dialConfig(ctx context.Context, path string, log io.Writer) (Caller, error) {

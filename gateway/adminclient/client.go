@@ -1,4 +1,6 @@
-package gateway
+// Package adminclient asks a running gateway for operations, through its admin door: as
+// root, or as the user that the gateway runs as.
+package adminclient
 
 import (
 	"bytes"
@@ -13,12 +15,16 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// An AdminClient does operations of a gateway that runs, through its admin door.
-type AdminClient struct{ http http.Client }
+// callTime is how long an answer may take that is no stream.
+const callTime = time.Minute
 
-// DialAdmin makes a client of the admin door at path.
-func DialAdmin(path string) *AdminClient {
-	return &AdminClient{http.Client{
+// A Client is a connection to one gateway. Its methods may be called from any goroutine.
+type Client struct{ http http.Client }
+
+// Dial returns a client of the gateway whose admin socket is at path. It connects when it is
+// asked for something.
+func Dial(path string) *Client {
+	return &Client{http.Client{
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 		}},
@@ -26,17 +32,17 @@ func DialAdmin(path string) *AdminClient {
 }
 
 // Call does an operation. The response's members are decoded into resp, which
-// may be nil. Errors of the API are *Error.
-func (a *AdminClient) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTime)
+// may be nil. Errors of the API are *kms.Error.
+func (c *Client) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	answer, err := a.ask(ctx, action, parameters)
+	answer, err := c.ask(ctx, action, parameters)
 	if err != nil {
 		return err
 	}
 	defer answer.Body.Close()
-	if answer.Header.Get("Content-Type") == octetStream {
-		return errOctets
+	if answer.Header.Get("Content-Type") == kms.OctetStream {
+		return kms.ErrOctets
 	}
 	if resp == nil {
 		return nil
@@ -47,14 +53,14 @@ func (a *AdminClient) Call(ctx context.Context, action string, parameters map[st
 // Stream does an operation that answers with octets, which are written to w.
 // Without an error they are all there. It takes as long as it takes, or until ctx
 // is done.
-func (a *AdminClient) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
-	answer, err := a.ask(ctx, action, parameters)
+func (c *Client) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
+	answer, err := c.ask(ctx, action, parameters)
 	if err != nil {
 		return err
 	}
 	defer answer.Body.Close()
-	if answer.Header.Get("Content-Type") != octetStream {
-		return errNoOctets
+	if answer.Header.Get("Content-Type") != kms.OctetStream {
+		return kms.ErrNoOctets
 	}
 	if _, err := io.Copy(w, answer.Body); err != nil {
 		return fmt.Errorf("reading the gateway's answer: %w", err)
@@ -63,8 +69,8 @@ func (a *AdminClient) Stream(ctx context.Context, action string, parameters map[
 }
 
 // ask gives the answer to an operation that succeeded. Its body has to be closed.
-func (a *AdminClient) ask(ctx context.Context, action string, parameters map[string]string) (*http.Response, error) {
-	body, err := json.Marshal(AdminRequest{action, parameters})
+func (c *Client) ask(ctx context.Context, action string, parameters map[string]string) (*http.Response, error) {
+	body, err := json.Marshal(kms.AdminRequest{Action: action, Parameters: parameters})
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +78,7 @@ func (a *AdminClient) ask(ctx context.Context, action string, parameters map[str
 	if err != nil {
 		return nil, err
 	}
-	answer, err := a.http.Do(r)
+	answer, err := c.http.Do(r)
 	if err != nil {
 		return nil, fmt.Errorf("asking the gateway: %w", err)
 	}
@@ -88,7 +94,7 @@ func (a *AdminClient) ask(ctx context.Context, action string, parameters map[str
 }
 
 // Close ends the connection.
-func (a *AdminClient) Close() error {
-	a.http.CloseIdleConnections()
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
 	return nil
 }
