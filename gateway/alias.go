@@ -46,7 +46,7 @@ func createAlias(_ context.Context, c *call, req *kms.CreateAliasRequest) (*kms.
 	}
 	c.entry.Alias = req.AliasName
 	return done(c.update(func(tx *store.Tx) error {
-		if err := checkNewAlias(c, tx.Records, key.KeyId, req.AliasName); err != nil {
+		if err := checkNewAlias(c, tx.Records, key, req.AliasName); err != nil {
 			return err
 		}
 		return tx.Aliases().Create(store.Alias{AliasName: req.AliasName, KeyId: key.KeyId, CreationDate: c.now})
@@ -55,8 +55,8 @@ func createAlias(_ context.Context, c *call, req *kms.CreateAliasRequest) (*kms.
 
 // checkNewAlias refuses an alias of a key that is being deleted, of a name that
 // is taken, or one too many.
-func checkNewAlias(c *call, records *store.Records, keyId, aliasName string) error {
-	key, err := current(records, keyId)
+func checkNewAlias(c *call, records *store.Records, permitted permitted, aliasName string) error {
+	key, err := current(records, permitted)
 	switch {
 	case err != nil:
 		return err
@@ -112,7 +112,7 @@ func updateAlias(_ context.Context, c *call, req *kms.UpdateAliasRequest) (*kms.
 		if err != nil {
 			return err
 		}
-		now, err := current(tx.Records, target.KeyId)
+		now, err := current(tx.Records, target)
 		if err != nil {
 			return err
 		}

@@ -28,15 +28,15 @@ func (c *call) updateKey(name string, change func(k *store.Key) error) error {
 	if err != nil {
 		return err
 	}
-	return c.updateKeys([]string{key.KeyId}, change)
+	return c.updateKeys([]permitted{key}, change)
 }
 
-// updateKeys changes the records of keys that c.key returned, all or none, in a transaction
+// updateKeys changes the records of permitted keys, all or none, in a transaction
 // that sees them as they are then: concurrent changes of one key are one after the other.
-func (c *call) updateKeys(keyIds []string, change func(k *store.Key) error) error {
+func (c *call) updateKeys(keys []permitted, change func(k *store.Key) error) error {
 	return c.update(func(tx *store.Tx) error {
-		for _, keyId := range keyIds {
-			k, err := current(tx.Records, keyId)
+		for _, key := range keys {
+			k, err := current(tx.Records, key)
 			if err != nil {
 				return err
 			}
@@ -51,9 +51,10 @@ func (c *call) updateKeys(keyIds []string, change func(k *store.Key) error) erro
 	})
 }
 
-// putNewKey returns what writes the record of a new key, if there may be one more.
-func putNewKey(c *call, key store.Key) func(tx *store.Tx) error {
-	return func(tx *store.Tx) error {
+// newPermitted returns a key that is going to be made, and what writes its record, if there
+// may be one more.
+func newPermitted(c *call, key store.Key) (permitted, func(tx *store.Tx) error) {
+	return permitted{key}, func(tx *store.Tx) error {
 		if tx.Keys().Len() >= c.server.MaxKeys {
 			return kms.ErrLimitExceeded.Because("There are %d keys.", c.server.MaxKeys)
 		}
@@ -118,8 +119,8 @@ func withNonce(c *call, f func(tx *store.Tx) error) func(tx *store.Tx) error {
 }
 
 // mayHaveVersion holds a key to the limits of one more version.
-func mayHaveVersion(c *call, records *store.Records, keyId string) error {
-	versions := records.VersionsOf(keyId)
+func mayHaveVersion(c *call, records *store.Records, key permitted) error {
+	versions := records.VersionsOf(key.KeyId)
 	if len(versions) >= maxVersions {
 		return kms.ErrLimitExceeded.Because("The key has %d versions.", maxVersions)
 	}

@@ -51,7 +51,8 @@ func createKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (*kms.Cr
 	if err := checkOffered(c, req, key); err != nil {
 		return nil, err
 	}
-	if _, err := createVersion(ctx, c, key, putNewKey(c, key)); err != nil {
+	made, put := newPermitted(c, key)
+	if _, err := createVersion(ctx, c, made, put); err != nil {
 		return nil, err
 	}
 	return &kms.CreateKeyResponse{KeyMetadata: c.server.metadata(key)}, nil
@@ -143,7 +144,7 @@ func describeKey(_ context.Context, c *call, req *kms.DescribeKeyRequest) (*kms.
 		return nil, err
 	}
 	resp := new(kms.DescribeKeyResponse)
-	resp.KeyMetadata.KeyMetadata = c.server.metadata(key)
+	resp.KeyMetadata.KeyMetadata = c.server.metadata(key.Key)
 	resp.KeyMetadata.DeletionProtection = "Disabled"
 	if key.Protected {
 		resp.KeyMetadata.DeletionProtection = "Enabled"
@@ -158,13 +159,13 @@ func listKeys(_ context.Context, c *call, req *kms.ListKeysRequest) (*kms.ListKe
 	if err != nil {
 		return nil, err
 	}
-	if err := c.authorizeKeyless(); err != nil {
+	keys, total, err := c.keys(filter, page)
+	if err != nil {
 		return nil, err
 	}
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	keys, total := c.keys(filter, page)
 	resp := &kms.ListKeysResponse{PageInfo: page}
 	resp.TotalCount = total
 	resp.Keys.Key = []kms.KeyItem{} // an empty list is [], not null

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"reflect"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
@@ -20,8 +21,8 @@ func op[Req, Resp any, R interface {
 	kms.Response
 }](name string, f func(ctx context.Context, c *call, req *Req) (R, error)) operation {
 	description, ok := kms.Find(name)
-	if !ok {
-		panic("gateway: " + name + " has no description") // a constant of ours
+	if !ok || description.Request != reflect.TypeFor[Req]() || description.Response != nil && description.Response != reflect.TypeFor[Resp]() {
+		panic("gateway: " + name + " is not as it is described") // a constant of ours
 	}
 	return operation{Operation: description, run: func(ctx context.Context, c *call) (kms.Response, error) {
 		req := new(Req)

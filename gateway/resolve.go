@@ -51,16 +51,21 @@ func (c *call) conditions() map[string]string {
 	return values
 }
 
+// A permitted key is one that the caller's policies and the key's own allow the operation
+// on. Only c.key and what creates a key make one, and without one there is no way to a
+// key's versions, to its record as it is now, or to a change of it.
+type permitted struct{ store.Key }
+
 // key gives the key that a request names by its id, an alias or an ARN, if the
 // caller's policies and the key's allow the action on it. It is the only way to
 // a key.
-func (c *call) key(name string) (store.Key, error) {
+func (c *call) key(name string) (permitted, error) {
 	if len(name) > maxKeyName {
-		return store.Key{}, kms.InvalidParameter("KeyId", "it has more than %d bytes", maxKeyName)
+		return permitted{}, kms.InvalidParameter("KeyId", "it has more than %d bytes", maxKeyName)
 	}
 	keyId, err := c.keyId(name)
 	if err != nil {
-		return store.Key{}, err
+		return permitted{}, err
 	}
 	c.entry.KeyId = kms.Clip(keyId)
 	var key *store.Key
@@ -69,13 +74,13 @@ func (c *call) key(name string) (store.Key, error) {
 	}
 	// Whoever may not use it does not learn whether there is such a key.
 	if err := c.authorizeKey(keyId, key); err != nil {
-		return store.Key{}, err
+		return permitted{}, err
 	}
 	if key == nil {
-		return store.Key{}, kms.ErrKeyNotFound
+		return permitted{}, kms.ErrKeyNotFound
 	}
 	c.entry.KeySpec = string(key.KeySpec)
-	return *key, nil
+	return permitted{*key}, nil
 }
 
 // maxKeyName is more than an ARN of the longest alias has. Policies are matched
@@ -117,10 +122,15 @@ func (c *call) alias(aliasName string) (store.Alias, error) {
 	return alias, err
 }
 
-// version gives a version of a key that c.key gave, the oldest if no id is given.
-func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, error) {
+// version returns a version of a permitted key, the oldest if no id is given.
+func (c *call) version(key permitted, keyVersionId string) (store.KeyVersion, error) {
 	c.entry.KeyVersionId = kms.Clip(keyVersionId)
-	version, err := findVersion(c.records, key.KeyId, keyVersionId)
+	version, err := c.records.Version(key.KeyId, keyVersionId)
+	if keyVersionId == "" {
+		if all := c.versions(key); len(all) > 0 {
+			version, err = all[0], nil
+		}
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return store.KeyVersion{}, kms.ErrKeyVersionNotFound
 	}
@@ -128,37 +138,30 @@ func (c *call) version(key store.Key, keyVersionId string) (store.KeyVersion, er
 		return store.KeyVersion{}, err
 	}
 	c.entry.KeyVersionId = version.KeyVersionId
-	return version, keypair.CheckRecord(version, key)
+	return version, keypair.CheckRecord(version, key.Key)
 }
 
-func findVersion(records *store.Records, keyId, keyVersionId string) (store.KeyVersion, error) {
-	if keyVersionId != "" {
-		return records.Version(keyId, keyVersionId)
-	}
-	if all := records.VersionsOf(keyId); len(all) > 0 {
-		return all[0], nil
-	}
-	return store.KeyVersion{}, store.ErrNotFound
-}
-
-// current returns a key that c.key returned, as the records have it.
-func current(records *store.Records, keyId string) (store.Key, error) {
-	k, err := records.Keys().Get(keyId)
+// current returns the record of a permitted key as it is now.
+func current(records *store.Records, key permitted) (store.Key, error) {
+	k, err := records.Keys().Get(key.KeyId)
 	if errors.Is(err, store.ErrNotFound) {
 		return k, kms.ErrKeyNotFound // deleted by another call meanwhile
 	}
 	return k, err
 }
 
-// versions returns the versions of a key that c.key returned, the oldest first.
-func (c *call) versions(key store.Key) []store.KeyVersion { return c.records.VersionsOf(key.KeyId) }
+// versions returns the versions of a permitted key, the oldest first.
+func (c *call) versions(key permitted) []store.KeyVersion { return c.records.VersionsOf(key.KeyId) }
 
-// keys returns a page of the keys that filters select, and the number of all of them. It
-// is for callers who may list all keys.
-func (c *call) keys(f filters, p kms.PageInfo) (page []store.Key, total int) {
+// keys returns a page of the keys that filters select, and the number of all of them, to
+// callers who may list all keys.
+func (c *call) keys(f filters, p kms.PageInfo) (page []store.Key, total int, err error) {
+	if err := c.authorizeKeyless(); err != nil {
+		return nil, 0, err
+	}
 	all := c.records.Keys()
 	if len(f) == 0 {
-		return all.Page(p.Skip(), p.PageSize), all.Len()
+		return all.Page(p.Skip(), p.PageSize), all.Len(), nil
 	}
 	for k := range all.All() {
 		if !f.match(c, k) {
@@ -169,7 +172,7 @@ func (c *call) keys(f filters, p kms.PageInfo) (page []store.Key, total int) {
 		}
 		total++
 	}
-	return page, total
+	return page, total, nil
 }
 
 // keysSeen returns the keys that match and on which the caller may do what is asked for.
@@ -185,8 +188,10 @@ func (c *call) keysSeen(match func(k store.Key) bool) (keys []store.Key) {
 // anyKey returns a key that others' policies are asked about, nil if there is none. It is
 // for local administrators, who see all.
 func (c *call) anyKey(name string) (keyId string, key *store.Key, err error) {
-	keyId, err = c.keyId(name)
-	if err != nil {
+	if c.door.name().IsRemote() {
+		return "", nil, kms.ErrNoPermission
+	}
+	if keyId, err = c.keyId(name); err != nil {
 		return "", nil, err
 	}
 	if k, err := c.records.Keys().Get(keyId); err == nil {
@@ -197,7 +202,7 @@ func (c *call) anyKey(name string) (keyId string, key *store.Key, err error) {
 
 // currentAlias returns an alias as it is now. It asks for the permission on the key of
 // the alias again, if that is not the key any more for which it was given.
-func (c *call) currentAlias(records *store.Records, aliasName string, authorised store.Key) (store.Alias, error) {
+func (c *call) currentAlias(records *store.Records, aliasName string, authorised permitted) (store.Alias, error) {
 	alias, err := records.Aliases().Get(aliasName)
 	if errors.Is(err, store.ErrNotFound) {
 		return alias, kms.ErrAliasNotFound // deleted by another call meanwhile

@@ -73,7 +73,7 @@ func resolveSigning(c *call, keyName, keyVersionId, algorithm string, m message)
 	if s.version, err = c.version(key, keyVersionId); err != nil {
 		return s, err
 	}
-	if err := usable(key); err != nil {
+	if err := usable(key.Key); err != nil {
 		return s, err
 	}
 	if s.alg, err = algorithmFor(key.KeySpec, hsm.Algorithm(algorithm)); err != nil {
@@ -170,7 +170,7 @@ func publicKeyVersion(c *call, keyName, keyVersionId string) (store.KeyVersion, 
 	if err != nil {
 		return store.KeyVersion{}, err
 	}
-	if err := usable(key); err != nil {
+	if err := usable(key.Key); err != nil {
 		return store.KeyVersion{}, err
 	}
 	return version, c.confirm()

@@ -183,16 +183,17 @@ func updateResources(c *call, regionId, resourceType string, ids []string, chang
 	if err := checkResources(c, regionId, resourceType, ids); err != nil {
 		return err
 	}
+	var keys []permitted
 	var keyIds []string
 	for _, id := range ids {
 		key, err := c.key(id)
 		if err != nil {
 			return err
 		}
-		keyIds = append(keyIds, key.KeyId)
+		keys, keyIds = append(keys, key), append(keyIds, key.KeyId)
 	}
 	c.entry.KeyId = strings.Join(keyIds, ",") // ours, and not too many
-	return c.updateKeys(keyIds, change)
+	return c.updateKeys(keys, change)
 }
 
 // listTagResources lists the tags of the keys that are named, or of all keys
@@ -211,7 +212,7 @@ func listTagResources(_ context.Context, c *call, req *kms.ListTagResourcesReque
 			return nil, err
 		}
 		if !slices.ContainsFunc(keys, func(k store.Key) bool { return k.KeyId == key.KeyId }) {
-			keys = append(keys, key)
+			keys = append(keys, key.Key)
 		}
 	}
 	if len(req.ResourceId) == 0 {

@@ -15,7 +15,7 @@ const maxVersions = 50
 
 // createVersion makes a version of a key, together with what also changes. also is tried
 // first, for a dry run and against what it refuses.
-func createVersion(ctx context.Context, c *call, key store.Key, also func(tx *store.Tx) error) (store.KeyVersion, error) {
+func createVersion(ctx context.Context, c *call, key permitted, also func(tx *store.Tx) error) (store.KeyVersion, error) {
 	if err := c.records.Try(also); err != nil {
 		return store.KeyVersion{}, err
 	}
@@ -43,17 +43,17 @@ func createKeyVersion(ctx context.Context, c *call, req *kms.CreateKeyVersionReq
 	if err != nil {
 		return nil, err
 	}
-	if err := usable(key); err != nil {
+	if err := usable(key.Key); err != nil {
 		return nil, err
 	}
 	// What was found usable may be disabled or deleted while the token is at work, and
 	// others may be quicker to make a version.
 	allowed := func(tx *store.Tx) error {
-		now, err := current(tx.Records, key.KeyId)
+		now, err := current(tx.Records, key)
 		if err != nil {
 			return err
 		}
-		return errors.Join(usable(now), mayHaveVersion(c, tx.Records, key.KeyId))
+		return errors.Join(usable(now), mayHaveVersion(c, tx.Records, key))
 	}
 	version, err := createVersion(ctx, c, key, allowed)
 	if err != nil {

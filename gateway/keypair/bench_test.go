@@ -89,7 +89,7 @@ func newBench(t testing.TB) *bench {
 	if b.journal, err = journal.Open(b.db, b.log, quiet); err != nil {
 		t.Fatal(err)
 	}
-	b.Pairs = keypair.New(keypair.Config{Records: b.db, Backend: b.backend, Journal: b.journal, Audit: b.log, Now: b.clock.Now, Logger: quiet})
+	b.Pairs = keypair.New(b.config())
 	return b
 }
 
@@ -193,4 +193,9 @@ func (b *bench) checkAgreement(orphans, orphanPairs int) {
 	if n := b.backend.Len(); n != len(versions)+orphanPairs {
 		b.t.Errorf("the token has %d pairs for %d versions, want %d more", n, len(versions), orphanPairs)
 	}
+}
+
+// config is what the pairs stand on.
+func (b *bench) config() keypair.Config {
+	return keypair.Config{Records: b.db, Backend: b.backend, Journal: b.journal, Audit: b.log, Now: b.clock.Now, Logger: quiet}
 }

@@ -171,7 +171,7 @@ func TestOrphanOfAKill(t *testing.T) {
 	if err != nil || orphan.Since != day || orphan.Key.Spec != hsm.EC_P256 || len(orphan.Key.ID) != 16 {
 		t.Errorf("the orphan is %+v, %v", orphan, err)
 	}
-	successor := keypair.New(b.Config)
+	successor := keypair.New(b.config())
 	b.backend.FailDestroy(hsm.ErrUnavailable)
 	successor.CarryOutDeletions(t.Context())
 	b.checkAgreement(1, 1)

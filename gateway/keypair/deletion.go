@@ -38,20 +38,20 @@ func every(ctx context.Context, f func(context.Context)) {
 // logs what fails, and the next call tries it again. It does nothing while the audit log
 // fails or lacks the line of a change.
 func (p *Pairs) CarryOutDeletions(ctx context.Context) {
-	if p.Audit.Err() != nil || p.Journal.Pending() {
+	if p.cfg.Audit.Err() != nil || p.cfg.Journal.Pending() {
 		return // without its audit line nothing is deleted or destroyed
 	}
 	if err := p.DeleteDueKeys(); err != nil {
-		p.Logger.Error("a key whose deletion is due is not deleted; trying again", "reason", err)
+		p.cfg.Logger.Error("a key whose deletion is due is not deleted; trying again", "reason", err)
 		return // without its audit line no key pair is destroyed
 	}
-	for o := range p.Records.Now().Orphans().All() {
+	for o := range p.cfg.Records.Now().Orphans().All() {
 		err := p.destroyLeftOrphan(ctx, o)
 		if err == nil {
 			continue
 		}
-		p.Logger.Error("a key pair that belongs to no key is not destroyed; trying again", "KeyVersionId", o.KeyVersionId, "reason", err)
-		if ctx.Err() != nil || p.Backend.Health(ctx) != nil {
+		p.cfg.Logger.Error("a key pair that belongs to no key is not destroyed; trying again", "KeyVersionId", o.KeyVersionId, "reason", err)
+		if ctx.Err() != nil || p.cfg.Backend.Health(ctx) != nil {
 			return // the next one would fare no better
 		}
 	}
@@ -71,7 +71,7 @@ func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	}
 	defer p.freeze.leave()
 	left := false
-	err := p.Records.Update(func(tx *store.Tx) error {
+	err := p.cfg.Records.Update(func(tx *store.Tx) error {
 		now, err := tx.Orphans().Get(o.KeyVersionId)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil
@@ -85,14 +85,14 @@ func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	if err := p.destroy(ctx, o); err != nil {
 		return err
 	}
-	p.Logger.Info("a key pair that belongs to no key was destroyed", "KeyVersionId", o.KeyVersionId, "since", o.Since)
+	p.cfg.Logger.Info("a key pair that belongs to no key was destroyed", "KeyVersionId", o.KeyVersionId, "since", o.Since)
 	return nil
 }
 
 // DeleteDueKeys deletes the records of the keys whose deletion is due, each with an audit
 // line. It stops at the first error. Their key pairs become orphans.
 func (p *Pairs) DeleteDueKeys() error {
-	now := p.Now().UTC()
+	now := p.cfg.Now().UTC()
 	for _, keyId := range p.dueKeys(now) {
 		if err := p.deleteKey(keyId, now); err != nil {
 			return fmt.Errorf("deleting key %s: %w", keyId, err)
@@ -109,7 +109,7 @@ func KeepDueKeys(records *store.Store, log *audit.Log, principal string, now fun
 		return err
 	}
 	p := New(Config{Records: records, Journal: changes, Audit: log, Now: now, Logger: logger})
-	for _, keyId := range p.dueKeys(p.Now().UTC()) {
+	for _, keyId := range p.dueKeys(p.cfg.Now().UTC()) {
 		if err := p.keepKey(keyId, principal); err != nil {
 			return fmt.Errorf("keeping key %s: %w", keyId, err)
 		}
@@ -130,7 +130,7 @@ func (p *Pairs) keepKey(keyId, principal string) error {
 }
 
 func (p *Pairs) dueKeys(now time.Time) (due []string) {
-	for k := range p.Records.Now().Keys().All() {
+	for k := range p.cfg.Records.Now().Keys().All() {
 		if IsDue(k, now) {
 			due = append(due, k.KeyId)
 		}
@@ -168,20 +168,20 @@ const OwnName = "kmsgate"
 
 // entry returns the audit line of an action that no request asked for.
 func (p *Pairs) entry(action, keyId, principal string) audit.Entry {
-	return audit.Entry{Time: p.Now().UTC(), RequestId: uuid.NewString(), Door: "local", Principal: principal, Action: action, KeyId: keyId, Status: http.StatusOK}
+	return audit.Entry{Time: p.cfg.Now().UTC(), RequestId: uuid.NewString(), Door: "local", Principal: principal, Action: action, KeyId: keyId, Status: http.StatusOK}
 }
 
 // change makes a change with its line. One that fails has a line, too, unless there was
 // nothing to do.
 func (p *Pairs) change(entry audit.Entry, f func(tx *store.Tx) error) error {
-	err := p.Journal.Update(entry, f)
+	err := p.cfg.Journal.Update(entry, f)
 	if errors.Is(err, errNotDue) {
 		return err
 	}
 	if err != nil {
 		entry.Status, entry.Code, entry.Reason = kms.ErrInternal.Status, kms.ErrInternal.Code, kms.ClipTo(kms.MaxReason, err.Error())
-		return errors.Join(err, p.Audit.Append(entry))
+		return errors.Join(err, p.cfg.Audit.Append(entry))
 	}
-	entry.Duration = p.Now().Sub(entry.Time)
-	return p.Journal.Append(entry)
+	entry.Duration = p.cfg.Now().Sub(entry.Time)
+	return p.cfg.Journal.Append(entry)
 }

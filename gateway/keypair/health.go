@@ -96,9 +96,9 @@ const tellMissing = 10
 // means that it cannot be told now.
 func (p *Pairs) checkKeys() error {
 	there, missing := make(map[string]bool), make(map[string]bool)
-	for v := range p.Records.Now().Versions().All() {
+	for v := range p.cfg.Records.Now().Versions().All() {
 		there[v.KeyVersionId] = true
-		err := p.Backend.Has(v.Key)
+		err := p.cfg.Backend.Has(v.Key)
 		switch {
 		case errors.Is(err, hsm.ErrNotFound):
 			if !p.isRecorded(v) { // deleted meanwhile
@@ -106,14 +106,14 @@ func (p *Pairs) checkKeys() error {
 			}
 			missing[v.KeyVersionId] = true
 			if len(missing) <= tellMissing {
-				p.Logger.Error("a key version's private key is missing: it cannot sign; kmsgate doctor says what to do", "KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "reason", err)
+				p.cfg.Logger.Error("a key version's private key is missing: it cannot sign; kmsgate doctor says what to do", "KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "reason", err)
 			}
 		case err != nil:
 			return err
 		}
 	}
 	if n := len(missing); n > tellMissing {
-		p.Logger.Error("private keys of more key versions are missing; kmsgate doctor names them all", "missing", n)
+		p.cfg.Logger.Error("private keys of more key versions are missing; kmsgate doctor names them all", "missing", n)
 	}
 	p.health.setMissing(missing)
 	p.health.keep(there)
@@ -121,7 +121,7 @@ func (p *Pairs) checkKeys() error {
 }
 
 func (p *Pairs) isRecorded(v store.KeyVersion) bool {
-	_, err := p.Records.Now().Version(v.KeyId, v.KeyVersionId)
+	_, err := p.cfg.Records.Now().Version(v.KeyId, v.KeyVersionId)
 	return err == nil
 }
 
@@ -133,7 +133,7 @@ const testPause = 9
 // not, or signs for another public key, is found before somebody needs it.
 func (p *Pairs) testKeys(ctx context.Context) {
 	failed := 0
-	for v := range p.Records.Now().Versions().All() {
+	for v := range p.cfg.Records.Now().Versions().All() {
 		err := p.testKey(ctx, v)
 		if ctx.Err() != nil {
 			return
@@ -143,11 +143,11 @@ func (p *Pairs) testKeys(ctx context.Context) {
 		}
 		p.health.tested(v.KeyVersionId, err)
 		if failed++; failed <= tellMissing {
-			p.Logger.Error("a key version does not sign as it should; kmsgate doctor says what to do", "KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "reason", err)
+			p.cfg.Logger.Error("a key version does not sign as it should; kmsgate doctor says what to do", "KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "reason", err)
 		}
 	}
 	if failed > tellMissing {
-		p.Logger.Error("more key versions do not sign as they should; kmsgate doctor names them all", "failing", failed)
+		p.cfg.Logger.Error("more key versions do not sign as they should; kmsgate doctor names them all", "failing", failed)
 	}
 }
 
@@ -157,13 +157,13 @@ func (p *Pairs) testKey(ctx context.Context, v store.KeyVersion) error {
 		if ctx.Err() != nil || !p.isRecorded(v) {
 			return ctx.Err()
 		}
-		if p.Backend.Health(ctx) != nil {
+		if p.cfg.Backend.Health(ctx) != nil {
 			continue
 		}
 		began := time.Now()
 		_, err := p.testSignature(ctx, v.Key, hsm.Algorithms(v.Key.Spec)[0])
 		// What is kept to sign faster is for those keys that are used.
-		p.Backend.Forget(v.Key)
+		p.cfg.Backend.Forget(v.Key)
 		if err != nil && hsm.IsTransient(err) {
 			continue
 		}
@@ -200,7 +200,7 @@ func (p *Pairs) testSignature(ctx context.Context, k hsm.Key, alg hsm.Algorithm)
 	ctx, cancel := context.WithTimeout(ctx, testTime)
 	defer cancel()
 	began := time.Now()
-	signature, err := p.Backend.Sign(ctx, k, alg, digest[:])
+	signature, err := p.cfg.Backend.Sign(ctx, k, alg, digest[:])
 	if err != nil {
 		return 0, err
 	}

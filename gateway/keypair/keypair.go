@@ -31,14 +31,14 @@ type Config struct {
 // Pairs manage the key pairs of an instance. Their methods may be called from any
 // goroutine. Use [New].
 type Pairs struct {
-	Config
+	cfg    Config
 	making sync.Map // KeyVersionId → true, while its key pair is being made
 	freeze freeze   // entered while a key pair is made or destroyed
 	health health
 }
 
 // New returns the key pairs of an instance.
-func New(cfg Config) *Pairs { return &Pairs{Config: cfg} }
+func New(cfg Config) *Pairs { return &Pairs{cfg: cfg} }
 
 // destroyTimeout is how long destroying a key pair may take: SoftHSM takes 0.9 s among
 // 10,000 keys.
@@ -93,7 +93,7 @@ func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.K
 	if err != nil {
 		return store.KeyVersion{}, err
 	}
-	version.Key, err = p.Backend.Generate(making, spec, id[:])
+	version.Key, err = p.cfg.Backend.Generate(making, spec, id[:])
 	if errors.Is(err, hsm.ErrKeySpec) {
 		err = fmt.Errorf("%w: %w", kms.ErrUnsupportedOperation.Because("The token of this instance makes no %s keys.", spec), err)
 	}
@@ -118,10 +118,10 @@ func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.K
 func (p *Pairs) destroy(ctx context.Context, o store.Orphan) error {
 	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
 	defer cancel()
-	if err := p.Backend.Destroy(ctx, o.Key); err != nil {
+	if err := p.cfg.Backend.Destroy(ctx, o.Key); err != nil {
 		return err
 	}
-	return p.Records.Update(func(tx *store.Tx) error { return tx.Orphans().Delete(o.KeyVersionId) })
+	return p.cfg.Records.Update(func(tx *store.Tx) error { return tx.Orphans().Delete(o.KeyVersionId) })
 }
 
 // Making reports whether a key pair is being made at this moment.
@@ -136,8 +136,8 @@ func (p *Pairs) Making() (making bool) {
 // Forget has the backend drop its copies of a key's private halves. It is for keys that
 // are not to sign any more.
 func (p *Pairs) Forget(keyId string) {
-	for _, v := range p.Records.Now().VersionsOf(keyId) {
-		p.Backend.Forget(v.Key)
+	for _, v := range p.cfg.Records.Now().VersionsOf(keyId) {
+		p.cfg.Backend.Forget(v.Key)
 	}
 }
 

@@ -55,4 +55,4 @@ func OwnerOf(o hsm.Object, records map[string]Recorded, making bool) Recorded {
 }
 
 // Owners returns all records of key pairs as they are now, by CKA_ID.
-func (p *Pairs) Owners() map[string]Recorded { return Owners(p.Records.Now()) }
+func (p *Pairs) Owners() map[string]Recorded { return Owners(p.cfg.Records.Now()) }
