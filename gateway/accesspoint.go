@@ -16,12 +16,12 @@ const maxAccessPointPolicies = 3
 
 var accessPoints = collection[store.ApplicationAccessPoint]{"access point", (*store.Records).AccessPoints, (*store.Tx).AccessPoints}
 
-func parsePolicies(text string) ([]string, error) {
+func parsePermissionPolicies(text string) ([]string, error) {
 	return parseNames("Policies", text, 1, maxAccessPointPolicies, func(name string) error { return checkName("Policies", name) })
 }
 
-// policiesExist refuses permission policies that there are not.
-func policiesExist(records *store.Records, policies []string) error {
+// permissionPoliciesExist refuses permission policies that there are not.
+func permissionPoliciesExist(records *store.Records, policies []string) error {
 	for _, name := range policies {
 		if _, err := permissionPolicies.find(records, name); err != nil {
 			return kms.InvalidParameter("Policies", "there is no permission policy %q", name)
@@ -36,12 +36,12 @@ func newAccessPointResponse(c *call, a store.ApplicationAccessPoint) *kms.Access
 }
 
 func createApplicationAccessPoint(_ context.Context, c *call, req *kms.CreateApplicationAccessPointRequest) (*kms.AccessPointResponse, error) {
-	policies, err := parsePolicies(req.Policies)
+	policies, err := parsePermissionPolicies(req.Policies)
 	if err != nil {
 		return nil, err
 	}
 	a := store.ApplicationAccessPoint{Name: req.Name, Description: req.Description, Policies: policies, CreationDate: c.now}
-	if err := accessPoints.create(c, a.Name, a, func(records *store.Records) error { return policiesExist(records, policies) }); err != nil {
+	if err := accessPoints.create(c, a.Name, a, func(records *store.Records) error { return permissionPoliciesExist(records, policies) }); err != nil {
 		return nil, err
 	}
 	return newAccessPointResponse(c, a), nil
@@ -70,7 +70,7 @@ func listApplicationAccessPoints(_ context.Context, c *call, req *kms.ListNamedR
 }
 
 func updateApplicationAccessPoint(_ context.Context, c *call, req *kms.UpdateApplicationAccessPointRequest) (*kms.EmptyResponse, error) {
-	policies, err := ifSent(req.Policies, parsePolicies)
+	policies, err := ifSent(req.Policies, parsePermissionPolicies)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func updateApplicationAccessPoint(_ context.Context, c *call, req *kms.UpdateApp
 		if policies == nil { // those of before may be gone
 			return nil
 		}
-		return policiesExist(records, *policies)
+		return permissionPoliciesExist(records, *policies)
 	}))
 }
 

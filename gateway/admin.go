@@ -40,7 +40,7 @@ func (s *Server) adminHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A backup takes longer than any other answer: each write has its own
 		// deadline, and nothing is read from a client that waits.
-		d := &adminDoor{server: s, w: &patient{w, http.NewResponseController(w)}, r: r}
+		d := &adminDoor{server: s, w: &deadlineWriter{w, http.NewResponseController(w)}, r: r}
 		if err := d.identify(); err == nil && r.Method == http.MethodGet {
 			observing.ServeHTTP(d.w, r)
 			return
@@ -52,7 +52,7 @@ func (s *Server) adminHandler() http.Handler {
 // An adminDoor is the door for local administrators: JSON on a unix socket.
 type adminDoor struct {
 	server *Server
-	w      *patient
+	w      *deadlineWriter
 	r      *http.Request
 	uid    uint32 // of the process at the other end
 	source string // that, for the audit log
@@ -144,13 +144,13 @@ func (d *adminDoor) writeOctets(c *call, o octets) {
 	}
 }
 
-// A patient writer gives each write as long as other answers have in all.
-type patient struct {
+// A deadlineWriter gives each write as long as other answers have in all.
+type deadlineWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 }
 
-func (p *patient) Write(b []byte) (int, error) {
+func (p *deadlineWriter) Write(b []byte) (int, error) {
 	if err := p.control.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
 		return 0, err
 	}

@@ -368,8 +368,8 @@ func TestProve(t *testing.T) {
 	}
 }
 
-// TestBelong tells a token that is another's from one that is away.
-func TestBelong(t *testing.T) {
+// TestMatchesToken tells a token that is another's from one that is away.
+func TestMatchesToken(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	auditKey, err := b.backend.Generate(t.Context(), hsm.EC_P256, bytes.Repeat([]byte{9}, 16))

@@ -161,7 +161,7 @@ func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
 		auditErr = errors.Join(auditErr, discard(resp))
 		api, resp, err = kms.ErrAuditLog, nil, auditErr
 		if c.changed {
-			api = kms.ErrAuditOwed
+			api = kms.ErrAuditPending
 		}
 	}
 	c.server.metrics.count(c, api)
@@ -191,7 +191,7 @@ func (c *call) log(api *kms.Error, err error) {
 	switch {
 	case api == nil:
 		c.server.Logger.Debug("request", attrs...)
-	case errors.Is(err, hsm.ErrRefused), api.Status >= 500 && api != kms.ErrAuditLog && api != kms.ErrAuditOwed: // the log's trouble is told once, not with every request
+	case errors.Is(err, hsm.ErrRefused), api.Status >= 500 && api != kms.ErrAuditLog && api != kms.ErrAuditPending: // the log's trouble is told once, not with every request
 		c.server.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
 	default:
 		c.server.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", kms.ClipTo(kms.MaxReason, err.Error()))...)

@@ -69,7 +69,7 @@ type Server struct {
 	arns            kms.ARNs
 	buckets         limit.Buckets
 	unauthenticated *limit.Unauthenticated
-	seats           *front.Process
+	connections     *front.Process
 	callers         *identity.Registry
 	pairs           *keypair.Pairs
 	journal         *journal.Journal
@@ -103,7 +103,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := cfg.Quotas.Check(); err != nil {
 		return nil, err
 	}
-	s := &Server{Config: cfg, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), seats: front.NewProcess()}
+	s := &Server{Config: cfg, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), connections: front.NewProcess()}
 	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ import (
 // Call does an operation through the local door: as the user whom this process
 // runs as, who may do everything that can be done here. It goes through the
 // corridor like every other call and is audited. The response's members are
-// decoded into resp, which may be nil. Errors of the API are *Error.
+// decoded into resp, which may be nil. Errors of the API are *kms.Error.
 func (s *Server) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
 	answer, err := s.call(ctx, action, parameters)
 	if err != nil {

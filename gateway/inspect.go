@@ -159,16 +159,16 @@ func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest
 	times, err := c.server.pairs.Test(ctx, version.Key, count)
 	c.server.pairs.Tested(version.KeyVersionId, err)
 	if err != nil {
-		return nil, tellingOf(err)
+		return nil, explain(err)
 	}
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 	return &kms.TestKeyVersionResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, KeySpec: key.KeySpec, Signatures: count,
 		MinMilliseconds: ms(times[0]), MedianMilliseconds: ms(times[len(times)/2]), MaxMilliseconds: ms(times[len(times)-1])}, nil
 }
 
-// tellingOf gives a local administrator the reason why a key does not sign, which
+// explain gives a local administrator the reason why a key does not sign, which
 // clients are not told.
-func tellingOf(err error) error {
+func explain(err error) error {
 	if hsm.IsTransient(err) {
 		return err
 	}

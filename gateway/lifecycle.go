@@ -19,7 +19,7 @@ func retireKey(c *call, name string, change func(k *store.Key) error) error {
 	return nil
 }
 
-// done gives an emptyResponse if there is no error.
+// done gives an EmptyResponse if there is no error.
 func done(err error) (*kms.EmptyResponse, error) {
 	if err != nil {
 		return nil, err

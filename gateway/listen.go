@@ -86,5 +86,5 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, 
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
-	return front.Serve(ctx, server, front.Listen(l, s.withClientCertificates(config, how), front.Limits{Connections: how.MaxConnections, PerSource: how.MaxPerSource, HandshakeTime: how.HeaderTime}, s.seats))
+	return front.Serve(ctx, server, front.Listen(l, s.withClientCertificates(config, how), front.Limits{Connections: how.MaxConnections, PerSource: how.MaxPerSource, HandshakeTime: how.HeaderTime}, s.connections))
 }

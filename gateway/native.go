@@ -101,8 +101,6 @@ func (d *nativeDoor) lookup(c *call) (operation, error) {
 	return o, nil
 }
 
-// errorOf is apiError for the native API, whose SDKs try what is unavailable again
-// by themselves: a token that refuses one thing and is well is told as something else.
 func (d *nativeDoor) errorOf(err error) *kms.Error { return nativeError(err) }
 
 // answer answers in protobuf. The version that was used is told in a header, where the

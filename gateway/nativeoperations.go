@@ -71,7 +71,7 @@ func nativeMessage(digest, text []byte, messageType string) (message, string, er
 	return message{parameter, text, messageType == messageRaw}, messageType, nil
 }
 
-// nativeSigning is [call.signing] with what a message names.
+// nativeSigning is resolveSigning with what a message names.
 func nativeSigning(c *call, keyId, algorithm string, m message) (signing, error) {
 	if keyId == "" {
 		return signing{}, kms.MissingParameter("KeyId")

@@ -90,11 +90,11 @@ var operations = byName(
 	op("UpdateNetworkRule", updateNetworkRule),
 	op("DeleteNetworkRule", deleteNetworkRule),
 
-	op("CreatePolicy", createPolicy),
-	op("DescribePolicy", describePolicy),
-	op("ListPolicies", listPolicies),
-	op("UpdatePolicy", updatePolicy),
-	op("DeletePolicy", deletePolicy),
+	op("CreatePolicy", createPermissionPolicy),
+	op("DescribePolicy", describePermissionPolicy),
+	op("ListPolicies", listPermissionPolicies),
+	op("UpdatePolicy", updatePermissionPolicy),
+	op("DeletePolicy", deletePermissionPolicy),
 
 	op("CreateApplicationAccessPoint", createApplicationAccessPoint),
 	op("DescribeApplicationAccessPoint", describeApplicationAccessPoint),

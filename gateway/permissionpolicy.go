@@ -70,7 +70,7 @@ func rulesExist(records *store.Records, rules []string) error {
 	return nil
 }
 
-func createPolicy(_ context.Context, c *call, req *kms.CreatePolicyRequest) (*kms.CreatePolicyResponse, error) {
+func createPermissionPolicy(_ context.Context, c *call, req *kms.CreatePolicyRequest) (*kms.CreatePolicyResponse, error) {
 	p, err := newPermissionPolicy(c, req)
 	if err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func newPermissionPolicy(c *call, req *kms.CreatePolicyRequest) (p store.Permiss
 	return p, nil
 }
 
-func describePolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.DescribePolicyResponse, error) {
+func describePermissionPolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.DescribePolicyResponse, error) {
 	p, err := permissionPolicies.describe(c, req.Name)
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func describePolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.Desc
 	}, nil
 }
 
-func listPolicies(_ context.Context, c *call, req *kms.ListNamedRequest) (*kms.ListPoliciesResponse, error) {
+func listPermissionPolicies(_ context.Context, c *call, req *kms.ListNamedRequest) (*kms.ListPoliciesResponse, error) {
 	all, page, err := permissionPolicies.list(c, req)
 	if err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func listPolicies(_ context.Context, c *call, req *kms.ListNamedRequest) (*kms.L
 	return resp, nil
 }
 
-func updatePolicy(_ context.Context, c *call, req *kms.UpdatePolicyRequest) (*kms.EmptyResponse, error) {
+func updatePermissionPolicy(_ context.Context, c *call, req *kms.UpdatePolicyRequest) (*kms.EmptyResponse, error) {
 	permissions, permissionsErr := ifSent(req.Permissions, parsePermissions)
 	resources, resourcesErr := ifSent(req.Resources, parseResources)
 	rules, rulesErr := ifSent(req.AccessControlRules, parseAccessControl)
@@ -161,6 +161,6 @@ func updatePolicy(_ context.Context, c *call, req *kms.UpdatePolicyRequest) (*km
 	}))
 }
 
-func deletePolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.EmptyResponse, error) {
+func deletePermissionPolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.EmptyResponse, error) {
 	return done(permissionPolicies.delete(c, req.Name))
 }

@@ -6,38 +6,38 @@ import (
 	"time"
 )
 
-// Run does what is to be done from time to time, until ctx is done: deletions,
-// the audit lines that are owed, what strangers were refused, when access keys
-// were used; and it watches over the private keys. There must be one Run while anything is served, and it has to end
-// after that.
+// Run does what has to be done from time to time, until ctx is done: it appends pending
+// audit lines, reports suppressed refusals, records when access keys were used, and looks
+// after the key pairs. One Run is needed while anything is served, and it has to end after
+// that.
 func (s *Server) Run(ctx context.Context) {
 	var pairs sync.WaitGroup
 	pairs.Go(func() { s.pairs.Run(ctx) })
-	s.keepBooks(ctx)
+	s.maintain(ctx)
 	pairs.Wait()
 }
 
-// keepBooks settles once a second what is owed, and once a minute the rest.
-func (s *Server) keepBooks(ctx context.Context) {
+// maintain flushes pending audit lines once a second, and everything once a minute.
+func (s *Server) maintain(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
-			s.Settle()
+			s.Flush()
 			return
 		case <-tick.C:
 		}
 		if n%60 == 0 {
-			s.Settle()
+			s.Flush()
 		} else if s.journal.Pending() {
 			s.journal.Flush()
 		}
 	}
 }
 
-// Settle does what Run does when it ends, for a Server that was not run.
-func (s *Server) Settle() {
+// Flush does what Run does when it ends, for a Server that was not run.
+func (s *Server) Flush() {
 	s.journal.Flush()
 	if s.Audit.Err() == nil { // a disk that is full for the log is full for the database
 		s.callers.RecordUse(s.Store)

@@ -102,7 +102,7 @@ func (f *restoreFlags) run(cmd *cobra.Command, path string) (err error) {
 func (f *restoreFlags) report(out io.Writer, r *backup.Restored) {
 	fmt.Fprintf(out, "Restored in %s: %s, as it was at %s.\n", r.Dir, printable.Text(r.Manifest.Instance), r.Manifest.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
 	fmt.Fprintf(out, "Keys that have signed: %d, with %d versions. Access keys unsealed: %d. Client keys: %d. The audit log goes on behind line %d.\n",
-		r.Proof.Keys, r.Proof.Versions, r.Proof.AccessKeys, r.Proof.ClientKeys, r.AuditHead.Seq)
+		r.Verified.Keys, r.Verified.Versions, r.Verified.AccessKeys, r.Verified.ClientKeys, r.AuditHead.Seq)
 	if r.TokenDir != "" {
 		fmt.Fprintf(out, "The SoftHSM token is in %s, its user PIN in %s: the configuration names them.\n", r.TokenDir, r.Config.Token.PINFile)
 	}
@@ -110,10 +110,10 @@ func (f *restoreFlags) report(out io.Writer, r *backup.Restored) {
 		fmt.Fprintln(out, "That it is your instance's was not checked: that takes --audit-public-key.")
 	}
 	switch {
-	case r.Proof.Due > 0 && f.options.KeepDueKeys:
-		fmt.Fprintf(out, "Keys that were to be deleted by now and are enabled again: %d.\n", r.Proof.Due)
-	case r.Proof.Due > 0:
-		fmt.Fprintf(out, "Keys that are deleted when it starts, for their time has come since the backup was made: %d. With --keep-due-keys restore keeps them.\n", r.Proof.Due)
+	case r.Verified.Due > 0 && f.options.KeepDueKeys:
+		fmt.Fprintf(out, "Keys that were to be deleted by now and are enabled again: %d.\n", r.Verified.Due)
+	case r.Verified.Due > 0:
+		fmt.Fprintf(out, "Keys that are deleted when it starts, for their time has come since the backup was made: %d. With --keep-due-keys restore keeps them.\n", r.Verified.Due)
 	}
 	if os.Getuid() == 0 {
 		fmt.Fprintf(out, "Everything in %s belongs to root: if the gateway runs as another user, give it to that user (chown -R).\n", r.Dir)

@@ -23,6 +23,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // The ways in which a request can be refused before anyone's secret is looked
@@ -229,10 +231,9 @@ func (r *Request) hasToken() bool {
 }
 
 func parseTime(what, s string) (time.Time, error) {
-	const layout = "2006-01-02T15:04:05Z"
-	t, err := time.Parse(layout, s)
-	if err != nil || len(s) != len(layout) {
-		return time.Time{}, fmt.Errorf("%w: %s, %.40q, is not of the form %s", ErrTimeFormat, what, s, layout)
+	t, err := time.Parse(kms.TimeLayout, s)
+	if err != nil || len(s) != len(kms.TimeLayout) {
+		return time.Time{}, fmt.Errorf("%w: %s, %.40q, is not of the form %s", ErrTimeFormat, what, s, kms.TimeLayout)
 	}
 	return t, nil
 }

@@ -2,53 +2,61 @@ package front
 
 import (
 	"bufio"
-	"errors"
+	"context"
+	"crypto/tls"
 	"net"
-	"sync"
 	"time"
 )
+
+// firstByteTime is how long a client may take to send its first byte.
+const firstByteTime = 5 * time.Second
+
+// sniff looks at a connection's first byte and hands it on.
+func (l *listener) sniff(conn net.Conn) {
+	const handshake = 0x16 // TLS's record type of a ClientHello
+	peeked := &peekedConn{conn, bufio.NewReader(conn)}
+	if err := conn.SetReadDeadline(time.Now().Add(firstByteTime)); err != nil {
+		conn.Close()
+		return
+	}
+	first, err := peeked.reader.Peek(1)
+	if err != nil {
+		conn.Close()
+		return
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		conn.Close()
+		return
+	}
+	var ready net.Conn = peeked
+	if first[0] == handshake {
+		if ready, err = l.handshake(peeked); err != nil {
+			conn.Close()
+			return
+		}
+	}
+	select {
+	case l.accepted <- ready:
+	case <-l.closed:
+		conn.Close()
+	}
+}
 
 // maxHandshake is how many bytes a client can send during its handshake: thirty times as
 // many as the certificate of a client key has.
 const maxHandshake = 24 << 10
 
-// A boundedConn reads so many bytes and then fails. It belongs to one goroutine at a time.
-type boundedConn struct {
-	net.Conn
-	left int // bytes; less than 0 is without bound
-}
-
-func (c *boundedConn) Read(p []byte) (int, error) {
-	if c.left < 0 {
-		return c.Conn.Read(p)
+// handshake does the TLS handshake. It bounds what the client sends meanwhile, because Go
+// keeps a parsed certificate, which takes much more memory than its bytes, as long as the
+// connection is open.
+func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
+	bounded := &boundedConn{Conn: conn, left: maxHandshake}
+	secure := tls.Server(bounded, l.config)
+	ctx, cancel := context.WithTimeout(context.Background(), l.limits.HandshakeTime)
+	defer cancel()
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, err
 	}
-	if c.left == 0 {
-		return 0, errors.New("the client sends too much before it says who it is")
-	}
-	n, err := c.Conn.Read(p[:min(len(p), c.left)])
-	c.left -= n
-	return n, err
+	bounded.left = -1
+	return secure, nil
 }
-
-// A counted connection calls done when it is closed, once.
-type counted struct {
-	net.Conn
-	once sync.Once
-	done func()
-}
-
-func (c *counted) Close() error {
-	c.once.Do(c.done)
-	return c.Conn.Close()
-}
-
-// A peekedConn is a connection whose first bytes are in reader.
-type peekedConn struct {
-	net.Conn
-	reader *bufio.Reader
-}
-
-func (c *peekedConn) Read(p []byte) (int, error) { return c.reader.Read(p) }
-
-// firstByteTime is how long a client may take to send its first byte.
-const firstByteTime = 5 * time.Second

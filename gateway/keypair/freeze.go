@@ -15,11 +15,11 @@ import (
 type freeze struct {
 	mu     sync.Mutex
 	inside int           // guarded by mu
-	shut   chan struct{} // closed when the gate opens; nil while it is open; guarded by mu
+	shut   chan struct{} // closed when the freeze ends; nil while it is open; guarded by mu
 	left   chan struct{} // closed when nobody is inside any more; nil if nobody waits for it; guarded by mu
 }
 
-// enter waits until the gate is open. Without an error leave has to be called;
+// enter waits until the freeze has ended. Without an error leave has to be called;
 // enter must not be called again before.
 func (f *freeze) enter(ctx context.Context) error {
 	for {
@@ -55,7 +55,7 @@ func (f *freeze) leave() {
 	}
 }
 
-// close shuts the gate and waits until nobody is inside. Without an error open
+// close begins the freeze and waits until nobody is inside. Without an error open
 // has to be called. One closes it at a time.
 func (f *freeze) close(ctx context.Context) (open func(), err error) {
 	for {
@@ -78,7 +78,7 @@ func (f *freeze) close(ctx context.Context) (open func(), err error) {
 	}
 }
 
-// tryClose shuts the gate and gives what is closed when nobody is inside, or,
+// tryClose shuts the freeze and gives what is closed when nobody is inside, or,
 // if it is shut, what is closed when it opens.
 func (f *freeze) tryClose() (opens, left <-chan struct{}) {
 	f.mu.Lock()

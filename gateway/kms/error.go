@@ -97,9 +97,9 @@ var (
 // ErrAuditLog is the answer to every request while the audit log cannot be written.
 var ErrAuditLog = ErrUnavailable.Because("The audit log cannot be written, and nothing is done without its line.")
 
-// ErrAuditOwed is the answer to a change that was carried out, and whose audit line could
+// ErrAuditPending is the answer to a change that was carried out, and whose audit line could
 // not be written.
-var ErrAuditOwed = ErrUnavailable.Because("The request was carried out, and its audit line follows as soon as the log can be written.")
+var ErrAuditPending = ErrUnavailable.Because("The request was carried out, and its audit line follows as soon as the log can be written.")
 
 // defined, definedAdmin and definedNative are every error above, in their order.
 // They change only while the package is initialized.

@@ -4,7 +4,7 @@ package kms
 type Quota string
 
 // The quotas of a shared gateway are those of KMS ("QPS quotas of KMS
-// instances", as of 2026-03-31); the numbers are in documentedQuotas.
+// instances", as of 2026-03-31); package limit has the numbers.
 const (
 	QuotaAsymmetric   Quota = "asymmetric"    // AsymmetricSign, AsymmetricVerify; GenerateRandom, which a shared gateway of KMS has not
 	QuotaKeyRead      Quota = "key_read"      // what keys, versions, aliases and tags are

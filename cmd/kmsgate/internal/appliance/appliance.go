@@ -134,7 +134,7 @@ func (a *Appliance) OnClose(what string, f func() error) {
 // opposite order of opening.
 func (a *Appliance) Close() (err error) {
 	if a.Server != nil {
-		a.Server.Settle()
+		a.Server.Flush()
 		a.Server = nil
 	}
 	for _, f := range slices.Backward(a.closers) {
@@ -144,9 +144,9 @@ func (a *Appliance) Close() (err error) {
 	return err
 }
 
-// Prove has every key version sign, and unseals every access key and client key. See
+// VerifyAll has every key version sign, and unseals every access key and client key. See
 // [keypair.VerifyAll].
-func (a *Appliance) Prove(ctx context.Context) (keypair.Verified, error) {
+func (a *Appliance) VerifyAll(ctx context.Context) (keypair.Verified, error) {
 	return keypair.VerifyAll(ctx, a.Store, a.keys, a.token)
 }
 

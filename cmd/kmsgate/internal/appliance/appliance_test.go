@@ -121,7 +121,7 @@ func TestOpenTwice(t *testing.T) {
 	if err := second.Server.Call(t.Context(), "DescribeKey", map[string]string{"KeyId": keyId}, nil); err != nil {
 		t.Error(err)
 	}
-	proof, err := second.Prove(t.Context())
+	proof, err := second.VerifyAll(t.Context())
 	if err != nil || proof.Keys != 1 || proof.Versions != 1 {
 		t.Errorf("Prove: %+v, %v", proof, err)
 	}

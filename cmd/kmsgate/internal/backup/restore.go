@@ -51,7 +51,7 @@ type Restored struct {
 	TokenDir  string           // the SoftHSM token of the operator's that was restored; empty if none was
 	Manifest  archive.Manifest // of the backup
 	AuditHead audit.Checkpoint // of the backup: the audit log goes on behind it
-	Proof     keypair.Verified // what was tried and works
+	Verified  keypair.Verified // what was tried and works
 }
 
 // Restore restores a backup. When it returns without an error, every key version has made
@@ -76,7 +76,7 @@ func Restore(ctx context.Context, backup io.Reader, o RestoreOptions) (*Restored
 		}
 		return nil, fmt.Errorf("%w\nNothing was restored: %s is as it was%s", err, r.Dir, exception)
 	}
-	done := &Restored{Dir: r.Dir, Config: c, Manifest: r.manifest, AuditHead: r.head, Proof: r.proof}
+	done := &Restored{Dir: r.Dir, Config: c, Manifest: r.manifest, AuditHead: r.head, Verified: r.verified}
 	if c.Token.SoftHSMConf == filepath.Join(r.Dir, archivedSoftHSMConf) {
 		done.TokenDir = filepath.Join(r.Dir, archivedToken)
 	}
@@ -90,7 +90,7 @@ type restoration struct {
 	wroteLog bool // this restore has written to that log
 	manifest archive.Manifest
 	head     audit.Checkpoint // the backup's
-	proof    keypair.Verified
+	verified keypair.Verified
 }
 
 // staging returns the path of a file until all keys have signed. Whatever happens, what
@@ -229,19 +229,19 @@ func (r *restoration) try(ctx context.Context, saved *config.Config) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.prove(ctx, a, logger), a.Close())
+	return errors.Join(r.verifyAll(ctx, a, logger), a.Close())
 }
 
-func (r *restoration) prove(ctx context.Context, a *appliance.Appliance, logger *slog.Logger) (err error) {
+func (r *restoration) verifyAll(ctx context.Context, a *appliance.Appliance, logger *slog.Logger) (err error) {
 	if !bytes.Equal(a.AuditPublicKey(), r.manifest.PublicKey) {
 		return fmt.Errorf("%w: the database in it is of another one", archive.ErrForeign)
 	}
-	r.proof, err = a.Prove(ctx)
+	r.verified, err = a.VerifyAll(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil && !r.AcceptLostKeys:
-		return fmt.Errorf("%w\nThe other %d keys sign. Take another backup; or, to go on without these, add --accept-lost-keys", err, r.proof.Keys)
+		return fmt.Errorf("%w\nThe other %d keys sign. Take another backup; or, to go on without these, add --accept-lost-keys", err, r.verified.Keys)
 	case err != nil:
 		logger.Warn("going on without keys that do not sign", "reason", err)
 	}

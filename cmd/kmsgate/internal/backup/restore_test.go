@@ -122,7 +122,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := restored.Proof; p.Keys != 2 || p.Versions != 2 || p.AccessKeys != 1 || p.Due != 0 {
+	if p := restored.Verified; p.Keys != 2 || p.Versions != 2 || p.AccessKeys != 1 || p.Due != 0 {
 		t.Errorf("it has tried %+v", p)
 	}
 	if restored.Dir != o.Dir || restored.TokenDir != "" || restored.Manifest.Instance != "instance kst-test in region cn-hangzhou of account 1" {
@@ -139,7 +139,7 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("the staging directory is left: %v", err)
 	}
 	again := open(t, c, false)
-	if _, err := again.Prove(t.Context()); err != nil {
+	if _, err := again.VerifyAll(t.Context()); err != nil {
 		t.Error(err)
 	}
 	call(t, again, "DescribeKey", map[string]string{"KeyId": keyId}, nil)
@@ -304,7 +304,7 @@ func TestLostKeys(t *testing.T) {
 	}
 	o.AcceptLostKeys = true
 	restored, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o)
-	if err != nil || restored.Proof.Keys != 1 {
+	if err != nil || restored.Verified.Keys != 1 {
 		t.Errorf("accepting it: %+v, %v", restored, err)
 	}
 }

@@ -181,11 +181,11 @@ func (dr *Doctor) examineRecords(ctx context.Context, d *Diagnosis, empty []soft
 	suspect := d.suspectDatabase(answer.Objects.Object)
 	for _, o := range answer.Objects.Object {
 		switch {
-		case o.Use == "stray" && suspect:
+		case o.Use == kms.UseStray && suspect:
 			d.problem("nothing, before the database is certain", "The token has %s that no record speaks of.", describe(o))
-		case o.Use == "stray":
+		case o.Use == kms.UseStray:
 			d.stray(o)
-		case o.Use == "another's":
+		case o.Use == kms.UseAnothers:
 			anothers++
 		case o.OtherPublicKey:
 			d.problem("see whether the version signs (below); if it does, only this public key is wrong, which the gateway does not use",
@@ -201,14 +201,14 @@ func (dr *Doctor) examineRecords(ctx context.Context, d *Diagnosis, empty []soft
 
 func (d *Diagnosis) deviation(record kms.Deviation) {
 	what := fmt.Sprintf("version %s of key %s (%s, %s%s)", record.KeyVersionId, record.KeyId, record.KeySpec, record.KeyState, called(record.Aliases.Alias))
-	if record.Use == "audit key" {
+	if record.Use == kms.UseAudit {
 		what = "the audit log's key"
 	}
 	switch {
 	case record.PrivateKeys > 1:
 		d.problem("find out which of them signs for the recorded public key, and destroy the others with the token's own tools: kmsgate destroys nothing whose id a record has",
 			"The token has %d private keys with the id of %s, and the gateway uses none of them.", record.PrivateKeys, what)
-	case record.Use == "audit key":
+	case record.Use == kms.UseAudit:
 		d.problem("restore the token from a backup of when the key was there", "The private key of %s is not in the token: checkpoints cannot be signed.", what)
 	default:
 		d.problem(fmt.Sprintf(restoreKey, record.KeyId), "The private key of %s is not in the token.", what)
@@ -230,9 +230,9 @@ func (d *Diagnosis) suspectDatabase(objects []kms.TokenObject) bool {
 	for _, o := range objects {
 		switch {
 		case o.Class != hsm.ClassPrivateKey:
-		case o.Use == "stray":
+		case o.Use == kms.UseStray:
 			strays++
-		case o.KeyVersionId != "" || o.Use == "audit key":
+		case o.KeyVersionId != "" || o.Use == kms.UseAudit:
 			recorded++
 		}
 	}

@@ -39,7 +39,7 @@ func (b *bench) from(address, query string) answer {
 func (b *bench) refusals(counted int) (lines []audit.Entry, suppressed []audit.Event) {
 	b.t.Helper()
 	b.eventually(fmt.Sprintf("%d lines that count", counted), func() bool {
-		b.server.Settle() // again, for a log that is busy takes no such line
+		b.server.Flush() // again, for a log that is busy takes no such line
 		entries, events := b.readAudit()
 		lines = slices.DeleteFunc(entries, func(e audit.Entry) bool { return e.Door != "rpc" || e.Principal != "" })
 		suppressed = slices.DeleteFunc(events, func(e audit.Event) bool { return e.Kind != audit.KindSuppressed })

@@ -96,10 +96,10 @@ func (b *bench) wantLate(requestId, action, alias string) {
 // log is back, once.
 func TestOutboxSettled(t *testing.T) {
 	b := newBench(t)
-	b.server.Settle()
+	b.server.Flush()
 	back := b.takeLog()
 	id := b.unlogged("CreateAlias", "AliasName", "alias/late", "KeyId", b.key.KeyId)
-	b.server.Settle() // the log is still away
+	b.server.Flush() // the log is still away
 	if left := b.outbox(); len(left) != 1 {
 		t.Errorf("the outbox has %+v although the log has nothing", left)
 	}
@@ -107,13 +107,13 @@ func TestOutboxSettled(t *testing.T) {
 		t.Errorf("the next change is answered %d", a.Status)
 	}
 	back()
-	b.server.Settle()
+	b.server.Flush()
 	b.wantLate(id, "CreateAlias", "alias/late")
-	b.server.Settle()
+	b.server.Flush()
 	b.wantLate(id, "CreateAlias", "alias/late")
 	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/late"), 200, "")
 	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/next", "KeyId", b.key.KeyId), 200, "") // was not made
-	b.server.Settle()
+	b.server.Flush()
 	b.stop()
 	b.start()
 	b.wantLate(id, "CreateAlias", "alias/late")
@@ -123,7 +123,7 @@ func TestOutboxSettled(t *testing.T) {
 // had no time to log.
 func TestOutboxAfterRestart(t *testing.T) {
 	b := newBench(t)
-	b.server.Settle()
+	b.server.Flush()
 	back := b.takeLog()
 	id := b.unlogged("CreateAlias", "AliasName", "alias/late", "KeyId", b.key.KeyId)
 	b.stop()
@@ -141,7 +141,7 @@ func TestOutboxAfterRestart(t *testing.T) {
 // for those that have theirs.
 func TestOutboxOfACrash(t *testing.T) {
 	b := newBench(t)
-	b.server.Settle()
+	b.server.Flush()
 	logged := b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/logged", "KeyId", b.key.KeyId), 200, "")
 	if left := b.outbox(); len(left) != 1 || left[0].RequestId != logged.RequestId {
 		t.Fatalf("the outbox has %+v, want what a crash would leave now", left)
@@ -182,7 +182,7 @@ func (b *bench) verify() (audit.VerifyResult, error) {
 // starts.
 func TestOutboxOfAnotherLog(t *testing.T) {
 	b := newBench(t)
-	b.server.Settle()
+	b.server.Flush()
 	b.want(b.do(b.root, "ListKeys"), 200, "")
 	entry := audit.Entry{Time: b.clock.Now(), RequestId: uuid.NewString(), Door: "rpc", Principal: "root", Action: "CreateAlias", Alias: "alias/1", Status: 200}
 	b.leaveOutbox(b.log.Head().Seq, entry)
@@ -250,7 +250,7 @@ func TestOutboxIsEmptied(t *testing.T) {
 	if n := len(b.outbox()); n != 1 {
 		t.Errorf("what changes nothing left the outbox with %d records", n)
 	}
-	b.server.Settle()
+	b.server.Flush()
 	if left := b.outbox(); len(left) != 0 {
 		t.Errorf("settled, the outbox has %+v", left)
 	}
