@@ -10,20 +10,21 @@
 // its quota, decode, do, write the audit line, answer. A door knows nothing of operations,
 // and the corridor knows nothing of the wire.
 //
-// An operation is a description (kms.Operations) and one function, bound together in the
-// table (operations.go). The function always has this order: resolve what the parameters
-// name, confirm, do. Resolving a key asks policy for it (resolve.go), and there is no other
-// way from an operation to a key: a test over the syntax tree holds it there. A change is
-// tried on the records that the call sees before it is confirmed (change.go). Confirming is
-// the point of no return, where a dry run turns round.
+// An operation is a description (name, quota, time-out, resource: kms.Operations in
+// kms/operation.go) and one function, bound together in the table (operations.go). The
+// function always has this order: resolve what the parameters name, confirm, do. Resolving
+// a key asks policy for it (resolve.go, which asks identity's Decide), and there is no
+// other way from an operation to a key: a test over the syntax tree enforces this. A
+// change is tried on the records that the call sees before it is confirmed (change.go).
+// Confirming is the point of no return, where a dry run stops.
 //
 // # The rooms beside it
 //
 //	gateway/kms       the API's vocabulary: operations, requests, answers, errors, ARNs
-//	gateway/front     connections: how many, whose, TLS or not
+//	gateway/front     connections: limits, peers, TLS or plain HTTP
 //	gateway/acs       what a request claims, and how that is signed
 //	gateway/identity  claim → principal, and what a principal may do
-//	gateway/limit     how much one caller may take from the others
+//	gateway/limit     how much of the gateway one caller may use
 //	gateway/journal   a change of records and its audit line are one transaction
 //	gateway/keypair   a key pair's life: made, watched, tested, destroyed
 //	gateway/audit     the log
@@ -33,8 +34,9 @@
 // # What is guaranteed
 //
 //   - No answer leaves before its audit line is on disk; without the line there is no
-//     success. Only refusals of unauthenticated callers do not wait for the disk, and too
-//     many of them share a line. A change of records and its line are one transaction.
+//     success. Only refusals of unauthenticated callers do not wait for the disk, and
+//     beyond a limit they share a line. A change of records and its line are one
+//     transaction.
 //   - The gateway acts only for authenticated callers whom a policy allows and none denies.
 //     It tells whether a key exists only to callers who may use it.
 //   - One call sees the records of one moment.
@@ -43,15 +45,16 @@
 //   - A backup is of one moment: it has every key pair that its records speak of, and none
 //     that they do not.
 //   - A request is accepted once. After a restart, one that changed nothing may be accepted
-//     once more, within 15 minutes of its time stamp. Requests of the native API have
-//     nothing to tell them apart by, and change nothing.
+//     once more, within 15 minutes of its time stamp. Requests of the native API
+//     carry no nonce, and change nothing.
 //
 // # Words
 //
 // KeyId, KeyVersionId, AccessKeyId and RequestId are spelled as KMS spells them. A Claim is
-// who a request says it is from. A Principal is a caller whose claim was verified: a user,
-// an access point, or a local administrator, who acts as the account's root. A stray is an
-// object of ours in the token that no record speaks of. Users, policies and access keys are
-// called what RAM calls them. Client keys, which sign native requests, belong to an access
-// point. Its policies are permission policies, and a network rule says from where they hold.
+// the identity that a request asserts. A Principal is a caller whose claim was verified: a
+// user, an access point, or a local administrator, who acts as the account's root. A stray
+// is an object in the token that carries our label but has no record. Users, policies and
+// access keys are called what RAM calls them. Client keys, which sign native requests,
+// belong to an access point. Its policies are permission policies, and a network rule
+// limits the addresses from which they apply.
 package gateway

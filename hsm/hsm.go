@@ -3,15 +3,15 @@
 //
 // What it guarantees:
 //
-//   - One reading of the KMS words. One table (scheme.go) says which [Algorithm] fits
-//     which [KeySpec] and what a digest must look like.
-//   - A [Route] is the one way to a signature. It sends nothing to a backend that the
+//   - One interpretation of KMS's terms. One table (scheme.go) says which [Algorithm]
+//     fits which [KeySpec] and what a digest must look like.
+//   - Every signature goes through a [Route]. It sends nothing to a backend that the
 //     table refuses, and returns no signature that does not verify with the recorded
 //     public key.
 //
 // Both checks are made here because nobody else makes them. SoftHSM signs ECDSA
 // "digests" of 0 to 100 bytes, and gmsm signs SM2 digests of any length (measured). A
-// token that makes a mistake returns the wrong signature all the same, and one faulty
+// token that makes a mistake still returns the wrong signature, and one faulty
 // CRT signature is enough to compute an RSA private key.
 //
 // The package is pure Go. The backends are hsm/token (PKCS#11) and hsm/sealed (SM2 in

@@ -62,7 +62,7 @@ var kinds = []kindInfo{
 	},
 	{
 		kind:    KindSuppressed,
-		meaning: "this many refusals of unauthenticated callers have no line of their own; Source sent the last one",
+		meaning: "this many refusals of unauthenticated callers have no line of their own; `Source` is the address of the last one",
 		carried: func(e *Event) bool { return e.Suppressed > 0 },
 		text:    func(e *Event) string { return fmt.Sprintf("(%d suppressed)", e.Suppressed) },
 	},
@@ -73,7 +73,7 @@ var kinds = []kindInfo{
 	},
 	{
 		kind:    KindAbandoned,
-		meaning: "flushing the previous file failed; the log continues here, behind the last line known to be flushed",
+		meaning: "flushing the previous file failed; the log continues here, after the last line known to be flushed",
 		carried: func(e *Event) bool { return e.Abandoned != "" },
 		link:    (*reading).abandon,
 	},
@@ -84,7 +84,7 @@ var kinds = []kindInfo{
 	},
 	{
 		kind:    KindUnwitnessed,
-		meaning: "after a crash, the start found this many lines behind the last one that the database knew",
+		meaning: "after a crash, at its start the gateway found this many lines after the last one that the database records",
 		carried: func(e *Event) bool { return e.Unwitnessed > 0 },
 		text:    func(e *Event) string { return fmt.Sprintf("(%d unwitnessed)", e.Unwitnessed) },
 	},
@@ -95,7 +95,7 @@ var kinds = []kindInfo{
 	},
 	{
 		kind:    KindRestored,
-		meaning: "from here on the records are those of a backup, made when the named line was the log's last",
+		meaning: "the instance was restored here, from a backup taken when the named line was the log's last",
 		carried: func(e *Event) bool { return e.Restored != nil },
 		link:    (*reading).restored,
 	},

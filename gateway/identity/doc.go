@@ -4,13 +4,15 @@
 // It guarantees that
 //
 //   - a Principal exists only for an authenticated caller: one who signed with an access
-//     key's secret and an unused nonce, or with a client key. The kernel identifies a local
-//     administrator;
+//     key's secret and an unused nonce, or with a client key, or a local administrator,
+//     whom the kernel identifies;
 //   - an unauthenticated caller cannot make the token do anything: secrets are unsealed
-//     when a [Registry] is opened, and the records of client keys after their signature;
+//     when a [Registry] is opened, and a client key's record only after its signature was
+//     verified;
 //   - only records that the gateway wrote are credentials: the token seals secrets and
-//     client keys, bound to everything that their record says;
+//     client keys. A secret is bound to its AccessKeyId; a client key to its id, access
+//     point, validity and certificate;
 //   - a request that no policy allows, or that one denies, is denied.
 //
-// It reads records. The only one that it changes is when an access key was last used.
+// It reads records. The only thing it writes is when an access key was last used.
 package identity

@@ -3,7 +3,7 @@
 // It guarantees that no change escapes the audit log. [Journal.Update] writes the line
 // into the transaction that makes the change (an outbox), [Journal.Append] writes it to
 // the log, and a later change removes it from the database. A line that the log did not
-// take is pending: [Journal.Flush] tries it again, and [Open] does after a restart.
+// take is pending: [Journal.Flush] retries it, and so does [Open] after a restart.
 package journal
 
 import (

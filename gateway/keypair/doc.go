@@ -1,4 +1,4 @@
-// Package keypair makes key pairs, looks whether they are still there, tests them, and
+// Package keypair makes key pairs, checks that they are still there, tests them, and
 // destroys them.
 //
 // Token and database cannot commit together. The order of steps makes them agree after a
@@ -9,7 +9,8 @@
 //   - To delete a key, the package deletes all its records at once, which makes its pairs
 //     orphans, and removes each orphan once the token has destroyed the pair.
 //
-// So an orphan found later is to be destroyed, and every pair is a version's or an orphan's.
+// So an orphan found later must be destroyed, and every pair belongs to a version or is an
+// orphan.
 //
 // The package guarantees that no pair of a recorded version is destroyed, that nothing is
 // destroyed while the audit log is known to fail, and that records and token agree while

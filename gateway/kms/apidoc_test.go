@@ -45,8 +45,8 @@ is, too.
 	b.WriteString(`
 ## Parameters
 
-Parameters in bold are always required; the differences above say which others are. The quota is what a shared listener charges ([serve.md](serve.md)). The time is how
-long the operation may take before the answer is 503. Making a key pair may take 10 s, of RSA_3072 and RSA_4096 25 s.
+Parameters in bold are always required; the differences above name those required in some cases. The quota is the one that a shared listener charges ([serve.md](serve.md)).
+The time is how long the operation may take before the answer is 503. Making a key pair may take 10 s, or 25 s for RSA_3072 and RSA_4096.
 
 | operation | quota | time | parameters |
 |---|---|---|---|

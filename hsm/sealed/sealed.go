@@ -1,10 +1,10 @@
 // Package sealed keeps SM2 keys in software, each sealed by the token. No token that we
-// know signs as SM2DSA does: SoftHSM makes keys on the SM2 curve, but signs ECDSA with
+// know implements SM2DSA: SoftHSM makes keys on the SM2 curve, but signs ECDSA with
 // them, which no SM2 verifier accepts. So these keys are used in this process's memory.
 //
 // What it guarantees:
 //
-//   - A copy of the database is worth nothing without the token.
+//   - A copy of the database is useless without the token.
 //   - A sealed key opens only for the KeyVersionId, KeySpec and public key that it was
 //     made for. Write access to the database is not enough to make one key's record sign
 //     with another's private key.
@@ -12,7 +12,7 @@
 //     forgotten, destroyed or quarantined, and when the token is lost (DropAll).
 //
 // What it cannot guarantee: anyone who can read this process's memory while a key is in
-// use can read the key. As every backend's, its signatures are verified by an
+// use can read the key. Its signatures, like every backend's, are verified by an
 // [hsm.Route].
 package sealed
 

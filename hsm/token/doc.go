@@ -4,19 +4,20 @@
 // What it guarantees:
 //
 //   - A private key never leaves the token. The token generates it, sensitive and not
-//     extractable, and is asked afterwards whether it did as it was told.
-//   - What made a wrong signature makes no other. An [hsm.Route] verifies every signature
-//     of a Token and reports a wrong one by Quarantine. Then the Token drops the key's
-//     session copy, asks for a canary signature, and searches for the key before it signs
-//     with it again. By itself a Token verifies only canary signatures, the signatures of
-//     a Survey's trials, and the first signature of a new key. Verifying is 3 to 6 % of
-//     the work of an RSA signature, 36 % on P-256, 13 % on secp256k1 (BenchmarkSign).
-//   - Random bytes of a generator that is visibly stuck are withheld: those with a block
-//     that repeats the one before it, or that begin as an earlier output did.
-//   - A lost connection is replaced whole, and only when no call is in flight. There is
-//     no choice: closing sessions or finalizing a module while a C_Sign runs kills the
+//     extractable, and the package then checks that it did.
+//   - A handle that made a wrong signature is not used again. An [hsm.Route] verifies
+//     every signature of a Token and reports a wrong one by Quarantine. Then the Token
+//     drops the key's session copy, asks for a canary signature, and searches for the key
+//     before it signs with it again. By itself a Token verifies only canary signatures,
+//     the signatures of a Survey's trials, and the first signature of a new key. Verifying
+//     is 3 to 6 % of the work of an RSA signature, 36 % on P-256, 13 % on secp256k1
+//     (BenchmarkSign).
+//   - Random bytes are withheld if a block repeats the one before it, or the output begins
+//     like an earlier one.
+//   - A lost connection is replaced as a whole, and only when no call is in flight. There
+//     is no choice: closing sessions or finalizing a module while a C_Sign runs kills the
 //     process, and sessions and object handles do not survive a loss.
-//   - A refused PIN is not tried again. Tokens count attempts, and lock.
+//   - A refused PIN is not tried again. Tokens count failed attempts, then lock.
 //
 // # Shape
 //
@@ -31,7 +32,7 @@
 // live in the session of one more goroutine, the copier. Config.NoSessionCopies turns
 // them off.
 //
-// Only workers and the copier call the module. The exception is connecting, before they
+// Only workers and the copier call the module. The exceptions are connecting, before they
 // exist, and closing, after they have ended. So no call is in flight once all of these
 // goroutines have returned.
 //
@@ -48,7 +49,7 @@
 // because crypto11 logs in without asking how many attempts are left, hides object
 // handles (a search takes 1.2 s among 10,000 keys), keeps dead sessions in its pool for
 // ever, and does not know secp256k1. crypto11 must open the module first, because it
-// takes CKR_CRYPTOKI_ALREADY_INITIALIZED for fatal.
+// treats CKR_CRYPTOKI_ALREADY_INITIALIZED as fatal.
 //
 // The figures were measured on SoftHSM 2.6.1 with two cores.
 package token

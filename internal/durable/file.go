@@ -2,14 +2,14 @@
 // whole, and locks files against other processes.
 //
 // When [Write], [Replace] or [Create] returns nil, the file has all of its content
-// on stable storage, and its directory names it. When one of them returns an error,
-// or the process dies in it, the path still has what it had before: the old file,
-// or none. A reader never sees half a file. After a kill, a temporary file named
+// on stable storage, and so is its directory entry. When one of them returns an error,
+// or the process dies during the call, the path still has what it had before: the old
+// file, or none. A reader never sees half a file. After a kill, a temporary file named
 // PATH.new-NUMBER can be left in the same directory; no other case leaves one.
 //
-// If only the last step fails, the flush of the directory, Write and Replace return
-// an error although readers see the new file: a power failure can still bring the
-// old one back. Create removes the new file in this case.
+// There is one exception. If only the last step fails, the flush of the directory, Write
+// and Replace return an error although readers see the new file: a power failure can
+// still bring the old one back. Create removes the new file in this case.
 package durable
 
 import (

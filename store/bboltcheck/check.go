@@ -1,9 +1,9 @@
-// Package bboltcheck reports whether bbolt can read a file and survive.
+// Package bboltcheck checks whether bbolt can use a file without crashing.
 //
-// bbolt trusts the file. In a damaged one it panics in a goroutine of its own, where
-// nobody can recover, or reads beyond the file's end, and the process dies. [Check] first
-// walks along everything that bbolt would follow. It guarantees that bbolt can open a
-// file that passes, read all of it and write to it, without a panic.
+// bbolt trusts the file. In a damaged one it panics in its own goroutine, where callers
+// cannot recover, or reads past the end of the file. Either way the process dies. [Check]
+// first follows every reference that bbolt would follow. It guarantees that bbolt can open
+// a file that passes, read all of it and write to it, without a panic.
 //
 // The package knows bbolt's page format, which bbolt keeps in its internal/common. A test
 // pins it to the version in go.mod.

@@ -3,8 +3,9 @@
 // CA, the audit log with its key, and the gateway on top of them.
 //
 // An appliance belongs to one process at a time. [Open] refuses a database and a token
-// that do not belong together, and makes nothing unless it is told to: then it makes what
-// is missing, and refuses what is left of an appliance whose database is gone.
+// that do not belong together, and creates nothing unless Options.Provision is set. Then
+// it creates what is missing, but refuses the leftovers of an appliance whose database is
+// gone.
 package appliance
 
 import (

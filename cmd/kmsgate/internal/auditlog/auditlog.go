@@ -1,10 +1,10 @@
 // Package auditlog reads the files of an audit log for an operator: it searches,
 // exports, follows and verifies them.
 //
-// What it writes cannot act on a terminal, whatever the files contain, and a line of
-// the log stays one line of output. [Verify] proves something; everything else takes
-// the files as they are. Reading ends soon after its context does, also on a file
-// that blocks, such as a named pipe.
+// Its output cannot control a terminal, whatever the files contain, and a line of the
+// log stays on one line. Only [Verify] checks the files; everything else trusts them.
+// Reading stops soon after its context ends, even on a file that blocks, such as a named
+// pipe.
 package auditlog
 
 import (

@@ -1,9 +1,10 @@
 // Package backup takes backups of an appliance and restores them. It prints nothing.
 //
-// A backup holds what signs: the database with the sealed keys, the configuration, the CA,
-// and a SoftHSM token with its PIN. It is always encrypted. [NewArchiver] makes one on the
-// gateway's side, [Write] and [WriteSealed] fetch it, and [Restore] makes an appliance of
-// it again: only after every key has made a signature that is valid.
+// A backup holds everything needed to sign: the database with the sealed keys, the
+// configuration, the CA, and a SoftHSM token with its PIN. It is always encrypted.
+// [NewArchiver] makes one on the gateway's side, [Write] and [WriteSealed] fetch it, and
+// [Restore] turns it back into an appliance once every key has made a valid signature,
+// unless lost keys are accepted.
 package backup
 
 import (

@@ -1,7 +1,7 @@
 // Package ca is a gateway's own certificate authority. Its key and its certificate are
 // one file, so that neither exists without the other; a second file has the certificate
-// alone, for clients to trust. The CA issues the server's certificate at every start,
-// and the key of that is never written to a file.
+// alone, for clients to trust. At every start the CA issues the server's certificate,
+// whose private key is never written to a file.
 package ca
 
 import (

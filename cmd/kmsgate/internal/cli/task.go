@@ -1,6 +1,6 @@
 // Package cli makes the commands that administer a gateway: a command is a [Task], which
-// says what its line has, which operations it does and how it shows their answers. What the
-// package prints cannot act on a terminal.
+// declares its arguments and flags, the operations it calls and how it shows their
+// answers. Its output cannot control a terminal.
 package cli
 
 import (

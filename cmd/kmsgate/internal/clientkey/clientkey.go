@@ -1,4 +1,4 @@
-// Package clientkey writes client keys to files as KMS's SDKs read them.
+// Package clientkey writes client keys to files in the format that KMS's SDKs read.
 package clientkey
 
 import (

@@ -1,4 +1,4 @@
-// Package dev runs the embedded default: a gateway on a SoftHSM token of its own, with
+// Package dev runs `kmsgate dev`: a gateway on a SoftHSM token of its own, with
 // everything in one directory, for development and tests.
 package dev
 

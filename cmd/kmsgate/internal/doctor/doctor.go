@@ -1,5 +1,5 @@
-// Package doctor finds what is wrong with a gateway, its token and its records, and mends
-// what can be mended without losing anything that is recorded. It prints nothing.
+// Package doctor finds what is wrong with a gateway, its token and its records, and
+// repairs what it can without losing anything recorded. It prints nothing.
 package doctor
 
 import (

@@ -1,5 +1,5 @@
-// Package printable writes text that others chose so that it cannot act on a
-// terminal, hide other text or look like more than one value, or act on a shell.
+// Package printable makes untrusted text safe to print: it cannot control a terminal,
+// hide other text, pass for several values, or act on a shell.
 package printable
 
 import (

@@ -1,5 +1,5 @@
-// Package serve takes the addresses that a gateway is reached at, and serves an open
-// appliance on them until it is told to stop.
+// Package serve listens on a gateway's addresses and serves an open appliance there until
+// told to stop.
 package serve
 
 import (

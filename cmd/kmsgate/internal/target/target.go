@@ -1,5 +1,6 @@
-// Package target finds the gateway that a command line means and calls it: through the
-// admin socket of one that runs, and otherwise by opening its appliance in this process.
+// Package target finds the gateway that a command addresses and calls it: through the
+// admin socket if the gateway is running, otherwise by opening its appliance in this
+// process.
 package target
 
 import (

@@ -1,4 +1,4 @@
-// Package version says which kmsgate this is.
+// Package version reports the version of this build.
 package version
 
 import "runtime/debug"

@@ -2,12 +2,12 @@
 //
 // What it guarantees, of every call that it makes:
 //
-//   - It is safe. If the binding panics or faults over what the module answered, such
-//     as a length beyond all memory, that is an error of the module, and not the end of
-//     the process. A search ends and lists each object once. No two sessions have the
-//     same handle, since two goroutines in one session crash the process.
+//   - It is safe. If the binding panics or faults on the module's answer, such as an
+//     absurd length, the call returns an error and the process lives. A search ends and
+//     lists each object once. No two sessions have the same handle, since two goroutines
+//     in one session crash the process.
 //   - It is timed. [Module.Longest] tells which call has not returned, and for how long:
-//     a call can be neither cancelled nor finalized over.
+//     a call cannot be cancelled, and Finalize must not run during it.
 //   - Its errors are marked. An error that came out of the module is an [Error], and
 //     [Is] finds the PKCS#11 code in it.
 //
