@@ -21,13 +21,13 @@ type Route struct {
 
 var _ Backend = Route{}
 
-// Verified returns a Route whose keys are all in b. A Route is returned as it is, so
-// that no signature is verified twice.
-func Verified(b Backend) Route {
+// Verified returns a Route whose keys are all in b, and which logs to logger. A Route is
+// returned as it is, so that no signature is verified twice.
+func Verified(b Backend, logger *slog.Logger) Route {
 	if r, ok := b.(Route); ok {
 		return r
 	}
-	return Route{Token: b, Sealed: b}
+	return Route{Token: b, Sealed: b, Logger: logger}
 }
 
 // Generate makes EC_SM2 keys in r.Sealed and all others in r.Token.
@@ -108,7 +108,7 @@ func (r Route) home(k Key) Backend {
 // anyone relies on it.
 func SelfTest(ctx context.Context, b Backend, k Key) error {
 	digest := sha256.Sum256(k.ID)
-	if _, err := Verified(b).Sign(ctx, k, Algorithms(k.Spec)[0], digest[:]); err != nil {
+	if _, err := Verified(b, nil).Sign(ctx, k, Algorithms(k.Spec)[0], digest[:]); err != nil {
 		return fmt.Errorf("testing key version %x: %w", k.ID, err)
 	}
 	return nil

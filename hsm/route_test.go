@@ -71,7 +71,7 @@ func newWitnessed(log *bytes.Buffer) (route hsm.Route, token, software *witness)
 func TestRouteContract(t *testing.T) {
 	route, _, _ := newWitnessed(new(bytes.Buffer))
 	hsmtest.TestBackend(t, route, hsm.KeySpecs()...)
-	if hsm.Verified(route) != route {
+	if hsm.Verified(route, nil) != route {
 		t.Error("Verified verifies a Route's signatures again")
 	}
 }

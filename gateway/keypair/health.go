@@ -188,8 +188,6 @@ func (p *Pairs) Test(ctx context.Context, k hsm.Key, count int) ([]time.Duration
 	return times, nil
 }
 
-var errOtherKey = errors.New("its signature does not verify with its recorded public key: another private key is in the place of this version's")
-
 // testTime is how long one test signature may take.
 const testTime = 2500 * time.Millisecond
 
@@ -200,16 +198,8 @@ func (p *Pairs) testSignature(ctx context.Context, k hsm.Key, alg hsm.Algorithm)
 	ctx, cancel := context.WithTimeout(ctx, testTime)
 	defer cancel()
 	began := time.Now()
-	signature, err := p.cfg.Backend.Sign(ctx, k, alg, digest[:])
-	if err != nil {
-		return 0, err
-	}
-	took := time.Since(began)
-	valid, err := hsm.Verify(k, alg, digest[:], signature)
-	if err == nil && !valid {
-		err = errOtherKey
-	}
-	return took, err
+	_, err := p.cfg.Backend.Sign(ctx, k, alg, digest[:]) // and the Route verifies it
+	return time.Since(began), err
 }
 
 // Tested records the result of a test signature of a version, for Health. A nil error

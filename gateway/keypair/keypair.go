@@ -38,7 +38,10 @@ type Pairs struct {
 }
 
 // New returns the key pairs of an instance.
-func New(cfg Config) *Pairs { return &Pairs{cfg: cfg} }
+func New(cfg Config) *Pairs {
+	cfg.Backend = hsm.Verified(cfg.Backend, cfg.Logger)
+	return &Pairs{cfg: cfg}
+}
 
 // destroyTimeout is how long destroying a key pair may take: SoftHSM takes 0.9 s among
 // 10,000 keys.

@@ -18,7 +18,7 @@ import (
 // through hsm.Verified. It makes keys of the given specs in b, and destroys them again.
 func TestBackend(t *testing.T, b hsm.Backend, specs ...hsm.KeySpec) {
 	t.Helper()
-	b = hsm.Verified(b)
+	b = hsm.Verified(b, nil)
 	t.Run("Health", func(t *testing.T) {
 		if err := b.Health(t.Context()); err != nil {
 			t.Errorf("Health: %v", err)

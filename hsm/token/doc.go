@@ -5,10 +5,9 @@
 //
 //   - A private key never leaves the token. The token generates it, sensitive and not
 //     extractable, and the package then checks that it did.
-//   - A handle that made a wrong signature is not used again. An [hsm.Route] verifies
-//     every signature of a Token and reports a wrong one by Quarantine. Then the Token
-//     drops the key's session copy, asks for a canary signature, and searches for the key
-//     before it signs with it again. By itself a Token verifies only canary signatures,
+//   - An [hsm.Route] verifies every signature of a Token and reports a wrong one by
+//     Quarantine. Then the Token drops the key's session copy, asks for a canary signature,
+//     and searches for the key before it signs with it again. By itself a Token verifies only canary signatures,
 //     the signatures of a Survey's trials, and the first signature of a new key. Verifying
 //     is 3 to 6 % of the work of an RSA signature, 36 % on P-256, 13 % on secp256k1
 //     (BenchmarkSign).

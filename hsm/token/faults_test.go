@@ -228,7 +228,7 @@ func TestFaultySignature(t *testing.T) {
 				callers.Go(func() {
 					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 					defer cancel()
-					sig, err := hsm.Verified(tok).Sign(ctx, key, alg, digest)
+					sig, err := hsm.Verified(tok, nil).Sign(ctx, key, alg, digest)
 					if err != nil {
 						expectGood(t, name, err)
 						return

@@ -68,7 +68,7 @@ func manyKeys(b *testing.B, n int) (*softhsm.Token, []hsm.Key) {
 // measureSigning signs b.N times at a rate that leaves the machine some room: a
 // signature every 2 ms in each of two callers.
 func measureSigning(b *testing.B, tok *token.Token, keys []hsm.Key, churn bool) {
-	backend := hsm.Verified(tok)
+	backend := hsm.Verified(tok, nil)
 	digest := sha256.Sum256([]byte("message"))
 	for range 4 { // enough for a copy
 		for _, key := range keys {

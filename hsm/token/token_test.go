@@ -76,7 +76,7 @@ func generate(t testing.TB, b hsm.Backend, spec hsm.KeySpec) hsm.Key {
 func sign(ctx context.Context, b hsm.Backend, key hsm.Key) error {
 	digest := sha256.Sum256(key.ID)
 	alg := hsm.Algorithms(key.Spec)[0]
-	sig, err := hsm.Verified(b).Sign(ctx, key, alg, digest[:])
+	sig, err := hsm.Verified(b, nil).Sign(ctx, key, alg, digest[:])
 	if err != nil {
 		return err
 	}
@@ -459,7 +459,7 @@ func TestWithheld(t *testing.T) {
 		tok.Close()
 		tok = open(t, config(soft)) // no signature was checked on this connection
 		key.Public = other.Public
-		if sig, err := hsm.Verified(tok).Sign(t.Context(), key, hsm.Algorithms(spec)[0], digest); !errors.Is(err, hsm.ErrNotFound) {
+		if sig, err := hsm.Verified(tok, nil).Sign(t.Context(), key, hsm.Algorithms(spec)[0], digest); !errors.Is(err, hsm.ErrNotFound) {
 			t.Errorf("%s: signed %x for a public key that the token does not have: %v, want ErrNotFound", spec, sig, err)
 		}
 	}
