@@ -137,13 +137,10 @@ func createAccessKey(ctx context.Context, c *call, req *kms.CreateAccessKeyReque
 		}
 		return tx.AccessKeys().Create(access)
 	}
-	if err := c.records.Try(put); err != nil {
+	if err := c.prepare(put); err != nil {
 		return nil, err
 	}
-	if err := c.confirm(); err != nil {
-		return nil, err
-	}
-	if err := identity.SealAccessKey(ctx, c.server.Sealer, &access, secret); err != nil {
+	if err := identity.SealAccessKey(ctx, c.server.config.Sealer, &access, secret); err != nil {
 		return nil, err
 	}
 	c.entry.Subject = kms.Clip(req.UserName) + "/" + id

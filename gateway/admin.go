@@ -30,7 +30,7 @@ func (s *Server) ServeAdmin(ctx context.Context, l net.Listener) error {
 		ReadHeaderTimeout: headerTime,
 		ReadTimeout:       readTime,
 		IdleTimeout:       idleTime,
-		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
 	}
 	return front.Serve(ctx, server, l)
 }
@@ -124,7 +124,7 @@ func (d *adminDoor) answer(c *call, resp kms.Response, api *kms.Error) error {
 func (d *adminDoor) write(c *call, status int, body any) {
 	text, err := kms.EncodeJSON("", body)
 	if err != nil {
-		d.server.Logger.Error("encoding an answer", "RequestId", c.requestId, "error", err)
+		d.server.config.Logger.Error("encoding an answer", "RequestId", c.requestId, "error", err)
 		status, text = http.StatusInternalServerError, nil
 	}
 	d.w.Header().Set("Content-Type", kms.FormatJSON.ContentType)
@@ -139,7 +139,7 @@ func (d *adminDoor) writeOctets(c *call, o octets) {
 	d.w.WriteHeader(http.StatusOK)
 	_, err := o.WriteTo(onlyWriter{d.w})
 	if err := errors.Join(err, o.Close()); err != nil {
-		d.server.Logger.Warn("an answer was cut short", "RequestId", c.requestId, "reason", err)
+		d.server.config.Logger.Warn("an answer was cut short", "RequestId", c.requestId, "reason", err)
 		panic(http.ErrAbortHandler)
 	}
 }

@@ -64,8 +64,8 @@ func checkNewAlias(c *call, records *store.Records, permitted permitted, aliasNa
 		return kms.ErrStateModifiedFailed
 	case records.Aliases().Has(aliasName):
 		return kms.ErrAliasExists
-	case records.Aliases().Len() >= c.server.MaxAliases:
-		return kms.ErrLimitExceeded.Because("There are %d aliases.", c.server.MaxAliases)
+	case records.Aliases().Len() >= c.server.config.MaxAliases:
+		return kms.ErrLimitExceeded.Because("There are %d aliases.", c.server.config.MaxAliases)
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ type createBackupResponse struct {
 // belongs into the log; a passphrase never gets here.
 func createBackup(ctx context.Context, c *call, req *kms.CreateBackupRequest) (*createBackupResponse, error) {
 	c.entry.Subject = kms.ClipTo(kms.MaxReason, strings.Join(req.Recipients, " "))
-	archiver := c.server.Archiver
+	archiver := c.server.config.Archiver
 	if archiver == nil {
 		return nil, kms.ErrUnsupportedOperation.Because("This gateway was started without backups.")
 	}
@@ -73,7 +73,7 @@ func createBackup(ctx context.Context, c *call, req *kms.CreateBackupRequest) (*
 	if err != nil {
 		return nil, fmt.Errorf("making a backup: %w", err)
 	}
-	c.server.Logger.Info("a backup was made", "RequestId", c.requestId, "duration", time.Since(began))
+	c.server.config.Logger.Info("a backup was made", "RequestId", c.requestId, "duration", time.Since(began))
 	return &createBackupResponse{Archive: archive}, nil
 }
 
@@ -85,14 +85,14 @@ func (s *Server) archive(ctx context.Context, recipients []string) (Archive, err
 		return nil, err
 	}
 	defer thaw()
-	database, err := s.Store.Snapshot()
+	database, err := s.config.Store.Snapshot()
 	if err != nil {
 		return nil, err
 	}
 	defer database.Close()
-	head, err := s.Audit.Checkpoint(ctx) // after the snapshot: every change in it has its line before that, or in its outbox
+	head, err := s.config.Audit.Checkpoint(ctx) // after the snapshot: every change in it has its line before that, or in its outbox
 	if err != nil {
 		return nil, err
 	}
-	return s.Archiver.Archive(ctx, Backup{recipients, database, head})
+	return s.config.Archiver.Archive(ctx, Backup{recipients, database, head})
 }

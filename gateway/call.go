@@ -43,7 +43,7 @@ type call struct {
 // serve takes one request through the corridor: read, authenticate, look the operation
 // up, charge its quota, decode, do, write the audit line, answer.
 func (s *Server) serve(ctx context.Context, d door, source string) error {
-	c := &call{server: s, door: d, now: s.Now().UTC(), requestId: uuid.NewString()}
+	c := &call{server: s, door: d, now: s.config.Now().UTC(), requestId: uuid.NewString()}
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d.name()), Source: source}
 	resp, err := recovered(func() (kms.Response, error) {
 		if err := d.read(c); err != nil {
@@ -73,7 +73,7 @@ func (c *call) do(ctx context.Context) (kms.Response, error) {
 // authenticate says who asks, by the records as they are now. From here on the call
 // sees no others, unless it has to wait for more of its request and asks again.
 func (c *call) authenticate(ctx context.Context) (err error) {
-	c.records = c.server.Store.Now()
+	c.records = c.server.config.Store.Now()
 	if c.principal, err = c.door.authenticate(ctx, c); err != nil {
 		return err
 	}
@@ -118,8 +118,8 @@ func (c *call) charge() error {
 		if name == kms.QuotaDedicatedInstance {
 			userName = ""
 		}
-		perSecond := c.server.Quotas.PerSecond(name, c.principal.Quotas)
-		if !c.server.buckets.Take(userName, name, perSecond, c.server.Now) {
+		perSecond := c.server.config.Quotas.PerSecond(name, c.principal.Quotas)
+		if !c.server.buckets.Take(userName, name, perSecond, c.server.config.Now) {
 			c.entry.Quota = string(name)
 			return kms.ErrThrottling
 		}
@@ -156,7 +156,7 @@ func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
 		c.entry.Status, c.entry.Code = api.Status, api.Code
 		c.entry.Reason = kms.ClipTo(kms.MaxReason, err.Error())
 	}
-	c.entry.Duration = c.server.Now().Sub(c.now)
+	c.entry.Duration = c.server.config.Now().Sub(c.now)
 	if auditErr := c.audit(); auditErr != nil {
 		auditErr = errors.Join(auditErr, discard(resp))
 		api, resp, err = kms.ErrAuditLog, nil, auditErr
@@ -177,9 +177,9 @@ func (c *call) audit() error {
 	case c.changed:
 		return c.server.journal.Append(c.entry)
 	case c.entry.Principal != "":
-		return c.server.Audit.Append(c.entry)
-	case c.server.unauthenticated.Allow(c.entry.Source, c.server.Now):
-		c.server.Audit.Offer(c.entry, func() { c.server.unauthenticated.Count(c.entry.Source) })
+		return c.server.config.Audit.Append(c.entry)
+	case c.server.unauthenticated.Allow(c.entry.Source, c.server.config.Now):
+		c.server.config.Audit.Offer(c.entry, func() { c.server.unauthenticated.Count(c.entry.Source) })
 	}
 	return nil
 }
@@ -190,10 +190,10 @@ func (c *call) log(api *kms.Error, err error) {
 		"source", c.entry.Source, "duration", c.entry.Duration}
 	switch {
 	case api == nil:
-		c.server.Logger.Debug("request", attrs...)
+		c.server.config.Logger.Debug("request", attrs...)
 	case errors.Is(err, hsm.ErrRefused), api.Status >= 500 && api != kms.ErrAuditLog && api != kms.ErrAuditPending: // the log's trouble is told once, not with every request
-		c.server.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
+		c.server.config.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
 	default:
-		c.server.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", kms.ClipTo(kms.MaxReason, err.Error()))...)
+		c.server.config.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", kms.ClipTo(kms.MaxReason, err.Error()))...)
 	}
 }

@@ -8,18 +8,23 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// update is for an operation that changes records and nothing else. It tries f on the
-// records as the call sees them, so that whatever would be refused is refused before
-// the point of no return, in a dry run too; then it confirms, and does f for good. f is
-// called twice, the second time with the records as they are then.
+// update makes a change: it prepares f, and does f for good, with the records as they are
+// then. f is called twice.
 func (c *call) update(f func(tx *store.Tx) error) error {
-	if err := c.records.Try(f); err != nil {
-		return err
-	}
-	if err := c.confirm(); err != nil {
+	if err := c.prepare(f); err != nil {
 		return err
 	}
 	return c.write(f)
+}
+
+// prepare tries f on the records as the call sees them, so that whatever would be refused
+// is refused before the point of no return, in a dry run too; then it confirms. It is for an
+// operation that has something to do before it writes.
+func (c *call) prepare(f func(tx *store.Tx) error) error {
+	if err := c.records.Try(f); err != nil {
+		return err
+	}
+	return c.confirm()
 }
 
 // updateKey changes the record of a key that a request names.
@@ -55,8 +60,8 @@ func (c *call) updateKeys(keys []permitted, change func(k *store.Key) error) err
 // may be one more.
 func newPermitted(c *call, key store.Key) (permitted, func(tx *store.Tx) error) {
 	return permitted{key}, func(tx *store.Tx) error {
-		if tx.Keys().Len() >= c.server.MaxKeys {
-			return kms.ErrLimitExceeded.Because("There are %d keys.", c.server.MaxKeys)
+		if tx.Keys().Len() >= c.server.config.MaxKeys {
+			return kms.ErrLimitExceeded.Because("There are %d keys.", c.server.config.MaxKeys)
 		}
 		return tx.Keys().Create(key)
 	}
@@ -67,7 +72,7 @@ func newPermitted(c *call, key store.Key) (permitted, func(tx *store.Tx) error) 
 // ends here. So does everything while the audit log cannot be written.
 func (c *call) confirm() error {
 	c.confirmed = true
-	if err := c.server.Audit.Err(); err != nil {
+	if err := c.server.config.Audit.Err(); err != nil {
 		return fmt.Errorf("%w (%w)", kms.ErrAuditLog, err)
 	}
 	if c.dryRun {
@@ -97,7 +102,7 @@ func (c *call) record(f func(tx *store.Tx) error) error {
 	if err := c.mayWrite(); err != nil {
 		return err
 	}
-	return c.server.Store.Update(withNonce(c, f))
+	return c.server.config.Store.Update(withNonce(c, f))
 }
 
 func (c *call) mayWrite() error {
@@ -124,7 +129,7 @@ func mayHaveVersion(c *call, records *store.Records, key permitted) error {
 	if len(versions) >= maxVersions {
 		return kms.ErrLimitExceeded.Because("The key has %d versions.", maxVersions)
 	}
-	every := c.server.MinVersionInterval
+	every := c.server.config.MinVersionInterval
 	if len(versions) > 0 && c.now.Before(versions[len(versions)-1].CreationDate.Add(every)) {
 		return kms.ErrRejectedUnsupported.Because("A key can have a new version every %v.", every)
 	}

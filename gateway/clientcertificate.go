@@ -27,5 +27,5 @@ func (s *Server) withClientCertificates(config *tls.Config, how Listener) *tls.C
 // checkClientCertificate refuses a connection without the certificate of a client key
 // that is valid now.
 func (s *Server) checkClientCertificate(connection tls.ConnectionState) error {
-	return identity.CheckCertificate(s.Store.Now(), connection, s.Now())
+	return identity.CheckCertificate(s.config.Store.Now(), connection, s.config.Now())
 }

@@ -58,17 +58,14 @@ func createClientKey(ctx context.Context, c *call, req *kms.CreateClientKeyReque
 		}
 		return tx.ClientKeys().Create(k)
 	}
-	if err := c.records.Try(put); err != nil {
-		return nil, err
-	}
-	if err := c.confirm(); err != nil {
+	if err := c.prepare(put); err != nil {
 		return nil, err
 	}
 	pfx, err := identity.MakeClientKey(&k, req.Password)
 	if err != nil {
 		return nil, fmt.Errorf("making a client key: %w", err)
 	}
-	if err := identity.SealClientKey(ctx, c.server.Sealer, &k); err != nil {
+	if err := identity.SealClientKey(ctx, c.server.config.Sealer, &k); err != nil {
 		return nil, err
 	}
 	c.entry.Subject = k.AapName + "/" + k.ClientKeyId

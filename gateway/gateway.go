@@ -64,16 +64,18 @@ type Config struct {
 
 // A Server is the service. Use [New].
 type Server struct {
-	Config
-	instance        store.Instance
-	arns            kms.ARNs
+	config   Config         // as New completed it; like the next two, it does not change
+	instance store.Instance // whose records these are
+	arns     kms.ARNs       // of that instance
+
+	// The rooms. Each guards its own state.
+	callers         *identity.Registry
+	journal         *journal.Journal
+	pairs           *keypair.Pairs
 	buckets         limit.Buckets
+	bodies          limit.Bodies
 	unauthenticated *limit.Unauthenticated
 	connections     *front.Process
-	callers         *identity.Registry
-	pairs           *keypair.Pairs
-	journal         *journal.Journal
-	bodies          limit.Bodies
 	metrics         *metrics
 }
 
@@ -103,7 +105,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := cfg.Quotas.Check(); err != nil {
 		return nil, err
 	}
-	s := &Server{Config: cfg, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), connections: front.NewProcess()}
+	cfg.Backend = hsm.Verified(cfg.Backend, cfg.Logger)
+	s := &Server{config: cfg, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), connections: front.NewProcess()}
 	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {
 		return nil, err
@@ -113,19 +116,19 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 
 // resume takes up what the last process left.
 func (s *Server) resume(ctx context.Context) error {
-	records := s.Store.Now()
+	records := s.config.Store.Now()
 	if s.instance = records.Instance(); s.instance == (store.Instance{}) {
 		return errors.New("gateway: the store does not know its Instance")
 	}
 	s.arns = kms.ARNs{RegionId: s.instance.RegionId, AccountId: s.instance.AccountId}
 	var err error
-	if s.callers, err = identity.Open(ctx, records, s.arns, s.Sealer, s.Now(), s.Logger); err != nil {
+	if s.callers, err = identity.Open(ctx, records, s.arns, s.config.Sealer, s.config.Now(), s.config.Logger); err != nil {
 		return err
 	}
-	if s.journal, err = journal.Open(s.Store, s.Audit, s.Logger); err != nil {
+	if s.journal, err = journal.Open(s.config.Store, s.config.Audit, s.config.Logger); err != nil {
 		return err
 	}
-	s.pairs = keypair.New(keypair.Config{Records: s.Store, Backend: s.Backend, Journal: s.journal, Audit: s.Audit, Now: s.Now, Logger: s.Logger})
+	s.pairs = keypair.New(keypair.Config{Records: s.config.Store, Backend: s.config.Backend, Journal: s.journal, Audit: s.config.Audit, Now: s.config.Now, Logger: s.config.Logger})
 	return s.pairs.DeleteDueKeys()
 }
 

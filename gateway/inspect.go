@@ -18,10 +18,10 @@ import (
 
 // inspectorOf gives what tells of the token. There is none where it is no token.
 func inspectorOf(c *call) (hsm.Inspector, error) {
-	if c.server.Inspector == nil {
+	if c.server.config.Inspector == nil {
 		return nil, kms.ErrUnsupportedOperation.Because("This gateway's keys are in no token that could be looked into.")
 	}
-	return c.server.Inspector, nil
+	return c.server.config.Inspector, nil
 }
 
 // describeToken tells what the token is and can do, and tries the latter.
@@ -154,7 +154,7 @@ func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest
 		return nil, err
 	}
 	if key.KeyState != store.Enabled {
-		defer c.server.Backend.Forget(version.Key)
+		defer c.server.config.Backend.Forget(version.Key)
 	}
 	times, err := c.server.pairs.Test(ctx, version.Key, count)
 	c.server.pairs.Tested(version.KeyVersionId, err)

@@ -84,7 +84,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, 
 		WriteTimeout:      writeTime,
 		IdleTimeout:       how.IdleTime,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
 	}
 	return front.Serve(ctx, server, front.Listen(l, s.withClientCertificates(config, how), front.Limits{Connections: how.MaxConnections, PerSource: how.MaxPerSource, HandshakeTime: how.HeaderTime}, s.connections))
 }

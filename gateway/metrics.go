@@ -31,13 +31,13 @@ func newMetrics(s *Server) *metrics {
 	}
 	m.registry.MustRegister(m.requests, m.duration, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("kmsgate_audit_failing", "1 while the audit log cannot be written, so that nothing is signed or changed.", func() float64 {
-			if s.Audit.Err() != nil {
+			if s.config.Audit.Err() != nil {
 				return 1
 			}
 			return 0
 		}),
 		gauge("kmsgate_audit_free_bytes", "Bytes that are free for the audit log, -1 if that is not known.", func() float64 {
-			free, err := s.Audit.Free()
+			free, err := s.config.Audit.Free()
 			if err != nil {
 				return -1
 			}
@@ -53,16 +53,16 @@ func newMetrics(s *Server) *metrics {
 		}),
 		gauge("kmsgate_client_keys_first_expiry_seconds", "When the first of the client keys that are valid expires, in seconds since 1970; 0 if there is none.", s.firstExpiry),
 		gauge("kmsgate_native_body_bytes", "Bytes of large bodies of native requests that are being sent or used.", s.bodies.Bytes),
-		gauge("kmsgate_audit_lines", "The number of the audit log's last line.", func() float64 { return float64(s.Audit.Head().Seq) }),
+		gauge("kmsgate_audit_lines", "The number of the audit log's last line.", func() float64 { return float64(s.config.Audit.Head().Seq) }),
 	)
-	m.registry.MustRegister(s.Collectors...)
+	m.registry.MustRegister(s.config.Collectors...)
 	return m
 }
 
 // firstExpiry gives when the first of the client keys that are valid expires.
 func (s *Server) firstExpiry() (seconds float64) {
-	for k := range s.Store.Now().ClientKeys().All() {
-		if at := float64(k.NotAfter.Unix()); identity.IsInForce(k, s.Now()) && (seconds == 0 || at < seconds) {
+	for k := range s.config.Store.Now().ClientKeys().All() {
+		if at := float64(k.NotAfter.Unix()); identity.IsInForce(k, s.config.Now()) && (seconds == 0 || at < seconds) {
 			seconds = at
 		}
 	}
@@ -111,10 +111,10 @@ func writeOK(w http.ResponseWriter) {
 }
 
 func (s *Server) ready(ctx context.Context) error {
-	if err := s.Audit.Err(); err != nil {
+	if err := s.config.Audit.Err(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
-	return s.Backend.Health(ctx)
+	return s.config.Backend.Health(ctx)
 }

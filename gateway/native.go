@@ -66,7 +66,7 @@ func nativeClaimError(err error) error {
 }
 
 func (d *nativeDoor) authenticate(ctx context.Context, c *call) (*identity.Principal, error) {
-	return d.server.callers.ClientKey(ctx, c.records, d.claim, d.server.Now())
+	return d.server.callers.ClientKey(ctx, c.records, d.claim, d.server.config.Now())
 }
 
 // nativeName is what an operation can be called.

@@ -21,11 +21,11 @@ func randomBytes(ctx context.Context, c *call, n int) ([]byte, error) {
 	if err := c.authorizeKeyless(); err != nil {
 		return nil, err
 	}
-	if c.server.Random == nil {
+	if c.server.config.Random == nil {
 		return nil, hsm.ErrNoRandom
 	}
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	return c.server.Random.Random(ctx, n)
+	return c.server.config.Random.Random(ctx, n)
 }

@@ -58,7 +58,7 @@ func (d *rpcDoor) read(c *call) error {
 }
 
 func (d *rpcDoor) authenticate(_ context.Context, c *call) (*identity.Principal, error) {
-	return d.server.callers.AccessKey(c.records, d.claim, d.server.Now())
+	return d.server.callers.AccessKey(c.records, d.claim, d.server.config.Now())
 }
 
 func (d *rpcDoor) lookup(c *call) (operation, error) {
@@ -96,7 +96,7 @@ func (d *rpcDoor) answer(c *call, resp kms.Response, api *kms.Error) error {
 	if api == nil {
 		return d.write(c, http.StatusOK, c.action+"Response", resp)
 	}
-	if d.server.EchoStringToSign && errors.Is(api, kms.ErrSignatureMismatch) && c.parameters["Password"] == "" {
+	if d.server.config.EchoStringToSign && errors.Is(api, kms.ErrSignatureMismatch) && c.parameters["Password"] == "" {
 		// Here and not in the error itself, which is logged: it is the
 		// request's URI in another form.
 		api = api.Because("server string to sign is:%s", d.claim.StringToSign())

@@ -39,8 +39,8 @@ func (s *Server) maintain(ctx context.Context) {
 // Flush does what Run does when it ends, for a Server that was not run.
 func (s *Server) Flush() {
 	s.journal.Flush()
-	if s.Audit.Err() == nil { // a disk that is full for the log is full for the database
-		s.callers.RecordUse(s.Store)
+	if s.config.Audit.Err() == nil { // a disk that is full for the log is full for the database
+		s.callers.RecordUse(s.config.Store)
 	}
 	s.reportSuppressed()
 }
@@ -48,11 +48,11 @@ func (s *Server) Flush() {
 // reportSuppressed writes the one line that stands for the refusals that have none. While
 // the log cannot be written they are kept for later.
 func (s *Server) reportSuppressed() {
-	if s.Audit.Err() != nil {
+	if s.config.Audit.Err() != nil {
 		return
 	}
 	if n, last := s.unauthenticated.TakeSuppressed(); n > 0 {
-		s.Audit.OfferSuppressed(s.Now().UTC(), n, last, func() { s.unauthenticated.CountAgain(n) })
+		s.config.Audit.OfferSuppressed(s.config.Now().UTC(), n, last, func() { s.unauthenticated.CountAgain(n) })
 	}
 }
 

@@ -45,10 +45,10 @@ func getKmsInstance(_ context.Context, c *call, req *kms.GetKmsInstanceRequest) 
 		return nil, err
 	}
 	i := kms.KmsInstance{
-		CaCertificateChainPem: c.server.CACertificate,
+		CaCertificateChainPem: c.server.config.CACertificate,
 		InstanceId:            c.server.instance.InstanceId,
 		InstanceName:          c.server.instance.InstanceId,
-		KeyNum:                int64(c.server.MaxKeys),
+		KeyNum:                int64(c.server.config.MaxKeys),
 		SecretNum:             "0",
 		Status:                "Connected",
 	}
@@ -79,6 +79,6 @@ func getAuditHead(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.GetAudit
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	checkpoint, err := c.server.Audit.Checkpoint(ctx)
+	checkpoint, err := c.server.config.Audit.Checkpoint(ctx)
 	return &kms.GetAuditHeadResponse{Head: checkpoint.String()}, err
 }

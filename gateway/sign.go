@@ -91,7 +91,7 @@ func makeSignature(ctx context.Context, c *call, s signing) ([]byte, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	return c.server.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)
+	return c.server.config.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)
 }
 
 // verifySignature judges a signature.

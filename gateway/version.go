@@ -16,10 +16,7 @@ const maxVersions = 50
 // createVersion makes a version of a key, together with what also changes. also is tried
 // first, for a dry run and against what it refuses.
 func createVersion(ctx context.Context, c *call, key permitted, also func(tx *store.Tx) error) (store.KeyVersion, error) {
-	if err := c.records.Try(also); err != nil {
-		return store.KeyVersion{}, err
-	}
-	if err := c.confirm(); err != nil {
+	if err := c.prepare(also); err != nil {
 		return store.KeyVersion{}, err
 	}
 	version := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: uuid.NewString(), CreationDate: c.now}
