@@ -46,6 +46,9 @@ func (p *Pairs) CarryOutDeletions(ctx context.Context) {
 		return // without its audit line no key pair is destroyed
 	}
 	for o := range p.cfg.Records.Now().Orphans().All() {
+		if p.cfg.Audit.Err() != nil {
+			return // it failed meanwhile
+		}
 		err := p.destroyLeftOrphan(ctx, o)
 		if err == nil {
 			continue

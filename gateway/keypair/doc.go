@@ -12,7 +12,7 @@
 // So an orphan found later must be destroyed, and every pair belongs to a version or is an
 // orphan.
 //
-// The package guarantees that no pair of a recorded version is destroyed, that nothing is
-// destroyed while the audit log is known to fail, and that records and token agree while
-// they are frozen for a backup.
+// The package guarantees that no pair of a recorded version is destroyed, that no pair of a
+// deleted key is destroyed while the audit log is known to fail, and that records and token
+// agree while they are frozen for a backup.
 package keypair

@@ -30,7 +30,7 @@ func (f *freeze) enter(ctx context.Context) error {
 		select {
 		case <-opens:
 		case <-ctx.Done():
-			return fmt.Errorf("%w (a backup is being made, and no key pair is made or destroyed meanwhile: %w)", kms.ErrUnavailable, ctx.Err())
+			return fmt.Errorf("%w (a backup is being made, and until it ends no key pair is made or destroyed: %w)", kms.ErrUnavailable, ctx.Err())
 		}
 	}
 }
