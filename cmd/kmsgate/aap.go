@@ -38,8 +38,8 @@ client keys for it (kmsgate clientkey).`,
 			Calls:     cli.Answered("DescribeApplicationAccessPoint", viewOfAccessPoint),
 		}, cli.Task{
 			Verb: "update", Short: "Give an access point other permission policies, or another description",
-			Long: `Give an access point other permission policies, in the place of all that it has,
-or another description.`,
+			Long: `Give an access point other permission policies, which replace all that it has, or
+another description.`,
 			Example:   "kmsgate aap update billing --policy sign-invoices --policy sign-receipts",
 			Arguments: []*cli.Parameter{nameArgument()},
 			Flags:     []*cli.Parameter{aapPolicyFlag(false), descriptionFlag("what the access point is for")},
@@ -76,8 +76,8 @@ func aapPolicyFlag(required bool) *cli.Parameter {
 
 // aapPolicyCommand is about policies of access points, not of users.
 func (a *admin) aapPolicyCommand() *cobra.Command {
-	return cli.Family("policy", "Say what client keys may do", `Say what client keys may do, with permission policies. They permit to sign and
-verify with keys and to get their public keys, and to get random bytes. Users have
+	return cli.Family("policy", "Say what client keys may do", `Say what client keys may do, with permission policies. They permit signing and
+verifying with keys, reading public keys, and getting random bytes. Users have
 policies of another kind: kmsgate policy.`,
 		a.Commands(createAapPolicyTask(), updateAapPolicyTask(), cli.Task{
 			Verb: "list", Short: "List the permission policies",
@@ -92,8 +92,8 @@ policies of another kind: kmsgate policy.`,
 			}),
 		}, cli.Task{
 			Verb: "delete", Short: "Delete a permission policy",
-			Long: `Delete a permission policy. What only it permits, the client keys of access points
-that have it may not do from then on.`,
+			Long: `Delete a permission policy. The client keys of access points that have it lose at once
+what no other policy of theirs permits.`,
 			Example:   "kmsgate aap policy delete sign-invoices",
 			Arguments: []*cli.Parameter{nameArgument()},
 			Calls:     cli.Done("DeletePolicy", "The permission policy {Name} is deleted."),
@@ -107,10 +107,10 @@ const maxMembers = 100
 func permissionFlags() []*cli.Parameter {
 	return []*cli.Parameter{
 		{Name: keysOption, Flag: "key", Kind: "KEY", Many: true, Most: maxMembers, Read: cli.JSONList,
-			Usage: "a key: its KeyId, an alias or ARN, or the beginning of KeyIds and *; can be repeated. An alias is looked up now: the policy goes on to name that key"},
-		{Name: "Resources", Flag: "all-keys", Kind: "bool", Read: cli.OnlyTrue("all-keys", `["key/*"]`), Usage: "all keys, those to come included"},
+			Usage: "a key: its KeyId, an alias or ARN, or the beginning of KeyIds and *; can be repeated. An alias is looked up once: the policy keeps the KeyId"},
+		{Name: "Resources", Flag: "all-keys", Kind: "bool", Read: cli.OnlyTrue("all-keys", `["key/*"]`), Usage: "all keys, including those made later"},
 		{Name: "AccessControlRules", Flag: "rule", Kind: "RULE", Many: true, Most: maxMembers, Read: readRules,
-			Usage: "a network rule (kmsgate aap rule) with the addresses that are let in; can be repeated. Without one all are"},
+			Usage: "a network rule (kmsgate aap rule) with the addresses that are let in; can be repeated. A policy without rules lets all addresses in"},
 		descriptionFlag("what the policy is for"),
 	}
 }
@@ -141,8 +141,8 @@ kmsgate aap policy create sign-anything --all-keys --description "for the test b
 func updateAapPolicyTask() cli.Task {
 	return cli.Task{
 		Verb: "update", Short: "Give a permission policy other keys, network rules, or another description",
-		Long: `Give a permission policy other keys, in the place of all that it has, other network
-rules, in the place of all that it has, or another description.`,
+		Long: `Give a permission policy other keys, other network rules or another description.
+New keys replace all that it has, and new rules all that it has.`,
 		Example: `kmsgate aap policy update sign-invoices --rule datacenter
 kmsgate aap policy update sign-invoices --key alias/invoices --any-source`,
 		Arguments: []*cli.Parameter{nameArgument()},
@@ -224,7 +224,7 @@ name.`,
 			}),
 		}, cli.Task{
 			Verb: "update", Short: "Give a network rule other addresses, or another description",
-			Long: `Give a network rule other addresses, in the place of all that it has, or another
+			Long: `Give a network rule other addresses, which replace all that it has, or another
 description.`,
 			Example:   "kmsgate aap rule update office --source 192.0.2.0/24",
 			Arguments: []*cli.Parameter{nameArgument()},
@@ -233,8 +233,8 @@ description.`,
 			Calls:     cli.Done("UpdateNetworkRule", "The network rule {Name} is updated."),
 		}, cli.Task{
 			Verb: "delete", Short: "Delete a network rule",
-			Long: `Delete a network rule. A permission policy that names it lets its addresses in no
-longer, and nobody if it names no other.`,
+			Long: `Delete a network rule. Permission policies that name it no longer let its addresses
+in; one that names no other rule lets nobody in.`,
 			Example:   "kmsgate aap rule delete office",
 			Arguments: []*cli.Parameter{nameArgument()},
 			Calls:     cli.Done("DeleteNetworkRule", "The network rule {Name} is deleted."),

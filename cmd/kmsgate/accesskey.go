@@ -21,7 +21,7 @@ delete that.`,
 			Long: `Create an access key and print it, in JSON. The secret cannot be shown again.`,
 			Example: `kmsgate accesskey create --user alice
 (umask 077; kmsgate accesskey create --user billing > billing.json)`,
-			Flags: []*cli.Parameter{userFlag("the user whose access key it shall be")},
+			Flags: []*cli.Parameter{userFlag("the user whom the access key is for")},
 			Calls: cli.Answered("CreateAccessKey", func(k kms.CreateAccessKeyResponse) cli.View {
 				shown := cli.ViewOf(k, "AccessKeyId", "AccessKeySecret", "UserName", "CreateDate")
 				return cli.View{Value: shown.Value, Hint: "The secret is not shown again: keep it where only the user's programs can read it."}

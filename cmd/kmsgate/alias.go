@@ -28,7 +28,7 @@ use a KeyId. An alias can be pointed to another key while programs use it.`,
 			Verb: "update", Short: "Point an alias to another key",
 			Example:   "kmsgate alias update alias/invoices --key 9a1de2cb-0d6d-4b0c-8a55-0b0f4f6f6c27",
 			Arguments: []*cli.Parameter{aliasName()},
-			Flags:     []*cli.Parameter{keyFlag("the key that it shall be of: a KeyId, ARN or another alias", true)},
+			Flags:     []*cli.Parameter{keyFlag("the key to point it to: a KeyId, ARN or another alias", true)},
 			Calls:     cli.Done("UpdateAlias", "{AliasName} is an alias of {KeyId}."),
 		}, cli.Task{
 			Verb: "delete", Short: "Delete an alias; its key stays",

@@ -57,7 +57,7 @@ func createClientKeyTask() cli.Task {
 	return cli.Task{
 		Verb: "create", Short: "Create a client key, and write it to a file, once",
 		Long: `Create a client key, and write it to a file as KMS's SDKs read it: JSON with its id
-and its private key, under a password. The private key cannot be had again.
+and its private key, under a password. The private key cannot be shown again.
 
 Without --password-file the password is made up, and written to a file beside it.
 Both files are for their owner only, and none is overwritten.`,
@@ -148,7 +148,7 @@ func createClientKey(ctx context.Context, c target.Caller, parameters map[string
 	// A signal that ended the writing must not keep the key.
 	deleteErr := c.Call(context.WithoutCancel(ctx), "DeleteClientKey", map[string]string{"ClientKeyId": created.ClientKeyId}, nil)
 	if deleteErr != nil {
-		return cli.View{}, fmt.Errorf("the client key was created and could not be written down; nobody has it: delete it with kmsgate clientkey delete %s. (%w)",
+		return cli.View{}, fmt.Errorf("the client key was created, but writing its file failed, so nobody has it: delete it with kmsgate clientkey delete %s. (%w)",
 			printable.Text(created.ClientKeyId), errors.Join(err, deleteErr))
 	}
 	return cli.View{}, fmt.Errorf("the client key could not be written down, and is deleted again: %w", err)

@@ -157,6 +157,6 @@ func (r *Registry) RecordUse(db *store.Store) {
 		return nil
 	})
 	if err != nil {
-		r.logger.Warn("when access keys were used last could not be written down", "error", err)
+		r.logger.Warn("recording when access keys were last used failed", "error", err)
 	}
 }

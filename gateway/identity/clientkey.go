@@ -75,7 +75,7 @@ func IsInForce(key store.ClientKey, now time.Time) bool {
 // identify the caller; the request's signature does.
 func CheckCertificate(records *store.Records, connection tls.ConnectionState, now time.Time) error {
 	if len(connection.PeerCertificates) == 0 || !isValid(records, connection.PeerCertificates[0], now) {
-		return kms.ErrNoPermission.Because("This endpoint takes connections with the certificate of a client key only, one that is valid now.")
+		return kms.ErrNoPermission.Because("This endpoint accepts only connections with the certificate of a client key that is valid now.")
 	}
 	return nil
 }

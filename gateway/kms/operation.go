@@ -14,7 +14,7 @@ type Door string
 const (
 	RPC    Door = "rpc"    // HTTPS, for the world
 	Native Door = "native" // HTTPS too, for programs with client keys
-	Admin  Door = "admin"  // a unix socket, for root and whom the gateway runs as
+	Admin  Door = "admin"  // a unix socket, for root and the user that the gateway runs as
 	Local  Door = "local"  // the gateway's own process
 )
 
@@ -25,7 +25,7 @@ func (d Door) IsRemote() bool { return d == RPC || d == Native }
 // documentation have to know of it, but what it does.
 type Operation struct {
 	Name     string
-	Door     Door  // the most public door through which it can be had
+	Door     Door  // the most public door that offers it
 	Quota    Quota // what it is charged to
 	Business bool  // the business of a dedicated gateway: to use keys
 
@@ -156,7 +156,7 @@ var Operations = []Operation{
 	{Name: "SetKeyPolicy", Door: RPC, Quota: QuotaKeyWrite, Resource: "key/{KeyId}", Request: of[SetKeyPolicyRequest](), Response: of[EmptyResponse](),
 		Differences: "Resource has to be `[\"*\"]`. An Allow lets users of the account in besides their own policies, a Deny of either wins. `acs:ram::<account>:*` means all users, not the root whom a local administrator is, so that nobody locks out everybody."},
 	{Name: "GetKeyPolicy", Door: RPC, Quota: QuotaKeyRead, Resource: "key/{KeyId}", Request: of[GetKeyPolicyRequest](), Response: of[GetKeyPolicyResponse](),
-		Differences: "Of a key that none was set for it shows KMS's default policy, which by itself allows nobody anything here."},
+		Differences: "For a key without a policy of its own it shows KMS's default policy, which by itself allows nobody anything here."},
 
 	{Name: "CreateNetworkRule", Door: RPC, Quota: QuotaKeyWrite, Resource: "network/{Name}", Request: of[CreateNetworkRuleRequest](), Response: of[CreateNetworkRuleResponse](),
 		Differences: "SourcePrivateIp is required: 1 to 100 addresses and prefixes, of IPv4 and IPv6. At most 1,000 rules. A Name that is taken: Rejected.ResourceExist."},

@@ -57,7 +57,7 @@ func (a *Appliance) ensureAuditKey(ctx context.Context) error {
 	path := a.Config.AuditPublicKeyFile()
 	if before, err := os.ReadFile(path); err == nil {
 		if block, _ := pem.Decode(before); block != nil && !bytes.Equal(block.Bytes, key.Public) {
-			return fmt.Errorf("%s is not the public half of the audit key that the database %s has: one of them is of another instance. Put the right one back; if that is the database, remove %[1]s, and it is written anew", path, a.Config.Store.File)
+			return fmt.Errorf("%s is not the public half of the audit key that the database %s has: one of them belongs to another instance. Put the right one back; if the database is the right one, remove %[1]s, and the gateway writes it again", path, a.Config.Store.File)
 		}
 	}
 	return durable.Write(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public}), 0o644)

@@ -55,10 +55,10 @@ type Restored struct {
 }
 
 // Restore restores a backup. When it returns without an error, every key version has made
-// a valid signature and every access key was unsealed, unless lost keys are accepted, and
-// Dir has the files and the configuration of an appliance that can be opened. On an error
-// Dir is as it was, except that an audit log of the operator's in it can have a line that
-// says what was tried.
+// a valid signature, and every access key and client key was unsealed, unless lost keys are
+// accepted, and Dir has the files and the configuration of an appliance that can be opened.
+// On an error Dir is as it was, except that an audit log of the operator's in it can have a
+// line that says what was tried.
 func Restore(ctx context.Context, backup io.Reader, o RestoreOptions) (*Restored, error) {
 	if o.NewLogger == nil {
 		o.NewLogger = func(config.Log) *slog.Logger { return slog.Default() }
@@ -72,7 +72,7 @@ func Restore(ctx context.Context, backup io.Reader, o RestoreOptions) (*Restored
 	if err := leave(err); err != nil {
 		exception := ""
 		if r.wroteLog {
-			exception = ", but that its audit log says what was tried"
+			exception = ", except that its audit log has a line that says what was tried"
 		}
 		return nil, fmt.Errorf("%w\nNothing was restored: %s is as it was%s", err, r.Dir, exception)
 	}
@@ -173,7 +173,7 @@ func (r *restoration) withOptions(saved *config.Config) (*config.Config, error) 
 		}
 	}
 	if r.holds(c.Token.Module) {
-		return nil, fmt.Errorf("%w: it names a PKCS#11 module in %s, where nothing is but what came with it", archive.ErrBroken, r.Dir)
+		return nil, fmt.Errorf("%w: it names a PKCS#11 module in %s, which holds nothing but what the backup brought", archive.ErrBroken, r.Dir)
 	}
 	return &c, nil
 }
