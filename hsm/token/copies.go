@@ -65,9 +65,9 @@ func (noCopies) signedDirectly(*object) {}
 func (noCopies) drop(*object)           {}
 func (noCopies) enabled() bool          { return false }
 
-// copyGain is what the time of a signature with a copy must be, of one with the key
-// itself, for copies to be worth it.
-const copyGain = 0.9
+// copyGain bounds the time of a signature with a copy, as a share of the time with the key
+// itself: copies are used only below it. Only tests change it.
+var copyGain = 0.9
 
 // startCopies opens the copier's session and tries with the canary key whether copies
 // are possible and faster. It returns what the copier does; nil if there are no copies,
@@ -81,7 +81,7 @@ func startCopies(c *connection, first *session) (sessionCopies, func(), error) {
 		return nil, nil, err
 	}
 	copied, direct, err := tryCopy(s.p11, first.p11, c.canary)
-	if err != nil || copied >= time.Duration(copyGain*float64(direct)) {
+	if err != nil || float64(copied) >= copyGain*float64(direct) {
 		c.token.log.Debug("signing without session copies", "copy", copied, "key", direct, "reason", err)
 		s.p11.Close()
 		return noCopies{}, nil, first.p11.Renew() // in which an operation may be half done

@@ -50,9 +50,11 @@ func config(soft *softhsm.Token) token.Config {
 	}
 }
 
-// open opens a token that the test closes in the end.
+// open opens a token that is closed when the test ends. Its keys get session copies whatever
+// the trial measures, so that no test depends on the speed of the machine.
 func open(t *testing.T, cfg token.Config) *token.Token {
 	t.Helper()
+	token.ForceCopies(t)
 	tok, err := token.Open(cfg)
 	if err != nil {
 		t.Fatal(err)
