@@ -78,13 +78,58 @@ func TestServeEnds(t *testing.T) {
 	})
 }
 
-// TestServeFails returns what the listener failed with.
+// TestServeFails checks that Serve returns the error of a listener that fails, cuts off the
+// request in flight, and returns only after its handler.
 func TestServeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
-		go func() { n.errs <- errBroken }()
-		if err := front.Serve(t.Context(), &http.Server{Handler: http.NotFoundHandler()}, n); !errors.Is(err, errBroken) {
+		ended := false
+		server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			time.Sleep(time.Second)
+			ended = true
+		})}
+		served := make(chan error, 1)
+		go func() { served <- front.Serve(t.Context(), server, n) }()
+		client := request(t, n)
+		synctest.Wait()
+		n.errs <- errBroken
+		if err := <-served; !errors.Is(err, errBroken) {
+			t.Errorf("Serve: got error %v, want %v", err, errBroken)
+		}
+		if !ended {
+			t.Error("Serve returned before the handler of the request in flight")
+		}
+		wantClosed(t, "the connection of the request in flight", client)
+	})
+}
+
+// TestServeAborts checks that no handler starts after Serve returned, even for a request
+// that the server read before it was closed.
+func TestServeAborts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		n := newNetwork()
+		started := false
+		server := &http.Server{
+			Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { started = true }),
+			ConnState: func(_ net.Conn, state http.ConnState) {
+				if state == http.StateActive {
+					time.Sleep(time.Minute) // the request has been read, and its handler has not started
+				}
+			},
+		}
+		served := make(chan error, 1)
+		go func() { served <- front.Serve(ctx, server, n) }()
+		request(t, n)
+		synctest.Wait()
+		stop()
+		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
+		}
+		time.Sleep(2 * time.Minute)
+		if started {
+			t.Error("a handler started after Serve returned")
 		}
 	})
 }
