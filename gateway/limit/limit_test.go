@@ -111,6 +111,30 @@ func TestBucketsClockSetBack(t *testing.T) {
 	}
 }
 
+// TestBucketsForget checks that buckets which are full again leave memory, and that a user
+// whose bucket is not full gets no new one.
+func TestBucketsForget(t *testing.T) {
+	t.Parallel()
+	c := &clock{noon}
+	var b limit.Buckets
+	const users = 1000
+	for i := range users {
+		b.Take(fmt.Sprint("user-", i), kms.QuotaKeyRead, 10, c.Now)
+	}
+	b.Take("slow", kms.QuotaKeyRead, 0.5, c.Now) // refilled after two seconds
+	if got := b.Len(); got != users+1 {
+		t.Fatalf("got %d buckets, want %d", got, users+1)
+	}
+	c.now = c.now.Add(time.Second)
+	b.Take("new", kms.QuotaKeyRead, 10, c.Now)
+	if got := b.Len(); got != 2 {
+		t.Errorf("a second later: got %d buckets, want 2: those of the slow and the new user", got)
+	}
+	if b.Take("slow", kms.QuotaKeyRead, 0.5, c.Now) {
+		t.Error("the slow user got a token after one second, want none before two")
+	}
+}
+
 // TestQuotas: a user's own limit goes before the configured one, and that before the
 // documented one.
 func TestQuotas(t *testing.T) {

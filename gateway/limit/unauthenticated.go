@@ -70,7 +70,7 @@ func (u *Unauthenticated) Allow(source string, clock func() time.Time) bool {
 func (u *Unauthenticated) limiter(network string, now time.Time) *rate.Limiter {
 	l, ok := u.bySource[network]
 	if !ok && len(u.bySource) >= MaxSources {
-		u.forget(now)
+		forget(u.bySource, &u.swept, now)
 	}
 	if !ok && len(u.bySource) >= MaxSources {
 		network = ""
@@ -81,19 +81,6 @@ func (u *Unauthenticated) limiter(network string, now time.Time) *rate.Limiter {
 		u.bySource[network] = l
 	}
 	return l
-}
-
-// forget drops the sources that have all their lines again: they are like new ones.
-func (u *Unauthenticated) forget(now time.Time) {
-	if now.Sub(u.swept) < time.Second {
-		return // it takes 0.2 ms
-	}
-	u.swept = now
-	for network, l := range u.bySource {
-		if l.TokensAt(now) >= float64(l.Burst()) {
-			delete(u.bySource, network)
-		}
-	}
 }
 
 // Count counts a refusal whose line was allowed and could not be written.
