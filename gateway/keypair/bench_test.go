@@ -3,6 +3,7 @@ package keypair_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -27,10 +28,11 @@ var (
 	day   = time.Date(2026, 11, 21, 20, 56, 37, 0, time.UTC)
 )
 
-// A backend is a Fake with a hook behind Generate.
+// A backend is a Fake with hooks that run after Generate and Destroy. A nil hook does nothing.
 type backend struct {
 	*hsmtest.Fake
-	generated func() error // called when the pair is made; its error is Generate's; nil: nothing is done
+	generated func() error // called once the pair is made; Generate returns its error
+	destroyed func()       // called once the pair is destroyed
 }
 
 func (b *backend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
@@ -42,6 +44,35 @@ func (b *backend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hs
 		return hsm.Key{}, err
 	}
 	return key, nil
+}
+
+func (b *backend) Destroy(ctx context.Context, k hsm.Key) error {
+	err := b.Fake.Destroy(ctx, k)
+	if err == nil && b.destroyed != nil {
+		b.destroyed()
+	}
+	return err
+}
+
+// A witness is a Fake whose keys are sealed, for Route.Sealed. It records the keys that it is to
+// destroy.
+type witness struct {
+	hsmtest.Fake
+	destroyed []hsm.Key
+}
+
+func (w *witness) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
+	key, err := w.Fake.Generate(ctx, spec, id)
+	if err != nil {
+		return hsm.Key{}, err
+	}
+	key.Sealed = slices.Concat([]byte("sealed "), id)
+	return key, nil
+}
+
+func (w *witness) Destroy(ctx context.Context, k hsm.Key) error {
+	w.destroyed = append(w.destroyed, k)
+	return w.Fake.Destroy(ctx, k)
 }
 
 // A clock stands still until it is set.
@@ -140,6 +171,28 @@ func (r recorder) Write(f func(tx *store.Tx) error) error {
 		return r.write(f)
 	}
 	return r.db.Update(f)
+}
+
+// newOrphan makes a key pair that belongs to no version, and its record.
+func (b *bench) newOrphan() {
+	b.t.Helper()
+	b.backend.FailDestroy(hsm.ErrUnavailable)
+	defer b.backend.FailDestroy(nil)
+	fail := func(func(tx *store.Tx) error) error { return errCut }
+	if _, err := b.create(key(hsm.EC_P256), recorder{write: fail}); !errors.Is(err, errCut) {
+		b.t.Fatalf("Create: %v, want %v", err, errCut)
+	}
+}
+
+// failLog makes the audit log fail.
+func (b *bench) failLog() {
+	b.t.Helper()
+	if err := os.Remove(b.logPath()); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := b.log.Append(audit.Entry{}); err == nil {
+		b.t.Fatal("Append returned no error without a log file")
+	}
 }
 
 // key is the record of a new key.

@@ -53,6 +53,7 @@ func TestCreateCutOff(t *testing.T) {
 	t.Parallel()
 	type steps struct {
 		b    *bench
+		spec hsm.KeySpec
 		r    recorder
 		also func(tx *store.Tx, call int) error // counts its calls from 1
 	}
@@ -103,13 +104,25 @@ func TestCreateCutOff(t *testing.T) {
 			cut: func(s *steps) {
 				s.r.write = func(func(tx *store.Tx) error) error { return store.ErrUncertain }
 			}},
+		"the version of a sealed key is not recorded": {want: errCut,
+			cut: func(s *steps) {
+				sealed := new(witness)
+				cfg := s.b.config()
+				cfg.Backend = hsm.Route{Token: s.b.backend, Sealed: sealed, Logger: quiet}
+				s.b.Pairs, s.spec, s.r.write = keypair.New(cfg), hsm.EC_SM2, fails
+				s.b.t.Cleanup(func() {
+					if sealed.Len() != 0 || len(sealed.destroyed) != 1 || sealed.destroyed[0].Sealed == nil {
+						s.b.t.Errorf("%d sealed pairs, want 0; destroyed %+v, want one sealed key", sealed.Len(), sealed.destroyed)
+					}
+				})
+			}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
-			k, calls := key(hsm.EC_P256), 0
-			s := &steps{b: b, r: recorder{db: b.db}, also: func(*store.Tx, int) error { return nil }}
+			s := &steps{b: b, spec: hsm.EC_P256, r: recorder{db: b.db}, also: func(*store.Tx, int) error { return nil }}
 			tc.cut(s)
+			k, calls := key(s.spec), 0
 			v := store.KeyVersion{KeyId: k.KeyId, KeyVersionId: uuid.NewString(), CreationDate: day}
 			_, err := b.Create(t.Context(), v, k.KeySpec, s.r, func(tx *store.Tx) error {
 				calls++

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
@@ -117,19 +117,24 @@ func TestNothingWithoutLog(t *testing.T) {
 func TestOrphansWithoutLog(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.backend.FailDestroy(hsm.ErrUnavailable)
-	if _, err := b.create(key(hsm.EC_P256), recorder{write: func(func(tx *store.Tx) error) error { return errCut }}); !errors.Is(err, errCut) {
-		t.Fatal(err)
-	}
-	b.backend.FailDestroy(nil)
-	if err := os.Remove(b.logPath()); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.log.Append(audit.Entry{}); err == nil {
-		t.Fatal("the log did not fail")
-	}
+	b.newOrphan()
+	b.failLog()
 	b.CarryOutDeletions(t.Context())
 	b.checkAgreement(1, 1)
+}
+
+// TestLogFailsBetweenOrphans makes the audit log fail while CarryOutDeletions destroys the first
+// of three orphans. It must not destroy the others.
+func TestLogFailsBetweenOrphans(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for range 3 {
+		b.newOrphan()
+	}
+	b.checkAgreement(3, 3)
+	b.backend.destroyed = sync.OnceFunc(b.failLog)
+	b.CarryOutDeletions(t.Context())
+	b.checkAgreement(2, 2)
 }
 
 // TestKeepDueKeys cancels what DeleteDueKeys would carry out, and no more, each with a
