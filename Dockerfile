@@ -1,5 +1,5 @@
-# The bases are arguments, so that an image can be built where only one's own
-# registry can be reached.
+# The base images are arguments, so that the image can be built where only a private registry is
+# reachable.
 ARG BUILD_IMAGE=golang:1.26-bookworm
 ARG RUN_IMAGE=debian:bookworm-slim
 

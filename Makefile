@@ -1,23 +1,26 @@
-# The three commands of the README are demo, test and run. All of them install
-# what is missing (Debian packages, through sudo where that is needed).
+# The README's three commands are demo, test and run. Each of them installs the Debian packages
+# that are missing, through sudo if the user is not root.
 
 GO ?= go
-# Where the listener of `make run` is, and what else `kmsgate dev` shall be told.
+# More arguments of `kmsgate dev` for `make run`, such as --listen ADDRESS.
 RUN ?=
 
-# Tests kill processes, never the machine, so nothing they show needs a disk: their
-# files are in memory where there is room and programs may be run from there.
-# On a disk that takes 30 ms to flush they take four times as long.
+# Tests kill processes, never the machine, so they need no disk. Their files are in memory if
+# /dev/shm has 1 GiB free and allows execution. On a disk that takes 30 ms to flush, the tests
+# take four times as long.
 TESTS_TMP := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR==2 {print $$4}')" -gt 1048576 ] 2>/dev/null && \
-	f=$$(mktemp -p /dev/shm) && cp /bin/true $$f && chmod +x $$f && $$f && echo /dev/shm || echo $${TMPDIR:-/tmp}; rm -f $$f)
-# What is built is not: it is large. A test would put its files beside that
-# (testing.T.TempDir obeys GOTMPDIR), so it is not told.
+	f=$$(mktemp -p /dev/shm) && cp /bin/true $$f && chmod +x $$f && $$f && \
+	echo /dev/shm || echo $${TMPDIR:-/tmp}; rm -f $$f)
+# The builds are large and stay on the disk: GOTMPDIR says where. The tests run without GOTMPDIR,
+# because testing.T.TempDir would create their files there too.
 GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exec=env -u GOTMPDIR'" $(GO)
 
-# Packages that must build without a C compiler: all but these.
-LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$|/cmd/kmsgate/internal/(appliance|serve|backup|target|doctor|dev|cli)$$
+# The packages that link C. All others must build without a C compiler.
+LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
+LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(appliance|serve|backup|target|doctor|dev|cli)$$
 
-.PHONY: build demo run test setup setup-test check generate unit integration fuzz bench soak image-test clean
+.PHONY: build demo run test setup setup-test check generate unit integration fuzz bench soak
+.PHONY: image-test clean
 
 build: bin/kmsgate
 
@@ -37,15 +40,16 @@ test: setup-test check unit integration
 # Installs the Debian packages named in $$missing.
 INSTALL = [ -n "$$missing" ] || exit 0; \
 	if ! command -v apt-get >/dev/null; then \
-		echo "make: please install$$missing: there is no apt-get to do it with" >&2; exit 1; fi; \
+		echo "make: apt-get not found: install$$missing and try again" >&2; exit 1; fi; \
 	if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else \
-		echo "make: please run as root: apt-get install$$missing" >&2; exit 1; fi; \
+		echo "make: neither root nor sudo: run as root: apt-get install$$missing" >&2; exit 1; fi; \
 	echo "Installing$$missing …"; \
 	export DEBIAN_FRONTEND=noninteractive; \
-	{ $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || { \
-		echo "make: installing$$missing failed: please install it and try again" >&2; exit 1; }
+	{ $$sudo apt-get update -qq && \
+		$$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || { \
+		echo "make: installing$$missing failed: install it and try again" >&2; exit 1; }
 
-# Installs what the gateway and the demonstration need from Debian's packages.
+# Installs the Debian packages that the gateway and the demonstration need.
 setup:
 	@missing=; \
 	[ -n "$$SOFTHSM2_MODULE" ] || [ -e /usr/lib/softhsm/libsofthsm2.so ] || missing="$$missing softhsm2"; \
@@ -53,8 +57,8 @@ setup:
 	command -v curl >/dev/null || missing="$$missing curl"; \
 	$(INSTALL)
 
-# Installs protobuf's compiler and the other tokens that the tests run on. Opencryptoki's package starts its
-# daemon where there is an init system; in a container it leaves that to the tests.
+# Installs protobuf's compiler and the other tokens that the tests run on. Opencryptoki's package
+# starts its daemon only on a machine with an init system; in a container, the tests start it.
 setup-test: setup
 	@missing=; has() { ls /usr/lib/*/$$1 >/dev/null 2>&1; }; \
 	[ -x /usr/bin/p11-kit ] || missing="$$missing p11-kit"; \
@@ -71,13 +75,15 @@ check: setup-test bin/staticcheck
 	cd integration && ../bin/staticcheck ./...
 	CGO_ENABLED=0 $(GO) build $$($(GO) list ./... | grep -vE '$(LINKS_C)')
 	@mkdir -p bin/_generated; $(PROTOC)bin/_generated
-	@grep -v '^// *protoc  *v' $(NATIVEPB).pb.go >bin/_generated/have; grep -v '^// *protoc  *v' bin/_generated/$(NATIVEPB).pb.go >bin/_generated/want; \
-		cmp bin/_generated/have bin/_generated/want || { echo "$(NATIVEPB).pb.go is not what $(NATIVEPB).proto makes: make generate" >&2; exit 1; }
+	@grep -v '^// *protoc  *v' $(NATIVEPB).pb.go >bin/_generated/have; \
+		grep -v '^// *protoc  *v' bin/_generated/$(NATIVEPB).pb.go >bin/_generated/want; \
+		cmp bin/_generated/have bin/_generated/want || { \
+		echo "$(NATIVEPB).pb.go does not match $(NATIVEPB).proto: run make generate" >&2; exit 1; }
 
 bin/staticcheck: integration/go.mod
 	$(GO) -C integration build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 
-# What protobuf's generator makes of the native API's messages.
+# protoc generates $(NATIVEPB).pb.go, the native API's messages, from $(NATIVEPB).proto.
 NATIVEPB := gateway/nativepb/native
 PROTOC = $(GO) build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go && \
 	protoc --plugin=bin/protoc-gen-go --go_opt=paths=source_relative $(NATIVEPB).proto --go_out=
@@ -89,19 +95,23 @@ unit:
 	$(GO_TEST) test -race -parallel 8 -timeout 15m ./...
 
 integration:
-	# Not from the cache: it does not know that the binary is built of ../cmd.
+	# -count=1: the test cache does not know that the tests build ../cmd/kmsgate.
 	$(GO_TEST) -C integration test -race -count=1 -timeout 15m ./...
 
-# Fuzzes every target for FUZZTIME each, which is not to be spent on making inputs
-# small: those that touch files never look the same twice. `make test` runs their seeds.
+# Fuzzes each target for FUZZTIME. The limit of 20 executions keeps the fuzzer from spending that
+# time on minimizing inputs: targets that touch files never behave the same way twice.
+# `make test` runs the seeds of all targets.
 FUZZTIME ?= 30s
 fuzz:
-	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER ./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide ./cmd/kmsgate/internal/config:FuzzParse \
-		./gateway/acs:FuzzParse ./gateway/acs:FuzzNative ./gateway/kms:FuzzDecode ./gateway:FuzzNativeDoor ./cmd/kmsgate/internal/backup/archive:FuzzExtract; do \
-		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \
+	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER \
+		./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide \
+		./gateway/acs:FuzzParse ./gateway/acs:FuzzNative ./gateway/kms:FuzzDecode ./gateway:FuzzNativeDoor \
+		./cmd/kmsgate/internal/config:FuzzParse ./cmd/kmsgate/internal/backup/archive:FuzzExtract; do \
+		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" \
+			-fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \
 	done
 
-# The figures of docs/performance.md.
+# Measures the figures of docs/performance.md.
 KEYS ?= 10000
 bench: setup
 	$(GO_TEST) test ./gateway ./gateway/audit -run '^$$' -bench . -benchtime 500x
@@ -109,9 +119,9 @@ bench: setup
 	$(GO_TEST) test ./hsm/token -run '^$$' -bench Sign -benchtime 500ms -count 8
 	$(GO_TEST) -C integration test -run '^TestManyKeys$$' -count=1 -v -timeout 1h . -args -plain -keys $(KEYS)
 
-# Goes on with each of the long tests for SOAK: a gateway that is killed at random
-# moments, on a disk, and one whose token fails in every way that there is. What a
-# failure prints is the SEED that makes the same choices again.
+# Runs two long tests for SOAK each: a gateway that is killed at random moments, with its files on
+# a disk, and a gateway whose token fails in every way that the test knows. A test that fails
+# prints the SEED that repeats its random choices. A third test creates KEYS keys.
 SOAK ?= 30m
 SEED ?= 0
 SOAK_TMP ?= /var/tmp
@@ -120,7 +130,7 @@ soak: setup-test
 		-run '^(TestKilledAtAnyMoment|TestFaultsUnderLoad)$$' . -args -soak $(SOAK) -seed $(SEED)
 	$(GO) -C integration test -race -count=1 -v -timeout 1h -run '^TestManyKeys$$' . -args -keys $(KEYS)
 
-# Builds the image with buildah on a base that debootstrap makes, and runs it.
+# Builds the image with buildah on a base made by debootstrap, and runs the image.
 image-test:
 	integration/image-test.sh
 

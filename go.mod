@@ -4,8 +4,8 @@ go 1.26.0
 
 require (
 	filippo.io/age v1.3.2 // backups: encryption to recipients and passphrases
-	github.com/ThalesGroup/crypto11 v1.6.1 // the PKCS#11 module's life, login and AES key
-	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1 // the curve that the standard library has not
+	github.com/ThalesGroup/crypto11 v1.6.1 // the PKCS#11 module's lifecycle, login and AES key
+	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1 // secp256k1, which the standard library lacks
 	github.com/emmansun/gmsm v0.44.1 // SM2 and SM3
 	github.com/google/go-cmp v0.7.0 // tests: differences
 	github.com/google/uuid v1.6.0 // KeyId, KeyVersionId, RequestId
@@ -14,11 +14,11 @@ require (
 	github.com/prometheus/client_golang v1.23.2 // metrics
 	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript, for the command line
 	github.com/spf13/cobra v1.10.2 // the command line
-	github.com/tidwall/btree v1.8.2 // ordered records in memory, forked in constant time for every change
+	github.com/tidwall/btree v1.8.2 // ordered records in memory; each change forks them in constant time
 	go.etcd.io/bbolt v1.5.0 // records on disk
 	go.yaml.in/yaml/v3 v3.0.4 // configuration
 	golang.org/x/crypto v0.57.0 // cryptobyte: strict DER
-	golang.org/x/net v0.58.0 // netutil: a bound on connections
+	golang.org/x/net v0.58.0 // netutil: limits the number of connections
 	golang.org/x/sys v0.49.0 // syncfs, flock, prctl
 	golang.org/x/time v0.16.0 // rate: token buckets
 	software.sslmate.com/src/go-pkcs12 v0.7.4 // client keys: the PKCS#12 files that KMS's instance SDKs read

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Builds the image with buildah, without a Docker engine, on a Debian that
-# debootstrap makes and that is imported under the base images' names; then runs
-# it and makes a call. Needs root; installs what it needs from Debian's packages.
+# Builds the image with buildah, without a Docker engine, then runs it and signs once through it.
+# debootstrap makes the Debian base, which the script imports under the base images' names.
+# Needs root. Installs the Debian packages that it needs.
 set -eu
 cd "$(dirname "$0")/.."
 
-[ "$(id -u)" = 0 ] || { echo "image-test: please run as root" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || { echo "image-test: must run as root" >&2; exit 1; }
 packages=
 for p in buildah debootstrap openssl curl; do
 	dpkg -s "$p" >/dev/null 2>&1 || packages="$packages $p"
@@ -28,24 +28,28 @@ cleanup() {
 }
 trap cleanup EXIT INT TERM
 
-echo "== a Debian base"
-mirror=$(sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) bookworm .*/\2/p; s/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1)
-debootstrap --variant=minbase --include=ca-certificates bookworm "$work/run-base" ${mirror:+"$mirror"} >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
+echo "== making a Debian base"
+mirror=$(sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) bookworm .*/\2/p; s/^URIs: *\([^ ]*\).*/\1/p' \
+	/etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1)
+debootstrap --variant=minbase --include=ca-certificates bookworm "$work/run-base" ${mirror:+"$mirror"} \
+	>"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
 rm -rf "$work/run-base/etc/apt"
 cp -a /etc/apt "$work/run-base/etc/apt"
 cp -rT /etc/ssl/certs "$work/run-base/etc/ssl/certs"
 cp -rT /usr/local/share/ca-certificates "$work/run-base/usr/local/share/ca-certificates"
 
-echo "== the same with a Go toolchain"
+echo "== adding a Go toolchain to a copy of it"
 cp -a "$work/run-base" "$work/build-base"
 chroot "$work/build-base" sh -c 'export DEBIAN_FRONTEND=noninteractive
-	apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
+	apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' \
+	>"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
 cp -a "$(go env GOROOT)" "$work/build-base/usr/local/go"
 
 import() { # DIR NAME
 	container=$($buildah from scratch)
 	$buildah copy -q "$container" "$1" / >/dev/null
-	$buildah config --env "PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$container"
+	$buildah config \
+		--env "PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$container"
 	$buildah commit -q "$container" "$2" >/dev/null
 	$buildah rm "$container" >/dev/null
 	rm -rf "$1"
@@ -60,12 +64,15 @@ $buildah bud -q --pull-never --network host \
 echo "== running it"
 container=$($buildah from --pull-never "localhost/$name")
 root=$($buildah mount "$container")
-config=$($buildah inspect --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container")
+config=$($buildah inspect \
+	--format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container")
 want='10001 [kmsgate] [dev --dir /var/lib/kmsgate/dev --listen 0.0.0.0:8443]'
-[ "$config" = "$want" ] || { echo "image-test: it runs $config by default, not $want" >&2; exit 1; }
-# chroot isolation shares this machine's network, so it is a free port.
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo 18443)
-$buildah run --network host "$container" -- kmsgate dev --dir /var/lib/kmsgate/dev --listen "127.0.0.1:$port" >"$work/out" 2>&1 &
+[ "$config" = "$want" ] || { echo "image-test: the image's user and command are $config, want $want" >&2; exit 1; }
+# With chroot isolation, the container shares this machine's network, so the port must be free.
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' \
+	2>/dev/null || echo 18443)
+$buildah run --network host "$container" -- \
+	kmsgate dev --dir /var/lib/kmsgate/dev --listen "127.0.0.1:$port" >"$work/out" 2>&1 &
 pid=$!
 env=$root/var/lib/kmsgate/dev/env
 n=0
@@ -74,7 +81,8 @@ until [ -e "$env" ]; do
 	if [ $n -gt 120 ] || ! kill -0 $pid 2>/dev/null; then cat "$work/out" >&2; exit 1; fi
 	sleep 0.5
 done
-[ "$(stat -c %u "$env")" = 10001 ] || { echo "image-test: it runs as user $(stat -c %u "$env")" >&2; exit 1; }
+user=$(stat -c %u "$env")
+[ "$user" = 10001 ] || { echo "image-test: the gateway's files belong to user $user, want 10001" >&2; exit 1; }
 . "$env"
 KMSGATE_CA_FILE=$root$KMSGATE_CA_FILE
 . cmd/kmsgate/internal/dev/call.sh | tee "$work/answer"

@@ -1,7 +1,7 @@
-// Command demo shows a gateway signing: it starts one, makes a key of each
-// KeySpec with Alibaba Cloud's own SDK, signs with every algorithm, and has both
-// the gateway and openssl judge the signatures. Its exit status is 0 only if
-// every judgement is right.
+// Command demo demonstrates signing with kmsgate. It starts a dev gateway, creates a key of each
+// KeySpec with Alibaba Cloud's SDK, and signs with every algorithm. Both the gateway and openssl
+// verify each signature, and the same signature over a digest that was tampered with. The exit
+// status is 0 only if every result is right.
 package main
 
 import (
@@ -46,46 +46,48 @@ func run(binary string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, gateway.Stop()) }()
-	fmt.Printf("It serves on https://%s after %d ms.\n\n", gateway.Env["KMSGATE_ENDPOINT"], time.Since(begin).Milliseconds())
+	took := time.Since(begin).Milliseconds()
+	fmt.Printf("It serves on https://%s after %d ms.\n\n", gateway.Env["KMSGATE_ENDPOINT"], took)
 	client, err := devgateway.SDK(gateway.Env)
 	if err != nil {
 		return err
 	}
-	return table(client, dir)
+	return printTable(client, dir)
 }
 
-// table makes, signs and judges, and prints a row for each algorithm.
-func table(client *kms.Client, dir string) error {
+// printTable creates a key of each KeySpec, signs with each of its algorithms and prints a row for
+// each of them. It returns an error if a result is wrong.
+func printTable(client *kms.Client, dir string) error {
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(out, "KeySpec\tAlgorithm\tgateway says\topenssl says\ttampered digest\tms")
 	wrong := 0
 	for _, spec := range devgateway.KeySpecs {
 		key, err := newKey(client, spec)
 		if err != nil {
-			return fmt.Errorf("making a key of KeySpec %s: %w", spec, err)
+			return fmt.Errorf("creating a key of KeySpec %s: %w", spec, err)
 		}
 		for _, alg := range hsm.Algorithms(spec) {
 			r, err := try(client, dir, key, alg)
 			if err != nil {
-				return fmt.Errorf("%s, %s: %w", spec, alg, err)
+				return fmt.Errorf("signing with KeySpec %s and Algorithm %s: %w", spec, alg, err)
 			}
 			if r != (row{gateway: true, openssl: true, took: r.took}) {
 				wrong++
 			}
-			fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\t%.1f\n", spec, alg, says(r.gateway), says(r.openssl),
-				says(r.gatewayTampered || r.opensslTampered), float64(r.took.Microseconds())/1000)
+			fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\t%.1f\n", spec, alg, verdict(r.gateway), verdict(r.openssl),
+				verdict(r.gatewayTampered || r.opensslTampered), float64(r.took.Microseconds())/1000)
 		}
 	}
 	if err := out.Flush(); err != nil {
 		return err
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%d rows are not as they must be", wrong)
+		return fmt.Errorf("%d rows of the table have a wrong result", wrong)
 	}
 	return nil
 }
 
-func says(valid bool) string {
+func verdict(valid bool) string {
 	if valid {
 		return "valid"
 	}
@@ -95,11 +97,13 @@ func says(valid bool) string {
 type key struct{ id, version, pem string }
 
 func newKey(client *kms.Client, spec hsm.KeySpec) (k key, err error) {
-	made, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String(string(spec)), KeyUsage: tea.String("SIGN/VERIFY")})
+	created, err := client.CreateKey(&kms.CreateKeyRequest{
+		KeySpec: tea.String(string(spec)), KeyUsage: tea.String("SIGN/VERIFY"),
+	})
 	if err != nil {
 		return k, err
 	}
-	k.id = tea.StringValue(made.Body.KeyMetadata.KeyId)
+	k.id = tea.StringValue(created.Body.KeyMetadata.KeyId)
 	listed, err := client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: &k.id})
 	if err != nil {
 		return k, err
@@ -113,13 +117,15 @@ func newKey(client *kms.Client, spec hsm.KeySpec) (k key, err error) {
 	return k, nil
 }
 
-// A row is who says what of a signature and of the same one over another digest.
+// A row is one row of the table. The first two fields report whether the gateway and openssl
+// accept a signature, the next two whether they accept it for a digest that was tampered with.
 type row struct {
 	gateway, openssl                 bool
 	gatewayTampered, opensslTampered bool
-	took                             time.Duration // of the signature, over HTTPS
+	took                             time.Duration // of AsymmetricSign, over HTTPS
 }
 
+// try signs a random digest and has the gateway and openssl verify the signature.
 func try(client *kms.Client, dir string, k key, alg hsm.Algorithm) (r row, err error) {
 	digest := make([]byte, hsm.DigestSize)
 	rand.Read(digest)
@@ -136,7 +142,7 @@ func try(client *kms.Client, dir string, k key, alg hsm.Algorithm) (r row, err e
 	if err != nil {
 		return r, err
 	}
-	judge := func() (gateway, openssl bool, err error) {
+	verify := func() (gateway, openssl bool, err error) {
 		verified, err := client.AsymmetricVerify(&kms.AsymmetricVerifyRequest{
 			KeyId: &k.id, KeyVersionId: &k.version, Algorithm: tea.String(string(alg)),
 			Digest: tea.String(base64.StdEncoding.EncodeToString(digest)), Value: signed.Body.Value,
@@ -147,10 +153,10 @@ func try(client *kms.Client, dir string, k key, alg hsm.Algorithm) (r row, err e
 		openssl, err = hsmtest.OpenSSLVerify(dir, k.pem, alg, digest, signature)
 		return tea.BoolValue(verified.Body.Value), openssl, err
 	}
-	if r.gateway, r.openssl, err = judge(); err != nil {
+	if r.gateway, r.openssl, err = verify(); err != nil {
 		return r, err
 	}
 	digest[0] ^= 1
-	r.gatewayTampered, r.opensslTampered, err = judge()
+	r.gatewayTampered, r.opensslTampered, err = verify()
 	return r, err
 }

@@ -1,5 +1,5 @@
-// Package devgateway runs the kmsgate binary's dev gateway and makes clients
-// for it, for the tests and the demonstration.
+// Package devgateway runs `kmsgate dev` and creates SDK clients for it, for the tests and the
+// demonstration.
 package devgateway
 
 import (
@@ -25,27 +25,28 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// startTime bounds how long a gateway may take to be ready: generating an
-// RSA-3072 key alone can take seconds on a busy machine.
-const startTime = time.Minute
+// startTimeout limits how long a gateway may take to become ready. Generating an RSA-3072 key alone
+// can take seconds on a busy machine.
+const startTimeout = time.Minute
 
 // A Gateway is a running `kmsgate dev`.
 type Gateway struct {
 	Dir string
-	Env map[string]string // what Dir/env exports
+	Env map[string]string // the variables that Dir/env exports
 
 	cmd    *exec.Cmd
 	exited chan error
 	output *output
 }
 
-// started counts gateways. Each gets an address of its own: the SDK keeps one
-// transport for a host and port as long as its process lives, with the CA that
-// it first had, and the system gives free ports out again.
+// started counts gateways, to give each a different IP address. The SDK keeps one transport for
+// each host and port as long as its process lives, with the CA that it used first, and the
+// operating system reuses ports.
 var started atomic.Int32
 
-// Start runs the binary on dir and a free port and waits until it accepts
-// connections. Its environment is Environment.
+// Start runs `kmsgate dev` with the directory dir on a free port of 127.0.0.0/8, and waits until it
+// accepts connections. args are appended to the command line. The process has the environment that
+// Environment returns. Start returns an error if the gateway is not ready within a minute.
 func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, error) {
 	g := &Gateway{Dir: dir, exited: make(chan error, 1), output: new(output)}
 	n := started.Add(1)
@@ -54,7 +55,7 @@ func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, e
 	g.cmd = exec.Command(binary, args...)
 	g.cmd.Env = Environment()
 	g.cmd.Stdout, g.cmd.Stderr = g.output, g.output
-	// A stale env must not be taken for this run's.
+	// The file env may be left from an earlier run. Start takes a new one as the sign of readiness.
 	if err := os.Remove(filepath.Join(dir, "env")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -62,7 +63,7 @@ func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, e
 		return nil, err
 	}
 	go func() { g.exited <- g.cmd.Wait() }()
-	ctx, cancel := context.WithTimeout(ctx, startTime)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
@@ -70,10 +71,10 @@ func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, e
 		var err error
 		select {
 		case err := <-g.exited:
-			return nil, fmt.Errorf("kmsgate dev ended before it was ready: %w\n%s", err, g.output)
+			return nil, fmt.Errorf("kmsgate dev exited before it was ready: %w\n%s", err, g.output)
 		case <-ctx.Done():
 			g.cmd.Process.Kill()
-			return nil, fmt.Errorf("kmsgate dev was not ready in time: %w\n%s", ctx.Err(), g.output)
+			return nil, fmt.Errorf("waiting until kmsgate dev is ready: %w\n%s", ctx.Err(), g.output)
 		case <-poll.C:
 		}
 		g.Env, err = ReadEnv(filepath.Join(dir, "env"))
@@ -84,10 +85,10 @@ func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, e
 	}
 }
 
-// Environment is all that a gateway needs to know of ours: where programs are,
-// and SoftHSM's module if it is somewhere else than usual.
+// Environment returns the environment of a kmsgate process: PATH, and SOFTHSM2_MODULE if the
+// caller's environment sets it.
 func Environment() []string {
-	// A race detector would sleep for a second at the end of every process.
+	// By default, the race detector sleeps for a second when a process exits.
 	env := []string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0"}
 	if module, ok := os.LookupEnv("SOFTHSM2_MODULE"); ok {
 		env = append(env, "SOFTHSM2_MODULE="+module)
@@ -95,10 +96,11 @@ func Environment() []string {
 	return env
 }
 
-// KeySpecs are those of the keys that a dev gateway has from the start.
+// KeySpecs are the KeySpecs of the keys that `kmsgate dev` creates at its first start.
 var KeySpecs = []hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K, hsm.EC_SM2}
 
-// ReadEnv reads a file of lines of the form export NAME=value.
+// ReadEnv reads a file whose lines have the form "export NAME=value". It removes single quotes
+// around a value.
 func ReadEnv(path string) (map[string]string, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -109,20 +111,21 @@ func ReadEnv(path string) (map[string]string, error) {
 		assignment, ok := strings.CutPrefix(lines.Text(), "export ")
 		name, value, isAssignment := strings.Cut(assignment, "=")
 		if !ok || !isAssignment {
-			return nil, fmt.Errorf("not of the form export NAME=value: %q", lines.Text())
+			return nil, fmt.Errorf("%q: line %q does not have the form export NAME=value", path, lines.Text())
 		}
 		env[name] = strings.Trim(value, "'")
 	}
 	return env, nil
 }
 
-// Stop ends the gateway as an operator does and gives its exit.
+// Stop sends SIGTERM, as systemd does, and waits until the gateway exits. It returns an error
+// unless the exit status is 0.
 func (g *Gateway) Stop() error { return g.signal(syscall.SIGTERM) }
 
-// Interrupt ends the gateway as Ctrl-C does.
+// Interrupt sends SIGINT, as Ctrl-C does, and otherwise behaves like Stop.
 func (g *Gateway) Interrupt() error { return g.signal(syscall.SIGINT) }
 
-// Kill ends the gateway without a chance to clean up.
+// Kill sends SIGKILL, which gives the gateway no chance to clean up, and waits until it exits.
 func (g *Gateway) Kill() error {
 	err := g.signal(syscall.SIGKILL)
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
@@ -136,17 +139,17 @@ func (g *Gateway) signal(s syscall.Signal) error {
 		return err
 	}
 	err := <-g.exited
-	g.exited <- err // for whoever asks again
+	g.exited <- err // for the next call
 	return err
 }
 
-// Pid is the gateway's process.
+// Pid returns the ID of the gateway's process.
 func (g *Gateway) Pid() int { return g.cmd.Process.Pid }
 
-// Output is what the gateway printed so far.
+// Output returns all that the gateway has printed so far on standard output and standard error.
 func (g *Gateway) Output() string { return g.output.String() }
 
-// output is a buffer that can be read while it is written.
+// output is a buffer that is safe for concurrent use.
 type output struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -164,8 +167,8 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// SDK makes a client of Alibaba Cloud's SDK kms-20160120 as its users do:
-// endpoint, CA and access key, nothing else.
+// SDK returns a client of Alibaba Cloud's SDK kms-20160120, configured as its users do it: with an
+// endpoint, a CA and an access key, and nothing else.
 func SDK(env map[string]string) (*kms.Client, error) {
 	ca, err := os.ReadFile(env["KMSGATE_CA_FILE"])
 	if err != nil {
