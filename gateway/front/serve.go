@@ -39,8 +39,8 @@ func Serve(ctx context.Context, server *http.Server, l net.Listener) error {
 	return err
 }
 
-// A handlerGroup waits for the handlers of a server. net/http does not: Close returns while
-// handlers run, and a request that was read before Close can reach its handler afterwards.
+// A handlerGroup waits for the handlers of a server, because net/http does not: Close returns
+// while handlers run, and a request that was read before Close may start its handler later.
 type handlerGroup struct {
 	mu      sync.Mutex
 	ending  bool // no further handler starts; guarded by mu
