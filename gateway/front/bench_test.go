@@ -20,8 +20,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/front"
 )
 
-// A network is a listener in memory, for connections from any address. Its errors are
-// what Accept returns before the next connection.
+// A network is a listener in memory, for connections from any address. Accept returns an
+// error that is sent to errs.
 type network struct {
 	conns  chan net.Conn
 	errs   chan error
@@ -56,15 +56,15 @@ type address string
 func (a address) Network() string { return "memory" }
 func (a address) String() string  { return string(a) }
 
-// A from is a connection from an address.
-type from struct {
+// A remoteConn is a connection from the address remote.
+type remoteConn struct {
 	net.Conn
 	remote address
 }
 
-func (c from) RemoteAddr() net.Addr { return c.remote }
+func (c remoteConn) RemoteAddr() net.Addr { return c.remote }
 
-// A bench is a listener in a network. It is for a synctest bubble.
+// A bench is a listener on a network. It must be used in a synctest bubble.
 type bench struct {
 	t       *testing.T
 	network *network
@@ -72,7 +72,7 @@ type bench struct {
 	accepted chan net.Conn
 }
 
-// newBench listens with limits, and accepts whatever comes.
+// newBench listens with limits, and accepts every connection.
 func newBench(t *testing.T, limits front.Limits, process *front.Process, config *tls.Config) *bench {
 	b := &bench{t: t, network: newNetwork(), accepted: make(chan net.Conn, 1000)}
 	b.Listener = front.Listen(b.network, config, limits, process)
@@ -97,13 +97,13 @@ func newBench(t *testing.T, limits front.Limits, process *front.Process, config 
 // dial connects from an address.
 func (b *bench) dial(source string) net.Conn {
 	client, server := net.Pipe()
-	b.network.conns <- from{server, address(source)}
+	b.network.conns <- remoteConn{server, address(source)}
 	b.t.Cleanup(func() { client.Close() })
 	return client
 }
 
-// talk connects from an address and says something. It returns both ends; server is nil
-// if the connection is not accepted.
+// talk connects from an address and sends the first line of a request. It returns both ends;
+// server is nil if the connection is not accepted.
 func (b *bench) talk(source string) (client, server net.Conn) {
 	b.t.Helper()
 	client = b.dial(source)
@@ -117,25 +117,30 @@ func (b *bench) talk(source string) (client, server net.Conn) {
 }
 
 // wantClosed checks that the other end has closed a connection.
-func wantClosed(t *testing.T, what string, client net.Conn) {
+func wantClosed(t *testing.T, name string, client net.Conn) {
 	t.Helper()
 	if err := client.SetReadDeadline(time.Now().Add(time.Second)); errors.Is(err, io.ErrClosedPipe) {
 		return
 	}
 	if _, err := io.Copy(io.Discard, client); err != nil {
-		t.Errorf("%s is not closed: %v", what, err)
+		t.Errorf("%s: got %v when reading, want it closed", name, err)
 	}
 }
 
-// certificate makes one that is so long.
+// certificate returns a self-signed certificate with an extension of length bytes.
 func certificate(t *testing.T, length int) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "kms.example"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: make([]byte, length)}}}
+	template := &x509.Certificate{
+		SerialNumber:    big.NewInt(1),
+		Subject:         pkix.Name{CommonName: "kms.example"},
+		NotBefore:       time.Now().Add(-time.Hour),
+		NotAfter:        time.Now().Add(time.Hour),
+		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: make([]byte, length)}},
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

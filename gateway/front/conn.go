@@ -2,42 +2,44 @@ package front
 
 import (
 	"bufio"
-	"errors"
+	"fmt"
 	"net"
 	"sync"
 )
 
-// A boundedConn reads so many bytes and then fails. It belongs to one goroutine at a time.
+// A boundedConn reads a limited number of bytes and then fails. It is not safe for
+// concurrent use.
 type boundedConn struct {
 	net.Conn
-	left int // bytes; less than 0 is without bound
+	remaining int // bytes; a negative number means no limit
 }
 
 func (c *boundedConn) Read(p []byte) (int, error) {
-	if c.left < 0 {
+	if c.remaining < 0 {
 		return c.Conn.Read(p)
 	}
-	if c.left == 0 {
-		return 0, errors.New("the client sends too much before it says who it is")
+	if c.remaining == 0 {
+		return 0, fmt.Errorf("the client sent more than %d bytes during its TLS handshake", maxHandshake)
 	}
-	n, err := c.Conn.Read(p[:min(len(p), c.left)])
-	c.left -= n
+	n, err := c.Conn.Read(p[:min(len(p), c.remaining)])
+	c.remaining -= n
 	return n, err
 }
 
-// A counted connection calls done when it is closed, once.
-type counted struct {
+// A countedConn calls release when it is first closed.
+type countedConn struct {
 	net.Conn
-	once sync.Once
-	done func()
+	once    sync.Once
+	release func()
 }
 
-func (c *counted) Close() error {
-	c.once.Do(c.done)
+func (c *countedConn) Close() error {
+	c.once.Do(c.release)
 	return c.Conn.Close()
 }
 
-// A peekedConn is a connection whose first bytes are in reader.
+// A peekedConn is a connection that is read through reader, which already holds its first
+// bytes.
 type peekedConn struct {
 	net.Conn
 	reader *bufio.Reader

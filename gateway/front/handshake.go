@@ -8,12 +8,13 @@ import (
 	"time"
 )
 
-// firstByteTime is how long a client may take to send its first byte.
+// firstByteTime is the time that a client has to send its first byte.
 const firstByteTime = 5 * time.Second
 
-// sniff looks at a connection's first byte and hands it on.
+// sniff waits for the first byte of a connection, does the TLS handshake if that byte begins
+// one, and passes the connection to Accept. It closes a connection that fails.
 func (l *listener) sniff(conn net.Conn) {
-	const handshake = 0x16 // TLS's record type of a ClientHello
+	const handshake = 0x16 // the TLS record type of a ClientHello
 	peeked := &peekedConn{conn, bufio.NewReader(conn)}
 	if err := conn.SetReadDeadline(time.Now().Add(firstByteTime)); err != nil {
 		conn.Close()
@@ -42,21 +43,21 @@ func (l *listener) sniff(conn net.Conn) {
 	}
 }
 
-// maxHandshake is how many bytes a client can send during its handshake: thirty times as
-// many as the certificate of a client key has.
+// maxHandshake is how many bytes a client can send during its TLS handshake. It is thirty
+// times the size of a client key's certificate.
 const maxHandshake = 24 << 10
 
-// handshake does the TLS handshake. It bounds what the client sends meanwhile, because Go
-// keeps a parsed certificate, which takes much more memory than its bytes, as long as the
-// connection is open.
+// handshake does the TLS handshake, during which the client can send maxHandshake bytes. The
+// limit bounds memory: Go keeps a parsed certificate as long as the connection is open, and
+// a parsed certificate takes much more memory than its encoding.
 func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
-	bounded := &boundedConn{Conn: conn, left: maxHandshake}
-	secure := tls.Server(bounded, l.config)
+	bounded := &boundedConn{Conn: conn, remaining: maxHandshake}
+	tlsConn := tls.Server(bounded, l.config)
 	ctx, cancel := context.WithTimeout(context.Background(), l.limits.HandshakeTime)
 	defer cancel()
-	if err := secure.HandshakeContext(ctx); err != nil {
+	if err := tlsConn.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}
-	bounded.left = -1
-	return secure, nil
+	bounded.remaining = -1
+	return tlsConn, nil
 }

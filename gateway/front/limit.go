@@ -6,9 +6,9 @@ import (
 	"syscall"
 )
 
-// A Process counts the connections to all listeners of this process together, and
-// allows half as many as it may have files open. One signature attempted with no
-// descriptor left kills SoftHSM's token in that process (measured).
+// A Process counts the connections to all listeners of this process. It allows half as many
+// as the process may have files open: one signature attempted without a free file descriptor
+// breaks SoftHSM's token for the rest of the process (measured).
 type Process struct {
 	limit int64
 	taken atomic.Int64

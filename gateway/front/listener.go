@@ -10,8 +10,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
-// A listener accepts a limited number of connections, and looks at the first byte of
-// each to tell TLS from plain HTTP.
+// A listener accepts a limited number of connections, and tells TLS from plain HTTP by the
+// first byte of each.
 type listener struct {
 	net.Listener
 	config   *tls.Config
@@ -21,36 +21,43 @@ type listener struct {
 	err      error // why accepting ended; set before closed is closed
 
 	limits   Limits
-	process  *Process // of all listeners together
+	process  *Process // shared by all listeners
 	mu       sync.Mutex
 	total    int            // connections open; guarded by mu
-	bySource map[string]int // the same for each address; guarded by mu
+	bySource map[string]int // connections open, by network; guarded by mu
 }
 
 // Limits bound the connections of one listener. Zero fields admit no connection.
 type Limits struct {
-	Connections   int           // how many can be open at once
-	PerSource     int           // the same for one IPv4 address or one IPv6 /64
-	HandshakeTime time.Duration // how long a TLS handshake can take
+	Connections   int           // the connections that can be open at once
+	PerSource     int           // the same, from one IPv4 address or one IPv6 /64
+	HandshakeTime time.Duration // the longest time for a TLS handshake
 }
 
-// Listen returns a listener that accepts the connections to l within limits. A connection
-// that speaks TLS is a *tls.Conn with its handshake done; others speak plain HTTP. A
-// connection beyond the limits is closed at once. All listeners of a process share
-// process. Closing the returned listener closes l.
+// Listen returns a listener that accepts the connections to l within limits. Its connections
+// are *tls.Conn whose handshake is complete, or plain HTTP. It closes a connection beyond
+// the limits at once. All listeners of a process share process. Closing the returned listener
+// closes l.
 func Listen(l net.Listener, config *tls.Config, limits Limits, process *Process) net.Listener {
-	accepting := &listener{Listener: l, config: config, accepted: make(chan net.Conn), closed: make(chan struct{}), bySource: make(map[string]int),
-		limits: limits, process: process}
-	go accepting.accept()
-	return accepting
+	limited := &listener{
+		Listener: l,
+		config:   config,
+		accepted: make(chan net.Conn),
+		closed:   make(chan struct{}),
+		limits:   limits,
+		process:  process,
+		bySource: make(map[string]int),
+	}
+	go limited.accept()
+	return limited
 }
 
-// accept takes connections until the listener is closed.
+// accept admits connections until the listener is closed.
 func (l *listener) accept() {
 	for {
 		conn, err := l.Listener.Accept()
 		if temporary := (interface{ Temporary() bool })(nil); errors.As(err, &temporary) && temporary.Temporary() {
-			select { // out of descriptors: some will be closed
+			select { // the process is out of file descriptors; closing connections frees some
 			case <-time.After(10 * time.Millisecond):
 			case <-l.closed:
 			}
@@ -65,11 +72,11 @@ func (l *listener) accept() {
 			conn.Close()
 			continue
 		}
-		go l.sniff(&counted{Conn: conn, done: func() { l.release(source) }})
+		go l.sniff(&countedConn{Conn: conn, release: func() { l.release(source) }})
 	}
 }
 
-// sourceOf returns the network that a connection is counted under.
+// sourceOf returns the network that a connection counts against.
 func sourceOf(conn net.Conn) string {
 	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
 	if err != nil {
@@ -99,8 +106,8 @@ func (l *listener) release(source string) {
 	}
 }
 
-// Accept returns the next connection that has sent its first byte and, if that began a TLS
-// handshake, has done the handshake.
+// Accept returns the next connection that has sent its first byte and, if it speaks TLS, has
+// completed its handshake.
 func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case conn := <-l.accepted:
@@ -110,7 +117,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close stops accepting.
+// Close stops accepting connections. Accepted ones stay open.
 func (l *listener) Close() error {
 	l.end(net.ErrClosed)
 	return l.Listener.Close()

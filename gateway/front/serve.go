@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// shutdownTime is how long requests in flight may take to end.
+// shutdownTime is the time that requests in flight have to end.
 const shutdownTime = 10 * time.Second
 
-// Serve serves l until ctx is done. It then closes l and lets the requests in flight end,
-// for shutdownTime at most; it cuts off those that take longer. If l fails before ctx is
-// done, Serve cuts off the requests in flight at once and returns the listener's error. In
-// both cases, every handler has returned when Serve returns.
+// Serve serves l until ctx is done. It then closes l, waits up to shutdownTime for the
+// requests in flight, and cuts off the rest. If l fails before ctx is done, Serve cuts off
+// the requests in flight at once and returns the listener's error. In both cases, every
+// handler has returned when Serve returns.
 func Serve(ctx context.Context, server *http.Server, l net.Listener) error {
 	var handlers handlerGroup
 	server.Handler = handlers.track(server.Handler)
@@ -47,7 +47,7 @@ type handlerGroup struct {
 	running sync.WaitGroup
 }
 
-// track returns h with its calls counted in g. After end, a call aborts its request.
+// track returns a handler that counts the calls of h in g. After end, it aborts requests.
 func (g *handlerGroup) track(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !g.begin() {
@@ -69,7 +69,7 @@ func (g *handlerGroup) begin() bool {
 	return true
 }
 
-// end lets no further handler start, and returns when all have returned.
+// end keeps further handlers from starting, and returns when all have returned.
 func (g *handlerGroup) end() {
 	g.mu.Lock()
 	g.ending = true

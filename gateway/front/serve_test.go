@@ -15,7 +15,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/front"
 )
 
-// TestServe lets the requests in flight end, and takes no further ones.
+// TestServe checks that Serve closes its listener and lets the requests in flight end.
 func TestServe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
@@ -36,12 +36,12 @@ func TestServe(t *testing.T) {
 			t.Fatalf("Serve returned with a request in flight: %v", err)
 		case <-n.closed:
 		default:
-			t.Error("the listener is open")
+			t.Error("the listener is open after the context was canceled")
 		}
 		close(release)
 		resp, err := http.ReadResponse(bufio.NewReader(client), nil)
 		if err != nil || resp.StatusCode != http.StatusTeapot {
-			t.Errorf("the request in flight: %+v, %v", resp, err)
+			t.Errorf("the request in flight: got %+v, %v, want status %d", resp, err, http.StatusTeapot)
 		}
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
@@ -49,8 +49,8 @@ func TestServe(t *testing.T) {
 	})
 }
 
-// TestServeEnds: a request that takes too long is cut off, and Serve returns only when
-// its handler has.
+// TestServeEnds checks that Serve cuts off a request that takes too long, and returns only
+// after its handler.
 func TestServeEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
@@ -70,11 +70,12 @@ func TestServeEnds(t *testing.T) {
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
-		if took := time.Since(began); !ended || took < 5*time.Second || took > time.Minute { // of the bubble's time
-			t.Errorf("after %v; the handler has ended: %v", took, ended)
+		// The bubble's clock measures this time.
+		if took := time.Since(began); !ended || took < 5*time.Second || took > time.Minute {
+			t.Errorf("Serve returned after %v, want 5 s to 1 min; the handler has ended: %v, want true", took, ended)
 		}
 		if _, err := http.ReadResponse(bufio.NewReader(client), nil); err == nil {
-			t.Error("there is an answer")
+			t.Error("the request that was cut off got a response, want none")
 		}
 	})
 }
@@ -118,17 +119,18 @@ func TestServeAborts(t *testing.T) {
 	}
 	defer func() {
 		if got := recover(); got != http.ErrAbortHandler || started {
-			t.Errorf("a request after Serve returned: got panic %v, want %v; its handler started: %v", got, http.ErrAbortHandler, started)
+			t.Errorf("a request after Serve returned: got panic %v, want %v; its handler started: %v",
+				got, http.ErrAbortHandler, started)
 		}
 	}()
 	server.Handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
 }
 
-// request sends a request to a network.
+// request sends a request through n and returns the client's end of the connection.
 func request(t *testing.T, n *network) net.Conn {
 	client, server := net.Pipe()
 	t.Cleanup(func() { client.Close() })
-	n.conns <- from{server, "192.0.2.1:1"}
+	n.conns <- remoteConn{server, "192.0.2.1:1"}
 	if _, err := io.WriteString(client, "GET / HTTP/1.1\r\nHost: kms.example\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}

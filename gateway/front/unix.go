@@ -14,43 +14,44 @@ import (
 )
 
 // ListenUnix creates the admin socket at path, with mode 0600. Its directory must belong to
-// this user and have mode 0700; ListenUnix makes it if it is missing. A socket that is
-// already there is replaced, so the caller must hold the instance's lock. Any other file
-// is an error.
+// this user and admit nobody else; ListenUnix creates it with mode 0700 if it is missing. It
+// replaces an existing socket, so the caller must hold the instance's lock. Any other file
+// at path is an error.
 func ListenUnix(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("making the admin socket's directory: %w", err)
+		return nil, fmt.Errorf("creating the admin socket's directory: %w", err)
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
-		return nil, fmt.Errorf("the admin socket's directory: %w", err)
+		return nil, fmt.Errorf("checking the admin socket's directory: %w", err)
 	}
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 || !ok || int(owner.Uid) != os.Getuid() {
-		return nil, fmt.Errorf("the admin socket's directory %s has to be a directory of its own that nobody but uid %d can enter (chmod 700)", dir, os.Getuid())
+		return nil, fmt.Errorf("the admin socket's directory %q must be a directory of uid %d that nobody else can enter (chmod 700)",
+			dir, os.Getuid())
 	}
 	if old, err := os.Lstat(path); err == nil && old.Mode().Type() == os.ModeSocket {
 		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("removing the admin socket of before: %w", err)
+			return nil, fmt.Errorf("removing the old admin socket: %w", err)
 		}
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("making the admin socket: %w", err)
+		return nil, fmt.Errorf("creating the admin socket: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, errors.Join(fmt.Errorf("restricting the admin socket to its owner: %w", err), l.Close())
 	}
 	return l, nil
 }
 
-// peerKey is the context key of a connection's peer. net/http has no other way from a
-// connection to its handlers.
+// peerKey is the context key of a connection's peer. The context is net/http's only way to
+// pass something from a connection to its handlers.
 type peerKey struct{}
 
-// WithPeer stores the peer of a unix socket in the context, for [Peer]. It is for
-// [http.Server.ConnContext].
+// WithPeer returns ctx with the peer of a unix socket, for [Peer]. Set it as
+// [http.Server.ConnContext]. For other connections it returns ctx.
 func WithPeer(ctx context.Context, conn net.Conn) context.Context {
 	if peer, err := peerOf(conn); err == nil {
 		return context.WithValue(ctx, peerKey{}, peer)
@@ -59,8 +60,8 @@ func WithPeer(ctx context.Context, conn net.Conn) context.Context {
 }
 
 // Peer returns the uid of the process at the other end of a request's connection, as the
-// kernel reports it. It is not ok if the connection is no unix socket, or WithPeer was not
-// used.
+// kernel reports it. ok is false if the connection is not a unix socket, or if WithPeer was
+// not used.
 func Peer(ctx context.Context) (uid uint32, ok bool) {
 	peer, ok := ctx.Value(peerKey{}).(*unix.Ucred)
 	if !ok {
@@ -72,12 +73,14 @@ func Peer(ctx context.Context) (uid uint32, ok bool) {
 func peerOf(conn net.Conn) (peer *unix.Ucred, err error) {
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {
-		return nil, errors.New("it is no unix socket")
+		return nil, errors.New("the connection is not a unix socket")
 	}
 	raw, err := socket.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	controlErr := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	controlErr := raw.Control(func(fd uintptr) {
+		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
 	return peer, errors.Join(controlErr, err)
 }

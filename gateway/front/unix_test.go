@@ -26,13 +26,18 @@ func listenUnix(t *testing.T, path string) net.Listener {
 
 func checkMode(t *testing.T, path string, want fs.FileMode) {
 	t.Helper()
-	if info, err := os.Lstat(path); err != nil || info.Mode() != want {
-		t.Errorf("%s: %v, %v, want %v", filepath.Base(path), info.Mode(), err, want)
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if info.Mode() != want {
+		t.Errorf("%s: got mode %v, want %v", filepath.Base(path), info.Mode(), want)
 	}
 }
 
-// TestListenUnix makes the socket and its directory for nobody else, and replaces a
-// socket that was left.
+// TestListenUnix checks that only the owner can use the socket and its directory, and that a
+// socket left by an earlier process is replaced.
 func TestListenUnix(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "run", "s")
@@ -41,7 +46,7 @@ func TestListenUnix(t *testing.T) {
 		l.(*net.UnixListener).SetUnlinkOnClose(false)
 		checkMode(t, filepath.Dir(path), fs.ModeDir|0o700)
 		checkMode(t, path, fs.ModeSocket|0o600)
-		l.Close() // as a kill does, it leaves the file
+		l.Close() // leaves the file in place, as a kill does
 		checkMode(t, path, fs.ModeSocket|0o600)
 	}
 	l := listenUnix(t, path)
@@ -56,18 +61,18 @@ func TestListenUnix(t *testing.T) {
 	conn.Close()
 }
 
-// TestListenUnixRefuses a directory that somebody else could enter or change, and what
-// is no socket, and leaves them as they are.
+// TestListenUnixRefuses checks that ListenUnix refuses a directory that others can enter or
+// change, and a file that is not a socket, and leaves them unchanged.
 func TestListenUnixRefuses(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(dir string) error{
-		"others can enter it": func(dir string) error { return errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o711)) },
-		"its group can enter": func(dir string) error { return errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o710)) },
-		"a link": func(dir string) error {
+		"others can enter": func(dir string) error { return errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o711)) },
+		"group can enter":  func(dir string) error { return errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o710)) },
+		"symbolic link": func(dir string) error {
 			return errors.Join(os.Mkdir(dir+".real", 0o700), os.Symlink(dir+".real", dir))
 		},
-		"no directory": func(dir string) error { return os.WriteFile(dir, nil, 0o600) },
-		"another file in the place of the socket": func(dir string) error {
+		"file instead of the directory": func(dir string) error { return os.WriteFile(dir, nil, 0o600) },
+		"file instead of the socket": func(dir string) error {
 			return errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "s"), []byte("mine"), 0o600))
 		},
 	} {
@@ -81,19 +86,20 @@ func TestListenUnixRefuses(t *testing.T) {
 		}
 		if l, err := front.ListenUnix(filepath.Join(dir, "s")); err == nil {
 			l.Close()
-			t.Errorf("%s: there is a socket", name)
+			t.Errorf("%s: got a listener, want an error", name)
 		}
 		if after, err := os.Lstat(dir); err != nil || after.Mode() != before.Mode() {
-			t.Errorf("%s: %v, %v", name, after, err)
+			t.Errorf("%s: got %v, %v, want the mode %v unchanged", name, after, err, before.Mode())
 		}
 	}
 	missing := filepath.Join(t.TempDir(), "no", "run", "s")
 	if _, err := front.ListenUnix(missing); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("in a directory whose parent is missing: %v", err)
+		t.Errorf("directory without a parent: got error %v, want %v", err, fs.ErrNotExist)
 	}
 }
 
-// TestPeer knows the uid at the other end of a unix socket, and of nothing else.
+// TestPeer checks that Peer returns the uid at the other end of a unix socket, and of no
+// other connection.
 func TestPeer(t *testing.T) {
 	t.Parallel()
 	type peer struct {
@@ -112,9 +118,10 @@ func TestPeer(t *testing.T) {
 		server.Listener, server.Config.ConnContext = l, front.WithPeer
 		server.Start()
 		defer server.Close()
-		client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		dial := func(context.Context, string, string) (net.Conn, error) {
 			return net.Dial(l.Addr().Network(), l.Addr().String())
-		}}}
+		}
+		client := &http.Client{Transport: &http.Transport{DialContext: dial}}
 		defer client.CloseIdleConnections()
 		resp, err := client.Get("http://kms.example/")
 		if err != nil {
@@ -124,16 +131,16 @@ func TestPeer(t *testing.T) {
 		return <-peers
 	}
 	if p := get(listenUnix(t, filepath.Join(t.TempDir(), "run", "s"))); !p.ok || int(p.uid) != os.Getuid() {
-		t.Errorf("of a unix socket: %+v, want uid %d", p, os.Getuid())
+		t.Errorf("unix socket: got %+v, want uid %d", p, os.Getuid())
 	}
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p := get(tcp); p.ok {
-		t.Errorf("of TCP: %+v", p)
+		t.Errorf("TCP: got %+v, want no peer", p)
 	}
 	if uid, ok := front.Peer(t.Context()); ok {
-		t.Errorf("without a connection: %d", uid)
+		t.Errorf("without a connection: got uid %d, want no peer", uid)
 	}
 }
