@@ -7,7 +7,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// An Instance says which KMS instance the database is of.
+// An Instance identifies the KMS instance that the database belongs to.
 type Instance struct {
 	InstanceId string
 	RegionId   string
@@ -35,10 +35,10 @@ type Key struct {
 	Creator         string
 	CreationDate    time.Time
 	DeleteDate      time.Time // zero unless KeyState is PendingDeletion
-	Protected       bool      // from deletion
+	Protected       bool      // deletion protection is on
 	ProtectedWhy    string    // DeletionProtectionDescription
 	Tags            map[string]string
-	Policy          string // the key policy, a JSON document; empty for none
+	Policy          string // the key policy, a JSON document; empty if the key has none
 }
 
 // A KeyVersion is one key pair of a Key.
@@ -56,12 +56,12 @@ type Alias struct {
 	CreationDate time.Time
 }
 
-// A User is a principal with policies.
+// A User is a principal with RAM policies.
 type User struct {
 	UserName     string
 	Comments     string
 	Policies     []string           // names of system policies and of RamPolicy records
-	Quotas       map[string]float64 // queries per second, by the quota's name, where the user has others than everybody
+	Quotas       map[string]float64 // the user's exceptions from the default quotas: queries per second, by quota name
 	CreationDate time.Time
 }
 
@@ -78,13 +78,13 @@ type RamPolicy struct {
 type AccessKey struct {
 	AccessKeyId  string
 	UserName     string
-	Sealed       []byte // the AccessKeySecret, sealed by the token with the AccessKeyId as additional data
+	Sealed       []byte // the AccessKeySecret, sealed by the token; the AccessKeyId is the additional data
 	Active       bool
 	CreationDate time.Time
-	LastUsedDate time.Time // zero if never; a minute late at most, and lost in a crash
+	LastUsedDate time.Time // zero if never used; at most a minute behind; a crash loses what is not yet written
 }
 
-// A NetworkRule says which addresses may use a client key.
+// A NetworkRule lists the addresses from which a client key may be used.
 type NetworkRule struct {
 	Name            string
 	Description     string
@@ -92,47 +92,50 @@ type NetworkRule struct {
 	CreationDate    time.Time
 }
 
-// A PermissionPolicy says what client keys may do. KMS calls it a policy, too, but
-// it is none of RAM's.
+// A PermissionPolicy lists what client keys may do. KMS also calls it a policy, but it is not a
+// RAM policy.
 type PermissionPolicy struct {
 	Name         string
 	Description  string
 	KmsInstance  string
 	Permissions  []string // names of KMS's templates
 	Resources    []string // key/<KeyId>, secret/<SecretName>; the last character can be *
-	NetworkRules []string // names; all addresses if there are none. A rule that there is not lets nobody in
+	NetworkRules []string // names; an empty list admits all addresses, a rule that does not exist admits none
 	CreationDate time.Time
 }
 
-// An ApplicationAccessPoint (AAP) is what client keys belong to.
+// An ApplicationAccessPoint (AAP) owns client keys and the permission policies that apply to them.
 type ApplicationAccessPoint struct {
 	Name         string
 	Description  string
-	Policies     []string // names of PermissionPolicies; one that there is not permits nothing
+	Policies     []string // names of PermissionPolicies; one that does not exist permits nothing
 	CreationDate time.Time
 }
 
-// A ClientKey is a credential of an ApplicationAccessPoint for the native API. Its
-// private half was given away when it was made, and is not here.
+// A ClientKey is a credential of an ApplicationAccessPoint for the native API. The database does
+// not hold its private key, which is returned only once, when the client key is created.
 type ClientKey struct {
 	ClientKeyId  string // KAAP.<uuid>
 	AapName      string
-	Certificate  []byte    // DER; self-made, with the RSA public key
-	NotBefore    time.Time // to the second
-	NotAfter     time.Time // to the second
-	Sealed       []byte    // proves that the gateway wrote all of the above
+	Certificate  []byte    // self-signed, in DER; contains the RSA public key
+	NotBefore    time.Time // in whole seconds
+	NotAfter     time.Time // in whole seconds
+	Sealed       []byte    // proves that the gateway wrote all fields above
 	CreationDate time.Time
 }
 
-// An Orphan is a key pair that belongs to no KeyVersion: it is being made, or
-// is to be destroyed. It is written before the token is asked to make the pair,
-// and removed in the transaction that writes the KeyVersion; and it is written
-// in the transaction that deletes a KeyVersion, and removed when the token has
-// destroyed the pair. So one that is found at start is to be destroyed.
+// An Orphan is a key pair that belongs to no KeyVersion, because it is being created or destroyed:
+//
+//   - Creation writes the Orphan before it asks the token for the pair. The transaction that writes
+//     the KeyVersion removes it.
+//   - The transaction that deletes a KeyVersion writes the Orphan. It is removed after the token
+//     has destroyed the pair.
+//
+// The pair of every Orphan found at start must therefore be destroyed.
 type Orphan struct {
 	KeyVersionId string
 	Since        time.Time
-	Key          hsm.Key // ID, Spec, and Sealed if it is a software key
+	Key          hsm.Key // ID, Spec and, for a software key, Sealed
 }
 
 // A Nonce is a signature nonce that must not be accepted again before Until.
@@ -142,21 +145,20 @@ type Nonce struct {
 	Until       time.Time
 }
 
-// An AuditHead is the last line of the audit log that was kept, with the audit key's
-// signature.
+// An AuditHead describes the audit-log line that was recorded last, with the audit key's signature.
 type AuditHead struct {
 	Seq       uint64
 	Hash      string
 	Time      time.Time
 	Signature []byte
-	Ended     bool // it was the last line when the log was closed; it has no Signature then
+	Ended     bool // the log was closed after this line, and Signature is empty
 }
 
-// An Outbox record is the audit line of a change, written in the transaction
-// that makes the change and removed when the line is in the log. So one that is
-// found at start stands for a change that may lack its line.
+// An Outbox record is the audit line of a change. The transaction that makes the change writes it,
+// and it is removed once the line is in the log. The change of a record found at start may
+// therefore lack its line.
 type Outbox struct {
 	RequestId string
-	After     uint64 // the log's last line when this was written: its own is behind that
+	After     uint64 // number of the log's last line when the record was written; its line can only follow
 	Entry     json.RawMessage
 }

@@ -16,41 +16,48 @@ import (
 
 var (
 	keys = kind[Key]{bucket: "keys", id: func(k Key) string { return k.KeyId },
-		in: func(r *Records) **rows[Key] { return &r.keys }, cascade: deleteOfKey}
-	versions = kind[KeyVersion]{bucket: "versions", id: func(v KeyVersion) string { return versionId(v.KeyId, v.KeyVersionId) },
-		in: func(r *Records) **rows[KeyVersion] { return &r.versions }}
+		field: func(r *Records) **rows[Key] { return &r.keys }, cascade: deleteKeyParts}
+	versions = kind[KeyVersion]{bucket: "versions",
+		id:    func(v KeyVersion) string { return versionId(v.KeyId, v.KeyVersionId) },
+		field: func(r *Records) **rows[KeyVersion] { return &r.versions }}
 	aliases = kind[Alias]{bucket: "aliases", id: func(a Alias) string { return a.AliasName },
-		in: func(r *Records) **rows[Alias] { return &r.aliases }, index: indexAlias}
+		field: func(r *Records) **rows[Alias] { return &r.aliases }, index: indexAlias}
 	users = kind[User]{bucket: "users", id: func(u User) string { return u.UserName },
-		in: func(r *Records) **rows[User] { return &r.users }, cascade: deleteOfUser}
+		field: func(r *Records) **rows[User] { return &r.users }, cascade: deleteUserParts}
 	accessKeys = kind[AccessKey]{bucket: "accesskeys", id: func(a AccessKey) string { return a.AccessKeyId },
-		in: func(r *Records) **rows[AccessKey] { return &r.accessKeys }}
+		field: func(r *Records) **rows[AccessKey] { return &r.accessKeys }}
 	orphans = kind[Orphan]{bucket: "orphans", id: func(o Orphan) string { return o.KeyVersionId },
-		in: func(r *Records) **rows[Orphan] { return &r.orphans }}
-	nonces = kind[Nonce]{bucket: "nonces", id: func(n Nonce) string { return fmt.Sprintf("%020d/%s/%s", n.Until.Unix(), n.AccessKeyId, n.Nonce) },
-		in: func(r *Records) **rows[Nonce] { return &r.nonces }}
+		field: func(r *Records) **rows[Orphan] { return &r.orphans }}
+	nonces = kind[Nonce]{bucket: "nonces",
+		id:    func(n Nonce) string { return fmt.Sprintf("%020d/%s/%s", n.Until.Unix(), n.AccessKeyId, n.Nonce) },
+		field: func(r *Records) **rows[Nonce] { return &r.nonces }}
 	ramPolicies = kind[RamPolicy]{bucket: "policies", id: func(p RamPolicy) string { return p.PolicyName },
-		in: func(r *Records) **rows[RamPolicy] { return &r.ramPolicies }}
+		field: func(r *Records) **rows[RamPolicy] { return &r.ramPolicies }}
 	outbox = kind[Outbox]{bucket: "outbox", id: func(o Outbox) string { return o.RequestId },
-		in: func(r *Records) **rows[Outbox] { return &r.outbox }}
+		field: func(r *Records) **rows[Outbox] { return &r.outbox }}
 	networkRules = kind[NetworkRule]{bucket: "networkrules", id: func(n NetworkRule) string { return n.Name },
-		in: func(r *Records) **rows[NetworkRule] { return &r.networkRules }}
-	permissionPolicies = kind[PermissionPolicy]{bucket: "permissions", id: func(p PermissionPolicy) string { return p.Name },
-		in: func(r *Records) **rows[PermissionPolicy] { return &r.permissionPolicies }}
-	accessPoints = kind[ApplicationAccessPoint]{bucket: "accesspoints", id: func(a ApplicationAccessPoint) string { return a.Name },
-		in: func(r *Records) **rows[ApplicationAccessPoint] { return &r.accessPoints }, cascade: deleteOfAccessPoint}
+		field: func(r *Records) **rows[NetworkRule] { return &r.networkRules }}
+	permissionPolicies = kind[PermissionPolicy]{bucket: "permissions",
+		id:    func(p PermissionPolicy) string { return p.Name },
+		field: func(r *Records) **rows[PermissionPolicy] { return &r.permissionPolicies }}
+	accessPoints = kind[ApplicationAccessPoint]{bucket: "accesspoints",
+		id:      func(a ApplicationAccessPoint) string { return a.Name },
+		field:   func(r *Records) **rows[ApplicationAccessPoint] { return &r.accessPoints },
+		cascade: deleteAccessPointParts}
 	clientKeys = kind[ClientKey]{bucket: "clientkeys", id: func(k ClientKey) string { return k.ClientKeyId },
-		in: func(r *Records) **rows[ClientKey] { return &r.clientKeys }}
+		field: func(r *Records) **rows[ClientKey] { return &r.clientKeys }}
 )
 
-// kinds is every kind, for what is done to all of them.
+// kinds lists every kind.
 var kinds = []interface {
-	open(tx *bbolt.Tx, before int, into *Records) error
-	fork(from, to *Records)
-}{keys, versions, aliases, users, accessKeys, orphans, nonces, ramPolicies, outbox, networkRules, permissionPolicies, accessPoints, clientKeys}
+	load(tx *bbolt.Tx, version int, r *Records) error
+	fork(src, dst *Records)
+}{
+	keys, versions, aliases, users, accessKeys, orphans, nonces, ramPolicies, outbox, networkRules, permissionPolicies,
+	accessPoints, clientKeys,
+}
 
-// Records are all records at one moment. They do not change; any number of goroutines
-// may read them.
+// Records are all records at one moment. They do not change, and are safe for concurrent use.
 type Records struct {
 	instance           Instance
 	auditKey           hsm.Key
@@ -69,79 +76,81 @@ type Records struct {
 	accessPoints       *rows[ApplicationAccessPoint]
 	clientKeys         *rows[ClientKey]
 
-	aliasesOf *btree.Set[string] // KeyId "/" AliasName; in memory only
+	keyAliases *btree.Set[string] // an index in memory only; KeyId "/" AliasName
 
-	forking sync.Mutex // held while the trees are copied, which marks the originals too
+	forking sync.Mutex // held while the trees are copied; copying a tree also writes to the original
 }
 
-// fork returns records that can be changed without changing r. It takes the
-// same time whatever their number: pages are copied when written.
+// fork returns a copy that can be changed without changing r. The time does not depend on the
+// number of records, because the trees copy a node only when it is written.
 func (r *Records) fork() *Records {
 	r.forking.Lock()
 	defer r.forking.Unlock()
-	next := &Records{instance: r.instance, auditKey: r.auditKey, auditHead: r.auditHead, aliasesOf: r.aliasesOf.Copy()}
+	next := &Records{
+		instance: r.instance, auditKey: r.auditKey, auditHead: r.auditHead, keyAliases: r.keyAliases.Copy(),
+	}
 	for _, k := range kinds {
 		k.fork(r, next)
 	}
 	return next
 }
 
-// Try calls f with a transaction on a copy of the records that is then thrown away,
-// and returns its error: what Update would return if nothing changed until then.
+// Try calls f with a transaction on a copy of the records, discards the copy and returns f's error.
+// Update would return the same error if the records did not change in between.
 func (r *Records) Try(f func(tx *Tx) error) error {
 	tx := &Tx{Records: r.fork()}
 	defer func() { tx.done = true }()
 	return f(tx)
 }
 
-// Instance returns which instance the database is of; the zero Instance before
+// Instance returns the instance that the database belongs to, or the zero Instance before
 // SetInstance.
 func (r *Records) Instance() Instance { return r.instance }
 
-// AuditKey returns the key that signs the audit log's checkpoints; the zero Key
-// before SetAuditKey.
+// AuditKey returns the key that signs the audit log's checkpoints, or the zero Key before
+// SetAuditKey.
 func (r *Records) AuditKey() hsm.Key { return r.auditKey }
 
-// AuditHead returns the line of the audit log that was kept last.
+// AuditHead returns the audit-log line that SetAuditHead recorded last.
 func (r *Records) AuditHead() AuditHead { return r.auditHead }
 
-// Keys are the keys, by KeyId.
+// Keys returns the keys, ordered by KeyId.
 func (r *Records) Keys() Table[Key] { return keys.table(r) }
 
-// Versions are the versions of all keys. See Version and VersionsOf for those of one.
+// Versions returns the versions of all keys. Version and VersionsOf return those of one key.
 func (r *Records) Versions() Table[KeyVersion] { return versions.table(r) }
 
-// Aliases are the aliases, by AliasName.
+// Aliases returns the aliases, ordered by AliasName.
 func (r *Records) Aliases() Table[Alias] { return aliases.table(r) }
 
-// Users are the users, by UserName.
+// Users returns the users, ordered by UserName.
 func (r *Records) Users() Table[User] { return users.table(r) }
 
-// AccessKeys are the access keys, by AccessKeyId.
+// AccessKeys returns the access keys, ordered by AccessKeyId.
 func (r *Records) AccessKeys() Table[AccessKey] { return accessKeys.table(r) }
 
-// RamPolicies are the RAM policies, by PolicyName.
+// RamPolicies returns the RAM policies, ordered by PolicyName.
 func (r *Records) RamPolicies() Table[RamPolicy] { return ramPolicies.table(r) }
 
-// NetworkRules are the network rules, by Name.
+// NetworkRules returns the network rules, ordered by Name.
 func (r *Records) NetworkRules() Table[NetworkRule] { return networkRules.table(r) }
 
-// PermissionPolicies are the permission policies, by Name.
+// PermissionPolicies returns the permission policies, ordered by Name.
 func (r *Records) PermissionPolicies() Table[PermissionPolicy] { return permissionPolicies.table(r) }
 
-// AccessPoints are the application access points, by Name.
+// AccessPoints returns the application access points, ordered by Name.
 func (r *Records) AccessPoints() Table[ApplicationAccessPoint] { return accessPoints.table(r) }
 
-// ClientKeys are the client keys, by ClientKeyId.
+// ClientKeys returns the client keys, ordered by ClientKeyId.
 func (r *Records) ClientKeys() Table[ClientKey] { return clientKeys.table(r) }
 
-// Orphans are the key pairs that belong to no version, by KeyVersionId.
+// Orphans returns the key pairs that belong to no version, ordered by KeyVersionId.
 func (r *Records) Orphans() Table[Orphan] { return orphans.table(r) }
 
-// Nonces are the nonces that changes used, the one that ends first first.
+// Nonces returns the nonces that changes used, ordered by Until.
 func (r *Records) Nonces() Table[Nonce] { return nonces.table(r) }
 
-// Outbox are the audit lines that may not be in the log, by RequestId.
+// Outbox returns the audit lines that may not be in the log yet, ordered by RequestId.
 func (r *Records) Outbox() Table[Outbox] { return outbox.table(r) }
 
 func versionId(keyId, keyVersionId string) string { return keyId + "/" + keyVersionId }
@@ -151,8 +160,8 @@ func (r *Records) Version(keyId, keyVersionId string) (KeyVersion, error) {
 	return versions.table(r).Get(versionId(keyId, keyVersionId))
 }
 
-// VersionsOf returns all versions of a key, the oldest first; those of one moment in
-// the order of their ids.
+// VersionsOf returns all versions of a key, the oldest first. Versions created at the same moment
+// are ordered by id.
 func (r *Records) VersionsOf(keyId string) []KeyVersion {
 	var all []KeyVersion
 	r.versions.Ascend(versionId(keyId, ""), func(_ string, v KeyVersion) bool {
@@ -172,9 +181,9 @@ func (r *Records) VersionsOf(keyId string) []KeyVersion {
 func (r *Records) AliasesOf(keyId string) []Alias {
 	var all []Alias
 	prefix := keyId + "/"
-	r.aliasesOf.Ascend(prefix, func(id string) bool {
-		name, ours := strings.CutPrefix(id, prefix)
-		if !ours {
+	r.keyAliases.Ascend(prefix, func(id string) bool {
+		name, ok := strings.CutPrefix(id, prefix)
+		if !ok {
 			return false
 		}
 		if a, ok := r.aliases.Get(name); ok {
@@ -187,14 +196,15 @@ func (r *Records) AliasesOf(keyId string) []Alias {
 
 func indexAlias(r *Records, before, after *Alias) {
 	if before != nil {
-		r.aliasesOf.Delete(before.KeyId + "/" + before.AliasName)
+		r.keyAliases.Delete(before.KeyId + "/" + before.AliasName)
 	}
 	if after != nil {
-		r.aliasesOf.Insert(after.KeyId + "/" + after.AliasName)
+		r.keyAliases.Insert(after.KeyId + "/" + after.AliasName)
 	}
 }
 
-func deleteOfKey(tx *Tx, k Key) error {
+// deleteKeyParts deletes the versions and aliases of a key. The versions' key pairs become orphans.
+func deleteKeyParts(tx *Tx, k Key) error {
 	since := time.Now().UTC()
 	for _, v := range tx.VersionsOf(k.KeyId) {
 		if err := tx.Orphans().Put(Orphan{KeyVersionId: v.KeyVersionId, Since: since, Key: v.Key}); err != nil {
@@ -212,7 +222,7 @@ func deleteOfKey(tx *Tx, k Key) error {
 	return nil
 }
 
-func deleteOfUser(tx *Tx, u User) error {
+func deleteUserParts(tx *Tx, u User) error {
 	for _, a := range slices.Collect(tx.AccessKeys().All()) {
 		if a.UserName == u.UserName {
 			if err := tx.AccessKeys().Delete(a.AccessKeyId); err != nil {
@@ -223,7 +233,7 @@ func deleteOfUser(tx *Tx, u User) error {
 	return nil
 }
 
-func deleteOfAccessPoint(tx *Tx, a ApplicationAccessPoint) error {
+func deleteAccessPointParts(tx *Tx, a ApplicationAccessPoint) error {
 	for _, k := range slices.Collect(tx.ClientKeys().All()) {
 		if k.AapName == a.Name {
 			if err := tx.ClientKeys().Delete(k.ClientKeyId); err != nil {

@@ -10,7 +10,8 @@ import (
 	bberrors "go.etcd.io/bbolt/errors"
 )
 
-// The file is a bbolt database. All values but the version are JSON.
+// schemaVersion is the version of the file's layout. The file is a bbolt database. All values
+// except the version are JSON.
 //
 //	meta
 //	    schema      the version of this layout, in decimal
@@ -31,13 +32,15 @@ import (
 //	accesspoints    Name                     → ApplicationAccessPoint
 //	clientkeys      ClientKeyId              → ClientKey
 //
-// Version 3 had retiredkeys, with what was left of deleted client keys.
-// Version 2 had none of the last four.
-// Version 1 had no policies, outbox, auditkey and audithead, and the documents of
-// policies in the place of their names in User.
+// Earlier versions:
+//
+//   - 3 also had the bucket retiredkeys, with the remains of deleted client keys.
+//   - 2 lacked the last four buckets.
+//   - 1 also lacked policies, outbox, auditkey and audithead. Its User held the documents of
+//     policies instead of their names.
 const schemaVersion = 4
 
-// completeSince is the version from which on there are all buckets of this one.
+// completeSince is the first version that has all buckets of the current one.
 const completeSince = 3
 
 var (
@@ -48,8 +51,8 @@ var (
 	keyAuditHead = []byte("audithead")
 )
 
-// migrate brings the file to schemaVersion, and gives the version that it had. A new
-// file is one of version 0.
+// migrate brings the file to schemaVersion and returns the version that it had. A new file has
+// version 0.
 func migrate(tx *bbolt.Tx) (version int, err error) {
 	meta, err := tx.CreateBucketIfNotExists(bucketMeta)
 	if err != nil {
@@ -61,35 +64,37 @@ func migrate(tx *bbolt.Tx) (version int, err error) {
 		}
 	}
 	if version > schemaVersion {
-		return 0, fmt.Errorf("the database has schema version %d and this program knows up to %d: it was written by a newer kmsgate", version, schemaVersion)
+		return 0, fmt.Errorf("schema version %d is from a newer kmsgate; this one supports up to %d (upgrade kmsgate)",
+			version, schemaVersion)
 	}
 	if version == 1 {
-		if err := namePolicies(tx); err != nil {
-			return 0, fmt.Errorf("naming the policies of schema version 1: %w", err)
+		if err := extractPolicies(tx); err != nil {
+			return 0, fmt.Errorf("migrating the policies from schema version 1: %w", err)
 		}
 	}
 	if version == 3 {
 		if err := tx.DeleteBucket([]byte("retiredkeys")); err != nil && !errors.Is(err, bberrors.ErrBucketNotFound) {
-			return 0, fmt.Errorf("dropping the deleted client keys of schema version 3: %w", err)
+			return 0, fmt.Errorf("removing the deleted client keys of schema version 3: %w", err)
 		}
 	}
 	return version, meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))
 }
 
-// namePolicies makes RamPolicy records of the documents that users had in schema
-// version 1. The only one that kmsgate itself gave them is a system policy now.
-func namePolicies(tx *bbolt.Tx) error {
+// extractPolicies moves the policy documents of schema version 1 from the users into RamPolicy
+// records. It replaces the only document that kmsgate itself attached to users by the system policy
+// AliyunKMSFullAccess.
+func extractPolicies(tx *bbolt.Tx) error {
 	const fullAccess = `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:*","Resource":"*"}]}`
-	to, err := tx.CreateBucketIfNotExists([]byte(ramPolicies.bucket))
+	policyBucket, err := tx.CreateBucketIfNotExists([]byte(ramPolicies.bucket))
 	if err != nil {
 		return err
 	}
-	from, err := tx.CreateBucketIfNotExists([]byte(users.bucket))
+	userBucket, err := tx.CreateBucketIfNotExists([]byte(users.bucket))
 	if err != nil {
 		return err
 	}
 	changed := make(map[string]User)
-	err = from.ForEach(func(id, value []byte) error {
+	err = userBucket.ForEach(func(id, value []byte) error {
 		var u User
 		if err := json.Unmarshal(value, &u); err != nil {
 			return unreadable(fmt.Sprintf("user %q", id), err)
@@ -99,9 +104,11 @@ func namePolicies(tx *bbolt.Tx) error {
 				u.Policies[i] = "AliyunKMSFullAccess"
 				continue
 			}
-			p := RamPolicy{PolicyName: fmt.Sprintf("%s-%d", u.UserName, i+1), Description: "of schema version 1", PolicyDocument: document,
-				CreationDate: u.CreationDate, UpdateDate: u.CreationDate}
-			if err := putJSON(to, p.PolicyName, p); err != nil {
+			p := RamPolicy{
+				PolicyName: fmt.Sprintf("%s-%d", u.UserName, i+1), Description: "migrated from schema version 1",
+				PolicyDocument: document, CreationDate: u.CreationDate, UpdateDate: u.CreationDate,
+			}
+			if err := putJSON(policyBucket, p.PolicyName, p); err != nil {
 				return err
 			}
 			u.Policies[i] = p.PolicyName
@@ -109,9 +116,9 @@ func namePolicies(tx *bbolt.Tx) error {
 		changed[string(id)] = u
 		return nil
 	})
-	for id, u := range changed { // a bucket must not be changed while it is walked
+	for id, u := range changed { // ForEach must not change its bucket
 		if err == nil {
-			err = putJSON(from, id, u)
+			err = putJSON(userBucket, id, u)
 		}
 	}
 	return err

@@ -7,32 +7,32 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A Snapshot is the file as it is at one moment, for a copy of it. While it is
-// open changes go on, and the file grows by what they replace.
+// A Snapshot is the database file at one moment, to be copied. Changes continue while it is open,
+// and the file keeps growing because bbolt cannot reuse the pages that they replace.
 type Snapshot struct{ bolt *bbolt.Tx }
 
-// Snapshot takes one of all changes that Update has returned for. It has to be
-// closed. After an ErrUncertain there is none: nobody knows what is in the file.
+// Snapshot returns a Snapshot with all changes for which Update has returned. The caller must close
+// it. After ErrUncertain, Snapshot returns that error, because the file's content is unknown.
 func (s *Store) Snapshot() (*Snapshot, error) {
-	s.updating.Lock() // not between a commit and its publication
+	s.updating.Lock() // a snapshot must not fall between a commit and its publication
 	defer s.updating.Unlock()
-	if s.ruined != nil {
-		return nil, s.ruined
+	if s.commitErr != nil {
+		return nil, s.commitErr
 	}
 	bolt, err := s.db.Begin(false)
 	if err != nil {
-		return nil, fmt.Errorf("beginning a copy of the database: %w", err)
+		return nil, fmt.Errorf("beginning a database snapshot: %w", err)
 	}
 	return &Snapshot{bolt}, nil
 }
 
-// Size is the number of bytes that WriteTo writes.
+// Size returns the number of bytes that WriteTo writes.
 func (s *Snapshot) Size() int64 { return s.bolt.Size() }
 
-// WriteTo writes a file that Open opens.
+// WriteTo writes a database file that Open can open.
 func (s *Snapshot) WriteTo(w io.Writer) (int64, error) { return s.bolt.WriteTo(w) }
 
-// Close ends it; it may be called again.
+// Close releases the snapshot. It may be called more than once.
 func (s *Snapshot) Close() error {
 	if s.bolt == nil {
 		return nil

@@ -12,8 +12,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// TestCopy copies the database while it is changed: each copy has all changes
-// up to one moment and none after it.
+// TestCopy copies the database while it is changed. Each copy must have all changes up to one
+// moment and none after it.
 func TestCopy(t *testing.T) {
 	dir := t.TempDir()
 	s, err := store.Open(filepath.Join(dir, "db"))
@@ -30,7 +30,7 @@ func TestCopy(t *testing.T) {
 				return
 			default:
 			}
-			err := s.Update(func(tx *store.Tx) error { // two records that belong together
+			err := s.Update(func(tx *store.Tx) error {
 				name := fmt.Sprintf("%06d", n)
 				if err := tx.Users().Put(store.User{UserName: name}); err != nil {
 					return err
@@ -44,11 +44,10 @@ func TestCopy(t *testing.T) {
 		}
 	})
 	for n := range 20 {
-		least := 0
-		least = s.Now().Users().Len()
-		copied := snapshotOf(t, s)
+		minimum := s.Now().Users().Len()
+		content := takeSnapshot(t, s)
 		path := filepath.Join(dir, fmt.Sprint("copy", n))
-		if err := os.WriteFile(path, copied, 0o600); err != nil {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		c, err := store.Open(path)
@@ -57,12 +56,13 @@ func TestCopy(t *testing.T) {
 		}
 		records := c.Now()
 		users := slices.Collect(records.Users().All())
-		if len(users) < least || len(users) != records.Aliases().Len() {
-			t.Errorf("the copy has %d users and %d aliases, want as many, and %d at least", len(users), records.Aliases().Len(), least)
+		if len(users) < minimum || len(users) != records.Aliases().Len() {
+			t.Errorf("the copy has %d users and %d aliases, want equal numbers and at least %d",
+				len(users), records.Aliases().Len(), minimum)
 		}
 		for i, u := range users {
 			if u.UserName != fmt.Sprintf("%06d", i) {
-				t.Errorf("user %d of the copy is %s: one is missing before", i, u.UserName)
+				t.Errorf("user %d of the copy: got %q, want %06d", i, u.UserName, i)
 			}
 		}
 		if err := c.Close(); err != nil {
@@ -73,7 +73,7 @@ func TestCopy(t *testing.T) {
 	changing.Wait()
 }
 
-func snapshotOf(t *testing.T, s *store.Store) []byte {
+func takeSnapshot(t *testing.T, s *store.Store) []byte {
 	t.Helper()
 	snapshot, err := s.Snapshot()
 	if err != nil {
@@ -82,7 +82,7 @@ func snapshotOf(t *testing.T, s *store.Store) []byte {
 	var b bytes.Buffer
 	n, err := snapshot.WriteTo(&b)
 	if err != nil || n != snapshot.Size() || n != int64(b.Len()) {
-		t.Fatalf("WriteTo: %d bytes of %d, %v", n, snapshot.Size(), err)
+		t.Fatalf("WriteTo: got %d, %v and wrote %d bytes, want %d bytes", n, err, b.Len(), snapshot.Size())
 	}
 	for range 2 {
 		if err := snapshot.Close(); err != nil {

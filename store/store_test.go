@@ -37,35 +37,44 @@ func update(t *testing.T, s *store.Store, f func(tx *store.Tx) error) {
 	}
 }
 
-// TestRoundTrip writes a record of every kind, and reads them all from the file
-// opened again.
+// TestRoundTrip writes a record of every kind, reopens the file and reads them all.
 func TestRoundTrip(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
 	instance := store.Instance{InstanceId: "kst-1", RegionId: "cn-hangzhou", AccountId: "1000000000000001"}
-	key := store.Key{KeyId: "k1", KeySpec: hsm.EC_SM2, KeyUsage: "SIGN/VERIFY", KeyState: store.Enabled, Description: "a b", CreationDate: day}
+	key := store.Key{KeyId: "k1", KeySpec: hsm.EC_SM2, KeyUsage: "SIGN/VERIFY", KeyState: store.Enabled,
+		Description: "a b", CreationDate: day}
 	older := store.KeyVersion{KeyId: "k1", KeyVersionId: "v2", CreationDate: day,
 		Key: hsm.Key{ID: []byte{1}, Spec: hsm.EC_SM2, Public: []byte{2}, Sealed: []byte{3}}}
 	newer := store.KeyVersion{KeyId: "k1", KeyVersionId: "v1", CreationDate: day.Add(time.Hour)}
 	alias := store.Alias{AliasName: "alias/中 ~!", KeyId: "k1", CreationDate: day}
-	user := store.User{UserName: "u", Comments: "c", Policies: []string{"p"}, Quotas: map[string]float64{"asymmetric": 5}, CreationDate: day}
-	access := store.AccessKey{AccessKeyId: "ak", UserName: "u", Sealed: []byte{4}, Active: true, CreationDate: day, LastUsedDate: day}
-	policy := store.RamPolicy{PolicyName: "p", Description: "d", PolicyDocument: "{}", CreationDate: day, UpdateDate: day}
+	user := store.User{UserName: "u", Comments: "c", Policies: []string{"p"},
+		Quotas: map[string]float64{"asymmetric": 5}, CreationDate: day}
+	access := store.AccessKey{AccessKeyId: "ak", UserName: "u", Sealed: []byte{4}, Active: true,
+		CreationDate: day, LastUsedDate: day}
+	policy := store.RamPolicy{PolicyName: "p", Description: "d", PolicyDocument: "{}",
+		CreationDate: day, UpdateDate: day}
 	outbox := store.Outbox{RequestId: "r", After: 7, Entry: []byte(`{"a":1}`)}
 	auditKey := hsm.Key{ID: []byte{6}, Spec: hsm.EC_P256, Public: []byte{7}}
 	auditHead := store.AuditHead{Seq: 8, Hash: "h", Time: day, Signature: []byte{9}}
 	orphan := store.Orphan{KeyVersionId: "v3", Since: day, Key: hsm.Key{ID: []byte{5}, Spec: hsm.RSA_2048}}
 	nonce := store.Nonce{AccessKeyId: "ak", Nonce: "n", Until: day}
-	rule := store.NetworkRule{Name: "office", Description: "d", SourcePrivateIp: []string{"10.0.0.0/8"}, CreationDate: day}
-	permission := store.PermissionPolicy{Name: "sign", KmsInstance: "kst-1", Permissions: []string{"p"}, Resources: []string{"key/*"}, NetworkRules: []string{"office"}, CreationDate: day}
-	accessPoint := store.ApplicationAccessPoint{Name: "billing", Description: "d", Policies: []string{"sign"}, CreationDate: day}
-	clientKey := store.ClientKey{ClientKeyId: "KAAP.1", AapName: "billing", Certificate: []byte{10}, NotBefore: day, NotAfter: day.Add(time.Hour), CreationDate: day}
+	rule := store.NetworkRule{Name: "office", Description: "d", SourcePrivateIp: []string{"10.0.0.0/8"},
+		CreationDate: day}
+	permission := store.PermissionPolicy{Name: "sign", KmsInstance: "kst-1", Permissions: []string{"p"},
+		Resources: []string{"key/*"}, NetworkRules: []string{"office"}, CreationDate: day}
+	accessPoint := store.ApplicationAccessPoint{Name: "billing", Description: "d", Policies: []string{"sign"},
+		CreationDate: day}
+	clientKey := store.ClientKey{ClientKeyId: "KAAP.1", AapName: "billing", Certificate: []byte{10},
+		NotBefore: day, NotAfter: day.Add(time.Hour), CreationDate: day}
 	update(t, s, func(tx *store.Tx) error {
-		return errors.Join(tx.SetInstance(instance), tx.Keys().Put(key), tx.Versions().Put(newer), tx.Versions().Put(older),
-			tx.Versions().Put(store.KeyVersion{KeyId: "k10", KeyVersionId: "v9"}), // k1 is a prefix of its key
-			tx.Aliases().Create(alias), tx.Users().Put(user), tx.AccessKeys().Put(access), tx.Orphans().Put(orphan), tx.PutNonce(nonce, day.Add(-time.Hour)),
-			tx.RamPolicies().Put(policy), tx.Outbox().Put(outbox), tx.SetAuditKey(auditKey), tx.SetAuditHead(auditHead),
-			tx.NetworkRules().Put(rule), tx.PermissionPolicies().Put(permission), tx.AccessPoints().Put(accessPoint), tx.ClientKeys().Put(clientKey))
+		return errors.Join(tx.SetInstance(instance), tx.SetAuditKey(auditKey), tx.SetAuditHead(auditHead),
+			tx.Keys().Put(key), tx.Versions().Put(newer), tx.Versions().Put(older),
+			tx.Versions().Put(store.KeyVersion{KeyId: "k10", KeyVersionId: "v9"}), // its KeyId has the prefix k1
+			tx.Aliases().Create(alias), tx.Users().Put(user), tx.AccessKeys().Put(access), tx.Orphans().Put(orphan),
+			tx.PutNonce(nonce, day.Add(-time.Hour)), tx.RamPolicies().Put(policy), tx.Outbox().Put(outbox),
+			tx.NetworkRules().Put(rule), tx.PermissionPolicies().Put(permission),
+			tx.AccessPoints().Put(accessPoint), tx.ClientKeys().Put(clientKey))
 	})
 	check := func(s *store.Store) {
 		t.Helper()
@@ -106,12 +115,12 @@ func TestRoundTrip(t *testing.T) {
 	check(s)
 	s.Close()
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the file has mode %v, %v", info.Mode(), err)
+		t.Errorf("file mode: got %v, %v, want -rw-------", info.Mode(), err)
 	}
 	check(open(t, path))
 }
 
-// TestAllOrNothing fails a transaction after it has changed records.
+// TestAllOrNothing checks that a failed transaction changes nothing.
 func TestAllOrNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
@@ -121,7 +130,7 @@ func TestAllOrNothing(t *testing.T) {
 		return errors.Join(tx.Keys().Put(store.Key{KeyId: "k"}), tx.Aliases().Delete("stays"), failure)
 	})
 	if !errors.Is(err, failure) {
-		t.Errorf("Update: %v", err)
+		t.Errorf("Update: got %v, want the error of its function", err)
 	}
 	check := func(s *store.Store) {
 		t.Helper()
@@ -129,7 +138,7 @@ func TestAllOrNothing(t *testing.T) {
 		_, keyErr := records.Keys().Get("k")
 		_, aliasErr := records.Aliases().Get("stays")
 		if !errors.Is(keyErr, store.ErrNotFound) || aliasErr != nil {
-			t.Errorf("a failed Update left its changes: %v, %v", keyErr, aliasErr)
+			t.Errorf("after a failed Update: key: got %v, want ErrNotFound; alias: got %v, want nil", keyErr, aliasErr)
 		}
 	}
 	check(s)
@@ -137,17 +146,18 @@ func TestAllOrNothing(t *testing.T) {
 	check(open(t, path))
 }
 
-// TestSnapshot reads while others write: what Now returned does not move.
+// TestSnapshot reads while others write and checks that the records returned by Now do not change.
 func TestSnapshot(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
 	var writers sync.WaitGroup
-	const each, of = 20, 4
-	for w := range of {
+	const updates, writerCount = 20, 4
+	for w := range writerCount {
 		writers.Go(func() {
-			for i := range each {
+			for i := range updates {
 				err := s.Update(func(tx *store.Tx) error {
 					id := fmt.Sprintf("%d-%d", w, i)
-					return errors.Join(tx.Keys().Put(store.Key{KeyId: id}), tx.Aliases().Create(store.Alias{AliasName: id}))
+					return errors.Join(tx.Keys().Put(store.Key{KeyId: id}),
+						tx.Aliases().Create(store.Alias{AliasName: id}))
 				})
 				if err != nil {
 					t.Error(err)
@@ -166,8 +176,9 @@ func TestSnapshot(t *testing.T) {
 				default:
 				}
 				records := s.Now()
-				if k, a := records.Keys().Len(), records.Aliases().Len(); k != a || len(records.Keys().Page(0, 1000)) != k {
-					t.Errorf("%d keys, %d aliases and %d listed at one moment", k, a, len(records.Keys().Page(0, 1000)))
+				k, a, p := records.Keys().Len(), records.Aliases().Len(), len(records.Keys().Page(0, 1000))
+				if k != a || k != p {
+					t.Errorf("got %d keys, %d aliases and a page of %d keys at one moment, want equal numbers", k, a, p)
 				}
 			}
 		})
@@ -175,8 +186,8 @@ func TestSnapshot(t *testing.T) {
 	writers.Wait()
 	close(stop)
 	readers.Wait()
-	if n := s.Now().Keys().Len(); n != each*of {
-		t.Errorf("%d keys after %d were written", n, each*of)
+	if n := s.Now().Keys().Len(); n != updates*writerCount {
+		t.Errorf("got %d keys, want %d", n, updates*writerCount)
 	}
 }
 
@@ -185,13 +196,13 @@ func TestOneAliasOneKey(t *testing.T) {
 	create := func(tx *store.Tx) error { return tx.Aliases().Create(store.Alias{AliasName: "alias/a"}) }
 	update(t, s, create)
 	if err := s.Update(create); !errors.Is(err, store.ErrExists) {
-		t.Errorf("Create of a taken name: %v, want ErrExists", err)
+		t.Errorf("Create of an existing alias: got %v, want ErrExists", err)
 	}
 	update(t, s, func(tx *store.Tx) error { return tx.Aliases().Delete("alias/a") })
-	update(t, s, func(tx *store.Tx) error { return tx.Aliases().Delete("alias/a") }) // as often as one likes
+	update(t, s, func(tx *store.Tx) error { return tx.Aliases().Delete("alias/a") }) // deleting again succeeds
 }
 
-// TestDeleteKey takes a key away with all that belongs to it, and nothing else.
+// TestDeleteKey checks that deleting a key also deletes its dependents, and nothing else.
 func TestDeleteKey(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
@@ -200,25 +211,30 @@ func TestDeleteKey(t *testing.T) {
 			tx.Keys().Put(store.Key{KeyId: "k1"}), tx.Keys().Put(store.Key{KeyId: "k2"}),
 			tx.Versions().Put(store.KeyVersion{KeyId: "k1", KeyVersionId: "v1", Key: hsm.Key{ID: []byte{1}}}),
 			tx.Versions().Put(store.KeyVersion{KeyId: "k2", KeyVersionId: "v2"}),
-			tx.Aliases().Create(store.Alias{AliasName: "alias/a", KeyId: "k1"}), tx.Aliases().Create(store.Alias{AliasName: "alias/b", KeyId: "k1"}),
+			tx.Aliases().Create(store.Alias{AliasName: "alias/a", KeyId: "k1"}),
+			tx.Aliases().Create(store.Alias{AliasName: "alias/b", KeyId: "k1"}),
 			tx.Aliases().Create(store.Alias{AliasName: "alias/c", KeyId: "k2"}))
 	})
-	// An alias that is pointed elsewhere belongs there.
+	// An alias that was moved to another key belongs to that key.
 	update(t, s, func(tx *store.Tx) error { return tx.Aliases().Put(store.Alias{AliasName: "alias/b", KeyId: "k2"}) })
 	update(t, s, func(tx *store.Tx) error { return tx.Keys().Delete("k1") })
 	s.Close()
 	s = open(t, path)
 	records := s.Now()
 	_, err := records.Keys().Get("k1")
-	if !errors.Is(err, store.ErrNotFound) || len(records.VersionsOf("k1")) != 0 || len(records.AliasesOf("k1")) != 0 || records.Aliases().Len() != 2 {
-		t.Errorf("the key is not gone: %v, %v, %v", err, records.VersionsOf("k1"), records.Aliases().Page(0, 10))
+	if !errors.Is(err, store.ErrNotFound) || len(records.VersionsOf("k1")) != 0 ||
+		len(records.AliasesOf("k1")) != 0 || records.Aliases().Len() != 2 {
+		t.Errorf("deleted key: got %v, versions %v, aliases %v, want ErrNotFound, no versions and two aliases of k2",
+			err, records.VersionsOf("k1"), records.Aliases().Page(0, 10))
 	}
 	orphans := slices.Collect(records.Orphans().All())
-	if len(orphans) != 1 || orphans[0].KeyVersionId != "v1" || orphans[0].Since.IsZero() || string(orphans[0].Key.ID) != "\x01" {
-		t.Errorf("orphans: %+v", orphans)
+	if len(orphans) != 1 || orphans[0].KeyVersionId != "v1" || orphans[0].Since.IsZero() ||
+		string(orphans[0].Key.ID) != "\x01" {
+		t.Errorf("orphans: got %+v, want only version v1", orphans)
 	}
 	if len(records.VersionsOf("k2")) != 1 || len(records.AliasesOf("k2")) != 2 {
-		t.Errorf("the other key lost something: %v, %v", records.VersionsOf("k2"), records.AliasesOf("k2"))
+		t.Errorf("other key: got versions %v and aliases %v, want one version and two aliases",
+			records.VersionsOf("k2"), records.AliasesOf("k2"))
 	}
 }
 
@@ -241,11 +257,11 @@ func TestPages(t *testing.T) {
 		t.Error(diff)
 	}
 	if past := records.Keys().Page(5, 10); len(past) != 0 {
-		t.Errorf("%d keys past the end", len(past))
+		t.Errorf("page past the end: got %d keys, want none", len(past))
 	}
 }
 
-// TestNoncesAreForgotten keeps the table from growing for ever.
+// TestNoncesAreForgotten checks that PutNonce deletes expired nonces.
 func TestNoncesAreForgotten(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
 	for i := range 50 {
@@ -254,8 +270,8 @@ func TestNoncesAreForgotten(t *testing.T) {
 			return tx.PutNonce(store.Nonce{Nonce: fmt.Sprint(i), Until: now.Add(10 * time.Minute)}, now)
 		})
 	}
-	if n := s.Now().Nonces().Len(); n != 11 { // the one that ends now can still be taken
-		t.Errorf("%d nonces are remembered, want those of the last 10 minutes", n)
+	if n := s.Now().Nonces().Len(); n != 11 { // the nonce that expires now still counts
+		t.Errorf("got %d nonces, want the 11 of the last 10 minutes", n)
 	}
 }
 
@@ -264,7 +280,7 @@ func TestOpenRefuses(t *testing.T) {
 	path := filepath.Join(dir, "db")
 	s := open(t, path)
 	if _, err := store.Open(path); !errors.Is(err, store.ErrLocked) {
-		t.Errorf("Open of an open file: %v, want ErrLocked", err)
+		t.Errorf("Open of a locked file: got %v, want ErrLocked", err)
 	}
 	s.Close()
 	tamper := func(bucket, key, value string) {
@@ -279,12 +295,13 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}
 	tamper("keys", "k1", "{")
-	if _, err := store.Open(path); !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), `"k1" in keys`) || !strings.Contains(err.Error(), "kmsgate restore") {
-		t.Errorf("Open with a damaged record: %v, want its name", err)
+	if _, err := store.Open(path); !errors.Is(err, store.ErrDamaged) ||
+		!strings.Contains(err.Error(), `"k1" in bucket "keys"`) || !strings.Contains(err.Error(), "kmsgate restore") {
+		t.Errorf("Open with a damaged record: got %v, want ErrDamaged, the record's id and advice", err)
 	}
 	tamper("meta", "schema", "1000")
 	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), "newer kmsgate") {
-		t.Errorf("Open of a newer schema: %v, want what to do", err)
+		t.Errorf("Open of a newer schema: got %v, want \"newer kmsgate\"", err)
 	}
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -294,20 +311,21 @@ func TestOpenRefuses(t *testing.T) {
 	if err := os.WriteFile(cut, whole[:len(whole)/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Open(cut); !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), "kmsgate restore") {
-		t.Errorf("Open of a file that was cut off: %v, want ErrDamaged and what to do", err)
+	_, err = store.Open(cut)
+	if !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), "kmsgate restore") {
+		t.Errorf("Open of a truncated file: got %v, want ErrDamaged and advice", err)
 	}
 	garbage := filepath.Join(dir, "garbage")
 	if err := os.WriteFile(garbage, []byte(strings.Repeat("garbage ", 4096)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := store.Open(garbage); !errors.Is(err, store.ErrDamaged) {
-		t.Error("Open of a file that is no database succeeded")
+		t.Errorf("Open of a file that is not a database: got %v, want ErrDamaged", err)
 	}
 }
 
-// TestMigrate1 opens a file of schema version 1, as kmsgate wrote it: a user has
-// documents where there are names of policies now.
+// TestMigrate1 opens a file of schema version 1, in which a user has policy documents instead of
+// names.
 func TestMigrate1(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	db, err := bbolt.Open(path, 0o600, nil)
@@ -317,13 +335,18 @@ func TestMigrate1(t *testing.T) {
 	const own = `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:AsymmetricSign","Resource":"*"}]}`
 	err = db.Update(func(tx *bbolt.Tx) error {
 		for bucket, records := range map[string]map[string]string{
-			"meta": {"schema": "1", "instance": `{"InstanceId":"kst-1","RegionId":"r","AccountId":"1"}`},
-			"keys": {"k1": `{"KeyId":"k1","KeySpec":"EC_P256","KeyState":"Enabled"}`}, "versions": {}, "aliases": {}, "orphans": {}, "nonces": {},
+			"meta":     {"schema": "1", "instance": `{"InstanceId":"kst-1","RegionId":"r","AccountId":"1"}`},
+			"keys":     {"k1": `{"KeyId":"k1","KeySpec":"EC_P256","KeyState":"Enabled"}`},
+			"versions": {}, "aliases": {}, "orphans": {}, "nonces": {},
 			"users": {
-				"dev": `{"UserName":"dev","Policies":["{\"Version\":\"1\",\"Statement\":[{\"Effect\":\"Allow\",\"Action\":\"kms:*\",\"Resource\":\"*\"}]}"],"CreationDate":"2026-11-21T20:56:37Z"}`,
-				"own": `{"UserName":"own","Policies":[` + fmt.Sprintf("%q", own) + `],"CreationDate":"2026-11-21T20:56:37Z"}`,
+				"dev": `{"UserName":"dev","Policies":["{\"Version\":\"1\",\"Statement\":` +
+					`[{\"Effect\":\"Allow\",\"Action\":\"kms:*\",\"Resource\":\"*\"}]}"],` +
+					`"CreationDate":"2026-11-21T20:56:37Z"}`,
+				"own": `{"UserName":"own","Policies":[` + fmt.Sprintf("%q", own) +
+					`],"CreationDate":"2026-11-21T20:56:37Z"}`,
 			},
-			"accesskeys": {"ak": `{"AccessKeyId":"ak","UserName":"dev","Sealed":"BA==","Active":true,"CreationDate":"2026-11-21T20:56:37Z"}`},
+			"accesskeys": {"ak": `{"AccessKeyId":"ak","UserName":"dev","Sealed":"BA==","Active":true,` +
+				`"CreationDate":"2026-11-21T20:56:37Z"}`},
 		} {
 			b, err := tx.CreateBucket([]byte(bucket))
 			if err != nil {
@@ -340,19 +363,24 @@ func TestMigrate1(t *testing.T) {
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second finds it migrated
+	for range 2 { // the second time the file is already migrated
 		s := open(t, path)
 		records := s.Now()
-		want := []store.User{{UserName: "dev", Policies: []string{"AliyunKMSFullAccess"}, CreationDate: day}, {UserName: "own", Policies: []string{"own-1"}, CreationDate: day}}
+		want := []store.User{
+			{UserName: "dev", Policies: []string{"AliyunKMSFullAccess"}, CreationDate: day},
+			{UserName: "own", Policies: []string{"own-1"}, CreationDate: day},
+		}
 		if diff := cmp.Diff(want, slices.Collect(records.Users().All())); diff != "" {
 			t.Error(diff)
 		}
-		wantPolicy := store.RamPolicy{PolicyName: "own-1", Description: "of schema version 1", PolicyDocument: own, CreationDate: day, UpdateDate: day}
+		wantPolicy := store.RamPolicy{PolicyName: "own-1", Description: "migrated from schema version 1",
+			PolicyDocument: own, CreationDate: day, UpdateDate: day}
 		if diff := cmp.Diff([]store.RamPolicy{wantPolicy}, slices.Collect(records.RamPolicies().All())); diff != "" {
 			t.Error(diff)
 		}
 		if a, err := records.AccessKeys().Get("ak"); err != nil || !a.Active || records.Keys().Len() != 1 {
-			t.Errorf("%+v, %v, %d keys", a, err, records.Keys().Len())
+			t.Errorf("got access key %+v, %v and %d keys, want an active access key and 1 key",
+				a, err, records.Keys().Len())
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
@@ -360,8 +388,8 @@ func TestMigrate1(t *testing.T) {
 	}
 }
 
-// TestMigrate2 opens a file of schema version 2, which has no bucket for what client
-// keys need; in one of this version such a bucket is missed.
+// TestMigrate2 opens a file of schema version 2, which lacks the buckets for client keys. In a file
+// of a later version such a missing bucket is damage.
 func TestMigrate2(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
@@ -389,7 +417,7 @@ func TestMigrate2(t *testing.T) {
 	s = open(t, path)
 	update(t, s, func(tx *store.Tx) error {
 		if tx.Keys().Len() != 1 || tx.AccessPoints().Len() != 0 {
-			t.Errorf("%d keys, %d access points", tx.Keys().Len(), tx.AccessPoints().Len())
+			t.Errorf("got %d keys and %d access points, want 1 and 0", tx.Keys().Len(), tx.AccessPoints().Len())
 		}
 		return tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "billing"})
 	})
@@ -397,32 +425,36 @@ func TestMigrate2(t *testing.T) {
 	for _, version := range []string{"4", "3"} {
 		tamper(version)
 		if _, err := store.Open(path); !errors.Is(err, store.ErrDamaged) {
-			t.Errorf("Open of a file of version %s that lost buckets: %v, want ErrDamaged", version, err)
+			t.Errorf("Open of a version %s file with missing buckets: got %v, want ErrDamaged", version, err)
 		}
 	}
 }
 
-// TestDeleteAccessPoint deletes one of two access points: its client keys go with it,
-// and no other's.
+// TestDeleteAccessPoint checks that deleting an access point deletes its client keys and no others.
 func TestDeleteAccessPoint(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(
-			tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "a"}), tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "b"}),
-			tx.ClientKeys().Put(store.ClientKey{ClientKeyId: "1", AapName: "a"}), tx.ClientKeys().Put(store.ClientKey{ClientKeyId: "2", AapName: "b"}), tx.ClientKeys().Put(store.ClientKey{ClientKeyId: "3", AapName: "a"}))
+			tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "a"}),
+			tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "b"}),
+			tx.ClientKeys().Put(store.ClientKey{ClientKeyId: "1", AapName: "a"}),
+			tx.ClientKeys().Put(store.ClientKey{ClientKeyId: "2", AapName: "b"}),
+			tx.ClientKeys().Put(store.ClientKey{ClientKeyId: "3", AapName: "a"}))
 	})
 	update(t, s, func(tx *store.Tx) error { return tx.AccessPoints().Delete("a") })
 	records := s.Now()
-	if diff := cmp.Diff([]store.ClientKey{{ClientKeyId: "2", AapName: "b"}}, slices.Collect(records.ClientKeys().All())); diff != "" {
+	want := []store.ClientKey{{ClientKeyId: "2", AapName: "b"}}
+	if diff := cmp.Diff(want, slices.Collect(records.ClientKeys().All())); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := records.AccessPoints().Get("a"); !errors.Is(err, store.ErrNotFound) || records.AccessPoints().Len() != 1 {
-		t.Errorf("%v, %d access points", err, records.AccessPoints().Len())
+	_, err := records.AccessPoints().Get("a")
+	if !errors.Is(err, store.ErrNotFound) || records.AccessPoints().Len() != 1 {
+		t.Errorf("got %v and %d access points, want ErrNotFound and 1", err, records.AccessPoints().Len())
 	}
 }
 
-// TestMigrate3 opens a database of the version that kept what was left of deleted
-// client keys: that is dropped.
+// TestMigrate3 opens a file of schema version 3 and checks that the remains of deleted client keys
+// are removed.
 func TestMigrate3(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
@@ -443,19 +475,20 @@ func TestMigrate3(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(b.Put([]byte("1"), []byte(`{"ClientKeyId":"1"}`)), tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("3")))
+		return errors.Join(b.Put([]byte("1"), []byte(`{"ClientKeyId":"1"}`)),
+			tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("3")))
 	})
 	s = open(t, path)
 	update(t, s, func(tx *store.Tx) error {
 		if tx.Keys().Len() != 1 {
-			t.Errorf("%d keys", tx.Keys().Len())
+			t.Errorf("got %d keys, want 1", tx.Keys().Len())
 		}
 		return nil
 	})
 	s.Close()
 	raw(func(tx *bbolt.Tx) error {
 		if tx.Bucket([]byte("retiredkeys")) != nil {
-			t.Error("the bucket of deleted client keys is still there")
+			t.Error("the bucket \"retiredkeys\" still exists")
 		}
 		return nil
 	})

@@ -9,7 +9,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A Table is the records of one kind at one moment, ordered by their ids.
+// A Table holds the records of one kind at one moment, ordered by id.
 type Table[R any] struct {
 	rows   *rows[R]
 	bucket string
@@ -19,12 +19,12 @@ type Table[R any] struct {
 func (t Table[R]) Get(id string) (R, error) {
 	r, ok := t.rows.Get(id)
 	if !ok {
-		return r, fmt.Errorf("%w: %q in %s", ErrNotFound, id, t.bucket)
+		return r, fmt.Errorf("%w: %q in bucket %q", ErrNotFound, id, t.bucket)
 	}
 	return r, nil
 }
 
-// Has reports whether there is a record.
+// Has reports whether a record exists.
 func (t Table[R]) Has(id string) bool {
 	_, ok := t.rows.Get(id)
 	return ok
@@ -33,14 +33,14 @@ func (t Table[R]) Has(id string) bool {
 // Len returns the number of records.
 func (t Table[R]) Len() int { return t.rows.Len() }
 
-// All ranges over all records.
+// All returns an iterator over all records, ordered by id.
 func (t Table[R]) All() iter.Seq[R] {
 	return func(yield func(R) bool) {
 		t.rows.Scan(func(_ string, r R) bool { return yield(r) })
 	}
 }
 
-// Page returns up to n records from the skip'th on.
+// Page returns up to n records after the first skip.
 func (t Table[R]) Page(skip, n int) []R {
 	var page []R
 	for i := skip; i < min(skip+n, t.rows.Len()); i++ {
@@ -50,14 +50,14 @@ func (t Table[R]) Page(skip, n int) []R {
 	return page
 }
 
-// A Writable is a Table in a transaction.
+// A Writable is a Table that a transaction can change.
 type Writable[R any] struct {
 	Table[R]
 	kind kind[R]
 	tx   *Tx
 }
 
-// Put writes a record, new or changed.
+// Put writes a record, and replaces the one with the same id.
 func (w Writable[R]) Put(r R) error {
 	id := w.kind.id(r)
 	if err := w.tx.write(w.bucket, id, r); err != nil {
@@ -68,17 +68,17 @@ func (w Writable[R]) Put(r R) error {
 	return nil
 }
 
-// Create writes a new record, or returns ErrExists.
+// Create writes a new record, or returns ErrExists if the id is taken.
 func (w Writable[R]) Create(r R) error {
 	if id := w.kind.id(r); w.Has(id) {
-		return fmt.Errorf("%w: %q in %s", ErrExists, id, w.bucket)
+		return fmt.Errorf("%w: %q in bucket %q", ErrExists, id, w.bucket)
 	}
 	return w.Put(r)
 }
 
-// Delete deletes a record and what belongs to it: a user's access keys, an access
-// point's client keys, a key's aliases and its versions, whose key pairs become
-// orphans. It succeeds if there is no such record.
+// Delete deletes a record and its dependents: a user's access keys, an access point's client keys,
+// or a key's aliases and versions, whose key pairs become orphans. Deleting a record that does not
+// exist succeeds.
 func (w Writable[R]) Delete(id string) error {
 	r, ok := w.rows.Get(id)
 	if !ok {
@@ -97,19 +97,19 @@ func (w Writable[R]) Delete(id string) error {
 	return nil
 }
 
-// rows are the records of one kind, by their ids.
+// rows are the records of one kind, by id.
 type rows[R any] = btree.Map[string, R]
 
-// A kind is a kind of record: one bucket of the file, mirrored in memory.
+// A kind describes one kind of record: a bucket of the file, mirrored in memory.
 type kind[R any] struct {
 	bucket  string
 	id      func(R) string
-	in      func(*Records) **rows[R]
-	index   func(in *Records, before, after *R) // keeps what is in memory only; nil: there is nothing
-	cascade func(tx *Tx, deleted R) error       // deletes what belongs to a record; nil: nothing does
+	field   func(*Records) **rows[R]
+	index   func(r *Records, before, after *R) // updates the index in memory; nil if the kind has none
+	cascade func(tx *Tx, deleted R) error      // deletes the record's dependents; nil if the kind has none
 }
 
-func (k kind[R]) table(r *Records) Table[R] { return Table[R]{*k.in(r), k.bucket} }
+func (k kind[R]) table(r *Records) Table[R] { return Table[R]{*k.field(r), k.bucket} }
 
 func (k kind[R]) writable(tx *Tx) Writable[R] { return Writable[R]{k.table(tx.Records), k, tx} }
 
@@ -117,33 +117,33 @@ func (k kind[R]) reindex(r *Records, id string, after *R) {
 	if k.index == nil {
 		return
 	}
-	if before, ok := (*k.in(r)).Get(id); ok {
+	if before, ok := (*k.field(r)).Get(id); ok {
 		k.index(r, &before, after)
 		return
 	}
 	k.index(r, nil, after)
 }
 
-func (k kind[R]) fork(from, to *Records) { *k.in(to) = (*k.in(from)).Copy() }
+func (k kind[R]) fork(src, dst *Records) { *k.field(dst) = (*k.field(src)).Copy() }
 
-// open reads all of the bucket. It makes one only in a file of an earlier version,
-// or a new one.
-func (k kind[R]) open(tx *bbolt.Tx, before int, into *Records) error {
-	if before >= completeSince && tx.Bucket([]byte(k.bucket)) == nil {
-		return fmt.Errorf("%w: %s are missing: %s", ErrDamaged, k.bucket, restoreAdvice)
+// load reads the whole bucket. It creates a missing bucket only if the file had a version before
+// completeSince; a new file has version 0.
+func (k kind[R]) load(tx *bbolt.Tx, version int, dst *Records) error {
+	if version >= completeSince && tx.Bucket([]byte(k.bucket)) == nil {
+		return fmt.Errorf("%w: bucket %q is missing %s", ErrDamaged, k.bucket, restoreAdvice)
 	}
 	b, err := tx.CreateBucketIfNotExists([]byte(k.bucket))
 	if err != nil {
 		return err
 	}
 	all := new(rows[R])
-	*k.in(into) = all
+	*k.field(dst) = all
 	return b.ForEach(func(id, value []byte) error {
 		var r R
 		if err := json.Unmarshal(value, &r); err != nil {
-			return unreadable(fmt.Sprintf("record %q in %s", id, k.bucket), err)
+			return unreadable(fmt.Sprintf("record %q in bucket %q", id, k.bucket), err)
 		}
-		k.reindex(into, string(id), &r)
+		k.reindex(dst, string(id), &r)
 		all.Set(string(id), r)
 		return nil
 	})

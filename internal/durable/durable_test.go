@@ -18,24 +18,25 @@ import (
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
-// What the test binary does in a process of its own, instead of testing.
+// childVariable names the environment variable with the action of a child process, which runs it
+// instead of the tests.
 const childVariable = "DURABLE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	if what := os.Getenv(childVariable); what != "" {
-		os.Exit(child(what, os.Args[1]))
+	if action := os.Getenv(childVariable); action != "" {
+		os.Exit(child(action, os.Args[1]))
 	}
 	os.Exit(m.Run())
 }
 
-// child does one thing with a file. Its exit status says how it went: 0 well, 3
-// there was no room, 4 somebody else has the lock.
-func child(what, path string) int {
-	err := errors.New("unknown: " + what)
-	switch what {
+// child runs one action on a file and returns its exit status: 0 for success, 3 if there was no
+// space, 4 if someone else holds the lock, and 1 for other errors.
+func child(action, path string) int {
+	err := fmt.Errorf("unknown action %q", action)
+	switch action {
 	case "lock":
 		_, err = durable.LockFile(path)
-	case "lock until told":
+	case "lock until EOF":
 		if _, err = durable.LockFile(path); err == nil {
 			fmt.Println("locked")
 			_, err = io.Copy(io.Discard, os.Stdin)
@@ -45,7 +46,7 @@ func child(what, path string) int {
 		if err = unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 10, Max: 10}); err != nil {
 			break
 		}
-		if what == "write" {
+		if action == "write" {
 			err = durable.Write(path, bytes.Repeat([]byte("x"), 100), 0o600)
 		} else {
 			err = durable.Create(path, bytes.Repeat([]byte("x"), 100))
@@ -63,26 +64,26 @@ func child(what, path string) int {
 	return 1
 }
 
-func command(t *testing.T, what, path string) *exec.Cmd {
+func command(t *testing.T, action, path string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], path)
-	cmd.Env = append(os.Environ(), childVariable+"="+what)
+	cmd.Env = append(os.Environ(), childVariable+"="+action)
 	cmd.Stderr = os.Stderr
 	return cmd
 }
 
-// runChild returns the exit status of a process that does one thing.
-func runChild(t *testing.T, what, path string) int {
+// runChild runs an action in a child process and returns its exit status.
+func runChild(t *testing.T, action, path string) int {
 	t.Helper()
-	cmd := command(t, what, path)
+	cmd := command(t, action, path)
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
 	return cmd.ProcessState.ExitCode()
 }
 
-// want checks what is in a directory: names and their contents, and nothing else.
-func want(t *testing.T, dir string, contents map[string]string) {
+// wantDir checks that a directory holds exactly the files in contents.
+func wantDir(t *testing.T, dir string, contents map[string]string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -97,7 +98,7 @@ func want(t *testing.T, dir string, contents map[string]string) {
 		got[e.Name()] = string(content)
 	}
 	if fmt.Sprint(got) != fmt.Sprint(contents) {
-		t.Errorf("the directory has %q, want %q", got, contents)
+		t.Errorf("directory: got %q, want %q", got, contents)
 	}
 }
 
@@ -108,7 +109,7 @@ func wantMode(t *testing.T, path string, mode os.FileMode) {
 		t.Fatal(err)
 	}
 	if info.Mode() != mode {
-		t.Errorf("%s has mode %v, want %v", filepath.Base(path), info.Mode(), mode)
+		t.Errorf("mode of %q: got %v, want %v", filepath.Base(path), info.Mode(), mode)
 	}
 }
 
@@ -126,13 +127,13 @@ func TestWrite(t *testing.T) {
 		if err := durable.Write(path, []byte(content), mode); err != nil {
 			t.Fatal(err)
 		}
-		want(t, dir, map[string]string{"file": content})
-		wantMode(t, path, mode) // whatever the umask and the old file's mode
+		wantDir(t, dir, map[string]string{"file": content})
+		wantMode(t, path, mode) // independent of the umask and the old file's mode
 	}
 }
 
-// TestReplace: while the new content is written, readers see the old one, and what
-// is there of the new one is its owner's only.
+// TestReplace checks that readers see the old content while the new one is written, and that only
+// the owner can read the unfinished file.
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
@@ -142,11 +143,11 @@ func TestReplace(t *testing.T) {
 			return err
 		}
 		if content, err := os.ReadFile(path); err != nil || string(content) != "old" {
-			t.Errorf("a reader sees %q, %v", content, err)
+			t.Errorf("a reader: got %q, %v, want \"old\"", content, err)
 		}
 		temps, err := filepath.Glob(path + ".new-*")
 		if err != nil || len(temps) != 1 {
-			t.Fatalf("the temporary files are %v, %v", temps, err)
+			t.Fatalf("temporary files: got %v, %v, want one", temps, err)
 		}
 		wantMode(t, temps[0], 0o600)
 		_, err = io.WriteString(w, "w")
@@ -155,10 +156,10 @@ func TestReplace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want(t, dir, map[string]string{"file": "new"})
+	wantDir(t, dir, map[string]string{"file": "new"})
 }
 
-// TestFails: after an error there is the old content or none, and no temporary file.
+// TestFails checks that an error leaves the old file or none, and no temporary file.
 func TestFails(t *testing.T) {
 	broken := errors.New("the source is broken")
 	for _, old := range []map[string]string{{}, {"file": "old"}} {
@@ -172,29 +173,30 @@ func TestFails(t *testing.T) {
 			return errors.Join(err, broken)
 		})
 		if !errors.Is(err, broken) {
-			t.Errorf("Replace: %v", err)
+			t.Errorf("Replace: got %v, want the error of write", err)
 		}
-		want(t, dir, old)
-		for _, what := range []string{"write", "create"} {
-			if status := runChild(t, what, path); status != 3 {
-				t.Errorf("%s with no room ended with status %d", what, status)
+		wantDir(t, dir, old)
+		for _, action := range []string{"write", "create"} {
+			if status := runChild(t, action, path); status != 3 {
+				t.Errorf("%s without space: got exit status %d, want 3", action, status)
 			}
-			want(t, dir, old)
+			wantDir(t, dir, old)
 		}
 	}
-	none := filepath.Join(t.TempDir(), "none", "file")
-	if err := errors.Join(durable.Write(none, nil, 0o600), durable.Create(none, nil)); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "none") {
-		t.Errorf("in a directory that does not exist: %v", err)
+	missing := filepath.Join(t.TempDir(), "missing", "file")
+	err := errors.Join(durable.Write(missing, nil, 0o600), durable.Create(missing, nil))
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "missing") {
+		t.Errorf("in a directory that does not exist: got %v, want fs.ErrNotExist and the path", err)
 	}
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "taken", "inside"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := durable.Write(filepath.Join(dir, "taken"), nil, 0o600); err == nil {
-		t.Error("a directory was replaced")
+		t.Error("Write to a non-empty directory: got nil, want an error")
 	}
 	if temps, err := filepath.Glob(filepath.Join(dir, "*.new-*")); err != nil || len(temps) != 0 {
-		t.Errorf("the temporary files %v are left, %v", temps, err)
+		t.Errorf("temporary files: got %v, %v, want none", temps, err)
 	}
 }
 
@@ -206,12 +208,13 @@ func TestCreate(t *testing.T) {
 	}
 	wantMode(t, path, 0o600)
 	if err := durable.Create(path, []byte("second")); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("Create of a file that exists: %v", err)
+		t.Errorf("Create of an existing file: got %v, want fs.ErrExist", err)
 	}
-	want(t, dir, map[string]string{"file": "first"})
+	wantDir(t, dir, map[string]string{"file": "first"})
 }
 
-// TestSymlinks: a link is replaced, not followed, and in the way of a new file.
+// TestSymlinks checks that Write replaces a symbolic link and that Create refuses one. Neither
+// follows it.
 func TestSymlinks(t *testing.T) {
 	dir := t.TempDir()
 	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
@@ -220,13 +223,13 @@ func TestSymlinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := durable.Create(link, []byte("new")); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("Create at a link: %v", err)
+		t.Errorf("Create at a symbolic link: got %v, want fs.ErrExist", err)
 	}
-	want(t, dir, map[string]string{"target": "old", "link": "old"})
+	wantDir(t, dir, map[string]string{"target": "old", "link": "old"})
 	if err := durable.Write(link, []byte("new"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want(t, dir, map[string]string{"target": "old", "link": "new"})
+	wantDir(t, dir, map[string]string{"target": "old", "link": "new"})
 	wantMode(t, link, 0o600)
 }
 
@@ -234,13 +237,12 @@ func TestSyncDir(t *testing.T) {
 	if err := durable.SyncDir(t.TempDir()); err != nil {
 		t.Error(err)
 	}
-	if err := durable.SyncDir(filepath.Join(t.TempDir(), "none")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a directory that does not exist: %v", err)
+	if err := durable.SyncDir(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a directory that does not exist: got %v, want fs.ErrNotExist", err)
 	}
 }
 
-// TestLock: a lock keeps others out, in this process and in another one, until it
-// is given back.
+// TestLock checks that a lock excludes this process and others until it is released.
 func TestLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	unlock, err := durable.LockFile(path)
@@ -249,23 +251,23 @@ func TestLock(t *testing.T) {
 	}
 	wantMode(t, path, 0o600)
 	if _, err := durable.LockFile(path); !errors.Is(err, durable.ErrLocked) {
-		t.Errorf("in this process: %v", err)
+		t.Errorf("in this process: got %v, want ErrLocked", err)
 	}
 	if status := runChild(t, "lock", path); status != 4 {
-		t.Errorf("another process ended with status %d", status)
+		t.Errorf("in another process: got exit status %d, want 4", status)
 	}
 	if err := unlock(); err != nil {
 		t.Fatal(err)
 	}
 	if status := runChild(t, "lock", path); status != 0 {
-		t.Errorf("another process, when it was unlocked, ended with status %d", status)
+		t.Errorf("in another process after unlocking: got exit status %d, want 0", status)
 	}
 }
 
-// TestLockOfKilled: the lock of a process that was killed is free.
+// TestLockOfKilled checks that killing a process releases its lock.
 func TestLockOfKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	cmd := command(t, "lock until told", path)
+	cmd := command(t, "lock until EOF", path)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -278,20 +280,20 @@ func TestLockOfKilled(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	said := make([]byte, len("locked\n"))
-	if _, err := io.ReadFull(stdout, said); err != nil {
+	line := make([]byte, len("locked\n"))
+	if _, err := io.ReadFull(stdout, line); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := durable.LockFile(path); !errors.Is(err, durable.ErrLocked) {
-		t.Errorf("while another process has it: %v", err)
+		t.Errorf("while another process holds the lock: got %v, want ErrLocked", err)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait() // the error says that it was killed
+	_ = cmd.Wait() // returns an error, because the process was killed
 	unlock, err := durable.LockFile(path)
 	if err != nil {
-		t.Fatalf("when it was killed: %v", err)
+		t.Fatalf("after the process was killed: %v", err)
 	}
 	if err := unlock(); err != nil {
 		t.Error(err)

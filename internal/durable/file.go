@@ -1,15 +1,15 @@
-// Package durable writes files that a crash, a power failure or a full disk leaves
-// whole, and locks files against other processes.
+// Package durable writes files that survive a crash, a power failure or a full disk intact, and
+// locks files against other processes.
 //
-// When [Write], [Replace] or [Create] returns nil, the file has all of its content
-// on stable storage, and so is its directory entry. When one of them returns an error,
-// or the process dies during the call, the path still has what it had before: the old
-// file, or none. A reader never sees half a file. After a kill, a temporary file named
-// PATH.new-NUMBER can be left in the same directory; no other case leaves one.
+// When [Write], [Replace] or [Create] returns nil, all of the file's content and its directory
+// entry are on stable storage. When one of them returns an error, or the process dies during the
+// call, the path is unchanged: it is the old file, or it does not exist. A reader never sees a
+// partly written file. Only a kill during the call can leave a temporary file, PATH.new-NUMBER in
+// the same directory.
 //
-// There is one exception. If only the last step fails, the flush of the directory, Write
-// and Replace return an error although readers see the new file: a power failure can
-// still bring the old one back. Create removes the new file in this case.
+// There is one exception. If only the last step fails, the flush of the directory, Write and
+// Replace return an error although readers see the new file. A power failure can then still bring
+// back the old one. Create removes the new file in this case.
 package durable
 
 import (
@@ -21,26 +21,26 @@ import (
 
 // The system calls of Write, Replace and Create, in this order:
 //
-//	openat(PATH.new-NUMBER, O_RDWR|O_CREAT|O_EXCL, 0600)  a name that nobody can have prepared
-//	write                                                 the content
-//	fchmod(MODE)                                          not in Create
-//	fsync                                                 before the rename, or a power failure can leave an empty file
+//	openat(PATH.new-NUMBER, O_RDWR|O_CREAT|O_EXCL, 0600)
+//	                                 a random name, which nobody can occupy in advance
+//	write                            the content
+//	fchmod(MODE)                     not in Create
+//	fsync                            otherwise a power failure can leave an empty file
 //	close
-//	renameat(PATH.new-NUMBER, PATH)                       Create: linkat, which replaces nothing, then unlinkat
+//	renameat(PATH.new-NUMBER, PATH)  Create: linkat, which replaces nothing, then unlinkat
 //	openat(DIRECTORY, O_RDONLY)
-//	fsync                                                 makes the rename durable
+//	fsync                            makes the rename durable
 //	close
 //
-// If PATH is a symbolic link, rename replaces the link and not what it points to,
-// and link refuses it.
+// If PATH is a symbolic link, rename replaces the link and not its target, and link fails.
 
-// Write replaces the file at path, or makes it.
+// Write creates or replaces the file at path.
 func Write(path string, content []byte, mode os.FileMode) error {
 	return Replace(path, mode, writing(content))
 }
 
-// Replace is Write for a content that is written piece by piece. An error of write
-// leaves the old file.
+// Replace is like Write, but calls write to produce the content. If write returns an error, the old
+// file stays.
 func Replace(path string, mode os.FileMode, write func(w io.Writer) error) error {
 	name, err := writeTemp(path, func(f *os.File) error {
 		return errors.Join(write(f), f.Chmod(mode))
@@ -54,8 +54,7 @@ func Replace(path string, mode os.FileMode, write func(w io.Writer) error) error
 	return SyncDir(filepath.Dir(path))
 }
 
-// Create makes a file of mode 0600 that must not exist yet. If it exists, the error
-// is fs.ErrExist.
+// Create creates a file of mode 0600. If the file exists, the error is fs.ErrExist.
 func Create(path string, content []byte) error {
 	name, err := writeTemp(path, func(f *os.File) error { return writing(content)(f) })
 	if err != nil {
@@ -77,8 +76,8 @@ func writing(content []byte) func(w io.Writer) error {
 	}
 }
 
-// writeTemp writes and flushes a file of mode 0600 beside path, and returns its
-// name. After an error there is no such file.
+// writeTemp writes and flushes a file of mode 0600 in path's directory and returns its name. If it
+// returns an error, the file does not exist.
 func writeTemp(path string, write func(f *os.File) error) (name string, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
 	if err != nil {
@@ -90,7 +89,8 @@ func writeTemp(path string, write func(f *os.File) error) (name string, err erro
 	return f.Name(), nil
 }
 
-// SyncDir flushes a directory: what was made, renamed or removed in it stays so.
+// SyncDir flushes a directory, so that a power failure cannot undo the creation, renaming or
+// removal of files in it.
 func SyncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

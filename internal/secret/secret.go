@@ -1,4 +1,4 @@
-// Package secret keeps secrets out of logs, messages and answers.
+// Package secret keeps secrets out of logs, messages and responses.
 package secret
 
 import (
@@ -7,8 +7,8 @@ import (
 	"log/slog"
 )
 
-// A Text is a secret that people type: a PIN or a passphrase. However it is printed,
-// logged or encoded, a placeholder appears in its place. string(t) is the secret itself.
+// A Text is a secret that people type: a PIN or a passphrase. Printing, logging or encoding it
+// produces a placeholder. string(t) is the secret itself.
 type Text string
 
 const placeholder = "(secret)"
@@ -19,8 +19,8 @@ func (Text) String() string { return placeholder }
 // GoString returns the placeholder.
 func (Text) GoString() string { return placeholder }
 
-// Format writes the placeholder for every verb: fmt would print the text itself for a
-// verb that does not fit.
+// Format writes the placeholder for every verb. Without it, fmt would print the secret for a verb
+// that does not fit the type.
 func (Text) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, placeholder) }
 
 // LogValue returns the placeholder.

@@ -11,8 +11,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
-// TestHidden prints, logs and encodes a secret in every way there is, alone and inside
-// a struct.
+// TestHidden prints, logs and encodes a secret in every way, alone and inside a struct.
 func TestHidden(t *testing.T) {
 	const text = "hunter2"
 	pin := secret.Text(text)
@@ -30,9 +29,9 @@ func TestHidden(t *testing.T) {
 	}
 	out.WriteString(pin.String() + pin.GoString() + pin.LogValue().String())
 	if s := out.String(); strings.Contains(s, text) || strings.Contains(strings.ToLower(s), fmt.Sprintf("%x", text)) {
-		t.Errorf("the secret is told: %s", s)
+		t.Errorf("the output contains the secret: %s", s)
 	}
 	if string(pin) != text {
-		t.Errorf("string of the secret is %q", string(pin))
+		t.Errorf("string(pin): got %q, want %q", string(pin), text)
 	}
 }

@@ -32,17 +32,18 @@ func TestVersion(t *testing.T) {
 	version := regexp.MustCompile(`(?m)^\s*(?:require\s+)?go\.etcd\.io/bbolt (v\S+)`).FindSubmatch(content)
 	replaced := regexp.MustCompile(`(?m)go\.etcd\.io/bbolt.*=>`).Match(content)
 	if version == nil || string(version[1]) != checkedVersion || replaced {
-		t.Errorf("go.mod has bbolt %q (replaced: %v), and bboltcheck knows the page format of %s: compare bbolt's internal/common (page.go, meta.go, bucket.go, inode.go) and its freelist with check.go, then change checkedVersion",
+		t.Errorf("go.mod has bbolt %q (replaced: %v), want %s: compare bbolt's internal/common "+
+			"(page.go, meta.go, bucket.go, inode.go) and its freelist with check.go, then change checkedVersion",
 			version, replaced, checkedVersion)
 	}
 }
 
-// options are those that kmsgate opens files with.
+// options are the options with which kmsgate opens files.
 var options = &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoFreelistSync: true}
 
-// fill makes a database with buckets of all sizes: small ones, which lie in their
-// parent's page, one of n keys, which takes pages of its own and several levels, and one
-// with a value that overflows a page. It also has free pages.
+// fill creates a database with free pages and buckets of all sizes: small ones inside their
+// parent's page, two of n keys with separate pages on several levels, and one with a value that
+// overflows a page.
 func fill(t testing.TB, path string, n int) {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, options)
@@ -59,19 +60,22 @@ func fill(t testing.TB, path string, n int) {
 	err = db.Update(func(tx *bbolt.Tx) error {
 		err := errors.Join(put(tx, "small", "id", 10), put(tx, "large", "id", 10_000))
 		for i := range n {
-			err = errors.Join(err, put(tx, "many", fmt.Sprintf("key-%06d", i), 300), put(tx, "more", fmt.Sprintf("key-%06d", i), 100))
+			id := fmt.Sprintf("key-%06d", i)
+			err = errors.Join(err, put(tx, "many", id, 300), put(tx, "more", id, 100))
 		}
 		_, emptyErr := tx.CreateBucket([]byte("empty"))
 		return errors.Join(err, emptyErr)
 	})
-	err = errors.Join(err, db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("many")).Delete([]byte("key-000001")) }))
+	err = errors.Join(err, db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("many")).Delete([]byte("key-000001"))
+	}))
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// checkAndRead writes content to a file, and if that passes has bbolt read all of it and
-// write to it.
+// checkAndRead writes content to a file and checks it. If the file passes, bbolt reads all of it
+// and writes to it.
 func checkAndRead(t *testing.T, path string, content []byte) error {
 	t.Helper()
 	if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -91,7 +95,7 @@ func checkAndRead(t *testing.T, path string, content []byte) error {
 	err = db.Update(func(tx *bbolt.Tx) error {
 		sum := 0
 		err := tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
-			if b == nil { // a value, which a flag has made of a bucket
+			if b == nil { // a changed flag turned a bucket into a value
 				return nil
 			}
 			return b.ForEach(func(id, value []byte) error {
@@ -110,13 +114,13 @@ func checkAndRead(t *testing.T, path string, content []byte) error {
 	return errors.Join(err, db.Close())
 }
 
-// damageDir names, in the environment of a child process of this test, where it is to
-// read damaged files.
+// damageDir names the environment variable that tells a child process of this test where to read
+// damaged files.
 const damageDir = "KMSGATE_DAMAGE_DIR"
 
-// TestDamagedFile cuts a database short at every page, and empties, exchanges and changes
-// each: Check returns ErrDamaged, or bbolt reads the file. A file that bbolt does not
-// survive ends the process, so a child process does it.
+// TestDamagedFile truncates a database at every page, and clears, replaces and changes each page.
+// Either Check returns ErrDamaged, or bbolt can read the file. A child process does this, because a
+// file that crashes bbolt ends the process.
 func TestDamagedFile(t *testing.T) {
 	t.Parallel()
 	if dir := os.Getenv(damageDir); dir != "" {
@@ -130,7 +134,7 @@ func TestDamagedFile(t *testing.T) {
 	out, err := child.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS")) {
 		last, _ := os.ReadFile(filepath.Join(dir, "doing"))
-		t.Errorf("a file with this damage ends the process: %s: %v\n%.3000s", last, err, out)
+		t.Errorf("a file with this damage crashed bbolt: %s: %v\n%.3000s", last, err, out)
 	}
 	t.Logf("%s", out)
 }
@@ -143,7 +147,7 @@ func readDamaged(t *testing.T, dir string) {
 	page := os.Getpagesize()
 	outcomes := make(map[string]int)
 	try := func(what string, content []byte) {
-		// Before it is tried: nothing is written once it has ended the process.
+		// A crash must find the description already written.
 		if err := os.WriteFile(filepath.Join(dir, "doing"), []byte(what), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -158,23 +162,23 @@ func readDamaged(t *testing.T, dir string) {
 		}
 	}
 	random := rand.New(rand.NewPCG(1, 2))
-	for at := 0; at < len(whole); at += page {
-		if len(bytes.Trim(whole[at:min(at+page, len(whole))], "\x00")) == 0 {
-			continue // for what is still to come
+	for offset := 0; offset < len(whole); offset += page {
+		if len(bytes.Trim(whole[offset:min(offset+page, len(whole))], "\x00")) == 0 {
+			continue // the page was never written
 		}
-		try(fmt.Sprintf("cut off at %d", at), whole[:at])
-		try(fmt.Sprintf("cut off at %d", at+1000), whole[:min(at+1000, len(whole))])
+		try(fmt.Sprintf("truncated at %d", offset), whole[:offset])
+		try(fmt.Sprintf("truncated at %d", offset+1000), whole[:min(offset+1000, len(whole))])
 		changed := func(what string, change func(p []byte)) {
 			content := bytes.Clone(whole)
-			change(content[at:min(at+page, len(whole))])
-			try(fmt.Sprintf("page %d %s", at/page, what), content)
+			change(content[offset:min(offset+page, len(whole))])
+			try(fmt.Sprintf("page %d %s", offset/page, what), content)
 		}
-		changed("emptied", func(p []byte) { clear(p) })
-		changed("full of ones", func(p []byte) { copy(p, bytes.Repeat([]byte{0xff}, len(p))) })
-		changed("is page 3", func(p []byte) { copy(p, whole[3*page:4*page]) })
-		changed("is the one before", func(p []byte) { copy(p, whole[max(0, at-page):]) })
+		changed("cleared", func(p []byte) { clear(p) })
+		changed("filled with ones", func(p []byte) { copy(p, bytes.Repeat([]byte{0xff}, len(p))) })
+		changed("replaced by page 3", func(p []byte) { copy(p, whole[3*page:4*page]) })
+		changed("replaced by the previous page", func(p []byte) { copy(p, whole[max(0, offset-page):]) })
 		changed("half written", func(p []byte) { clear(p[len(p)/2:]) })
-		for i := range 24 { // what bbolt follows is at the beginning
+		for i := range 24 { // the references that bbolt follows are at the beginning
 			changed(fmt.Sprintf("with byte %d changed", i), func(p []byte) { p[i] ^= byte(1 << random.IntN(8)) })
 		}
 		for range 4 {
@@ -183,18 +187,18 @@ func readDamaged(t *testing.T, dir string) {
 		}
 	}
 	if outcomes["read"] == 0 || outcomes["damaged"] == 0 {
-		t.Error("the test tells something only if there is each outcome")
+		t.Errorf("got outcomes %v, want each of read and damaged at least once", outcomes)
 	}
 	t.Log(outcomes)
 }
 
-// TestDamagedFreelist checks a file with a list of free pages, which kmsgate writes none
-// of, and files whose list lies.
+// TestDamagedFreelist checks files with a correct and with a false list of free pages. kmsgate
+// itself does not write such a list.
 func TestDamagedFreelist(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "db")
 	fill(t, path, 300)
-	db, err := bbolt.Open(path, 0o600, nil) // it writes the list
+	db, err := bbolt.Open(path, 0o600, nil) // bbolt's default options write the list
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,42 +213,42 @@ func TestDamagedFreelist(t *testing.T) {
 		t.Error(err)
 	}
 	lists := 0
-	for at := 0; at < len(whole); at += os.Getpagesize() {
-		if whole[at+8] != 0x10 {
+	for offset := 0; offset < len(whole); offset += os.Getpagesize() {
+		if whole[offset+8] != 0x10 {
 			continue
 		}
 		lists++
 		content := bytes.Clone(whole)
-		content[at+16] = 0 // page 0 is free
+		content[offset+16] = 0 // lists page 0 as free
 		if err := checkAndRead(t, path, content); !errors.Is(err, bboltcheck.ErrDamaged) {
-			t.Errorf("page 0 among those that are free: %v", err)
+			t.Errorf("page 0 listed as free: got %v, want ErrDamaged", err)
 		}
 	}
 	if lists == 0 {
-		t.Error("bbolt wrote no list")
+		t.Error("bbolt wrote no list of free pages")
 	}
 }
 
-// TestNoFile: a file that does not exist, or is empty, is no damage, and neither is one
-// that another has locked.
+// TestNoFile checks that a file that does not exist, is empty or is locked by another is not
+// reported as damaged.
 func TestNoFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "db")
 	if err := bboltcheck.Check(path); err != nil {
-		t.Errorf("no file: %v", err)
+		t.Errorf("no file: got %v, want nil", err)
 	}
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := bboltcheck.Check(path); err != nil {
-		t.Errorf("an empty file: %v", err)
+		t.Errorf("an empty file: got %v, want nil", err)
 	}
 	unlock, err := durable.LockFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := bboltcheck.Check(path); !errors.Is(err, durable.ErrLocked) {
-		t.Errorf("a locked file: %v", err)
+		t.Errorf("a locked file: got %v, want ErrLocked", err)
 	}
 	if err := unlock(); err != nil {
 		t.Fatal(err)
@@ -253,12 +257,11 @@ func TestNoFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := bboltcheck.Check(path); !errors.Is(err, bboltcheck.ErrDamaged) {
-		t.Errorf("garbage: %v", err)
+		t.Errorf("garbage: got %v, want ErrDamaged", err)
 	}
 }
 
-// BenchmarkCheck checks a database of some 5 MB: 10 ms, which is nothing beside opening
-// it.
+// BenchmarkCheck checks a database of about 5 MB. That takes 10 ms, much less than opening it.
 func BenchmarkCheck(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "db")
 	fill(b, path, 10_000)
