@@ -3,36 +3,36 @@ package limit
 import "sync"
 
 const (
-	// SmallBody is the largest body, in bytes, that is not counted: each connection may
-	// send one at any time. Larger bodies share maxBodies, and those of one caller
-	// maxBodiesEach.
-	SmallBody     = 64 << 10
-	maxBodies     = 128 << 20
-	maxBodiesEach = 32 << 20
+	// SmallBody is the largest body, in bytes, that is not counted: each connection can send
+	// one at any time.
+	SmallBody = 64 << 10
+
+	maxBodies          = 128 << 20 // bytes of all larger bodies together
+	maxBodiesPerCaller = 32 << 20  // bytes of one caller's larger bodies
 )
 
-// Bodies counts the bytes of large bodies that are being read or used. A client can take
-// as long as it likes to send a body, so the memory for all of them has to have a bound.
-// The zero value is ready for use. Its methods may be called from any goroutine.
+// Bodies counts the bytes of large bodies that are being read or used. Clients can send
+// their bodies as slowly as they like, so the memory for all of them needs a limit. The zero
+// value is ready for use. The methods are safe for concurrent use.
 type Bodies struct {
-	mu  sync.Mutex
-	all int64            // guarded by mu
-	by  map[string]int64 // the same for each principal; guarded by mu
+	mu       sync.Mutex
+	total    int64            // bytes reserved; guarded by mu
+	byCaller map[string]int64 // bytes reserved, by the principal's name; guarded by mu
 }
 
-// Take reserves n bytes for a caller and reports whether there was room. If there was
+// Reserve reserves n bytes for a caller and reports whether there was room. If there was
 // not, it reserves nothing.
-func (b *Bodies) Take(who string, n int64) bool {
+func (b *Bodies) Reserve(caller string, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.all+n > maxBodies || b.by[who]+n > maxBodiesEach {
+	if b.total+n > maxBodies || b.byCaller[caller]+n > maxBodiesPerCaller {
 		return false
 	}
-	if b.by == nil {
-		b.by = make(map[string]int64)
+	if b.byCaller == nil {
+		b.byCaller = make(map[string]int64)
 	}
-	b.all += n
-	b.by[who] += n
+	b.total += n
+	b.byCaller[caller] += n
 	return true
 }
 
@@ -40,15 +40,15 @@ func (b *Bodies) Take(who string, n int64) bool {
 func (b *Bodies) Bytes() float64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return float64(b.all)
+	return float64(b.total)
 }
 
-// Give releases n bytes that Take reserved for the same caller.
-func (b *Bodies) Give(who string, n int64) {
+// Release releases n bytes that Reserve reserved for the same caller.
+func (b *Bodies) Release(caller string, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.all -= n
-	if b.by[who] -= n; b.by[who] == 0 {
-		delete(b.by, who)
+	b.total -= n
+	if b.byCaller[caller] -= n; b.byCaller[caller] == 0 {
+		delete(b.byCaller, caller)
 	}
 }

@@ -12,51 +12,51 @@ import (
 
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
-// A clock stands still until it is moved.
+// A clock stands still until the test moves it.
 type clock struct{ now time.Time }
 
 func (c *clock) Now() time.Time { return c.now }
 
 // count returns how many of n attempts succeed.
-func count(n int, attempt func() bool) (taken int) {
+func count(n int, attempt func() bool) (successes int) {
 	for range n {
 		if attempt() {
-			taken++
+			successes++
 		}
 	}
-	return taken
+	return successes
 }
 
-// TestBuckets gives a second's worth at once, and then as many as the limit says; each
-// user and each quota has a bucket, and so has the instance.
+// TestBuckets checks that a bucket has the tokens of one second at first, and refills at the
+// limit's rate. Each user and each quota has a bucket, and so has the instance.
 func TestBuckets(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
 	var b limit.Buckets
-	check := func(what, user string, quota kms.Quota, perSecond float64, want int) {
+	check := func(name, user string, quota kms.Quota, perSecond float64, want int) {
 		t.Helper()
 		if got := count(100, func() bool { return b.Take(user, quota, perSecond, c.Now) }); got != want {
-			t.Errorf("%s: %d are taken of 100, want %d", what, got, want)
+			t.Errorf("%s: got %d of 100 tokens, want %d", name, got, want)
 		}
 	}
 	check("at first", "a", kms.QuotaKeyRead, 10, 10)
-	check("of another user", "b", kms.QuotaKeyRead, 10, 10)
-	check("of another quota", "a", kms.QuotaKeyWrite, 5, 5)
-	check("of the instance", "", kms.QuotaKeyRead, 3, 3)
-	check("at once again", "a", kms.QuotaKeyRead, 10, 0)
+	check("another user", "b", kms.QuotaKeyRead, 10, 10)
+	check("another quota", "a", kms.QuotaKeyWrite, 5, 5)
+	check("the instance", "", kms.QuotaKeyRead, 3, 3)
+	check("again at once", "a", kms.QuotaKeyRead, 10, 0)
 	c.now = c.now.Add(300 * time.Millisecond)
 	check("after 300 ms", "a", kms.QuotaKeyRead, 10, 3)
 	c.now = c.now.Add(time.Hour)
 	check("after an hour", "a", kms.QuotaKeyRead, 10, 10)
 	check("without a limit", "a", kms.QuotaKeyRead, 0, 100)
-	check("with less than one a second", "c", kms.QuotaKeyRead, 0.5, 1)
+	check("at half a token per second", "c", kms.QuotaKeyRead, 0.5, 1)
 	c.now = c.now.Add(time.Second)
-	check("after half of the time for one", "c", kms.QuotaKeyRead, 0.5, 0)
+	check("after half of the time for a token", "c", kms.QuotaKeyRead, 0.5, 0)
 	c.now = c.now.Add(time.Second)
-	check("after all of it", "c", kms.QuotaKeyRead, 0.5, 1)
+	check("after all of that time", "c", kms.QuotaKeyRead, 0.5, 1)
 }
 
-// TestBucketsChangedLimit: a limit that is changed holds at once, and gives nothing for
+// TestBucketsChangedLimit checks that a changed limit applies at once, but adds no tokens for
 // the time before.
 func TestBucketsChangedLimit(t *testing.T) {
 	t.Parallel()
@@ -66,23 +66,23 @@ func TestBucketsChangedLimit(t *testing.T) {
 		return count(100, func() bool { return b.Take("a", kms.QuotaKeyRead, perSecond, c.Now) })
 	}
 	if got := take(10); got != 10 {
-		t.Fatalf("%d are taken", got)
+		t.Fatalf("got %d tokens, want 10", got)
 	}
 	if got := take(50); got != 0 {
-		t.Errorf("raised, %d are taken at once", got)
+		t.Errorf("limit raised: got %d tokens at once, want 0", got)
 	}
 	c.now = c.now.Add(time.Second)
 	if got := take(50); got != 50 {
-		t.Errorf("raised, %d are taken after a second", got)
+		t.Errorf("limit raised: got %d tokens after a second, want 50", got)
 	}
 	c.now = c.now.Add(time.Hour)
 	if got := take(2); got != 2 {
-		t.Errorf("lowered, %d are taken", got)
+		t.Errorf("limit lowered: got %d tokens, want 2", got)
 	}
 }
 
-// TestBucketsClockSetBack: a clock that is set back gives nothing twice, and the bucket
-// goes on when the clock has caught up.
+// TestBucketsClockSetBack checks that a clock that is set back adds no tokens, and that the
+// bucket refills again once the clock has caught up.
 func TestBucketsClockSetBack(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
@@ -91,28 +91,28 @@ func TestBucketsClockSetBack(t *testing.T) {
 		return count(n, func() bool { return b.Take("a", kms.QuotaKeyRead, 10, c.Now) })
 	}
 	if got := take(7); got != 7 {
-		t.Fatalf("%d are taken", got)
+		t.Fatalf("got %d tokens, want 7", got)
 	}
-	for _, at := range []time.Duration{-time.Hour, -time.Minute, -2 * time.Hour} {
-		c.now = noon.Add(at)
-		if got := take(1); got != 1 { // only what is taken can set the bucket back
-			t.Errorf("at %v: %d are taken", at, got)
+	for _, offset := range []time.Duration{-time.Hour, -time.Minute, -2 * time.Hour} {
+		c.now = noon.Add(offset)
+		if got := take(1); got != 1 { // only a successful take can set the bucket back
+			t.Errorf("clock at noon%+v: got %d tokens, want 1", offset, got)
 		}
 	}
-	for _, at := range []time.Duration{-time.Hour, 0} {
-		c.now = noon.Add(at)
+	for _, offset := range []time.Duration{-time.Hour, 0} {
+		c.now = noon.Add(offset)
 		if got := take(100); got != 0 {
-			t.Errorf("at %v: %d are taken", at, got)
+			t.Errorf("clock at noon%+v: got %d tokens, want 0", offset, got)
 		}
 	}
 	c.now = noon.Add(500 * time.Millisecond)
 	if got := take(100); got != 5 {
-		t.Errorf("when it has caught up: %d are taken", got)
+		t.Errorf("clock caught up: got %d tokens after 500 ms, want 5", got)
 	}
 }
 
-// TestBucketsForget checks that buckets which are full again leave memory, and that a user
-// whose bucket is not full gets no new one.
+// TestBucketsForget checks that full buckets are dropped from memory, and that a user whose
+// bucket is not full gets no new one.
 func TestBucketsForget(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
@@ -128,111 +128,114 @@ func TestBucketsForget(t *testing.T) {
 	c.now = c.now.Add(time.Second)
 	b.Take("new", kms.QuotaKeyRead, 10, c.Now)
 	if got := b.Len(); got != 2 {
-		t.Errorf("a second later: got %d buckets, want 2: those of the slow and the new user", got)
+		t.Errorf("a second later: got %d buckets, want 2 (slow and new)", got)
 	}
 	if b.Take("slow", kms.QuotaKeyRead, 0.5, c.Now) {
-		t.Error("the slow user got a token after one second, want none before two")
+		t.Error("slow: got a token after one second, want none before two")
 	}
 }
 
-// TestQuotas: a user's own limit goes before the configured one, and that before the
+// TestQuotas checks that a user's limit overrides the configured one, which overrides the
 // documented one.
 func TestQuotas(t *testing.T) {
 	t.Parallel()
 	q := limit.Quotas{Shared: map[string]float64{"key_read": 7}, DedicatedUser: 3, DedicatedInstance: 4}
 	for name, tc := range map[string]struct {
-		quota kms.Quota
-		own   map[string]float64
-		want  float64
+		quota      kms.Quota
+		userLimits map[string]float64
+		want       float64
 	}{
-		"documented":         {kms.QuotaAsymmetric, nil, 200},
-		"configured":         {kms.QuotaKeyRead, nil, 7},
-		"a user's own":       {kms.QuotaKeyRead, map[string]float64{"key_read": 9}, 9},
-		"another own":        {kms.QuotaKeyRead, map[string]float64{"key_write": 9}, 7},
-		"dedicated":          {kms.QuotaDedicatedUser, nil, 3},
-		"dedicated own":      {kms.QuotaDedicatedUser, map[string]float64{"dedicated": 5}, 5},
-		"dedicated instance": {kms.QuotaDedicatedInstance, nil, 4},
-		"administration":     {kms.QuotaAdministration, nil, 0},
+		"documented":               {kms.QuotaAsymmetric, nil, 200},
+		"configured":               {kms.QuotaKeyRead, nil, 7},
+		"user's limit":             {kms.QuotaKeyRead, map[string]float64{"key_read": 9}, 9},
+		"user's limit for another": {kms.QuotaKeyRead, map[string]float64{"key_write": 9}, 7},
+		"dedicated":                {kms.QuotaDedicatedUser, nil, 3},
+		"dedicated, user's limit":  {kms.QuotaDedicatedUser, map[string]float64{"dedicated": 5}, 5},
+		"dedicated instance":       {kms.QuotaDedicatedInstance, nil, 4},
+		"administration":           {kms.QuotaAdministration, nil, 0},
 	} {
-		if got := q.PerSecond(tc.quota, tc.own); got != tc.want {
-			t.Errorf("%s: %g, want %g", name, got, tc.want)
+		if got := q.PerSecond(tc.quota, tc.userLimits); got != tc.want {
+			t.Errorf("%s: got %g per second, want %g", name, got, tc.want)
 		}
 	}
 	if err := q.Check(); err != nil {
-		t.Error(err)
+		t.Errorf("Check(%v): %v", q, err)
 	}
-	for _, wrong := range []map[string]float64{{"nothing": 1}, {"key_read": 0}, {"key_read": -1}, {"dedicated": 1}, {"administration": 1}} {
-		if (limit.Quotas{Shared: wrong}).Check() == nil {
-			t.Errorf("%v is taken", wrong)
+	for _, invalid := range []map[string]float64{
+		{"nothing": 1}, {"key_read": 0}, {"key_read": -1}, {"dedicated": 1}, {"administration": 1},
+	} {
+		if (limit.Quotas{Shared: invalid}).Check() == nil {
+			t.Errorf("Check(%v): got no error", invalid)
 		}
 	}
 	names := limit.Names()
 	if len(names) != 9 || slices.Contains(names, kms.QuotaAdministration) {
-		t.Errorf("the quotas are %q", names)
+		t.Errorf("Names: got %q, want 9 names without %q", names, kms.QuotaAdministration)
 	}
 	for _, name := range names {
-		if limit.IsUserQuota(name) == (name == kms.QuotaDedicatedInstance) {
-			t.Errorf("%s: a user's: %v", name, limit.IsUserQuota(name))
+		if got, want := limit.IsUserQuota(name), name != kms.QuotaDedicatedInstance; got != want {
+			t.Errorf("IsUserQuota(%q): got %v, want %v", name, got, want)
 		}
 	}
 }
 
-// TestUnauthenticated gives each source and all together so many lines, and counts the
-// rest.
+// TestUnauthenticated checks the limits per source and in total, and that refusals without a
+// line are counted.
 func TestUnauthenticated(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
 	u := limit.NewUnauthenticated(limit.LogLines{PerSource: 3, PerSourcePerMinute: 2, Total: 10, TotalPerMinute: 6})
-	check := func(what, source string, n, want int) {
+	check := func(name, source string, n, want int) {
 		t.Helper()
 		if got := count(n, func() bool { return u.Allow(source, c.Now) }); got != want {
-			t.Errorf("%s: %d lines for %d refusals, want %d", what, got, n, want)
+			t.Errorf("%s: got %d lines for %d refusals, want %d", name, got, n, want)
 		}
 	}
 	suppressed := func(want int, wantLast string) {
 		t.Helper()
 		if n, last := u.TakeSuppressed(); n != want || last != wantLast {
-			t.Errorf("%d have no line, the last of %q, want %d and %q", n, last, want, wantLast)
+			t.Errorf("got %d refusals without a line, the last from %q; want %d, %q", n, last, want, wantLast)
 		}
 	}
 	check("at first", "192.0.2.1", 5, 3)
-	check("another", "192.0.2.2", 4, 3)
+	check("a second source", "192.0.2.2", 4, 3)
 	suppressed(3, "192.0.2.2")
 	suppressed(0, "192.0.2.2")
-	check("a third", "192.0.2.3", 3, 3)
-	check("the last of all", "192.0.2.4", 3, 1)
+	check("a third source", "192.0.2.3", 3, 3)
+	check("the last line in total", "192.0.2.4", 3, 1)
 	suppressed(2, "192.0.2.4")
 	u.CountAgain(2)
 	u.Count("192.0.2.5")
 	suppressed(3, "192.0.2.5")
 	c.now = c.now.Add(30 * time.Second)
 	check("after half a minute", "192.0.2.1", 3, 1)
-	check("another with all its lines", "192.0.2.9", 3, 2) // of those for all
+	check("a source with all its lines", "192.0.2.9", 3, 2) // the total has only two
 	suppressed(2+1, "192.0.2.9")
 	c.now = c.now.Add(time.Hour)
 	check("after an hour", "192.0.2.1", 2, 2)
 	c.now = c.now.Add(-time.Minute)
-	check("the clock set back", "192.0.2.1", 1, 1)
+	check("clock set back", "192.0.2.1", 1, 1)
 	c.now = c.now.Add(time.Minute)
-	check("the clock as it was", "192.0.2.1", 2, 0)
+	check("clock as before", "192.0.2.1", 2, 0)
 }
 
-// TestUnauthenticatedDefaults: zero fields are those of DefaultLogLines.
+// TestUnauthenticatedDefaults checks that zero fields have the value of DefaultLogLines.
 func TestUnauthenticatedDefaults(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
 	u := limit.NewUnauthenticated(limit.LogLines{PerSource: 2000})
-	if got := count(1500, func() bool { return u.Allow("192.0.2.1", c.Now) }); got != int(limit.DefaultLogLines.Total) {
-		t.Errorf("%d lines for all", got)
+	allow := func() bool { return u.Allow("192.0.2.1", c.Now) }
+	if got, want := count(1500, allow), int(limit.DefaultLogLines.Total); got != want {
+		t.Errorf("got %d lines in total, want %d", got, want)
 	}
 	u = limit.NewUnauthenticated(limit.LogLines{})
-	if got := count(1500, func() bool { return u.Allow("192.0.2.1", c.Now) }); got != int(limit.DefaultLogLines.PerSource) {
-		t.Errorf("%d lines for one source", got)
+	if got, want := count(1500, allow), int(limit.DefaultLogLines.PerSource); got != want {
+		t.Errorf("got %d lines for one source, want %d", got, want)
 	}
 }
 
-// TestSources tells so many sources apart and lets the rest share one limit, until those
-// whose lines are all there again are forgotten.
+// TestSources checks that MaxSources sources have a limit each and the rest share one, until
+// sources that have all their lines again are forgotten.
 func TestSources(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
@@ -240,34 +243,39 @@ func TestSources(t *testing.T) {
 	source := func(i int) string { return fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255) }
 	for i := range limit.MaxSources {
 		if !u.Allow(source(i), c.Now) {
-			t.Fatalf("source %d has no line", i)
+			t.Fatalf("source %d: got no line, want one", i)
 		}
 	}
 	if got := count(10, func() bool { return u.Allow(source(limit.MaxSources), c.Now) }); got != 1 {
-		t.Errorf("one source more has %d lines", got)
+		t.Errorf("a source beyond MaxSources: got %d lines, want 1", got)
 	}
 	if u.Allow(source(limit.MaxSources+1), c.Now) {
-		t.Error("two sources more have a line each")
+		t.Error("two sources beyond MaxSources got a line each, want one for both")
 	}
 	if n := u.Sources(); n != limit.MaxSources+1 {
-		t.Errorf("%d sources are told apart", n)
+		t.Errorf("Sources: got %d, want %d", n, limit.MaxSources+1)
 	}
 	c.now = c.now.Add(time.Minute)
-	if !u.Allow(source(limit.MaxSources+2), c.Now) || u.Sources() != 1 {
-		t.Errorf("a minute later %d sources are told apart", u.Sources())
+	if !u.Allow(source(limit.MaxSources+2), c.Now) {
+		t.Error("a new source a minute later: got no line, want one")
+	}
+	if n := u.Sources(); n != 1 {
+		t.Errorf("Sources a minute later: got %d, want 1", n)
 	}
 }
 
-// TestNetworkOf counts an IPv4 address as one however it is written, and an IPv6 /64.
+// TestNetworkOf checks that all spellings of an IPv4 address count as one network, and so do
+// all addresses of an IPv6 /64.
 func TestNetworkOf(t *testing.T) {
 	t.Parallel()
 	for source, want := range map[string]string{
 		"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1",
-		"2001:db8::1": "2001:db8::/64", "2001:db8::ffff:1:2:3": "2001:db8::/64", "2001:db8:0:1::1": "2001:db8:0:1::/64",
-		"fe80::1%eth0": "fe80::/64", "@": "@", "": "",
+		"2001:db8::1": "2001:db8::/64", "2001:db8::ffff:1:2:3": "2001:db8::/64",
+		"2001:db8:0:1::1": "2001:db8:0:1::/64",
+		"fe80::1%eth0":    "fe80::/64", "@": "@", "": "",
 	} {
 		if got := limit.NetworkOf(source); got != want {
-			t.Errorf("%q: %q, want %q", source, got, want)
+			t.Errorf("NetworkOf(%q): got %q, want %q", source, got, want)
 		}
 	}
 	c := &clock{noon}
@@ -277,47 +285,47 @@ func TestNetworkOf(t *testing.T) {
 		got += count(1, func() bool { return u.Allow(source, c.Now) })
 	}
 	if got != 3 {
-		t.Errorf("%d lines", got)
+		t.Errorf("got %d lines for two networks, want 3", got)
 	}
 }
 
-// TestBodies lets one caller and all together have so many bytes, until they are given
-// back.
+// TestBodies checks the limits for one caller and for all, and that released bytes can be
+// reserved again.
 func TestBodies(t *testing.T) {
 	t.Parallel()
-	const each, callers = 32 << 20, 4 // what one may have, and how many may have that at once
+	const perCaller, callers = 32 << 20, 4 // the limit of one caller, and how many can reach it at once
 	var b limit.Bodies
-	take := func(who string, n int64, want bool) {
+	reserve := func(caller string, n int64, want bool) {
 		t.Helper()
-		if got := b.Take(who, n); got != want {
-			t.Errorf("%s takes %d: %v", who, n, got)
+		if got := b.Reserve(caller, n); got != want {
+			t.Errorf("%s reserves %d bytes: got %v, want %v", caller, n, got, want)
 		}
 	}
-	take("a", each, true)
-	take("a", 1, false)
-	take("b", each+1, false)
+	reserve("a", perCaller, true)
+	reserve("a", 1, false)
+	reserve("b", perCaller+1, false)
 	for i := range callers - 1 {
-		take(fmt.Sprint("c", i), each, true)
+		reserve(fmt.Sprint("c", i), perCaller, true)
 	}
-	take("b", 1, false)
-	if got := b.Bytes(); got != callers*each {
-		t.Errorf("%g bytes", got)
+	reserve("b", 1, false)
+	if got := b.Bytes(); got != callers*perCaller {
+		t.Errorf("got %g bytes reserved, want %d", got, callers*perCaller)
 	}
-	b.Give("a", 1)
-	take("b", 2, false)
-	take("b", 1, true)
-	take("a", 1, false) // there is room for a, and none for all
-	b.Give("b", 1)
-	take("a", 1, true)
-	b.Give("a", each)
+	b.Release("a", 1)
+	reserve("b", 2, false)
+	reserve("b", 1, true)
+	reserve("a", 1, false) // a is below its limit, but the total is reached
+	b.Release("b", 1)
+	reserve("a", 1, true)
+	b.Release("a", perCaller)
 	for i := range callers - 1 {
-		b.Give(fmt.Sprint("c", i), each)
+		b.Release(fmt.Sprint("c", i), perCaller)
 	}
 	if got := b.Bytes(); got != 0 {
-		t.Errorf("%g bytes when all are given back", got)
+		t.Errorf("all released: got %g bytes reserved, want 0", got)
 	}
-	take("a", each, true)
-	if n := kms.MaxNativeBody; each/n < 2 {
-		t.Errorf("one caller cannot send two bodies of %d at once", n)
+	reserve("a", perCaller, true)
+	if n := kms.MaxNativeBody; perCaller/n < 2 {
+		t.Errorf("the limit of one caller is %d bytes, want room for two bodies of %d", perCaller, n)
 	}
 }

@@ -8,11 +8,19 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// documentedQuotas are KMS's, in queries per second for each user. (KMS counts
-// them for an account; an account is what users have in common here.)
-var documentedQuotas = map[kms.Quota]float64{kms.QuotaAsymmetric: 200, kms.QuotaKeyRead: 50, kms.QuotaKeyWrite: 30, kms.QuotaKeyCreation: 10, kms.QuotaTagQuery: 300, kms.QuotaInstanceRead: 50, kms.QuotaActivation: 1}
+// documentedQuotas are the quotas that KMS documents, in queries per second. KMS counts them
+// for each account. The gateway counts them for each user, since all users share one account.
+var documentedQuotas = map[kms.Quota]float64{
+	kms.QuotaAsymmetric:   200,
+	kms.QuotaKeyRead:      50,
+	kms.QuotaKeyWrite:     30,
+	kms.QuotaKeyCreation:  10,
+	kms.QuotaTagQuery:     300,
+	kms.QuotaInstanceRead: 50,
+	kms.QuotaActivation:   1,
+}
 
-// DefaultQuotas returns what holds where [Quotas] say nothing: the quotas that KMS
+// DefaultQuotas returns the quotas that apply unless [Quotas] sets others: those that KMS
 // documents.
 func DefaultQuotas() Quotas {
 	shared := make(map[string]float64)
@@ -22,54 +30,58 @@ func DefaultQuotas() Quotas {
 	return Quotas{Shared: shared}
 }
 
-// Quotas are the limits of an instance, in queries per second.
+// Quotas is the limits of an instance, in queries per second.
 type Quotas struct {
-	// Shared are the limits on listeners of shared gateways, each for one user, by the
-	// quota's name: asymmetric, key_read, key_write, key_creation, tag_query,
-	// instance_read, activation. Quotas that are missing have the limit that KMS documents.
+	// Shared is the limits of one user on listeners of shared gateways, by the name of the
+	// quota: asymmetric, key_read, key_write, key_creation, tag_query, instance_read,
+	// activation. A quota that is missing has the limit that KMS documents.
 	Shared map[string]float64
 
 	// DedicatedUser and DedicatedInstance limit business operations on listeners of
-	// dedicated gateways, for each user and for all users together. Zero means no limit.
+	// dedicated gateways, for one user and for all users together. Zero means no limit.
 	DedicatedUser     float64
 	DedicatedInstance float64
 }
 
-// Check returns an error if Shared names an unknown quota, or has a limit that is not
+// Check returns an error if Shared names an unknown quota or has a limit that is not
 // positive.
 func (q Quotas) Check() error {
 	for name, perSecond := range q.Shared {
-		if _, ok := documentedQuotas[kms.Quota(name)]; !ok || perSecond <= 0 {
-			return fmt.Errorf("quotas of shared gateways: %q cannot be %g", name, perSecond)
+		if _, ok := documentedQuotas[kms.Quota(name)]; !ok {
+			return fmt.Errorf("shared gateways have no quota %q", name)
+		}
+		if perSecond <= 0 {
+			return fmt.Errorf("the quota %q of shared gateways is %g, but must be positive", name, perSecond)
 		}
 	}
 	return nil
 }
 
-// PerSecond returns the limit of a quota for a user whose own limits are own. Zero means
-// no limit.
-func (q Quotas) PerSecond(name kms.Quota, own map[string]float64) float64 {
-	if perSecond, ok := own[string(name)]; ok {
+// PerSecond returns the limit of a quota for a user. A limit in userLimits, which is set for
+// this user alone, overrides that of q. Zero means no limit.
+func (q Quotas) PerSecond(quota kms.Quota, userLimits map[string]float64) float64 {
+	if perSecond, ok := userLimits[string(quota)]; ok {
 		return perSecond
 	}
-	switch name {
+	switch quota {
 	case kms.QuotaDedicatedUser:
 		return q.DedicatedUser
 	case kms.QuotaDedicatedInstance:
 		return q.DedicatedInstance
 	}
-	if perSecond, ok := q.Shared[string(name)]; ok {
+	if perSecond, ok := q.Shared[string(quota)]; ok {
 		return perSecond
 	}
-	return documentedQuotas[name]
+	return documentedQuotas[quota]
 }
 
 // Names returns the names of all quotas, those of shared gateways first.
 func Names() []kms.Quota {
-	return append(slices.Sorted(maps.Keys(documentedQuotas)), kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance)
+	shared := slices.Sorted(maps.Keys(documentedQuotas))
+	return append(shared, kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance)
 }
 
-// IsUserQuota reports whether users can have their own limit of a quota.
-func IsUserQuota(name kms.Quota) bool {
-	return name == kms.QuotaDedicatedUser || documentedQuotas[name] > 0
+// IsUserQuota reports whether a quota can have a different limit for each user.
+func IsUserQuota(quota kms.Quota) bool {
+	return quota == kms.QuotaDedicatedUser || documentedQuotas[quota] > 0
 }

@@ -9,49 +9,53 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// LogLines bounds the audit lines of callers who cannot authenticate: how many there can
-// be at once, and how many a minute from then on, for one source and in total. Zero fields
-// are taken from [DefaultLogLines], which allow two lines a second in the long run. An
-// ordinary line has some 400 bytes, which makes 70 MB a day. An attacker can inflate a
+// LogLines limits the audit lines about callers who cannot authenticate: how many there can
+// be at once, and how many per minute after that, for one source and in total. Zero fields
+// have the value of [DefaultLogLines], which allows two lines per second in the long run. An
+// ordinary line has some 400 bytes, so that makes 70 MB a day. An attacker can inflate a
 // line to a few KB; echoed input is truncated.
 type LogLines struct {
 	PerSource, PerSourcePerMinute float64
 	Total, TotalPerMinute         float64
 }
 
-// DefaultLogLines are the limits that apply unless others are configured.
+// DefaultLogLines is the limits that apply unless others are configured.
 var DefaultLogLines = LogLines{PerSource: 100, PerSourcePerMinute: 6, Total: 1000, TotalPerMinute: 120}
 
 func (l LogLines) withDefaults() LogLines {
-	return LogLines{cmp.Or(l.PerSource, DefaultLogLines.PerSource), cmp.Or(l.PerSourcePerMinute, DefaultLogLines.PerSourcePerMinute),
-		cmp.Or(l.Total, DefaultLogLines.Total), cmp.Or(l.TotalPerMinute, DefaultLogLines.TotalPerMinute)}
+	return LogLines{
+		PerSource:          cmp.Or(l.PerSource, DefaultLogLines.PerSource),
+		PerSourcePerMinute: cmp.Or(l.PerSourcePerMinute, DefaultLogLines.PerSourcePerMinute),
+		Total:              cmp.Or(l.Total, DefaultLogLines.Total),
+		TotalPerMinute:     cmp.Or(l.TotalPerMinute, DefaultLogLines.TotalPerMinute),
+	}
 }
 
-// MaxSources is how many sources are told apart. Further sources share one limit.
+// MaxSources is the number of sources that have a limit each. Further sources share one.
 const MaxSources = 4096
 
-// Unauthenticated limits the audit lines of callers who cannot authenticate to [LogLines],
-// and counts the refusals without a line. Its methods may be called from any goroutine.
-// Use [NewUnauthenticated].
+// Unauthenticated limits the audit lines about callers who cannot authenticate to
+// [LogLines], and counts the refusals without a line. The methods are safe for concurrent
+// use. Create one with [NewUnauthenticated].
 type Unauthenticated struct {
 	lines LogLines
 
 	mu         sync.Mutex
-	clock      clock // guarded by mu, like all below
+	clock      clock // guarded by mu, like the fields below
 	total      *rate.Limiter
-	bySource   map[string]*rate.Limiter // by network; "" for those too many
-	swept      time.Time                // when sources were last forgotten
-	suppressed int
-	last       string // the source of the last one suppressed
+	bySource   map[string]*rate.Limiter // by network; "" is the limit that sources beyond MaxSources share
+	lastSweep  time.Time                // when sources were last forgotten
+	suppressed int                      // refusals without a line since the last TakeSuppressed
+	lastSource string                   // the source of the last of these
 }
 
-// NewUnauthenticated returns an Unauthenticated with all its lines.
+// NewUnauthenticated returns an Unauthenticated with the limits lines, and none used so far.
 func NewUnauthenticated(lines LogLines) *Unauthenticated {
 	return &Unauthenticated{lines: lines.withDefaults()}
 }
 
-// Allow reports whether a refusal may have an audit line. If not, Allow counts it. Source
-// is the caller's address.
+// Allow reports whether the refusal of a caller may have an audit line. If not, Allow counts
+// the refusal. source is the caller's address.
 func (u *Unauthenticated) Allow(source string, clock func() time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -70,7 +74,7 @@ func (u *Unauthenticated) Allow(source string, clock func() time.Time) bool {
 func (u *Unauthenticated) limiter(network string, now time.Time) *rate.Limiter {
 	l, ok := u.bySource[network]
 	if !ok && len(u.bySource) >= MaxSources {
-		forget(u.bySource, &u.swept, now)
+		forget(u.bySource, &u.lastSweep, now)
 	}
 	if !ok && len(u.bySource) >= MaxSources {
 		network = ""
@@ -83,7 +87,7 @@ func (u *Unauthenticated) limiter(network string, now time.Time) *rate.Limiter {
 	return l
 }
 
-// Count counts a refusal whose line was allowed and could not be written.
+// Count counts a refusal whose line was allowed but could not be written.
 func (u *Unauthenticated) Count(source string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -92,36 +96,36 @@ func (u *Unauthenticated) Count(source string) {
 
 func (u *Unauthenticated) countLocked(source string) {
 	u.suppressed++
-	u.last = source
+	u.lastSource = source
 }
 
-// TakeSuppressed returns how many refusals without a line were counted since the last
-// call, and the source of the last of them. The caller writes one line for all of them.
-func (u *Unauthenticated) TakeSuppressed() (n int, last string) {
+// TakeSuppressed returns how many refusals without a line were counted since the last call,
+// and the source of the latest. The caller writes one line for all of them.
+func (u *Unauthenticated) TakeSuppressed() (n int, lastSource string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	n = u.suppressed
 	u.suppressed = 0
-	return n, u.last
+	return n, u.lastSource
 }
 
-// Sources returns how many sources are told apart at the moment.
+// Sources returns how many sources have a limit at the moment.
 func (u *Unauthenticated) Sources() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return len(u.bySource)
 }
 
-// CountAgain counts n refusals again, after the one line for all of them was not written.
+// CountAgain counts n refusals again, if the line for all of them could not be written.
 func (u *Unauthenticated) CountAgain(n int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.suppressed += n
 }
 
-// NetworkOf returns the network that an address is counted under. An IPv6 host has as many
+// NetworkOf returns the network that an address counts against. An IPv6 host has as many
 // addresses as it likes, so a /64 counts as one. Text that is not an address is returned
-// as it is.
+// unchanged.
 func NetworkOf(source string) string {
 	address, err := netip.ParseAddr(source)
 	if err != nil {
