@@ -245,7 +245,7 @@ func TestTestKeyVersion(t *testing.T) {
 	lost, other, mine := b.record(b.newKey()), b.record(b.newKey()), b.record(b.key.KeyId)
 	b.backend.Lose(lost.Key)
 	b.backend.Swap(other.Key, mine.Key)
-	for want, v := range map[string]store.KeyVersion{"no such private key": lost, "is not that of the recorded public key": other} {
+	for want, v := range map[string]store.KeyVersion{"no such private key": lost, "does not match the recorded public key": other} {
 		err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId), nil)
 		if err == nil || !strings.Contains(err.Error(), "409 Rejected.Unavailable") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)

@@ -27,7 +27,7 @@ var curves = map[KeySpec]asn1.ObjectIdentifier{
 	EC_SM2:   {1, 2, 156, 10197, 1, 301},
 }
 
-// CurveOID returns the DER of the named curve of an EC KeySpec, as it stands in
+// CurveOID returns the DER of the named curve of an EC KeySpec, as used in
 // CKA_EC_PARAMS and in a SubjectPublicKeyInfo.
 func CurveOID(spec KeySpec) ([]byte, error) {
 	oid, ok := curves[spec]
@@ -38,15 +38,15 @@ func CurveOID(spec KeySpec) ([]byte, error) {
 }
 
 // MarshalECPublicKey returns the SubjectPublicKeyInfo of an uncompressed point
-// (65 bytes) on the named curve of an EC KeySpec. The standard library does it
-// for P-256 only. Whether the point is on the curve is not checked here.
+// (65 bytes) on the named curve of an EC KeySpec. The standard library supports
+// P-256 only. MarshalECPublicKey does not check that the point is on the curve.
 func MarshalECPublicKey(spec KeySpec, point []byte) ([]byte, error) {
 	oid, ok := curves[spec]
 	if !ok {
 		return nil, fmt.Errorf("%w: %s has no curve", ErrKeySpec, spec)
 	}
 	if len(point) != pointSize || point[0] != 4 {
-		return nil, fmt.Errorf("a point of %d bytes is not an uncompressed point of %d", len(point), pointSize)
+		return nil, fmt.Errorf("encoding an EC public key: got %d bytes, want an uncompressed point of %d", len(point), pointSize)
 	}
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -59,7 +59,7 @@ func MarshalECPublicKey(spec KeySpec, point []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// parseECPoint is the inverse of MarshalECPublicKey; it takes nothing else.
+// parseECPoint is the inverse of MarshalECPublicKey. It rejects every other encoding.
 func parseECPoint(spec KeySpec, spki []byte) ([]byte, error) {
 	in := cryptobyte.String(spki)
 	var seq, algorithm cryptobyte.String
@@ -81,11 +81,11 @@ func parseECPoint(spec KeySpec, spki []byte) ([]byte, error) {
 	return point, nil
 }
 
-// MarshalSignature turns r and s, 32 big-endian bytes each (as CKM_ECDSA returns
-// them), into the DER of SEQUENCE{r, s} (as KMS returns it): 8 to 72 bytes.
+// MarshalSignature converts r and s, 32 big-endian bytes each (as CKM_ECDSA returns
+// them), into the DER of SEQUENCE{r, s} (as KMS returns it). The result has 8 to 72 bytes.
 func MarshalSignature(rs []byte) ([]byte, error) {
 	if len(rs) != 2*scalarSize {
-		return nil, fmt.Errorf("a raw signature of %d bytes is not r and s of %d each", len(rs), scalarSize)
+		return nil, fmt.Errorf("encoding a signature: got %d bytes, want r and s of %d each", len(rs), scalarSize)
 	}
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -105,8 +105,8 @@ func addInteger(b *cryptobyte.Builder, bigEndian []byte) {
 	})
 }
 
-// parseSignature is the inverse of MarshalSignature: for every sig that it
-// takes, MarshalSignature of r and s, padded to 32 bytes, is sig again.
+// parseSignature is the inverse of MarshalSignature. For every sig that it accepts,
+// MarshalSignature of r and s, padded to 32 bytes, returns sig again.
 func parseSignature(sig []byte) (r, s []byte, ok bool) {
 	in := cryptobyte.String(sig)
 	var seq cryptobyte.String
@@ -118,8 +118,8 @@ func parseSignature(sig []byte) (r, s []byte, ok bool) {
 	return r, s, true
 }
 
-// PublicKeyPEM returns a SubjectPublicKeyInfo as KMS's GetPublicKey does: PEM of
-// type PUBLIC KEY, lines of 64 columns, a newline at the end.
+// PublicKeyPEM returns a SubjectPublicKeyInfo in the form of KMS's GetPublicKey: PEM of
+// type PUBLIC KEY, in lines of 64 columns, with a trailing newline.
 func PublicKeyPEM(spki []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))
 }

@@ -9,20 +9,20 @@ import (
 	"log/slog"
 )
 
-// A Route is a Backend made of two. It makes a key where keys of its KeySpec
-// belong, and uses a key where it was made. What [Check] refuses never reaches a
-// backend, and no signature leaves that does not verify with the key's public half.
+// A Route is a Backend that distributes keys over two others. The KeySpec decides which of
+// them makes a key; the same backend then uses it. A Route rejects arguments that [Check]
+// rejects, and returns only signatures that verify with the key's public half.
 type Route struct {
 	Token  Backend // keys whose private half never leaves the token
-	Sealed Backend // keys sealed by the token: EC_SM2, which no token signs as SM2DSA
+	Sealed Backend // keys sealed by the token: EC_SM2, since no known token supports SM2DSA
 
-	Logger *slog.Logger // gets a line for each signature that is withheld; nil means slog.Default()
+	Logger *slog.Logger // logs each withheld signature; nil means slog.Default()
 }
 
 var _ Backend = Route{}
 
-// Verified returns a Route whose keys are all in b, and which logs to logger. A Route is
-// returned as it is, so that no signature is verified twice.
+// Verified returns a Route that uses b for all keys and logs to logger. If b is a Route,
+// Verified returns it unchanged, so that no signature is verified twice.
 func Verified(b Backend, logger *slog.Logger) Route {
 	if r, ok := b.(Route); ok {
 		return r
@@ -38,18 +38,18 @@ func (r Route) Generate(ctx context.Context, spec KeySpec, id []byte) (Key, erro
 	return r.Token.Generate(ctx, spec, id)
 }
 
-// signTries is how many signatures Sign asks a working backend for.
+// signTries is how many signatures Sign requests from a working backend.
 const signTries = 2
 
-// Sign signs where k's private half is, and verifies the signature with k.Public in
-// the caller's goroutine. A signature that does not verify is withheld and logged. If
-// the backend works in spite of it, Sign asks for another one; if that does not
-// verify either, the backend's key is not the recorded one: ErrNotFound.
+// Sign signs in the backend that holds k's private half, and verifies the signature with
+// k.Public in the caller's goroutine. It withholds and logs a signature that does not verify.
+// If the backend still works, Sign requests one more signature. If that does not verify either,
+// the backend's key is not the recorded one, and the error is ErrNotFound.
 func (r Route) Sign(ctx context.Context, k Key, alg Algorithm, digest []byte) ([]byte, error) {
 	if err := Check(k.Spec, alg, digest); err != nil {
 		return nil, err
 	}
-	b := r.home(k)
+	b := r.backend(k)
 	var bad error
 	for range signTries {
 		sig, err := b.Sign(ctx, k, alg, digest)
@@ -59,53 +59,53 @@ func (r Route) Sign(ctx context.Context, k Key, alg Algorithm, digest []byte) ([
 		if bad = verify(k, alg, digest, sig); bad == nil {
 			return sig, nil
 		}
-		cmp.Or(r.Logger, slog.Default()).Error("a signature was withheld", "id", fmt.Sprintf("%x", k.ID), "reason", bad)
+		cmp.Or(r.Logger, slog.Default()).Error("signature withheld", "id", fmt.Sprintf("%x", k.ID), "err", bad)
 		if err := b.Quarantine(ctx, k); err != nil {
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("%w: the private key of %x is not that of the recorded public key, so its signatures were withheld: %w",
+	return nil, fmt.Errorf("%w: the private key of %x does not match the recorded public key; its signatures were withheld: %w",
 		ErrNotFound, k.ID, bad)
 }
 
-// verify is Verify with an error for a signature that is not k's.
+// verify is like Verify but returns an error if sig is not k's.
 func verify(k Key, alg Algorithm, digest, sig []byte) error {
 	ok, err := Verify(k, alg, digest, sig)
 	if err == nil && !ok {
-		err = errors.New("it does not verify with the recorded public key")
+		err = errors.New("the signature does not verify with the recorded public key")
 	}
 	return err
 }
 
-// Destroy destroys k where its private half is.
+// Destroy calls Destroy of the backend that holds k's private half.
 func (r Route) Destroy(ctx context.Context, k Key) error {
-	return r.home(k).Destroy(ctx, k)
+	return r.backend(k).Destroy(ctx, k)
 }
 
-// Has asks where k's private half would be.
-func (r Route) Has(k Key) error { return r.home(k).Has(k) }
+// Has calls Has of the backend that holds k's private half.
+func (r Route) Has(k Key) error { return r.backend(k).Has(k) }
 
-// Forget tells where k's private half is.
-func (r Route) Forget(k Key) { r.home(k).Forget(k) }
+// Forget calls Forget of the backend that holds k's private half.
+func (r Route) Forget(k Key) { r.backend(k).Forget(k) }
 
-// Quarantine tells where k's private half is.
-func (r Route) Quarantine(ctx context.Context, k Key) error { return r.home(k).Quarantine(ctx, k) }
+// Quarantine calls Quarantine of the backend that holds k's private half.
+func (r Route) Quarantine(ctx context.Context, k Key) error { return r.backend(k).Quarantine(ctx, k) }
 
-// Health reports nil if both backends are healthy.
+// Health returns nil if both backends are healthy.
 func (r Route) Health(ctx context.Context) error {
 	return errors.Join(r.Token.Health(ctx), r.Sealed.Health(ctx))
 }
 
-func (r Route) home(k Key) Backend {
+// backend returns the backend that holds k's private half.
+func (r Route) backend(k Key) Backend {
 	if k.Sealed != nil {
 		return r.Sealed
 	}
 	return r.Token
 }
 
-// SelfTest has b make one signature with k and verifies it once, as a Route does, so
-// that a key that cannot sign, or signs for another public key, is found before
-// anyone relies on it.
+// SelfTest signs once with k in b and verifies the signature as a Route does. It finds a key
+// that cannot sign, or that does not match k.Public, before anyone relies on the key.
 func SelfTest(ctx context.Context, b Backend, k Key) error {
 	digest := sha256.Sum256(k.ID)
 	if _, err := Verified(b, nil).Sign(ctx, k, Algorithms(k.Spec)[0], digest[:]); err != nil {

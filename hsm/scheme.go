@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// DigestSize is the length in bytes of every digest that can be signed: all of
-// the algorithms are defined over SHA-256 or SM3.
+// DigestSize is the length in bytes of every digest that can be signed: all
+// algorithms are defined over SHA-256 or SM3.
 const DigestSize = 32
 
-// A scheme is one row of the table of what can be signed with what.
+// A scheme is one row of the table of KeySpecs and their Algorithms.
 type scheme struct {
 	spec   KeySpec
 	alg    Algorithm
@@ -18,7 +18,7 @@ type scheme struct {
 	verify func(pub publicKey, digest, sig []byte) bool
 }
 
-// schemes is the only place that says which Algorithm fits which KeySpec.
+// schemes is the only table of which Algorithm fits which KeySpec.
 var schemes = []scheme{
 	{RSA_2048, RSA_PSS_SHA_256, parseRSA(2048), hashSHA256, verifyPSS},
 	{RSA_2048, RSA_PKCS1_SHA_256, parseRSA(2048), hashSHA256, verifyPKCS1},
@@ -42,7 +42,7 @@ func KeySpecs() []KeySpec {
 	return specs
 }
 
-// Algorithms lists the algorithms that fit spec, none for a KeySpec that
+// Algorithms lists the algorithms that fit spec. The list is empty for a KeySpec that
 // cannot sign.
 func Algorithms(spec KeySpec) []Algorithm {
 	var algs []Algorithm
@@ -54,8 +54,8 @@ func Algorithms(spec KeySpec) []Algorithm {
 	return algs
 }
 
-// Check reports whether digest may be signed under alg with a key of spec. Its
-// error is ErrAlgorithm or ErrDigest and says what would fit.
+// Check returns nil if digest may be signed under alg with a key of spec. Otherwise
+// the error is ErrAlgorithm or ErrDigest and names what would fit.
 func Check(spec KeySpec, alg Algorithm, digest []byte) error {
 	_, err := lookup(spec, alg, digest)
 	return err
@@ -64,7 +64,7 @@ func Check(spec KeySpec, alg Algorithm, digest []byte) error {
 func lookup(spec KeySpec, alg Algorithm, digest []byte) (scheme, error) {
 	s, err := fitting(spec, alg)
 	if err == nil && len(digest) != DigestSize {
-		err = fmt.Errorf("%w: %d bytes where %s takes %d", ErrDigest, len(digest), alg, DigestSize)
+		err = fmt.Errorf("%w: got %d bytes, but %s signs %d", ErrDigest, len(digest), alg, DigestSize)
 	}
 	return s, err
 }

@@ -5,11 +5,12 @@ import (
 	"errors"
 )
 
-// IsTransient reports whether an error says nothing about a key: the token was away or
-// busy, or the caller did not wait. After any other error, trying again does not help.
+// IsTransient reports whether err does not depend on the key: the token was absent or
+// busy, or the caller stopped waiting. After any other error, retrying does not help.
 func IsTransient(err error) bool {
 	if errors.Is(err, ErrRefused) {
 		return false
 	}
-	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrBusy) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrBusy) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

@@ -13,13 +13,12 @@ import (
 	"github.com/emmansun/gmsm/sm2"
 )
 
-// Verify reports whether sig is k's signature of digest under alg. It uses
-// k.Public and k.Spec alone, in software: a token's sessions are for what only
-// a token can do, and verification goes on while the token is down.
+// Verify reports whether sig is k's signature of digest under alg. It works in software and
+// uses k.Public and k.Spec only. This keeps the token's sessions free for work that only the
+// token can do, and verification continues while the token is down.
 //
-// A signature that is malformed in any way is false, not an error. An error
-// means that Verify could not tell: [Check] refuses the arguments, or k.Public
-// is not a public key of k.Spec.
+// Verify returns false, not an error, for a malformed signature. An error means that Verify
+// could not decide: [Check] rejects the arguments, or k.Public is not a public key of k.Spec.
 func Verify(k Key, alg Algorithm, digest, sig []byte) (bool, error) {
 	s, err := lookup(k.Spec, alg, digest)
 	if err != nil {
@@ -32,8 +31,8 @@ func Verify(k Key, alg Algorithm, digest, sig []byte) (bool, error) {
 	return s.verify(pub, digest, sig), nil
 }
 
-// A publicKey is what a scheme's parse returns for its hash and its verify: *rsa.PublicKey,
-// *ecdsa.PublicKey (P-256 and SM2) or *secp256k1.PublicKey.
+// A publicKey is a *rsa.PublicKey, *ecdsa.PublicKey (P-256 and SM2) or *secp256k1.PublicKey.
+// A scheme's parse returns it for the scheme's hash and verify.
 type publicKey any
 
 func parseRSA(bits int) func([]byte) (publicKey, error) {
@@ -51,8 +50,8 @@ func parseRSA(bits int) func([]byte) (publicKey, error) {
 }
 
 func verifyPSS(pub publicKey, digest, sig []byte) bool {
-	// The salt's length is checked, not detected: KMS signs with 32 bytes and
-	// its samples verify with 32 bytes, so another length is another scheme.
+	// Verification requires a salt of 32 bytes and does not detect its length: KMS signs with
+	// 32 bytes and its samples verify with 32 bytes, so another length is another scheme.
 	opts := &rsa.PSSOptions{SaltLength: DigestSize, Hash: crypto.SHA256}
 	return rsa.VerifyPSS(pub.(*rsa.PublicKey), crypto.SHA256, digest, sig, opts) == nil
 }
@@ -94,8 +93,8 @@ func verifyP256K(pub publicKey, digest, sig []byte) bool {
 	if r.SetByteSlice(rBytes) || s.SetByteSlice(sBytes) {
 		return false // not below the group order
 	}
-	// Both halves of the range of s are accepted: tokens do not normalise s
-	// (measured: half of SoftHSM's signatures have the high one).
+	// Both s and its negative are accepted, because tokens do not normalise s (measured: half
+	// of SoftHSM's signatures have the high s).
 	return secp256k1ecdsa.NewSignature(&r, &s).Verify(digest, pub.(*secp256k1.PublicKey))
 }
 
