@@ -1,6 +1,6 @@
-// Package sealed keeps SM2 keys in software, each sealed by the token. No token that we
-// know implements SM2DSA: SoftHSM makes keys on the SM2 curve, but signs ECDSA with
-// them, which no SM2 verifier accepts. So these keys are used in this process's memory.
+// Package sealed keeps SM2 keys in software, each sealed by the token. No known token
+// implements SM2DSA: SoftHSM makes keys on the SM2 curve but signs ECDSA with them, which no
+// SM2 verifier accepts. So the package uses these keys in this process's memory.
 //
 // What it guarantees:
 //
@@ -8,12 +8,11 @@
 //   - A sealed key opens only for the KeyVersionId, KeySpec and public key that it was
 //     made for. Write access to the database is not enough to make one key's record sign
 //     with another's private key.
-//   - An unsealed key is dropped from memory after five minutes, or earlier: when it is
-//     forgotten, destroyed or quarantined, and when the token is lost (DropAll).
+//   - An unsealed key is dropped from memory after five minutes. It is dropped earlier if it is
+//     forgotten, destroyed or quarantined, or if the token is lost (DropAll).
 //
 // What it cannot guarantee: anyone who can read this process's memory while a key is in
-// use can read the key. Its signatures, like every backend's, are verified by an
-// [hsm.Route].
+// use can read the key. An [hsm.Route] verifies the package's signatures, like every backend's.
 package sealed
 
 import (
@@ -33,12 +32,12 @@ import (
 )
 
 const (
-	// keepFor bounds how long an unsealed key stays in memory after it was
-	// unsealed. Unsealing costs 130 µs against 36 µs for a signature with a
-	// kept key (measured on SoftHSM), so keeping it for longer gains little.
-	keepFor = 5 * time.Minute
-	// keepMost bounds how many unsealed keys are in memory at once.
-	keepMost = 1000
+	// maxAge is how long an unsealed key stays in memory. Unsealing takes 130 µs and a
+	// signature with a key in memory 36 µs (measured on SoftHSM), so a longer time gains
+	// little.
+	maxAge = 5 * time.Minute
+	// maxUnsealed is how many unsealed keys may be in memory at once.
+	maxUnsealed = 1000
 
 	scalarSize = 32 // of an SM2 private key, bytes
 )
@@ -48,11 +47,11 @@ type Backend struct {
 	sealer hsm.Sealer
 
 	mu       sync.Mutex
-	unsealed map[[sha256.Size]byte]unsealed // by what a Key holds, so an entry can never be stale
-	drops    int                            // how often something was dropped; guarded by mu too
+	unsealed map[[sha256.Size]byte]unsealed // by a hash of the whole Key, so an entry is never stale
+	drops    int                            // the number of drops so far; guarded by mu too
 }
 
-// An unsealed key is in memory until its timer fires, or it is dropped.
+// An unsealed key is in memory until its timer fires or it is dropped.
 type unsealed struct {
 	private *sm2.PrivateKey
 	timer   *time.Timer
@@ -65,11 +64,11 @@ func New(sealer hsm.Sealer) *Backend {
 	return &Backend{sealer: sealer, unsealed: make(map[[sha256.Size]byte]unsealed)}
 }
 
-// Generate makes an EC_SM2 key, seals it and tests it. The private key is in the Key
-// only, and unsealed in memory until it is dropped.
+// Generate makes an EC_SM2 key, seals it and tests it. The private key is stored in the Key
+// only; an unsealed copy stays in memory until it is dropped.
 func (b *Backend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
 	if spec != hsm.EC_SM2 {
-		return hsm.Key{}, fmt.Errorf("%w: %q is not a KeySpec of software keys", hsm.ErrKeySpec, spec)
+		return hsm.Key{}, fmt.Errorf("%w: no software key has KeySpec %q", hsm.ErrKeySpec, spec)
 	}
 	private, err := sm2.GenerateKey(rand.Reader)
 	if err != nil {
@@ -88,7 +87,7 @@ func (b *Backend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hs
 	return key, hsm.SelfTest(ctx, b, key)
 }
 
-// Sign signs digest, which for SM2DSA is e = SM3(Z_A || M), as given.
+// Sign signs digest, which for SM2DSA is e = SM3(Z_A || M), without hashing it again.
 func (b *Backend) Sign(ctx context.Context, k hsm.Key, _ hsm.Algorithm, digest []byte) ([]byte, error) {
 	if err := b.Has(k); err != nil {
 		return nil, err
@@ -104,16 +103,16 @@ func (b *Backend) Sign(ctx context.Context, k hsm.Key, _ hsm.Algorithm, digest [
 	return sm2.SignASN1(rand.Reader, private, digest, nil)
 }
 
-// Destroy drops k from memory. The sealed key is the caller's to forget.
+// Destroy drops k from memory. The caller must delete the sealed key.
 func (b *Backend) Destroy(_ context.Context, k hsm.Key) error {
 	b.Forget(k)
 	return nil
 }
 
-// Has reports nil if k holds a sealed key. Whether that opens is not known.
+// Has returns nil if k holds a sealed key. It does not check that the token can unseal it.
 func (b *Backend) Has(k hsm.Key) error {
 	if k.Sealed == nil {
-		return fmt.Errorf("%w: %x holds no sealed key", hsm.ErrNotFound, k.ID)
+		return fmt.Errorf("%w: key version %x holds no sealed key", hsm.ErrNotFound, k.ID)
 	}
 	return nil
 }
@@ -127,31 +126,31 @@ func (b *Backend) Forget(k hsm.Key) {
 }
 
 // Quarantine drops k from memory. Before the next signature the token unseals it again,
-// and the result is compared with k.Public; without the token there is no signature.
+// and Sign compares the result with k.Public. Without the token, Sign fails.
 func (b *Backend) Quarantine(_ context.Context, k hsm.Key) error {
 	b.Forget(k)
 	return nil
 }
 
-// Health returns nil if the sealer unseals what it sealed.
+// Health returns nil if the sealer seals and unseals a test value.
 func (b *Backend) Health(ctx context.Context) error {
 	secret, aad := []byte("canary"), []byte("health")
 	sealed, err := b.sealer.Seal(ctx, secret, aad)
 	if err != nil {
-		return fmt.Errorf("sealing: %w", err)
+		return fmt.Errorf("sealing a test value: %w", err)
 	}
 	got, err := b.sealer.Unseal(ctx, sealed, aad)
 	if err != nil {
-		return fmt.Errorf("unsealing: %w", err)
+		return fmt.Errorf("unsealing a test value: %w", err)
 	}
 	if !bytes.Equal(got, secret) {
-		return errors.New("the token unseals something else than it sealed")
+		return errors.New("the token unsealed a value that differs from what it sealed")
 	}
 	return nil
 }
 
-// DropAll drops every unsealed key from memory. It is for the moment at which
-// the token is lost: without the token there shall be no signatures.
+// DropAll drops every unsealed key from memory. Call it when the token is lost: without
+// the token, software keys must not sign.
 func (b *Backend) DropAll() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -161,8 +160,8 @@ func (b *Backend) DropAll() {
 	}
 }
 
-// drop takes a key out of memory. The timer goes with it, which would hold it for
-// minutes. mu must be held.
+// drop drops a key from memory. It stops the timer too, which would hold the key for
+// minutes. The caller holds mu.
 func (b *Backend) drop(print [sha256.Size]byte) {
 	if u, ok := b.unsealed[print]; ok {
 		u.timer.Stop()
@@ -202,26 +201,26 @@ func (b *Backend) unseal(ctx context.Context, k hsm.Key) (*sm2.PrivateKey, error
 		return nil, err
 	}
 	if !bytes.Equal(public, k.Public) {
-		return nil, errors.New("the sealed key is not the private key of the recorded public key")
+		return nil, errors.New("the sealed key does not match the recorded public key")
 	}
 	return private, nil
 }
 
-// keep keeps a key that was unsealed when so many drops had been: if there was
-// one since, it may have been meant for this key.
+// keep keeps a key in memory. drops is the number of drops before the key was unsealed. If
+// there has been another drop, it may have been for this key, so keep does nothing.
 func (b *Backend) keep(print [sha256.Size]byte, private *sm2.PrivateKey, drops int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, ok := b.unsealed[print]; ok || b.drops != drops {
 		return
 	}
-	if len(b.unsealed) >= keepMost {
-		for victim := range b.unsealed { // any one: the token can unseal all of them again
+	if len(b.unsealed) >= maxUnsealed {
+		for victim := range b.unsealed { // any of them: the token can unseal it again
 			b.drop(victim)
 			break
 		}
 	}
-	timer := time.AfterFunc(keepFor, func() {
+	timer := time.AfterFunc(maxAge, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.unsealed[print].private == private {
@@ -231,7 +230,7 @@ func (b *Backend) keep(print [sha256.Size]byte, private *sm2.PrivateKey, drops i
 	b.unsealed[print] = unsealed{private, timer}
 }
 
-// additionalData is what a sealed key is bound to.
+// additionalData returns the data that k's sealed key is bound to.
 func additionalData(k hsm.Key) []byte {
 	public := sha256.Sum256(k.Public)
 	return fmt.Appendf(nil, "kmsgate sealed key 1|%x|%s|%x", k.ID, k.Spec, public)
