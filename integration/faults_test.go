@@ -88,7 +88,7 @@ func TestFaultsUnderLoad(t *testing.T) {
 			f.Fail(function, code, times)
 			f.CloseSessions()                                                         // or what connecting is made of would not be called
 			<-time.After(time.Duration(random.Int64N(int64(500 * time.Millisecond)))) // how long the fault takes
-			f.End(function)
+			f.Clear(function)
 		}
 	}
 	var names []string
@@ -126,7 +126,7 @@ func TestFaultsUnderLoad(t *testing.T) {
 	if bad := l.bad(); bad != "" {
 		t.Errorf("in the end: %s", bad)
 	}
-	if n := f.Torn(); n != 0 {
+	if n := f.Collisions(); n != 0 {
 		t.Errorf("sessions were closed or the module finalized %d times over a call", n)
 	}
 	t.Logf("%d signatures, %d keys made", l.count(), all.len())

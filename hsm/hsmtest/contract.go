@@ -1,5 +1,5 @@
-// Package hsmtest holds every hsm.Backend, hsm.Route included, to one contract, and every
-// hsm.Randomizer to another. Its Fake passes both.
+// Package hsmtest tests every hsm.Backend, including hsm.Route, against one contract, and
+// every hsm.Randomizer against another. Its Fake passes both.
 package hsmtest
 
 import (
@@ -14,8 +14,8 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// TestBackend is the contract, of a Route and of the backends behind one: b is used
-// through hsm.Verified. It makes keys of the given specs in b, and destroys them again.
+// TestBackend tests the contract of a Route, or of a backend behind one: it uses b through
+// hsm.Verified. It makes keys of the given specs in b and destroys them.
 func TestBackend(t *testing.T, b hsm.Backend, specs ...hsm.KeySpec) {
 	t.Helper()
 	b = hsm.Verified(b, nil)
@@ -42,7 +42,7 @@ func testSpec(t *testing.T, b hsm.Backend, spec hsm.KeySpec) {
 		t.Fatalf("Generate: %v", err)
 	}
 	if !bytes.Equal(key.ID, id) || key.Spec != spec {
-		t.Errorf("Generate gave ID %x and Spec %s, want %x and %s", key.ID, key.Spec, id, spec)
+		t.Errorf("Generate returned ID %x and Spec %s, want %x and %s", key.ID, key.Spec, id, spec)
 	}
 	for _, alg := range hsm.Algorithms(spec) {
 		t.Run(string(alg), func(t *testing.T) { testAlgorithm(t, b, key, alg) })
@@ -61,7 +61,7 @@ func testSpec(t *testing.T, b hsm.Backend, spec hsm.KeySpec) {
 			t.Errorf("Has: %v", err)
 		}
 		if _, err := b.Sign(ctx, key, hsm.Algorithms(spec)[0], newDigest()); err != nil {
-			t.Errorf("Sign with a key that is not kept: %v", err)
+			t.Errorf("Sign after Forget: %v", err)
 		}
 	})
 	t.Run("Quarantined", func(t *testing.T) {
@@ -74,7 +74,7 @@ func testSpec(t *testing.T, b hsm.Backend, spec hsm.KeySpec) {
 			t.Errorf("Has: %v", err)
 		}
 		if _, err := b.Sign(ctx, key, hsm.Algorithms(spec)[0], newDigest()); err != nil {
-			t.Errorf("Sign with a key whose signature did not verify once: %v", err)
+			t.Errorf("Sign after Quarantine: %v", err)
 		}
 	})
 	t.Run("Parallel", func(t *testing.T) { testParallel(t, b, key) })
@@ -97,18 +97,18 @@ func testAlgorithm(t *testing.T, b hsm.Backend, key hsm.Key, alg hsm.Algorithm) 
 		}},
 	} {
 		if ok, err := v.verify(digest, sig); err != nil || !ok {
-			t.Errorf("%s: %v, %v for a good signature", v.name, ok, err)
+			t.Errorf("%s: %v, %v for a good signature, want true", v.name, ok, err)
 		}
 		if ok, err := v.verify(flip(digest), sig); err != nil || ok {
-			t.Errorf("%s: %v, %v for another digest", v.name, ok, err)
+			t.Errorf("%s: %v, %v for another digest, want false", v.name, ok, err)
 		}
 		if ok, err := v.verify(digest, flip(sig)); err != nil || ok {
-			t.Errorf("%s: %v, %v for a flipped bit in the signature", v.name, ok, err)
+			t.Errorf("%s: %v, %v for a flipped bit in the signature, want false", v.name, ok, err)
 		}
 	}
 }
 
-// testRefused asks for what must not be signed.
+// testRefused requests signatures that b must refuse.
 func testRefused(t *testing.T, b hsm.Backend, key hsm.Key) {
 	ctx := t.Context()
 	alg := hsm.Algorithms(key.Spec)[0]
@@ -117,7 +117,9 @@ func testRefused(t *testing.T, b hsm.Backend, key hsm.Key) {
 			t.Errorf("Sign of %d bytes: %v, want ErrDigest", n, err)
 		}
 	}
-	for _, other := range []hsm.Algorithm{hsm.RSA_PSS_SHA_256, hsm.RSA_PKCS1_SHA_256, hsm.ECDSA_SHA_256, hsm.SM2DSA, "", "RSA_PSS_SHA_512"} {
+	for _, other := range []hsm.Algorithm{
+		hsm.RSA_PSS_SHA_256, hsm.RSA_PKCS1_SHA_256, hsm.ECDSA_SHA_256, hsm.SM2DSA, "", "RSA_PSS_SHA_512",
+	} {
 		if hsm.Check(key.Spec, other, newDigest()) == nil {
 			continue
 		}
@@ -151,7 +153,7 @@ func testParallel(t *testing.T, b hsm.Backend, key hsm.Key) {
 	close(errs)
 	for err := range errs {
 		if err != nil {
-			t.Errorf("signing among 64: %v", err)
+			t.Errorf("one of 64 concurrent signatures: %v", err)
 		}
 	}
 }
@@ -163,7 +165,7 @@ func testDestroy(t *testing.T, b hsm.Backend, key hsm.Key) {
 		}
 	}
 	if key.Sealed != nil {
-		return // the sealed half is the caller's to forget: the backend keeps nothing
+		return // the caller deletes the sealed half; the backend keeps nothing
 	}
 	if err := b.Has(key); !errors.Is(err, hsm.ErrNotFound) {
 		t.Errorf("Has of a destroyed key: %v, want ErrNotFound", err)
@@ -172,7 +174,7 @@ func testDestroy(t *testing.T, b hsm.Backend, key hsm.Key) {
 		t.Errorf("Sign with a destroyed key: %v, want ErrNotFound", err)
 	}
 	if err := b.Quarantine(t.Context(), key); err != nil {
-		t.Errorf("Quarantine of a destroyed key by a backend that works: %v", err)
+		t.Errorf("Quarantine of a destroyed key by a working backend: %v, want nil", err)
 	}
 }
 
@@ -186,7 +188,7 @@ func random(n int) []byte {
 	return b
 }
 
-// flip returns b with the last byte's lowest bit flipped.
+// flip returns a copy of b with the lowest bit of the last byte flipped.
 func flip(b []byte) []byte {
 	b = bytes.Clone(b)
 	b[len(b)-1] ^= 1

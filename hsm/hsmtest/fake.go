@@ -21,9 +21,9 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// Fake is an hsm.Backend, hsm.Sealer and hsm.Randomizer in memory, for tests of what stands on
-// a backend. It makes every KeySpec, passes TestBackend, and fails when told
-// to. The zero value is ready for use.
+// Fake is an hsm.Backend, hsm.Sealer and hsm.Randomizer in memory, for tests of code that uses a
+// backend. It supports every KeySpec, passes TestBackend, and fails on request. The zero value
+// is ready for use.
 type Fake struct {
 	mu   sync.Mutex
 	keys map[string]signer // by Key.ID
@@ -44,8 +44,8 @@ var (
 
 type signer func(alg hsm.Algorithm, digest []byte) ([]byte, error)
 
-// Fail makes every later call return err, or panic if err is ErrPanic, or not
-// return before its context is done if err is ErrHang, until Fail(nil).
+// Fail makes every later call return err until Fail(nil). If err is ErrPanic, calls panic
+// instead. If err is ErrHang, calls wait until their context is done.
 func (f *Fake) Fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -83,7 +83,7 @@ func (f *Fake) failure(ctx context.Context) error {
 	f.mu.Unlock()
 	switch fail {
 	case ErrPanic:
-		panic("the fake was told to panic")
+		panic("hsmtest: Fail(ErrPanic)")
 	case ErrHang:
 		<-ctx.Done()
 		return ctx.Err()
@@ -112,8 +112,8 @@ func (f *Fake) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.K
 	return f.remember(hsm.Key{ID: id, Spec: spec, Public: spki}), nil
 }
 
-// Sign signs with a key that Generate made. It refuses what hsm.Check refuses, for
-// tests that have no Route before it.
+// Sign signs with a key that Generate made. It calls hsm.Check first, for tests that use a
+// Fake without a Route.
 func (f *Fake) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
 	if err := hsm.Check(k.Spec, alg, digest); err != nil {
 		return nil, err
@@ -155,25 +155,25 @@ func (f *Fake) Has(k hsm.Key) error {
 	return nil
 }
 
-// Forget remembers that k was to be forgotten: see Forgotten.
+// Forget records k for Forgotten.
 func (f *Fake) Forget(k hsm.Key) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.forgotten = append(f.forgotten, k)
 }
 
-// Forgotten are the keys that Forget was told of.
+// Forgotten returns the keys that Forget was called with, in order.
 func (f *Fake) Forgotten() []hsm.Key {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.forgotten)
 }
 
-// Quarantine does nothing, since there is nothing but the key. It is nil unless Fail
-// said otherwise.
+// Quarantine does nothing, since a Fake keeps no copies of its keys. It returns the error set
+// by Fail.
 func (f *Fake) Quarantine(ctx context.Context, _ hsm.Key) error { return f.failure(ctx) }
 
-// Health is nil unless Fail said otherwise.
+// Health returns the error set by Fail.
 func (f *Fake) Health(ctx context.Context) error { return f.failure(ctx) }
 
 // IDs returns the ids of the keys that exist, sorted.
@@ -186,7 +186,7 @@ func (f *Fake) IDs() (ids [][]byte) {
 	return ids
 }
 
-// Len is the number of keys that exist.
+// Len returns the number of keys that exist.
 func (f *Fake) Len() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 
 var _ hsm.Inspector = (*Fake)(nil)
 
-// remember keeps what Objects tells of a key. f.mu is held.
+// remember keeps k for Objects. The caller holds f.mu.
 func (f *Fake) remember(k hsm.Key) hsm.Key {
 	if f.made == nil {
 		f.made = make(map[string]hsm.Key)
@@ -21,8 +21,7 @@ func (f *Fake) remember(k hsm.Key) hsm.Key {
 	return k
 }
 
-// Plant puts objects among those that Objects lists. Their handles are given by
-// it.
+// Plant adds objects to the list of Objects and assigns their handles.
 func (f *Fake) Plant(objects ...hsm.Object) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -32,8 +31,8 @@ func (f *Fake) Plant(objects ...hsm.Object) {
 	}
 }
 
-// Lose drops a key's private half, as something else than this Fake would, until
-// it is put back: the public half stays.
+// Lose removes a key's private half and leaves its public half, as if another application had
+// deleted it. putBack restores the private half.
 func (f *Fake) Lose(k hsm.Key) (putBack func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -53,16 +52,18 @@ func (f *Fake) Swap(k, other hsm.Key) {
 	f.keys[string(k.ID)], f.keys[string(other.ID)] = f.keys[string(other.ID)], f.keys[string(k.ID)]
 }
 
-// Survey tells of a token that offers everything.
+// Survey describes a token that offers every KeySpec.
 func (f *Fake) Survey(ctx context.Context) (hsm.Survey, error) {
-	s := hsm.Survey{Module: hsm.ModuleInfo{Description: "a fake"}, Token: hsm.TokenInfo{Label: "fake"}, Sealing: hsm.SealAESGCM}
+	s := hsm.Survey{
+		Module: hsm.ModuleInfo{Description: "a fake"}, Token: hsm.TokenInfo{Label: "fake"}, Sealing: hsm.SealAESGCM,
+	}
 	for _, spec := range hsm.KeySpecs() {
 		s.Offers = append(s.Offers, hsm.Offer{KeySpec: spec, Offered: true, Software: spec == hsm.EC_SM2})
 	}
 	return s, f.failure(ctx)
 }
 
-// Objects lists what was planted, and both halves of every key.
+// Objects lists the planted objects and both halves of every key.
 func (f *Fake) Objects(ctx context.Context) ([]hsm.Object, error) {
 	if err := f.failure(ctx); err != nil {
 		return nil, err
@@ -72,9 +73,12 @@ func (f *Fake) Objects(ctx context.Context) ([]hsm.Object, error) {
 	all := slices.Clone(f.planted)
 	for i, id := range slices.Sorted(maps.Keys(f.made)) {
 		k := f.made[id]
-		o := hsm.Object{Handle: uint(1001 + 2*i), Class: hsm.ClassPublicKey, Label: "kmsgate", ID: k.ID, KeySpec: k.Spec, Public: k.Public, Ours: true, Purpose: hsm.PurposeKey}
+		o := hsm.Object{
+			Handle: uint(1001 + 2*i), Class: hsm.ClassPublicKey, Label: "kmsgate", ID: k.ID,
+			KeySpec: k.Spec, Public: k.Public, Ours: true, Purpose: hsm.PurposeKey,
+		}
 		all = append(all, o)
-		if _, there := f.keys[id]; there {
+		if _, ok := f.keys[id]; ok {
 			o.Handle, o.Class, o.Public = o.Handle+1, hsm.ClassPrivateKey, nil
 			all = append(all, o)
 		}
@@ -82,7 +86,7 @@ func (f *Fake) Objects(ctx context.Context) ([]hsm.Object, error) {
 	return all, nil
 }
 
-// DestroyObject destroys an object that was planted.
+// DestroyObject removes a planted object.
 func (f *Fake) DestroyObject(ctx context.Context, o hsm.Object) error {
 	if err := f.failure(ctx); err != nil {
 		return err

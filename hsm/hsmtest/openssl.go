@@ -10,22 +10,25 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// opensslOptions are what `openssl pkeyutl -verify` needs to know beyond the
-// key. Without -rawin it takes the digest as given, for SM2 too.
+// opensslOptions are the options of `openssl pkeyutl -verify` for each Algorithm. Without
+// -rawin, openssl does not hash its input, not even for SM2.
 var opensslOptions = map[hsm.Algorithm][]string{
-	hsm.RSA_PSS_SHA_256:   {"-pkeyopt", "digest:sha256", "-pkeyopt", "rsa_padding_mode:pss", "-pkeyopt", "rsa_pss_saltlen:32", "-pkeyopt", "rsa_mgf1_md:sha256"},
+	hsm.RSA_PSS_SHA_256: {
+		"-pkeyopt", "digest:sha256", "-pkeyopt", "rsa_padding_mode:pss",
+		"-pkeyopt", "rsa_pss_saltlen:32", "-pkeyopt", "rsa_mgf1_md:sha256",
+	},
 	hsm.RSA_PKCS1_SHA_256: {"-pkeyopt", "digest:sha256", "-pkeyopt", "rsa_padding_mode:pkcs1"},
 	hsm.ECDSA_SHA_256:     {},
 	hsm.SM2DSA:            {},
 }
 
-// OpenSSLVerify asks the openssl command whether sig is a signature of digest
-// under alg by the key in publicPEM: a verifier that shares no code with ours.
-// It writes its input into dir. An error means that openssl did not run.
+// OpenSSLVerify reports whether the openssl command accepts sig as a signature of digest
+// under alg by the key in publicPEM. Openssl shares no code with hsm.Verify. OpenSSLVerify
+// writes its input into dir. An error means that openssl did not run.
 func OpenSSLVerify(dir, publicPEM string, alg hsm.Algorithm, digest, sig []byte) (bool, error) {
 	options, ok := opensslOptions[alg]
 	if !ok {
-		return false, fmt.Errorf("no openssl options for %s", alg)
+		return false, fmt.Errorf("verifying with openssl: unknown algorithm %q", alg)
 	}
 	files := map[string][]byte{"public.pem": []byte(publicPEM), "digest": digest, "signature": sig}
 	for name, content := range files {
@@ -33,7 +36,10 @@ func OpenSSLVerify(dir, publicPEM string, alg hsm.Algorithm, digest, sig []byte)
 			return false, err
 		}
 	}
-	args := append([]string{"pkeyutl", "-verify", "-pubin", "-inkey", "public.pem", "-in", "digest", "-sigfile", "signature"}, options...)
+	args := []string{
+		"pkeyutl", "-verify", "-pubin", "-inkey", "public.pem", "-in", "digest", "-sigfile", "signature",
+	}
+	args = append(args, options...)
 	cmd := exec.Command("openssl", args...)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()

@@ -16,7 +16,7 @@ import (
 
 var _ hsm.Randomizer = (*Fake)(nil)
 
-// Random returns bytes of crypto/rand.
+// Random returns bytes from crypto/rand.
 func (f *Fake) Random(ctx context.Context, n int) ([]byte, error) {
 	if err := hsm.CheckRandom(n); err != nil {
 		return nil, err
@@ -29,18 +29,18 @@ func (f *Fake) Random(ctx context.Context, n int) ([]byte, error) {
 	return out, nil
 }
 
-// TestRandomizer is the contract of an hsm.Randomizer.
+// TestRandomizer tests the contract of an hsm.Randomizer.
 func TestRandomizer(t *testing.T, r hsm.Randomizer) {
 	t.Helper()
 	t.Run("Lengths", func(t *testing.T) {
 		for _, n := range []int{1, 2, 15, 16, 17, 255, 1023, hsm.MaxRandom} {
 			if out := mustRandom(t, r, n); len(out) != n {
-				t.Errorf("Random(%d) gave %d bytes", n, len(out))
+				t.Errorf("Random(%d) returned %d bytes", n, len(out))
 			}
 		}
 		for _, n := range []int{-1, 0, hsm.MaxRandom + 1, math.MaxInt} {
 			if out, err := r.Random(t.Context(), n); err == nil || errors.Is(err, hsm.ErrUnavailable) {
-				t.Errorf("Random(%d): %d bytes, %v, want an error that speaks of the number", n, len(out), err)
+				t.Errorf("Random(%d): %d bytes, %v, want an error other than ErrUnavailable", n, len(out), err)
 			}
 		}
 	})
@@ -64,8 +64,8 @@ func mustRandom(t *testing.T, r hsm.Randomizer, n int) []byte {
 	return out
 }
 
-// testUniform looks at 64 KiB that were made at once and at 8 KiB of single bytes, as a
-// generator may be good at one alone. A good one fails once in 10^8 times.
+// testUniform checks 64 KiB made in large calls and 8 KiB made one byte a call, since a
+// generator may be good at one of these only. A good generator fails once in 10^8 runs.
 func testUniform(t *testing.T, r hsm.Randomizer) {
 	for n, size := range map[int]int{hsm.MaxRandom: 64 << 10, 1: 8 << 10} {
 		var all []byte
@@ -83,15 +83,15 @@ func testUniform(t *testing.T, r hsm.Randomizer) {
 		}
 		// The standard deviation of the ones among 8 * size fair bits is sqrt(2 * size).
 		if off := ones - 4*size; off*off > 36*2*size {
-			t.Errorf("%d bytes, %d at once: %d bits of %d are ones, more than 6 sigma from the half", size, n, ones, 8*size)
+			t.Errorf("%d bytes, %d a call: %d bits of %d are ones, more than 6 sigma from half", size, n, ones, 8*size)
 		}
 		if missing > 0 {
-			t.Errorf("%d bytes, %d at once: %d values are missing", size, n, missing)
+			t.Errorf("%d bytes, %d a call: %d of 256 byte values are missing", size, n, missing)
 		}
 	}
 }
 
-// testDistinct asks from 64 goroutines. No 16 bytes may be given out twice.
+// testDistinct calls Random from 64 goroutines. No block of 16 bytes may occur twice.
 func testDistinct(t *testing.T, r hsm.Randomizer) {
 	outputs := make(chan []byte, 64)
 	var wg sync.WaitGroup
@@ -99,7 +99,7 @@ func testDistinct(t *testing.T, r hsm.Randomizer) {
 		wg.Go(func() {
 			out, err := r.Random(t.Context(), 256)
 			if err != nil {
-				t.Errorf("Random among 64: %v", err)
+				t.Errorf("one of 64 concurrent calls of Random: %v", err)
 			}
 			outputs <- out
 		})
@@ -110,7 +110,7 @@ func testDistinct(t *testing.T, r hsm.Randomizer) {
 	for out := range outputs {
 		for block := range slices.Chunk(out, 16) {
 			if seen[string(block)] {
-				t.Errorf("%x was given out twice", block)
+				t.Errorf("block %x occurs twice", block)
 			}
 			seen[string(block)] = true
 		}

@@ -9,7 +9,7 @@ import (
 	"errors"
 )
 
-// Seal encrypts under a key that every Fake has: it guards nothing.
+// Seal encrypts under a key that is the same for every Fake. It protects nothing.
 func (f *Fake) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	if err := f.failure(ctx); err != nil {
 		return nil, err
@@ -25,7 +25,7 @@ func (f *Fake) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
 		return nil, err
 	}
 	if len(sealed) < 12 {
-		return nil, errors.New("too short to be sealed")
+		return nil, errors.New("unsealing: the input is too short")
 	}
 	return fakeAEAD().Open(nil, sealed[:12], sealed[12:], aad)
 }
@@ -34,11 +34,11 @@ func fakeAEAD() cipher.AEAD {
 	key := sha256.Sum256([]byte("no secret"))
 	block, err := aes.NewCipher(key[:])
 	if err != nil {
-		panic(err) // the key's length is right
+		panic(err) // cannot happen: the key has 32 bytes
 	}
 	aead, err := cipher.NewGCM(block)
 	if err != nil {
-		panic(err) // AES has the block size of GCM
+		panic(err) // cannot happen: AES has the block size that GCM requires
 	}
 	return aead
 }

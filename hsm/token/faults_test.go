@@ -169,8 +169,8 @@ func TestLosses(t *testing.T) {
 // that what there was one of in the token is there once.
 func expectWhole(t *testing.T, f *rig.Faults) {
 	t.Helper()
-	if f.Torn() != 0 {
-		t.Errorf("the module was closed %d times with calls in it", f.Torn())
+	if f.Collisions() != 0 {
+		t.Errorf("the module was closed %d times with calls in it", f.Collisions())
 	}
 	p11, s := rawSession(t, f.Module)
 	for label, class := range map[string]uint{"kmsgate-canary": pkcs11.CKO_PRIVATE_KEY, "kmsgate-sealing": pkcs11.CKO_SECRET_KEY} {
@@ -220,7 +220,7 @@ func TestFaultySignature(t *testing.T) {
 	key := generate(t, tok, hsm.RSA_2048)
 	digest := make([]byte, hsm.DigestSize)
 	rand.Read(digest)
-	for name, inject := range map[string]func(string, int){"a bit": f.Flip, "a byte too little": f.Short} {
+	for name, inject := range map[string]func(string, int){"a bit": f.Flip, "a byte too little": f.Truncate} {
 		for _, alg := range hsm.Algorithms(key.Spec) {
 			inject("C_Sign", 16)
 			var callers sync.WaitGroup

@@ -81,7 +81,7 @@ func expectUsed(t *testing.T, f *rig.Faults, function string) {
 
 // wrongCopies are what a copy of a key can be besides that.
 var wrongCopies = map[string]func(t *testing.T, f *rig.Faults, other hsm.Key){
-	"the key itself": func(t *testing.T, f *rig.Faults, _ hsm.Key) { f.Swap("C_CopyObject", 1, rig.Own) },
+	"the key itself": func(t *testing.T, f *rig.Faults, _ hsm.Key) { f.Swap("C_CopyObject", 1, rig.InputHandle) },
 	"another key": func(t *testing.T, f *rig.Faults, other hsm.Key) {
 		_, private := halvesOf(t, f.Module, byID(other))
 		f.Swap("C_CopyObject", 1, private)
@@ -169,14 +169,14 @@ func TestWrongCopyOfTheCanary(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	keys := []hsm.Key{generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048)}
-	for _, handle := range []uint{rig.Own, 1, 2, 3, 4, 5, 6, 7} { // SoftHSM counts anew
+	for _, handle := range []uint{rig.InputHandle, 1, 2, 3, 4, 5, 6, 7} { // SoftHSM counts anew
 		f.Swap("C_CopyObject", 1, handle)
 		f.CloseSessions()
 		expectSigns(t, tok, keys...)
 		f.Swap("C_CopyObject", 0)
 	}
 	tok.Close()
-	f.Swap("C_CopyObject", 1, rig.Own)
+	f.Swap("C_CopyObject", 1, rig.InputHandle)
 	tok = open(t, cfg)
 	expectUsed(t, f, "C_CopyObject")
 	expectKept(t, f, tok, cfg, keys...)
@@ -239,7 +239,7 @@ func TestOneSessionTwice(t *testing.T) {
 		f.Repeat("C_OpenSession", times)
 		f.CloseSessions()
 		l.recovers("a session given twice")
-		f.End("C_OpenSession")
+		f.Clear("C_OpenSession")
 		l.goesOn(64)
 	}
 }
@@ -257,14 +257,14 @@ func TestWrongLengths(t *testing.T) {
 		"C_Decrypt":           u.unseals,
 	} {
 		for _, n := range []uint{0, 7, 1 << 30, 0xffffffff} {
-			for kind, inject := range map[string]func(string, uint, int){"output": f.Length, "promise": f.Promise} {
+			for kind, inject := range map[string]func(string, uint, int){"output": f.SetLength, "promise": f.Promise} {
 				what := fmt.Sprintf("%s, %s of %d bytes", function, kind, n)
 				inject(function, n, 1)
 				expectGood(t, what, use(20*time.Second))
 				inject(function, n, rig.Always)
 				f.CloseSessions()
 				expectGood(t, what+", always", use(50*time.Millisecond))
-				f.End(function)
+				f.Clear(function)
 				if err := errors.Join(signIn(tok, u.ec, 20*time.Second), use(20*time.Second)); err != nil {
 					t.Fatalf("after %s: %v", what, err)
 				}
@@ -280,7 +280,7 @@ func TestWrongCount(t *testing.T) {
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.EC_P256)
 	for _, n := range []uint{2, 3, 900} {
-		f.Length("C_FindObjects", n, 1)
+		f.SetLength("C_FindObjects", n, 1)
 		f.CloseSessions()
 		expectSigns(t, tok, key)
 		expectUsed(t, f, "C_FindObjects")
@@ -360,10 +360,10 @@ func TestFewSessions(t *testing.T) {
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.EC_P256)
 	for _, n := range []uint{1, 2} {
-		f.MaxSessions(n)
+		f.LimitSessions(n)
 		f.CloseSessions()
 		expectGood(t, fmt.Sprintf("a token with %d sessions", n), signIn(tok, key, 200*time.Millisecond))
-		f.MaxSessions(0)
+		f.LimitSessions(0)
 		expectSigns(t, tok, key)
 	}
 	expectKept(t, f, tok, cfg, key)
@@ -380,7 +380,7 @@ func TestOtherSlotFails(t *testing.T) {
 	}
 	last := slots[len(slots)-1] // SoftHSM's slot for the next token
 	f.FailSlot(last, pkcs11.CKR_DEVICE_ERROR)
-	f.SlotsBackwards()
+	f.ReverseSlots()
 	f.CloseSessions()
 	expectSigns(t, tok, key)
 	f.FailSlot(last, pkcs11.CKR_OK)
@@ -419,7 +419,7 @@ func TestQueueIsForWhoWaits(t *testing.T) {
 		go func() { signed <- signIn(tok, key, 20*time.Second) }()
 	}
 	waitFor(t, "callers to wait", func() bool { return tok.Stats().Waiting == many || len(signed) > 0 })
-	f.End("C_Initialize")
+	f.Clear("C_Initialize")
 	for range many {
 		if err := <-signed; err != nil {
 			t.Fatalf("a caller with time left: %v", err)
@@ -468,7 +468,7 @@ func testAllWrong(t *testing.T, f *rig.Faults, tok *token.Token, key hsm.Key) {
 	if err := tok.Health(t.Context()); err == nil {
 		t.Error("the token makes nothing but wrong signatures, and is said to be well")
 	}
-	f.End("C_Sign")
+	f.Clear("C_Sign")
 	expectSigns(t, tok, key)
 	if err := tok.Health(t.Context()); err != nil {
 		t.Errorf("Health: %v", err)
@@ -516,13 +516,13 @@ func TestRefused(t *testing.T) {
 		if err := use(); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, hsm.ErrRefused) || !errors.Is(err, pkcs11.Error(vendors)) {
 			t.Errorf("%s refuses: %v, want ErrRefused with the code", function, err)
 		}
-		f.End(function)
+		f.Clear(function)
 	}
-	f.WithoutMechanism(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.CKM_RSA_PKCS)
+	f.HideMechanisms(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.CKM_RSA_PKCS)
 	if err := sign(t.Context(), tok, u.rsa); !errors.Is(err, hsm.ErrRefused) {
 		t.Errorf("C_SignInit refuses: %v, want ErrRefused", err)
 	}
-	f.WithoutMechanism()
+	f.HideMechanisms()
 	expectSigns(t, tok, u.ec, u.rsa)
 }
 
@@ -573,8 +573,8 @@ func TestSearchIsWrong(t *testing.T) {
 	}{
 		{"one object twice", "C_FindObjects", func() { f.Repeat("C_FindObjects", 1) }},
 		{"objects twice", "C_FindObjects", func() { f.Repeat("C_FindObjects", rig.Always) }},
-		{"nothing once", "C_FindObjects", func() { f.Length("C_FindObjects", 0, 1) }},
-		{"nothing twice", "C_FindObjects", func() { f.Length("C_FindObjects", 0, 2) }},
+		{"nothing once", "C_FindObjects", func() { f.SetLength("C_FindObjects", 0, 1) }},
+		{"nothing twice", "C_FindObjects", func() { f.SetLength("C_FindObjects", 0, 2) }},
 		{"no such object", "C_GetAttributeValue", func() { f.Fail("C_GetAttributeValue", pkcs11.CKR_OBJECT_HANDLE_INVALID, 1) }},
 		{"half an object", "C_GetAttributeValue", func() { f.Fail("C_GetAttributeValue", pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, 1) }},
 	} {
@@ -582,7 +582,7 @@ func TestSearchIsWrong(t *testing.T) {
 			fault.inject()
 			f.CloseSessions()
 			expectSigns(t, tok, keys...)
-			f.End(fault.function)
+			f.Clear(fault.function)
 			for _, key := range keys {
 				if err := tok.Has(key); err != nil {
 					t.Errorf("Has: %v", err)
@@ -622,11 +622,11 @@ func TestWrongSealing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f, cfg := newFaulty(t)
 			cfg.WatchEvery = time.Hour // it must not be the one who gets it
-			f.WithoutMechanism(sealing.hidden)
+			f.HideMechanisms(sealing.hidden)
 			tok := open(t, cfg)
 			u := newUser(t, tok)
 			for range 5 {
-				for kind, inject := range map[string]func(string, int){"bit": f.Flip, "length": f.Short} {
+				for kind, inject := range map[string]func(string, int){"bit": f.Flip, "length": f.Truncate} {
 					inject(sealing.sealing, 1)
 					sealed, err := tok.Seal(t.Context(), secret, aad)
 					expectGood(t, "Seal with a wrong "+kind, err)

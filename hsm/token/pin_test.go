@@ -84,7 +84,7 @@ func TestPINFlags(t *testing.T) {
 		{"locked", pkcs11.CKF_USER_PIN_LOCKED, 0},
 	} {
 		for insist, want := range map[bool]int{false: 0, true: flag.insistence} {
-			f.TokenFlags(flag.flags)
+			f.SetTokenFlags(flag.flags)
 			cfg.InsistOnPIN = insist
 			logins := f.Calls("C_Login")
 			tok, err := token.Open(cfg)
@@ -101,11 +101,11 @@ func TestPINFlags(t *testing.T) {
 
 // testFlagsAtReconnect has the flags appear while the gateway is connected.
 func testFlagsAtReconnect(t *testing.T, f *rig.Faults, cfg token.Config, flags uint) {
-	f.TokenFlags(0)
+	f.SetTokenFlags(0)
 	cfg.InsistOnPIN = false
 	tok := open(t, cfg)
 	logins := f.Calls("C_Login")
-	f.TokenFlags(flags)
+	f.SetTokenFlags(flags)
 	f.CloseSessions()
 	waitFor(t, "the connection to be given up", func() bool {
 		err := tok.Health(t.Context())

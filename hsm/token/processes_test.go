@@ -122,8 +122,8 @@ func TestChurn(t *testing.T) {
 		t.Errorf("the other process made %d keys, and ended with %v", keys, err)
 	}
 	l.goesOn(64)
-	if losses.Load() != 0 || f.Torn() != 0 {
-		t.Errorf("%d losses, %d calls torn, want none", losses.Load(), f.Torn())
+	if losses.Load() != 0 || f.Collisions() != 0 {
+		t.Errorf("%d losses, %d calls torn, want none", losses.Load(), f.Collisions())
 	}
 }
 

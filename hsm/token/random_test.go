@@ -75,14 +75,14 @@ func TestRandomRefused(t *testing.T) {
 		if !errors.Is(err, want) || want == hsm.ErrNoRandom && errors.Is(err, hsm.ErrUnavailable) {
 			t.Errorf("Random of a token that answers %#x: %x, %v, want %v", code, out, err, want)
 		}
-		f.End("C_GenerateRandom")
+		f.Clear("C_GenerateRandom")
 		expectRandom(t, tok, "refusals")
 	}
 	if n := tok.Stats().Losses; n != 0 {
 		t.Errorf("%d connections were lost over it", n)
 	}
 	tok.Close()
-	f.WithoutTokenFlags(pkcs11.CKF_RNG)
+	f.ClearTokenFlags(pkcs11.CKF_RNG)
 	calls := f.Calls("C_GenerateRandom")
 	if out, err := random(open(t, cfg), 16, 20*time.Second); !errors.Is(err, hsm.ErrNoRandom) || f.Calls("C_GenerateRandom") != calls {
 		t.Errorf("Random of a token that says it has no generator: %x, %v, want ErrNoRandom, and no call", out, err)
@@ -111,7 +111,7 @@ func TestRandomStuck(t *testing.T) {
 		if n > 16 {
 			withheld(n)
 		}
-		f.End("C_GenerateRandom")
+		f.Clear("C_GenerateRandom")
 	}
 	f.Fill("C_GenerateRandom", 3, 1, 1) // nobody can tell the first time
 	expectRandom(t, tok, "the first of the same bytes")

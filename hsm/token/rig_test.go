@@ -168,7 +168,7 @@ func TestFaults(t *testing.T) {
 	if sig, err := r.sign(); err != nil || len(sig) != len(good) || slices.Equal(sig, good) {
 		t.Errorf("a faulty signature: %x, %v", sig, err)
 	}
-	f.Short("C_Sign", 1)
+	f.Truncate("C_Sign", 1)
 	if sig, err := r.sign(); err != nil || !slices.Equal(sig, good[:len(good)-1]) {
 		t.Errorf("a short signature: %x, %v", sig, err)
 	}
@@ -200,23 +200,23 @@ func TestFaults(t *testing.T) {
 	f.Reinitialize()
 	want("a signature after reinitializing", pkcs11.CKR_SESSION_HANDLE_INVALID)
 	r.begin(t, soft.PIN())
-	if f.Sessions() != 1 || f.Calls("C_Login") != 2 || f.Torn() != 0 {
-		t.Errorf("%d sessions, %d logins, %d calls cut off, want 1, 2, 0", f.Sessions(), f.Calls("C_Login"), f.Torn())
+	if f.Sessions() != 1 || f.Calls("C_Login") != 2 || f.Collisions() != 0 {
+		t.Errorf("%d sessions, %d logins, %d calls cut off, want 1, 2, 0", f.Sessions(), f.Calls("C_Login"), f.Collisions())
 	}
 
 	testWrongAnswers(t, f, r)
 
-	f.TokenFlags(pkcs11.CKF_USER_PIN_LOCKED)
-	f.WithoutTokenFlags(pkcs11.CKF_RNG)
+	f.SetTokenFlags(pkcs11.CKF_USER_PIN_LOCKED)
+	f.ClearTokenFlags(pkcs11.CKF_RNG)
 	if info, err := r.GetTokenInfo(r.slot); err != nil || info.Flags&(pkcs11.CKF_USER_PIN_LOCKED|pkcs11.CKF_RNG) != pkcs11.CKF_USER_PIN_LOCKED {
 		t.Errorf("flags %#x, %v", info.Flags, err)
 	}
-	f.WithoutMechanism(pkcs11.CKM_RSA_PKCS)
+	f.HideMechanisms(pkcs11.CKM_RSA_PKCS)
 	if r.can(t, pkcs11.CKM_RSA_PKCS) || !r.can(t, pkcs11.CKM_RSA_PKCS_PSS) {
 		t.Error("one mechanism was to be hidden")
 	}
 	want("a hidden mechanism", pkcs11.CKR_MECHANISM_INVALID)
-	f.MaxSessions(1)
+	f.LimitSessions(1)
 	f.FailSlot(r.slot+1, pkcs11.CKR_DEVICE_ERROR)
 	if info, err := r.GetTokenInfo(r.slot); err != nil || info.MaxRwSessionCount != 1 {
 		t.Errorf("%d sessions at most, %v, want 1", info.MaxRwSessionCount, err)
@@ -237,7 +237,7 @@ func testWrongAnswers(t *testing.T, f *rig.Faults, r *raw) {
 	if sig, err := r.sign(); err != nil || len(sig) != len(first) || !slices.Equal(sig[:3], []byte{7, 10, 13}) {
 		t.Errorf("a signature of bytes that go up: %x, %v", sig, err)
 	}
-	f.Length("C_Sign", 7, 1)
+	f.SetLength("C_Sign", 7, 1)
 	if sig, err := r.sign(); err != nil || !slices.Equal(sig, first[:7]) {
 		t.Errorf("a signature of 7 bytes: %x, %v", sig, err)
 	}
@@ -248,7 +248,7 @@ func testWrongAnswers(t *testing.T, f *rig.Faults, r *raw) {
 	if err := r.again(); err != nil { // the signature is still to be had
 		t.Fatal(err)
 	}
-	f.Length("C_GetAttributeValue", 3, 1)
+	f.SetLength("C_GetAttributeValue", 3, 1)
 	if a, err := r.GetAttributeValue(r.session, r.key, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_MODULUS, nil)}); err != nil || len(a[0].Value) != 3 {
 		t.Errorf("an attribute of 3 bytes: %v, %v", a, err)
 	}
@@ -265,7 +265,7 @@ func testWrongAnswers(t *testing.T, f *rig.Faults, r *raw) {
 	if h := copied(); h != made {
 		t.Errorf("a copy %d that should be the last one, %d", h, made)
 	}
-	f.Swap("C_CopyObject", 1, rig.Own)
+	f.Swap("C_CopyObject", 1, rig.InputHandle)
 	if h := copied(); h != r.key {
 		t.Errorf("a copy %d that should be the key, %d", h, r.key)
 	}
@@ -290,7 +290,7 @@ func testWrongAnswers(t *testing.T, f *rig.Faults, r *raw) {
 	if n := find(); n != all+1 {
 		t.Errorf("%d objects and one twice make %d", all, n)
 	}
-	f.Length("C_FindObjects", 0, 1)
+	f.SetLength("C_FindObjects", 0, 1)
 	if n := find(); n != 0 {
 		t.Errorf("%d objects, want none", n)
 	}

@@ -57,18 +57,18 @@ func TestOpenCryptoki(t *testing.T) {
 // one way is unsealed in it, whatever the token has learnt since.
 func TestSealsByWhatThereIs(t *testing.T) {
 	f, cfg := newFaulty(t)
-	f.WithoutMechanism(pkcs11.CKM_AES_GCM, pkcs11.CKM_SHA256_HMAC)
+	f.HideMechanisms(pkcs11.CKM_AES_GCM, pkcs11.CKM_SHA256_HMAC)
 	if _, err := token.Open(cfg); err == nil || !strings.Contains(err.Error(), "CKM_AES_GCM") || !strings.Contains(err.Error(), "CKM_SHA256_HMAC") {
 		t.Errorf("Open of a token that cannot seal: %v, want what it lacks", err)
 	}
-	f.WithoutMechanism(pkcs11.CKM_AES_GCM)
+	f.HideMechanisms(pkcs11.CKM_AES_GCM)
 	tok := open(t, cfg)
 	sealedText, err := tok.Seal(t.Context(), []byte("secret"), []byte("aad"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	tok.Close()
-	f.WithoutMechanism()
+	f.HideMechanisms()
 	tok = open(t, cfg)
 	if got, err := tok.Unseal(t.Context(), sealedText, []byte("aad")); err != nil || string(got) != "secret" {
 		t.Errorf("Unseal: %q, %v", got, err)

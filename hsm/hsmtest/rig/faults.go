@@ -17,29 +17,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Faults is a PKCS#11 module that hands every call to a real one, and injects
-// faults. It obeys in whatever process it is loaded, in this one or in a gateway
-// that the test started, and may be told before it is loaded. Functions are named
-// as PKCS#11 names them. Its methods may be called from any goroutine.
+// Faults is a PKCS#11 module that passes every call to a real module and injects faults. It
+// works in any process that loads Module: this one, or a gateway that the test starts. The test
+// may set faults before the module is loaded. Parameters called name are the names of PKCS#11
+// functions, such as C_Sign. The methods are safe for concurrent use.
 //
-// A question for the length of an output is a call of its own: miekg/pkcs11 calls
-// C_Sign twice for a signature.
+// A query for the length of an output counts as a call: miekg/pkcs11 calls C_Sign twice for a
+// signature.
 type Faults struct {
-	Module string // to be loaded, once
+	Module string // the path of the module; one process may load it
 
 	t       testing.TB
 	control *control
-	acting  sync.Mutex // held while an action is asked for
+	acting  sync.Mutex // held while an action is requested
 }
 
-// NewFaults puts a module between real and its user.
+// NewFaults returns a module that injects faults between real, the path of a module, and its
+// user.
 func NewFaults(t testing.TB, real string) *Faults {
 	t.Helper()
 	shim, err := compile()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A copy for each test: a module that was loaded stays loaded.
+	// Each test gets its own copy, since a loaded module stays loaded.
 	f := &Faults{t: t, Module: filepath.Join(t.TempDir(), "faults.so")}
 	if err := os.WriteFile(f.Module, shim.module, 0o700); err != nil {
 		t.Fatal(err)
@@ -49,21 +50,20 @@ func NewFaults(t testing.TB, real string) *Faults {
 	}
 	f.control.size.Store(int64(unsafe.Sizeof(control{})))
 	if n := copy(f.control.real[:], real); n == len(f.control.real) {
-		t.Fatalf("the module's path is too long: %s", real)
+		t.Fatalf("the path of the real module is too long: %q", real)
 	}
 	t.Cleanup(func() {
-		f.Release() // or a hung call would outlive the test
+		f.Release() // otherwise a hanging call would outlive the test
 		f.request(quit)
 	})
 	return f
 }
 
-// control is shared with shim/faults.c, which says what its fields mean and has
-// the same layout.
+// control is shared with shim/faults.c, which documents its fields and has the same layout.
 type control struct {
 	size                                              atomic.Int64
 	real                                              [4096]byte
-	inFlight, torn, sessions, tokenFlags, maxSessions atomic.Int64
+	inFlight, collisions, sessions, tokenFlags, maxSessions atomic.Int64
 	badSlot, badSlotCode, backwards, lostFlags        atomic.Int64
 	hidden                                            [64]atomic.Int64
 	request, done, released, _                        atomic.Uint32
@@ -82,8 +82,8 @@ type function struct {
 	fill, first, step            atomic.Int64
 }
 
-// mapControl makes the file that a module and the test share. It is never
-// unmapped: what is left of a test may still look at it.
+// mapControl makes the file that a module and the test share. It is never unmapped, because
+// goroutines of a finished test may still read it.
 func mapControl(path string) (*control, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -107,11 +107,10 @@ var shimSource string
 // A shim is shim/faults.c compiled.
 type shim struct {
 	module  []byte
-	numbers map[string]int // of the functions
+	numbers map[string]int // function name → index in control.functions
 }
 
-// compile compiles the shim, once for a process, with the headers that come with
-// the binding.
+// compile compiles the shim once in a process. It uses the headers of the binding.
 var compile = sync.OnceValues(func() (s shim, err error) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/miekg/pkcs11").Output()
 	if err != nil {
@@ -127,8 +126,8 @@ var compile = sync.OnceValues(func() (s shim, err error) {
 	}
 	defer os.RemoveAll(dir)
 	module := filepath.Join(dir, "faults.so")
-	cc := exec.Command("cc", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-Bsymbolic", "-pthread",
-		"-I"+headers, "-o", module, "-x", "c", "-")
+	cc := exec.Command("cc", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-fvisibility=hidden",
+		"-Wl,-Bsymbolic", "-pthread", "-I"+headers, "-o", module, "-x", "c", "-")
 	cc.Stdin = strings.NewReader(shimSource)
 	if out, err := cc.CombinedOutput(); err != nil {
 		return s, fmt.Errorf("compiling shim/faults.c: %w: %s", err, out)
@@ -137,7 +136,7 @@ var compile = sync.OnceValues(func() (s shim, err error) {
 	return s, err
 })
 
-// functionNumbers numbers the functions as shim/faults.c does.
+// functionNumbers numbers the functions in the same way as shim/faults.c.
 func functionNumbers(header string) (map[string]int, error) {
 	text, err := os.ReadFile(header)
 	if err != nil {
@@ -160,11 +159,11 @@ func (f *Faults) function(name string) *function {
 	return &f.control.functions[number]
 }
 
-// Always, as a number of calls, is all of them until told otherwise.
+// Always, as the number of times, applies a fault to all calls until it is cleared.
 const Always = -1
 
 // Fail makes the next times calls of a function return code without reaching the
-// real module. Zero times ends it.
+// real module. Zero times clears the fault.
 func (f *Faults) Fail(name string, code uint, times int) {
 	f.t.Helper()
 	f.function(name).code.Store(int64(code))
@@ -177,13 +176,14 @@ func (f *Faults) Flip(name string, times int) {
 	f.function(name).flip.Store(int64(times))
 }
 
-// Short makes the next times outputs of a function a byte shorter.
-func (f *Faults) Short(name string, times int) {
+// Truncate makes the next times outputs of a function one byte shorter.
+func (f *Faults) Truncate(name string, times int) {
 	f.t.Helper()
 	f.function(name).cut.Store(int64(times))
 }
 
-// Fill makes the next times outputs of a function first, first + step and so on.
+// Fill replaces the bytes of the next times outputs of a function by first, first + step and
+// so on.
 func (f *Faults) Fill(name string, first, step byte, times int) {
 	f.t.Helper()
 	f.function(name).first.Store(int64(first))
@@ -191,30 +191,29 @@ func (f *Faults) Fill(name string, first, step byte, times int) {
 	f.function(name).fill.Store(int64(times))
 }
 
-// Length makes the next times outputs of a function be said to be n bytes long,
-// whatever they are. C_GetAttributeValue gives out attributes, C_FindObjects n
-// objects: none of a page, if n is zero.
-func (f *Faults) Length(name string, n uint, times int) {
+// SetLength makes a function report n as the length of its next times outputs, whatever their
+// true length. The outputs of C_GetAttributeValue are attributes. C_FindObjects reports n
+// objects; zero makes a page appear empty.
+func (f *Faults) SetLength(name string, n uint, times int) {
 	f.t.Helper()
 	f.function(name).length.Store(int64(n))
 	f.function(name).lie.Store(int64(times))
 }
 
-// Promise makes the next times questions for the length of a function's output be
-// answered with n.
+// Promise makes a function answer the next times queries for the length of its output with n.
 func (f *Faults) Promise(name string, n uint, times int) {
 	f.t.Helper()
 	f.function(name).promise.Store(int64(n))
 	f.function(name).mislead.Store(int64(times))
 }
 
-// Own is, for Swap, the handle that the call was given.
-const Own = ^uint(0)
+// InputHandle, as an argument of Swap, is the handle that was passed to the call.
+const InputHandle = ^uint(0)
 
 // Swap makes the next times calls of C_CopyObject, C_GenerateKeyPair, C_OpenSession
-// or C_FindObjects give out other handles than they should: of a pair, those of its
-// public and its private half. Zero leaves a handle as it is. What was made is there
-// all the same.
+// or C_FindObjects return the given handles instead of the right ones. For a key pair they are
+// those of the public and the private half. Zero leaves a handle unchanged. The real module
+// still makes the objects.
 func (f *Faults) Swap(name string, times int, handles ...uint) {
 	f.t.Helper()
 	function := f.function(name)
@@ -227,43 +226,47 @@ func (f *Faults) Swap(name string, times int, handles ...uint) {
 	function.swap.Store(int64(times))
 }
 
-// Repeat makes the next times calls of such a function give out what the call before
-// made, another time. C_FindObjects lists the last object of a page twice.
+// Repeat makes the next times calls of a function that Swap supports return the handles of the
+// previous call. C_FindObjects lists the last object of a page twice.
 func (f *Faults) Repeat(name string, times int) {
 	f.t.Helper()
 	f.function(name).repeat.Store(int64(times))
 }
 
-// Pending is how often a function will still be made to do what it should not, by
-// any of the methods that say how often; less than zero is always.
+// Pending returns how many faults of a function are still to come, summed over the methods
+// with a number of times. It is negative after Always.
 func (f *Faults) Pending(name string) int {
 	f.t.Helper()
 	function, n := f.function(name), int64(0)
-	for _, times := range []*atomic.Int64{&function.fail, &function.flip, &function.cut, &function.hang, &function.crash,
-		&function.lie, &function.mislead, &function.swap, &function.repeat, &function.fill} {
+	for _, times := range []*atomic.Int64{
+		&function.fail, &function.flip, &function.cut, &function.hang, &function.crash,
+		&function.lie, &function.mislead, &function.swap, &function.repeat, &function.fill,
+	} {
 		n += times.Load()
 	}
 	return int(n)
 }
 
-// End ends all that a function was made to do and not to do.
-func (f *Faults) End(name string) {
+// Clear clears all faults of a function.
+func (f *Faults) Clear(name string) {
 	f.t.Helper()
 	function := f.function(name)
-	for _, times := range []*atomic.Int64{&function.fail, &function.flip, &function.cut, &function.hang, &function.crash, &function.delay,
-		&function.lie, &function.mislead, &function.swap, &function.repeat, &function.fill} {
+	for _, times := range []*atomic.Int64{
+		&function.fail, &function.flip, &function.cut, &function.hang, &function.crash, &function.delay,
+		&function.lie, &function.mislead, &function.swap, &function.repeat, &function.fill,
+	} {
 		times.Store(0)
 	}
 }
 
-// Hang makes the next times calls of a function wait for Release, in front of
-// the real module.
+// Hang makes the next times calls of a function wait for Release before they reach the real
+// module.
 func (f *Faults) Hang(name string, times int) {
 	f.t.Helper()
 	f.function(name).hang.Store(int64(times))
 }
 
-// Release lets all calls that hang go on, and no further one hang.
+// Release lets all hanging calls continue, and clears all hangs.
 func (f *Faults) Release() {
 	for i := range f.control.functions {
 		f.control.functions[i].hang.Store(0)
@@ -272,30 +275,29 @@ func (f *Faults) Release() {
 	futexWake(&f.control.released)
 }
 
-// Delay makes every call of a function take so much longer.
+// Delay makes every call of a function take d longer.
 func (f *Faults) Delay(name string, d time.Duration) {
 	f.t.Helper()
 	f.function(name).delay.Store(int64(d))
 }
 
-// Crash makes the next call of a function abort its process.
+// Crash makes the next call of a function abort the process that calls it.
 func (f *Faults) Crash(name string) {
 	f.t.Helper()
 	f.function(name).crash.Store(1)
 }
 
-// TokenFlags adds flags to those of every token, until TokenFlags(0).
-func (f *Faults) TokenFlags(flags uint) { f.control.tokenFlags.Store(int64(flags)) }
+// SetTokenFlags adds flags to those of every token, until SetTokenFlags(0).
+func (f *Faults) SetTokenFlags(flags uint) { f.control.tokenFlags.Store(int64(flags)) }
 
-// WithoutTokenFlags takes flags from those of every token, until
-// WithoutTokenFlags(0).
-func (f *Faults) WithoutTokenFlags(flags uint) { f.control.lostFlags.Store(int64(flags)) }
+// ClearTokenFlags removes flags from those of every token, until ClearTokenFlags(0).
+func (f *Faults) ClearTokenFlags(flags uint) { f.control.lostFlags.Store(int64(flags)) }
 
-// MaxSessions has every token say that it can have no more sessions open than n,
-// until MaxSessions(0).
-func (f *Faults) MaxSessions(n uint) { f.control.maxSessions.Store(int64(n)) }
+// LimitSessions makes every token report n as its maximum number of sessions, until
+// LimitSessions(0).
+func (f *Faults) LimitSessions(n uint) { f.control.maxSessions.Store(int64(n)) }
 
-// FailSlot makes C_GetTokenInfo return code for a slot. CKR_OK ends it.
+// FailSlot makes C_GetTokenInfo return code for a slot. CKR_OK clears the fault.
 func (f *Faults) FailSlot(slot, code uint) {
 	f.control.badSlotCode.Store(int64(code))
 	f.control.badSlot.Store(0)
@@ -304,11 +306,12 @@ func (f *Faults) FailSlot(slot, code uint) {
 	}
 }
 
-// SlotsBackwards has the slots be listed in the other order from now on.
-func (f *Faults) SlotsBackwards() { f.control.backwards.Store(1) }
+// ReverseSlots makes C_GetSlotList list the slots in reverse order from now on.
+func (f *Faults) ReverseSlots() { f.control.backwards.Store(1) }
 
-// WithoutMechanism hides mechanisms, and no others, and refuses their use.
-func (f *Faults) WithoutMechanism(mechanisms ...uint) {
+// HideMechanisms hides the given mechanisms and rejects their use. Previously hidden mechanisms
+// become visible again.
+func (f *Faults) HideMechanisms(mechanisms ...uint) {
 	for i := range f.control.hidden {
 		f.control.hidden[i].Store(0)
 	}
@@ -317,21 +320,21 @@ func (f *Faults) WithoutMechanism(mechanisms ...uint) {
 	}
 }
 
-// Calls is how often a function was called.
+// Calls returns how often a function was called.
 func (f *Faults) Calls(name string) int {
 	f.t.Helper()
 	return int(f.function(name).calls.Load())
 }
 
-// InFlight is how many calls have not returned.
+// InFlight returns how many calls have not returned.
 func (f *Faults) InFlight() int { return int(f.control.inFlight.Load()) }
 
-// Sessions is how many sessions are open.
+// Sessions returns how many sessions are open.
 func (f *Faults) Sessions() int { return int(f.control.sessions.Load()) }
 
-// Torn is how often C_Finalize or C_CloseAllSessions was called while another
-// call had not returned, which crashes real modules.
-func (f *Faults) Torn() int { return int(f.control.torn.Load()) }
+// Collisions returns how often C_Finalize or C_CloseAllSessions was called while another
+// call was in flight, which crashes real modules.
+func (f *Faults) Collisions() int { return int(f.control.collisions.Load()) }
 
 // The actions of shim/faults.c.
 const (
@@ -341,29 +344,28 @@ const (
 	quit
 )
 
-// CloseSessions closes all sessions underneath, when no call is in the module.
+// CloseSessions closes all sessions of the real module while no call is in flight.
 // The login ends with them.
 func (f *Faults) CloseSessions() { f.act("closing sessions", closeSessions) }
 
-// Logout ends the login underneath, when no call is in the module.
+// Logout ends the login to the real module while no call is in flight.
 func (f *Faults) Logout() { f.act("logging out", logout) }
 
-// Reinitialize finalizes and initializes the module underneath, when no call is
-// in it.
+// Reinitialize finalizes and initializes the real module while no call is in flight.
 func (f *Faults) Reinitialize() { f.act("reinitializing", reinitialize) }
 
-// act has the shim's thread do something to the real module. Between two
-// connections of its user there is nothing to be done, so it waits for the next.
+// act has the shim's thread act on the real module. An action fails between two connections of
+// the module's user, so act repeats it until it succeeds.
 func (f *Faults) act(what string, action int64) {
 	f.t.Helper()
 	f.acting.Lock()
 	defer f.acting.Unlock()
 	poll(f.t, what, func() bool {
 		asked := f.request(action)
-		for deadline := time.Now().Add(patience); f.control.done.Load() != asked; {
+		for deadline := time.Now().Add(timeout); f.control.done.Load() != asked; {
 			futexWait(&f.control.done, asked-1, time.Second)
 			if time.Now().After(deadline) {
-				f.t.Fatalf("%s: no process that has loaded %s did it in %v", what, f.Module, patience)
+				f.t.Fatalf("%s: no process that loaded %s responded within %v", what, f.Module, timeout)
 			}
 		}
 		return f.control.result.Load() == 0
@@ -377,18 +379,19 @@ func (f *Faults) request(action int64) uint32 {
 	return asked
 }
 
-// Of linux/futex.h.
+// The operations of linux/futex.h.
 const (
 	opWait = 0
 	opWake = 1
 )
 
-// futexWait waits until another process or thread wakes the word, if it is still
-// what it was.
-func futexWait(word *atomic.Uint32, was uint32, atMost time.Duration) {
-	timeout := unix.NsecToTimespec(int64(atMost))
-	// Whatever ends it, the caller looks again.
-	_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), opWait, uintptr(was), uintptr(unsafe.Pointer(&timeout)), 0, 0)
+// futexWait waits until another process or thread wakes the word. It returns at once if the
+// word is not old, and after limit at the latest.
+func futexWait(word *atomic.Uint32, old uint32, limit time.Duration) {
+	ts := unix.NsecToTimespec(int64(limit))
+	// The result does not matter: the caller reads the word again.
+	_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), opWait, uintptr(old),
+		uintptr(unsafe.Pointer(&ts)), 0, 0)
 }
 
 func futexWake(word *atomic.Uint32) {

@@ -18,7 +18,7 @@ import (
 type SoftToken struct {
 	Module string
 	Label  string
-	PIN    string // of the user
+	PIN    string // the user's PIN
 }
 
 const (
@@ -27,13 +27,13 @@ const (
 	cryptokiData  = "/var/lib/opencryptoki/swtok"
 
 	factoryLabel      = "IBM OS PKCS#11"
-	factoryOfficerPIN = "87654321" // must be changed before anything else works
+	factoryOfficerPIN = "87654321" // the token requires a new one before any other operation
 	officerPIN        = "12345678"
 )
 
-// OpenCryptoki makes the machine's soft token of opencryptoki new. There is one
-// on a machine, so tests take turns. It needs root, as opencryptoki does; who has
-// it not skips the test, but not in CI.
+// OpenCryptoki resets the machine's soft token of opencryptoki. A machine has one such token,
+// so tests take turns. Opencryptoki requires root: without root, OpenCryptoki skips the test,
+// or fails it in CI.
 func OpenCryptoki(t testing.TB) *SoftToken {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -48,37 +48,38 @@ func OpenCryptoki(t testing.TB) *SoftToken {
 	startSlotDaemon(t)
 	slot, label := softSlot(t)
 	if label != factoryLabel && label != cryptokiLabel {
-		t.Fatalf("the soft token of this machine is labelled %q: it is not a test's, so it is left alone", label)
+		t.Fatalf("the soft token of this machine is labelled %q, which no test uses; not touching it", label)
 	}
 	wipeSoftToken(t)
 	pkcsconf(t, cryptokiLabel+"\n", "-I", "-c", slot, "-S", factoryOfficerPIN)
 	if _, label = softSlot(t); label != cryptokiLabel {
 		wipeSoftToken(t)
-		// The library of its TPM token closes the standard input then (measured).
-		t.Fatalf("the soft token was labelled %q: does this machine not know where localhost is?", label)
+		// If localhost does not resolve, the library of the TPM token closes the standard
+		// input, from which pkcsconf reads the label (measured).
+		t.Fatalf("the soft token was labelled %q, want %q: check that this machine resolves localhost", label, cryptokiLabel)
 	}
-	// A PIN that the security officer set is to be changed by the user.
+	// The user must change a PIN that the security officer has set.
 	pkcsconf(t, "", "-P", "-c", slot, "-S", factoryOfficerPIN, "-n", officerPIN)
 	pkcsconf(t, "", "-u", "-c", slot, "-S", officerPIN, "-n", "changeme")
 	pkcsconf(t, "", "-p", "-c", slot, "-U", "changeme", "-n", cryptokiPIN)
 	return &SoftToken{Module: module, Label: cryptokiLabel, PIN: cryptokiPIN}
 }
 
-// takeTurn waits until no other test has the token.
+// takeTurn waits until no other test uses the token.
 func takeTurn(t testing.TB) {
 	t.Helper()
 	f, err := os.OpenFile("/run/lock/kmsgate-opencryptoki", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() }) // which unlocks
+	t.Cleanup(func() { f.Close() }) // closing releases the lock
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// makeLockDirectories makes what systemd-tmpfiles makes, which a container has
-// not.
+// makeLockDirectories makes the directories that systemd-tmpfiles would make. A container
+// lacks it.
 func makeLockDirectories(t testing.TB) {
 	t.Helper()
 	for _, dir := range []string{"", "swtok", "tpm", "icsf", "ccatok", "ep11tok", "lite"} {
@@ -88,19 +89,20 @@ func makeLockDirectories(t testing.TB) {
 	}
 }
 
-// startSlotDaemon starts opencryptoki's daemon for the test, if none runs.
+// startSlotDaemon starts opencryptoki's daemon for the test, unless one is running.
 func startSlotDaemon(t testing.TB) {
 	t.Helper()
-	isUp := func() bool { return exec.Command("/usr/sbin/pkcsconf", "-i").Run() == nil }
-	if isUp() {
+	running := func() bool { return exec.Command("/usr/sbin/pkcsconf", "-i").Run() == nil }
+	if running() {
 		return
 	}
 	daemon := exec.Command("/usr/sbin/pkcsslotd", "-f")
-	// A daemon that was killed leaves shared memory, which the next one says that it reclaims.
+	// The output is kept for failures only: a killed daemon leaves shared memory behind, and the
+	// next daemon reports that it reclaims it.
 	output := new(bytes.Buffer)
 	daemon.Stdout, daemon.Stderr = output, output
 	if err := daemon.Start(); err != nil {
-		t.Fatalf("starting opencryptoki's daemon, which `make setup-test` installs: %v", err)
+		t.Fatalf("starting opencryptoki's daemon (run `make setup-test` to install it): %v", err)
 	}
 	t.Cleanup(func() {
 		err := errors.Join(daemon.Process.Signal(unix.SIGTERM), daemon.Wait())
@@ -108,7 +110,7 @@ func startSlotDaemon(t testing.TB) {
 			t.Logf("pkcsslotd: %v, %s", err, output)
 		}
 	})
-	poll(t, "opencryptoki's daemon", isUp)
+	poll(t, "opencryptoki's daemon", running)
 }
 
 var (
@@ -116,7 +118,7 @@ var (
 	tokenLabel  = regexp.MustCompile(`(?m)^\s*Label: (.*?)\s*$`)
 )
 
-// softSlot finds the slot of the soft token, and its label.
+// softSlot returns the slot and the label of the soft token.
 func softSlot(t testing.TB) (slot, label string) {
 	t.Helper()
 	out := pkcsconf(t, "", "-t")
@@ -126,13 +128,12 @@ func softSlot(t testing.TB) (slot, label string) {
 			return number[1], name[1]
 		}
 	}
-	t.Fatalf("opencryptoki has no soft token: %s", out)
+	t.Fatalf("pkcsconf lists no soft token: %s", out)
 	return "", ""
 }
 
-// wipeSoftToken brings the token back to how it is installed. C_InitToken does
-// not: after it neither the old security officer's PIN works nor the first one
-// (measured).
+// wipeSoftToken returns the token to its state after installation. C_InitToken cannot do that:
+// afterwards, neither the security officer's previous PIN nor the factory PIN works (measured).
 func wipeSoftToken(t testing.TB) {
 	t.Helper()
 	files := []string{"/dev/shm/var.lib.opencryptoki.swtok"}

@@ -17,26 +17,26 @@ import (
 // remoting: a server that forks a process for each user of the client module.
 //
 // The client reads the server's address from the environment whenever a program
-// asks it for its functions, and each time it makes a connection of its own: two
-// bindings in one process do not share a login. A connection that broke stays
+// requests its function list. Each time it opens a separate connection, so two
+// bindings in one process do not share a login. A broken connection stays
 // broken until C_Finalize and C_Initialize.
 type Remote struct {
-	Module      string // the client, a PKCS#11 module
-	Environment string // NAME=value: what a process that uses it must have set
+	Module      string // the path of the client, a PKCS#11 module
+	Environment string // NAME=value, which a process that uses Module must have set
 
 	t      testing.TB
 	conf   string
 	socket string
-	server *exec.Cmd // nil when it was killed
+	server *exec.Cmd // nil after Kill
 }
 
 const addressVariable = "P11_KIT_SERVER_ADDRESS"
 
-// P11Kit serves the token labelled softhsm.Label of the SoftHSM that conf
-// configures, and points this process's environment to it.
+// P11Kit serves the token labelled softhsm.Label of the SoftHSM that the file conf
+// configures. It sets the server's address in this process's environment.
 func P11Kit(t testing.TB, conf string) *Remote {
 	t.Helper()
-	// Not t.TempDir: a socket's path has 107 bytes at most.
+	// t.TempDir may be too long: a socket's path has 107 bytes at most.
 	dir, err := os.MkdirTemp("", "p11kit")
 	if err != nil {
 		t.Fatal(err)
@@ -58,12 +58,12 @@ func P11Kit(t testing.TB, conf string) *Remote {
 	return r
 }
 
-// setenv is testing.T.Setenv, which testing.TB's other implementations have not.
+// setenv is like testing.T.Setenv, for every testing.TB.
 func setenv(t testing.TB, name, value string) {
-	before, was := os.LookupEnv(name)
+	old, ok := os.LookupEnv(name)
 	t.Cleanup(func() {
-		if os.Unsetenv(name); was {
-			os.Setenv(name, before)
+		if os.Unsetenv(name); ok {
+			os.Setenv(name, old)
 		}
 	})
 	if err := os.Setenv(name, value); err != nil {
@@ -71,21 +71,21 @@ func setenv(t testing.TB, name, value string) {
 	}
 }
 
-// Start starts the server, after Kill at the same address.
+// Start starts the server. After Kill, it uses the same address again.
 func (r *Remote) Start() {
 	r.t.Helper()
 	module, err := softhsm.Module()
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	// It ends by itself, in time, if this process is killed.
+	// The time-out ends the server if this process is killed.
 	r.server = exec.Command("p11-kit", "server", "--foreground", "--timeout", "600",
 		"--name", r.socket, "--provider", module, "pkcs11:token="+softhsm.Label)
 	r.server.Env = append(os.Environ(), "SOFTHSM2_CONF="+r.conf)
 	r.server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r.server.Stderr = os.Stderr
 	if err := r.server.Start(); err != nil {
-		r.t.Fatalf("starting p11-kit's server, which `make setup-test` installs: %v", err)
+		r.t.Fatalf("starting p11-kit's server (run `make setup-test` to install it): %v", err)
 	}
 	poll(r.t, "p11-kit's server", func() bool {
 		c, err := net.Dial("unix", r.socket)
@@ -96,20 +96,20 @@ func (r *Remote) Start() {
 	})
 }
 
-// Kill kills the server and the processes that it made for its clients.
+// Kill kills the server and the processes that it forked for its clients.
 func (r *Remote) Kill() {
 	if r.server == nil {
 		return
 	}
 	r.signal(unix.SIGKILL)
-	_ = r.server.Wait() // the error says that it was killed
+	_ = r.server.Wait() // the error only reports the kill
 	r.server = nil
 }
 
-// Stop stops the server and its processes: calls hang until Continue.
+// Stop suspends the server and its processes. Calls hang until Continue.
 func (r *Remote) Stop() { r.signal(unix.SIGSTOP) }
 
-// Continue ends Stop.
+// Continue resumes the server and its processes after Stop.
 func (r *Remote) Continue() { r.signal(unix.SIGCONT) }
 
 func (r *Remote) signal(s unix.Signal) {

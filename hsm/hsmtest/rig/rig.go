@@ -1,16 +1,15 @@
-// Package rig sets up tokens for tests beside SoftHSM alone, and a module that
-// fails when it is told to. It links no C: the modules are for the test, or for a
-// gateway that the test starts, to load.
+// Package rig sets up tokens other than plain SoftHSM for tests, and a module that injects
+// faults on request. It links no C: the test, or a gateway that the test starts, loads the
+// modules.
 //
-// What it guarantees: a token is a new one of the test's own, and what the test
-// did not make is not touched. What was started has ended when the test has. In CI
-// nothing is skipped.
+// What it guarantees: every test gets a new token, and rig touches nothing that the test did
+// not make. Everything that rig starts has ended when the test ends. Tests never skip in CI.
 //
-//   - [P11Kit]: SoftHSM in another process, which can be stopped and killed. No AES.
-//   - [OpenCryptoki]: the soft token of opencryptoki, which has RSA only.
+//   - [P11Kit]: SoftHSM in another process, which the test can stop and kill. It has no AES.
+//   - [OpenCryptoki]: the soft token of opencryptoki, which supports RSA only.
 //   - [NewFaults]: any module, with faults injected between it and its user.
 //
-// The Debian packages are installed by `make setup-test`.
+// `make setup-test` installs the Debian packages that rig needs.
 package rig
 
 import (
@@ -19,23 +18,23 @@ import (
 	"time"
 )
 
-// patience is how long anything may take before the test fails.
-const patience = 20 * time.Second
+// timeout is how long a single wait may take before the test fails.
+const timeout = 20 * time.Second
 
-// poll waits until holds does.
+// poll waits until holds returns true, or fails the test after timeout.
 func poll(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !holds(); <-tick.C {
+	for deadline := time.Now().Add(timeout); !holds(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", patience, what)
+			t.Fatalf("waited %v for %s", timeout, what)
 		}
 	}
 }
 
-// library finds a file below the directory of libraries, whose name holds the
-// machine's architecture.
+// library finds a file in the library directory, whose name contains the machine's
+// architecture.
 func library(t testing.TB, path string) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join("/usr/lib", "*", path))
@@ -43,7 +42,7 @@ func library(t testing.TB, path string) string {
 		t.Fatal(err)
 	}
 	if len(found) == 0 {
-		t.Fatalf("there is no %s below /usr/lib: `make setup-test` installs it", path)
+		t.Fatalf("/usr/lib/*/%s does not exist: run `make setup-test`", path)
 	}
 	return found[0]
 }

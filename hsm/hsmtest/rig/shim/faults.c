@@ -1,11 +1,11 @@
 /*
- * A PKCS#11 module that hands every call to another one, the real module, and
- * fails when it is told to. Package rig compiles it and tells it.
+ * A PKCS#11 module that passes every call to another module, the real one, and
+ * injects faults on request. Package rig compiles and controls it.
  *
- * What to do, and what was done, is in a file beside the module that its
- * process and the test have both mapped: it can be written before the module
- * is loaded, and read when the process is dead. What must be done to the real
- * module while nobody calls it is done by a thread of the shim's own.
+ * The requests and their results are in a file beside the module, which both
+ * the module's process and the test map. The test can write it before the
+ * module is loaded and read it after the process has died. A thread of the
+ * shim acts on the real module while no call is in flight.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,7 +32,7 @@
 #define CK_CALLBACK_FUNCTION(type, name) type (*name)
 #include "pkcs11.h"
 
-/* The functions' numbers are their places in pkcs11f.h, for the test too. */
+/* A function's number is its position in pkcs11f.h. The test relies on it too. */
 enum {
 #define CK_PKCS11_FUNCTION_INFO(name) FN_##name,
 #include "pkcs11f.h"
@@ -40,29 +40,33 @@ enum {
 	FUNCTIONS
 };
 
-/* The layout is written down a second time in faults.go. */
+/*
+ * faults.go repeats the layout of the two structures. The fields fail, flip,
+ * cut, hang, crash, lie, mislead, swap, repeat and fill count the calls that
+ * still get the fault; a negative count applies it to all calls.
+ */
 struct function {
-	_Atomic int64_t calls;
-	_Atomic int64_t code;        /* what a call that fails returns */
-	_Atomic int64_t fail;        /* how many more calls fail; negative: all. So too: */
-	_Atomic int64_t flip, cut;   /* … give out a wrong bit, a byte too little */
-	_Atomic int64_t hang, crash; /* … do not return, abort the process */
-	_Atomic int64_t delay;       /* ns, of every call */
-	_Atomic int64_t lie, length; /* how many more outputs are said to be how long */
-	_Atomic int64_t mislead, promise; /* … questions for the length are answered how */
-	_Atomic int64_t swap, repeat;     /* … handles are others: these, or the last ones */
+	_Atomic int64_t calls;       /* the number of calls so far */
+	_Atomic int64_t code;        /* the return value of a call that fails */
+	_Atomic int64_t fail;        /* the call fails */
+	_Atomic int64_t flip, cut;   /* the last bit of the output is flipped, the last byte missing */
+	_Atomic int64_t hang, crash; /* the call waits for release, aborts the process */
+	_Atomic int64_t delay;       /* of every call, in ns */
+	_Atomic int64_t lie, length; /* the output's reported length is length */
+	_Atomic int64_t mislead, promise; /* a query for the output's length returns promise */
+	_Atomic int64_t swap, repeat;     /* the returned handles are other, or last */
 	_Atomic int64_t other[2], last[2];
-	_Atomic int64_t fill, first, step; /* … outputs are filled with bytes that go up so */
+	_Atomic int64_t fill, first, step; /* the output is first, first + step and so on */
 };
 
 struct control {
-	_Atomic int64_t size; /* of this, in bytes */
+	_Atomic int64_t size; /* of this structure, in bytes */
 	char real[4096];      /* the real module's path */
-	_Atomic int64_t in_flight, torn, sessions, token_flags, max_sessions;
-	_Atomic int64_t bad_slot, bad_slot_code; /* C_GetTokenInfo fails there; the slot plus one */
-	_Atomic int64_t backwards;               /* slots are listed so */
-	_Atomic int64_t lost_flags;              /* token_flags that none has */
-	_Atomic int64_t hidden[64]; /* mechanisms, each plus one */
+	_Atomic int64_t in_flight, collisions, sessions, token_flags, max_sessions;
+	_Atomic int64_t bad_slot, bad_slot_code; /* the slot plus one in which C_GetTokenInfo fails */
+	_Atomic int64_t backwards;               /* slots are listed in reverse order */
+	_Atomic int64_t lost_flags;              /* the token flags to remove */
+	_Atomic int64_t hidden[64];              /* mechanisms, each plus one */
 	_Atomic uint32_t request, done, released, padding;
 	_Atomic int64_t action, result;
 	struct function functions[96];
@@ -75,9 +79,9 @@ static CK_FUNCTION_LIST_PTR real;
 static pthread_rwlock_t calls; /* read: a call is in the real module */
 static _Atomic CK_SLOT_ID slot; /* of the last session */
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t while_it_is)
+static void futex_wait(_Atomic uint32_t *word, uint32_t old)
 {
-	syscall(SYS_futex, word, FUTEX_WAIT, while_it_is, NULL, NULL, 0);
+	syscall(SYS_futex, word, FUTEX_WAIT, old, NULL, NULL, 0);
 }
 
 static void futex_wake(_Atomic uint32_t *word)
@@ -85,7 +89,7 @@ static void futex_wake(_Atomic uint32_t *word)
 	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
-/* take takes one of *n, if there is one. */
+/* take decrements a positive count. It returns 1 if the count was not zero. */
 static int take(_Atomic int64_t *n)
 {
 	int64_t had = atomic_load(n);
@@ -106,14 +110,14 @@ static void delay(int64_t ns)
 		;
 }
 
-/* enter begins a call: it gives what the call has to return without having been
- * made, or CKR_OK. */
+/* enter begins a call. It returns CKR_OK if the call should reach the real
+ * module, and otherwise the call's return value. */
 static CK_RV enter(int number)
 {
 	struct function *f = &control->functions[number];
 	atomic_fetch_add(&f->calls, 1);
 	atomic_fetch_add(&control->in_flight, 1);
-	/* In this order: who releases first takes the hang away. */
+	/* This order matters: the test clears the hang before it releases. */
 	uint32_t released = atomic_load(&control->released);
 	if (take(&f->hang))
 		while (atomic_load(&control->released) == released)
@@ -131,13 +135,13 @@ static CK_RV leave(CK_RV rv)
 	return rv;
 }
 
-/* spoil makes what a call gave out wrong. */
+/* spoil applies the faults to the output of a call. */
 static void spoil(int number, CK_RV rv, CK_BYTE_PTR out, CK_ULONG_PTR len)
 {
 	struct function *f = &control->functions[number];
 	if (rv != CKR_OK || len == NULL)
 		return;
-	if (out == NULL) { /* a question for the length gives nothing out */
+	if (out == NULL) { /* a query for the length has no output */
 		if (take(&f->mislead))
 			*len = (CK_ULONG)f->promise;
 		return;
@@ -159,11 +163,11 @@ static void spoil_all(int number, CK_RV rv, CK_ATTRIBUTE_PTR a, CK_ULONG n)
 		spoil(number, rv, a[i].pValue, &a[i].ulValueLen);
 }
 
-#define OWN (-1) /* the handle that the call was given */
+#define INPUT_HANDLE (-1) /* the handle that was passed to the call */
 
-/* swap gives out other handles than those that a call made: what the test says,
- * or what the call before this one made. */
-static void swap(int number, CK_RV rv, CK_ULONG own, CK_ULONG_PTR first, CK_ULONG_PTR second)
+/* swap replaces the handles that a call returns by those that the test set, or
+ * by those of the previous call. */
+static void swap(int number, CK_RV rv, CK_ULONG input, CK_ULONG_PTR first, CK_ULONG_PTR second)
 {
 	struct function *f = &control->functions[number];
 	CK_ULONG_PTR out[] = {first, second};
@@ -173,20 +177,20 @@ static void swap(int number, CK_RV rv, CK_ULONG own, CK_ULONG_PTR first, CK_ULON
 	for (int i = 0; i < 2 && out[i] != NULL; i++) {
 		CK_ULONG made = *out[i];
 		if (swaps && f->other[i] != 0)
-			*out[i] = f->other[i] == OWN ? own : (CK_ULONG)f->other[i];
+			*out[i] = f->other[i] == INPUT_HANDLE ? input : (CK_ULONG)f->other[i];
 		if (repeats)
 			*out[i] = (CK_ULONG)f->last[i];
 		f->last[i] = (int64_t)made;
 	}
 }
 
-/* misfind finds other objects than there are: another one, one twice, a wrong
- * number of them. */
+/* misfind applies the faults to a page of C_FindObjects: a wrong object, one
+ * object twice, or a wrong number of objects. */
 static void misfind(CK_RV rv, CK_OBJECT_HANDLE_PTR found, CK_ULONG room, CK_ULONG_PTR n)
 {
 	struct function *f = &control->functions[FN_C_FindObjects];
 	if (rv != CKR_OK || *n == 0)
-		return; /* as every search ends */
+		return; /* an empty page ends every search */
 	if (take(&f->swap))
 		found[0] = (CK_OBJECT_HANDLE)f->other[0];
 	if (*n < room && take(&f->repeat)) {
@@ -210,7 +214,7 @@ static CK_RV refuse(CK_MECHANISM_PTR m)
 	return m != NULL && is_hidden(m->mechanism) ? CKR_MECHANISM_INVALID : CKR_OK;
 }
 
-/* CALL is a function that does body, which sets rv, if the call is made. */
+/* CALL defines a function. Unless a fault prevents the call, it runs body, which sets rv. */
 #define CALL(name, parameters, body)               \
 	CK_RV name parameters                          \
 	{                                              \
@@ -225,19 +229,19 @@ static CK_RV refuse(CK_MECHANISM_PTR m)
 
 #define FORWARD(name, parameters, ...) CALL(name, parameters, rv = real->name(__VA_ARGS__))
 
-/* … that begins the use of a mechanism. */
+/* BEGINNING forwards a function that begins the use of mechanism m. */
 #define BEGINNING(name, m, parameters, ...) \
 	CALL(name, parameters, if ((rv = refuse(m)) == CKR_OK) rv = real->name(__VA_ARGS__))
 
-/* … that gives len bytes out. */
+/* GIVING forwards a function whose output is len bytes at out. */
 #define GIVING(name, out, len, parameters, ...) \
 	CALL(name, parameters, rv = real->name(__VA_ARGS__); spoil(FN_##name, rv, out, len))
 
-/* … that must not be called while another call is in the module. */
+/* ALONE forwards a function that must not be called while another call is in flight. */
 #define ALONE(name, parameters, ...)                   \
 	CALL(name, parameters,                             \
 		if (atomic_load(&control->in_flight) > 1)      \
-			atomic_fetch_add(&control->torn, 1);       \
+			atomic_fetch_add(&control->collisions, 1); \
 		if ((rv = real->name(__VA_ARGS__)) == CKR_OK)  \
 			atomic_store(&control->sessions, 0))
 
@@ -402,7 +406,7 @@ static CK_RV act(int64_t action)
 	return CKR_ARGUMENTS_BAD;
 }
 
-/* serve does to the real module what the test asks for, with no call in it. */
+/* serve acts on the real module at the test's request, while no call is in flight. */
 static void *serve(void *unused)
 {
 	(void)unused;
@@ -429,7 +433,7 @@ static int start_serving(void)
 	pthread_rwlockattr_setkind_np(&writers_first, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&calls, &writers_first);
 
-	/* Signals are for the process's own threads. */
+	/* The process's other threads must handle the signals. */
 	sigset_t all, before;
 	pthread_t thread;
 	sigfillset(&all);
@@ -444,16 +448,16 @@ static const char *map_control(void)
 	Dl_info self;
 	char path[4096];
 	if (!dladdr((void *)map_control, &self))
-		return "it does not know its own path";
+		return "cannot find its own path";
 	snprintf(path, sizeof path, "%s.control", self.dli_fname);
 	int fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
-		return "it cannot open the file beside it";
+		return "cannot open its control file";
 	control = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd);
 	if (control == MAP_FAILED)
-		return "it cannot map the file beside it";
-	return control->size == sizeof *control ? NULL : "the file beside it has another layout";
+		return "cannot map its control file";
+	return control->size == sizeof *control ? NULL : "its control file has another layout";
 }
 
 static const char *broken;
@@ -465,9 +469,9 @@ static void load(void)
 	void *module = dlopen(control->real, RTLD_NOW);
 	CK_C_GetFunctionList list = module == NULL ? NULL : (CK_C_GetFunctionList)dlsym(module, "C_GetFunctionList");
 	if (list == NULL || list(&real) != CKR_OK)
-		broken = "it cannot load the real module";
+		broken = "cannot load the real module";
 	else if (start_serving() != 0)
-		broken = "it cannot start a thread";
+		broken = "cannot start a thread";
 }
 
 static CK_FUNCTION_LIST ours = {
@@ -482,7 +486,7 @@ __attribute__((visibility("default"))) CK_RV C_GetFunctionList(CK_FUNCTION_LIST_
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	pthread_once(&once, load);
 	if (broken != NULL) {
-		fprintf(stderr, "the module that injects faults: %s\n", broken);
+		fprintf(stderr, "fault injection module: %s\n", broken);
 		return CKR_GENERAL_ERROR;
 	}
 	*list = &ours;

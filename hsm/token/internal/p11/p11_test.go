@@ -286,7 +286,7 @@ func TestWrongAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.Length("C_Sign", 0xffffffff, 1)
+	f.SetLength("C_Sign", 0xffffffff, 1)
 	if sig, err := s.Sign(private, pkcs11.CKM_RSA_PKCS, nil, []byte("message")); !p11.IsError(err) {
 		t.Errorf("a signature of 4 GiB: %d bytes, %v, want an Error", len(sig), err)
 	}
