@@ -1,5 +1,6 @@
 package kms
 
+// CreateApplicationAccessPointRequest holds the parameters of CreateApplicationAccessPoint.
 type CreateApplicationAccessPointRequest struct {
 	Name                 string `kms:"required"`
 	Policies             string `kms:"required"`
@@ -7,7 +8,7 @@ type CreateApplicationAccessPointRequest struct {
 	Description          string `kms:"chars=8192"`
 }
 
-// AccessPointResponse is an access point as the API shows it.
+// An AccessPointResponse describes an access point.
 type AccessPointResponse struct {
 	Result
 	Arn                  string
@@ -17,25 +18,28 @@ type AccessPointResponse struct {
 	Policies             string // JSON
 }
 
-// An AccessPointItem is an access point as lists show it.
+// An AccessPointItem is an access point in a list.
 type AccessPointItem struct {
 	AuthenticationMethod string
 	Name                 string
 }
 
+// ListApplicationAccessPointsResponse is the answer to ListApplicationAccessPoints.
 type ListApplicationAccessPointsResponse struct {
 	Result
 	ApplicationAccessPoints struct{ ApplicationAccessPoint []AccessPointItem }
 	PageInfo
 }
 
-// UpdateApplicationAccessPointRequest changes the fields that are not nil.
+// UpdateApplicationAccessPointRequest holds the parameters of UpdateApplicationAccessPoint. The
+// operation changes the fields that are not nil.
 type UpdateApplicationAccessPointRequest struct {
 	Name        string  `kms:"required"`
 	Description *string `kms:"chars=8192"`
 	Policies    *string
 }
 
+// CreateNetworkRuleRequest holds the parameters of CreateNetworkRule.
 type CreateNetworkRuleRequest struct {
 	Name            string `kms:"required"`
 	Type            string `kms:"required,oneof=Private"`
@@ -43,7 +47,7 @@ type CreateNetworkRuleRequest struct {
 	Description     string `kms:"chars=8192"`
 }
 
-// A NetworkRule is a network rule as the API shows it.
+// A NetworkRule describes a network rule.
 type NetworkRule struct {
 	Arn             string
 	Description     string
@@ -51,36 +55,41 @@ type NetworkRule struct {
 	Type            string
 }
 
+// CreateNetworkRuleResponse is the answer to CreateNetworkRule.
 type CreateNetworkRuleResponse struct {
 	Result
 	NetworkRule
 	Name string
 }
 
+// DescribeNetworkRuleResponse is the answer to DescribeNetworkRule.
 type DescribeNetworkRuleResponse struct {
 	Result
 	NetworkRule
 }
 
-// A NetworkRuleItem is a network rule as lists show it.
+// A NetworkRuleItem is a network rule in a list.
 type NetworkRuleItem struct {
 	Name string
 	Type string
 }
 
+// ListNetworkRulesResponse is the answer to ListNetworkRules.
 type ListNetworkRulesResponse struct {
 	Result
 	NetworkRules struct{ NetworkRule []NetworkRuleItem }
 	PageInfo
 }
 
-// UpdateNetworkRuleRequest changes the fields that are not nil.
+// UpdateNetworkRuleRequest holds the parameters of UpdateNetworkRule. The operation changes the
+// fields that are not nil.
 type UpdateNetworkRuleRequest struct {
 	Name            string  `kms:"required"`
 	Description     *string `kms:"chars=8192"`
 	SourcePrivateIp *string
 }
 
+// CreatePolicyRequest holds the parameters of CreatePolicy.
 type CreatePolicyRequest struct {
 	Name               string `kms:"required"`
 	Permissions        string `kms:"required"`
@@ -90,6 +99,7 @@ type CreatePolicyRequest struct {
 	KmsInstance        string
 }
 
+// CreatePolicyResponse is the answer to CreatePolicy.
 type CreatePolicyResponse struct {
 	Result
 	AccessControlRules string
@@ -101,6 +111,7 @@ type CreatePolicyResponse struct {
 	Resources          string // JSON
 }
 
+// DescribePolicyResponse is the answer to DescribePolicy.
 type DescribePolicyResponse struct {
 	Result
 	AccessControlRules string
@@ -112,18 +123,19 @@ type DescribePolicyResponse struct {
 	Resources          []string
 }
 
-// A PermissionPolicyItem is a permission policy as lists show it.
+// A PermissionPolicyItem is a permission policy in a list.
 type PermissionPolicyItem struct{ Name string }
 
+// ListPoliciesResponse is the answer to ListPolicies.
 type ListPoliciesResponse struct {
 	Result
 	Policies struct{ Policy []PermissionPolicyItem }
 	PageInfo
 }
 
-// UpdatePolicyRequest changes the fields that are not nil. AccessControlRules without a
-// network rule admit all addresses. Empty AccessControlRules are refused, because they do
-// not say that.
+// UpdatePolicyRequest holds the parameters of UpdatePolicy. The operation changes the fields that
+// are not nil. AccessControlRules without a network rule, "{}", admit all addresses. Empty
+// AccessControlRules are refused, because an empty parameter does not state that intent.
 type UpdatePolicyRequest struct {
 	Name               string `kms:"required"`
 	AccessControlRules *string

@@ -13,26 +13,33 @@ import (
 	"time"
 )
 
-// apiDoc writes docs/api.md: every operation of KMS, supported or not, and every
-// error. A test holds the file to it.
+// apiDoc returns the text of docs/api.md. It lists every operation of KMS, supported or not, and
+// every error.
 func apiDoc() string {
 	var b strings.Builder
 	b.WriteString(`# The API
 
-Made from the gateway's own tables: do not edit, but run ` + "`go test ./gateway/kms -run TestAPIDoc -update`" + `.
+This page is generated from the gateway's tables. Do not edit it. To update it, run
+
+    go test ./gateway/kms -run TestAPIDoc -update
 
 ## Operations
 
-Of API version 2016-01-20, as in kms-20160120 v3.2.3 and v4.1.0. Every operation obeys ` + "`DryRun=true`" + `, takes its parameters in the query
-or a form, lists as ` + "`Name.1`" + ` or as JSON, and answers in JSON or XML as ` + "`Format`" + ` says. Wherever a KeyId is taken, an alias or an ARN of this region and account
-is, too.
+The gateway implements API version 2016-01-20, as in kms-20160120 v3.2.3 and v4.1.0.
+
+- Send the parameters of an operation in the query or in a form. Send a list as ` + "`Name.1`" + `,
+  ` + "`Name.2`" + `, … or as JSON.
+- Wherever an operation takes a KeyId, it also takes an alias or an ARN of this region and account.
+- The answer is JSON or XML, as the parameter ` + "`Format`" + ` says.
+- Every operation obeys ` + "`DryRun=true`" + `.
+- The answer for an operation that the gateway does not support is UnsupportedOperation.
 
 | operation | supported | differences from Alibaba Cloud KMS |
 |---|---|---|
 `)
 	rows := make(map[string]string)
 	for _, name := range Unsupported {
-		rows[name] = "no | UnsupportedOperation"
+		rows[name] = "no | "
 	}
 	for _, o := range Operations {
 		if o.Door == RPC {
@@ -45,10 +52,14 @@ is, too.
 	b.WriteString(`
 ## Parameters
 
-Parameters in bold are always required; the differences above name those required in some cases. The quota is the one that a shared listener charges ([serve.md](serve.md)).
-The time is how long the operation may take before the answer is 503. Making a key pair may take 10 s, or 25 s for RSA_3072 and RSA_4096.
+Parameters in bold are always required. Some others are required in certain cases, which the
+differences above name.
 
-| operation | quota | time | parameters |
+- The quota is the one that a shared listener charges ([serve.md](serve.md)).
+- The timeout is how long the operation may take before the answer is 503. Making a key pair may
+  take 10 s, or 25 s for RSA_3072 and RSA_4096.
+
+| operation | quota | timeout | parameters |
 |---|---|---|---|
 `)
 	for _, o := range Operations {
@@ -59,7 +70,8 @@ The time is how long the operation may take before the answer is 503. Making a k
 	b.WriteString(`
 ## Errors
 
-Answers have HttpStatus, Code, Message, RequestId and HostId. Messages of answers go on, to name the parameter or the reason.
+The answer to a failed request has the members HttpStatus, Code, Message, RequestId and HostId. Its
+message may be longer than the table shows, to name the parameter or the reason.
 
 | HTTP | Code | Message begins |
 |---|---|---|
@@ -70,19 +82,21 @@ Answers have HttpStatus, Code, Message, RequestId and HostId. Messages of answer
 	b.WriteString(`
 ## The native API
 
-Protobuf over POST, as the KMS Instance SDK (dkms-gcs 0.2) speaks it: see [native.proto](../gateway/nativepb/native.proto). Other ApiNames answer
-UnsupportedOperation. DryRun is not known there.
+The native API is Protobuf over POST, as the KMS Instance SDK (dkms-gcs 0.2) speaks it: see
+[native.proto](../gateway/nativepb/native.proto). The answer for any other ApiName is
+UnsupportedOperation. The native API has no DryRun.
 
-| ApiName | |
+| ApiName | operation |
 |---|---|
 `)
 	for _, o := range Operations {
 		if o.Native != nil {
-			fmt.Fprintf(&b, "| %s | %s |\n", o.Native.Name, cmp.Or(o.Native.Differences, "as "+o.Name))
+			fmt.Fprintf(&b, "| %s | %s |\n", o.Native.Name, cmp.Or(o.Native.Differences, "Like "+o.Name+"."))
 		}
 	}
 	b.WriteString(`
-An unknown alias is Forbidden.KeyNotFound, a body that cannot be read InvalidParameter. Besides the errors above it has
+The error for an unknown alias is Forbidden.KeyNotFound. The error for a body that the gateway
+cannot parse is InvalidParameter. In addition to the errors above, the native API has these:
 
 | HTTP | Code | Message begins |
 |---|---|---|
@@ -93,9 +107,23 @@ An unknown alias is Forbidden.KeyNotFound, a body that cannot be read InvalidPar
 	b.WriteString(`
 ## Precedence
 
-Of several that a request deserves it gets the first, in this order: route and method, plain HTTP, size, malformed parameters,
-signature (incomplete, method, token, time, access key, value, nonce), action, quota, single parameters, permission, existence of alias, key and
-version, state, usage, fitness of algorithm and digest, limits, the token.
+If several errors apply to a request, the answer is the first of them in this order:
+
+1. route and method
+2. plain HTTP
+3. size
+4. malformed parameters
+5. signature: incomplete, method, token, time, access key, value, nonce
+6. action
+7. quota
+8. single parameters
+9. permission
+10. existence of the alias, the key and the version
+11. state
+12. usage
+13. whether algorithm and digest fit the key
+14. limits
+15. the token
 `)
 	return b.String()
 }
@@ -128,7 +156,7 @@ func parameters(o Operation) string {
 
 var update = flag.Bool("update", false, "write docs/api.md")
 
-// TestAPIDoc holds docs/api.md to the tables of operations and errors.
+// TestAPIDoc checks that docs/api.md matches the tables of operations and errors.
 func TestAPIDoc(t *testing.T) {
 	const path = "../../docs/api.md"
 	want := apiDoc()
@@ -137,8 +165,8 @@ func TestAPIDoc(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	have, err := os.ReadFile(path)
-	if err != nil || string(have) != want {
-		t.Errorf("%s is not what the tables make (%v): go test ./gateway/kms -run TestAPIDoc -update", path, err)
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != want {
+		t.Errorf("%s differs from the tables (%v): run go test ./gateway/kms -run TestAPIDoc -update", path, err)
 	}
 }

@@ -1,5 +1,6 @@
 package kms
 
+// CreateClientKeyRequest holds the parameters of CreateClientKey.
 type CreateClientKeyRequest struct {
 	AapName   string `kms:"required"`
 	Password  string `kms:"required"`
@@ -7,7 +8,8 @@ type CreateClientKeyRequest struct {
 	NotAfter  string
 }
 
-// CreateClientKeyResponse is the only answer that shows the private key.
+// CreateClientKeyResponse is the answer to CreateClientKey. No other answer contains the private
+// key.
 type CreateClientKeyResponse struct {
 	Result
 	ClientKeyId    string
@@ -34,16 +36,19 @@ type ClientKeyItem struct {
 	PublicKeyData string // the certificate, PEM
 }
 
+// GetClientKeyResponse is the answer to GetClientKey.
 type GetClientKeyResponse struct {
 	Result
 	ClientKeyItem
 }
 
+// ListClientKeysRequest holds the parameters of ListClientKeys.
 type ListClientKeysRequest struct {
-	AapName string // all access points if empty
+	AapName string // empty means all access points
 }
 
-// ListClientKeysResponse has its list directly, unlike the responses of other lists.
+// ListClientKeysResponse is the answer to ListClientKeys. Unlike other lists, its list is not
+// nested.
 type ListClientKeysResponse struct {
 	Result
 	ClientKeys []ClientKeyItem

@@ -9,17 +9,17 @@ import (
 	"strings"
 )
 
-// Decode fills the fields of *into, a struct, from the parameters of the same
-// names, as [Parameter] describes them. Parameters without a field are ignored: clients
-// send more than an operation knows. A field can be
+// Decode fills the fields of *into, a struct, from the parameters of the same names, as
+// [Parameter] describes them. It ignores parameters without a field, because clients send
+// parameters that an operation does not have. A field is one of
 //
-//   - a string, or a *string that is nil if it was not sent;
-//   - a *int or *bool that is nil if it was not sent;
+//   - a string, or a *string, which is nil if the parameter was not sent;
+//   - a *int or *bool, which is nil if the parameter was not sent;
 //   - a []byte, sent as standard Base64 with padding;
-//   - a []string or a slice of structs of strings, sent flat (Name.1, Name.2, …
-//     and Name.1.Member, …) or as JSON text under the name itself.
+//   - a []string or a slice of structs of strings, sent flat (Name.1, Name.2, … and
+//     Name.1.Member, …) or as JSON text under the name itself.
 //
-// Its errors are MissingParameter and InvalidParameter.
+// The errors are those that MissingParameter and InvalidParameter return.
 func Decode(parameters map[string]string, into any) error {
 	v := reflect.ValueOf(into).Elem()
 	for _, p := range parametersOf(v.Type()) {
@@ -62,7 +62,7 @@ func (p Parameter) decodeField(text string, into reflect.Value) error {
 	case Integer:
 		n, err := strconv.ParseInt(text, 10, 32)
 		if err != nil {
-			return InvalidParameter(p.Name, "%q is not a whole number of 32 bits", Clip(text))
+			return InvalidParameter(p.Name, "%q is not a 32-bit integer", Clip(text))
 		}
 		into.Set(reflect.ValueOf(new(int(n))))
 		return p.checkInteger(int(n))
@@ -73,8 +73,8 @@ func (p Parameter) decodeField(text string, into reflect.Value) error {
 		}
 		into.Set(reflect.ValueOf(&b))
 	case Bytes:
-		// Strict: trailing bits that are not zero would make two texts of one
-		// value.
+		// Strict decoding refuses trailing bits that are not zero: otherwise two texts would
+		// decode to one value.
 		b, err := base64.StdEncoding.Strict().DecodeString(text)
 		if err != nil || strings.ContainsAny(text, "\r\n") {
 			return InvalidParameter(p.Name, "it is not standard Base64 with padding")
@@ -84,12 +84,11 @@ func (p Parameter) decodeField(text string, into reflect.Value) error {
 	return nil
 }
 
-// MaxList bounds how many members a list parameter can have.
+// MaxList is the largest number of members of a list parameter.
 const MaxList = 100
 
-// decodeList fills a []string or a slice of structs of strings. Members are
-// counted from 1 without a gap. A list that could be read in two ways is
-// refused.
+// decodeList fills a []string or a slice of structs of strings. Members are numbered from 1
+// without gaps. decodeList refuses a list that is sent both flat and as JSON.
 func decodeList(parameters map[string]string, name string, into reflect.Value) error {
 	flat := 0
 	for p := range parameters {
@@ -98,8 +97,10 @@ func decodeList(parameters map[string]string, name string, into reflect.Value) e
 		}
 	}
 	if text := parameters[name]; text != "" {
-		if err := json.Unmarshal([]byte(text), into.Addr().Interface()); err != nil || into.Len() > MaxList || flat > 0 {
-			return InvalidParameter(name, "it is neither sent as %s.1, %s.2, … nor as a JSON list, of at most %d", name, name, MaxList)
+		err := json.Unmarshal([]byte(text), into.Addr().Interface())
+		if err != nil || into.Len() > MaxList || flat > 0 {
+			return InvalidParameter(name, "send at most %d members, either as %s.1, %s.2, … or as a JSON list",
+				MaxList, name, name)
 		}
 		return nil
 	}
@@ -107,7 +108,8 @@ func decodeList(parameters map[string]string, name string, into reflect.Value) e
 		member := reflect.New(into.Type().Elem()).Elem()
 		sent := decodeMember(parameters, fmt.Sprintf("%s.%d", name, n), member)
 		if sent == 0 || n > MaxList {
-			return InvalidParameter(name, "its members are not %s.1, %s.2, …, at most %d", name, name, MaxList)
+			return InvalidParameter(name, "its members must be %s.1, %s.2, …, without gaps and at most %d",
+				name, name, MaxList)
 		}
 		flat -= sent
 		into.Set(reflect.Append(into, member))
@@ -115,7 +117,7 @@ func decodeList(parameters map[string]string, name string, into reflect.Value) e
 	return nil
 }
 
-// decodeMember fills a member of a list and returns how many parameters it used.
+// decodeMember fills a member of a list and returns the number of parameters that it used.
 func decodeMember(parameters map[string]string, name string, into reflect.Value) (sent int) {
 	fill := func(name string, into reflect.Value) {
 		if text, ok := parameters[name]; ok {
@@ -144,20 +146,21 @@ func ParseBool(text string) (value, ok bool) {
 	return false, false
 }
 
-// MaxReason bounds the reason in an audit line: it is more than a denial that names the
-// longest policy has.
+// MaxReason is the length to which the reason in an audit line is truncated, in bytes. A denial
+// that names the longest policy is shorter.
 const MaxReason = 1024
 
-// MaxEcho bounds what of a request's own text goes into messages and log lines.
+// MaxEcho is the length to which text from a request is truncated in messages and log lines, in
+// bytes.
 const MaxEcho = 256
 
-// Clip truncates a text from a request to MaxEcho bytes.
+// Clip returns s, which comes from a request, truncated to MaxEcho bytes as by ClipTo.
 func Clip(s string) string { return ClipTo(MaxEcho, s) }
 
-// ClipTo truncates a text to most bytes, and then appends "…".
-func ClipTo(most int, s string) string {
-	if len(s) > most {
-		return s[:most] + "…"
+// ClipTo returns s, truncated to limit bytes and with "…" appended if it is longer.
+func ClipTo(limit int, s string) string {
+	if len(s) > limit {
+		return s[:limit] + "…"
 	}
 	return s
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// FuzzDecode feeds the parameter decoder: it fills the fields or refuses with
-// the API's own errors, and never panics.
+// FuzzDecode checks that the parameter decoder either fills the fields or returns an error of the
+// API, and never panics.
 func FuzzDecode(f *testing.F) {
 	f.Add("name", "1", "true", "AAAA")
 	f.Add("", "-1", "TRUE", "AAA")
@@ -25,11 +25,11 @@ func FuzzDecode(f *testing.F) {
 		err := kms.Decode(map[string]string{"S": s, "N": n, "B": b, "D": d}, &into)
 		if err != nil {
 			if code := err.(*kms.Error).Code; code != "MissingParameter" && code != "InvalidParameter" {
-				t.Errorf("error %v", err)
+				t.Errorf("Decode: %v, want MissingParameter or InvalidParameter", err)
 			}
 			return
 		}
-		// What was taken means what it says, and is written in one way.
+		// Each field holds the value of its parameter, and each value has one accepted form.
 		number, numberErr := strconv.ParseInt(n, 10, 32)
 		if into.S != s || s == "" ||
 			(n == "") != (into.N == nil) || (n != "" && (numberErr != nil || *into.N != int(number))) ||

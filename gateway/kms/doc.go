@@ -1,15 +1,14 @@
-// Package kms is the API's vocabulary: the operations, requests, responses and errors,
+// Package kms is the vocabulary of the API: the operations, requests, responses and errors,
 // declared once for the server, the command line and the tests.
 //
-// The request and the response of operation X are XRequest and XResponse. Their
-// fields have the API's names. [Decode] fills a request from parameters; [FormatOf]
-// returns the format of a response, JSON or XML. A failed request is answered with an
-// [Error], whose Code is spelled as KMS, RAM or the gateway in front of KMS spells it.
+// The request and the response of operation X are XRequest and XResponse. Their fields have the
+// names of the API. [Decode] fills a request from parameters; [FormatOf] returns the format of a
+// response, JSON or XML. The answer to a failed request is an [Error], whose Code is spelled as
+// KMS, RAM or the API gateway in front of KMS spells it.
 //
-// A request is declared in the file of what it is about; the tags of its fields state
-// their limits (see [Parameter]).
+// Each request is declared in the file of its subject. The tags of its fields state their limits
+// (see [Parameter]).
 //
-// The package guarantees that the server, the command line and the tests use the same names
-// and the same order of members. It holds no state, and knows nothing of records, tokens
-// or callers.
+// The package guarantees that the server, the command line and the tests use the same names and
+// the same order of members. It holds no state and does not depend on records, tokens or callers.
 package kms

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// A Format is a way to write responses. Content types are spelled as the real service spells
-// them: SDKs compare that of XML to the letter.
+// A Format encodes responses. The ContentType is spelled exactly as Alibaba Cloud KMS spells it,
+// because SDKs compare that of XML as a string.
 type Format struct {
 	ContentType string
 	Encode      func(root string, body any) ([]byte, error)
@@ -21,12 +21,12 @@ var (
 	FormatXML  = &Format{"text/xml;charset=utf-8", encodeXML}
 )
 
-// formats are the values of the parameter Format, in upper case; they are taken
-// in any.
+// formats maps the values of the parameter Format, in upper case, to formats. Requests can use any
+// case.
 var formats = map[string]*Format{"": FormatJSON, "JSON": FormatJSON, "XML": FormatXML}
 
-// FormatOf returns the format that a request asks for in the parameter Format, in any case.
-// For an unknown format it returns FormatJSON, in which the request is refused.
+// FormatOf returns the format for a value of the parameter Format, in any case. For an unknown
+// value it returns FormatJSON: the gateway refuses such a request in JSON.
 func FormatOf(name string) *Format {
 	if f, ok := formats[strings.ToUpper(name)]; ok {
 		return f
@@ -42,8 +42,8 @@ func CheckFormat(name string) error {
 	return nil
 }
 
-// EncodeJSON encodes body as JSON. It leaves &, < and > as they are: Alibaba Cloud's older
-// Java SDK does not know the escape \u. An empty list is [], a nil one is null.
+// EncodeJSON encodes body as JSON. It does not escape &, < and >, because Alibaba Cloud's older
+// Java SDK does not decode \u escapes. An empty list becomes [], a nil list null.
 func EncodeJSON(_ string, body any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -54,8 +54,9 @@ func EncodeJSON(_ string, body any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), nil
 }
 
-// encodeXML writes members as elements; a list is its element repeated, so an
-// empty one is none. The root is the operation's name and "Response", or Error.
+// encodeXML encodes body as an element named root: the operation's name followed by "Response", or
+// "Error". Each member becomes an element. A list becomes one element per member, so an empty list
+// leaves no trace.
 func encodeXML(root string, body any) ([]byte, error) {
 	var b strings.Builder
 	b.WriteString(xml.Header)
@@ -65,7 +66,7 @@ func encodeXML(root string, body any) ([]byte, error) {
 	return []byte(b.String()), nil
 }
 
-// Base64 is a byte slice that every format writes as standard Base64 with padding.
+// Base64 is a byte slice that every Format encodes as standard Base64 with padding.
 type Base64 []byte
 
 // MarshalText returns b as standard Base64 with padding.
@@ -73,8 +74,8 @@ func (b Base64) MarshalText() ([]byte, error) {
 	return base64.StdEncoding.AppendEncode(nil, b), nil
 }
 
-// An ErrorBody is the body of an answer to a failed request. SDKs read it; where they expect
-// strings they must get strings, because alibaba-cloud-sdk-go panics otherwise.
+// An ErrorBody is the body of the answer to a failed request. The members that SDKs expect to be
+// strings must be strings, because alibaba-cloud-sdk-go panics otherwise.
 type ErrorBody struct {
 	HttpStatus int
 	Code       string

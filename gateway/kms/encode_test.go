@@ -16,7 +16,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// responses returns one of every type.
+// responses returns an empty response of every type.
 func responses() []kms.Response {
 	return []kms.Response{
 		new(kms.AccessPointResponse),
@@ -63,8 +63,8 @@ func responses() []kms.Response {
 	}
 }
 
-// fill sets every member of a response: texts to the member's name, numbers to 7, and
-// lists to so many members.
+// fill sets every member of a response: texts to the name of the member, numbers to 7 or 7.5, and
+// lists to the given number of members.
 func fill(v reflect.Value, name string, members int) {
 	switch v.Kind() {
 	case reflect.Struct:
@@ -83,7 +83,7 @@ func fill(v reflect.Value, name string, members int) {
 		v.SetBool(true)
 	case reflect.Slice:
 		if v.Type().Elem().Kind() == reflect.Uint8 {
-			v.SetBytes([]byte{0xfb, 0xff, 0, 1}) // + and / in Base64, and padding
+			v.SetBytes([]byte{0xfb, 0xff, 0, 1}) // Base64 with +, / and padding
 			return
 		}
 		v.Set(reflect.MakeSlice(v.Type(), members, members))
@@ -95,37 +95,37 @@ func fill(v reflect.Value, name string, members int) {
 	}
 }
 
-// TestResponses writes every response in both formats, with full and with empty lists:
-// clients must never see null.
+// TestResponses encodes every response in both formats, with full and with empty lists. No answer
+// may contain null.
 func TestResponses(t *testing.T) {
 	t.Parallel()
-	var got bytes.Buffer
-	write := func(r kms.Response, f *kms.Format) {
+	var all bytes.Buffer
+	encode := func(r kms.Response, f *kms.Format) {
 		t.Helper()
 		text, err := f.Encode(reflect.TypeOf(r).Elem().Name(), r)
 		if err != nil {
 			t.Errorf("%T: %v", r, err)
 		}
-		got.Write(text)
+		all.Write(text)
 	}
 	for _, r := range responses() {
 		if _, ok := r.(*kms.DescribeTokenResponse); ok {
-			continue // its members are hsm's
+			continue // package hsm defines its members
 		}
 		for _, members := range []int{1, 0} {
 			fill(reflect.ValueOf(r).Elem(), "", members)
-			write(r, kms.FormatJSON)
+			encode(r, kms.FormatJSON)
 			if members > 0 {
-				write(r, kms.FormatXML)
+				encode(r, kms.FormatXML)
 			}
 		}
 	}
-	if bytes.Contains(got.Bytes(), []byte("null")) {
-		t.Error("an answer has null")
+	if bytes.Contains(all.Bytes(), []byte("null")) {
+		t.Error("an answer contains null")
 	}
 }
 
-// TestResponsesAreComplete: every type of a response is in the list above.
+// TestResponsesAreComplete checks that responses returns every type of response.
 func TestResponsesAreComplete(t *testing.T) {
 	t.Parallel()
 	listed := make(map[string]bool)
@@ -133,7 +133,7 @@ func TestResponsesAreComplete(t *testing.T) {
 		listed[reflect.TypeOf(r).Elem().Name()] = true
 		r.SetRequestId("id")
 		if text, err := kms.EncodeJSON("", r); err != nil || !bytes.HasPrefix(text, []byte(`{"RequestId":"id"`)) {
-			t.Errorf("%T: %.40s, %v", r, text, err)
+			t.Errorf("%T: %.40s, %v, want a RequestId first", r, text, err)
 		}
 	}
 	files, err := filepath.Glob("*.go")
@@ -146,85 +146,98 @@ func TestResponsesAreComplete(t *testing.T) {
 			t.Fatal(err)
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
-			if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name != "Response" && strings.HasSuffix(spec.Name.Name, "Response") && !listed[spec.Name.Name] {
-				t.Errorf("%s is not among the responses of this test", spec.Name.Name)
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
+			}
+			if name := spec.Name.Name; name != "Response" && strings.HasSuffix(name, "Response") && !listed[name] {
+				t.Errorf("the function responses does not return a %s", name)
 			}
 			return true
 		})
 	}
 }
 
-// TestFormat takes the parameter Format in any case. What is neither JSON nor XML is
-// refused, in JSON.
+// TestFormat checks that the parameter Format is accepted in any letter case, and that any value
+// other than JSON and XML is refused, in JSON.
 func TestFormat(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]*kms.Format{"": kms.FormatJSON, "JSON": kms.FormatJSON, "json": kms.FormatJSON, "XML": kms.FormatXML, "xMl": kms.FormatXML} {
+	for name, want := range map[string]*kms.Format{
+		"": kms.FormatJSON, "JSON": kms.FormatJSON, "json": kms.FormatJSON, "XML": kms.FormatXML, "xMl": kms.FormatXML,
+	} {
 		if err := kms.CheckFormat(name); err != nil || kms.FormatOf(name) != want {
-			t.Errorf("%q: %v, %v", name, kms.FormatOf(name), err)
+			t.Errorf("Format %q: %s, %v, want %s", name, kms.FormatOf(name).ContentType, err, want.ContentType)
 		}
 	}
 	for _, name := range []string{"yaml", " XML", "XML\x00"} {
 		if err := kms.CheckFormat(name); err == nil || kms.FormatOf(name) != kms.FormatJSON {
-			t.Errorf("%q: %v, %v", name, kms.FormatOf(name), err)
+			t.Errorf("Format %q: %s, %v, want an error and JSON", name, kms.FormatOf(name).ContentType, err)
 		}
 	}
-	if kms.FormatJSON.ContentType != "application/json;charset=utf-8" || kms.FormatXML.ContentType != "text/xml;charset=utf-8" {
-		t.Errorf("%q, %q: SDKs compare them to the letter", kms.FormatJSON.ContentType, kms.FormatXML.ContentType)
+	// SDKs compare the content types as strings.
+	if got, want := kms.FormatJSON.ContentType, "application/json;charset=utf-8"; got != want {
+		t.Errorf("ContentType of JSON: %q, want %q", got, want)
+	}
+	if got, want := kms.FormatXML.ContentType, "text/xml;charset=utf-8"; got != want {
+		t.Errorf("ContentType of XML: %q, want %q", got, want)
 	}
 }
 
-// TestEncodeText writes what clients may have sent so that it is read again as it was.
+// TestEncodeText checks that text with special characters survives encoding and decoding.
 func TestEncodeText(t *testing.T) {
 	t.Parallel()
 	r := kms.GetKeyPolicyResponse{Policy: "a<b>&\"c\"\\ \n中"}
 	text, err := kms.FormatJSON.Encode("", &r)
 	if err != nil || strings.Contains(string(text), `\u`) || bytes.HasSuffix(text, []byte("\n")) {
-		t.Errorf("%s, %v", text, err)
+		t.Errorf("JSON: %q, %v, want no \\u escape and no newline at the end", text, err)
 	}
-	var again kms.GetKeyPolicyResponse
-	if err := json.Unmarshal(text, &again); err != nil || again != r {
-		t.Errorf("%+v, %v", again, err)
+	var decoded kms.GetKeyPolicyResponse
+	if err := json.Unmarshal(text, &decoded); err != nil || decoded != r {
+		t.Errorf("decoded JSON: %+v, %v, want %+v", decoded, err, r)
 	}
 	text, err = kms.FormatXML.Encode("GetKeyPolicyResponse", &r)
-	want := `<?xml version="1.0" encoding="UTF-8"?>` + "\n<GetKeyPolicyResponse><RequestId></RequestId><Policy>a&lt;b&gt;&amp;&#34;c&#34;\\ &#xA;中</Policy></GetKeyPolicyResponse>"
+	want := `<?xml version="1.0" encoding="UTF-8"?>` + "\n<GetKeyPolicyResponse><RequestId></RequestId>" +
+		"<Policy>a&lt;b&gt;&amp;&#34;c&#34;\\ &#xA;中</Policy></GetKeyPolicyResponse>"
 	if err != nil || string(text) != want {
-		t.Errorf("%s, %v", text, err)
+		t.Errorf("XML: %s, %v, want %s", text, err, want)
 	}
 }
 
-// TestErrors: each error has a code of its own, and Is tells errors by code and status
-// whatever their message.
+// TestErrors checks that no two errors share both status and code, and that Is compares status and
+// code but not messages.
 func TestErrors(t *testing.T) {
 	t.Parallel()
-	for name, all := range map[string][]kms.Error{"API": kms.Errors(), "administration": kms.AdminErrors(), "native": kms.NativeErrors()} {
+	for name, all := range map[string][]kms.Error{
+		"API": kms.Errors(), "administration": kms.AdminErrors(), "native": kms.NativeErrors(),
+	} {
 		var codes []string
 		for _, e := range all {
 			if e.Status < 400 || e.Status > 599 || e.Code == "" || e.Message == "" {
-				t.Errorf("%s: %+v", name, e)
+				t.Errorf("%s: %+v, want a status from 400 to 599, a code and a message", name, e)
 			}
 			codes = append(codes, fmt.Sprint(e.Status, e.Code))
 		}
 		slices.Sort(codes)
 		if len(slices.Compact(codes)) != len(all) {
-			t.Errorf("%s: a code is there twice", name)
+			t.Errorf("%s: two errors share status and code: %v", name, codes)
 		}
 	}
 	e := kms.ErrKeyNotFound
 	for _, other := range []*kms.Error{e.Saying("%d", 1), e.Because("%d", 1)} {
 		if !other.Is(e) || other.Message == e.Message || other.Is(kms.ErrAliasNotFound) {
-			t.Errorf("%v", other)
+			t.Errorf("%v, want the same error as %v with another message", other, e)
 		}
 	}
-	if got := e.Because("It has %d.", 1).Message; got != e.Message+" It has 1." {
-		t.Errorf("%q", got)
+	if got, want := e.Because("It has %d.", 1).Message, e.Message+" It has 1."; got != want {
+		t.Errorf("Because: %q, want %q", got, want)
 	}
 	if kms.ErrTooLarge.Is(kms.ErrInvalidParameter) {
-		t.Error("errors of one code and two statuses are one")
+		t.Error("two errors with one code and different statuses are the same")
 	}
 }
 
-// TestDryRunError tells a dry run what the request would have been answered with, and
-// faults and quotas as they are.
+// TestDryRunError checks the answers to dry runs. Faults of the gateway and throttling are
+// unchanged; for other errors, the answer says how the request would have failed.
 func TestDryRunError(t *testing.T) {
 	t.Parallel()
 	for e, want := range map[*kms.Error]string{
@@ -237,10 +250,11 @@ func TestDryRunError(t *testing.T) {
 	} {
 		got := kms.DryRunError(e)
 		if fmt.Sprintf("%d %s", got.Status, got.Code) != want {
-			t.Errorf("%v: %v, want %s", e, got, want)
+			t.Errorf("DryRunError(%v): %v, want %s", e, got, want)
 		}
 	}
-	if got := kms.DryRunError(kms.ErrKeyNotFound); !strings.Contains(got.Message, kms.ErrKeyNotFound.Code) || !strings.Contains(got.Message, kms.ErrKeyNotFound.Message) {
-		t.Errorf("%v", got)
+	e, got := kms.ErrKeyNotFound, kms.DryRunError(kms.ErrKeyNotFound)
+	if !strings.Contains(got.Message, e.Code) || !strings.Contains(got.Message, e.Message) {
+		t.Errorf("DryRunError(%v): %v, want a message with its code and message", e, got)
 	}
 }

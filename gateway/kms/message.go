@@ -1,6 +1,7 @@
 package kms
 
-// A Response is the answer to a successful request. Its exported fields are its members.
+// A Response is the answer to a successful request. Its exported fields are the members of the
+// answer.
 type Response interface{ SetRequestId(string) }
 
 // A Result is part of every response.
@@ -12,5 +13,5 @@ func (r *Result) SetRequestId(id string) { r.RequestId = id }
 // An EmptyResponse has only a RequestId.
 type EmptyResponse struct{ Result }
 
-// A NoRequest has no parameters.
+// A NoRequest is the request of an operation without parameters.
 type NoRequest struct{}

@@ -10,26 +10,27 @@ import (
 	"unicode/utf8"
 )
 
-// A Kind is how a parameter is written.
+// A Kind is the type of a parameter's value.
 type Kind string
 
 // The kinds of parameters.
 const (
 	Text    Kind = "text"
 	Integer Kind = "integer"
-	Boolean Kind = "boolean" // true or false, in any case
+	Boolean Kind = "boolean" // true or false, in any letter case
 	Bytes   Kind = "bytes"   // standard Base64 with padding
-	List    Kind = "list"    // Name.1, Name.2, …, or JSON
+	List    Kind = "list"    // sent as Name.1, Name.2, …, or as JSON
 )
 
-// A Parameter describes one parameter of an operation: a field of its request. What goes
-// beyond a field's type is in its tag, as `kms:"required,min=1,max=100"`:
+// A Parameter describes a parameter of an operation: a field of its request. The tag of the field,
+// such as `kms:"required,min=1,max=100"`, states the limits that its type does not:
 //
-//	required     the request is refused if it is missing or empty
-//	sent         the request is refused if it is missing
-//	min=N max=N  bounds of an Integer
-//	bytes=N      the most bytes of a Text
-//	chars=N      the most characters of a Text, which has to be UTF-8 without control characters
+//	required     the request is refused if the parameter is missing or empty
+//	sent         the request is refused if the parameter is missing
+//	min=N max=N  the bounds of an Integer
+//	bytes=N      the maximum length of a Text, in bytes
+//	chars=N      the maximum length of a Text, in characters; it must be UTF-8 without control
+//	             characters
 //	oneof=A|B    the values of a Text
 type Parameter struct {
 	Name     string
@@ -37,14 +38,15 @@ type Parameter struct {
 	Required bool
 	Sent     bool
 	Min, Max *int
-	MaxBytes int // 0: no bound of its own
-	MaxChars int
+	MaxBytes int // zero means no limit
+	MaxChars int // zero means no limit
 	OneOf    []string
 
-	field int // of the request
+	field int // the index of the field in the request
 }
 
-// Limits says in a few words what the parameter's value is held to; empty for nothing.
+// Limits returns a short description of the limits of the parameter's value, for the
+// documentation. It is empty if there are none.
 func (p Parameter) Limits() string {
 	switch {
 	case p.Min != nil && p.Max != nil:
@@ -79,7 +81,7 @@ func newParameter(f reflect.StructField, i int) Parameter {
 	p := Parameter{Name: f.Name, Kind: kindOf(f.Type), field: i}
 	for word := range strings.SplitSeq(f.Tag.Get("kms"), ",") {
 		name, value, _ := strings.Cut(word, "=")
-		n, _ := strconv.Atoi(value) // a test sees that it is one
+		n, _ := strconv.Atoi(value) // TestParameters checks the numbers
 		switch name {
 		case "required":
 			p.Required = true
@@ -97,7 +99,7 @@ func newParameter(f reflect.StructField, i int) Parameter {
 			p.OneOf = strings.Split(value, "|")
 		case "":
 		default:
-			panic("kms: no parameter can be " + name)
+			panic("kms: unknown word in a field's tag: " + name)
 		}
 	}
 	return p
@@ -105,29 +107,30 @@ func newParameter(f reflect.StructField, i int) Parameter {
 
 func kindOf(t reflect.Type) Kind {
 	switch {
-	case t == of[string]() || t == of[*string]():
+	case t == reflect.TypeFor[string]() || t == reflect.TypeFor[*string]():
 		return Text
-	case t == of[*int]():
+	case t == reflect.TypeFor[*int]():
 		return Integer
-	case t == of[*bool]():
+	case t == reflect.TypeFor[*bool]():
 		return Boolean
-	case t == of[[]byte]():
+	case t == reflect.TypeFor[[]byte]():
 		return Bytes
 	case t.Kind() == reflect.Slice:
 		return List
 	}
-	panic("kms: no parameter can be a " + t.String())
+	panic("kms: a request's field has the unsupported type " + t.String())
 }
 
-// checkText refuses a text that the parameter's limits do not allow. An empty one is not
-// judged: it is as good as none.
+// checkText returns an InvalidParameter error if text exceeds the parameter's limits. It accepts
+// an empty text, which means the same as a missing parameter.
 func (p Parameter) checkText(text string) error {
 	switch {
 	case text == "":
 	case p.MaxBytes > 0 && len(text) > p.MaxBytes:
 		return InvalidParameter(p.Name, "it has more than %d bytes", p.MaxBytes)
 	case p.MaxChars > 0 && (!IsText(text) || utf8.RuneCountInString(text) > p.MaxChars):
-		return InvalidParameter(p.Name, "it has to be UTF-8 of at most %d characters, without control characters", p.MaxChars)
+		return InvalidParameter(p.Name,
+			"it must be at most %d characters of UTF-8 without control characters", p.MaxChars)
 	case p.OneOf != nil && !slices.Contains(p.OneOf, text):
 		return InvalidParameter(p.Name, "%q is not one of %v", Clip(text), p.OneOf)
 	}
@@ -137,16 +140,16 @@ func (p Parameter) checkText(text string) error {
 func (p Parameter) checkInteger(n int) error {
 	switch {
 	case p.Min != nil && p.Max != nil && (n < *p.Min || n > *p.Max):
-		return InvalidParameter(p.Name, "%d is not %d to %d", n, *p.Min, *p.Max)
+		return InvalidParameter(p.Name, "%d is not in the range %d to %d", n, *p.Min, *p.Max)
 	case p.Min != nil && n < *p.Min:
-		return InvalidParameter(p.Name, "%d is not %d or more", n, *p.Min)
+		return InvalidParameter(p.Name, "%d is less than %d", n, *p.Min)
 	case p.Max != nil && n > *p.Max:
 		return InvalidParameter(p.Name, "%d is more than %d", n, *p.Max)
 	}
 	return nil
 }
 
-// IsText reports whether s is UTF-8 that XML can carry.
+// IsText reports whether s is valid UTF-8 whose characters are all allowed in XML.
 func IsText(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
 		return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0xFFFE || r == 0xFFFF

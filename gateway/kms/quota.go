@@ -1,23 +1,26 @@
 package kms
 
-// A Quota is what operations are charged to. Operations of one quota share it.
+// A Quota limits the rate of the operations that are charged to it. They share the limit.
 type Quota string
 
-// The quotas of a shared gateway are those of KMS ("QPS quotas of KMS
-// instances", as of 2026-03-31); package limit has the numbers.
+// The quotas of a shared gateway are those of KMS ("QPS quotas of KMS instances", as of
+// 2026-03-31). Package limit has the numbers.
 const (
-	QuotaAsymmetric   Quota = "asymmetric"    // AsymmetricSign, AsymmetricVerify; GenerateRandom, which a shared gateway of KMS has not
-	QuotaKeyRead      Quota = "key_read"      // what keys, versions, aliases and tags are
-	QuotaKeyWrite     Quota = "key_write"     // changes of them
+	// AsymmetricSign and AsymmetricVerify; also GenerateRandom, which a shared gateway of KMS does
+	// not offer.
+	QuotaAsymmetric Quota = "asymmetric"
+
+	QuotaKeyRead      Quota = "key_read"      // reading keys, versions, aliases, tags and access points
+	QuotaKeyWrite     Quota = "key_write"     // changing them
 	QuotaKeyCreation  Quota = "key_creation"  // CreateKey
 	QuotaTagQuery     Quota = "tag_query"     // ListResourceTags
 	QuotaInstanceRead Quota = "instance_read" // GetKmsInstance, ListKmsInstances
 	QuotaActivation   Quota = "activation"    // OpenKmsService, DescribeAccountKmsStatus
 
-	// What a dedicated gateway charges business operations to.
+	// A dedicated gateway charges business operations to these two quotas.
 	QuotaDedicatedUser     Quota = "dedicated"
 	QuotaDedicatedInstance Quota = "dedicated_instance"
 
-	// Administration is charged to nothing: it comes from this machine.
+	// QuotaAdministration has no limit, because administration is local to the machine.
 	QuotaAdministration Quota = "administration"
 )

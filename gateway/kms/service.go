@@ -1,31 +1,35 @@
 package kms
 
+// CreateBackupRequest holds the parameters of CreateBackup.
 type CreateBackupRequest struct {
 	Recipients []string `kms:"required"`
 }
 
-// A RegionItem is a region as lists show it.
+// A RegionItem is a region in a list.
 type RegionItem struct{ RegionId string }
 
+// DescribeRegionsResponse is the answer to DescribeRegions.
 type DescribeRegionsResponse struct {
 	Result
 	Regions struct{ Region []RegionItem }
 }
 
+// DescribeAccountKmsStatusResponse is the answer to DescribeAccountKmsStatus.
 type DescribeAccountKmsStatusResponse struct {
 	Result
 	AccountStatus string
 }
 
+// GetKmsInstanceRequest holds the parameters of GetKmsInstance.
 type GetKmsInstanceRequest struct {
 	KmsInstanceId string `kms:"required"`
 }
 
-// A BindVpc is a VPC that an instance is bound to. The gateway has none.
+// A BindVpc is a VPC that an instance is bound to. The gateway's instance is bound to none.
 type BindVpc struct{ RegionId, VSwitchId, VpcId, VpcOwnerId string }
 
-// A KmsInstance is the instance as the API shows it. Members that do not apply to the
-// gateway, such as VPCs and the end date, are empty.
+// A KmsInstance describes the instance. Members that do not apply to the gateway, such as VPCs and
+// the end date, are empty.
 type KmsInstance struct {
 	BindVpcs              struct{ BindVpc []BindVpc }
 	CaCertificateChainPem string
@@ -44,28 +48,32 @@ type KmsInstance struct {
 	ZoneIds               string
 }
 
+// GetKmsInstanceResponse is the answer to GetKmsInstance.
 type GetKmsInstanceResponse struct {
 	Result
 	KmsInstance KmsInstance
 }
 
+// ListKmsInstancesRequest holds the parameters of ListKmsInstances.
 type ListKmsInstancesRequest struct {
 	PageNumber *int `kms:"min=1"`
 	PageSize   *int `kms:"min=1,max=100"`
 }
 
-// A KmsInstanceItem is an instance as lists show it.
+// A KmsInstanceItem is an instance in a list.
 type KmsInstanceItem struct {
 	KmsInstanceArn string
 	KmsInstanceId  string
 }
 
+// ListKmsInstancesResponse is the answer to ListKmsInstances.
 type ListKmsInstancesResponse struct {
 	Result
 	KmsInstances struct{ KmsInstance []KmsInstanceItem }
 	PageInfo
 }
 
+// GetAuditHeadResponse is the answer to GetAuditHead.
 type GetAuditHeadResponse struct {
 	Result
 	Head string

@@ -1,5 +1,6 @@
 package kms
 
+// TagResourceRequest holds the parameters of TagResource.
 type TagResourceRequest struct {
 	KeyId         string
 	SecretName    string
@@ -7,6 +8,7 @@ type TagResourceRequest struct {
 	Tags          string `kms:"required"`
 }
 
+// UntagResourceRequest holds the parameters of UntagResource.
 type UntagResourceRequest struct {
 	KeyId         string
 	SecretName    string
@@ -21,14 +23,16 @@ type ResourceTag struct {
 	TagValue string
 }
 
+// ListResourceTagsResponse is the answer to ListResourceTags.
 type ListResourceTagsResponse struct {
 	Result
 	Tags struct{ Tag []ResourceTag }
 }
 
-// A TagItem is a member of the list Tag.
+// A TagItem is a member of the list parameter Tag.
 type TagItem struct{ Key, Value string }
 
+// TagResourcesRequest holds the parameters of TagResources.
 type TagResourcesRequest struct {
 	RegionId     string    `kms:"required"`
 	ResourceType string    `kms:"required"`
@@ -36,6 +40,7 @@ type TagResourcesRequest struct {
 	Tag          []TagItem `kms:"required"`
 }
 
+// UntagResourcesRequest holds the parameters of UntagResources.
 type UntagResourcesRequest struct {
 	RegionId     string   `kms:"required"`
 	ResourceType string   `kms:"required"`
@@ -44,6 +49,7 @@ type UntagResourcesRequest struct {
 	All          *bool
 }
 
+// ListTagResourcesRequest holds the parameters of ListTagResources.
 type ListTagResourcesRequest struct {
 	RegionId     string `kms:"required"`
 	ResourceType string `kms:"required"`
@@ -52,7 +58,7 @@ type ListTagResourcesRequest struct {
 	NextToken    string
 }
 
-// A TagResourceItem is a tag of a resource, as ListTagResources shows it.
+// A TagResourceItem is a tag of a resource in the answer to ListTagResources.
 type TagResourceItem struct {
 	ResourceId   string
 	ResourceType string
@@ -60,6 +66,7 @@ type TagResourceItem struct {
 	TagValue     string
 }
 
+// ListTagResourcesResponse is the answer to ListTagResources.
 type ListTagResourcesResponse struct {
 	Result
 	TagResources struct{ TagResource []TagResourceItem }

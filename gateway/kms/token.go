@@ -2,6 +2,7 @@ package kms
 
 import "github.com/kmsgate/kmsgate/hsm"
 
+// DescribeTokenResponse is the answer to DescribeToken.
 type DescribeTokenResponse struct {
 	Result
 	Survey hsm.Survey
@@ -14,8 +15,8 @@ const (
 	UseSealing  = "sealing key"
 	UseCanary   = "canary"
 	UseOrphan   = "being made or destroyed"
-	UseStray    = "stray"     // an object of the gateway's that belongs to no record
-	UseAnothers = "another's" // without the gateway's label
+	UseStray    = "stray"     // has the gateway's label, but belongs to no record
+	UseAnothers = "another's" // does not have the gateway's label
 )
 
 // An Owner is the record that a key pair belongs to.
@@ -30,45 +31,49 @@ type Owner struct {
 // AliasNames are the aliases of a key.
 type AliasNames struct{ Alias []string }
 
-// A TokenObject is an object in the token with its record.
+// A TokenObject is an object in the token, with the record that it belongs to.
 type TokenObject struct {
 	Handle   uint
 	Class    string
 	KeyType  string
 	KeySpec  hsm.KeySpec
 	Label    string
-	ObjectId string // CKA_ID in hexadecimal; empty if it has none
+	ObjectId string // CKA_ID in hexadecimal; empty if the object has none
 	Owner
-	OtherPublicKey bool // it is a public key, and not the one that the record has
+	OtherPublicKey bool // reports whether it is a public key that differs from the record's
 }
 
-// A Deviation is a record of a key pair of which the token has not exactly one
-// private key.
+// A Deviation is a record of a key pair for which the token does not have exactly one private
+// key.
 type Deviation struct {
 	Owner
 	KeySpec     hsm.KeySpec
 	PrivateKeys int
 }
 
+// ListTokenObjectsResponse is the answer to ListTokenObjects.
 type ListTokenObjectsResponse struct {
 	Result
 	Objects    struct{ Object []TokenObject }
 	Deviations struct{ Deviation []Deviation }
 }
 
+// DestroyTokenObjectRequest holds the parameters of DestroyTokenObject.
 type DestroyTokenObjectRequest struct {
-	Handle   string `kms:"required"` // not a number of ours: it can have 64 bits
+	Handle   string `kms:"required"` // not a *int, because a handle can have 64 bits
 	Class    string
 	Label    string
 	ObjectId string
 }
 
+// TestKeyVersionRequest holds the parameters of TestKeyVersion.
 type TestKeyVersionRequest struct {
 	KeyId        string `kms:"required"`
 	KeyVersionId string `kms:"required"`
 	Count        *int   `kms:"min=1,max=100"`
 }
 
+// TestKeyVersionResponse is the answer to TestKeyVersion.
 type TestKeyVersionResponse struct {
 	Result
 	KeyId        string
@@ -76,7 +81,7 @@ type TestKeyVersionResponse struct {
 	KeySpec      hsm.KeySpec
 	Signatures   int
 
-	// How long one took.
+	// The time per signature.
 	MinMilliseconds    float64
 	MedianMilliseconds float64
 	MaxMilliseconds    float64

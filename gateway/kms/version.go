@@ -1,33 +1,37 @@
 package kms
 
-// A KeyVersionItem is a version of a key as the API shows it.
+// A KeyVersionItem describes a version of a key.
 type KeyVersionItem struct {
 	CreationDate string
 	KeyId        string
 	KeyVersionId string
 }
 
+// CreateKeyVersionRequest holds the parameters of CreateKeyVersion.
 type CreateKeyVersionRequest struct {
 	KeyId string `kms:"required"`
 }
 
-// A KeyVersionResponse shows one version of a key.
+// A KeyVersionResponse describes one version of a key.
 type KeyVersionResponse struct {
 	Result
 	KeyVersion KeyVersionItem
 }
 
+// DescribeKeyVersionRequest holds the parameters of DescribeKeyVersion.
 type DescribeKeyVersionRequest struct {
 	KeyId        string `kms:"required"`
 	KeyVersionId string `kms:"required"`
 }
 
+// ListKeyVersionsRequest holds the parameters of ListKeyVersions.
 type ListKeyVersionsRequest struct {
 	KeyId      string `kms:"required"`
 	PageNumber *int   `kms:"min=1"`
 	PageSize   *int   `kms:"min=1,max=100"`
 }
 
+// ListKeyVersionsResponse is the answer to ListKeyVersions.
 type ListKeyVersionsResponse struct {
 	Result
 	KeyVersions struct{ KeyVersion []KeyVersionItem }
