@@ -1,9 +1,9 @@
 // Package journal makes a change of records and its audit line one transaction.
 //
-// It guarantees that no change escapes the audit log. [Journal.Update] writes the line
+// It guarantees that every change reaches the audit log. [Journal.Update] writes the line
 // into the transaction that makes the change (an outbox), [Journal.Append] writes it to
-// the log, and a later change removes it from the database. A line that the log did not
-// take is pending: [Journal.Flush] retries it, and so does [Open] after a restart.
+// the log, and a later change removes it from the database. If the log cannot write a line,
+// the line is pending: [Journal.Flush] retries it, and so does [Open] after a restart.
 package journal
 
 import (
@@ -18,34 +18,34 @@ import (
 )
 
 // A Journal changes the records of a store and writes the changes to the audit log. Its
-// methods may be called from any goroutine. Use [Open].
+// methods are safe for concurrent use. Create one with [Open].
 type Journal struct {
 	records *store.Store
 	log     *audit.Log
 	logger  *slog.Logger
 
-	mu      sync.Mutex
-	logged  []string      // RequestIds whose outbox records can go; guarded by mu
-	pending []audit.Entry // guarded by mu
+	mu        sync.Mutex
+	removable []string      // RequestIds whose lines are in the log, but still in the outbox; guarded by mu
+	pending   []audit.Entry // lines that the log could not write; guarded by mu
 }
 
 // Open returns the journal of a store and its log. First it appends the lines of changes
-// that the log lacks, because the last process ended before it appended them. They are
-// marked Late. If that fails, Open returns the error, and the records stay in the outbox.
+// that the log lacks because the last process ended before it wrote them. They are marked
+// Late. If that fails, Open returns the error, and the records stay in the outbox.
 func Open(records *store.Store, log *audit.Log, logger *slog.Logger) (*Journal, error) {
 	j := &Journal{records: records, log: log, logger: logger}
 	return j, j.recover()
 }
 
-// removedPerChange bounds how many outbox records one change removes, so that its time
-// does not depend on those before. It is more than one, so they do not become more.
+// removedPerChange is how many outbox records one change removes at most, so that its time
+// does not depend on how many there are. It is greater than one, so that their number falls.
 const removedPerChange = 8
 
 // Update calls f to change records, and writes entry, the audit line of the change, into
 // the same transaction: both are on disk or neither is. Its errors are f's and the
 // store's. When Update returns nil, the caller must Append the entry.
 func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
-	removed := j.takeLogged(removedPerChange)
+	removed := j.takeRemovable(removedPerChange)
 	err := j.records.Update(func(tx *store.Tx) error {
 		if err := remove(tx, removed); err != nil {
 			return err
@@ -55,18 +55,18 @@ func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
 		}
 		text, err := json.Marshal(entry)
 		if err != nil {
-			return fmt.Errorf("encoding an audit line: %w", err)
+			return fmt.Errorf("encoding the audit line of request %q: %w", entry.RequestId, err)
 		}
 		return tx.Outbox().Put(store.Outbox{RequestId: entry.RequestId, After: j.log.Head().Seq, Entry: text})
 	})
 	if err != nil {
-		j.setLogged(removed...)
+		j.addRemovable(removed...)
 	}
 	return err
 }
 
 // Append writes the line of a change to the log and returns when it is on disk. If the log
-// cannot write it, the line is pending, and Append returns the log's error.
+// cannot write it, the line is pending, and Append returns the error of the log.
 func (j *Journal) Append(entry audit.Entry) error {
 	if err := j.log.Append(entry); err != nil {
 		entry.Late = true
@@ -75,34 +75,35 @@ func (j *Journal) Append(entry audit.Entry) error {
 		j.pending = append(j.pending, entry)
 		return err
 	}
-	j.setLogged(entry.RequestId)
+	j.addRemovable(entry.RequestId)
 	return nil
 }
 
-// Pending reports whether the log refused the line of a change, and Flush has not appended
-// it since.
+// Pending reports whether there are lines that Append could not write to the log and Flush
+// has not written since.
 func (j *Journal) Pending() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return len(j.pending) > 0
 }
 
-// Flush appends the pending lines, marked Late, and removes from the database the records
-// of all lines that are in the log. What fails is tried again by the next Flush.
+// Flush appends the pending lines, marked Late, and removes the outbox records of all lines
+// that are in the log. The next Flush retries whatever fails.
 func (j *Journal) Flush() {
 	for _, entry := range j.takePending() {
-		_ = j.Append(entry) // what fails is pending again
+		_ = j.Append(entry) // if it fails, the line is pending again
 	}
-	logged := j.takeLogged(1 << 20)
-	if len(logged) == 0 {
+	removable := j.takeRemovable(1 << 20)
+	if len(removable) == 0 {
 		return
 	}
-	if err := j.records.Update(func(tx *store.Tx) error { return remove(tx, logged) }); err != nil {
-		j.setLogged(logged...)
-		j.logger.Warn("audit lines that are in the log could not be removed from the database", "error", err)
+	if err := j.records.Update(func(tx *store.Tx) error { return remove(tx, removable) }); err != nil {
+		j.addRemovable(removable...)
+		j.logger.Warn("cannot remove logged audit lines from the database; will retry", "err", err)
 	}
 }
 
+// remove removes outbox records.
 func remove(tx *store.Tx, requestIds []string) error {
 	for _, id := range requestIds {
 		if err := tx.Outbox().Delete(id); err != nil {
@@ -114,26 +115,26 @@ func remove(tx *store.Tx, requestIds []string) error {
 
 // recover appends the lines in the outbox that the log lacks.
 func (j *Journal) recover() error {
-	left := slices.Collect(j.records.Now().Outbox().All())
-	if len(left) == 0 {
+	records := slices.Collect(j.records.Now().Outbox().All())
+	if len(records) == 0 {
 		return nil
 	}
-	from, ids := left[0].After, make([]string, len(left))
-	for i, o := range left {
-		from, ids[i] = min(from, o.After), o.RequestId
+	after, ids := records[0].After, make([]string, len(records))
+	for i, o := range records {
+		after, ids[i] = min(after, o.After), o.RequestId
 	}
-	missing, err := j.log.Missing(from, ids)
+	missing, err := j.log.Missing(after, ids)
 	if err != nil {
-		return fmt.Errorf("looking for the audit lines of changes: %w", err)
+		return fmt.Errorf("searching the audit log for the lines of changes in the database: %w", err)
 	}
-	for _, o := range left {
+	for _, o := range records {
 		if !slices.Contains(missing, o.RequestId) {
-			j.setLogged(o.RequestId)
+			j.addRemovable(o.RequestId)
 			continue
 		}
 		var entry audit.Entry
 		if err := json.Unmarshal(o.Entry, &entry); err != nil {
-			return fmt.Errorf("the audit line of request %s in the database: %w", o.RequestId, err)
+			return fmt.Errorf("decoding the audit line of request %q in the database: %w", o.RequestId, err)
 		}
 		entry.Late = true
 		if err := j.Append(entry); err != nil {
@@ -144,20 +145,21 @@ func (j *Journal) recover() error {
 	return nil
 }
 
-// takeLogged returns up to n RequestIds whose records the caller is to remove.
-func (j *Journal) takeLogged(n int) []string {
+// takeRemovable returns up to n RequestIds and forgets them. The caller must remove their
+// outbox records, or call addRemovable if that fails.
+func (j *Journal) takeRemovable(n int) []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	n = min(n, len(j.logged))
-	taken := j.logged[:n:n]
-	j.logged = j.logged[n:]
+	n = min(n, len(j.removable))
+	taken := j.removable[:n:n]
+	j.removable = j.removable[n:]
 	return taken
 }
 
-func (j *Journal) setLogged(requestIds ...string) {
+func (j *Journal) addRemovable(requestIds ...string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.logged = append(j.logged, requestIds...)
+	j.removable = append(j.removable, requestIds...)
 }
 
 func (j *Journal) takePending() []audit.Entry {

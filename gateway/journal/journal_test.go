@@ -22,8 +22,8 @@ import (
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
-// A bench is a journal with its store and its log. A second one can take its directory
-// over.
+// A bench is a journal with its store and its log. It can be stopped and started again, as
+// a process can.
 type bench struct {
 	*journal.Journal
 	t   testing.TB
@@ -54,7 +54,7 @@ func (b *bench) start() {
 	}
 }
 
-// stop ends without flushing anything, as a kill would.
+// stop closes everything without flushing, as a kill would.
 func (b *bench) stop() {
 	b.log.Close()
 	b.db.Close()
@@ -66,12 +66,12 @@ func entry(requestId string) audit.Entry {
 	return audit.Entry{RequestId: requestId, Action: "CreateAlias", Status: 200}
 }
 
-// put makes a change that can be told by its id.
+// put returns a change that adds a user with the name id.
 func put(id string) func(tx *store.Tx) error {
 	return func(tx *store.Tx) error { return tx.Users().Put(store.User{UserName: id}) }
 }
 
-// change makes a change and appends its line.
+// change makes a change and appends its audit line.
 func (b *bench) change(id string) {
 	b.t.Helper()
 	if err := errors.Join(b.Update(entry(id), put(id)), b.Append(entry(id))); err != nil {
@@ -113,15 +113,15 @@ func (b *bench) lines() (lines []string) {
 func (b *bench) check(when string, outbox, lines []string) {
 	b.t.Helper()
 	if got := b.outbox(); !slices.Equal(got, outbox) {
-		b.t.Errorf("%s: the outbox has %q, want %q", when, got, outbox)
+		b.t.Errorf("%s: got %q in the outbox, want %q", when, got, outbox)
 	}
 	if got := b.lines(); !slices.Equal(got, lines) {
-		b.t.Errorf("%s: the log has %q, want %q", when, got, lines)
+		b.t.Errorf("%s: got %q in the log, want %q", when, got, lines)
 	}
 }
 
-// takeLog takes the log's file away.
-func (b *bench) takeLog() (putBack func()) {
+// hideLog renames the log's file, so that the log cannot write it, until restore is called.
+func (b *bench) hideLog() (restore func()) {
 	b.t.Helper()
 	if err := os.Rename(b.logPath(), b.logPath()+".away"); err != nil {
 		b.t.Fatal(err)
@@ -134,65 +134,69 @@ func (b *bench) takeLog() (putBack func()) {
 	}
 }
 
-// TestUpdate: a change and its outbox record are there together or not at all.
+// TestUpdate checks that a change and its outbox record are both in the database or neither is.
 func TestUpdate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.change("0") // so that the log has a line
+	b.change("0") // the log needs a line
 	refused := errors.New("refused")
 	err := b.Update(entry("no"), func(tx *store.Tx) error {
 		return errors.Join(put("no")(tx), refused)
 	})
 	if !errors.Is(err, refused) || b.db.Now().Users().Has("no") {
-		t.Errorf("Update: %v; the change is there: %v", err, b.db.Now().Users().Has("no"))
+		t.Errorf("a change that fails: got error %v, want %v; the change is in the database: %v, want false",
+			err, refused, b.db.Now().Users().Has("no"))
 	}
 	b.check("after a refusal", []string{"0"}, []string{"0"})
 	err = b.Update(entry("1"), func(tx *store.Tx) error {
 		if tx.Outbox().Has("1") {
-			t.Error("the outbox record comes before the change")
+			t.Error("the outbox record was written before the change was made")
 		}
 		return put("1")(tx)
 	})
 	if err != nil || !b.db.Now().Users().Has("1") {
-		t.Errorf("Update: %v; the change is there: %v", err, b.db.Now().Users().Has("1"))
+		t.Errorf("a change: got error %v, want none; the change is in the database: %v, want true",
+			err, b.db.Now().Users().Has("1"))
 	}
 	b.check("after a change", []string{"1"}, []string{"0"})
 	o, err := b.db.Now().Outbox().Get("1")
 	var e audit.Entry
-	if err := errors.Join(err, json.Unmarshal(o.Entry, &e)); err != nil || e.RequestId != "1" || e.Action != "CreateAlias" || e.Late || o.After != b.log.Head().Seq {
-		t.Errorf("the record is %+v after line %d: %v", e, o.After, err)
+	err = errors.Join(err, json.Unmarshal(o.Entry, &e))
+	if err != nil || e.RequestId != "1" || e.Action != "CreateAlias" || e.Late || o.After != b.log.Head().Seq {
+		t.Errorf("the outbox record: got %+v after line %d, %v, want request 1 after line %d",
+			e, o.After, err, b.log.Head().Seq)
 	}
 	if b.Pending() {
-		t.Error("a change whose line was not tried yet is pending")
+		t.Error("Pending: got true before Append was called, want false")
 	}
 	if err := b.Append(entry("1")); err != nil {
 		t.Fatal(err)
 	}
-	b.check("after its line", []string{"1"}, []string{"0", "1"})
+	b.check("after Append", []string{"1"}, []string{"0", "1"})
 }
 
-// TestSettledRecordsAreRemoved: the next change removes the records of lines that are in
-// the log, and Flush does without one. A change that fails loses none of them.
-func TestSettledRecordsAreRemoved(t *testing.T) {
+// TestRemoval checks that the next change or Flush removes the outbox records of lines that
+// are in the log, and that a change which fails removes none.
+func TestRemoval(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for i := range 3 {
 		b.change(fmt.Sprint(i))
 		if got := b.outbox(); len(got) != 1 || got[0] != fmt.Sprint(i) {
-			t.Errorf("after change %d the outbox has %q", i, got)
+			t.Errorf("after change %d: got %q in the outbox, want only its record", i, got)
 		}
 	}
 	if err := b.Update(entry("no"), func(*store.Tx) error { return errors.New("refused") }); err == nil {
-		t.Fatal("no error")
+		t.Fatal("a change that fails: got no error")
 	}
 	b.check("after a refusal", []string{"2"}, []string{"0", "1", "2"})
 	b.Flush()
-	b.check("flushed", nil, []string{"0", "1", "2"})
+	b.check("after Flush", nil, []string{"0", "1", "2"})
 
-	// However many changes are made at once, their records do not pile up.
-	const many = 100
+	// The records of many changes made at once are removed by fewer changes after them.
+	const n = 100
 	var changes sync.WaitGroup
-	for i := range many {
+	for i := range n {
 		changes.Go(func() {
 			if err := b.Update(entry(fmt.Sprint("m", i)), put("m")); err != nil {
 				t.Error(err)
@@ -200,49 +204,49 @@ func TestSettledRecordsAreRemoved(t *testing.T) {
 		})
 	}
 	changes.Wait()
-	if n := len(b.outbox()); n != many {
-		t.Errorf("%d of %d records are there before any line is", n, many)
+	if got := len(b.outbox()); got != n {
+		t.Errorf("before any Append: got %d records in the outbox, want %d", got, n)
 	}
-	for i := range many {
+	for i := range n {
 		if err := b.Append(entry(fmt.Sprint("m", i))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i := range many / 5 {
+	for i := range n / 5 {
 		b.change(fmt.Sprint("n", i))
 	}
 	if got := b.outbox(); len(got) != 1 {
-		t.Errorf("%d records are left", len(got))
+		t.Errorf("got %d records in the outbox, want 1", len(got))
 	}
 }
 
-// TestLogFails: a line that the log does not take is pending, with its record, until
-// Flush has appended it as a late one. Nothing is appended twice.
+// TestLogFails checks that a line which the log cannot write is pending, and its record kept,
+// until Flush appends it with the mark Late. No line is appended twice.
 func TestLogFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.change("0")
-		putBack := b.takeLog()
+		restore := b.hideLog()
 		for _, id := range []string{"1", "2"} {
 			if err := b.Update(entry(id), put(id)); err != nil {
 				t.Fatal(err)
 			}
 			if err := b.Append(entry(id)); err == nil || !b.Pending() {
-				t.Errorf("without a log, Append: %v; pending: %v", err, b.Pending())
+				t.Errorf("without the log's file: Append returned %v and Pending %v, want an error and true", err, b.Pending())
 			}
 		}
-		b.Flush() // in vain
+		b.Flush() // fails
 		if got := b.outbox(); !slices.Equal(got, []string{"1", "2"}) || !b.Pending() {
-			t.Errorf("flushed in vain, the outbox has %q; pending: %v", got, b.Pending())
+			t.Errorf("after a Flush that failed: got %q in the outbox, Pending %v, want 1 and 2, true", got, b.Pending())
 		}
-		putBack()
-		time.Sleep(2 * time.Second) // the log tries again every second
+		restore()
+		time.Sleep(2 * time.Second) // the log retries every second
 		b.check("before Flush", []string{"1", "2"}, []string{"0"})
 		b.Flush()
-		b.check("flushed", nil, []string{"0", "1 late", "2 late"})
+		b.check("after Flush", nil, []string{"0", "1 late", "2 late"})
 		if b.Pending() {
-			t.Error("a line is pending that is in the log")
+			t.Error("Pending: got true after all lines were appended, want false")
 		}
 		b.Flush()
 		b.stop()
@@ -251,8 +255,8 @@ func TestLogFails(t *testing.T) {
 	})
 }
 
-// TestKill ends the process at each step of a change. The next one appends what the log
-// lacks, once, and removes the records.
+// TestKill ends the process at each step of a change. The next process must append the lines
+// that the log lacks, once, and remove the outbox records.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -261,14 +265,17 @@ func TestKill(t *testing.T) {
 	}{
 		"before the change": {func(*bench) error { return nil }, []string{"0"}},
 		"before the line":   {func(b *bench) error { return b.Update(entry("1"), put("1")) }, []string{"0", "1 late"}},
-		"behind the line":   {func(b *bench) error { return errors.Join(b.Update(entry("1"), put("1")), b.Append(entry("1"))) }, []string{"0", "1"}},
+		"after the line": {func(b *bench) error {
+			return errors.Join(b.Update(entry("1"), put("1")), b.Append(entry("1")))
+		}, []string{"0", "1"}},
 		"between two lines": {func(b *bench) error {
 			return errors.Join(b.Update(entry("1"), put("1")), b.Update(entry("2"), put("2")), b.Append(entry("2")))
 		}, []string{"0", "2", "1 late"}},
-		"behind a line whose record is a later one": {func(b *bench) error {
-			return errors.Join(b.Update(entry("2"), put("2")), b.log.Append(entry("2")), b.log.Append(entry("x")), b.Update(entry("1"), put("1")))
+		"after a line whose outbox record comes later": {func(b *bench) error {
+			return errors.Join(b.Update(entry("2"), put("2")), b.log.Append(entry("2")), b.log.Append(entry("x")),
+				b.Update(entry("1"), put("1")))
 		}, []string{"0", "2", "x", "1 late"}},
-		"behind a refusal of the same request": {func(b *bench) error {
+		"after a refusal of the same request": {func(b *bench) error {
 			refusal := entry("1")
 			refusal.Status, refusal.Code = 503, "ServiceUnavailableTemporary"
 			return errors.Join(b.Update(entry("1"), put("1")), b.log.Append(refusal))
@@ -284,27 +291,27 @@ func TestKill(t *testing.T) {
 			for range 2 {
 				b.stop()
 				b.start()
-				b.check("restarted", nil, tc.lines)
+				b.check("after a restart", nil, tc.lines)
 			}
 		})
 	}
 }
 
-// TestOpenFails: a log that does not take what it lacks, or a record that is no line,
-// keeps the journal closed, and the record is kept.
+// TestOpenFails checks that Open fails if the log cannot write the lines that it lacks, or if
+// an outbox record is not an audit line. The record stays in the outbox.
 func TestOpenFails(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	if err := b.Update(entry("1"), put("1")); err != nil {
 		t.Fatal(err)
 	}
-	putBack := b.takeLog()
+	restore := b.hideLog()
 	if _, err := journal.Open(b.db, b.log, quiet); err == nil {
-		t.Error("Open without a log")
+		t.Error("Open without the log's file: got no error")
 	}
-	putBack()
+	restore()
 	if got := b.outbox(); !slices.Equal(got, []string{"1"}) {
-		t.Errorf("the outbox has %q", got)
+		t.Errorf("after Open failed: got %q in the outbox, want 1", got)
 	}
 	b.stop()
 	b.start()
@@ -316,7 +323,7 @@ func TestOpenFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := journal.Open(b.db, b.log, quiet); err == nil {
-		t.Error("Open with a record that is no line")
+		t.Error("Open with a record that is not an audit line: got no error")
 	}
-	b.check("with a record that is no line", []string{"2"}, []string{"1 late"})
+	b.check("with a record that is not an audit line", []string{"2"}, []string{"1 late"})
 }
