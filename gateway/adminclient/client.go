@@ -1,5 +1,5 @@
-// Package adminclient asks a running gateway for operations, through its admin door: as
-// root, or as the user that the gateway runs as.
+// Package adminclient calls operations of a running gateway through its admin socket. Only
+// root and the user that the gateway runs as can do so.
 package adminclient
 
 import (
@@ -15,14 +15,14 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// callTime is how long an answer may take that is no stream.
+// callTime is the time that the gateway has to answer, except to [Client.Stream].
 const callTime = time.Minute
 
-// A Client is a connection to one gateway. Its methods may be called from any goroutine.
+// A Client calls one gateway. Its methods are safe for concurrent use.
 type Client struct{ http http.Client }
 
-// Dial returns a client of the gateway whose admin socket is at path. It connects when it is
-// asked for something.
+// Dial returns a client of the gateway whose admin socket is at path. It does not connect:
+// the first call does.
 func Dial(path string) *Client {
 	return &Client{http.Client{
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -31,12 +31,13 @@ func Dial(path string) *Client {
 	}}
 }
 
-// Call does an operation. The response's members are decoded into resp, which
-// may be nil. Errors of the API are *kms.Error.
+// Call calls an operation and decodes its response into resp, unless that is nil. It waits
+// for the answer for a minute at most. Errors of the API are *kms.Error. For an operation
+// that returns octets, the error is kms.ErrOctets.
 func (c *Client) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	answer, err := c.ask(ctx, action, parameters)
+	answer, err := c.post(ctx, action, parameters)
 	if err != nil {
 		return err
 	}
@@ -47,14 +48,17 @@ func (c *Client) Call(ctx context.Context, action string, parameters map[string]
 	if resp == nil {
 		return nil
 	}
-	return json.NewDecoder(answer.Body).Decode(resp)
+	if err := json.NewDecoder(answer.Body).Decode(resp); err != nil {
+		return fmt.Errorf("decoding the gateway's answer to %q: %w", action, err)
+	}
+	return nil
 }
 
-// Stream does an operation that answers with octets, which are written to w.
-// Without an error they are all there. It takes as long as it takes, or until ctx
-// is done.
+// Stream calls an operation that returns octets, and writes them to w. If it returns nil, all
+// of them were written. Only ctx limits its time. Errors of the API are *kms.Error. For an
+// operation that returns no octets, the error is kms.ErrNoOctets.
 func (c *Client) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
-	answer, err := c.ask(ctx, action, parameters)
+	answer, err := c.post(ctx, action, parameters)
 	if err != nil {
 		return err
 	}
@@ -63,13 +67,14 @@ func (c *Client) Stream(ctx context.Context, action string, parameters map[strin
 		return kms.ErrNoOctets
 	}
 	if _, err := io.Copy(w, answer.Body); err != nil {
-		return fmt.Errorf("reading the gateway's answer: %w", err)
+		return fmt.Errorf("reading the gateway's answer to %q: %w", action, err)
 	}
 	return nil
 }
 
-// ask gives the answer to an operation that succeeded. Its body has to be closed.
-func (c *Client) ask(ctx context.Context, action string, parameters map[string]string) (*http.Response, error) {
+// post calls an operation and returns the answer if it succeeds. The caller must close the
+// answer's body.
+func (c *Client) post(ctx context.Context, action string, parameters map[string]string) (*http.Response, error) {
 	body, err := json.Marshal(kms.AdminRequest{Action: action, Parameters: parameters})
 	if err != nil {
 		return nil, err
@@ -80,7 +85,7 @@ func (c *Client) ask(ctx context.Context, action string, parameters map[string]s
 	}
 	answer, err := c.http.Do(r)
 	if err != nil {
-		return nil, fmt.Errorf("asking the gateway: %w", err)
+		return nil, fmt.Errorf("calling the gateway: %w", err)
 	}
 	if answer.StatusCode == http.StatusOK {
 		return answer, nil
@@ -88,12 +93,12 @@ func (c *Client) ask(ctx context.Context, action string, parameters map[string]s
 	defer answer.Body.Close()
 	var api kms.ErrorBody
 	if err := json.NewDecoder(answer.Body).Decode(&api); err != nil {
-		return nil, fmt.Errorf("the gateway answered with status %d and no error of the API: %w", answer.StatusCode, err)
+		return nil, fmt.Errorf("decoding the gateway's answer to %q, of HTTP status %d: %w", action, answer.StatusCode, err)
 	}
 	return nil, &kms.Error{Status: api.HttpStatus, Code: api.Code, Message: api.Message}
 }
 
-// Close ends the connection.
+// Close closes idle connections.
 func (c *Client) Close() error {
 	c.http.CloseIdleConnections()
 	return nil
