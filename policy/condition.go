@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A condition is one key under one operator.
+// A condition is one operator applied to one condition key.
 type condition struct {
 	key     string
 	negated bool
@@ -23,7 +23,7 @@ func (c condition) holds(values map[string]string) bool {
 	return (ok && c.values.matches(value)) != c.negated
 }
 
-// kind is what values are of.
+// A kind is the type of a condition key's values.
 type kind int
 
 const (
@@ -34,7 +34,7 @@ const (
 	address
 )
 
-// conditionKeys are the keys, but for tags, and what their values are.
+// conditionKeys are the condition keys except those of tags, with the kinds of their values.
 var conditionKeys = map[string]kind{
 	"acs:CurrentTime":     date,
 	"acs:MFAPresent":      boolean,
@@ -42,11 +42,11 @@ var conditionKeys = map[string]kind{
 	"acs:SourceIp":        address,
 }
 
-// tagKey begins the keys of tags, which are texts.
+// tagKey is the prefix of the condition keys of tags. Their values are of kind text.
 const tagKey = "kms:tag/"
 
-// An operator is the comparison of a request's value with a document's. A
-// negated one has the values of its positive one.
+// An operator compares a request's value with a document's. A negated operator uses the matcher of
+// the positive one and negates its result.
 type operator struct {
 	kind    kind
 	values  func() matcher
@@ -77,97 +77,101 @@ var operators = map[string]operator{
 	"NotIpAddress":              {address, addresses, true},
 }
 
-func equal(of, value string) bool { return of == value }
+func equal(pattern, value string) bool { return pattern == value }
 
-// What cmp.Compare of the request's value with the document's tells.
+// The following functions interpret the order of the request's value relative to the document's, in
+// the manner of cmp.Compare.
 func isEqual(order int) bool          { return order == 0 }
 func isLess(order int) bool           { return order < 0 }
 func isLessOrEqual(order int) bool    { return order <= 0 }
 func isGreater(order int) bool        { return order > 0 }
 func isGreaterOrEqual(order int) bool { return order >= 0 }
 
-func texts(compare func(of, value string) bool) func() matcher {
-	same := func(s string) (string, error) { return s, nil }
-	return func() matcher { return &anyOf[string, string]{parse: same, parseValue: same, compare: compare} }
+func texts(compare func(pattern, value string) bool) func() matcher {
+	identity := func(s string) (string, error) { return s, nil }
+	return func() matcher { return &anyOf[string, string]{parse: identity, parseValue: identity, compare: compare} }
 }
 
-func numbers(is func(order int) bool) func() matcher {
-	compare := func(of, value *big.Rat) bool { return is(value.Cmp(of)) }
+func numbers(accept func(order int) bool) func() matcher {
+	compare := func(operand, value *big.Rat) bool { return accept(value.Cmp(operand)) }
 	return func() matcher {
 		return &anyOf[*big.Rat, *big.Rat]{parse: parseNumber, parseValue: parseNumber, compare: compare}
 	}
 }
 
-func dates(is func(order int) bool) func() matcher {
-	compare := func(of, value time.Time) bool { return is(value.Compare(of)) }
+func dates(accept func(order int) bool) func() matcher {
+	compare := func(operand, value time.Time) bool { return accept(value.Compare(operand)) }
 	return func() matcher {
 		return &anyOf[time.Time, time.Time]{parse: parseDate, parseValue: parseDate, compare: compare}
 	}
 }
 
 func booleans() matcher {
-	return &anyOf[bool, bool]{parse: parseBool, parseValue: parseBool, compare: func(of, value bool) bool { return of == value }}
+	compare := func(operand, value bool) bool { return operand == value }
+	return &anyOf[bool, bool]{parse: parseBool, parseValue: parseBool, compare: compare}
 }
 
 func addresses() matcher {
-	return &anyOf[netip.Prefix, netip.Addr]{parse: parsePrefix, parseValue: parseCaller, compare: netip.Prefix.Contains}
+	return &anyOf[netip.Prefix, netip.Addr]{
+		parse: parsePrefix, parseValue: parseRequestAddress, compare: netip.Prefix.Contains,
+	}
 }
 
-// A matcher has the values that a document has for one condition.
+// A matcher holds the values of one condition in a document.
 type matcher interface {
-	add(value string) error // fails if the operator can't read the value
+	add(operand string) error // fails if the operator cannot parse the operand
 	matches(value string) bool
 }
 
-// anyOf is a matcher of values of type D with a request's of type V. It parses a
-// request's value once, however many there are to compare it with.
+// anyOf is a matcher that compares a document's operands of type D with a request's value of type
+// V. It parses the request's value once for all operands.
 type anyOf[D, V any] struct {
 	parse      func(string) (D, error)
 	parseValue func(string) (V, error)
-	compare    func(of D, value V) bool
-	values     []D
+	compare    func(operand D, value V) bool
+	operands   []D
 }
 
-func (a *anyOf[D, V]) add(value string) error {
-	parsed, err := a.parse(value)
-	a.values = append(a.values, parsed)
+func (a *anyOf[D, V]) add(operand string) error {
+	parsed, err := a.parse(operand)
+	a.operands = append(a.operands, parsed)
 	return err
 }
 
 func (a *anyOf[D, V]) matches(value string) bool {
 	parsed, err := a.parseValue(value)
-	return err == nil && slices.ContainsFunc(a.values, func(of D) bool { return a.compare(of, parsed) })
+	return err == nil && slices.ContainsFunc(a.operands, func(operand D) bool { return a.compare(operand, parsed) })
 }
 
-// readConditions refuses what is empty at any depth: an Allow with an empty
-// Condition would be one without any, which nobody means who writes one, and an
-// operator without values never holds, or always: a statement without effect.
-func readConditions(r *reader, first json.Token, into *statement) error {
+// readConditions reads the conditions of a statement. It refuses empty objects and lists at any
+// depth. An Allow with an empty Condition would be unconditional, which its author cannot have
+// meant. An operator without values would hold never or always.
+func readConditions(r *reader, first json.Token, s *statement) error {
 	if err := r.object(first, func(name string) error {
 		op, known := operators[name]
 		if !known {
 			return r.unknown("condition operator", name, slices.Sorted(maps.Keys(operators)))
 		}
-		before := len(into.conditions)
-		if err := r.object(r.next(), func(key string) error { return op.read(r, key, into) }); err != nil {
+		before := len(s.conditions)
+		if err := r.object(r.next(), func(key string) error { return op.read(r, key, s) }); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if len(into.conditions) == before {
+		if len(s.conditions) == before {
 			return r.errorf("%s has no condition key", name)
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	if len(into.conditions) == 0 {
-		return r.errorf("no condition operator")
+	if len(s.conditions) == 0 {
+		return r.errorf("the Condition has no operator")
 	}
 	return nil
 }
 
 // read reads the values of a key.
-func (op operator) read(r *reader, key string, into *statement) error {
-	if err := op.fits(r, key); err != nil {
+func (op operator) read(r *reader, key string, s *statement) error {
+	if err := op.checkKey(r, key); err != nil {
 		return err
 	}
 	values := op.values()
@@ -183,28 +187,28 @@ func (op operator) read(r *reader, key string, into *statement) error {
 	}); err != nil {
 		return fmt.Errorf("%.80q: %w", key, err)
 	}
-	into.conditions = append(into.conditions, condition{key, op.negated, values})
+	s.conditions = append(s.conditions, condition{key, op.negated, values})
 	return nil
 }
 
-// fits refuses keys that are unknown, and those of another type than the
-// operator's: that could never hold, or always would.
-func (op operator) fits(r *reader, key string) error {
-	of, known := conditionKeys[key]
+// checkKey refuses an unknown key and one whose values the operator cannot compare. Such a
+// condition would hold never or always.
+func (op operator) checkKey(r *reader, key string) error {
+	keyKind, known := conditionKeys[key]
 	if tag, ok := strings.CutPrefix(key, tagKey); ok && tag != "" {
-		of, known = text, true
+		keyKind, known = text, true
 	}
 	if !known {
 		return r.unknown("condition key", key, append(slices.Sorted(maps.Keys(conditionKeys)), tagKey+"<tag-key>"))
 	}
-	if op.kind != text && of != text && op.kind != of {
-		return r.errorf("the operator never holds for the values of %s", key)
+	if op.kind != text && keyKind != text && op.kind != keyKind {
+		return r.errorf("the operator cannot compare the values of %s", key)
 	}
 	return nil
 }
 
-// value reads one value. RAM's documentation puts all of them in quotes; numbers
-// and Booleans without are unmistakable where their operators stand.
+// value reads one value. RAM's documentation quotes every value. The numeric and Boolean operators
+// also accept unquoted values, which are unambiguous there.
 func (op operator) value(r *reader, first json.Token) (string, error) {
 	switch first := first.(type) {
 	case json.Number:

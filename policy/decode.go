@@ -8,24 +8,23 @@ import (
 	"unicode/utf8"
 )
 
-// A reader reads a JSON document token by token, into the shape that its caller
-// asks for and no other. encoding/json's own decoding into structs would take
-// the last of two members of one name, members in another case, and null for
-// anything.
+// A reader reads a JSON document token by token and accepts only the shape that its caller asks
+// for. Decoding into structs with encoding/json would be too lenient: it takes the last of two
+// members with the same name, member names in another case, and null for any value.
 //
-// Its methods get the first token of the value that they read. They never call
-// themselves on what a document nests deeper than policies do, so no document
-// grows the stack.
+// The methods take the first token of the value that they read. They do not recurse deeper than
+// policies nest, so no document can exhaust the stack.
 type reader struct {
 	document string
 	decoder  *json.Decoder
-	at       int // where the last token begins, in bytes from 1
+	position int // of the first byte of the last token, counted from 1
 }
 
-// newReader checks that a document is JSON.
+// newReader returns a reader for a document after checking that it is JSON in UTF-8 and not longer
+// than MaxDocument.
 func newReader(document string) (*reader, error) {
 	if len(document) > MaxDocument {
-		return nil, fmt.Errorf("the policy has %d bytes, more than %d", len(document), MaxDocument)
+		return nil, fmt.Errorf("the policy has %d bytes; the limit is %d", len(document), MaxDocument)
 	}
 	for i, c := range document {
 		if c == utf8.RuneError && !strings.HasPrefix(document[i:], string(utf8.RuneError)) {
@@ -33,7 +32,8 @@ func newReader(document string) (*reader, error) {
 		}
 	}
 	var whole json.RawMessage
-	if err := json.Unmarshal([]byte(document), &whole); err != nil { // nests at most 10,000 deep, and does not recurse
+	// Unmarshal accepts at most 10,000 levels and does not recurse.
+	if err := json.Unmarshal([]byte(document), &whole); err != nil {
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) {
 			return nil, fmt.Errorf("at byte %d: the policy is not JSON: %w", syntax.Offset, err)
@@ -41,25 +41,24 @@ func newReader(document string) (*reader, error) {
 		return nil, err
 	}
 	r := &reader{document: document, decoder: json.NewDecoder(strings.NewReader(document))}
-	r.decoder.UseNumber() // as it is written: it is parsed by its operator
+	r.decoder.UseNumber() // keeps a number as it is written, for its operator to parse
 	return r, nil
 }
 
 func (r *reader) errorf(format string, args ...any) error {
-	return fmt.Errorf("at byte %d: "+format, append([]any{r.at}, args...)...)
+	return fmt.Errorf("at byte %d: "+format, append([]any{r.position}, args...)...)
 }
 
-// next reads a token. The document is JSON, so there is one; nil, were there an
-// error, is no token that anything here takes.
+// next reads a token. It ignores the decoder's error: the document is known to be JSON, and no
+// caller accepts the nil token that comes with an error.
 func (r *reader) next() json.Token {
 	rest := r.document[r.decoder.InputOffset():]
-	r.at = len(r.document) - len(strings.TrimLeft(rest, " \t\r\n,:")) + 1
+	r.position = len(r.document) - len(strings.TrimLeft(rest, " \t\r\n,:")) + 1
 	token, _ := r.decoder.Token()
 	return token
 }
 
-// object reads an object, and has member read the value of each of its members,
-// whose name is the last token when it is called.
+// object reads an object. It calls member after reading each name, and member reads the value.
 func (r *reader) object(first json.Token, member func(name string) error) error {
 	if first != json.Delim('{') {
 		return r.errorf("expected an object")
@@ -71,7 +70,7 @@ func (r *reader) object(first json.Token, member func(name string) error) error 
 			return err
 		}
 		if seen[name] {
-			return r.errorf("%.40q is there twice", name)
+			return r.errorf("%.40q occurs twice", name)
 		}
 		seen[name] = true
 		if err := member(name); err != nil {
@@ -82,7 +81,7 @@ func (r *reader) object(first json.Token, member func(name string) error) error 
 	return nil
 }
 
-// list reads a list, which has something in it, and has item read what is in it.
+// list reads a list that must not be empty. It calls item to read each value.
 func (r *reader) list(first json.Token, item func(first json.Token) error) error {
 	if first != json.Delim('[') {
 		return r.errorf("expected a list")
@@ -99,7 +98,7 @@ func (r *reader) list(first json.Token, item func(first json.Token) error) error
 	return nil
 }
 
-// oneOrMany reads a value that is in a list or stands for a list of itself.
+// oneOrMany reads a list of values or a single value.
 func (r *reader) oneOrMany(first json.Token, item func(first json.Token) error) error {
 	if first == json.Delim('[') {
 		return r.list(first, item)
@@ -114,16 +113,15 @@ func (r *reader) text(first json.Token) (string, error) {
 		return "", r.errorf("expected a string")
 	}
 	if strings.ContainsRune(s, utf8.RuneError) {
-		// encoding/json puts it for \ud800 and the like. Such a value was meant to
-		// match something else.
-		return "", r.errorf("%.40q has the character U+FFFD, or half a surrogate pair", s)
+		// encoding/json replaces an unpaired surrogate like \ud800 by U+FFFD. The author meant the
+		// value to match something else.
+		return "", r.errorf("%.40q contains U+FFFD or an unpaired surrogate", s)
 	}
 	return s, nil
 }
 
-// eachText reads a string or a list of strings, none of them empty, and has take
-// take each.
-func (r *reader) eachText(first json.Token, take func(string) error) error {
+// eachText reads a string or a list of strings, none of which may be empty. It calls f with each.
+func (r *reader) eachText(first json.Token, f func(string) error) error {
 	return r.oneOrMany(first, func(first json.Token) error {
 		s, err := r.text(first)
 		if err != nil {
@@ -132,16 +130,17 @@ func (r *reader) eachText(first json.Token, take func(string) error) error {
 		if s == "" {
 			return r.errorf("an empty string matches nothing")
 		}
-		return take(s)
+		return f(s)
 	})
 }
 
-// unknown is the error for a name, the last token, that is none of those known.
-func (r *reader) unknown(what, name string, known []string) error {
+// unknown returns the error for a name that is not among the known ones. The name is the last
+// token.
+func (r *reader) unknown(kind, name string, known []string) error {
 	for _, k := range known {
 		if strings.EqualFold(k, name) {
-			return r.errorf("%q is spelled %q", name, k)
+			return r.errorf("%q must be spelled %q", name, k)
 		}
 	}
-	return r.errorf("%.40q is no %s that is evaluated, which are %s", name, what, strings.Join(known, ", "))
+	return r.errorf("unsupported %s %.40q (supported: %s)", kind, name, strings.Join(known, ", "))
 }

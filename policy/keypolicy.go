@@ -7,11 +7,14 @@ import (
 	"strings"
 )
 
-// keyActions are the actions, without "kms:", that take effect in a key policy
-// (KMS, "Configure a key policy"); List* and so on stand for all that begin so.
-var keyActions = []string{"*", "List*", "Describe*", "Create*", "Enable*", "Disable*", "Get*", "Set*", "Update*", "Delete*", "Cancel*",
+// keyActions are the actions, without "kms:", that take effect in a key policy (KMS, "Configure a
+// key policy"). A trailing * matches every action with that prefix.
+var keyActions = []string{
+	"*", "List*", "Describe*", "Create*", "Enable*", "Disable*", "Get*", "Set*", "Update*", "Delete*", "Cancel*",
 	"TagResource", "UntagResource", "ImportKeyMaterial", "ScheduleKeyDeletion", "Encrypt", "Decrypt", "GenerateDataKey",
-	"GenerateAndExportDataKey", "AsymmetricEncrypt", "AsymmetricDecrypt", "AsymmetricSign", "AsymmetricVerify", "GenerateMac", "VerifyMac"}
+	"GenerateAndExportDataKey", "AsymmetricEncrypt", "AsymmetricDecrypt", "AsymmetricSign", "AsymmetricVerify",
+	"GenerateMac", "VerifyMac",
+}
 
 var (
 	sid          = regexp.MustCompile(`^[A-Za-z0-9_/+=.@ -]{1,128}$`)
@@ -27,23 +30,21 @@ var keyGrammar = grammar{
 	"Condition": {readConditions, true},
 }
 
-// ParseKeyPolicy parses a document of the kind that is set for one key, of at
-// most MaxDocument bytes. Its Resource is ["*"], which stands for that key and
-// matches every resource: to ask it about that key only is up to the caller. Its
-// errors are like Parse's.
+// ParseKeyPolicy parses a key policy, a document that applies to one key, of at most MaxDocument
+// bytes. Its Resource is ["*"], which means that key. The policy itself matches every resource, so
+// the caller must evaluate it only for requests about that key. Errors are like those of [Parse].
 //
-// A statement applies to a caller whom one of its principals includes.
+// A statement applies to a caller if one of its principals includes the caller.
 // acs:ram::<account>:* includes every user and role of the account, but not
-// acs:ram::<account>:root. The local administrator acts as root, and must not be
-// locked out of a key, past repair, by a Deny that was meant for everybody:
-// whoever means root says root. All other principals include only whom they
-// name, letter for letter.
+// acs:ram::<account>:root. The local administrator acts as root, and a Deny meant for everybody
+// must not lock the administrator out of a key beyond repair. A statement for root must name root.
+// Every other principal includes only the caller with exactly that ARN.
 func ParseKeyPolicy(document string) (*Policy, error) {
 	return parse(document, keyGrammar)
 }
 
-// A principal is an ARN, or the part of one, "acs:ram::<account>:", that stands
-// for all users and roles of the account.
+// A principal is an ARN, or the prefix "acs:ram::<account>:" for all users and roles of the
+// account.
 type principal string
 
 func (p principal) includes(caller string) bool {
@@ -54,41 +55,41 @@ func (p principal) includes(caller string) bool {
 	return ok && (strings.HasPrefix(name, "user/") || strings.HasPrefix(name, "role/"))
 }
 
-func readSid(r *reader, first json.Token, into *statement) (err error) {
-	into.sid, err = r.text(first)
-	if err == nil && into.sid != "" && !sid.MatchString(into.sid) {
-		err = r.errorf("the Sid has other characters than A-Za-z0-9_/+=.@- and spaces, or more than 128")
+func readSid(r *reader, first json.Token, s *statement) (err error) {
+	s.sid, err = r.text(first)
+	if err == nil && s.sid != "" && !sid.MatchString(s.sid) {
+		err = r.errorf("the Sid must be at most 128 of the characters A-Za-z0-9_/+=.@- and space")
 	}
 	return err
 }
 
-func readPrincipals(r *reader, first json.Token, into *statement) error {
+func readPrincipals(r *reader, first json.Token, s *statement) error {
 	if err := r.object(first, func(name string) error {
 		if name != "RAM" {
-			return r.unknown("kind of principals", name, []string{"RAM"})
+			return r.unknown("principal type", name, []string{"RAM"})
 		}
 		return r.eachText(r.next(), func(arn string) error {
 			if !ramPrincipal.MatchString(arn) {
-				return r.errorf("%.40q is not acs:ram::<account>: and *, root, user/<name> or role/<name>", arn)
+				return r.errorf("%.40q is not acs:ram::<account>: followed by *, root, user/<name> or role/<name>", arn)
 			}
-			into.principals = append(into.principals, principal(strings.TrimSuffix(arn, "*")))
+			s.principals = append(s.principals, principal(strings.TrimSuffix(arn, "*")))
 			return nil
 		})
 	}); err != nil {
 		return err
 	}
-	if into.principals == nil { // which would be for everybody
+	if s.principals == nil { // without principals the statement would apply to everyone
 		return r.errorf("the Principal has no RAM")
 	}
 	return nil
 }
 
-func readKeyActions(r *reader, first json.Token, into *statement) error {
+func readKeyActions(r *reader, first json.Token, s *statement) error {
 	return r.eachText(first, func(action string) error {
 		if !isKeyAction(action) {
-			return r.errorf("%.40q takes no effect in a key policy", action)
+			return r.errorf("%.40q has no effect in a key policy", action)
 		}
-		into.actions = append(into.actions, strings.ToLower(action))
+		s.actions = append(s.actions, strings.ToLower(action))
 		return nil
 	})
 }
@@ -97,23 +98,25 @@ func isKeyAction(action string) bool {
 	name, ok := strings.CutPrefix(action, "kms:")
 	return ok && slices.ContainsFunc(keyActions, func(known string) bool {
 		prefix, open := strings.CutSuffix(known, "*")
-		return name == known || open && prefix != "" && strings.HasPrefix(name, prefix) && !strings.ContainsAny(name[len(prefix):], "*?")
+		return name == known ||
+			open && prefix != "" && strings.HasPrefix(name, prefix) && !strings.ContainsAny(name[len(prefix):], "*?")
 	})
 }
 
-// readAnyResource takes ["*"] only, not "*": KMS wants that exactly.
-func readAnyResource(r *reader, first json.Token, into *statement) error {
+// readAnyResource accepts only the list ["*"], not the string "*", because KMS requires exactly
+// that.
+func readAnyResource(r *reader, first json.Token, s *statement) error {
 	if err := r.list(first, func(first json.Token) error {
 		if first != "*" {
-			return r.errorf(`the Resource is not ["*"]`)
+			return r.errorf(`the Resource must be ["*"]`)
 		}
-		into.resources = append(into.resources, "*")
+		s.resources = append(s.resources, "*")
 		return nil
 	}); err != nil {
 		return err
 	}
-	if len(into.resources) > 1 {
-		return r.errorf(`the Resource is not ["*"]`)
+	if len(s.resources) > 1 {
+		return r.errorf(`the Resource must be ["*"]`)
 	}
 	return nil
 }

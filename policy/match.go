@@ -5,26 +5,26 @@ import (
 	"unicode/utf8"
 )
 
-// match reports whether s matches a pattern, which is UTF-8, in which * stands
-// for any number of characters and ? for one.
+// match reports whether s matches a pattern, which must be UTF-8. In the pattern, * matches any
+// number of characters and ? matches one.
 func match(pattern, s string) bool {
 	ok, _ := matchSteps(pattern, s)
 	return ok
 }
 
-// matchSteps is match, and counts its steps, which tests hold to their bound:
+// matchSteps is like match and also counts its steps, for tests. Their bound is
 // len(pattern) + len(s) * (1 + the longest piece between two stars).
 //
-// It goes back to the last * only, which is enough, and keeps it from taking
-// exponential time: what follows a * is taken where it comes first, and further
-// on it would leave less of s for the rest.
+// It backtracks only to the last *, which avoids exponential time. That is sufficient, because each
+// piece after a * is matched at its first occurrence. A later one would leave less of s for the
+// rest.
 func matchSteps(pattern, s string) (ok bool, steps int) {
 	p, i := 0, 0
-	star, from := -1, 0
+	star, start := -1, 0 // of the last *, and of the text tried after it
 	for ; i < len(s); steps++ {
 		switch {
 		case p < len(pattern) && pattern[p] == '*':
-			star, from = p, i
+			star, start = p, i
 			p++
 		case p < len(pattern) && pattern[p] == '?':
 			p++
@@ -33,9 +33,9 @@ func matchSteps(pattern, s string) (ok bool, steps int) {
 			p++
 			i++
 		case star >= 0:
-			// By a whole character: a ? must not match a part of one.
-			from += width(s[from:])
-			p, i = star+1, from
+			// Advance by a whole character, because ? must not match a part of one.
+			start += width(s[start:])
+			p, i = star+1, start
 		default:
 			return false, steps
 		}
@@ -43,8 +43,8 @@ func matchSteps(pattern, s string) (ok bool, steps int) {
 	return strings.Trim(pattern[p:], "*") == "", steps
 }
 
-// width is the bytes of the first character of s, which is not empty; a byte
-// that is no UTF-8 counts as one.
+// width returns the number of bytes of the first character of s, which must not be empty. An
+// invalid byte counts as a character.
 func width(s string) int {
 	if s[0] < utf8.RuneSelf {
 		return 1

@@ -14,16 +14,15 @@ import (
 	"github.com/kmsgate/kmsgate/policy"
 )
 
-// A naiveVerdict is what the naive evaluator decides: which statement of which
-// policy, both from 0 on, or -1.
+// A naiveVerdict is the naive evaluator's decision, with the index of the deciding policy and
+// statement, or -1 if none decided.
 type naiveVerdict struct {
 	allowed           bool
 	policy, statement int
 }
 
-// naiveDecide evaluates documents as the definition reads: on the generic JSON,
-// with regular expressions for wildcards, big numbers, and package net. It
-// shares no code with the package.
+// naiveDecide evaluates documents directly by the definition. It works on generic JSON with regular
+// expressions, package math/big and package net, and shares no code with package policy.
 func naiveDecide(documents []string, r policy.Request) naiveVerdict {
 	first := map[string]naiveVerdict{}
 	for i, document := range documents {
@@ -50,10 +49,12 @@ func naiveDecide(documents []string, r policy.Request) naiveVerdict {
 }
 
 func naiveApplies(s map[string]any, r policy.Request) bool {
-	if who, ok := s["Principal"]; ok && !slices.ContainsFunc(naiveList(who.(map[string]any)["RAM"]), func(arn string) bool {
+	includes := func(arn string) bool {
 		account, all := strings.CutSuffix(arn, "*")
 		return arn == r.Principal || all && regexp.MustCompile("^"+account+"(user|role)/").MatchString(r.Principal)
-	}) {
+	}
+	if principal, ok := s["Principal"].(map[string]any); ok &&
+		!slices.ContainsFunc(naiveList(principal["RAM"]), includes) {
 		return false
 	}
 	if !slices.ContainsFunc(naiveList(s["Action"]), func(p string) bool { return naiveLike("(?i)", p, r.Action) }) ||
@@ -63,9 +64,11 @@ func naiveApplies(s map[string]any, r policy.Request) bool {
 	condition, _ := s["Condition"].(map[string]any)
 	for operator, keys := range condition {
 		positive := strings.Replace(operator, "Not", "", 1)
-		for key, of := range keys.(map[string]any) {
-			value, there := r.Values[key]
-			holds := there && slices.ContainsFunc(naiveList(of), func(of string) bool { return naiveCompare(positive, of, value) })
+		for key, operands := range keys.(map[string]any) {
+			value, ok := r.Values[key]
+			holds := ok && slices.ContainsFunc(naiveList(operands), func(operand string) bool {
+				return naiveCompare(positive, operand, value)
+			})
 			if holds == (operator != positive) {
 				return false
 			}
@@ -84,44 +87,46 @@ func naiveList(v any) (list []string) {
 	return []string{fmt.Sprint(v)}
 }
 
-// naiveLike: the flag s lets a dot stand for a newline, too.
+// naiveLike matches s against a pattern with * and ?. The flag s makes a dot match a newline, too.
 func naiveLike(flags, pattern, s string) bool {
 	e := strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(regexp.QuoteMeta(pattern))
 	return regexp.MustCompile(flags + "(?s)^" + e + "$").MatchString(s)
 }
 
-func naiveCompare(operator, of, value string) bool {
+func naiveCompare(operator, operand, value string) bool {
 	switch operator {
 	case "StringEquals", "Bool":
-		return of == value
+		return operand == value
 	case "StringEqualsIgnoreCase":
-		return regexp.MustCompile("(?i)^" + regexp.QuoteMeta(of) + "$").MatchString(value)
+		return regexp.MustCompile("(?i)^" + regexp.QuoteMeta(operand) + "$").MatchString(value)
 	case "StringLike":
-		return naiveLike("", of, value)
+		return naiveLike("", operand, value)
 	case "IpAddress":
-		if !strings.Contains(of, "/") {
-			return net.ParseIP(value) != nil && net.ParseIP(of).Equal(net.ParseIP(value))
+		if !strings.Contains(operand, "/") {
+			return net.ParseIP(value) != nil && net.ParseIP(operand).Equal(net.ParseIP(value))
 		}
-		_, network, err := net.ParseCIDR(of)
+		_, network, err := net.ParseCIDR(operand)
 		return err == nil && network.Contains(net.ParseIP(value))
 	}
 	if relation, ok := strings.CutPrefix(operator, "Date"); ok {
 		a, err := time.Parse(time.RFC3339, value)
-		b, _ := time.Parse(time.RFC3339, of)
+		b, _ := time.Parse(time.RFC3339, operand)
 		return err == nil && naiveRelation(relation, int(a.Sub(b)/time.Second))
 	}
 	a, ok := new(big.Rat).SetString(value)
-	b, _ := new(big.Rat).SetString(of)
+	b, _ := new(big.Rat).SetString(operand)
 	return ok && naiveRelation(strings.TrimPrefix(operator, "Numeric"), a.Cmp(b))
 }
 
 func naiveRelation(relation string, order int) bool {
 	return relation == "Equals" && order == 0 ||
-		strings.HasPrefix(relation, "LessThan") && order < 0 || strings.HasPrefix(relation, "GreaterThan") && order > 0 ||
+		strings.HasPrefix(relation, "LessThan") && order < 0 || strings.HasPrefix(relation, "GreaterThan") &&
+		order > 0 ||
 		strings.HasSuffix(relation, "ThanEquals") && order == 0
 }
 
-// checkNaive compares the package with the naive evaluator on what dice make.
+// checkNaive compares package policy with the naive evaluator on documents and a request made from
+// d. It returns the naive verdict.
 func checkNaive(t *testing.T, d *dice) naiveVerdict {
 	t.Helper()
 	var documents []string
@@ -136,7 +141,8 @@ func checkNaive(t *testing.T, d *dice) naiveVerdict {
 		if err != nil {
 			t.Fatalf("%v: %s", err, document)
 		}
-		documents, policies = append(documents, document), append(policies, policy.Named{Name: fmt.Sprint("p", i), Policy: p})
+		documents = append(documents, document)
+		policies = append(policies, policy.Named{Name: fmt.Sprint("p", i), Policy: p})
 	}
 	r := d.request()
 	want := naiveDecide(documents, r)
@@ -145,9 +151,9 @@ func checkNaive(t *testing.T, d *dice) naiveVerdict {
 		wantDecision.Policy = fmt.Sprint("p", want.policy)
 	}
 	got := policy.Decide(policies, r)
-	wantDecision.Reason = got.Reason // TestDecision has them
+	wantDecision.Reason = got.Reason // TestDecision checks the reasons
 	if got != wantDecision {
-		t.Fatalf("%+v, but naively %+v\nrequest %+v\n%s", got, wantDecision, r, strings.Join(documents, "\n"))
+		t.Fatalf("got %+v, want %+v\nrequest %+v\n%s", got, wantDecision, r, strings.Join(documents, "\n"))
 	}
 	return want
 }

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// A grammar has the members that the statements of one kind of document may
-// have, all of which are required but for those that say otherwise.
+// A grammar lists the elements of the statements in one kind of document. An element is required
+// unless it is marked optional.
 type grammar map[string]struct {
-	read     func(r *reader, first json.Token, into *statement) error
+	read     func(r *reader, first json.Token, s *statement) error
 	optional bool
 }
 
@@ -22,9 +22,9 @@ var ramGrammar = grammar{
 	"Condition": {readConditions, true},
 }
 
-// Parse parses a RAM policy, the kind that is attached to users, of at most
-// MaxDocument bytes. Its errors say what is wrong, what was expected, and where:
-// the byte, counted from 1, and the number of the statement.
+// Parse parses a RAM policy, the kind that is attached to users, of at most MaxDocument bytes. An
+// error names the problem, the expected value and the position: the byte, counted from 1, and the
+// number of the statement.
 func Parse(document string) (*Policy, error) {
 	return parse(document, ramGrammar)
 }
@@ -50,7 +50,7 @@ func parse(document string, g grammar) (*Policy, error) {
 				return nil
 			})
 		}
-		return r.unknown("member of a policy", name, []string{"Version", "Statement"})
+		return r.unknown("policy element", name, []string{"Version", "Statement"})
 	}); err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (g grammar) statement(r *reader, first json.Token) (statement, error) {
 	if err := r.object(first, func(name string) error {
 		m, known := g[name]
 		if !known {
-			return r.unknown("member of a statement", name, slices.Sorted(maps.Keys(g)))
+			return r.unknown("statement element", name, slices.Sorted(maps.Keys(g)))
 		}
 		delete(missing, name)
 		if err := m.read(r, r.next(), &s); err != nil {
@@ -95,25 +95,25 @@ func (g grammar) statement(r *reader, first json.Token) (statement, error) {
 	return s, nil
 }
 
-func readEffect(r *reader, first json.Token, into *statement) error {
+func readEffect(r *reader, first json.Token, s *statement) error {
 	effect, err := r.text(first)
 	if err == nil && effect != "Allow" && effect != "Deny" {
 		err = r.errorf(`%.40q is neither "Allow" nor "Deny"`, effect)
 	}
-	into.deny = effect == "Deny"
+	s.deny = effect == "Deny"
 	return err
 }
 
-func readActions(r *reader, first json.Token, into *statement) error {
+func readActions(r *reader, first json.Token, s *statement) error {
 	return r.eachText(first, func(pattern string) error {
-		into.actions = append(into.actions, strings.ToLower(pattern))
+		s.actions = append(s.actions, strings.ToLower(pattern))
 		return nil
 	})
 }
 
-func readResources(r *reader, first json.Token, into *statement) error {
+func readResources(r *reader, first json.Token, s *statement) error {
 	return r.eachText(first, func(pattern string) error {
-		into.resources = append(into.resources, pattern)
+		s.resources = append(s.resources, pattern)
 		return nil
 	})
 }

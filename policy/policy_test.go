@@ -11,7 +11,11 @@ import (
 
 const key1, key2 = "acs:kms:cn-hangzhou:1000000000000001:key/1", "acs:kms:cn-hangzhou:1000000000000001:key/2"
 
-const alice, bob, root = "acs:ram::1000000000000001:user/alice", "acs:ram::1000000000000001:user/bob", "acs:ram::1000000000000001:root"
+const (
+	alice = "acs:ram::1000000000000001:user/alice"
+	bob   = "acs:ram::1000000000000001:user/bob"
+	root  = "acs:ram::1000000000000001:root"
+)
 
 func parse(t testing.TB, document string) policy.Named {
 	t.Helper()
@@ -36,14 +40,16 @@ func document(statements ...string) string {
 }
 
 func TestDecide(t *testing.T) {
-	signOne := parse(t, document(`{"Effect":"Allow","Action":["kms:AsymmetricSign","kms:GetPublicKey"],"Resource":"acs:kms:*:*:key/1"}`))
+	signOne := parse(t, document(
+		`{"Effect":"Allow","Action":["kms:AsymmetricSign","kms:GetPublicKey"],"Resource":"acs:kms:*:*:key/1"}`))
 	all := parse(t, document(`{"Effect":"Allow","Action":"kms:*","Resource":"*"}`))
 	notTwo := parse(t, document(`{"Effect":"Deny","Action":"*","Resource":["acs:kms:*:key/2"]}`))
 
 	check := func(want bool, action, resource string, policies ...policy.Named) {
 		t.Helper()
-		if got := policy.Decide(policies, policy.Request{Action: action, Resource: resource}); got.Allowed != want || got.Reason == "" {
-			t.Errorf("%s on %s: %+v, want Allowed %v", action, resource, got, want)
+		got := policy.Decide(policies, policy.Request{Action: action, Resource: resource})
+		if got.Allowed != want || got.Reason == "" {
+			t.Errorf("%s on %s: got %+v, want Allowed %v and a reason", action, resource, got, want)
 		}
 	}
 	check(false, "kms:AsymmetricSign", key1)
@@ -61,7 +67,8 @@ func TestDecide(t *testing.T) {
 	check(false, "kms:AsymmetricSign", key1, policy.Named{Name: "empty", Policy: new(policy.Policy)})
 }
 
-// TestDecision is about what decided, with a key policy beside RAM policies.
+// TestDecision checks which policy and statement a decision names, with a key policy and RAM
+// policies.
 func TestDecision(t *testing.T) {
 	sign := `"Action":["kms:AsymmetricSign"],"Resource":["*"]`
 	everyone, onlyAlice := `"Principal":{"RAM":["acs:ram::1000000000000001:*"]},`, `"Principal":{"RAM":"`+alice+`"},`
@@ -69,42 +76,53 @@ func TestDecision(t *testing.T) {
 	ramDeny := parse(t, document(`{"Effect":"Deny",`+sign+`}`))
 	key := parseKey(t, document(`{"Effect":"Allow",`+everyone+sign+`}`))
 	keyAlice := parseKey(t, document(`{"Sid":"for one","Effect":"Allow",`+onlyAlice+sign+`}`))
-	keyDeny := parseKey(t, document(`{"Effect":"Allow",`+everyone+sign+`}`, `{"Sid":"not you","Effect":"Deny",`+onlyAlice+sign+`}`))
+	keyDeny := parseKey(t, document(`{"Effect":"Allow",`+everyone+sign+`}`,
+		`{"Sid":"not you","Effect":"Deny",`+onlyAlice+sign+`}`))
 	for _, c := range []struct {
 		policies  []policy.Named
 		principal string
 		want      policy.Decision
 	}{
-		{[]policy.Named{ram, keyAlice}, alice, policy.Decision{Allowed: true, Reason: `allowed by statement 2 of policy "ram"`, Policy: "ram", Statement: 2}},
-		{[]policy.Named{keyAlice}, alice, policy.Decision{Allowed: true, Reason: `allowed by statement 1 ("for one") of policy "key"`, Policy: "key", Statement: 1}},
+		{[]policy.Named{ram, keyAlice}, alice, policy.Decision{Allowed: true,
+			Reason: `allowed by statement 2 of policy "ram"`, Policy: "ram", Statement: 2}},
+		{[]policy.Named{keyAlice}, alice, policy.Decision{Allowed: true,
+			Reason: `allowed by statement 1 ("for one") of policy "key"`, Policy: "key", Statement: 1}},
 		{[]policy.Named{keyAlice}, bob, policy.Decision{Reason: "no statement allows it"}},
-		{[]policy.Named{ram, keyAlice}, bob, policy.Decision{Allowed: true, Reason: `allowed by statement 2 of policy "ram"`, Policy: "ram", Statement: 2}},
-		{[]policy.Named{ram, keyDeny}, alice, policy.Decision{Reason: `denied by statement 2 ("not you") of policy "key"`, Policy: "key", Statement: 2}},
-		{[]policy.Named{keyDeny, ram}, alice, policy.Decision{Reason: `denied by statement 2 ("not you") of policy "key"`, Policy: "key", Statement: 2}},
-		{[]policy.Named{keyDeny}, bob, policy.Decision{Allowed: true, Reason: `allowed by statement 1 of policy "key"`, Policy: "key", Statement: 1}},
-		{[]policy.Named{key, ramDeny}, bob, policy.Decision{Reason: `denied by statement 1 of policy "ram"`, Policy: "ram", Statement: 1}},
-		{[]policy.Named{ramDeny, key}, bob, policy.Decision{Reason: `denied by statement 1 of policy "ram"`, Policy: "ram", Statement: 1}},
-		{[]policy.Named{ram, {Name: "lost"}}, bob, policy.Decision{Reason: `policy "lost" was not parsed`, Policy: "lost"}},
+		{[]policy.Named{ram, keyAlice}, bob, policy.Decision{Allowed: true,
+			Reason: `allowed by statement 2 of policy "ram"`, Policy: "ram", Statement: 2}},
+		{[]policy.Named{ram, keyDeny}, alice,
+			policy.Decision{Reason: `denied by statement 2 ("not you") of policy "key"`, Policy: "key", Statement: 2}},
+		{[]policy.Named{keyDeny, ram}, alice,
+			policy.Decision{Reason: `denied by statement 2 ("not you") of policy "key"`, Policy: "key", Statement: 2}},
+		{[]policy.Named{keyDeny}, bob, policy.Decision{Allowed: true, Reason: `allowed by statement 1 of policy "key"`,
+			Policy: "key", Statement: 1}},
+		{[]policy.Named{key, ramDeny}, bob, policy.Decision{Reason: `denied by statement 1 of policy "ram"`,
+			Policy: "ram", Statement: 1}},
+		{[]policy.Named{ramDeny, key}, bob, policy.Decision{Reason: `denied by statement 1 of policy "ram"`,
+			Policy: "ram", Statement: 1}},
+		{[]policy.Named{ram, {Name: "lost"}}, bob,
+			policy.Decision{Reason: `policy "lost" was not parsed`, Policy: "lost"}},
 	} {
 		r := policy.Request{Action: "kms:AsymmetricSign", Resource: key1, Principal: c.principal}
 		if got := policy.Decide(c.policies, r); got != c.want {
-			t.Errorf("%s: %+v, want %+v", c.principal, got, c.want)
+			t.Errorf("%s: got %+v, want %+v", c.principal, got, c.want)
 		}
 	}
 }
 
-// TestDocumentation has documents of the shapes that RAM's and KMS's pages show:
-// allowing some addresses, denying all but some, an end of validity, HTTPS and
-// MFA, a key's tag.
+// TestDocumentation evaluates documents of the shapes that RAM's and KMS's pages show: allowing
+// some addresses, denying all except some, an expiry date, HTTPS and MFA, and a key's tag.
 func TestDocumentation(t *testing.T) {
 	allow := func(condition string) string {
 		return `{"Action":"kms:*","Effect":"Allow","Resource":"*","Condition":` + condition + `}`
 	}
 	fromOffice := document(allow(`{"IpAddress":{"acs:SourceIp":["192.0.2.0/24","203.0.113.2"]}}`))
-	elsewhereNot := document(`{"Action":"kms:*","Effect":"Allow","Resource":"*"}`,
-		`{"Action":"kms:*","Effect":"Deny","Resource":"*","Condition":{"NotIpAddress":{"acs:SourceIp":["192.0.2.0/24","203.0.113.2"]}}}`)
+	officeOnly := document(`{"Action":"kms:*","Effect":"Allow","Resource":"*"}`,
+		`{"Action":"kms:*","Effect":"Deny","Resource":"*",`+
+			`"Condition":{"NotIpAddress":{"acs:SourceIp":["192.0.2.0/24","203.0.113.2"]}}}`)
 	until := document(allow(`{"DateLessThan":{"acs:CurrentTime":"2030-08-12T17:00:00+08:00"}}`))
-	safely := document(allow(`{"Bool":{"acs:SecureTransport":"true","acs:MFAPresent":["true"]},"IpAddress":{"acs:SourceIp":"10.0.0.1"}}`))
+	secureOnly := document(allow(
+		`{"Bool":{"acs:SecureTransport":"true","acs:MFAPresent":["true"]},"IpAddress":{"acs:SourceIp":"10.0.0.1"}}`))
 	tagged := document(allow(`{"StringEqualsIgnoreCase":{"kms:tag/team":["payments","Billing"]}}`))
 	for _, c := range []struct {
 		document string
@@ -115,35 +133,40 @@ func TestDocumentation(t *testing.T) {
 		{fromOffice, map[string]string{"acs:SourceIp": "203.0.113.2"}, true},
 		{fromOffice, map[string]string{"acs:SourceIp": "203.0.113.3"}, false},
 		{fromOffice, nil, false},
-		{elsewhereNot, map[string]string{"acs:SourceIp": "203.0.113.2"}, true},
-		{elsewhereNot, map[string]string{"acs:SourceIp": "203.0.113.3"}, false},
-		{elsewhereNot, nil, false},
+		{officeOnly, map[string]string{"acs:SourceIp": "203.0.113.2"}, true},
+		{officeOnly, map[string]string{"acs:SourceIp": "203.0.113.3"}, false},
+		{officeOnly, nil, false},
 		{until, map[string]string{"acs:CurrentTime": "2030-08-12T08:59:59Z"}, true},
 		{until, map[string]string{"acs:CurrentTime": "2030-08-12T09:00:00Z"}, false},
-		{safely, map[string]string{"acs:SecureTransport": "true", "acs:MFAPresent": "true", "acs:SourceIp": "10.0.0.1"}, true},
-		{safely, map[string]string{"acs:SecureTransport": "true", "acs:MFAPresent": "false", "acs:SourceIp": "10.0.0.1"}, false},
-		{safely, map[string]string{"acs:SecureTransport": "true", "acs:SourceIp": "10.0.0.1"}, false},
-		{safely, map[string]string{"acs:SecureTransport": "true", "acs:MFAPresent": "true", "acs:SourceIp": "10.0.0.2"}, false},
+		{secureOnly, map[string]string{"acs:SecureTransport": "true", "acs:MFAPresent": "true", "acs:SourceIp": "10.0.0.1"},
+			true},
+		{secureOnly, map[string]string{"acs:SecureTransport": "true", "acs:MFAPresent": "false",
+			"acs:SourceIp": "10.0.0.1"}, false},
+		{secureOnly, map[string]string{"acs:SecureTransport": "true", "acs:SourceIp": "10.0.0.1"}, false},
+		{secureOnly, map[string]string{"acs:SecureTransport": "true", "acs:MFAPresent": "true", "acs:SourceIp": "10.0.0.2"},
+			false},
 		{tagged, map[string]string{"kms:tag/team": "PAYMENTS"}, true},
 		{tagged, map[string]string{"kms:tag/team": "sales"}, false},
 		{tagged, map[string]string{"kms:tag/Team": "payments"}, false},
 	} {
 		r := policy.Request{Action: "kms:AsymmetricSign", Resource: key1, Values: c.values}
 		if got := policy.Decide([]policy.Named{parse(t, c.document)}, r); got.Allowed != c.want {
-			t.Errorf("%s with %v: %+v, want Allowed %v", c.document, c.values, got, c.want)
+			t.Errorf("%s with %v: got %+v, want Allowed %v", c.document, c.values, got, c.want)
 		}
 	}
 }
 
-// TestConcurrent is for the race detector: policies are kept and shared.
+// TestConcurrent lets the race detector check that goroutines can share a policy.
 func TestConcurrent(t *testing.T) {
-	p := parse(t, document(`{"Effect":"Allow","Action":"kms:*","Resource":"*","Condition":{"DateLessThan":{"acs:CurrentTime":"2030-01-01T00:00:00Z"}}}`))
+	p := parse(t, document(`{"Effect":"Allow","Action":"kms:*","Resource":"*",`+
+		`"Condition":{"DateLessThan":{"acs:CurrentTime":"2030-01-01T00:00:00Z"}}}`))
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			r := policy.Request{Action: "kms:ListKeys", Resource: key1, Values: map[string]string{"acs:CurrentTime": "2029-01-01T00:00:00Z"}}
-			if !policy.Decide([]policy.Named{p}, r).Allowed {
-				t.Error("denied")
+			r := policy.Request{Action: "kms:ListKeys", Resource: key1,
+				Values: map[string]string{"acs:CurrentTime": "2029-01-01T00:00:00Z"}}
+			if got := policy.Decide([]policy.Named{p}, r); !got.Allowed {
+				t.Errorf("got %+v, want Allowed true", got)
 			}
 		})
 	}

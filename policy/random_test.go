@@ -8,7 +8,7 @@ import (
 	"github.com/kmsgate/kmsgate/policy"
 )
 
-// dice choose by bytes, and choose the first when there are none left.
+// dice make choices from bytes. Once the bytes are used up, they choose the first option.
 type dice struct{ bytes []byte }
 
 func (d *dice) roll(n int) int {
@@ -20,9 +20,9 @@ func (d *dice) roll(n int) int {
 	return b % n
 }
 
-func (d *dice) pick(of ...string) string { return of[d.roll(len(of))] }
+func (d *dice) pick(options ...string) string { return options[d.roll(len(options))] }
 
-// word is of few letters, so that words are often alike.
+// word returns a short word, so that equal words are likely.
 func (d *dice) word(letters ...string) (w string) {
 	for range d.roll(6) {
 		w += d.pick(letters...)
@@ -38,7 +38,8 @@ func (d *dice) number() string {
 	return d.pick("", "-") + d.pick("0", "00", "1", "10", "2") + d.pick("", ".0", ".10", ".1", ".5")
 }
 func (d *dice) date() string {
-	return "2026-01-0" + d.pick("1", "2") + "T0" + d.pick("0", "8") + ":00:00" + d.pick("Z", "+08:00", "-08:00", ".000Z")
+	return "2026-01-0" + d.pick("1", "2") + "T0" + d.pick("0", "8") + ":00:00" +
+		d.pick("Z", "+08:00", "-08:00", ".000Z")
 }
 func (d *dice) address() string {
 	return d.pick("10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1", "10.9.0.1", "2001:db8::1", "::1", "0.0.0.0", "::")
@@ -51,13 +52,15 @@ func (d *dice) relation() string {
 	return d.pick("Equals", "NotEquals", "LessThan", "LessThanEquals", "GreaterThan", "GreaterThanEquals")
 }
 
-// condition makes an operator, a key that goes with it, and what makes values.
+// condition returns an operator, a key that it applies to, and a function that makes values.
 func (d *dice) condition() (operator, key string, values func() any) {
 	switch d.roll(6) {
 	case 0:
-		return "String" + d.pick("Like", "NotLike"), d.pick("kms:tag/a", "kms:tag/A", "acs:SourceIp"), func() any { return d.pattern() }
+		return "String" + d.pick("Like", "NotLike"), d.pick("kms:tag/a", "kms:tag/A", "acs:SourceIp"),
+			func() any { return d.pattern() }
 	case 1:
-		return "String" + d.pick("Equals", "NotEquals") + d.pick("", "IgnoreCase"), d.pick("kms:tag/a", "kms:tag/A", "acs:MFAPresent"), func() any { return d.value() }
+		return "String" + d.pick("Equals", "NotEquals") + d.pick("", "IgnoreCase"),
+			d.pick("kms:tag/a", "kms:tag/A", "acs:MFAPresent"), func() any { return d.value() }
 	case 2:
 		return "Numeric" + d.relation(), d.pick("kms:tag/n", "kms:tag/a"), func() any { return d.number() }
 	case 3:
@@ -71,7 +74,8 @@ func (d *dice) condition() (operator, key string, values func() any) {
 		}
 	}
 	return d.pick("IpAddress", "NotIpAddress"), d.pick("acs:SourceIp", "kms:tag/ip"), func() any {
-		return d.pick(d.address(), "10.0.0.0/8", "10.0.0.1/31", "::ffff:10.0.0.0/120", "0.0.0.0/0", "::/0", "2001:db8::/32")
+		return d.pick(d.address(), "10.0.0.0/8", "10.0.0.1/31", "::ffff:10.0.0.0/120", "0.0.0.0/0", "::/0",
+			"2001:db8::/32")
 	}
 }
 
@@ -105,8 +109,12 @@ func (d *dice) statement(keyPolicy bool) map[string]any {
 	s := map[string]any{"Effect": d.pick("Allow", "Allow", "Deny")}
 	if keyPolicy {
 		s["Sid"], s["Resource"] = "x", []string{"*"}
-		s["Principal"] = map[string]any{"RAM": d.oneOrMany(func() any { return d.pick("acs:ram::1:*", "acs:ram::11:*", d.principal()) })}
-		s["Action"] = d.oneOrMany(func() any { return d.pick("kms:*", "kms:Get*", "kms:AsymmetricSign", "kms:ListKeys", "kms:List*") })
+		s["Principal"] = map[string]any{"RAM": d.oneOrMany(func() any {
+			return d.pick("acs:ram::1:*", "acs:ram::11:*", d.principal())
+		})}
+		s["Action"] = d.oneOrMany(func() any {
+			return d.pick("kms:*", "kms:Get*", "kms:AsymmetricSign", "kms:ListKeys", "kms:List*")
+		})
 	} else {
 		s["Action"] = d.oneOrMany(func() any {
 			return d.pick("kms:*", "*", "kms:get*", "KMS:?symmetricSign", "*Key*", "kms:\u212a*", "kms:ListKeys")
@@ -140,19 +148,20 @@ func (d *dice) request() policy.Request {
 	}
 	tag := func() string { return d.pick(d.value(), d.number(), "10.0.0.1") }
 	boolean := func() string { return d.pick("true", "false", "TRUE") }
-	for _, of := range []struct {
+	for _, c := range []struct {
 		key   string
 		value func() string
 	}{
-		{"acs:CurrentTime", d.date}, {"acs:SourceIp", d.address}, {"acs:MFAPresent", boolean}, {"acs:SecureTransport", boolean},
-		{"kms:tag/ip", d.address}, {"kms:tag/n", d.number}, {"kms:tag/d", d.date}, {"kms:tag/b", boolean}, {"kms:tag/a", tag}, {"kms:tag/A", tag},
+		{"acs:CurrentTime", d.date}, {"acs:SourceIp", d.address}, {"acs:MFAPresent", boolean},
+		{"acs:SecureTransport", boolean}, {"kms:tag/ip", d.address}, {"kms:tag/n", d.number}, {"kms:tag/d", d.date},
+		{"kms:tag/b", boolean}, {"kms:tag/a", tag}, {"kms:tag/A", tag},
 	} {
 		switch d.roll(8) {
 		case 1: // no value
 		case 2:
-			r.Values[of.key] = "?"
+			r.Values[c.key] = "?"
 		default:
-			r.Values[of.key] = of.value()
+			r.Values[c.key] = c.value()
 		}
 	}
 	return r
@@ -167,10 +176,10 @@ func TestDecideIsNaive(t *testing.T) {
 		v := checkNaive(t, &dice{bytes})
 		seen[naiveVerdict{v.allowed, min(v.policy, 0), 0}]++
 	}
-	// What is compared must not be one outcome nearly always.
+	// The comparison is worthless if nearly all cases have the same outcome.
 	for _, outcome := range []naiveVerdict{{true, 0, 0}, {false, 0, 0}, {false, -1, 0}} {
 		if seen[outcome] < 300 {
-			t.Errorf("%+v in %d of 3000 cases", outcome, seen[outcome])
+			t.Errorf("outcome %+v: got %d of 3000 cases, want at least 300", outcome, seen[outcome])
 		}
 	}
 }
