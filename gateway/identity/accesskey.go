@@ -15,9 +15,9 @@ import (
 
 // AccessKey verifies the claim of an access key and returns its user. It checks, in this
 // order, that the time is within TimeWindow, the access key exists and is active, the
-// signature is valid, and the nonce is unused. Its errors are those of package kms for
-// each of these. Nonces are remembered only for callers who can sign. All checks work in
-// memory, so an unauthenticated caller cannot make the token do anything.
+// signature is valid, and the nonce is unused. Package kms has an error for each of these.
+// Only the nonces of valid signatures are remembered. All checks work in memory, so an
+// unauthenticated caller cannot make the token do anything.
 func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.Time) (*Principal, error) {
 	if claim.Time.Before(now.Add(-TimeWindow)) || claim.Time.After(now.Add(TimeWindow)) {
 		return nil, kms.ErrTimeStampExpired
@@ -38,14 +38,14 @@ func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.
 	}
 	if !claim.VerifySecret(secret) {
 		if claim.WrongBodyHash {
-			return nil, kms.ErrSignatureMismatch.Because("The content hash that was signed is not that of the body.")
+			return nil, kms.ErrSignatureMismatch.Because("The signed content hash does not match the body.")
 		}
 		return nil, kms.ErrSignatureMismatch
 	}
 	if err := r.nonces.use(claim.AccessKeyId, claim.Nonce, claim.Time.Add(TimeWindow), now); err != nil {
 		return nil, err
 	}
-	r.secrets.use(access.AccessKeyId, now)
+	r.secrets.setUsed(access.AccessKeyId, now)
 	user, err := records.Users().Get(access.UserName)
 	if err != nil {
 		return nil, err
@@ -53,14 +53,14 @@ func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.
 	return r.User(records, user)
 }
 
-// secretAAD binds a sealed secret to its access key's id.
+// secretAAD returns the additional data that binds a sealed secret to its AccessKeyId.
 func secretAAD(accessKeyId string) []byte { return []byte("kmsgate access key 1|" + accessKeyId) }
 
 // SealAccessKey has the token seal the secret of an access key, bound to its AccessKeyId,
-// and sets a.Sealed.
+// and sets a.Sealed to the result.
 func SealAccessKey(ctx context.Context, sealer hsm.Sealer, a *store.AccessKey, secret string) (err error) {
 	if a.Sealed, err = sealer.Seal(ctx, []byte(secret), secretAAD(a.AccessKeyId)); err != nil {
-		return fmt.Errorf("sealing an access key's secret: %w", err)
+		return fmt.Errorf("sealing the secret of access key %q: %w", a.AccessKeyId, err)
 	}
 	return nil
 }
@@ -73,17 +73,18 @@ func UnsealAccessKey(ctx context.Context, sealer hsm.Sealer, a store.AccessKey) 
 }
 
 // secrets keeps unsealed secrets in memory, so that clients can authenticate while the
-// token is down. The key of the map is all that a secret is bound to: a sealed secret that
-// was copied to another access key is not found here, and the token refuses to unseal it.
+// token is down. The map's key has everything that a secret is bound to. If a sealed secret
+// is copied to another access key, the map has no entry for it, and the token refuses to
+// unseal it.
 type secrets struct {
-	unsealed sync.Map // AccessKeyId and Sealed → string
+	unsealed sync.Map // AccessKeyId and Sealed → the secret, a string
 
-	mu   sync.Mutex
-	used map[string]time.Time // AccessKeyId → since the last RecordUse; guarded by mu
+	mu       sync.Mutex
+	lastUsed map[string]time.Time // by AccessKeyId; uses since the last RecordUse; guarded by mu
 }
 
-// Keep stores the secret of an access key in memory. Call it before the record is written:
-// AccessKey expects the secret of every record.
+// Keep stores the secret of an access key in memory. The caller must call it before writing
+// the record: AccessKey expects the secret of every record.
 func (r *Registry) Keep(a store.AccessKey, secret string) {
 	r.secrets.unsealed.Store(a.AccessKeyId+"|"+string(a.Sealed), secret)
 }
@@ -93,63 +94,65 @@ func (r *Registry) Drop(a store.AccessKey) {
 	r.secrets.unsealed.Delete(a.AccessKeyId + "|" + string(a.Sealed))
 }
 
-var errNotUnsealed = errors.New("the access key's record was changed behind the gateway's back: restart it")
+var errNotUnsealed = errors.New("its record was not written by the running gateway (restart the gateway)")
 
-// Secret returns the secret of an access key from memory. It fails if the record is not the
-// one that Keep or Open stored the secret for.
+// Secret returns the secret of an access key from memory. It fails if the record differs
+// from the one for which Keep or Open stored the secret.
 func (r *Registry) Secret(a store.AccessKey) (string, error) {
 	secret, ok := r.secrets.unsealed.Load(a.AccessKeyId + "|" + string(a.Sealed))
 	if !ok {
-		return "", fmt.Errorf("access key %s: %w", a.AccessKeyId, errNotUnsealed)
+		return "", fmt.Errorf("access key %q: %w", a.AccessKeyId, errNotUnsealed)
 	}
 	return secret.(string), nil
 }
 
-// use notes that an access key was used.
-func (s *secrets) use(accessKeyId string, now time.Time) {
+// setUsed records that an access key was used now.
+func (s *secrets) setUsed(accessKeyId string, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.used == nil {
-		s.used = make(map[string]time.Time)
+	if s.lastUsed == nil {
+		s.lastUsed = make(map[string]time.Time)
 	}
-	s.used[accessKeyId] = now.UTC()
+	s.lastUsed[accessKeyId] = now.UTC()
 }
 
+// takeUsed returns lastUsed and empties it.
 func (s *secrets) takeUsed() map[string]time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	used := s.used
-	s.used = nil
+	used := s.lastUsed
+	s.lastUsed = nil
 	return used
 }
 
 // LastUsed returns when an access key was last used, including uses that RecordUse has not
-// written yet. It is zero if the key was never used.
+// written yet. The time is zero if the access key was never used.
 func (r *Registry) LastUsed(a store.AccessKey) time.Time {
 	r.secrets.mu.Lock()
 	defer r.secrets.mu.Unlock()
-	if used, ok := r.secrets.used[a.AccessKeyId]; ok {
+	if used, ok := r.secrets.lastUsed[a.AccessKeyId]; ok {
 		return used
 	}
 	return a.LastUsedDate
 }
 
-// RecordUse writes when access keys were last used to their records. A failure is logged.
+// RecordUse writes the times when access keys were last used to their records. It logs a
+// failure.
 func (r *Registry) RecordUse(db *store.Store) {
 	used := r.secrets.takeUsed()
 	if len(used) == 0 {
 		return
 	}
 	err := db.Update(func(tx *store.Tx) error {
-		for id, at := range used {
+		for id, lastUsed := range used {
 			a, err := tx.AccessKeys().Get(id)
 			if errors.Is(err, store.ErrNotFound) {
-				continue // deleted meanwhile
+				continue // deleted since its use
 			}
 			if err != nil {
 				return err
 			}
-			a.LastUsedDate = at
+			a.LastUsedDate = lastUsed
 			if err := tx.AccessKeys().Put(a); err != nil {
 				return err
 			}
@@ -157,6 +160,6 @@ func (r *Registry) RecordUse(db *store.Store) {
 		return nil
 	})
 	if err != nil {
-		r.logger.Warn("recording when access keys were last used failed", "error", err)
+		r.logger.Warn("cannot record when access keys were last used", "err", err)
 	}
 }

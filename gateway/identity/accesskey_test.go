@@ -12,8 +12,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// TestAccessKey takes the claims of callers who have the secret, in time, and of nobody
-// else. The token has no part in it.
+// TestAccessKey checks that only callers who have the secret can authenticate, and only within
+// the time window. The token takes no part in it.
 func TestAccessKey(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -26,42 +26,45 @@ func TestAccessKey(t *testing.T) {
 	}
 	b.update(func(tx *store.Tx) error { return tx.AccessKeys().Put(inactive) })
 	b.open(noon)
-	copied.Sealed = ak.Sealed // after the start
+	copied.Sealed = ak.Sealed // changed after the registry was opened
 	b.update(func(tx *store.Tx) error { return tx.AccessKeys().Put(copied) })
-	b.sealer.Fail(hsmtest.ErrPanic) // if it is asked
+	b.sealer.Fail(hsmtest.ErrPanic) // if the registry calls the token
+	start, end := noon.Add(-identity.TimeWindow), noon.Add(identity.TimeWindow)
 	for name, tc := range map[string]struct {
 		claim *acs.Claim
-		want  error // nil: it is taken
+		want  error // nil if the caller is authenticated
 	}{
-		"right":                   {b.claim("AK", "secret", "1", noon), nil},
-		"as old as allowed":       {b.claim("AK", "secret", "2", noon.Add(-identity.TimeWindow)), nil},
-		"older":                   {b.claim("AK", "secret", "3", noon.Add(-identity.TimeWindow-time.Second)), kms.ErrTimeStampExpired},
-		"as early as allowed":     {b.claim("AK", "secret", "4", noon.Add(identity.TimeWindow)), nil},
-		"earlier":                 {b.claim("AK", "secret", "5", noon.Add(identity.TimeWindow+time.Second)), kms.ErrTimeStampExpired},
-		"unknown":                 {b.claim("NONE", "secret", "6", noon), kms.ErrAccessKeyNotFound},
-		"inactive":                {b.claim("OFF", "off", "7", noon), kms.ErrAccessKeyInactive},
-		"wrong secret":            {b.claim("AK", "Secret", "8", noon), kms.ErrSignatureMismatch},
-		"another key's secret":    {b.claim("AK", "off", "9", noon), kms.ErrSignatureMismatch},
-		"inactive, and no secret": {b.claim("OFF", "secret", "10", noon), kms.ErrAccessKeyInactive},
-		"late, and unknown":       {b.claim("NONE", "secret", "11", noon.Add(-time.Hour)), kms.ErrTimeStampExpired},
+		"right":                      {b.claim("AK", "secret", "1", noon), nil},
+		"at the start of the window": {b.claim("AK", "secret", "2", start), nil},
+		"before the window":          {b.claim("AK", "secret", "3", start.Add(-time.Second)), kms.ErrTimeStampExpired},
+		"at the end of the window":   {b.claim("AK", "secret", "4", end), nil},
+		"after the window":           {b.claim("AK", "secret", "5", end.Add(time.Second)), kms.ErrTimeStampExpired},
+		"unknown":                    {b.claim("NONE", "secret", "6", noon), kms.ErrAccessKeyNotFound},
+		"inactive":                   {b.claim("OFF", "off", "7", noon), kms.ErrAccessKeyInactive},
+		"wrong secret":               {b.claim("AK", "Secret", "8", noon), kms.ErrSignatureMismatch},
+		"another key's secret":       {b.claim("AK", "off", "9", noon), kms.ErrSignatureMismatch},
+		"inactive, wrong secret":     {b.claim("OFF", "secret", "10", noon), kms.ErrAccessKeyInactive},
+		"late, unknown":              {b.claim("NONE", "secret", "11", noon.Add(-time.Hour)), kms.ErrTimeStampExpired},
 	} {
 		p, err := b.AccessKey(b.db.Now(), tc.claim, noon)
 		switch {
 		case tc.want != nil && (!errors.Is(err, tc.want) || p != nil):
-			t.Errorf("%s: %+v, %v, want %v", name, p, err, tc.want)
+			t.Errorf("%s: got %+v, %v, want error %v", name, p, err, tc.want)
 		case tc.want == nil && (err != nil || p.Name != "app" || p.Quotas["asymmetric"] != 7):
-			t.Errorf("%s: %+v, %v", name, p, err)
+			t.Errorf("%s: got %+v, %v, want the user app", name, p, err)
 		}
 	}
 	api := (*kms.Error)(nil)
 	for _, secret := range []string{"copy", "secret"} {
-		if p, err := b.AccessKey(b.db.Now(), b.claim("COPY", secret, secret, noon), noon); p != nil || err == nil || errors.As(err, &api) {
-			t.Errorf("with another's sealed secret, the secret %q: %+v, %v", secret, p, err)
+		p, err := b.AccessKey(b.db.Now(), b.claim("COPY", secret, secret, noon), noon)
+		if p != nil || err == nil || errors.As(err, &api) {
+			t.Errorf("a sealed secret of another access key, claim with %q: got %+v, %v, want an internal error",
+				secret, p, err)
 		}
 	}
 }
 
-// TestOpenRefuses does not start with a record that was not sealed for what it says.
+// TestOpenRefuses checks that Open fails if a secret was sealed for another access key.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -69,61 +72,66 @@ func TestOpenRefuses(t *testing.T) {
 	a.AccessKeyId = "COPY"
 	b.update(func(tx *store.Tx) error { return tx.AccessKeys().Put(a) })
 	if _, err := identity.Open(t.Context(), b.db.Now(), arns, b.sealer, noon, quiet); err == nil {
-		t.Error("a secret was unsealed for another access key")
+		t.Error("Open: got no error for a secret that was sealed for another access key")
 	}
 }
 
-// TestNonce takes a nonce once for each access key, as long as its request could be
-// taken, and only remembers those of callers who can sign.
+// TestNonce checks that each access key can use a nonce once while its request could be
+// replayed, and that only the nonces of valid signatures are remembered.
 func TestNonce(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.putAccessKey("AK2", "secret2")
 	b.open(noon)
 	records := b.db.Now()
-	check := func(what string, claim *acs.Claim, now time.Time, want error) {
+	check := func(name string, claim *acs.Claim, now time.Time, want error) {
 		t.Helper()
 		if _, err := b.AccessKey(records, claim, now); !errors.Is(err, want) {
-			t.Errorf("%s: %v, want %v", what, err, want)
+			t.Errorf("%s: got error %v, want %v", name, err, want)
 		}
 	}
-	early := noon.Add(identity.TimeWindow)
+	early := noon.Add(identity.TimeWindow) // the time stamp
 	check("with a wrong secret", b.claim("AK", "wrong", "n", noon), noon, kms.ErrSignatureMismatch)
 	check("first", b.claim("AK", "secret", "n", early), noon, nil)
-	check("of another access key", b.claim("AK2", "secret2", "n", noon), noon, nil)
-	check("another", b.claim("AK", "secret", "N", noon), noon, nil)
+	check("another access key", b.claim("AK2", "secret2", "n", noon), noon, nil)
+	check("another nonce", b.claim("AK", "secret", "N", noon), noon, nil)
 	for after := time.Duration(0); after <= 2*identity.TimeWindow; after += time.Minute {
 		check("again after "+after.String(), b.claim("AK", "secret", "n", early), noon.Add(after), kms.ErrNonceUsed)
 	}
-	check("a replay after its time", b.claim("AK", "secret", "n", early), noon.Add(2*identity.TimeWindow+time.Second), kms.ErrTimeStampExpired)
+	expired := early.Add(identity.TimeWindow + time.Second)
+	check("a replay after the window", b.claim("AK", "secret", "n", early), expired, kms.ErrTimeStampExpired)
 	later := noon.Add(2*identity.TimeWindow + time.Minute)
-	check("a later request of the same nonce", b.claim("AK", "secret", "n", later), later, nil)
+	check("a later request with the same nonce", b.claim("AK", "secret", "n", later), later, nil)
 }
 
-// TestNonceSurvivesRestart: a nonce that is in the records is used, as long as its
-// request could be taken, to the last moment.
+// TestNonceSurvivesRestart checks that a nonce in the records counts as used until the last
+// moment at which its request could be replayed.
 func TestNonceSurvivesRestart(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.update(func(tx *store.Tx) error {
+		end := noon.Add(identity.TimeWindow)
 		return errors.Join(
-			tx.PutNonce(store.Nonce{AccessKeyId: "AK", Nonce: "n", Until: noon.Add(identity.TimeWindow)}, noon),
-			tx.PutNonce(store.Nonce{AccessKeyId: "AK", Nonce: "n", Until: noon.Add(identity.TimeWindow - time.Second)}, noon), // the clock was set back
+			tx.PutNonce(store.Nonce{AccessKeyId: "AK", Nonce: "n", Until: end}, noon),
+			// A nonce is recorded twice if the clock was set back.
+			tx.PutNonce(store.Nonce{AccessKeyId: "AK", Nonce: "n", Until: end.Add(-time.Second)}, noon),
 			tx.PutNonce(store.Nonce{AccessKeyId: "AK", Nonce: "old", Until: noon.Add(-time.Second)}, noon))
 	})
 	for _, after := range []time.Duration{0, identity.TimeWindow / 2, identity.TimeWindow} {
 		now := noon.Add(after)
 		b.open(now)
-		if _, err := b.AccessKey(b.db.Now(), b.claim("AK", "secret", "n", noon), now); !errors.Is(err, kms.ErrNonceUsed) {
-			t.Errorf("restarted after %v: %v", after, err)
+		_, err := b.AccessKey(b.db.Now(), b.claim("AK", "secret", "n", noon), now)
+		if !errors.Is(err, kms.ErrNonceUsed) {
+			t.Errorf("restarted after %v: got error %v, want %v", after, err, kms.ErrNonceUsed)
 		}
 		if _, err := b.AccessKey(b.db.Now(), b.claim("AK", "secret", "old", now), now); err != nil {
-			t.Errorf("restarted after %v, a nonce that is past its time: %v", after, err)
+			t.Errorf("restarted after %v, a nonce that is past its time: got error %v, want none", after, err)
 		}
 	}
 }
 
-// TestSecret keeps a secret by all that it was sealed with, until it is dropped.
+// TestSecret checks that a secret is found only for the access key that it was kept for, until
+// it is dropped.
 func TestSecret(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -132,24 +140,25 @@ func TestSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	if secret, err := b.Secret(a); secret != "secret" || err != nil {
-		t.Errorf("%q, %v", secret, err)
+		t.Errorf("got %q, %v, want \"secret\"", secret, err)
 	}
 	other := a
 	other.AccessKeyId = "AK2"
 	if secret, err := b.Secret(other); err == nil {
-		t.Errorf("the secret of another access key: %q", secret)
+		t.Errorf("another access key: got the secret %q, want an error", secret)
 	}
 	b.Keep(other, "secret2")
 	if secret, err := b.Secret(other); secret != "secret2" || err != nil {
-		t.Errorf("%q, %v", secret, err)
+		t.Errorf("another access key, kept: got %q, %v, want \"secret2\"", secret, err)
 	}
 	b.Drop(a)
 	if secret, err := b.Secret(a); err == nil {
-		t.Errorf("the secret that was dropped: %q", secret)
+		t.Errorf("dropped: got the secret %q, want an error", secret)
 	}
 }
 
-// TestRecordUse writes down when access keys were used last, and nothing if none was.
+// TestRecordUse checks that RecordUse writes when access keys were last used, and writes
+// nothing if none was used.
 func TestRecordUse(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -158,7 +167,7 @@ func TestRecordUse(t *testing.T) {
 	before := b.db.Now()
 	b.RecordUse(b.db)
 	if b.db.Now() != before {
-		t.Error("records were changed though no access key was used")
+		t.Error("RecordUse changed records although no access key was used")
 	}
 	record := func() store.AccessKey {
 		t.Helper()
@@ -168,27 +177,32 @@ func TestRecordUse(t *testing.T) {
 		}
 		return a
 	}
-	if at := b.LastUsed(record()); !at.IsZero() {
-		t.Errorf("never used, and last used %v", at)
+	if got := b.LastUsed(record()); !got.IsZero() {
+		t.Errorf("LastUsed of an unused access key: got %v, want zero", got)
 	}
-	if _, err := b.AccessKey(before, b.claim("AK", "wrong", "0", noon), noon); err == nil || !b.LastUsed(record()).IsZero() {
-		t.Errorf("with a wrong secret: %v, last used %v", err, b.LastUsed(record()))
+	_, err := b.AccessKey(before, b.claim("AK", "wrong", "0", noon), noon)
+	if got := b.LastUsed(record()); err == nil || !got.IsZero() {
+		t.Errorf("with a wrong secret: got error %v, LastUsed %v, want an error, zero", err, got)
 	}
+	secrets := map[string]string{"AK": "secret", "GONE": "gone"}
 	for i, nonce := range []string{"1", "2"} {
 		now := noon.Add(time.Duration(i) * time.Minute)
-		for _, id := range []string{"AK", "GONE"} {
-			if _, err := b.AccessKey(before, b.claim(id, map[string]string{"AK": "secret", "GONE": "gone"}[id], nonce, now), now); err != nil {
+		for id, secret := range secrets {
+			if _, err := b.AccessKey(before, b.claim(id, secret, nonce, now), now); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	want := noon.Add(time.Minute)
-	if at := b.LastUsed(record()); !at.Equal(want) || !record().LastUsedDate.IsZero() {
-		t.Errorf("before it is written down, last used %v and %v", at, record().LastUsedDate)
+	if got := b.LastUsed(record()); !got.Equal(want) || !record().LastUsedDate.IsZero() {
+		t.Errorf("before RecordUse: got LastUsed %v, LastUsedDate %v, want %v, zero", got, record().LastUsedDate, want)
 	}
 	b.update(func(tx *store.Tx) error { return tx.AccessKeys().Delete("GONE") })
 	b.RecordUse(b.db)
-	if at := record().LastUsedDate; !at.Equal(want) || !b.LastUsed(record()).Equal(want) || b.db.Now().AccessKeys().Len() != 1 {
-		t.Errorf("written down: %v; %d access keys", at, b.db.Now().AccessKeys().Len())
+	if got := record().LastUsedDate; !got.Equal(want) || !b.LastUsed(record()).Equal(want) {
+		t.Errorf("after RecordUse: got LastUsedDate %v, LastUsed %v, want %v for both", got, b.LastUsed(record()), want)
+	}
+	if n := b.db.Now().AccessKeys().Len(); n != 1 {
+		t.Errorf("after RecordUse: got %d access keys, want 1: a deleted one stays deleted", n)
 	}
 }

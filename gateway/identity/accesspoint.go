@@ -13,31 +13,32 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// The permissions of permission policies, which are names of KMS's templates.
+// The permissions that a permission policy can contain. KMS calls them templates.
 const (
 	// KeyUser permits signing, verifying, reading public keys, and random bytes.
 	KeyUser = "RbacPermission/Template/CryptoServiceKeyUser"
-	// SecretUser permits nothing: the gateway has no secrets.
+	// SecretUser permits nothing, because the gateway has no secrets.
 	SecretUser = "RbacPermission/Template/CryptoServiceSecretUser"
 )
 
-// keyUserActions are what KeyUser permits with a key, and randomAction is what it
-// permits besides.
+// keyUserActions are the actions that KeyUser permits with a key. It also permits
+// randomAction, which needs no key.
 var keyUserActions = []string{"kms:AsymmetricSign", "kms:AsymmetricVerify", "kms:GetPublicKey"}
 
 const randomAction = "GenerateRandom"
 
-// IsPermissionResource reports whether a permission policy can contain a resource: a key/ or
-// secret/ with a name, whose last character can be the wildcard *.
+// IsPermissionResource reports whether a permission policy can contain a resource: key/ or
+// secret/ followed by a name, whose last character can be the wildcard *.
 func IsPermissionResource(resource string) bool { return permissionResource.MatchString(resource) }
 
-var permissionResource = regexp.MustCompile(`^(key/([A-Za-z0-9-]{1,64}\*?|\*)|secret/([A-Za-z0-9_/+=.@-]{1,192}\*?|\*))$`)
+var permissionResource = regexp.MustCompile(
+	`^(key/([A-Za-z0-9-]{1,64}\*?|\*)|secret/([A-Za-z0-9_/+=.@-]{1,192}\*?|\*))$`)
 
-// AccessPointUser is the prefix of the names of principals that are access points. No user
-// can have such a name.
+// AccessPointUser is the prefix of the name of a principal that is an access point. The name
+// of a user cannot start with it.
 const AccessPointUser = "aap:"
 
-// AccessPointKind is the type of access points in ARNs.
+// AccessPointKind is the resource type of access points in ARNs.
 const AccessPointKind = "applicationaccesspoint"
 
 // AccessPoint returns the principal of an access point's client keys. Its error is
@@ -45,94 +46,106 @@ const AccessPointKind = "applicationaccesspoint"
 func (r *Registry) AccessPoint(records *store.Records, aapName string) (*Principal, error) {
 	aap, err := records.AccessPoints().Get(aapName)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, kms.ErrAccessKeyNotFound // deleted meanwhile, and its client keys with it
+		return nil, kms.ErrAccessKeyNotFound // deleted since, together with its client keys
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Principal{Name: AccessPointUser + aap.Name, arn: r.arns.Resource(AccessPointKind + "/" + aap.Name), accessPoint: aap.Name}, nil
+	return &Principal{
+		Name:        AccessPointUser + aap.Name,
+		arn:         r.arns.Resource(AccessPointKind + "/" + aap.Name),
+		accessPoint: aap.Name,
+	}, nil
 }
 
-// decideForAccessPoint decides by an access point's permission policies and, if that
-// is a key, by those of the key.
-func (r *Registry) decideForAccessPoint(records *store.Records, p *Principal, request policy.Request, ofKey []policy.Named) policy.Decision {
+// decideForAccessPoint evaluates the permission policies of an access point, and then
+// keyPolicies, which can only deny what these permit.
+func (r *Registry) decideForAccessPoint(
+	records *store.Records, p *Principal, request policy.Request, keyPolicies []policy.Named,
+) policy.Decision {
 	permitted := r.permitted(records, p.accessPoint, request)
 	if !permitted.Allowed {
 		return permitted
 	}
-	// Key policies know users and roles only. To them it is a user whom none of them
-	// can name, so that a Deny for all users is one for it, too; and of their Allow it
-	// has nothing, for it is allowed already.
+	// Key policies know only users and roles. They see the access point as a user with a
+	// name that no key policy can contain, so a Deny for all users applies to it, too. Their
+	// Allow statements do not matter, because the permission policies have allowed the
+	// request.
 	request.Principal = r.arns.User(p.Name)
-	if d := policy.Decide(append(rootPolicies[:1:1], ofKey...), request); !d.Allowed {
+	if d := policy.Decide(append(rootPolicies[:1:1], keyPolicies...), request); !d.Allowed {
 		return d
 	}
 	return permitted
 }
 
-// permitted evaluates the permission policies of an access point, and their rules, as
-// they are now. Whatever is not there permits nothing.
+// permitted evaluates the permission policies of an access point with their network rules.
+// An access point, policy or rule that does not exist permits nothing.
 func (r *Registry) permitted(records *store.Records, aapName string, request policy.Request) policy.Decision {
 	d := policy.Decision{Reason: "no permission policy permits it"}
-	source, _ := netip.ParseAddr(request.Values["acs:SourceIp"]) // of which no rule lets in a zero one
+	source, _ := netip.ParseAddr(request.Values["acs:SourceIp"]) // no rule admits the zero address
 	aap, _ := records.AccessPoints().Get(aapName)
 	for _, name := range aap.Policies {
 		p, _ := records.PermissionPolicies().Get(name)
 		switch {
 		case !slices.Contains(p.Permissions, KeyUser) || !r.covers(p.Resources, request):
-		case letsIn(records, p.NetworkRules, source.Unmap()):
-			return policy.Decision{Allowed: true, Reason: fmt.Sprintf("allowed by permission policy %q", name), Policy: name}
-		default: // and the next may permit it from here
+		case admits(records, p.NetworkRules, source.Unmap()):
+			reason := fmt.Sprintf("allowed by permission policy %q", name)
+			return policy.Decision{Allowed: true, Reason: reason, Policy: name}
+		default: // another policy may permit it from this address
 			d.Reason = whyDenied(records, p, source)
 		}
 	}
 	return d
 }
 
-// whyDenied says how a permission policy permits something that it does not permit
-// from an address.
+// whyDenied explains why a permission policy, which permits a request as such, does not
+// permit it from an address.
 func whyDenied(records *store.Records, p store.PermissionPolicy, source netip.Addr) string {
-	from := "from other addresses only"
+	condition := "only from other addresses"
 	switch {
 	case !slices.ContainsFunc(p.NetworkRules, records.NetworkRules().Has):
-		from = "from nowhere: the network rules that it names are gone"
-	case !source.IsValid(): // in a simulation
-		from = "from some addresses only, and none is given"
+		condition = "from no address: its network rules no longer exist"
+	case !source.IsValid(): // a simulation without a source address
+		condition = "only from certain addresses, but no address is given"
 	}
-	return fmt.Sprintf("permission policy %q permits it %s", p.Name, from)
+	return fmt.Sprintf("permission policy %q permits it %s", p.Name, condition)
 }
 
-// covers reports whether what is asked for is among what KeyUser permits with some
+// covers reports whether KeyUser permits a request if the permission policy has these
 // resources.
 func (r *Registry) covers(resources []string, request policy.Request) bool {
 	if request.Action == "kms:"+randomAction {
 		return request.Resource == r.arns.Resource("*")
 	}
 	keyId, ok := strings.CutPrefix(request.Resource, r.arns.Key(""))
-	return ok && slices.Contains(keyUserActions, request.Action) && slices.ContainsFunc(resources, func(resource string) bool {
+	if !ok || !slices.Contains(keyUserActions, request.Action) {
+		return false
+	}
+	return slices.ContainsFunc(resources, func(resource string) bool {
 		name, ok := strings.CutPrefix(resource, "key/")
-		if beginning, many := strings.CutSuffix(name, "*"); many {
-			return ok && strings.HasPrefix(keyId, beginning)
+		if prefix, wildcard := strings.CutSuffix(name, "*"); wildcard {
+			return ok && strings.HasPrefix(keyId, prefix)
 		}
 		return ok && keyId == name
 	})
 }
 
-// letsIn reports whether one of the rules lets an address in, or there are none.
-func letsIn(records *store.Records, rules []string, source netip.Addr) bool {
+// admits reports whether one of the network rules admits an address, or there are no rules.
+func admits(records *store.Records, rules []string, source netip.Addr) bool {
 	return len(rules) == 0 || slices.ContainsFunc(rules, func(name string) bool {
 		rule, _ := records.NetworkRules().Get(name)
-		return slices.ContainsFunc(rule.SourcePrivateIp, func(from string) bool {
-			prefix, ok := ParseSource(from)
+		return slices.ContainsFunc(rule.SourcePrivateIp, func(admitted string) bool {
+			prefix, ok := ParseSource(admitted)
 			return ok && prefix.Contains(source)
 		})
 	})
 }
 
-// ParseSource parses the source of a network rule: an address or a prefix. Bits beyond the
-// length of a prefix, which KMS's own examples set, are ignored. It is not ok for an IPv4
-// address in IPv6 form: such a prefix does not contain what it seems to.
-func ParseSource(source string) (netip.Prefix, bool) {
+// ParseSource parses the source of a network rule: an address or a prefix. It ignores bits
+// beyond the length of a prefix, which the examples in KMS's documentation set. ok is false
+// for an IPv4 address in IPv6 form, because such a prefix does not contain the addresses that
+// it seems to contain.
+func ParseSource(source string) (prefix netip.Prefix, ok bool) {
 	prefix, err := netip.ParsePrefix(source)
 	if a, addrErr := netip.ParseAddr(source); addrErr == nil && a.Zone() == "" {
 		prefix, err = netip.PrefixFrom(a, a.BitLen()), nil

@@ -31,7 +31,7 @@ var (
 	arns  = kms.ARNs{RegionId: "cn-hangzhou", AccountId: "1000000000000001"}
 )
 
-// A bench is a registry on a Fake, with real records.
+// A bench is a registry with real records and a fake token.
 type bench struct {
 	*identity.Registry
 	t      testing.TB
@@ -39,7 +39,7 @@ type bench struct {
 	sealer *hsmtest.Fake
 }
 
-// newBench makes records with a user, app, who has an access key, AK, with the secret
+// newBench returns a bench with a user, app, that has an access key, AK, with the secret
 // "secret".
 func newBench(t testing.TB) *bench {
 	t.Helper()
@@ -50,14 +50,18 @@ func newBench(t testing.TB) *bench {
 	}
 	t.Cleanup(func() { b.db.Close() })
 	b.update(func(tx *store.Tx) error {
-		return tx.Users().Put(store.User{UserName: "app", Policies: []string{"AliyunKMSCryptoUserAccess"}, Quotas: map[string]float64{"asymmetric": 7}})
+		return tx.Users().Put(store.User{
+			UserName: "app",
+			Policies: []string{"AliyunKMSCryptoUserAccess"},
+			Quotas:   map[string]float64{"asymmetric": 7},
+		})
 	})
 	b.putAccessKey("AK", "secret")
 	b.open(noon)
 	return b
 }
 
-// open opens the registry, as a start of the process does.
+// open opens the registry, as a process does when it starts.
 func (b *bench) open(now time.Time) {
 	b.t.Helper()
 	var err error
@@ -84,11 +88,14 @@ func (b *bench) putAccessKey(accessKeyId, secret string) store.AccessKey {
 	return a
 }
 
-// claim makes the claim of a request that was signed by signature version 1.0.
-func (b *bench) claim(accessKeyId, secret, nonce string, at time.Time) *acs.Claim {
+// claim returns the claim of a request that was signed with signature version 1.0.
+func (b *bench) claim(accessKeyId, secret, nonce string, timestamp time.Time) *acs.Claim {
 	b.t.Helper()
-	v := url.Values{"Action": {"ListKeys"}, "Version": {"2016-01-20"}, "AccessKeyId": {accessKeyId}, "SignatureMethod": {"HMAC-SHA1"},
-		"SignatureVersion": {"1.0"}, "SignatureNonce": {nonce}, "Timestamp": {at.Format(kms.TimeLayout)}}
+	v := url.Values{
+		"Action": {"ListKeys"}, "Version": {"2016-01-20"}, "AccessKeyId": {accessKeyId},
+		"SignatureMethod": {"HMAC-SHA1"}, "SignatureVersion": {"1.0"}, "SignatureNonce": {nonce},
+		"Timestamp": {timestamp.Format(kms.TimeLayout)},
+	}
 	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(v)) {
@@ -112,7 +119,8 @@ func (b *bench) claim(accessKeyId, secret, nonce string, at time.Time) *acs.Clai
 	return claim
 }
 
-// clientRSA is what client keys of the tests sign with; making one takes long.
+// clientRSA and otherRSA are the private keys of client keys. All tests share them, because
+// generating one is slow.
 var clientRSA, otherRSA = sync.OnceValue(newRSA), sync.OnceValue(newRSA)
 
 func newRSA() *rsa.PrivateKey {

@@ -18,21 +18,24 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// MaxClientKeys is how many client keys there can be.
+// MaxClientKeys is the greatest number of client keys.
 const MaxClientKeys = 10_000
 
 // ClientKey verifies the claim of a client key and returns its access point. It checks, in
 // this order, that the time is within TimeWindow, the client key exists, the signature is
-// valid, the client key is in force, and the token sealed its record. The token is asked
-// once for each record. The native API has no nonce, so no operation that changes
-// anything may be offered there.
-func (r *Registry) ClientKey(ctx context.Context, records *store.Records, claim *acs.Claim, now time.Time) (*Principal, error) {
+// valid, the client key is in force, and the token sealed its record. It asks the token
+// once for each record. The native API has no nonce, so it must not offer an operation that
+// changes anything.
+func (r *Registry) ClientKey(
+	ctx context.Context, records *store.Records, claim *acs.Claim, now time.Time,
+) (*Principal, error) {
 	if claim.Time.Before(now.Add(-TimeWindow)) || claim.Time.After(now.Add(TimeWindow)) {
 		return nil, kms.ErrNativeTime
 	}
 	key, err := records.ClientKeys().Get(claim.AccessKeyId)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, kms.ErrNativeClientKey.Saying("The AccessKey ID %q does not exist in our records.", kms.Clip(claim.AccessKeyId))
+		return nil, kms.ErrNativeClientKey.Saying("The AccessKey ID %q does not exist in our records.",
+			kms.Clip(claim.AccessKeyId))
 	}
 	if err != nil {
 		return nil, err
@@ -53,19 +56,22 @@ func (r *Registry) ClientKey(ctx context.Context, records *store.Records, claim 
 func checkClientKey(key store.ClientKey, claim *acs.Claim, now time.Time) error {
 	certificate, err := x509.ParseCertificate(key.Certificate)
 	if err != nil {
-		return fmt.Errorf("%w (its record: %w)", kms.ErrNativeClientKey, err)
+		return fmt.Errorf("%w (parsing the certificate of client key %q: %w)",
+			kms.ErrNativeClientKey, key.ClientKeyId, err)
 	}
 	public, ok := certificate.PublicKey.(*rsa.PublicKey)
 	if !ok || !claim.VerifyKey(public) {
 		return kms.ErrNativeSignature
 	}
 	if !IsInForce(key, now) {
-		return kms.ErrNativeClientKey.Saying("The client key %q is valid from %s to %s only.", key.ClientKeyId, kms.FormatTime(key.NotBefore), kms.FormatTime(key.NotAfter))
+		return kms.ErrNativeClientKey.Saying("The client key %q is valid only from %s to %s.",
+			key.ClientKeyId, kms.FormatTime(key.NotBefore), kms.FormatTime(key.NotAfter))
 	}
 	return nil
 }
 
-// IsInForce reports whether a client key is valid at a time. Both its bounds are.
+// IsInForce reports whether a client key is valid now. It is valid at NotBefore and at
+// NotAfter, too.
 func IsInForce(key store.ClientKey, now time.Time) bool {
 	return !now.Before(key.NotBefore) && !now.After(key.NotAfter)
 }
@@ -74,58 +80,62 @@ func IsInForce(key store.ClientKey, now time.Time) bool {
 // recorded certificate of a client key that is in force. The certificate does not
 // identify the caller; the request's signature does.
 func CheckCertificate(records *store.Records, connection tls.ConnectionState, now time.Time) error {
-	if len(connection.PeerCertificates) == 0 || !isValid(records, connection.PeerCertificates[0], now) {
-		return kms.ErrNoPermission.Because("This endpoint accepts only connections with the certificate of a client key that is valid now.")
+	if len(connection.PeerCertificates) == 0 || !isRecorded(records, connection.PeerCertificates[0], now) {
+		return kms.ErrNoPermission.Because(
+			"This endpoint accepts only connections with the certificate of a client key that is valid now.")
 	}
 	return nil
 }
 
-// isValid reports whether a certificate is that of a client key which is valid now. A
-// certificate of ours signs itself, so there is nothing to verify it with: it has to be
-// the recorded one, to the byte.
-func isValid(records *store.Records, certificate *x509.Certificate, now time.Time) bool {
+// isRecorded reports whether a certificate is that of a client key which is in force. Client
+// certificates are self-signed, so no CA can verify them: the certificate must equal the
+// recorded one.
+func isRecorded(records *store.Records, certificate *x509.Certificate, now time.Time) bool {
 	key, err := records.ClientKeys().Get(certificate.Subject.CommonName)
 	return err == nil && bytes.Equal(certificate.Raw, key.Certificate) && IsInForce(key, now)
 }
 
-// A client key's record holds no secret: whoever could write one into the database
-// would have a credential. So the token seals what a record says, and what it has not
-// sealed is none.
+// The record of a client key holds no secret, so an attacker who can write to the database
+// could create a credential. Therefore the token seals the contents of each record, and a
+// record that it did not seal is not a credential.
 
-// sealedClientKey is what is sealed; what matters is what it is sealed with.
+// sealedClientKey is the plaintext that the token seals. Its value does not matter: the
+// additional data binds the contents of the record.
 var sealedClientKey = []byte{1}
 
-// clientKeyAAD is all that a record says of who may do something, and when.
+// clientKeyAAD returns the contents of a record that decide which caller it authenticates, and
+// when.
 func clientKeyAAD(k store.ClientKey) []byte {
-	return fmt.Appendf(nil, "kmsgate client key 1|%s|%s|%d|%d|%x", k.ClientKeyId, k.AapName, k.NotBefore.Unix(), k.NotAfter.Unix(), sha256.Sum256(k.Certificate))
+	return fmt.Appendf(nil, "kmsgate client key 1|%s|%s|%d|%d|%x",
+		k.ClientKeyId, k.AapName, k.NotBefore.Unix(), k.NotAfter.Unix(), sha256.Sum256(k.Certificate))
 }
 
-// SealClientKey has the token seal all that the record of a client key says, and sets
-// k.Sealed.
+// SealClientKey has the token seal the contents of a client key's record, and sets k.Sealed
+// to the result.
 func SealClientKey(ctx context.Context, sealer hsm.Sealer, k *store.ClientKey) (err error) {
 	k.Sealed, err = sealer.Seal(ctx, sealedClientKey, clientKeyAAD(*k))
 	if err != nil {
-		return fmt.Errorf("sealing a client key: %w", err)
+		return fmt.Errorf("sealing client key %q: %w", k.ClientKeyId, err)
 	}
 	return nil
 }
 
-// UnsealClientKey has the token check the record of a client key. Unless the error is
-// transient, it means that the gateway did not write the record as it is.
+// UnsealClientKey has the token check the record of a client key. An error that is not
+// transient means that the gateway did not write the record in its present form.
 func UnsealClientKey(ctx context.Context, sealer hsm.Sealer, k store.ClientKey) error {
 	_, err := sealer.Unseal(ctx, k.Sealed, clientKeyAAD(k))
 	return err
 }
 
-// seals remembers which records the token has unsealed, by all that they say, so that
-// it is asked once for each.
+// seals remembers the records that the token has unsealed, by a hash of their contents, so
+// that the gateway asks the token once for each.
 type seals struct {
 	mu     sync.Mutex
 	intact map[[sha256.Size]byte]bool // guarded by mu
 }
 
-// maxSeals is more than there are client keys. If there come to be more, all are
-// forgotten.
+// maxSeals is greater than the number of client keys. Changes of records can exceed it; seals
+// then forgets all records.
 const maxSeals = 2 * MaxClientKeys
 
 func (s *seals) has(record [sha256.Size]byte) bool {
@@ -143,9 +153,9 @@ func (s *seals) add(record [sha256.Size]byte) {
 	s.intact[record] = true
 }
 
-// checkSeal refuses a client key whose record is not as it was sealed. It is for
-// callers who have shown that they have the key: a stranger cannot have the token do
-// anything.
+// checkSeal returns an error if the record of a client key differs from the sealed one. Call
+// it only after the caller's signature was verified, so that an unauthenticated caller cannot
+// make the token do anything.
 func (r *Registry) checkSeal(ctx context.Context, k store.ClientKey) error {
 	aad := clientKeyAAD(k)
 	record := sha256.Sum256(append(aad, k.Sealed...))
@@ -162,6 +172,7 @@ func (r *Registry) checkSeal(ctx context.Context, k store.ClientKey) error {
 	case hsm.IsTransient(err):
 		return err
 	}
-	r.logger.Error("the token does not unseal the record of a client key: somebody has changed the database, or it is another token's", "ClientKeyId", k.ClientKeyId, "reason", err)
-	return fmt.Errorf("%w (its record: %w)", kms.ErrNativeClientKey, err)
+	r.logger.Error("the token cannot unseal a client key: the database was changed, or belongs to another token",
+		"ClientKeyId", k.ClientKeyId, "err", err)
+	return fmt.Errorf("%w (unsealing client key %q: %w)", kms.ErrNativeClientKey, k.ClientKeyId, err)
 }

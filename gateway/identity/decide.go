@@ -11,15 +11,15 @@ import (
 
 // A Question asks whether an action on a resource is allowed.
 type Question struct {
-	Action   string            // as KMS spells it, without "kms:"
+	Action   string            // in KMS's spelling, without "kms:"
 	Resource string            // an ARN
-	Key      *store.Key        // the key that Resource names, if it names one
-	Values   map[string]string // of condition keys; not nil with a Key: Decide adds its tags
+	Key      *store.Key        // the key that Resource names, or nil
+	Values   map[string]string // by condition key; must not be nil if Key is set: Decide adds the key's tags
 }
 
-// Decide evaluates a principal's policies and, if q.Key is set, the key's policy. A key
-// policy that cannot be parsed is a kms.ErrNoPermission for everybody except the account's
-// owner, who can set another one.
+// Decide evaluates a principal's policies and, if q.Key is set, the key's policy. If the key
+// policy cannot be parsed, the error is kms.ErrNoPermission. For the owner of the account,
+// who must be able to set another one, Decide ignores such a policy.
 func (r *Registry) Decide(records *store.Records, p *Principal, q Question) (policy.Decision, error) {
 	policies := p.policies
 	if q.Key != nil {
@@ -30,7 +30,8 @@ func (r *Registry) Decide(records *store.Records, p *Principal, q Question) (pol
 	if q.Key != nil && q.Key.Policy != "" {
 		parsed, err := r.keyPolicies.get(q.Key.Policy)
 		if err != nil && !p.root {
-			return policy.Decision{}, fmt.Errorf("%w (the policy of key %s: %w)", kms.ErrNoPermission, q.Key.KeyId, err)
+			return policy.Decision{}, fmt.Errorf("%w (parsing the policy of key %q: %w)",
+				kms.ErrNoPermission, q.Key.KeyId, err)
 		}
 		if err == nil {
 			policies = append(policies[:len(policies):len(policies)], policy.Named{Name: keyPolicyName, Policy: parsed})
@@ -43,12 +44,12 @@ func (r *Registry) Decide(records *store.Records, p *Principal, q Question) (pol
 	return policy.Decide(policies, request), nil
 }
 
-// keyPolicyName is how decisions call the policy of the key itself. No policy of
-// users can have a name with spaces.
+// keyPolicyName is the name of a key's policy in decisions. It differs from the names of RAM
+// policies, which have no spaces.
 const keyPolicyName = "the key policy"
 
-// documents caches parsed policies by their text, so nothing needs invalidating. Few are in
-// use; when there are maxDocuments, all are dropped.
+// documents caches parsed policies by their text, so no entry ever becomes invalid. Few are in
+// use. When it holds maxDocuments, it drops all.
 type documents struct {
 	parse func(string) (*policy.Policy, error)
 

@@ -3,16 +3,16 @@
 //
 // It guarantees that
 //
-//   - a Principal exists only for an authenticated caller: one who signed with an access
-//     key's secret and an unused nonce, or with a client key, or a local administrator,
-//     whom the kernel identifies;
+//   - a Principal exists only for an authenticated caller: the caller signed with an access
+//     key's secret and an unused nonce, or with a client key, or is a local administrator
+//     that the kernel identified;
 //   - an unauthenticated caller cannot make the token do anything: secrets are unsealed
 //     when a [Registry] is opened, and a client key's record only after its signature was
 //     verified;
 //   - only records that the gateway wrote are credentials: the token seals secrets and
-//     client keys. A secret is bound to its AccessKeyId; a client key to its id, access
+//     client keys. A secret is bound to its AccessKeyId, and a client key to its id, access
 //     point, validity and certificate;
-//   - a request that no policy allows, or that one denies, is denied.
+//   - a request is denied if no policy allows it, or if a policy denies it.
 //
-// It reads records. The only thing it writes is when an access key was last used.
+// The package reads records. It writes only when an access key was last used.
 package identity

@@ -16,16 +16,15 @@ import (
 
 const clientKeyBits = 2048
 
-// clientKeyFile writes PKCS#12 as KMS's instance SDKs can read it: they know SHA-1
-// and 3DES only, and want one certificate before one key. Such a file is no better
-// kept than its password; what can be done for that is to make each guess dearer
-// than go-pkcs12's one iteration. Ten thousand cost clients in JavaScript less than
-// a second.
-var clientKeyFile = pkcs12.LegacyDES.WithIterations(10_000)
+// clientKeyEncoder writes PKCS#12 that KMS's instance SDKs can read: they support only SHA-1
+// and 3DES, and require one certificate followed by one key. Such a file is only as safe as
+// its password. Each guess costs an attacker 10,000 iterations instead of go-pkcs12's one;
+// clients in JavaScript need less than a second for them.
+var clientKeyEncoder = pkcs12.LegacyDES.WithIterations(10_000)
 
-// MakeClientKey makes a key pair and, for the public half, the certificate that
-// goes into the record. The private half is in the file that it gives, under the
-// password, and nowhere else.
+// MakeClientKey generates a key pair and sets k.Certificate to a certificate for the public
+// key. It returns a PKCS#12 file with the private key, encrypted under the password. The
+// private key exists nowhere else.
 func MakeClientKey(k *store.ClientKey, password string) (pfx []byte, err error) {
 	private, err := rsa.GenerateKey(rand.Reader, clientKeyBits)
 	if err != nil {
@@ -37,7 +36,7 @@ func MakeClientKey(k *store.ClientKey, password string) (pfx []byte, err error) 
 		NotAfter:    k.NotAfter,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		// Without a SerialNumber it gets a random one.
+		// x509 chooses a random SerialNumber if there is none.
 	}
 	k.Certificate, err = x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
@@ -47,19 +46,23 @@ func MakeClientKey(k *store.ClientKey, password string) (pfx []byte, err error) 
 	if err != nil {
 		return nil, err
 	}
-	return clientKeyFile.Encode(private, certificate, nil, password)
+	return clientKeyEncoder.Encode(private, certificate, nil, password)
 }
 
-// CheckPassword holds a client key's password to KMS's rules. It is not echoed.
+// CheckPassword returns a *kms.Error, which does not contain the password, if a client key's
+// password violates KMS's rules.
 func CheckPassword(password string) error {
 	kinds := 0
-	for _, kind := range []string{"0123456789", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "~!@#$%^&*?_-"} {
+	for _, kind := range []string{
+		"0123456789", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "~!@#$%^&*?_-",
+	} {
 		if strings.ContainsAny(password, kind) {
 			kinds++
 		}
 	}
 	if !passwordCharacters.MatchString(password) || kinds < 2 {
-		return kms.InvalidParameter("Password", "it has to be 8 to 64 digits, letters and special characters (~!@#$%%^&*?_-), of at least two of these kinds")
+		return kms.InvalidParameter("Password", "it must have 8 to 64 digits, letters and special characters "+
+			"(~!@#$%%^&*?_-), of at least two of these kinds")
 	}
 	return nil
 }

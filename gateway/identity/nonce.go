@@ -8,17 +8,17 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// maxNonces bounds how many nonces are remembered for one access key: some 550
-// requests a second for half an hour.
+// maxNonces is how many nonces are remembered for one access key. It allows some 550 requests
+// per second for half an hour.
 const maxNonces = 1_000_000
 
 // nonces remembers which nonces were used. The zero value is ready for use.
 type nonces struct {
 	mu    sync.Mutex
-	seen  map[nonceHash]struct{}  // guarded by mu, like all below
-	count map[string]int          // by AccessKeyId
-	byEnd map[int64][]endingNonce // by the minute in which they can be forgotten
-	swept int64                   // minutes before this one are gone
+	seen  map[nonceHash]struct{}  // guarded by mu, like the fields below
+	count map[string]int          // of nonces, by AccessKeyId
+	byEnd map[int64][]endingNonce // by the first minute in which they can be forgotten
+	swept int64                   // the minute of the last sweep
 }
 
 // A nonceHash represents an AccessKeyId and a nonce in 16 bytes, so that a long nonce costs
@@ -35,8 +35,8 @@ func hashNonce(accessKeyId, nonce string) nonceHash {
 	return nonceHash(sum[:16])
 }
 
-// use remembers a nonce until the given time. Its error is SignatureNonceUsed
-// if the nonce is remembered already, Rejected.Throttling if too many are.
+// use remembers a nonce until a time. It returns kms.ErrNonceUsed if the nonce is remembered
+// already, and kms.ErrThrottling if the access key has too many.
 func (n *nonces) use(accessKeyId, nonce string, until, now time.Time) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -60,7 +60,7 @@ func (n *nonces) use(accessKeyId, nonce string, until, now time.Time) error {
 	return nil
 }
 
-// sweep forgets what is past its time.
+// sweep forgets the nonces that are past their time, at most once a minute.
 func (n *nonces) sweep(now time.Time) {
 	if minute(now) == n.swept {
 		return

@@ -13,15 +13,16 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// TimeWindow is how far a request's time stamp may be from the gateway's clock, either way.
-// So a nonce must be remembered until TimeWindow after its request's time stamp.
+// TimeWindow is the greatest difference between a request's time stamp and the gateway's
+// clock, in either direction. So a nonce must be remembered until TimeWindow after the time
+// stamp of its request.
 const TimeWindow = 15 * time.Minute
 
-// unsealTime is how long the token may take to unseal a record.
+// unsealTime is the time that the token has to unseal a record.
 const unsealTime = 2500 * time.Millisecond
 
 // A Registry holds the unsealed secrets of access keys, the used nonces, and the parsed
-// policies. Its methods may be called from any goroutine. Use [Open].
+// policies. Its methods are safe for concurrent use. Create one with [Open].
 type Registry struct {
 	arns   kms.ARNs
 	sealer hsm.Sealer
@@ -35,25 +36,27 @@ type Registry struct {
 }
 
 // Open returns a Registry with the secrets of all access keys, which it has the token
-// unseal, and the nonces in records that can still be replayed at now. It fails if one
-// secret cannot be unsealed.
-func Open(ctx context.Context, records *store.Records, arns kms.ARNs, sealer hsm.Sealer, now time.Time, logger *slog.Logger) (*Registry, error) {
+// unseal, and the nonces in records that can still be replayed at now. It fails if the token
+// cannot unseal one of the secrets.
+func Open(
+	ctx context.Context, records *store.Records, arns kms.ARNs, sealer hsm.Sealer, now time.Time, logger *slog.Logger,
+) (*Registry, error) {
 	r := &Registry{arns: arns, sealer: sealer, logger: logger}
 	r.ramPolicies.parse, r.keyPolicies.parse = policy.Parse, policy.ParseKeyPolicy
 	for a := range records.AccessKeys().All() {
 		secret, err := UnsealAccessKey(ctx, sealer, a)
 		if err != nil {
-			return nil, fmt.Errorf("unsealing access key %s: %w", a.AccessKeyId, err)
+			return nil, fmt.Errorf("unsealing access key %q: %w", a.AccessKeyId, err)
 		}
 		r.Keep(a, secret)
 	}
 	for n := range records.Nonces().All() {
-		if n.Until.Before(now) { // at Until a request of this time can still be taken
+		if n.Until.Before(now) { // at Until, the request can still be replayed
 			continue
 		}
 		err := r.nonces.use(n.AccessKeyId, n.Nonce, n.Until, now)
-		if err != nil && !errors.Is(err, kms.ErrNonceUsed) { // twice, if the clock was set back
-			return nil, fmt.Errorf("remembering the nonces of access key %s: %w", n.AccessKeyId, err)
+		if err != nil && !errors.Is(err, kms.ErrNonceUsed) { // records have a nonce twice if the clock was set back
+			return nil, fmt.Errorf("restoring the nonces of access key %q: %w", n.AccessKeyId, err)
 		}
 	}
 	return r, nil
