@@ -93,7 +93,8 @@ func (c *Client) post(ctx context.Context, action string, parameters map[string]
 	defer answer.Body.Close()
 	var api kms.ErrorBody
 	if err := json.NewDecoder(answer.Body).Decode(&api); err != nil {
-		return nil, fmt.Errorf("decoding the gateway's answer to %q, of HTTP status %d: %w", action, answer.StatusCode, err)
+		return nil, fmt.Errorf("decoding the gateway's answer to %q (HTTP status %d): %w",
+			action, answer.StatusCode, err)
 	}
 	return nil, &kms.Error{Status: api.HttpStatus, Code: api.Code, Message: api.Message}
 }

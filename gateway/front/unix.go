@@ -28,7 +28,8 @@ func ListenUnix(path string) (net.Listener, error) {
 	}
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 || !ok || int(owner.Uid) != os.Getuid() {
-		return nil, fmt.Errorf("the admin socket's directory %q must be a directory of uid %d that nobody else can enter (chmod 700)",
+		return nil, fmt.Errorf(
+			"the admin socket's directory %q must be a directory of uid %d that nobody else can enter (chmod 700)",
 			dir, os.Getuid())
 	}
 	if old, err := os.Lstat(path); err == nil && old.Mode().Type() == os.ModeSocket {

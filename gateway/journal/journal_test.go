@@ -233,12 +233,12 @@ func TestLogFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := b.Append(entry(id)); err == nil || !b.Pending() {
-				t.Errorf("without the log's file: Append returned %v and Pending %v, want an error and true", err, b.Pending())
+				t.Errorf("without the log's file: Append %v, Pending %v, want an error, true", err, b.Pending())
 			}
 		}
 		b.Flush() // fails
 		if got := b.outbox(); !slices.Equal(got, []string{"1", "2"}) || !b.Pending() {
-			t.Errorf("after a Flush that failed: got %q in the outbox, Pending %v, want 1 and 2, true", got, b.Pending())
+			t.Errorf("after Flush failed: got %q in the outbox, Pending %v, want 1 and 2, true", got, b.Pending())
 		}
 		restore()
 		time.Sleep(2 * time.Second) // the log retries every second

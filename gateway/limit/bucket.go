@@ -35,10 +35,10 @@ func (b *Buckets) Take(userName string, quota kms.Quota, perSecond float64, now 
 	id := bucketId{userName, quota}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	at := b.clock.read(now)
+	t := b.clock.read(now)
 	bucket, ok := b.buckets[id]
 	if !ok {
-		forget(b.buckets, &b.lastSweep, at)
+		forget(b.buckets, &b.lastSweep, t)
 		bucket = rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
 		if b.buckets == nil {
 			b.buckets = make(map[bucketId]*rate.Limiter)
@@ -46,10 +46,10 @@ func (b *Buckets) Take(userName string, quota kms.Quota, perSecond float64, now 
 		b.buckets[id] = bucket
 	}
 	if bucket.Limit() != rate.Limit(perSecond) {
-		bucket.SetLimitAt(at, rate.Limit(perSecond))
-		bucket.SetBurstAt(at, max(1, int(perSecond)))
+		bucket.SetLimitAt(t, rate.Limit(perSecond))
+		bucket.SetBurstAt(t, max(1, int(perSecond)))
 	}
-	return bucket.AllowN(at, 1)
+	return bucket.AllowN(t, 1)
 }
 
 // forget deletes the buckets that are full, because they do not differ from new ones. It does
@@ -72,8 +72,8 @@ func forget[K comparable](buckets map[K]*rate.Limiter, lastSweep *time.Time, now
 type clock struct{ last time.Time }
 
 func (c *clock) read(now func() time.Time) time.Time {
-	if at := now(); at.After(c.last) {
-		c.last = at
+	if t := now(); t.After(c.last) {
+		c.last = t
 	}
 	return c.last
 }
