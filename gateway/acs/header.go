@@ -13,19 +13,19 @@ import (
 	"github.com/emmansun/gmsm/sm3"
 )
 
-// A scheme is one way to sign in the Authorization header.
+// A scheme is one signature scheme of the Authorization header.
 type scheme struct {
-	hash          func() hash.Hash // of all hashes and HMACs; 32 bytes
-	contentHeader string           // carries the body's hash, in hexadecimal
-	// derive makes the HMAC key of a secret and the credential's scope.
+	hash          func() hash.Hash // for all hashes and HMACs; 32 bytes
+	contentHeader string           // the header with the body's hash, in hexadecimal
+	// derive derives the HMAC key from a secret and the credential's scope.
 	derive func(h func() hash.Hash, secret string, scope []string) []byte
-	scope  int // members of the scope that follow the AccessKeyId in Credential
-	// empty is how a parameter without a value stands in the canonical query.
+	scope  int // the number of scope elements after the AccessKeyId in Credential
+	// empty follows the name of a parameter without a value in the canonical query.
 	empty string
 }
 
-// schemes are the ways that are understood. ACS3 with SM3 names its content
-// header after SHA-256 all the same.
+// schemes are the supported schemes. ACS3 with SM3 also uses the content header named after
+// SHA-256.
 var schemes = map[string]scheme{
 	"ACS3-HMAC-SHA256": {sha256.New, "x-acs-content-sha256", secretAsKey, 0, "="},
 	"ACS3-HMAC-SM3":    {sm3.New, "x-acs-content-sha256", secretAsKey, 0, "="},
@@ -34,9 +34,9 @@ var schemes = map[string]scheme{
 
 func secretAsKey(_ func() hash.Hash, secret string, _ []string) []byte { return []byte(secret) }
 
-// derivedKey chains HMACs over date, region, product and a constant. Clients
-// compute the region of the endpoint in ways that differ, so the scope is taken
-// as the credential names it: it is covered by the signature.
+// derivedKey chains HMACs over date, region, product and a constant. Clients derive the region from
+// the endpoint in different ways, so derivedKey uses the scope in the credential. The signature
+// covers it.
 func derivedKey(h func() hash.Hash, secret string, scope []string) []byte {
 	key := []byte("aliyun_v4" + secret)
 	for _, part := range scope {
@@ -57,11 +57,10 @@ func hexHash(h func() hash.Hash, data []byte) string {
 	return hex.EncodeToString(d.Sum(nil))
 }
 
-// mustBeSigned are the headers, besides the content header, without which a
-// signature would be worth nothing. What else a client signs differs from
-// version to version. Even host is not among them: the older Java SDK does not
-// sign it, and signature version 1.0 never does.
-var mustBeSigned = []string{"x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce"}
+// requiredHeaders are the headers that a signature must cover besides the content header. Client
+// versions differ in the other headers that they sign. The host is not required: the older Java SDK
+// does not sign it, and signature version 1.0 never does.
+var requiredHeaders = []string{"x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce"}
 
 // ParseHeader reads a claim from an Authorization header of the form
 //
@@ -81,7 +80,7 @@ func ParseHeader(r *Request) (*Claim, error) {
 	if r.hasToken() {
 		return nil, ErrToken
 	}
-	if err := r.sameAction(r.parameters(nil)["Action"]); err != nil {
+	if err := r.checkAction(r.parameters(nil)["Action"]); err != nil {
 		return nil, err
 	}
 	date, err := parseTime("the header x-acs-date", headers["x-acs-date"])
@@ -89,7 +88,8 @@ func ParseHeader(r *Request) (*Claim, error) {
 		return nil, err
 	}
 	if len(auth.scope) > 0 && (auth.scope[0] != date.Format("20060102") || auth.scope[3] != "aliyun_v4_request") {
-		return nil, fmt.Errorf("%w: the credential's scope is not of the day of x-acs-date, or does not end with aliyun_v4_request", ErrIncomplete)
+		return nil, fmt.Errorf("%w: the credential's scope must begin with the day of x-acs-date "+
+			"and end with aliyun_v4_request", ErrIncomplete)
 	}
 	s := auth.scheme
 	bodyHash := headers[s.contentHeader]
@@ -102,10 +102,11 @@ func ParseHeader(r *Request) (*Claim, error) {
 		Nonce:       headers["x-acs-signature-nonce"],
 		Time:        date,
 		Parameters:  r.parameters(map[string]bool{"Action": true, "SecurityToken": true}),
-		// The signature covers the body's hash, not the body.
+		// The signature covers only the body's hash, so the hash has to be checked, too.
 		WrongBodyHash: wrongBody,
 		toSign: func() string {
-			return auth.algorithm + "\n" + hexHash(s.hash, []byte(r.canonical(s, auth.signedHeaders, headers, bodyHash)))
+			canonical := r.canonical(s, auth.signedHeaders, headers, bodyHash)
+			return auth.algorithm + "\n" + hexHash(s.hash, []byte(canonical))
 		},
 		verify: func(toSign, secret string) bool {
 			want := sum(s.hash, s.derive(s.hash, secret, auth.scope), toSign)
@@ -114,7 +115,7 @@ func ParseHeader(r *Request) (*Claim, error) {
 	}, nil
 }
 
-// authorization is an Authorization header's parts.
+// An authorization holds the parts of an Authorization header.
 type authorization struct {
 	algorithm     string
 	scheme        scheme
@@ -133,13 +134,15 @@ func parseAuthorization(r *Request) (a authorization, err error) {
 	a.algorithm, fields, _ = strings.Cut(text, " ")
 	known := false
 	if a.scheme, known = schemes[a.algorithm]; !known {
-		return a, fmt.Errorf("%w: %.40q is not one of %v", ErrMethod, a.algorithm, slices.Sorted(maps.Keys(schemes)))
+		return a, fmt.Errorf("%w: %.40q (supported: %s)", ErrMethod, a.algorithm,
+			strings.Join(slices.Sorted(maps.Keys(schemes)), ", "))
 	}
 	seen := make(map[string]string)
 	for field := range strings.SplitSeq(fields, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(field), "=")
-		if _, twice := seen[name]; twice || value == "" {
-			return a, fmt.Errorf("%w: the Authorization header's %q is empty or there twice", ErrIncomplete, name)
+		if _, ok := seen[name]; ok || value == "" {
+			return a, fmt.Errorf("%w: field %q of the Authorization header is empty or occurs twice", ErrIncomplete,
+				name)
 		}
 		seen[name] = value
 	}
@@ -147,18 +150,20 @@ func parseAuthorization(r *Request) (a authorization, err error) {
 	a.accessKeyId, a.scope = parts[0], parts[1:]
 	a.signedHeaders = strings.Split(seen["SignedHeaders"], ";")
 	a.signature, err = hex.DecodeString(seen["Signature"])
-	if len(seen) != 3 || a.accessKeyId == "" || len(a.scope) != a.scheme.scope || seen["SignedHeaders"] == "" || err != nil || len(a.signature) != sha256.Size {
-		return a, fmt.Errorf("%w: the Authorization header needs Credential, SignedHeaders and a Signature of 64 hexadecimal digits", ErrIncomplete)
+	if len(seen) != 3 || a.accessKeyId == "" || len(a.scope) != a.scheme.scope || seen["SignedHeaders"] == "" ||
+		err != nil || len(a.signature) != sha256.Size {
+		return a, fmt.Errorf("%w: the Authorization header must have Credential, SignedHeaders and a Signature "+
+			"of 64 hexadecimal digits", ErrIncomplete)
 	}
 	return a, nil
 }
 
-// signedHeaders collects the headers that a signature names.
+// signedHeaders returns the values of the headers that a signature covers.
 func (r *Request) signedHeaders(names []string, contentHeader string) (map[string]string, error) {
 	signed := make(map[string]string, len(names))
 	for _, name := range names {
-		if _, twice := signed[name]; twice || name != strings.ToLower(name) {
-			return nil, fmt.Errorf("%w: SignedHeaders names %q twice or not in lower case", ErrIncomplete, name)
+		if _, ok := signed[name]; ok || name != strings.ToLower(name) {
+			return nil, fmt.Errorf("%w: SignedHeaders contains %q twice or not in lower case", ErrIncomplete, name)
 		}
 		value, err := r.header(name)
 		if err != nil {
@@ -166,16 +171,16 @@ func (r *Request) signedHeaders(names []string, contentHeader string) (map[strin
 		}
 		signed[name] = value
 	}
-	for _, name := range append([]string{contentHeader}, mustBeSigned...) {
+	for _, name := range append([]string{contentHeader}, requiredHeaders...) {
 		if signed[name] == "" {
-			return nil, fmt.Errorf("%w: the header %s must be there and be signed", ErrIncomplete, name)
+			return nil, fmt.Errorf("%w: the header %s must be present and signed", ErrIncomplete, name)
 		}
 	}
 	return signed, nil
 }
 
-// canonical is the canonical request: method, path, query, headers, their
-// names, the body's hash.
+// canonical returns the canonical request: the method, path, query, headers, header names and the
+// body's hash.
 func (r *Request) canonical(s scheme, names []string, headers map[string]string, hash string) string {
 	var b strings.Builder
 	b.WriteString(r.Method + "\n/\n")

@@ -14,16 +14,15 @@ import (
 	"time"
 )
 
-// NativeProtocol is what a native request's claim has for Protocol: the name that
-// the KMS Instance SDK goes by.
+// NativeProtocol is the Protocol of a native request's claim, after the name of the KMS Instance
+// SDK's protocol.
 const NativeProtocol = "dkms-gcs"
 
 // nativeMethod is the only signature method of the native API: RSASSA-PKCS1-v1_5
 // with SHA-256.
 const nativeMethod = "RSA_PKCS1_SHA_256"
 
-// The headers of the native API that are looked at. The id's is misspelt so in every
-// SDK.
+// The headers of the native API that the gateway uses. Every SDK has the misspelling in nativeId.
 const (
 	nativePrefix     = "x-kms-"
 	nativeId         = "x-kms-acccesskeyid"
@@ -32,18 +31,18 @@ const (
 	nativeMethodName = "x-kms-signaturemethod"
 )
 
-// NativeKeyVersionHeader carries a KeyVersionId in requests and in answers of the
+// NativeKeyVersionHeader is the header with the KeyVersionId in requests and responses of the
 // native API.
 const NativeKeyVersionHeader = "x-kms-migrationkeyversionid"
 
-// ErrNoClientKey: a native request does not say whose it is.
+// ErrNoClientKey means that a native request names no client key.
 var ErrNoClientKey = errors.New("the header " + nativeId + " is missing")
 
-// A ParamError says which header of a native request is missing or malformed. The
-// text is KMS's to the letter: the transfer SDK compares it.
+// A ParamError reports the header of a native request that is missing or malformed. Its text is
+// exactly that of KMS, because the transfer SDK compares it.
 type ParamError struct {
 	Param string
-	Value string // if it is one that is not supported
+	Value string // the unsupported value; empty for other errors
 }
 
 func (e *ParamError) Error() string {
@@ -54,24 +53,25 @@ func (e *ParamError) Error() string {
 	return text
 }
 
-// IsNative reports whether a request is for the native API: it names an operation
-// as that does, or has a body of that kind.
+// IsNative reports whether a request is for the native API: it has the header with the operation's
+// name or the Content-Type of the native API.
 func IsNative(h http.Header) bool {
 	return len(h.Values(nativeName)) > 0 || strings.HasPrefix(h.Get("Content-Type"), NativeContentType)
 }
 
-// NativeContentType is that of the native API's messages.
+// NativeContentType is the Content-Type of the native API's messages.
 const NativeContentType = "application/x-protobuf"
 
-// ParseNative reads the claim of a request to the native API from its headers. The
-// signature covers the body's hash, so the body is not needed to judge it; it has to
-// be shown to [Claim.Covers] before anything in it is believed. There is no nonce:
-// two equal requests of one second are the same to the byte. A version header, which
-// may be empty, is the parameter KeyVersionId. Errors are *ParamError,
-// ErrNoClientKey, and ErrParameters for a query, which nothing signs.
+// ParseNative reads the claim of a request to the native API from its headers. The signature covers
+// the body's hash, so verifying it does not need the body. The caller must check the body with
+// [Claim.Covers] before trusting anything in it. There is no nonce: two equal requests within one
+// second are identical byte by byte. The key version's header, which may be empty, becomes the
+// parameter KeyVersionId.
+//
+// Errors are *ParamError, ErrNoClientKey, and ErrParameters for a query, which no signature covers.
 func ParseNative(r *http.Request) (*Claim, error) {
 	if r.URL.RawQuery != "" {
-		return nil, fmt.Errorf("%w: the native API has no query", ErrParameters)
+		return nil, fmt.Errorf("%w: a request to the native API must not have a query", ErrParameters)
 	}
 	signed, err := nativeHeaders(r.Header)
 	if err != nil {
@@ -107,30 +107,34 @@ func ParseNative(r *http.Request) (*Claim, error) {
 	}, nil
 }
 
-// nativeHeaders collects what a native signature covers, and the signature itself,
-// by name in lower case. What stands twice is refused: it has two meanings.
+// nativeHeaders returns the headers that a native signature covers and the Authorization header, by
+// name in lower case. It refuses a header that occurs twice as ambiguous.
 func nativeHeaders(h http.Header) (map[string]string, error) {
 	signed := make(map[string]string)
 	for name, values := range h {
 		lower := strings.ToLower(name)
-		shown, ok := nativeShown[lower]
+		param, ok := nativeParams[lower]
 		if !ok && !strings.HasPrefix(lower, nativePrefix) {
 			continue
 		}
 		if len(values) != 1 {
-			if shown == "" {
-				shown = lower
+			if param == "" {
+				param = lower
 			}
-			return nil, &ParamError{Param: shown}
+			return nil, &ParamError{Param: param}
 		}
 		signed[lower] = strings.TrimSpace(values[0])
 	}
 	return signed, nil
 }
 
-// nativeShown are the headers that matter besides those with the prefix, and how
-// errors call them.
-var nativeShown = map[string]string{"authorization": "Authorization", "content-sha256": "content-sha256", "content-type": "content-type", "date": "Date"}
+// nativeParams are the headers used besides those with the prefix, with their names in errors.
+var nativeParams = map[string]string{
+	"authorization":  "Authorization",
+	"content-sha256": "content-sha256",
+	"content-type":   "content-type",
+	"date":           "Date",
+}
 
 func nativeSignature(authorization string) ([]byte, error) {
 	text, ok := strings.CutPrefix(authorization, "Bearer ")
@@ -141,7 +145,8 @@ func nativeSignature(authorization string) ([]byte, error) {
 	return signature, nil
 }
 
-// nativeStringToSign takes every header with the prefix, also such as nobody knows.
+// nativeStringToSign returns the string to sign, with every header that has the prefix, including
+// unknown ones.
 func nativeStringToSign(method string, signed map[string]string) string {
 	var b strings.Builder
 	for _, part := range []string{method, signed["content-sha256"], signed["content-type"], signed["date"]} {

@@ -10,35 +10,37 @@ import (
 	"strings"
 )
 
-// signatureParameters belong to the signature and are no parameters of the
-// operation.
+// signatureParameters belong to the signature and are not parameters of the operation.
 var signatureParameters = map[string]bool{
 	"Action": true, "Version": true, "AccessKeyId": true, "Signature": true, "SignatureMethod": true,
 	"SignatureVersion": true, "SignatureNonce": true, "SignatureType": true, "Timestamp": true, "SecurityToken": true,
 }
 
-// ParseRPC reads a claim of signature version 1.0, in which everything is a
-// parameter in the query or the form. The headers x-acs-action and
-// x-acs-version are sent too but are not signed, so they are not used.
+// ParseRPC reads a claim of signature version 1.0, in which everything is a parameter in the query
+// or the form. It does not use the headers x-acs-action and x-acs-version, which clients send
+// without signing them.
 func ParseRPC(r *Request) (*Claim, error) {
 	p := r.parameters(nil)
-	for _, name := range []string{"AccessKeyId", "Signature", "SignatureMethod", "SignatureVersion", "SignatureNonce", "Timestamp"} {
+	required := []string{"AccessKeyId", "Signature", "SignatureMethod", "SignatureVersion", "SignatureNonce",
+		"Timestamp"}
+	for _, name := range required {
 		if p[name] == "" {
 			return nil, fmt.Errorf("%w: the parameter %s is missing", ErrIncomplete, name)
 		}
 	}
 	if p["SignatureMethod"] != "HMAC-SHA1" || p["SignatureVersion"] != "1.0" || p["SignatureType"] != "" {
-		return nil, fmt.Errorf("%w: SignatureMethod %.40q, SignatureVersion %.40q, SignatureType %.40q are not HMAC-SHA1, 1.0 and none",
+		return nil, fmt.Errorf("%w: SignatureMethod %.40q, SignatureVersion %.40q, SignatureType %.40q "+
+			`(supported: "HMAC-SHA1", "1.0", "")`,
 			ErrMethod, p["SignatureMethod"], p["SignatureVersion"], p["SignatureType"])
 	}
 	signature, err := base64.StdEncoding.DecodeString(p["Signature"])
 	if err != nil || len(signature) != sha1.Size {
-		return nil, fmt.Errorf("%w: the parameter Signature is not the Base64 of %d bytes", ErrIncomplete, sha1.Size)
+		return nil, fmt.Errorf("%w: the parameter Signature is not %d bytes in Base64", ErrIncomplete, sha1.Size)
 	}
 	if r.hasToken() {
 		return nil, ErrToken
 	}
-	if err := r.sameAction(p["Action"]); err != nil {
+	if err := r.checkAction(p["Action"]); err != nil {
 		return nil, err
 	}
 	date, err := parseTime("the parameter Timestamp", p["Timestamp"])
