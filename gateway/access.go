@@ -13,25 +13,26 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// entityName is what RAM lets users and policies be called.
-var entityName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
+// namePattern is RAM's rule for the names of users and policies.
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
 
 func checkName(parameter, name string) error {
-	if !entityName.MatchString(name) {
-		return kms.InvalidParameter(parameter, "%q is not 1 to 64 of the characters A-Za-z0-9._@-", kms.Clip(name))
+	if !namePattern.MatchString(name) {
+		return kms.InvalidParameter(parameter, "%q must have 1 to 64 of the characters A-Za-z0-9._@-", kms.Clip(name))
 	}
 	return nil
 }
 
-// checkUserName keeps the name under which the gateway's own doings are logged.
+// checkUserName refuses the name under which the audit log shows the gateway's own acts.
 func checkUserName(name string) error {
-	if name == keypair.OwnName {
-		return kms.InvalidParameter("UserName", "%s is how the log calls the gateway itself", keypair.OwnName)
+	if name == keypair.GatewayPrincipal {
+		return kms.InvalidParameter("UserName", "%q is reserved: the log uses it for the gateway itself",
+			keypair.GatewayPrincipal)
 	}
 	return checkName("UserName", name)
 }
 
-// findUser gives a user, or EntityNotExist.User.
+// findUser returns a user, or EntityNotExist.User.
 func findUser(c *call, records *store.Records, userName string) (store.User, error) {
 	c.entry.Subject = kms.Clip(userName)
 	u, err := records.Users().Get(userName)
@@ -41,7 +42,7 @@ func findUser(c *call, records *store.Records, userName string) (store.User, err
 	return u, err
 }
 
-// updateUser changes a user's record.
+// updateUser applies change to a user's record.
 func updateUser(c *call, userName string, change func(records *store.Records, u *store.User) error) error {
 	return c.update(func(tx *store.Tx) error {
 		u, err := findUser(c, tx.Records, userName)
@@ -56,7 +57,7 @@ func updateUser(c *call, userName string, change func(records *store.Records, u 
 	})
 }
 
-// createUser makes a user, who may do nothing before a policy is attached.
+// createUser creates a user. The user may do nothing until a policy is attached.
 func createUser(_ context.Context, c *call, req *kms.CreateUserRequest) (*kms.CreateUserResponse, error) {
 	c.entry.Subject = kms.Clip(req.UserName)
 	if err := checkUserName(req.UserName); err != nil {
@@ -73,7 +74,8 @@ func createUser(_ context.Context, c *call, req *kms.CreateUserRequest) (*kms.Cr
 }
 
 func newUserItem(u store.User, accessKeys int) kms.UserItem {
-	item := kms.UserItem{UserName: u.UserName, Comments: u.Comments, CreateDate: kms.FormatTime(u.CreationDate), AccessKeys: accessKeys}
+	item := kms.UserItem{UserName: u.UserName, Comments: u.Comments, CreateDate: kms.FormatTime(u.CreationDate),
+		AccessKeys: accessKeys}
 	item.Policies.Policy = append([]string{}, u.Policies...)
 	return item
 }
@@ -103,7 +105,8 @@ func deleteUser(_ context.Context, c *call, req *kms.DeleteUserRequest) (*kms.Em
 		}
 		keys = accessKeysOf(tx.Records, u.UserName)
 		if !(req.Force != nil && *req.Force) && len(keys)+len(u.Policies) > 0 {
-			return kms.ErrUserInUse.Because("Access keys: %d, policies: %d. Force=true deletes it all the same.", len(keys), len(u.Policies))
+			return kms.ErrUserInUse.Because("Access keys: %d, policies: %d. To delete the user anyway, set Force=true.",
+				len(keys), len(u.Policies))
 		}
 		return tx.Users().Delete(req.UserName)
 	})
@@ -116,7 +119,7 @@ func deleteUser(_ context.Context, c *call, req *kms.DeleteUserRequest) (*kms.Em
 	return new(kms.EmptyResponse), nil
 }
 
-// accessKeysOf returns the access keys of a user, or of all users for no name.
+// accessKeysOf returns the access keys of a user, or of all users if userName is empty.
 func accessKeysOf(records *store.Records, userName string) (keys []store.AccessKey) {
 	for a := range records.AccessKeys().All() {
 		if userName == "" || a.UserName == userName {
@@ -126,8 +129,10 @@ func accessKeysOf(records *store.Records, userName string) (keys []store.AccessK
 	return keys
 }
 
-func createAccessKey(ctx context.Context, c *call, req *kms.CreateAccessKeyRequest) (*kms.CreateAccessKeyResponse, error) {
-	// 120 and 130 random bits, as text.
+// createAccessKey creates an access key. Its id has 120 random bits, its secret 130.
+func createAccessKey(
+	ctx context.Context, c *call, req *kms.CreateAccessKeyRequest,
+) (*kms.CreateAccessKeyResponse, error) {
 	id, secret := "KMSG"+rand.Text()[:24], rand.Text()
 	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Active: true, CreationDate: c.now}
 	c.entry.Subject = kms.Clip(req.UserName)
@@ -144,12 +149,13 @@ func createAccessKey(ctx context.Context, c *call, req *kms.CreateAccessKeyReque
 		return nil, err
 	}
 	c.entry.Subject = kms.Clip(req.UserName) + "/" + id
-	c.server.callers.Keep(access, secret) // before anybody can see the record
+	c.server.callers.Keep(access, secret) // before the record becomes visible
 	if err := c.write(put); err != nil {
 		c.server.callers.Drop(access)
 		return nil, err
 	}
-	return &kms.CreateAccessKeyResponse{AccessKeyId: id, AccessKeySecret: secret, UserName: req.UserName, Status: statusOf(access), CreateDate: kms.FormatTime(c.now)}, nil
+	return &kms.CreateAccessKeyResponse{AccessKeyId: id, AccessKeySecret: secret, UserName: req.UserName,
+		Status: statusOf(access), CreateDate: kms.FormatTime(c.now)}, nil
 }
 
 func listAccessKeys(_ context.Context, c *call, req *kms.ListAccessKeysRequest) (*kms.ListAccessKeysResponse, error) {
@@ -164,7 +170,8 @@ func listAccessKeys(_ context.Context, c *call, req *kms.ListAccessKeysRequest) 
 	resp := new(kms.ListAccessKeysResponse)
 	resp.AccessKeys.AccessKey = []kms.AccessKeyItem{}
 	for _, a := range accessKeysOf(c.records, req.UserName) {
-		item := kms.AccessKeyItem{AccessKeyId: a.AccessKeyId, UserName: a.UserName, Status: statusOf(a), CreateDate: kms.FormatTime(a.CreationDate), LastUsedDate: kms.FormatTime(c.server.callers.LastUsed(a))}
+		item := kms.AccessKeyItem{AccessKeyId: a.AccessKeyId, UserName: a.UserName, Status: statusOf(a),
+			CreateDate: kms.FormatTime(a.CreationDate), LastUsedDate: kms.FormatTime(c.server.callers.LastUsed(a))}
 		resp.AccessKeys.AccessKey = append(resp.AccessKeys.AccessKey, item)
 	}
 	return resp, nil
@@ -184,7 +191,7 @@ func statusOf(a store.AccessKey) string {
 }
 
 func updateAccessKey(_ context.Context, c *call, req *kms.UpdateAccessKeyRequest) (*kms.EmptyResponse, error) {
-	return done(changeAccessKey(c, req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
+	return emptyResponse(changeAccessKey(c, req.AccessKeyId, func(tx *store.Tx, a store.AccessKey) error {
 		a.Active = req.Status == active
 		return tx.AccessKeys().Put(a)
 	}))
@@ -199,7 +206,7 @@ func deleteAccessKey(_ context.Context, c *call, req *kms.DeleteAccessKeyRequest
 	if err == nil {
 		c.server.callers.Drop(deleted)
 	}
-	return done(err)
+	return emptyResponse(err)
 }
 
 func changeAccessKey(c *call, accessKeyId string, change func(tx *store.Tx, a store.AccessKey) error) error {

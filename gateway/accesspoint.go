@@ -14,14 +14,17 @@ const clientKeyMethod = "ClientKey"
 // as in KMS.
 const maxAccessPointPolicies = 3
 
-var accessPoints = collection[store.ApplicationAccessPoint]{"access point", (*store.Records).AccessPoints, (*store.Tx).AccessPoints}
-
-func parsePermissionPolicies(text string) ([]string, error) {
-	return parseNames("Policies", text, 1, maxAccessPointPolicies, func(name string) error { return checkName("Policies", name) })
+var accessPoints = collection[store.ApplicationAccessPoint]{
+	"access point", (*store.Records).AccessPoints, (*store.Tx).AccessPoints,
 }
 
-// permissionPoliciesExist refuses permission policies that there are not.
-func permissionPoliciesExist(records *store.Records, policies []string) error {
+func parsePermissionPolicies(text string) ([]string, error) {
+	return parseNames("Policies", text, 1, maxAccessPointPolicies,
+		func(name string) error { return checkName("Policies", name) })
+}
+
+// checkPermissionPolicies refuses names of permission policies that do not exist.
+func checkPermissionPolicies(records *store.Records, policies []string) error {
 	for _, name := range policies {
 		if _, err := permissionPolicies.find(records, name); err != nil {
 			return kms.InvalidParameter("Policies", "there is no permission policy %q", name)
@@ -35,19 +38,26 @@ func newAccessPointResponse(c *call, a store.ApplicationAccessPoint) *kms.Access
 		Description: a.Description, Name: a.Name, Policies: jsonText(a.Policies)}
 }
 
-func createApplicationAccessPoint(_ context.Context, c *call, req *kms.CreateApplicationAccessPointRequest) (*kms.AccessPointResponse, error) {
+func createApplicationAccessPoint(
+	_ context.Context, c *call, req *kms.CreateApplicationAccessPointRequest,
+) (*kms.AccessPointResponse, error) {
 	policies, err := parsePermissionPolicies(req.Policies)
 	if err != nil {
 		return nil, err
 	}
-	a := store.ApplicationAccessPoint{Name: req.Name, Description: req.Description, Policies: policies, CreationDate: c.now}
-	if err := accessPoints.create(c, a.Name, a, func(records *store.Records) error { return permissionPoliciesExist(records, policies) }); err != nil {
+	a := store.ApplicationAccessPoint{Name: req.Name, Description: req.Description, Policies: policies,
+		CreationDate: c.now}
+	err = accessPoints.create(c, a.Name, a,
+		func(records *store.Records) error { return checkPermissionPolicies(records, policies) })
+	if err != nil {
 		return nil, err
 	}
 	return newAccessPointResponse(c, a), nil
 }
 
-func describeApplicationAccessPoint(_ context.Context, c *call, req *kms.NameRequest) (*kms.AccessPointResponse, error) {
+func describeApplicationAccessPoint(
+	_ context.Context, c *call, req *kms.NameRequest,
+) (*kms.AccessPointResponse, error) {
 	a, err := accessPoints.describe(c, req.Name)
 	if err != nil {
 		return nil, err
@@ -55,7 +65,9 @@ func describeApplicationAccessPoint(_ context.Context, c *call, req *kms.NameReq
 	return newAccessPointResponse(c, a), nil
 }
 
-func listApplicationAccessPoints(_ context.Context, c *call, req *kms.ListNamedRequest) (*kms.ListApplicationAccessPointsResponse, error) {
+func listApplicationAccessPoints(
+	_ context.Context, c *call, req *kms.ListNamedRequest,
+) (*kms.ListApplicationAccessPointsResponse, error) {
 	all, page, err := accessPoints.list(c, req)
 	if err != nil {
 		return nil, err
@@ -69,22 +81,25 @@ func listApplicationAccessPoints(_ context.Context, c *call, req *kms.ListNamedR
 	return resp, nil
 }
 
-func updateApplicationAccessPoint(_ context.Context, c *call, req *kms.UpdateApplicationAccessPointRequest) (*kms.EmptyResponse, error) {
-	policies, err := ifSent(req.Policies, parsePermissionPolicies)
+func updateApplicationAccessPoint(
+	_ context.Context, c *call, req *kms.UpdateApplicationAccessPointRequest,
+) (*kms.EmptyResponse, error) {
+	policies, err := parseOptional(req.Policies, parsePermissionPolicies)
 	if err != nil {
 		return nil, err
 	}
-	return done(accessPoints.update(c, req.Name, func(records *store.Records, a *store.ApplicationAccessPoint) error {
-		setIfSent(&a.Description, req.Description)
-		setIfSent(&a.Policies, policies)
-		if policies == nil { // those of before may be gone
+	change := func(records *store.Records, a *store.ApplicationAccessPoint) error {
+		setOptional(&a.Description, req.Description)
+		setOptional(&a.Policies, policies)
+		if policies == nil { // the list is unchanged; its policies may have been deleted
 			return nil
 		}
-		return permissionPoliciesExist(records, *policies)
-	}))
+		return checkPermissionPolicies(records, *policies)
+	}
+	return emptyResponse(accessPoints.update(c, req.Name, change))
 }
 
 // deleteApplicationAccessPoint deletes an access point and its client keys.
 func deleteApplicationAccessPoint(_ context.Context, c *call, req *kms.NameRequest) (*kms.EmptyResponse, error) {
-	return done(accessPoints.delete(c, req.Name))
+	return emptyResponse(accessPoints.delete(c, req.Name))
 }

@@ -17,12 +17,12 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// maxAdminBody is more than the largest policy has when it is escaped.
+// maxAdminBody is the most bytes of a request. The largest policy takes fewer, even when
+// escaped.
 const maxAdminBody = 1 << 20
 
-// ServeAdmin serves administration on a unix socket until ctx is done: every
-// operation there is, to root and to whom the gateway runs as. They are the
-// principal local:<uid>.
+// ServeAdmin serves every operation on a unix socket until ctx is done. It serves only
+// root and the user that the gateway runs as. Their principal is local:<uid>.
 func (s *Server) ServeAdmin(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           s.adminHandler(),
@@ -36,16 +36,16 @@ func (s *Server) ServeAdmin(ctx context.Context, l net.Listener) error {
 }
 
 func (s *Server) adminHandler() http.Handler {
-	observing := s.MetricsHandler()
+	metrics := s.MetricsHandler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// A backup takes longer than any other answer: each write has its own
-		// deadline, and nothing is read from a client that waits.
+		// A backup takes longer than any other answer. So each write has a deadline, and read
+		// removes the deadline for reading.
 		d := &adminDoor{server: s, w: &deadlineWriter{w, http.NewResponseController(w)}, r: r}
 		if err := d.identify(); err == nil && r.Method == http.MethodGet {
-			observing.ServeHTTP(d.w, r)
+			metrics.ServeHTTP(d.w, r)
 			return
 		}
-		_ = s.serve(r.Context(), d, d.source) // it has no error that is not logged
+		_ = s.serve(r.Context(), d, d.source) // the door logs its errors and returns none
 	})
 }
 
@@ -54,12 +54,12 @@ type adminDoor struct {
 	server *Server
 	w      *deadlineWriter
 	r      *http.Request
-	uid    uint32 // of the process at the other end
-	source string // that, for the audit log
-	denied error  // why it may not administer
+	uid    uint32 // of the peer process
+	source string // "uid:<uid>", for the audit log
+	denied error  // why the peer may not administer; nil if it may
 }
 
-// identify lets in root and whom this process runs as.
+// identify accepts root and the user that this process runs as, and refuses others.
 func (d *adminDoor) identify() error {
 	uid, ok := front.Peer(d.r.Context())
 	if !ok {
@@ -79,7 +79,8 @@ func (d *adminDoor) read(c *call) error {
 	if d.denied != nil {
 		return d.denied
 	}
-	c.entry.Principal = d.server.callers.Root(d.uid).Name // of what cannot be read, too
+	// The audit line names the principal even if the request cannot be read.
+	c.entry.Principal = d.server.callers.Root(d.uid).Name
 	if err := checkRoute(d.r); err != nil {
 		return err
 	}
@@ -87,16 +88,16 @@ func (d *adminDoor) read(c *call) error {
 	decoder := json.NewDecoder(http.MaxBytesReader(d.w, d.r.Body, maxAdminBody))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&request); err != nil {
-		return kms.ErrParseRequest.Because("It is not an admin request: %s.", kms.Clip(err.Error()))
+		return kms.ErrParseRequest.Because("The body is not an admin request: %s.", kms.Clip(err.Error()))
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return kms.ErrParseRequest.Because("Something follows the admin request.")
+		return kms.ErrParseRequest.Because("The body continues after the admin request.")
 	}
 	c.action, c.parameters = request.Action, request.Parameters
 	c.entry.Action = kms.Clip(request.Action)
-	// What is read from now on is only that the client leaves, whenever that is.
+	// From now on, reading only shows when the client disconnects.
 	if err := d.w.control.SetReadDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("waiting without a deadline: %w", err)
+		return fmt.Errorf("removing the read deadline: %w", err)
 	}
 	return nil
 }
@@ -109,10 +110,11 @@ func (d *adminDoor) lookup(c *call) (operation, error) { return lookupLocal(c) }
 
 func (d *adminDoor) errorOf(err error) *kms.Error { return apiError(err) }
 
-func (d *adminDoor) answer(c *call, resp kms.Response, api *kms.Error) error {
+func (d *adminDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
 	switch o, ok := resp.(octets); {
-	case api != nil:
-		d.write(c, api.Status, kms.ErrorBody{HttpStatus: api.Status, Code: api.Code, Message: api.Message, RequestId: c.requestId})
+	case apiErr != nil:
+		d.write(c, apiErr.Status, kms.ErrorBody{HttpStatus: apiErr.Status, Code: apiErr.Code, Message: apiErr.Message,
+			RequestId: c.requestId})
 	case ok:
 		d.writeOctets(c, o)
 	default:
@@ -124,38 +126,39 @@ func (d *adminDoor) answer(c *call, resp kms.Response, api *kms.Error) error {
 func (d *adminDoor) write(c *call, status int, body any) {
 	text, err := kms.EncodeJSON("", body)
 	if err != nil {
-		d.server.config.Logger.Error("encoding an answer", "RequestId", c.requestId, "error", err)
+		d.server.config.Logger.Error("cannot encode an answer", "RequestId", c.requestId, "err", err)
 		status, text = http.StatusInternalServerError, nil
 	}
 	d.w.Header().Set("Content-Type", kms.FormatJSON.ContentType)
 	d.w.WriteHeader(status)
-	_, _ = d.w.Write(text) // whoever asked is gone if this fails
+	_, _ = d.w.Write(text) // an error means that the client has disconnected
 }
 
-// writeOctets writes an answer that is no JSON. Cut short, it ends without the
-// end that HTTP gives it: the client cannot take it for whole.
+// writeOctets writes an answer that is not JSON. If that fails, it aborts the connection,
+// so that the client cannot mistake a truncated answer for a complete one.
 func (d *adminDoor) writeOctets(c *call, o octets) {
 	d.w.Header().Set("Content-Type", kms.OctetStream)
 	d.w.WriteHeader(http.StatusOK)
-	_, err := o.WriteTo(onlyWriter{d.w})
+	_, err := o.WriteTo(plainWriter{d.w})
 	if err := errors.Join(err, o.Close()); err != nil {
-		d.server.config.Logger.Warn("an answer was cut short", "RequestId", c.requestId, "reason", err)
+		d.server.config.Logger.Warn("answer truncated", "RequestId", c.requestId, "err", err)
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// A deadlineWriter gives each write as long as other answers have in all.
+// A deadlineWriter allows each write as much time as other doors allow a whole answer.
 type deadlineWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 }
 
-func (p *deadlineWriter) Write(b []byte) (int, error) {
-	if err := p.control.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+func (w *deadlineWriter) Write(b []byte) (int, error) {
+	if err := w.control.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
 		return 0, err
 	}
-	return p.ResponseWriter.Write(b)
+	return w.ResponseWriter.Write(b)
 }
 
-// onlyWriter keeps an *os.File from handing all of itself over in one write.
-type onlyWriter struct{ io.Writer }
+// A plainWriter is a Writer with no other methods. Otherwise an *os.File would hand over
+// all of itself in one write, under one deadline.
+type plainWriter struct{ io.Writer }

@@ -16,19 +16,18 @@ const (
 	maxAliasName  = 255 // characters, the prefix included
 )
 
-// checkAliasName holds a name to KMS's rules. Any character that can be printed
-// is taken.
+// checkAliasName checks a name against KMS's rules. Every printable character is valid.
 func checkAliasName(name string) error {
 	printable := utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 	switch {
 	case !strings.HasPrefix(name, aliasPrefix) || len(name) == len(aliasPrefix):
-		return kms.InvalidParameter("AliasName", "it has to begin with %s and go on", aliasPrefix)
+		return kms.InvalidParameter("AliasName", "it must begin with %s and have at least one more character", aliasPrefix)
 	case strings.HasPrefix(name, aliasReserved):
 		return kms.InvalidParameter("AliasName", "names that begin with %s are reserved", aliasReserved)
 	case utf8.RuneCountInString(name) > maxAliasName:
 		return kms.InvalidParameter("AliasName", "it has more than %d characters", maxAliasName)
 	case !printable:
-		return kms.InvalidParameter("AliasName", "it has a character that cannot be printed")
+		return kms.InvalidParameter("AliasName", "it contains a character that is not printable")
 	}
 	return nil
 }
@@ -45,7 +44,7 @@ func createAlias(_ context.Context, c *call, req *kms.CreateAliasRequest) (*kms.
 		return nil, err
 	}
 	c.entry.Alias = req.AliasName
-	return done(c.update(func(tx *store.Tx) error {
+	return emptyResponse(c.update(func(tx *store.Tx) error {
 		if err := checkNewAlias(c, tx.Records, key, req.AliasName); err != nil {
 			return err
 		}
@@ -53,10 +52,10 @@ func createAlias(_ context.Context, c *call, req *kms.CreateAliasRequest) (*kms.
 	}))
 }
 
-// checkNewAlias refuses an alias of a key that is being deleted, of a name that
-// is taken, or one too many.
+// checkNewAlias refuses an alias if its key is scheduled for deletion, if its name is
+// taken, or if there are MaxAliases already.
 func checkNewAlias(c *call, records *store.Records, permitted permitted, aliasName string) error {
-	key, err := current(records, permitted)
+	key, err := currentKey(records, permitted)
 	switch {
 	case err != nil:
 		return err
@@ -72,16 +71,17 @@ func checkNewAlias(c *call, records *store.Records, permitted permitted, aliasNa
 
 func deleteAlias(_ context.Context, c *call, req *kms.DeleteAliasRequest) (*kms.EmptyResponse, error) {
 	if !strings.HasPrefix(req.AliasName, aliasPrefix) || len(req.AliasName) > maxKeyName {
-		return nil, kms.InvalidParameter("AliasName", "it has to begin with %s and to have at most %d characters", aliasPrefix, maxAliasName)
+		return nil, kms.InvalidParameter("AliasName", "it must begin with %s and have at most %d characters",
+			aliasPrefix, maxAliasName)
 	}
 	if err := c.authorize(c.server.arns.Alias(req.AliasName)); err != nil {
 		return nil, err
 	}
-	key, err := c.key(req.AliasName) // the permission on the key is needed too
+	key, err := c.key(req.AliasName) // the caller needs the permission on the key, too
 	if err != nil {
 		return nil, err
 	}
-	return done(c.update(func(tx *store.Tx) error {
+	return emptyResponse(c.update(func(tx *store.Tx) error {
 		if _, err := c.currentAlias(tx.Records, req.AliasName, key); err != nil {
 			return err
 		}
@@ -89,8 +89,8 @@ func deleteAlias(_ context.Context, c *call, req *kms.DeleteAliasRequest) (*kms.
 	}))
 }
 
-// updateAlias points an alias to another key. It takes the right on the alias,
-// on the key it points to and on the one it shall point to.
+// updateAlias points an alias to another key. The caller needs the permission on the
+// alias, on its present key and on the new key.
 func updateAlias(_ context.Context, c *call, req *kms.UpdateAliasRequest) (*kms.EmptyResponse, error) {
 	if err := checkAliasName(req.AliasName); err != nil {
 		return nil, err
@@ -107,16 +107,16 @@ func updateAlias(_ context.Context, c *call, req *kms.UpdateAliasRequest) (*kms.
 		return nil, err
 	}
 	c.entry.KeyId = target.KeyId
-	return done(c.update(func(tx *store.Tx) error {
+	return emptyResponse(c.update(func(tx *store.Tx) error {
 		alias, err := c.currentAlias(tx.Records, req.AliasName, old)
 		if err != nil {
 			return err
 		}
-		now, err := current(tx.Records, target)
+		key, err := currentKey(tx.Records, target)
 		if err != nil {
 			return err
 		}
-		if err := mayBeTarget(now); err != nil {
+		if err := checkAliasTarget(key); err != nil {
 			return err
 		}
 		alias.KeyId = target.KeyId
@@ -124,14 +124,17 @@ func updateAlias(_ context.Context, c *call, req *kms.UpdateAliasRequest) (*kms.
 	}))
 }
 
-func mayBeTarget(k store.Key) error {
+// checkAliasTarget refuses a key that is scheduled for deletion.
+func checkAliasTarget(k store.Key) error {
 	if k.KeyState == store.PendingDeletion {
 		return kms.ErrKeyPendingDeletion
 	}
 	return nil
 }
 
-func listAliasesByKeyId(_ context.Context, c *call, req *kms.ListAliasesByKeyIdRequest) (*kms.ListAliasesResponse, error) {
+func listAliasesByKeyId(
+	_ context.Context, c *call, req *kms.ListAliasesByKeyIdRequest,
+) (*kms.ListAliasesResponse, error) {
 	page := kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)
 	key, err := c.key(req.KeyId)
 	if err != nil {
@@ -149,7 +152,7 @@ func listAliasesByKeyId(_ context.Context, c *call, req *kms.ListAliasesByKeyIdR
 
 func listAliases(_ context.Context, c *call, req *kms.ListAliasesRequest) (*kms.ListAliasesResponse, error) {
 	page := kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)
-	if err := c.authorizeKeyless(); err != nil {
+	if err := c.authorizeOperation(); err != nil {
 		return nil, err
 	}
 	if err := c.confirm(); err != nil {
@@ -161,7 +164,7 @@ func listAliases(_ context.Context, c *call, req *kms.ListAliasesRequest) (*kms.
 	return resp, nil
 }
 
-// aliasItems gives a list that is [] when it is empty, not null.
+// aliasItems returns the aliases as items of an answer. An empty list is [], not null.
 func (s *Server) aliasItems(aliases []store.Alias) []kms.AliasItem {
 	items := []kms.AliasItem{}
 	for _, a := range aliases {

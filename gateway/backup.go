@@ -14,33 +14,33 @@ import (
 
 // An Archiver makes encrypted archives of the instance that the gateway serves.
 type Archiver interface {
-	// Check reports what is wrong with a recipient.
+	// Check returns an error if a recipient is invalid.
 	Check(recipients []string) error
-	// Archive makes an archive that the recipients can open. Until it returns no
-	// key pair is made or destroyed. It returns when ctx is done.
+	// Archive makes an archive that the recipients can open. Until it returns, the gateway
+	// neither creates nor destroys key pairs. Archive returns early if ctx is done.
 	Archive(ctx context.Context, b Backup) (Archive, error)
 }
 
-// A Backup is what the gateway gives for an archive.
+// A Backup is what the gateway contributes to an archive.
 type Backup struct {
 	Recipients []string
 	Database   *store.Snapshot
-	Head       audit.Checkpoint // of the audit log: no earlier than the database
+	Head       audit.Checkpoint // of the audit log, no earlier than the database
 }
 
-// An Archive is an encrypted one, to be written once and closed.
+// An Archive is an encrypted archive. The caller may write it once, and must close it.
 type Archive interface {
 	io.WriterTo
 	io.Closer
 }
 
-// octets is a response that is written as it is. It has to be closed.
+// octets is a response of raw bytes instead of a message. The recipient must close it.
 type octets interface {
 	kms.Response
 	Archive
 }
 
-// discard closes a response that nobody gets.
+// discard closes a response that is not sent.
 func discard(resp kms.Response) error {
 	if o, ok := resp.(octets); ok {
 		return o.Close()
@@ -53,14 +53,14 @@ type createBackupResponse struct {
 	Archive
 }
 
-// createBackup archives the instance. The archive is complete before its line is
-// written and before the first octet of it leaves. Who can read it is public and
-// belongs into the log; a passphrase never gets here.
+// createBackup archives the instance. The archive is complete before its audit line is
+// written and before its first byte is sent. The audit line names the recipients, which
+// are public. Passphrases never reach the gateway.
 func createBackup(ctx context.Context, c *call, req *kms.CreateBackupRequest) (*createBackupResponse, error) {
 	c.entry.Subject = kms.ClipTo(kms.MaxReason, strings.Join(req.Recipients, " "))
 	archiver := c.server.config.Archiver
 	if archiver == nil {
-		return nil, kms.ErrUnsupportedOperation.Because("This gateway was started without backups.")
+		return nil, kms.ErrUnsupportedOperation.Because("This gateway was started without support for backups.")
 	}
 	if err := archiver.Check(req.Recipients); err != nil {
 		return nil, kms.InvalidParameter("Recipients", "%v", err)
@@ -68,17 +68,17 @@ func createBackup(ctx context.Context, c *call, req *kms.CreateBackupRequest) (*
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	began := time.Now()
+	start := time.Now()
 	archive, err := c.server.archive(ctx, req.Recipients)
 	if err != nil {
-		return nil, fmt.Errorf("making a backup: %w", err)
+		return nil, fmt.Errorf("creating a backup: %w", err)
 	}
-	c.server.config.Logger.Info("a backup was made", "RequestId", c.requestId, "duration", time.Since(began))
+	c.server.config.Logger.Info("backup created", "RequestId", c.requestId, "duration", time.Since(start))
 	return &createBackupResponse{Archive: archive}, nil
 }
 
-// archive copies records and key pairs while neither are made nor destroyed.
-// Signing goes on.
+// archive copies the records and the key pairs. Until it returns, the gateway neither
+// creates nor destroys key pairs, but continues to sign.
 func (s *Server) archive(ctx context.Context, recipients []string) (Archive, error) {
 	thaw, err := s.pairs.Freeze(ctx)
 	if err != nil {
@@ -90,7 +90,9 @@ func (s *Server) archive(ctx context.Context, recipients []string) (Archive, err
 		return nil, err
 	}
 	defer database.Close()
-	head, err := s.config.Audit.Checkpoint(ctx) // after the snapshot: every change in it has its line before that, or in its outbox
+	// The checkpoint comes after the snapshot. Every change in the snapshot therefore has
+	// its line before the checkpoint, or in the snapshot's outbox.
+	head, err := s.config.Audit.Checkpoint(ctx)
 	if err != nil {
 		return nil, err
 	}

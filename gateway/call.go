@@ -17,61 +17,60 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A call is one request on its way through the corridor. It belongs to one
-// goroutine.
+// A call is one request on its way through the corridor. Only one goroutine uses it.
 type call struct {
 	server    *Server
 	door      door
 	now       time.Time
 	requestId string
 
-	// Set by the door, which reads what the request claims and asks for.
+	// The door sets these to what the request claims and asks for.
 	action     string
 	parameters map[string]string
-	nonce      *store.Nonce // to be remembered by what the call changes; nil: there is none
+	nonce      *store.Nonce // a change by this call stores it; nil if the request has none
 
-	records   *store.Records      // as they are at the one moment that the call sees
-	principal *identity.Principal // nil until the claim was verified
-	operation operation           // zero until it was looked up
+	records   *store.Records      // the records of the one moment that the call sees
+	principal *identity.Principal // nil until the claim is verified
+	operation operation           // zero until it is looked up
 	dryRun    bool
 	confirmed bool
-	changed   bool // records, so that there is a line in the outbox
+	changed   bool // the call changed records, and its audit line is in the outbox
 
-	entry audit.Entry // filled by whoever knows something
+	entry audit.Entry // the audit line, filled in along the way
 }
 
 // serve takes one request through the corridor: read, authenticate, look the operation
-// up, charge its quota, decode, do, write the audit line, answer.
+// up, charge its quota, decode, run, write the audit line, answer.
 func (s *Server) serve(ctx context.Context, d door, source string) error {
 	c := &call{server: s, door: d, now: s.config.Now().UTC(), requestId: uuid.NewString()}
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d.name()), Source: source}
-	resp, err := recovered(func() (kms.Response, error) {
+	resp, err := catchPanic(func() (kms.Response, error) {
 		if err := d.read(c); err != nil {
 			return nil, err
 		}
 		return c.do(ctx)
 	})
-	resp, api := c.finish(resp, err)
-	return d.answer(c, resp, api)
+	resp, apiErr := c.finish(resp, err)
+	return d.answer(c, resp, apiErr)
 }
 
-// do takes what was read to its answer.
+// do carries out a request that the door has read, and returns the response.
 func (c *call) do(ctx context.Context) (kms.Response, error) {
 	if err := c.authenticate(ctx); err != nil {
 		return nil, err
 	}
-	// Every operation obeys DryRun: who sets it means that nothing shall be done.
+	// DryRun applies to every operation: a caller who sets it wants nothing done.
 	c.dryRun, _ = kms.ParseBool(c.parameters["DryRun"])
 	c.entry.DryRun = c.dryRun
 	resp, err := c.operate(ctx)
 	if err != nil && c.dryRun {
-		err = dryRunOf(err)
+		err = dryRunError(err)
 	}
 	return resp, err
 }
 
-// authenticate says who asks, by the records as they are now. From here on the call
-// sees no others, unless it has to wait for more of its request and asks again.
+// authenticate identifies the caller from the current records. From then on the call sees
+// only these records, unless it waits for the rest of its request and authenticates again.
 func (c *call) authenticate(ctx context.Context) (err error) {
 	c.records = c.server.config.Store.Now()
 	if c.principal, err = c.door.authenticate(ctx, c); err != nil {
@@ -81,7 +80,7 @@ func (c *call) authenticate(ctx context.Context) (err error) {
 	return nil
 }
 
-// operate looks the operation up, charges for it and does it.
+// operate looks the operation up, charges its quotas and runs it.
 func (c *call) operate(ctx context.Context) (resp kms.Response, err error) {
 	if c.operation, err = c.door.lookup(c); err != nil {
 		return nil, err
@@ -101,14 +100,14 @@ func (c *call) operate(ctx context.Context) (resp kms.Response, err error) {
 		return nil, err
 	}
 	if !c.confirmed {
-		return nil, fmt.Errorf("the operation %s answered without having confirmed", c.action)
+		return nil, fmt.Errorf("operation %q returned a response without confirming", c.action)
 	}
 	resp.SetRequestId(c.requestId)
 	return resp, nil
 }
 
-// charge takes a call from what it is to be charged to, or returns
-// Rejected.Throttling.
+// charge counts the call against each quota of its operation. It returns
+// Rejected.Throttling if one of them is used up.
 func (c *call) charge() error {
 	for i, name := range c.operation.charges {
 		if i == 0 {
@@ -116,7 +115,7 @@ func (c *call) charge() error {
 		}
 		userName := c.principal.Name
 		if name == kms.QuotaDedicatedInstance {
-			userName = ""
+			userName = "" // all callers share it
 		}
 		perSecond := c.server.config.Quotas.PerSecond(name, c.principal.Quotas)
 		if !c.server.buckets.Take(userName, name, perSecond, c.server.config.Now) {
@@ -127,17 +126,18 @@ func (c *call) charge() error {
 	return nil
 }
 
-// dryRunOf keeps err for the log and puts a dry run's answer in front.
-func dryRunOf(err error) error {
-	api := apiError(err)
-	if answer := kms.DryRunError(api); answer != api {
+// dryRunError returns the answer to a dry run that failed with err. It wraps err for the
+// log.
+func dryRunError(err error) error {
+	apiErr := apiError(err)
+	if answer := kms.DryRunError(apiErr); answer != apiErr {
 		return fmt.Errorf("%w (%w)", answer, err)
 	}
 	return err
 }
 
-// recovered runs f and turns a panic into an error.
-func recovered(f func() (kms.Response, error)) (resp kms.Response, err error) {
+// catchPanic runs f and turns a panic into an error.
+func catchPanic(f func() (kms.Response, error)) (resp kms.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			resp, err = nil, fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -146,32 +146,31 @@ func recovered(f func() (kms.Response, error)) (resp kms.Response, err error) {
 	return f()
 }
 
-// finish writes the audit line and gives what the client is told: resp, or the
-// error. If the line cannot be written it is an error whatever resp is.
+// finish writes the audit line and returns what the client receives: resp or an error. If
+// the line cannot be written, that is an error, even if the operation succeeded.
 func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
-	var api *kms.Error
+	var apiErr *kms.Error
 	c.entry.Status = http.StatusOK
 	if err != nil {
-		api, resp = c.door.errorOf(err), nil
-		c.entry.Status, c.entry.Code = api.Status, api.Code
+		apiErr, resp = c.door.errorOf(err), nil
+		c.entry.Status, c.entry.Code = apiErr.Status, apiErr.Code
 		c.entry.Reason = kms.ClipTo(kms.MaxReason, err.Error())
 	}
 	c.entry.Duration = c.server.config.Now().Sub(c.now)
 	if auditErr := c.audit(); auditErr != nil {
 		auditErr = errors.Join(auditErr, discard(resp))
-		api, resp, err = kms.ErrAuditLog, nil, auditErr
+		apiErr, resp, err = kms.ErrAuditLog, nil, auditErr
 		if c.changed {
-			api = kms.ErrAuditPending
+			apiErr = kms.ErrAuditPending
 		}
 	}
-	c.server.metrics.count(c, api)
-	c.log(api, err)
-	return resp, api
+	c.server.metrics.count(c, apiErr)
+	c.log(apiErr, err)
+	return resp, apiErr
 }
 
-// audit writes the call's line, and waits until it is on disk. It does not wait
-// for the line of a caller who could not say who it is, and does without where
-// there are too many of them.
+// audit writes the call's audit line and waits until it is on disk. For an unauthenticated
+// caller it does not wait, and beyond a limit it only counts the refusal.
 func (c *call) audit() error {
 	switch {
 	case c.changed:
@@ -184,16 +183,21 @@ func (c *call) audit() error {
 	return nil
 }
 
-// log writes the one line that a request has in the operator's log.
-func (c *call) log(api *kms.Error, err error) {
-	attrs := []any{"RequestId", c.requestId, "door", c.door.name(), "action", c.entry.Action, "principal", c.entry.Principal,
-		"source", c.entry.Source, "duration", c.entry.Duration}
-	switch {
-	case api == nil:
+// log writes a line about the request to the operator's log. Each request has one line.
+func (c *call) log(apiErr *kms.Error, err error) {
+	attrs := []any{"RequestId", c.requestId, "door", c.door.name(), "action", c.entry.Action,
+		"principal", c.entry.Principal, "source", c.entry.Source, "duration", c.entry.Duration}
+	if apiErr == nil {
 		c.server.config.Logger.Debug("request", attrs...)
-	case errors.Is(err, hsm.ErrRefused), api.Status >= 500 && api != kms.ErrAuditLog && api != kms.ErrAuditPending: // the log's trouble is told once, not with every request
-		c.server.config.Logger.Error("request failed", append(attrs, "code", api.Code, "reason", err)...)
+		return
+	}
+	attrs = append(attrs, "code", apiErr.Code)
+	switch {
+	// The audit log reports its own failure, once and not with every request.
+	case errors.Is(err, hsm.ErrRefused),
+		apiErr.Status >= 500 && apiErr != kms.ErrAuditLog && apiErr != kms.ErrAuditPending:
+		c.server.config.Logger.Error("request failed", append(attrs, "err", err)...)
 	default:
-		c.server.config.Logger.Debug("request refused", append(attrs, "code", api.Code, "reason", kms.ClipTo(kms.MaxReason, err.Error()))...)
+		c.server.config.Logger.Debug("request refused", append(attrs, "err", kms.ClipTo(kms.MaxReason, err.Error()))...)
 	}
 }

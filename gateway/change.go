@@ -8,8 +8,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// update makes a change: it prepares f, and does f for good, with the records as they are
-// then. f is called twice.
+// update makes a change: it prepares f, then runs f on the current records and writes the
+// result. It calls f twice.
 func (c *call) update(f func(tx *store.Tx) error) error {
 	if err := c.prepare(f); err != nil {
 		return err
@@ -17,9 +17,9 @@ func (c *call) update(f func(tx *store.Tx) error) error {
 	return c.write(f)
 }
 
-// prepare tries f on the records as the call sees them, so that whatever would be refused
-// is refused before the point of no return, in a dry run too; then it confirms. It is for an
-// operation that has something to do before it writes.
+// prepare tries f on the records that the call sees, and then confirms. This refuses an
+// invalid change before the point of no return, in a dry run too. An operation that has
+// work to do between confirming and writing calls prepare and write instead of update.
 func (c *call) prepare(f func(tx *store.Tx) error) error {
 	if err := c.records.Try(f); err != nil {
 		return err
@@ -27,7 +27,7 @@ func (c *call) prepare(f func(tx *store.Tx) error) error {
 	return c.confirm()
 }
 
-// updateKey changes the record of a key that a request names.
+// updateKey changes the record of the key that a request names.
 func (c *call) updateKey(name string, change func(k *store.Key) error) error {
 	key, err := c.key(name)
 	if err != nil {
@@ -36,12 +36,12 @@ func (c *call) updateKey(name string, change func(k *store.Key) error) error {
 	return c.updateKeys([]permitted{key}, change)
 }
 
-// updateKeys changes the records of permitted keys, all or none, in a transaction
-// that sees them as they are then: concurrent changes of one key are one after the other.
+// updateKeys changes the records of permitted keys, all or none. The transaction sees the
+// current records, so that concurrent changes of one key follow one another.
 func (c *call) updateKeys(keys []permitted, change func(k *store.Key) error) error {
 	return c.update(func(tx *store.Tx) error {
 		for _, key := range keys {
-			k, err := current(tx.Records, key)
+			k, err := currentKey(tx.Records, key)
 			if err != nil {
 				return err
 			}
@@ -56,20 +56,20 @@ func (c *call) updateKeys(keys []permitted, change func(k *store.Key) error) err
 	})
 }
 
-// newPermitted returns a key that is going to be made, and what writes its record, if there
-// may be one more.
+// newPermitted returns a new key, and the function that writes its record. The function
+// refuses the key if there are MaxKeys already.
 func newPermitted(c *call, key store.Key) (permitted, func(tx *store.Tx) error) {
 	return permitted{key}, func(tx *store.Tx) error {
 		if tx.Keys().Len() >= c.server.config.MaxKeys {
-			return kms.ErrLimitExceeded.Because("There are %d keys.", c.server.config.MaxKeys)
+			return kms.ErrLimitExceeded.Because("There are %d keys already.", c.server.config.MaxKeys)
 		}
 		return tx.Keys().Create(key)
 	}
 }
 
-// confirm is the point of no return: everything before it only looks, and after
-// it nothing but a fault can keep the operation from succeeding. A dry run
-// ends here. So does everything while the audit log cannot be written.
+// confirm is the point of no return. Before it, an operation only reads and checks. After
+// it, only a fault can prevent success. A dry run ends here. Every call ends here while the
+// audit log cannot be written.
 func (c *call) confirm() error {
 	c.confirmed = true
 	if err := c.server.config.Audit.Err(); err != nil {
@@ -81,12 +81,12 @@ func (c *call) confirm() error {
 	return nil
 }
 
-// write changes records on behalf of a confirmed call. The nonce goes into the
-// same transaction, so that not even a restart lets the request be repeated; and
-// so does the audit line, so that there is no change without one: what it says of
-// the change has to be in the entry before.
+// write changes records on behalf of a confirmed call. It stores the nonce in the same
+// transaction, so that the request cannot be repeated even after a restart. It also stores
+// the audit line there, so that no change lacks one. The caller must therefore complete
+// c.entry before it calls write.
 func (c *call) write(f func(tx *store.Tx) error) error {
-	if err := c.mayWrite(); err != nil {
+	if err := c.checkConfirmed(); err != nil {
 		return err
 	}
 	entry := c.entry
@@ -96,22 +96,24 @@ func (c *call) write(f func(tx *store.Tx) error) error {
 	return err
 }
 
-// record writes down what a confirmed call is going to do, which is nothing that
-// anybody can see: it needs no audit line yet.
+// record writes what a confirmed call is about to do. No caller can see that yet, so it
+// needs no audit line.
 func (c *call) record(f func(tx *store.Tx) error) error {
-	if err := c.mayWrite(); err != nil {
+	if err := c.checkConfirmed(); err != nil {
 		return err
 	}
 	return c.server.config.Store.Update(withNonce(c, f))
 }
 
-func (c *call) mayWrite() error {
+// checkConfirmed returns an error unless the call has confirmed and may write.
+func (c *call) checkConfirmed() error {
 	if !c.confirmed || c.dryRun {
-		return fmt.Errorf("the operation %s changes records without having confirmed", c.action)
+		return fmt.Errorf("operation %q tried to change records without confirming", c.action)
 	}
 	return nil
 }
 
+// withNonce returns a function that stores the call's nonce, if any, and calls f.
 func withNonce(c *call, f func(tx *store.Tx) error) func(tx *store.Tx) error {
 	return func(tx *store.Tx) error {
 		if c.nonce != nil {
@@ -123,15 +125,16 @@ func withNonce(c *call, f func(tx *store.Tx) error) func(tx *store.Tx) error {
 	}
 }
 
-// mayHaveVersion holds a key to the limits of one more version.
-func mayHaveVersion(c *call, records *store.Records, key permitted) error {
+// checkNewVersion refuses another version of a key that has maxVersions already, or whose
+// last version is younger than MinVersionInterval.
+func checkNewVersion(c *call, records *store.Records, key permitted) error {
 	versions := records.VersionsOf(key.KeyId)
 	if len(versions) >= maxVersions {
-		return kms.ErrLimitExceeded.Because("The key has %d versions.", maxVersions)
+		return kms.ErrLimitExceeded.Because("The key has %d versions already.", maxVersions)
 	}
-	every := c.server.config.MinVersionInterval
-	if len(versions) > 0 && c.now.Before(versions[len(versions)-1].CreationDate.Add(every)) {
-		return kms.ErrRejectedUnsupported.Because("A key can have a new version every %v.", every)
+	minInterval := c.server.config.MinVersionInterval
+	if len(versions) > 0 && c.now.Before(versions[len(versions)-1].CreationDate.Add(minInterval)) {
+		return kms.ErrRejectedUnsupported.Because("A key can have a new version every %v.", minInterval)
 	}
 	return nil
 }

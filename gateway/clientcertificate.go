@@ -6,26 +6,27 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/identity"
 )
 
-// Whether clients are asked for a certificate when they connect. A client key comes
-// with one, and some SDKs show it. It does not say who asks: a request's signature does.
+// Values of [Listener].ClientCertificates. A client key comes with a certificate, and some
+// SDKs present it in the TLS handshake. The signature of a request identifies the caller;
+// the certificate does not.
 const (
-	NoCertificates       = "none"     // nobody is asked; the default
-	RequiredCertificates = "required" // nobody is let in without a client key's
+	NoCertificates       = "none"     // the listener asks for no certificate; the default
+	RequiredCertificates = "required" // the listener requires the certificate of a client key
 )
 
-// withClientCertificates asks for certificates as a listener has it. Who has none is
-// not let as far as HTTP where one is required.
-func (s *Server) withClientCertificates(config *tls.Config, how Listener) *tls.Config {
+// withClientCertificates returns config with the listener's setting for client
+// certificates. If the listener requires one, the TLS handshake fails without it.
+func (s *Server) withClientCertificates(config *tls.Config, l Listener) *tls.Config {
 	config = config.Clone()
-	if how.ClientCertificates == RequiredCertificates {
+	if l.ClientCertificates == RequiredCertificates {
 		config.ClientAuth = tls.RequireAnyClientCert
 		config.VerifyConnection = s.checkClientCertificate
 	}
 	return config
 }
 
-// checkClientCertificate refuses a connection without the certificate of a client key
-// that is valid now.
+// checkClientCertificate refuses a connection unless it has the certificate of a client
+// key that is valid now.
 func (s *Server) checkClientCertificate(connection tls.ConnectionState) error {
 	return identity.CheckCertificate(s.config.Store.Now(), connection, s.config.Now())
 }

@@ -18,40 +18,43 @@ const (
 	clientKeyPrefix    = "KAAP."
 	clientKeyAlgorithm = "RSA_2048"
 	clientKeyOrigin    = "KMS_PROVIDED"
-	clientKeyYears     = 5 // that one is good for if its creator does not say otherwise
+	clientKeyYears     = 5 // validity if the request does not state one
 )
 
-// validity gives from when to when a client key is to be good.
-func validity(c *call, notBefore, notAfter string) (from, to time.Time, err error) {
+// validity returns the first and the last moment at which a new client key is valid.
+func validity(c *call, notBefore, notAfter string) (start, end time.Time, err error) {
 	if notBefore == "" && notAfter == "" {
-		from = c.now.Truncate(time.Second) // finer times cannot be told in a certificate
-		return from, from.AddDate(clientKeyYears, 0, 0), nil
+		start = c.now.Truncate(time.Second) // certificates have whole seconds
+		return start, start.AddDate(clientKeyYears, 0, 0), nil
 	}
-	from, fromErr := kms.ParseTime("NotBefore", notBefore)
-	to, toErr := kms.ParseTime("NotAfter", notAfter)
+	start, startErr := kms.ParseTime("NotBefore", notBefore)
+	end, endErr := kms.ParseTime("NotAfter", notAfter)
 	switch {
-	case fromErr != nil || toErr != nil:
-		return from, to, errors.Join(fromErr, toErr)
-	case !to.After(from):
-		return from, to, kms.InvalidParameter("NotAfter", "it is not after NotBefore")
-	case !to.After(c.now):
-		return from, to, kms.InvalidParameter("NotAfter", "it has passed already")
+	case startErr != nil || endErr != nil:
+		return start, end, errors.Join(startErr, endErr)
+	case !end.After(start):
+		return start, end, kms.InvalidParameter("NotAfter", "it must be after NotBefore")
+	case !end.After(c.now):
+		return start, end, kms.InvalidParameter("NotAfter", "it is in the past")
 	}
-	return from, to, nil
+	return start, end, nil
 }
 
-func createClientKey(ctx context.Context, c *call, req *kms.CreateClientKeyRequest) (*kms.CreateClientKeyResponse, error) {
-	from, to, err := validity(c, req.NotBefore, req.NotAfter)
+func createClientKey(
+	ctx context.Context, c *call, req *kms.CreateClientKeyRequest,
+) (*kms.CreateClientKeyResponse, error) {
+	start, end, err := validity(c, req.NotBefore, req.NotAfter)
 	if err := errors.Join(identity.CheckPassword(req.Password), err); err != nil {
 		return nil, err
 	}
 	if err := authorizeNamed(c, "AapName", req.AapName); err != nil {
 		return nil, err
 	}
-	k := store.ClientKey{ClientKeyId: clientKeyPrefix + uuid.NewString(), AapName: req.AapName, NotBefore: from, NotAfter: to, CreationDate: c.now}
+	k := store.ClientKey{ClientKeyId: clientKeyPrefix + uuid.NewString(), AapName: req.AapName,
+		NotBefore: start, NotAfter: end, CreationDate: c.now}
 	put := func(tx *store.Tx) error {
 		if tx.ClientKeys().Len() >= identity.MaxClientKeys {
-			return kms.ErrLimitExceeded.Because("There are %d client keys.", identity.MaxClientKeys)
+			return kms.ErrLimitExceeded.Because("There are %d client keys already.", identity.MaxClientKeys)
 		}
 		if _, err := accessPoints.find(tx.Records, req.AapName); err != nil {
 			return err
@@ -63,7 +66,7 @@ func createClientKey(ctx context.Context, c *call, req *kms.CreateClientKeyReque
 	}
 	pfx, err := identity.MakeClientKey(&k, req.Password)
 	if err != nil {
-		return nil, fmt.Errorf("making a client key: %w", err)
+		return nil, fmt.Errorf("creating a client key: %w", err)
 	}
 	if err := identity.SealClientKey(ctx, c.server.config.Sealer, &k); err != nil {
 		return nil, err
@@ -76,9 +79,9 @@ func createClientKey(ctx context.Context, c *call, req *kms.CreateClientKeyReque
 		NotAfter: kms.FormatTime(k.NotAfter), NotBefore: kms.FormatTime(k.NotBefore), PrivateKeyData: pfx}, nil
 }
 
-// findClientKey gives a client key, if the caller may do what it asks for with its
-// access point's. That there is none is told only to who may with every access
-// point's.
+// findClientKey returns a client key, if the caller may do the action on the key's access
+// point. It reveals that a client key does not exist only to callers who may do the action
+// on all access points.
 func findClientKey(c *call, clientKeyId string) (store.ClientKey, error) {
 	c.entry.Subject = kms.Clip(clientKeyId)
 	k, err := c.records.ClientKeys().Get(clientKeyId)
@@ -86,7 +89,7 @@ func findClientKey(c *call, clientKeyId string) (store.ClientKey, error) {
 		if err := c.authorize(c.namedARN(anyName)); err != nil {
 			return store.ClientKey{}, err
 		}
-		return store.ClientKey{}, noClientKey(clientKeyId)
+		return store.ClientKey{}, clientKeyNotFound(clientKeyId)
 	}
 	if err != nil {
 		return store.ClientKey{}, err
@@ -95,8 +98,9 @@ func findClientKey(c *call, clientKeyId string) (store.ClientKey, error) {
 	return k, c.authorize(c.namedARN(k.AapName))
 }
 
-// noClientKey tells that there is none, to who may know.
-func noClientKey(clientKeyId string) error {
+// clientKeyNotFound returns the error for a client key that does not exist. Only authorised
+// callers may receive it.
+func clientKeyNotFound(clientKeyId string) error {
 	return kms.ErrResourceNotFound.Because("There is no client key %q.", kms.Clip(clientKeyId))
 }
 
@@ -145,8 +149,8 @@ func listClientKeys(_ context.Context, c *call, req *kms.ListClientKeysRequest) 
 	return resp, nil
 }
 
-// authorizeClientKeys asks for the action on the client keys of an access point,
-// or of all of them if there is no name.
+// authorizeClientKeys asks the caller's policies for the action on the client keys of an
+// access point, or of all access points if aapName is empty.
 func authorizeClientKeys(c *call, aapName string) error {
 	if aapName == "" {
 		return c.authorize(c.namedARN(anyName))
@@ -159,9 +163,9 @@ func deleteClientKey(_ context.Context, c *call, req *kms.ClientKeyRequest) (*km
 	if err != nil {
 		return nil, err
 	}
-	return done(c.update(func(tx *store.Tx) error {
+	return emptyResponse(c.update(func(tx *store.Tx) error {
 		if !tx.ClientKeys().Has(k.ClientKeyId) {
-			return noClientKey(k.ClientKeyId) // deleted by another call meanwhile
+			return clientKeyNotFound(k.ClientKeyId) // another call has just deleted it
 		}
 		return tx.ClientKeys().Delete(k.ClientKeyId)
 	}))

@@ -2,14 +2,14 @@ package gateway
 
 import "time"
 
-// What the zero fields of a [Config] mean.
+// Defaults of a [Config]: a zero field means the default.
 const (
 	DefaultMaxKeys            = 100_000
 	DefaultMaxAliases         = 100_000
 	DefaultMinVersionInterval = 7 * 24 * time.Hour // as in KMS
 )
 
-// DefaultListener returns what the zero fields of a [Listener] mean.
+// DefaultListener returns a [Listener] with the default in every field that has one.
 func DefaultListener() Listener {
 	return Listener{Gateway: DedicatedGateway, ClientCertificates: NoCertificates}.withDefaults()
 }

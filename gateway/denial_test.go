@@ -19,8 +19,8 @@ func TestReasonOfDenial(t *testing.T) {
 	b.local("CreateApplicationAccessPoint", nil, "Name", "app", "Policies", `["none","p"]`)
 	const no = "no permission policy permits it"
 	for _, tc := range []struct{ action, source, want string }{
-		{"AsymmetricSign", "192.0.2.1", `permission policy "p" permits it from other addresses only`},
-		{"AsymmetricSign", "", `permission policy "p" permits it from some addresses only, and none is given`},
+		{"AsymmetricSign", "192.0.2.1", `permission policy "p" permits it only from other addresses`},
+		{"AsymmetricSign", "", `permission policy "p" permits it only from certain addresses, but no address is given`},
 		{"AsymmetricSign", "10.0.0.1", `allowed by permission policy "p"`},
 		{"DescribeKey", "192.0.2.1", no},
 	} {
@@ -35,11 +35,11 @@ func TestReasonOfDenial(t *testing.T) {
 	}
 	b.local("UpdatePolicy", nil, "Name", "none", "Resources", `["key/none"]`)
 	a := b.newNativeClient("app").do("GetPublicKey", &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}, nil)
-	if e, _ := b.auditLine(a.RequestId); a.Code != "Forbidden.NoPermission" || strings.Contains(a.Message, "policy") || !strings.Contains(e.Reason, `permission policy "p" permits it from other addresses only`) {
+	if e, _ := b.auditLine(a.RequestId); a.Code != "Forbidden.NoPermission" || strings.Contains(a.Message, "policy") || !strings.Contains(e.Reason, `permission policy "p" permits it only from other addresses`) {
 		t.Errorf("answered %s %q; the audit line says %q", a.Code, a.Message, e.Reason)
 	}
 	b.local("DeleteNetworkRule", nil, "Name", "lan")
-	if d := b.may("app", "10.0.0.1", "AsymmetricSign", "KeyId", b.key.KeyId); d.Reason != `permission policy "p" permits it from nowhere: the network rules that it names are gone` {
+	if d := b.may("app", "10.0.0.1", "AsymmetricSign", "KeyId", b.key.KeyId); d.Reason != `permission policy "p" permits it from no address: its network rules no longer exist` {
 		t.Errorf("the rules are gone: %+v", d)
 	}
 }
@@ -82,9 +82,9 @@ func TestWhatIsNotFound(t *testing.T) {
 	// In a list, and as a name, what is no name is shown as far as it is short.
 	long := strings.Repeat("/", 300)
 	for _, tc := range []struct{ action, parameter, value, want string }{
-		{"CreateNetworkRule", "Name", "a b", `"a b" is not 1 to 64 of the characters A-Za-z0-9._@-`},
-		{"UpdateApplicationAccessPoint", "Policies", `["x\n/"]`, `"x\n/" is not 1 to 64`},
-		{"UpdatePolicy", "AccessControlRules", `{"NetworkRules":["` + long + `"]}`, `"` + long[:256] + `…" is not 1 to 64`},
+		{"CreateNetworkRule", "Name", "a b", `"a b" must have 1 to 64 of the characters A-Za-z0-9._@-`},
+		{"UpdateApplicationAccessPoint", "Policies", `["x\n/"]`, `"x\n/" must have 1 to 64`},
+		{"UpdatePolicy", "AccessControlRules", `{"NetworkRules":["` + long + `"]}`, `"` + long[:256] + `…" must have 1 to 64`},
 	} {
 		pairs := []string{tc.parameter, tc.value}
 		if tc.parameter == "Name" {

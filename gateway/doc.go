@@ -1,60 +1,74 @@
 // Package gateway serves Alibaba Cloud KMS's API, version 2016-01-20, and the native
 // API of KMS instances, dkms-gcs 0.2.
 //
-// # Several doors, one corridor
+// # Doors and the corridor
 //
-// A door turns bytes into a call, and the call's answer into bytes. There are four:
-// rpc.go and native.go serve the two APIs on one port (http.go tells them apart), admin.go
-// serves administrators on this machine, and inprocess.go this process itself. Behind the
-// doors all calls take one way (call.go): read, authenticate, look the operation up, charge
-// its quota, decode, do, write the audit line, answer. A door knows nothing of operations,
-// and the corridor knows nothing of the wire.
+// A request enters through a door. The door turns bytes into a call, and the call's
+// answer back into bytes. The gateway has four doors:
 //
-// An operation is a description (name, quota, time-out, resource: kms.Operations in
-// kms/operation.go) and one function, bound together in the table (operations.go). The
-// function always has this order: resolve what the parameters name, confirm, do. Resolving
-// a key asks policy for it (resolve.go, which asks identity's Decide), and there is no
-// other way from an operation to a key: a test over the syntax tree enforces this. A
-// change is tried on the records that the call sees before it is confirmed (change.go).
-// Confirming is the point of no return, where a dry run stops.
+//   - rpc.go serves the RPC API.
+//   - native.go serves the native API on the same port. http.go tells the two APIs apart.
+//   - admin.go serves administrators on this machine.
+//   - inprocess.go serves this process itself.
 //
-// # The rooms beside it
+// Behind the doors, every call takes the same path, the corridor (call.go). The corridor
+// reads the request, authenticates the caller, looks the operation up, charges its quota,
+// decodes its parameters, runs it, writes the audit line, and answers. A door knows nothing
+// of operations, and the corridor knows nothing of the wire.
+//
+// # Operations
+//
+// An operation is a description and a function. The description has the operation's name,
+// quota, time-out and resource (kms.Operations in kms/operation.go). The table in
+// operations.go binds the function to it. Every function works in this order:
+//
+//  1. It resolves what the parameters name. Resolving a key checks the policies for it
+//     (resolve.go, which calls identity's Decide). An operation cannot reach a key in any
+//     other way; a test over the syntax tree enforces this.
+//  2. It confirms, which is the point of no return. A dry run stops here. A change is
+//     first tried on the records that the call sees (change.go).
+//  3. It acts: it signs, writes the change, or builds its answer.
+//
+// # Packages below this one
+//
+// None of them imports this package.
 //
 //	gateway/kms       the API's vocabulary: operations, requests, answers, errors, ARNs
 //	gateway/front     connections: limits, peers, TLS or plain HTTP
-//	gateway/acs       what a request claims, and how that is signed
-//	gateway/identity  claim → principal, and what a principal may do
+//	gateway/acs       what a request claims, and how the claim is signed
+//	gateway/identity  from a claim to a principal, and what a principal may do
 //	gateway/limit     how much of the gateway one caller may use
-//	gateway/journal   a change of records and its audit line are one transaction
-//	gateway/keypair   a key pair's life: made, watched, tested, destroyed
-//	gateway/audit     the log
+//	gateway/journal   a change of records and its audit line as one transaction
+//	gateway/keypair   key pairs: creating, watching, testing and destroying them
+//	gateway/audit     the audit log
 //
-// None of them knows this package.
+// # Guarantees
 //
-// # What is guaranteed
-//
-//   - No answer leaves before its audit line is on disk; without the line there is no
-//     success. Only refusals of unauthenticated callers do not wait for the disk, and
-//     beyond a limit they share a line. A change of records and its line are one
-//     transaction.
-//   - The gateway acts only for authenticated callers whom a policy allows and none denies.
-//     It tells whether a key exists only to callers who may use it.
-//   - One call sees the records of one moment.
-//   - Every request that reaches the handler is answered with the API's own error codes, as
-//     JSON, XML or protobuf, panics included.
-//   - A backup is of one moment: it has every key pair that its records speak of, and none
-//     that they do not.
-//   - A request is accepted once. After a restart, one that changed nothing may be accepted
-//     once more, within 15 minutes of its time stamp. Requests of the native API
-//     carry no nonce, and change nothing.
+//   - No answer leaves before its audit line is on disk. If the line cannot be written, the
+//     answer is an error. Refusals of unauthenticated callers are the exception: they do
+//     not wait for the disk, and beyond a limit they share a line.
+//   - A change of records and its audit line are one transaction.
+//   - The gateway acts only for authenticated callers. A policy must allow the action, and
+//     none may deny it. Only callers who may use a key learn whether it exists.
+//   - A call sees the records of one moment.
+//   - The gateway answers every request that reaches the handler, even after a panic. Errors
+//     have the API's own codes, as JSON, XML or protobuf.
+//   - A backup shows one moment. It has every key pair that its records refer to, and no
+//     other.
+//   - The gateway accepts a request once. After a restart it may accept it once more,
+//     within 15 minutes of its time stamp, if the request changed nothing. Requests of the
+//     native API carry no nonce and change nothing.
 //
 // # Words
 //
-// KeyId, KeyVersionId, AccessKeyId and RequestId are spelled as KMS spells them. A Claim is
-// the identity that a request asserts. A Principal is a caller whose claim was verified: a
-// user, an access point, or a local administrator, who acts as the account's root. A stray
-// is an object in the token that carries our label but has no record. Users, policies and
-// access keys are called what RAM calls them. Client keys, which sign native requests,
-// belong to an access point. Its policies are permission policies, and a network rule
-// limits the addresses from which they apply.
+// KeyId, KeyVersionId, AccessKeyId and RequestId are spelled as KMS spells them. Users, RAM
+// policies and access keys have the names that RAM uses.
+//
+//   - A Claim is the identity that a request asserts.
+//   - A Principal is a caller whose claim was verified: a user, an access point, or a local
+//     administrator, who acts as the account's root.
+//   - A client key signs native requests and belongs to an access point. The policies of an
+//     access point are permission policies. A network rule limits the addresses from which
+//     a permission policy applies.
+//   - A stray is an object in the token that carries our label but has no record.
 package gateway

@@ -10,39 +10,40 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// nativeError is apiError for the native API, whose SDKs try what is unavailable again
-// by themselves: a token that refuses one thing and is well is told as something else.
+// nativeError is like apiError, for the native API. Its SDKs retry by themselves while the
+// service is unavailable. If a working token refuses an operation, retrying may not help, so
+// nativeError returns another error.
 func nativeError(err error) *kms.Error {
-	switch api := apiError(err); {
+	switch apiErr := apiError(err); {
 	case errors.Is(err, hsm.ErrRefused):
 		return kms.ErrKeyUnavailable.Saying("The request was rejected because the token refuses it.")
-	case errors.Is(api, kms.ErrAliasNotFound):
+	case errors.Is(apiErr, kms.ErrAliasNotFound):
 		return kms.ErrKeyNotFound
-	case errors.Is(api, kms.ErrAccessKeyNotFound):
+	case errors.Is(apiErr, kms.ErrAccessKeyNotFound):
 		return kms.ErrNativeClientKey
 	default:
-		return api
+		return apiErr
 	}
 }
 
-// sentinels says which error of the API stands for an error from below. told
-// is whether the client is told that error's text: only where it speaks of
-// nothing but the client's own request.
+// sentinels maps errors of other packages to errors of the API. If detailed is set, the
+// client also receives the text of the cause. It is set only where that text describes
+// nothing except the client's request.
 var sentinels = []struct {
-	below error
-	api   *kms.Error
-	told  bool
+	cause    error
+	answer   *kms.Error
+	detailed bool
 }{
 	{acs.ErrParameters, kms.ErrParseRequest, true},
 	{acs.ErrIncomplete, kms.ErrIncompleteSignature, true},
 	{acs.ErrMethod, kms.ErrSignatureMethod, true},
 	{acs.ErrToken, kms.ErrSecurityToken, false},
 	{acs.ErrTimeFormat, kms.ErrTimeStampFormat, true},
-	{hsm.ErrKeySpec, kms.ErrUnsupportedOperation.Because("The KeySpec is not offered by the token."), false},
+	{hsm.ErrKeySpec, kms.ErrUnsupportedOperation.Because("The token does not support the KeySpec."), false},
 	{hsm.ErrAlgorithm, kms.InvalidParameter("Algorithm", "it does not fit the KeySpec of the key"), false},
-	{hsm.ErrDigest, kms.InvalidParameter("Digest", "it has to be %d bytes", hsm.DigestSize), false},
-	{hsm.ErrNoRandom, kms.ErrUnsupportedOperation.Because("The token makes no random numbers."), false},
-	{hsm.ErrNotFound, kms.ErrKeyUnavailable, false}, // there is a record, or nobody would have asked for it
+	{hsm.ErrDigest, kms.InvalidParameter("Digest", "it must have %d bytes", hsm.DigestSize), false},
+	{hsm.ErrNoRandom, kms.ErrUnsupportedOperation.Because("The token does not generate random numbers."), false},
+	{hsm.ErrNotFound, kms.ErrKeyUnavailable, false}, // the record exists, only the key pair is missing
 	{store.ErrExists, kms.ErrAliasExists, false},
 	{hsm.ErrBusy, kms.ErrUnavailable, false},
 	{hsm.ErrUnavailable, kms.ErrUnavailable, false},
@@ -50,21 +51,21 @@ var sentinels = []struct {
 	{context.Canceled, kms.ErrUnavailable, false},
 }
 
-// apiError gives the error that the client is told. What is not named above is
-// InternalFailure, without detail.
+// apiError returns the error that the client receives for err. An error that is neither a
+// *kms.Error nor in sentinels becomes InternalFailure, without detail.
 func apiError(err error) *kms.Error {
-	var api *kms.Error
-	if errors.As(err, &api) {
-		return api
+	var apiErr *kms.Error
+	if errors.As(err, &apiErr) {
+		return apiErr
 	}
 	for _, s := range sentinels {
-		if !errors.Is(err, s.below) {
+		if !errors.Is(err, s.cause) {
 			continue
 		}
-		if s.told {
-			return s.api.Because("%s.", kms.Clip(err.Error()))
+		if s.detailed {
+			return s.answer.Because("%s.", kms.Clip(err.Error()))
 		}
-		return s.api
+		return s.answer
 	}
 	return kms.ErrInternal
 }

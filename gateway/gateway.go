@@ -19,56 +19,58 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// Config says what a Server stands on. Store, Backend, Sealer and Audit are
-// needed; the store must know its Instance.
+// Config configures a Server. Store, Backend, Sealer and Audit are required, and the store
+// must have its Instance.
 type Config struct {
 	Store   *store.Store
 	Backend hsm.Backend
-	Sealer  hsm.Sealer     // of access-key secrets and client keys
-	Random  hsm.Randomizer // nil means that there is no GenerateRandom
+	Sealer  hsm.Sealer     // seals access-key secrets and client keys
+	Random  hsm.Randomizer // nil disables GenerateRandom
 	Audit   *audit.Log
 
-	// Collectors are told to Prometheus besides the gateway's own.
+	// Collectors are Prometheus collectors to register beside the gateway's.
 	Collectors []prometheus.Collector
 
-	// Inspector tells what is in the token that Backend's keys are in. Nil means
-	// that nobody does.
+	// Inspector lists and examines the objects in Backend's token. Nil disables the
+	// operations that need it.
 	Inspector hsm.Inspector
 
 	Quotas   limit.Quotas
-	LogLines limit.LogLines // of callers who cannot authenticate
+	LogLines limit.LogLines // limits the audit lines of callers who cannot authenticate
 
-	// MaxKeys and MaxAliases bound how many of them there can be. Zero means
-	// DefaultMaxKeys and DefaultMaxAliases.
+	// MaxKeys and MaxAliases are the most keys and aliases that the instance can have. Zero
+	// means DefaultMaxKeys and DefaultMaxAliases.
 	MaxKeys    int
 	MaxAliases int
 
-	// MinVersionInterval is how long a key has to wait for its next version.
-	// Zero means DefaultMinVersionInterval; less than zero that it has not to wait.
+	// MinVersionInterval is the shortest time between two versions of a key. Zero means
+	// DefaultMinVersionInterval; a negative value means that there is no limit.
 	MinVersionInterval time.Duration
 
-	// Archiver makes the archives of CreateBackup. Nil means that there are none.
+	// Archiver makes the archives of CreateBackup. Nil disables CreateBackup.
 	Archiver Archiver
 
-	// CACertificate is what GetKmsInstance gives clients to trust, PEM.
+	// CACertificate is the CA certificate that clients must trust, in PEM. GetKmsInstance
+	// returns it.
 	CACertificate string
 
-	// EchoStringToSign tells a client whose signature does not match what it
-	// should have signed. It helps whoever writes a client and repeats the
-	// request to whoever sent it, so it is for development.
+	// EchoStringToSign adds the expected string to sign to the error for a signature that
+	// does not match. It helps authors of clients. It also repeats the request to its
+	// sender, so it is for development only.
 	EchoStringToSign bool
 
 	Now    func() time.Time // nil means time.Now
 	Logger *slog.Logger     // nil means slog.Default()
 }
 
-// A Server is the service. Use [New].
+// A Server serves one instance. Use [New].
 type Server struct {
-	config   Config         // as New completed it; like the next two, it does not change
-	instance store.Instance // whose records these are
+	// These do not change after New.
+	config   Config         // with New's defaults
+	instance store.Instance // the instance that the records belong to
 	arns     kms.ARNs       // of that instance
 
-	// The rooms. Each guards its own state.
+	// Each of these guards its own state.
 	callers         *identity.Registry
 	journal         *journal.Journal
 	pairs           *keypair.Pairs
@@ -79,13 +81,13 @@ type Server struct {
 	metrics         *metrics
 }
 
-// New makes a Server: it unseals the access keys, remembers the nonces that
-// changed something, writes the audit lines that changes lack, and deletes the
-// records of keys that fell due. It reports an error rather than start with less
-// than everything. What is to be done from time to time, Run does.
+// New returns a Server. It unseals the access keys, loads the nonces of requests that
+// changed something, writes the audit lines that changes still lack, and deletes the
+// records of keys whose deletion is due. If any of these fails, it returns an error. Run
+// does the periodic work.
 func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.Backend == nil || cfg.Sealer == nil || cfg.Audit == nil {
-		return nil, errors.New("gateway: Config needs Store, Backend, Sealer and Audit")
+		return nil, errors.New("gateway: Config lacks Store, Backend, Sealer or Audit")
 	}
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = DefaultMaxKeys
@@ -114,24 +116,26 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// resume takes up what the last process left.
+// resume continues where the last process stopped.
 func (s *Server) resume(ctx context.Context) error {
 	records := s.config.Store.Now()
 	if s.instance = records.Instance(); s.instance == (store.Instance{}) {
-		return errors.New("gateway: the store does not know its Instance")
+		return errors.New("gateway: the store has no Instance")
 	}
 	s.arns = kms.ARNs{RegionId: s.instance.RegionId, AccountId: s.instance.AccountId}
 	var err error
-	if s.callers, err = identity.Open(ctx, records, s.arns, s.config.Sealer, s.config.Now(), s.config.Logger); err != nil {
+	s.callers, err = identity.Open(ctx, records, s.arns, s.config.Sealer, s.config.Now(), s.config.Logger)
+	if err != nil {
 		return err
 	}
 	if s.journal, err = journal.Open(s.config.Store, s.config.Audit, s.config.Logger); err != nil {
 		return err
 	}
-	s.pairs = keypair.New(keypair.Config{Records: s.config.Store, Backend: s.config.Backend, Journal: s.journal, Audit: s.config.Audit, Now: s.config.Now, Logger: s.config.Logger})
+	s.pairs = keypair.New(keypair.Config{Records: s.config.Store, Backend: s.config.Backend, Journal: s.journal,
+		Audit: s.config.Audit, Now: s.config.Now, Logger: s.config.Logger})
 	return s.pairs.DeleteDueKeys()
 }
 
-// AccessKeySecret returns the secret of an access key. It is for `kmsgate dev`,
-// which tells its user the same credentials at every start.
+// AccessKeySecret returns the secret of an access key. It is for `kmsgate dev`, which shows
+// the same credentials at every start.
 func (s *Server) AccessKeySecret(a store.AccessKey) (string, error) { return s.callers.Secret(a) }

@@ -10,16 +10,16 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// Handler serves the RPC API and the native API to the clients of a listener.
-// Requests that did not come over TLS are refused. Echo is seen in this file and
-// in the two doors only.
+// Handler returns the handler of the RPC API and the native API for the clients of a
+// listener. It refuses requests that did not come over TLS. Only this file and the two
+// doors use Echo.
 func (s *Server) Handler(listener Listener) http.Handler {
 	e := echo.New()
-	e.IPExtractor = echo.ExtractIPDirect() // what a header says of the source is anyone's to say
-	// Before routing: there is one path, and Echo would answer OPTIONS by itself.
+	e.IPExtractor = echo.ExtractIPDirect() // any client can forge the headers that name a source
+	// The handler runs before routing, because Echo's router answers OPTIONS by itself.
 	e.Pre(func(echo.HandlerFunc) echo.HandlerFunc {
 		return func(ec echo.Context) error {
-			_, err := recovered(func() (kms.Response, error) {
+			_, err := catchPanic(func() (kms.Response, error) {
 				return nil, s.serve(ec.Request().Context(), s.newHTTPDoor(ec, &listener), ec.RealIP())
 			})
 			return err
@@ -27,16 +27,16 @@ func (s *Server) Handler(listener Listener) http.Handler {
 	})
 	e.HTTPErrorHandler = func(err error, ec echo.Context) {
 		if ec.Response().Committed {
-			return // the answer was begun; the client sees that it is cut off
+			return // the client has part of an answer and sees that it is truncated
 		}
-		// A fault of ours behind the audit line, where no input is known to lead.
+		// The answer failed after the audit line was written. No known input leads here.
 		_ = s.serve(ec.Request().Context(), &brokenDoor{s.newHTTPDoor(ec, &listener), err}, ec.RealIP())
 	}
 	return e
 }
 
-// newHTTPDoor tells the two APIs of one endpoint apart. Whatever a request looks like, it
-// is judged by one of them only.
+// newHTTPDoor returns the door for a request: the native API's if the request's headers are
+// those of the native API, and otherwise the RPC API's. The other door never sees it.
 func (s *Server) newHTTPDoor(ec echo.Context, listener *Listener) door {
 	d := httpDoor{server: s, ec: ec, listener: listener}
 	if acs.IsNative(ec.Request().Header) {
@@ -45,17 +45,17 @@ func (s *Server) newHTTPDoor(ec echo.Context, listener *Listener) door {
 	return &rpcDoor{httpDoor: d}
 }
 
-// An httpDoor is what the doors of one endpoint have in common.
+// An httpDoor is the common part of the two doors on one port.
 type httpDoor struct {
 	server   *Server
 	ec       echo.Context
 	listener *Listener
-	claim    *acs.Claim // nil until it was parsed
+	claim    *acs.Claim // nil until it is parsed
 }
 
-// checkConnection refuses what is not GET or POST of the only path, and requests of
-// connections that the listener would not take any more: a client key can be deleted
-// while its program is connected.
+// checkConnection refuses a request with a wrong path or method, without TLS, or on a
+// connection whose client certificate is no longer valid: a client key can be deleted while
+// its program is connected.
 func (d *httpDoor) checkConnection() error {
 	r := d.ec.Request()
 	if err := checkRoute(r); err != nil {
@@ -72,7 +72,7 @@ func (d *httpDoor) checkConnection() error {
 	return nil
 }
 
-// checkRoute refuses what is not GET or POST of the only path.
+// checkRoute refuses a request unless it is a GET or POST of "/", the only path.
 func checkRoute(r *http.Request) error {
 	switch {
 	case r.URL.Path != "/":
@@ -83,8 +83,8 @@ func checkRoute(r *http.Request) error {
 	return nil
 }
 
-// take takes over a claim.
-func (d *httpDoor) take(c *call, claim *acs.Claim) {
+// setClaim stores a claim in the door and in the call. It is not verified yet.
+func (d *httpDoor) setClaim(c *call, claim *acs.Claim) {
 	d.claim = claim
 	c.action, c.parameters = claim.Action, claim.Parameters
 	c.entry.Protocol = claim.Protocol
@@ -92,20 +92,20 @@ func (d *httpDoor) take(c *call, claim *acs.Claim) {
 	c.entry.Action = kms.Clip(claim.Action)
 }
 
-// retryLater tells clients when to try again what will pass.
-func (d *httpDoor) retryLater(api *kms.Error) {
-	if api.Status == http.StatusTooManyRequests || api.Status == http.StatusServiceUnavailable {
+// setRetryAfter asks the client to retry after one second, if apiErr is temporary.
+func (d *httpDoor) setRetryAfter(apiErr *kms.Error) {
+	if apiErr.Status == http.StatusTooManyRequests || apiErr.Status == http.StatusServiceUnavailable {
 		d.ec.Response().Header().Set("Retry-After", "1")
 	}
 }
 
-// tooLarge reports whether a body was not read because it has too many bytes.
-func tooLarge(err error) bool { return errors.As(err, new(*http.MaxBytesError)) }
+// isTooLarge reports whether reading a body failed because it exceeds the limit.
+func isTooLarge(err error) bool { return errors.As(err, new(*http.MaxBytesError)) }
 
-// A brokenDoor answers a request whose own answer could not be made.
+// A brokenDoor answers a request whose first answer failed.
 type brokenDoor struct {
 	door
-	err error // why
+	err error // of the first answer
 }
 
 func (d *brokenDoor) read(*call) error { return d.err }

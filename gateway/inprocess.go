@@ -11,10 +11,10 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// Call does an operation through the local door: as the user whom this process
-// runs as, who may do everything that can be done here. It goes through the
-// corridor like every other call and is audited. The response's members are
-// decoded into resp, which may be nil. Errors of the API are *kms.Error.
+// Call runs an operation through the local door, as the user that this process runs as.
+// That user may do every operation. The call takes the corridor like every other and is
+// audited. Call decodes the response into resp, unless resp is nil. Errors of the API are
+// *kms.Error.
 func (s *Server) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
 	answer, err := s.call(ctx, action, parameters)
 	if err != nil {
@@ -33,8 +33,7 @@ func (s *Server) Call(ctx context.Context, action string, parameters map[string]
 	return json.Unmarshal(text, resp)
 }
 
-// Stream is Call for an operation that answers with octets, which are written to
-// w.
+// Stream is like Call, for an operation that answers with raw bytes. It writes them to w.
 func (s *Server) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
 	answer, err := s.call(ctx, action, parameters)
 	if err != nil {
@@ -61,7 +60,7 @@ type localDoor struct {
 	server     *Server
 	action     string
 	parameters map[string]string
-	resp       kms.Response // the answer
+	resp       kms.Response // nil until the call is answered
 }
 
 func (d *localDoor) name() kms.Door { return kms.Local }
@@ -77,7 +76,8 @@ func (d *localDoor) authenticate(context.Context, *call) (*identity.Principal, e
 
 func (d *localDoor) lookup(c *call) (operation, error) { return lookupLocal(c) }
 
-// lookupLocal is for the doors of local administrators, who may ask for everything.
+// lookupLocal returns the call's operation, for the doors of local administrators. They
+// offer every operation.
 func lookupLocal(c *call) (operation, error) {
 	if c.action == "" {
 		return operation{}, kms.MissingParameter("Action")
@@ -87,9 +87,9 @@ func lookupLocal(c *call) (operation, error) {
 
 func (d *localDoor) errorOf(err error) *kms.Error { return apiError(err) }
 
-func (d *localDoor) answer(_ *call, resp kms.Response, api *kms.Error) error {
-	if api != nil {
-		return api // not as it is: a nil *kms.Error in an error is not nil
+func (d *localDoor) answer(_ *call, resp kms.Response, apiErr *kms.Error) error {
+	if apiErr != nil {
+		return apiErr // only if it is not nil: a nil *kms.Error is not a nil error
 	}
 	d.resp = resp
 	return nil

@@ -16,15 +16,16 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// inspectorOf gives what tells of the token. There is none where it is no token.
+// inspectorOf returns the inspector of the token. It returns UnsupportedOperation if the
+// gateway has none, because its keys are not in a token.
 func inspectorOf(c *call) (hsm.Inspector, error) {
 	if c.server.config.Inspector == nil {
-		return nil, kms.ErrUnsupportedOperation.Because("This gateway's keys are in no token that could be looked into.")
+		return nil, kms.ErrUnsupportedOperation.Because("This gateway keeps its keys outside of a token.")
 	}
 	return c.server.config.Inspector, nil
 }
 
-// describeToken tells what the token is and can do, and tries the latter.
+// describeToken returns what the token is and what it can do, and tries the latter.
 func describeToken(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.DescribeTokenResponse, error) {
 	inspector, err := inspectorOf(c)
 	if err != nil {
@@ -37,7 +38,9 @@ func describeToken(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.Describ
 	return &kms.DescribeTokenResponse{Survey: survey}, err
 }
 
-func newTokenObject(o hsm.Object, records map[string]keypair.Recorded, making bool) kms.TokenObject {
+// newTokenObject returns an object with its owner. records are the owners by CKA_ID;
+// making says whether a key pair was being made when the object was seen.
+func newTokenObject(o hsm.Object, records map[string]keypair.OwnedKey, making bool) kms.TokenObject {
 	pair := keypair.OwnerOf(o, records, making)
 	t := kms.TokenObject{Handle: o.Handle, Class: o.Class, KeyType: o.KeyType, KeySpec: o.KeySpec, Label: o.Label,
 		ObjectId: hex.EncodeToString(o.ID), Owner: pair.Owner}
@@ -45,7 +48,7 @@ func newTokenObject(o hsm.Object, records map[string]keypair.Recorded, making bo
 	return t
 }
 
-// listTokenObjects compares the token with the records.
+// listTokenObjects compares the objects in the token with the records.
 func listTokenObjects(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.ListTokenObjectsResponse, error) {
 	inspector, err := inspectorOf(c)
 	if err != nil {
@@ -54,27 +57,30 @@ func listTokenObjects(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.List
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	making, before := c.server.pairs.Making(), keypair.Owners(c.records)
+	making, oldOwners := c.server.pairs.Making(), keypair.Owners(c.records)
 	objects, err := inspector.Objects(ctx)
 	if err != nil {
 		return nil, err
 	}
-	// What is recorded after an object was seen was recorded before it was made.
-	after := c.server.pairs.Owners()
+	// A key pair is recorded before it is made. The records as they are now therefore have
+	// every pair that was seen.
+	owners := c.server.pairs.Owners()
 	making = making || c.server.pairs.Making()
 	resp := new(kms.ListTokenObjectsResponse)
 	resp.Objects.Object, resp.Deviations.Deviation = []kms.TokenObject{}, []kms.Deviation{}
 	private := make(map[string]int)
 	for _, o := range objects {
-		resp.Objects.Object = append(resp.Objects.Object, newTokenObject(o, after, making))
+		resp.Objects.Object = append(resp.Objects.Object, newTokenObject(o, owners, making))
 		if o.Ours && o.Purpose == hsm.PurposeKey && o.Class == hsm.ClassPrivateKey {
 			private[string(o.ID)]++
 		}
 	}
-	for id, record := range after {
-		// One that was recorded only afterwards cannot have been seen.
-		if was, recorded := before[id]; recorded && was.Use != kms.UseOrphan && record.Use != kms.UseOrphan && record.Key.Sealed == nil && private[id] != 1 {
-			resp.Deviations.Deviation = append(resp.Deviations.Deviation, kms.Deviation{Owner: record.Owner, KeySpec: record.Key.Spec, PrivateKeys: private[id]})
+	for id, owner := range owners {
+		// A pair that was recorded only after the objects were read cannot have been seen.
+		old, recorded := oldOwners[id]
+		if recorded && old.Use != kms.UseOrphan && owner.Use != kms.UseOrphan && owner.Key.Sealed == nil && private[id] != 1 {
+			resp.Deviations.Deviation = append(resp.Deviations.Deviation,
+				kms.Deviation{Owner: owner.Owner, KeySpec: owner.Key.Spec, PrivateKeys: private[id]})
 		}
 	}
 	slices.SortFunc(resp.Deviations.Deviation, func(a, b kms.Deviation) int {
@@ -83,9 +89,9 @@ func listTokenObjects(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.List
 	return resp, nil
 }
 
-// destroyTokenObject destroys an object of ours that no record speaks of. It
-// takes all that ListTokenObjects said of it: another object can have the handle
-// by now.
+// destroyTokenObject destroys an object that carries our label but has no record. The
+// request must have everything that ListTokenObjects returned about the object, because
+// another object may have its handle by now.
 func destroyTokenObject(ctx context.Context, c *call, req *kms.DestroyTokenObjectRequest) (*kms.EmptyResponse, error) {
 	inspector, err := inspectorOf(c)
 	if err != nil {
@@ -96,14 +102,14 @@ func destroyTokenObject(ctx context.Context, c *call, req *kms.DestroyTokenObjec
 		return nil, err
 	}
 	defer c.server.pairs.Leave()
-	o, err := find(ctx, inspector, req)
+	o, err := findObject(ctx, inspector, req)
 	if err != nil {
 		return nil, err
 	}
-	// Whoever makes a key pair records it before, so that what has been seen and
-	// has no record now will have none.
-	// In a change, which fails where a change may have been lost; and whose line
-	// is certain before anything is gone.
+	// A key pair is recorded before it is made. An object that was seen and has no record
+	// now will therefore never get one. The check is a change of records for two reasons: a
+	// change fails if an earlier one may have been lost, and its audit line is certain
+	// before the object is gone.
 	err = c.update(func(tx *store.Tx) error {
 		if use := keypair.OwnerOf(o, keypair.Owners(tx.Records), c.server.pairs.Making()).Use; use != kms.UseStray {
 			return kms.ErrObjectInUse.Because("It is: %s.", use)
@@ -117,26 +123,27 @@ func destroyTokenObject(ctx context.Context, c *call, req *kms.DestroyTokenObjec
 	if errors.Is(err, hsm.ErrNotFound) {
 		err = kms.ErrObjectNotFound
 	}
-	return done(err)
+	return emptyResponse(err)
 }
 
-// find gives the object that a request speaks of.
-func find(ctx context.Context, inspector hsm.Inspector, req *kms.DestroyTokenObjectRequest) (hsm.Object, error) {
+// findObject returns the object that a request describes.
+func findObject(ctx context.Context, inspector hsm.Inspector, req *kms.DestroyTokenObjectRequest) (hsm.Object, error) {
 	objects, err := inspector.Objects(ctx)
 	if err != nil {
 		return hsm.Object{}, err
 	}
 	for _, o := range objects {
-		if strconv.FormatUint(uint64(o.Handle), 10) == req.Handle && o.Class == req.Class && o.Label == req.Label && hex.EncodeToString(o.ID) == req.ObjectId {
+		if strconv.FormatUint(uint64(o.Handle), 10) == req.Handle && o.Class == req.Class && o.Label == req.Label &&
+			hex.EncodeToString(o.ID) == req.ObjectId {
 			return o, nil
 		}
 	}
 	return hsm.Object{}, kms.ErrObjectNotFound
 }
 
-// testKeyVersion has a version sign, checks what it signs, and tells how long
-// that takes. It does so in every state of the key, which is not the signatures'
-// business: nobody sees them, and what they sign is nobody's digest.
+// testKeyVersion signs with a version, verifies the signatures, and returns how long they
+// took. It works in every state of the key: the signatures do not leave the gateway, and
+// they sign no caller's digest.
 func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest) (*kms.TestKeyVersionResponse, error) {
 	count := 1
 	if req.Count != nil {
@@ -157,17 +164,19 @@ func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest
 		defer c.server.config.Backend.Forget(version.Key)
 	}
 	times, err := c.server.pairs.Test(ctx, version.Key, count)
-	c.server.pairs.Tested(version.KeyVersionId, err)
+	c.server.pairs.RecordTest(version.KeyVersionId, err)
 	if err != nil {
 		return nil, explain(err)
 	}
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	return &kms.TestKeyVersionResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, KeySpec: key.KeySpec, Signatures: count,
-		MinMilliseconds: ms(times[0]), MedianMilliseconds: ms(times[len(times)/2]), MaxMilliseconds: ms(times[len(times)-1])}, nil
+	return &kms.TestKeyVersionResponse{
+		KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, KeySpec: key.KeySpec, Signatures: count,
+		MinMilliseconds: ms(times[0]), MedianMilliseconds: ms(times[len(times)/2]), MaxMilliseconds: ms(times[len(times)-1]),
+	}, nil
 }
 
-// explain gives a local administrator the reason why a key does not sign, which
-// clients are not told.
+// explain returns an error that tells a local administrator why a key does not sign.
+// Clients do not learn the reason.
 func explain(err error) error {
 	if hsm.IsTransient(err) {
 		return err

@@ -45,7 +45,7 @@ func createKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (*kms.Cr
 	if err != nil {
 		return nil, err
 	}
-	if err := c.authorizeKeyless(); err != nil {
+	if err := c.authorizeOperation(); err != nil {
 		return nil, err
 	}
 	if err := checkOffered(c, req, key); err != nil {
@@ -58,8 +58,8 @@ func createKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (*kms.Cr
 	return &kms.CreateKeyResponse{KeyMetadata: c.server.metadata(key)}, nil
 }
 
-// newKey makes a record of what CreateKey asks for, and refuses what is invalid
-// by itself.
+// newKey returns the record of the key that CreateKey asks for. It refuses parameters that
+// are invalid by themselves.
 func newKey(c *call, req *kms.CreateKeyRequest) (store.Key, error) {
 	oneOf := func(name, value string, values ...string) error {
 		if value != "" && !slices.Contains(values, value) {
@@ -97,8 +97,8 @@ func newKey(c *call, req *kms.CreateKeyRequest) (store.Key, error) {
 	return key, nil
 }
 
-// strongestProtection is HSM but for keys that are used in this process's
-// memory.
+// strongestProtection returns HSM, or SOFTWARE for a KeySpec whose keys are used in this
+// process's memory.
 func strongestProtection(spec hsm.KeySpec) string {
 	if spec == hsm.EC_SM2 {
 		return protectionSoft
@@ -106,31 +106,36 @@ func strongestProtection(spec hsm.KeySpec) string {
 	return protectionHSM
 }
 
-// checkOffered refuses keys that KMS has and this gateway has not.
+// checkOffered refuses keys that KMS supports and this gateway does not.
 func checkOffered(c *call, req *kms.CreateKeyRequest, key store.Key) error {
 	c.entry.KeySpec = kms.Clip(req.KeySpec)
 	switch {
 	case !slices.Contains(hsm.KeySpecs(), key.KeySpec):
-		return kms.ErrUnsupportedOperation.Because("The parameter \"KeySpec\" has to be one of %v.", hsm.KeySpecs())
+		return kms.ErrUnsupportedOperation.Because("The parameter \"KeySpec\" must be one of %v.", hsm.KeySpecs())
 	case req.KeyUsage == encryptDecrypt:
-		return kms.ErrUnsupportedOperation.Because("The parameter \"KeyUsage\" has to be %s: this gateway signs and does not encrypt.", signVerify)
+		return kms.ErrUnsupportedOperation.Because(
+			"The parameter \"KeyUsage\" must be %s: this gateway signs and does not encrypt.", signVerify)
 	case req.Origin == originExternal:
-		return kms.ErrUnsupportedOperation.Because("The parameter \"Origin\" has to be %s: key material cannot be imported.", originKMS)
+		return kms.ErrUnsupportedOperation.Because(
+			"The parameter \"Origin\" must be %s: this gateway cannot import key material.", originKMS)
 	case req.EnableAutomaticRotation != nil && *req.EnableAutomaticRotation:
-		return kms.ErrUnsupportedOperation.Because("The parameter \"EnableAutomaticRotation\" has to be false: asymmetric keys are not rotated automatically.")
+		return kms.ErrUnsupportedOperation.Because(
+			"The parameter \"EnableAutomaticRotation\" must be false: asymmetric keys are not rotated automatically.")
 	case key.ProtectionLevel == protectionHSM && strongestProtection(key.KeySpec) != protectionHSM:
-		return kms.ErrUnsupportedOperation.Because("%s keys are software keys, sealed by the token: the parameter \"ProtectionLevel\" cannot be %s.", key.KeySpec, protectionHSM)
+		return kms.ErrUnsupportedOperation.Because(
+			"The parameter \"ProtectionLevel\" cannot be %s: %s keys are software keys, sealed by the token.",
+			protectionHSM, key.KeySpec)
 	}
 	return nil
 }
 
 var interval = regexp.MustCompile(`^[1-9][0-9]{0,8}[dhms]$`)
 
-// checkInterval holds a RotationInterval to KMS's form. It has no effect: what
-// could rotate is refused.
+// checkInterval checks a RotationInterval against KMS's format. The interval has no effect,
+// because checkOffered refuses automatic rotation.
 func checkInterval(s string) error {
 	if s != "" && !interval.MatchString(s) {
-		return kms.InvalidParameter("RotationInterval", "it is not a number and one of d, h, m, s, as in 30d")
+		return kms.InvalidParameter("RotationInterval", "it must be a number and one of d, h, m, s, as in 30d")
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// defaultPolicy is the only PolicyName.
+// defaultPolicy is the only valid PolicyName.
 const defaultPolicy = "default"
 
 func checkKeyPolicy(document string) error {
@@ -24,7 +24,7 @@ func checkKeyPolicy(document string) error {
 
 func checkPolicyName(name string) error {
 	if name != "" && name != defaultPolicy {
-		return kms.ErrResourceNotFound.Because("The only PolicyName is %s.", defaultPolicy)
+		return kms.ErrResourceNotFound.Because("The only PolicyName is %q.", defaultPolicy)
 	}
 	return nil
 }
@@ -33,7 +33,7 @@ func setKeyPolicy(_ context.Context, c *call, req *kms.SetKeyPolicyRequest) (*km
 	if err := checkKeyPolicy(req.Policy); err != nil {
 		return nil, err
 	}
-	return done(c.updateKey(req.KeyId, func(k *store.Key) error {
+	return emptyResponse(c.updateKey(req.KeyId, func(k *store.Key) error {
 		if err := checkPolicyName(req.PolicyName); err != nil {
 			return err
 		}
@@ -60,8 +60,8 @@ func getKeyPolicy(_ context.Context, c *call, req *kms.GetKeyPolicyRequest) (*km
 	return &kms.GetKeyPolicyResponse{Policy: document}, err
 }
 
-// defaultKeyPolicy is the policy of a key that none was set for: its account may
-// do everything.
+// defaultKeyPolicy returns the key policy that KMS shows for a key without one: the account
+// may do everything. By itself it allows nobody anything here.
 func (s *Server) defaultKeyPolicy() (string, error) {
 	type ram struct{ RAM []string }
 	type statement struct {
@@ -74,6 +74,9 @@ func (s *Server) defaultKeyPolicy() (string, error) {
 	text, err := json.Marshal(struct {
 		Version   string
 		Statement []statement
-	}{"1", []statement{{"kms default key policy", "Allow", ram{[]string{"acs:ram::" + s.instance.AccountId + ":*"}}, []string{"kms:*"}, []string{"*"}}}})
+	}{"1", []statement{{
+		"kms default key policy", "Allow", ram{[]string{"acs:ram::" + s.instance.AccountId + ":*"}},
+		[]string{"kms:*"}, []string{"*"},
+	}}})
 	return string(text), err
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// retireKey is updateKey for a change after which the key does not sign any more:
-// nothing is kept that would make it sign faster.
+// retireKey is like updateKey, for a change after which the key must not sign. It drops the
+// backend's copies of the key's private halves.
 func retireKey(c *call, name string, change func(k *store.Key) error) error {
 	if err := c.updateKey(name, change); err != nil {
 		return err
@@ -19,8 +19,8 @@ func retireKey(c *call, name string, change func(k *store.Key) error) error {
 	return nil
 }
 
-// done gives an EmptyResponse if there is no error.
-func done(err error) (*kms.EmptyResponse, error) {
+// emptyResponse returns an EmptyResponse, or err if it is not nil.
+func emptyResponse(err error) (*kms.EmptyResponse, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -28,15 +28,14 @@ func done(err error) (*kms.EmptyResponse, error) {
 }
 
 func enableKey(_ context.Context, c *call, req *kms.KeyRequest) (*kms.EmptyResponse, error) {
-	return done(c.updateKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Enabled) }))
+	return emptyResponse(c.updateKey(req.KeyId, func(k *store.Key) error { return setState(k, store.Enabled) }))
 }
 
 func disableKey(_ context.Context, c *call, req *kms.KeyRequest) (*kms.EmptyResponse, error) {
-	return done(retireKey(c, req.KeyId, func(k *store.Key) error { return setState(k, store.Disabled) }))
+	return emptyResponse(retireKey(c, req.KeyId, func(k *store.Key) error { return setState(k, store.Disabled) }))
 }
 
-// setState moves a key between Enabled and Disabled; from any other state there
-// is no such way.
+// setState moves a key between Enabled and Disabled. It refuses a key in any other state.
 func setState(k *store.Key, state string) error {
 	if k.KeyState != store.Enabled && k.KeyState != store.Disabled {
 		return kms.ErrStateModifiedFailed.Because("The key state is %s.", k.KeyState)
@@ -47,7 +46,7 @@ func setState(k *store.Key, state string) error {
 
 func scheduleKeyDeletion(_ context.Context, c *call, req *kms.ScheduleKeyDeletionRequest) (*kms.EmptyResponse, error) {
 	days := *req.PendingWindowInDays
-	return done(retireKey(c, req.KeyId, func(k *store.Key) error {
+	return emptyResponse(retireKey(c, req.KeyId, func(k *store.Key) error {
 		switch {
 		case k.KeyState != store.Enabled && k.KeyState != store.Disabled && k.KeyState != store.PendingImport:
 			return kms.ErrStateModifiedFailed.Because("The key state is %s.", k.KeyState)
@@ -61,7 +60,7 @@ func scheduleKeyDeletion(_ context.Context, c *call, req *kms.ScheduleKeyDeletio
 }
 
 func cancelKeyDeletion(_ context.Context, c *call, req *kms.KeyRequest) (*kms.EmptyResponse, error) {
-	return done(c.updateKey(req.KeyId, func(k *store.Key) error {
+	return emptyResponse(c.updateKey(req.KeyId, func(k *store.Key) error {
 		if k.KeyState != store.PendingDeletion {
 			return kms.ErrStateModifiedFailed.Because("The key state is %s.", k.KeyState)
 		}
@@ -70,19 +69,21 @@ func cancelKeyDeletion(_ context.Context, c *call, req *kms.KeyRequest) (*kms.Em
 	}))
 }
 
-func setDeletionProtection(_ context.Context, c *call, req *kms.SetDeletionProtectionRequest) (*kms.EmptyResponse, error) {
+func setDeletionProtection(
+	_ context.Context, c *call, req *kms.SetDeletionProtectionRequest,
+) (*kms.EmptyResponse, error) {
 	name := req.ProtectedResourceArn
 	switch {
 	case name == "" && req.KeyId == "":
 		return nil, kms.MissingParameter("ProtectedResourceArn")
 	case name != "" && req.KeyId != "":
-		return nil, kms.InvalidParameter("ProtectedResourceArn", "there is a KeyId too: send one")
+		return nil, kms.InvalidParameter("ProtectedResourceArn", "send either it or KeyId, not both")
 	case name == "":
 		name = req.KeyId
 	case !strings.HasPrefix(name, c.server.arns.Resource("key/")):
 		return nil, kms.InvalidParameter("ProtectedResourceArn", "it is not the ARN of a key")
 	}
-	return done(c.updateKey(name, func(k *store.Key) error {
+	return emptyResponse(c.updateKey(name, func(k *store.Key) error {
 		if k.KeyState == store.PendingDeletion {
 			return kms.ErrKeyPendingDeletion
 		}
@@ -94,8 +95,10 @@ func setDeletionProtection(_ context.Context, c *call, req *kms.SetDeletionProte
 	}))
 }
 
-func updateKeyDescription(_ context.Context, c *call, req *kms.UpdateKeyDescriptionRequest) (*kms.EmptyResponse, error) {
-	return done(c.updateKey(req.KeyId, func(k *store.Key) error {
+func updateKeyDescription(
+	_ context.Context, c *call, req *kms.UpdateKeyDescriptionRequest,
+) (*kms.EmptyResponse, error) {
+	return emptyResponse(c.updateKey(req.KeyId, func(k *store.Key) error {
 		k.Description = req.Description
 		return nil
 	}))

@@ -9,18 +9,17 @@ import (
 )
 
 const (
-	maxFilters      = 20 // more than there are filter keys
+	maxFilters      = 20 // there are fewer filter keys
 	maxFilterValues = 100
 )
 
-// filters select keys: one has to have one of the values for each of the
-// filters' keys.
+// filters select keys. A key matches if, for each filter, it has one of the filter's values.
 type filters []struct {
 	Key    string
 	Values []string
 }
 
-// filterKeys says what a key's values for each filter are.
+// filterKeys maps the Key of a filter to the function that returns a key's values for it.
 var filterKeys = map[string]func(s *Server, k store.Key) []string{
 	"KeyState":        func(_ *Server, k store.Key) []string { return []string{k.KeyState} },
 	"KeySpec":         func(_ *Server, k store.Key) []string { return []string{string(k.KeySpec)} },
@@ -44,7 +43,7 @@ var filterKeys = map[string]func(s *Server, k store.Key) []string{
 	},
 }
 
-// filterAliasName is the one filter that is not about the key's own record.
+// filterAliasName is the only filter that is not about the record of the key.
 const filterAliasName = "AliasName"
 
 func parseFilters(text string) (filters, error) {
@@ -53,23 +52,24 @@ func parseFilters(text string) (filters, error) {
 	}
 	var f filters
 	if err := json.Unmarshal([]byte(text), &f); err != nil || len(f) > maxFilters {
-		return nil, kms.InvalidParameter("Filters", `it has to be JSON: [{"Key":"KeyState","Values":["Enabled"]}]`)
+		return nil, kms.InvalidParameter("Filters",
+			`it must be JSON with at most %d filters: [{"Key":"KeyState","Values":["Enabled"]}]`, maxFilters)
 	}
-	for _, one := range f {
-		if _, ok := filterKeys[one.Key]; !ok && one.Key != filterAliasName {
-			return nil, kms.InvalidParameter("Filters", "%q is not a key to filter by", kms.Clip(one.Key))
+	for _, filter := range f {
+		if _, ok := filterKeys[filter.Key]; !ok && filter.Key != filterAliasName {
+			return nil, kms.InvalidParameter("Filters", "%q is not a key to filter by", kms.Clip(filter.Key))
 		}
-		if len(one.Values) == 0 || len(one.Values) > maxFilterValues {
-			return nil, kms.InvalidParameter("Filters", "a filter has 1 to %d Values", maxFilterValues)
+		if len(filter.Values) == 0 || len(filter.Values) > maxFilterValues {
+			return nil, kms.InvalidParameter("Filters", "a filter must have 1 to %d Values", maxFilterValues)
 		}
 	}
 	return f, nil
 }
 
 func (f filters) match(c *call, k store.Key) bool {
-	for _, one := range f {
-		if one.Key == filterAliasName {
-			if !slices.ContainsFunc(one.Values, func(name string) bool {
+	for _, filter := range f {
+		if filter.Key == filterAliasName {
+			if !slices.ContainsFunc(filter.Values, func(name string) bool {
 				alias, err := c.records.Aliases().Get(name)
 				return err == nil && alias.KeyId == k.KeyId
 			}) {
@@ -77,8 +77,8 @@ func (f filters) match(c *call, k store.Key) bool {
 			}
 			continue
 		}
-		has := filterKeys[one.Key](c.server, k)
-		if !slices.ContainsFunc(one.Values, func(v string) bool { return slices.Contains(has, v) }) {
+		values := filterKeys[filter.Key](c.server, k)
+		if !slices.ContainsFunc(filter.Values, func(v string) bool { return slices.Contains(values, v) }) {
 			return false
 		}
 	}

@@ -13,32 +13,31 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// The kinds of gateway that a listener can be, whose quotas hold there.
+// Values of [Listener].Gateway, the kind of KMS gateway that a listener acts as. The
+// quotas of that kind apply to the listener's calls.
 const (
 	SharedGateway    = "shared"
 	DedicatedGateway = "dedicated"
 )
 
-// A Listener says how an endpoint serves. The zero value is a dedicated gateway
-// with the defaults.
+// A Listener configures an endpoint. The zero value is a dedicated gateway with the
+// defaults.
 type Listener struct {
 	Gateway      string // SharedGateway or DedicatedGateway; empty means the latter
-	BusinessOnly bool   // serves AsymmetricSign, AsymmetricVerify, GetPublicKey and GenerateRandom only
+	BusinessOnly bool   // serve only AsymmetricSign, AsymmetricVerify, GetPublicKey and GenerateRandom
 
-	// ClientCertificates says whether connections have to show a client key's
-	// certificate: NoCertificates or RequiredCertificates. Empty means the former.
+	// ClientCertificates states whether a connection must present the certificate of a
+	// client key: NoCertificates or RequiredCertificates. Empty means NoCertificates.
 	ClientCertificates string
 
-	// MaxConnections and MaxPerSource bound the connections that are open, in all
-	// and for one address or, with IPv6, one /64. Zero means 1,024 and 128. All
-	// listeners together have never more than half of the files that the process
-	// may open.
+	// MaxConnections limits the open connections in total, and MaxPerSource those of one
+	// IPv4 address or one IPv6 /64. Zero means 1,024 and 128. All listeners together use at
+	// most half of the files that the process may open.
 	MaxConnections int
 	MaxPerSource   int
 
-	// HeaderTime, ReadTime and IdleTime bound how long a client may take for a
-	// request's header, for all of it, and between two. Zero means 10 s, 30 s and
-	// 2 minutes.
+	// HeaderTime limits how long a client may take for a request's header, ReadTime for the
+	// whole request, and IdleTime between two requests. Zero means 10 s, 30 s and 2 minutes.
 	HeaderTime, ReadTime, IdleTime time.Duration
 }
 
@@ -47,13 +46,15 @@ func (l Listener) withDefaults() Listener {
 		l.MaxConnections = 1024
 	}
 	if l.MaxPerSource == 0 {
-		l.MaxPerSource = 128 // eight sources take all connections, not one
+		l.MaxPerSource = 128 // it takes eight sources to use up all connections, not one
 	}
-	l.HeaderTime, l.ReadTime, l.IdleTime = cmp.Or(l.HeaderTime, headerTime), cmp.Or(l.ReadTime, readTime), cmp.Or(l.IdleTime, idleTime)
+	l.HeaderTime = cmp.Or(l.HeaderTime, headerTime)
+	l.ReadTime = cmp.Or(l.ReadTime, readTime)
+	l.IdleTime = cmp.Or(l.IdleTime, idleTime)
 	return l
 }
 
-// charges returns the quotas that an operation is charged to.
+// charges returns the quotas that a call of an operation is charged to.
 func (l *Listener) charges(o kms.Operation) []kms.Quota {
 	switch {
 	case l.Gateway == SharedGateway:
@@ -69,22 +70,28 @@ const (
 	readTime   = 30 * time.Second
 	writeTime  = 60 * time.Second
 	idleTime   = 2 * time.Minute
-	maxHeader  = 320 << 10 // bytes, a query of 256 KiB included; past it there is no answer in JSON
+	maxHeader  = 320 << 10 // bytes, including a query of 256 KiB; net/http refuses more, without JSON
 )
 
-// Serve serves the RPC API and the native API on l over TLS until ctx is done, and then lets the
-// requests in flight end. Clients that speak plain HTTP are told so: it is an
-// old SDK's default.
-func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, how Listener) error {
-	how = how.withDefaults()
+// Serve serves the RPC API and the native API over TLS on l until ctx is done. Then it lets
+// the requests in flight finish. A client that speaks plain HTTP, as an old SDK does by
+// default, receives an error that says so.
+func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config, listener Listener) error {
+	listener = listener.withDefaults()
 	server := &http.Server{
-		Handler:           s.Handler(how),
-		ReadHeaderTimeout: how.HeaderTime,
-		ReadTimeout:       how.ReadTime,
+		Handler:           s.Handler(listener),
+		ReadHeaderTimeout: listener.HeaderTime,
+		ReadTimeout:       listener.ReadTime,
 		WriteTimeout:      writeTime,
-		IdleTimeout:       how.IdleTime,
+		IdleTimeout:       listener.IdleTime,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
 	}
-	return front.Serve(ctx, server, front.Listen(l, s.withClientCertificates(config, how), front.Limits{Connections: how.MaxConnections, PerSource: how.MaxPerSource, HandshakeTime: how.HeaderTime}, s.connections))
+	limits := front.Limits{
+		Connections:   listener.MaxConnections,
+		PerSource:     listener.MaxPerSource,
+		HandshakeTime: listener.HeaderTime,
+	}
+	config = s.withClientCertificates(config, listener)
+	return front.Serve(ctx, server, front.Listen(l, config, limits, s.connections))
 }

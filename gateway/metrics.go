@@ -13,8 +13,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// metrics are what the gateway tells Prometheus. No label's values are a
-// caller's to choose: an action that there is not is "unknown".
+// metrics are the gateway's metrics for Prometheus. Callers cannot choose the values of
+// labels: the label of an action that does not exist is "unknown".
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -24,46 +24,61 @@ type metrics struct {
 func newMetrics(s *Server) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kmsgate_requests_total",
-			Help: "Requests by door, action and code of the API's error, OK for none."}, []string{"door", "action", "code"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "kmsgate_request_duration_seconds",
-			Help: "Time from a request's arrival to its audit line on disk, by action.", Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25}}, []string{"action"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kmsgate_requests_total",
+			Help: "Requests by door, action and code of the API's error. The code is OK if there was no error.",
+		}, []string{"door", "action", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "kmsgate_request_duration_seconds",
+			Help:    "Time from a request's arrival to its audit line on disk, by action.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25},
+		}, []string{"action"}),
 	}
-	m.registry.MustRegister(m.requests, m.duration, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		gauge("kmsgate_audit_failing", "1 while the audit log cannot be written, so that nothing is signed or changed.", func() float64 {
-			if s.config.Audit.Err() != nil {
-				return 1
-			}
-			return 0
-		}),
-		gauge("kmsgate_audit_free_bytes", "Bytes that are free for the audit log, -1 if that is not known.", func() float64 {
-			free, err := s.config.Audit.Free()
-			if err != nil {
-				return -1
-			}
-			return float64(free)
-		}),
-		gauge("kmsgate_key_versions_missing", "Key versions whose private key was not there when it was looked for last.", func() float64 {
-			missing, _ := s.pairs.Health()
-			return float64(missing)
-		}),
-		gauge("kmsgate_key_versions_failing", "Key versions that did not sign, or signed for another public key, when they were tried last.", func() float64 {
-			_, failing := s.pairs.Health()
-			return float64(failing)
-		}),
-		gauge("kmsgate_client_keys_first_expiry_seconds", "When the first of the client keys that are valid expires, in seconds since 1970; 0 if there is none.", s.firstExpiry),
-		gauge("kmsgate_native_body_bytes", "Bytes of large bodies of native requests that are being sent or used.", s.bodies.Bytes),
-		gauge("kmsgate_audit_lines", "The number of the audit log's last line.", func() float64 { return float64(s.config.Audit.Head().Seq) }),
+	m.registry.MustRegister(m.requests, m.duration,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		gauge("kmsgate_audit_failing", "1 while the audit log cannot be written; the gateway then signs and changes nothing.",
+			func() float64 {
+				if s.config.Audit.Err() != nil {
+					return 1
+				}
+				return 0
+			}),
+		gauge("kmsgate_audit_free_bytes", "Free bytes on the file system of the audit log, -1 if unknown.",
+			func() float64 {
+				free, err := s.config.Audit.Free()
+				if err != nil {
+					return -1
+				}
+				return float64(free)
+			}),
+		gauge("kmsgate_key_versions_missing", "Key versions whose private key was missing at the last check.",
+			func() float64 {
+				missing, _ := s.pairs.Health()
+				return float64(missing)
+			}),
+		gauge("kmsgate_key_versions_failing",
+			"Key versions that did not sign, or signed for another public key, at the last test.",
+			func() float64 {
+				_, failing := s.pairs.Health()
+				return float64(failing)
+			}),
+		gauge("kmsgate_client_keys_first_expiry_seconds",
+			"When the first of the valid client keys expires, in seconds since 1970; 0 if there is none.", s.firstExpiry),
+		gauge("kmsgate_native_body_bytes", "Bytes reserved for large bodies of native requests.", s.bodies.Bytes),
+		gauge("kmsgate_audit_lines", "The number of the audit log's last line.",
+			func() float64 { return float64(s.config.Audit.Head().Seq) }),
 	)
 	m.registry.MustRegister(s.config.Collectors...)
 	return m
 }
 
-// firstExpiry gives when the first of the client keys that are valid expires.
+// firstExpiry returns when the first of the valid client keys expires, in seconds since
+// 1970, or 0 if there is none.
 func (s *Server) firstExpiry() (seconds float64) {
 	for k := range s.config.Store.Now().ClientKeys().All() {
-		if at := float64(k.NotAfter.Unix()); identity.IsInForce(k, s.config.Now()) && (seconds == 0 || at < seconds) {
-			seconds = at
+		expiry := float64(k.NotAfter.Unix())
+		if identity.IsInForce(k, s.config.Now()) && (seconds == 0 || expiry < seconds) {
+			seconds = expiry
 		}
 	}
 	return seconds
@@ -73,25 +88,27 @@ func gauge(name, help string, value func() float64) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 }
 
-func (m *metrics) count(c *call, api *kms.Error) {
+func (m *metrics) count(c *call, apiErr *kms.Error) {
 	action, code := c.action, "OK"
 	if _, ok := kms.Find(action); !ok {
 		action = "unknown"
 	}
-	if api != nil {
-		code = api.Code
+	if apiErr != nil {
+		code = apiErr.Code
 	}
 	m.requests.WithLabelValues(string(c.door.name()), action, code).Inc()
 	m.duration.WithLabelValues(action).Observe(c.entry.Duration.Seconds())
 }
 
-// readyTime is how long the token may take to show that it can sign.
-const readyTime = time.Second
+// readyTimeout is how long the token may take to show that it can sign.
+const readyTimeout = time.Second
 
-// MetricsHandler serves the metrics at /metrics; at /ready whether the gateway
-// can sign: 200 and "ok", or 503 and why not; and at /live that it runs, which
-// does not depend on the token: a restart would not bring that back. It tells
-// nothing secret, and is for the operator's network only.
+// MetricsHandler returns a handler for the operator's network. It reveals no secrets.
+//
+//   - /metrics serves the metrics.
+//   - /ready answers 200 and "ok" if the gateway can sign, or 503 and the reason.
+//   - /live answers 200 and "ok" while the process runs. It does not depend on the token,
+//     because a restart of the gateway would not bring the token back.
 func (s *Server) MetricsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
@@ -107,14 +124,15 @@ func (s *Server) MetricsHandler() http.Handler {
 }
 
 func writeOK(w http.ResponseWriter) {
-	_, _ = w.Write([]byte("ok\n")) // whoever asked is gone if this fails
+	_, _ = w.Write([]byte("ok\n")) // an error means that the client has disconnected
 }
 
+// ready returns the reason why the gateway cannot sign, or nil if it can.
 func (s *Server) ready(ctx context.Context) error {
 	if err := s.config.Audit.Err(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	return s.config.Backend.Health(ctx)
 }

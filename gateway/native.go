@@ -20,12 +20,12 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 )
 
-// nativeVersion is that of every operation in all SDKs.
+// nativeVersion is the ApiVersion that all SDKs send with every operation.
 const nativeVersion = "dkms-gcs-0.2"
 
-// A nativeDoor is the door for programs with client keys, which speak the protocol of
-// KMS's Instance SDK (dkms-gcs): headers that name the operation, and a body of protobuf.
-// It has no nonces, so nothing that can be asked for here changes anything.
+// A nativeDoor is the door for programs with client keys. They speak the protocol of KMS's
+// Instance SDK (dkms-gcs): headers that name the operation, and a body of protobuf. The
+// protocol has no nonces, so no operation of this door changes anything.
 type nativeDoor struct{ httpDoor }
 
 func (d *nativeDoor) name() kms.Door { return kms.Native }
@@ -48,7 +48,7 @@ func (d *nativeDoor) read(c *call) error {
 	if err != nil {
 		return nativeClaimError(err)
 	}
-	d.take(c, claim)
+	d.setClaim(c, claim)
 	return nil
 }
 
@@ -69,13 +69,13 @@ func (d *nativeDoor) authenticate(ctx context.Context, c *call) (*identity.Princ
 	return d.server.callers.ClientKey(ctx, c.records, d.claim, d.server.config.Now())
 }
 
-// nativeName is what an operation can be called.
-var nativeName = regexp.MustCompile(`^[A-Za-z]{1,64}$`)
+// nativeNamePattern is the syntax of an operation's name.
+var nativeNamePattern = regexp.MustCompile(`^[A-Za-z]{1,64}$`)
 
-// lookup looks up what is asked for. From there on it is the operation of
-// the RPC API, whatever it is called here.
+// lookup returns the operation that the call asks for. It also changes the call's action to
+// the operation's name in the RPC API, which policies, metrics and the audit log use.
 func (d *nativeDoor) lookup(c *call) (operation, error) {
-	if !nativeName.MatchString(c.action) {
+	if !nativeNamePattern.MatchString(c.action) {
 		return operation{}, kms.ErrNativeName.Saying("The ApiName %q is invalid.", kms.Clip(c.action))
 	}
 	if d.claim.Version != nativeVersion {
@@ -83,7 +83,7 @@ func (d *nativeDoor) lookup(c *call) (operation, error) {
 	}
 	description, ok := kms.FindNative(c.action)
 	if !ok {
-		return operation{}, kms.ErrUnsupportedOperation.Because("%s is not an operation of a signing gateway.", c.action)
+		return operation{}, kms.ErrUnsupportedOperation.Because("A signing gateway has no operation %q.", c.action)
 	}
 	do := nativeOperations[c.action]
 	o := operation{Operation: description, charges: d.listener.charges(description)}
@@ -103,19 +103,20 @@ func (d *nativeDoor) lookup(c *call) (operation, error) {
 
 func (d *nativeDoor) errorOf(err error) *kms.Error { return nativeError(err) }
 
-// answer answers in protobuf. The version that was used is told in a header, where the
-// transfer SDK looks for it. An error is answered when all of the request has been sent:
-// a client that is still sending may never read it.
-func (d *nativeDoor) answer(c *call, resp kms.Response, api *kms.Error) error {
-	if api == nil {
+// answer writes the answer in protobuf. A header names the key version that was used; the
+// transfer SDK looks for it there. Before answer sends an error, it reads the rest of the
+// request: a client that is still sending may never read the error.
+func (d *nativeDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
+	if apiErr == nil {
 		if c.entry.KeyVersionId != "" {
 			d.ec.Response().Header().Set(acs.NativeKeyVersionHeader, c.entry.KeyVersionId)
 		}
 		return d.write(http.StatusOK, resp.(nativeResponse).Message)
 	}
-	d.retryLater(api)
+	d.setRetryAfter(apiErr)
 	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, d.ec.Request().Body, kms.MaxNativeBody))
-	return d.write(api.Status, &nativepb.Error{StatusCode: int32(api.Status), ErrorCode: api.Code, ErrorMessage: api.Message, RequestId: c.requestId})
+	return d.write(apiErr.Status, &nativepb.Error{StatusCode: int32(apiErr.Status), ErrorCode: apiErr.Code,
+		ErrorMessage: apiErr.Message, RequestId: c.requestId})
 }
 
 func (d *nativeDoor) write(status int, m proto.Message) error {
@@ -134,12 +135,13 @@ func (r nativeResponse) SetRequestId(id string) {
 	m.Set(m.Descriptor().Fields().ByName("request_id"), protoreflect.ValueOfString(id))
 }
 
-var errNativeTooLarge = kms.ErrTooLarge.Because("A body may have %d bytes.", kms.MaxNativeBody)
+var errNativeTooLarge = kms.ErrTooLarge.Because("A body may have at most %d bytes.", kms.MaxNativeBody)
 
-// readBody reads a request's body, and believes it if it is the one that was
-// signed. It is called for callers only who are known and within their quota: others
-// cannot have 3 MB kept for each of their connections. Reading takes as long as the
-// client likes, so who asks is asked again. What it returns has to be released.
+// readBody reads a request's body and checks that it is the body that was signed. It runs
+// only for authenticated callers within their quota, so that others cannot occupy 3 MB for
+// each of their connections. Reading takes as long as the client likes, so readBody
+// authenticates the caller again afterwards. If it returns no error, the caller must call
+// the function that it returns.
 func (d *nativeDoor) readBody(ctx context.Context, c *call) ([]byte, func(), error) {
 	r := d.ec.Request()
 	n := r.ContentLength
@@ -149,14 +151,14 @@ func (d *nativeDoor) readBody(ctx context.Context, c *call) ([]byte, func(), err
 	release := func() {}
 	if n > limit.SmallBody {
 		name := c.principal.Name
-		if !d.server.bodies.Take(name, n) {
-			return nil, nil, kms.ErrUnavailable.Because("Too many large requests are being sent.")
+		if !d.server.bodies.Reserve(name, n) {
+			return nil, nil, kms.ErrUnavailable.Because("Too many large requests are in progress.")
 		}
-		release = func() { d.server.bodies.Give(name, n) }
+		release = func() { d.server.bodies.Release(name, n) }
 	}
-	whole := false
+	complete := false
 	defer func() {
-		if !whole { // a panic must not keep the room either
+		if !complete { // deferred, so that a panic releases the bytes, too
 			release()
 		}
 	}()
@@ -167,23 +169,25 @@ func (d *nativeDoor) readBody(ctx context.Context, c *call) ([]byte, func(), err
 	if err := c.authenticate(ctx); err != nil {
 		return nil, nil, err
 	}
-	whole = true
+	complete = true
 	return body, release, nil
 }
 
-func readSigned(r *http.Request, claim *acs.Claim, most int64) ([]byte, error) {
-	body := make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead) // no more than that, if it is known
+// readSigned reads a body of at most maxBytes and checks it against the claim.
+func readSigned(r *http.Request, claim *acs.Claim, maxBytes int64) ([]byte, error) {
+	// If the length is known, the buffer never grows.
+	body := make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead)
 	buffer := bytes.NewBuffer(body)
-	_, err := buffer.ReadFrom(http.MaxBytesReader(nil, r.Body, most))
+	_, err := buffer.ReadFrom(http.MaxBytesReader(nil, r.Body, maxBytes))
 	body = buffer.Bytes()
-	if tooLarge(err) {
+	if isTooLarge(err) {
 		return nil, errNativeTooLarge
 	}
 	if err != nil {
 		return nil, kms.ErrInvalidParameter.Because("The body ended too early.")
 	}
 	if !claim.Covers(body) {
-		return nil, kms.ErrNativeSignature.Because("The content-sha256 that was signed is not that of the body.")
+		return nil, kms.ErrNativeSignature.Because("The signed content-sha256 does not match the body.")
 	}
 	return body, nil
 }

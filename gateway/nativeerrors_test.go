@@ -59,8 +59,8 @@ func TestNativeErrors(t *testing.T) {
 	r = c.request("Sign", nil)
 	r.Header.Del("Authorization")
 	want(b.nativeRoundTrip(b.http.Client(), r, nil), 400, "InvalidParam", "The Param Authorization is invalid.")
-	want(bad("Content-Sha256", strings.Repeat("0", 64)), 401, "SignatureNotMatch", "Signature is not matched. The content-sha256")
-	want(bad("Content-Sha256", ""), 401, "SignatureNotMatch", "Signature is not matched. The content-sha256")
+	want(bad("Content-Sha256", strings.Repeat("0", 64)), 401, "SignatureNotMatch", "Signature is not matched. The signed content-sha256")
+	want(bad("Content-Sha256", ""), 401, "SignatureNotMatch", "Signature is not matched. The signed content-sha256")
 	r = c.request("Sign", nil)
 	r.Method = http.MethodGet
 	want(b.nativeRoundTrip(b.http.Client(), r, nil), 403, "UnsupportedHTTPMethod", "")

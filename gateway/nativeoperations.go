@@ -10,12 +10,11 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// A nativeFunc does an operation in protobuf, in the place of the operation's own function.
+// A nativeFunc runs an operation on a protobuf body. It replaces the operation's run.
 type nativeFunc func(ctx context.Context, c *call, body []byte) (kms.Response, error)
 
-// nativeOperations does the operations of the native API, by the names that they have
-// there. None of them changes anything: there is no nonce that would keep a request from
-// being repeated.
+// nativeOperations maps the names of the native API's operations to their functions. None
+// of them may change anything: a native request has no nonce, so it can be repeated.
 var nativeOperations = map[string]nativeFunc{
 	"Sign":           native(nativeSign),
 	"Verify":         native(nativeVerify),
@@ -28,8 +27,10 @@ type messageOf[T any] interface {
 	proto.Message
 }
 
-// native makes a nativeFunc: the body is decoded into a Req before f is called.
-func native[Req, Resp any, Q messageOf[Req], P messageOf[Resp]](f func(ctx context.Context, c *call, req Q) (P, error)) nativeFunc {
+// native returns a nativeFunc that decodes the body into a Req and calls f.
+func native[Req, Resp any, Q messageOf[Req], P messageOf[Resp]](
+	f func(ctx context.Context, c *call, req Q) (P, error),
+) nativeFunc {
 	return func(ctx context.Context, c *call, body []byte) (kms.Response, error) {
 		req := Q(new(Req))
 		if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, req); err != nil {
@@ -49,13 +50,13 @@ const (
 	messageDigest = "DIGEST" // it is a digest already
 )
 
-// nativeMessage gives what is to be signed, and the MessageType. Older clients send
-// a Digest in the place of a Message.
+// nativeMessage returns the message to sign, and its MessageType. Older clients send a
+// Digest instead of a Message.
 func nativeMessage(digest, text []byte, messageType string) (message, string, error) {
 	parameter := "Message"
 	if len(digest) > 0 {
 		if len(text) > 0 || messageType == messageRaw {
-			return message{}, "", kms.InvalidParameter("Digest", "it is sent in the place of a Message, not beside one or as RAW")
+			return message{}, "", kms.InvalidParameter("Digest", "send either it or a Message, and not with MessageType RAW")
 		}
 		parameter, text, messageType = "Digest", digest, messageDigest
 	}
@@ -63,7 +64,8 @@ func nativeMessage(digest, text []byte, messageType string) (message, string, er
 	case messageType == "":
 		messageType = messageRaw
 	case messageType != messageRaw && messageType != messageDigest:
-		return message{}, "", kms.InvalidParameter("MessageType", "%q is neither %s nor %s", kms.Clip(messageType), messageRaw, messageDigest)
+		return message{}, "", kms.InvalidParameter("MessageType", "%q is neither %q nor %q",
+			kms.Clip(messageType), messageRaw, messageDigest)
 	}
 	if len(text) == 0 {
 		return message{}, "", kms.MissingParameter("Message")
@@ -71,7 +73,7 @@ func nativeMessage(digest, text []byte, messageType string) (message, string, er
 	return message{parameter, text, messageType == messageRaw}, messageType, nil
 }
 
-// nativeSigning is resolveSigning with what a message names.
+// nativeSigning is like resolveSigning, for a native request.
 func nativeSigning(c *call, keyId, algorithm string, m message) (signing, error) {
 	if keyId == "" {
 		return signing{}, kms.MissingParameter("KeyId")
@@ -92,7 +94,8 @@ func nativeSign(ctx context.Context, c *call, req *nativepb.SignRequest) (*nativ
 	if err != nil {
 		return nil, err
 	}
-	return &nativepb.SignResponse{KeyId: s.version.KeyId, Signature: signature, Algorithm: string(s.alg), MessageType: messageType}, nil
+	return &nativepb.SignResponse{KeyId: s.version.KeyId, Signature: signature,
+		Algorithm: string(s.alg), MessageType: messageType}, nil
 }
 
 func nativeVerify(_ context.Context, c *call, req *nativepb.VerifyRequest) (*nativepb.VerifyResponse, error) {
@@ -111,10 +114,13 @@ func nativeVerify(_ context.Context, c *call, req *nativepb.VerifyRequest) (*nat
 	if err != nil {
 		return nil, err
 	}
-	return &nativepb.VerifyResponse{KeyId: s.version.KeyId, Value: valid, Algorithm: string(s.alg), MessageType: messageType}, nil
+	return &nativepb.VerifyResponse{KeyId: s.version.KeyId, Value: valid,
+		Algorithm: string(s.alg), MessageType: messageType}, nil
 }
 
-func nativeGetPublicKey(_ context.Context, c *call, req *nativepb.GetPublicKeyRequest) (*nativepb.GetPublicKeyResponse, error) {
+func nativeGetPublicKey(
+	_ context.Context, c *call, req *nativepb.GetPublicKeyRequest,
+) (*nativepb.GetPublicKeyResponse, error) {
 	if req.KeyId == "" {
 		return nil, kms.MissingParameter("KeyId")
 	}
@@ -125,7 +131,9 @@ func nativeGetPublicKey(_ context.Context, c *call, req *nativepb.GetPublicKeyRe
 	return &nativepb.GetPublicKeyResponse{KeyId: version.KeyId, PublicKey: hsm.PublicKeyPEM(version.Key.Public)}, nil
 }
 
-func nativeGenerateRandom(ctx context.Context, c *call, req *nativepb.GenerateRandomRequest) (*nativepb.GenerateRandomResponse, error) {
+func nativeGenerateRandom(
+	ctx context.Context, c *call, req *nativepb.GenerateRandomRequest,
+) (*nativepb.GenerateRandomResponse, error) {
 	random, err := randomBytes(ctx, c, int(req.Length))
 	if err != nil {
 		return nil, err

@@ -12,10 +12,12 @@ import (
 // privateType is the only Type of network rules.
 const privateType = "Private"
 
-var networkRules = collection[store.NetworkRule]{"network rule", (*store.Records).NetworkRules, (*store.Tx).NetworkRules}
+var networkRules = collection[store.NetworkRule]{
+	"network rule", (*store.Records).NetworkRules, (*store.Tx).NetworkRules,
+}
 
-// parseSources reads SourcePrivateIp. A rule without addresses would let nobody
-// in, which nobody means who makes one.
+// parseSources parses SourcePrivateIp. It requires at least one address: a rule without
+// addresses would exclude everybody, which cannot be the intention.
 func parseSources(text string) ([]string, error) {
 	const parameter = "SourcePrivateIp"
 	seen := make(map[netip.Prefix]bool)
@@ -25,7 +27,7 @@ func parseSources(text string) ([]string, error) {
 			return kms.InvalidParameter(parameter, "%q is neither an address nor a prefix like 10.0.0.0/8", kms.Clip(source))
 		}
 		if seen[prefix] {
-			return kms.InvalidParameter(parameter, "%q is there twice", source)
+			return kms.InvalidParameter(parameter, "it has %q twice", source)
 		}
 		seen[prefix] = true
 		return nil
@@ -33,10 +35,13 @@ func parseSources(text string) ([]string, error) {
 }
 
 func newNetworkRule(c *call, r store.NetworkRule) kms.NetworkRule {
-	return kms.NetworkRule{Arn: c.namedARN(r.Name), Description: r.Description, SourcePrivateIp: jsonText(r.SourcePrivateIp), Type: privateType}
+	return kms.NetworkRule{Arn: c.namedARN(r.Name), Description: r.Description,
+		SourcePrivateIp: jsonText(r.SourcePrivateIp), Type: privateType}
 }
 
-func createNetworkRule(_ context.Context, c *call, req *kms.CreateNetworkRuleRequest) (*kms.CreateNetworkRuleResponse, error) {
+func createNetworkRule(
+	_ context.Context, c *call, req *kms.CreateNetworkRuleRequest,
+) (*kms.CreateNetworkRuleResponse, error) {
 	sources, err := parseSources(req.SourcePrivateIp)
 	if err != nil {
 		return nil, err
@@ -64,23 +69,24 @@ func listNetworkRules(_ context.Context, c *call, req *kms.ListNamedRequest) (*k
 	resp := &kms.ListNetworkRulesResponse{PageInfo: page}
 	resp.NetworkRules.NetworkRule = []kms.NetworkRuleItem{} // an empty list is [], not null
 	for _, r := range all {
-		resp.NetworkRules.NetworkRule = append(resp.NetworkRules.NetworkRule, kms.NetworkRuleItem{Name: r.Name, Type: privateType})
+		resp.NetworkRules.NetworkRule = append(resp.NetworkRules.NetworkRule,
+			kms.NetworkRuleItem{Name: r.Name, Type: privateType})
 	}
 	return resp, nil
 }
 
 func updateNetworkRule(_ context.Context, c *call, req *kms.UpdateNetworkRuleRequest) (*kms.EmptyResponse, error) {
-	sources, err := ifSent(req.SourcePrivateIp, parseSources)
+	sources, err := parseOptional(req.SourcePrivateIp, parseSources)
 	if err != nil {
 		return nil, err
 	}
-	return done(networkRules.update(c, req.Name, func(_ *store.Records, r *store.NetworkRule) error {
-		setIfSent(&r.Description, req.Description)
-		setIfSent(&r.SourcePrivateIp, sources)
+	return emptyResponse(networkRules.update(c, req.Name, func(_ *store.Records, r *store.NetworkRule) error {
+		setOptional(&r.Description, req.Description)
+		setOptional(&r.SourcePrivateIp, sources)
 		return nil
 	}))
 }
 
 func deleteNetworkRule(_ context.Context, c *call, req *kms.NameRequest) (*kms.EmptyResponse, error) {
-	return done(networkRules.delete(c, req.Name))
+	return emptyResponse(networkRules.delete(c, req.Name))
 }

@@ -7,22 +7,23 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// An operation is what a call asks for: its description, and what does it.
+// An operation is what a call asks for: a description and a function.
 type operation struct {
 	kms.Operation
-	charges []kms.Quota // as the door has it
+	charges []kms.Quota // the door's lookup sets it
 	run     func(ctx context.Context, c *call) (kms.Response, error)
 }
 
-// op binds a function to the description of an operation. The parameters are decoded into
-// a Req before it is called.
+// op binds f to the description of an operation. The operation's run decodes the call's
+// parameters into a Req and calls f.
 func op[Req, Resp any, R interface {
 	*Resp
 	kms.Response
 }](name string, f func(ctx context.Context, c *call, req *Req) (R, error)) operation {
 	description, ok := kms.Find(name)
-	if !ok || description.Request != reflect.TypeFor[Req]() || description.Response != nil && description.Response != reflect.TypeFor[Resp]() {
-		panic("gateway: " + name + " is not as it is described") // a constant of ours
+	if !ok || description.Request != reflect.TypeFor[Req]() ||
+		description.Response != nil && description.Response != reflect.TypeFor[Resp]() {
+		panic("gateway: the function of " + name + " does not match its description") // a bug in the table below
 	}
 	return operation{Operation: description, run: func(ctx context.Context, c *call) (kms.Response, error) {
 		req := new(Req)
@@ -33,13 +34,13 @@ func op[Req, Resp any, R interface {
 		defer cancel()
 		resp, err := f(ctx, c, req)
 		if err != nil {
-			return nil, err // not resp: a nil R in a response is not nil
+			return nil, err // not resp: a nil R is not a nil kms.Response
 		}
 		return resp, nil
 	}}
 }
 
-// limit ends a context when the operation's time is over.
+// limit returns a context that ends after the operation's time-out.
 func (o operation) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	if o.Timeout == 0 {
 		return ctx, func() {}
@@ -47,7 +48,7 @@ func (o operation) limit(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeout(ctx, o.Timeout)
 }
 
-// operations is what does the operations of kms.Operations, by name.
+// operations maps the names in kms.Operations to the operations.
 var operations = byName(
 	op("AsymmetricSign", asymmetricSign),
 	op("AsymmetricVerify", asymmetricVerify),

@@ -12,16 +12,19 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// sharedInstance is the other KmsInstance that KMS has. What is permitted here is
-// the same.
+// sharedInstance is the other valid KmsInstance of a permission policy. It permits the same
+// as this instance's id.
 const sharedInstance = "shared"
 
-var permissionPolicies = collection[store.PermissionPolicy]{"permission policy", (*store.Records).PermissionPolicies, (*store.Tx).PermissionPolicies}
+var permissionPolicies = collection[store.PermissionPolicy]{
+	"permission policy", (*store.Records).PermissionPolicies, (*store.Tx).PermissionPolicies,
+}
 
 func parsePermissions(text string) ([]string, error) {
 	return parseNames("Permissions", text, 1, 2, func(permission string) error {
 		if permission != identity.KeyUser && permission != identity.SecretUser {
-			return kms.InvalidParameter("Permissions", "%q is neither %s nor %s", kms.Clip(permission), identity.KeyUser, identity.SecretUser)
+			return kms.InvalidParameter("Permissions", "%q is neither %q nor %q",
+				kms.Clip(permission), identity.KeyUser, identity.SecretUser)
 		}
 		return nil
 	})
@@ -30,15 +33,16 @@ func parsePermissions(text string) ([]string, error) {
 func parseResources(text string) ([]string, error) {
 	return parseNames("Resources", text, 1, kms.MaxList, func(resource string) error {
 		if !identity.IsPermissionResource(resource) {
-			return kms.InvalidParameter("Resources", "%q is not key/<KeyId> (no alias), key/*, secret/<SecretName> or secret/*; a * can be the last character only", kms.Clip(resource))
+			return kms.InvalidParameter("Resources", "%q is not key/<KeyId> (no alias), key/*, secret/<SecretName> "+
+				"or secret/*; a * can only be the last character", kms.Clip(resource))
 		}
 		return nil
 	})
 }
 
-// parseAccessControl reads AccessControlRules and gives the network rules that it
-// names; none means all addresses. encoding/json's own decoding would take the last
-// of two members of one name, and null for a list.
+// parseAccessControl parses AccessControlRules and returns the network rules that it names.
+// No rules means all addresses. json.Unmarshal is too lenient here: of two members with the
+// same name it takes the last, and it accepts null for a list.
 func parseAccessControl(text string) ([]string, error) {
 	const parameter = "AccessControlRules"
 	d := json.NewDecoder(strings.NewReader(text))
@@ -50,18 +54,20 @@ func parseAccessControl(text string) ([]string, error) {
 		ok = n == 0 && name == "NetworkRules" && d.Decode(&rules) == nil && bytes.HasPrefix(rules, []byte("["))
 	}
 	if !ok {
-		return nil, kms.InvalidParameter(parameter, `it has to be JSON: {"NetworkRules":["<Name>"]}, or {"NetworkRules":[]} for all addresses`)
+		return nil, kms.InvalidParameter(parameter,
+			`it must be JSON: {"NetworkRules":["<Name>"]}, or {"NetworkRules":[]} for all addresses`)
 	}
-	return parseNames(parameter, string(rules), 0, kms.MaxList, func(name string) error { return checkName(parameter, name) })
+	return parseNames(parameter, string(rules), 0, kms.MaxList,
+		func(name string) error { return checkName(parameter, name) })
 }
 
-// accessControl writes AccessControlRules.
+// accessControl returns AccessControlRules with the names of network rules.
 func accessControl(rules []string) string {
 	return jsonText(struct{ NetworkRules []string }{append([]string{}, rules...)})
 }
 
-// rulesExist refuses network rules that there are not.
-func rulesExist(records *store.Records, rules []string) error {
+// checkNetworkRules refuses names of network rules that do not exist.
+func checkNetworkRules(records *store.Records, rules []string) error {
 	for _, name := range rules {
 		if _, err := networkRules.find(records, name); err != nil {
 			return kms.InvalidParameter("AccessControlRules", "there is no network rule %q", name)
@@ -70,12 +76,16 @@ func rulesExist(records *store.Records, rules []string) error {
 	return nil
 }
 
-func createPermissionPolicy(_ context.Context, c *call, req *kms.CreatePolicyRequest) (*kms.CreatePolicyResponse, error) {
+func createPermissionPolicy(
+	_ context.Context, c *call, req *kms.CreatePolicyRequest,
+) (*kms.CreatePolicyResponse, error) {
 	p, err := newPermissionPolicy(c, req)
 	if err != nil {
 		return nil, err
 	}
-	if err := permissionPolicies.create(c, p.Name, p, func(records *store.Records) error { return rulesExist(records, p.NetworkRules) }); err != nil {
+	err = permissionPolicies.create(c, p.Name, p,
+		func(records *store.Records) error { return checkNetworkRules(records, p.NetworkRules) })
+	if err != nil {
 		return nil, err
 	}
 	return &kms.CreatePolicyResponse{
@@ -89,15 +99,17 @@ func createPermissionPolicy(_ context.Context, c *call, req *kms.CreatePolicyReq
 	}, nil
 }
 
-// newPermissionPolicy makes a record of what CreatePolicy asks for, and refuses
-// what is invalid by itself.
+// newPermissionPolicy returns the record of the permission policy that CreatePolicy asks
+// for. It refuses parameters that are invalid by themselves.
 func newPermissionPolicy(c *call, req *kms.CreatePolicyRequest) (p store.PermissionPolicy, err error) {
-	p = store.PermissionPolicy{Name: req.Name, Description: req.Description, KmsInstance: req.KmsInstance, CreationDate: c.now}
+	p = store.PermissionPolicy{Name: req.Name, Description: req.Description, KmsInstance: req.KmsInstance,
+		CreationDate: c.now}
 	if p.KmsInstance == "" {
 		p.KmsInstance = c.server.instance.InstanceId
 	}
 	if p.KmsInstance != c.server.instance.InstanceId && p.KmsInstance != sharedInstance {
-		return p, kms.InvalidParameter("KmsInstance", "%q is neither %s nor %s", kms.Clip(p.KmsInstance), c.server.instance.InstanceId, sharedInstance)
+		return p, kms.InvalidParameter("KmsInstance", "%q is neither %q nor %q",
+			kms.Clip(p.KmsInstance), c.server.instance.InstanceId, sharedInstance)
 	}
 	if p.Permissions, err = parsePermissions(req.Permissions); err != nil {
 		return p, err
@@ -143,24 +155,25 @@ func listPermissionPolicies(_ context.Context, c *call, req *kms.ListNamedReques
 }
 
 func updatePermissionPolicy(_ context.Context, c *call, req *kms.UpdatePolicyRequest) (*kms.EmptyResponse, error) {
-	permissions, permissionsErr := ifSent(req.Permissions, parsePermissions)
-	resources, resourcesErr := ifSent(req.Resources, parseResources)
-	rules, rulesErr := ifSent(req.AccessControlRules, parseAccessControl)
+	permissions, permissionsErr := parseOptional(req.Permissions, parsePermissions)
+	resources, resourcesErr := parseOptional(req.Resources, parseResources)
+	rules, rulesErr := parseOptional(req.AccessControlRules, parseAccessControl)
 	if err := errors.Join(permissionsErr, resourcesErr, rulesErr); err != nil {
 		return nil, err
 	}
-	return done(permissionPolicies.update(c, req.Name, func(records *store.Records, p *store.PermissionPolicy) error {
-		setIfSent(&p.Permissions, permissions)
-		setIfSent(&p.Resources, resources)
-		setIfSent(&p.Description, req.Description)
-		setIfSent(&p.NetworkRules, rules)
-		if rules == nil { // those of before may be gone
+	change := func(records *store.Records, p *store.PermissionPolicy) error {
+		setOptional(&p.Permissions, permissions)
+		setOptional(&p.Resources, resources)
+		setOptional(&p.Description, req.Description)
+		setOptional(&p.NetworkRules, rules)
+		if rules == nil { // the list is unchanged; its rules may have been deleted
 			return nil
 		}
-		return rulesExist(records, *rules)
-	}))
+		return checkNetworkRules(records, *rules)
+	}
+	return emptyResponse(permissionPolicies.update(c, req.Name, change))
 }
 
 func deletePermissionPolicy(_ context.Context, c *call, req *kms.NameRequest) (*kms.EmptyResponse, error) {
-	return done(permissionPolicies.delete(c, req.Name))
+	return emptyResponse(permissionPolicies.delete(c, req.Name))
 }

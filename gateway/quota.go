@@ -10,8 +10,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// listQuotas lists what holds for everybody, and then what users have instead. A
-// limit of 0 is none.
+// listQuotas lists the general quotas, and then those of single users, which replace them.
+// A quota of 0 means that there is no limit.
 func listQuotas(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListQuotasResponse, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
@@ -22,7 +22,8 @@ func listQuotas(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListQuotasRe
 		if name == kms.QuotaDedicatedUser || name == kms.QuotaDedicatedInstance {
 			kind = DedicatedGateway
 		}
-		resp.Quotas.Quota = append(resp.Quotas.Quota, kms.QuotaItem{Gateway: kind, QuotaName: string(name), UserName: userName, QueriesPerSecond: perSecond})
+		resp.Quotas.Quota = append(resp.Quotas.Quota, kms.QuotaItem{Gateway: kind, QuotaName: string(name),
+			UserName: userName, QueriesPerSecond: perSecond})
 	}
 	for _, name := range limit.Names() {
 		add(name, "", c.server.config.Quotas.PerSecond(name, nil))
@@ -37,18 +38,19 @@ func listQuotas(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListQuotasRe
 
 func setUserQuota(_ context.Context, c *call, req *kms.SetUserQuotaRequest) (*kms.EmptyResponse, error) {
 	if !limit.IsUserQuota(kms.Quota(req.QuotaName)) {
-		return nil, kms.InvalidParameter("QuotaName", "%q is none that users have: ListQuotas names them", kms.Clip(req.QuotaName))
+		return nil, kms.InvalidParameter("QuotaName", "users have no quota %q: ListQuotas lists the names",
+			kms.Clip(req.QuotaName))
 	}
-	return done(updateUser(c, req.UserName, func(_ *store.Records, u *store.User) error {
-		own := maps.Clone(u.Quotas)
-		if own == nil {
-			own = make(map[string]float64)
+	return emptyResponse(updateUser(c, req.UserName, func(_ *store.Records, u *store.User) error {
+		quotas := maps.Clone(u.Quotas)
+		if quotas == nil {
+			quotas = make(map[string]float64)
 		}
-		delete(own, req.QuotaName)
+		delete(quotas, req.QuotaName)
 		if req.QueriesPerSecond != nil {
-			own[req.QuotaName] = float64(*req.QueriesPerSecond)
+			quotas[req.QuotaName] = float64(*req.QueriesPerSecond)
 		}
-		u.Quotas = own
+		u.Quotas = quotas
 		c.entry.Subject = kms.Clip(req.UserName + "/" + req.QuotaName)
 		return nil
 	}))

@@ -12,7 +12,7 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// The types of policies, spelled as RAM spells them.
+// The types of RAM policies, spelled as RAM spells them.
 const (
 	systemType = "System"
 	customType = "Custom"
@@ -25,10 +25,11 @@ func checkDocument(document string) error {
 	return nil
 }
 
-// customPolicy gives a policy that can be changed.
+// customPolicy returns a RAM policy that can be changed. It refuses system policies.
 func customPolicy(c *call, records *store.Records, policyName string) (store.RamPolicy, error) {
 	if _, ok := identity.SystemPolicies[policyName]; ok {
-		return store.RamPolicy{}, kms.InvalidParameter("PolicyName", "%s is a system policy, which cannot be changed", policyName)
+		return store.RamPolicy{}, kms.InvalidParameter("PolicyName", "%q is a system policy, which cannot be changed",
+			policyName)
 	}
 	p, err := records.RamPolicies().Get(policyName)
 	if errors.Is(err, store.ErrNotFound) {
@@ -43,8 +44,9 @@ func createRamPolicy(_ context.Context, c *call, req *kms.CreateRamPolicyRequest
 	if err != nil {
 		return nil, err
 	}
-	p := store.RamPolicy{PolicyName: req.PolicyName, Description: req.Description, PolicyDocument: req.PolicyDocument, CreationDate: c.now, UpdateDate: c.now}
-	return done(c.update(func(tx *store.Tx) error {
+	p := store.RamPolicy{PolicyName: req.PolicyName, Description: req.Description, PolicyDocument: req.PolicyDocument,
+		CreationDate: c.now, UpdateDate: c.now}
+	return emptyResponse(c.update(func(tx *store.Tx) error {
 		if _, err := identity.PolicyDocument(tx.Records, req.PolicyName); err == nil {
 			return kms.ErrPolicyExists
 		}
@@ -57,7 +59,7 @@ func updateRamPolicy(_ context.Context, c *call, req *kms.UpdateRamPolicyRequest
 		return nil, err
 	}
 	c.entry.Subject = kms.Clip(req.PolicyName)
-	return done(c.update(func(tx *store.Tx) error {
+	return emptyResponse(c.update(func(tx *store.Tx) error {
 		p, err := customPolicy(c, tx.Records, req.PolicyName)
 		if err != nil {
 			return err
@@ -67,21 +69,21 @@ func updateRamPolicy(_ context.Context, c *call, req *kms.UpdateRamPolicyRequest
 	}))
 }
 
-// deleteRamPolicy deletes a policy that no user has.
+// deleteRamPolicy deletes a RAM policy that is attached to no user.
 func deleteRamPolicy(_ context.Context, c *call, req *kms.RamPolicyRequest) (*kms.EmptyResponse, error) {
 	c.entry.Subject = kms.Clip(req.PolicyName)
-	return done(c.update(func(tx *store.Tx) error {
+	return emptyResponse(c.update(func(tx *store.Tx) error {
 		if _, err := customPolicy(c, tx.Records, req.PolicyName); err != nil {
 			return err
 		}
 		if n := attachments(tx.Records)[req.PolicyName]; n > 0 {
-			return kms.ErrPolicyInUse.Because("There are %d of them.", n)
+			return kms.ErrPolicyInUse.Because("Users: %d.", n)
 		}
 		return tx.RamPolicies().Delete(req.PolicyName)
 	}))
 }
 
-// attachments counts the users that have each policy.
+// attachments returns to how many users each RAM policy is attached, by its name.
 func attachments(records *store.Records) map[string]int {
 	attached := make(map[string]int)
 	for u := range records.Users().All() {
@@ -93,7 +95,8 @@ func attachments(records *store.Records) map[string]int {
 }
 
 func newPolicyItem(p store.RamPolicy, attached int) kms.RamPolicyItem {
-	return kms.RamPolicyItem{PolicyName: p.PolicyName, PolicyType: customType, Description: p.Description, AttachmentCount: attached, CreateDate: kms.FormatTime(p.CreationDate), UpdateDate: kms.FormatTime(p.UpdateDate)}
+	return kms.RamPolicyItem{PolicyName: p.PolicyName, PolicyType: customType, Description: p.Description,
+		AttachmentCount: attached, CreateDate: kms.FormatTime(p.CreationDate), UpdateDate: kms.FormatTime(p.UpdateDate)}
 }
 
 func getRamPolicy(_ context.Context, c *call, req *kms.RamPolicyRequest) (*kms.GetRamPolicyResponse, error) {
@@ -101,7 +104,8 @@ func getRamPolicy(_ context.Context, c *call, req *kms.RamPolicyRequest) (*kms.G
 	attached := attachments(c.records)[req.PolicyName]
 	resp := new(kms.GetRamPolicyResponse)
 	if p, ok := identity.SystemPolicies[req.PolicyName]; ok {
-		resp.Policy.RamPolicyItem = kms.RamPolicyItem{PolicyName: req.PolicyName, PolicyType: systemType, Description: p.Description, AttachmentCount: attached}
+		resp.Policy.RamPolicyItem = kms.RamPolicyItem{PolicyName: req.PolicyName, PolicyType: systemType,
+			Description: p.Description, AttachmentCount: attached}
 		resp.Policy.PolicyDocument = p.Document
 		return resp, c.confirm()
 	}
@@ -120,7 +124,8 @@ func listRamPolicies(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListRam
 	attached := attachments(c.records)
 	resp := new(kms.ListRamPoliciesResponse)
 	for _, name := range slices.Sorted(maps.Keys(identity.SystemPolicies)) {
-		resp.Policies.Policy = append(resp.Policies.Policy, kms.RamPolicyItem{PolicyName: name, PolicyType: systemType, Description: identity.SystemPolicies[name].Description, AttachmentCount: attached[name]})
+		resp.Policies.Policy = append(resp.Policies.Policy, kms.RamPolicyItem{PolicyName: name, PolicyType: systemType,
+			Description: identity.SystemPolicies[name].Description, AttachmentCount: attached[name]})
 	}
 	for p := range c.records.RamPolicies().All() {
 		resp.Policies.Policy = append(resp.Policies.Policy, newPolicyItem(p, attached[p.PolicyName]))
@@ -129,7 +134,7 @@ func listRamPolicies(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListRam
 }
 
 func attachPolicyToUser(_ context.Context, c *call, req *kms.PolicyAttachmentRequest) (*kms.EmptyResponse, error) {
-	return done(updateUser(c, req.UserName, func(records *store.Records, u *store.User) error {
+	return emptyResponse(updateUser(c, req.UserName, func(records *store.Records, u *store.User) error {
 		c.entry.Subject = kms.Clip(req.UserName + "/" + req.PolicyName)
 		if _, err := identity.PolicyDocument(records, req.PolicyName); errors.Is(err, store.ErrNotFound) {
 			return kms.ErrPolicyNotFound
@@ -145,7 +150,7 @@ func attachPolicyToUser(_ context.Context, c *call, req *kms.PolicyAttachmentReq
 }
 
 func detachPolicyFromUser(_ context.Context, c *call, req *kms.PolicyAttachmentRequest) (*kms.EmptyResponse, error) {
-	return done(updateUser(c, req.UserName, func(_ *store.Records, u *store.User) error {
+	return emptyResponse(updateUser(c, req.UserName, func(_ *store.Records, u *store.User) error {
 		c.entry.Subject = kms.Clip(req.UserName + "/" + req.PolicyName)
 		i := slices.Index(u.Policies, req.PolicyName)
 		if i < 0 {

@@ -7,8 +7,8 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// generateRandom gives bytes that the token makes. KMS has it for programs with
-// client keys only.
+// generateRandom returns random bytes from the token. In KMS, only programs with client
+// keys can call it.
 func generateRandom(ctx context.Context, c *call, req *kms.GenerateRandomRequest) (*kms.GenerateRandomResponse, error) {
 	random, err := randomBytes(ctx, c, *req.Length)
 	return &kms.GenerateRandomResponse{Random: random}, err
@@ -18,7 +18,7 @@ func randomBytes(ctx context.Context, c *call, n int) ([]byte, error) {
 	if hsm.CheckRandom(n) != nil {
 		return nil, kms.InvalidParameter("Length", "%d is not 1 to %d", n, hsm.MaxRandom)
 	}
-	if err := c.authorizeKeyless(); err != nil {
+	if err := c.authorizeOperation(); err != nil {
 		return nil, err
 	}
 	if c.server.config.Random == nil {

@@ -13,22 +13,27 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// authorize asks the caller's policies for the call's action on a resource that
-// is no key.
+// authorize asks the caller's policies for the call's action on a resource other than a
+// key.
 func (c *call) authorize(resource string) error { return c.permit(resource, nil) }
 
-// authorizeKeyless asks for the action of the call, which is of no one resource.
-func (c *call) authorizeKeyless() error {
+// authorizeOperation asks the caller's policies for an action that does not target a single
+// resource. It authorises the action against the resource in the operation's description.
+func (c *call) authorizeOperation() error {
 	return c.authorize(c.server.arns.Resource(c.operation.Resource))
 }
 
-// authorizeKey asks for the action on a key, of which there may be none.
+// authorizeKey asks the caller's policies and the key policy for the call's action on a
+// key. key is nil if the key does not exist.
 func (c *call) authorizeKey(keyId string, key *store.Key) error {
 	return c.permit(c.server.arns.Key(keyId), key)
 }
 
+// permit returns nil if the caller may do the call's action on a resource, and otherwise
+// Forbidden.NoPermission with the reason, which is for the log.
 func (c *call) permit(resource string, key *store.Key) error {
-	d, err := c.server.callers.Decide(c.records, c.principal, identity.Question{Action: c.action, Resource: resource, Key: key, Values: c.conditions()})
+	d, err := c.server.callers.Decide(c.records, c.principal,
+		identity.Question{Action: c.action, Resource: resource, Key: key, Values: c.conditions()})
 	if err != nil {
 		return err
 	}
@@ -38,12 +43,12 @@ func (c *call) permit(resource string, key *store.Key) error {
 	return nil
 }
 
-// conditions gives the values of the condition keys that are of the request.
+// conditions returns the values of the condition keys that depend on the request.
 func (c *call) conditions() map[string]string {
 	values := map[string]string{
 		"acs:CurrentTime":     c.now.Format(time.RFC3339),
-		"acs:SecureTransport": strconv.FormatBool(c.door.name().IsRemote()), // plain HTTP does not get here
-		"acs:MFAPresent":      "false",                                      // a key is one factor
+		"acs:SecureTransport": strconv.FormatBool(c.door.name().IsRemote()), // plain HTTP was refused before
+		"acs:MFAPresent":      "false",                                      // a key is a single factor
 	}
 	if c.door.name().IsRemote() {
 		values["acs:SourceIp"] = c.entry.Source
@@ -51,14 +56,13 @@ func (c *call) conditions() map[string]string {
 	return values
 }
 
-// A permitted key is one that the caller's policies and the key's own allow the operation
-// on. Only c.key and what creates a key make one, and without one there is no way to a
-// key's versions, to its record as it is now, or to a change of it.
+// A permitted key is a key on which the policies allow the call's operation: the caller's
+// policies and the key policy. Only c.key and newPermitted return one. Without one, an
+// operation cannot reach a key's versions or its current record, and cannot change it.
 type permitted struct{ store.Key }
 
-// key gives the key that a request names by its id, an alias or an ARN, if the
-// caller's policies and the key's allow the action on it. It is the only way to
-// a key.
+// key returns the key that a request names by its KeyId, an alias or an ARN, if the caller's
+// policies and the key policy allow the action on it. It is the only way to a key.
 func (c *call) key(name string) (permitted, error) {
 	if len(name) > maxKeyName {
 		return permitted{}, kms.InvalidParameter("KeyId", "it has more than %d bytes", maxKeyName)
@@ -72,7 +76,7 @@ func (c *call) key(name string) (permitted, error) {
 	if k, err := c.records.Keys().Get(keyId); err == nil {
 		key = &k
 	}
-	// Whoever may not use it does not learn whether there is such a key.
+	// A caller who may not use the key does not learn whether it exists.
 	if err := c.authorizeKey(keyId, key); err != nil {
 		return permitted{}, err
 	}
@@ -83,11 +87,11 @@ func (c *call) key(name string) (permitted, error) {
 	return permitted{*key}, nil
 }
 
-// maxKeyName is more than an ARN of the longest alias has. Policies are matched
-// against names in time that grows with them.
+// maxKeyName is the most bytes of a name. The ARN of the longest alias has fewer. There is a
+// limit because the time to match policies grows with the name.
 const maxKeyName = 2048
 
-// keyId resolves aliases and ARNs.
+// keyId returns the KeyId that a KeyId, an alias or an ARN names.
 func (c *call) keyId(name string) (string, error) {
 	if strings.HasPrefix(name, "acs:") {
 		resource, ours := strings.CutPrefix(name, c.server.arns.Resource(""))
@@ -96,7 +100,7 @@ func (c *call) keyId(name string) (string, error) {
 			return strings.TrimPrefix(resource, "key/"), nil
 		case ours && strings.HasPrefix(resource, aliasPrefix):
 			name = resource
-		default: // of another region, account or service: as unknown as any other
+		default: // an ARN of another region, account or service is like an unknown KeyId
 			return name, nil
 		}
 	}
@@ -107,9 +111,9 @@ func (c *call) keyId(name string) (string, error) {
 	return alias.KeyId, err
 }
 
-// alias gives an alias. That there is none is told only to callers who may do
-// what they ask for with every key; to others it must look as if there were a
-// key that they may not use.
+// alias returns an alias. It reveals that an alias does not exist only to callers who may do
+// the action on every key. Other callers receive the same error as for a key that they may
+// not use.
 func (c *call) alias(aliasName string) (store.Alias, error) {
 	c.entry.Alias = kms.Clip(aliasName)
 	alias, err := c.records.Aliases().Get(aliasName)
@@ -122,7 +126,8 @@ func (c *call) alias(aliasName string) (store.Alias, error) {
 	return alias, err
 }
 
-// version returns a version of a permitted key, the oldest if no id is given.
+// version returns a version of a permitted key, or its oldest version if keyVersionId is
+// empty.
 func (c *call) version(key permitted, keyVersionId string) (store.KeyVersion, error) {
 	c.entry.KeyVersionId = kms.Clip(keyVersionId)
 	version, err := c.records.Version(key.KeyId, keyVersionId)
@@ -141,11 +146,11 @@ func (c *call) version(key permitted, keyVersionId string) (store.KeyVersion, er
 	return version, keypair.CheckRecord(version, key.Key)
 }
 
-// current returns the record of a permitted key as it is now.
-func current(records *store.Records, key permitted) (store.Key, error) {
+// currentKey returns the current record of a permitted key.
+func currentKey(records *store.Records, key permitted) (store.Key, error) {
 	k, err := records.Keys().Get(key.KeyId)
 	if errors.Is(err, store.ErrNotFound) {
-		return k, kms.ErrKeyNotFound // deleted by another call meanwhile
+		return k, kms.ErrKeyNotFound // another call has just deleted it
 	}
 	return k, err
 }
@@ -153,10 +158,10 @@ func current(records *store.Records, key permitted) (store.Key, error) {
 // versions returns the versions of a permitted key, the oldest first.
 func (c *call) versions(key permitted) []store.KeyVersion { return c.records.VersionsOf(key.KeyId) }
 
-// keys returns a page of the keys that filters select, and the number of all of them, to
-// callers who may list all keys.
+// keys returns a page of the keys that f selects, and the number of all keys that f selects.
+// The caller must have the permission to list keys.
 func (c *call) keys(f filters, p kms.PageInfo) (page []store.Key, total int, err error) {
-	if err := c.authorizeKeyless(); err != nil {
+	if err := c.authorizeOperation(); err != nil {
 		return nil, 0, err
 	}
 	all := c.records.Keys()
@@ -175,8 +180,8 @@ func (c *call) keys(f filters, p kms.PageInfo) (page []store.Key, total int, err
 	return page, total, nil
 }
 
-// keysSeen returns the keys that match and on which the caller may do what is asked for.
-func (c *call) keysSeen(match func(k store.Key) bool) (keys []store.Key) {
+// visibleKeys returns the keys that match and on which the caller may do the action.
+func (c *call) visibleKeys(match func(k store.Key) bool) (keys []store.Key) {
 	for k := range c.records.Keys().All() {
 		if match(k) && c.authorizeKey(k.KeyId, &k) == nil {
 			keys = append(keys, k)
@@ -185,8 +190,8 @@ func (c *call) keysSeen(match func(k store.Key) bool) (keys []store.Key) {
 	return keys
 }
 
-// anyKey returns a key that others' policies are asked about, nil if there is none. It is
-// for local administrators, who see all.
+// anyKey returns a key without authorising the caller, or nil if there is no such key. It is
+// only for local administrators, who may see all keys.
 func (c *call) anyKey(name string) (keyId string, key *store.Key, err error) {
 	if c.door.name().IsRemote() {
 		return "", nil, kms.ErrNoPermission
@@ -200,12 +205,12 @@ func (c *call) anyKey(name string) (keyId string, key *store.Key, err error) {
 	return keyId, key, nil
 }
 
-// currentAlias returns an alias as it is now. It asks for the permission on the key of
-// the alias again, if that is not the key any more for which it was given.
+// currentAlias returns the current record of an alias. If the alias no longer points to the
+// authorised key, currentAlias asks for the permission on the key that it points to.
 func (c *call) currentAlias(records *store.Records, aliasName string, authorised permitted) (store.Alias, error) {
 	alias, err := records.Aliases().Get(aliasName)
 	if errors.Is(err, store.ErrNotFound) {
-		return alias, kms.ErrAliasNotFound // deleted by another call meanwhile
+		return alias, kms.ErrAliasNotFound // another call has just deleted it
 	}
 	if err != nil || alias.KeyId == authorised.KeyId {
 		return alias, err
@@ -217,5 +222,6 @@ func (c *call) currentAlias(records *store.Records, aliasName string, authorised
 	return alias, c.authorizeKey(alias.KeyId, &key)
 }
 
-// namedARN is the ARN of what the call's operation is on, by a name.
+// namedARN returns the ARN of the record with a name, of the kind that the call's operation
+// is about.
 func (c *call) namedARN(name string) string { return c.server.namedARN(c.operation.Operation, name) }

@@ -13,17 +13,17 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// maxBody is the most bytes that a request's body may have, and its query.
+// maxBody is the most bytes of a request's body, and of its query.
 const maxBody = 256 << 10
 
 // apiVersion is the only version of the API.
 const apiVersion = "2016-01-20"
 
-// An rpcDoor is the door for the world: parameters in the query, a form or both, signed
-// with an access key; answers in JSON or XML.
+// An rpcDoor is the door of the RPC API. Parameters come in the query, in a form or in both,
+// signed with an access key. Answers are JSON or XML.
 type rpcDoor struct {
 	httpDoor
-	format *kms.Format // nil until the parameters were read
+	format *kms.Format // nil until the parameters are read
 }
 
 func (d *rpcDoor) name() kms.Door { return kms.RPC }
@@ -34,11 +34,11 @@ func (d *rpcDoor) read(c *call) error {
 	}
 	r := d.ec.Request()
 	if len(r.URL.RawQuery) > maxBody { // the SDKs send everything in the query
-		return kms.ErrTooLarge.Because("A query may have %d bytes.", maxBody)
+		return kms.ErrTooLarge.Because("A query may have at most %d bytes.", maxBody)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
-	if tooLarge(err) {
-		return kms.ErrTooLarge.Because("A body may have %d bytes.", maxBody)
+	if isTooLarge(err) {
+		return kms.ErrTooLarge.Because("A body may have at most %d bytes.", maxBody)
 	}
 	if err != nil {
 		return kms.ErrParseRequest.Because("The body ended too early.")
@@ -52,7 +52,7 @@ func (d *rpcDoor) read(c *call) error {
 	if err != nil {
 		return err
 	}
-	d.take(c, claim)
+	d.setClaim(c, claim)
 	c.nonce = &store.Nonce{AccessKeyId: claim.AccessKeyId, Nonce: claim.Nonce, Until: claim.Time.Add(identity.TimeWindow)}
 	return nil
 }
@@ -66,49 +66,51 @@ func (d *rpcDoor) lookup(c *call) (operation, error) {
 		return operation{}, kms.MissingParameter("Action")
 	}
 	if d.claim.Version != apiVersion {
-		return operation{}, kms.ErrApiNotFound.Because("The only version is %s.", apiVersion)
+		return operation{}, kms.ErrApiNotFound.Because("The only version is %q.", apiVersion)
 	}
 	o, err := lookup(c.action, func(o operation) bool { return o.Door == kms.RPC })
 	if err != nil {
 		return operation{}, err
 	}
 	if d.listener.BusinessOnly && !o.Business {
-		return operation{}, kms.ErrUnsupportedOperation.Because("This endpoint serves business operations only, of which %s is none.", c.action)
+		return operation{}, kms.ErrUnsupportedOperation.Because(
+			"This endpoint serves only business operations; %q is not one.", c.action)
 	}
 	o.charges = d.listener.charges(o.Operation)
 	return o, nil
 }
 
-// lookup returns an operation that can be had through a door.
+// lookup returns an operation by its name, if the door admits it.
 func lookup(action string, admits func(o operation) bool) (operation, error) {
 	if o, ok := operations[action]; ok && admits(o) {
 		return o, nil
 	}
 	if kms.IsUnsupported(action) {
-		return operation{}, kms.ErrUnsupportedOperation.Because("%s is not an operation of a signing gateway.", action)
+		return operation{}, kms.ErrUnsupportedOperation.Because("A signing gateway has no operation %q.", action)
 	}
 	return operation{}, kms.ErrApiNotFound
 }
 
 func (d *rpcDoor) errorOf(err error) *kms.Error { return apiError(err) }
 
-func (d *rpcDoor) answer(c *call, resp kms.Response, api *kms.Error) error {
-	if api == nil {
+func (d *rpcDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
+	if apiErr == nil {
 		return d.write(c, http.StatusOK, c.action+"Response", resp)
 	}
-	if d.server.config.EchoStringToSign && errors.Is(api, kms.ErrSignatureMismatch) && c.parameters["Password"] == "" {
-		// Here and not in the error itself, which is logged: it is the
-		// request's URI in another form.
-		api = api.Because("server string to sign is:%s", d.claim.StringToSign())
+	if d.server.config.EchoStringToSign && errors.Is(apiErr, kms.ErrSignatureMismatch) && c.parameters["Password"] == "" {
+		// The string is added here and not in the original error, because that is logged. The
+		// string is the request's URI in another form, and URIs must not be logged.
+		apiErr = apiErr.Because("server string to sign is:%s", d.claim.StringToSign())
 	}
-	d.retryLater(api)
-	body := kms.ErrorBody{HttpStatus: api.Status, Code: api.Code, Message: api.Message, RequestId: c.requestId, HostId: kms.Clip(d.ec.Request().Host)}
-	return d.write(c, api.Status, "Error", body)
+	d.setRetryAfter(apiErr)
+	body := kms.ErrorBody{HttpStatus: apiErr.Status, Code: apiErr.Code, Message: apiErr.Message,
+		RequestId: c.requestId, HostId: kms.Clip(d.ec.Request().Host)}
+	return d.write(c, apiErr.Status, "Error", body)
 }
 
 func (d *rpcDoor) write(c *call, status int, root string, body any) error {
 	format := d.format
-	if format == nil { // the request was not read that far
+	if format == nil { // read failed before it had the parameters
 		format = kms.FormatOf(d.ec.QueryParam("Format"))
 	}
 	text, err := format.Encode(root, body)

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Run does what has to be done from time to time, until ctx is done: it appends pending
-// audit lines, reports suppressed refusals, records when access keys were used, and looks
-// after the key pairs. One Run is needed while anything is served, and it has to end after
-// that.
+// Run does the periodic work until ctx is done: it appends pending audit lines, reports
+// suppressed refusals, records when access keys were used, and looks after the key pairs.
+// Exactly one Run must be active while the Server serves requests, and it must end after
+// they have ended.
 func (s *Server) Run(ctx context.Context) {
 	var pairs sync.WaitGroup
 	pairs.Go(func() { s.pairs.Run(ctx) })
@@ -17,7 +17,7 @@ func (s *Server) Run(ctx context.Context) {
 	pairs.Wait()
 }
 
-// maintain flushes pending audit lines once a second, and everything once a minute.
+// maintain appends pending audit lines once a second and flushes everything once a minute.
 func (s *Server) maintain(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -36,17 +36,17 @@ func (s *Server) maintain(ctx context.Context) {
 	}
 }
 
-// Flush does what Run does when it ends, for a Server that was not run.
+// Flush does the work that Run does at its end. It is for a Server without a Run.
 func (s *Server) Flush() {
 	s.journal.Flush()
-	if s.config.Audit.Err() == nil { // a disk that is full for the log is full for the database
+	if s.config.Audit.Err() == nil { // if the disk is too full for the log, it is too full for the database
 		s.callers.RecordUse(s.config.Store)
 	}
 	s.reportSuppressed()
 }
 
-// reportSuppressed writes the one line that stands for the refusals that have none. While
-// the log cannot be written they are kept for later.
+// reportSuppressed writes one audit line for all refusals that have none. While the audit
+// log cannot be written, it leaves them for later.
 func (s *Server) reportSuppressed() {
 	if s.config.Audit.Err() != nil {
 		return
@@ -56,6 +56,6 @@ func (s *Server) reportSuppressed() {
 	}
 }
 
-// CarryOutDeletions does what Run does from time to time: it deletes the keys whose time
-// has come, and destroys key pairs that belong to no version.
+// CarryOutDeletions deletes the keys whose deletion is due, and destroys key pairs that
+// belong to no version. Run does so periodically.
 func (s *Server) CarryOutDeletions(ctx context.Context) { s.pairs.CarryOutDeletions(ctx) }

@@ -6,7 +6,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// describeRegions needs authentication only, as in KMS.
+// describeRegions requires only authentication, as in KMS.
 func describeRegions(_ context.Context, c *call, _ *kms.NoRequest) (*kms.DescribeRegionsResponse, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
@@ -16,8 +16,10 @@ func describeRegions(_ context.Context, c *call, _ *kms.NoRequest) (*kms.Describ
 	return resp, nil
 }
 
-func describeAccountKmsStatus(_ context.Context, c *call, _ *kms.NoRequest) (*kms.DescribeAccountKmsStatusResponse, error) {
-	if err := c.authorizeKeyless(); err != nil {
+func describeAccountKmsStatus(
+	_ context.Context, c *call, _ *kms.NoRequest,
+) (*kms.DescribeAccountKmsStatusResponse, error) {
+	if err := c.authorizeOperation(); err != nil {
 		return nil, err
 	}
 	if err := c.confirm(); err != nil {
@@ -26,12 +28,12 @@ func describeAccountKmsStatus(_ context.Context, c *call, _ *kms.NoRequest) (*km
 	return &kms.DescribeAccountKmsStatusResponse{AccountStatus: "Enabled"}, nil
 }
 
-// openKmsService has nothing to open: the service is there.
+// openKmsService does nothing and succeeds, because the service is always open.
 func openKmsService(_ context.Context, c *call, _ *kms.NoRequest) (*kms.EmptyResponse, error) {
-	if err := c.authorizeKeyless(); err != nil {
+	if err := c.authorizeOperation(); err != nil {
 		return nil, err
 	}
-	return done(c.confirm())
+	return emptyResponse(c.confirm())
 }
 
 func getKmsInstance(_ context.Context, c *call, req *kms.GetKmsInstanceRequest) (*kms.GetKmsInstanceResponse, error) {
@@ -56,9 +58,11 @@ func getKmsInstance(_ context.Context, c *call, req *kms.GetKmsInstanceRequest) 
 	return &kms.GetKmsInstanceResponse{KmsInstance: i}, nil
 }
 
-func listKmsInstances(_ context.Context, c *call, req *kms.ListKmsInstancesRequest) (*kms.ListKmsInstancesResponse, error) {
+func listKmsInstances(
+	_ context.Context, c *call, req *kms.ListKmsInstancesRequest,
+) (*kms.ListKmsInstancesResponse, error) {
 	page := kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)
-	if err := c.authorizeKeyless(); err != nil {
+	if err := c.authorizeOperation(); err != nil {
 		return nil, err
 	}
 	if err := c.confirm(); err != nil {
@@ -69,12 +73,14 @@ func listKmsInstances(_ context.Context, c *call, req *kms.ListKmsInstancesReque
 	resp.KmsInstances.KmsInstance = []kms.KmsInstanceItem{}
 	if page.PageNumber == 1 {
 		id := c.server.instance.InstanceId
-		resp.KmsInstances.KmsInstance = append(resp.KmsInstances.KmsInstance, kms.KmsInstanceItem{KmsInstanceArn: c.server.arns.Instance(id), KmsInstanceId: id})
+		resp.KmsInstances.KmsInstance = append(resp.KmsInstances.KmsInstance,
+			kms.KmsInstanceItem{KmsInstanceArn: c.server.arns.Instance(id), KmsInstanceId: id})
 	}
 	return resp, nil
 }
 
-// getAuditHead signs where the audit log is. Its own line comes behind that.
+// getAuditHead returns a signed checkpoint of the audit log's last line. The audit line of
+// the call itself comes after it.
 func getAuditHead(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.GetAuditHeadResponse, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err

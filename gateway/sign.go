@@ -10,7 +10,8 @@ import (
 )
 
 func asymmetricSign(ctx context.Context, c *call, req *kms.AsymmetricSignRequest) (*kms.AsymmetricSignResponse, error) {
-	s, err := resolveSigning(c, req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
+	m := message{parameter: "Digest", bytes: req.Digest}
+	s, err := resolveSigning(c, req.KeyId, req.KeyVersionId, req.Algorithm, m)
 	if err != nil {
 		return nil, err
 	}
@@ -21,8 +22,11 @@ func asymmetricSign(ctx context.Context, c *call, req *kms.AsymmetricSignRequest
 	return &kms.AsymmetricSignResponse{KeyId: s.version.KeyId, KeyVersionId: s.version.KeyVersionId, Value: signature}, nil
 }
 
-func asymmetricVerify(_ context.Context, c *call, req *kms.AsymmetricVerifyRequest) (*kms.AsymmetricVerifyResponse, error) {
-	s, err := resolveSigning(c, req.KeyId, req.KeyVersionId, req.Algorithm, message{parameter: "Digest", bytes: req.Digest})
+func asymmetricVerify(
+	_ context.Context, c *call, req *kms.AsymmetricVerifyRequest,
+) (*kms.AsymmetricVerifyResponse, error) {
+	m := message{parameter: "Digest", bytes: req.Digest}
+	s, err := resolveSigning(c, req.KeyId, req.KeyVersionId, req.Algorithm, m)
 	if err != nil {
 		return nil, err
 	}
@@ -33,14 +37,15 @@ func asymmetricVerify(_ context.Context, c *call, req *kms.AsymmetricVerifyReque
 	return &kms.AsymmetricVerifyResponse{KeyId: s.version.KeyId, KeyVersionId: s.version.KeyVersionId, Value: valid}, nil
 }
 
-// A message is what is signed: a digest, or what is hashed to one here.
+// A message is what a request has signed or verified: a digest, or a text that the gateway
+// hashes.
 type message struct {
-	parameter string // that it was sent as
+	parameter string // the name of the parameter that has it
 	bytes     []byte
-	raw       bool
+	raw       bool // bytes is a text; otherwise it is a digest
 }
 
-// digest gives what goes into the signature.
+// digest returns the digest to sign or verify.
 func (m message) digest(key hsm.Key, alg hsm.Algorithm) ([]byte, error) {
 	if m.raw {
 		return hsm.Digest(key, alg, m.bytes)
@@ -48,23 +53,23 @@ func (m message) digest(key hsm.Key, alg hsm.Algorithm) ([]byte, error) {
 	return m.bytes, checkDigest(m.parameter, alg, m.bytes)
 }
 
-// A signing is a digest and what it is signed with.
+// A signing is a digest with the key version and the algorithm that sign it.
 type signing struct {
 	version store.KeyVersion
 	alg     hsm.Algorithm
 	digest  []byte
 }
 
-// resolveSigning resolves what a request names that has something signed or verified, and
-// refuses what cannot be. No KeyVersionId means the oldest version, no algorithm the
-// first of the KeySpec.
+// resolveSigning resolves the key, version and algorithm of a request to sign or verify m.
+// It refuses a request that cannot be carried out. Without a keyVersionId it uses the oldest
+// version, without an algorithm the first of the KeySpec.
 func resolveSigning(c *call, keyName, keyVersionId, algorithm string, m message) (s signing, err error) {
 	c.entry.Algorithm = kms.Clip(algorithm)
 	if !m.raw {
 		c.entry.Digest = m.bytes[:min(len(m.bytes), kms.MaxEcho)]
 	}
 	if algorithm != "" && !isAlgorithm(hsm.Algorithm(algorithm)) {
-		return s, kms.InvalidParameter("Algorithm", "%q is no signature algorithm", kms.Clip(algorithm))
+		return s, kms.InvalidParameter("Algorithm", "%q is not a signature algorithm", kms.Clip(algorithm))
 	}
 	key, err := c.key(keyName)
 	if err != nil {
@@ -73,7 +78,7 @@ func resolveSigning(c *call, keyName, keyVersionId, algorithm string, m message)
 	if s.version, err = c.version(key, keyVersionId); err != nil {
 		return s, err
 	}
-	if err := usable(key.Key); err != nil {
+	if err := checkUsable(key.Key); err != nil {
 		return s, err
 	}
 	if s.alg, err = algorithmFor(key.KeySpec, hsm.Algorithm(algorithm)); err != nil {
@@ -86,7 +91,7 @@ func resolveSigning(c *call, keyName, keyVersionId, algorithm string, m message)
 	return s, nil
 }
 
-// makeSignature makes the signature.
+// makeSignature confirms, and returns the signature.
 func makeSignature(ctx context.Context, c *call, s signing) ([]byte, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
@@ -94,7 +99,7 @@ func makeSignature(ctx context.Context, c *call, s signing) ([]byte, error) {
 	return c.server.config.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)
 }
 
-// verifySignature judges a signature.
+// verifySignature confirms, and reports whether a signature is valid.
 func verifySignature(c *call, s signing, signature []byte) (valid bool, err error) {
 	if err := c.confirm(); err != nil {
 		return false, err
@@ -112,29 +117,30 @@ func isAlgorithm(alg hsm.Algorithm) bool {
 	})
 }
 
-// algorithmFor gives alg, or the KeySpec's first one for none.
+// algorithmFor returns alg if the KeySpec supports it, or the KeySpec's first algorithm if
+// alg is empty.
 func algorithmFor(spec hsm.KeySpec, alg hsm.Algorithm) (hsm.Algorithm, error) {
-	fitting := hsm.Algorithms(spec)
-	if alg == "" && len(fitting) > 0 {
-		return fitting[0], nil
+	algorithms := hsm.Algorithms(spec)
+	if alg == "" && len(algorithms) > 0 {
+		return algorithms[0], nil
 	}
-	if !slices.Contains(fitting, alg) {
-		return "", kms.InvalidParameter("Algorithm", "the key's KeySpec is %s, which signs with %v", spec, fitting)
+	if !slices.Contains(algorithms, alg) {
+		return "", kms.InvalidParameter("Algorithm", "the key's KeySpec is %s, which signs with %v", spec, algorithms)
 	}
 	return alg, nil
 }
 
-// checkDigest is the part of hsm.Check that is about the digest, with a message for
-// the client.
+// checkDigest checks a digest as hsm.Check does, and returns an error for the client.
 func checkDigest(parameter string, alg hsm.Algorithm, digest []byte) error {
 	if len(digest) != hsm.DigestSize {
-		return kms.InvalidParameter(parameter, "it is %d bytes, not the %d of a digest for %s", len(digest), hsm.DigestSize, alg)
+		return kms.InvalidParameter(parameter, "it has %d bytes, but a digest for %s has %d",
+			len(digest), alg, hsm.DigestSize)
 	}
 	return nil
 }
 
-// usable refuses a key that is in no state to sign, or not for signing.
-func usable(key store.Key) error {
+// checkUsable refuses a key whose KeyState or KeyUsage does not allow signing.
+func checkUsable(key store.Key) error {
 	switch key.KeyState {
 	case store.Enabled:
 	case store.Disabled:
@@ -157,10 +163,11 @@ func getPublicKey(_ context.Context, c *call, req *kms.GetPublicKeyRequest) (*km
 	if err != nil {
 		return nil, err
 	}
-	return &kms.GetPublicKeyResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, PublicKey: hsm.PublicKeyPEM(version.Key.Public)}, nil
+	return &kms.GetPublicKeyResponse{KeyId: version.KeyId, KeyVersionId: version.KeyVersionId,
+		PublicKey: hsm.PublicKeyPEM(version.Key.Public)}, nil
 }
 
-// publicKeyVersion gives a version whose public key may be shown.
+// publicKeyVersion returns a version whose public key the caller may read.
 func publicKeyVersion(c *call, keyName, keyVersionId string) (store.KeyVersion, error) {
 	key, err := c.key(keyName)
 	if err != nil {
@@ -170,7 +177,7 @@ func publicKeyVersion(c *call, keyName, keyVersionId string) (store.KeyVersion, 
 	if err != nil {
 		return store.KeyVersion{}, err
 	}
-	if err := usable(key.Key); err != nil {
+	if err := checkUsable(key.Key); err != nil {
 		return store.KeyVersion{}, err
 	}
 	return version, c.confirm()

@@ -11,15 +11,15 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// simulatePolicy says what a user's request would be decided like, and by which
-// statement.
+// simulatePolicy returns how the policies would decide a user's request, and which statement
+// would decide it.
 func simulatePolicy(_ context.Context, c *call, req *kms.SimulatePolicyRequest) (*kms.SimulatePolicyResponse, error) {
 	o, err := simulatedOperation(req.ActionName)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := netip.ParseAddr(req.SourceIp); err != nil && req.SourceIp != "" {
-		return nil, kms.InvalidParameter("SourceIp", "%q is no address", kms.Clip(req.SourceIp))
+		return nil, kms.InvalidParameter("SourceIp", "%q is not an IP address", kms.Clip(req.SourceIp))
 	}
 	p, err := simulatedPrincipal(c, req.UserName)
 	if err != nil {
@@ -36,8 +36,8 @@ func simulatePolicy(_ context.Context, c *call, req *kms.SimulatePolicyRequest) 
 	return resp, c.confirm()
 }
 
-// simulatedPrincipal gives the user who is asked about, or the access point, whose
-// client keys are.
+// simulatedPrincipal returns the principal of a user, or of the client keys of an access
+// point.
 func simulatedPrincipal(c *call, userName string) (*identity.Principal, error) {
 	aapName, ok := strings.CutPrefix(userName, identity.AccessPointUser)
 	if !ok {
@@ -54,32 +54,40 @@ func simulatedPrincipal(c *call, userName string) (*identity.Principal, error) {
 	return c.server.callers.AccessPoint(c.records, aapName)
 }
 
-// simulate decides as the operation would: for an alias that is changed, on the
-// alias first, and if that is allowed on the key.
-func simulate(c *call, p *identity.Principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
+// simulate decides as the operation would. For a change of an alias it decides on the alias
+// first, and if that is allowed, on the key.
+func simulate(
+	c *call, p *identity.Principal, action string,
+	req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse,
+) error {
 	if action == "DescribeRegions" {
-		resp.Allowed, resp.Reason = true, "it takes authentication only"
+		resp.Allowed, resp.Reason = true, "it requires only authentication"
 		return nil
 	}
-	changed := action == "CreateAlias" || action == "UpdateAlias" || action == "DeleteAlias"
-	if changed && strings.HasPrefix(req.KeyId, aliasPrefix) {
-		onKey := resp.Resource
+	changesAlias := action == "CreateAlias" || action == "UpdateAlias" || action == "DeleteAlias"
+	if changesAlias && strings.HasPrefix(req.KeyId, aliasPrefix) {
+		keyARN := resp.Resource
 		resp.Resource = c.server.arns.Alias(req.KeyId)
-		if err := simulateOn(c, p, action, req, nil, resp); err != nil || !resp.Allowed {
+		if err := simulateResource(c, p, action, req, nil, resp); err != nil || !resp.Allowed {
 			return err
 		}
-		resp.Resource = onKey
+		resp.Resource = keyARN
 	}
-	return simulateOn(c, p, action, req, key, resp)
+	return simulateResource(c, p, action, req, key, resp)
 }
 
-func simulateOn(c *call, p *identity.Principal, action string, req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse) error {
+// simulateResource fills in resp with the decision on resp.Resource.
+func simulateResource(
+	c *call, p *identity.Principal, action string,
+	req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse,
+) error {
 	values := c.conditions()
 	values["acs:SecureTransport"] = "true"
 	if req.SourceIp != "" {
 		values["acs:SourceIp"] = req.SourceIp
 	}
-	d, err := c.server.callers.Decide(c.records, p, identity.Question{Action: action, Resource: resp.Resource, Key: key, Values: values})
+	d, err := c.server.callers.Decide(c.records, p,
+		identity.Question{Action: action, Resource: resp.Resource, Key: key, Values: values})
 	resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason, d.Policy, d.Statement
 	if errors.Is(err, kms.ErrNoPermission) {
 		resp.Reason, err = err.Error(), nil
@@ -87,7 +95,7 @@ func simulateOn(c *call, p *identity.Principal, action string, req *kms.Simulate
 	return err
 }
 
-// simulatedOperation returns the operation that is asked about, by either API's name.
+// simulatedOperation returns the operation to simulate, by its name in either API.
 func simulatedOperation(name string) (kms.Operation, error) {
 	action := strings.TrimPrefix(name, "kms:")
 	o, ok := kms.FindNative(action)
@@ -95,14 +103,17 @@ func simulatedOperation(name string) (kms.Operation, error) {
 		o, ok = kms.Find(action)
 	}
 	if !ok || !o.Door.IsRemote() {
-		return o, kms.InvalidParameter("ActionName", "%q is not an operation that can be asked for over the network", kms.Clip(action))
+		return o, kms.InvalidParameter("ActionName", "%q is not an operation that is available over the network",
+			kms.Clip(action))
 	}
 	return o, nil
 }
 
-// simulatedKey finds the key that is asked about, if there is one, and fills in
-// the resource.
-func simulatedKey(c *call, o kms.Operation, req *kms.SimulatePolicyRequest, resp *kms.SimulatePolicyResponse) (*store.Key, error) {
+// simulatedKey returns the key to simulate, or nil if the operation is not about a key or
+// the key does not exist. It fills in resp.Resource.
+func simulatedKey(
+	c *call, o kms.Operation, req *kms.SimulatePolicyRequest, resp *kms.SimulatePolicyResponse,
+) (*store.Key, error) {
 	switch kind, ok := o.ResourceKind(); {
 	case o.Resource == "":
 		return nil, nil
@@ -126,10 +137,10 @@ func simulatedKey(c *call, o kms.Operation, req *kms.SimulatePolicyRequest, resp
 	return key, nil
 }
 
-// simulatedName fills in the resource of an action on something that has a name.
+// simulatedName fills in resp.Resource for an action on a named record.
 func simulatedName(c *call, o kms.Operation, name string, resp *kms.SimulatePolicyResponse) error {
 	switch {
-	case name == "" && o.Name == "ListClientKeys": // of all access points
+	case name == "" && o.Name == "ListClientKeys": // it lists those of all access points
 		name = anyName
 	case name == "":
 		return kms.MissingParameter("Name")

@@ -18,18 +18,18 @@ const (
 	maxTagKey    = 128 // characters
 	maxTagValue  = 256
 	maxResources = 50 // in one call
-	pageOfTags   = 200
+	tagsPerPage  = 200
 	resourceKey  = "key"
 )
 
-// parseTags reads a JSON list of {"TagKey", "TagValue"}.
+// parseTags parses a JSON list of {"TagKey", "TagValue"}.
 func parseTags(s string) (map[string]string, error) {
 	if s == "" {
 		return nil, nil
 	}
 	var list []struct{ TagKey, TagValue string }
 	if err := json.Unmarshal([]byte(s), &list); err != nil {
-		return nil, kms.InvalidParameter("Tags", `it has to be JSON: [{"TagKey":"…","TagValue":"…"}]`)
+		return nil, kms.InvalidParameter("Tags", `it must be JSON: [{"TagKey":"…","TagValue":"…"}]`)
 	}
 	tags := make(map[string]string, len(list))
 	for _, t := range list {
@@ -38,26 +38,29 @@ func parseTags(s string) (map[string]string, error) {
 		}
 	}
 	if len(tags) > maxTags {
-		return nil, kms.InvalidParameter("Tags", "a key has at most %d tags", maxTags)
+		return nil, kms.InvalidParameter("Tags", "a key can have at most %d tags", maxTags)
 	}
 	return tags, nil
 }
 
 func addTag(tags map[string]string, parameter, key, value string) error {
-	if key == "" || utf8.RuneCountInString(key) > maxTagKey || utf8.RuneCountInString(value) > maxTagValue || !kms.IsText(key+value) {
-		return kms.InvalidParameter(parameter, "a tag's key has 1 to %d characters, its value up to %d", maxTagKey, maxTagValue)
+	if key == "" || utf8.RuneCountInString(key) > maxTagKey || utf8.RuneCountInString(value) > maxTagValue ||
+		!kms.IsText(key+value) {
+		return kms.InvalidParameter(parameter, "a tag's key must have 1 to %d characters, its value at most %d",
+			maxTagKey, maxTagValue)
 	}
 	if strings.HasPrefix(key, "aliyun") || strings.HasPrefix(key, "acs:") {
-		return kms.InvalidParameter(parameter, "tags whose keys begin with aliyun or acs: are reserved")
+		return kms.InvalidParameter(parameter, "tag keys that begin with aliyun or acs: are reserved")
 	}
-	if _, twice := tags[key]; twice {
-		return kms.InvalidParameter(parameter, "the tag %q is there twice", key)
+	if _, exists := tags[key]; exists {
+		return kms.InvalidParameter(parameter, "it has the tag %q twice", key)
 	}
 	tags[key] = value
 	return nil
 }
 
-// setTags gives a key more tags. Its map is not changed: others may read it.
+// setTags adds tags to a key. It replaces the key's map and does not modify it, because
+// other calls may be reading it.
 func setTags(k *store.Key, tags map[string]string) error {
 	merged := maps.Clone(k.Tags)
 	if merged == nil {
@@ -65,33 +68,33 @@ func setTags(k *store.Key, tags map[string]string) error {
 	}
 	maps.Copy(merged, tags)
 	if len(merged) > maxTags {
-		return kms.ErrLimitExceeded.Because("A key has at most %d tags.", maxTags)
+		return kms.ErrLimitExceeded.Because("A key can have at most %d tags.", maxTags)
 	}
 	k.Tags = merged
 	return nil
 }
 
+// dropTags removes tags from a key. Like setTags, it replaces the key's map.
 func dropTags(k *store.Key, tagKeys []string) error {
-	left := maps.Clone(k.Tags)
+	remaining := maps.Clone(k.Tags)
 	for _, key := range tagKeys {
-		delete(left, key)
+		delete(remaining, key)
 	}
-	k.Tags = left
+	k.Tags = remaining
 	return nil
 }
 
-// notKeys are the parameters by which other resources are tagged.
-type notKeys struct{ SecretName, CertificateId string }
-
-func (n notKeys) check() error {
-	if n.SecretName != "" || n.CertificateId != "" {
-		return kms.ErrUnsupportedOperation.Because("There are no secrets and no certificates here: use the parameter \"KeyId\".")
+// refuseOtherResources refuses the parameters that name resources other than keys.
+func refuseOtherResources(secretName, certificateId string) error {
+	if secretName != "" || certificateId != "" {
+		return kms.ErrUnsupportedOperation.Because(
+			"There are no secrets and no certificates here: use the parameter \"KeyId\".")
 	}
 	return nil
 }
 
 func tagResource(_ context.Context, c *call, req *kms.TagResourceRequest) (*kms.EmptyResponse, error) {
-	if err := (notKeys{req.SecretName, req.CertificateId}).check(); err != nil {
+	if err := refuseOtherResources(req.SecretName, req.CertificateId); err != nil {
 		return nil, err
 	}
 	if req.KeyId == "" {
@@ -102,13 +105,13 @@ func tagResource(_ context.Context, c *call, req *kms.TagResourceRequest) (*kms.
 		return nil, err
 	}
 	if len(tags) == 0 {
-		return nil, kms.InvalidParameter("Tags", "there is no tag in it")
+		return nil, kms.InvalidParameter("Tags", "it has no tag")
 	}
-	return done(c.updateKey(req.KeyId, func(k *store.Key) error { return setTags(k, tags) }))
+	return emptyResponse(c.updateKey(req.KeyId, func(k *store.Key) error { return setTags(k, tags) }))
 }
 
 func untagResource(_ context.Context, c *call, req *kms.UntagResourceRequest) (*kms.EmptyResponse, error) {
-	if err := (notKeys{req.SecretName, req.CertificateId}).check(); err != nil {
+	if err := refuseOtherResources(req.SecretName, req.CertificateId); err != nil {
 		return nil, err
 	}
 	if req.KeyId == "" {
@@ -116,9 +119,9 @@ func untagResource(_ context.Context, c *call, req *kms.UntagResourceRequest) (*
 	}
 	var tagKeys []string
 	if err := json.Unmarshal([]byte(req.TagKeys), &tagKeys); err != nil || len(tagKeys) == 0 {
-		return nil, kms.InvalidParameter("TagKeys", `it has to be JSON: ["…","…"]`)
+		return nil, kms.InvalidParameter("TagKeys", `it must be JSON: ["…","…"]`)
 	}
-	return done(c.updateKey(req.KeyId, func(k *store.Key) error { return dropTags(k, tagKeys) }))
+	return emptyResponse(c.updateKey(req.KeyId, func(k *store.Key) error { return dropTags(k, tagKeys) }))
 }
 
 func listResourceTags(_ context.Context, c *call, req *kms.KeyRequest) (*kms.ListResourceTagsResponse, error) {
@@ -145,9 +148,9 @@ func tagResources(_ context.Context, c *call, req *kms.TagResourcesRequest) (*km
 		}
 	}
 	if len(tags) > maxTags {
-		return nil, kms.InvalidParameter("Tag", "a key has at most %d tags", maxTags)
+		return nil, kms.InvalidParameter("Tag", "a key can have at most %d tags", maxTags)
 	}
-	return done(updateResources(c, req.RegionId, req.ResourceType, req.ResourceId,
+	return emptyResponse(updateResources(c, req.RegionId, req.ResourceType, req.ResourceId,
 		func(k *store.Key) error { return setTags(k, tags) }))
 }
 
@@ -156,8 +159,8 @@ func untagResources(_ context.Context, c *call, req *kms.UntagResourcesRequest) 
 	if len(req.TagKey) == 0 && !all {
 		return nil, kms.MissingParameter("TagKey")
 	}
-	return done(updateResources(c, req.RegionId, req.ResourceType, req.ResourceId, func(k *store.Key) error {
-		if len(req.TagKey) == 0 { // TagKey wins over All, as KMS has it
+	return emptyResponse(updateResources(c, req.RegionId, req.ResourceType, req.ResourceId, func(k *store.Key) error {
+		if len(req.TagKey) == 0 { // as in KMS, TagKey overrides All
 			k.Tags = nil
 			return nil
 		}
@@ -165,7 +168,7 @@ func untagResources(_ context.Context, c *call, req *kms.UntagResourcesRequest) 
 	}))
 }
 
-// checkResources refuses what is not a list of this instance's keys.
+// checkResources refuses resources that are not keys of this instance, and too many of them.
 func checkResources(c *call, regionId, resourceType string, ids []string) error {
 	switch {
 	case regionId != c.server.instance.RegionId:
@@ -173,7 +176,7 @@ func checkResources(c *call, regionId, resourceType string, ids []string) error 
 	case resourceType != resourceKey:
 		return kms.InvalidParameter("ResourceType", "%q is not %q, the only type here", kms.Clip(resourceType), resourceKey)
 	case len(ids) > maxResources:
-		return kms.InvalidParameter("ResourceId", "there are %d, more than %d", len(ids), maxResources)
+		return kms.InvalidParameter("ResourceId", "there are %d of them, at most %d are allowed", len(ids), maxResources)
 	}
 	return nil
 }
@@ -192,13 +195,15 @@ func updateResources(c *call, regionId, resourceType string, ids []string, chang
 		}
 		keys, keyIds = append(keys, key), append(keyIds, key.KeyId)
 	}
-	c.entry.KeyId = strings.Join(keyIds, ",") // ours, and not too many
+	c.entry.KeyId = strings.Join(keyIds, ",") // not clipped: they are valid, and at most maxResources
 	return c.updateKeys(keys, change)
 }
 
-// listTagResources lists the tags of the keys that are named, or of all keys
-// that have the tags that are named. NextToken is the KeyId to go on behind.
-func listTagResources(_ context.Context, c *call, req *kms.ListTagResourcesRequest) (*kms.ListTagResourcesResponse, error) {
+// listTagResources lists the tags of the keys that the request names, or of all keys that
+// have the tags that it names. NextToken is the last KeyId of the previous page.
+func listTagResources(
+	_ context.Context, c *call, req *kms.ListTagResourcesRequest,
+) (*kms.ListTagResourcesResponse, error) {
 	if err := checkResources(c, req.RegionId, req.ResourceType, req.ResourceId); err != nil {
 		return nil, err
 	}
@@ -216,10 +221,10 @@ func listTagResources(_ context.Context, c *call, req *kms.ListTagResourcesReque
 		}
 	}
 	if len(req.ResourceId) == 0 {
-		if err := c.authorizeKeyless(); err != nil {
+		if err := c.authorizeOperation(); err != nil {
 			return nil, err
 		}
-		keys = c.keysSeen(func(k store.Key) bool { return hasTags(k, req.Tag) })
+		keys = c.visibleKeys(func(k store.Key) bool { return hasTags(k, req.Tag) })
 	}
 	if err := c.confirm(); err != nil {
 		return nil, err
@@ -232,9 +237,10 @@ func listTagResources(_ context.Context, c *call, req *kms.ListTagResourcesReque
 			continue
 		}
 		for _, tagKey := range slices.Sorted(maps.Keys(k.Tags)) {
-			resp.TagResources.TagResource = append(resp.TagResources.TagResource, kms.TagResourceItem{ResourceId: k.KeyId, ResourceType: resourceKey, TagKey: tagKey, TagValue: k.Tags[tagKey]})
+			resp.TagResources.TagResource = append(resp.TagResources.TagResource, kms.TagResourceItem{
+				ResourceId: k.KeyId, ResourceType: resourceKey, TagKey: tagKey, TagValue: k.Tags[tagKey]})
 		}
-		if len(resp.TagResources.TagResource) >= pageOfTags && i < len(keys)-1 {
+		if len(resp.TagResources.TagResource) >= tagsPerPage && i < len(keys)-1 {
 			resp.NextToken = k.KeyId
 			break
 		}
@@ -242,8 +248,7 @@ func listTagResources(_ context.Context, c *call, req *kms.ListTagResourcesReque
 	return resp, nil
 }
 
-// hasTags reports whether a key has all tags; one without a value stands for any
-// value.
+// hasTags reports whether a key has all tags. A tag without a value matches any value.
 func hasTags(k store.Key, tags []kms.TagItem) bool {
 	for _, t := range tags {
 		value, ok := k.Tags[t.Key]

@@ -10,21 +10,23 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// maxVersions is how many versions a key can have.
+// maxVersions is the most versions that a key can have.
 const maxVersions = 50
 
-// createVersion makes a version of a key, together with what also changes. also is tried
-// first, for a dry run and against what it refuses.
-func createVersion(ctx context.Context, c *call, key permitted, also func(tx *store.Tx) error) (store.KeyVersion, error) {
-	if err := c.prepare(also); err != nil {
+// createVersion makes a version of a key, in one transaction with change. It first tries
+// change, which may refuse the version, and confirms.
+func createVersion(
+	ctx context.Context, c *call, key permitted, change func(tx *store.Tx) error,
+) (store.KeyVersion, error) {
+	if err := c.prepare(change); err != nil {
 		return store.KeyVersion{}, err
 	}
 	version := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: uuid.NewString(), CreationDate: c.now}
 	c.entry.KeyId, c.entry.KeyVersionId = version.KeyId, version.KeyVersionId
-	return c.server.pairs.Create(ctx, version, key.KeySpec, recorder{c}, also)
+	return c.server.pairs.Create(ctx, version, key.KeySpec, recorder{c}, change)
 }
 
-// A recorder writes the records of a call whose key pair is being made.
+// A recorder writes records on behalf of the call whose key pair is being made.
 type recorder struct{ c *call }
 
 func (r recorder) Record(f func(tx *store.Tx) error) error { return r.c.record(f) }
@@ -34,32 +36,34 @@ func newKeyVersionItem(v store.KeyVersion) kms.KeyVersionItem {
 	return kms.KeyVersionItem{CreationDate: kms.FormatTime(v.CreationDate), KeyId: v.KeyId, KeyVersionId: v.KeyVersionId}
 }
 
-// createKeyVersion adds a version to a key. The older ones stay usable.
+// createKeyVersion adds a version to a key. The older versions stay usable.
 func createKeyVersion(ctx context.Context, c *call, req *kms.CreateKeyVersionRequest) (*kms.KeyVersionResponse, error) {
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err
 	}
-	if err := usable(key.Key); err != nil {
+	if err := checkUsable(key.Key); err != nil {
 		return nil, err
 	}
-	// What was found usable may be disabled or deleted while the token is at work, and
-	// others may be quicker to make a version.
-	allowed := func(tx *store.Tx) error {
-		now, err := current(tx.Records, key)
+	// While the token makes the key pair, another call may disable or delete the key, or add
+	// a version to it. The transaction therefore checks again.
+	check := func(tx *store.Tx) error {
+		k, err := currentKey(tx.Records, key)
 		if err != nil {
 			return err
 		}
-		return errors.Join(usable(now), mayHaveVersion(c, tx.Records, key))
+		return errors.Join(checkUsable(k), checkNewVersion(c, tx.Records, key))
 	}
-	version, err := createVersion(ctx, c, key, allowed)
+	version, err := createVersion(ctx, c, key, check)
 	if err != nil {
 		return nil, err
 	}
 	return &kms.KeyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
 }
 
-func describeKeyVersion(_ context.Context, c *call, req *kms.DescribeKeyVersionRequest) (*kms.KeyVersionResponse, error) {
+func describeKeyVersion(
+	_ context.Context, c *call, req *kms.DescribeKeyVersionRequest,
+) (*kms.KeyVersionResponse, error) {
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err
@@ -74,7 +78,9 @@ func describeKeyVersion(_ context.Context, c *call, req *kms.DescribeKeyVersionR
 	return &kms.KeyVersionResponse{KeyVersion: newKeyVersionItem(version)}, nil
 }
 
-func listKeyVersions(_ context.Context, c *call, req *kms.ListKeyVersionsRequest) (*kms.ListKeyVersionsResponse, error) {
+func listKeyVersions(
+	_ context.Context, c *call, req *kms.ListKeyVersionsRequest,
+) (*kms.ListKeyVersionsResponse, error) {
 	page := kms.NewPage(req.PageNumber, req.PageSize, kms.DefaultPageSize)
 	key, err := c.key(req.KeyId)
 	if err != nil {
