@@ -201,7 +201,7 @@ func TestSelfTest(t *testing.T) {
 			t.Errorf("%s keys are failing, want 3", got)
 		}
 		for _, v := range []store.KeyVersion{all[1], all[3], all[4]} {
-			if log.count("does not sign as it should; kmsgate doctor says what to do\" KeyId="+v.KeyId) != 1 {
+			if log.count("failed its test signature (run kmsgate doctor)\" KeyId="+v.KeyId) != 1 {
 				t.Errorf("the log does not name %s", v.KeyId)
 			}
 		}
@@ -232,7 +232,7 @@ func TestRefusedKey(t *testing.T) {
 		if n, got := len(slow.asked())-before, b.metric("kmsgate_key_versions_failing"); n != 3 || got != "1" {
 			t.Errorf("%d test signatures, %s failing: want 3 and 1", n, got)
 		}
-		if log.count("does not sign as it should; kmsgate doctor says what to do\" KeyId="+all[1].KeyId) != 1 {
+		if log.count("failed its test signature (run kmsgate doctor)\" KeyId="+all[1].KeyId) != 1 {
 			t.Errorf("the log does not name %s", all[1].KeyId)
 		}
 		err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", all[1].KeyId, "KeyVersionId", all[1].KeyVersionId), nil)

@@ -75,7 +75,7 @@ func (w *witness) Destroy(ctx context.Context, k hsm.Key) error {
 	return w.Fake.Destroy(ctx, k)
 }
 
-// A clock stands still until it is set.
+// A clock shows the same time until it is set.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time // guarded by mu
@@ -93,7 +93,7 @@ func (c *clock) set(now time.Time) {
 	c.now = now
 }
 
-// A bench is the key pairs of an instance on a Fake. Records and audit log are real.
+// A bench holds the key pairs of an instance on a Fake. Records and audit log are real.
 type bench struct {
 	*keypair.Pairs
 	t       testing.TB
@@ -152,8 +152,8 @@ func (b *bench) lines() (entries []audit.Entry) {
 	return entries
 }
 
-// A recorder records as a request does. Its hooks run instead of what they are named
-// after.
+// A recorder records as a request does. The hooks record and write replace the methods of their
+// names if they are not nil.
 type recorder struct {
 	db            *store.Store
 	record, write func(f func(tx *store.Tx) error) error
@@ -195,19 +195,20 @@ func (b *bench) failLog() {
 	}
 }
 
-// key is the record of a new key.
+// key returns the record of a new key.
 func key(spec hsm.KeySpec) store.Key {
 	return store.Key{KeyId: uuid.NewString(), KeySpec: spec, KeyState: store.Enabled, CreationDate: day}
 }
 
-// create makes a version of a key with a recorder, and writes the key's record with it.
+// create makes a version of a key with a recorder, and writes the key's record in the same
+// transaction.
 func (b *bench) create(k store.Key, r recorder) (store.KeyVersion, error) {
 	r.db = b.db
 	v := store.KeyVersion{KeyId: k.KeyId, KeyVersionId: uuid.NewString(), CreationDate: b.clock.Now()}
 	return b.Create(b.t.Context(), v, k.KeySpec, r, func(tx *store.Tx) error { return tx.Keys().Put(k) })
 }
 
-// newKey makes a key with a version, or changes its record if change is not nil.
+// newKey makes a key with one version. If change is not nil, it changes the key's record first.
 func (b *bench) newKey(change func(k *store.Key)) (store.Key, store.KeyVersion) {
 	b.t.Helper()
 	k := key(hsm.EC_P256)
@@ -221,7 +222,7 @@ func (b *bench) newKey(change func(k *store.Key)) (store.Key, store.KeyVersion) 
 	return k, v
 }
 
-// pendingDeletion schedules a key's deletion.
+// pendingDeletion returns a change that schedules a key's deletion, for newKey.
 func pendingDeletion(date time.Time) func(k *store.Key) {
 	return func(k *store.Key) { k.KeyState, k.DeleteDate = store.PendingDeletion, date }
 }
@@ -230,25 +231,27 @@ func (b *bench) versions() []store.KeyVersion {
 	return slices.Collect(b.db.Now().Versions().All())
 }
 
-// checkAgreement checks that every recorded version signs, and that the token has no
-// other pair than theirs and those of so many orphans.
+// checkAgreement checks that every recorded version signs, that the given number of orphans is
+// recorded, and that the token has only the pairs of the versions and orphanPairs others.
 func (b *bench) checkAgreement(orphans, orphanPairs int) {
 	b.t.Helper()
 	versions := b.versions()
 	for _, v := range versions {
 		if err := hsm.SelfTest(b.t.Context(), b.backend, v.Key); err != nil {
-			b.t.Errorf("a recorded version does not sign: %v", err)
+			b.t.Errorf("recorded version %q does not sign: %v", v.KeyVersionId, err)
 		}
 	}
 	if n := b.db.Now().Orphans().Len(); n != orphans {
-		b.t.Errorf("%d orphans are recorded, want %d", n, orphans)
+		b.t.Errorf("recorded orphans: %d, want %d", n, orphans)
 	}
-	if n := b.backend.Len(); n != len(versions)+orphanPairs {
-		b.t.Errorf("the token has %d pairs for %d versions, want %d more", n, len(versions), orphanPairs)
+	if n, want := b.backend.Len(), len(versions)+orphanPairs; n != want {
+		b.t.Errorf("pairs in the token: %d, want %d for %d versions", n, want, len(versions))
 	}
 }
 
-// config is what the pairs stand on.
+// config returns a configuration for Pairs with the bench's parts.
 func (b *bench) config() keypair.Config {
-	return keypair.Config{Records: b.db, Backend: b.backend, Journal: b.journal, Audit: b.log, Now: b.clock.Now, Logger: quiet}
+	return keypair.Config{
+		Records: b.db, Backend: b.backend, Journal: b.journal, Audit: b.log, Now: b.clock.Now, Logger: quiet,
+	}
 }

@@ -15,8 +15,8 @@ import (
 
 var errCut = errors.New("cut off")
 
-// TestCreate makes a pair of every KeySpec for a caller who has gone away already: what
-// is recorded signs, and nothing else is left.
+// TestCreate makes a pair of every KeySpec for a caller whose context has ended. The recorded
+// versions must sign, and no other pair may exist.
 func TestCreate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -24,50 +24,53 @@ func TestCreate(t *testing.T) {
 	cancel()
 	for _, spec := range hsm.KeySpecs() {
 		if spec == hsm.RSA_3072 || spec == hsm.RSA_4096 {
-			continue // the same, and slower
+			continue // like RSA_2048, but slower
 		}
 		k := key(spec)
-		asked := store.KeyVersion{KeyId: k.KeyId, KeyVersionId: uuid.NewString(), CreationDate: day}
-		made, err := b.Create(gone, asked, spec, recorder{db: b.db}, func(tx *store.Tx) error { return tx.Keys().Put(k) })
+		v := store.KeyVersion{KeyId: k.KeyId, KeyVersionId: uuid.NewString(), CreationDate: day}
+		putKey := func(tx *store.Tx) error { return tx.Keys().Put(k) }
+		made, err := b.Create(gone, v, spec, recorder{db: b.db}, putKey)
 		if err != nil {
 			t.Fatalf("%s: %v", spec, err)
 		}
-		recorded, err := b.db.Now().Version(k.KeyId, asked.KeyVersionId)
-		if err != nil || string(recorded.Key.Public) != string(made.Key.Public) || !b.db.Now().Keys().Has(k.KeyId) {
-			t.Errorf("%s: recorded %+v, made %+v, %v", spec, recorded, made, err)
+		recorded, err := b.db.Now().Version(k.KeyId, v.KeyVersionId)
+		if err != nil || string(recorded.Key.Public) != string(made.Key.Public) {
+			t.Errorf("%s: recorded %+v, %v, want %+v", spec, recorded, err, made)
+		}
+		if !b.db.Now().Keys().Has(k.KeyId) {
+			t.Errorf("%s: the key was not recorded", spec)
 		}
 		if err := keypair.CheckRecord(recorded, k); err != nil {
-			t.Errorf("%s: %v", spec, err)
+			t.Errorf("CheckRecord of a new %s version: %v, want no error", spec, err)
 		}
 	}
 	b.checkAgreement(0, 0)
 	if b.Making() {
-		t.Error("a pair is still being made")
+		t.Error("Making after Create: true, want false")
 	}
 }
 
-// TestCreateCutOff cuts a creation off at each of its steps. What is left at once is a
-// version that signs, or nothing, or an orphan with a record; and after the next
-// CarryOutDeletions no orphan.
+// TestCreateCutOff cuts a creation off at each of its steps. It must leave a version that signs, or
+// nothing, or a recorded orphan. After the next CarryOutDeletions there must be no orphan.
 func TestCreateCutOff(t *testing.T) {
 	t.Parallel()
 	type steps struct {
-		b    *bench
-		spec hsm.KeySpec
-		r    recorder
-		also func(tx *store.Tx, call int) error // counts its calls from 1
+		b      *bench
+		spec   hsm.KeySpec
+		r      recorder
+		update func(tx *store.Tx, call int) error // calls are numbered from 1
 	}
 	fails := func(func(tx *store.Tx) error) error { return errCut }
 	for name, tc := range map[string]struct {
-		cut                           func(s *steps)
-		want                          error
-		versions, orphans, orphanPair int
+		cut                            func(s *steps)
+		want                           error
+		versions, orphans, orphanPairs int
 	}{
-		"also refuses at first": {want: errCut,
-			cut: func(s *steps) { s.also = func(*store.Tx, int) error { return errCut } }},
-		"also refuses at last": {want: errCut,
+		"update fails the first time": {want: errCut,
+			cut: func(s *steps) { s.update = func(*store.Tx, int) error { return errCut } }},
+		"update fails the second time": {want: errCut,
 			cut: func(s *steps) {
-				s.also = func(_ *store.Tx, call int) error {
+				s.update = func(_ *store.Tx, call int) error {
 					if call > 1 {
 						return errCut
 					}
@@ -76,13 +79,13 @@ func TestCreateCutOff(t *testing.T) {
 			}},
 		"the orphan is not recorded": {want: errCut,
 			cut: func(s *steps) { s.r.record = fails }},
-		"no pair is made": {want: errCut,
+		"the token makes no pair": {want: errCut,
 			cut: func(s *steps) { s.b.backend.FailGenerate(errCut) }},
-		"a KeySpec that the token lacks": {want: kms.ErrUnsupportedOperation,
+		"the token does not offer the KeySpec": {want: kms.ErrUnsupportedOperation,
 			cut: func(s *steps) { s.b.backend.FailGenerate(hsm.ErrKeySpec) }},
-		"the pair is made, and the token does not say so": {want: hsm.ErrUnavailable,
+		"the token makes the pair and fails": {want: hsm.ErrUnavailable,
 			cut: func(s *steps) { s.b.backend.generated = func() error { return hsm.ErrUnavailable } }},
-		"the same, and the token is gone": {want: hsm.ErrUnavailable, orphans: 1, orphanPair: 1,
+		"the token makes the pair, fails and stays away": {want: hsm.ErrUnavailable, orphans: 1, orphanPairs: 1,
 			cut: func(s *steps) {
 				s.b.backend.generated = func() error {
 					s.b.backend.FailDestroy(hsm.ErrUnavailable)
@@ -91,16 +94,18 @@ func TestCreateCutOff(t *testing.T) {
 			}},
 		"the version is not recorded": {want: errCut,
 			cut: func(s *steps) { s.r.write = fails }},
-		"the same, and the pair is not destroyed": {want: errCut, orphans: 1, orphanPair: 1,
+		"the version is not recorded, the pair not destroyed": {want: errCut, orphans: 1, orphanPairs: 1,
 			cut: func(s *steps) {
 				s.b.backend.FailDestroy(hsm.ErrUnavailable)
 				s.r.write = fails
 			}},
-		"the version may be recorded, and is": {want: store.ErrUncertain, versions: 1,
+		"recording is uncertain, but succeeds": {want: store.ErrUncertain, versions: 1,
 			cut: func(s *steps) {
-				s.r.write = func(f func(tx *store.Tx) error) error { return errors.Join(s.b.db.Update(f), store.ErrUncertain) }
+				s.r.write = func(f func(tx *store.Tx) error) error {
+					return errors.Join(s.b.db.Update(f), store.ErrUncertain)
+				}
 			}},
-		"the version may be recorded, and is not": {want: store.ErrUncertain, orphans: 1, orphanPair: 1,
+		"recording is uncertain, and fails": {want: store.ErrUncertain, orphans: 1, orphanPairs: 1,
 			cut: func(s *steps) {
 				s.r.write = func(func(tx *store.Tx) error) error { return store.ErrUncertain }
 			}},
@@ -111,8 +116,11 @@ func TestCreateCutOff(t *testing.T) {
 				cfg.Backend = hsm.Route{Token: s.b.backend, Sealed: sealed, Logger: quiet}
 				s.b.Pairs, s.spec, s.r.write = keypair.New(cfg), hsm.EC_SM2, fails
 				s.b.t.Cleanup(func() {
-					if sealed.Len() != 0 || len(sealed.destroyed) != 1 || sealed.destroyed[0].Sealed == nil {
-						s.b.t.Errorf("%d sealed pairs, want 0; destroyed %+v, want one sealed key", sealed.Len(), sealed.destroyed)
+					if n := sealed.Len(); n != 0 {
+						s.b.t.Errorf("sealed pairs: %d, want 0", n)
+					}
+					if d := sealed.destroyed; len(d) != 1 || d[0].Sealed == nil {
+						s.b.t.Errorf("destroyed in the sealed backend: %+v, want one key with Sealed", d)
 					}
 				})
 			}},
@@ -120,23 +128,24 @@ func TestCreateCutOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
-			s := &steps{b: b, spec: hsm.EC_P256, r: recorder{db: b.db}, also: func(*store.Tx, int) error { return nil }}
+			s := &steps{b: b, spec: hsm.EC_P256, r: recorder{db: b.db}}
+			s.update = func(*store.Tx, int) error { return nil }
 			tc.cut(s)
 			k, calls := key(s.spec), 0
 			v := store.KeyVersion{KeyId: k.KeyId, KeyVersionId: uuid.NewString(), CreationDate: day}
 			_, err := b.Create(t.Context(), v, k.KeySpec, s.r, func(tx *store.Tx) error {
 				calls++
-				return errors.Join(tx.Keys().Put(k), s.also(tx, calls))
+				return errors.Join(tx.Keys().Put(k), s.update(tx, calls))
 			})
 			if !errors.Is(err, tc.want) {
 				t.Errorf("Create: %v, want %v", err, tc.want)
 			}
 			if n := len(b.versions()); n != tc.versions || b.db.Now().Keys().Len() != tc.versions {
-				t.Errorf("%d versions, %d keys, want %d", n, b.db.Now().Keys().Len(), tc.versions)
+				t.Errorf("%d versions and %d keys, want %d of each", n, b.db.Now().Keys().Len(), tc.versions)
 			}
-			b.checkAgreement(tc.orphans, tc.orphanPair)
+			b.checkAgreement(tc.orphans, tc.orphanPairs)
 			if b.Making() {
-				t.Error("a pair is still being made")
+				t.Error("Making after Create: true, want false")
 			}
 			b.backend.FailDestroy(nil)
 			b.CarryOutDeletions(t.Context())
@@ -145,44 +154,46 @@ func TestCreateCutOff(t *testing.T) {
 	}
 }
 
-// TestCreateRefusedMakesNothing: what also refuses, and what cannot be recorded, never
-// reaches the token.
+// TestCreateRefusedMakesNothing checks that a version never reaches the token if update refuses it,
+// if it cannot be recorded or if its id is invalid.
 func TestCreateRefusedMakesNothing(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.backend.generated = func() error {
-		t.Error("the token made a pair")
+		t.Error("the token made a pair, want none")
 		return nil
 	}
 	_, err := b.create(key(hsm.EC_P256), recorder{record: func(f func(tx *store.Tx) error) error { return errCut }})
 	if !errors.Is(err, errCut) {
-		t.Error(err)
+		t.Errorf("Create with a recorder that fails: %v, want %v", err, errCut)
 	}
 	v := store.KeyVersion{KeyId: uuid.NewString(), KeyVersionId: uuid.NewString()}
 	_, err = b.Create(t.Context(), v, hsm.EC_P256, recorder{db: b.db}, func(*store.Tx) error { return errCut })
 	if !errors.Is(err, errCut) {
-		t.Error(err)
+		t.Errorf("Create with an update that fails: %v, want %v", err, errCut)
 	}
 	v.KeyVersionId = "no UUID"
-	if _, err := b.Create(t.Context(), v, hsm.EC_P256, recorder{db: b.db}, func(*store.Tx) error { return nil }); err == nil {
-		t.Error("a version whose id is no UUID was made")
+	_, err = b.Create(t.Context(), v, hsm.EC_P256, recorder{db: b.db}, func(*store.Tx) error { return nil })
+	if err == nil {
+		t.Errorf("Create with the KeyVersionId %q: no error, want one", v.KeyVersionId)
 	}
 }
 
-// TestOrphanOfAKill: the process ends while the version is being recorded. Its successor
-// destroys the pair.
+// TestOrphanOfAKill simulates that the process is killed while it records a version. The next
+// process destroys the pair.
 func TestOrphanOfAKill(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	k, v := b.newKey(nil)
 	func() {
 		defer func() { _ = recover() }()
-		_, _ = b.create(key(hsm.EC_P256), recorder{write: func(func(tx *store.Tx) error) error { panic("killed") }})
+		die := func(func(tx *store.Tx) error) error { panic("killed") }
+		_, _ = b.create(key(hsm.EC_P256), recorder{write: die})
 	}()
 	b.checkAgreement(1, 1)
 	orphan, err := b.db.Now().Orphans().Get(b.db.Now().Orphans().Page(0, 1)[0].KeyVersionId)
 	if err != nil || orphan.Since != day || orphan.Key.Spec != hsm.EC_P256 || len(orphan.Key.ID) != 16 {
-		t.Errorf("the orphan is %+v, %v", orphan, err)
+		t.Errorf("orphan: %+v, %v, want an EC_P256 pair of %v with an ID of 16 bytes", orphan, err, day)
 	}
 	successor := keypair.New(b.config())
 	b.backend.FailDestroy(hsm.ErrUnavailable)
@@ -192,18 +203,18 @@ func TestOrphanOfAKill(t *testing.T) {
 	successor.CarryOutDeletions(t.Context())
 	b.checkAgreement(0, 0)
 	if _, err := b.db.Now().Version(k.KeyId, v.KeyVersionId); err != nil {
-		t.Errorf("the pair of a version: %v", err)
+		t.Errorf("a recorded version: %v, want no error", err)
 	}
 }
 
-// TestMakingIsNotDestroyed: while a pair is being made it is recorded as an orphan, and
-// is left alone all the same.
+// TestMakingIsNotDestroyed checks that CarryOutDeletions does not destroy a pair that is being
+// made, although the pair is recorded as an orphan.
 func TestMakingIsNotDestroyed(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.backend.generated = func() error {
 		if b.db.Now().Orphans().Len() != 1 || !b.Making() {
-			t.Errorf("%d orphans are recorded, making: %v", b.db.Now().Orphans().Len(), b.Making())
+			t.Errorf("%d recorded orphans, Making %v, want 1 and true", b.db.Now().Orphans().Len(), b.Making())
 		}
 		b.CarryOutDeletions(t.Context())
 		return nil
@@ -212,7 +223,7 @@ func TestMakingIsNotDestroyed(t *testing.T) {
 	b.checkAgreement(0, 0)
 }
 
-// TestForget tells the backend of every version of one key, and of no other's.
+// TestForget checks that Forget reaches every version of the key, and no version of another key.
 func TestForget(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -224,7 +235,7 @@ func TestForget(t *testing.T) {
 	b.Forget(k.KeyId)
 	forgotten := b.backend.Forgotten()
 	if len(forgotten) != 2 {
-		t.Fatalf("%d keys are forgotten", len(forgotten))
+		t.Fatalf("forgotten versions: %d, want 2", len(forgotten))
 	}
 	for _, f := range forgotten {
 		id, err := uuid.FromBytes(f.ID)
@@ -232,13 +243,13 @@ func TestForget(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := b.db.Now().Version(k.KeyId, id.String()); err != nil {
-			t.Error(err)
+			t.Errorf("Forget reached %s, which is not a version of the key: %v", id, err)
 		}
 	}
 }
 
-// TestCheckRecord refuses a record that holds another version's pair, or another
-// KeySpec's.
+// TestCheckRecord checks that a record is refused if it holds the pair of another version or of
+// another KeySpec.
 func TestCheckRecord(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -253,7 +264,7 @@ func TestCheckRecord(t *testing.T) {
 		key, version := k, v
 		change(&key, &version)
 		if err := keypair.CheckRecord(version, key); !errors.Is(err, kms.ErrKeyUnavailable) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v, want %v", name, err, kms.ErrKeyUnavailable)
 		}
 	}
 }

@@ -16,12 +16,12 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// lookEvery is how often Run looks for what is due.
-const lookEvery = 10 * time.Second
+// pollInterval is how often Run carries out deletions.
+const pollInterval = 10 * time.Second
 
-// every calls f at once and then every lookEvery, until ctx is done.
-func every(ctx context.Context, f func(context.Context)) {
-	tick := time.NewTicker(lookEvery)
+// poll calls f at once and then at every pollInterval, until ctx is done.
+func poll(ctx context.Context, f func(context.Context)) {
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		f(ctx)
@@ -32,39 +32,39 @@ func every(ctx context.Context, f func(context.Context)) {
 	}
 }
 
-// CarryOutDeletions deletes the keys whose deletion is due, then destroys the orphans. It
-// deletes all records of a key at once, so that the key can no longer be used or shown.
-// Its key pairs are then orphans until the token has destroyed them. CarryOutDeletions
-// logs what fails, and the next call tries it again. It does nothing while the audit log
-// fails or lacks the line of a change.
+// CarryOutDeletions deletes the keys whose deletion is due, then destroys the orphans. It deletes
+// all records of a key at once, so that the key can no longer be used or shown. The key's pairs are
+// then orphans until the token has destroyed them. CarryOutDeletions logs failures, and its next
+// call tries again. It does nothing while the audit log fails or lacks the line of a change.
 func (p *Pairs) CarryOutDeletions(ctx context.Context) {
 	if p.cfg.Audit.Err() != nil || p.cfg.Journal.Pending() {
-		return // without its audit line nothing is deleted or destroyed
+		return // nothing is deleted or destroyed without an audit line
 	}
 	if err := p.DeleteDueKeys(); err != nil {
-		p.cfg.Logger.Error("a key whose deletion is due is not deleted; trying again", "reason", err)
-		return // without its audit line no key pair is destroyed
+		p.cfg.Logger.Error("deleting a key whose deletion is due failed; retrying", "err", err)
+		return // no key pair is destroyed without an audit line
 	}
 	for o := range p.cfg.Records.Now().Orphans().All() {
 		if p.cfg.Audit.Err() != nil {
-			return // it failed meanwhile
+			return // the log has failed since the check above
 		}
 		err := p.destroyLeftOrphan(ctx, o)
 		if err == nil {
 			continue
 		}
-		p.cfg.Logger.Error("a key pair that belongs to no key is not destroyed; trying again", "KeyVersionId", o.KeyVersionId, "reason", err)
+		p.cfg.Logger.Error("destroying a key pair that belongs to no key failed; retrying",
+			"KeyVersionId", o.KeyVersionId, "err", err)
 		if ctx.Err() != nil || p.cfg.Backend.Health(ctx) != nil {
-			return // the next one would fare no better
+			return // destroying the next orphan would fail as well
 		}
 	}
 }
 
-// destroyLeftOrphan destroys a key pair that was an orphan a while ago, if it still is one.
-// It first checks that nobody is making the pair, then that the record is still there. The
-// order matters: a creation is marked before its record is written, and stays marked until
-// after the record is gone. Looking for the record is a change of records, so that it
-// fails after an ErrUncertain.
+// destroyLeftOrphan destroys a pair that was recorded as an orphan, if it still is one. It first
+// checks that the pair is not being made, then that the orphan is still recorded. The order
+// matters: Create marks a pair as being made before it records the orphan, and removes the mark
+// after it has deleted the orphan. The second check changes records, so that it fails after an
+// ErrUncertain.
 func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	if _, making := p.making.Load(o.KeyVersionId); making {
 		return nil
@@ -88,25 +88,26 @@ func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	if err := p.destroy(ctx, o); err != nil {
 		return err
 	}
-	p.cfg.Logger.Info("a key pair that belongs to no key was destroyed", "KeyVersionId", o.KeyVersionId, "since", o.Since)
+	p.cfg.Logger.Info("destroyed a key pair that belongs to no key", "KeyVersionId", o.KeyVersionId, "since", o.Since)
 	return nil
 }
 
-// DeleteDueKeys deletes the records of the keys whose deletion is due, each with an audit
-// line. It stops at the first error. Their key pairs become orphans.
+// DeleteDueKeys deletes the records of the keys whose deletion is due, and writes an audit line for
+// each. The key pairs become orphans. DeleteDueKeys stops at the first error.
 func (p *Pairs) DeleteDueKeys() error {
 	now := p.cfg.Now().UTC()
 	for _, keyId := range p.dueKeys(now) {
 		if err := p.deleteKey(keyId, now); err != nil {
-			return fmt.Errorf("deleting key %s: %w", keyId, err)
+			return fmt.Errorf("deleting key %q: %w", keyId, err)
 		}
 	}
 	return nil
 }
 
-// KeepDueKeys cancels the deletions that DeleteDueKeys would carry out, each with an audit
-// line for principal. It is for the records of a backup, which no gateway serves yet.
-func KeepDueKeys(records *store.Store, log *audit.Log, principal string, now func() time.Time, logger *slog.Logger) error {
+// KeepDueKeys cancels the deletions that DeleteDueKeys would carry out, and writes an audit line by
+// principal for each. It is for records restored from a backup, before a gateway serves them.
+func KeepDueKeys(records *store.Store, log *audit.Log, principal string, now func() time.Time,
+	logger *slog.Logger) error {
 	changes, err := journal.Open(records, log, logger)
 	if err != nil {
 		return err
@@ -114,7 +115,7 @@ func KeepDueKeys(records *store.Store, log *audit.Log, principal string, now fun
 	p := New(Config{Records: records, Journal: changes, Audit: log, Now: now, Logger: logger})
 	for _, keyId := range p.dueKeys(p.cfg.Now().UTC()) {
 		if err := p.keepKey(keyId, principal); err != nil {
-			return fmt.Errorf("keeping key %s: %w", keyId, err)
+			return fmt.Errorf("cancelling the deletion of key %q: %w", keyId, err)
 		}
 	}
 	changes.Flush()
@@ -141,21 +142,21 @@ func (p *Pairs) dueKeys(now time.Time) (due []string) {
 	return due
 }
 
-var errNotDue = errors.New("the key is not to be deleted any more")
+var errNotDue = errors.New("the key is no longer due for deletion")
 
-// IsDue reports whether a key is to be deleted: it is PendingDeletion, and its DeleteDate is
-// not after now.
+// IsDue reports whether the deletion of a key is due: the key is PendingDeletion, and its
+// DeleteDate is not after now.
 func IsDue(k store.Key, now time.Time) bool {
 	return k.KeyState == store.PendingDeletion && !k.DeleteDate.After(now)
 }
 
-// deleteKey deletes the records of a key that is still due, with an audit line, as an
+// deleteKey deletes the records of a key if it is still due, and writes an audit line as an
 // operation does.
 func (p *Pairs) deleteKey(keyId string, now time.Time) error {
-	err := p.change(p.entry("DeleteKey", keyId, OwnName), func(tx *store.Tx) error {
+	err := p.change(p.entry("DeleteKey", keyId, GatewayPrincipal), func(tx *store.Tx) error {
 		k, err := tx.Keys().Get(keyId)
 		if err != nil || !IsDue(k, now) {
-			return errNotDue // cancelled, or deleted, meanwhile
+			return errNotDue // cancelled or deleted since dueKeys
 		}
 		return tx.Keys().Delete(keyId)
 	})
@@ -165,24 +166,33 @@ func (p *Pairs) deleteKey(keyId string, now time.Time) error {
 	return err
 }
 
-// OwnName is the principal of what the gateway does by itself, in the audit log. No user
-// can have this name.
-const OwnName = "kmsgate"
+// GatewayPrincipal is the principal in the audit log for actions that the gateway takes by itself.
+// No user can have this name.
+const GatewayPrincipal = "kmsgate"
 
-// entry returns the audit line of an action that no request asked for.
+// entry returns the audit line of a successful action that no request asked for.
 func (p *Pairs) entry(action, keyId, principal string) audit.Entry {
-	return audit.Entry{Time: p.cfg.Now().UTC(), RequestId: uuid.NewString(), Door: "local", Principal: principal, Action: action, KeyId: keyId, Status: http.StatusOK}
+	return audit.Entry{
+		Time:      p.cfg.Now().UTC(),
+		RequestId: uuid.NewString(),
+		Door:      "local",
+		Principal: principal,
+		Action:    action,
+		KeyId:     keyId,
+		Status:    http.StatusOK,
+	}
 }
 
-// change makes a change with its line. One that fails has a line, too, unless there was
-// nothing to do.
+// change makes a change and writes its audit line. A change that fails gets an audit line, too,
+// unless the error is errNotDue.
 func (p *Pairs) change(entry audit.Entry, f func(tx *store.Tx) error) error {
 	err := p.cfg.Journal.Update(entry, f)
 	if errors.Is(err, errNotDue) {
 		return err
 	}
 	if err != nil {
-		entry.Status, entry.Code, entry.Reason = kms.ErrInternal.Status, kms.ErrInternal.Code, kms.ClipTo(kms.MaxReason, err.Error())
+		entry.Status, entry.Code = kms.ErrInternal.Status, kms.ErrInternal.Code
+		entry.Reason = kms.ClipTo(kms.MaxReason, err.Error())
 		return errors.Join(err, p.cfg.Audit.Append(entry))
 	}
 	entry.Duration = p.cfg.Now().Sub(entry.Time)

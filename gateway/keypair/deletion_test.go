@@ -15,14 +15,14 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// TestDueKeys deletes a key at its DeleteDate and not before, with its pair and with an
-// audit line; other keys stay.
+// TestDueKeys checks that a key and its pair are deleted at its DeleteDate and not before, with an
+// audit line. Other keys must stay.
 func TestDueKeys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	due, version := b.newKey(pendingDeletion(day.Add(time.Hour)))
 	b.newKey(pendingDeletion(day.Add(2 * time.Hour)))
-	b.newKey(func(k *store.Key) { k.KeyState, k.DeleteDate = store.Disabled, day }) // cancelled, however that came about
+	b.newKey(func(k *store.Key) { k.KeyState, k.DeleteDate = store.Disabled, day }) // its deletion was cancelled
 	b.update(func(tx *store.Tx) error {
 		return tx.Aliases().Put(store.Alias{AliasName: "alias/due", KeyId: due.KeyId})
 	})
@@ -30,26 +30,33 @@ func TestDueKeys(t *testing.T) {
 	b.CarryOutDeletions(t.Context())
 	b.checkAgreement(0, 0)
 	if n := b.db.Now().Keys().Len(); n != 3 || len(b.lines()) != 0 {
-		t.Fatalf("before the time there are %d keys, and the lines %+v", n, b.lines())
+		t.Fatalf("before the DeleteDate: %d keys and lines %+v, want 3 keys and no lines", n, b.lines())
 	}
 	b.clock.set(day.Add(time.Hour))
 	b.CarryOutDeletions(t.Context())
 	b.checkAgreement(0, 0)
 	records := b.db.Now()
-	if records.Keys().Has(due.KeyId) || records.Aliases().Len() != 0 || records.Keys().Len() != 2 || b.backend.Len() != 2 {
-		t.Errorf("the key that is due: %v; %d keys, %d aliases, %d pairs", records.Keys().Has(due.KeyId), records.Keys().Len(), records.Aliases().Len(), b.backend.Len())
+	if records.Keys().Has(due.KeyId) {
+		t.Error("the key that is due is still recorded")
+	}
+	keys, aliases, pairs := records.Keys().Len(), records.Aliases().Len(), b.backend.Len()
+	if keys != 2 || aliases != 0 || pairs != 2 {
+		t.Errorf("%d keys, %d aliases and %d pairs, want 2, 0 and 2", keys, aliases, pairs)
 	}
 	if err := b.backend.Has(version.Key); !errors.Is(err, hsm.ErrNotFound) {
-		t.Errorf("its pair: %v", err)
+		t.Errorf("the pair of the deleted key: %v, want %v", err, hsm.ErrNotFound)
 	}
 	lines := b.lines()
-	if len(lines) != 1 || lines[0].Action != "DeleteKey" || lines[0].KeyId != due.KeyId || lines[0].Principal != keypair.OwnName || lines[0].Status != 200 || !lines[0].Time.Equal(b.clock.Now()) {
-		t.Errorf("the lines are %+v", lines)
+	if len(lines) != 1 || lines[0].Action != "DeleteKey" || lines[0].KeyId != due.KeyId ||
+		lines[0].Principal != keypair.GatewayPrincipal || lines[0].Status != 200 ||
+		!lines[0].Time.Equal(b.clock.Now()) {
+		t.Errorf("audit lines %+v, want one DeleteKey of %q by %s at %v", lines, due.KeyId, keypair.GatewayPrincipal,
+			b.clock.Now())
 	}
 }
 
-// TestDestructionIsTriedAgain: the key is gone at once, and its pair when the token can.
-// One pair that the token refuses does not keep others.
+// TestDestructionIsTriedAgain checks that keys are deleted at once, and their pairs as soon as the
+// token destroys them.
 func TestDestructionIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -64,13 +71,13 @@ func TestDestructionIsTriedAgain(t *testing.T) {
 	b.CarryOutDeletions(t.Context())
 	b.checkAgreement(0, 0)
 	if lines := b.lines(); len(lines) != 2 {
-		t.Errorf("%d lines, want one for each key", len(lines))
+		t.Errorf("%d audit lines, want 2: one for each key", len(lines))
 	}
 }
 
-// TestNothingWithoutLog: while the log cannot be written nothing is deleted or
-// destroyed. A deletion during which the log fails is carried out no further than its
-// records, until its line is there.
+// TestNothingWithoutLog checks that nothing is deleted or destroyed while the audit log cannot be
+// written. If the log fails during a deletion, the records are deleted, but the pairs stay until
+// the deletion's line is in the log.
 func TestNothingWithoutLog(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -80,14 +87,17 @@ func TestNothingWithoutLog(t *testing.T) {
 		if err := os.Rename(b.logPath(), away); err != nil {
 			t.Fatal(err)
 		}
-		b.CarryOutDeletions(t.Context()) // the log fails at its line
+		b.CarryOutDeletions(t.Context()) // the log fails at the line of this deletion
 		b.checkAgreement(1, 1)
-		if b.db.Now().Keys().Has(due.KeyId) || !b.journal.Pending() {
-			t.Errorf("the key is there: %v; its line is pending: %v", b.db.Now().Keys().Has(due.KeyId), b.journal.Pending())
+		if b.db.Now().Keys().Has(due.KeyId) {
+			t.Error("the key that is due is still recorded")
+		}
+		if !b.journal.Pending() {
+			t.Error("the audit line of the deletion is not pending")
 		}
 		another, _ := b.newKey(pendingDeletion(day))
 		for range 2 {
-			b.CarryOutDeletions(t.Context()) // the log is known to fail
+			b.CarryOutDeletions(t.Context()) // the log has reported its failure
 			b.checkAgreement(1, 1)
 		}
 		if err := os.Rename(away, b.logPath()); err != nil {
@@ -97,23 +107,27 @@ func TestNothingWithoutLog(t *testing.T) {
 		if err := b.log.Err(); err != nil {
 			t.Fatal(err)
 		}
-		b.CarryOutDeletions(t.Context()) // a line is pending still
+		b.CarryOutDeletions(t.Context()) // a line is still pending
 		b.checkAgreement(1, 1)
-		if !b.db.Now().Keys().Has(another.KeyId) || len(b.lines()) != 0 {
-			t.Errorf("before the pending line: the next key is there: %v, lines %+v", b.db.Now().Keys().Has(another.KeyId), b.lines())
+		if !b.db.Now().Keys().Has(another.KeyId) {
+			t.Error("the next key was deleted before the pending line was written")
+		}
+		if lines := b.lines(); len(lines) != 0 {
+			t.Errorf("audit lines before Flush: %+v, want none", lines)
 		}
 		b.journal.Flush()
 		b.CarryOutDeletions(t.Context())
 		b.checkAgreement(0, 0)
 		lines := b.lines()
-		if len(lines) != 2 || !lines[0].Late || lines[0].KeyId != due.KeyId || lines[1].Late || lines[1].KeyId != another.KeyId {
-			t.Errorf("the lines are %+v", lines)
+		if len(lines) != 2 || !lines[0].Late || lines[0].KeyId != due.KeyId ||
+			lines[1].Late || lines[1].KeyId != another.KeyId {
+			t.Errorf("audit lines %+v, want a late one of %q, then one of %q", lines, due.KeyId, another.KeyId)
 		}
 	})
 }
 
-// TestOrphansWithoutLog: an orphan is left alone while the log is known to fail, with no
-// line pending.
+// TestOrphansWithoutLog checks that an orphan is not destroyed while the audit log is known to
+// fail, even if no line is pending.
 func TestOrphansWithoutLog(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -137,8 +151,8 @@ func TestLogFailsBetweenOrphans(t *testing.T) {
 	b.checkAgreement(2, 2)
 }
 
-// TestKeepDueKeys cancels what DeleteDueKeys would carry out, and no more, each with a
-// line.
+// TestKeepDueKeys checks that KeepDueKeys cancels the deletions that are due, and no others, with
+// an audit line for each.
 func TestKeepDueKeys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -147,34 +161,39 @@ func TestKeepDueKeys(t *testing.T) {
 	if err := keypair.KeepDueKeys(b.db, b.log, "local:1000", b.clock.Now, quiet); err != nil {
 		t.Fatal(err)
 	}
-	for id, want := range map[string]store.Key{due.KeyId: {KeyState: store.Enabled}, later.KeyId: {KeyState: store.PendingDeletion, DeleteDate: later.DeleteDate}} {
-		if k, err := b.db.Now().Keys().Get(id); err != nil || k.KeyState != want.KeyState || !k.DeleteDate.Equal(want.DeleteDate) {
-			t.Errorf("%+v, %v, want %+v", k, err, want)
+	for id, want := range map[string]store.Key{
+		due.KeyId:   {KeyState: store.Enabled},
+		later.KeyId: {KeyState: store.PendingDeletion, DeleteDate: later.DeleteDate},
+	} {
+		k, err := b.db.Now().Keys().Get(id)
+		if err != nil || k.KeyState != want.KeyState || !k.DeleteDate.Equal(want.DeleteDate) {
+			t.Errorf("%+v, %v, want the KeyState and DeleteDate of %+v", k, err, want)
 		}
 	}
 	lines := b.lines()
-	if len(lines) != 1 || lines[0].Action != "CancelKeyDeletion" || lines[0].KeyId != due.KeyId || lines[0].Principal != "local:1000" {
-		t.Errorf("the lines are %+v", lines)
+	if len(lines) != 1 || lines[0].Action != "CancelKeyDeletion" || lines[0].KeyId != due.KeyId ||
+		lines[0].Principal != "local:1000" {
+		t.Errorf("audit lines %+v, want one CancelKeyDeletion of %q by local:1000", lines, due.KeyId)
 	}
 	if n := b.db.Now().Outbox().Len(); n != 0 {
-		t.Errorf("the outbox has %d records", n)
+		t.Errorf("records in the outbox: %d, want 0", n)
 	}
 	b.CarryOutDeletions(t.Context())
 	b.checkAgreement(0, 0)
 	if n := b.db.Now().Keys().Len(); n != 2 {
-		t.Errorf("%d keys", n)
+		t.Errorf("%d keys, want 2", n)
 	}
 	if err := b.log.Close(); err != nil {
 		t.Fatal(err)
 	}
 	b.clock.set(later.DeleteDate)
 	if err := keypair.KeepDueKeys(b.db, b.log, "local:1000", b.clock.Now, quiet); err == nil {
-		t.Error("a key was kept without a line, and nobody is told")
+		t.Error("KeepDueKeys with a closed log: no error, want one")
 	}
 }
 
-// TestFreeze: while key pairs are frozen none is made or destroyed, and no record of one
-// is written; a freeze waits for what is on its way. Signing goes on.
+// TestFreeze checks that no key pair is made, destroyed or recorded while key pairs are frozen, and
+// that keys continue to sign. A freeze waits for pairs that are being made.
 func TestFreeze(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -193,15 +212,15 @@ func TestFreeze(t *testing.T) {
 		synctest.Wait()
 		b.checkAgreement(0, 0)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		b.CarryOutDeletions(ctx) // gives up
+		b.CarryOutDeletions(ctx) // returns when ctx ends
 		cancel()
 		b.checkAgreement(1, 1)
 		if err := hsm.SelfTest(t.Context(), b.backend, version.Key); err != nil {
-			t.Error(err)
+			t.Errorf("signing during a freeze: %v, want no error", err)
 		}
 		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 		if err := b.Enter(ctx); !errors.Is(err, kms.ErrUnavailable) {
-			t.Errorf("Enter during a freeze: %v", err)
+			t.Errorf("Enter during a freeze: %v, want %v", err, kms.ErrUnavailable)
 		}
 		cancel()
 		thaw()
@@ -229,7 +248,7 @@ func TestFreeze(t *testing.T) {
 		synctest.Wait()
 		select {
 		case <-frozen:
-			t.Error("frozen while a pair is being made")
+			t.Error("Freeze returned while a pair was being made")
 		default:
 		}
 		close(making)
@@ -242,15 +261,15 @@ func TestFreeze(t *testing.T) {
 		if err := b.Enter(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := b.Freeze(t.Context()); !errors.Is(err, kms.ErrUnavailable) { // it waits for so long only
-			t.Errorf("a freeze while somebody stays inside: %v", err)
+		if _, err := b.Freeze(t.Context()); !errors.Is(err, kms.ErrUnavailable) {
+			t.Errorf("Freeze while a caller stays inside: %v, want %v after a time limit", err, kms.ErrUnavailable)
 		}
 		b.Leave()
 	})
 }
 
-// TestOwners names the record of every pair; of an object that no record speaks of it
-// says what it can be.
+// TestOwners checks that OwnerOf names the record of every pair, and the possible use of an object
+// without a record.
 func TestOwners(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -260,27 +279,48 @@ func TestOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.update(func(tx *store.Tx) error {
-		return errors.Join(tx.SetAuditKey(auditKey), tx.Aliases().Put(store.Alias{AliasName: "alias/a", KeyId: k.KeyId}),
+		return errors.Join(tx.SetAuditKey(auditKey),
+			tx.Aliases().Put(store.Alias{AliasName: "alias/a", KeyId: k.KeyId}),
 			tx.Orphans().Put(store.Orphan{KeyVersionId: "o", Key: hsm.Key{ID: []byte("orphan")}}))
 	})
 	owners := keypair.Owners(b.db.Now())
 	if len(owners) != 3 {
-		t.Errorf("%d owners: %+v", len(owners), owners)
+		t.Errorf("%d owners, want 3: %+v", len(owners), owners)
 	}
 	for name, tc := range map[string]struct {
 		object hsm.Object
 		making bool
 		want   kms.Owner
 	}{
-		"version":                {object: hsm.Object{ID: v.Key.ID, Ours: true}, want: kms.Owner{Use: kms.UseVersion, KeyId: k.KeyId, KeyVersionId: v.KeyVersionId, KeyState: store.Enabled}},
-		"the audit key":          {object: hsm.Object{ID: auditKey.ID, Ours: true}, want: kms.Owner{Use: kms.UseAudit}},
-		"orphan":                 {object: hsm.Object{ID: []byte("orphan"), Ours: true}, want: kms.Owner{Use: kms.UseOrphan, KeyVersionId: "o"}},
-		"another's with its id":  {object: hsm.Object{ID: v.Key.ID}, want: kms.Owner{Use: kms.UseAnothers}},
-		"the sealing key":        {object: hsm.Object{Ours: true, Purpose: hsm.PurposeSealing}, want: kms.Owner{Use: kms.UseSealing}},
-		"the canary":             {object: hsm.Object{Ours: true, Purpose: hsm.PurposeCanary, ID: v.Key.ID}, want: kms.Owner{Use: kms.UseCanary}},
-		"without an id":          {object: hsm.Object{Ours: true}, want: kms.Owner{Use: kms.UseStray}},
-		"the same while making":  {object: hsm.Object{Ours: true}, making: true, want: kms.Owner{Use: kms.UseOrphan}},
-		"with an id, and making": {object: hsm.Object{Ours: true, ID: []byte("unknown")}, making: true, want: kms.Owner{Use: kms.UseStray}},
+		"version": {
+			object: hsm.Object{ID: v.Key.ID, Ours: true},
+			want: kms.Owner{
+				Use: kms.UseVersion, KeyId: k.KeyId, KeyVersionId: v.KeyVersionId, KeyState: store.Enabled,
+			}},
+		"audit key": {
+			object: hsm.Object{ID: auditKey.ID, Ours: true},
+			want:   kms.Owner{Use: kms.UseAudit}},
+		"orphan": {
+			object: hsm.Object{ID: []byte("orphan"), Ours: true},
+			want:   kms.Owner{Use: kms.UseOrphan, KeyVersionId: "o"}},
+		"a version's id without our label": {
+			object: hsm.Object{ID: v.Key.ID},
+			want:   kms.Owner{Use: kms.UseAnothers}},
+		"sealing key": {
+			object: hsm.Object{Ours: true, Purpose: hsm.PurposeSealing},
+			want:   kms.Owner{Use: kms.UseSealing}},
+		"canary": {
+			object: hsm.Object{Ours: true, Purpose: hsm.PurposeCanary, ID: v.Key.ID},
+			want:   kms.Owner{Use: kms.UseCanary}},
+		"no id": {
+			object: hsm.Object{Ours: true},
+			want:   kms.Owner{Use: kms.UseStray}},
+		"no id while making": {
+			object: hsm.Object{Ours: true}, making: true,
+			want: kms.Owner{Use: kms.UseOrphan}},
+		"unknown id while making": {
+			object: hsm.Object{Ours: true, ID: []byte("unknown")}, making: true,
+			want: kms.Owner{Use: kms.UseStray}},
 	} {
 		if tc.object.Purpose == "" {
 			tc.object.Purpose = hsm.PurposeKey
@@ -290,8 +330,9 @@ func TestOwners(t *testing.T) {
 		if tc.want.Use == kms.UseVersion {
 			wantAliases = 1
 		}
-		if got.Use != tc.want.Use || got.KeyId != tc.want.KeyId || got.KeyVersionId != tc.want.KeyVersionId || got.KeyState != tc.want.KeyState || len(got.Aliases.Alias) != wantAliases {
-			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
+		if got.Use != tc.want.Use || got.KeyId != tc.want.KeyId || got.KeyVersionId != tc.want.KeyVersionId ||
+			got.KeyState != tc.want.KeyState || len(got.Aliases.Alias) != wantAliases {
+			t.Errorf("%s: %+v, want %+v with %d aliases", name, got, tc.want, wantAliases)
 		}
 	}
 }

@@ -2,7 +2,7 @@ package keypair
 
 import "context"
 
-// Freeze is a freeze with its methods.
+// A Freeze is a freeze with exported methods.
 type Freeze struct{ freeze }
 
 func (f *Freeze) Enter(ctx context.Context) error                    { return f.enter(ctx) }

@@ -9,18 +9,18 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// A freeze keeps key pairs as they are while a backup copies the token and the database,
-// which must agree. Code that makes or destroys a key pair is inside from its first record
-// to its last. It is not a sync.RWMutex because waiting has to end with a context.
+// A freeze keeps key pairs unchanged while a backup copies the token and the database, which must
+// agree. Code that makes or destroys a key pair is inside the freeze from its first record to its
+// last. A sync.RWMutex does not fit, because waiting must end with a context.
 type freeze struct {
-	mu     sync.Mutex
-	inside int           // guarded by mu
-	shut   chan struct{} // closed when the freeze ends; nil while it is open; guarded by mu
-	left   chan struct{} // closed when nobody is inside any more; nil if nobody waits for it; guarded by mu
+	mu     sync.Mutex    // guards all fields
+	inside int           // the number of callers between enter and leave
+	shut   chan struct{} // closed when the freeze opens; nil while it is open
+	left   chan struct{} // closed when the last caller leaves; nil if close does not wait for it
 }
 
-// enter waits until the freeze has ended. Without an error leave has to be called;
-// enter must not be called again before.
+// enter waits until the freeze is open. If it returns nil, the caller must call leave, and must not
+// call enter until then.
 func (f *freeze) enter(ctx context.Context) error {
 	for {
 		opens := f.tryEnter()
@@ -30,12 +30,13 @@ func (f *freeze) enter(ctx context.Context) error {
 		select {
 		case <-opens:
 		case <-ctx.Done():
-			return fmt.Errorf("%w (a backup is being made, and until it ends no key pair is made or destroyed: %w)", kms.ErrUnavailable, ctx.Err())
+			return fmt.Errorf("%w (no key pair is made or destroyed during a backup: %w)",
+				kms.ErrUnavailable, ctx.Err())
 		}
 	}
 }
 
-// tryEnter enters, or gives what is closed when it can be tried again.
+// tryEnter enters and returns nil, or returns a channel that is closed when the freeze opens.
 func (f *freeze) tryEnter() (opens <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -55,17 +56,17 @@ func (f *freeze) leave() {
 	}
 }
 
-// close begins the freeze and waits until nobody is inside. Without an error open
-// has to be called. One closes it at a time.
+// close shuts the freeze and waits until nobody is inside. If it returns nil, the caller must call
+// open. Only one caller at a time can shut the freeze.
 func (f *freeze) close(ctx context.Context) (open func(), err error) {
 	for {
 		opens, left := f.tryClose()
-		if left == nil { // somebody else has closed it
+		if left == nil { // another caller has shut it
 			select {
 			case <-opens:
 				continue
 			case <-ctx.Done():
-				return nil, fmt.Errorf("%w (another backup is being made: %w)", kms.ErrUnavailable, ctx.Err())
+				return nil, fmt.Errorf("%w (another backup is running: %w)", kms.ErrUnavailable, ctx.Err())
 			}
 		}
 		select {
@@ -73,13 +74,15 @@ func (f *freeze) close(ctx context.Context) (open func(), err error) {
 			return f.open, nil
 		case <-ctx.Done():
 			f.open()
-			return nil, fmt.Errorf("%w (key pairs are being made or destroyed: %w)", kms.ErrUnavailable, ctx.Err())
+			return nil, fmt.Errorf("%w (waiting for key pairs that are being made or destroyed: %w)",
+				kms.ErrUnavailable, ctx.Err())
 		}
 	}
 }
 
-// tryClose shuts the freeze and gives what is closed when nobody is inside, or,
-// if it is shut, what is closed when it opens.
+// tryClose shuts the freeze and returns left, a channel that is closed when nobody is inside. If
+// the freeze is already shut, it returns opens instead, a channel that is closed when the freeze
+// opens.
 func (f *freeze) tryClose() (opens, left <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -102,22 +105,22 @@ func (f *freeze) open() {
 	f.shut, f.left = nil, nil
 }
 
-// Enter waits until no freeze holds, and keeps the next one waiting until Leave. If it
-// returns nil, the caller must call Leave, and must not call Enter or Create until then.
-// If ctx ends first, the error is kms.ErrUnavailable.
+// Enter waits until key pairs are not frozen, and delays the next Freeze until Leave. If it returns
+// nil, the caller must call Leave, and must not call Enter or Create until then. If ctx ends first,
+// the error is kms.ErrUnavailable.
 func (p *Pairs) Enter(ctx context.Context) error { return p.freeze.enter(ctx) }
 
 // Leave ends what a successful Enter began.
 func (p *Pairs) Leave() { p.freeze.leave() }
 
-// freezeTime is how long a freeze waits for the key pairs that are being made.
-var freezeTime = createTimeout(hsm.RSA_4096) + destroyTimeout
+// freezeTimeout limits how long Freeze waits for key pairs that are being made or destroyed.
+var freezeTimeout = createTimeout(hsm.RSA_4096) + destroyTimeout
 
-// Freeze waits until no key pair is being made or destroyed, and keeps it so until thaw is
-// called. Keys sign meanwhile. If it returns nil, the caller must call thaw, once. If the
-// pairs being made take too long or another freeze does, the error is kms.ErrUnavailable.
+// Freeze waits until no key pair is being made or destroyed, and prevents both until thaw is
+// called. Keys continue to sign. If the error is nil, the caller must call thaw, once. If the pairs
+// being made or another freeze take too long, the error is kms.ErrUnavailable.
 func (p *Pairs) Freeze(ctx context.Context) (thaw func(), err error) {
-	ctx, cancel := context.WithTimeout(ctx, freezeTime)
+	ctx, cancel := context.WithTimeout(ctx, freezeTimeout)
 	defer cancel()
 	return p.freeze.close(ctx)
 }

@@ -11,49 +11,50 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// TestFreezeEnds: a creation does not wait for ever, and neither does a backup; and
-// what gave up is not waited for.
+// TestFreezeEnds checks that Enter and Close stop waiting when their context ends, and that nobody
+// waits for a caller that stopped waiting.
 func TestFreezeEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var g keypair.Freeze
-		inside := func(d time.Duration) error {
+		var f keypair.Freeze
+		enter := func(d time.Duration) error {
 			ctx, cancel := context.WithTimeout(t.Context(), d)
 			defer cancel()
-			return g.Enter(ctx)
+			return f.Enter(ctx)
 		}
 		shut := func(d time.Duration) (func(), error) {
 			ctx, cancel := context.WithTimeout(t.Context(), d)
 			defer cancel()
-			return g.Close(ctx)
+			return f.Close(ctx)
 		}
-		unavailable := func(what string, err error) {
+		wantUnavailable := func(when string, err error) {
 			t.Helper()
-			if api := (*kms.Error)(nil); !errors.As(err, &api) || api.Status != 503 || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%s: %v, want 503", what, err)
+			api := (*kms.Error)(nil)
+			if !errors.As(err, &api) || api.Status != 503 || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v, want status 503 and %v", when, err, context.DeadlineExceeded)
 			}
 		}
-		if err := inside(time.Second); err != nil {
+		if err := enter(time.Second); err != nil {
 			t.Fatal(err)
 		}
 		_, err := shut(time.Second)
-		unavailable("closing while somebody is inside", err)
-		if err := inside(time.Second); err != nil {
-			t.Fatalf("entering after a backup gave up: %v", err)
+		wantUnavailable("Close while a caller is inside", err)
+		if err := enter(time.Second); err != nil {
+			t.Fatalf("Enter after Close stopped waiting: %v, want no error", err)
 		}
-		time.AfterFunc(time.Second, g.Leave)
-		time.AfterFunc(2*time.Second, g.Leave)
+		time.AfterFunc(time.Second, f.Leave)
+		time.AfterFunc(2*time.Second, f.Leave)
 		began := time.Now()
 		open, err := shut(time.Minute)
 		if err != nil || time.Since(began) != 2*time.Second {
-			t.Fatalf("closing when the last has left: %v after %v", err, time.Since(began))
+			t.Fatalf("Close: %v after %v, want no error when the last caller leaves, after 2s", err, time.Since(began))
 		}
-		unavailable("entering during a backup", inside(time.Second))
+		wantUnavailable("Enter while closed", enter(time.Second))
 		_, err = shut(time.Second)
-		unavailable("a second backup", err)
+		wantUnavailable("a second Close", err)
 		time.AfterFunc(time.Second, open)
-		if err := inside(time.Minute); err != nil {
-			t.Errorf("entering after a backup: %v", err)
+		if err := enter(time.Minute); err != nil {
+			t.Errorf("Enter until open is called: %v, want no error", err)
 		}
 	})
 }

@@ -15,9 +15,9 @@ import (
 
 // A health holds the key versions that are known to be missing or failing.
 type health struct {
-	mu      sync.Mutex
-	missing map[string]bool // KeyVersionIds; guarded by mu
-	failing map[string]bool // guarded by mu
+	mu      sync.Mutex      // guards the maps
+	missing map[string]bool // by KeyVersionId: the token has no private key
+	failing map[string]bool // by KeyVersionId: the last test signature failed
 }
 
 func (h *health) setMissing(missing map[string]bool) {
@@ -26,9 +26,9 @@ func (h *health) setMissing(missing map[string]bool) {
 	h.missing = missing
 }
 
-// tested records the result of a test signature, unless the error says nothing about the
-// version.
-func (h *health) tested(keyVersionId string, err error) {
+// record records the result of a test signature. It ignores a transient error, which says nothing
+// about the version.
+func (h *health) record(keyVersionId string, err error) {
 	if err != nil && hsm.IsTransient(err) {
 		return
 	}
@@ -44,12 +44,12 @@ func (h *health) tested(keyVersionId string, err error) {
 	h.failing[keyVersionId] = true
 }
 
-// keep drops failures of versions that do not exist any more.
-func (h *health) keep(there map[string]bool) {
+// prune drops the failures of versions that no longer exist.
+func (h *health) prune(existing map[string]bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id := range h.failing {
-		if !there[id] {
+		if !existing[id] {
 			delete(h.failing, id)
 		}
 	}
@@ -61,20 +61,17 @@ func (h *health) counts() (missing, failing int) {
 	return len(h.missing), len(h.failing)
 }
 
-// checkEvery is how often it is looked whether the private keys are there, and
-// checkAgain how soon if the token was not there to tell.
 const (
-	checkEvery = time.Hour
-	checkAgain = 10 * time.Second
+	checkInterval = time.Hour        // between checks for missing private keys
+	retryInterval = 10 * time.Second // until the next attempt if the token is unavailable
 )
 
-// watchKeys looks for missing private keys, at once and then every hour, until
-// ctx is done.
+// watchKeys checks for missing private keys at once and then every hour, until ctx is done.
 func (p *Pairs) watchKeys(ctx context.Context) {
 	for ctx.Err() == nil {
-		pause := checkEvery
+		pause := checkInterval
 		if err := p.checkKeys(); err != nil {
-			pause = checkAgain
+			pause = retryInterval
 		}
 		sleep(ctx, pause)
 	}
@@ -89,34 +86,35 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// tellMissing is how many missing private keys are named in the log each time.
-const tellMissing = 10
+// maxNamed is how many key versions each round names in the log.
+const maxNamed = 10
 
-// checkKeys asks of every version whether its private key is there. An error
-// means that it cannot be told now.
+// checkKeys checks whether the private key of every version is in the token. It returns an error if
+// the token cannot answer.
 func (p *Pairs) checkKeys() error {
-	there, missing := make(map[string]bool), make(map[string]bool)
+	existing, missing := make(map[string]bool), make(map[string]bool)
 	for v := range p.cfg.Records.Now().Versions().All() {
-		there[v.KeyVersionId] = true
+		existing[v.KeyVersionId] = true
 		err := p.cfg.Backend.Has(v.Key)
 		switch {
 		case errors.Is(err, hsm.ErrNotFound):
-			if !p.isRecorded(v) { // deleted meanwhile
+			if !p.isRecorded(v) { // deleted since the loop began
 				continue
 			}
 			missing[v.KeyVersionId] = true
-			if len(missing) <= tellMissing {
-				p.cfg.Logger.Error("a key version's private key is missing: it cannot sign; kmsgate doctor says what to do", "KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "reason", err)
+			if len(missing) <= maxNamed {
+				p.cfg.Logger.Error("a key version cannot sign: its private key is missing (run kmsgate doctor)",
+					"KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "err", err)
 			}
 		case err != nil:
 			return err
 		}
 	}
-	if n := len(missing); n > tellMissing {
-		p.cfg.Logger.Error("private keys of more key versions are missing; kmsgate doctor names them all", "missing", n)
+	if n := len(missing); n > maxNamed {
+		p.cfg.Logger.Error("more private keys are missing (run kmsgate doctor to list them all)", "missing", n)
 	}
 	p.health.setMissing(missing)
-	p.health.keep(there)
+	p.health.prune(existing)
 	return nil
 }
 
@@ -125,12 +123,12 @@ func (p *Pairs) isRecorded(v store.KeyVersion) bool {
 	return err == nil
 }
 
-// testPause is how many times as long as a test signature the next one waits, so
-// that they leave nine tenths of a session to whoever has work for it.
+// testPause is the pause after a test signature, as a multiple of the time that the signature took.
+// The pauses leave nine tenths of a session to clients.
 const testPause = 9
 
-// testKeys has every version that there is sign once, in no hurry: one that does
-// not, or signs for another public key, is found before somebody needs it.
+// testKeys has every version sign once, slowly. It finds versions that cannot sign, or that sign
+// for another public key, before a client needs them.
 func (p *Pairs) testKeys(ctx context.Context) {
 	failed := 0
 	for v := range p.cfg.Records.Now().Versions().All() {
@@ -141,19 +139,21 @@ func (p *Pairs) testKeys(ctx context.Context) {
 		if err == nil || !p.isRecorded(v) {
 			continue
 		}
-		p.health.tested(v.KeyVersionId, err)
-		if failed++; failed <= tellMissing {
-			p.cfg.Logger.Error("a key version does not sign as it should; kmsgate doctor says what to do", "KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "reason", err)
+		p.health.record(v.KeyVersionId, err)
+		if failed++; failed <= maxNamed {
+			p.cfg.Logger.Error("a key version failed its test signature (run kmsgate doctor)",
+				"KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "err", err)
 		}
 	}
-	if failed > tellMissing {
-		p.cfg.Logger.Error("more key versions do not sign as they should; kmsgate doctor names them all", "failing", failed)
+	if failed > maxNamed {
+		p.cfg.Logger.Error("more key versions failed their test signatures (run kmsgate doctor to list them all)",
+			"failing", failed)
 	}
 }
 
-// testKey has a version sign once, when the token can, and pauses.
+// testKey has a version sign once, as soon as the token can, and then pauses.
 func (p *Pairs) testKey(ctx context.Context, v store.KeyVersion) error {
-	for ; ; sleep(ctx, checkAgain) {
+	for ; ; sleep(ctx, retryInterval) {
 		if ctx.Err() != nil || !p.isRecorded(v) {
 			return ctx.Err()
 		}
@@ -162,7 +162,7 @@ func (p *Pairs) testKey(ctx context.Context, v store.KeyVersion) error {
 		}
 		began := time.Now()
 		_, err := p.testSignature(ctx, v.Key, hsm.Algorithms(v.Key.Spec)[0])
-		// What is kept to sign faster is for those keys that are used.
+		// The backend caches private halves to sign faster. The cache is for keys that clients use.
 		p.cfg.Backend.Forget(v.Key)
 		if err != nil && hsm.IsTransient(err) {
 			continue
@@ -172,8 +172,8 @@ func (p *Pairs) testKey(ctx context.Context, v store.KeyVersion) error {
 	}
 }
 
-// Test makes count signatures with the key's algorithms in turn and verifies each. It
-// returns how long they took, the shortest first. It stops at the first that fails.
+// Test makes count signatures with the key's algorithms in turn and verifies each. It returns the
+// times that they took, shortest first. It stops at the first failure and returns its error.
 func (p *Pairs) Test(ctx context.Context, k hsm.Key, count int) ([]time.Duration, error) {
 	algorithms := hsm.Algorithms(k.Spec)
 	times := make([]time.Duration, 0, count)
@@ -188,33 +188,34 @@ func (p *Pairs) Test(ctx context.Context, k hsm.Key, count int) ([]time.Duration
 	return times, nil
 }
 
-// testTime is how long one test signature may take.
-const testTime = 2500 * time.Millisecond
+// testTimeout limits how long one test signature may take.
+const testTimeout = 2500 * time.Millisecond
 
-// testSignature signs a digest that no client can have wanted to be signed: it is
-// of a text that begins with what it is for, and ends at random.
+// testSignature makes a signature and returns the time that it took. The digest is that of a text
+// that states its purpose and ends in random characters, so no client can have a use for the
+// signature.
 func (p *Pairs) testSignature(ctx context.Context, k hsm.Key, alg hsm.Algorithm) (time.Duration, error) {
 	digest := sha256.Sum256([]byte("kmsgate test signature|" + rand.Text()))
-	ctx, cancel := context.WithTimeout(ctx, testTime)
+	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()
 	began := time.Now()
-	_, err := p.cfg.Backend.Sign(ctx, k, alg, digest[:]) // and the Route verifies it
+	_, err := p.cfg.Backend.Sign(ctx, k, alg, digest[:]) // the Route verifies the signature
 	return time.Since(began), err
 }
 
-// Tested records the result of a test signature of a version, for Health. A nil error
-// clears an earlier failure. A transient error says nothing about the version.
-func (p *Pairs) Tested(keyVersionId string, err error) { p.health.tested(keyVersionId, err) }
+// RecordTest records the result of a test signature of a version, for Health. A nil error clears an
+// earlier failure. A transient error changes nothing, because it says nothing about the version.
+func (p *Pairs) RecordTest(keyVersionId string, err error) { p.health.record(keyVersionId, err) }
 
-// Health returns how many versions had no private key when Run last looked, and how many
-// versions failed their last test signature.
+// Health returns the number of versions whose private key was missing when Run last checked, and
+// the number of versions that failed their last test signature.
 func (p *Pairs) Health() (missing, failing int) { return p.health.counts() }
 
-// Run carries out deletions every few seconds, looks for missing private keys every hour,
-// and has every version sign once, until ctx is done.
+// Run carries out deletions every ten seconds, checks for missing private keys every hour, and has
+// every version sign once. It returns when ctx is done.
 func (p *Pairs) Run(ctx context.Context) {
 	var running sync.WaitGroup
-	running.Go(func() { every(ctx, p.CarryOutDeletions) })
+	running.Go(func() { poll(ctx, p.CarryOutDeletions) })
 	running.Go(func() { p.watchKeys(ctx) })
 	running.Go(func() { p.testKeys(ctx) })
 	running.Wait()

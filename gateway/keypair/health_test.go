@@ -28,12 +28,12 @@ func (b *bench) run(t *testing.T) {
 func (b *bench) checkHealth(when string, missing, failing int) {
 	b.t.Helper()
 	if m, f := b.Health(); m != missing || f != failing {
-		b.t.Errorf("%s: %d missing, %d failing, want %d and %d", when, m, f, missing, failing)
+		b.t.Errorf("%s: %d missing and %d failing, want %d and %d", when, m, f, missing, failing)
 	}
 }
 
-// TestHealth finds versions whose private keys are missing, and those that sign with
-// another's, and what becomes of them.
+// TestHealth checks that Health counts versions whose private keys are missing and versions that
+// sign with another private key, and that it follows later changes.
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -48,14 +48,14 @@ func TestHealth(t *testing.T) {
 		time.Sleep(time.Minute)
 		b.checkHealth("at first", 1, 3)
 		putBack()
-		b.Tested(lost.KeyVersionId, nil)
-		b.checkHealth("after a signature of the one that was put back", 1, 2)
+		b.RecordTest(lost.KeyVersionId, nil)
+		b.checkHealth("after a signature with the restored key", 1, 2)
 		time.Sleep(time.Hour)
 		b.checkHealth("after an hour", 0, 2)
-		b.Tested(with.KeyVersionId, hsm.ErrUnavailable) // that says nothing about it
-		b.Tested(lost.KeyVersionId, hsm.ErrBusy)
+		b.RecordTest(with.KeyVersionId, hsm.ErrUnavailable) // says nothing about the version
+		b.RecordTest(lost.KeyVersionId, hsm.ErrBusy)
 		b.checkHealth("after a fault of the token", 0, 2)
-		b.Tested(lost.KeyVersionId, hsm.ErrRefused)
+		b.RecordTest(lost.KeyVersionId, hsm.ErrRefused)
 		b.checkHealth("after a refusal", 0, 3)
 		b.update(func(tx *store.Tx) error { return tx.Keys().Delete(k.KeyId) })
 		time.Sleep(time.Hour)
@@ -63,8 +63,8 @@ func TestHealth(t *testing.T) {
 	})
 }
 
-// TestHealthWithoutToken: a token that is away says nothing about its keys, and they are
-// looked at as soon as it is back.
+// TestHealthWithoutToken checks that an unavailable token counts for no failures, and that the keys
+// are checked as soon as the token is back.
 func TestHealthWithoutToken(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -75,15 +75,15 @@ func TestHealthWithoutToken(t *testing.T) {
 		b.backend.Fail(hsm.ErrUnavailable)
 		b.run(t)
 		time.Sleep(time.Hour)
-		b.checkHealth("while it is away", 0, 0)
+		b.checkHealth("while the token is unavailable", 0, 0)
 		b.backend.Fail(nil)
 		time.Sleep(time.Minute)
-		b.checkHealth("when it is back", 0, 2)
+		b.checkHealth("when the token is back", 0, 2)
 	})
 }
 
-// TestRun carries deletions out when they are due, and ends with its context, also while
-// the token hangs.
+// TestRun checks that Run carries out deletions when they are due, and that it returns when its
+// context ends, even while the token hangs.
 func TestRun(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestRun(t *testing.T) {
 		time.Sleep(time.Minute)
 		b.checkAgreement(0, 0)
 		if n := b.backend.Len(); n != 0 {
-			t.Errorf("%d pairs", n)
+			t.Errorf("pairs after the deletion: %d, want 0", n)
 		}
 		b.newKey(pendingDeletion(day))
 		b.backend.Fail(hsmtest.ErrHang)
@@ -104,18 +104,18 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// TestTimes gives one time for each signature, in order, and ends at the first that is
-// wrong.
+// TestTimes checks that Test returns one time for each signature, shortest first, and fails if a
+// signature is wrong.
 func TestTimes(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	_, v := b.newKey(nil)
 	_, other := b.newKey(nil)
 	if times, err := b.Test(t.Context(), v.Key, 5); err != nil || len(times) != 5 || times[0] > times[4] {
-		t.Errorf("%v, %v", times, err)
+		t.Errorf("Test: %v, %v, want 5 times in order", times, err)
 	}
 	b.backend.Swap(v.Key, other.Key)
 	if times, err := b.Test(t.Context(), v.Key, 5); err == nil {
-		t.Errorf("signatures of another key: %v", times)
+		t.Errorf("Test with another private key: %v, want an error", times)
 	}
 }

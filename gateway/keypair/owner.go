@@ -6,16 +6,16 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A Recorded is a key pair with the record that it belongs to.
-type Recorded struct {
+// An OwnedKey is a key pair and the record that it belongs to.
+type OwnedKey struct {
 	kms.Owner
 	Key hsm.Key
 }
 
-// Owners returns the owners of all recorded key pairs, by CKA_ID.
-func Owners(records *store.Records) map[string]Recorded {
-	all := make(map[string]Recorded)
-	add := func(key hsm.Key, o kms.Owner) { all[string(key.ID)] = Recorded{o, key} }
+// Owners returns all recorded key pairs with their owners, by CKA_ID.
+func Owners(records *store.Records) map[string]OwnedKey {
+	all := make(map[string]OwnedKey)
+	add := func(key hsm.Key, o kms.Owner) { all[string(key.ID)] = OwnedKey{o, key} }
 	for o := range records.Orphans().All() {
 		add(o.Key, kms.Owner{Use: kms.UseOrphan, KeyVersionId: o.KeyVersionId})
 	}
@@ -28,15 +28,18 @@ func Owners(records *store.Records) map[string]Recorded {
 			names.Alias = append(names.Alias, a.AliasName)
 		}
 		for _, v := range records.VersionsOf(k.KeyId) {
-			add(v.Key, kms.Owner{Use: kms.UseVersion, KeyId: k.KeyId, KeyVersionId: v.KeyVersionId, KeyState: k.KeyState, Aliases: names})
+			add(v.Key, kms.Owner{
+				Use: kms.UseVersion, KeyId: k.KeyId, KeyVersionId: v.KeyVersionId, KeyState: k.KeyState, Aliases: names,
+			})
 		}
 	}
 	return all
 }
 
-// OwnerOf returns the owner of an object in the token. While key pairs are being made, an
-// object without an id may become one of them, so it is no stray.
-func OwnerOf(o hsm.Object, records map[string]Recorded, making bool) Recorded {
+// OwnerOf returns the owner of an object in the token. making says whether key pairs are being
+// made: an object without a CKA_ID may then become one of them, so OwnerOf does not report it as a
+// stray.
+func OwnerOf(o hsm.Object, records map[string]OwnedKey, making bool) OwnedKey {
 	if record, ok := records[string(o.ID)]; ok && o.Ours && o.Purpose == hsm.PurposeKey {
 		return record
 	}
@@ -51,8 +54,8 @@ func OwnerOf(o hsm.Object, records map[string]Recorded, making bool) Recorded {
 	case making && len(o.ID) == 0:
 		use = kms.UseOrphan
 	}
-	return Recorded{Owner: kms.Owner{Use: use, Aliases: kms.AliasNames{Alias: []string{}}}}
+	return OwnedKey{Owner: kms.Owner{Use: use, Aliases: kms.AliasNames{Alias: []string{}}}}
 }
 
-// Owners returns all records of key pairs as they are now, by CKA_ID.
-func (p *Pairs) Owners() map[string]Recorded { return Owners(p.cfg.Records.Now()) }
+// Owners returns all currently recorded key pairs with their owners, by CKA_ID.
+func (p *Pairs) Owners() map[string]OwnedKey { return Owners(p.cfg.Records.Now()) }

@@ -11,24 +11,24 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A Verified counts what VerifyAll found to work.
+// A Verified counts the records that VerifyAll verified.
 type Verified struct {
 	Keys       int // keys whose versions have all signed
 	Versions   int // versions that have signed
 	AccessKeys int // access keys whose secret was unsealed
 	ClientKeys int // client keys whose record was unsealed
-	Due        int // how many of Keys are due: the gateway deletes them when it starts
+	Due        int // those of Keys whose deletion is due: the gateway deletes them when it starts
 }
 
-// ErrForeignToken: the token does not belong to the records.
-var ErrForeignToken = errors.New("the token is not the one that this database belongs to")
+// ErrForeignToken means that the token does not belong to the records.
+var ErrForeignToken = errors.New("the token does not belong to this database")
 
-// MatchesToken returns an error that is ErrForeignToken if the backend and the sealer do not
-// belong to the records. It tries the audit log's key, one software key and one access
-// key. It does not look for every key, which takes long: see VerifyAll. A token that is
-// unavailable or refuses is another error.
+// MatchesToken returns ErrForeignToken if the backend and the sealer do not belong to the records.
+// It tries the audit log's key, one software key and one access key. It does not check every key,
+// which takes long: see VerifyAll. If the token is unavailable or refuses an operation, the error
+// is not ErrForeignToken.
 func MatchesToken(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) error {
-	ctx, cancel := context.WithTimeout(ctx, verifyTime)
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	records := db.Now()
 	if err := hsm.SelfTest(ctx, backend, records.AuditKey()); err != nil {
@@ -36,26 +36,27 @@ func MatchesToken(ctx context.Context, db *store.Store, backend hsm.Backend, sea
 	}
 	if v, ok := softwareKey(records); ok {
 		if err := hsm.SelfTest(ctx, backend, v.Key); err != nil {
-			return foreign("it does not unseal the software keys", err)
+			return foreign("it cannot unseal the software keys", err)
 		}
 	}
 	for _, a := range records.AccessKeys().Page(0, 1) {
 		if _, err := identity.UnsealAccessKey(ctx, sealer, a); err != nil {
-			return foreign("it does not unseal the access keys", err)
+			return foreign("it cannot unseal the access keys", err)
 		}
 	}
 	return nil
 }
 
-// foreign returns an ErrForeignToken, or err if it says nothing about whose the token is.
-func foreign(what string, err error) error {
-	if hsm.IsTransient(err) || errors.Is(err, hsm.ErrRefused) { // another token would not have the key at all
+// foreign returns ErrForeignToken with a reason. If err does not show that the token is foreign, it
+// returns err.
+func foreign(reason string, err error) error {
+	if hsm.IsTransient(err) || errors.Is(err, hsm.ErrRefused) { // a foreign token would not have the key at all
 		return err
 	}
-	return fmt.Errorf("%w: %s (%w)", ErrForeignToken, what, err)
+	return fmt.Errorf("%w: %s (%w)", ErrForeignToken, reason, err)
 }
 
-// softwareKey returns one of the versions whose private keys are sealed.
+// softwareKey returns one of the versions whose private keys are sealed, if there is one.
 func softwareKey(records *store.Records) (store.KeyVersion, bool) {
 	for v := range records.Versions().All() {
 		if v.Key.Sealed != nil {
@@ -65,95 +66,96 @@ func softwareKey(records *store.Records) (store.KeyVersion, bool) {
 	return store.KeyVersion{}, false
 }
 
-// verifyTime is how long one signature or one secret may take. No client waits for it.
-const verifyTime = 30 * time.Second
+// verifyTimeout limits how long one signature or the unsealing of one secret may take. It is long
+// because no client waits for it.
+const verifyTimeout = 30 * time.Second
 
 // maxFailures is how many failures VerifyAll names.
 const maxFailures = 10
 
-// VerifyAll has the backend sign with every version of every key, whatever the key's state,
-// and verifies the signatures. It has the sealer unseal the secret of every access key and
-// the record of every client key. Its error names the first maxFailures failures and
-// counts the others; Verified counts the rest. It changes nothing.
+// VerifyAll has the backend sign with every version of every key, whatever the key's state, and
+// verifies the signatures. It has the sealer unseal the secret of every access key and the record
+// of every client key. Its error names the first ten failures and counts the others. Its Verified
+// counts the successes. VerifyAll changes nothing.
 func VerifyAll(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) (Verified, error) {
-	p := verifier{backend: backend, sealer: sealer}
+	vr := verifier{backend: backend, sealer: sealer}
 	records := db.Now()
 	for k := range records.Keys().All() {
-		p.key(ctx, k, records.VersionsOf(k.KeyId))
+		vr.key(ctx, k, records.VersionsOf(k.KeyId))
 	}
 	for a := range records.AccessKeys().All() {
-		p.accessKey(ctx, a)
+		vr.accessKey(ctx, a)
 	}
 	for k := range records.ClientKeys().All() {
-		p.clientKey(ctx, k)
+		vr.clientKey(ctx, k)
 	}
-	if p.failed > len(p.errs) {
-		p.errs = append(p.errs, fmt.Errorf("and %d more", p.failed-len(p.errs)))
+	if vr.failed > len(vr.errs) {
+		vr.errs = append(vr.errs, fmt.Errorf("and %d more failures", vr.failed-len(vr.errs)))
 	}
-	return p.Verified, errors.Join(append(p.errs, ctx.Err())...)
+	return vr.Verified, errors.Join(append(vr.errs, ctx.Err())...)
 }
 
-// A verifier is the state of one VerifyAll.
+// A verifier is the state of one call of VerifyAll.
 type verifier struct {
 	Verified
 	backend hsm.Backend
 	sealer  hsm.Sealer
 	failed  int
-	errs    []error // of the first maxFailures of them
+	errs    []error // of the first maxFailures failures
 }
 
-func (p *verifier) fail(err error) {
-	if p.failed++; p.failed <= maxFailures {
-		p.errs = append(p.errs, err)
+func (vr *verifier) fail(err error) {
+	if vr.failed++; vr.failed <= maxFailures {
+		vr.errs = append(vr.errs, err)
 	}
 }
 
-func (p *verifier) key(ctx context.Context, k store.Key, versions []store.KeyVersion) {
-	before := p.failed
+func (vr *verifier) key(ctx context.Context, k store.Key, versions []store.KeyVersion) {
+	before := vr.failed
 	for _, v := range versions {
-		if err := p.version(ctx, k, v); err != nil {
-			p.fail(fmt.Errorf("key %s, version %s: %w", k.KeyId, v.KeyVersionId, err))
+		if err := vr.version(ctx, k, v); err != nil {
+			vr.fail(fmt.Errorf("key %q, version %q: %w", k.KeyId, v.KeyVersionId, err))
 			continue
 		}
-		p.Versions++
+		vr.Versions++
 	}
-	if p.failed > before {
+	if vr.failed > before {
 		return
 	}
-	p.Keys++
+	vr.Keys++
 	if IsDue(k, time.Now()) {
-		p.Due++
+		vr.Due++
 	}
 }
 
-func (p *verifier) version(ctx context.Context, k store.Key, v store.KeyVersion) error {
+func (vr *verifier) version(ctx context.Context, k store.Key, v store.KeyVersion) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if err := CheckRecord(v, k); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, verifyTime)
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
-	return hsm.SelfTest(ctx, p.backend, v.Key)
+	return hsm.SelfTest(ctx, vr.backend, v.Key)
 }
 
-func (p *verifier) accessKey(ctx context.Context, a store.AccessKey) {
-	ctx, cancel := context.WithTimeout(ctx, verifyTime)
+func (vr *verifier) accessKey(ctx context.Context, a store.AccessKey) {
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
-	if _, err := identity.UnsealAccessKey(ctx, p.sealer, a); err != nil {
-		p.fail(fmt.Errorf("access key %s of user %s: %w", a.AccessKeyId, a.UserName, err))
+	if _, err := identity.UnsealAccessKey(ctx, vr.sealer, a); err != nil {
+		vr.fail(fmt.Errorf("access key %q of user %q: %w", a.AccessKeyId, a.UserName, err))
 		return
 	}
-	p.AccessKeys++
+	vr.AccessKeys++
 }
 
-func (p *verifier) clientKey(ctx context.Context, k store.ClientKey) {
-	ctx, cancel := context.WithTimeout(ctx, verifyTime)
+func (vr *verifier) clientKey(ctx context.Context, k store.ClientKey) {
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
-	if err := identity.UnsealClientKey(ctx, p.sealer, k); err != nil {
-		p.fail(fmt.Errorf("client key %s of access point %s: %w", k.ClientKeyId, k.AapName, err))
+	if err := identity.UnsealClientKey(ctx, vr.sealer, k); err != nil {
+		vr.fail(fmt.Errorf("client key %q of access point %q: %w", k.ClientKeyId, k.AapName, err))
 		return
 	}
-	p.ClientKeys++
+	vr.ClientKeys++
 }

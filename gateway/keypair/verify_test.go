@@ -14,7 +14,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// newCredentials makes the audit key, an access key and a client key of an instance.
+// newCredentials makes and records an audit key, an access key and a client key. It returns the
+// audit key.
 func (b *bench) newCredentials() (auditKey hsm.Key) {
 	b.t.Helper()
 	auditKey, err := b.backend.Fake.Generate(b.t.Context(), hsm.EC_P256, []byte("audit key 123456"))
@@ -23,7 +24,9 @@ func (b *bench) newCredentials() (auditKey hsm.Key) {
 	}
 	access := store.AccessKey{AccessKeyId: "AK1", UserName: "u"}
 	client := store.ClientKey{ClientKeyId: "KAAP.1", AapName: "app"}
-	err = errors.Join(identity.SealAccessKey(b.t.Context(), b.backend, &access, "secret"), identity.SealClientKey(b.t.Context(), b.backend, &client))
+	err = errors.Join(
+		identity.SealAccessKey(b.t.Context(), b.backend, &access, "secret"),
+		identity.SealClientKey(b.t.Context(), b.backend, &client))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -33,8 +36,8 @@ func (b *bench) newCredentials() (auditKey hsm.Key) {
 	return auditKey
 }
 
-// TestMatchesToken tells another instance's token from this one's, and neither from one
-// that is away.
+// TestMatchesToken checks that MatchesToken detects the token of another instance, and does not
+// mistake an unavailable token for one.
 func TestMatchesToken(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -46,24 +49,24 @@ func TestMatchesToken(t *testing.T) {
 	if err := matches(); err != nil {
 		t.Fatal(err)
 	}
-	if err := keypair.MatchesToken(t.Context(), b.db, new(hsmtest.Fake), b.backend); !errors.Is(err, keypair.ErrForeignToken) {
-		t.Errorf("another token: %v", err)
+	wantForeign := func(err error, reason string) {
+		t.Helper()
+		if !errors.Is(err, keypair.ErrForeignToken) || !strings.Contains(err.Error(), reason) {
+			t.Errorf("MatchesToken: %v, want %v with %q", err, keypair.ErrForeignToken, reason)
+		}
 	}
+	wantForeign(keypair.MatchesToken(t.Context(), b.db, new(hsmtest.Fake), b.backend), "")
 	putBack := b.backend.Lose(software.Key)
-	if err := matches(); !errors.Is(err, keypair.ErrForeignToken) || !strings.Contains(err.Error(), "software keys") {
-		t.Errorf("a token that does not unseal the software keys: %v", err)
-	}
+	wantForeign(matches(), "software keys")
 	putBack()
 	_, other := b.newKey(nil)
 	b.backend.Swap(auditKey, other.Key)
-	if err := matches(); !errors.Is(err, keypair.ErrForeignToken) || !strings.Contains(err.Error(), "audit log's key") {
-		t.Errorf("a token with another audit key: %v", err)
-	}
+	wantForeign(matches(), "audit log's key")
 	b.backend.Swap(auditKey, other.Key)
-	for _, away := range []error{hsm.ErrUnavailable, hsm.ErrBusy, hsm.ErrRefused} {
-		b.backend.Fail(away)
-		if err := matches(); !errors.Is(err, away) || errors.Is(err, keypair.ErrForeignToken) {
-			t.Errorf("with %v: %v", away, err)
+	for _, want := range []error{hsm.ErrUnavailable, hsm.ErrBusy, hsm.ErrRefused} {
+		b.backend.Fail(want)
+		if err := matches(); !errors.Is(err, want) || errors.Is(err, keypair.ErrForeignToken) {
+			t.Errorf("MatchesToken: %v, want %v and not %v", err, want, keypair.ErrForeignToken)
 		}
 	}
 	b.backend.Fail(nil)
@@ -72,12 +75,11 @@ func TestMatchesToken(t *testing.T) {
 		a.Sealed = []byte("of another token")
 		return errors.Join(err, tx.AccessKeys().Put(a))
 	})
-	if err := matches(); !errors.Is(err, keypair.ErrForeignToken) || !strings.Contains(err.Error(), "access keys") {
-		t.Errorf("a token that does not unseal the access keys: %v", err)
-	}
+	wantForeign(matches(), "access keys")
 }
 
-// TestVerifyAll counts what works and names what does not, whatever a key's state.
+// TestVerifyAll checks that VerifyAll counts the records that work and names those that do not,
+// whatever the state of a key.
 func TestVerifyAll(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -94,38 +96,44 @@ func TestVerifyAll(t *testing.T) {
 	}
 	want := keypair.Verified{Keys: 4, Versions: 5, AccessKeys: 1, ClientKeys: 1, Due: 1}
 	if got, err := verify(); got != want || err != nil {
-		t.Errorf("%+v, %v, want %+v", got, err, want)
+		t.Errorf("VerifyAll: %+v, %v, want %+v", got, err, want)
 	}
 	lost, lostVersion := b.newKey(nil)
 	b.backend.Lose(lostVersion.Key)
 	forged, forgedVersion := b.newKey(nil)
-	forgedVersion.Key = healthy.Key // which signs
+	forgedVersion.Key = healthy.Key // signs, but is another version's
 	_, swapped := b.newKey(nil)
 	_, with := b.newKey(nil)
 	b.backend.Swap(swapped.Key, with.Key)
 	b.update(func(tx *store.Tx) error {
 		c, err := tx.ClientKeys().Get("KAAP.1")
-		c.NotAfter = day // which it was not sealed with
+		c.NotAfter = day // the record was sealed with another NotAfter
 		a, accessErr := tx.AccessKeys().Get("AK1")
-		a.AccessKeyId = "AK2" // which its secret was not sealed for
-		return errors.Join(err, accessErr, tx.Versions().Put(forgedVersion), tx.ClientKeys().Put(c), tx.AccessKeys().Put(a))
+		a.AccessKeyId = "AK2" // the secret was sealed for AK1
+		return errors.Join(err, accessErr,
+			tx.Versions().Put(forgedVersion), tx.ClientKeys().Put(c), tx.AccessKeys().Put(a))
 	})
 	before := b.db.Now()
 	got, err := verify()
 	want.ClientKeys = 0
 	if got != want || err == nil {
-		t.Errorf("%+v, %v, want %+v", got, err, want)
+		t.Errorf("VerifyAll with failures: %+v, %v, want %+v and an error", got, err, want)
 	}
-	for _, id := range []string{lost.KeyId, lostVersion.KeyVersionId, forged.KeyId, swapped.KeyVersionId, with.KeyVersionId, "AK2 of user u", "KAAP.1 of access point app"} {
-		if err == nil || !strings.Contains(err.Error(), id) {
-			t.Errorf("the error does not name %s: %v", id, err)
+	for _, name := range []string{
+		lost.KeyId, lostVersion.KeyVersionId, forged.KeyId, swapped.KeyVersionId, with.KeyVersionId,
+		`"AK2" of user "u"`, `"KAAP.1" of access point "app"`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("VerifyAll: %v, want an error that names %s", err, name)
 		}
 	}
 	if b.db.Now() != before {
 		t.Error("VerifyAll changed records")
 	}
 	b.backend.Fail(hsm.ErrUnavailable)
-	if got, err := verify(); got != (keypair.Verified{}) || !errors.Is(err, hsm.ErrUnavailable) || !strings.Contains(err.Error(), fmt.Sprintf("and %d more", 9+2+1-10)) {
-		t.Errorf("without a token: %+v, %v", got, err)
+	got, err = verify()
+	more := fmt.Sprintf("and %d more failures", 9+2+1-10)
+	if got != (keypair.Verified{}) || !errors.Is(err, hsm.ErrUnavailable) || !strings.Contains(err.Error(), more) {
+		t.Errorf("VerifyAll without a token: %+v, %v, want no successes and %v %s", got, err, hsm.ErrUnavailable, more)
 	}
 }
