@@ -21,14 +21,14 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// crashDir names, in the environment of a child process of this test, the
-// directory of the gateway whose deletions it shall carry out.
+// crashDir is an environment variable. In a child process of TestKilledWhileDeleting, it names the
+// directory of the gateway whose deletions the child must carry out.
 const crashDir = "KMSGATE_CRASH_DIR"
 
-// TestKilledWhileDeleting schedules keys to be deleted, and kills a process that
-// carries the deletions out, eight days later by its clock, at growing moments
-// until one gets through. No key is then half there: the others sign, and the
-// token has the key pairs that are recorded and no more.
+// TestKilledWhileDeleting schedules the deletion of keys. It then starts processes that carry out
+// the deletions, with clocks that are eight days ahead, and kills each after a longer delay until
+// one completes. No key may be deleted in part: the other keys must sign, and the token must have
+// the recorded key pairs and no more.
 func TestKilledWhileDeleting(t *testing.T) {
 	if dir := os.Getenv(crashDir); dir != "" {
 		carryOutDeletions(t, dir)
@@ -40,18 +40,19 @@ func TestKilledWhileDeleting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stays := make(map[string]string)
+	kept := make(map[string]string) // KeyVersionId → KeyId of the keys that are not deleted
 	for i := range 24 {
 		keyId, versionId, err := newKey(client)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if i%4 == 0 {
-			stays[versionId] = keyId
+			kept[versionId] = keyId
 			continue
 		}
 		must[*kms.CreateKeyVersionResponse](t)(client.CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &keyId}))
-		must[*kms.ScheduleKeyDeletionResponse](t)(client.ScheduleKeyDeletion(&kms.ScheduleKeyDeletionRequest{KeyId: &keyId, PendingWindowInDays: tea.Int32(7)}))
+		must[*kms.ScheduleKeyDeletionResponse](t)(client.ScheduleKeyDeletion(
+			&kms.ScheduleKeyDeletionRequest{KeyId: &keyId, PendingWindowInDays: tea.Int32(7)}))
 	}
 	if err := g.Stop(); err != nil {
 		t.Fatal(err)
@@ -67,7 +68,7 @@ func TestKilledWhileDeleting(t *testing.T) {
 		}
 		timer := time.AfterFunc(delay, func() { child.Process.Kill() })
 		err := child.Wait()
-		if timer.Stop() { // it was quicker
+		if timer.Stop() { // the child exited before the delay
 			if err != nil {
 				t.Fatalf("carrying out deletions: %v\n%s", err, out.String())
 			}
@@ -82,25 +83,26 @@ func TestKilledWhileDeleting(t *testing.T) {
 	if client, err = devgateway.SDK(g.Env); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := countKeys(client); err != nil || n != len(devgateway.KeySpecs)+len(stays) {
-		t.Errorf("%d keys, %v: want those of the gateway and the %d that were not scheduled", n, err, len(stays))
+	if n, err := countKeys(client); err != nil || n != len(devgateway.KeySpecs)+len(kept) {
+		t.Errorf("got %d keys, %v, want those of the dev gateway and the %d that were not scheduled", n, err, len(kept))
 	}
 	c := newSDK{client}
-	for versionId, keyId := range stays {
+	for versionId, keyId := range kept {
 		if _, _, _, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, make([]byte, 32)); err != nil {
-			t.Errorf("a key that was not scheduled does not sign: %v", err)
+			t.Errorf("signing with a key that was not scheduled: %v", err)
 		}
 	}
 	verifyAudit(t, dir)
 }
 
-// carryOutDeletions is what a gateway does after eight days.
+// carryOutDeletions does what a gateway does after eight days.
 func carryOutDeletions(t *testing.T, dir string) {
 	soft, err := softhsm.Open(filepath.Join(dir, "softhsm"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok, err := token.Open(token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN()), BeforeLogin: soft.Guard, AfterChange: soft.Flush})
+	tok, err := token.Open(token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN()),
+		BeforeLogin: soft.Guard, AfterChange: soft.Flush})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,10 +129,10 @@ func carryOutDeletions(t *testing.T, dir string) {
 	}
 }
 
-// openAudit opens a gateway's log with the head that its database keeps.
+// openAudit opens a gateway's audit log with the head that its database stores.
 func openAudit(db *store.Store, path string) (*audit.Log, error) {
-	kept := db.Now().AuditHead()
-	return audit.Open(audit.Config{Path: path, Expect: audit.Head{Seq: kept.Seq, Hash: kept.Hash}, Ended: kept.Ended,
+	head := db.Now().AuditHead()
+	return audit.Open(audit.Config{Path: path, Expect: audit.Head{Seq: head.Seq, Hash: head.Hash}, Ended: head.Ended,
 		Keep: func(c audit.Checkpoint, ended bool) error {
 			return db.Update(func(tx *store.Tx) error {
 				return tx.SetAuditHead(store.AuditHead{Seq: c.Seq, Hash: c.Hash, Ended: ended})
@@ -138,9 +140,9 @@ func openAudit(db *store.Store, path string) (*audit.Log, error) {
 		}})
 }
 
-// checkObjects compares what is in the token with the records, while no gateway
-// runs: both halves of each key pair that is recorded, and no half that is not.
-// What is left of objects that were never finished is no key.
+// checkObjects compares the token's objects with the records, while no gateway runs. The token must
+// have both halves of each recorded key pair, and no other halves. Remains of objects whose
+// creation was interrupted do not count.
 func checkObjects(t *testing.T, dir string) {
 	t.Helper()
 	want := recordedPairs(t, dir)
@@ -149,7 +151,7 @@ func checkObjects(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	var objects []hsm.Object
-	err = token.Look(token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN())}, func(i hsm.Inspector) (err error) {
+	err = token.Inspect(token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN())}, func(i hsm.Inspector) (err error) {
 		objects, err = i.Objects(t.Context())
 		return err
 	})
@@ -162,7 +164,7 @@ func checkObjects(t *testing.T, dir string) {
 		switch o.Purpose {
 		case hsm.PurposeKey:
 			if halves[string(o.ID)]++; !want[string(o.ID)] {
-				t.Errorf("the token has a %s, %x, that no record accounts for", o.Class, o.ID)
+				t.Errorf("the token has a %s object with CKA_ID %x, which no record accounts for", o.Class, o.ID)
 			}
 		case hsm.PurposeNone:
 			unfinished++
@@ -170,13 +172,14 @@ func checkObjects(t *testing.T, dir string) {
 	}
 	for id := range want {
 		if halves[id] != 2 {
-			t.Errorf("the token has %d halves of the key pair %x", halves[id], id)
+			t.Errorf("got %d objects of the key pair with CKA_ID %x, want 2", halves[id], id)
 		}
 	}
-	t.Logf("%d key pairs in the token, %d objects that were not finished", len(want), unfinished)
+	t.Logf("%d key pairs in the token, %d unfinished objects", len(want), unfinished)
 }
 
-// recordedPairs are the CKA_IDs of all key pairs that shall be in the token.
+// recordedPairs returns the CKA_IDs of all key pairs that must be in the token. There must be no
+// records of orphans.
 func recordedPairs(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	db, err := store.Open(filepath.Join(dir, "kmsgate.db"))
@@ -193,7 +196,7 @@ func recordedPairs(t *testing.T, dir string) map[string]bool {
 		}
 	}
 	for o := range records.Orphans().All() {
-		t.Errorf("an orphan is left: %+v", o)
+		t.Errorf("got the orphan %+v, want none", o)
 		pairs[string(o.Key.ID)] = true
 	}
 	return pairs

@@ -59,7 +59,7 @@ func TestManyKeys(t *testing.T) {
 	if took > 10*time.Second {
 		t.Errorf("a start took %v", took)
 	}
-	if *keysInGateway >= 1000 && !strings.Contains(g.Output(), "reading which keys the token has") {
+	if *keysInGateway >= 1000 && !strings.Contains(g.Output(), "reading the keys of the token") {
 		t.Error("the start said nothing of what it was about")
 	}
 	quiet := latencies(t, g, all)

@@ -113,7 +113,7 @@ func TestToken(t *testing.T) {
 		t.Fatalf("%+v, %v, %v", files, ok, err)
 	}
 	var serial string
-	err = token.Look(token.Config{Module: module, Label: "bank", PIN: foreignPIN}, func(i hsm.Inspector) error {
+	err = token.Inspect(token.Config{Module: module, Label: "bank", PIN: foreignPIN}, func(i hsm.Inspector) error {
 		s, err := i.Survey(t.Context())
 		serial = s.Token.Serial
 		return err

@@ -11,14 +11,13 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// A canaryKey is a key pair in the token that signs nothing but a constant, to
-// tell whether the token works. It is a token object like every signing key:
-// when SoftHSM's files are gone, sessions can still be opened and searches
-// still succeed, but nothing can be signed (measured).
+// A canaryKey is a key pair in the token that signs only a constant, to show whether the
+// token works. It is a token object like every signing key: without its files, SoftHSM still
+// opens sessions and completes searches, but cannot sign (measured).
 type canaryKey struct {
 	handle pkcs11.ObjectHandle
 	alg    hsm.Algorithm
-	halves []hsm.Key // the public halves: one, unless a kill left half a pair
+	halves []hsm.Key // the public halves: one, unless a kill left an incomplete pair
 }
 
 var (
@@ -26,18 +25,17 @@ var (
 	canaryDigest = bytes.Repeat([]byte{0xca}, hsm.DigestSize)
 )
 
-// findCanary finds the canary key, or makes it: on P-256, or RSA for a token
-// without curves. The token must be known to be ours by its sealing key: then one
-// that has lost its canary is a good token still.
+// findCanary finds or makes the canary key, which is on P-256, or RSA if the token has no
+// curves. The sealing key must already have identified the token: then a token that has only
+// lost its canary key is still good.
 func (c *connection) findCanary(s *session, provision bool) error {
 	found, err := findCanaries(s.p11, pkcs11.CKO_PRIVATE_KEY)
 	if err != nil {
 		return err
 	}
 	if len(found) > 0 {
-		// One that does not sign, as a kill may leave it, is replaced when the
-		// operator has kmsgate make what is missing. Otherwise it means that the token
-		// does not work.
+		// A kill may leave a canary key that does not sign. If the operator allows
+		// provisioning, it is replaced. Otherwise it means that the token does not work.
 		if c.canary, err = useCanary(s.p11, found); err == nil || !provision {
 			return err
 		}
@@ -46,7 +44,7 @@ func (c *connection) findCanary(s *session, provision bool) error {
 		}
 	}
 	if !provision {
-		s.conn.token.log.Warn("the token has lost the canary key, by which it is told that it works: making another one")
+		s.conn.token.log.Warn("the token has lost the canary key, which shows whether the token works; making another one")
 	}
 	if err := makeCanary(s); err != nil {
 		return fmt.Errorf("making a canary key: %w", err)
@@ -68,8 +66,8 @@ func findCanaries(s *p11.Session, class uint) ([]pkcs11.ObjectHandle, error) {
 	return found, nil
 }
 
-// canaryTries is how often a canary key is tried at connecting: another try there
-// is quicker than another connection.
+// canaryTries is how often connecting tries the canary keys: another try takes less time than
+// another connection.
 const canaryTries = 3
 
 // useCanary returns the first of the private keys that signs.
@@ -78,7 +76,7 @@ func useCanary(s *p11.Session, found []pkcs11.ObjectHandle) (canaryKey, error) {
 	if err != nil {
 		return canaryKey{}, err
 	}
-	reason := errors.New("it is not found")
+	reason := errors.New("not found")
 	for range canaryTries {
 		for _, o := range found {
 			canary, err := loadCanary(s, o, public)
@@ -94,10 +92,10 @@ func useCanary(s *p11.Session, found []pkcs11.ObjectHandle) (canaryKey, error) {
 			}
 		}
 	}
-	return canaryKey{}, fmt.Errorf("the canary key does not sign (there are %d): %w", len(found), reason)
+	return canaryKey{}, fmt.Errorf("trying %d canary keys: none signs: %w", len(found), reason)
 }
 
-// loadCanary reads what there is to know of a canary key.
+// loadCanary reads the attributes of a canary key.
 func loadCanary(s *p11.Session, private pkcs11.ObjectHandle, public []pkcs11.ObjectHandle) (canaryKey, error) {
 	keyType, err := s.Uint(private, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
@@ -123,30 +121,30 @@ func makeCanary(s *session) error {
 	return err
 }
 
-// checkAlive has the token make one signature with the canary key, and verifies it. It
-// belongs before a search that found less than it should is believed: SoftHSM without
-// its files finds no objects, and calls that a success (measured).
+// checkAlive makes one signature with the canary key and verifies it. It must be called before
+// trusting a search that found fewer objects than expected: without its files, SoftHSM
+// finds no objects and reports success (measured).
 func (s *session) checkAlive() error { return s.conn.canary.try(s.p11) }
 
-// try has a canary key make one signature, and verifies it. If somebody deleted its
-// public half, that it signs has to be enough.
+// try makes one signature with the canary key and verifies it. If someone has deleted the
+// public half, try does not verify the signature.
 func (c canaryKey) try(s *p11.Session) error {
 	m := mechanisms[c.alg]
 	raw, err := m.sign(s, c.handle, canaryDigest)
 	if err != nil {
-		return fmt.Errorf("the canary key does not sign: %w", err)
+		return fmt.Errorf("signing with the canary key: %w", err)
 	}
 	if len(c.halves) == 0 {
 		return nil
 	}
 	sig, err := m.output(raw)
 	if err != nil {
-		return p11.Wrap("trying the canary key", err)
+		return p11.Wrap("verifying the canary signature", err)
 	}
 	for _, key := range c.halves {
 		if err = check(key, c.alg, canaryDigest, sig); err == nil {
 			return nil
 		}
 	}
-	return p11.Wrap("trying the canary key", err)
+	return p11.Wrap("verifying the canary signature", err)
 }

@@ -12,15 +12,14 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// connect logs in, learns what is in the token and starts the workers. Only the
-// first connection of a process may provision: a token that comes back without
-// its keys is not the token it was.
+// connect logs in, reads the token's keys and starts the workers. Only the first connection
+// of a process may provision: a token that returns without its keys is not the same token.
 func (t *Token) connect(provision bool) (*connection, error) {
 	c, err := t.login()
 	if err != nil {
 		return nil, err
 	}
-	if err := p11.Safely(func() error { return c.start(provision) }); err != nil {
+	if err := p11.Protect(func() error { return c.start(provision) }); err != nil {
 		t.current.Store(nil)
 		c.lose(err)
 		c.workers.Wait()
@@ -30,18 +29,18 @@ func (t *Token) connect(provision bool) (*connection, error) {
 	return c, nil
 }
 
-// login opens the module and logs in, once.
+// login opens the module and logs in. It does not retry.
 func (t *Token) login() (*connection, error) {
 	defer p11.KeepStandardInput()
 	c11, err := t.openModule()
 	if err != nil {
-		return nil, fmt.Errorf("%w: opening %s: %w", hsm.ErrUnavailable, t.cfg.Module, err)
+		return nil, fmt.Errorf("%w: opening PKCS#11 module %q: %w", hsm.ErrUnavailable, t.cfg.Module, err)
 	}
 	c := &connection{
 		token: t, c11: c11, lost: make(chan struct{}),
 		handles: handles{byID: make(map[keyID]*object)}, copies: noCopies{},
 	}
-	if err := p11.Safely(c.login); err != nil {
+	if err := p11.Protect(c.login); err != nil {
 		c.close()
 		if !errors.Is(err, ErrPIN) {
 			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
@@ -51,10 +50,10 @@ func (t *Token) login() (*connection, error) {
 	return c, nil
 }
 
-// openModule has crypto11 initialize the module. It does not log in, because the token
-// must first be asked about its PIN. crypto11 fails if any other slot's token does not
-// answer, or if a C_Finalize failed before. If our own search finds the token in spite of
-// that, openModule returns nil, and the connection does without crypto11.
+// openModule has crypto11 initialize the module. crypto11 does not log in, because the PIN's
+// state must be checked first. It fails if the token of any other slot does not answer, or if
+// an earlier C_Finalize failed. If findAlone still finds the token, openModule returns nil
+// without an error, and the connection works without crypto11.
 func (t *Token) openModule() (c11 *crypto11.Context, err error) {
 	err = t.module.Call("C_Initialize by crypto11", func() error {
 		c11, err = crypto11.Configure(&crypto11.Config{
@@ -62,48 +61,51 @@ func (t *Token) openModule() (c11 *crypto11.Context, err error) {
 			TokenLabel:        t.cfg.Label,
 			TokenSerial:       t.cfg.Serial,
 			LoginNotSupported: true,
-			MaxSessions:       2, // one that it keeps, and one to make a key with
+			MaxSessions:       2, // one that it keeps, and one to make a key
 		})
 		return err
 	})
 	if err == nil {
 		return c11, nil
 	}
-	t.log.Debug("crypto11 does not open the module", "reason", err)
+	t.log.Debug("crypto11 cannot open the module", "err", err)
 	return nil, t.findAlone()
 }
 
-// findAlone looks for the token in a module that is not in use, and leaves it so.
+// findAlone finds the token without crypto11. It initializes the module for that and
+// finalizes it again.
 func (t *Token) findAlone() error {
 	if _, err := t.module.Initialize(); err != nil {
-		return fmt.Errorf("initializing it: %w", err)
+		return fmt.Errorf("initializing the module: %w", err)
 	}
 	defer t.finalize(nil)
 	_, _, err := t.cfg.findToken(t.module)
 	return err
 }
 
-// login finds the token and logs in, unless a wrong PIN could lock it. A login is
-// one of all sessions that the module has with the token.
+// login finds the token and logs in, unless a wrong PIN could lock the token. A login
+// applies to all sessions that the process has with the token.
 func (c *connection) login() error {
 	t := c.token
 	already, err := t.module.Initialize()
 	if err != nil {
 		return fmt.Errorf("initializing the module: %w", err)
 	}
-	t.module.SetOneAtATime(c.c11 != nil && !already) // it has an instance for each binding
+	// If crypto11 has opened the module and it is still uninitialized here, the module has a
+	// separate instance for each binding.
+	t.module.SetOneAtATime(c.c11 != nil && !already)
 	slot, info, err := t.cfg.findToken(t.module)
 	if err != nil {
 		return err
 	}
-	if err := t.cfg.mayLogin(info); err != nil {
+	if err := t.cfg.checkPINState(info); err != nil {
 		return err
 	}
 	if err := t.module.Call("Config.BeforeLogin", t.cfg.BeforeLogin); err != nil {
 		return fmt.Errorf("preparing the login: %w", err)
 	}
 	c.slot, c.noRandom = slot, info.Flags&pkcs11.CKF_RNG == 0
-	s, err := c.openSession() // and keep it: a token logs out whose last session is closed
+	s, err := c.openSession() // stays open, since closing the last session logs out
 	if err != nil {
 		return err
 	}
@@ -117,36 +119,35 @@ func (c *connection) login() error {
 	return err
 }
 
-// pinErrors are the codes by which a token says that it will not have this PIN, or
-// this user.
+// pinErrors are the return values with which a token rejects the PIN or the user.
 var pinErrors = []pkcs11.Error{pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE,
 	pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_USER_PIN_NOT_INITIALIZED, pkcs11.CKR_USER_TYPE_INVALID}
 
-// mayLogin refuses where a wrong PIN could lock the token.
-func (c Config) mayLogin(info pkcs11.TokenInfo) error {
+// checkPINState returns an error if a wrong PIN could lock the token.
+func (c Config) checkPINState(info pkcs11.TokenInfo) error {
 	const lowCount = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
 	switch {
 	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
-		return fmt.Errorf("%w: the token says that its PIN is locked; its security officer can set a new one", ErrPIN)
+		return fmt.Errorf("%w: the token reports that it is locked (the security officer can set a new PIN)", ErrPIN)
 	case info.Flags&lowCount != 0 && !c.InsistOnPIN:
-		return fmt.Errorf("%w: the token says that few attempts are left, so none was made: make sure of the PIN, then insist", ErrPIN)
+		return fmt.Errorf("%w: the token reports that few attempts are left, so the gateway made none", ErrPIN)
 	}
 	return nil
 }
 
-// ErrNotOurs: the token lacks what provisioning puts there, or there is none with the
+// ErrNotOurs: the token lacks the objects that provisioning makes, or no token has the
 // label or serial number.
-var ErrNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the token that it was")
+var ErrNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the same token as before")
 
-// A noToken is the label or serial number that no token has.
-type noToken string
+// A noTokenError is the label or serial number that no token has.
+type noTokenError string
 
-func (n noToken) Error() string { return "no token has the " + string(n) }
+func (e noTokenError) Error() string { return "no token has the " + string(e) }
 
-// Is makes it an ErrNotOurs.
-func (n noToken) Is(target error) bool { return target == ErrNotOurs }
+// Is reports whether target is ErrNotOurs, which a noTokenError matches.
+func (e noTokenError) Is(target error) bool { return target == ErrNotOurs }
 
-// findToken finds the one token with the label or serial number. The module must
+// findToken finds the only token with the label or serial number. The module must
 // be initialized.
 func (c Config) findToken(m *p11.Module) (slot uint, info pkcs11.TokenInfo, err error) {
 	slots, err := m.Slots()
@@ -163,23 +164,23 @@ func (c Config) findToken(m *p11.Module) (slot uint, info pkcs11.TokenInfo, err 
 	}
 	switch found {
 	case 0:
-		return 0, info, fmt.Errorf("%w: %w", hsm.ErrUnavailable, noToken(c.name()))
+		return 0, info, fmt.Errorf("%w: %w", hsm.ErrUnavailable, noTokenError(c.tokenName()))
 	case 1:
 		return slot, info, nil
 	}
-	return 0, info, fmt.Errorf("%w: %d tokens have the %s", hsm.ErrUnavailable, found, c.name())
+	return 0, info, fmt.Errorf("%w: %d tokens have the %s", hsm.ErrUnavailable, found, c.tokenName())
 }
 
-// name says which token is meant.
-func (c Config) name() string {
+// tokenName returns the serial number or the label of the configured token, for messages.
+func (c Config) tokenName() string {
 	if c.Serial != "" {
 		return fmt.Sprintf("serial number %q", c.Serial)
 	}
 	return fmt.Sprintf("label %q", c.Label)
 }
 
-// start fills the connection and starts its workers. Nothing else runs before they
-// do, and no session is opened after.
+// start fills the connection and starts its workers. It opens all sessions of the
+// connection before the first worker runs.
 func (c *connection) start(provision bool) error {
 	first, err := c.openSession()
 	if err != nil {
@@ -205,36 +206,37 @@ func (c *connection) start(provision bool) error {
 	if err != nil {
 		return err
 	}
-	c.token.current.Store(c) // before anybody gets a signature of it
+	c.token.current.Store(c) // before the workers make the first signature
 	for _, w := range work {
 		c.workers.Go(w)
 	}
 	return nil
 }
 
-// learn finds out what is in the token.
+// learn reads which keys are in the token. If provision is set, it makes a missing sealing
+// key.
 func (c *connection) learn(s *session, provision bool) error {
 	if err := c.handles.scan(s); err != nil {
 		return err
 	}
-	// The sealing key says whose token it is, so it is before the canary.
+	// The sealing key identifies the token, so it comes before the canary.
 	if err := c.findSealingKey(s, provision); err != nil {
 		return err
 	}
 	if err := c.findCanary(s, provision); err != nil {
 		return err
 	}
-	if c.handles.len() >= c.token.keysBefore {
+	if c.handles.len() >= c.token.previousKeys {
 		return nil
 	}
-	// Somebody deleted keys, or the token did not find them: it is asked again, for
-	// what is missed is refused until it is found.
+	// Another application deleted keys, or the token did not find them. Scan again, because
+	// the gateway rejects requests for a missing key until the key is found.
 	c.handles.byID = make(map[keyID]*object)
 	return c.handles.scan(s)
 }
 
-// worker opens a session and returns what a worker with it does. It adds an error to
-// err.
+// worker opens a session and returns the function that a worker with this session runs. It
+// joins an error of opening it to *err.
 func (c *connection) worker(q *queue, err *error) func() {
 	s, openErr := c.openSession()
 	*err = errors.Join(*err, openErr)

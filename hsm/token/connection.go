@@ -10,18 +10,18 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// A connection is one logged-in use of the module. It is used until it is lost
-// and then closed; nothing in it survives.
+// A connection is one login to the token, from initializing the module to finalizing it. It
+// is used until it is lost and then closed. None of its handles survives it.
 type connection struct {
 	token   *Token
-	c11     *crypto11.Context // nil if it could not open the module
+	c11     *crypto11.Context // nil if crypto11 could not open the module
 	slot    uint
 	handles handles
 	copies  sessionCopies
 	sealing sealingKey
 	canary  canaryKey
 
-	noRandom bool // the token says that it has no random number generator
+	noRandom bool // the token reports that it has no random number generator
 
 	workers  sync.WaitGroup
 	lost     chan struct{}
@@ -29,7 +29,7 @@ type connection struct {
 	lossErr  error // why; set before lost is closed
 }
 
-// lose marks the connection as lost; the first reason stays.
+// lose marks the connection as lost. Only the first reason is kept.
 func (c *connection) lose(reason error) {
 	c.loseOnce.Do(func() {
 		c.lossErr = reason
@@ -37,7 +37,7 @@ func (c *connection) lose(reason error) {
 	})
 }
 
-// lossReason returns why the connection is lost; nil if it is not.
+// lossReason returns why the connection is lost, or nil if it is not lost.
 func (c *connection) lossReason() error {
 	select {
 	case <-c.lost:
@@ -51,17 +51,18 @@ func (c *connection) lossReason() error {
 func (c *connection) close() {
 	c.token.finalize(func() {
 		// crypto11 closes its sessions and calls C_Finalize, which ends the
-		// workers' sessions too. Its Close never returns an error, but may panic.
+		// workers' sessions too. Its Close never returns an error but may panic.
 		if c.c11 != nil {
 			_ = c.token.module.Call("C_Finalize by crypto11", c.c11.Close)
 		}
 	})
 }
 
-// finalize finalizes the module, for this package and for what finalizes it in others.
+// finalize finalizes the module. It calls others, if that is not nil, to finalize other
+// bindings first.
 func (t *Token) finalize(others func()) {
 	if err := t.module.Finalize(others); err != nil {
-		t.log.Warn("after C_Finalize", "module", t.cfg.Module, "reason", err)
+		t.log.Warn("cleaning up after C_Finalize failed", "module", t.cfg.Module, "err", err)
 	}
 }
 
@@ -72,37 +73,37 @@ func (c *connection) work(s *session, q *queue) {
 		if j == nil {
 			return
 		}
-		s = c.handle(s, j, q)
+		s = c.execute(s, j, q)
 	}
 }
 
-// maxRefusals is how often a job is begun on a token that works.
+// maxRefusals is how often a working token may reject a job before the job fails.
 const maxRefusals = 2
 
-// handle does one job and returns the session to go on with, or nil if the
+// execute does one job. It returns the session for the next job, or nil if the
 // connection is lost.
-func (c *connection) handle(s *session, j *job, q *queue) *session {
+func (c *connection) execute(s *session, j *job, q *queue) *session {
 	for refusals := 1; ; refusals++ {
 		if err := j.ctx.Err(); err != nil {
 			j.done <- waitError(err)
 			return s
 		}
-		err := p11.Safely(func() error { return j.do(s) })
+		err := p11.Protect(func() error { return j.do(s) })
 		if !p11.IsError(err) {
 			j.done <- err
 			return s
 		}
-		// The session may have an operation half done in it, which the next
-		// job would trip over; and the error may be the session's own.
+		// An operation may still be active in the session, which would make the next job
+		// fail. Also, the session itself may be the cause of the error.
 		lostErr := s.p11.Renew()
 		if lostErr == nil {
-			lostErr = p11.Safely(s.checkAlive)
+			lostErr = p11.Protect(s.checkAlive)
 		}
 		if lostErr == nil {
 			lostErr = c.lossReason()
 		}
 		if lostErr != nil {
-			reason := fmt.Errorf("%w, and then %w", err, lostErr)
+			reason := fmt.Errorf("%w; then %w", err, lostErr)
 			c.lose(reason)
 			q.handBack(j, reason)
 			return nil
@@ -114,5 +115,5 @@ func (c *connection) handle(s *session, j *job, q *queue) *session {
 	}
 }
 
-// errNotUnsealed: the token works but did not unseal a secret, twice.
-var errNotUnsealed = errors.New("the secret does not unseal: it is another token's, or was changed")
+// errNotUnsealed: the token works but twice failed to unseal a secret.
+var errNotUnsealed = errors.New("unsealing failed: another token sealed the secret, or it was changed")

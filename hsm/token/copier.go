@@ -12,47 +12,52 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// A copier keeps session copies of the keys that are used most. One goroutine, run,
-// owns the session that the copies are in.
+// A copier keeps session copies of frequently used keys. One goroutine, run, owns the
+// session that contains the copies.
 type copier struct {
-	on     atomic.Bool  // copies are made
-	wanted chan *object // keys that are used enough; what does not fit asks again
+	on     atomic.Bool  // whether copies are made
+	wanted chan *object // keys used often enough; if the channel is full, the key asks again later
 	wake   chan struct{}
 
 	mu      sync.Mutex
 	retired []retiredCopy // guarded by mu
 
-	// The goroutine's own.
+	// Used only by the goroutine run.
 	session  *session
 	kept     map[*object]*sessionCopy
-	failures int // to copy, one after the other
+	failures int // consecutive failures to copy a key
 }
 
-// A retiredCopy is one that must not be used any more and is still there.
+// A retiredCopy must no longer be used but has not been destroyed yet.
 type retiredCopy struct {
 	o    *object
 	copy *sessionCopy
 }
 
 const (
-	// copyAfter is the use at which a key gets a copy, and askAgain how many uses later
-	// it asks again if it got none.
-	copyAfter = 3
-	askAgain  = 256
-	// maxCopyFailures is after how many failures no more copies are made.
+	// A key requests a copy at its use number copyAfter. If it gets none, it requests one again
+	// every copyInterval uses.
+	copyAfter    = 3
+	copyInterval = 256
+	// maxCopyFailures is the number of consecutive failures after which copying stops.
 	maxCopyFailures = 3
 )
 
 func newCopier(s *session) *copier {
-	k := &copier{session: s, wanted: make(chan *object, 64), wake: make(chan struct{}, 1), kept: make(map[*object]*sessionCopy)}
-	k.on.Store(true)
-	return k
+	cp := &copier{
+		session: s,
+		wanted:  make(chan *object, 64),
+		wake:    make(chan struct{}, 1),
+		kept:    make(map[*object]*sessionCopy),
+	}
+	cp.on.Store(true)
+	return cp
 }
 
-func (k *copier) enabled() bool { return k.on.Load() }
+func (cp *copier) enabled() bool { return cp.on.Load() }
 
-func (k *copier) sign(s *p11.Session, o *object, m mechanism, digest []byte) (raw []byte, made bool, err error) {
-	o.copy.inUse.RLock() // the copier only tries to lock, so this never waits for a call
+func (cp *copier) sign(s *p11.Session, o *object, m mechanism, digest []byte) (raw []byte, final bool, err error) {
+	o.copy.inUse.RLock() // the copier only uses TryLock, so this never waits for a call
 	defer o.copy.inUse.RUnlock()
 	c := o.copy.current.Load()
 	if c == nil {
@@ -61,7 +66,7 @@ func (k *copier) sign(s *p11.Session, o *object, m mechanism, digest []byte) (ra
 	raw, err = m.sign(s, c.handle, digest)
 	if err != nil {
 		if o.copy.current.CompareAndSwap(c, nil) {
-			k.retire(o, c)
+			cp.retire(o, c)
 		}
 		return nil, !p11.Is(err, p11.HandleErrors...), err
 	}
@@ -69,142 +74,143 @@ func (k *copier) sign(s *p11.Session, o *object, m mechanism, digest []byte) (ra
 	return raw, true, nil
 }
 
-func (k *copier) signedDirectly(o *object) {
-	if !k.on.Load() {
+func (cp *copier) signedDirectly(o *object) {
+	if !cp.on.Load() {
 		return
 	}
-	if n := o.copy.directSigns.Add(1); n == copyAfter || n%askAgain == 0 {
+	if n := o.copy.directSigns.Add(1); n == copyAfter || n%copyInterval == 0 {
 		select {
-		case k.wanted <- o:
+		case cp.wanted <- o:
 		default:
 		}
 	}
 }
 
-func (k *copier) drop(o *object) {
+func (cp *copier) drop(o *object) {
 	o.copy.generation.Add(1)
 	o.copy.directSigns.Store(0)
 	if c := o.copy.current.Swap(nil); c != nil {
-		k.retire(o, c)
+		cp.retire(o, c)
 	}
 }
 
-// retire has the goroutine destroy a copy that no signature is begun with any more.
-func (k *copier) retire(o *object, c *sessionCopy) {
-	k.mu.Lock()
-	k.retired = append(k.retired, retiredCopy{o, c})
-	k.mu.Unlock()
+// retire has the goroutine destroy a copy. No new signature may use the copy.
+func (cp *copier) retire(o *object, c *sessionCopy) {
+	cp.mu.Lock()
+	cp.retired = append(cp.retired, retiredCopy{o, c})
+	cp.mu.Unlock()
 	select {
-	case k.wake <- struct{}{}:
-	default: // it is awake
+	case cp.wake <- struct{}{}:
+	default: // the goroutine will wake up anyway
 	}
 }
 
-// run makes, looks after and destroys copies until the connection is lost. The
-// copies end with it.
-func (k *copier) run() {
-	conn := k.session.conn
+// run makes, checks and destroys copies until the connection is lost. The copies end with
+// the connection.
+func (cp *copier) run() {
+	conn := cp.session.conn
 	tick := time.NewTicker(conn.token.cfg.RecheckEvery)
 	defer tick.Stop()
 	for {
-		if conn.lossReason() != nil || !k.on.Load() {
+		if conn.lossReason() != nil || !cp.on.Load() {
 			return
 		}
 		var task func() error
 		select {
 		case <-conn.lost:
 			return
-		case o := <-k.wanted:
-			task = func() error { return k.copy(o) }
-		case <-k.wake:
-			task = k.destroyRetired
+		case o := <-cp.wanted:
+			task = func() error { return cp.copy(o) }
+		case <-cp.wake:
+			task = cp.destroyRetired
 		case <-tick.C:
-			task = k.recheck
+			task = cp.recheck
 		}
-		if err := p11.Safely(task); err != nil {
-			k.stop(err)
+		if err := p11.Protect(task); err != nil {
+			cp.stop(err)
 		}
 	}
 }
 
 // copy makes a copy of o's key.
-func (k *copier) copy(o *object) error {
+func (cp *copier) copy(o *object) error {
 	if o.copy.current.Load() != nil {
 		return nil
 	}
-	if ok, err := k.makeRoom(); err != nil || !ok {
+	if ok, err := cp.makeRoom(); err != nil || !ok {
 		return err
 	}
 	if !o.search.TryLock() {
 		return nil
 	}
 	defer o.search.Unlock()
-	if k.session.conn.handles.get(o.id[:]) != o {
-		return nil // it was found again, or destroyed
+	if cp.session.conn.handles.get(o.id[:]) != o {
+		return nil // the table has a new object for the key, or none
 	}
 	generation := o.copy.generation.Load()
-	handle, err := copyObject(k.session.p11, o.handle, o.id[:])
+	handle, err := copyObject(cp.session.p11, o.handle, o.id[:])
 	if p11.Is(err, p11.HandleErrors...) {
-		return nil // the next signature with the key finds out why
+		return nil // the next signature with the key determines why
 	}
 	if err != nil {
-		if k.failures++; k.failures >= maxCopyFailures {
+		if cp.failures++; cp.failures >= maxCopyFailures {
 			return err
 		}
 		return nil
 	}
-	k.failures = 0
+	cp.failures = 0
 	c := &sessionCopy{handle: handle}
-	k.kept[o] = c
+	cp.kept[o] = c
 	o.copy.lastUsed.Store(time.Now().UnixNano())
 	o.copy.current.Store(c)
-	if o.copy.generation.Load() != generation { // it was dropped while it was made
-		k.drop(o)
+	if o.copy.generation.Load() != generation { // dropped while the copy was being made
+		cp.drop(o)
 	}
 	return nil
 }
 
-// makeRoom makes sure that there is room for one more copy, and reports whether there
-// is.
-func (k *copier) makeRoom() (bool, error) {
-	cfg := k.session.conn.token.cfg
-	if len(k.kept) < cfg.Copies {
+// makeRoom drops the least recently used copy if there is no room for another one. It
+// reports whether there is room now.
+func (cp *copier) makeRoom() (bool, error) {
+	cfg := cp.session.conn.token.cfg
+	if len(cp.kept) < cfg.Copies {
 		return true, nil
 	}
 	var victim *object
-	for o := range k.kept {
+	for o := range cp.kept {
 		if victim == nil || o.copy.lastUsed.Load() < victim.copy.lastUsed.Load() {
 			victim = o
 		}
 	}
-	// If more keys than there is room for are in use at once, those that have a
-	// copy keep it: making one costs more than it saves.
+	// If more keys are in use at once than there is room for, the keys with a copy keep it:
+	// making a copy takes longer than it saves.
 	if time.Since(time.Unix(0, victim.copy.lastUsed.Load())) < cfg.CopyIdle {
 		return false, nil
 	}
-	k.drop(victim)
-	err := k.destroyRetired()
-	return len(k.kept) < cfg.Copies, err
+	cp.drop(victim)
+	err := cp.destroyRetired()
+	return len(cp.kept) < cfg.Copies, err
 }
 
-// destroyRetired destroys retired copies. One that a signature is being made with
-// waits for the next time: its handle may be given to another object.
-func (k *copier) destroyRetired() error {
-	k.mu.Lock()
-	all := k.retired
-	k.retired = nil
-	k.mu.Unlock()
+// destroyRetired destroys retired copies. A copy that is in use for a signature stays until
+// the next time, because the token may reuse its handle for another object.
+func (cp *copier) destroyRetired() error {
+	cp.mu.Lock()
+	all := cp.retired
+	cp.retired = nil
+	cp.mu.Unlock()
 	for _, r := range all {
 		if !r.o.copy.inUse.TryLock() {
-			k.mu.Lock()
-			k.retired = append(k.retired, r)
-			k.mu.Unlock()
+			cp.mu.Lock()
+			cp.retired = append(cp.retired, r)
+			cp.mu.Unlock()
 			continue
 		}
-		err := p11.Safely(func() error { return destroyCopy(k.session.p11, r.copy.handle) }) // or inUse stayed locked
+		// Without Protect, a panic would leave inUse locked.
+		err := p11.Protect(func() error { return destroyCopy(cp.session.p11, r.copy.handle) })
 		r.o.copy.inUse.Unlock()
-		if k.kept[r.o] == r.copy {
-			delete(k.kept, r.o)
+		if cp.kept[r.o] == r.copy {
+			delete(cp.kept, r.o)
 		}
 		if err != nil && !p11.Is(err, p11.HandleErrors...) {
 			return err
@@ -213,40 +219,40 @@ func (k *copier) destroyRetired() error {
 	return nil
 }
 
-// recheck drops the copies whose keys are not there any more.
-func (k *copier) recheck() error {
-	if err := k.destroyRetired(); err != nil {
+// recheck drops the copies whose keys no longer exist.
+func (cp *copier) recheck() error {
+	if err := cp.destroyRetired(); err != nil {
 		return err
 	}
-	for o := range k.kept {
-		id, err := k.session.p11.Attribute(o.handle, pkcs11.CKA_ID)
+	for o := range cp.kept {
+		id, err := cp.session.p11.Attribute(o.handle, pkcs11.CKA_ID)
 		gone := p11.Is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)
 		if err != nil && !gone {
 			return err
 		}
-		if gone || !bytes.Equal(id, o.id[:]) { // the handle may be another object's now
-			if err := k.session.checkAlive(); err != nil {
-				return err // the token, not the key
+		if gone || !bytes.Equal(id, o.id[:]) { // the handle may belong to another object now
+			if err := cp.session.checkAlive(); err != nil {
+				return err // the token fails, so the key may still exist
 			}
 			o.stale.Store(true)
-			k.drop(o)
+			cp.drop(o)
 		}
 	}
 	return nil
 }
 
-// stop ends copying for as long as the connection lasts, and the connection if the
-// token does not work. The copies that there are, are left: a worker may be about to
-// sign with one.
-func (k *copier) stop(reason error) {
-	k.on.Store(false)
-	for o := range k.kept {
+// stop ends copying on this connection. It also gives up the connection if the token does
+// not work. It does not destroy the existing copies, because a worker may be about to sign
+// with one.
+func (cp *copier) stop(reason error) {
+	cp.on.Store(false)
+	for o := range cp.kept {
 		o.copy.current.Store(nil)
 	}
-	clear(k.kept)
-	conn := k.session.conn
-	conn.token.log.Warn("no more session copies of keys are made on this connection", "reason", reason)
-	if err := p11.Safely(k.session.checkAlive); err != nil {
-		conn.lose(fmt.Errorf("%w, and then %w", reason, err))
+	clear(cp.kept)
+	conn := cp.session.conn
+	conn.token.log.Warn("session copies disabled for this connection", "err", reason)
+	if err := p11.Protect(cp.session.checkAlive); err != nil {
+		conn.lose(fmt.Errorf("%w; then %w", reason, err))
 	}
 }

@@ -18,11 +18,15 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// A generator is how a token makes key pairs of one KeySpec.
+// A generator describes how a token makes key pairs of one KeySpec.
 type generator struct {
 	mechanism uint
-	public    func() ([]*pkcs11.Attribute, error)                              // what to ask for, beyond what every key has
-	export    func(*p11.Session, pkcs11.ObjectHandle) (spki []byte, err error) // of the public half
+
+	// public returns the attributes of the public half beyond those of publicTemplate.
+	public func() ([]*pkcs11.Attribute, error)
+
+	// export returns the SubjectPublicKeyInfo of the public half with the given handle.
+	export func(*p11.Session, pkcs11.ObjectHandle) (spki []byte, err error)
 }
 
 var generators = map[hsm.KeySpec]generator{
@@ -49,9 +53,9 @@ func ecParameters(spec hsm.KeySpec) func() ([]*pkcs11.Attribute, error) {
 	}
 }
 
-// publicTemplate and privateTemplate are complete: no attribute is ever changed
-// later, because SoftHSM rewrites the key's file in place to do so, and a kill
-// at that moment has destroyed 29 keys of 40 (measured).
+// publicTemplate and privateTemplate are complete, so that no attribute is ever changed
+// later. SoftHSM changes an attribute by rewriting the key's file in place, and a kill at
+// that moment destroyed 29 keys of 40 (measured).
 func publicTemplate(id []byte, label string) []*pkcs11.Attribute {
 	return []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY),
@@ -70,11 +74,11 @@ func privateTemplate(id []byte, label string) []*pkcs11.Attribute {
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),    // its value is not to be read …
-		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false), // … nor wrapped and taken away
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),    // its value cannot be read …
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false), // … or wrapped
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true), // it signs digests and does nothing else
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true), // the only use of the key
 		pkcs11.NewAttribute(pkcs11.CKA_SIGN_RECOVER, false),
 		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, false),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
@@ -82,11 +86,11 @@ func privateTemplate(id []byte, label string) []*pkcs11.Attribute {
 	}
 }
 
-// undoTimeout is how long a key that failed its test may take to be destroyed.
+// undoTimeout is the time limit for destroying a key that failed its test.
 const undoTimeout = 3 * time.Second
 
-// promised are the attributes that the token must report for a private key
-// after making it, whatever it was asked for.
+// promised are the attributes that the token must report for a new private key. The token
+// may have ignored the template.
 var promised = map[uint]bool{
 	pkcs11.CKA_TOKEN:             true,
 	pkcs11.CKA_PRIVATE:           true,
@@ -96,19 +100,19 @@ var promised = map[uint]bool{
 	pkcs11.CKA_NEVER_EXTRACTABLE: true,
 }
 
-// Generate makes a key pair in the token. It returns after the token's files
-// were flushed and the key made a good signature. After an error it has tried to
-// destroy what there was, unless ctx was done before.
+// Generate makes a key pair in the token. It returns after the token's files have been
+// flushed and the key has made a good signature. On an error, it tries to destroy the key
+// pair, unless ctx was done before.
 func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
 	if _, ok := generators[spec]; !ok {
-		return hsm.Key{}, fmt.Errorf("%w: no token makes %q keys", hsm.ErrKeySpec, spec)
+		return hsm.Key{}, fmt.Errorf("%w: a token cannot make keys of KeySpec %q", hsm.ErrKeySpec, spec)
 	}
 	if len(id) != idSize {
-		return hsm.Key{}, fmt.Errorf("an id of %d bytes is not one of %d", len(id), idSize)
+		return hsm.Key{}, fmt.Errorf("making a key: the id has %d bytes, not %d", len(id), idSize)
 	}
 	begun := false
-	key, err := run(ctx, t, t.changesOf(spec), func(s *session) (hsm.Key, error) {
-		if begun { // and cut off: half of a key pair may be there, or all of it
+	key, err := run(ctx, t, t.changeQueue(spec), func(s *session) (hsm.Key, error) {
+		if begun { // the previous try was interrupted and may have left one half or both
 			if err := s.destroy(id, s.conn.handles.get(id)); err != nil {
 				return hsm.Key{}, err
 			}
@@ -125,13 +129,14 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	if err := hsm.SelfTest(ctx, hsm.Route{Token: t, Logger: t.log}, key); err != nil {
 		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return hsm.Key{}, errors.Join(fmt.Errorf("%w: the key that it made: %w", hsm.ErrUnavailable, err), t.Destroy(undoing, key))
+		err = fmt.Errorf("%w: the new key failed its test: %w", hsm.ErrUnavailable, err)
+		return hsm.Key{}, errors.Join(err, t.Destroy(undoing, key))
 	}
 	return key, nil
 }
 
-// generate makes a key pair, checks that the token made what it was asked for,
-// and flushes. What it could not complete it destroys.
+// generate makes a key pair, checks its attributes and flushes. If one of these steps fails,
+// it destroys the key pair.
 func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, error) {
 	g := generators[spec]
 	parameters, err := g.public()
@@ -141,7 +146,7 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 	public, private, err := s.p11.GenerateKeyPair(g.mechanism,
 		append(publicTemplate(id, label), parameters...), privateTemplate(id, label))
 	if p11.Is(err, pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_DOMAIN_PARAMS_INVALID, curveNotSupported) {
-		return hsm.Key{}, fmt.Errorf("%w: this token makes no %s keys: %w", hsm.ErrKeySpec, spec, p11.Cause(err))
+		return hsm.Key{}, fmt.Errorf("%w: this token cannot make %s keys: %w", hsm.ErrKeySpec, spec, p11.Cause(err))
 	}
 	if err != nil {
 		return hsm.Key{}, err
@@ -169,9 +174,10 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 }
 
 // curveNotSupported is CKR_CURVE_NOT_SUPPORTED of PKCS#11 2.40, which the
-// binding has no name for.
+// binding does not define.
 const curveNotSupported pkcs11.Error = 0x140
 
+// checkPromised returns an error unless the private key has the promised attributes.
 func checkPromised(s *p11.Session, private pkcs11.ObjectHandle) error {
 	for typ, want := range promised {
 		got, err := s.Bool(private, typ)
@@ -179,7 +185,7 @@ func checkPromised(s *p11.Session, private pkcs11.ObjectHandle) error {
 			return err
 		}
 		if got != want {
-			return fmt.Errorf("the token made a private key whose attribute %#x is %v: it does not guard its keys as it must, so the key was destroyed", typ, got)
+			return fmt.Errorf("the token made an unprotected private key (attribute %#x is %v); the key was destroyed", typ, got)
 		}
 	}
 	return nil
@@ -206,7 +212,7 @@ func exportEC(spec hsm.KeySpec) func(*p11.Session, pkcs11.ObjectHandle) ([]byte,
 		if err != nil {
 			return nil, err
 		}
-		// PKCS#11 2.40, section 2.3.3, wants the DER of an OCTET STRING;
+		// PKCS#11 2.40, section 2.3.3, requires the DER of an OCTET STRING, but
 		// some tokens return the point itself.
 		var point []byte
 		if rest, err := asn1.Unmarshal(value, &point); err != nil || len(rest) != 0 {
@@ -216,34 +222,34 @@ func exportEC(spec hsm.KeySpec) func(*p11.Session, pkcs11.ObjectHandle) ([]byte,
 	}
 }
 
-// changesOf returns the queue for changes of keys of a KeySpec. A key is made and
+// changeQueue returns the queue for changes of keys of a KeySpec. A key is made and
 // destroyed through the same queue, so that it cannot be destroyed before it is made.
-func (t *Token) changesOf(spec hsm.KeySpec) *queue {
+func (t *Token) changeQueue(spec hsm.KeySpec) *queue {
 	if spec == hsm.RSA_4096 {
 		return t.slowChanges
 	}
 	return t.changes
 }
 
-// Destroy destroys both halves of k in the token. It succeeds if they are gone.
+// Destroy destroys both halves of k in the token. It succeeds if they are already gone.
 func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 	if len(k.ID) != idSize {
-		return fmt.Errorf("an id of %d bytes is not one of %d", len(k.ID), idSize)
+		return fmt.Errorf("destroying a key: the id has %d bytes, not %d", len(k.ID), idSize)
 	}
 	var known *object
-	var on *connection // that knows it
-	_, err := run(ctx, t, t.changesOf(k.Spec), func(s *session) (struct{}, error) {
-		if on != s.conn {
-			known, on = s.conn.handles.get(k.ID), s.conn
+	var conn *connection // the connection whose table known is from
+	_, err := run(ctx, t, t.changeQueue(k.Spec), func(s *session) (struct{}, error) {
+		if conn != s.conn {
+			known, conn = s.conn.handles.get(k.ID), s.conn
 		}
 		return struct{}{}, s.destroy(k.ID, known)
 	})
 	return err
 }
 
-// destroy destroys what the token has with a CKA_ID. What is known of the key on
-// this connection is nil if its scan has not found it. A key pair that was made
-// here needs no search, which takes 1.2 s among 10,000 keys.
+// destroy destroys the key pair with a CKA_ID. known is the key's object on this connection,
+// or nil if the scan has not found it. A key pair made on this connection needs no search,
+// which takes 1.2 s among 10,000 keys.
 func (s *session) destroy(id []byte, known *object) error {
 	s.conn.forgetHandle(id)
 	if known != nil {
@@ -261,8 +267,8 @@ func (s *session) destroy(id []byte, known *object) error {
 		return err
 	}
 	if len(private) == 0 {
-		// A session that is not logged in finds nothing either, and SoftHSM can lose one
-		// object for this process: it would be there again after the next start.
+		// A session that is not logged in finds nothing either, and SoftHSM can hide one
+		// object from this process. It would reappear after the next start.
 		if err := s.checkAlive(); err != nil {
 			return err
 		}
@@ -286,8 +292,8 @@ func findHalves(s *p11.Session, class uint, id []byte) ([]pkcs11.ObjectHandle, e
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
 }
 
-// destroyPair destroys the halves of a key pair, the private ones first: a public
-// half alone can do no harm. Then it flushes.
+// destroyPair destroys the halves of a key pair and flushes. It destroys the private halves
+// first, since a public half alone is harmless.
 func (s *session) destroyPair(id []byte, private, public []pkcs11.ObjectHandle) error {
 	for _, o := range private {
 		if err := s.destroyHalf(o, pkcs11.CKO_PRIVATE_KEY, id); err != nil {

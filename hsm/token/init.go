@@ -10,17 +10,16 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// Init initializes an empty token in a free slot of the module and sets its
-// user PIN. The PINs are handed to the module in memory and are on no command
-// line. No Token may be open in this process. It fails if a token with the
-// label exists, and never touches an initialized token.
+// Init initializes a token in a free slot of the module and sets its user PIN. It passes the
+// PINs to the module in memory, not on a command line. No Token may be open in this process.
+// Init fails if a token with the label exists. It never touches an initialized token.
 func Init(module, label string, officerPIN, userPIN PIN) error {
 	m, err := p11.Load(module)
 	if err != nil {
 		return err
 	}
 	if already, err := m.Initialize(); err != nil || already {
-		return fmt.Errorf("initializing %s: %w", module, cmp.Or(err, errInUse))
+		return fmt.Errorf("initializing PKCS#11 module %q: %w", module, cmp.Or(err, errInUse))
 	}
 	defer m.Finalize(nil)
 	slot, err := freeSlot(m, label)
@@ -28,9 +27,9 @@ func Init(module, label string, officerPIN, userPIN PIN) error {
 		return err
 	}
 	if err := m.InitToken(slot, string(officerPIN), label); err != nil {
-		return fmt.Errorf("initializing a token: %w", err)
+		return fmt.Errorf("initializing token %q: %w", label, err)
 	}
-	// The slot's number may change when its token is initialized.
+	// Initializing a token may change the number of its slot.
 	if slot, _, err = (Config{Label: label}).findToken(m); err != nil {
 		return fmt.Errorf("finding the new token: %w", err)
 	}
@@ -47,7 +46,7 @@ func Init(module, label string, officerPIN, userPIN PIN) error {
 	return nil
 }
 
-var errInUse = errors.New("it is in use in this process")
+var errInUse = errors.New("this process already uses it")
 
 func freeSlot(m *p11.Module, label string) (uint, error) {
 	slots, err := m.Slots()
@@ -58,12 +57,12 @@ func freeSlot(m *p11.Module, label string) (uint, error) {
 	for _, slot := range slots {
 		info, err := m.TokenInfo(slot)
 		if err != nil {
-			return 0, fmt.Errorf("reading slot %d: %w", slot, err)
+			return 0, fmt.Errorf("reading the token in slot %d: %w", slot, err)
 		}
 		if info.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
 			free, found = slot, true
 		} else if info.Label == label {
-			return 0, fmt.Errorf("a token labelled %q exists already", label)
+			return 0, fmt.Errorf("a token labelled %q already exists", label)
 		}
 	}
 	if !found {

@@ -16,25 +16,25 @@ import (
 
 var (
 	_ hsm.Inspector = (*Token)(nil)
-	_ hsm.Inspector = bare{}
+	_ hsm.Inspector = sessionInspector{}
 )
 
-// Survey is hsm.Inspector's. The worker that makes changes does it, so signing goes on.
+// Survey implements hsm.Inspector. The worker for changes runs it, so signing continues.
 func (t *Token) Survey(ctx context.Context) (hsm.Survey, error) {
 	return run(ctx, t, t.changes, func(s *session) (hsm.Survey, error) {
-		survey, err := surveyOf(s)
-		survey.Sealing = s.conn.sealing.way()
+		survey, err := takeSurvey(s)
+		survey.Sealing = s.conn.sealing.method()
 		survey.Copies = s.conn.copies.enabled()
 		return survey, err
 	})
 }
 
-// Objects is hsm.Inspector's.
+// Objects implements hsm.Inspector.
 func (t *Token) Objects(ctx context.Context) ([]hsm.Object, error) {
 	return run(ctx, t, t.changes, func(s *session) ([]hsm.Object, error) { return listObjects(s.p11) })
 }
 
-// DestroyObject is hsm.Inspector's.
+// DestroyObject implements hsm.Inspector.
 func (t *Token) DestroyObject(ctx context.Context, o hsm.Object) error {
 	_, err := run(ctx, t, t.changes, func(s *session) (struct{}, error) {
 		return struct{}{}, destroyObject(s, o)
@@ -42,10 +42,11 @@ func (t *Token) DestroyObject(ctx context.Context, o hsm.Object) error {
 	return err
 }
 
-// Look logs in to a token that may not be provisioned, has f look at it, and
-// leaves it as it was. No Token may be open in this process for the module.
-// Config's fields that a Token needs after connecting are not used.
-func Look(cfg Config, f func(hsm.Inspector) error) error {
+// Inspect logs in to a token, which need not be provisioned, and calls f with an Inspector of
+// it. The Inspector is valid until f returns. Inspect does not change the token itself. No Token
+// may be open in this process for the module. Inspect ignores the fields of Config that matter
+// only after connecting.
+func Inspect(cfg Config, f func(hsm.Inspector) error) error {
 	t, err := newToken(cfg)
 	if err != nil {
 		return err
@@ -60,37 +61,41 @@ func Look(cfg Config, f func(hsm.Inspector) error) error {
 		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}
 	defer s.p11.Close()
-	return p11.Safely(func() error { return f(bare{s}) })
+	return p11.Protect(func() error { return f(sessionInspector{s}) })
 }
 
-// bare inspects in one session, for one goroutine. It takes no contexts: a call
-// into the module cannot be cancelled.
-type bare struct{ s *session }
+// A sessionInspector inspects a token in one session, for one goroutine. It ignores contexts,
+// because a call into the module cannot be cancelled.
+type sessionInspector struct{ s *session }
 
-func (b bare) Survey(context.Context) (hsm.Survey, error) {
-	survey, err := surveyOf(b.s)
+func (i sessionInspector) Survey(context.Context) (hsm.Survey, error) {
+	survey, err := takeSurvey(i.s)
 	if err != nil {
 		return survey, err
 	}
-	survey.Sealing, err = probeSealing(b.s.p11)
+	survey.Sealing, err = probeSealing(i.s.p11)
 	return survey, err
 }
 
-func (b bare) Objects(context.Context) ([]hsm.Object, error) { return listObjects(b.s.p11) }
+func (i sessionInspector) Objects(context.Context) ([]hsm.Object, error) {
+	return listObjects(i.s.p11)
+}
 
-func (b bare) DestroyObject(_ context.Context, o hsm.Object) error { return destroyObject(b.s, o) }
+func (i sessionInspector) DestroyObject(_ context.Context, o hsm.Object) error {
+	return destroyObject(i.s, o)
+}
 
-// way is what a Survey calls the way of sealing.
-func (k sealingKey) way() string {
+// method returns the sealing method as a Survey names it.
+func (k sealingKey) method() string {
 	if k.format == formatHMAC {
 		return hsm.SealHMAC
 	}
 	return hsm.SealAESGCM
 }
 
-// surveyOf asks the module and the token of a session what they are, and tries what
+// takeSurvey reads the descriptions of the module and the token of a session, and tests what
 // they offer.
-func surveyOf(s *session) (survey hsm.Survey, err error) {
+func takeSurvey(s *session) (survey hsm.Survey, err error) {
 	m, slot := s.conn.token.module, s.conn.slot
 	module, err := m.Info()
 	if err != nil {
@@ -127,7 +132,7 @@ func surveyOf(s *session) (survey hsm.Survey, err error) {
 
 func version(v pkcs11.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
-// maxSessions takes "unavailable" and "effectively infinite" for 0.
+// maxSessions returns 0 for "unavailable" and "effectively infinite".
 func maxSessions(n uint) uint {
 	if n == pkcs11.CK_EFFECTIVELY_INFINITE || n == pkcs11.CK_UNAVAILABLE_INFORMATION {
 		return 0
@@ -135,7 +140,7 @@ func maxSessions(n uint) uint {
 	return n
 }
 
-// A flag is one bit, and its name in PKCS#11 without CKF_.
+// A flag is a bit and its name in PKCS#11 without CKF_.
 type flag struct {
 	bit  uint
 	name string
@@ -179,24 +184,24 @@ func flagNames(bits uint, flags []flag) []string {
 	return set
 }
 
-// listMechanisms lists the token's mechanisms in the order of their numbers.
+// listMechanisms lists the token's mechanisms sorted by ID.
 func listMechanisms(m *p11.Module, slot uint) ([]hsm.Mechanism, error) {
 	list, err := m.Mechanisms(slot)
 	if err != nil {
 		return nil, err
 	}
 	all := []hsm.Mechanism{}
-	for _, one := range list {
+	for _, m := range list {
 		all = append(all, hsm.Mechanism{
-			ID: one.ID, Name: mechanismName(one.ID),
-			MinKeySize: one.MinKeySize, MaxKeySize: one.MaxKeySize, Flags: flagNames(one.Flags, mechanismFlags),
+			ID: m.ID, Name: mechanismName(m.ID),
+			MinKeySize: m.MinKeySize, MaxKeySize: m.MaxKeySize, Flags: flagNames(m.Flags, mechanismFlags),
 		})
 	}
 	slices.SortFunc(all, func(a, b hsm.Mechanism) int { return int(a.ID) - int(b.ID) })
 	return all, nil
 }
 
-// mechanismNames are the mechanisms that matter here.
+// mechanismNames are the names of the mechanisms that are relevant to kmsgate.
 var mechanismNames = map[uint]string{
 	pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN:  "CKM_RSA_PKCS_KEY_PAIR_GEN",
 	pkcs11.CKM_RSA_PKCS:               "CKM_RSA_PKCS",
@@ -248,7 +253,7 @@ func listObjects(s *p11.Session) ([]hsm.Object, error) {
 	return all, nil
 }
 
-// purposes says what our labels are for.
+// purposes maps kmsgate's labels to the purposes of the objects.
 var purposes = map[string]string{
 	labelKey:     hsm.PurposeKey,
 	labelCanary:  hsm.PurposeCanary,
@@ -261,8 +266,8 @@ var classes = map[uint]string{
 	pkcs11.CKO_SECRET_KEY:  hsm.ClassSecretKey,
 }
 
-// readObject reads what there is to know of an object. What it has not stays zero:
-// objects cut off while they were made may have nothing but a handle.
+// readObject reads an object's attributes. A missing attribute stays zero: an object whose
+// creation was interrupted may have nothing except a handle.
 func readObject(s *p11.Session, handle pkcs11.ObjectHandle) (o hsm.Object, err error) {
 	o = hsm.Object{Handle: uint(handle), Class: hsm.ClassOther}
 	read := func(typ uint) []byte {
@@ -285,7 +290,7 @@ func readObject(s *p11.Session, handle pkcs11.ObjectHandle) (o hsm.Object, err e
 		keyType := p11.Uint(read(pkcs11.CKA_KEY_TYPE))
 		o.KeyType = keyTypeName(keyType)
 		if err == nil {
-			o.KeySpec, o.Public = specOf(s, handle, o.Class, keyType)
+			o.KeySpec, o.Public = readKeySpec(s, handle, o.Class, keyType)
 		}
 	}
 	return o, err
@@ -305,43 +310,44 @@ func keyTypeName(keyType uint) string {
 	return "other"
 }
 
-// specOf returns a key's KeySpec, and the SubjectPublicKeyInfo of a public key; nothing
-// for a key of no KeySpec.
-func specOf(s *p11.Session, handle pkcs11.ObjectHandle, class string, keyType uint) (hsm.KeySpec, []byte) {
+// readKeySpec returns a key's KeySpec and, for a public key, its SubjectPublicKeyInfo. It
+// returns zero values if the key matches no KeySpec.
+func readKeySpec(s *p11.Session, handle pkcs11.ObjectHandle, class string, keyType uint) (hsm.KeySpec, []byte) {
 	switch keyType {
 	case pkcs11.CKK_RSA:
 		modulus, err := s.Attribute(handle, pkcs11.CKA_MODULUS)
 		for spec, bits := range rsaBits {
 			if err == nil && uint(len(bytes.TrimLeft(modulus, "\x00")))*8 == bits {
-				return spec, exported(s, spec, handle, class)
+				return spec, exportPublic(s, spec, handle, class)
 			}
 		}
 	case pkcs11.CKK_EC:
 		params, err := s.Attribute(handle, pkcs11.CKA_EC_PARAMS)
 		for _, spec := range []hsm.KeySpec{hsm.EC_P256, hsm.EC_P256K} {
 			if oid, oidErr := hsm.CurveOID(spec); err == nil && oidErr == nil && bytes.Equal(oid, params) {
-				return spec, exported(s, spec, handle, class)
+				return spec, exportPublic(s, spec, handle, class)
 			}
 		}
 	}
 	return "", nil
 }
 
-func exported(s *p11.Session, spec hsm.KeySpec, handle pkcs11.ObjectHandle, class string) []byte {
+// exportPublic returns the SubjectPublicKeyInfo of a public key, and nil for other classes.
+func exportPublic(s *p11.Session, spec hsm.KeySpec, handle pkcs11.ObjectHandle, class string) []byte {
 	if class != hsm.ClassPublicKey {
 		return nil
 	}
 	public, err := generators[spec].export(s, handle)
 	if err != nil {
-		return nil // not a point: the object says nothing about a key
+		return nil // the object contains no valid public key
 	}
 	return public
 }
 
-// destroyObject destroys an object of ours that still is what it was.
+// destroyObject destroys one of kmsgate's objects if it has not changed since it was listed.
 func destroyObject(s *session, o hsm.Object) error {
 	if !o.Ours {
-		return fmt.Errorf("the object %q is not one of kmsgate's, and is not touched", o.Label)
+		return fmt.Errorf("destroying object %d, labelled %q: it does not belong to kmsgate", o.Handle, o.Label)
 	}
 	now, err := readObject(s.p11, pkcs11.ObjectHandle(o.Handle))
 	if p11.Is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
@@ -354,7 +360,7 @@ func destroyObject(s *session, o hsm.Object) error {
 		return err
 	}
 	if now.Class != o.Class || now.Label != o.Label || !bytes.Equal(now.ID, o.ID) {
-		return fmt.Errorf("%w: object %d is another one now", hsm.ErrNotFound, o.Handle)
+		return fmt.Errorf("%w: handle %d is now another object's", hsm.ErrNotFound, o.Handle)
 	}
 	if now.Class == hsm.ClassPrivateKey && now.Purpose == hsm.PurposeKey {
 		s.conn.forgetHandle(now.ID)

@@ -17,7 +17,7 @@ import (
 func TestSurvey(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	var before hsm.Survey
-	err := token.Look(config(soft), func(i hsm.Inspector) (err error) {
+	err := token.Inspect(config(soft), func(i hsm.Inspector) (err error) {
 		before, err = i.Survey(t.Context())
 		return err
 	})
@@ -57,7 +57,7 @@ func TestSurvey(t *testing.T) {
 // objectsOf lists the objects of a token that nobody has open.
 func objectsOf(t *testing.T, soft *softhsm.Token) (all []hsm.Object) {
 	t.Helper()
-	err := token.Look(config(soft), func(i hsm.Inspector) (err error) {
+	err := token.Inspect(config(soft), func(i hsm.Inspector) (err error) {
 		all, err = i.Objects(t.Context())
 		return err
 	})

@@ -10,41 +10,41 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// A job is one piece of work for a session, on behalf of a waiting caller. It can be
-// repeated: if the token refuses it, it gets a second try in a new session, and if the
-// connection is lost during it, it starts again on the next one.
+// A job is work in a session for a waiting caller. It must be repeatable: if the token rejects
+// the job, it gets a second try in a new session, and if the connection is lost during the
+// job, the job starts again on the next connection.
 type job struct {
-	ctx    context.Context // the caller's: a job whose caller has left is not begun
+	ctx    context.Context // the caller's; once it is done, the job is not begun
 	do     func(*session) error
-	losses int        // how many connections were lost over it
-	done   chan error // takes one error without waiting: the caller may have left
+	losses int        // how many connections were lost during the job
+	done   chan error // has room for one error, since the caller may have left
 
 	refusal error // the error if the token works but rejects the job
 }
 
-// maxLosses bounds how many connections one job may take with it, so that a job
-// which kills them ends before its caller's patience does.
+// maxLosses is how many connections may be lost during one job. It makes a job that kills
+// connections fail before its caller's deadline.
 const maxLosses = 16
 
-// A queue is where jobs wait for the workers that share it.
+// A queue holds jobs for the workers that share it.
 type queue struct {
 	jobs chan *job
-	// returned holds the jobs that a lost connection's workers had in hand. Each
-	// of them has one at most, and takes one of these before any other, so there
-	// are never more than workers.
+	// returned holds the unfinished jobs of a lost connection's workers. Each worker has at
+	// most one job and takes a returned job before any other, so there are never more
+	// returned jobs than workers.
 	returned chan *job
 
 	putting sync.Mutex   // held while jobs are put into jobs
-	callers atomic.Int64 // waiting for a job that is in jobs, or under way
+	callers atomic.Int64 // callers whose jobs are queued or running
 }
 
-// newQueue makes a queue in which so many jobs can wait.
+// newQueue makes a queue for size waiting jobs and the given number of workers.
 func newQueue(size, workers int) *queue {
 	return &queue{jobs: make(chan *job, size), returned: make(chan *job, workers)}
 }
 
-// put adds a job, or is hsm.ErrBusy. Jobs whose callers have left take no room
-// from those whose callers wait.
+// put adds a job. The error is hsm.ErrBusy if the queue is full. Jobs whose callers have left
+// do not count.
 func (q *queue) put(j *job) error {
 	q.putting.Lock()
 	defer q.putting.Unlock()
@@ -59,13 +59,13 @@ func (q *queue) put(j *job) error {
 	}
 }
 
-// sweep takes out the jobs whose callers have left. putting must be held.
+// sweep removes the jobs whose callers have left. The caller holds putting.
 func (q *queue) sweep() {
 	for range len(q.jobs) {
 		select {
 		case j := <-q.jobs:
 			if j.ctx.Err() == nil {
-				q.jobs <- j // there is room: workers only take
+				q.jobs <- j // never blocks, because workers only take jobs
 			}
 		default:
 			return
@@ -73,7 +73,7 @@ func (q *queue) sweep() {
 	}
 }
 
-// next waits for a job. It returns nil when lost is closed.
+// next waits for a job. It returns nil if lost is closed.
 func (q *queue) next(lost <-chan struct{}) *job {
 	var j *job
 	select {
@@ -87,7 +87,7 @@ func (q *queue) next(lost <-chan struct{}) *job {
 		}
 	}
 	select {
-	case <-lost: // both were ready; this connection begins nothing more
+	case <-lost: // both were ready, and a lost connection begins no job
 		q.handBack(j, errLost)
 		return nil
 	default:
@@ -95,10 +95,10 @@ func (q *queue) next(lost <-chan struct{}) *job {
 	}
 }
 
-var errLost = errors.New("the connection to it is lost")
+var errLost = errors.New("the connection to it was lost")
 
-// handBack puts a job that a lost connection did not finish back for its
-// successor, or fails it.
+// handBack returns an unfinished job of a lost connection to the queue for the next
+// connection. If the job was lost maxLosses times, handBack fails it.
 func (q *queue) handBack(j *job, reason error) {
 	if j.losses++; j.losses < maxLosses {
 		select {
@@ -122,13 +122,13 @@ func runOr[T any](ctx context.Context, t *Token, q *queue, refusal error, do fun
 	if err := ctx.Err(); err != nil {
 		return zero, waitError(err)
 	}
-	// The result travels in a channel and not in a shared variable: when the
-	// caller leaves early the worker may still write it.
+	// A channel and not a shared variable carries the result, because the worker may still
+	// write it after the caller has left.
 	result := make(chan T, 1)
 	j := &job{ctx: ctx, refusal: refusal, done: make(chan error, 1), do: func(s *session) error {
 		v, err := do(s)
 		if err == nil {
-			result <- v // it is not done again
+			result <- v // never blocks, because the job is not repeated after a success
 		}
 		return err
 	}}
@@ -152,7 +152,7 @@ func runOr[T any](ctx context.Context, t *Token, q *queue, refusal error, do fun
 
 func waitError(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: it did not answer in time: %w", hsm.ErrUnavailable, err)
+		return fmt.Errorf("%w: no answer in time: %w", hsm.ErrUnavailable, err)
 	}
 	return err
 }

@@ -14,12 +14,12 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// randomBlock is how many random bytes are looked at together: so many that a good
-// generator never makes the same ones twice.
+// randomBlock is the size in bytes of the blocks that are compared. It is so large that a
+// good generator never makes the same block twice.
 const randomBlock = 16
 
-// Random has the token make n random bytes. It is asked for whole blocks, so that
-// there is enough to look at, and what is not needed is dropped.
+// Random has the token make n random bytes. It requests whole blocks, so that it can compare
+// them, and drops the bytes that are not needed.
 func (t *Token) Random(ctx context.Context, n int) ([]byte, error) {
 	if err := hsm.CheckRandom(n); err != nil {
 		return nil, err
@@ -29,9 +29,9 @@ func (t *Token) Random(ctx context.Context, n int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.randoms.check(out, whole); err != nil {
-		t.log.Error("random bytes of the token were withheld", "token", t.cfg.name(), "reason", err)
-		return nil, fmt.Errorf("%w: %w", hsm.ErrNoRandom, err) // a broken one is of no use
+	if err := t.randomHistory.check(out, whole); err != nil {
+		t.log.Error("random bytes withheld", "token", t.cfg.tokenName(), "err", err)
+		return nil, fmt.Errorf("%w: %w", hsm.ErrNoRandom, err)
 	}
 	return out[:n:n], nil
 }
@@ -42,7 +42,7 @@ func (s *session) random(n int) ([]byte, error) {
 	}
 	out, err := s.p11.Random(n)
 	if p11.Is(err, pkcs11.CKR_RANDOM_NO_RNG, pkcs11.CKR_FUNCTION_NOT_SUPPORTED) {
-		if err := s.checkAlive(); err != nil { // a broken token may say anything
+		if err := s.checkAlive(); err != nil { // a broken token may return any error
 			return nil, err
 		}
 		return nil, fmt.Errorf("%w: %w", hsm.ErrNoRandom, p11.Cause(err))
@@ -50,43 +50,46 @@ func (s *session) random(n int) ([]byte, error) {
 	return out, err
 }
 
-// randoms is what is remembered of the random bytes that a token made, to tell whether
-// its generator is stuck: the continuous test of FIPS 140-2, section 4.9.2, and beyond
-// that a memory for generators that restart with each call or each session. It
-// outlives connections. The zero value is ready for use.
-type randoms struct {
+// randomHistory detects a random number generator that is stuck. It applies the continuous
+// test of FIPS 140-2, section 4.9.2. It also remembers the first blocks of the last outputs,
+// to detect generators that restart with each call or each session. It outlives connections.
+// The zero value is ready for use.
+type randomHistory struct {
 	mu     sync.Mutex
-	begins [64][randomBlock]byte // what the last outputs began with; guarded by mu
-	next   int                   // of begins, to be replaced; guarded by mu
+	blocks [64][randomBlock]byte // the first blocks of the last outputs; guarded by mu
+	next   int                   // the index in blocks to replace next; guarded by mu
 }
 
-// errStuck tells the operator that more than random bytes is at stake: the nonce of one
+// errStuck warns the operator that not only random bytes are at risk: one known nonce of an
 // ECDSA signature is enough to compute the key.
-var errStuck = errors.New("its random number generator repeats itself: it is broken, so keys that it made, and keys on curves that it signed with, may be known; take the token out of service")
+var errStuck = errors.New("its generator is broken and repeats itself; keys that it made, and EC keys that it signed with, " +
+	"may be known (take the token out of service)")
 
-// check reports whether an output may be given out. It is whole blocks.
-func (r *randoms) check(out []byte, want int) error {
+// check returns an error unless the output has the wanted length and may be returned to the
+// caller. The output consists of whole blocks.
+func (h *randomHistory) check(out []byte, want int) error {
 	if len(out) != want {
-		return fmt.Errorf("its random number generator gave %d bytes instead of %d", len(out), want)
+		return fmt.Errorf("its generator returned %d bytes instead of %d", len(out), want)
 	}
-	var before []byte
+	var previous []byte
 	for block := range slices.Chunk(out, randomBlock) {
-		if bytes.Count(block, block[:1]) == len(block) || bytes.Equal(block, before) {
+		if bytes.Count(block, block[:1]) == len(block) || bytes.Equal(block, previous) {
 			return errStuck
 		}
-		before = block
+		previous = block
 	}
-	return r.remember([randomBlock]byte(out))
+	return h.remember([randomBlock]byte(out))
 }
 
-// remember refuses an output that begins as another one did.
-func (r *randoms) remember(begin [randomBlock]byte) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if slices.Contains(r.begins[:], begin) {
+// remember remembers the first block of an output. It returns an error if the history
+// already has the block.
+func (h *randomHistory) remember(first [randomBlock]byte) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if slices.Contains(h.blocks[:], first) {
 		return errStuck
 	}
-	r.begins[r.next] = begin
-	r.next = (r.next + 1) % len(r.begins)
+	h.blocks[h.next] = first
+	h.next = (h.next + 1) % len(h.blocks)
 	return nil
 }

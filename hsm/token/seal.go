@@ -16,15 +16,15 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// What Seal returns begins with a format byte and the CKA_ID of the sealing key,
-// which are part of the additional data. What follows is
+// A sealed secret begins with a format byte and the CKA_ID of the sealing key, which are part
+// of the additional data. The rest depends on the format:
 //
-//	1: a nonce and the AES-256-GCM ciphertext, with its tag, of the token
-//	2: a salt, a nonce and the AES-256-GCM ciphertext, with its tag, of this
+//	1: a nonce and the AES-256-GCM ciphertext with its tag, made by the token
+//	2: a salt, a nonce and the AES-256-GCM ciphertext with its tag, made by this
 //	   process, under the key that the token computes as the HMAC-SHA-256 of a
 //	   constant, the CKA_ID, the salt and the additional data
 //
-// The second is for tokens without AES-GCM. Each secret has a key of its own,
+// Format 2 is for tokens without AES-GCM. It encrypts every secret under a different key,
 // which only the token can compute.
 const (
 	formatGCM  = 1
@@ -37,15 +37,14 @@ const (
 	maxSecret  = 64 << 10
 )
 
-// A sealingKey is the secret key that seals: in the token, never extractable.
+// A sealingKey is the secret key in the token that seals. It is never extractable.
 type sealingKey struct {
 	id     []byte // its CKA_ID
 	handle pkcs11.ObjectHandle
 	format byte
 }
 
-// findSealingKey finds the sealing key, or makes it where that is configured,
-// and tries it.
+// findSealingKey finds the sealing key, or makes it if provision is set, and tests it.
 func (c *connection) findSealingKey(s *session, provision bool) (err error) {
 	c.sealing, err = onlySealingKey(s.p11)
 	if err != nil {
@@ -57,15 +56,15 @@ func (c *connection) findSealingKey(s *session, provision bool) (err error) {
 	case provision:
 		err = c.provisionSealing(s)
 	default:
-		err = fmt.Errorf("%w: it has no key labelled %s", ErrNotOurs, labelSealing)
+		err = fmt.Errorf("%w: it has no key labelled %q", ErrNotOurs, labelSealing)
 	}
 	if err != nil {
-		return fmt.Errorf("the token cannot seal: %w", err)
+		return fmt.Errorf("preparing the sealing key: %w", err)
 	}
 	return nil
 }
 
-// onlySealingKey returns the one sealing key, without id if there is none.
+// onlySealingKey returns the only sealing key, or a sealingKey without id if the token has none.
 func onlySealingKey(s *p11.Session) (key sealingKey, err error) {
 	found, err := s.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
@@ -74,14 +73,14 @@ func onlySealingKey(s *p11.Session) (key sealingKey, err error) {
 		return key, err
 	}
 	if len(found) > 1 {
-		return key, fmt.Errorf("the token has %d keys labelled %s where there must be one", len(found), labelSealing)
+		return key, fmt.Errorf("the token has %d keys labelled %q instead of one", len(found), labelSealing)
 	}
 	key.handle = found[0]
 	if key.id, err = s.Attribute(key.handle, pkcs11.CKA_ID); err != nil {
 		return key, err
 	}
 	if len(key.id) != idSize {
-		return key, fmt.Errorf("its CKA_ID has %d bytes, not %d", len(key.id), idSize)
+		return key, fmt.Errorf("the key's CKA_ID has %d bytes, not %d", len(key.id), idSize)
 	}
 	keyType, err := s.Uint(key.handle, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
@@ -94,21 +93,21 @@ func onlySealingKey(s *p11.Session) (key sealingKey, err error) {
 	return key, nil
 }
 
-// provisionSealing makes a sealing key of the first kind that works.
+// provisionSealing makes an AES sealing key or, if that does not work, an HMAC sealing key.
 func (c *connection) provisionSealing(s *session) error {
 	aesErr := c.trySealingKey(s, c.makeAESKey)
 	if aesErr == nil {
 		return nil
 	}
 	if err := c.trySealingKey(s, func() error { return makeHMACKey(s.p11) }); err != nil {
-		return fmt.Errorf("kmsgate needs CKM_AES_GCM with additional data (%w), or CKM_SHA256_HMAC with a generic secret key (%w)", aesErr, err)
+		return fmt.Errorf("kmsgate needs CKM_AES_GCM with additional data (%w), or CKM_SHA256_HMAC with a generic secret key (%w)",
+			aesErr, err)
 	}
-	c.token.log.Info("this token has no AES-GCM: secrets are sealed in this process, by keys that it derives", "reason", aesErr)
+	c.token.log.Info("the token has no AES-GCM; this process seals secrets with keys that the token derives", "err", aesErr)
 	return nil
 }
 
-// trySealingKey makes a sealing key and tries it. One that does not work is not
-// left behind.
+// trySealingKey makes a sealing key and tests it. It destroys a key that does not work.
 func (c *connection) trySealingKey(s *session, make func() error) error {
 	if err := make(); err != nil {
 		return err
@@ -124,10 +123,10 @@ func (c *connection) trySealingKey(s *session, make func() error) error {
 	return s.flush()
 }
 
-// makeAESKey needs no session: crypto11 has its own.
+// makeAESKey makes an AES sealing key through crypto11, which uses its own session.
 func (c *connection) makeAESKey() error {
 	if c.c11 == nil {
-		return errors.New("crypto11, which makes the key, cannot open the module")
+		return errors.New("crypto11, which makes AES keys, cannot open the module")
 	}
 	template, err := crypto11.NewAttributeSetWithIDAndLabel(newSealingID(), []byte(labelSealing))
 	if err != nil {
@@ -162,7 +161,7 @@ func makeHMACKey(s *p11.Session) error {
 	return err
 }
 
-// derivedSize is the length of an HMAC-SHA-256 and of the AES key that it is.
+// derivedSize is the length in bytes of an HMAC-SHA-256, which is used as an AES key.
 const derivedSize = 32
 
 func newSealingID() []byte {
@@ -171,7 +170,7 @@ func newSealingID() []byte {
 	return id
 }
 
-// try seals and unseals something.
+// try seals and unseals a test value.
 func (k sealingKey) try(s *p11.Session) error {
 	secret, aad := []byte("secret"), []byte("aad")
 	sealed, err := k.seal(s, secret, aad)
@@ -183,15 +182,15 @@ func (k sealingKey) try(s *p11.Session) error {
 		return err
 	}
 	if !bytes.Equal(got, secret) {
-		return errors.New("unsealing gave something else than was sealed")
+		return errors.New("unsealing returned another value than was sealed")
 	}
 	if _, err := k.unseal(s, sealed, []byte("other")); err == nil {
-		return errors.New("unsealing took other additional data")
+		return errors.New("unsealing accepted wrong additional data")
 	}
 	return nil
 }
 
-// header begins everything that the key seals.
+// header returns the first bytes of every secret that the key seals.
 func (k sealingKey) header() []byte { return append([]byte{k.format}, k.id...) }
 
 func (k sealingKey) seal(s *p11.Session, plaintext, aad []byte) ([]byte, error) {
@@ -217,7 +216,8 @@ func (k sealingKey) unseal(s *p11.Session, sealed, aad []byte) ([]byte, error) {
 		return nil, errors.New("not a sealed secret of a known format")
 	}
 	if !bytes.Equal(sealed[:headerSize], header) {
-		return nil, fmt.Errorf("sealed by key %x, but this token's sealing key is %x: the database and the token do not belong together", sealed[1:headerSize], k.id)
+		return nil, fmt.Errorf("the database and the token do not belong together: key %x sealed the secret, but the token has %x",
+			sealed[1:headerSize], k.id)
 	}
 	rest, aad := sealed[headerSize:], slices.Concat(header, aad)
 	if k.format == formatGCM {
@@ -231,10 +231,10 @@ func (k sealingKey) unseal(s *p11.Session, sealed, aad []byte) ([]byte, error) {
 		return nil, err
 	}
 	secret, err := aead.Open(nil, rest[saltSize:saltSize+nonceSize], rest[saltSize+nonceSize:], aad)
-	return secret, p11.Wrap("opening it by the key that the token derived", err)
+	return secret, p11.Wrap("decrypting with the key that the token derived", err)
 }
 
-// deriveAEAD returns the AEAD of one secret.
+// deriveAEAD returns the AEAD for one secret.
 func (k sealingKey) deriveAEAD(s *p11.Session, salt, aad []byte) (cipher.AEAD, error) {
 	context := slices.Concat([]byte("kmsgate sealing 2|"), k.id, salt, aad)
 	key, err := s.Sign(k.handle, pkcs11.CKM_SHA256_HMAC, nil, context)
@@ -243,7 +243,7 @@ func (k sealingKey) deriveAEAD(s *p11.Session, salt, aad []byte) (cipher.AEAD, e
 	}
 	defer clear(key)
 	if len(key) != derivedSize {
-		return nil, p11.Wrap("C_Sign", fmt.Errorf("the HMAC-SHA-256 has %d bytes", len(key)))
+		return nil, p11.Wrap("C_Sign", fmt.Errorf("the HMAC-SHA-256 has %d bytes, not %d", len(key), derivedSize))
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -254,10 +254,10 @@ func (k sealingKey) deriveAEAD(s *p11.Session, salt, aad []byte) (cipher.AEAD, e
 
 // Seal encrypts plaintext, up to 64 KiB, under a key that never leaves the
 // token. The result is 45 bytes longer than the plaintext, or 61 if the token has
-// no AES-GCM. It was unsealed once, to see that it can be.
+// no AES-GCM. Seal checks that the result can be unsealed.
 func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	if len(plaintext) > maxSecret {
-		return nil, fmt.Errorf("a secret of %d bytes is longer than %d", len(plaintext), maxSecret)
+		return nil, fmt.Errorf("sealing a secret: %d bytes is longer than the limit of %d", len(plaintext), maxSecret)
 	}
 	return run(ctx, t, t.jobs, func(s *session) ([]byte, error) {
 		sealed, err := s.withSealing(s.conn.sealing.seal(s.p11, plaintext, aad))
@@ -267,32 +267,33 @@ func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error)
 		again, err := s.withSealing(s.conn.sealing.unseal(s.p11, sealed, aad))
 		defer clear(again)
 		if err == nil && !bytes.Equal(again, plaintext) {
-			err = errors.New("it is not what it was")
+			err = errors.New("the result differs from the plaintext")
 		}
-		return sealed, p11.Wrap("unsealing what was sealed just now", err)
+		return sealed, p11.Wrap("unsealing the sealed secret as a check", err)
 	})
 }
 
-// Unseal is the inverse of Seal, for the same aad and the same token only. A secret
-// that the token does not unseal is not hsm.ErrUnavailable.
+// Unseal is the inverse of Seal. It requires the same aad and the same token. If the token
+// works but does not unseal the secret, the error is not hsm.ErrUnavailable.
 func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
 	return runOr(ctx, t, t.jobs, errNotUnsealed, func(s *session) ([]byte, error) {
 		secret, err := s.withSealing(s.conn.sealing.unseal(s.p11, sealed, aad))
 		if err != nil || s.conn.sealing.format != formatGCM {
 			return secret, err
 		}
-		// The token vouches for what it decrypted, and this for the token.
+		// The token authenticates the plaintext. A second call checks the token.
 		again, err := s.withSealing(s.conn.sealing.unseal(s.p11, sealed, aad))
 		defer clear(again)
 		if err == nil && !bytes.Equal(again, secret) {
-			err = p11.Wrap("unsealing twice", errors.New("it gave two different secrets"))
+			err = p11.Wrap("unsealing twice", errors.New("the results differ"))
 		}
 		return secret, err
 	})
 }
 
-// withSealing passes on what sealing gave. That the token does not know the sealing
-// key any more is no fault of the secret, and may be one of the connection's.
+// withSealing passes on the result of a use of the sealing key. If the token no longer knows
+// that key, the secret is not at fault but the connection may be, so withSealing gives the
+// connection up.
 func (s *session) withSealing(result []byte, err error) ([]byte, error) {
 	if p11.Is(err, p11.HandleErrors...) {
 		return nil, s.loseConnection(fmt.Errorf("the sealing key: %w", err))

@@ -10,7 +10,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// otherSessions are those beside Config.Sessions: two hold the login and the
+// otherSessions is the number of sessions beyond Config.Sessions: two hold the login and the
 // module, one makes a key in crypto11, two are for changes, one is the copier's.
 const otherSessions = 6
 
@@ -23,7 +23,7 @@ type session struct {
 func (c *connection) openSession() (*session, error) {
 	s, err := c.token.module.Open(c.slot)
 	if p11.Is(err, pkcs11.CKR_SESSION_COUNT) {
-		err = fmt.Errorf("%w (%d sessions are needed: give fewer to signing, in token.sessions)", err, c.token.cfg.Sessions+otherSessions)
+		err = fmt.Errorf("%w (kmsgate needs %d sessions; reduce token.sessions)", err, c.token.cfg.Sessions+otherSessions)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening a session: %w", err)
@@ -32,14 +32,14 @@ func (c *connection) openSession() (*session, error) {
 }
 
 // loseConnection gives the connection up for an error that the canary key does not
-// show. What it returns ends the job on this connection.
+// detect. It returns an error that ends the job on this connection.
 func (s *session) loseConnection(err error) error {
 	s.conn.lose(err)
 	return p11.Wrap("giving up the connection", err)
 }
 
-// checkHalf makes sure that a handle is of one half of the key pair with a CKA_ID. The
-// token is not trusted with that where an object is going to be destroyed, or relied on.
+// checkHalf checks that a handle is that of one half of the key pair with a CKA_ID. It must be
+// called before an object is destroyed or relied on, since a token may return a wrong handle.
 func (s *session) checkHalf(o pkcs11.ObjectHandle, class uint, id []byte) error {
 	gotClass, err := s.p11.Uint(o, pkcs11.CKA_CLASS)
 	if err != nil {
@@ -50,15 +50,16 @@ func (s *session) checkHalf(o pkcs11.ObjectHandle, class uint, id []byte) error 
 		return err
 	}
 	if gotClass != class || !bytes.Equal(gotID, id) {
-		return s.loseConnection(fmt.Errorf("the token gave the handle of another object, with CKA_ID %x, for a half of %x", gotID, id))
+		return s.loseConnection(fmt.Errorf("the token returned the handle of another object, with CKA_ID %x, for half of %x",
+			gotID, id))
 	}
 	return nil
 }
 
-// flush is Config.AfterChange.
+// flush calls Config.AfterChange.
 func (s *session) flush() error {
 	if err := s.conn.token.module.Call("Config.AfterChange", s.conn.token.cfg.AfterChange); err != nil {
-		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		return fmt.Errorf("%w: making a change durable: %w", hsm.ErrUnavailable, err)
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// A mechanism is how a token makes the signatures of one Algorithm.
+// A mechanism describes how a token makes the signatures of one Algorithm.
 type mechanism struct {
 	id     uint
 	params []byte
@@ -19,35 +19,38 @@ type mechanism struct {
 	output func(raw []byte) ([]byte, error)
 }
 
-// mechanisms says it for each Algorithm that tokens know. SM2DSA is not there:
-// no token has it.
+// mechanisms are the mechanisms of the Algorithms that tokens support. No known token
+// supports SM2DSA.
 var mechanisms = map[hsm.Algorithm]mechanism{
 	hsm.RSA_PSS_SHA_256: {
 		id:     pkcs11.CKM_RSA_PKCS_PSS,
 		params: pkcs11.NewPSSParams(pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256, hsm.DigestSize),
-		input:  asIs,
-		output: unchanged,
+		input:  plainDigest,
+		output: rawSignature,
 	},
-	hsm.RSA_PKCS1_SHA_256: {id: pkcs11.CKM_RSA_PKCS, input: digestInfo, output: unchanged},
-	hsm.ECDSA_SHA_256:     {id: pkcs11.CKM_ECDSA, input: asIs, output: hsm.MarshalSignature},
+	hsm.RSA_PKCS1_SHA_256: {id: pkcs11.CKM_RSA_PKCS, input: digestInfo, output: rawSignature},
+	hsm.ECDSA_SHA_256:     {id: pkcs11.CKM_ECDSA, input: plainDigest, output: hsm.MarshalSignature},
 }
 
-func asIs(digest []byte) []byte { return digest }
+func plainDigest(digest []byte) []byte { return digest }
 
-func unchanged(raw []byte) ([]byte, error) { return raw, nil }
+func rawSignature(raw []byte) ([]byte, error) { return raw, nil }
 
-// digestInfo puts the DER of DigestInfo in front of a SHA-256 digest (RFC 8017,
-// section 9.2, note 1). CKM_RSA_PKCS pads what it is given and adds nothing.
+// digestInfo prepends the DER of DigestInfo to a SHA-256 digest (RFC 8017,
+// section 9.2, note 1). CKM_RSA_PKCS pads its input but does not add the DigestInfo.
 func digestInfo(digest []byte) []byte {
-	return slices.Concat([]byte{0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}, digest)
+	prefix := []byte{
+		0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20,
+	}
+	return slices.Concat(prefix, digest)
 }
 
-// Sign signs digest in the token. It is not known whether the signature verifies: a
-// Route finds that out, in the caller's goroutine, since a session is the scarce thing.
+// Sign signs digest in the token. It does not verify the signature: a Route does that in
+// the caller's goroutine, because sessions are scarce.
 func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
 	m, ok := mechanisms[alg]
 	if !ok {
-		return nil, fmt.Errorf("%w: no token holds a %s key", hsm.ErrNotFound, k.Spec)
+		return nil, fmt.Errorf("%w: a token cannot hold %s keys", hsm.ErrNotFound, k.Spec)
 	}
 	raw, err := run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.signWith(k.ID, m, digest) })
 	if err != nil {
@@ -56,11 +59,12 @@ func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest [
 	if sig, err := m.output(raw); err == nil {
 		return sig, nil
 	}
-	return raw, nil // of a wrong length: it does not verify either
+	return raw, nil // it has a wrong length, so the Route's verification fails
 }
 
-// Quarantine has k's handle found again before the next signature, drops k's session
-// copy, and returns nil if the token makes a good signature with its canary key.
+// Quarantine marks k's handle as stale, so that the next signature searches for the key, and
+// drops k's session copy. It returns nil if the token makes a good signature with its canary
+// key.
 func (t *Token) Quarantine(ctx context.Context, k hsm.Key) error {
 	if c := t.current.Load(); c != nil {
 		if o := c.handles.get(k.ID); o != nil {
@@ -71,13 +75,14 @@ func (t *Token) Quarantine(ctx context.Context, k hsm.Key) error {
 	return t.canary(ctx)
 }
 
+// check returns an error unless sig is k's signature of digest.
 func check(k hsm.Key, alg hsm.Algorithm, digest, sig []byte) error {
 	ok, err := hsm.Verify(k, alg, digest, sig)
 	if err != nil {
-		return fmt.Errorf("checking a signature of %x: %w", k.ID, err)
+		return fmt.Errorf("verifying a signature of %x: %w", k.ID, err)
 	}
 	if !ok {
-		return fmt.Errorf("the token's signature for %x does not verify with the recorded public key", k.ID)
+		return fmt.Errorf("the token's signature of %x does not verify with the recorded public key", k.ID)
 	}
 	return nil
 }
@@ -88,14 +93,14 @@ func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	raw, made, err := s.conn.copies.sign(s.p11, o, m, digest)
-	if made {
+	raw, final, err := s.conn.copies.sign(s.p11, o, m, digest)
+	if final {
 		return raw, err
 	}
 	raw, err = m.sign(s.p11, o.handle, digest)
 	if p11.Is(err, p11.HandleErrors...) {
-		// Not "the key is gone": SoftHSM says the same when its files are. The
-		// canary tells the two apart, and a second try finds the key again.
+		// This does not mean that the key is gone: SoftHSM returns the same error if its files
+		// are missing. The canary distinguishes the cases, and a second try searches for the key.
 		o.stale.Store(true)
 	}
 	if err == nil {
@@ -104,7 +109,7 @@ func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, error
 	return raw, err
 }
 
-// sign makes a raw signature with the key of a handle.
+// sign makes a raw signature with the key that has the handle.
 func (m mechanism) sign(s *p11.Session, handle pkcs11.ObjectHandle, digest []byte) ([]byte, error) {
 	return s.Sign(handle, m.id, m.params, m.input(digest))
 }

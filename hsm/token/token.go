@@ -19,52 +19,52 @@ import (
 // A PIN is a token's user PIN. It prints as a placeholder.
 type PIN = secret.Text
 
-// ErrPIN: the token refused the PIN, or has so few attempts left that none was
-// made. It is final: trying again can lock the token.
+// ErrPIN: the token refused the PIN, or reported so few attempts left that the gateway made
+// none. It is final, because another attempt can lock the token.
 var ErrPIN = errors.New("the token's PIN was not accepted")
 
-// Config says which token to use, and how.
+// Config selects a token and configures its use.
 type Config struct {
 	Module string // path of the PKCS#11 module, a shared library
-	Label  string // the token's label; slot numbers change, labels do not. This or Serial
-	Serial string // the token's serial number
-	PIN    PIN    // of the token's user
+	Label  string // the token's label; alternative to Serial. Slot numbers change, labels do not
+	Serial string // the token's serial number; alternative to Label
+	PIN    PIN    // the user PIN
 
 	// Sessions is how many signatures the token makes at once. Zero means one for each
-	// core, which suits a token in software: more sessions than cores gain nothing
-	// there and cost latency. A network HSM needs more.
+	// core, which suits a token in software: there, more sessions than cores gain nothing
+	// and increase latency. A network HSM needs more.
 	Sessions int
 
-	// Queue is how many operations may wait for a session before further ones
-	// are refused with hsm.ErrBusy. Zero means 1024.
+	// Queue is how many operations may wait for a session. Further operations fail with
+	// hsm.ErrBusy. Zero means 1024.
 	Queue int
 
-	// NoSessionCopies has every signature be made with the key itself. Zero means that
-	// keys in use are signed with through copies in a session, where a trial at
-	// connecting shows that they are possible and faster. See copies.go.
+	// NoSessionCopies turns session copies of keys off. If it is false, keys in use sign
+	// through copies in a session, provided that a trial at connecting shows that copies
+	// are possible and faster. See copies.go.
 	NoSessionCopies bool
 
-	// Copies is how many session copies of keys there are at most. Zero means 1024.
+	// Copies is the maximum number of session copies. Zero means 1024.
 	Copies int
 
-	// CopyIdle is how long a session copy must have been idle before it makes room for
-	// another. Zero means 10 s.
+	// CopyIdle is how long a session copy must be idle before another may replace it. Zero
+	// means 10 s.
 	CopyIdle time.Duration
 
 	// UserType is the CK_USER_TYPE of the login. Zero means CKU_USER; 0x80000001 is the
 	// crypto user of some vendors.
 	UserType uint
 
-	// Provision makes the sealing key and the canary key if the token has none.
+	// Provision makes the sealing key and the canary key if the token lacks them.
 	Provision bool
 
-	// InsistOnPIN uses the PIN although the token says that few attempts are left. Set
+	// InsistOnPIN uses the PIN even if the token reports that few attempts are left. Set
 	// it only if the PIN is known to be right.
 	InsistOnPIN bool
 
 	// BeforeLogin, if not nil, is called before every login. AfterChange, if not nil, is
-	// called after objects were made or destroyed, before the caller is told. They are
-	// for the guard of SoftHSM's files.
+	// called after objects were made or destroyed, before the result is returned to the
+	// caller. Both are for the guard of SoftHSM's files.
 	BeforeLogin func() error
 	AfterChange func() error
 
@@ -72,13 +72,14 @@ type Config struct {
 	OnLoss func()
 
 	// OnHang is called when a call into the module, BeforeLogin or AfterChange has not
-	// returned within HangAfter. The call can be neither cancelled nor finalized over,
-	// so the process should exit for its supervisor to restart it. Nil panics.
+	// returned within HangAfter. The call cannot be cancelled, and the module cannot be
+	// finalized during it. So the process should exit and its supervisor restart it. Nil
+	// means panic.
 	OnHang func(error)
 
-	// WatchEvery is the interval of canary signatures, HangAfter how long a call may
-	// take, and RecheckEvery the interval at which the keys of session copies are
-	// looked for in the token. Zero means 5 s, 30 s and 30 s.
+	// WatchEvery is the interval of canary signatures, HangAfter the maximum duration of a
+	// call, and RecheckEvery the interval at which the copier checks that the token still
+	// has the keys of session copies. Zero means 5 s, 30 s and 30 s.
 	WatchEvery   time.Duration
 	HangAfter    time.Duration
 	RecheckEvery time.Duration
@@ -88,16 +89,16 @@ type Config struct {
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Module == "" {
-		return c, errors.New("token: Config.Module is empty: name the PKCS#11 module's path")
+		return c, errors.New("token: Config.Module is empty: set the path of the PKCS#11 module")
 	}
 	if (c.Label == "") == (c.Serial == "") {
-		return c, errors.New("token: Config needs the token's Label or its Serial, and not both")
+		return c, errors.New("token: Config needs either Label or Serial, not both")
 	}
 	if c.Sessions < 0 || c.Queue < 0 || c.Copies < 0 {
 		return c, errors.New("token: Config.Sessions, Config.Queue and Config.Copies cannot be negative")
 	}
 	if c.PIN == "" {
-		return c, errors.New("token: Config.PIN is empty: give the token's user PIN")
+		return c, errors.New("token: Config.PIN is empty: set the token's user PIN")
 	}
 	c.Sessions = cmp.Or(c.Sessions, runtime.NumCPU())
 	c.Queue = cmp.Or(c.Queue, 1024)
@@ -125,35 +126,35 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// A Token is an hsm.Backend, hsm.Sealer and hsm.Randomizer on a PKCS#11 token. Only one Token
-// may be open in a process for one module: it initializes and finalizes the
-// module for all of the process. Use [Open].
+// A Token is an hsm.Backend, hsm.Sealer and hsm.Randomizer on a PKCS#11 token. A process may
+// open only one Token for a module at a time, because a Token initializes and finalizes the
+// module for the whole process. Use [Open].
 type Token struct {
 	cfg    Config
 	log    *slog.Logger
 	module *p11.Module
 
-	current atomic.Pointer[connection] // nil while there is none
-	downErr atomic.Pointer[error]      // why there is none; nil while it is not known
-	losses  atomic.Int64
+	current atomic.Pointer[connection] // nil while disconnected
+	downErr atomic.Pointer[error]      // why the token is disconnected; nil if unknown
+	losses  atomic.Int64               // lost connections
 
-	keysBefore int // how many the previous connection knew; for connecting only
+	previousKeys int // how many keys the previous connection knew; used by connect only
 
-	seeking atomic.Bool // a search for a key that is not in the table runs, or ran a moment ago
+	seeking atomic.Bool // a search for a key that is not in the table runs or ended a moment ago
 
-	randoms randoms // that the token made
+	randomHistory randomHistory
 
 	jobs    *queue // for the workers that sign, seal and make random bytes
 	changes *queue // for the one worker that changes the token
 
-	// For one more worker, which makes and destroys RSA_4096 key pairs. A client waits
-	// 10 s for a key, and such a pair takes seconds: a few of them in one queue with
-	// everything else would let other creations and deletions miss their deadlines.
+	// slowChanges is for the worker that makes and destroys RSA_4096 key pairs. A client waits
+	// 10 s for a key, and such a pair takes seconds. A few of them in the queue for changes
+	// would make other creations and deletions miss their deadlines.
 	slowChanges *queue
 
 	closing   chan struct{}
 	closeOnce sync.Once
-	done      chan struct{} // closed when the supervisor has returned: no job will be done any more
+	done      chan struct{} // closed when the supervisor has returned, after which no job is done
 	doneErr   error         // why; set before done is closed
 }
 
@@ -163,25 +164,24 @@ var (
 	_ hsm.Randomizer = (*Token)(nil)
 )
 
-// Open connects to the token and logs in. Its error is ErrPIN if the PIN is the
-// reason, else hsm.ErrUnavailable. After Open the connection looks after
-// itself.
+// Open connects to the token and logs in. The error is ErrPIN if the PIN is the
+// reason, and hsm.ErrUnavailable otherwise. The Token reconnects after a loss.
 func Open(cfg Config) (*Token, error) {
 	t, err := newToken(cfg)
 	if err != nil {
 		return nil, err
 	}
-	go t.watch() // connecting can hang, too
+	go t.watch() // before connecting, which can hang too
 	c, err := t.connect(t.cfg.Provision)
 	if err != nil {
 		close(t.done)
-		return nil, fmt.Errorf("connecting to the token with %s: %w", t.cfg.name(), err)
+		return nil, fmt.Errorf("connecting to the token with %s: %w", t.cfg.tokenName(), err)
 	}
 	go t.supervise(c)
 	return t, nil
 }
 
-// newToken loads the module.
+// newToken loads the module and returns a Token that is not connected.
 func newToken(cfg Config) (*Token, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -204,16 +204,16 @@ func newToken(cfg Config) (*Token, error) {
 	}, nil
 }
 
-// Close logs out and finalizes the module once the calls in flight are done.
-// Jobs that still wait fail with hsm.ErrUnavailable.
+// Close finalizes the module, which logs out, once the calls in flight have returned.
+// Waiting jobs fail with hsm.ErrUnavailable.
 func (t *Token) Close() error {
 	t.closeOnce.Do(func() { close(t.closing) })
 	<-t.done
 	return nil
 }
 
-// Health reports nil if the token makes a good signature now. While there is no
-// connection it says at once why.
+// Health returns nil if the token makes a good signature now. While disconnected, it
+// returns the reason at once.
 func (t *Token) Health(ctx context.Context) error {
 	if t.current.Load() == nil {
 		return t.down()
@@ -221,14 +221,15 @@ func (t *Token) Health(ctx context.Context) error {
 	return t.canary(ctx)
 }
 
-// down returns the error for calls while there is no connection.
+// down returns the error for calls while the token is disconnected.
 func (t *Token) down() error {
 	if err := t.downErr.Load(); err != nil {
 		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, *err)
 	}
-	return fmt.Errorf("%w: it is being connected to", hsm.ErrUnavailable)
+	return fmt.Errorf("%w: the gateway is connecting to it", hsm.ErrUnavailable)
 }
 
+// canary has a worker make and verify a canary signature.
 func (t *Token) canary(ctx context.Context) error {
 	_, err := run(ctx, t, t.jobs, func(s *session) (struct{}, error) {
 		return struct{}{}, s.checkAlive()
@@ -236,8 +237,8 @@ func (t *Token) canary(ctx context.Context) error {
 	return err
 }
 
-// Has reports nil if the scan at connecting, or a creation since, found k's
-// private key. While there is no connection it is ErrUnavailable.
+// Has returns nil if k's private key is in the table of keys that the scan at connecting and
+// later creations fill. While disconnected, it returns ErrUnavailable.
 func (t *Token) Has(k hsm.Key) error {
 	c := t.current.Load()
 	if c == nil {
@@ -245,26 +246,25 @@ func (t *Token) Has(k hsm.Key) error {
 	}
 	switch o := c.handles.get(k.ID); {
 	case o == nil:
-		return fmt.Errorf("%w: the token has no key with CKA_ID %x", hsm.ErrNotFound, k.ID)
+		return errNoKey(k.ID)
 	case o.duplicate:
-		return fmt.Errorf("%w: the token has several keys with CKA_ID %x and it cannot be told which is ours", hsm.ErrNotFound, k.ID)
+		return errDuplicateKey(k.ID)
 	}
 	return nil
 }
 
-// Stats are figures about a Token, for its operator.
+// Stats are figures about a Token for the operator.
 type Stats struct {
 	Connected bool
-	Losses    int64 // of the connection, since Open
+	Losses    int64 // lost connections since Open
 	Waiting   int64 // callers waiting for the token
-	Copies    bool  // keys that are used often are signed with through session copies (Config.NoSessionCopies)
+	Copies    bool  // frequently used keys sign through session copies (Config.NoSessionCopies)
 
-	// OneAtATime: the module takes one call at a time, so one that takes long
-	// holds up all others.
+	// OneAtATime: the module accepts one call at a time, so a long call delays all others.
 	OneAtATime bool
 }
 
-// Stats returns the figures of this moment.
+// Stats returns the current figures.
 func (t *Token) Stats() Stats {
 	c := t.current.Load()
 	return Stats{
@@ -277,8 +277,8 @@ func (t *Token) Stats() Stats {
 	}
 }
 
-// watch watches the token also while it is idle. It has a worker make canary
-// signatures, so that a loss is found and unsealed keys are dropped, and it finds calls
+// watch monitors the token, even while it is idle. It has a worker make canary
+// signatures, which detect a loss so that unsealed keys are dropped. It also reports calls
 // that do not return.
 func (t *Token) watch() {
 	tick := time.NewTicker(t.cfg.WatchEvery)
@@ -290,30 +290,29 @@ func (t *Token) watch() {
 		case <-tick.C:
 		}
 		if call, took := t.module.Longest(); took > t.cfg.HangAfter {
-			t.cfg.OnHang(fmt.Errorf("%s has not returned from %s for %v: it can be neither cancelled nor closed over, so this process has to be restarted",
-				t.cfg.Module, call, took.Round(time.Second)))
+			t.cfg.OnHang(fmt.Errorf("%s in module %q has not returned for %v and cannot be cancelled; this process must be restarted",
+				call, t.cfg.Module, took.Round(time.Second)))
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), t.cfg.WatchEvery)
-		_ = t.Health(ctx) // the worker that fails draws the consequence
+		_ = t.Health(ctx) // the worker that fails marks the connection as lost
 		cancel()
 	}
 }
 
-// supervise replaces the connection whenever it is lost, until Close or until
-// the token refuses the PIN.
+// supervise replaces lost connections until Close or until the token refuses the PIN.
 func (t *Token) supervise(c *connection) {
 	defer close(t.done)
 	for c != nil {
 		select {
 		case <-c.lost:
 			t.losses.Add(1)
-			t.log.Error("the connection to the token is lost; connecting anew", "token", t.cfg.name(), "reason", c.lossReason())
+			t.log.Error("connection to the token lost; reconnecting", "token", t.cfg.tokenName(), "err", c.lossReason())
 			t.cfg.OnLoss()
 		case <-t.closing:
 			c.lose(errClosed)
 		}
-		t.keysBefore = c.handles.len()
+		t.previousKeys = c.handles.len()
 		t.downErr.Store(&c.lossErr)
 		t.current.Store(nil)
 		c.workers.Wait()
@@ -322,23 +321,22 @@ func (t *Token) supervise(c *connection) {
 	}
 }
 
-// The pause before reconnecting doubles from firstPause to longestPause. After
-// patientAfter it is patientPause, since SoftHSM rewrites a file of the token at each
-// login.
+// The pause before reconnecting doubles from minPause to maxPause. After slowAfter it is
+// slowPause, since SoftHSM rewrites a file of the token at each login.
 const (
-	firstPause   = 10 * time.Millisecond
-	longestPause = 100 * time.Millisecond
-	patientPause = 500 * time.Millisecond
-	patientAfter = 30 * time.Second
+	minPause  = 10 * time.Millisecond
+	maxPause  = 100 * time.Millisecond
+	slowPause = 500 * time.Millisecond
+	slowAfter = 30 * time.Second
 )
 
-// reconnect connects until it succeeds. It returns nil when there is no use in
-// going on, with t.doneErr set.
+// reconnect tries to connect until it succeeds. If more tries are useless, it sets t.doneErr
+// and returns nil.
 func (t *Token) reconnect() *connection {
 	reported, began := "", time.Now()
-	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		if time.Since(began) > patientAfter {
-			pause = patientPause
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		if time.Since(began) > slowAfter {
+			pause = slowPause
 		}
 		select {
 		case <-t.closing:
@@ -348,17 +346,18 @@ func (t *Token) reconnect() *connection {
 		}
 		c, err := t.connect(false)
 		if err == nil {
-			t.log.Info("connected to the token again", "token", t.cfg.name())
+			t.log.Info("reconnected to the token", "token", t.cfg.tokenName())
 			return c
 		}
 		t.downErr.Store(&err)
 		if errors.Is(err, ErrPIN) {
-			t.log.Error("the token refuses the PIN; not trying again: set the right PIN and restart", "token", t.cfg.name(), "reason", err)
+			t.log.Error("the token refused the PIN; not retrying: set the right PIN and restart",
+				"token", t.cfg.tokenName(), "err", err)
 			t.doneErr = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 			return nil
 		}
-		if reason := err.Error(); reason != reported { // once for each reason, not at every try
-			t.log.Warn("the token is not back yet; trying on", "token", t.cfg.name(), "reason", reason)
+		if reason := err.Error(); reason != reported { // log each reason once, not at every try
+			t.log.Warn("the token is still unavailable; retrying", "token", t.cfg.tokenName(), "err", reason)
 			reported = reason
 		}
 		select {
@@ -368,4 +367,4 @@ func (t *Token) reconnect() *connection {
 	}
 }
 
-var errClosed = fmt.Errorf("%w: it was closed", hsm.ErrUnavailable)
+var errClosed = fmt.Errorf("%w: the connection was closed", hsm.ErrUnavailable)

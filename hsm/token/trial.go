@@ -13,8 +13,8 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// probeSealing tries how provisioning would seal, with keys that end with the
-// session. It returns nothing if neither way works.
+// probeSealing determines how provisioning would seal. It tests with keys that end with the
+// session. It returns an empty string if neither method works.
 func probeSealing(s *p11.Session) (string, error) {
 	for _, kind := range []struct {
 		format    byte
@@ -37,11 +37,11 @@ func probeSealing(s *p11.Session) (string, error) {
 		}
 		key := sealingKey{id: make([]byte, idSize), handle: handle, format: kind.format}
 		err = key.try(s)
-		_ = s.Destroy(handle) // it ends with the session
+		_ = s.Destroy(handle) // on error, the key ends with the session
 		if err == nil {
-			return key.way(), nil
+			return key.method(), nil
 		}
-		// What failed may have left the session with an operation half done.
+		// The failure may have left an operation active in the session.
 		if err := s.Renew(); err != nil {
 			return "", err
 		}
@@ -49,8 +49,8 @@ func probeSealing(s *p11.Session) (string, error) {
 	return "", nil
 }
 
-// offers tries for each KeySpec whether the token makes such keys. RSA keys beyond 2048
-// bits take up to seconds to make, so for those the token's list is trusted.
+// offers tests for each KeySpec whether the token makes such keys. RSA keys beyond 2048
+// bits can take seconds to make, so for those it trusts the token's list of mechanisms.
 func offers(s *p11.Session, mechanisms []hsm.Mechanism) (all []hsm.Offer, err error) {
 	for _, spec := range hsm.KeySpecs() {
 		o := hsm.Offer{KeySpec: spec}
@@ -76,20 +76,21 @@ func offers(s *p11.Session, mechanisms []hsm.Mechanism) (all []hsm.Offer, err er
 
 var rsaBits = map[hsm.KeySpec]uint{hsm.RSA_2048: 2048, hsm.RSA_3072: 3072, hsm.RSA_4096: 4096}
 
-// trustMechanisms reports an error if the token does not list RSA keys of so many bits.
+// trustMechanisms returns an error unless the token lists RSA keys of the given number of
+// bits.
 func trustMechanisms(mechanisms []hsm.Mechanism, bits uint) error {
 	i := slices.IndexFunc(mechanisms, func(m hsm.Mechanism) bool { return m.ID == pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN })
 	if i < 0 {
 		return errors.New("the token does not list CKM_RSA_PKCS_KEY_PAIR_GEN")
 	}
 	if largest := mechanisms[i].MaxKeySize; largest < bits {
-		return fmt.Errorf("the token says that it makes RSA keys up to %d bits", largest)
+		return fmt.Errorf("the token lists RSA keys of up to %d bits only", largest)
 	}
 	return nil
 }
 
-// tryKeySpec makes a key pair that ends with the session, has it sign with each
-// algorithm, and verifies the signatures.
+// tryKeySpec makes a key pair that ends with the session, signs with it under each algorithm,
+// and verifies the signatures. It returns how long making the pair and signing took.
 func tryKeySpec(s *p11.Session, spec hsm.KeySpec) (generate, sign time.Duration, err error) {
 	g := generators[spec]
 	parameters, err := g.public()
@@ -98,13 +99,13 @@ func tryKeySpec(s *p11.Session, spec hsm.KeySpec) (generate, sign time.Duration,
 	}
 	began := time.Now()
 	public, private, err := s.GenerateKeyPair(g.mechanism,
-		append(inSession(publicTemplate(nil, "kmsgate-trial")), parameters...), inSession(privateTemplate(nil, "kmsgate-trial")))
+		append(inSession(publicTemplate(nil, labelTrial)), parameters...), inSession(privateTemplate(nil, labelTrial)))
 	if err != nil {
 		return 0, 0, err
 	}
 	generate = time.Since(began)
 	defer func() {
-		_ = s.Destroy(private) // they end with the session
+		_ = s.Destroy(private) // on error, the pair ends with the session
 		_ = s.Destroy(public)
 	}()
 	key := hsm.Key{Spec: spec}
@@ -119,13 +120,15 @@ func tryKeySpec(s *p11.Session, spec hsm.KeySpec) (generate, sign time.Duration,
 	return generate, sign, nil
 }
 
-// inSession makes a template one of a session object without CKA_ID.
+// inSession changes a template to that of a session object without CKA_ID.
 func inSession(template []*pkcs11.Attribute) []*pkcs11.Attribute {
-	template = slices.DeleteFunc(template, func(a *pkcs11.Attribute) bool { return a.Type == pkcs11.CKA_TOKEN || a.Type == pkcs11.CKA_ID })
+	template = slices.DeleteFunc(template, func(a *pkcs11.Attribute) bool {
+		return a.Type == pkcs11.CKA_TOKEN || a.Type == pkcs11.CKA_ID
+	})
 	return append(template, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false))
 }
 
-// trySigning returns the median time of a signature.
+// trySigning makes and verifies several signatures. It returns the median time of one.
 func trySigning(s *p11.Session, key hsm.Key, private pkcs11.ObjectHandle, alg hsm.Algorithm) (time.Duration, error) {
 	const tries = 5
 	m := mechanisms[alg]
@@ -136,7 +139,7 @@ func trySigning(s *p11.Session, key hsm.Key, private pkcs11.ObjectHandle, alg hs
 		began := time.Now()
 		raw, err := m.sign(s, private, digest)
 		if err != nil {
-			return 0, fmt.Errorf("%s: %w", alg, err)
+			return 0, fmt.Errorf("signing with %s: %w", alg, err)
 		}
 		times = append(times, time.Since(began))
 		sig, err := m.output(raw)
@@ -144,7 +147,7 @@ func trySigning(s *p11.Session, key hsm.Key, private pkcs11.ObjectHandle, alg hs
 			err = check(key, alg, digest, sig)
 		}
 		if err != nil {
-			return 0, fmt.Errorf("%s: %w", alg, err)
+			return 0, fmt.Errorf("verifying a signature with %s: %w", alg, err)
 		}
 	}
 	slices.Sort(times)

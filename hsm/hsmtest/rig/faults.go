@@ -61,14 +61,14 @@ func NewFaults(t testing.TB, real string) *Faults {
 
 // control is shared with shim/faults.c, which documents its fields and has the same layout.
 type control struct {
-	size                                              atomic.Int64
-	real                                              [4096]byte
+	size                                                    atomic.Int64
+	real                                                    [4096]byte
 	inFlight, collisions, sessions, tokenFlags, maxSessions atomic.Int64
-	badSlot, badSlotCode, backwards, lostFlags        atomic.Int64
-	hidden                                            [64]atomic.Int64
-	request, done, released, _                        atomic.Uint32
-	action, result                                    atomic.Int64
-	functions                                         [96]function
+	badSlot, badSlotCode, backwards, lostFlags              atomic.Int64
+	hidden                                                  [64]atomic.Int64
+	request, done, released, _                              atomic.Uint32
+	action, result                                          atomic.Int64
+	functions                                               [96]function
 }
 
 type function struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
@@ -13,77 +14,80 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
-// explainMissing returns why there is no database of the instance: it was never made, or
-// it is gone while other parts of the instance are left.
+// explainMissing returns why the instance has no database: the instance was never created,
+// or its database is missing while other parts of it exist.
 func (a *Appliance) explainMissing(ctx context.Context) error {
 	c := a.Config
-	left, err := a.filesLeft()
+	leftovers, err := a.leftoverFiles()
 	if c.TLS.Certificate == "" && hasContent(c.TLS.CAKeyFile) {
-		left = append(left, c.TLS.CAKeyFile)
+		leftovers = append(leftovers, strconv.Quote(c.TLS.CAKeyFile))
 	}
-	if err == nil && left == nil { // looking into the token uses up an attempt at a wrong PIN
-		left, err = a.keysLeft(ctx)
+	if err == nil && leftovers == nil { // last, because a wrong PIN costs an attempt
+		leftovers, err = a.leftoverKeys(ctx)
 	}
 	switch {
-	case left != nil:
-		state := "gone"
+	case leftovers != nil:
+		state := "missing"
 		if _, err := os.Stat(c.Store.File); err == nil {
 			state = "empty"
 		}
-		return fmt.Errorf("the database %s is %s, of whose instance there still is %s: put it back; or, if it is lost, restore it from a backup (kmsgate restore)", c.Store.File, state, strings.Join(left, ", "))
+		return fmt.Errorf("the database %q is %s, but parts of its instance still exist: %s (put the database back, or "+
+			"restore a backup with `kmsgate restore`)", c.Store.File, state, strings.Join(leftovers, ", "))
 	case errors.Is(err, token.ErrPIN):
 		return err
 	}
-	return ErrNotInitialized // what else is wrong does not matter before there is one
+	return ErrNotInitialized // other errors do not matter before the instance exists
 }
 
-// checkUnused returns an error if anything is left of an instance that was made with
-// another database. A CA does not count: it is taken over. begun says that an init that
-// was cut off has made the database.
-func (a *Appliance) checkUnused(ctx context.Context, begun bool) (err error) {
-	var left []string
-	if !begun {
-		if left, err = a.filesLeft(); err != nil {
+// checkUnused returns an error if there are leftovers of an instance that was created with
+// another database. A CA does not count: the new instance takes it over. started reports
+// that an interrupted init has created the database.
+func (a *Appliance) checkUnused(ctx context.Context, started bool) (err error) {
+	var leftovers []string
+	if !started {
+		if leftovers, err = a.leftoverFiles(); err != nil {
 			return err
 		}
 	}
-	keys, err := a.keysLeft(ctx)
+	keys, err := a.leftoverKeys(ctx)
 	if err != nil {
 		return err
 	}
-	if left = append(left, keys...); left == nil {
+	if leftovers = append(leftovers, keys...); leftovers == nil {
 		return nil
 	}
-	return fmt.Errorf("nothing was made: there is %s, of an instance whose database %s is gone. Put it back; or, if it is lost, restore it from a backup (kmsgate restore); another instance needs a directory and a token of its own",
-		strings.Join(left, ", "), a.Config.Store.File)
+	return fmt.Errorf("nothing was created: parts of an instance exist without its database %q: %s (put the database back, "+
+		"or restore a backup with `kmsgate restore`; for a new instance, use another directory and another token)",
+		a.Config.Store.File, strings.Join(leftovers, ", "))
 }
 
-// filesLeft returns the files that are made only after the database has the audit key.
-func (a *Appliance) filesLeft() (left []string, err error) {
+// leftoverFiles returns the names, in quotes, of existing files that are created only after
+// the audit key is in the database.
+func (a *Appliance) leftoverFiles() (leftovers []string, err error) {
 	files, err := audit.Files(a.Config.Audit.File)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("looking for an audit log: %w", err)
 	}
 	for _, path := range append(files, a.Config.AuditPublicKeyFile()) {
 		if hasContent(path) {
-			left = append(left, path)
+			leftovers = append(leftovers, strconv.Quote(path))
 		}
 	}
-	return left, nil
+	return leftovers, nil
 }
 
-// hasContent reports whether there is a file that is not empty.
+// hasContent reports whether a file exists and is not empty.
 func hasContent(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Size() > 0
 }
 
-// keysLeft describes the private keys with our label in the token that the database does
-// not know.
-func (a *Appliance) keysLeft(ctx context.Context) (left []string, err error) {
+// leftoverKeys describes the private keys in the token that have kmsgate's label and no
+// record in the database.
+func (a *Appliance) leftoverKeys(ctx context.Context) (leftovers []string, err error) {
 	if t := a.Config.Token; t.SoftHSM != "" {
 		if _, err := os.Stat(t.SoftHSM); errors.Is(err, fs.ErrNotExist) {
-			return nil, nil // the token is made with the instance
+			return nil, nil // the token is created with the instance
 		}
 	}
 	cfg, err := a.settings.tokenConfig(false)
@@ -91,7 +95,7 @@ func (a *Appliance) keysLeft(ctx context.Context) (left []string, err error) {
 		return nil, err
 	}
 	known, n := a.recorded(), 0
-	err = token.Look(cfg, func(inspector hsm.Inspector) error {
+	err = token.Inspect(cfg, func(inspector hsm.Inspector) error {
 		objects, err := inspector.Objects(ctx)
 		for _, o := range objects {
 			if o.Ours && o.Purpose == hsm.PurposeKey && o.Class == hsm.ClassPrivateKey && !known[string(o.ID)] {
@@ -104,13 +108,13 @@ func (a *Appliance) keysLeft(ctx context.Context) (left []string, err error) {
 		return nil, a.settings.explain(fmt.Errorf("looking for keys in the token: %w", err))
 	}
 	if n > 0 {
-		left = []string{fmt.Sprintf("signing keys with kmsgate's label in the token (%d; it is %s)", n, a.settings.name())}
+		leftovers = []string{fmt.Sprintf("%d signing keys of kmsgate in %s", n, a.settings.name())}
 	}
-	return left, nil
+	return leftovers, nil
 }
 
-// recorded returns the CKA_IDs of the key pairs that the database has, or that were going
-// to be made.
+// recorded returns the CKA_IDs of the key pairs in the database, including those that were
+// about to be created.
 func (a *Appliance) recorded() map[string]bool {
 	known := make(map[string]bool)
 	if a.Store == nil {

@@ -14,36 +14,36 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// LookAtToken calls look with the token that a configuration names, which need not be
-// an appliance's. Nothing is left in the token.
-func LookAtToken(t config.Token, logger *slog.Logger, look func(hsm.Inspector) error) error {
+// InspectToken calls inspect with the token that t names, which need not belong to an
+// appliance. It leaves nothing in the token.
+func InspectToken(t config.Token, logger *slog.Logger, inspect func(hsm.Inspector) error) error {
 	pin, err := (&config.Config{Token: t}).PIN()
 	if err != nil {
-		return fmt.Errorf("the token's PIN: %w", err)
+		return fmt.Errorf("reading the token's PIN: %w", err)
 	}
 	if err := pointSoftHSM(t); err != nil {
 		return err
 	}
-	return token.Look(token.Config{
+	return token.Inspect(token.Config{
 		Module: t.Module, Label: t.Label, Serial: t.Serial, PIN: pin, UserType: t.UserTypeNumber(), Logger: logger,
-	}, look)
+	}, inspect)
 }
 
-// tokenSettings are what opening a token takes of an appliance.
+// tokenSettings are the parts of an appliance that opening its token needs.
 type tokenSettings struct {
 	config      *config.Config
 	insistOnPIN bool
 	logger      *slog.Logger
 }
 
-// open opens the token and what makes and uses keys in it. With provision it makes
-// what is missing.
+// open opens the token and the backend for keys in it. With provision it creates whatever is
+// missing.
 func (t tokenSettings) open(provision bool) (hsm.Backend, *token.Token, error) {
 	cfg, err := t.tokenConfig(provision)
 	if err != nil {
 		return nil, nil, err
 	}
-	// The token can be lost before there is anything to drop.
+	// The connection can be lost before there is a backend whose keys to drop.
 	var software atomic.Pointer[sealed.Backend]
 	cfg.OnLoss = func() {
 		if s := software.Load(); s != nil {
@@ -51,7 +51,7 @@ func (t tokenSettings) open(provision bool) (hsm.Backend, *token.Token, error) {
 		}
 	}
 	cfg.OnHang = func(err error) {
-		t.logger.Error("exiting to be restarted", "reason", err)
+		t.logger.Error("exiting: the supervisor must restart the gateway", "err", err)
 		os.Exit(1)
 	}
 	tok, err := token.Open(cfg)
@@ -64,13 +64,16 @@ func (t tokenSettings) open(provision bool) (hsm.Backend, *token.Token, error) {
 
 func (t tokenSettings) tokenConfig(provision bool) (token.Config, error) {
 	c := t.config.Token
-	cfg := token.Config{Module: c.Module, Label: c.Label, Serial: c.Serial, UserType: c.UserTypeNumber(), Sessions: c.Sessions, NoSessionCopies: c.SessionCopies == "off",
-		Provision: provision, InsistOnPIN: t.insistOnPIN, Logger: t.logger}
+	cfg := token.Config{
+		Module: c.Module, Label: c.Label, Serial: c.Serial, UserType: c.UserTypeNumber(),
+		Sessions: c.Sessions, NoSessionCopies: c.SessionCopies == "off",
+		Provision: provision, InsistOnPIN: t.insistOnPIN, Logger: t.logger,
+	}
 	if c.SoftHSM == "" {
 		return cfg, t.adopt(&cfg)
 	}
 	if _, err := os.Stat(c.SoftHSM); !provision && errors.Is(err, os.ErrNotExist) {
-		return cfg, fmt.Errorf("the token's directory %s %w", c.SoftHSM, errNoTokenDir)
+		return cfg, fmt.Errorf("the token's directory %q %w", c.SoftHSM, errNoTokenDir)
 	}
 	soft, err := softhsm.Open(c.SoftHSM, func(module, label, officerPIN, userPIN string) error {
 		return token.Init(module, label, token.PIN(officerPIN), token.PIN(userPIN))
@@ -83,34 +86,35 @@ func (t tokenSettings) tokenConfig(provision bool) (token.Config, error) {
 	return cfg, nil
 }
 
-// name says which token the configuration names.
+// name describes the token that the configuration names.
 func (t tokenSettings) name() string {
 	switch c := t.config.Token; {
 	case c.SoftHSM != "":
-		return "the one in " + c.SoftHSM
+		return fmt.Sprintf("the token in %q", c.SoftHSM)
 	case c.Serial != "":
-		return fmt.Sprintf("the one with serial number %q of %s", c.Serial, c.Module)
+		return fmt.Sprintf("the token with serial number %q of module %q", c.Serial, c.Module)
 	default:
-		return fmt.Sprintf("the one with label %q of %s", c.Label, c.Module)
+		return fmt.Sprintf("the token with label %q of module %q", c.Label, c.Module)
 	}
 }
 
-// explain adds what to do to an error of connecting to the token.
+// explain adds advice to an error of connecting to the token.
 func (t tokenSettings) explain(err error) error {
 	if errors.Is(err, token.ErrPIN) {
-		return fmt.Errorf("%w. The PIN is that of %s; when you are sure of it and few attempts are left, start once with --insist-on-pin", err, t.pinSource())
+		return fmt.Errorf("%w (check the PIN in %s; if it is right and few attempts are left, start once with --insist-on-pin)",
+			err, t.pinSource())
 	}
 	return t.explainFiles(err)
 }
 
-// pinSource says where the PIN comes from.
+// pinSource describes where the PIN comes from.
 func (t tokenSettings) pinSource() string {
 	switch c := t.config.Token; {
 	case c.SoftHSM != "":
-		return c.SoftHSM
+		return fmt.Sprintf("the directory %q", c.SoftHSM)
 	case c.PINEnv != "":
-		return "the environment variable " + c.PINEnv
+		return fmt.Sprintf("the environment variable %q", c.PINEnv)
 	default:
-		return c.PINFile
+		return fmt.Sprintf("the file %q", c.PINFile)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// calls are those that are under way. The zero value is ready for use.
+// calls is the set of the calls in flight. The zero value is ready for use.
 type calls struct {
 	mu  sync.Mutex
 	all map[*call]struct{} // guarded by mu
@@ -14,7 +14,7 @@ type calls struct {
 // A call is one call into the module.
 type call struct {
 	name  string
-	began time.Time // by the clock that nobody can set
+	began time.Time // with a monotonic clock reading
 }
 
 func (c *calls) begin(name string) *call {
@@ -34,7 +34,7 @@ func (c *calls) end(ended *call) {
 	delete(c.all, ended)
 }
 
-// longest returns the call that has been under way for longest, and for how long.
+// longest returns the call that has been in flight for longest, and for how long.
 func (c *calls) longest() (name string, took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,17 +8,17 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// An Error is an error that came out of the PKCS#11 module. Only such an error is a
-// reason to doubt the session that it was met with.
+// An Error is an error of the PKCS#11 module. Only after an Error may the session be in an
+// unknown state.
 type Error struct {
-	Call string // the function that was called, or what was done with its answer
-	Err  error  // a pkcs11.Error, or what is wrong with the answer
+	Call string // the function called, or the use that was made of its answer
+	Err  error  // a pkcs11.Error, or a description of the wrong answer
 }
 
 func (e *Error) Error() string { return e.Call + ": " + e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Wrap marks an error as the module's; nil stays nil.
+// Wrap marks an error as the module's. It returns nil if err is nil.
 func Wrap(call string, err error) error {
 	if err == nil {
 		return nil
@@ -26,14 +26,14 @@ func Wrap(call string, err error) error {
 	return &Error{call, err}
 }
 
-// IsError reports whether err came out of the module.
+// IsError reports whether err is an error of the module.
 func IsError(err error) bool {
 	var e *Error
 	return errors.As(err, &e)
 }
 
-// Cause returns what the module said, without the mark of an [Error]: it is for an
-// answer that is no reason to doubt the session.
+// Cause returns the module's error without the [Error] around it. It is for errors after
+// which the session is still in a known state.
 func Cause(err error) error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -42,7 +42,7 @@ func Cause(err error) error {
 	return err
 }
 
-// Is reports whether err is one of the PKCS#11 return values.
+// Is reports whether err contains one of the given PKCS#11 return values.
 func Is(err error, codes ...pkcs11.Error) bool {
 	var code pkcs11.Error
 	if !errors.As(err, &code) {
@@ -56,16 +56,16 @@ func Is(err error, codes ...pkcs11.Error) bool {
 	return false
 }
 
-// HandleErrors are the codes by which a token says that it knows no object by a handle.
+// HandleErrors are the return values for an unknown object handle.
 var HandleErrors = []pkcs11.Error{pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID}
 
-// Safely does f, which makes use of what the module answered. If f panics or faults,
-// that is an Error: the answer was nonsense.
-func Safely(f func() error) (err error) {
+// Protect calls f, which uses answers of the module. If f panics or faults, an answer was
+// invalid, and Protect returns an Error.
+func Protect(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = Wrap("using what the module answered", fmt.Errorf("%v", p))
+			err = Wrap("using an answer of the module", fmt.Errorf("panic: %v", p))
 		}
 	}()
 	return f()

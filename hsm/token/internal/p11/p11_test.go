@@ -18,8 +18,8 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// TestSafely has the use of an answer panic and fault.
-func TestSafely(t *testing.T) {
+// TestProtect has the use of an answer panic and fault.
+func TestProtect(t *testing.T) {
 	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		t.Fatal(err)
@@ -32,11 +32,11 @@ func TestSafely(t *testing.T) {
 		"panic": func() byte { panic("nonsense") },
 		"fault": func() byte { return stale[0] }, // without SetPanicOnFault the process would end
 	} {
-		if err := p11.Safely(func() error { f(); return nil }); !p11.IsError(err) {
+		if err := p11.Protect(func() error { f(); return nil }); !p11.IsError(err) {
 			t.Errorf("%s: %v, want an Error", name, err)
 		}
 	}
-	if err := p11.Safely(func() error { return errOwn }); err != errOwn {
+	if err := p11.Protect(func() error { return errOwn }); err != errOwn {
 		t.Errorf("an error that is not the module's became %v", err)
 	}
 }

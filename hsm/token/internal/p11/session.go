@@ -8,12 +8,12 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// A Session is a session that can change the token. It belongs to one goroutine.
-// After an error it may have an operation half done in it: see Renew.
+// A Session is a read-write session. It belongs to one goroutine. After an error, an operation
+// may still be active in it: see Renew.
 type Session struct {
 	module *Module
 	slot   uint
-	handle pkcs11.SessionHandle // 0: it is closed, and could not be replaced
+	handle pkcs11.SessionHandle // 0 if the session is closed and could not be replaced
 }
 
 // Open opens a session with the token in a slot.
@@ -29,32 +29,32 @@ func (s *Session) open() error {
 	if err != nil {
 		return err
 	}
-	if _, another := s.module.sessions.LoadOrStore(h, true); another { // two goroutines in one crash the process
-		return Wrap("C_OpenSession", fmt.Errorf("the token gave a handle, %d, that another session has", h))
+	// Two goroutines in one session crash the process.
+	if _, taken := s.module.sessions.LoadOrStore(h, true); taken {
+		return Wrap("C_OpenSession", fmt.Errorf("the token returned handle %d, which another session already has", h))
 	}
 	s.handle = h
 	return nil
 }
 
-// Close closes the session. That it is already gone is no news.
+// Close closes the session. It ignores errors, since the session may already be gone.
 func (s *Session) Close() {
 	if s.handle == 0 {
 		return
 	}
 	h := s.handle
 	s.handle = 0
-	s.module.sessions.Delete(h) // first: the token may give it to another session at once
+	s.module.sessions.Delete(h) // before the call, because the token may reuse the handle at once
 	_ = s.module.call("C_CloseSession", func() error { return s.module.ctx.CloseSession(h) })
 }
 
-// Renew replaces the session by a new one, for when it is not known what state it is
-// in.
+// Renew replaces the session by a new one. It is for a session in an unknown state.
 func (s *Session) Renew() error {
 	s.Close()
 	return s.open()
 }
 
-// Login logs the user in, in all sessions of this process with the token.
+// Login logs the user in. The login applies to all sessions of this process with the token.
 func (s *Session) Login(userType uint, pin string) error {
 	return s.call("C_Login", func(ctx *pkcs11.Ctx) error { return ctx.Login(s.handle, userType, pin) })
 }
@@ -68,24 +68,23 @@ func (s *Session) call(name string, f func(*pkcs11.Ctx) error) error {
 	return s.module.call(name, func() error { return f(s.module.ctx) })
 }
 
-// mostObjects bounds what a search may find. No token that works has so many.
-const mostObjects = 1 << 20
+// maxObjects bounds the results of a search. No working token has so many objects.
+const maxObjects = 1 << 20
 
-// Find lists the token objects that match the template, each once. It leaves out
-// session objects.
+// Find lists the token objects that match the template, each once. It omits session objects.
 func (s *Session) Find(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
 	template = append(template, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))
 	err := s.call("C_FindObjectsInit", func(ctx *pkcs11.Ctx) error { return ctx.FindObjectsInit(s.handle, template) })
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.found()
+	found, err := s.readPages()
 	endErr := s.call("C_FindObjectsFinal", func(ctx *pkcs11.Ctx) error { return ctx.FindObjectsFinal(s.handle) })
 	return found, errors.Join(err, endErr)
 }
 
-// found reads what a search finds.
-func (s *Session) found() (all []pkcs11.ObjectHandle, err error) {
+// readPages reads the results of the active search.
+func (s *Session) readPages() (all []pkcs11.ObjectHandle, err error) {
 	seen := make(map[pkcs11.ObjectHandle]bool)
 	for {
 		page, err := result(s.module, "C_FindObjects", func() ([]pkcs11.ObjectHandle, error) {
@@ -103,8 +102,8 @@ func (s *Session) found() (all []pkcs11.ObjectHandle, err error) {
 				seen[o], all = true, append(all, o)
 			}
 		}
-		if len(all) > mostObjects {
-			return nil, Wrap("C_FindObjects", fmt.Errorf("it does not end, after %d objects", len(all)))
+		if len(all) > maxObjects {
+			return nil, Wrap("C_FindObjects", fmt.Errorf("the search has not ended after %d objects", len(all)))
 		}
 	}
 }
@@ -120,20 +119,19 @@ func (s *Session) Attribute(o pkcs11.ObjectHandle, typ uint) ([]byte, error) {
 	})
 }
 
-// Bool reads a boolean attribute. What is not a CK_BBOOL is false.
+// Bool reads a boolean attribute. It returns false for a value that is not a CK_BBOOL.
 func (s *Session) Bool(o pkcs11.ObjectHandle, typ uint) (bool, error) {
 	value, err := s.Attribute(o, typ)
 	return len(value) == 1 && value[0] == 1, err
 }
 
-// Uint reads an attribute that is a CK_ULONG: a class, or a type of key.
+// Uint reads an attribute that is a CK_ULONG, such as a class or a key type.
 func (s *Session) Uint(o pkcs11.ObjectHandle, typ uint) (uint, error) {
 	value, err := s.Attribute(o, typ)
 	return Uint(value), err
 }
 
-// Uint returns the number in a CK_ULONG. For anything else that is one which means
-// nothing.
+// Uint decodes a CK_ULONG. For any other value it returns CK_UNAVAILABLE_INFORMATION.
 func Uint(value []byte) uint {
 	if len(value) != 8 {
 		return ^uint(0)
@@ -155,7 +153,7 @@ func (s *Session) Sign(key pkcs11.ObjectHandle, mechanism uint, params, data []b
 // gcmTag is the length in bits of the tag of AES-GCM.
 const gcmTag = 128
 
-// EncryptGCM encrypts with an AES key. The tag of 16 bytes is at the end.
+// EncryptGCM encrypts with an AES key. The result ends with the tag of 16 bytes.
 func (s *Session) EncryptGCM(key pkcs11.ObjectHandle, nonce, plaintext, aad []byte) ([]byte, error) {
 	params := pkcs11.NewGCMParams(nonce, aad, gcmTag)
 	defer params.Free()
@@ -200,7 +198,7 @@ func (s *Session) GenerateKeyPair(mechanism uint, publicTemplate, privateTemplat
 	return public, private, err
 }
 
-// Copy copies an object. The template says what is different of the copy.
+// Copy copies an object. The template contains the attributes that differ in the copy.
 func (s *Session) Copy(o pkcs11.ObjectHandle, template ...*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
 	return result(s.module, "C_CopyObject", func() (pkcs11.ObjectHandle, error) {
 		return s.module.ctx.CopyObject(s.handle, o, template)
@@ -212,7 +210,9 @@ func (s *Session) Destroy(o pkcs11.ObjectHandle) error {
 	return s.call("C_DestroyObject", func(ctx *pkcs11.Ctx) error { return ctx.DestroyObject(s.handle, o) })
 }
 
-// Random returns n random bytes of the token, or as many as the module says.
+// Random requests n random bytes from the token. The module may return another number of bytes.
 func (s *Session) Random(n int) ([]byte, error) {
-	return result(s.module, "C_GenerateRandom", func() ([]byte, error) { return s.module.ctx.GenerateRandom(s.handle, n) })
+	return result(s.module, "C_GenerateRandom", func() ([]byte, error) {
+		return s.module.ctx.GenerateRandom(s.handle, n)
+	})
 }
