@@ -9,25 +9,23 @@ import (
 	"strings"
 )
 
-// Adopt gives the guard to the tokens of a SoftHSM that is configured by whom it
-// belongs to, and puts back what a kill has destroyed of them since the last
-// login. The copies are kept in guarded, which is made if it is missing. A module
-// that is not SoftHSM gives nil, and so does one that keeps tokens in a database,
-// which looks after itself.
+// Adopt guards the tokens of a SoftHSM that its owner configured, and restores the files that a
+// kill has destroyed since the last login. It keeps the copies in the directory guarded, which it
+// creates if it is missing. It returns nil for a module that is not SoftHSM, and for a SoftHSM that
+// keeps its tokens in a database, which needs no guard.
 func Adopt(module, guarded string) (*Token, error) {
 	files, ok, err := FilesOf(module, guarded)
 	if err != nil || !ok {
 		return nil, err
 	}
 	if err := os.Mkdir(guarded, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("making the directory of copies of SoftHSM's files: %w", err)
+		return nil, fmt.Errorf("creating the directory for copies of SoftHSM's files: %w", err)
 	}
 	return &Token{Files: files, Module: module}, files.restore()
 }
 
-// FilesOf gives the files of a SoftHSM that is configured by whom it belongs to,
-// as Adopt would guard them; false if there is nothing to guard. It changes
-// nothing.
+// FilesOf returns the files that Adopt would guard, and false if there is nothing to guard. It
+// changes nothing.
 func FilesOf(module, guarded string) (Files, bool, error) {
 	if !isSoftHSM(module) {
 		return Files{}, false, nil
@@ -35,7 +33,8 @@ func FilesOf(module, guarded string) (Files, bool, error) {
 	path := configurationPath()
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return Files{}, false, fmt.Errorf("SoftHSM's configuration: %w: name another file in token.softhsm_conf or SOFTHSM2_CONF, or let this user read this one", err)
+		return Files{}, false, fmt.Errorf("reading SoftHSM's configuration (grant read access, "+
+			"or set token.softhsm_conf or SOFTHSM2_CONF): %w", err)
 	}
 	c := parseConfiguration(string(text))
 	if c["objectstore.backend"] != "file" {
@@ -46,14 +45,14 @@ func FilesOf(module, guarded string) (Files, bool, error) {
 		return Files{}, false, err
 	}
 	if _, err := os.Stat(tokens); err != nil {
-		return Files{}, false, fmt.Errorf("the directory of tokens that SoftHSM's configuration %s names: %w", path, err)
+		return Files{}, false, fmt.Errorf("opening the token directory of SoftHSM's configuration %q: %w", path, err)
 	}
 	return Files{path, tokens, guarded}, true, nil
 }
 
-// isSoftHSM goes by the file's name, or by that of what it is a link to: what the
-// module says of itself is known only when it has been initialized, which reads
-// the files.
+// isSoftHSM reports whether module is SoftHSM, by the name of the file or of its symbolic link's
+// target. The module itself can be asked only after it has been initialized, and initializing it
+// reads the token files.
 func isSoftHSM(module string) bool {
 	names := []string{module}
 	if target, err := filepath.EvalSymlinks(module); err == nil {
@@ -67,8 +66,8 @@ func isSoftHSM(module string) bool {
 	return false
 }
 
-// configurationPath is where SoftHSM 2.6.1 looks: a variable that is set counts
-// even if it is empty.
+// configurationPath returns the path at which SoftHSM 2.6.1 looks for its configuration. SoftHSM
+// uses the variable SOFTHSM2_CONF even if it is set to an empty string.
 func configurationPath() string {
 	if path, ok := os.LookupEnv("SOFTHSM2_CONF"); ok {
 		return path
@@ -76,27 +75,27 @@ func configurationPath() string {
 	if home := os.Getenv("HOME"); home != "" {
 		path := filepath.Join(home, ".config", "softhsm2", "softhsm2.conf")
 		if f, err := os.Open(path); err == nil {
-			_ = f.Close() // nothing was written
+			_ = f.Close() // cannot lose data, because nothing was written
 			return path
 		}
 	}
 	return "/etc/softhsm/softhsm2.conf"
 }
 
-// Retarget gives the text of a configuration with its tokens in another directory,
-// and all else as it is.
+// Retarget returns the text of a SoftHSM configuration with another token directory. Everything
+// else is unchanged.
 func Retarget(text, tokens string) string {
-	var kept strings.Builder
+	var b strings.Builder
 	for line := range strings.Lines(text) {
 		if name, _, _ := strings.Cut(line, "="); strings.TrimSpace(name) != "directories.tokendir" {
-			kept.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
 		}
 	}
-	return kept.String() + "directories.tokendir = " + tokens + "\n"
+	return b.String() + "directories.tokendir = " + tokens + "\n"
 }
 
-// parseConfiguration reads what SoftHSM's own reader does: name = value, up to a
-// comment or a second equals sign; the last one of a name counts.
+// parseConfiguration parses a configuration as SoftHSM does. A line is name = value. The value ends
+// at a comment or a second equals sign, and the last line with a name wins.
 func parseConfiguration(text string) map[string]string {
 	c := map[string]string{"directories.tokendir": "/var/lib/softhsm/tokens", "objectstore.backend": "file"}
 	for line := range strings.Lines(text) {

@@ -14,8 +14,8 @@ import (
 
 const foreignPIN = "87654321"
 
-// foreign makes a token as an operator does, in a SoftHSM that SOFTHSM2_CONF
-// configures, and gives its token.object.
+// foreign creates a token as an operator does, in a SoftHSM configured by SOFTHSM2_CONF. It returns
+// the module, a directory for copies and the path of the token.object.
 func foreign(t *testing.T) (module, guarded, object string) {
 	t.Helper()
 	module, err := softhsm.Module()
@@ -23,7 +23,8 @@ func foreign(t *testing.T) (module, guarded, object string) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	configure(t, dir, "# ours\ndirectories.tokendir = "+dir+"/elsewhere\n directories.tokendir="+dir+"/tokens # here\nobjectstore.backend = file\n")
+	configure(t, dir, "# ours\ndirectories.tokendir = "+dir+"/elsewhere\n"+
+		" directories.tokendir="+dir+"/tokens # here\nobjectstore.backend = file\n")
 	if err := os.Mkdir(filepath.Join(dir, "tokens"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func foreign(t *testing.T) (module, guarded, object string) {
 	}
 	objects, err := filepath.Glob(filepath.Join(dir, "tokens", "*", "token.object"))
 	if err != nil || len(objects) != 1 {
-		t.Fatalf("%v, %v: want one token.object", objects, err)
+		t.Fatalf("token.object: got %v, %v, want one file", objects, err)
 	}
 	return module, filepath.Join(dir, "guarded"), objects[0]
 }
@@ -46,26 +47,28 @@ func configure(t *testing.T, dir, text string) {
 	t.Setenv("SOFTHSM2_CONF", conf)
 }
 
-// use starts with the token as a gateway does: adopt, log in, sign with the
-// canary, end.
+// use uses the token as a gateway does: it adopts it, logs in, signs with the canary and closes it.
 func use(t *testing.T, module, guarded string) error {
 	t.Helper()
 	soft, err := softhsm.Adopt(module, guarded)
 	if err != nil || soft == nil {
-		t.Fatalf("Adopt: %v, %v", soft, err)
+		t.Fatalf("Adopt: got %v, %v, want a token", soft, err)
 	}
-	tok, err := token.Open(token.Config{Module: module, Label: "bank", PIN: foreignPIN, Provision: true, BeforeLogin: soft.Guard, AfterChange: soft.Flush})
+	tok, err := token.Open(token.Config{
+		Module: module, Label: "bank", PIN: foreignPIN,
+		Provision: true, BeforeLogin: soft.Guard, AfterChange: soft.Flush,
+	})
 	if err != nil {
 		return err
 	}
 	return errors.Join(tok.Health(t.Context()), tok.Close())
 }
 
-// damages are what has happened to files of SoftHSM.
+// damages are the kinds of damage that SoftHSM's files have suffered.
 var damages = map[string]func(path string) error{
 	"empty":   func(path string) error { return os.Truncate(path, 0) },
 	"missing": os.Remove,
-	"cut short": func(path string) error {
+	"truncated": func(path string) error {
 		info, err := os.Stat(path)
 		if err != nil {
 			return err
@@ -74,8 +77,8 @@ var damages = map[string]func(path string) error{
 	},
 }
 
-// TestAdopt destroys the token.object of a token that an operator made, in every
-// way: the next start puts it back.
+// TestAdopt destroys the token.object of an operator's token in every way. The next start must
+// restore it.
 func TestAdopt(t *testing.T) {
 	module, guarded, object := foreign(t)
 	if err := use(t, module, guarded); err != nil {
@@ -86,23 +89,23 @@ func TestAdopt(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := use(t, module, guarded); err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want nil", name, err)
 		}
 	}
 	info, err := os.Stat(guarded)
 	if err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("the copies are in a directory of mode %v, %v", info.Mode(), err)
+		t.Errorf("mode of the copies' directory: got %v, %v, want drwx------", info.Mode(), err)
 	}
 	if err := errors.Join(os.RemoveAll(guarded), os.Truncate(object, 0)); err != nil {
 		t.Fatal(err)
 	}
 	if err := use(t, module, guarded); err == nil {
-		t.Error("a token was used whose token.object is empty, without a copy")
+		t.Error("token with an empty token.object and no copy: got nil, want an error")
 	}
 }
 
-// TestToken tells the tokens in one directory from each other, by what SoftHSM
-// itself shows of them, whether or not a login is rewriting their files.
+// TestToken finds a token among those in one directory by the label or serial number that SoftHSM
+// reports, even while a login is rewriting the token's files.
 func TestToken(t *testing.T) {
 	module, guarded, object := foreign(t)
 	if err := errors.Join(token.Init(module, "other", "12345678", foreignPIN), use(t, module, guarded)); err != nil {
@@ -110,7 +113,7 @@ func TestToken(t *testing.T) {
 	}
 	files, ok, err := softhsm.FilesOf(module, guarded)
 	if err != nil || !ok || files.Configuration != os.Getenv("SOFTHSM2_CONF") {
-		t.Fatalf("%+v, %v, %v", files, ok, err)
+		t.Fatalf("FilesOf: got %+v, %v, %v, want the configuration of SOFTHSM2_CONF", files, ok, err)
 	}
 	var serial string
 	err = token.Inspect(token.Config{Module: module, Label: "bank", PIN: foreignPIN}, func(i hsm.Inspector) error {
@@ -119,17 +122,17 @@ func TestToken(t *testing.T) {
 		return err
 	})
 	if err != nil || serial == "" {
-		t.Fatalf("%q, %v", serial, err)
+		t.Fatalf("serial number: got %q, %v", serial, err)
 	}
-	find := func(what string) {
+	find := func(state string) {
 		t.Helper()
-		for _, by := range [][2]string{{"bank", ""}, {"", serial}} {
-			if dir, err := files.Token(by[0], by[1]); err != nil || dir != filepath.Dir(object) {
-				t.Errorf("%s: token %q is in %s, %v; want %s", what, by, dir, err, filepath.Dir(object))
+		for _, id := range [][2]string{{"bank", ""}, {"", serial}} {
+			if dir, err := files.Token(id[0], id[1]); err != nil || dir != filepath.Dir(object) {
+				t.Errorf("%s: directory of token %q: got %q, %v, want %q", state, id, dir, err, filepath.Dir(object))
 			}
 		}
 	}
-	find("whole")
+	find("intact")
 	whole, err := os.ReadFile(object)
 	if err != nil {
 		t.Fatal(err)
@@ -147,22 +150,25 @@ func TestToken(t *testing.T) {
 	if err := os.CopyFS(other+"-again", os.DirFS(other)); err != nil {
 		t.Fatal(err)
 	}
-	for _, by := range [][2]string{{"other", ""}, {"third", ""}, {"", "bank"}, {"", serial[1:]}} {
-		if dir, err := files.Token(by[0], by[1]); err == nil {
-			t.Errorf("token %q is in %s", by, dir)
+	for _, id := range [][2]string{{"other", ""}, {"third", ""}, {"", "bank"}, {"", serial[1:]}} {
+		if dir, err := files.Token(id[0], id[1]); err == nil {
+			t.Errorf("directory of token %q: got %q, want an error", id, dir)
 		}
 	}
 }
 
-// TestRetarget changes where the tokens are, and nothing else.
+// TestRetarget checks that Retarget changes the token directory and nothing else.
 func TestRetarget(t *testing.T) {
-	got := softhsm.Retarget("# ours\n directories.tokendir= /a # here\nobjectstore.backend = file\ndirectories.tokendir = /b\n#directories.tokendir = /c\nlog.level = INFO", "/new")
-	if want := "# ours\nobjectstore.backend = file\n#directories.tokendir = /c\nlog.level = INFO\ndirectories.tokendir = /new\n"; got != want {
-		t.Errorf("%q, want %q", got, want)
+	const text = "# ours\n directories.tokendir= /a # here\nobjectstore.backend = file\n" +
+		"directories.tokendir = /b\n#directories.tokendir = /c\nlog.level = INFO"
+	const want = "# ours\nobjectstore.backend = file\n#directories.tokendir = /c\nlog.level = INFO\n" +
+		"directories.tokendir = /new\n"
+	if got := softhsm.Retarget(text, "/new"); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
-// TestAdoptNothing shows what is left alone, and what is refused with what to do.
+// TestAdoptNothing checks which modules Adopt ignores, and that its errors advise the operator.
 func TestAdoptNothing(t *testing.T) {
 	dir := t.TempDir()
 	module := filepath.Join(dir, "libsofthsm2.so")
@@ -179,17 +185,17 @@ func TestAdoptNothing(t *testing.T) {
 		configure(t, dir, tc.conf)
 		soft, err := softhsm.Adopt(tc.module, filepath.Join(dir, "guarded"))
 		if soft != nil || (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("%s: %v, %v, want %q", tc.name, soft, err, tc.want)
+			t.Errorf("%s: got %v, %v, want error %q", tc.name, soft, err, tc.want)
 		}
 	}
 	t.Setenv("SOFTHSM2_CONF", "")
 	if _, err := softhsm.Adopt(module, dir); err == nil || !strings.Contains(err.Error(), "SOFTHSM2_CONF") {
-		t.Errorf("without a configuration: %v, want what to do", err)
+		t.Errorf("without a configuration: got %v, want advice", err)
 	}
 }
 
-// TestConfigurationPath shows that SoftHSM's own reader and ours read the same
-// file: the token that it makes is in the directory that we guard.
+// TestConfigurationPath checks that this package reads the same configuration as SoftHSM: the token
+// that SoftHSM creates is in the guarded directory.
 func TestConfigurationPath(t *testing.T) {
 	module, err := softhsm.Module()
 	if err != nil {
@@ -202,7 +208,7 @@ func TestConfigurationPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("HOME", home)
-	t.Setenv("SOFTHSM2_CONF", "") // so that it is set again in the end
+	t.Setenv("SOFTHSM2_CONF", "") // restores the variable at the test's end
 	if err := os.Unsetenv("SOFTHSM2_CONF"); err != nil {
 		t.Fatal(err)
 	}
@@ -211,10 +217,10 @@ func TestConfigurationPath(t *testing.T) {
 	}
 	files, ok, err := softhsm.FilesOf(module, filepath.Join(home, "guarded"))
 	if err != nil || !ok {
-		t.Fatalf("%v, %v", ok, err)
+		t.Fatalf("FilesOf: got %v, %v, want true, nil", ok, err)
 	}
-	made, err := filepath.Glob(filepath.Join(files.Tokens, "*", "token.object"))
-	if err != nil || len(made) != 1 {
-		t.Errorf("SoftHSM made a token, and in %s there are %v, %v", files.Tokens, made, err)
+	objects, err := filepath.Glob(filepath.Join(files.Tokens, "*", "token.object"))
+	if err != nil || len(objects) != 1 {
+		t.Errorf("token.object in %q: got %v, %v, want one file", files.Tokens, objects, err)
 	}
 }

@@ -10,21 +10,19 @@ import (
 	"time"
 )
 
-// A Finding is something about SoftHSM's files that is not as SoftHSM leaves
-// them.
+// A Finding describes one of SoftHSM's files in a state in which SoftHSM itself does not leave it.
 type Finding struct {
 	Path    string
-	Problem bool   // something is lost, or open to others; otherwise it is only untidy
-	What    string // a sentence about the path
-	Do      string // what to do about it; empty for nothing
+	Problem bool   // data is lost or accessible to others; otherwise the finding is harmless
+	What    string // the predicate of a sentence whose subject is the path
+	Do      string // advice to the operator; empty if there is nothing to do
 
-	// Empty is an object's file without content. SoftHSM takes it for no object,
+	// Empty means that the path is an object's file without content. SoftHSM ignores such a file,
 	// and [RemoveEmpty] removes it.
 	Empty bool
 }
 
-// Examine looks at every file of every token. It changes nothing, and asks
-// SoftHSM nothing.
+// Examine examines every file of every token. It changes nothing and does not call SoftHSM.
 func (f Files) Examine() (all []Finding, err error) {
 	err = f.eachToken(func(t tokenFiles) error {
 		found, err := t.examine()
@@ -46,20 +44,20 @@ func (t tokenFiles) examine() ([]Finding, error) {
 	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrPermission) {
-		return all, nil // another's
+		return all, nil // the token belongs to another user
 	}
 	if err != nil {
 		return nil, err
 	}
-	there := make(map[string]bool)
+	names := make(map[string]bool)
 	for _, e := range entries {
-		there[e.Name()] = true
+		names[e.Name()] = true
 	}
-	if !there["generation"] {
-		all = append(all, Finding{Path: filepath.Join(dir, "generation"), What: "is missing; SoftHSM makes it anew"})
+	if !names["generation"] {
+		all = append(all, Finding{Path: filepath.Join(dir, "generation"), What: "is missing; SoftHSM recreates it"})
 	}
 	for _, e := range entries {
-		found, err := examineFile(filepath.Join(dir, e.Name()), there)
+		found, err := examineFile(filepath.Join(dir, e.Name()), names)
 		if err != nil {
 			return nil, err
 		}
@@ -68,49 +66,54 @@ func (t tokenFiles) examine() ([]Finding, error) {
 	return all, nil
 }
 
-// examineObject looks at what no token can be without.
+// examineObject examines the token.object, without which the token is unusable.
 func (t tokenFiles) examineObject() ([]Finding, error) {
-	gone, err := t.destroyed()
-	if err != nil || gone == "" {
+	defect, err := t.defect()
+	if err != nil || defect == "" {
 		return nil, err
 	}
-	found := Finding{Path: t.object, What: "is " + gone + ", which makes the token as good as not there"}
+	found := Finding{Path: t.object, What: "is " + defect + ", so SoftHSM does not find the token"}
 	content, err := t.copy()
 	if err != nil {
 		return nil, err
 	}
 	if content != nil {
-		found.What += fmt.Sprintf("; there is a copy, %s, of %s", t.guarded, modified(t.guarded))
-		found.Do = "nothing: whatever opens the token puts the copy back first, kmsgate serve as this command"
+		found.What += fmt.Sprintf("; a copy of %s exists, %q", modified(t.guarded), t.guarded)
+		found.Do = "nothing: every command that opens the token, such as kmsgate serve, restores the copy first"
 		return []Finding{found}, nil
 	}
 	found.Problem = true
-	found.What += ", and there is no copy of it; without it nobody can use the token's keys, because it holds the key that they are encrypted with"
-	found.Do = fmt.Sprintf("restore %s from a backup; if there is none, what was in this token is lost", filepath.Dir(t.object))
+	found.What += ", and no copy exists; it holds the key that encrypts the token's keys, which are unusable without it"
+	found.Do = fmt.Sprintf("restore %q from a backup; without a backup this token's content is lost",
+		filepath.Dir(t.object))
 	return []Finding{found}, nil
 }
 
-// examineFile looks at one file of a token among those that are there.
-func examineFile(path string, there map[string]bool) (all []Finding, err error) {
+// examineFile examines one file of a token. names are the files in its directory.
+func examineFile(path string, names map[string]bool) (all []Finding, err error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // destroyed meanwhile: the gateway may be at work
+		return nil, nil // a running gateway may have destroyed the object in the meantime
 	}
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o007 != 0 { // a group can be meant: objectstore.umask
-		all = append(all, Finding{Path: path, Problem: true, What: fmt.Sprintf("has mode %v: everyone on this machine can use it", info.Mode()), Do: "chmod o= " + path})
+	if info.Mode().Perm()&0o007 != 0 { // objectstore.umask can give a group access on purpose
+		all = append(all, Finding{Path: path, Problem: true, Do: "chmod o= " + path,
+			What: fmt.Sprintf("has mode %v: everyone on this machine can use it", info.Mode())})
 	}
 	stem, kind := strings.TrimSuffix(path, filepath.Ext(path)), filepath.Ext(path)
 	name := filepath.Base(path)
 	switch {
 	case name == "generation" && info.Size() != wordSize && info.Size() != 0:
-		all = append(all, Finding{Path: path, Problem: true, What: fmt.Sprintf("has %d bytes and not %d: SoftHSM cannot tell by it when another process has changed the token", info.Size(), wordSize),
-			Do: "stop the gateway and remove the file; SoftHSM makes it anew"})
+		all = append(all, Finding{Path: path, Problem: true,
+			What: fmt.Sprintf("has %d bytes instead of %d: SoftHSM cannot detect changes by other processes",
+				info.Size(), wordSize),
+			Do: "stop the gateway and remove the file; SoftHSM recreates it"})
 	case name == objectFile, name == "token.lock":
-	case kind == ".lock" && !there[filepath.Base(stem)+".object"]:
-		all = append(all, Finding{Path: path, What: "is left of an object whose file is gone: SoftHSM, when it destroys an object, removes both, unless it is killed"})
+	case kind == ".lock" && !names[filepath.Base(stem)+".object"]:
+		all = append(all, Finding{Path: path,
+			What: "is the lock of an object whose file is gone, as after a kill while SoftHSM destroyed the object"})
 	case kind == ".object":
 		all = append(all, examineObjectFile(path, info)...)
 	}
@@ -119,17 +122,19 @@ func examineFile(path string, there map[string]bool) (all []Finding, err error) 
 
 func examineObjectFile(path string, info fs.FileInfo) []Finding {
 	if info.Size() == 0 {
-		return []Finding{{Path: path, Empty: true, What: fmt.Sprintf("is empty since %s, as a kill leaves it while an object is made; SoftHSM takes it for no object", info.ModTime().UTC().Format(time.RFC3339))}}
+		return []Finding{{Path: path, Empty: true,
+			What: fmt.Sprintf("has been empty since %s, as after a kill during the creation of an object; "+
+				"SoftHSM ignores it", info.ModTime().UTC().Format(time.RFC3339))}}
 	}
 	content, err := os.ReadFile(path)
-	if err != nil || isWhole(content) {
-		return nil // what was destroyed or rewritten meanwhile is looked at the next time
+	if err != nil || isComplete(content) {
+		return nil // a file destroyed or rewritten in the meantime is examined the next time
 	}
-	return []Finding{{Path: path, Problem: true, What: "is cut short: SoftHSM cannot read it, and the object in it is not there",
-		Do: "restore the file from a backup if a key version is missing, and remove it if none is; the gateway has to be stopped for both"}}
+	return []Finding{{Path: path, Problem: true, What: "is truncated: SoftHSM cannot read the object in it",
+		Do: "stop the gateway; if a key version is missing, restore the file from a backup, otherwise remove it"}}
 }
 
-// examineCopies looks for copies of tokens that are not there.
+// examineCopies looks for copies of tokens that no longer exist.
 func (f Files) examineCopies() (all []Finding, err error) {
 	copies, err := filepath.Glob(filepath.Join(f.Guarded, "*."+objectFile))
 	if err != nil {
@@ -138,7 +143,9 @@ func (f Files) examineCopies() (all []Finding, err error) {
 	for _, path := range copies {
 		name := strings.TrimSuffix(filepath.Base(path), "."+objectFile)
 		if _, err := os.Stat(filepath.Join(f.Tokens, name)); errors.Is(err, fs.ErrNotExist) {
-			all = append(all, Finding{Path: path, What: fmt.Sprintf("is the copy of a file of a token that is not there any more: the directory %s is missing", filepath.Join(f.Tokens, name)),
+			all = append(all, Finding{Path: path,
+				What: fmt.Sprintf("is a copy for a token that no longer exists: the directory %q is missing",
+					filepath.Join(f.Tokens, name)),
 				Do: "remove the copy if the token was deleted; otherwise restore the directory from a backup"})
 		}
 	}
@@ -153,23 +160,23 @@ func modified(path string) string {
 	return info.ModTime().UTC().Format(time.RFC3339)
 }
 
-// EmptyFor is how old an empty file has to be for [RemoveEmpty]: SoftHSM makes it
-// before it writes to it.
+// EmptyFor is the minimum age of an empty file that [RemoveEmpty] removes. SoftHSM creates an
+// object's file empty and then writes to it.
 const EmptyFor = time.Minute
 
-// RemoveEmpty removes an object's empty file that Examine has found, with its
-// lock, unless it is not empty any more or may be about to be written.
+// RemoveEmpty removes an empty object file that Examine has found, and its lock. It refuses a file
+// that is no longer empty or that SoftHSM may be about to write.
 func RemoveEmpty(path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
 		return err
 	case filepath.Ext(path) != ".object" || filepath.Base(path) == objectFile || !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no object's file", path)
+		return fmt.Errorf("%q is not an object's file", path)
 	case info.Size() > 0:
-		return fmt.Errorf("%s is not empty any more", path)
+		return fmt.Errorf("%q is no longer empty", path)
 	case time.Since(info.ModTime()) < EmptyFor:
-		return fmt.Errorf("%s became empty less than %v ago: it may be about to be written", path, EmptyFor)
+		return fmt.Errorf("%q has been empty for less than %v: SoftHSM may be about to write it", path, EmptyFor)
 	}
 	if err := os.Remove(path); err != nil {
 		return err

@@ -12,8 +12,8 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// examined gives what is found in the files of a token.
-func examined(t *testing.T, files softhsm.Files) []softhsm.Finding {
+// examine returns the findings about the files of a token.
+func examine(t *testing.T, files softhsm.Files) []softhsm.Finding {
 	t.Helper()
 	found, err := files.Examine()
 	if err != nil {
@@ -22,21 +22,20 @@ func examined(t *testing.T, files softhsm.Files) []softhsm.Finding {
 	return found
 }
 
-// TestExamine damages every file of a token in every way. What is found is about
-// that file, and it is a problem exactly if something is lost that no start
-// brings back.
+// TestExamine damages every file of a token in every way. The finding must name that file, and must
+// be a problem only if data is lost that no start restores.
 func TestExamine(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "softhsm")
 	soft := open(t, dir)
 	if err := login(soft); err != nil {
 		t.Fatal(err)
 	}
-	if found := examined(t, soft.Files); len(found) != 0 {
-		t.Fatalf("of a token that is as SoftHSM left it: %+v", found)
+	if found := examine(t, soft.Files); len(found) != 0 {
+		t.Fatalf("intact token: got %+v, want no findings", found)
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "tokens", "*", "*"))
 	if err != nil || len(files) != 9 {
-		t.Fatalf("%v, %v", files, err)
+		t.Fatalf("token files: got %v, %v, want 9", files, err)
 	}
 	for _, path := range files {
 		for name, damage := range damages {
@@ -48,7 +47,7 @@ func TestExamine(t *testing.T) {
 				if err := damage(path); err != nil {
 					t.Fatal(err)
 				}
-				expectFinding(t, examined(t, soft.Files), path, name, len(whole))
+				expectFinding(t, examine(t, soft.Files), path, name, len(whole))
 				if err := os.WriteFile(path, whole, 0o600); err != nil {
 					t.Fatal(err)
 				}
@@ -61,77 +60,84 @@ func expectFinding(t *testing.T, found []softhsm.Finding, path, damage string, s
 	t.Helper()
 	want, problem := path, false
 	switch base := filepath.Base(path); {
-	case size == 0: // a lock: there is nothing in it to be lost
+	case size == 0: // a lock, which has no content to lose
 		want = ""
 	case base == "generation":
-		problem = damage == "cut short"
-		if damage == "empty" { // SoftHSM writes it anew
+		problem = damage == "truncated"
+		if damage == "empty" { // SoftHSM rewrites it
 			want = ""
 		}
-	case base == "token.object": // there is a copy
+	case base == "token.object": // a copy exists
 	case damage == "missing":
 		want = strings.TrimSuffix(path, ".object") + ".lock"
 	default:
-		problem = damage == "cut short"
+		problem = damage == "truncated"
 	}
 	if want == "" {
 		if len(found) != 0 {
-			t.Errorf("%+v, want nothing", found)
+			t.Errorf("got %+v, want no findings", found)
 		}
 		return
 	}
-	if len(found) != 1 || found[0].Path != want || found[0].Problem != problem || found[0].What == "" || problem && found[0].Do == "" {
-		t.Errorf("%+v, want one of %s, a problem: %v", found, want, problem)
+	if len(found) != 1 || found[0].Path != want || found[0].Problem != problem || found[0].What == "" ||
+		problem && found[0].Do == "" {
+		t.Errorf("got %+v, want one finding about %q with Problem %v", found, want, problem)
 	}
 }
 
-// TestExamineLost has a token.object destroyed that nothing brings back, a file
-// that everyone can use and a copy of a token that is gone.
+// TestExamineLost examines a destroyed token.object without a copy, a file that everyone can use,
+// and a copy for a token that no longer exists.
 func TestExamineLost(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "softhsm")
 	soft := open(t, dir)
 	objects, err := filepath.Glob(filepath.Join(dir, "tokens", "*", "token.object"))
 	if err != nil || len(objects) != 1 {
-		t.Fatal(objects, err)
+		t.Fatalf("token.object: got %v, %v, want one file", objects, err)
 	}
 	if err := os.Chmod(objects[0], 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if found := examined(t, soft.Files); len(found) != 1 || !found[0].Problem || !strings.Contains(found[0].Do, "chmod o= "+objects[0]) {
-		t.Errorf("a public file: %+v", found)
+	if found := examine(t, soft.Files); len(found) != 1 || !found[0].Problem ||
+		!strings.Contains(found[0].Do, "chmod o= "+objects[0]) {
+		t.Errorf("a public file: got %+v, want one problem with the advice to run chmod", found)
 	}
 	if err := errors.Join(os.Chmod(objects[0], 0o600), os.Truncate(objects[0], 0)); err != nil {
 		t.Fatal(err)
 	}
-	if found := examined(t, soft.Files); len(found) != 1 || !found[0].Problem || !strings.Contains(found[0].Do, "backup") {
-		t.Errorf("an empty token.object without a copy: %+v", found)
+	if found := examine(t, soft.Files); len(found) != 1 || !found[0].Problem ||
+		!strings.Contains(found[0].Do, "backup") {
+		t.Errorf("an empty token.object without a copy: got %+v, want one problem with advice", found)
 	}
-	if err := errors.Join(os.RemoveAll(filepath.Dir(objects[0])), os.WriteFile(filepath.Join(dir, "guarded", "gone.token.object"), []byte("x"), 0o600)); err != nil {
+	if err := errors.Join(os.RemoveAll(filepath.Dir(objects[0])),
+		os.WriteFile(filepath.Join(dir, "guarded", "gone.token.object"), []byte("x"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if found := examined(t, soft.Files); len(found) != 1 || found[0].Problem || !strings.Contains(found[0].What, "not there any more") {
-		t.Errorf("a copy of a token that is gone: %+v", found)
+	if found := examine(t, soft.Files); len(found) != 1 || found[0].Problem ||
+		!strings.Contains(found[0].What, "no longer exists") {
+		t.Errorf("a copy for a missing token: got %+v, want one harmless finding", found)
 	}
 }
 
-// TestRemoveEmpty removes what is empty for long, and nothing else.
+// TestRemoveEmpty checks that RemoveEmpty removes old empty object files and nothing else.
 func TestRemoveEmpty(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	long := time.Now().Add(-time.Hour)
-	for name, content := range map[string]string{"old.object": "", "old.lock": "", "new.object": "", "full.object": "x", "token.object": "", "a.lock": ""} {
+	old := time.Now().Add(-time.Hour)
+	for name, content := range map[string]string{
+		"old.object": "", "old.lock": "", "new.object": "", "full.object": "x", "token.object": "", "a.lock": "",
+	} {
 		if err := os.WriteFile(path(name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if name != "new.object" {
-			if err := os.Chtimes(path(name), long, long); err != nil {
+			if err := os.Chtimes(path(name), old, old); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	for _, name := range []string{"new.object", "full.object", "token.object", "a.lock", "none.object"} {
+	for _, name := range []string{"new.object", "full.object", "token.object", "a.lock", "missing.object"} {
 		if err := softhsm.RemoveEmpty(path(name)); err == nil {
-			t.Errorf("%s was removed", name)
+			t.Errorf("RemoveEmpty(%q): got nil, want an error", name)
 		}
 	}
 	if err := softhsm.RemoveEmpty(path("old.object")); err != nil {
@@ -139,7 +145,7 @@ func TestRemoveEmpty(t *testing.T) {
 	}
 	for _, name := range []string{"old.object", "old.lock"} {
 		if _, err := os.Stat(path(name)); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s is left: %v", name, err)
+			t.Errorf("%s after RemoveEmpty: got %v, want fs.ErrNotExist", name, err)
 		}
 	}
 }

@@ -12,29 +12,29 @@ import (
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
-// Files are where SoftHSM keeps its tokens, each in a directory of its own, and
-// where the copies are kept that bring back what a kill destroys.
+// Files are the paths of SoftHSM's tokens, each in a separate directory, and of the copies from
+// which this package restores files that a kill destroys.
 type Files struct {
-	Configuration string // SoftHSM's own
-	Tokens        string // directories.tokendir
-	Guarded       string // ours
+	Configuration string // SoftHSM's configuration file
+	Tokens        string // SoftHSM's directories.tokendir
+	Guarded       string // the directory of this package's copies
 }
 
-// FilesIn gives the files of the token that Open makes in dir.
+// FilesIn returns the files of the token that Open creates in dir.
 func FilesIn(dir string) Files {
 	return Files{filepath.Join(dir, confFile), filepath.Join(dir, tokensDir), filepath.Join(dir, guardedDir)}
 }
 
-// Token gives the directory of the one token with a label or, if that is empty, a
-// serial number.
+// Token returns the directory of the only token with the label or, if label is empty, the serial
+// number. It returns an error if there is not exactly one.
 func (f Files) Token(label, serial string) (dir string, err error) {
 	found := 0
 	err = f.eachToken(func(t tokenFiles) error {
 		content, err := os.ReadFile(t.object)
 		if errors.Is(err, fs.ErrPermission) {
-			return nil // another's
+			return nil // the token belongs to another user
 		}
-		if !isWhole(content) { // during a login, or since a kill
+		if !isComplete(content) { // a login is rewriting it, or a kill destroyed it
 			content, err = t.copy()
 		}
 		if label != "" && text(content, tokenLabel) == label || label == "" && text(content, tokenSerial) == serial {
@@ -44,13 +44,14 @@ func (f Files) Token(label, serial string) (dir string, err error) {
 		return err
 	})
 	if err == nil && found != 1 {
-		err = fmt.Errorf("in %s there are %d tokens with label %q, serial number %q", f.Tokens, found, label, serial)
+		err = fmt.Errorf("directory %q has %d tokens with label %q, serial number %q, want one", f.Tokens, found, label,
+			serial)
 	}
 	return dir, err
 }
 
-// Flush brings the token's files to stable storage. SoftHSM never does: a key
-// that it reported as made can be gone after a power failure.
+// Flush writes the token's files to stable storage. SoftHSM never does so, and a power failure can
+// destroy a key whose creation SoftHSM has reported.
 func (f Files) Flush() error {
 	d, err := os.Open(f.Tokens)
 	if err != nil {
@@ -63,16 +64,16 @@ func (f Files) Flush() error {
 	return nil
 }
 
-// Guard keeps a flushed copy of each token.object. It is to be called before
-// every login, which rewrites that file in place.
+// Guard makes a copy of each token.object and flushes it to stable storage. The caller must call
+// Guard before every login, because a login rewrites that file in place.
 func (f Files) Guard() error {
 	return f.eachToken(func(t tokenFiles) error {
 		content, err := os.ReadFile(t.object)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
-			return nil // another's: SoftHSM cannot use it for us either
-		case errors.Is(err, fs.ErrNotExist), err == nil && !isWhole(content):
-			return nil // a destroyed one is never copied over a good one
+			return nil // the token belongs to another user, and this process cannot use it either
+		case errors.Is(err, fs.ErrNotExist), err == nil && !isComplete(content):
+			return nil // a destroyed file must not replace a good copy
 		}
 		if err != nil {
 			return err
@@ -81,12 +82,11 @@ func (f Files) Guard() error {
 	})
 }
 
-// restore puts the copy of each token.object back that a kill destroyed, where
-// there is one.
+// restore restores each destroyed token.object from its copy if a copy exists.
 func (f Files) restore() error {
 	return f.eachToken(func(t tokenFiles) error {
-		gone, err := t.destroyed()
-		if err != nil || gone == "" {
+		defect, err := t.defect()
+		if err != nil || defect == "" {
 			return err
 		}
 		content, err := t.copy()
@@ -97,61 +97,62 @@ func (f Files) restore() error {
 	})
 }
 
-// lost is an error if a token cannot be brought back.
-func (f Files) lost() error {
+// checkObjects returns an error if a token.object is destroyed.
+func (f Files) checkObjects() error {
 	return f.eachToken(func(t tokenFiles) error {
-		gone, err := t.destroyed()
-		if err == nil && gone != "" {
-			err = fmt.Errorf("%s is %s and there is no copy of it: restore the directory %s from a backup", t.object, gone, filepath.Dir(t.object))
+		defect, err := t.defect()
+		if err == nil && defect != "" {
+			err = fmt.Errorf("%q is %s and has no copy (restore the directory %q from a backup)",
+				t.object, defect, filepath.Dir(t.object))
 		}
 		return err
 	})
 }
 
-// tokenFiles are the file that holds what a token is, and its copy.
+// tokenFiles are the paths of a token's token.object and of its copy.
 type tokenFiles struct{ object, guarded string }
 
-// destroyed says what is wrong with the token.object, in a word; it is empty if
-// nothing is.
-func (t tokenFiles) destroyed() (string, error) {
+// defect describes the damage to the token.object in one word. It is empty if the file is intact.
+func (t tokenFiles) defect() (string, error) {
 	content, err := os.ReadFile(t.object)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "missing", nil
 	case errors.Is(err, fs.ErrPermission):
-		return "", nil // another's
+		return "", nil // the token belongs to another user
 	case err != nil:
 		return "", err
 	case len(content) == 0:
 		return "empty", nil
-	case !isWhole(content):
-		return "cut short", nil
+	case !isComplete(content):
+		return "truncated", nil
 	}
 	return "", nil
 }
 
-// copy gives the copy of the token.object, nil if there is none.
+// copy returns the copy of the token.object, or nil if there is none.
 func (t tokenFiles) copy() ([]byte, error) {
 	content, err := os.ReadFile(t.guarded)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !isWhole(content) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !isComplete(content) {
 		return nil, nil
 	}
 	return content, err
 }
 
-// eachToken calls f for every token. SoftHSM names their directories by UUIDs.
-func (f Files) eachToken(do func(t tokenFiles) error) error {
+// eachToken calls visit for every token. SoftHSM names the tokens' directories by UUIDs.
+func (f Files) eachToken(visit func(t tokenFiles) error) error {
 	entries, err := os.ReadDir(f.Tokens)
 	if err != nil {
-		return fmt.Errorf("listing the tokens: %w", err)
+		return fmt.Errorf("listing SoftHSM's tokens: %w", err)
 	}
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
 		}
-		t := tokenFiles{filepath.Join(f.Tokens, e.Name(), objectFile), filepath.Join(f.Guarded, e.Name()+"."+objectFile)}
-		if err := do(t); err != nil {
-			return fmt.Errorf("guarding token %s: %w", e.Name(), err)
+		t := tokenFiles{filepath.Join(f.Tokens, e.Name(), objectFile),
+			filepath.Join(f.Guarded, e.Name()+"."+objectFile)}
+		if err := visit(t); err != nil {
+			return fmt.Errorf("checking the files of SoftHSM token %q: %w", e.Name(), err)
 		}
 	}
 	return nil

@@ -14,37 +14,36 @@ const (
 	kindMechanisms
 )
 
-// The attributes of a token.object that say which token it is.
+// The attributes of a token.object that identify the token.
 const (
 	tokenLabel  = 0x80005349 // CKA_OS_TOKENLABEL
 	tokenSerial = 0x8000534a // CKA_OS_TOKENSERIAL
 )
 
-// wordSize is that of every number in an object's file, big-endian.
+// wordSize is the size in bytes of every number in an object's file. Numbers are big-endian.
 const wordSize = 8
 
-// isWhole reports whether an object's file is all there: the number of its
-// generation, then attributes, each with its type, the kind of its value and the
-// value (ObjectFile.cpp of SoftHSM 2.6.1). A kill while one is written leaves a
-// file without content, or the beginning of one.
-func isWhole(content []byte) bool {
+// isComplete reports whether an object's file is complete. It has the number of its generation and
+// then attributes, each with its type, the kind of its value and the value (ObjectFile.cpp of
+// SoftHSM 2.6.1). A kill during a write leaves an empty file or only the beginning.
+func isComplete(content []byte) bool {
 	rest, ok := skip(content, wordSize)
-	whole := ok && len(rest) > 0
-	for whole && len(rest) > 0 {
-		rest, whole = skipAttribute(rest)
+	ok = ok && len(rest) > 0
+	for ok && len(rest) > 0 {
+		rest, ok = skipAttribute(rest)
 	}
-	return whole
+	return ok
 }
 
-// text gives the value of one of a whole file's attributes, without the spaces that
-// it is filled up with; empty if there is none.
+// text returns the value of an attribute of a complete file without its padding of spaces. It
+// returns "" if the file does not have the attribute.
 func text(content []byte, attribute uint64) string {
 	rest, ok := skip(content, wordSize)
 	for ok && len(rest) > 0 {
-		is, value, _ := number(rest)
+		id, value, _ := number(rest)
 		kind, value, _ := number(value)
-		size, value, known := number(value)
-		if is == attribute && kind == kindBytes && known && size <= uint64(len(value)) {
+		size, value, sized := number(value)
+		if id == attribute && kind == kindBytes && sized && size <= uint64(len(value)) {
 			return strings.TrimRight(string(value[:size]), " ")
 		}
 		rest, ok = skipAttribute(rest)
@@ -69,7 +68,7 @@ func skipAttribute(b []byte) (rest []byte, ok bool) {
 		size, b, ok = number(b)
 	case kindMechanisms:
 		size, b, ok = number(b)
-		ok = ok && size <= uint64(len(b)) // it must not overflow
+		ok = ok && size <= uint64(len(b)) // keeps the multiplication from overflowing
 		size *= wordSize
 	default:
 		return nil, false

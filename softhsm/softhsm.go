@@ -1,17 +1,20 @@
-// Package softhsm provides a SoftHSM2 token in a directory of its own, for
-// laptops, tests and small installations, and guards its files.
+// Package softhsm creates a SoftHSM2 token in a separate directory, for laptops, tests and small
+// installations, and guards its files.
 //
-// What it guarantees: [Open] leaves either a complete token or none, whenever
-// it is interrupted. The PIN is random, is in a file that only its owner can
-// read, and is never on a command line. A kill at the moment of a login, which
-// makes SoftHSM rewrite token.object in place and has destroyed whole tokens
-// (9 of 60 kills on ext4), does not: a flushed copy is put back. [Adopt] gives
-// the same guard to tokens that somebody else made.
+// It guarantees:
 //
-// [Files.Token] and [Retarget] are for moving a token elsewhere.
+//   - [Open] leaves either a complete token or none, even if it is interrupted.
+//   - The PIN is random. It is stored in a file that only the owner can read, and never appears on
+//     a command line.
+//   - A kill during a login does not destroy the token. SoftHSM rewrites token.object in place at
+//     every login, and a kill at that moment has destroyed whole tokens (9 of 60 kills on ext4).
+//     This package restores the file from a copy that it flushed to stable storage before the
+//     login. [Adopt] guards tokens created by others in the same way.
 //
-// SoftHSM reads its configuration's path from the environment, so a process can
-// use one directory only: see [Token.Setenv].
+// [Files.Token] and [Retarget] help to move a token to another directory.
+//
+// SoftHSM reads the path of its configuration from the environment, so a process can use only one
+// directory. See [Token.Setenv].
 package softhsm
 
 import (
@@ -29,7 +32,7 @@ import (
 // Label is the label of the token in every directory.
 const Label = "kmsgate"
 
-// modules is where distributions put SoftHSM's module.
+// modules are the paths at which distributions install SoftHSM's module.
 var modules = []string{
 	"/usr/lib/softhsm/libsofthsm2.so", // Debian, Ubuntu
 	"/usr/lib64/pkcs11/libsofthsm2.so",
@@ -38,8 +41,8 @@ var modules = []string{
 	"/usr/local/lib/softhsm/libsofthsm2.so",
 }
 
-// Module finds SoftHSM's PKCS#11 module: the path in $SOFTHSM2_MODULE if that is
-// set, else where distributions put it.
+// Module returns the path of SoftHSM's PKCS#11 module: $SOFTHSM2_MODULE if it is set, otherwise the
+// first file at which distributions install it. It returns an error if the file does not exist.
 func Module() (string, error) {
 	candidates := modules
 	if path := os.Getenv("SOFTHSM2_MODULE"); path != "" {
@@ -50,29 +53,30 @@ func Module() (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("SoftHSM is not installed (looked for %s): install it (on Debian: apt-get install softhsm2) or name its module in SOFTHSM2_MODULE",
+	return "", fmt.Errorf("SoftHSM is not installed at %s "+
+		"(install it, on Debian with apt-get install softhsm2, or set SOFTHSM2_MODULE to its module)",
 		strings.Join(candidates, ", "))
 }
 
-// A Token is a SoftHSM2 token in a directory, with the guard of its files.
+// A Token is a SoftHSM2 token in a directory, with guarded files.
 type Token struct {
 	Files
 	Module string // path of the PKCS#11 module
 
-	dir string // of a token that Open made
+	dir string // empty if the token was adopted
 	pin string
 }
 
-// PIN is the PIN of the token's user; of a token that was adopted it is not
+// PIN returns the PIN of the token's user. It is empty for an adopted token, whose PIN is not
 // known.
 func (t *Token) PIN() string { return t.pin }
 
-// Initialize makes a token labelled label in the module's free slot, with these
-// PINs. It is hsm/token.Init; this package links no C.
+// Initialize creates a token with a label and PINs in the module's free slot. Callers pass
+// hsm/token.Init. This package does not import it, in order to link no C code.
 type Initialize func(module, label, officerPIN, userPIN string) error
 
-// Open gives the token in dir, making it first if dir does not exist. It sets
-// SOFTHSM2_CONF for this process.
+// Open opens the token in dir and creates it first if dir does not exist. It sets SOFTHSM2_CONF for
+// this process.
 func Open(dir string, initialize Initialize) (*Token, error) {
 	module, err := Module()
 	if err != nil {
@@ -83,22 +87,23 @@ func Open(dir string, initialize Initialize) (*Token, error) {
 	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := create(dir, module, initialize); err != nil {
-			return nil, fmt.Errorf("making a SoftHSM token: %w", err)
+			return nil, fmt.Errorf("creating a SoftHSM token in %q: %w", dir, err)
 		}
 	}
 	pin, err := os.ReadFile(filepath.Join(dir, pinFile))
 	if err != nil {
-		return nil, fmt.Errorf("reading the token's PIN: %w", err)
+		return nil, fmt.Errorf("reading the SoftHSM token's PIN: %w", err)
 	}
 	t := &Token{Files: FilesIn(dir), Module: module, dir: dir, pin: strings.TrimSpace(string(pin))}
-	// Written at every start: it holds the directory's path, which may change.
+	// The configuration is written at every start because it holds the directory's path, which may
+	// change.
 	if err := t.Setenv(); err != nil {
 		return nil, err
 	}
 	if err := t.restore(); err != nil {
 		return nil, err
 	}
-	return t, t.lost()
+	return t, t.checkObjects()
 }
 
 const (
@@ -109,50 +114,50 @@ const (
 	objectFile = "token.object"
 )
 
-// create makes the token beside its place and moves it there when it is
-// complete.
+// create creates the token in a temporary directory beside dir and renames that to dir once the
+// token is complete.
 func create(dir, module string, initialize Initialize) (err error) {
-	making := dir + ".new"
-	if err := os.RemoveAll(making); err != nil { // left by a kill
+	temp := dir + ".new"
+	if err := os.RemoveAll(temp); err != nil { // a kill can have left it
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(making))
+			err = errors.Join(err, os.RemoveAll(temp))
 		}
 	}()
-	for _, d := range []string{making, filepath.Join(making, tokensDir), filepath.Join(making, guardedDir)} {
+	for _, d := range []string{temp, filepath.Join(temp, tokensDir), filepath.Join(temp, guardedDir)} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			return err
 		}
 	}
-	t := &Token{Files: FilesIn(making), Module: module, dir: making, pin: newPIN()}
-	if err := os.WriteFile(filepath.Join(making, pinFile), []byte(t.pin+"\n"), 0o600); err != nil {
+	t := &Token{Files: FilesIn(temp), Module: module, dir: temp, pin: newPIN()}
+	if err := os.WriteFile(filepath.Join(temp, pinFile), []byte(t.pin+"\n"), 0o600); err != nil {
 		return err
 	}
 	if err := t.Setenv(); err != nil {
 		return err
 	}
-	// The security officer's PIN is thrown away: its only use would be to set
-	// a new user PIN, and who can do that has the old one's file anyway.
+	// Nobody keeps the security officer's PIN. It would only serve to set a new user PIN, and
+	// anyone with access to this directory can read the user PIN anyway.
 	if err := initialize(module, Label, newPIN(), t.pin); err != nil {
 		return err
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	return os.Rename(making, dir)
+	return os.Rename(temp, dir)
 }
 
-// newPIN makes a PIN of 26 letters and digits with 128 random bits.
+// newPIN returns a PIN of 26 letters and digits with at least 128 random bits.
 func newPIN() string { return rand.Text() }
 
-// Setenv writes the token's configuration and points SOFTHSM2_CONF at it, which
-// the module reads when it is initialized.
+// Setenv writes the token's configuration and sets SOFTHSM2_CONF to its path. The module reads both
+// when it is initialized.
 func (t *Token) Setenv() error {
 	conf := filepath.Join(t.dir, confFile)
-	text := fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n",
-		filepath.Join(t.dir, tokensDir))
+	text := fmt.Sprintf("directories.tokendir = %s\n"+
+		"objectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n", filepath.Join(t.dir, tokensDir))
 	if err := durable.Write(conf, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing SoftHSM's configuration: %w", err)
 	}

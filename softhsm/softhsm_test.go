@@ -25,7 +25,7 @@ func open(t *testing.T, dir string) *softhsm.Token {
 	return soft
 }
 
-// login connects to the token and disconnects again.
+// login logs in to the token and closes it again.
 func login(soft *softhsm.Token) error {
 	tok, err := token.Open(token.Config{
 		Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN()),
@@ -44,14 +44,14 @@ func TestOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again := open(t, dir); again.PIN() != soft.PIN() {
-		t.Error("opened again, the token has another PIN")
+		t.Error("PIN after opening again: got another PIN, want the same")
 	}
 	moved := filepath.Join(t.TempDir(), "moved")
 	if err := os.Rename(dir, moved); err != nil {
 		t.Fatal(err)
 	}
 	if err := login(open(t, moved)); err != nil {
-		t.Errorf("after the directory was moved: %v", err)
+		t.Errorf("after moving the directory: got %v, want nil", err)
 	}
 	err := filepath.WalkDir(moved, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -59,7 +59,7 @@ func TestOpen(t *testing.T) {
 		}
 		info, err := d.Info()
 		if err == nil && info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s has mode %v: others have rights to it", path, info.Mode())
+			t.Errorf("mode of %q: got %v, want no access for others", path, info.Mode())
 		}
 		return err
 	})
@@ -68,26 +68,27 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestInterrupted starts over from what a kill during creation leaves, and
-// leaves nothing itself when it fails.
+// TestInterrupted checks that Open replaces the remains of a killed creation, and that a failed
+// creation leaves nothing.
 func TestInterrupted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "softhsm")
 	if err := os.MkdirAll(filepath.Join(dir+".new", "tokens", "half"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	failure := errors.New("no")
-	if _, err := softhsm.Open(dir, func(string, string, string, string) error { return failure }); !errors.Is(err, failure) {
-		t.Errorf("Open: %v, want the failure", err)
+	if _, err := softhsm.Open(dir, func(string, string, string, string) error { return failure }); !errors.Is(err,
+		failure) {
+		t.Errorf("Open: got %v, want the error of initialize", err)
 	}
-	if left, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(left) != 0 {
-		t.Errorf("a failed Open left %v, %v", left, err)
+	if entries, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(entries) != 0 {
+		t.Errorf("files after a failed Open: got %v, %v, want none", entries, err)
 	}
 	if err := login(open(t, dir)); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestGuard empties token.object, as a kill during a login does.
+// TestGuard destroys token.object as a kill during a login does, and checks that Open restores it.
 func TestGuard(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "softhsm")
 	soft := open(t, dir)
@@ -96,7 +97,7 @@ func TestGuard(t *testing.T) {
 	}
 	objects, err := filepath.Glob(filepath.Join(dir, "tokens", "*", "token.object"))
 	if err != nil || len(objects) != 1 {
-		t.Fatalf("%v, %v: want one token.object", objects, err)
+		t.Fatalf("token.object: got %v, %v, want one file", objects, err)
 	}
 	for name, damage := range map[string]func() error{
 		"empty":   func() error { return os.Truncate(objects[0], 0) },
@@ -106,7 +107,7 @@ func TestGuard(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := login(open(t, dir)); err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want nil", name, err)
 		}
 	}
 	if err := os.Truncate(objects[0], 0); err != nil {
@@ -116,13 +117,13 @@ func TestGuard(t *testing.T) {
 		t.Error(err)
 	}
 	if err := login(open(t, dir)); err != nil {
-		t.Errorf("guarding an empty file overwrote the copy: %v", err)
+		t.Errorf("login after guarding an empty file: got %v, want nil from the old copy", err)
 	}
 	if err := errors.Join(os.Truncate(objects[0], 0), os.RemoveAll(filepath.Join(dir, "guarded"))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := softhsm.Open(dir, initialize); err == nil || !strings.Contains(err.Error(), "restore") {
-		t.Errorf("Open without any copy: %v, want what to do", err)
+		t.Errorf("Open without a copy: got %v, want advice", err)
 	}
 }
 
@@ -131,9 +132,9 @@ func TestModule(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "softhsm")
 	_, err := softhsm.Open(dir, initialize)
 	if err == nil || !strings.Contains(err.Error(), "apt-get install softhsm2") {
-		t.Errorf("Open without SoftHSM: %v, want what to do", err)
+		t.Errorf("Open without SoftHSM: got %v, want advice", err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Open without SoftHSM made %s", dir)
+		t.Errorf("directory after Open without SoftHSM: got %v, want fs.ErrNotExist", err)
 	}
 }
