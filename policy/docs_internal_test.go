@@ -33,7 +33,9 @@ func TestConditionsDocumented(t *testing.T) {
 		}
 	}
 	slices.Sort(documented)
-	known := slices.Concat(slices.Collect(maps.Keys(operators)), slices.Collect(maps.Keys(conditionKeys)), []string{tagKey + "<tag-key>"})
+	known := []string{tagKey + "<tag-key>"}
+	known = slices.AppendSeq(known, maps.Keys(operators))
+	known = slices.AppendSeq(known, maps.Keys(conditionKeys))
 	slices.Sort(known)
 	if diff := cmp.Diff(known, documented); diff != "" {
 		t.Errorf("docs/access.md differs from the conditions that are known (-known +documented):\n%s", diff)
