@@ -136,6 +136,7 @@ var operations = byName(
 
 	op("DescribeToken", describeToken),
 	op("ListTokenObjects", listTokenObjects),
+	op("ListKeyVersionUses", listKeyVersionUses),
 	op("TestKeyVersion", testKeyVersion),
 	op("DestroyTokenObject", destroyTokenObject),
 

@@ -41,6 +41,7 @@ func (s *Server) Flush() {
 	s.journal.Flush()
 	if s.config.Audit.Err() == nil { // if the disk is too full for the log, it is too full for the database
 		s.callers.RecordUse(s.config.Store)
+		s.pairs.RecordUse()
 	}
 	s.reportSuppressed()
 }

@@ -96,7 +96,11 @@ func makeSignature(ctx context.Context, c *call, s signing) ([]byte, error) {
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	return c.server.config.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)
+	signature, err := c.server.config.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)
+	if err == nil {
+		c.server.pairs.Used(s.version)
+	}
+	return signature, err
 }
 
 // verifySignature confirms, and reports whether a signature is valid.

@@ -98,3 +98,21 @@ func listKeyVersions(
 	}
 	return resp, nil
 }
+
+// listKeyVersionUses returns when each version of a key last signed.
+func listKeyVersionUses(_ context.Context, c *call, req *kms.ListKeyVersionUsesRequest) (*kms.ListKeyVersionUsesResponse, error) {
+	key, err := c.key(req.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.confirm(); err != nil {
+		return nil, err
+	}
+	resp := new(kms.ListKeyVersionUsesResponse)
+	resp.KeyVersions.KeyVersion = []kms.KeyVersionUse{}
+	for _, v := range c.versions(key) {
+		use := kms.KeyVersionUse{KeyVersionId: v.KeyVersionId, LastUsedDate: kms.FormatTime(c.server.pairs.LastUsed(v))}
+		resp.KeyVersions.KeyVersion = append(resp.KeyVersions.KeyVersion, use)
+	}
+	return resp, nil
+}

@@ -47,6 +47,7 @@ type KeyVersion struct {
 	KeyVersionId string
 	CreationDate time.Time
 	Key          hsm.Key
+	LastUsedDate time.Time `json:",omitzero"` // of the last signature; zero if never; a minute late at most, and lost in a crash
 }
 
 // An Alias names a key. AliasName includes the prefix "alias/".

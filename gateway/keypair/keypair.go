@@ -35,6 +35,7 @@ type Pairs struct {
 	making sync.Map // KeyVersionId → true while the version's key pair is being made
 	freeze freeze   // entered while a key pair is being made or destroyed
 	health health
+	uses   useLog
 }
 
 // New returns a Pairs for the key pairs of an instance.

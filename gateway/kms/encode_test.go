@@ -47,6 +47,7 @@ func responses() []kms.Response {
 		new(kms.ListAliasesResponse),
 		new(kms.ListApplicationAccessPointsResponse),
 		new(kms.ListClientKeysResponse),
+		new(kms.ListKeyVersionUsesResponse),
 		new(kms.ListKeyVersionsResponse),
 		new(kms.ListKeysResponse),
 		new(kms.ListKmsInstancesResponse),

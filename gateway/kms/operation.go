@@ -310,6 +310,8 @@ var Operations = []Operation{
 		Request: reflect.TypeFor[NoRequest](), Response: reflect.TypeFor[DescribeTokenResponse]()},
 	{Name: "ListTokenObjects", Door: Admin, Quota: QuotaAdministration, Timeout: inspectTimeout,
 		Request: reflect.TypeFor[NoRequest](), Response: reflect.TypeFor[ListTokenObjectsResponse]()},
+	{Name: "ListKeyVersionUses", Door: Admin, Quota: QuotaAdministration, Resource: "key/{KeyId}",
+		Request: reflect.TypeFor[ListKeyVersionUsesRequest](), Response: reflect.TypeFor[ListKeyVersionUsesResponse]()},
 	{Name: "TestKeyVersion", Door: Admin, Quota: QuotaAdministration, Resource: "key/{KeyId}",
 		Request: reflect.TypeFor[TestKeyVersionRequest](), Response: reflect.TypeFor[TestKeyVersionResponse]()},
 	{Name: "DestroyTokenObject", Door: Admin, Quota: QuotaAdministration, Timeout: inspectTimeout,

@@ -31,6 +31,23 @@ type ListKeyVersionsRequest struct {
 	PageSize   *int   `kms:"min=1,max=100"`
 }
 
+// ListKeyVersionUsesRequest holds the parameters of ListKeyVersionUses.
+type ListKeyVersionUsesRequest struct {
+	KeyId string `kms:"required"`
+}
+
+// A KeyVersionUse says when a version of a key last signed.
+type KeyVersionUse struct {
+	KeyVersionId string
+	LastUsedDate string // empty if never
+}
+
+// ListKeyVersionUsesResponse is the answer to ListKeyVersionUses.
+type ListKeyVersionUsesResponse struct {
+	Result
+	KeyVersions struct{ KeyVersion []KeyVersionUse }
+}
+
 // ListKeyVersionsResponse is the answer to ListKeyVersions.
 type ListKeyVersionsResponse struct {
 	Result

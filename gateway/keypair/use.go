@@ -1,0 +1,73 @@
+package keypair
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// A useLog holds when key versions last signed, until RecordUse writes that to their records.
+type useLog struct {
+	mu   sync.Mutex
+	last map[string]lastUse // by KeyVersionId; guarded by mu
+}
+
+type lastUse struct {
+	keyId string
+	at    time.Time
+}
+
+// Used notes that a version signed.
+func (p *Pairs) Used(version store.KeyVersion) {
+	now := p.cfg.Now().UTC()
+	p.uses.mu.Lock()
+	defer p.uses.mu.Unlock()
+	if p.uses.last == nil {
+		p.uses.last = make(map[string]lastUse)
+	}
+	p.uses.last[version.KeyVersionId] = lastUse{version.KeyId, now}
+}
+
+// LastUsed returns when a version last signed, including signatures that RecordUse has not
+// recorded yet. It is zero if the version never signed.
+func (p *Pairs) LastUsed(version store.KeyVersion) time.Time {
+	p.uses.mu.Lock()
+	defer p.uses.mu.Unlock()
+	if use, ok := p.uses.last[version.KeyVersionId]; ok {
+		return use.at
+	}
+	return version.LastUsedDate
+}
+
+// RecordUse writes to the records of key versions when they last signed. It logs a failure: what
+// it did not record is lost.
+func (p *Pairs) RecordUse() {
+	p.uses.mu.Lock()
+	used := p.uses.last
+	p.uses.last = nil
+	p.uses.mu.Unlock()
+	if len(used) == 0 {
+		return
+	}
+	err := p.cfg.Records.Update(func(tx *store.Tx) error {
+		for id, use := range used {
+			version, err := tx.Version(use.keyId, id)
+			if errors.Is(err, store.ErrNotFound) {
+				continue // it was deleted after it signed
+			}
+			if err != nil {
+				return err
+			}
+			version.LastUsedDate = use.at
+			if err := tx.Versions().Put(version); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		p.cfg.Logger.Warn("recording when keys were last used", "err", err)
+	}
+}
