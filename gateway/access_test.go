@@ -34,38 +34,43 @@ func deny(action, resource string) string {
 	return `{"Effect":"Deny","Action":"` + action + `","Resource":"` + resource + `"}`
 }
 
-// forKey is a statement of a key policy.
-func forKey(effect, who, action string) string {
-	return `{"Effect":"` + effect + `","Principal":{"RAM":["acs:ram::1000000000000001:` + who + `"]},"Action":["` + action + `"],"Resource":["*"]}`
+// forKey returns a statement of a key policy.
+func forKey(effect, principal, action string) string {
+	return `{"Effect":"` + effect + `","Principal":{"RAM":["acs:ram::1000000000000001:` + principal + `"]},` +
+		`"Action":["` + action + `"],"Resource":["*"]}`
 }
 
-// refused does an operation through the local door and wants an error.
+// refused calls an operation through the local door, checks that it fails with status and code, and
+// returns the error.
 func (b *bench) refused(status int, code, action string, pairs ...string) *kms.Error {
 	b.t.Helper()
 	err, ok := b.server.Call(b.t.Context(), action, params(pairs...), nil).(*kms.Error)
 	if !ok || err.Status != status || err.Code != code {
-		b.t.Fatalf("%s %q: %v, want %d %s", action, pairs, err, status, code)
+		b.t.Fatalf("%s %q: got error %v, want %d %s", action, pairs, err, status, code)
 	}
 	return err
 }
 
-// TestLeastPrivilege: who may sign with one key can do that, by every name of
-// the key, and nothing else.
+// TestLeastPrivilege checks that a user who may sign with one key can do so by every name of the
+// key, and can do nothing else.
 func TestLeastPrivilege(t *testing.T) {
 	b := newBench(t)
 	c := b.newUser("signer", document(allow("kms:AsymmetricSign", account+"key/"+b.key.KeyId)))
 	for _, name := range []string{b.key.KeyId, "alias/test", account + "key/" + b.key.KeyId, account + "alias/test"} {
 		a := b.want(b.do(c, "AsymmetricSign", b.signParams("KeyId", name)...), 200, "")
 		if e, _ := b.auditLine(a.RequestId); e.Principal != "signer" || e.KeyId != b.key.KeyId || e.Action != "AsymmetricSign" {
-			t.Errorf("signed as %s: the audit line says %+v", name, e)
+			t.Errorf("signed with key %s: got audit line %+v, want AsymmetricSign by signer with %s",
+				name, e, b.key.KeyId)
 		}
 	}
 	other := b.newKey()
-	b.want(b.do(c, "AsymmetricSign", b.signParams("KeyId", other, "KeyVersionId", b.versions(other)[0])...), 403, "Forbidden.NoPermission")
-	b.want(b.do(c, "AsymmetricSign", b.signParams("KeyId", strings.ToUpper(b.key.KeyId))...), 403, "Forbidden.NoPermission")
+	b.want(b.do(c, "AsymmetricSign", b.signParams("KeyId", other, "KeyVersionId", b.versions(other)[0])...),
+		403, "Forbidden.NoPermission")
+	b.want(b.do(c, "AsymmetricSign", b.signParams("KeyId", strings.ToUpper(b.key.KeyId))...),
+		403, "Forbidden.NoPermission")
 	for _, action := range operationsOf(kms.RPC) {
 		p := b.scenario(action)
-		if _, onKey := stateTable[action]; onKey { // the very key that the user may sign with
+		if _, onKey := stateTable[action]; onKey { // use the key that the user may sign with
 			p = b.retarget(p, b.targetOf(action, p), b.key.KeyId)
 		}
 		switch a := b.do(c, action, p...); action {
@@ -75,14 +80,14 @@ func TestLeastPrivilege(t *testing.T) {
 			b.want(a, 200, "")
 		default:
 			if a.Status != 403 {
-				t.Errorf("%s: %d %s", action, a.Status, a.Code)
+				t.Errorf("%s: got %d %s, want 403", action, a.Status, a.Code)
 			}
 		}
 	}
 }
 
-// TestUpdateAliasNeedsAll: to move an alias takes the right on the alias, on the
-// key it leaves and on the key it comes to.
+// TestUpdateAliasNeedsAll checks that UpdateAlias needs a permission for the alias, for the old key
+// and for the new key.
 func TestUpdateAliasNeedsAll(t *testing.T) {
 	b := newBench(t)
 	target := b.newKey()
@@ -97,20 +102,20 @@ func TestUpdateAliasNeedsAll(t *testing.T) {
 		c := b.newUser(fmt.Sprintf("user%d", subset), document(statements...))
 		a := b.do(c, "UpdateAlias", "AliasName", "alias/test", "KeyId", target, "DryRun", "true")
 		if allowed := a.Code == "DryRunOperationError"; allowed != (subset == 7) || !allowed && a.Code != "AccessDeniedError" {
-			t.Errorf("with rights %03b: %s", subset, a.Code)
+			t.Errorf("permissions %03b: got %s, want DryRunOperationError only with all three", subset, a.Code)
 		}
 	}
 }
 
-// TestExistenceHidden: whatever is asked of a key, who has no rights gets the
-// same answer whether there is such a key, or such an alias, or not.
+// TestExistenceHidden checks that a caller without permissions for a key gets the same answer
+// whether the key or the alias exists or not, for every operation.
 func TestExistenceHidden(t *testing.T) {
 	b := newBench(t)
 	c := b.newUser("nosy", document(allow("kms:*", account+"key/another"), allow("kms:*", account+"alias/*")))
 	for _, action := range slices.Sorted(maps.Keys(stateTable)) {
 		for _, dryRun := range []string{"true", "false"} {
 			existing := append(b.scenario(action), "DryRun", dryRun)
-			missing := b.retarget(existing, b.targetOf(action, existing), b.key.KeyId) // a copy, then with a key that is none
+			missing := b.retarget(existing, b.targetOf(action, existing), b.key.KeyId) // a copy
 			for i := range missing {
 				missing[i] = strings.ReplaceAll(missing[i], b.key.KeyId, uuid.NewString())
 			}
@@ -120,17 +125,17 @@ func TestExistenceHidden(t *testing.T) {
 			for name, value := range with {
 				pairs = append(pairs, name, value)
 			}
-			there, none := b.do(c, action, existing...), b.do(c, action, pairs...)
-			if there.Status != 403 || there.Status != none.Status || there.Code != none.Code || there.Message != none.Message {
-				t.Errorf("%s, DryRun %s: %d %s %q for a key that exists, %d %s %q for one that does not",
-					action, dryRun, there.Status, there.Code, there.Message, none.Status, none.Code, none.Message)
+			present, absent := b.do(c, action, existing...), b.do(c, action, pairs...)
+			if present.Status != 403 || present.Status != absent.Status || present.Code != absent.Code || present.Message != absent.Message {
+				t.Errorf("%s, DryRun %s: got %d %s %q for a key that exists, %d %s %q for one that does not",
+					action, dryRun, present.Status, present.Code, present.Message, absent.Status, absent.Code, absent.Message)
 			}
 		}
 	}
 }
 
-// TestChangesTakeEffectAtOnce changes who may what between one request and the
-// next.
+// TestChangesTakeEffectAtOnce changes permissions between two requests. The second request must see
+// the change.
 func TestChangesTakeEffectAtOnce(t *testing.T) {
 	b := newBench(t)
 	c := b.newUser("dev", document(allow("kms:none", "*")))
@@ -154,7 +159,7 @@ func TestChangesTakeEffectAtOnce(t *testing.T) {
 	b.local("UpdateRamPolicy", nil, "PolicyName", "policy-of-dev", "PolicyDocument", document(allow("kms:AsymmetricSign", "*"), deny("kms:*", "*key/"+b.key.KeyId)))
 	sign(403, forbidden)
 	keyPolicy(forKey("Allow", "user/dev", "kms:AsymmetricSign"))
-	sign(403, forbidden) // Deny wins
+	sign(403, forbidden) // a Deny overrides an Allow
 	b.local("UpdateRamPolicy", nil, "PolicyName", "policy-of-dev", "PolicyDocument", document(allow("kms:none", "*")))
 	sign(200, "")
 	keyPolicy(forKey("Allow", "user/somebody", "kms:AsymmetricSign"))
@@ -180,19 +185,19 @@ func TestChangesTakeEffectAtOnce(t *testing.T) {
 	sign(200, "")
 	b.local("DeleteUser", nil, "UserName", "dev", "Force", "true")
 	sign(404, "InvalidAccessKeyId.NotFound")
-	b.local("CreateUser", nil, "UserName", "dev") // of the same name is not the same
+	b.local("CreateUser", nil, "UserName", "dev") // has the same name, but not the access key
 	sign(404, "InvalidAccessKeyId.NotFound")
 }
 
-// TestPolicyRefused: a document that does not parse is refused with the place and
-// the reason, and nothing of it is applied.
+// TestPolicyRefused checks that a document that cannot be parsed is refused with the position and
+// the reason, and that no part of it is applied.
 func TestPolicyRefused(t *testing.T) {
 	b := newBench(t)
 	good := document(allow("kms:AsymmetricSign", "*"))
 	c := b.newUser("dev", good)
 	goodForKey := document(forKey("Allow", "user/dev", "kms:DescribeKey"))
 	b.local("SetKeyPolicy", nil, "KeyId", b.key.KeyId, "Policy", goodForKey)
-	half := allow("kms:*", "*") // what comes first would allow everything
+	half := allow("kms:*", "*") // this first part would allow everything
 	for reason, doc := range map[string]string{
 		"not JSON":                          `{"Version":"1","Statement":[` + half,
 		"occurs twice":                      `{"Version":"1","Statement":[` + half + `],"Statement":[` + half + `]}`,
@@ -217,7 +222,7 @@ func TestPolicyRefused(t *testing.T) {
 			err := b.refused(400, "InvalidParameter", action, p...)
 			if !strings.Contains(err.Message, `"PolicyDocument"`) || !strings.Contains(err.Message, reason) ||
 				!strings.Contains(err.Message, "at byte") && !strings.Contains(reason, "bytes") {
-				t.Errorf("%s: %q does not tell where and that %s", action, err.Message, reason)
+				t.Errorf("%s: got message %q, want the position and %q", action, err.Message, reason)
 			}
 		}
 	}
@@ -231,7 +236,7 @@ func TestPolicyRefused(t *testing.T) {
 	} {
 		a := b.want(b.do(b.root, "SetKeyPolicy", "KeyId", b.key.KeyId, "Policy", doc), 400, "InvalidParameter")
 		if !strings.Contains(a.Message, `"Policy"`) || !strings.Contains(a.Message, reason) {
-			t.Errorf("SetKeyPolicy: %q does not tell that %s", a.Message, reason)
+			t.Errorf("SetKeyPolicy: got message %q, want %q", a.Message, reason)
 		}
 		b.want(b.do(b.root, "CreateKey", "KeySpec", "EC_P256", "Policy", doc), 400, "InvalidParameter")
 	}
@@ -241,29 +246,30 @@ func TestPolicyRefused(t *testing.T) {
 	}
 	b.local("GetRamPolicy", &got, "PolicyName", "policy-of-dev")
 	if got.Policy.PolicyDocument != good {
-		t.Errorf("a refused update left %s", got.Policy.PolicyDocument)
+		t.Errorf("after a refused UpdateRamPolicy: got %s, want %s", got.Policy.PolicyDocument, good)
 	}
 	if a := b.do(b.root, "GetKeyPolicy", "KeyId", b.key.KeyId); a.Body["Policy"] != goodForKey {
-		t.Errorf("a refused SetKeyPolicy left %v", a.Body)
+		t.Errorf("after a refused SetKeyPolicy: got %v, want %s", a.Body, goodForKey)
 	}
 	b.want(b.do(c, "AsymmetricSign", b.signParams()...), 200, "")
 	b.want(b.do(c, "DescribeKey", "KeyId", b.key.KeyId), 200, "")
 	b.want(b.do(c, "ListKeys"), 403, "Forbidden.NoPermission")
 
-	// What is as large, and as hard to match, as can be is taken, and decided.
+	// The largest document, with patterns that are as hard to match as possible, is accepted and
+	// evaluated.
 	hard := strings.Repeat("*a", 100) + "b"
 	c = b.newUser("hard", padded(allow("kms:AsymmetricSign", hard)+","+allow("kms:AsymmetricSign", "*"), policy.MaxDocument))
 	b.want(b.do(c, "AsymmetricSign", b.signParams()...), 200, "")
 }
 
-// padded makes a document of a number of bytes.
+// padded returns a document of size bytes.
 func padded(statement string, size int) string {
 	d := document(statement)
 	return d[:len(d)-1] + strings.Repeat(" ", size-len(d)) + "}"
 }
 
-// TestKeyPolicyAndRamPolicy: a Deny in either wins, an Allow in either suffices,
-// and a key without a policy contributes none.
+// TestKeyPolicyAndRamPolicy checks that a Deny in either policy wins, that an Allow in either
+// suffices, and that a key without a policy has neither.
 func TestKeyPolicyAndRamPolicy(t *testing.T) {
 	b := newBench(t)
 	c := b.newUser("dev", document(allow("kms:none", "*")))
@@ -279,7 +285,7 @@ func TestKeyPolicyAndRamPolicy(t *testing.T) {
 		{nothing, forKey("Allow", "user/dev", action), true},
 		{nothing, forKey("Allow", "*", action), true},
 		{nothing, forKey("Allow", "user/DEV", action), false},
-		{nothing, forKey("Allow", "root", action), false}, // the user called root is not the account's root either
+		{nothing, forKey("Allow", "root", action), false}, // the account root is not the user with the name root
 		{nothing, forKey("Allow", "role/dev", action), false},
 		{nothing, forKey("Allow", "user/dev", "kms:AsymmetricVerify"), false},
 		{nothing, strings.Replace(forKey("Allow", "user/dev", action), "1000000000000001", "2000000000000002", 1), false},
@@ -300,10 +306,11 @@ func TestKeyPolicyAndRamPolicy(t *testing.T) {
 		})
 		a := b.do(c, "AsymmetricSign", b.signParams()...)
 		if allowed := a.Status == 200; allowed != tc.allowed || !allowed && a.Code != "Forbidden.NoPermission" {
-			t.Errorf("RAM policy %s, key policy %s: %d %s, want it to be allowed: %v", tc.ram, tc.key, a.Status, a.Code, tc.allowed)
+			t.Errorf("RAM policy %s, key policy %s: got %d %s, want allowed %v",
+				tc.ram, tc.key, a.Status, a.Code, tc.allowed)
 		}
 	}
-	// It is that key's policy only.
+	// The policy applies to this key only.
 	b.setKey(func(k *store.Key) { k.Policy = document(forKey("Allow", "user/dev", "kms:*")) })
 	b.local("UpdateRamPolicy", nil, "PolicyName", "policy-of-dev", "PolicyDocument", document(nothing))
 	b.want(b.do(c, "DescribeKey", "KeyId", b.key.KeyId), 200, "")
@@ -312,9 +319,8 @@ func TestKeyPolicyAndRamPolicy(t *testing.T) {
 	b.want(b.do(c, "ListKeys"), 403, "Forbidden.NoPermission")
 }
 
-// TestNobodyIsLockedOut: a key policy that denies everybody everything does not
-// deny the local administrator to repair it. A policy that cannot be parsed any
-// more denies everybody else, too.
+// TestNobodyIsLockedOut checks that a local administrator can repair a key policy that denies
+// everything to everybody, or that cannot be parsed, which denies everything to everybody else.
 func TestNobodyIsLockedOut(t *testing.T) {
 	b := newBench(t)
 	for name, doc := range map[string]string{"denies all": document(forKey("Deny", "*", "kms:*")), "broken": `{"Version":`} {
@@ -324,13 +330,13 @@ func TestNobodyIsLockedOut(t *testing.T) {
 		b.local("DescribeKey", nil, "KeyId", b.key.KeyId)
 		b.local("SetKeyPolicy", nil, "KeyId", b.key.KeyId, "Policy", keyPolicy)
 		if a := b.do(b.root, "DescribeKey", "KeyId", b.key.KeyId); a.Status != 200 {
-			t.Errorf("%s: after its repair the key is refused: %s", name, a.Code)
+			t.Errorf("%s: got %d %s after the repair, want 200", name, a.Status, a.Code)
 		}
 	}
 }
 
-// TestCaseGames: actions are one spelling in a request, any in a policy; all
-// else is compared letter for letter.
+// TestCaseGames checks that the case of an action matters in a request but not in a policy, and
+// that the case of everything else matters.
 func TestCaseGames(t *testing.T) {
 	b := newBench(t)
 	mine := account + "key/" + b.key.KeyId
@@ -343,13 +349,13 @@ func TestCaseGames(t *testing.T) {
 		{document(allow("kms:*", "*"), deny("kMs:aSYMMETRICsIGN", "*")), false},
 		{document(allow("kms:AsymmetricSign", strings.ToUpper(mine))), false},
 		{document(allow("kms:AsymmetricSign", mine+" ")), false},
-		{document(allow("AsymmetricSign", mine)), false}, // no service
+		{document(allow("AsymmetricSign", mine)), false}, // without "kms:"
 		{document(allow("ecs:*", "*")), false},
 		{document(allow("kms:AsymmetricSig?", "*key/????????-*")), true},
 	} {
 		c := b.newUser("u"+uuid.NewString(), tc.document)
 		if a := b.do(c, "AsymmetricSign", b.signParams()...); (a.Status == 200) != tc.allowed {
-			t.Errorf("%s: %d %s", tc.document, a.Status, a.Code)
+			t.Errorf("%s: got %d %s, want allowed %v", tc.document, a.Status, a.Code, tc.allowed)
 		}
 	}
 	nobody := b.newUser("nobody", document(deny("kms:AsymmetricSign", "*"), allow("kms:*", "*")))
@@ -359,24 +365,24 @@ func TestCaseGames(t *testing.T) {
 		}
 	}
 	for name, value := range map[string]string{"action": "AsymmetricSign", "ACTION": "AsymmetricSign", "keyid": b.key.KeyId} {
-		a := b.do(nobody, "DescribeKey", "KeyId", b.key.KeyId, name, value) // is another parameter, which means nothing
+		a := b.do(nobody, "DescribeKey", "KeyId", b.key.KeyId, name, value) // an unknown parameter, which is ignored
 		b.want(a, 200, "")
 	}
-	// Users, too: their names are in key policies.
+	// The case of user names matters, too, because key policies contain them.
 	lower, upper := b.newUser("case", document(allow("kms:none", "*"))), b.newUser("CASE", document(allow("kms:none", "*")))
 	b.local("SetKeyPolicy", nil, "KeyId", b.key.KeyId, "Policy", document(forKey("Allow", "user/case", "kms:*")))
 	b.want(b.do(lower, "AsymmetricSign", b.signParams()...), 200, "")
 	b.want(b.do(upper, "AsymmetricSign", b.signParams()...), 403, "Forbidden.NoPermission")
 }
 
-// TestSourceIsTheConnections: no header changes where a request comes from, for
-// policies and for the audit log.
+// TestSourceIsTheConnections checks that no header changes the source of a request, neither for
+// policies nor in the audit log.
 func TestSourceIsTheConnections(t *testing.T) {
 	b := newBench(t)
-	from := func(network string) string {
+	allowNetwork := func(network string) string {
 		return document(`{"Effect":"Allow","Action":"kms:*","Resource":"*","Condition":{"IpAddress":{"acs:SourceIp":"` + network + `"}}}`)
 	}
-	far, near := b.newUser("far", from("10.0.0.0/8")), b.newUser("near", from("127.0.0.1"))
+	far, near := b.newUser("far", allowNetwork("10.0.0.0/8")), b.newUser("near", allowNetwork("127.0.0.1"))
 	for _, header := range []string{"X-Forwarded-For", "X-Real-IP", "Forwarded", "X-Client-IP", "True-Client-IP", "CF-Connecting-IP"} {
 		ask := func(c credential) answer {
 			r, err := http.NewRequest("GET", b.http.URL+"/?"+b.sign(c, "GET", "ListKeys", nil).Encode(), nil)
@@ -389,13 +395,13 @@ func TestSourceIsTheConnections(t *testing.T) {
 		b.want(ask(far), 403, "Forbidden.NoPermission")
 		a := b.want(ask(near), 200, "")
 		if e, _ := b.auditLine(a.RequestId); e.Source != "127.0.0.1" {
-			t.Errorf("with %s the audit line says Source %s", header, e.Source)
+			t.Errorf("with the header %s: got Source %s in the audit line, want 127.0.0.1", header, e.Source)
 		}
 	}
 }
 
-// TestLastUsedDate: it is of the last request that was signed rightly, and
-// outlives a restart.
+// TestLastUsedDate checks that LastUsedDate is the time of the last request with a valid signature,
+// also after a restart.
 func TestLastUsedDate(t *testing.T) {
 	b := newBench(t)
 	c := b.newUser("dev", "")
@@ -409,36 +415,36 @@ func TestLastUsedDate(t *testing.T) {
 		b.local("ListAccessKeys", &list, "UserName", "dev")
 		if n := len(list.AccessKeys.AccessKey); n != 1 || list.AccessKeys.AccessKey[0].AccessKeyId != c.AccessKeyId ||
 			list.AccessKeys.AccessKey[0].CreateDate != "2026-11-21T20:56:37Z" || list.AccessKeys.AccessKey[0].Status != "Active" {
-			t.Fatalf("listed: %+v", list)
+			t.Fatalf("ListAccessKeys: got %+v, want the active access key %s", list, c.AccessKeyId)
 		}
 		return list.AccessKeys.AccessKey[0].LastUsedDate
 	}
-	is := func(want string) {
+	check := func(want string) {
 		t.Helper()
 		if got := lastUsed(); got != want {
-			t.Errorf("LastUsedDate %q, want %q", got, want)
+			t.Errorf("LastUsedDate: got %q, want %q", got, want)
 		}
 	}
-	is("")
+	check("")
 	b.want(b.do(credential{c.AccessKeyId, "wrong"}, "ListKeys"), 400, "SignatureDoesNotMatch")
-	is("")
+	check("")
 	b.want(b.do(c, "ListKeys"), 200, "")
-	is("2026-11-21T20:56:37Z")
+	check("2026-11-21T20:56:37Z")
 	b.server.Flush()
-	is("2026-11-21T20:56:37Z")
+	check("2026-11-21T20:56:37Z")
 	b.clock.move(time.Minute)
 	b.want(b.do(credential{c.AccessKeyId, "wrong"}, "ListKeys"), 400, "SignatureDoesNotMatch")
-	is("2026-11-21T20:56:37Z")
+	check("2026-11-21T20:56:37Z")
 	b.want(b.do(c, "Nonsense"), 404, "InvalidApi.NotFound")
-	is("2026-11-21T20:57:37Z")
+	check("2026-11-21T20:57:37Z")
 	b.server.Flush()
 	b.stop()
 	b.start()
-	is("2026-11-21T20:57:37Z")
+	check("2026-11-21T20:57:37Z")
 }
 
-// TestNames: what users and policies can be called, and how much can be said of
-// them.
+// TestNames checks which names of users and policies are valid, and how long their descriptions can
+// be.
 func TestNames(t *testing.T) {
 	b := newBench(t)
 	doc := document(allow("kms:*", "*"))
@@ -457,11 +463,11 @@ func TestNames(t *testing.T) {
 	b.refused(400, "InvalidParameter", "CreateUser", "UserName", "x", "Comments", strings.Repeat("c", 129))
 	b.refused(400, "InvalidParameter", "CreateRamPolicy", "PolicyName", "x", "PolicyDocument", doc, "Description", strings.Repeat("d", 129))
 	b.refused(409, "EntityAlreadyExists.Policy", "CreateRamPolicy", "PolicyName", "a", "PolicyDocument", doc)
-	b.refused(404, "EntityNotExist.User", "CreateAccessKey", "UserName", "A") // the case counts
+	b.refused(404, "EntityNotExist.User", "CreateAccessKey", "UserName", "A") // the user is "a"
 }
 
-// TestSystemPolicies: they are there under RAM's names, do what those say, and
-// cannot be changed.
+// TestSystemPolicies checks that the system policies exist under RAM's names, allow what their
+// names say, and cannot be changed.
 func TestSystemPolicies(t *testing.T) {
 	b := newBench(t)
 	sign, read, change, list := b.signParams("DryRun", "true"), []string{"KeyId", b.key.KeyId, "DryRun", "true"}, []string{"KeyId", b.key.KeyId, "DryRun", "true"}, []string{"DryRun", "true"}
@@ -479,7 +485,7 @@ func TestSystemPolicies(t *testing.T) {
 		for action, p := range map[string][]string{"AsymmetricSign": sign, "DescribeKey": read, "DisableKey": change, "ListKeys": list, "DescribeAccountKmsStatus": list} {
 			a := b.do(c, action, p...)
 			if allowed := a.Code == "DryRunOperationError"; allowed != slices.Contains(strings.Fields(may), action) || !allowed && a.Code != "AccessDeniedError" {
-				t.Errorf("%s: %s %d %s", name, action, a.Status, a.Code)
+				t.Errorf("%s: %s got %d %s, want allowed: %s", name, action, a.Status, a.Code, may)
 			}
 		}
 		var before, after struct {
@@ -493,12 +499,12 @@ func TestSystemPolicies(t *testing.T) {
 		b.refused(400, "InvalidParameter", "DeleteRamPolicy", "PolicyName", name)
 		b.local("GetRamPolicy", &after, "PolicyName", name)
 		if before != after || before.Policy.PolicyType != "System" || before.Policy.PolicyDocument == "" {
-			t.Errorf("%s: %+v, then %+v", name, before, after)
+			t.Errorf("%s: got %+v before and %+v after, want the same system policy", name, before, after)
 		}
 	}
 }
 
-// TestDeleteConflict: what is in use is not deleted but by force.
+// TestDeleteConflict checks that users and policies in use are not deleted without Force.
 func TestDeleteConflict(t *testing.T) {
 	b := newBench(t)
 	c := b.newUser("dev", document(allow("kms:ListKeys", "*")))
@@ -523,8 +529,8 @@ type simulated struct {
 	Statement  int
 }
 
-// TestSimulatePolicy: it names the statement that decides, and says what the
-// request itself is answered with.
+// TestSimulatePolicy checks that SimulatePolicy names the statement that decides, and that the
+// request itself and its audit line agree.
 func TestSimulatePolicy(t *testing.T) {
 	b := newBench(t)
 	tagged := b.newKey("Tags", `[{"TagKey":"env","TagValue":"prod"}]`)
@@ -539,7 +545,7 @@ func TestSimulatePolicy(t *testing.T) {
 	))
 	b.local("AttachPolicyToUser", nil, "UserName", "dev", "PolicyName", "AliyunKMSReadOnlyAccess")
 	b.local("DetachPolicyFromUser", nil, "UserName", "dev", "PolicyName", "policy-of-dev")
-	b.local("AttachPolicyToUser", nil, "UserName", "dev", "PolicyName", "policy-of-dev") // now it is the second
+	b.local("AttachPolicyToUser", nil, "UserName", "dev", "PolicyName", "policy-of-dev") // attached again, it comes second
 	for _, tc := range []struct {
 		action, key string
 		want        simulated
@@ -549,7 +555,7 @@ func TestSimulatePolicy(t *testing.T) {
 		{"AsymmetricSign", account + "alias/test", simulated{true, "", "policy-of-dev", 1}},
 		{"AsymmetricSign", tagged, simulated{false, "no statement allows it", "", 0}},
 		{"AsymmetricVerify", b.key.KeyId, simulated{false, "no statement allows it", "", 0}},
-		{"DescribeKey", tagged, simulated{true, "", "AliyunKMSReadOnlyAccess", 1}}, // the first of two that allow it
+		{"DescribeKey", tagged, simulated{true, "", "AliyunKMSReadOnlyAccess", 1}}, // two allow it; the first is named
 		{"DescribeKey", closed, simulated{false, "", "the key policy", 1}},
 		{"DescribeKey", shared, simulated{true, "", "AliyunKMSReadOnlyAccess", 1}},
 		{"GetPublicKey", b.key.KeyId, simulated{false, "", "policy-of-dev", 3}},
@@ -562,7 +568,7 @@ func TestSimulatePolicy(t *testing.T) {
 			reason := got.Reason
 			if got.Reason = tc.want.Reason; got != tc.want || !strings.Contains(reason, tc.want.Reason) ||
 				tc.want.PolicyName != "" && !strings.Contains(reason, fmt.Sprintf("statement %d of policy %q", tc.want.Statement, tc.want.PolicyName)) {
-				t.Errorf("%s on %s: %+v (%q), want %+v", tc.action, tc.key, got, reason, tc.want)
+				t.Errorf("%s on %s: got %+v (%q), want %+v", tc.action, tc.key, got, reason, tc.want)
 			}
 		}
 		check()
@@ -573,27 +579,29 @@ func TestSimulatePolicy(t *testing.T) {
 		}
 		a := b.do(c, tc.action, pairs...)
 		if (a.Status != 403) != tc.want.Allowed {
-			t.Errorf("%s on %s: the request gets %d %s, the simulation says it is allowed: %v", tc.action, tc.key, a.Status, a.Code, tc.want.Allowed)
+			t.Errorf("%s on %s: got %d %s for the request, want allowed %v, as the simulation says",
+				tc.action, tc.key, a.Status, a.Code, tc.want.Allowed)
 		}
-		if a.Status == 403 { // its audit line has the same reason
+		if a.Status == 403 { // its audit line must have the same reason
 			a = b.do(c, tc.action, slices.DeleteFunc(pairs, func(s string) bool { return s == "DryRun" || s == "true" })...)
 			if e, _ := b.auditLine(a.RequestId); !strings.Contains(e.Reason, tc.want.Reason) || tc.want.PolicyName != "" && !strings.Contains(e.Reason, fmt.Sprintf("%q", tc.want.PolicyName)) {
-				t.Errorf("%s on %s: the audit line's reason is %q", tc.action, tc.key, e.Reason)
+				t.Errorf("%s on %s: got reason %q in the audit line, want that of %+v",
+					tc.action, tc.key, e.Reason, tc.want)
 			}
 		}
 	}
-	// Without the policies of the user the key's own decides.
+	// If no policy of the user matches, the key policy decides.
 	b.local("DetachPolicyFromUser", nil, "UserName", "dev", "PolicyName", "AliyunKMSReadOnlyAccess")
 	var got simulated
 	b.local("SimulatePolicy", &got, "UserName", "dev", "ActionName", "DescribeKey", "KeyId", shared)
 	if want := (simulated{true, got.Reason, "the key policy", 2}); got != want {
-		t.Errorf("%+v, want %+v", got, want)
+		t.Errorf("DescribeKey on %s: got %+v, want %+v", shared, got, want)
 	}
 	b.want(b.do(c, "DescribeKey", "KeyId", shared), 200, "")
-	// From elsewhere the Deny does not apply.
+	// The Deny does not apply to other addresses.
 	b.local("SimulatePolicy", &got, "UserName", "dev", "ActionName", "GetPublicKey", "KeyId", b.key.KeyId, "SourceIp", "10.0.0.1")
 	if want := (simulated{true, got.Reason, "policy-of-dev", 4}); got != want {
-		t.Errorf("%+v, want %+v", got, want)
+		t.Errorf("GetPublicKey from 10.0.0.1: got %+v, want %+v", got, want)
 	}
 	for _, action := range []string{"CreateUser", "SimulatePolicy", "Encrypt", "asymmetricsign", "kms:", "*"} {
 		b.refused(400, "InvalidParameter", "SimulatePolicy", "UserName", "dev", "ActionName", action)
@@ -601,8 +609,8 @@ func TestSimulatePolicy(t *testing.T) {
 	b.refused(404, "EntityNotExist.User", "SimulatePolicy", "UserName", "none", "ActionName", "ListKeys")
 }
 
-// TestSecretsAreShownOnce: an AccessKeySecret is in the answer that makes it,
-// and then in no answer, no audit line and not in the database.
+// TestSecretsAreShownOnce checks that an AccessKeySecret is in the answer to CreateAccessKey, and
+// in no other answer, no audit line and not in the database.
 func TestSecretsAreShownOnce(t *testing.T) {
 	b := newBench(t)
 	c := b.newUser("dev", "")
@@ -611,11 +619,11 @@ func TestSecretsAreShownOnce(t *testing.T) {
 		var got any
 		b.local(action, &got)
 		if strings.Contains(fmt.Sprint(got), c.AccessKeySecret) {
-			t.Errorf("%s tells an AccessKeySecret", action)
+			t.Errorf("%s: the answer contains an AccessKeySecret", action)
 		}
 	}
 	if text := fmt.Sprintf("%+v", b.auditLines()); strings.Contains(text, c.AccessKeySecret) || !strings.Contains(text, c.AccessKeyId) {
-		t.Errorf("the audit log has the secret, or not the access key")
+		t.Errorf("the audit log contains the secret, or not the access key")
 	}
 	var lines []audit.Entry
 	for _, e := range b.auditLines() {
@@ -624,13 +632,13 @@ func TestSecretsAreShownOnce(t *testing.T) {
 		}
 	}
 	if len(lines) != 1 || !strings.HasPrefix(lines[0].Principal, "local:") {
-		t.Errorf("CreateAccessKey left the lines %+v", lines)
+		t.Errorf("CreateAccessKey: got audit lines %+v, want one of a local administrator", lines)
 	}
 	b.stop()
 	for _, name := range []string{"db", "audit.log"} {
 		content, err := os.ReadFile(filepath.Join(b.dir, name))
 		if err != nil || bytes.Contains(content, []byte(c.AccessKeySecret)) || !bytes.Contains(content, []byte(c.AccessKeyId)) {
-			t.Errorf("%s has the secret, or not the access key: %v", name, err)
+			t.Errorf("%s contains the secret, or not the access key: %v", name, err)
 		}
 	}
 }

@@ -19,7 +19,8 @@ const (
 	secretUser = `["RbacPermission/Template/CryptoServiceSecretUser"]`
 )
 
-// accessPointOperations are those on access points and what belongs to them.
+// accessPointOperations are the operations on access points, network rules, permission policies and
+// client keys.
 var accessPointOperations = []string{
 	"CreateNetworkRule", "DescribeNetworkRule", "ListNetworkRules", "UpdateNetworkRule", "DeleteNetworkRule",
 	"CreatePolicy", "DescribePolicy", "ListPolicies", "UpdatePolicy", "DeletePolicy",
@@ -27,8 +28,8 @@ var accessPointOperations = []string{
 	"CreateClientKey", "GetClientKey", "ListClientKeys", "DeleteClientKey",
 }
 
-// accessPoint makes an access point with a policy for all keys and a rule, all of
-// one name.
+// accessPoint creates an access point, a permission policy for all keys and a network rule, all
+// with one name.
 func (b *bench) accessPoint(name string) {
 	b.t.Helper()
 	b.local("CreateNetworkRule", nil, "Name", name, "Type", "Private", "SourcePrivateIp", `["10.0.0.0/8"]`)
@@ -36,7 +37,7 @@ func (b *bench) accessPoint(name string) {
 	b.local("CreateApplicationAccessPoint", nil, "Name", name, "Policies", `["`+name+`"]`)
 }
 
-// clientKey makes a client key and gives its id.
+// clientKey creates a client key and returns its id.
 func (b *bench) clientKey(aapName string) string {
 	b.t.Helper()
 	var made struct{ ClientKeyId string }
@@ -44,8 +45,8 @@ func (b *bench) clientKey(aapName string) string {
 	return made.ClientKeyId
 }
 
-// accessPointScenario makes what such an operation needs to succeed, and gives its
-// parameters.
+// accessPointScenario creates everything that an operation on access points needs to succeed, and
+// returns its parameters.
 func (b *bench) accessPointScenario(action string) []string {
 	b.t.Helper()
 	old := "old-" + uuid.NewString()[:8]
@@ -73,14 +74,14 @@ func (b *bench) accessPointScenario(action string) []string {
 	return name // Describe…, Delete…
 }
 
-// body gives an answer without its RequestId.
+// body returns the members of an answer except the RequestId.
 func body(a answer) map[string]any {
 	members := maps.Clone(a.Body)
 	delete(members, "RequestId")
 	return members
 }
 
-// shows asks for something and compares all of the answer.
+// shows calls an operation and compares the whole answer.
 func (b *bench) shows(want map[string]any, action string, pairs ...string) {
 	b.t.Helper()
 	a := b.want(b.do(b.root, action, pairs...), 200, "")
@@ -91,7 +92,7 @@ func (b *bench) shows(want map[string]any, action string, pairs ...string) {
 
 type object = map[string]any
 
-// TestNetworkRules goes through the life of a rule.
+// TestNetworkRules creates, reads, updates and deletes a network rule.
 func TestNetworkRules(t *testing.T) {
 	b := newBench(t)
 	const sources = `["192.168.1.1/24","10.1.2.3","fd00::/8"]`
@@ -100,10 +101,11 @@ func TestNetworkRules(t *testing.T) {
 	created["Name"] = "office"
 	b.shows(created, "CreateNetworkRule", "Name", "office", "Type", "Private", "SourcePrivateIp", ` [ "192.168.1.1/24", "10.1.2.3","fd00::/8" ]`, "Description", "d")
 	b.shows(rule, "DescribeNetworkRule", "Name", "office")
-	b.want(b.do(b.root, "CreateNetworkRule", "Name", "office", "Type", "Private", "SourcePrivateIp", `["::1"]`), 409, "Rejected.ResourceExist")
+	b.want(b.do(b.root, "CreateNetworkRule", "Name", "office", "Type", "Private", "SourcePrivateIp", `["::1"]`),
+		409, "Rejected.ResourceExist")
 	b.want(b.do(b.root, "CreateNetworkRule", "Name", "office", "Type", "Private", "SourcePrivateIp", `["::1"]`, "DryRun", "true"), 400, "ValidationError")
 
-	b.shows(object{}, "UpdateNetworkRule", "Name", "office") // nothing
+	b.shows(object{}, "UpdateNetworkRule", "Name", "office") // changes nothing
 	b.shows(rule, "DescribeNetworkRule", "Name", "office")
 	b.shows(object{}, "UpdateNetworkRule", "Name", "office", "Description", "")
 	rule["Description"] = ""
@@ -118,7 +120,7 @@ func TestNetworkRules(t *testing.T) {
 	}
 }
 
-// TestPermissionPolicies goes through the life of a policy.
+// TestPermissionPolicies creates, reads, updates and deletes a permission policy.
 func TestPermissionPolicies(t *testing.T) {
 	b := newBench(t)
 	for _, name := range []string{"one", "two"} {
@@ -132,7 +134,8 @@ func TestPermissionPolicies(t *testing.T) {
 	p["Permissions"] = []any{"RbacPermission/Template/CryptoServiceKeyUser", "RbacPermission/Template/CryptoServiceSecretUser"}
 	p["Resources"] = []any{"key/*", "secret/acs/ram/user/a*"}
 	b.shows(p, "DescribePolicy", "Name", "app")
-	b.want(b.do(b.root, "CreatePolicy", "Name", "app", "Permissions", both, "Resources", `["key/*"]`), 409, "Rejected.ResourceExist")
+	b.want(b.do(b.root, "CreatePolicy", "Name", "app", "Permissions", both, "Resources", `["key/*"]`),
+		409, "Rejected.ResourceExist")
 
 	for _, step := range []struct {
 		name, value string
@@ -150,16 +153,17 @@ func TestPermissionPolicies(t *testing.T) {
 		p[step.name] = step.member
 		b.shows(p, "DescribePolicy", "Name", "app")
 	}
-	// Its rules may be gone: what is not about them can be changed all the same.
+	// If its network rules no longer exist, everything else of it can still be changed.
 	b.local("UpdatePolicy", nil, "Name", "app", "AccessControlRules", `{"NetworkRules":["one"]}`)
 	b.local("DeleteNetworkRule", nil, "Name", "one")
 	b.shows(object{}, "UpdatePolicy", "Name", "app", "Description", "new")
-	b.want(b.do(b.root, "UpdatePolicy", "Name", "app", "AccessControlRules", `{"NetworkRules":["one"]}`), 400, "InvalidParameter")
+	b.want(b.do(b.root, "UpdatePolicy", "Name", "app", "AccessControlRules", `{"NetworkRules":["one"]}`),
+		400, "InvalidParameter")
 
 	for _, value := range []string{instance.InstanceId, "shared"} {
 		a := b.want(b.do(b.root, "CreatePolicy", "Name", value, "Permissions", keyUser, "Resources", `["key/*"]`, "KmsInstance", value), 200, "")
 		if a.Body["KmsInstance"] != value || a.Body["AccessControlRules"] != `{"NetworkRules":[]}` {
-			t.Errorf("created with KmsInstance %s: %v", value, a.Body)
+			t.Errorf("CreatePolicy with KmsInstance %s: got %v, want that KmsInstance and no rules", value, a.Body)
 		}
 	}
 	b.shows(object{}, "DeletePolicy", "Name", "app")
@@ -168,8 +172,8 @@ func TestPermissionPolicies(t *testing.T) {
 	}
 }
 
-// TestAccessPoints goes through the life of an access point, which its client keys
-// do not outlive.
+// TestAccessPoints creates, reads, updates and deletes an access point. Its deletion must delete
+// its client keys.
 func TestAccessPoints(t *testing.T) {
 	b := newBench(t)
 	for _, name := range []string{"p1", "p2", "p3", "p4"} {
@@ -178,7 +182,8 @@ func TestAccessPoints(t *testing.T) {
 	app := object{"Name": "app", "Arn": account + "applicationaccesspoint/app", "Description": "d", "AuthenticationMethod": "ClientKey", "Policies": `["p3","p1","p2"]`}
 	b.shows(app, "CreateApplicationAccessPoint", "Name", "app", "Description", "d", "Policies", `["p3","p1","p2"]`)
 	b.shows(app, "DescribeApplicationAccessPoint", "Name", "app")
-	b.want(b.do(b.root, "CreateApplicationAccessPoint", "Name", "app", "Policies", `["p1"]`), 409, "Rejected.ResourceExist")
+	b.want(b.do(b.root, "CreateApplicationAccessPoint", "Name", "app", "Policies", `["p1"]`),
+		409, "Rejected.ResourceExist")
 	b.shows(object{}, "UpdateApplicationAccessPoint", "Name", "app", "Policies", `["p4"]`)
 	app["Policies"] = `["p4"]`
 	b.shows(app, "DescribeApplicationAccessPoint", "Name", "app")
@@ -194,11 +199,12 @@ func TestAccessPoints(t *testing.T) {
 	for _, action := range []string{"DescribeApplicationAccessPoint", "UpdateApplicationAccessPoint", "DeleteApplicationAccessPoint"} {
 		b.want(b.do(b.root, action, "Name", "app"), 404, "Forbidden.ResourceNotFound")
 	}
-	b.want(b.do(b.root, "CreateClientKey", "AapName", "app", "Password", "password1"), 404, "Forbidden.ResourceNotFound")
+	b.want(b.do(b.root, "CreateClientKey", "AapName", "app", "Password", "password1"),
+		404, "Forbidden.ResourceNotFound")
 	b.want(b.do(b.root, "ListClientKeys", "AapName", "app"), 404, "Forbidden.ResourceNotFound")
 }
 
-// TestAccessPointLists turns pages, of 20 by default.
+// TestAccessPointLists checks the pages of lists, which have 20 members by default.
 func TestAccessPointLists(t *testing.T) {
 	b := newBench(t)
 	var all []string
@@ -214,20 +220,20 @@ func TestAccessPointLists(t *testing.T) {
 		for pageNumber, want := range map[string][]string{"1": all[:20], "2": all[20:], "3": nil} {
 			a := b.want(b.do(b.root, action, "PageNumber", pageNumber), 200, "")
 			if got := listed(t, a, list[0], list[1], "Name"); !slices.Equal(got, want) || a.Body["TotalCount"] != 21.0 || a.Body["PageSize"] != 20.0 {
-				t.Errorf("%s, page %s: %v", action, pageNumber, a.Body)
+				t.Errorf("%s, page %s: got %v, want %q", action, pageNumber, a.Body, want)
 			}
 		}
 		a := b.want(b.do(b.root, action, "PageNumber", "2", "PageSize", "10"), 200, "")
 		if got := listed(t, a, list[0], list[1], "Name"); !slices.Equal(got, all[10:20]) {
-			t.Errorf("%s: the second ten are %v", action, got)
+			t.Errorf("%s, second page of 10: got %v, want %v", action, got, all[10:20])
 		}
 	}
 	b.want(b.do(b.root, "ListPolicies", "PageSize", "101"), 400, "InvalidParameter")
 	b.want(b.do(b.root, "ListNetworkRules", "PageNumber", "0"), 400, "InvalidParameter")
 }
 
-// TestAccessPointParameters sends parameters that are invalid by themselves. Each
-// message names the parameter, and nothing is left.
+// TestAccessPointParameters sends invalid parameters. Each message must name the parameter, and no
+// record must change.
 func TestAccessPointParameters(t *testing.T) {
 	b := newBench(t)
 	long := strings.Repeat("中", 8193)
@@ -276,10 +282,11 @@ func TestAccessPointParameters(t *testing.T) {
 				}
 				a := b.do(b.root, action, pairs...)
 				if a.Status != 400 || a.Code != "InvalidParameter" || !strings.Contains(a.Message, `"`+name+`"`) || len(a.Message) > 1000 {
-					t.Errorf("%s with %s %.40q: %d %s %.1000q", action, name, text, a.Status, a.Code, a.Message)
+					t.Errorf("%s with %s %.40q: got %d %s %.1000q, want 400 InvalidParameter that names it",
+						action, name, text, a.Status, a.Code, a.Message)
 				}
 				if b.records() != before {
-					t.Errorf("%s with %s %.40q: refused, it changed records", action, name, text)
+					t.Errorf("%s with %s %.40q: the refused request changed records", action, name, text)
 				}
 			}
 		}
@@ -296,7 +303,7 @@ func TestAccessPointParameters(t *testing.T) {
 			b.want(b.do(b.root, action, p...), 400, "MissingParameter")
 		}
 	}
-	// Sent empty, what cannot be empty does not mean "as it was".
+	// An empty value does not mean "unchanged" for a parameter that cannot be empty.
 	for action, names := range map[string][]string{"UpdateNetworkRule": {"SourcePrivateIp"}, "UpdatePolicy": {"Permissions", "Resources", "AccessControlRules"}, "UpdateApplicationAccessPoint": {"Policies"}} {
 		for _, name := range names {
 			b.accessPoint("empty-" + action + name)
@@ -305,8 +312,7 @@ func TestAccessPointParameters(t *testing.T) {
 	}
 }
 
-// hasParameter says which parameters operations have that their scenarios do not
-// send.
+// hasParameter reports whether an operation has a parameter that its scenario does not send.
 func hasParameter(action, name string) bool {
 	switch name {
 	case "Description":
@@ -325,7 +331,7 @@ func hasParameter(action, name string) bool {
 	return false
 }
 
-// TestAccessPointLimits fills the records up.
+// TestAccessPointLimits checks the limits on the numbers of records.
 func TestAccessPointLimits(t *testing.T) {
 	b := newBench(t)
 	b.accessPoint("a")
@@ -357,8 +363,8 @@ func TestAccessPointLimits(t *testing.T) {
 	b.clientKey("a")
 }
 
-// TestAccessPointsHidden: who has no right to a name learns nothing of what has it,
-// nor whether there is a client key.
+// TestAccessPointsHidden checks that a caller without a permission for a name cannot learn whether
+// something has it, or whether a client key exists.
 func TestAccessPointsHidden(t *testing.T) {
 	b := newBench(t)
 	b.accessPoint("mine")
@@ -374,17 +380,21 @@ func TestAccessPointsHidden(t *testing.T) {
 			continue
 		}
 		for _, dryRun := range []string{"true", "false"} {
-			there, none := b.do(c, action, "Name", "other", "DryRun", dryRun), b.do(c, action, "Name", "none", "DryRun", dryRun)
-			if there.Status != 403 || there.Code != none.Code || there.Message != none.Message {
-				t.Errorf("%s: %d %s %q for what exists, %d %s %q for what does not", action, there.Status, there.Code, there.Message, none.Status, none.Code, none.Message)
+			present := b.do(c, action, "Name", "other", "DryRun", dryRun)
+			absent := b.do(c, action, "Name", "none", "DryRun", dryRun)
+			if present.Status != 403 || present.Code != absent.Code || present.Message != absent.Message {
+				t.Errorf("%s: got %d %s %q for a name that exists, %d %s %q for one that does not, want both the same",
+					action, present.Status, present.Code, present.Message, absent.Status, absent.Code, absent.Message)
 			}
 		}
 	}
 	for _, action := range []string{"GetClientKey", "DeleteClientKey"} {
 		for _, dryRun := range []string{"true", "false"} {
-			there, none := b.do(c, action, "ClientKeyId", other, "DryRun", dryRun), b.do(c, action, "ClientKeyId", "KAAP."+uuid.NewString(), "DryRun", dryRun)
-			if there.Status != 403 || there.Code != none.Code || there.Message != none.Message {
-				t.Errorf("%s: %d %s %q for what exists, %d %s %q for what does not", action, there.Status, there.Code, there.Message, none.Status, none.Code, none.Message)
+			present := b.do(c, action, "ClientKeyId", other, "DryRun", dryRun)
+			absent := b.do(c, action, "ClientKeyId", "KAAP."+uuid.NewString(), "DryRun", dryRun)
+			if present.Status != 403 || present.Code != absent.Code || present.Message != absent.Message {
+				t.Errorf("%s: got %d %s %q for a client key that exists, %d %s %q for one that does not",
+					action, present.Status, present.Code, present.Message, absent.Status, absent.Code, absent.Message)
 			}
 		}
 		b.want(b.do(b.root, action, "ClientKeyId", "KAAP."+uuid.NewString()), 404, "Forbidden.ResourceNotFound")
@@ -395,12 +405,12 @@ func TestAccessPointsHidden(t *testing.T) {
 	b.want(b.do(c, "ListPolicies"), 403, "Forbidden.NoPermission")
 	b.want(b.do(c, "CreateClientKey", "AapName", "other", "Password", "password1"), 403, "Forbidden.NoPermission")
 	b.want(b.do(c, "CreateClientKey", "AapName", "none", "Password", "password1"), 403, "Forbidden.NoPermission")
-	// Its own it can have.
+	// The caller has access to mine.
 	b.want(b.do(c, "ListClientKeys", "AapName", "mine"), 200, "")
 	b.want(b.do(c, "GetClientKey", "ClientKeyId", mine), 200, "")
 	a := b.want(b.do(c, "DeleteClientKey", "ClientKeyId", mine), 200, "")
 	if e, _ := b.auditLine(a.RequestId); e.Subject != "mine/"+mine {
-		t.Errorf("the audit line speaks of %q", e.Subject)
+		t.Errorf("DeleteClientKey: got audit line for %q, want %q", e.Subject, "mine/"+mine)
 	}
 	b.want(b.do(c, "DescribeNetworkRule", "Name", "mine"), 200, "")
 	b.want(b.do(c, "DeletePolicy", "Name", "mine"), 200, "")

@@ -27,7 +27,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// socketDir makes a directory as the admin door wants it.
+// socketDir returns a new directory that admits only this user, as the admin socket needs it.
 func socketDir(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "admin")
@@ -37,7 +37,7 @@ func socketDir(t *testing.T) string {
 	return dir
 }
 
-// admin opens the bench's admin door.
+// admin opens the bench's admin door and returns a client.
 func (b *bench) admin() *adminclient.Client {
 	b.t.Helper()
 	path := filepath.Join(socketDir(b.t.(*testing.T)), "admin.sock")
@@ -68,7 +68,7 @@ func (b *bench) serveAdmin(l net.Listener) {
 	})
 }
 
-// signing gives a bench whose audit log has a key.
+// signing returns a bench whose audit log signs with a key, and the public key.
 func signing(t *testing.T, change ...func(*gateway.Config)) (*bench, *ecdsa.PublicKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -91,7 +91,8 @@ func signing(t *testing.T, change ...func(*gateway.Config)) (*bench, *ecdsa.Publ
 	})...), &key.PublicKey
 }
 
-// adminScenario makes what an operation of administration needs to succeed.
+// adminScenario creates everything that an administrative operation needs to succeed, and returns
+// its parameters.
 func (b *bench) adminScenario(action string) []string {
 	b.t.Helper()
 	c := b.newUser("u-"+action, document(allow("kms:ListKeys", "*")))
@@ -125,18 +126,18 @@ func (b *bench) adminScenario(action string) []string {
 	}[action]
 }
 
-// everything writes down all records but for the outbox, whose record goes with
-// the next change.
+// everything returns all records as text, except for the outbox, whose record the next change
+// removes.
 func (b *bench) everything() string {
 	s := b.records()
 	records := b.db.Now()
-	objects, _ := b.backend.Objects(b.t.Context()) // what there is when the backend is down, is not asked here
+	objects, _ := b.backend.Objects(b.t.Context()) // fails while the backend is down
 	s += fmt.Sprint(len(objects), slices.Collect(records.Users().All()), slices.Collect(records.RamPolicies().All()), slices.Collect(records.AccessKeys().All()), slices.Collect(records.Nonces().All()), records.Instance(), records.AuditKey(), b.backend.Len())
 	return s
 }
 
-// TestAdminDoor has every operation through the admin door: as a dry run, which
-// changes nothing, and then once, each with its line.
+// TestAdminDoor calls every operation through the admin door: as a dry run, which must change
+// nothing, and then once. Each call must have its audit line.
 func TestAdminDoor(t *testing.T) {
 	t.Parallel()
 	b, key := signing(t)
@@ -149,14 +150,14 @@ func TestAdminDoor(t *testing.T) {
 			p = b.scenario(action)
 		}
 		if p == nil {
-			t.Fatalf("the test does not know parameters for %s", action)
+			t.Fatalf("%s: there is no scenario", action)
 		}
 		line := func(dryRun bool, status int, code string) {
 			t.Helper()
 			lines := b.auditLines()
 			if e := lines[len(lines)-1]; e.Action != action || e.Principal != "local:"+me || e.Source != "uid:"+me || e.Door != "admin" ||
 				e.Status != status || e.Code != code || e.DryRun != dryRun || e.RequestId == "" || e.Quota != "" {
-				t.Errorf("%s: the last audit line is %+v", action, e)
+				t.Errorf("%s: got last audit line %+v, want its own with %d %s", action, e, status, code)
 			}
 		}
 		before := b.everything()
@@ -164,47 +165,50 @@ func TestAdminDoor(t *testing.T) {
 		dry["DryRun"] = "True"
 		var api *kms.Error
 		if err := c.Call(t.Context(), action, dry, nil); !errors.As(err, &api) || api.Status != 400 || api.Code != "DryRunOperationError" {
-			t.Errorf("%s as a dry run: %v", action, err)
+			t.Errorf("%s as a dry run: got error %v, want DryRunOperationError", action, err)
 		}
 		line(true, 400, "DryRunOperationError")
 		if after := b.everything(); after != before {
-			t.Errorf("%s as a dry run changed records:\n%s\nbefore:\n%s", action, after, before)
+			t.Errorf("%s as a dry run changed records: got\n%s\nwant\n%s", action, after, before)
 		}
 		var resp map[string]any
 		if action == "CreateBackup" {
 			var octets bytes.Buffer
 			if err := c.Stream(t.Context(), action, params(p...), &octets); err != nil || !strings.Contains(octets.String(), "age1test") {
-				t.Errorf("%s: %d octets, %v", action, octets.Len(), err)
+				t.Errorf("%s: got %d octets, %v, want an archive for age1test", action, octets.Len(), err)
 			}
 		} else if err := c.Call(t.Context(), action, params(p...), &resp); err != nil || resp["RequestId"] == "" {
-			t.Errorf("%s: %v, %v", action, resp, err)
+			t.Errorf("%s: got %v, %v, want a RequestId", action, resp, err)
 		}
 		line(false, 200, "")
 		changes[action] = b.everything() != before
 		if action == "GetAuditHead" {
 			head, err := audit.ParseCheckpoint(resp["Head"].(string))
 			if err != nil || !head.Check(key) || head.Seq == 0 {
-				t.Errorf("the head %v: %+v, %v", resp["Head"], head, err)
+				t.Errorf("GetAuditHead: got %v (%+v), %v, want a head with a valid signature", resp["Head"], head, err)
 			}
 		}
 	}
-	// The comparison sees what is changed: it would not pass for want of looking.
+	// The comparison must see real changes, or it would prove nothing.
 	for action, changed := range changes {
-		if slices.Contains(operationsOf(kms.Admin), action) && changed == slices.ContainsFunc([]string{"List", "Get", "Simulate", "Describe", "Test", "CreateBackup"}, func(reads string) bool { return strings.HasPrefix(action, reads) }) {
-			t.Errorf("%s changed records: %v", action, changed)
+		reads := slices.ContainsFunc(
+			[]string{"List", "Get", "Simulate", "Describe", "Test", "CreateBackup"},
+			func(prefix string) bool { return strings.HasPrefix(action, prefix) })
+		if slices.Contains(operationsOf(kms.Admin), action) && changed == reads {
+			t.Errorf("%s changed records: got %v, want %v", action, changed, !reads)
 		}
 	}
 }
 
-// TestAdminErrors provokes every error of administration, through the socket.
+// TestAdminErrors triggers every error of the administrative operations, through the socket.
 func TestAdminErrors(t *testing.T) {
 	b := newBench(t)
 	c := b.admin()
 	b.newUser("dev", document(allow("kms:*", "*")))
 	doc := document(allow("kms:*", "*"))
-	left := make(map[string]int)
+	statuses := make(map[string]int)
 	for _, e := range kms.AdminErrors() {
-		left[e.Code] = e.Status
+		statuses[e.Code] = e.Status
 	}
 	for _, tc := range []struct {
 		code, action string
@@ -246,19 +250,19 @@ func TestAdminErrors(t *testing.T) {
 		before := b.everything()
 		var api *kms.Error
 		err := c.Call(t.Context(), tc.action, params(tc.p...), nil)
-		if !errors.As(err, &api) || api.Code != tc.code || left[tc.code] != 0 && api.Status != left[tc.code] {
-			t.Errorf("%s %q: %v, want %s", tc.action, tc.p, err, tc.code)
+		if !errors.As(err, &api) || api.Code != tc.code || statuses[tc.code] != 0 && api.Status != statuses[tc.code] {
+			t.Errorf("%s %q: got error %v, want %s", tc.action, tc.p, err, tc.code)
 		}
 		if lines := b.auditLines(); api != nil && lines[len(lines)-1].Code != api.Code {
-			t.Errorf("%s %q: the last audit line is %+v", tc.action, tc.p, lines[len(lines)-1])
+			t.Errorf("%s %q: got last audit line %+v, want code %s", tc.action, tc.p, lines[len(lines)-1], api.Code)
 		}
 		if after := b.everything(); after != before {
-			t.Errorf("%s %q: refused, it changed records", tc.action, tc.p)
+			t.Errorf("%s %q: the refused request changed records", tc.action, tc.p)
 		}
 	}
 	for _, e := range kms.AdminErrors() {
 		if !b.audited(e.Code) {
-			t.Errorf("%s was not provoked", e.Code)
+			t.Errorf("%s was not triggered", e.Code)
 		}
 	}
 }
@@ -267,14 +271,14 @@ func (b *bench) audited(code string) bool {
 	return slices.ContainsFunc(b.auditLines(), func(e audit.Entry) bool { return e.Code == code })
 }
 
-// TestNoAdministrationFromTheWorld: no right makes an operation of
-// administration one that the network can ask for, on any kind of listener.
+// TestNoAdministrationFromTheWorld checks that no permission allows an administrative operation
+// over the network.
 func TestNoAdministrationFromTheWorld(t *testing.T) {
 	b := newBench(t)
 	full := b.newUser("full", document(allow("*", "*")))
 	for _, action := range operationsOf(kms.Admin) {
 		p := params(b.adminScenario(action)...)
-		delete(p, "AccessKeyId") // here it says who signs
+		delete(p, "AccessKeyId") // in an RPC request, it identifies the caller
 		before := b.everything()
 		ask := func(dryRun string) answer {
 			p["DryRun"] = dryRun
@@ -283,12 +287,12 @@ func TestNoAdministrationFromTheWorld(t *testing.T) {
 		b.want(ask("false"), 404, "InvalidApi.NotFound")
 		b.want(ask("true"), 400, "ValidationError")
 		if b.everything() != before {
-			t.Errorf("%s: refused, it changed records", action)
+			t.Errorf("%s: the refused request changed records", action)
 		}
 	}
 }
 
-// TestListenAdmin: where the socket is made, and who may open it.
+// TestListenAdmin checks the mode of the admin socket, and in which directories it is created.
 func TestListenAdmin(t *testing.T) {
 	dir := socketDir(t)
 	path := filepath.Join(dir, "admin.sock")
@@ -302,48 +306,49 @@ func TestListenAdmin(t *testing.T) {
 	}
 	first, err := front.ListenUnix(path)
 	if err != nil || mode() != os.ModeSocket|0o600 {
-		t.Fatalf("mode %v, %v", mode(), err)
+		t.Fatalf("ListenUnix: got mode %v, %v, want a socket with mode 0600", mode(), err)
 	}
-	// A process that is gone leaves its socket behind.
+	// A process that was killed leaves its socket behind.
 	first.(*net.UnixListener).SetUnlinkOnClose(false)
 	first.Close()
 	second, err := front.ListenUnix(path)
 	if err != nil || mode() != os.ModeSocket|0o600 {
-		t.Fatalf("in the place of a stale socket: mode %v, %v", mode(), err)
+		t.Fatalf("ListenUnix over a stale socket: got mode %v, %v, want a socket with mode 0600", mode(), err)
 	}
 	b := newBench(t)
 	b.serveAdmin(second)
 	if err := adminclient.Dial(path).Call(t.Context(), "ListUsers", nil, nil); err != nil {
-		t.Error(err)
+		t.Errorf("ListUsers through the socket: %v", err)
 	}
-	for _, open := range []os.FileMode{0o755, 0o701, 0o710, 0o770, 0o704} {
-		if err := os.Chmod(dir, open); err != nil {
+	for _, dirMode := range []os.FileMode{0o755, 0o701, 0o710, 0o770, 0o704} {
+		if err := os.Chmod(dir, dirMode); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := front.ListenUnix(filepath.Join(dir, "other.sock")); err == nil || !strings.Contains(err.Error(), "chmod 700") {
-			t.Errorf("in a directory of mode %o: %v", open, err)
+			t.Errorf("ListenUnix in a directory with mode %o: got error %v, want one that suggests chmod 700",
+				dirMode, err)
 		}
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// What is no socket is nobody's leftover.
+	// A file that is not a socket must stay.
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := front.ListenUnix(file); err == nil {
-		t.Error("a file was replaced by the socket")
+		t.Error("ListenUnix replaced a file that is not a socket")
 	}
 	if content, err := os.ReadFile(file); err != nil || string(content) != "mine" {
-		t.Errorf("the file: %q, %v", content, err)
+		t.Errorf("the file: got %q, %v, want \"mine\"", content, err)
 	}
 }
 
-// TestAdminRequests sends what is no admin request: each gets an error of the
-// API, has a line, and does nothing.
+// TestAdminRequests sends invalid admin requests. Each must get an error of the API, have an audit
+// line, and change nothing.
 func TestAdminRequests(t *testing.T) {
-	t.Parallel() // net/http waits before it closes on a body that is too large
+	t.Parallel() // net/http waits before it closes a connection whose body is too large
 	b := newBench(t)
 	path := filepath.Join(socketDir(t), "admin.sock")
 	b.openAdmin(path)
@@ -384,10 +389,11 @@ func TestAdminRequests(t *testing.T) {
 		err = json.NewDecoder(resp.Body).Decode(&got)
 		resp.Body.Close()
 		if err != nil || resp.StatusCode != tc.status || got.Code != tc.code || got.RequestId == "" || len(got.Message) > 1000 {
-			t.Errorf("%s %s %.60s: %d %+v, %v, want %d %s", tc.method, tc.path, tc.body, resp.StatusCode, got, err, tc.status, tc.code)
+			t.Errorf("%s %s %.60s: got %d %+v, %v, want %d %s",
+				tc.method, tc.path, tc.body, resp.StatusCode, got, err, tc.status, tc.code)
 		}
 		if e, _ := b.auditLine(got.RequestId); e.Status != tc.status || e.Code != tc.code || e.Door != "admin" {
-			t.Errorf("%s %s %.60s: audit line %+v", tc.method, tc.path, tc.body, e)
+			t.Errorf("%s %s %.60s: got audit line %+v, want %d %s", tc.method, tc.path, tc.body, e, tc.status, tc.code)
 		}
 	}
 	if b.everything() != before {
@@ -399,7 +405,7 @@ func TestAdminRequests(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(text) != "ok\n" {
-		t.Errorf("health: %d %q", resp.StatusCode, text)
+		t.Errorf("/ready: got %d %q, want 200 ok", resp.StatusCode, text)
 	}
 }
 
@@ -407,23 +413,23 @@ func newRequest(t *testing.T, method, url, body string) (*http.Request, error) {
 	return http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 }
 
-// strangerSocket tells a child of this test's own binary that it is one, and
-// what to ask.
-const strangerSocket = "KMSGATE_TEST_STRANGER_SOCKET"
+// otherUserSocket is the environment variable that makes a child of the test's binary call the
+// admin socket at this path.
+const otherUserSocket = "KMSGATE_TEST_OTHER_USER_SOCKET"
 
-// TestAdminPeer: neither another user of this machine nor who is not known at
-// all may administer or observe, even if the socket can be opened.
+// TestAdminPeer checks that neither another user of the machine nor a caller without a known uid
+// can administer or observe the gateway, even if they can open the socket.
 func TestAdminPeer(t *testing.T) {
-	if path := os.Getenv(strangerSocket); path != "" {
-		fmt.Println("asked:", adminclient.Dial(path).Call(t.Context(), "CreateUser", params("UserName", "intruder"), nil))
-		fmt.Println("asked:", adminclient.Dial(path).Call(t.Context(), "ListUsers", nil, nil))
+	if path := os.Getenv(otherUserSocket); path != "" {
+		fmt.Println("answer:", adminclient.Dial(path).Call(t.Context(), "CreateUser", params("UserName", "intruder"), nil))
+		fmt.Println("answer:", adminclient.Dial(path).Call(t.Context(), "ListUsers", nil, nil))
 		return
 	}
 	t.Parallel()
 	b := newBench(t)
 	before := b.everything()
 
-	// Over TCP nobody is known.
+	// The uid of a caller over TCP is unknown.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -440,28 +446,29 @@ func TestAdminPeer(t *testing.T) {
 		}
 		var got struct{ RequestId, Code string }
 		if err := json.NewDecoder(resp.Body).Decode(&got); err != nil || resp.StatusCode != 403 || got.Code != "Forbidden.NoPermission" {
-			t.Errorf("%s %s over TCP: %d %+v, %v", tc.method, tc.path, resp.StatusCode, got, err)
+			t.Errorf("%s %s over TCP: got %d %+v, %v, want 403 Forbidden.NoPermission",
+				tc.method, tc.path, resp.StatusCode, got, err)
 		}
 		resp.Body.Close()
 		if e, _ := b.auditLine(got.RequestId); e.Principal != "" || !strings.Contains(e.Reason, "cannot identify the peer") {
-			t.Errorf("audit line %+v", e)
+			t.Errorf("%s %s over TCP: got audit line %+v, want one without a principal", tc.method, tc.path, e)
 		}
 	}
 
-	// Only root can be somebody else; as anybody else this part has no subject.
+	// Only root can start a process of another user.
 	if os.Getuid() == 0 {
-		b.askAsStranger(65534)
+		b.callAsUser(65534)
 	}
 	if b.everything() != before {
 		t.Error("a refused request changed records")
 	}
 }
 
-// askAsStranger has a child with another uid ask at a socket that it can open,
-// which takes a directory outside of t.TempDir: that is closed to others.
-func (b *bench) askAsStranger(uid uint32) {
+// callAsUser has a child with another uid call a socket that the child can open. The socket is
+// outside of t.TempDir, which other users cannot enter.
+func (b *bench) callAsUser(uid uint32) {
 	b.t.Helper()
-	dir, err := os.MkdirTemp("", "kmsgate-stranger")
+	dir, err := os.MkdirTemp("", "kmsgate-other-user")
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -471,15 +478,15 @@ func (b *bench) askAsStranger(uid uint32) {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o666)); err != nil {
 		b.t.Fatal(err)
 	}
-	// By way of /proc: the way to the binary is closed to the child.
+	// The child can reach the binary through /proc only.
 	child := exec.CommandContext(b.t.Context(), "/proc/self/exe", "-test.run=^TestAdminPeer$", "-test.v")
-	child.Env = append(os.Environ(), strangerSocket+"="+path, "GORACE=atexit_sleep_ms=0")
+	child.Env = append(os.Environ(), otherUserSocket+"="+path, "GORACE=atexit_sleep_ms=0")
 	child.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-	said, err := child.CombinedOutput()
-	if err != nil || strings.Count(string(said), "asked: 403 Forbidden.NoPermission") != 2 {
-		b.t.Errorf("uid %d: %v, %s", uid, err, said)
+	output, err := child.CombinedOutput()
+	if err != nil || strings.Count(string(output), "answer: 403 Forbidden.NoPermission") != 2 {
+		b.t.Errorf("uid %d: got %v, %s, want 403 Forbidden.NoPermission twice", uid, err, output)
 	}
-	b.eventually("the refusals' lines", func() bool {
+	b.eventually("the audit lines of the refusals", func() bool {
 		n := 0
 		for _, e := range b.auditLines() {
 			if e.Source == fmt.Sprintf("uid:%d", uid) && e.Principal == "" && e.Code == "Forbidden.NoPermission" && e.Door == "admin" {

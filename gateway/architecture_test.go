@@ -10,24 +10,24 @@ import (
 	"testing"
 )
 
-// mayUse says which files of the package may name something. What is not listed for an
-// operation's file is out of its reach: it gets at a key through the call, which asks the
-// caller's policies, and at nothing around it.
+// mayUse lists the files of the package that may use each of these names. The files of operations
+// can use none of them unless they are listed. So an operation reaches a key only through the call,
+// which checks the caller's policies.
 var mayUse = map[string][]string{
-	// The records of keys and their versions. What these files give to operations takes a
-	// permitted key, or permits one.
+	// The records of keys and their versions. The functions that these files offer to operations
+	// take a permitted key, or return one after checking the policies.
 	"Keys":       {"resolve.go", "change.go"},
 	"Versions":   {"resolve.go", "change.go"},
-	"Version":    {"resolve.go", "change.go", "rpc.go", "native.go"}, // the doors: of a claim
+	"Version":    {"resolve.go", "change.go", "rpc.go", "native.go"}, // the doors, for the Version of a claim
 	"VersionsOf": {"resolve.go", "change.go"},
-	"permitted":  {"resolve.go", "change.go"}, // made here only
+	"permitted":  {"resolve.go", "change.go"}, // created only here
 
 	"Store": {
-		"call.go",              // takes the one moment that a call sees
+		"call.go",              // takes the snapshot that a call sees
 		"change.go",            // writes
 		"gateway.go", "run.go", // opens and maintains
 		"backup.go",            // copies the whole file
-		"clientcertificate.go", // before there is a request
+		"clientcertificate.go", // works before there is a request
 		"metrics.go",
 	},
 	"Snapshot": {"backup.go"},
@@ -36,14 +36,14 @@ var mayUse = map[string][]string{
 	"Owners":   {"inspect.go"},                                        // for local administrators
 }
 
-// TestOnlyWayToAKey: no operation can reach the record of a key except through the call,
-// which authorises it; nor the store, nor the backend.
+// TestOnlyWayToAKey checks that operations reach the records of keys only through the call, which
+// authorises them, and that they reach neither the store nor the backend.
 func TestOnlyWayToAKey(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := make(map[string]bool) // the rules see what they are about
+	found := make(map[string]bool) // the names of mayUse that occur
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
@@ -54,8 +54,8 @@ func TestOnlyWayToAKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		check := func(n ast.Node, used string) {
-			allowed, ruled := mayUse[used]
-			if !ruled {
+			allowed, listed := mayUse[used]
+			if !listed {
 				return
 			}
 			found[used] = true
@@ -66,7 +66,7 @@ func TestOnlyWayToAKey(t *testing.T) {
 		ast.Inspect(file, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.SelectorExpr: // a method expression, as (*store.Records).Keys, is one too
-				if from, ok := n.X.(*ast.Ident); !ok || from.Name != "maps" && from.Name != "resp" {
+				if operand, ok := n.X.(*ast.Ident); !ok || operand.Name != "maps" && operand.Name != "resp" {
 					check(n, n.Sel.Name)
 				}
 			case *ast.CompositeLit:
@@ -79,7 +79,7 @@ func TestOnlyWayToAKey(t *testing.T) {
 	}
 	for used := range mayUse {
 		if !found[used] && used != "Versions" {
-			t.Errorf("nothing uses %s any more: this test looks for what there is not", used)
+			t.Errorf("nothing uses %s: got no occurrence, want one, or its row in mayUse removed", used)
 		}
 	}
 }

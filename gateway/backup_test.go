@@ -25,19 +25,19 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A fakeArchiver encrypts nothing: its archive is a list of the key pairs that
-// are in the token, before and after the database was copied, and the database.
+// A fakeArchiver encrypts nothing. Its archive has the ids of the key pairs in the token and the
+// database. It fails if the key pairs change while it is made.
 type fakeArchiver struct {
 	backend *hsmtest.Fake
-	hold    chan struct{} // if not nil: says that it has begun, and waits until it may go on
-	fail    error
-	more    io.WriterTo // at the end
+	hold    chan struct{} // if not nil, Archive sends to it when it begins, and receives before it continues
+	fail    error         // the error of Archive
+	more    io.WriterTo   // written at the end of the archive
 	closed  sync.WaitGroup
 }
 
 func (a *fakeArchiver) Check(recipients []string) error {
 	if slices.Contains(recipients, "none") {
-		return errors.New("it is no recipient")
+		return errors.New("invalid recipient")
 	}
 	return nil
 }
@@ -68,7 +68,7 @@ func (a *fakeArchiver) Archive(ctx context.Context, b gateway.Backup) (gateway.A
 	}
 	for i, id := range a.backend.IDs() {
 		if i >= len(before) || !bytes.Equal(id, before[i]) {
-			return nil, errors.New("key pairs were made or destroyed meanwhile")
+			return nil, errors.New("key pairs were created or destroyed during the backup")
 		}
 	}
 	octets.Write(database.Bytes())
@@ -95,7 +95,7 @@ func (a *fakeArchive) Close() error {
 	return nil
 }
 
-// unpack reads an archive again: the token's key pairs and the records.
+// unpack returns the ids of the token's key pairs and the records in an archive.
 func unpack(t *testing.T, octets []byte) (ids [][]byte, db *store.Store) {
 	t.Helper()
 	_, rest, _ := bytes.Cut(octets, []byte{'\n'})
@@ -117,9 +117,9 @@ func unpack(t *testing.T, octets []byte) (ids [][]byte, db *store.Store) {
 	return ids, db
 }
 
-// TestBackupIsOfOneMoment makes backups while keys are created, get versions, and
-// are deleted. In each of them every recorded key pair is in the token, and every
-// key pair in the token is recorded, as a version or as an orphan.
+// TestBackupIsOfOneMoment makes backups while keys are created, get versions, and are deleted. In
+// each backup, every recorded key pair must be in the token, and every key pair in the token must
+// be recorded, as a version or as an orphan.
 func TestBackupIsOfOneMoment(t *testing.T) {
 	t.Parallel()
 	b, _ := signing(t)
@@ -127,7 +127,7 @@ func TestBackupIsOfOneMoment(t *testing.T) {
 	var busy sync.WaitGroup
 	for range 6 {
 		busy.Go(func() {
-			for ctx.Err() == nil { // some of these fail, as they are made to
+			for ctx.Err() == nil { // some calls fail, because the backend is made to fail
 				var made struct{ KeyMetadata struct{ KeyId string } }
 				_ = b.server.Call(ctx, "CreateKey", params("KeySpec", "EC_P256"), &made)
 				id := made.KeyMetadata.KeyId
@@ -148,7 +148,7 @@ func TestBackupIsOfOneMoment(t *testing.T) {
 			b.backend.FailGenerate(nil)
 		}
 	})
-	most := 0
+	maxPairs := 0
 	for range 60 {
 		var octets bytes.Buffer
 		if err := b.server.Stream(t.Context(), "CreateBackup", params("Recipients.1", "age1test"), &octets); err != nil {
@@ -158,7 +158,7 @@ func TestBackupIsOfOneMoment(t *testing.T) {
 		recorded := make(map[string]bool)
 		for v := range db.Now().Versions().All() {
 			if !slices.ContainsFunc(ids, func(id []byte) bool { return bytes.Equal(id, v.Key.ID) }) {
-				t.Errorf("version %s is recorded and not in the token", v.KeyVersionId)
+				t.Errorf("version %s is recorded but not in the token", v.KeyVersionId)
 			}
 			recorded[string(v.Key.ID)] = true
 		}
@@ -167,20 +167,20 @@ func TestBackupIsOfOneMoment(t *testing.T) {
 		}
 		for _, id := range ids {
 			if !recorded[string(id)] {
-				t.Errorf("key pair %x is in the token, and nothing is recorded of it", id)
+				t.Errorf("key pair %x is in the token but not recorded", id)
 			}
 		}
-		most = max(most, len(ids))
+		maxPairs = max(maxPairs, len(ids))
 	}
 	stop()
 	busy.Wait()
-	if most < 3 {
-		t.Errorf("there were never more than %d key pairs: nothing was tested", most)
+	if maxPairs < 3 {
+		t.Errorf("got at most %d key pairs in a backup, want 3 for a meaningful test", maxPairs)
 	}
 }
 
-// TestBackupHoldsOff: while a backup is made signing goes on, a creation waits
-// and gets through, one whose time is over gets 503, and a second backup waits.
+// TestBackupHoldsOff checks that signing continues during a backup, and that a creation and a
+// second backup wait for its end.
 func TestBackupHoldsOff(t *testing.T) {
 	t.Parallel()
 	archiver := &fakeArchiver{hold: make(chan struct{})}
@@ -193,7 +193,7 @@ func TestBackupHoldsOff(t *testing.T) {
 	}
 	backups, created := make(chan error, 2), make(chan error, 1)
 	go func() { backups <- backup() }()
-	<-archiver.hold // it has begun
+	<-archiver.hold // the first backup has begun
 	b.local("AsymmetricSign", nil, b.signParams()...)
 	go func() {
 		created <- b.server.Call(t.Context(), "CreateKey", params("KeySpec", "EC_P256"), nil)
@@ -201,16 +201,16 @@ func TestBackupHoldsOff(t *testing.T) {
 	go func() { backups <- backup() }()
 	select {
 	case err := <-created:
-		t.Fatalf("a key was created meanwhile: %v", err)
+		t.Fatalf("CreateKey returned during a backup: %v", err)
 	case <-archiver.hold:
-		t.Fatal("a second backup began meanwhile")
+		t.Fatal("a second backup began during the first")
 	case <-time.After(100 * time.Millisecond):
 	}
-	archiver.hold <- struct{}{} // go on
+	archiver.hold <- struct{}{} // let it continue
 	if err := <-backups; err != nil {
 		t.Error(err)
 	}
-	<-archiver.hold // the other one; the creation may be before or behind it
+	<-archiver.hold // the second backup; the creation may come before or after it
 	archiver.hold <- struct{}{}
 	if err := <-backups; err != nil {
 		t.Error(err)
@@ -220,8 +220,8 @@ func TestBackupHoldsOff(t *testing.T) {
 	}
 }
 
-// TestBackupFails: no line, no archive; no archive, no success; and every archive
-// is closed.
+// TestBackupFails checks that a backup fails if the archive or the audit line cannot be written,
+// and that every archive is closed.
 func TestBackupFails(t *testing.T) {
 	t.Parallel()
 	archiver := new(fakeArchiver)
@@ -235,32 +235,35 @@ func TestBackupFails(t *testing.T) {
 	c := b.admin()
 	err := c.Stream(t.Context(), "CreateBackup", params("Recipients.1", "age1test"), &octets)
 	if !errors.As(err, &api) || api.Status != 500 || octets.Len() > 0 {
-		t.Errorf("when the archive cannot be made: %v and %d octets", err, octets.Len())
+		t.Errorf("without room for the archive: got %v and %d octets, want 500 and none", err, octets.Len())
 	}
 	archiver.fail = nil
 	lines := b.auditLines()
 	if e := lines[len(lines)-1]; e.Action != "CreateBackup" || e.Status != 500 || e.Subject != "age1test" || !strings.Contains(e.Reason, "no room") {
-		t.Errorf("its line is %+v", e)
+		t.Errorf("without room for the archive: got audit line %+v, want 500 with the reason", e)
 	}
 	if err := c.Call(t.Context(), "CreateBackup", params("Recipients.1", "age1test"), nil); err == nil {
-		t.Error("Call took octets for an answer")
+		t.Error("Call of an operation that returns octets: got no error")
 	}
 	if err := b.server.Call(t.Context(), "CreateBackup", params("Recipients.1", "age1test"), nil); err == nil {
-		t.Error("the local Call took octets for an answer")
+		t.Error("local Call of an operation that returns octets: got no error")
 	}
 	if err := c.Stream(t.Context(), "ListUsers", nil, &octets); err == nil || octets.Len() > 0 {
-		t.Errorf("Stream took an answer for octets: %v", err)
+		t.Errorf("Stream of an operation that returns no octets: got %v and %d octets, want an error",
+			err, octets.Len())
 	}
 	if err := b.server.Stream(t.Context(), "ListUsers", nil, &octets); err == nil || octets.Len() > 0 {
-		t.Errorf("the local Stream took an answer for octets: %v", err)
+		t.Errorf("local Stream of an operation that returns no octets: got %v and %d octets, want an error",
+			err, octets.Len())
 	}
 	if err := os.Rename(filepath.Join(b.dir, "audit.log"), filepath.Join(b.dir, "away")); err != nil {
 		t.Fatal(err)
 	}
-	for name, stream := range map[string]func(context.Context, string, map[string]string, io.Writer) error{"admin": c.Stream, "local": b.server.Stream} {
+	type streamFunc = func(context.Context, string, map[string]string, io.Writer) error
+	for name, stream := range map[string]streamFunc{"admin": c.Stream, "local": b.server.Stream} {
 		err := stream(t.Context(), "CreateBackup", params("Recipients.1", "age1test"), &octets)
 		if !errors.As(err, &api) || api.Status != 503 || octets.Len() > 0 {
-			t.Errorf("%s: without an audit log: %v and %d octets", name, err, octets.Len())
+			t.Errorf("%s, without an audit log: got %v and %d octets, want 503 and none", name, err, octets.Len())
 		}
 	}
 	if err := os.Rename(filepath.Join(b.dir, "away"), filepath.Join(b.dir, "audit.log")); err != nil {
@@ -273,7 +276,7 @@ type cutShort struct{}
 
 func (cutShort) WriteTo(io.Writer) (int64, error) { return 0, errors.New("the disk cannot be read") }
 
-// TestBackupCutShort: half an archive is an error, and not an archive.
+// TestBackupCutShort checks that Stream returns an error if the archive ends in the middle.
 func TestBackupCutShort(t *testing.T) {
 	t.Parallel()
 	archiver := &fakeArchiver{more: cutShort{}}
@@ -282,8 +285,9 @@ func TestBackupCutShort(t *testing.T) {
 		c.Archiver = archiver
 	})
 	var octets bytes.Buffer
-	if err := b.admin().Stream(t.Context(), "CreateBackup", params("Recipients.1", "age1test"), &octets); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("an archive that ends in the middle: %v after %d octets", err, octets.Len())
+	err := b.admin().Stream(t.Context(), "CreateBackup", params("Recipients.1", "age1test"), &octets)
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("got %v after %d octets, want %v", err, octets.Len(), io.ErrUnexpectedEOF)
 	}
 	archiver.closed.Wait()
 }
@@ -301,8 +305,8 @@ func (zeroReader) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestBackupClientLeaves: a client that takes nothing of a large archive and
-// leaves does not keep the gateway from ending, nor the archive open.
+// TestBackupClientLeaves checks that the archive is closed, and that the gateway can end, if a
+// client closes its connection without reading a large archive.
 func TestBackupClientLeaves(t *testing.T) {
 	t.Parallel()
 	archiver := &fakeArchiver{more: zeros(1 << 30)}
@@ -333,8 +337,8 @@ func TestBackupClientLeaves(t *testing.T) {
 	archiver.closed.Wait()
 }
 
-// TestProve finds a key without its key pair, and an access key that does not
-// unseal; it tells what works all the same.
+// TestProve checks that VerifyAll finds a missing key pair and records that the token cannot
+// unseal, and still counts the ones that work.
 func TestProve(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -344,15 +348,15 @@ func TestProve(t *testing.T) {
 	b.local("DisableKey", nil, "KeyId", lost.KeyMetadata.KeyId)
 	b.newAccessPoint("app", []string{"key/*"})
 	c := b.newNativeClient("app")
-	proof, err := keypair.VerifyAll(t.Context(), b.db, b.backend, b.backend)
-	if want := (keypair.Verified{Keys: 2, Versions: 3, AccessKeys: 1, ClientKeys: 1}); err != nil || proof != want {
-		t.Errorf("of a whole instance: %+v, %v, want %+v", proof, err, want)
+	verified, err := keypair.VerifyAll(t.Context(), b.db, b.backend, b.backend)
+	if want := (keypair.Verified{Keys: 2, Versions: 3, AccessKeys: 1, ClientKeys: 1}); err != nil || verified != want {
+		t.Errorf("complete instance: got %+v, %v, want %+v", verified, err, want)
 	}
 	err = b.db.Update(func(tx *store.Tx) error {
 		a := slices.Collect(tx.AccessKeys().All())[0]
-		a.AccessKeyId = "moved" // it has another's sealed secret
+		a.AccessKeyId = "moved" // its secret was sealed for another
 		k, err := tx.ClientKeys().Get(c.id)
-		k.AapName = "other" // for which it was not sealed
+		k.AapName = "other" // it was sealed for app
 		return errors.Join(err, tx.ClientKeys().Put(k), tx.AccessKeys().Put(a))
 	})
 	if err != nil {
@@ -361,14 +365,14 @@ func TestProve(t *testing.T) {
 	if err := b.backend.Destroy(t.Context(), b.db.Now().VersionsOf(lost.KeyMetadata.KeyId)[0].Key); err != nil {
 		t.Fatal(err)
 	}
-	proof, err = keypair.VerifyAll(t.Context(), b.db, b.backend, b.backend)
-	if want := (keypair.Verified{Keys: 1, Versions: 2, AccessKeys: 1}); proof != want || !errors.Is(err, hsm.ErrNotFound) ||
-		!strings.Contains(err.Error(), lost.KeyMetadata.KeyId) || !strings.Contains(err.Error(), "access key moved") || !strings.Contains(err.Error(), "client key "+c.id) {
-		t.Errorf("of one with losses: %+v, %v, want %+v and an error that names all", proof, err, want)
+	verified, err = keypair.VerifyAll(t.Context(), b.db, b.backend, b.backend)
+	if want := (keypair.Verified{Keys: 1, Versions: 2, AccessKeys: 1}); verified != want || !errors.Is(err, hsm.ErrNotFound) ||
+		!strings.Contains(err.Error(), lost.KeyMetadata.KeyId) || !strings.Contains(err.Error(), `access key "moved"`) || !strings.Contains(err.Error(), `client key "`+c.id) {
+		t.Errorf("instance with losses: got %+v, %v, want %+v and an error that names all of them", verified, err, want)
 	}
 }
 
-// TestMatchesToken tells a token that is another's from one that is away.
+// TestMatchesToken checks that MatchesToken tells another instance's token from an unavailable one.
 func TestMatchesToken(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -380,27 +384,27 @@ func TestMatchesToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := new(hsmtest.Fake)
-	away := new(hsmtest.Fake)
-	away.Fail(fmt.Errorf("%w: away", hsm.ErrUnavailable))
+	unavailable := new(hsmtest.Fake)
+	unavailable.Fail(fmt.Errorf("%w: away", hsm.ErrUnavailable))
 	for name, c := range map[string]struct {
 		backend *hsmtest.Fake
 		sealer  hsm.Sealer
 		want    error
 	}{
-		"its own":                   {b.backend, b.backend, nil},
-		"another":                   {other, b.backend, keypair.ErrForeignToken},
-		"another key for sealing":   {b.backend, otherSealer{other}, keypair.ErrForeignToken},
-		"away":                      {away, b.backend, hsm.ErrUnavailable},
-		"away after the first call": {b.backend, away, hsm.ErrUnavailable},
+		"right token":                      {b.backend, b.backend, nil},
+		"another token":                    {other, b.backend, keypair.ErrForeignToken},
+		"another sealing key":              {b.backend, otherSealer{other}, keypair.ErrForeignToken},
+		"unavailable":                      {unavailable, b.backend, hsm.ErrUnavailable},
+		"unavailable after the first call": {b.backend, unavailable, hsm.ErrUnavailable},
 	} {
 		err := keypair.MatchesToken(t.Context(), b.db, c.backend, c.sealer)
 		if !errors.Is(err, c.want) || c.want == hsm.ErrUnavailable && errors.Is(err, keypair.ErrForeignToken) {
-			t.Errorf("%s: %v, want %v", name, err, c.want)
+			t.Errorf("%s: got error %v, want %v", name, err, c.want)
 		}
 	}
 }
 
-// An otherSealer has another key.
+// An otherSealer cannot unseal anything, as if it had another sealing key.
 type otherSealer struct{ *hsmtest.Fake }
 
 func (otherSealer) Unseal(context.Context, []byte, []byte) ([]byte, error) {

@@ -13,24 +13,24 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// certificate is what a client key's program shows when it connects.
+// certificate returns the certificate that a program with the client key presents.
 func (c nativeClient) certificate() tls.Certificate {
 	for _, k := range c.b.clientKeys() {
 		if k.ClientKeyId == c.id {
 			return tls.Certificate{Certificate: [][]byte{k.Certificate}, PrivateKey: c.key}
 		}
 	}
-	c.b.t.Fatalf("there is no client key %s", c.id)
+	c.b.t.Fatalf("there is no record of client key %s", c.id)
 	return tls.Certificate{}
 }
 
-// A caller connects with a certificate, or without, and calls both APIs.
+// A caller calls both APIs over a connection with or without a client certificate.
 type caller struct {
 	b       *bench
 	native  nativeClient
 	address string
 	client  *http.Client
-	asked   bool // for a certificate
+	asked   bool // the gateway asked for a certificate
 }
 
 func (b *bench) newCaller(c nativeClient, address string, certificate *tls.Certificate) *caller {
@@ -48,7 +48,7 @@ func (b *bench) newCaller(c nativeClient, address string, certificate *tls.Certi
 	return k
 }
 
-// callNative gives the status of a native request, 0 if there is no answer.
+// callNative sends a native request and returns the status and code, or 0 if there is no answer.
 func (k *caller) callNative() (int, string) {
 	k.b.t.Helper()
 	body, err := proto.Marshal(&nativepb.GetPublicKeyRequest{KeyId: k.b.key.KeyId})
@@ -65,7 +65,7 @@ func (k *caller) callNative() (int, string) {
 	return a.Status, a.Code
 }
 
-// callRPC is callNative for the other API.
+// callRPC is like callNative for the RPC API.
 func (k *caller) callRPC() (int, string) {
 	k.b.t.Helper()
 	resp, err := k.client.Get("https://" + k.address + "/?" + k.b.sign(k.b.root, "GET", "DescribeKey", params("KeyId", k.b.key.KeyId)).Encode())
@@ -76,17 +76,16 @@ func (k *caller) callRPC() (int, string) {
 	return a.Status, a.Code
 }
 
-// TestClientCertificates connects with every kind of certificate to every kind of
-// listener.
+// TestClientCertificates connects with every kind of certificate to every kind of listener.
 func TestClientCertificates(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
 	other, deleted := b.newNativeClient("app"), b.newNativeClient("app")
-	own, others, gone := c.certificate(), other.certificate(), deleted.certificate()
+	valid, second, gone := c.certificate(), other.certificate(), deleted.certificate()
 	if err := b.db.Update(func(tx *store.Tx) error { return tx.ClientKeys().Delete(deleted.id) }); err != nil {
 		t.Fatal(err)
 	}
-	// Nothing but the record tells one from the other: same name, same key.
+	// Only the record distinguishes the forged certificate: it has the same name and the same key.
 	forged := tls.Certificate{Certificate: [][]byte{certify(t, c.id, &c.key.PublicKey)}, PrivateKey: c.key}
 	for _, test := range []struct {
 		listener    string
@@ -95,12 +94,13 @@ func TestClientCertificates(t *testing.T) {
 		native, rpc int // statuses; 0: the connection is refused
 	}{
 		{gateway.NoCertificates, "none", nil, 200, 200},
-		{gateway.NoCertificates, "forged", &forged, 200, 200}, // nobody asks for it
+		{gateway.NoCertificates, "forged", &forged, 200, 200}, // the gateway does not ask for it
 		{"", "none", nil, 200, 200},
-		{"", "own", &own, 200, 200},
+		{"", "valid", &valid, 200, 200},
 		{gateway.RequiredCertificates, "none", nil, 0, 0},
-		{gateway.RequiredCertificates, "own", &own, 200, 200},
-		{gateway.RequiredCertificates, "another's", &others, 200, 200}, // the same process has both: the SDK keeps the first
+		{gateway.RequiredCertificates, "valid", &valid, 200, 200},
+		// A process with two client keys presents one certificate: the SDK keeps the first.
+		{gateway.RequiredCertificates, "of another client key", &second, 200, 200},
 		{gateway.RequiredCertificates, "forged", &forged, 0, 0},
 		{gateway.RequiredCertificates, "deleted", &gone, 0, 0},
 	} {
@@ -110,14 +110,16 @@ func TestClientCertificates(t *testing.T) {
 		native, _ := k.callNative()
 		rpc, _ := k.callRPC()
 		if native != test.native || rpc != test.rpc || k.asked != (test.listener == gateway.RequiredCertificates) {
-			t.Errorf("listener %q, certificate %s: %d and %d, asked %v; want %d and %d", test.listener, test.certificate, native, rpc, k.asked, test.native, test.rpc)
+			t.Errorf("listener %q, certificate %s: got native %d, RPC %d, asked %v, want %d, %d, %v",
+				test.listener, test.certificate,
+				native, rpc, k.asked, test.native, test.rpc, test.listener == gateway.RequiredCertificates)
 		}
 	}
 }
 
-// TestCertificateOfADeletedKey deletes a client key, or lets its time pass, while its
-// program is connected to a listener that requires one: that is the end of it, on
-// this connection too.
+// TestCertificateOfADeletedKey deletes a client key, or lets it expire, while its program is
+// connected to a listener that requires a certificate. The gateway must then refuse its requests,
+// also on the existing connection.
 func TestCertificateOfADeletedKey(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(b *bench, c nativeClient){
@@ -131,23 +133,23 @@ func TestCertificateOfADeletedKey(t *testing.T) {
 		b, c := nativeBench(t)
 		b.listener = gateway.Listener{ClientCertificates: gateway.RequiredCertificates}
 		address, _ := b.serve()
-		own := c.certificate()
-		k := b.newCaller(c, address, &own)
+		certificate := c.certificate()
+		k := b.newCaller(c, address, &certificate)
 		if native, _ := k.callNative(); native != 200 {
-			t.Fatalf("%s: %d before", name, native)
+			t.Fatalf("%s: got %d from the native API before, want 200", name, native)
 		}
 		if rpc, _ := k.callRPC(); rpc != 200 {
-			t.Fatalf("%s: %d before", name, rpc)
+			t.Fatalf("%s: got %d from the RPC API before, want 200", name, rpc)
 		}
 		end(b, c)
 		if status, code := k.callRPC(); status == 200 || code == "" {
-			t.Errorf("%s: the RPC API answers %d %s on the connection of before", name, status, code)
+			t.Errorf("%s: got %d %s from the RPC API on the existing connection, want an error", name, status, code)
 		}
 		if status, code := k.callNative(); status == 200 || code == "" {
-			t.Errorf("%s: the native API answers %d %s on the connection of before", name, status, code)
+			t.Errorf("%s: got %d %s from the native API on the existing connection, want an error", name, status, code)
 		}
-		if status, _ := b.newCaller(c, address, &own).callRPC(); status != 0 {
-			t.Errorf("%s: a new connection: %d", name, status)
+		if status, _ := b.newCaller(c, address, &certificate).callRPC(); status != 0 {
+			t.Errorf("%s: got %d on a new connection, want it refused", name, status)
 		}
 	}
 }

@@ -15,21 +15,21 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// TestUnsealedClientKey asks for a client key while the token cannot seal it: none is
-// made.
+// TestUnsealedClientKey checks that no client key is created while the token cannot seal it.
 func TestUnsealedClientKey(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.newAccessPoint("app", []string{"key/*"})
 	b.backend.Fail(hsm.ErrUnavailable)
-	b.want(b.do(b.root, "CreateClientKey", "AapName", "app", "Password", "password1"), 503, "ServiceUnavailableTemporary")
+	b.want(b.do(b.root, "CreateClientKey", "AapName", "app", "Password", "password1"),
+		503, "ServiceUnavailableTemporary")
 	if n := len(b.clientKeys()); n != 0 {
-		t.Errorf("there are %d client keys", n)
+		t.Errorf("got %d client keys, want 0", n)
 	}
 }
 
-// TestForgedClientKey has somebody write client keys into the database, or change
-// them: what the token has not sealed is no credential, and the log says so.
+// TestForgedClientKey writes forged client keys into the database. A record that the token did not
+// seal must not be a credential, and the log must say so.
 func TestForgedClientKey(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
@@ -69,17 +69,17 @@ func TestForgedClientKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		if a := ask(); a.Status != 404 || a.Code != "Unauthorized" {
-			t.Errorf("%s: %+v", name, a)
+			t.Errorf("%s: got %+v, want 404 Unauthorized", name, a)
 		}
 	}
 	mu.Lock()
-	if n := strings.Count(log.String(), "somebody has changed the database"); n != 7 {
-		t.Errorf("the log tells %d times of it:\n%s", n, log.String())
+	if n := strings.Count(log.String(), "the database was changed"); n != 7 {
+		t.Errorf("got %d log lines about a changed database, want 7:\n%s", n, log.String())
 	}
 	mu.Unlock()
 	b.putClientKey(real)
 	b.want(ask(), 200, "")
-	// The token is asked once for each record, and of one that is new it has to be.
+	// The gateway asks the token once for each record, so only a new record needs the token.
 	b.backend.Fail(hsm.ErrUnavailable)
 	b.want(ask(), 200, "")
 	b.backend.Fail(nil)

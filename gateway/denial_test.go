@@ -9,8 +9,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 )
 
-// TestReasonOfDenial: of what a permission policy would permit from elsewhere it is
-// said so, in the simulation as well as in the audit line.
+// TestReasonOfDenial checks that the simulation and the audit line say so if a permission policy
+// would permit the request from another address.
 func TestReasonOfDenial(t *testing.T) {
 	b := newBench(t)
 	b.local("CreateNetworkRule", nil, "Name", "lan", "Type", "Private", "SourcePrivateIp", `["10.0.0.0/8"]`)
@@ -26,25 +26,30 @@ func TestReasonOfDenial(t *testing.T) {
 	} {
 		d := b.may("app", tc.source, tc.action, "KeyId", b.key.KeyId)
 		if d.Reason != tc.want || d.Allowed != (d.PolicyName == "p") {
-			t.Errorf("%s from %q: %+v, want %s", tc.action, tc.source, d, tc.want)
+			t.Errorf("%s from %q: got %+v, want %s", tc.action, tc.source, d, tc.want)
 		}
 	}
 	b.local("UpdatePolicy", nil, "Name", "none", "Resources", `["key/*"]`)
 	if d := b.may("app", "192.0.2.1", "AsymmetricSign", "KeyId", b.key.KeyId); !d.Allowed || d.PolicyName != "none" {
-		t.Errorf("another policy permits it: %+v", d)
+		t.Errorf("another policy permits it: got %+v, want it allowed by \"none\"", d)
 	}
 	b.local("UpdatePolicy", nil, "Name", "none", "Resources", `["key/none"]`)
 	a := b.newNativeClient("app").do("GetPublicKey", &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}, nil)
-	if e, _ := b.auditLine(a.RequestId); a.Code != "Forbidden.NoPermission" || strings.Contains(a.Message, "policy") || !strings.Contains(e.Reason, `permission policy "p" permits it only from other addresses`) {
-		t.Errorf("answered %s %q; the audit line says %q", a.Code, a.Message, e.Reason)
+	e, _ := b.auditLine(a.RequestId)
+	if a.Code != "Forbidden.NoPermission" || strings.Contains(a.Message, "policy") ||
+		!strings.Contains(e.Reason, `permission policy "p" permits it only from other addresses`) {
+		t.Errorf("got answer %s %q and audit reason %q, want the policy only in the reason",
+			a.Code, a.Message, e.Reason)
 	}
 	b.local("DeleteNetworkRule", nil, "Name", "lan")
-	if d := b.may("app", "10.0.0.1", "AsymmetricSign", "KeyId", b.key.KeyId); d.Reason != `permission policy "p" permits it from no address: its network rules no longer exist` {
-		t.Errorf("the rules are gone: %+v", d)
+	const want = `permission policy "p" permits it from no address: its network rules no longer exist`
+	if d := b.may("app", "10.0.0.1", "AsymmetricSign", "KeyId", b.key.KeyId); d.Reason != want {
+		t.Errorf("without the network rule: got %+v, want reason %s", d, want)
 	}
 }
 
-// TestSimulateNatively: operations can be called as the instance SDK calls them.
+// TestSimulateNatively checks that SimulatePolicy accepts the names that operations have in the
+// instance SDK.
 func TestSimulateNatively(t *testing.T) {
 	b := newBench(t)
 	b.local("CreatePolicy", nil, "Name", "p", "Permissions", keyUser, "Resources", `["key/*"]`)
@@ -54,13 +59,14 @@ func TestSimulateNatively(t *testing.T) {
 		var user struct{ Allowed bool }
 		b.local("SimulatePolicy", &user, "UserName", "signer", "ActionName", action, "KeyId", b.key.KeyId)
 		if d := b.may("app", "10.0.0.1", action, "KeyId", b.key.KeyId); d.Allowed != want[0] || user.Allowed != want[1] {
-			t.Errorf("%s: the access point %+v, the user %+v", action, d, user)
+			t.Errorf("%s: got %+v for the access point, %+v for the user, want allowed %v", action, d, user, want)
 		}
 	}
 	b.refused(400, "InvalidParameter", "SimulatePolicy", "UserName", "aap:app", "ActionName", "sign", "KeyId", b.key.KeyId)
 }
 
-// TestWhatIsNotFound: who may do something with a name is told what there is none of.
+// TestWhatIsNotFound checks that a caller with permission for a name learns from the message what
+// does not exist.
 func TestWhatIsNotFound(t *testing.T) {
 	b := newBench(t)
 	id := "KAAP." + uuid.NewString()
@@ -76,10 +82,10 @@ func TestWhatIsNotFound(t *testing.T) {
 	} {
 		a := b.want(b.do(b.root, tc.action, tc.parameter, tc.value), 404, "Forbidden.ResourceNotFound")
 		if a.Message != "The resource is not found. "+tc.want {
-			t.Errorf("%s: %q, want %q", tc.action, a.Message, tc.want)
+			t.Errorf("%s: got message %q, want %q", tc.action, a.Message, tc.want)
 		}
 	}
-	// In a list, and as a name, what is no name is shown as far as it is short.
+	// The message quotes an invalid name, also one in a list, and truncates a long one.
 	long := strings.Repeat("/", 300)
 	for _, tc := range []struct{ action, parameter, value, want string }{
 		{"CreateNetworkRule", "Name", "a b", `"a b" must have 1 to 64 of the characters A-Za-z0-9._@-`},
@@ -93,7 +99,7 @@ func TestWhatIsNotFound(t *testing.T) {
 			pairs = append(pairs, "Name", "x")
 		}
 		if a := b.want(b.do(b.root, tc.action, pairs...), 400, "InvalidParameter"); !strings.Contains(a.Message, tc.want) {
-			t.Errorf("%s: %q, want %q", tc.action, a.Message, tc.want)
+			t.Errorf("%s: got message %q, want %q", tc.action, a.Message, tc.want)
 		}
 	}
 }

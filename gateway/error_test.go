@@ -25,8 +25,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// TestPrecedence sends requests that deserve several errors at once: each is
-// like the one before it, with the reason for that one's error taken away.
+// TestPrecedence sends requests with several errors at once. Each request is like the one before
+// it, but without the cause of that one's error.
 func TestPrecedence(t *testing.T) {
 	b := newBench(t, func(c *gateway.Config) { c.Quotas.DedicatedUser = 1 })
 	limited := b.newUser("limited", `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:AsymmetricSign","Resource":"acs:kms:*:*:key/`+uuid.NewString()+`"}]}`)
@@ -35,7 +35,8 @@ func TestPrecedence(t *testing.T) {
 	tooLarge := strings.NewReader(strings.Repeat("a", gateway.MaxBody+1))
 	b.want(b.send("PUT", "/path", tooLarge), 404, "InvalidApi.NotFound")
 	b.want(b.send("PUT", "/?a=1&a=2", nil), 403, "UnsupportedHTTPMethod")
-	b.want(b.send("POST", "/?a=1&a=2", strings.NewReader(strings.Repeat("a", gateway.MaxBody+1))), 413, "InvalidParameter")
+	b.want(b.send("POST", "/?a=1&a=2", strings.NewReader(strings.Repeat("a", gateway.MaxBody+1))),
+		413, "InvalidParameter")
 	b.want(b.send("POST", "/?a=1&a=2", nil), 400, "ParseRequestParameterException")
 	b.want(b.send("POST", "/?Signature=x", nil), 400, "IncompleteSignature")
 
@@ -56,11 +57,11 @@ func TestPrecedence(t *testing.T) {
 	b.want(send(limited, "AsymmetricSign", b.signParams("Digest", "")...), 400, "MissingParameter")
 	a := b.want(send(limited, "AsymmetricSign", bad...), 429, "Rejected.Throttling")
 	if a.Header.Get("Retry-After") == "" {
-		t.Error("429 without Retry-After")
+		t.Error("got 429 without Retry-After")
 	}
 	next := func(code int, name string, changes ...string) answer {
 		t.Helper()
-		b.clock.move(time.Second) // a new second, a new quota
+		b.clock.move(time.Second) // refills the quota
 		return b.want(send(limited, "AsymmetricSign", b.signParams(changes...)...), code, name)
 	}
 	next(400, "InvalidParameter", "KeyId", "alias/none", "Digest", "no")
@@ -110,7 +111,7 @@ func TestStates(t *testing.T) {
 		store.PendingDeletion: {409, "Rejected.PendingDeletion", "Rejected.StateModifiedFailed"},
 		store.PendingImport:   {409, "Rejected.PendingImport", ""},
 		store.Unavailable:     {409, "Rejected.Unavailable", ""},
-		"":                    {409, "Rejected.Unavailable", ""}, // a state nobody knows signs nothing
+		"":                    {409, "Rejected.Unavailable", ""}, // a key in an unknown state must not sign
 	} {
 		b.setKey(func(k *store.Key) { k.KeyState = state })
 		b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), want.status, want.code)
@@ -119,19 +120,18 @@ func TestStates(t *testing.T) {
 		if want.code != "" {
 			a := b.want(b.do(b.root, "AsymmetricSign", b.signParams("DryRun", "true")...), 400, "ValidationError")
 			if !strings.Contains(a.Message, want.code) {
-				t.Errorf("a dry run's message %q does not name %s", a.Message, want.code)
+				t.Errorf("state %q, dry run: got message %q, want %s in it", state, a.Message, want.code)
 			}
 		}
 		b.want(b.do(b.root, "DescribeKey", "KeyId", b.key.KeyId), 200, "")
 		a := b.do(b.root, "CreateAlias", "AliasName", "alias/of-"+state+"-", "KeyId", b.key.KeyId)
 		if a.Code != want.alias {
-			t.Errorf("CreateAlias of a key in state %q: %q, want %q", state, a.Code, want.alias)
+			t.Errorf("state %q, CreateAlias: got %q, want %q", state, a.Code, want.alias)
 		}
 	}
 }
 
-// TestParameters sends parameters that are invalid by themselves. Each message
-// names the parameter.
+// TestParameters sends invalid parameters. Each message must name the parameter.
 func TestParameters(t *testing.T) {
 	b := newBench(t)
 	long := strings.Repeat("中", 8193)
@@ -184,7 +184,7 @@ func TestParameters(t *testing.T) {
 		{"TagResource", "Tags", "[]", "InvalidParameter"},
 		{"TagResource", "Tags", `[{"TagKey":"a\u0001","TagValue":"v"}]`, "InvalidParameter"},
 		{"UntagResource", "TagKeys", "null", "InvalidParameter"},
-		{"TagResources", "ResourceId", `["x"]`, "InvalidParameter"}, // beside ResourceId.1
+		{"TagResources", "ResourceId", `["x"]`, "InvalidParameter"}, // together with ResourceId.1
 		{"UpdateKeyDescription", "Description", "a\x01b", "InvalidParameter"},
 		{"SetDeletionProtection", "DeletionProtectionDescription", long, "InvalidParameter"},
 		{"UpdateKeyDescription", "Description", long, "InvalidParameter"},
@@ -229,14 +229,15 @@ func TestParameters(t *testing.T) {
 		}
 		a := b.want(b.do(b.root, tc.action, pairs...), 400, tc.code)
 		if !strings.Contains(a.Message, `"`+tc.name+`"`) {
-			t.Errorf("%s with %s %.20q: the message %q does not name the parameter", tc.action, tc.name, tc.value, a.Message)
+			t.Errorf("%s with %s %.20q: got message %q, want the parameter's name in it",
+				tc.action, tc.name, tc.value, a.Message)
 		}
 	}
 	b.want(b.do(b.root, "CreateKey", "KeySpec", "EC_SM2", "ProtectionLevel", "HSM"), 400, "UnsupportedOperation")
 }
 
-// TestFaults: what goes wrong inside is told as the API tells it, without
-// detail, and the operator finds the reason in the audit line.
+// TestFaults checks that the client gets an internal fault as an error of the API without details,
+// and that the audit line has the reason.
 func TestFaults(t *testing.T) {
 	b := newBench(t)
 	for _, tc := range []struct {
@@ -253,10 +254,10 @@ func TestFaults(t *testing.T) {
 		b.backend.Fail(tc.fault)
 		a := b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), tc.status, tc.code)
 		if strings.Contains(a.Message, "detail") || strings.Contains(a.Message, "cable") {
-			t.Errorf("the client is told %q", a.Message)
+			t.Errorf("%v: got message %q, want no detail of the fault", tc.fault, a.Message)
 		}
 		if e, _ := b.auditLine(a.RequestId); !strings.Contains(e.Reason, "panic") && !strings.Contains(e.Reason, tc.fault.Error()) {
-			t.Errorf("the audit line's reason is %q, want %v", e.Reason, tc.fault)
+			t.Errorf("%v: got reason %q in the audit line, want the fault", tc.fault, e.Reason)
 		}
 		b.want(b.do(b.root, "AsymmetricSign", b.signParams("DryRun", "true")...), 400, "DryRunOperationError")
 	}
@@ -264,8 +265,8 @@ func TestFaults(t *testing.T) {
 	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
 }
 
-// TestMovedKeyPair gives one record another's key pair, as somebody could who can
-// write the database. It signs nothing.
+// TestMovedKeyPair puts the key pair of one key into the record of another, as an attacker could
+// who can write to the database. The key must not sign.
 func TestMovedKeyPair(t *testing.T) {
 	b := newBench(t)
 	made := b.do(b.root, "CreateKey", "KeySpec", "EC_P256")
@@ -284,15 +285,15 @@ func TestMovedKeyPair(t *testing.T) {
 	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 409, "Rejected.Unavailable")
 }
 
-// TestNoDeadlineForEver: a token that does not answer holds up nobody for ever.
+// TestNoDeadlineForEver checks that a request ends even if the token never answers.
 func TestNoDeadlineForEver(t *testing.T) {
 	b := newBench(t)
 	b.backend.Fail(hsmtest.ErrHang)
 	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 503, "ServiceUnavailableTemporary")
 }
 
-// TestNoLineNoSignature: while the audit log cannot be written nothing is
-// answered, and nothing changes; when it can be again, all goes on.
+// TestNoLineNoSignature checks that the gateway refuses everything and changes nothing while the
+// audit log cannot be written, and that it works again afterwards.
 func TestNoLineNoSignature(t *testing.T) {
 	b := newBench(t)
 	path := filepath.Join(b.dir, "audit.log")
@@ -303,17 +304,17 @@ func TestNoLineNoSignature(t *testing.T) {
 		t.Helper()
 		a := b.do(b.root, action, p...)
 		if a.Status != 503 || a.Code != "ServiceUnavailableTemporary" || a.Body["Value"] != nil || !strings.Contains(a.Message, "audit log") {
-			t.Errorf("%s: %v", action, a.Body)
+			t.Errorf("%s: got %v, want 503 that names the audit log", action, a.Body)
 		}
 	}
 	refused("AsymmetricSign", b.signParams()...)
 	refused("CreateAlias", "AliasName", "alias/unseen", "KeyId", b.key.KeyId)
-	refused("DescribeKey", "KeyId", "none") // not even what is wrong
-	if text := b.metric("kmsgate_audit_failing"); text != "1" {
-		t.Errorf("kmsgate_audit_failing is %s", text)
+	refused("DescribeKey", "KeyId", "none") // errors are refused, too
+	if got := b.metric("kmsgate_audit_failing"); got != "1" {
+		t.Errorf("kmsgate_audit_failing: got %s, want 1", got)
 	}
 	if status, text := b.observe("/ready"); status != 503 || !strings.Contains(text, "removed") {
-		t.Errorf("health: %d %q", status, text)
+		t.Errorf("/ready without the audit log: got %d %q, want 503 with the reason", status, text)
 	}
 	if err := os.Rename(path+".away", path); err != nil {
 		t.Fatal(err)
@@ -322,11 +323,12 @@ func TestNoLineNoSignature(t *testing.T) {
 	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
 	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/unseen", "KeyId", b.key.KeyId), 200, "")
 	if status, text := b.observe("/ready"); status != 200 || text != "ok\n" || b.metric("kmsgate_audit_failing") != "0" {
-		t.Errorf("health: %d %q, kmsgate_audit_failing %s", status, text, b.metric("kmsgate_audit_failing"))
+		t.Errorf("/ready with the audit log: got %d %q, kmsgate_audit_failing %s, want 200 ok, 0",
+			status, text, b.metric("kmsgate_audit_failing"))
 	}
 }
 
-// observe asks what Prometheus and a supervisor ask.
+// observe requests a path of the metrics and health endpoint.
 func (b *bench) observe(path string) (status int, text string) {
 	b.t.Helper()
 	w := httptest.NewRecorder()
@@ -365,7 +367,7 @@ func TestAccessKeys(t *testing.T) {
 	}
 	b.want(b.do(other, "ListKeys"), 400, "InvalidAccessKeyId.Inactive")
 
-	// A secret that is sealed for one access key does not work for another.
+	// A secret that was sealed for one access key must not work for another.
 	err = b.db.Update(func(tx *store.Tx) error {
 		root, err := tx.AccessKeys().Get(b.root.AccessKeyId)
 		if err != nil {
@@ -385,7 +387,7 @@ func TestAccessKeys(t *testing.T) {
 		defer db.Close()
 		cfg := gateway.Config{Store: db, Backend: b.backend, Sealer: b.backend, Audit: b.log}
 		if _, err := gateway.New(t.Context(), cfg); err == nil {
-			t.Error("a secret was taken for another access key")
+			t.Error("New: got no error for a secret that was sealed for another access key")
 		}
 	}
 }
@@ -394,24 +396,23 @@ func TestSignatureMismatch(t *testing.T) {
 	b := newBench(t)
 	a := b.want(b.do(credential{b.root.AccessKeyId, "wrong"}, "ListKeys"), 400, "SignatureDoesNotMatch")
 	if strings.Contains(a.Message, "string to sign") {
-		t.Errorf("the string to sign is told outside of development: %q", a.Message)
+		t.Errorf("got message %q, want no string to sign outside of development", a.Message)
 	}
 	dev := newBench(t, func(c *gateway.Config) { c.EchoStringToSign = true })
 	a = dev.want(dev.do(credential{dev.root.AccessKeyId, "wrong"}, "ListKeys"), 400, "SignatureDoesNotMatch")
 	if !strings.Contains(a.Message, "server string to sign is:GET&%2F&AccessKeyId") {
-		t.Errorf("the string to sign is not told in development: %q", a.Message)
+		t.Errorf("got message %q, want the string to sign in development", a.Message)
 	}
 }
 
-// TestReplay repeats requests: at once, until the last moment of their time, and
-// after a restart.
+// TestReplay repeats requests at once, at the end of their time window, and after a restart.
 func TestReplay(t *testing.T) {
 	b := newBench(t)
 	sign := b.sign(b.root, "GET", "AsymmetricSign", params(b.signParams()...))
 	create := b.sign(b.root, "GET", "CreateAlias", params("AliasName", "alias/once", "KeyId", b.key.KeyId))
 	send := func(v url.Values) answer { return b.send("GET", "/?"+v.Encode(), nil) }
 
-	// Another's use of a nonce does not use it up, nor does a wrong signature.
+	// A nonce stays unused if another access key uses it, or if the signature is wrong.
 	nonce := sign.Get("SignatureNonce")
 	other := b.newUser("other", "")
 	b.want(send(b.sign(other, "GET", "ListKeys", params("SignatureNonce", nonce))), 200, "")
@@ -435,8 +436,8 @@ func TestReplay(t *testing.T) {
 	b.want(send(create), 400, "InvalidTimeStamp.Expired")
 }
 
-// TestReplayFromTheFuture uses a nonce early: it must be remembered for as long
-// as its time stamp is good, not for a fixed time from its first use.
+// TestReplayFromTheFuture uses a nonce with a time stamp in the future. The gateway must remember
+// the nonce as long as the time stamp is valid, and not for a fixed time after the first use.
 func TestReplayFromTheFuture(t *testing.T) {
 	b := newBench(t)
 	future := b.clock.Now().Add(15 * time.Minute).Format("2006-01-02T15:04:05Z")
@@ -444,15 +445,15 @@ func TestReplayFromTheFuture(t *testing.T) {
 	b.want(b.send("GET", "/?"+v.Encode(), nil), 200, "")
 	for range 30 {
 		b.clock.move(time.Minute)
-		b.want(b.do(b.root, "ListKeys"), 200, "") // lets the gateway forget what it may
+		b.want(b.do(b.root, "ListKeys"), 200, "") // lets the gateway forget expired nonces
 		b.want(b.send("GET", "/?"+v.Encode(), nil), 400, "SignatureNonceUsed")
 	}
 	b.clock.move(time.Second)
 	b.want(b.send("GET", "/?"+v.Encode(), nil), 400, "InvalidTimeStamp.Expired")
 }
 
-// TestNothingRevealed: a caller without rights gets the same answer whether a
-// key or an alias exists or not, but for the RequestId.
+// TestNothingRevealed checks that a caller without permissions gets the same answer, apart from the
+// RequestId, whether a key or an alias exists or not.
 func TestNothingRevealed(t *testing.T) {
 	b := newBench(t)
 	nobody := b.newUser("nobody", `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:*","Resource":"acs:kms:*:*:key/another"}]}`)
@@ -463,7 +464,7 @@ func TestNothingRevealed(t *testing.T) {
 	existing := ask(b.key.KeyId)
 	for _, name := range []string{uuid.NewString(), "alias/test", "alias/none", "none", "acs:kms:cn-hangzhou:1000000000000001:alias/none"} {
 		if got := ask(name); got != existing {
-			t.Errorf("%s: %s; for a key that exists: %s", name, got, existing)
+			t.Errorf("%s: got %s, want %s as for a key that exists", name, got, existing)
 		}
 	}
 	for _, name := range []string{"alias/test", "alias/none"} {
@@ -471,20 +472,21 @@ func TestNothingRevealed(t *testing.T) {
 	}
 }
 
-// TestAliasNeedsBoth: changing an alias takes the right on the alias and on the
+// TestAliasNeedsBoth checks that changing an alias needs a permission for the alias and for the
 // key.
 func TestAliasNeedsBoth(t *testing.T) {
 	b := newBench(t)
-	one := func(resource string) string {
+	allowOne := func(resource string) string {
 		return `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:*","Resource":"acs:kms:*:*:` + resource + `"}]}`
 	}
 	for i, resource := range []string{"alias/*", "key/*"} {
-		c := b.newUser(fmt.Sprintf("half%d", i), one(resource))
+		c := b.newUser(fmt.Sprintf("half%d", i), allowOne(resource))
 		b.want(b.do(c, "CreateAlias", "AliasName", "alias/x", "KeyId", b.key.KeyId), 403, "Forbidden.NoPermission")
 		b.want(b.do(c, "DeleteAlias", "AliasName", "alias/test"), 403, "Forbidden.NoPermission")
 	}
 	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/test", "KeyId", b.key.KeyId), 400, "AliasAlreadyExists")
-	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/test", "KeyId", b.key.KeyId, "DryRun", "true"), 400, "ValidationError")
+	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/test", "KeyId", b.key.KeyId, "DryRun", "true"),
+		400, "ValidationError")
 	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/none"), 404, "Forbidden.AliasNotFound")
 	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/test"), 200, "")
 	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/test"), 404, "Forbidden.AliasNotFound")
@@ -497,19 +499,19 @@ func TestLimits(t *testing.T) {
 	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/x", "KeyId", b.key.KeyId), 400, "Rejected.LimitExceeded")
 }
 
-// TestCreationCutOff fails CreateKey on the way: neither a key nor a key pair is
-// left, at once or after the next start.
+// TestCreationCutOff makes CreateKey fail halfway. Neither a key nor a key pair must remain after
+// the next start.
 func TestCreationCutOff(t *testing.T) {
 	b := newBench(t)
 	before := b.records()
-	b.backend.Fail(hsm.ErrUnavailable) // neither making nor destroying works
+	b.backend.Fail(hsm.ErrUnavailable) // a key pair can neither be created nor destroyed
 	b.want(b.do(b.root, "CreateKey", "KeySpec", "EC_P256"), 503, "ServiceUnavailableTemporary")
 	b.backend.Fail(nil)
 	b.want(b.do(b.root, "ListKeys"), 200, "")
 	if b.records() == before {
-		t.Error("the intent is forgotten although the key pair could not be destroyed")
+		t.Error("the orphan record is gone although the key pair could not be destroyed")
 	}
-	// A kill after the key pair was made leaves it with the intent.
+	// A process that is killed after it created the key pair leaves the pair and the orphan record.
 	id := uuid.New()
 	if _, err := b.backend.Generate(t.Context(), hsm.EC_P256, id[:]); err != nil {
 		t.Fatal(err)
@@ -524,7 +526,7 @@ func TestCreationCutOff(t *testing.T) {
 	b.start()
 	b.server.CarryOutDeletions(t.Context())
 	if after := b.records(); after != before || b.backend.Len() != 1 {
-		t.Errorf("after the next start: %s and %d key pairs, want %s and 1", after, b.backend.Len(), before)
+		t.Errorf("after the next start: got %s and %d key pairs, want %s and 1", after, b.backend.Len(), before)
 	}
 }
 
@@ -538,7 +540,7 @@ func TestRouting(t *testing.T) {
 	}
 	b.want(b.send("GET", "/?Action="+strings.Repeat("a", gateway.MaxBody), nil), 413, "InvalidParameter")
 
-	// A body that is cut off.
+	// The body of this request ends early.
 	conn, err := tls.Dial("tcp", b.http.Listener.Addr().String(), &tls.Config{RootCAs: pool(b), ServerName: "example.com"})
 	if err != nil {
 		t.Fatal(err)

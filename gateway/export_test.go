@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// Implemented gives the names of the operations that have a function.
+// Implemented returns the names of the operations that have a function.
 func Implemented() []string { return slices.Sorted(maps.Keys(operations)) }
 
 const (
@@ -13,5 +13,5 @@ const (
 	MaxPerSource = 128
 )
 
-// Sources tells how many sources of unauthenticated callers are told apart at the moment.
+// Sources returns how many sources of unauthenticated callers have a limit at the moment.
 func (s *Server) Sources() int { return s.unauthenticated.Sources() }

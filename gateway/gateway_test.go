@@ -37,8 +37,8 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 var instance = store.Instance{InstanceId: "kst-test", RegionId: "cn-hangzhou", AccountId: "1000000000000001"}
 
-// A bench is a gateway on a fake backend, with everything else real: bbolt, the
-// audit log, TLS. Its directory can be taken over by a second one.
+// A bench is a gateway on a fake backend. Everything else is real: bbolt, the audit log, TLS. It
+// can be stopped and started again on its directory.
 type bench struct {
 	t       testing.TB
 	dir     string
@@ -47,7 +47,8 @@ type bench struct {
 	backend *hsmtest.Fake
 	server  *gateway.Server
 	http    *httptest.Server
-	// how Handler serves; a test that changes it starts anew
+	// listener is the configuration of the handler. A test that changes it must start the bench
+	// again.
 	listener gateway.Listener
 	clock    clock
 	root     credential
@@ -58,7 +59,7 @@ type credential struct{ AccessKeyId, AccessKeySecret string }
 
 type testKey struct{ KeyId, KeyVersionId string }
 
-// A clock stands still until it is moved.
+// A clock stands still until the test moves it.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time // guarded by mu
@@ -76,7 +77,7 @@ func (c *clock) move(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// newBench starts a gateway with a user of full rights and one key.
+// newBench starts a gateway with a user, root, that has full access, and one key.
 func newBench(t testing.TB, change ...func(*gateway.Config)) *bench {
 	t.Helper()
 	b := &bench{t: t, dir: t.TempDir(), backend: new(hsmtest.Fake)}
@@ -95,11 +96,11 @@ func (b *bench) start(change ...func(*gateway.Config)) {
 	b.t.Helper()
 	b.open(change...)
 	b.http = httptest.NewTLSServer(b.server.Handler(b.listener))
-	b.http.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 64 // some tests send as many requests at once
+	b.http.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 64 // some tests send 64 requests at once
 	b.t.Cleanup(b.stop)
 }
 
-// open makes the gateway, without anything that listens.
+// open creates the gateway without a listener.
 func (b *bench) open(change ...func(*gateway.Config)) {
 	b.t.Helper()
 	var err error
@@ -112,8 +113,19 @@ func (b *bench) open(change ...func(*gateway.Config)) {
 	if b.log, err = audit.Open(audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet}); err != nil {
 		b.t.Fatal(err)
 	}
-	cfg := gateway.Config{Store: b.db, Backend: b.backend, Sealer: b.backend, Random: b.backend, Inspector: b.backend, Audit: b.log, Now: b.clock.Now, MinVersionInterval: -1,
-		Logger: quiet, LogLines: limit.LogLines{PerSource: 1e6, Total: 1e6}, Archiver: &fakeArchiver{backend: b.backend}}
+	cfg := gateway.Config{
+		Store:              b.db,
+		Backend:            b.backend,
+		Sealer:             b.backend,
+		Random:             b.backend,
+		Inspector:          b.backend,
+		Audit:              b.log,
+		Now:                b.clock.Now,
+		MinVersionInterval: -1,
+		Logger:             quiet,
+		LogLines:           limit.LogLines{PerSource: 1e6, Total: 1e6},
+		Archiver:           &fakeArchiver{backend: b.backend},
+	}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -122,7 +134,7 @@ func (b *bench) open(change ...func(*gateway.Config)) {
 	}
 }
 
-// stop ends the gateway; it may be called again.
+// stop ends the gateway. Further calls do nothing.
 func (b *bench) stop() {
 	if b.http == nil {
 		return
@@ -132,7 +144,7 @@ func (b *bench) stop() {
 	b.shut()
 }
 
-// shut closes what open has opened.
+// shut closes the log and the database.
 func (b *bench) shut() {
 	if err := b.log.Close(); err != nil {
 		b.t.Error(err)
@@ -142,7 +154,7 @@ func (b *bench) shut() {
 	}
 }
 
-// params makes a map of names and values.
+// params returns a map of alternating names and values.
 func params(pairs ...string) map[string]string {
 	m := make(map[string]string)
 	for i := 0; i < len(pairs); i += 2 {
@@ -151,6 +163,7 @@ func params(pairs ...string) map[string]string {
 	return m
 }
 
+// local calls an operation through the local door. It must succeed.
 func (b *bench) local(action string, resp any, pairs ...string) {
 	b.t.Helper()
 	if err := b.server.Call(b.t.Context(), action, params(pairs...), resp); err != nil {
@@ -158,7 +171,7 @@ func (b *bench) local(action string, resp any, pairs ...string) {
 	}
 }
 
-// newUser makes a user with one policy, full access if it is empty, and an
+// newUser creates a user with one policy, which allows everything if document is empty, and an
 // access key.
 func (b *bench) newUser(name, document string) (c credential) {
 	b.t.Helper()
@@ -180,18 +193,18 @@ func (b *bench) versions(keyId string) (ids []string) {
 	return ids
 }
 
-// An answer is what a client gets.
+// An answer is the gateway's response to a request.
 type answer struct {
 	Status    int
-	RequestId string // of the body
+	RequestId string // from the body
 	Code      string
 	Message   string
 	Body      map[string]any
 	Header    http.Header
 }
 
-// sign signs parameters by signature version 1.0, written here a second time,
-// from the documentation.
+// sign signs parameters with signature version 1.0. It is a second implementation, written from the
+// documentation.
 func (b *bench) sign(c credential, method, action string, parameters map[string]string) url.Values {
 	v := url.Values{"Action": {action}, "Version": {"2016-01-20"}, "AccessKeyId": {c.AccessKeyId},
 		"SignatureMethod": {"HMAC-SHA1"}, "SignatureVersion": {"1.0"}, "SignatureNonce": {uuid.NewString()},
@@ -237,7 +250,7 @@ func (b *bench) roundTrip(r *http.Request) answer {
 	return readAnswer(b.t, resp)
 }
 
-// readAnswer checks what every answer must have.
+// readAnswer reads a response and checks the members and headers that every answer must have.
 func readAnswer(t testing.TB, resp *http.Response) answer {
 	t.Helper()
 	defer resp.Body.Close()
@@ -247,41 +260,44 @@ func readAnswer(t testing.TB, resp *http.Response) answer {
 	}
 	a := answer{Status: resp.StatusCode, Header: resp.Header}
 	if err := json.Unmarshal(text, &a.Body); err != nil {
-		t.Fatalf("status %d with a body that is no JSON object: %q", resp.StatusCode, text)
+		t.Fatalf("status %d: got body %q, want a JSON object", resp.StatusCode, text)
 	}
 	if ct := resp.Header.Get("Content-Type"); ct != "application/json;charset=utf-8" {
-		t.Errorf("Content-Type %q", ct)
+		t.Errorf("got Content-Type %q, want application/json;charset=utf-8", ct)
 	}
 	member := func(name string) string { s, _ := a.Body[name].(string); return s }
 	a.RequestId, a.Code, a.Message = member("RequestId"), member("Code"), member("Message")
 	if a.RequestId == "" || a.RequestId != resp.Header.Get("x-acs-request-id") {
-		t.Errorf("RequestId %q in the body and %q in the header", a.RequestId, resp.Header.Get("x-acs-request-id"))
+		t.Errorf("got RequestId %q in the body and %q in the header, want the same",
+			a.RequestId, resp.Header.Get("x-acs-request-id"))
 	}
 	if a.Status != 200 {
 		if a.Code == "" || a.Message == "" || a.Body["HttpStatus"] != float64(a.Status) || member("HostId") == "" {
-			t.Errorf("an error needs HttpStatus, Code, Message and HostId: %s", text)
+			t.Errorf("got error %s, want HttpStatus, Code, Message and HostId in it", text)
 		}
 	} else if _, has := a.Body["Code"]; has {
-		t.Errorf("a success has a Code, which one client takes for an error: %s", text)
+		t.Errorf("got success %s, want no Code: one client takes it for an error", text)
 	}
 	return a
 }
 
-// want checks an answer's status and code, and that its audit line agrees.
+// want checks the status and code of an answer, and that its audit line agrees. It returns the
+// answer.
 func (b *bench) want(a answer, status int, code string) answer {
 	b.t.Helper()
 	if b.t.Helper(); a.Status != status || a.Code != code {
-		b.t.Errorf("%d %s %q, want %d %s", a.Status, a.Code, a.Message, status, code)
+		b.t.Errorf("got %d %s %q, want %d %s", a.Status, a.Code, a.Message, status, code)
 	}
 	e, ok := b.auditLine(a.RequestId)
 	if !ok || e.Status != a.Status || e.Code != a.Code {
-		b.t.Errorf("the audit line of request %s says %d %s (there: %v), the answer %d %s", a.RequestId, e.Status, e.Code, ok, a.Status, a.Code)
+		b.t.Errorf("audit line of request %s: got %d %s (found: %v), want %d %s as in the answer",
+			a.RequestId, e.Status, e.Code, ok, a.Status, a.Code)
 	}
 	return a
 }
 
-// auditLine waits for a request's line: those of strangers are not waited for by
-// the gateway.
+// auditLine waits for the audit line of a request and returns it. It has to wait because the
+// gateway answers an unauthenticated caller before the line is written.
 func (b *bench) auditLine(requestId string) (line audit.Entry, ok bool) {
 	b.t.Helper()
 	b.eventually("the audit line of "+requestId, func() bool {
@@ -296,25 +312,25 @@ func (b *bench) auditLine(requestId string) (line audit.Entry, ok bool) {
 }
 
 // eventually waits until a condition holds, or fails the test after 30 s.
-func (b *bench) eventually(what string, holds func() bool) {
+func (b *bench) eventually(name string, holds func() bool) {
 	b.t.Helper()
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
 	for deadline := time.Now().Add(30 * time.Second); !holds(); <-poll.C {
 		if time.Now().After(deadline) {
-			b.t.Fatalf("waited 30 s for %s", what)
+			b.t.Fatalf("waited 30 s in vain for %s", name)
 		}
 	}
 }
 
-// auditLines returns the audit log's lines of requests.
+// auditLines returns the audit log's lines about requests.
 func (b *bench) auditLines() (entries []audit.Entry) {
 	b.t.Helper()
 	entries, _ = b.readAudit()
 	return entries
 }
 
-// readAudit returns the audit log's lines of requests, and those of the log itself.
+// readAudit returns the audit log's lines about requests, and its events.
 func (b *bench) readAudit() (entries []audit.Entry, events []audit.Event) {
 	b.t.Helper()
 	content, err := os.ReadFile(filepath.Join(b.dir, "audit.log"))
@@ -323,7 +339,7 @@ func (b *bench) readAudit() (entries []audit.Entry, events []audit.Event) {
 	}
 	for text := range bytes.Lines(content) {
 		if !bytes.HasSuffix(text, []byte{'\n'}) {
-			break // it is being written
+			break // the gateway is still writing this line
 		}
 		var line audit.Line
 		if err := json.Unmarshal(text, &line); err != nil {
@@ -340,8 +356,8 @@ func (b *bench) readAudit() (entries []audit.Entry, events []audit.Event) {
 
 var digest = base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, hsm.DigestSize))
 
-// signParams are the parameters of AsymmetricSign with the bench's key, with
-// some changed; an empty value leaves one out.
+// signParams returns the parameters of AsymmetricSign with the bench's key, except for changes. A
+// change to an empty value removes the parameter.
 func (b *bench) signParams(changes ...string) []string {
 	p := params("KeyId", b.key.KeyId, "KeyVersionId", b.key.KeyVersionId, "Algorithm", "ECDSA_SHA_256", "Digest", digest)
 	for i := 0; i < len(changes); i += 2 {
@@ -367,29 +383,30 @@ func TestSignAndVerify(t *testing.T) {
 			signed := b.want(b.do(b.root, "AsymmetricSign", p...), 200, "")
 			value := signed.Body["Value"].(string)
 			if signed.Body["KeyId"] != keyId || signed.Body["KeyVersionId"] != version {
-				t.Errorf("%s: the answer is of key %v, version %v", alg, signed.Body["KeyId"], signed.Body["KeyVersionId"])
+				t.Errorf("%s: got key %v, version %v in the answer, want %s, %s",
+					alg, signed.Body["KeyId"], signed.Body["KeyVersionId"], keyId, version)
 			}
 			verify := func(digest, value string, want bool) {
 				t.Helper()
 				p := []string{"KeyId", keyId, "KeyVersionId", version, "Algorithm", string(alg), "Digest", digest, "Value", value}
 				if a := b.want(b.do(b.root, "AsymmetricVerify", p...), 200, ""); a.Body["Value"] != want {
-					t.Errorf("%s %s: Value %v, want %v", spec, alg, a.Body["Value"], want)
+					t.Errorf("%s %s: got Value %v, want %v", spec, alg, a.Body["Value"], want)
 				}
 			}
 			verify(digest, value, true)
 			verify(base64.StdEncoding.EncodeToString(make([]byte, 32)), value, false)
-			verify(digest, "AAAA", false) // malformed is wrong, not an error
+			verify(digest, "AAAA", false) // a malformed signature is invalid, not an error
 			e, _ := b.auditLine(signed.RequestId)
 			if e.Principal != "root" || e.KeyId != keyId || e.KeyVersionId != version || e.Algorithm != string(alg) ||
 				base64.StdEncoding.EncodeToString(e.Digest) != digest || e.Source != "127.0.0.1" || e.Action != "AsymmetricSign" || e.KeySpec != string(spec) {
-				t.Errorf("audit line %+v", e)
+				t.Errorf("%s %s: got audit line %+v, want the caller, the key and the digest", spec, alg, e)
 			}
 		}
 	}
 }
 
-// TestWaysToSend sends one operation by GET, by POST in the query, in the form,
-// and spread over both.
+// TestWaysToSend sends the parameters of an operation by GET, and by POST in the query, in the
+// form, and in both.
 func TestWaysToSend(t *testing.T) {
 	b := newBench(t)
 	signed := func(method string) url.Values {
@@ -406,14 +423,14 @@ func TestWaysToSend(t *testing.T) {
 	b.want(b.send("POST", "/?"+query.Encode(), strings.NewReader(v.Encode())), 200, "")
 }
 
-// TestKeyNames names the key in every way.
+// TestKeyNames calls an operation with every name of a key, and with invalid names.
 func TestKeyNames(t *testing.T) {
 	b := newBench(t)
 	const account = "acs:kms:cn-hangzhou:1000000000000001:"
 	for _, name := range []string{b.key.KeyId, "alias/test", account + "key/" + b.key.KeyId, account + "alias/test"} {
 		a := b.want(b.do(b.root, "AsymmetricSign", b.signParams("KeyId", name)...), 200, "")
 		if a.Body["KeyId"] != b.key.KeyId {
-			t.Errorf("%s: the answer is of key %v", name, a.Body["KeyId"])
+			t.Errorf("%s: got key %v in the answer, want %s", name, a.Body["KeyId"], b.key.KeyId)
 		}
 	}
 	for name, code := range map[string]string{
@@ -429,7 +446,7 @@ func TestKeyNames(t *testing.T) {
 	}
 }
 
-// scenario makes what an operation needs to succeed, and gives its parameters.
+// scenario creates everything that an operation needs to succeed, and returns its parameters.
 func (b *bench) scenario(action string) []string {
 	b.t.Helper()
 	if slices.Contains(accessPointOperations, action) {
@@ -485,9 +502,9 @@ func (b *bench) scenario(action string) []string {
 
 const keyPolicy = `{"Version":"1","Statement":[{"Sid":"one","Effect":"Allow","Principal":{"RAM":["acs:ram::1000000000000001:user/dev"]},"Action":["kms:AsymmetricSign","kms:Get*"],"Resource":["*"]}]}`
 
-// TestEveryOperation walks the table: each row refuses a stranger and a user
-// without a policy for it, obeys DryRun, and leaves an audit line (want looks
-// for it); and succeeds for who may.
+// TestEveryOperation walks the table of operations. Each operation must refuse unauthenticated
+// callers and users without a policy for it, obey DryRun, have an audit line (which want checks),
+// and succeed for a caller with permission.
 func TestEveryOperation(t *testing.T) {
 	b := newBench(t)
 	nobody := b.newUser("nobody", `{"Version":"1","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}]}`)
@@ -495,14 +512,14 @@ func TestEveryOperation(t *testing.T) {
 		t.Run(action, func(t *testing.T) {
 			p := b.scenario(action)
 			if p == nil {
-				t.Fatal("the test does not know parameters for this operation")
+				t.Fatal("there is no scenario for this operation")
 			}
 			with := func(dryRun string) []string { return append(slices.Clone(p), "DryRun", dryRun) }
 			before, pairs := b.records(), b.backend.Len()
 			b.want(b.send("GET", "/?Action="+action+"&Version=2016-01-20", nil), 400, "IncompleteSignature")
 			b.want(b.do(credential{b.root.AccessKeyId, "wrong"}, action, p...), 400, "SignatureDoesNotMatch")
 			b.want(b.do(credential{b.root.AccessKeyId, "wrong"}, action, with("true")...), 400, "SignatureDoesNotMatch")
-			if action != "DescribeRegions" { // in KMS too it needs authentication only
+			if action != "DescribeRegions" { // it needs only authentication, as in KMS
 				b.want(b.do(nobody, action, p...), 403, "Forbidden.NoPermission")
 				b.want(b.do(nobody, action, with("true")...), 403, "AccessDeniedError")
 			}
@@ -510,14 +527,15 @@ func TestEveryOperation(t *testing.T) {
 			b.want(b.do(b.root, action, with("True")...), 400, "DryRunOperationError")
 			b.want(b.do(b.root, action, with("yes")...), 400, "InvalidParameter")
 			if got := b.records(); got != before || b.backend.Len() != pairs {
-				t.Errorf("refused calls and dry runs left %d key pairs and %s, before: %d and %s", b.backend.Len(), got, pairs, before)
+				t.Errorf("after refused calls and dry runs: got %d key pairs and %s, want %d and %s",
+					b.backend.Len(), got, pairs, before)
 			}
 			b.want(b.do(b.root, action, p...), 200, "")
 		})
 	}
 }
 
-// records writes down what the store holds.
+// records returns the keys, aliases, orphans and access points of the store as text.
 func (b *bench) records() (s string) {
 	records := b.db.Now()
 	s = fmt.Sprintf("%v %v %v", records.Keys().Page(0, 1000), records.Aliases().Page(0, 1000), slices.Collect(records.Orphans().All()))
@@ -533,7 +551,7 @@ func TestUnsupported(t *testing.T) {
 	for _, action := range kms.Unsupported {
 		b.want(b.do(b.root, action), 400, "UnsupportedOperation")
 		if slices.Contains(operationsOf(kms.RPC), action) {
-			t.Errorf("%s is both an operation and not supported", action)
+			t.Errorf("%s is both an operation and in the list of unsupported ones", action)
 		}
 	}
 	for _, action := range []string{"Sign", "asymmetricsign", "CreateUser", "CreateAccessKey", strings.Repeat("x", 10_000)} {
@@ -543,7 +561,7 @@ func TestUnsupported(t *testing.T) {
 	b.want(b.do(b.root, "ListKeys", "Version", "2099-01-01"), 404, "InvalidApi.NotFound")
 }
 
-// TestPlainHTTP: without TLS nothing is answered but that.
+// TestPlainHTTP checks that every request without TLS is refused.
 func TestPlainHTTP(t *testing.T) {
 	b := newBench(t)
 	plain := httptest.NewServer(b.server.Handler(b.listener))
@@ -555,8 +573,7 @@ func TestPlainHTTP(t *testing.T) {
 	b.want(readAnswer(t, resp), 404, "InvalidProtocol.NeedSsl")
 }
 
-// operationsOf returns the names of the operations that can be had through a door and no
-// more public one.
+// operationsOf returns the names of the operations whose most public door is door.
 func operationsOf(door kms.Door) (names []string) {
 	for _, o := range kms.Operations {
 		if o.Door == door {
@@ -567,7 +584,8 @@ func operationsOf(door kms.Door) (names []string) {
 	return names
 }
 
-// TestImplemented: every operation that is described has a function, and no other.
+// TestImplemented checks that every described operation has a function, and that there are no
+// others.
 func TestImplemented(t *testing.T) {
 	var described []string
 	for _, o := range kms.Operations {
@@ -575,6 +593,6 @@ func TestImplemented(t *testing.T) {
 	}
 	slices.Sort(described)
 	if diff := cmp.Diff(described, gateway.Implemented()); diff != "" {
-		t.Error(diff)
+		t.Errorf("operations with a function (- want, + got): %s", diff)
 	}
 }

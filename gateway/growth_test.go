@@ -12,9 +12,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// fill writes records of n keys with 3 versions and an alias each. Their key
-// pairs are all the bench's own one, which is what the fake backend then signs
-// with: what is measured is the gateway.
+// fill writes records of n keys with three versions and an alias each. It creates no key pairs: the
+// benchmark measures the gateway and not the backend.
 func (b *bench) fill(tb testing.TB, n int) {
 	tb.Helper()
 	for done := 0; done < n; {
@@ -42,9 +41,8 @@ func (b *bench) fill(tb testing.TB, n int) {
 	}
 }
 
-// BenchmarkGrowth does what a gateway does all day among few keys and among
-// many, without network and token: the costs should be the same. It also says
-// what memory a key takes.
+// BenchmarkGrowth measures common operations with few keys and with many, without network and
+// token. The costs should be the same. It also measures the memory per key.
 func BenchmarkGrowth(b *testing.B) {
 	for _, n := range []int{10, 10_000} {
 		b.Run(fmt.Sprintf("keys=%d", n), func(b *testing.B) {

@@ -18,7 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A listedObject is what ListTokenObjects says of an object.
+// A listedObject is an object in the answer to ListTokenObjects.
 type listedObject struct {
 	Handle                               uint
 	Class, KeySpec, Label, ObjectId, Use string
@@ -43,19 +43,19 @@ func (b *bench) objects() (l tokenList) {
 	return l
 }
 
-// parameters are what DestroyTokenObject takes of an object.
+// parameters returns the parameters of DestroyTokenObject for an object.
 func (o listedObject) parameters() []string {
 	return []string{"Handle", fmt.Sprint(o.Handle), "Class", o.Class, "Label", o.Label, "ObjectId", o.ObjectId}
 }
 
-// stray plants an object that no record speaks of, and gives what destroys it.
+// stray plants an object without a record, and returns the parameters that destroy it.
 func (b *bench) stray() []string {
 	id := uuid.New()
 	b.backend.Plant(hsm.Object{Class: hsm.ClassPrivateKey, Label: "kmsgate", ID: id[:], Ours: true, Purpose: hsm.PurposeKey})
 	return b.objectOf(id.String())
 }
 
-// objectOf gives what would destroy the last object of a version in the list.
+// objectOf returns the parameters that would destroy the last listed object of a version.
 func (b *bench) objectOf(keyVersionId string) []string {
 	b.t.Helper()
 	all := b.objects().Objects.Object
@@ -64,23 +64,22 @@ func (b *bench) objectOf(keyVersionId string) []string {
 			return o.parameters()
 		}
 	}
-	b.t.Fatalf("%s has no object among %+v", keyVersionId, all)
+	b.t.Fatalf("version %s: got objects %+v, want one of it", keyVersionId, all)
 	return nil
 }
 
-// record gives the record of a version.
+// record returns the record of a key's first version.
 func (b *bench) record(keyId string) (v store.KeyVersion) {
 	b.t.Helper()
 	v = b.db.Now().VersionsOf(keyId)[0]
 	return v
 }
 
-// TestListTokenObjects has one object of each use, and of each thing that can be
-// wrong with one.
+// TestListTokenObjects lists one object of each use, and one with each possible fault.
 func TestListTokenObjects(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	lost, twice, other := b.record(b.newKey()), b.record(b.newKey()), b.record(b.newKey())
+	lost, doubled, other := b.record(b.newKey()), b.record(b.newKey()), b.record(b.newKey())
 	audit, making := uuid.New(), uuid.New()
 	err := b.db.Update(func(tx *store.Tx) error {
 		return errors.Join(tx.SetAuditKey(hsm.Key{ID: audit[:], Spec: hsm.EC_P256}),
@@ -102,7 +101,7 @@ func TestListTokenObjects(t *testing.T) {
 		ours(hsm.ClassPublicKey, hsm.PurposeKey, nil), // half an object
 		hsm.Object{Class: hsm.ClassPrivateKey, Label: "theirs", ID: other.Key.ID},
 		hsm.Object{Class: hsm.ClassPublicKey, Label: "kmsgate", ID: other.Key.ID, Public: lost.Key.Public, Ours: true, Purpose: hsm.PurposeKey},
-		ours(hsm.ClassPrivateKey, hsm.PurposeKey, twice.Key.ID),
+		ours(hsm.ClassPrivateKey, hsm.PurposeKey, doubled.Key.ID),
 	)
 	b.backend.Lose(lost.Key)
 	list := b.objects()
@@ -112,27 +111,28 @@ func TestListTokenObjects(t *testing.T) {
 		if o.OtherPublicKey {
 			count["other public key of "+o.KeyVersionId]++
 		}
-		if o.KeyVersionId == b.key.KeyVersionId && (o.KeyId != b.key.KeyId || o.KeyState != "Enabled" || fmt.Sprint(o.Aliases.Alias) != "[alias/test]" || o.ObjectId != hex.EncodeToString(b.record(b.key.KeyId).Key.ID)) {
-			t.Errorf("an object of the bench's key: %+v", o)
+		if o.KeyVersionId == b.key.KeyVersionId && (o.KeyId != b.key.KeyId || o.KeyState != "Enabled" ||
+			fmt.Sprint(o.Aliases.Alias) != "[alias/test]" || o.ObjectId != hex.EncodeToString(b.record(b.key.KeyId).Key.ID)) {
+			t.Errorf("object of the bench's key: got %+v, want its key, state, alias and id", o)
 		}
 	}
 	want := map[string]int{"key version": 7 + 2, "audit key": 1, "sealing key": 1, "canary": 1, "being made or destroyed": 1, "stray": 2, "another's": 1,
 		"other public key of " + other.KeyVersionId: 1}
 	if fmt.Sprint(count) != fmt.Sprint(want) {
-		t.Errorf("%v, want %v", count, want)
+		t.Errorf("got uses %v, want %v", count, want)
 	}
 	deviations := make(map[string]int)
 	for _, d := range list.Deviations.Deviation {
 		deviations[d.Use+" "+d.KeyVersionId] = d.PrivateKeys
 	}
-	wantDeviations := map[string]int{"key version " + lost.KeyVersionId: 0, "key version " + twice.KeyVersionId: 2}
+	wantDeviations := map[string]int{"key version " + lost.KeyVersionId: 0, "key version " + doubled.KeyVersionId: 2}
 	if fmt.Sprint(deviations) != fmt.Sprint(wantDeviations) {
-		t.Errorf("deviations %v, want %v", deviations, wantDeviations)
+		t.Errorf("got deviations %v, want %v", deviations, wantDeviations)
 	}
 }
 
-// TestDestroyTokenObject destroys strays, and nothing that a record speaks of or
-// that the gateway needs, whatever the request says of it.
+// TestDestroyTokenObject checks that only objects are destroyed that have no record and that the
+// gateway does not need, whatever the request says about them.
 func TestDestroyTokenObject(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -154,43 +154,44 @@ func TestDestroyTokenObject(t *testing.T) {
 	for _, o := range b.objects().Objects.Object {
 		err := b.server.Call(t.Context(), "DestroyTokenObject", params(o.parameters()...), nil)
 		if refused := err != nil && strings.Contains(err.Error(), "DeleteConflict.TokenObject"); refused == (o.Use == "stray") {
-			t.Errorf("%+v: %v", o, err)
+			t.Errorf("%+v: got error %v, want DeleteConflict.TokenObject unless it is a stray", o, err)
 		}
 		o.ObjectId += "00" // another object with this handle
-		if err := b.server.Call(t.Context(), "DestroyTokenObject", params(o.parameters()...), nil); err == nil || !strings.Contains(err.Error(), "EntityNotExist.TokenObject") {
-			t.Errorf("%+v, with another id: %v", o, err)
+		err = b.server.Call(t.Context(), "DestroyTokenObject", params(o.parameters()...), nil)
+		if err == nil || !strings.Contains(err.Error(), "EntityNotExist.TokenObject") {
+			t.Errorf("%+v, with another id: got error %v, want EntityNotExist.TokenObject", o, err)
 		}
 	}
 	left := b.objects().Objects.Object
 	if len(left) != 4+2 || slices.ContainsFunc(left, func(o listedObject) bool { return o.Use == "stray" }) {
-		t.Errorf("left are %+v", left)
+		t.Errorf("got remaining objects %+v, want 6 without strays", left)
 	}
 	if a := b.do(b.root, "AsymmetricSign", b.scenario("AsymmetricSign")...); a.Status != 200 {
-		t.Errorf("the key does not sign any more: %+v", a)
+		t.Errorf("AsymmetricSign afterwards: got %+v, want 200", a)
 	}
 }
 
-// A pausedBackend stops in the middle of making a key pair, when it is told to.
+// A pausedBackend pauses before it creates a key pair, if paused is set.
 type pausedBackend struct {
 	*hsmtest.Fake
 	paused  atomic.Bool
 	entered chan struct{}
-	goOn    chan struct{}
+	resume  chan struct{}
 }
 
 func (p *pausedBackend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
 	if p.paused.Load() {
 		p.entered <- struct{}{}
-		<-p.goOn
+		<-p.resume
 	}
 	return p.Fake.Generate(ctx, spec, id)
 }
 
-// TestUnfinished leaves alone what has no id while a key pair is being made: it may
-// become one half of it.
+// TestUnfinished checks that an object without an id is not destroyed while a key pair is being
+// created, because it may become one half of the pair.
 func TestUnfinished(t *testing.T) {
 	t.Parallel()
-	paused := &pausedBackend{entered: make(chan struct{}), goOn: make(chan struct{})}
+	paused := &pausedBackend{entered: make(chan struct{}), resume: make(chan struct{})}
 	b := newBench(t, func(c *gateway.Config) {
 		paused.Fake = c.Backend.(*hsmtest.Fake)
 		c.Backend = paused
@@ -202,23 +203,24 @@ func TestUnfinished(t *testing.T) {
 	<-paused.entered
 	half := b.objects().Objects.Object[0]
 	if half.Use != "being made or destroyed" {
-		t.Errorf("while a key pair is being made, it is %q", half.Use)
+		t.Errorf("while a key pair is being created: got use %q, want being made or destroyed", half.Use)
 	}
-	if err := b.server.Call(t.Context(), "DestroyTokenObject", params(half.parameters()...), nil); err == nil || !strings.Contains(err.Error(), "DeleteConflict.TokenObject") {
-		t.Errorf("while a key pair is being made: %v", err)
+	err := b.server.Call(t.Context(), "DestroyTokenObject", params(half.parameters()...), nil)
+	if err == nil || !strings.Contains(err.Error(), "DeleteConflict.TokenObject") {
+		t.Errorf("while a key pair is being created: got error %v, want DeleteConflict.TokenObject", err)
 	}
-	paused.goOn <- struct{}{}
+	paused.resume <- struct{}{}
 	if err := <-made; err != nil {
 		t.Fatal(err)
 	}
 	if use := b.objects().Objects.Object[0].Use; use != "stray" {
-		t.Errorf("when it is made, it is %q", use)
+		t.Errorf("after the key pair was created: got use %q, want stray", use)
 	}
 	b.local("DestroyTokenObject", nil, half.parameters()...)
 }
 
-// TestTestKeyVersion tells of a version that signs how fast, in every state of
-// its key, and of one that does not why.
+// TestTestKeyVersion checks that TestKeyVersion returns how fast a version signs, in every state of
+// its key, or why it does not sign.
 func TestTestKeyVersion(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -234,11 +236,12 @@ func TestTestKeyVersion(t *testing.T) {
 			b.local("TestKeyVersion", &tested, "KeyId", keyId, "KeyVersionId", b.versions(keyId)[0], "Count", "3")
 			if tested.KeySpec != string(spec) || tested.Signatures != 3 || tested.MinMilliseconds <= 0 ||
 				tested.MedianMilliseconds < tested.MinMilliseconds || tested.MaxMilliseconds < tested.MedianMilliseconds {
-				t.Errorf("%s, %s: %+v", spec, state, tested)
+				t.Errorf("%s, %s: got %+v, want three signatures with their times", spec, state, tested)
 			}
 			forgotten := slices.ContainsFunc(b.backend.Forgotten(), func(k hsm.Key) bool { return slices.Equal(k.ID, b.record(keyId).Key.ID) })
 			if forgotten != (state != store.Enabled) {
-				t.Errorf("%s, %s: what makes it sign faster was forgotten: %v", spec, state, forgotten)
+				t.Errorf("%s, %s: session copies forgotten: got %v, want %v",
+					spec, state, forgotten, state != store.Enabled)
 			}
 		}
 	}
@@ -248,28 +251,29 @@ func TestTestKeyVersion(t *testing.T) {
 	for want, v := range map[string]store.KeyVersion{"no such private key": lost, "does not match the recorded public key": other} {
 		err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId), nil)
 		if err == nil || !strings.Contains(err.Error(), "409 Rejected.Unavailable") || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v, want %q", err, want)
+			t.Errorf("version %s: got error %v, want 409 Rejected.Unavailable with %q", v.KeyVersionId, err, want)
 		}
 	}
 	b.backend.Fail(hsm.ErrUnavailable)
 	err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", mine.KeyId, "KeyVersionId", mine.KeyVersionId), nil)
 	if err == nil || !strings.Contains(err.Error(), "503") {
-		t.Errorf("with the token away: %v", err)
+		t.Errorf("with the token unavailable: got error %v, want 503", err)
 	}
 }
 
-// TestInspectNothing has no token that could be looked into.
+// TestInspectNothing checks the answers if the gateway has no Inspector.
 func TestInspectNothing(t *testing.T) {
 	b := newBench(t, func(c *gateway.Config) { c.Inspector = nil })
 	for action, p := range map[string][]string{"DescribeToken": nil, "ListTokenObjects": nil, "DestroyTokenObject": {"Handle", "1"}} {
-		if err := b.server.Call(t.Context(), action, params(p...), nil); err == nil || !strings.Contains(err.Error(), "UnsupportedOperation") {
-			t.Errorf("%s: %v", action, err)
+		err := b.server.Call(t.Context(), action, params(p...), nil)
+		if err == nil || !strings.Contains(err.Error(), "UnsupportedOperation") {
+			t.Errorf("%s: got error %v, want UnsupportedOperation", action, err)
 		}
 	}
 }
 
-// TestForgotten shows that nothing is kept of a key that must not sign any more,
-// and that a dry run or a refusal drops nothing.
+// TestForgotten checks that the backend forgets a key that must no longer sign, and that dry runs
+// and refused requests make it forget nothing.
 func TestForgotten(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -286,15 +290,15 @@ func TestForgotten(t *testing.T) {
 	b.do(b.root, "ScheduleKeyDeletion", "KeyId", keyId, "PendingWindowInDays", "1")
 	b.do(b.newUser("nobody", document(allow("kms:ListKeys", "*"))), "DisableKey", "KeyId", keyId)
 	if got := forgotten(); len(got) != 0 {
-		t.Fatalf("refused, %v were forgotten", got)
+		t.Fatalf("after refused requests: got %v forgotten, want none", got)
 	}
 	want := slices.Sorted(slices.Values(b.versions(keyId)))
 	b.want(b.do(b.root, "DisableKey", "KeyId", keyId), 200, "")
 	if got := forgotten(); !slices.Equal(got, want) || len(got) != 2 {
-		t.Errorf("disabled, %v were forgotten, want %v", got, want)
+		t.Errorf("disabled: got %v forgotten, want %v", got, want)
 	}
 	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", keyId, "PendingWindowInDays", "7"), 200, "")
 	if got := forgotten(); len(got) != 4 {
-		t.Errorf("scheduled to be deleted, %v were forgotten, want %v twice", got, want)
+		t.Errorf("scheduled for deletion: got %v forgotten, want %v twice", got, want)
 	}
 }

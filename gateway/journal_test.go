@@ -29,8 +29,8 @@ func (b *bench) linesOf(requestId string) []audit.Entry {
 	return slices.DeleteFunc(b.auditLines(), func(e audit.Entry) bool { return e.RequestId != requestId })
 }
 
-// leaveOutbox writes what a process leaves that is killed between a change and
-// its line.
+// leaveOutbox writes the outbox record that a process leaves if it is killed between a change and
+// its audit line.
 func (b *bench) leaveOutbox(after uint64, e audit.Entry) {
 	b.t.Helper()
 	text, err := json.Marshal(e)
@@ -45,8 +45,9 @@ func (b *bench) leaveOutbox(after uint64, e audit.Entry) {
 	}
 }
 
-// takeLog takes the audit log's file away, and gives how to put it back.
-func (b *bench) takeLog() (back func()) {
+// hideLog renames the file of the audit log, so that the log cannot be written, until restore is
+// called.
+func (b *bench) hideLog() (restore func()) {
 	b.t.Helper()
 	path := filepath.Join(b.dir, "audit.log")
 	if err := os.Rename(path, path+".away"); err != nil {
@@ -60,75 +61,75 @@ func (b *bench) takeLog() (back func()) {
 	}
 }
 
-// unlogged makes a change at the moment when the log fails: it was there when
-// the change was begun, as far as the gateway knew. The client is not told that
-// it is done, and cannot repeat the request either.
+// unlogged makes a change while the log fails without the gateway knowing. The answer must be an
+// error that says that the change was made, and the request cannot be repeated.
 func (b *bench) unlogged(action string, pairs ...string) (requestId string) {
 	b.t.Helper()
 	v := b.sign(b.root, "GET", action, params(pairs...))
 	a := b.send("GET", "/?"+v.Encode(), nil)
 	if a.Status != 503 || a.Code != "ServiceUnavailableTemporary" || !strings.Contains(a.Message, "was carried out") {
-		b.t.Fatalf("%s: %d %s %q", action, a.Status, a.Code, a.Message)
+		b.t.Fatalf("%s: got %d %s %q, want 503 that says that it was carried out", action, a.Status, a.Code, a.Message)
 	}
 	if left := b.outbox(); len(left) != 1 || left[0].RequestId != a.RequestId {
-		b.t.Fatalf("%s: the outbox has %+v, want the line of %s", action, left, a.RequestId)
+		b.t.Fatalf("%s: got %+v in the outbox, want the line of %s", action, left, a.RequestId)
 	}
 	if a := b.send("GET", "/?"+v.Encode(), nil); a.Code != "SignatureNonceUsed" {
-		b.t.Errorf("%s, repeated: %d %s", action, a.Status, a.Code)
+		b.t.Errorf("%s, repeated: got %d %s, want SignatureNonceUsed", action, a.Status, a.Code)
 	}
 	return a.RequestId
 }
 
-// wantLate wants a request's line once, marked, of a change that was made.
+// wantLate checks that the log has one line of a change, marked Late, and that the outbox is empty.
 func (b *bench) wantLate(requestId, action, alias string) {
 	b.t.Helper()
 	lines := b.linesOf(requestId)
 	if len(lines) != 1 || !lines[0].Late || lines[0].Action != action || lines[0].Alias != alias || lines[0].Principal != "root" ||
 		lines[0].Status != 200 || lines[0].Code != "" || lines[0].Door != "rpc" {
-		b.t.Errorf("the lines of %s %s: %+v, want one that is late", action, alias, lines)
+		b.t.Errorf("%s %s: got lines %+v, want one that is late", action, alias, lines)
 	}
 	if left := b.outbox(); len(left) != 0 {
-		b.t.Errorf("the outbox still has %+v", left)
+		b.t.Errorf("%s %s: got %+v in the outbox, want nothing", action, alias, left)
 	}
 }
 
-// TestOutboxSettled: a change whose line the log did not take gets it when the
-// log is back, once.
+// TestOutboxSettled checks that a change whose line could not be written gets its line when the log
+// works again, and only once.
 func TestOutboxSettled(t *testing.T) {
 	b := newBench(t)
 	b.server.Flush()
-	back := b.takeLog()
+	restore := b.hideLog()
 	id := b.unlogged("CreateAlias", "AliasName", "alias/late", "KeyId", b.key.KeyId)
-	b.server.Flush() // the log is still away
+	b.server.Flush() // fails, because the log is still hidden
 	if left := b.outbox(); len(left) != 1 {
-		t.Errorf("the outbox has %+v although the log has nothing", left)
+		t.Errorf("without the log: got %+v in the outbox, want one record", left)
 	}
 	if a := b.do(b.root, "CreateAlias", "AliasName", "alias/next", "KeyId", b.key.KeyId); a.Status != 503 {
-		t.Errorf("the next change is answered %d", a.Status)
+		t.Errorf("the next change: got %d, want 503", a.Status)
 	}
-	back()
+	restore()
 	b.server.Flush()
 	b.wantLate(id, "CreateAlias", "alias/late")
 	b.server.Flush()
 	b.wantLate(id, "CreateAlias", "alias/late")
 	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/late"), 200, "")
-	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/next", "KeyId", b.key.KeyId), 200, "") // was not made
+	b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/next", "KeyId", b.key.KeyId),
+		200, "") // it was not created before
 	b.server.Flush()
 	b.stop()
 	b.start()
 	b.wantLate(id, "CreateAlias", "alias/late")
 }
 
-// TestOutboxAfterRestart: the next process finds the change that the last one
-// had no time to log.
+// TestOutboxAfterRestart checks that the next process logs a change that the last one could not
+// log.
 func TestOutboxAfterRestart(t *testing.T) {
 	b := newBench(t)
 	b.server.Flush()
-	back := b.takeLog()
+	restore := b.hideLog()
 	id := b.unlogged("CreateAlias", "AliasName", "alias/late", "KeyId", b.key.KeyId)
 	b.stop()
-	back()
-	for range 2 { // the second start finds nothing to do
+	restore()
+	for range 2 { // the second start has nothing to do
 		b.start()
 		b.wantLate(id, "CreateAlias", "alias/late")
 		b.stop()
@@ -137,14 +138,14 @@ func TestOutboxAfterRestart(t *testing.T) {
 	b.want(b.do(b.root, "DeleteAlias", "AliasName", "alias/late"), 200, "")
 }
 
-// TestOutboxOfACrash: records that a killed process left get a line each, but
-// for those that have theirs.
+// TestOutboxOfACrash checks that the outbox records of a killed process get a line each, except for
+// those whose line is in the log.
 func TestOutboxOfACrash(t *testing.T) {
 	b := newBench(t)
 	b.server.Flush()
 	logged := b.want(b.do(b.root, "CreateAlias", "AliasName", "alias/logged", "KeyId", b.key.KeyId), 200, "")
 	if left := b.outbox(); len(left) != 1 || left[0].RequestId != logged.RequestId {
-		t.Fatalf("the outbox has %+v, want what a crash would leave now", left)
+		t.Fatalf("got %+v in the outbox, want the record of %s, as after a crash", left, logged.RequestId)
 	}
 	entry := audit.Entry{Time: b.clock.Now(), Door: "rpc", Principal: "root", Action: "CreateAlias", Status: 200}
 	var late []audit.Entry
@@ -159,15 +160,15 @@ func TestOutboxOfACrash(t *testing.T) {
 		b.wantLate(e.RequestId, "CreateAlias", e.Alias)
 	}
 	if lines := b.linesOf(logged.RequestId); len(lines) != 1 || lines[0].Late {
-		t.Errorf("a change that had its line has %+v", lines)
+		t.Errorf("a change with its line in the log: got %+v, want that line only", lines)
 	}
 	b.stop()
-	if proof, err := b.verify(); err != nil || proof.Lines == 0 {
-		t.Errorf("the chain: %+v, %v", proof, err)
+	if result, err := b.verify(); err != nil || result.Lines == 0 {
+		t.Errorf("the chain: got %+v, %v, want it valid", result, err)
 	}
 }
 
-// verify reads the log as an auditor without a key.
+// verify verifies the log as an auditor does who has no public key.
 func (b *bench) verify() (audit.VerifyResult, error) {
 	b.t.Helper()
 	content, err := os.ReadFile(filepath.Join(b.dir, "audit.log"))
@@ -177,8 +178,8 @@ func (b *bench) verify() (audit.VerifyResult, error) {
 	return audit.Verifier{}.Verify(audit.File{Name: "audit.log", Reader: bytes.NewReader(content)})
 }
 
-// TestOutboxOfAnotherLog: a gateway does not start on a log whose end was cut
-// off behind a change, and says so, and changes nothing. With the whole log it
+// TestOutboxOfAnotherLog checks that a gateway refuses to start, with the reason, if the log ends
+// before the lines that the outbox expects. It must not change the log. With the whole log it
 // starts.
 func TestOutboxOfAnotherLog(t *testing.T) {
 	b := newBench(t)
@@ -193,16 +194,16 @@ func TestOutboxOfAnotherLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	cut := bytes.SplitAfter(whole, []byte{'\n'})
-	for name, content := range map[string][]byte{"cut": bytes.Join(cut[:len(cut)-2], nil), "gone": nil} {
+	for name, content := range map[string][]byte{"cut": bytes.Join(cut[:len(cut)-2], nil), "empty": nil} {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		err := b.tryNew()
 		if err == nil || !strings.Contains(err.Error(), "its end is missing") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got error %v, want \"its end is missing\"", name, err)
 		}
 		if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, content) {
-			t.Errorf("%s: the start that was refused wrote to the log, %v", name, err)
+			t.Errorf("%s: the refused start changed the log (error %v)", name, err)
 		}
 	}
 	if err := os.WriteFile(path, whole, 0o600); err != nil {
@@ -212,7 +213,7 @@ func TestOutboxOfAnotherLog(t *testing.T) {
 	b.wantLate(entry.RequestId, "CreateAlias", "alias/1")
 }
 
-// tryNew starts a gateway on the bench's directory, and ends it.
+// tryNew starts a gateway on the bench's directory, ends it, and returns the error of the start.
 func (b *bench) tryNew() error {
 	b.t.Helper()
 	db, err := store.Open(filepath.Join(b.dir, "db"))
@@ -222,7 +223,7 @@ func (b *bench) tryNew() error {
 	defer db.Close()
 	cfg := audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet}
 	for o := range db.Now().Outbox().All() {
-		cfg.AtLeast = max(cfg.AtLeast, o.After)
+		cfg.MinSeq = max(cfg.MinSeq, o.After)
 	}
 	log, err := audit.Open(cfg)
 	if err != nil {
@@ -233,52 +234,52 @@ func (b *bench) tryNew() error {
 	return err
 }
 
-// TestOutboxIsEmptied: every operation that changes something leaves one record,
-// the next ones remove it, and in the end there is none: the database does not
-// grow with what is done.
+// TestOutboxIsEmptied checks that the outbox does not grow: each change leaves one record, and the
+// next change or Flush removes it.
 func TestOutboxIsEmptied(t *testing.T) {
 	b := newBench(t)
 	for range 50 {
 		b.want(b.do(b.root, "UpdateKeyDescription", "KeyId", b.key.KeyId, "Description", "d"), 200, "")
 		if n := len(b.outbox()); n != 1 {
-			t.Fatalf("after a change that is logged the outbox has %d records", n)
+			t.Fatalf("after a logged change: got %d records in the outbox, want 1", n)
 		}
 	}
 	b.want(b.do(b.root, "UpdateKeyDescription", "KeyId", "none", "Description", "d"), 404, "Forbidden.KeyNotFound")
-	b.want(b.do(b.root, "UpdateKeyDescription", "KeyId", b.key.KeyId, "Description", "d", "DryRun", "true"), 400, "DryRunOperationError")
+	b.want(b.do(b.root, "UpdateKeyDescription", "KeyId", b.key.KeyId, "Description", "d", "DryRun", "true"),
+		400, "DryRunOperationError")
 	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
 	if n := len(b.outbox()); n != 1 {
-		t.Errorf("what changes nothing left the outbox with %d records", n)
+		t.Errorf("after requests that change nothing: got %d records in the outbox, want 1", n)
 	}
 	b.server.Flush()
 	if left := b.outbox(); len(left) != 0 {
-		t.Errorf("settled, the outbox has %+v", left)
+		t.Errorf("after Flush: got %+v in the outbox, want nothing", left)
 	}
 }
 
-// TestNoDeletionWithoutLog: while the audit log cannot be written no key is
-// deleted and no key pair destroyed; afterwards they are.
+// TestNoDeletionWithoutLog checks that no key is deleted and no key pair destroyed while the audit
+// log cannot be written, and that both happen afterwards.
 func TestNoDeletionWithoutLog(t *testing.T) {
 	b := newBench(t)
 	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", b.key.KeyId, "PendingWindowInDays", "7"), 200, "")
 	version := b.db.Now().VersionsOf(b.key.KeyId)[0]
-	left := func() (record, pair bool) {
+	exists := func() (record, pair bool) {
 		_, err := b.backend.Sign(t.Context(), version.Key, hsm.ECDSA_SHA_256, make([]byte, hsm.DigestSize))
 		return b.db.Now().Keys().Has(b.key.KeyId), err == nil
 	}
 	b.clock.move(8 * 24 * time.Hour)
-	back := b.takeLog()
-	b.do(b.root, "ListKeys") // by which it is noticed
+	restore := b.hideLog()
+	b.do(b.root, "ListKeys") // makes the log notice that its file is gone
 	for range 2 {
 		b.server.CarryOutDeletions(t.Context())
 	}
-	if record, pair := left(); !record || !pair {
-		t.Errorf("without a log: the record is there: %v, the key pair: %v", record, pair)
+	if record, pair := exists(); !record || !pair {
+		t.Errorf("without a log: got record %v, key pair %v, want both to exist", record, pair)
 	}
-	back()
-	b.eventually("the log", func() bool { return b.log.Err() == nil })
+	restore()
+	b.eventually("the log to work again", func() bool { return b.log.Err() == nil })
 	b.server.CarryOutDeletions(t.Context())
-	if record, pair := left(); record || pair {
-		t.Errorf("with the log back: the record is there: %v, the key pair: %v", record, pair)
+	if record, pair := exists(); record || pair {
+		t.Errorf("with the log restored: got record %v, key pair %v, want neither to exist", record, pair)
 	}
 }

@@ -23,34 +23,35 @@ func TestKeyMetadata(t *testing.T) {
 		"NextRotationDate": "", "Origin": "Aliyun_KMS", "PrimaryKeyVersion": "", "ProtectionLevel": "SOFTWARE", "RotationInterval": "",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("CreateKey: %s", diff)
+		t.Errorf("CreateKey (- want, + got): %s", diff)
 	}
 	want["DeletionProtection"], want["DeletionProtectionDescription"] = "Disabled", ""
 	described := b.want(b.do(b.root, "DescribeKey", "KeyId", keyId), 200, "")
 	if diff := cmp.Diff(any(want), described.Body["KeyMetadata"]); diff != "" {
-		t.Errorf("DescribeKey: %s", diff)
+		t.Errorf("DescribeKey (- want, + got): %s", diff)
 	}
 	k, err := b.db.Now().Keys().Get(keyId)
 	if err != nil || k.Policy != keyPolicy || k.Tags["k"] != "v" {
-		t.Errorf("recorded: %+v, %v", k, err)
+		t.Errorf("record: got %+v, %v, want the policy and the tag", k, err)
 	}
 	listed := b.want(b.do(b.root, "ListKeyVersions", "KeyId", keyId), 200, "")
 	wantVersions := map[string]any{"KeyVersion": []any{map[string]any{"KeyId": keyId, "KeyVersionId": b.versions(keyId)[0], "CreationDate": "2026-11-21T20:56:37Z"}}}
 	if diff := cmp.Diff(any(wantVersions), listed.Body["KeyVersions"]); diff != "" || listed.Body["TotalCount"] != 1.0 {
-		t.Errorf("ListKeyVersions: %s", diff)
+		t.Errorf("ListKeyVersions: got TotalCount %v, want 1; versions (- want, + got): %s",
+			listed.Body["TotalCount"], diff)
 	}
 	past := b.want(b.do(b.root, "ListKeyVersions", "KeyId", keyId, "PageNumber", "3"), 200, "")
 	if diff := cmp.Diff(any(map[string]any{"KeyVersion": []any{}}), past.Body["KeyVersions"]); diff != "" {
-		t.Errorf("ListKeyVersions past the end: %s", diff)
+		t.Errorf("ListKeyVersions past the end (- want, + got): %s", diff)
 	}
 }
 
-// listed gives the ids of a page.
+// listed returns the ids of a page.
 func listed(t *testing.T, a answer, plural, singular, id string) (ids []string) {
 	t.Helper()
 	list, ok := a.Body[plural].(map[string]any)[singular].([]any)
 	if !ok {
-		t.Fatalf("%s.%s is no array: %v", plural, singular, a.Body)
+		t.Fatalf("%s.%s: got %v, want an array", plural, singular, a.Body)
 	}
 	for _, item := range list {
 		ids = append(ids, item.(map[string]any)[id].(string))
@@ -73,13 +74,13 @@ func TestListKeys(t *testing.T) {
 	}
 	a, first := page()
 	if diff := cmp.Diff(all[:10], first); diff != "" || a.Body["PageNumber"] != 1.0 || a.Body["PageSize"] != 10.0 || a.Body["TotalCount"] != 12.0 {
-		t.Errorf("first page: %v %s", a.Body, diff)
+		t.Errorf("first page: got %v, want 10 of 12 keys (- want, + got): %s", a.Body, diff)
 	}
 	if _, second := page("PageNumber", "2"); !slices.Equal(second, all[10:]) {
-		t.Errorf("second page: %v", second)
+		t.Errorf("second page: got %v, want %v", second, all[10:])
 	}
 	if _, past := page("PageNumber", "2147483647", "PageSize", "100"); len(past) != 0 {
-		t.Errorf("past the end: %v", past)
+		t.Errorf("page past the end: got %v, want no keys", past)
 	}
 	filter := func(want int, filters ...any) {
 		t.Helper()
@@ -89,7 +90,7 @@ func TestListKeys(t *testing.T) {
 		}
 		a, ids := page("PageSize", "100", "Filters", string(text))
 		if len(ids) != want || a.Body["TotalCount"] != float64(want) {
-			t.Errorf("%s: %d keys and TotalCount %v, want %d", text, len(ids), a.Body["TotalCount"], want)
+			t.Errorf("%s: got %d keys and TotalCount %v, want %d", text, len(ids), a.Body["TotalCount"], want)
 		}
 	}
 	by := func(key string, values ...string) any { return map[string]any{"Key": key, "Values": values} }
@@ -115,6 +116,6 @@ func TestListAliases(t *testing.T) {
 		map[string]any{"AliasName": "alias/b", "AliasArn": "acs:kms:cn-hangzhou:1000000000000001:alias/b", "KeyId": b.key.KeyId},
 	}
 	if diff := cmp.Diff(any(map[string]any{"Alias": want}), a.Body["Aliases"]); diff != "" || a.Body["TotalCount"] != 3.0 {
-		t.Errorf("%v %s", a.Body, diff)
+		t.Errorf("got %v, want 3 aliases in total (- want, + got): %s", a.Body, diff)
 	}
 }

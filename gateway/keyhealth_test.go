@@ -16,7 +16,7 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// running runs the bench's books until the test ends.
+// running runs the background tasks of the gateway until stop is called.
 func (b *bench) running() (stop func()) {
 	ctx, cancel := context.WithCancel(b.t.Context())
 	ended := make(chan struct{})
@@ -30,34 +30,34 @@ func (b *bench) running() (stop func()) {
 	}
 }
 
-// A logbook is a log that can be read while it is written.
-type logbook struct {
+// A logBuffer is a log that can be read while it is written.
+type logBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer // guarded by mu
 }
 
-func (l *logbook) Write(p []byte) (int, error) {
+func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(p)
 }
 
-func (l *logbook) count(what string) int {
+func (l *logBuffer) count(text string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), what)
+	return strings.Count(l.text.String(), text)
 }
 
-// A slowBackend takes its time to sign, and remembers when it was asked to.
+// A slowBackend signs slowly, and records when it was called.
 type slowBackend struct {
 	*hsmtest.Fake
-	takes time.Duration
+	signTime time.Duration
 
-	mu   sync.Mutex
-	asks []time.Time // guarded by mu
-	away bool        // guarded by mu: the token is not there
+	mu    sync.Mutex
+	calls []time.Time // of Sign; guarded by mu
+	away  bool        // the token is unavailable; guarded by mu
 
-	refuses string // the ID of a key that the token, which is well, will not sign with
+	refusedID string // the ID of a key that the token, which works, refuses to sign with
 }
 
 func (s *slowBackend) Health(ctx context.Context) error {
@@ -88,28 +88,28 @@ func (s *slowBackend) setAway(away bool) {
 
 func (s *slowBackend) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
 	s.mu.Lock()
-	s.asks = append(s.asks, time.Now())
+	s.calls = append(s.calls, time.Now())
 	s.mu.Unlock()
-	time.Sleep(s.takes) // of the bubble's time
-	if string(k.ID) == s.refuses {
+	time.Sleep(s.signTime) // on the bubble's clock
+	if string(k.ID) == s.refusedID {
 		return nil, hsm.ErrRefused
 	}
 	return s.Fake.Sign(ctx, k, alg, digest)
 }
 
-func (s *slowBackend) asked() []time.Time {
+func (s *slowBackend) signCalls() []time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]time.Time(nil), s.asks...)
+	return append([]time.Time(nil), s.calls...)
 }
 
-// plainBench starts a gateway without a listener: what happens on a connection
-// does not let a bubble's time go on.
-func plainBench(t *testing.T, keys int, change ...func(*gateway.Config)) (*bench, *slowBackend, *logbook) {
+// plainBench starts a gateway without a listener, because the clock of a bubble stands still while
+// a goroutine waits for a network connection.
+func plainBench(t *testing.T, keys int, change ...func(*gateway.Config)) (*bench, *slowBackend, *logBuffer) {
 	t.Helper()
 	b := &bench{t: t, dir: t.TempDir(), backend: new(hsmtest.Fake)}
 	b.clock.now = time.Now()
-	slow, log := &slowBackend{Fake: b.backend, takes: 10 * time.Millisecond}, new(logbook)
+	slow, log := &slowBackend{Fake: b.backend, signTime: 10 * time.Millisecond}, new(logBuffer)
 	b.open(append(change, func(c *gateway.Config) {
 		c.Backend, c.Logger = slow, slog.New(slog.NewTextHandler(log, nil))
 	})...)
@@ -120,7 +120,7 @@ func plainBench(t *testing.T, keys int, change ...func(*gateway.Config)) (*bench
 	return b, slow, log
 }
 
-// everyRecord gives every version's record.
+// everyRecord returns the records of all versions.
 func (b *bench) everyRecord() (all []store.KeyVersion) {
 	records := b.db.Now()
 	for k := range records.Keys().All() {
@@ -129,15 +129,15 @@ func (b *bench) everyRecord() (all []store.KeyVersion) {
 	return all
 }
 
-// TestMissingKeys loses private keys: the first look says so, naming the first
-// ten, and when they are back an hour later the next one says that.
+// TestMissingKeys removes private keys from the token. The first check must report them and name
+// the first ten. After they are restored, the check an hour later must report none.
 func TestMissingKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, slow, log := plainBench(t, 14)
 		all := b.everyRecord()
-		var putBack []func()
+		var restore []func()
 		for _, v := range all[:12] {
-			putBack = append(putBack, b.backend.Lose(v.Key))
+			restore = append(restore, b.backend.Lose(v.Key))
 		}
 		slow.setAway(true)
 		stop := b.running()
@@ -145,137 +145,138 @@ func TestMissingKeys(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got := b.metric("kmsgate_key_versions_missing"); got != "0" || log.count("missing") != 0 {
-			t.Errorf("while the token is away %s keys are said to be missing", got)
+			t.Errorf("while the token is unavailable: got %s keys missing, want 0 and no log line", got)
 		}
 		slow.setAway(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if got := b.metric("kmsgate_key_versions_missing"); got != "12" {
-			t.Errorf("%s keys are missing, want 12", got)
+			t.Errorf("got %s keys missing, want 12", got)
 		}
 		if n := log.count("private key is missing"); n != 10 {
-			t.Errorf("%d were named in the log, want 10", n)
+			t.Errorf("got %d missing keys named in the log, want 10", n)
 		}
 		if log.count("missing=12") != 1 || log.count("KeyId="+all[0].KeyId+" KeyVersionId="+all[0].KeyVersionId) == 0 || log.count("kmsgate doctor") == 0 {
-			t.Errorf("the log does not say what it has to:\n%s", &log.text)
+			t.Errorf("got log\n%s\nwant the number, the names and kmsgate doctor in it", &log.text)
 		}
-		for _, f := range putBack {
+		for _, f := range restore {
 			f()
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if got := b.metric("kmsgate_key_versions_missing"); got != "0" {
-			t.Errorf("%s keys are missing when they are back, an hour later", got)
+			t.Errorf("an hour after the keys were restored: got %s missing, want 0", got)
 		}
 	})
 }
 
-// TestSelfTest has every version sign once after a start, in a tenth of the
-// time, and finds those that do not or do it with another's key.
+// TestSelfTest checks that every version makes a test signature after a start, which takes at most
+// a tenth of the time, and that versions are found that do not sign or sign with another key.
 func TestSelfTest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, slow, log := plainBench(t, 5)
 		all := b.everyRecord()
 		b.backend.Lose(all[1].Key)
 		b.backend.Swap(all[3].Key, all[4].Key)
-		before := len(slow.asked())
+		before := len(slow.signCalls())
 		stop := b.running()
 		defer stop()
 		time.Sleep(10 * time.Hour)
 		synctest.Wait()
-		asks := slow.asked()[before:]
-		const swapped = 2 // their signatures do not verify, so each is asked for once more, at once
-		if len(asks) != 5+swapped {
-			t.Fatalf("%d test signatures, want %d", len(asks), 5+swapped)
+		calls := slow.signCalls()[before:]
+		const swapped = 2 // their signatures are invalid, so each is retried once without waiting
+		if len(calls) != 5+swapped {
+			t.Fatalf("got %d test signatures, want %d", len(calls), 5+swapped)
 		}
 		hurried := 0
-		for i := range asks[1:] {
-			if asks[i+1].Sub(asks[i]) < 100*time.Millisecond {
+		for i := range calls[1:] {
+			if calls[i+1].Sub(calls[i]) < 100*time.Millisecond {
 				hurried++
 			}
 		}
 		if hurried != swapped {
-			t.Errorf("%d test signatures of 10ms did not wait for a tenth of the time, want %d", hurried, swapped)
+			t.Errorf("got %d test signatures within 100 ms of the last one, want %d", hurried, swapped)
 		}
 		if got := b.metric("kmsgate_key_versions_failing"); got != "3" {
-			t.Errorf("%s keys are failing, want 3", got)
+			t.Errorf("got %s keys failing, want 3", got)
 		}
 		for _, v := range []store.KeyVersion{all[1], all[3], all[4]} {
 			if log.count("failed its test signature (run kmsgate doctor)\" KeyId="+v.KeyId) != 1 {
-				t.Errorf("the log does not name %s", v.KeyId)
+				t.Errorf("got no log line that names key %s, want one", v.KeyId)
 			}
 		}
 		if n := len(b.backend.Forgotten()); n != 5 {
-			t.Errorf("%d versions were forgotten after their test, want all 5", n)
+			t.Errorf("got %d versions forgotten after their test, want all 5", n)
 		}
-		// One that signs again, for whatever reason, is no longer counted.
+		// A version that signs again, for whatever reason, must no longer count.
 		b.backend.Swap(all[3].Key, all[4].Key)
 		b.local("TestKeyVersion", nil, "KeyId", all[3].KeyId, "KeyVersionId", all[3].KeyVersionId)
 		if got := b.metric("kmsgate_key_versions_failing"); got != "2" {
-			t.Errorf("%s keys are failing, one signs again: want 2", got)
+			t.Errorf("after one signs again: got %s keys failing, want 2", got)
 		}
 	})
 }
 
-// TestRefusedKey has a token that is well and refuses one key: that is the key's
-// failure, and those behind it have their turn.
+// TestRefusedKey has a token that works but refuses one key. Only this key must count as failing,
+// and the keys after it must be tested.
 func TestRefusedKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, slow, log := plainBench(t, 3)
 		all := b.everyRecord()
-		slow.refuses = string(all[1].Key.ID)
-		before := len(slow.asked())
+		slow.refusedID = string(all[1].Key.ID)
+		before := len(slow.signCalls())
 		stop := b.running()
 		defer stop()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if n, got := len(slow.asked())-before, b.metric("kmsgate_key_versions_failing"); n != 3 || got != "1" {
-			t.Errorf("%d test signatures, %s failing: want 3 and 1", n, got)
+		if n, got := len(slow.signCalls())-before, b.metric("kmsgate_key_versions_failing"); n != 3 || got != "1" {
+			t.Errorf("got %d test signatures and %s keys failing, want 3 and 1", n, got)
 		}
 		if log.count("failed its test signature (run kmsgate doctor)\" KeyId="+all[1].KeyId) != 1 {
-			t.Errorf("the log does not name %s", all[1].KeyId)
+			t.Errorf("got no log line that names key %s, want one", all[1].KeyId)
 		}
 		err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", all[1].KeyId, "KeyVersionId", all[1].KeyVersionId), nil)
-		if err == nil || !strings.Contains(err.Error(), "Rejected.Unavailable") || !strings.Contains(err.Error(), "refuses") {
-			t.Errorf("TestKeyVersion: %v, want the reason", err)
+		if err == nil || !strings.Contains(err.Error(), "Rejected.Unavailable") || !strings.Contains(err.Error(), "rejected") {
+			t.Errorf("TestKeyVersion: got error %v, want Rejected.Unavailable with the reason", err)
 		}
 	})
 }
 
-// TestSelfTestWaits has no token at the start: nothing is held against a key, and
-// the tests are made when it is back.
+// TestSelfTestWaits has no token at the start. No key must count as failing, and the tests must be
+// made when the token is available again.
 func TestSelfTestWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, slow, _ := plainBench(t, 3)
-		before := len(slow.asked())
+		before := len(slow.signCalls())
 		slow.setAway(true)
 		stop := b.running()
 		defer stop()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if n := len(slow.asked()) - before; n != 0 {
-			t.Errorf("%d test signatures without a token", n)
+		if n := len(slow.signCalls()) - before; n != 0 {
+			t.Errorf("without a token: got %d test signatures, want 0", n)
 		}
 		slow.setAway(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if n, got := len(slow.asked())-before, b.metric("kmsgate_key_versions_failing"); n != 3 || got != "0" {
-			t.Errorf("%d test signatures, %s failing: want 3 and 0", n, got)
+		if n, got := len(slow.signCalls())-before, b.metric("kmsgate_key_versions_failing"); n != 3 || got != "0" {
+			t.Errorf("got %d test signatures and %s keys failing, want 3 and 0", n, got)
 		}
 	})
 }
 
-// TestFailingIsForgotten: what is deleted does not fail any more.
+// TestFailingIsForgotten checks that a deleted key no longer counts as failing.
 func TestFailingIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := plainBench(t, 1)
 		v := b.everyRecord()[0]
 		b.backend.Lose(v.Key)
-		if err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId), nil); err == nil {
-			t.Fatal("a lost key signs")
+		err := b.server.Call(t.Context(), "TestKeyVersion", params("KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId), nil)
+		if err == nil {
+			t.Fatal("TestKeyVersion of a lost key: got no error")
 		}
 		if got := b.metric("kmsgate_key_versions_failing"); got != "1" {
-			t.Errorf("%s keys are failing, want 1", got)
+			t.Errorf("got %s keys failing, want 1", got)
 		}
 		if err := b.db.Update(func(tx *store.Tx) error { return tx.Keys().Delete(v.KeyId) }); err != nil {
 			t.Fatal(err)
@@ -286,7 +287,7 @@ func TestFailingIsForgotten(t *testing.T) {
 		synctest.Wait()
 		for _, name := range []string{"kmsgate_key_versions_failing", "kmsgate_key_versions_missing"} {
 			if got := b.metric(name); got != "0" {
-				t.Errorf("%s is %s of a key that is deleted", name, got)
+				t.Errorf("%s: got %s after the key was deleted, want 0", name, got)
 			}
 		}
 	})

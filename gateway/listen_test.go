@@ -19,7 +19,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway"
 )
 
-// serve serves the bench's gateway on a port of its own, as the product does.
+// serve serves the bench's gateway on a free port, as the product does.
 func (b *bench) serve() (address string, roots *x509.CertPool) {
 	b.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -39,7 +39,7 @@ func (b *bench) serve() (address string, roots *x509.CertPool) {
 	return l.Addr().String(), pool(b)
 }
 
-// pool trusts the bench's own certificate, which is for example.com.
+// pool returns a pool with the bench's certificate, which is for example.com.
 func pool(b *bench) *x509.CertPool {
 	roots := x509.NewCertPool()
 	roots.AddCert(b.http.Certificate())
@@ -47,10 +47,11 @@ func pool(b *bench) *x509.CertPool {
 }
 
 func client(roots *x509.CertPool) *http.Client {
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "example.com"}}}
+	config := &tls.Config{RootCAs: roots, ServerName: "example.com"}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
 }
 
-// TestOnePort: TLS and plain HTTP on one port, each with its answer.
+// TestOnePort checks that one port answers both TLS and plain HTTP.
 func TestOnePort(t *testing.T) {
 	b := newBench(t)
 	address, roots := b.serve()
@@ -65,26 +66,29 @@ func TestOnePort(t *testing.T) {
 		t.Fatal(err)
 	}
 	if resp.TLS.Version != tls.VersionTLS13 || resp.ProtoMajor != 1 {
-		t.Errorf("TLS %x, %s", resp.TLS.Version, resp.Proto)
+		t.Errorf("got TLS version %x, %s, want TLS 1.3, HTTP/1", resp.TLS.Version, resp.Proto)
 	}
 	b.want(readAnswer(t, resp), 200, "")
 }
 
-// TestGarbage throws what is neither TLS nor HTTP at the port, and connections
-// that say nothing, and goes on.
+// TestGarbage sends data to the port that is neither TLS nor HTTP, and opens a silent connection.
+// The gateway must still serve a client.
 func TestGarbage(t *testing.T) {
 	b := newBench(t)
 	address, roots := b.serve()
-	for _, garbage := range []string{"\x00\x00\x00", "\x16\x03\x01\xff\xff garbage", "SSH-2.0-x\r\n", "GET / HTTP/9.9\r\n\r\n", "\x16", strings.Repeat("A", 300_000)} {
+	for _, garbage := range []string{
+		"\x00\x00\x00", "\x16\x03\x01\xff\xff garbage", "SSH-2.0-x\r\n", "GET / HTTP/9.9\r\n\r\n", "\x16",
+		strings.Repeat("A", 300_000),
+	} {
 		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = io.WriteString(conn, garbage) // the other end may hang up before it has all
+		_, _ = io.WriteString(conn, garbage) // the gateway may close the connection before it has read everything
 		conn.(*net.TCPConn).CloseWrite()
 		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("%.10q: the connection was kept", garbage)
+			t.Errorf("%.10q: got no end of the connection within 20 s, want it closed", garbage)
 		}
 		conn.Close()
 	}
@@ -100,8 +104,8 @@ func TestGarbage(t *testing.T) {
 	b.want(readAnswer(t, resp), 200, "")
 }
 
-// TestConnectionsPerSource: one source cannot take all connections, and gets
-// them back when it closes some.
+// TestConnectionsPerSource checks that one source cannot take all connections, and can connect
+// again after it has closed some.
 func TestConnectionsPerSource(t *testing.T) {
 	b := newBench(t)
 	address, _ := b.serve()
@@ -116,7 +120,7 @@ func TestConnectionsPerSource(t *testing.T) {
 	}
 	answered := func(conn net.Conn) bool {
 		t.Helper()
-		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") // hung up on, if refused
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") // fails if the connection is refused
 		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		return err == nil && resp.StatusCode == 404
@@ -126,10 +130,10 @@ func TestConnectionsPerSource(t *testing.T) {
 		open = append(open, dial())
 	}
 	if !answered(open[len(open)-1]) {
-		t.Fatal("the last connection that is allowed is not served")
+		t.Fatalf("connection %d of one source is not served", gateway.MaxPerSource)
 	}
 	if answered(dial()) {
-		t.Error("one connection more is served")
+		t.Errorf("connection %d of one source is served, want it refused", gateway.MaxPerSource+1)
 	}
 	for _, conn := range open {
 		conn.Close()
@@ -137,16 +141,16 @@ func TestConnectionsPerSource(t *testing.T) {
 	deadline := time.Now().Add(20 * time.Second)
 	for !answered(dial()) {
 		if time.Now().After(deadline) {
-			t.Fatal("after the others were closed a connection is not served")
+			t.Fatal("after the others were closed, a connection is not served within 20 s")
 		}
 	}
 }
 
-// TestLateRequests: a request whose body comes late is charged at the time at
-// which it is complete. Charged at the time of its header it would turn the
-// bucket's clock back, and fill it anew.
+// TestLateRequests checks that a request whose body comes late counts at the time when it is
+// complete. If it counted at the time of its header, it would set the bucket's clock back and
+// refill the bucket.
 func TestLateRequests(t *testing.T) {
-	var arrived atomic.Int32 // how often the time was asked for
+	var arrived atomic.Int32 // how often the gateway read its clock
 	var b *bench
 	b = newBench(t, func(c *gateway.Config) {
 		c.Quotas.DedicatedUser = 10
@@ -163,8 +167,8 @@ func TestLateRequests(t *testing.T) {
 		if end() == 200 {
 			passed++
 		}
-		// One less than would empty a full bucket: only a request that passes can
-		// turn its clock back.
+		// These are one fewer than would empty a full bucket: only a request that passes can set
+		// the bucket's clock back.
 		for range 9 {
 			if a := b.do(b.root, "AsymmetricSign", b.signParams()...); a.Status == 200 {
 				passed++
@@ -172,11 +176,11 @@ func TestLateRequests(t *testing.T) {
 		}
 	}
 	if passed != 10 {
-		t.Errorf("%d requests passed in one moment, with a quota of 10", passed)
+		t.Errorf("got %d requests allowed at one time, want 10, the quota", passed)
 	}
 }
 
-// now is the bench's time, before there is a bench too.
+// now returns the bench's time, also before the bench exists.
 func (b *bench) now() time.Time {
 	if b == nil {
 		return time.Date(2026, 11, 21, 20, 56, 37, 0, time.UTC)
@@ -184,8 +188,8 @@ func (b *bench) now() time.Time {
 	return b.clock.Now()
 }
 
-// beginPost sends all of a request but the end of its body, and waits until the
-// gateway has it. The returned function sends the end and gives the status.
+// beginPost sends a request without the last byte of its body, and waits until the gateway has its
+// header. end sends the last byte and returns the status of the answer.
 func (b *bench) beginPost(address string, roots *x509.CertPool, arrived *atomic.Int32) (end func() int) {
 	b.t.Helper()
 	conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, ServerName: "example.com"})
@@ -195,7 +199,8 @@ func (b *bench) beginPost(address string, roots *x509.CertPool, arrived *atomic.
 	b.t.Cleanup(func() { conn.Close() })
 	body := b.sign(b.root, "POST", "AsymmetricSign", params(b.signParams()...)).Encode()
 	before := arrived.Load()
-	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:len(body)-1])
+	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Type: application/x-www-form-urlencoded\r\n"+
+		"Content-Length: %d\r\n\r\n%s", len(body), body[:len(body)-1])
 	b.eventually("the request's header to arrive", func() bool { return arrived.Load() > before })
 	return func() int {
 		fmt.Fprint(conn, body[len(body)-1:])
