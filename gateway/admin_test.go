@@ -121,6 +121,7 @@ func (b *bench) adminScenario(action string) []string {
 		"CreateBackup":         {"Recipients.1", "age1test"},
 		"DescribeToken":        {},
 		"ListTokenObjects":     {},
+		"ListKeyVersionUses":   {"KeyId", b.key.KeyId},
 		"TestKeyVersion":       {"KeyId", b.key.KeyId, "KeyVersionId", b.key.KeyVersionId, "Count", "2"},
 		"DestroyTokenObject":   b.stray(),
 	}[action]

@@ -100,7 +100,9 @@ func listKeyVersions(
 }
 
 // listKeyVersionUses returns when each version of a key last signed.
-func listKeyVersionUses(_ context.Context, c *call, req *kms.ListKeyVersionUsesRequest) (*kms.ListKeyVersionUsesResponse, error) {
+func listKeyVersionUses(
+	_ context.Context, c *call, req *kms.ListKeyVersionUsesRequest,
+) (*kms.ListKeyVersionUsesResponse, error) {
 	key, err := c.key(req.KeyId)
 	if err != nil {
 		return nil, err
