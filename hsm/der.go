@@ -46,7 +46,8 @@ func MarshalECPublicKey(spec KeySpec, point []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s has no curve", ErrKeySpec, spec)
 	}
 	if len(point) != pointSize || point[0] != 4 {
-		return nil, fmt.Errorf("encoding an EC public key: got %d bytes, want an uncompressed point of %d", len(point), pointSize)
+		return nil, fmt.Errorf("encoding an EC public key: got %d bytes, want an uncompressed point of %d",
+			len(point), pointSize)
 	}
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// FuzzSignatureDER holds the parser to one property: what it takes is the one
-// encoding of its meaning.
+// FuzzSignatureDER tests one property of the parser: it accepts only one encoding of each
+// signature.
 func FuzzSignatureDER(f *testing.F) {
 	for _, rs := range [][]byte{
 		make([]byte, 64),
@@ -31,14 +31,14 @@ func FuzzSignatureDER(f *testing.F) {
 		rs := make([]byte, 64)
 		copy(rs[32-len(r):], r)
 		copy(rs[64-len(s):], s)
-		again, err := MarshalSignature(rs)
-		if err != nil || !bytes.Equal(again, sig) {
-			t.Errorf("%x was taken but encodes to %x, %v", sig, again, err)
+		encoded, err := MarshalSignature(rs)
+		if err != nil || !bytes.Equal(encoded, sig) {
+			t.Errorf("%x was accepted but encodes to %x, %v", sig, encoded, err)
 		}
 	})
 }
 
-// FuzzPublicKeyDER is the same property for public keys.
+// FuzzPublicKeyDER tests the same property for public keys.
 func FuzzPublicKeyDER(f *testing.F) {
 	point := append([]byte{4}, make([]byte, 64)...)
 	for spec := range curves {
@@ -54,9 +54,9 @@ func FuzzPublicKeyDER(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			again, err := MarshalECPublicKey(spec, point)
-			if err != nil || !bytes.Equal(again, spki) {
-				t.Errorf("%x was taken as %s but encodes to %x, %v", spki, spec, again, err)
+			encoded, err := MarshalECPublicKey(spec, point)
+			if err != nil || !bytes.Equal(encoded, spki) {
+				t.Errorf("%x was accepted as %s but encodes to %x, %v", spki, spec, encoded, err)
 			}
 		}
 	})

@@ -64,8 +64,8 @@ func (r Route) Sign(ctx context.Context, k Key, alg Algorithm, digest []byte) ([
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("%w: the private key of %x does not match the recorded public key; its signatures were withheld: %w",
-		ErrNotFound, k.ID, bad)
+	return nil, fmt.Errorf("%w: the private key of %x does not match the recorded public key; "+
+		"its signatures were withheld: %w", ErrNotFound, k.ID, bad)
 }
 
 // verify is like Verify but returns an error if sig is not k's.

@@ -27,21 +27,21 @@ func TestRoute(t *testing.T) {
 		t.Errorf("%d keys in the token and %d sealed, want all but EC_SM2 in the token", token.Len(), sealed.Len())
 	}
 	down := errors.New("down")
-	for _, half := range []*hsmtest.Fake{&token, &sealed} {
-		half.Fail(down)
+	for _, backend := range []*hsmtest.Fake{&token, &sealed} {
+		backend.Fail(down)
 		if err := route.Health(t.Context()); !errors.Is(err, down) {
-			t.Errorf("Health with one half down: %v", err)
+			t.Errorf("Health with one backend down: %v, want its error", err)
 		}
-		half.Fail(nil)
+		backend.Fail(nil)
 	}
 }
 
-// A witness is a backend that tells what reaches it, and spoils signatures.
+// A witness is a backend that counts calls and falsifies signatures.
 type witness struct {
 	hsm.Backend
-	wrong               atomic.Int64 // how many of the next signatures are
-	signed, quarantined atomic.Int64
-	refused             error // by Quarantine; nil if the backend works
+	wrong               atomic.Int64 // how many of the next signatures are wrong
+	signed, quarantined atomic.Int64 // calls of Sign and Quarantine
+	quarantineErr       error        // the result of Quarantine; nil if the backend works
 }
 
 func (w *witness) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
@@ -56,27 +56,27 @@ func (w *witness) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest
 
 func (w *witness) Quarantine(ctx context.Context, k hsm.Key) error {
 	w.quarantined.Add(1)
-	return errors.Join(w.refused, w.Backend.Quarantine(ctx, k))
+	return errors.Join(w.quarantineErr, w.Backend.Quarantine(ctx, k))
 }
 
-// newWitnessed returns a Route to a fake token and to software keys that it seals,
-// and what witnesses each. The log of the Route is in log.
+// newWitnessed returns a Route to a fake token and to software keys sealed by it, and the
+// witness of each backend. The Route logs to log.
 func newWitnessed(log *bytes.Buffer) (route hsm.Route, token, software *witness) {
 	fake := new(hsmtest.Fake)
 	token, software = &witness{Backend: fake}, &witness{Backend: sealed.New(fake)}
 	return hsm.Route{Token: token, Sealed: software, Logger: slog.New(slog.NewTextHandler(log, nil))}, token, software
 }
 
-// TestRouteContract holds a Route to the contract, of backends that make no mistake.
+// TestRouteContract tests the contract with a Route to correct backends.
 func TestRouteContract(t *testing.T) {
 	route, _, _ := newWitnessed(new(bytes.Buffer))
 	hsmtest.TestBackend(t, route, hsm.KeySpecs()...)
 	if hsm.Verified(route, nil) != route {
-		t.Error("Verified verifies a Route's signatures again")
+		t.Error("Verified did not return the Route unchanged")
 	}
 }
 
-// TestRouteVerifies has a backend make one wrong signature, and then nothing else.
+// TestRouteVerifies makes a backend return one wrong signature, and then only wrong ones.
 func TestRouteVerifies(t *testing.T) {
 	for _, spec := range hsm.KeySpecs() {
 		t.Run(string(spec), func(t *testing.T) { testVerifies(t, spec) })
@@ -85,9 +85,9 @@ func TestRouteVerifies(t *testing.T) {
 
 func testVerifies(t *testing.T, spec hsm.KeySpec) {
 	log := new(bytes.Buffer)
-	route, home, other := newWitnessed(log)
+	route, used, other := newWitnessed(log)
 	if spec == hsm.EC_SM2 {
-		home, other = other, home
+		used, other = other, used
 	}
 	key, err := route.Generate(t.Context(), spec, bytes.Repeat([]byte{7}, 16))
 	if err != nil {
@@ -108,34 +108,35 @@ func testVerifies(t *testing.T, spec hsm.KeySpec) {
 	} {
 		for _, alg := range hsm.Algorithms(spec) {
 			t.Run(string(alg)+" "+backend.name, func(t *testing.T) {
-				home.wrong.Store(backend.wrong)
-				home.signed.Store(0)
-				home.quarantined.Store(0)
-				home.refused = backend.quarantine
+				used.wrong.Store(backend.wrong)
+				used.signed.Store(0)
+				used.quarantined.Store(0)
+				used.quarantineErr = backend.quarantine
 				log.Reset()
 				sig, err := route.Sign(t.Context(), key, alg, digest)
 				if !errors.Is(err, backend.want) || (err != nil) != (sig == nil) {
 					t.Errorf("Sign: %x, %v, want the error %v", sig, err, backend.want)
 				}
 				if ok, verr := hsm.Verify(key, alg, digest, sig); err == nil && (!ok || verr != nil) {
-					t.Errorf("a wrong signature left: %v", verr)
+					t.Errorf("Sign returned a wrong signature: %v", verr)
 				}
-				if home.signed.Load() != backend.signed || home.quarantined.Load() != backend.quarantined {
-					t.Errorf("%d signatures and %d quarantines, want %d and %d", home.signed.Load(), home.quarantined.Load(), backend.signed, backend.quarantined)
+				if used.signed.Load() != backend.signed || used.quarantined.Load() != backend.quarantined {
+					t.Errorf("%d signatures and %d quarantines, want %d and %d",
+						used.signed.Load(), used.quarantined.Load(), backend.signed, backend.quarantined)
 				}
 				withheld := strings.Count(log.String(), "withheld")
 				if int64(withheld) != backend.lines || withheld > 0 && !strings.Contains(log.String(), fmt.Sprintf("%x", key.ID)) {
-					t.Errorf("%d lines of withheld signatures, want %d with the key's id:\n%s", withheld, backend.lines, log)
+					t.Errorf("%d log lines of withheld signatures, want %d with the key's id:\n%s", withheld, backend.lines, log)
 				}
 			})
 		}
 	}
 	if other.signed.Load() != 0 || other.quarantined.Load() != 0 {
-		t.Error("the other backend was asked")
+		t.Error("Sign used the other backend")
 	}
 }
 
-// TestRouteChecks asks for what hsm.Check refuses. No backend hears of it.
+// TestRouteChecks requests signatures that hsm.Check rejects. No request reaches a backend.
 func TestRouteChecks(t *testing.T) {
 	route, token, software := newWitnessed(new(bytes.Buffer))
 	for i, spec := range hsm.KeySpecs() {
@@ -157,11 +158,11 @@ func TestRouteChecks(t *testing.T) {
 		}
 	}
 	if n := token.signed.Load() + software.signed.Load(); n != 0 {
-		t.Errorf("%d requests that Check refuses reached a backend", n)
+		t.Errorf("%d requests that Check rejects reached a backend, want 0", n)
 	}
 }
 
-// TestSelfTestVerifies has a backend make no good signature, and one that is wrong.
+// TestSelfTestVerifies makes a backend return one wrong signature, and then only wrong ones.
 func TestSelfTestVerifies(t *testing.T) {
 	fake := new(hsmtest.Fake)
 	b := &witness{Backend: fake}
@@ -171,10 +172,10 @@ func TestSelfTestVerifies(t *testing.T) {
 	}
 	b.wrong.Store(1)
 	if err := hsm.SelfTest(t.Context(), b, key); err != nil || b.quarantined.Load() != 1 {
-		t.Errorf("one wrong signature: %v after %d quarantines, want none after 1", err, b.quarantined.Load())
+		t.Errorf("SelfTest with one wrong signature: %v after %d quarantines, want nil after 1", err, b.quarantined.Load())
 	}
 	b.wrong.Store(1 << 30)
 	if err := hsm.SelfTest(t.Context(), b, key); !errors.Is(err, hsm.ErrNotFound) {
-		t.Errorf("none but wrong signatures: %v, want ErrNotFound", err)
+		t.Errorf("SelfTest with wrong signatures only: %v, want ErrNotFound", err)
 	}
 }

@@ -18,7 +18,7 @@ type scheme struct {
 	verify func(pub publicKey, digest, sig []byte) bool
 }
 
-// schemes is the only table of which Algorithm fits which KeySpec.
+// schemes is the only table that pairs Algorithms with KeySpecs.
 var schemes = []scheme{
 	{RSA_2048, RSA_PSS_SHA_256, parseRSA(2048), hashSHA256, verifyPSS},
 	{RSA_2048, RSA_PKCS1_SHA_256, parseRSA(2048), hashSHA256, verifyPKCS1},

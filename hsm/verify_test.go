@@ -21,9 +21,9 @@ func (h *hexBytes) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// TestSM2Vectors runs vectors over a digest, as the API takes it: the example
-// of GB/T 32918.5, OpenSSL's own and 43 signatures that must be refused. Some have
-// the message that the digest is of.
+// TestSM2Vectors runs vectors over a digest, which is the input of the API: the example
+// of GB/T 32918.5, OpenSSL's own, and 43 signatures that must be rejected. Some vectors
+// contain the message of the digest.
 func TestSM2Vectors(t *testing.T) {
 	data, err := os.ReadFile("testdata/sm2_sm3_digest_test.json")
 	if err != nil {
@@ -59,7 +59,8 @@ func TestSM2Vectors(t *testing.T) {
 			run++
 			got, err := hsm.Verify(key, hsm.SM2DSA, tc.Digest, tc.Sig)
 			if wrongLength := len(tc.Digest) != hsm.DigestSize; wrongLength != errors.Is(err, hsm.ErrDigest) {
-				t.Errorf("vector %d (%s): error %v for a digest of %d bytes", tc.TcId, tc.Comment, err, len(tc.Digest))
+				t.Errorf("vector %d (%s): error %v for a digest of %d bytes, want ErrDigest unless it has %d",
+					tc.TcId, tc.Comment, err, len(tc.Digest), hsm.DigestSize)
 			} else if got != (tc.Result == "valid") {
 				t.Errorf("vector %d (%s): %v, want %s", tc.TcId, tc.Comment, got, tc.Result)
 			}
@@ -72,7 +73,7 @@ func TestSM2Vectors(t *testing.T) {
 		}
 	}
 	if run != vectors.NumberOfTests || digested == 0 {
-		t.Errorf("%d vectors run of %d, %d of a message", run, vectors.NumberOfTests, digested)
+		t.Errorf("%d of %d vectors run, %d with a message; want all, and at least 1", run, vectors.NumberOfTests, digested)
 	}
 }
 
@@ -90,7 +91,7 @@ func TestVerifyCannotTell(t *testing.T) {
 	for name, key := range map[string]hsm.Key{
 		"no public key":          {Spec: hsm.EC_P256},
 		"public key cut short":   {Spec: hsm.EC_P256, Public: p256.Public[:40]},
-		"byte behind the key":    {Spec: hsm.EC_P256K, Public: append(slices.Clone(p256.Public), 0)},
+		"byte after the key":     {Spec: hsm.EC_P256K, Public: append(slices.Clone(p256.Public), 0)},
 		"P-256 key as secp256k1": {Spec: hsm.EC_P256K, Public: p256.Public},
 		"P-256 key as SM2":       {Spec: hsm.EC_SM2, Public: p256.Public},
 		"P-256 key as RSA":       {Spec: hsm.RSA_2048, Public: p256.Public},
@@ -120,7 +121,7 @@ func TestPublicKeyPEM(t *testing.T) {
 		text := hsm.PublicKeyPEM(key.Public)
 		block, rest := pem.Decode([]byte(text))
 		if block == nil || block.Type != "PUBLIC KEY" || !slices.Equal(block.Bytes, key.Public) || len(rest) != 0 {
-			t.Errorf("%s: PEM %q does not hold the key", spec, text)
+			t.Errorf("%s: PEM %q does not contain exactly the key", spec, text)
 		}
 	}
 }

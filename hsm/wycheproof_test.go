@@ -9,7 +9,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// TestWycheproof runs the vectors of project Wycheproof against hsm.Verify.
+// TestWycheproof runs the vectors of Project Wycheproof against hsm.Verify.
 func TestWycheproof(t *testing.T) {
 	for _, tc := range []struct {
 		file string
@@ -52,8 +52,8 @@ func TestWycheproof(t *testing.T) {
 					if err != nil {
 						t.Fatalf("vector %d (%s): %v", v.TcId, v.Comment, err)
 					}
-					// "acceptable" marks legacy forms of PKCS #1 that may be
-					// taken or not.
+					// "acceptable" marks legacy forms of PKCS #1, which a verifier may
+					// accept or reject.
 					want := v.Result == "valid"
 					if got != want && v.Result != "acceptable" {
 						t.Errorf("vector %d (%s): %v, want %v", v.TcId, v.Comment, got, want)
@@ -61,7 +61,7 @@ func TestWycheproof(t *testing.T) {
 				}
 			}
 			if run != vectors.NumberOfTests || run == 0 {
-				t.Errorf("%d vectors run of %d", run, vectors.NumberOfTests)
+				t.Errorf("%d of %d vectors run, want all", run, vectors.NumberOfTests)
 			}
 		})
 	}
