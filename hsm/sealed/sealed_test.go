@@ -31,8 +31,8 @@ func newKey(t *testing.T, b *sealed.Backend, id byte) hsm.Key {
 	return key
 }
 
-// TestBoundToRecord rewrites a record as somebody could who can write the
-// database, and expects no signature.
+// TestBoundToRecord rewrites a record, as an attacker with write access to the database could,
+// and expects no signature.
 func TestBoundToRecord(t *testing.T) {
 	b := sealed.New(new(hsmtest.Fake))
 	mine, theirs := newKey(t, b, 1), newKey(t, b, 2)
@@ -47,12 +47,12 @@ func TestBoundToRecord(t *testing.T) {
 		"empty":                               {ID: mine.ID, Spec: mine.Spec, Public: mine.Public, Sealed: []byte{}},
 	} {
 		if sig, err := b.Sign(t.Context(), k, hsm.SM2DSA, make([]byte, 32)); err == nil {
-			t.Errorf("%s: signed %x", name, sig)
+			t.Errorf("%s: Sign returned %x, want an error", name, sig)
 		}
 	}
 }
 
-// wrongSealer gives every secret back as that of another key.
+// wrongSealer unseals every input to the same secret.
 type wrongSealer struct {
 	hsmtest.Fake
 	secret []byte
@@ -67,12 +67,12 @@ func TestComparedWithPublicKey(t *testing.T) {
 	other[31] = 7
 	b := sealed.New(&wrongSealer{secret: other})
 	if _, err := b.Generate(t.Context(), hsm.EC_SM2, make([]byte, 16)); err == nil {
-		t.Error("Generate trusted a sealer that gives back another key")
+		t.Error("Generate accepted a sealer that returned another key")
 	}
 }
 
-// TestDropped shows that a key that was unsealed is gone when the token is
-// lost, and in any case after a while.
+// TestDropped checks that an unsealed key is dropped when the token is lost, and at the latest
+// after a while.
 func TestDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sealer hsmtest.Fake
@@ -96,7 +96,7 @@ func TestDropped(t *testing.T) {
 			t.Error(err)
 		}
 		sealer.Fail(down)
-		time.Sleep(time.Hour) // of the bubble's clock
+		time.Sleep(time.Hour) // on synctest's clock
 		synctest.Wait()
 		if err := sign(); !errors.Is(err, down) {
 			t.Errorf("Sign an hour later: %v, want the sealer's error", err)
@@ -104,28 +104,28 @@ func TestDropped(t *testing.T) {
 	})
 }
 
-// slowSealer unseals when it is told to.
+// slowSealer unseals when release is closed.
 type slowSealer struct {
 	hsmtest.Fake
-	begun, goOn chan struct{}
+	begun, release chan struct{}
 }
 
 func (s *slowSealer) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
 	if s.begun != nil {
 		s.begun <- struct{}{}
-		<-s.goOn
+		<-s.release
 	}
 	return s.Fake.Unseal(ctx, sealed, aad)
 }
 
-// TestDroppedWhileUnsealing loses the token while a key is being unsealed: it
-// must not be kept.
+// TestDroppedWhileUnsealing loses the token while a key is being unsealed. The key must not be
+// kept in memory.
 func TestDroppedWhileUnsealing(t *testing.T) {
 	sealer := new(slowSealer)
 	b := sealed.New(sealer)
 	key := newKey(t, b, 1)
 	b.DropAll()
-	sealer.begun, sealer.goOn = make(chan struct{}), make(chan struct{})
+	sealer.begun, sealer.release = make(chan struct{}), make(chan struct{})
 	signed := make(chan error)
 	go func() {
 		_, err := b.Sign(t.Context(), key, hsm.SM2DSA, make([]byte, 32))
@@ -133,9 +133,9 @@ func TestDroppedWhileUnsealing(t *testing.T) {
 	}()
 	<-sealer.begun
 	b.DropAll()
-	close(sealer.goOn)
+	close(sealer.release)
 	if err := <-signed; err != nil {
-		t.Errorf("the signature that was under way: %v", err)
+		t.Errorf("Sign during the loss: %v", err)
 	}
 	sealer.begun = nil
 	down := errors.New("down")
@@ -150,15 +150,15 @@ func TestHealth(t *testing.T) {
 	b := sealed.New(&sealer)
 	sealer.Fail(hsm.ErrUnavailable)
 	if err := b.Health(t.Context()); !errors.Is(err, hsm.ErrUnavailable) {
-		t.Errorf("Health with the sealer down: %v", err)
+		t.Errorf("Health with the sealer down: %v, want ErrUnavailable", err)
 	}
 	if err := sealed.New(&wrongSealer{}).Health(t.Context()); err == nil {
-		t.Error("Health trusts a sealer that gives something else back")
+		t.Error("Health accepted a sealer that returned another value")
 	}
 }
 
-// TestOpenSSLMessage goes both ways over a whole message: openssl computes Z_A
-// and the digest itself, with the default user id that KMS's samples use.
+// TestOpenSSLMessage exchanges signatures of a whole message with openssl in both directions.
+// Openssl computes Z_A and the digest itself, with the default user id that KMS's samples use.
 func TestOpenSSLMessage(t *testing.T) {
 	dir := t.TempDir()
 	openssl := func(args ...string) {
@@ -180,14 +180,15 @@ func TestOpenSSLMessage(t *testing.T) {
 
 	b := sealed.New(new(hsmtest.Fake))
 	ours := newKey(t, b, 1)
-	digest := digestOf(t, ours.Public, message)
+	digest := digestSM2(t, ours.Public, message)
 	sig, err := b.Sign(t.Context(), ours, hsm.SM2DSA, digest)
 	if err != nil {
 		t.Fatal(err)
 	}
 	write("ours.pem", []byte(hsm.PublicKeyPEM(ours.Public)))
 	write("ours.sig", sig)
-	openssl("dgst", "-sm3", "-verify", "ours.pem", "-sigopt", "distid:1234567812345678", "-signature", "ours.sig", "message")
+	openssl("dgst", "-sm3", "-verify", "ours.pem", "-sigopt", "distid:1234567812345678",
+		"-signature", "ours.sig", "message")
 
 	openssl("genpkey", "-algorithm", "SM2", "-out", "theirs.pem")
 	openssl("pkey", "-in", "theirs.pem", "-pubout", "-outform", "DER", "-out", "theirs.der")
@@ -201,14 +202,14 @@ func TestOpenSSLMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	theirs := hsm.Key{Spec: hsm.EC_SM2, Public: public}
-	if ok, err := hsm.Verify(theirs, hsm.SM2DSA, digestOf(t, public, message), sig); err != nil || !ok {
-		t.Errorf("Verify of openssl's signature: %v, %v", ok, err)
+	if ok, err := hsm.Verify(theirs, hsm.SM2DSA, digestSM2(t, public, message), sig); err != nil || !ok {
+		t.Errorf("Verify of openssl's signature: %v, %v, want true", ok, err)
 	}
 }
 
-// digestOf computes SM3(Z_A || M) for the default user id. The key is the last
-// 65 bytes of a SubjectPublicKeyInfo.
-func digestOf(t *testing.T, spki, message []byte) []byte {
+// digestSM2 returns SM3(Z_A || M) for the default user id. The public key is the last 65 bytes
+// of spki, a SubjectPublicKeyInfo.
+func digestSM2(t *testing.T, spki, message []byte) []byte {
 	t.Helper()
 	pub, err := sm2.NewPublicKey(spki[len(spki)-65:])
 	if err != nil {

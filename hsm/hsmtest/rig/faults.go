@@ -40,7 +40,7 @@ func NewFaults(t testing.TB, real string) *Faults {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Each test gets its own copy, since a loaded module stays loaded.
+	// Each test gets a separate copy, since a loaded module stays loaded.
 	f := &Faults{t: t, Module: filepath.Join(t.TempDir(), "faults.so")}
 	if err := os.WriteFile(f.Module, shim.module, 0o700); err != nil {
 		t.Fatal(err)

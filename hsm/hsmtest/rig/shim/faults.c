@@ -448,7 +448,7 @@ static const char *map_control(void)
 	Dl_info self;
 	char path[4096];
 	if (!dladdr((void *)map_control, &self))
-		return "cannot find its own path";
+		return "cannot find its path";
 	snprintf(path, sizeof path, "%s.control", self.dli_fname);
 	int fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
