@@ -241,7 +241,7 @@ func (cp *copier) recheck() error {
 	return nil
 }
 
-// stop ends copying on this connection. It also gives up the connection if the token does
+// stop ends copying on this connection. It also abandons the connection if the token does
 // not work. It does not destroy the existing copies, because a worker may be about to sign
 // with one.
 func (cp *copier) stop(reason error) {

@@ -11,9 +11,9 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// TestNoDescriptors leaves the process no file descriptor. One signature that is
-// tried then ends SoftHSM's token in this process, until it is initialized again.
-// Session copies need no files, but the keys that they are of do.
+// TestNoDescriptors exhausts the file descriptors of the process. If SoftHSM tries to sign
+// then, its token fails in this process until it is initialized again. Session copies need no
+// files, but the original keys do.
 func TestNoDescriptors(t *testing.T) {
 	for name, without := range map[string]bool{"copies": false, "no copies": true} {
 		t.Run(name, func(t *testing.T) { testNoDescriptors(t, without) })
@@ -30,7 +30,7 @@ func testNoDescriptors(t *testing.T, without bool) {
 	tok := open(t, cfg)
 	l := startLoad(t, tok, generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048))
 	for range 3 {
-		l.survives("there were no descriptors", func() {
+		l.testFault("exhausting the descriptors", func() {
 			before := losses.Load()
 			free := exhaustDescriptors(t)
 			waitFor(t, "the loss to be noticed", func() bool { return losses.Load() > before })
@@ -39,20 +39,20 @@ func testNoDescriptors(t *testing.T, without bool) {
 	}
 }
 
-// TestDescriptorsGoneForAMoment leaves the process no file descriptor while one
-// signature is tried. The key is dead then in SoftHSM's eyes: it finds it no more,
-// though other keys, the canary too, go on signing. It is not gone.
-func TestDescriptorsGoneForAMoment(t *testing.T) {
+// TestNoDescriptorsOnce exhausts the file descriptors of the process during one signature.
+// After that, SoftHSM no longer finds the key, although other keys and the canary still sign.
+// The key is not gone.
+func TestNoDescriptorsOnce(t *testing.T) {
 	f, cfg := newFaulty(t)
 	cfg.NoSessionCopies = true
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.EC_P256)
 	closed := f.Calls("C_CloseSession")
-	f.Hang("C_CloseSession", 1) // after the first try, before the canary is asked
+	f.Hang("C_CloseSession", 1) // after the first try and before the canary signature
 	free := exhaustDescriptors(t)
 	signed := make(chan error)
-	go func() { signed <- signIn(tok, key, 20*time.Second) }()
-	waitFor(t, "the try to fail", func() bool { return f.Calls("C_CloseSession") > closed })
+	go func() { signed <- signWithin(tok, key, 20*time.Second) }()
+	waitFor(t, "the first try to fail", func() bool { return f.Calls("C_CloseSession") > closed })
 	free()
 	f.Release()
 	if err := <-signed; err != nil {
@@ -60,8 +60,8 @@ func TestDescriptorsGoneForAMoment(t *testing.T) {
 	}
 }
 
-// exhaustDescriptors lowers the limit to the descriptors that are open, until
-// free.
+// exhaustDescriptors lowers the limit of descriptors so that no more can be opened. free
+// restores the limit.
 func exhaustDescriptors(t *testing.T) (free func()) {
 	t.Helper()
 	var limit unix.Rlimit
@@ -73,7 +73,7 @@ func exhaustDescriptors(t *testing.T) (free func()) {
 			t.Error(err)
 		}
 	}
-	next, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0) // the lowest that is free
+	next, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0) // gets the lowest free descriptor
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
-// newFaulty makes a SoftHSM token behind a module that injects faults.
+// newFaulty returns a SoftHSM token behind a module that injects faults.
 func newFaulty(t *testing.T) (*rig.Faults, token.Config) {
 	t.Helper()
 	soft, _ := newSoftHSM(t)
@@ -30,8 +30,8 @@ func newFaulty(t *testing.T) (*rig.Faults, token.Config) {
 	return f, cfg
 }
 
-// A load is 32 callers who sign without pause and have 20 s for each signature.
-// None of them may fail.
+// A load is 32 callers that sign without pause and have 20 s for each signature.
+// None of the signatures may fail.
 type load struct {
 	t        *testing.T
 	tok      *token.Token
@@ -58,51 +58,51 @@ func (l *load) call(key hsm.Key) {
 			return
 		default:
 		}
-		if err := signIn(l.tok, key, 20*time.Second); err != nil {
-			l.t.Errorf("a caller with time left failed: %v", err)
+		if err := signWithin(l.tok, key, 20*time.Second); err != nil {
+			l.t.Errorf("a caller within its deadline failed: %v", err)
 			return
 		}
 		l.signed.Add(1)
 	}
 }
 
-// goesOn waits for so many more signatures than have been made.
-func (l *load) goesOn(signatures int64) {
+// waitForMore waits until the callers have made the given number of further signatures.
+func (l *load) waitForMore(signatures int64) {
 	l.t.Helper()
 	until := l.signed.Load() + signatures
 	waitFor(l.t, "signatures", func() bool { return l.signed.Load() >= until || l.t.Failed() })
 }
 
-// survives requires a good signature of each kind within a second of the end of
-// a fault, which inject has come and go.
-func (l *load) survives(fault string, inject func()) {
+// testFault calls inject, which causes a fault and ends it. It requires a good signature with
+// each key within a second after that.
+func (l *load) testFault(fault string, inject func()) {
 	l.t.Helper()
-	inTime(l.t, func() string {
-		l.goesOn(64)
+	retryTiming(l.t, func() string {
+		l.waitForMore(64)
 		inject()
-		return l.recovers(fault)
+		return l.signAgain(fault)
 	})
 }
 
-// recovers makes a signature of each kind, now that the fault is gone, and says
-// so if that took long.
-func (l *load) recovers(after string) (late string) {
+// signAgain makes a signature with each key after a fault. If that took longer than a second,
+// it returns a message.
+func (l *load) signAgain(after string) (late string) {
 	l.t.Helper()
-	gone := time.Now()
+	began := time.Now()
 	for _, key := range l.keys {
-		if err := signIn(l.tok, key, 20*time.Second); err != nil {
+		if err := signWithin(l.tok, key, 20*time.Second); err != nil {
 			l.t.Fatalf("after %s: %v", after, err)
 		}
 	}
-	if took := time.Since(gone); took > time.Second {
-		return fmt.Sprintf("after %s: no signatures for %v, want a second at most", after, took)
+	if took := time.Since(began); took > time.Second {
+		return fmt.Sprintf("after %s: signing took %v, want at most one second", after, took)
 	}
 	return ""
 }
 
-// inTime tries something three times that has to be done in time, and says what
-// was late otherwise: the machine may be busy with something else, but not always.
-func inTime(t *testing.T, try func() (late string)) {
+// retryTiming calls try up to three times until it is not late, since the machine may be busy.
+// It fails the test if the last try was late.
+func retryTiming(t *testing.T, try func() (late string)) {
 	t.Helper()
 	var late string
 	for range 3 {
@@ -119,13 +119,13 @@ func (l *load) end() {
 	l.callers.Wait()
 }
 
-func signIn(tok *token.Token, key hsm.Key, d time.Duration) error {
+func signWithin(tok *token.Token, key hsm.Key, d time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	return sign(ctx, tok, key)
 }
 
-// TestLosses takes what a connection stands on away from under it.
+// TestLosses breaks a connection in every way: its sessions, its login and its module.
 func TestLosses(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
@@ -134,9 +134,11 @@ func TestLosses(t *testing.T) {
 	and := func(first, second func()) func() { return func() { first(); second() } }
 	for _, fault := range []struct {
 		name     string
-		function string // that fails, if there is one
+		function string // the function that fails, if any
 		inject   func()
-		lost     bool // the connection, each time; what fails thrice may hit three that have a good second try
+		// lost is set if the fault always loses the connection. Three failures may hit three
+		// different jobs, whose second tries succeed.
+		lost bool
 	}{
 		{"sessions closed", "", f.CloseSessions, true},
 		{"login lost", "", f.Logout, true},
@@ -145,14 +147,14 @@ func TestLosses(t *testing.T) {
 		{"general error", "C_Sign", fail("C_Sign", pkcs11.CKR_GENERAL_ERROR), false},
 		{"function failed", "C_Sign", fail("C_Sign", pkcs11.CKR_FUNCTION_FAILED), false},
 		{"token not recognized", "C_Sign", fail("C_Sign", pkcs11.CKR_TOKEN_NOT_RECOGNIZED), false},
-		{"of its vendor", "C_Sign", fail("C_Sign", pkcs11.CKR_VENDOR_DEFINED+1), false},
+		{"vendor's error", "C_Sign", fail("C_Sign", pkcs11.CKR_VENDOR_DEFINED+1), false},
 		{"out of memory", "C_SignInit", fail("C_SignInit", pkcs11.CKR_HOST_MEMORY), false},
 		{"no session", "C_OpenSession", and(fail("C_OpenSession", pkcs11.CKR_SESSION_COUNT), f.CloseSessions), true},
 		{"no login", "C_Login", and(fail("C_Login", pkcs11.CKR_DEVICE_ERROR), f.CloseSessions), true},
 	} {
 		for range 2 {
 			losses := tok.Stats().Losses
-			l.survives(fault.name, fault.inject)
+			l.testFault(fault.name, fault.inject)
 			if fault.lost && tok.Stats().Losses == losses {
 				t.Errorf("%s: the connection was not lost", fault.name)
 			}
@@ -162,44 +164,49 @@ func TestLosses(t *testing.T) {
 		}
 	}
 	l.end()
-	expectWhole(t, f)
+	expectIntact(t, f)
 }
 
-// expectWhole requires that the module was never closed with calls in it, and
-// that what there was one of in the token is there once.
-func expectWhole(t *testing.T, f *rig.Faults) {
+// expectIntact requires that the module was never closed with calls in flight, and that the
+// token has exactly one canary key and one sealing key.
+func expectIntact(t *testing.T, f *rig.Faults) {
 	t.Helper()
 	if f.Collisions() != 0 {
-		t.Errorf("the module was closed %d times with calls in it", f.Collisions())
+		t.Errorf("the module was closed %d times with calls in flight, want 0", f.Collisions())
 	}
 	p11, s := rawSession(t, f.Module)
-	for label, class := range map[string]uint{"kmsgate-canary": pkcs11.CKO_PRIVATE_KEY, "kmsgate-sealing": pkcs11.CKO_SECRET_KEY} {
-		found := findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), // not copies
+	for label, class := range map[string]uint{
+		"kmsgate-canary":  pkcs11.CKO_PRIVATE_KEY,
+		"kmsgate-sealing": pkcs11.CKO_SECRET_KEY,
+	} {
+		found := findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), // without session copies
 			pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label))
 		if len(found) != 1 {
-			t.Errorf("%d keys labelled %s in the token, want the one that was there", len(found), label)
+			t.Errorf("%d keys labelled %q in the token, want 1", len(found), label)
 		}
 	}
 }
 
-// TestConnectingFails has each call that connecting is made of fail, twice: as
-// tokens fail, and as an object does that is not there, or not whole.
+// TestConnectingFails makes each call of connecting fail twice: with a device error, and with
+// the errors for a missing or incomplete object.
 func TestConnectingFails(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	l := startLoad(t, tok, generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048))
 	for _, function := range []string{
-		"C_Finalize", "C_CloseAllSessions", "C_CloseSession", "C_Initialize", "C_GetInfo", "C_GetSlotList", "C_GetTokenInfo", "C_GetMechanismList",
-		"C_OpenSession", "C_GetSessionInfo", "C_Login", "C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal", "C_GetAttributeValue",
-		"C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt", "C_SignInit", "C_Sign", "C_CopyObject", "C_DestroyObject",
+		"C_Finalize", "C_CloseAllSessions", "C_CloseSession", "C_Initialize", "C_GetInfo", "C_GetSlotList",
+		"C_GetTokenInfo", "C_GetMechanismList", "C_OpenSession", "C_GetSessionInfo", "C_Login", "C_FindObjectsInit",
+		"C_FindObjects", "C_FindObjectsFinal", "C_GetAttributeValue", "C_EncryptInit", "C_Encrypt", "C_DecryptInit",
+		"C_Decrypt", "C_SignInit", "C_Sign", "C_CopyObject", "C_DestroyObject",
 	} {
 		codes := []uint{pkcs11.CKR_DEVICE_ERROR}
 		switch function {
-		case "C_GetAttributeValue", "C_EncryptInit", "C_DecryptInit", "C_SignInit", "C_CopyObject", "C_DestroyObject": // of an object
+		// These functions take an object handle.
+		case "C_GetAttributeValue", "C_EncryptInit", "C_DecryptInit", "C_SignInit", "C_CopyObject", "C_DestroyObject":
 			codes = append(codes, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)
 		}
 		for _, code := range codes {
-			l.survives(fmt.Sprintf("%s failing twice with %#x", function, code), func() {
+			l.testFault(fmt.Sprintf("%s failing twice with %#x", function, code), func() {
 				losses := tok.Stats().Losses
 				f.Fail(function, code, 2)
 				f.CloseSessions()
@@ -209,18 +216,18 @@ func TestConnectingFails(t *testing.T) {
 		}
 	}
 	l.end()
-	expectWhole(t, f)
+	expectIntact(t, f)
 }
 
-// TestFaultySignature has the token give out wrong signatures. A wrong one gives
-// an RSA key away, so none may leave.
+// TestFaultySignature makes the token return wrong signatures. A wrong signature discloses an
+// RSA key, so none may be returned.
 func TestFaultySignature(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.RSA_2048)
 	digest := make([]byte, hsm.DigestSize)
 	rand.Read(digest)
-	for name, inject := range map[string]func(string, int){"a bit": f.Flip, "a byte too little": f.Truncate} {
+	for name, inject := range map[string]func(string, int){"a wrong bit": f.Flip, "a missing byte": f.Truncate} {
 		for _, alg := range hsm.Algorithms(key.Spec) {
 			inject("C_Sign", 16)
 			var callers sync.WaitGroup
@@ -234,23 +241,25 @@ func TestFaultySignature(t *testing.T) {
 						return
 					}
 					if ok, err := hsm.Verify(key, alg, digest, sig); err != nil || !ok {
-						t.Errorf("%s: a wrong %s signature was given out: %v", name, alg, err)
+						t.Errorf("%s: a wrong %s signature was returned: %v", name, alg, err)
 					}
 				})
 			}
 			callers.Wait()
-			expectUsed(t, f, "C_Sign")
-			if err := signIn(tok, key, 20*time.Second); err != nil {
-				t.Errorf("%s: after wrong signatures: %v", name, err)
+			expectInjected(t, f, "C_Sign")
+			if err := signWithin(tok, key, 20*time.Second); err != nil {
+				t.Errorf("%s: Sign after wrong signatures: %v", name, err)
 			}
 		}
 	}
 }
 
-// TestHang has calls into the token not return, while signing and while connecting.
-// That is told, and nothing is closed over them.
+// TestHang makes calls into the token hang, while signing and while connecting. OnHang is
+// called, and nothing is closed during the call.
 func TestHang(t *testing.T) {
-	for _, function := range []string{"C_Sign", "C_Finalize", "C_Initialize", "C_GetTokenInfo", "C_Login", "C_FindObjects"} {
+	for _, function := range []string{
+		"C_Sign", "C_Finalize", "C_Initialize", "C_GetTokenInfo", "C_Login", "C_FindObjects",
+	} {
 		t.Run(function, func(t *testing.T) { testHang(t, function) })
 	}
 }
@@ -266,41 +275,41 @@ func testHang(t *testing.T, function string) {
 	if function != "C_Sign" {
 		f.CloseSessions()
 	}
-	if err := signIn(tok, key, 100*time.Millisecond); !errors.Is(err, hsm.ErrUnavailable) {
+	if err := signWithin(tok, key, 100*time.Millisecond); !errors.Is(err, hsm.ErrUnavailable) {
 		t.Errorf("Sign that hangs: %v, want ErrUnavailable", err)
 	}
 	select {
 	case err := <-hung:
 		if !strings.Contains(err.Error(), "restarted") {
-			t.Errorf("OnHang(%v), want what to do", err)
+			t.Errorf("OnHang(%v), want an error that says to restart", err)
 		}
 	case <-time.After(20 * time.Second):
 		t.Error("OnHang was not called")
 	}
 	f.Release()
-	if err := signIn(tok, key, 20*time.Second); err != nil {
+	if err := signWithin(tok, key, 20*time.Second); err != nil {
 		t.Errorf("Sign after the call returned: %v", err)
 	}
-	expectWhole(t, f)
+	expectIntact(t, f)
 }
 
-// TestLossesLeaveNothing loses the connection a thousand times, and as many
-// sessions without it, and looks at what is left.
+// TestLossesLeaveNothing loses the connection a thousand times, and then a thousand sessions.
+// It requires that no goroutines, descriptors or sessions leak.
 func TestLossesLeaveNothing(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.EC_P256)
 	signs := func() {
 		t.Helper()
-		if err := signIn(tok, key, 20*time.Second); err != nil {
+		if err := signWithin(tok, key, 20*time.Second); err != nil {
 			t.Fatal(err)
 		}
 	}
 	lose := func() { f.CloseSessions(); signs() }
 	fail := func() { f.Fail("C_SignInit", pkcs11.CKR_FUNCTION_FAILED, 1); signs() }
 	lose()
-	fail() // what is opened once and kept
-	before := left{runtime.NumGoroutine(), descriptors(t), f.Sessions()}
+	fail() // afterwards, everything that is opened only once is open
+	before := resources{runtime.NumGoroutine(), descriptors(t), f.Sessions()}
 	for range 1000 {
 		lose()
 	}
@@ -309,22 +318,22 @@ func TestLossesLeaveNothing(t *testing.T) {
 		fail()
 	}
 	if losses < 1000 || tok.Stats().Losses != losses {
-		t.Errorf("%d losses and then %d, want 1000 at least and then no more", losses, tok.Stats().Losses)
+		t.Errorf("%d losses and then %d, want at least 1000 and then no more", losses, tok.Stats().Losses)
 	}
 	after := before
 	defer func() { t.Logf("before %+v, after %+v", before, after) }()
-	waitFor(t, "things to be as they were", func() bool {
-		after = left{runtime.NumGoroutine(), descriptors(t), f.Sessions()}
-		return after.minus(before) < 10 // who comes and goes: one for a hundred losses would be too much
+	waitFor(t, "the resources to be released", func() bool {
+		after = resources{runtime.NumGoroutine(), descriptors(t), f.Sessions()}
+		return after.growth(before) < 10 // a leak in one of a hundred losses would exceed this
 	})
 }
 
-// left is what a connection could leave behind.
-type left struct{ goroutines, descriptors, sessions int }
+// resources are what a connection could leak.
+type resources struct{ goroutines, descriptors, sessions int }
 
-// minus is by how much what there is most more of has grown.
-func (l left) minus(other left) int {
-	return max(l.goroutines-other.goroutines, l.descriptors-other.descriptors, l.sessions-other.sessions)
+// growth returns the largest increase of one of the resources since before.
+func (r resources) growth(before resources) int {
+	return max(r.goroutines-before.goroutines, r.descriptors-before.descriptors, r.sessions-before.sessions)
 }
 
 // descriptors counts the file descriptors of this process.

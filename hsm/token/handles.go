@@ -215,7 +215,7 @@ func (s *session) locate(id []byte) (*object, error) {
 	return s.conn.handles.put(id, found[0], 0), nil
 }
 
-// checkPairGone gives up the connection if a private key is no longer found but its public
+// checkPairGone abandons the connection if a private key is no longer found but its public
 // half is. With SoftHSM, one moment without file descriptors can hide one object from this
 // process until the module is initialized again (measured). A key that is not found after
 // that is gone.

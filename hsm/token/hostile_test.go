@@ -18,20 +18,21 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
-// The tests here have a token say OK and answer nonsense: another object's handle, an
-// impossible length, a wrong bit. No key may be destroyed for it, no wrong signature
-// given out, and the process goes on.
+// In these tests, the token returns CKR_OK with an invalid answer: another object's handle, an
+// impossible length, or a wrong bit. The answer must not destroy another key, let a wrong
+// signature through or end the process.
 
-// halvesOf gives the handles of a key pair in the token, which all of this process has
-// them by.
-func halvesOf(t *testing.T, module string, attribute *pkcs11.Attribute) (public, private uint) {
+// findPair returns the handles of a key pair in the token. They are valid in all sessions of
+// this process.
+func findPair(t *testing.T, module string, attribute *pkcs11.Attribute) (public, private uint) {
 	t.Helper()
 	p11, s := rawSession(t, module)
 	defer p11.CloseSession(s)
 	half := func(class uint) uint {
-		found := findObjects(t, p11, s, attribute, pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))
+		found := findObjects(t, p11, s, attribute,
+			pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))
 		if len(found) != 1 {
-			t.Fatalf("%d objects of class %d, want the one that was made", len(found), class)
+			t.Fatalf("%d objects of class %d, want 1", len(found), class)
 		}
 		return uint(found[0])
 	}
@@ -40,57 +41,59 @@ func halvesOf(t *testing.T, module string, attribute *pkcs11.Attribute) (public,
 
 func byID(key hsm.Key) *pkcs11.Attribute { return pkcs11.NewAttribute(pkcs11.CKA_ID, key.ID) }
 
-// expectSigns has keys sign, by whatever way they are signed with now, and by the
-// next.
+// expectSigns signs with keys often enough to use both the keys themselves and session copies.
 func expectSigns(t *testing.T, tok *token.Token, keys ...hsm.Key) {
 	t.Helper()
 	for range 20 {
 		for i, key := range keys {
-			if err := signIn(tok, key, 20*time.Second); err != nil {
+			if err := signWithin(tok, key, 20*time.Second); err != nil {
 				t.Fatalf("key %d of %d: %v", i+1, len(keys), err)
 			}
 		}
 	}
 }
 
-// expectKept has keys sign on a new connection, which knows no more than the token.
-func expectKept(t *testing.T, f *rig.Faults, tok *token.Token, cfg token.Config, keys ...hsm.Key) {
+// expectReopened closes the token and signs with keys on a new connection, which knows only
+// what the token contains.
+func expectReopened(t *testing.T, f *rig.Faults, tok *token.Token, cfg token.Config, keys ...hsm.Key) {
 	t.Helper()
 	if err := tok.Close(); err != nil {
 		t.Fatal(err)
 	}
 	expectSigns(t, open(t, cfg), keys...)
-	expectWhole(t, f)
+	expectIntact(t, f)
 }
 
-// expectGood requires a good signature, or to be told that there is none now.
+// expectGood requires success or ErrUnavailable.
 func expectGood(t *testing.T, what string, err error) {
 	t.Helper()
 	if err != nil && !errors.Is(err, hsm.ErrUnavailable) {
-		t.Errorf("%s: %v, want a good answer or ErrUnavailable", what, err)
+		t.Errorf("%s: %v, want nil or ErrUnavailable", what, err)
 	}
 }
 
-// expectUsed requires that a fault was met with.
-func expectUsed(t *testing.T, f *rig.Faults, function string) {
+// expectInjected requires that all faults of a function have occurred.
+func expectInjected(t *testing.T, f *rig.Faults, function string) {
 	t.Helper()
 	if n := f.Pending(function); n != 0 {
-		t.Errorf("%d faults of %s did not happen", n, function)
+		t.Errorf("%d faults of %s did not occur", n, function)
 	}
 }
 
-// wrongCopies are what a copy of a key can be besides that.
+// wrongCopies make C_CopyObject return a handle that is not that of a new copy.
 var wrongCopies = map[string]func(t *testing.T, f *rig.Faults, other hsm.Key){
-	"the key itself": func(t *testing.T, f *rig.Faults, _ hsm.Key) { f.Swap("C_CopyObject", 1, rig.InputHandle) },
+	"the key itself": func(t *testing.T, f *rig.Faults, _ hsm.Key) {
+		f.Swap("C_CopyObject", 1, rig.InputHandle)
+	},
 	"another key": func(t *testing.T, f *rig.Faults, other hsm.Key) {
-		_, private := halvesOf(t, f.Module, byID(other))
+		_, private := findPair(t, f.Module, byID(other))
 		f.Swap("C_CopyObject", 1, private)
 	},
 	"another key's copy": func(t *testing.T, f *rig.Faults, _ hsm.Key) { f.Repeat("C_CopyObject", 1) },
 }
 
-// TestWrongCopy has a token give something else for a copy. What becomes of the copy
-// then must not become of that.
+// TestWrongCopy makes a token return another object for a copy. That object must not be
+// destroyed when the copy is dropped.
 func TestWrongCopy(t *testing.T) {
 	for name, inject := range wrongCopies {
 		for end, drop := range map[string]func(*token.Token, hsm.Key) error{
@@ -102,7 +105,8 @@ func TestWrongCopy(t *testing.T) {
 	}
 }
 
-func testWrongCopy(t *testing.T, inject func(*testing.T, *rig.Faults, hsm.Key), drop func(*token.Token, hsm.Key) error) {
+func testWrongCopy(t *testing.T,
+	inject func(*testing.T, *rig.Faults, hsm.Key), drop func(*token.Token, hsm.Key) error) {
 	f, cfg := newFaulty(t)
 	cfg.RecheckEvery = 5 * time.Millisecond
 	tok := open(t, cfg)
@@ -117,27 +121,27 @@ func testWrongCopy(t *testing.T, inject func(*testing.T, *rig.Faults, hsm.Key), 
 	}
 	keys := []hsm.Key{key, other}
 	if err := sign(t.Context(), tok, key); errors.Is(err, hsm.ErrNotFound) {
-		keys = keys[1:] // it was destroyed
+		keys = keys[1:] // drop destroyed it
 	}
-	for range 20 { // so that the copier has had its turn between two
+	for range 20 { // often enough for the copier to run in between
 		for _, key := range keys {
 			tok.Forget(key)
 		}
 		expectSigns(t, tok, keys...)
 	}
-	expectKept(t, f, tok, cfg, keys...)
+	expectReopened(t, f, tok, cfg, keys...)
 }
 
-// signUntilUnavailable is signUntil where a wrong signature is made meanwhile.
+// signUntilUnavailable is like signUntil but accepts ErrUnavailable.
 func signUntilUnavailable(t *testing.T, tok *token.Token, key hsm.Key, what string, holds func() bool) {
 	t.Helper()
 	waitFor(t, what, func() bool {
-		expectGood(t, "signing until "+what, signIn(tok, key, 20*time.Second))
+		expectGood(t, "signing until "+what, signWithin(tok, key, 20*time.Second))
 		return holds()
 	})
 }
 
-// TestWrongCopyMakesRoom has a wrong copy make room for another key's.
+// TestWrongCopyMakesRoom replaces a wrong copy by that of another key.
 func TestWrongCopyMakesRoom(t *testing.T) {
 	for name, inject := range wrongCopies {
 		t.Run(name, func(t *testing.T) {
@@ -153,23 +157,23 @@ func TestWrongCopyMakesRoom(t *testing.T) {
 					inject(t, f, keys[1])
 				}
 				copied := f.Calls("C_CopyObject")
-				signUntil(t, tok, keys[i%len(keys)], "there is a copy", func() bool { return f.Calls("C_CopyObject") > copied })
+				signUntil(t, tok, keys[i%len(keys)], "it has a copy", func() bool { return f.Calls("C_CopyObject") > copied })
 				expectSigns(t, tok, keys[i%len(keys)])
 			}
-			expectUsed(t, f, "C_CopyObject")
+			expectInjected(t, f, "C_CopyObject")
 			expectSigns(t, tok, keys...)
-			expectKept(t, f, tok, cfg, keys...)
+			expectReopened(t, f, tok, cfg, keys...)
 		})
 	}
 }
 
-// TestWrongCopyOfTheCanary has the copy that is tried at connecting be any of the first
-// objects of the token: the canary key, the key that seals, a key.
+// TestWrongCopyOfTheCanary makes C_CopyObject in the trial at connecting return one of the
+// first objects of the token: the canary key, the sealing key, or a key.
 func TestWrongCopyOfTheCanary(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	keys := []hsm.Key{generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048)}
-	for _, handle := range []uint{rig.InputHandle, 1, 2, 3, 4, 5, 6, 7} { // SoftHSM counts anew
+	for _, handle := range []uint{rig.InputHandle, 1, 2, 3, 4, 5, 6, 7} { // SoftHSM numbers its objects from 1
 		f.Swap("C_CopyObject", 1, handle)
 		f.CloseSessions()
 		expectSigns(t, tok, keys...)
@@ -178,12 +182,12 @@ func TestWrongCopyOfTheCanary(t *testing.T) {
 	tok.Close()
 	f.Swap("C_CopyObject", 1, rig.InputHandle)
 	tok = open(t, cfg)
-	expectUsed(t, f, "C_CopyObject")
-	expectKept(t, f, tok, cfg, keys...)
+	expectInjected(t, f, "C_CopyObject")
+	expectReopened(t, f, tok, cfg, keys...)
 }
 
-// TestWrongPair has a token give other objects' handles for a key pair that it made.
-// They are destroyed neither at once nor with the pair.
+// TestWrongPair makes a token return other objects' handles for a new key pair. Neither the
+// creation nor the destruction of the pair destroys the other objects.
 func TestWrongPair(t *testing.T) {
 	canary := pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kmsgate-canary")
 	for name, swap := range map[string]func(public, private uint) (uint, uint){
@@ -195,12 +199,12 @@ func TestWrongPair(t *testing.T) {
 			f, cfg := newFaulty(t)
 			tok := open(t, cfg)
 			other := generate(t, tok, hsm.EC_P256)
-			for _, whose := range []*pkcs11.Attribute{byID(other), canary} {
-				public, private := swap(halvesOf(t, f.Module, whose))
+			for _, attribute := range []*pkcs11.Attribute{byID(other), canary} {
+				public, private := swap(findPair(t, f.Module, attribute))
 				f.Swap("C_GenerateKeyPair", 1, public, private)
 				testWrongPair(t, f, tok, other)
 			}
-			expectKept(t, f, tok, cfg, other)
+			expectReopened(t, f, tok, cfg, other)
 		})
 	}
 }
@@ -210,7 +214,7 @@ func testWrongPair(t *testing.T, f *rig.Faults, tok *token.Token, other hsm.Key)
 	rand.Read(id)
 	key, err := tok.Generate(t.Context(), hsm.EC_P256, id)
 	expectGood(t, "Generate", err)
-	expectUsed(t, f, "C_GenerateKeyPair")
+	expectInjected(t, f, "C_GenerateKeyPair")
 	if err == nil {
 		expectSigns(t, tok, key)
 	}
@@ -221,9 +225,9 @@ func testWrongPair(t *testing.T, f *rig.Faults, tok *token.Token, other hsm.Key)
 	expectSigns(t, tok, other)
 }
 
-// TestOneSessionTwice has a token give one session to two: to workers who replace
-// theirs, and while connecting. Two goroutines in one session crash the process.
-func TestOneSessionTwice(t *testing.T) {
+// TestDuplicateSession makes a token return one session handle twice: to workers that renew
+// their sessions, and while connecting. Two goroutines in one session crash the process.
+func TestDuplicateSession(t *testing.T) {
 	f, cfg := newFaulty(t)
 	cfg.Sessions = 4
 	tok := open(t, cfg)
@@ -232,32 +236,34 @@ func TestOneSessionTwice(t *testing.T) {
 		for _, times := range []int{0, 1} {
 			f.Repeat("C_OpenSession", times)
 			f.Fail("C_SignInit", pkcs11.CKR_FUNCTION_FAILED, 1)
-			l.goesOn(64)
+			l.waitForMore(64)
 		}
 	}
 	for times := 1; times < 12; times += 2 {
 		f.Repeat("C_OpenSession", times)
 		f.CloseSessions()
-		l.recovers("a session given twice")
+		l.signAgain("a duplicate session")
 		f.Clear("C_OpenSession")
-		l.goesOn(64)
+		l.waitForMore(64)
 	}
 }
 
-// TestWrongLengths has a token tell wrong lengths, of what it gives out and when it
-// is asked for the length alone.
+// TestWrongLengths makes a token report wrong lengths, of its outputs and in answer to
+// queries for a length.
 func TestWrongLengths(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	u := newUser(t, tok)
 	for function, use := range map[string]func(time.Duration) error{
-		"C_Sign":              func(d time.Duration) error { return errors.Join(signIn(tok, u.ec, d), signIn(tok, u.rsa, d)) },
-		"C_GetAttributeValue": u.generates,
-		"C_Encrypt":           u.seals,
-		"C_Decrypt":           u.unseals,
+		"C_Sign": func(d time.Duration) error {
+			return errors.Join(signWithin(tok, u.ec, d), signWithin(tok, u.rsa, d))
+		},
+		"C_GetAttributeValue": u.useNewKey,
+		"C_Encrypt":           u.seal,
+		"C_Decrypt":           u.unseal,
 	} {
 		for _, n := range []uint{0, 7, 1 << 30, 0xffffffff} {
-			for kind, inject := range map[string]func(string, uint, int){"output": f.SetLength, "promise": f.Promise} {
+			for kind, inject := range map[string]func(string, uint, int){"output": f.SetLength, "length query": f.Promise} {
 				what := fmt.Sprintf("%s, %s of %d bytes", function, kind, n)
 				inject(function, n, 1)
 				expectGood(t, what, use(20*time.Second))
@@ -265,16 +271,16 @@ func TestWrongLengths(t *testing.T) {
 				f.CloseSessions()
 				expectGood(t, what+", always", use(50*time.Millisecond))
 				f.Clear(function)
-				if err := errors.Join(signIn(tok, u.ec, 20*time.Second), use(20*time.Second)); err != nil {
+				if err := errors.Join(signWithin(tok, u.ec, 20*time.Second), use(20*time.Second)); err != nil {
 					t.Fatalf("after %s: %v", what, err)
 				}
 			}
 		}
 	}
-	expectKept(t, f, tok, cfg, u.ec, u.rsa)
+	expectReopened(t, f, tok, cfg, u.ec, u.rsa)
 }
 
-// TestWrongCount has a search give more objects than it wrote.
+// TestWrongCount makes a search report more objects than it returned.
 func TestWrongCount(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
@@ -283,12 +289,12 @@ func TestWrongCount(t *testing.T) {
 		f.SetLength("C_FindObjects", n, 1)
 		f.CloseSessions()
 		expectSigns(t, tok, key)
-		expectUsed(t, f, "C_FindObjects")
+		expectInjected(t, f, "C_FindObjects")
 	}
-	expectKept(t, f, tok, cfg, key)
+	expectReopened(t, f, tok, cfg, key)
 }
 
-// A user uses a token in every way.
+// A user calls the methods of a token.
 type user struct {
 	tok     *token.Token
 	ec, rsa hsm.Key
@@ -307,30 +313,30 @@ func newUser(t *testing.T, tok *token.Token) *user {
 	return u
 }
 
-// seals seals a secret, and it is an error if that cannot be unsealed.
-func (u *user) seals(d time.Duration) error {
+// seal seals a secret. It is an error if the result unseals to another value.
+func (u *user) seal(d time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	sealed, err := u.tok.Seal(ctx, secret, aad)
 	if err != nil {
 		return err
 	}
-	// Now the other way may fail, too: what was sealed has to be good.
-	if _, err := u.unsealsThis(sealed, d); errors.Is(err, errWrong) {
+	// Unseal may fail too, but it must not return a wrong secret.
+	if _, err := u.unsealText(sealed, d); errors.Is(err, errWrong) {
 		return err
 	}
 	return nil
 }
 
-func (u *user) unseals(d time.Duration) error {
-	_, err := u.unsealsThis(u.sealed, d)
+func (u *user) unseal(d time.Duration) error {
+	_, err := u.unsealText(u.sealed, d)
 	return err
 }
 
-// errWrong: something wrong was given out.
-var errWrong = errors.New("a wrong answer was given out")
+// errWrong: the token returned a wrong secret.
+var errWrong = errors.New("wrong secret")
 
-func (u *user) unsealsThis(sealed []byte, d time.Duration) (got []byte, err error) {
+func (u *user) unsealText(sealed []byte, d time.Duration) (got []byte, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	got, err = u.tok.Unseal(ctx, sealed, aad)
@@ -340,8 +346,8 @@ func (u *user) unsealsThis(sealed []byte, d time.Duration) (got []byte, err erro
 	return got, err
 }
 
-// generates makes a key, has it sign, and destroys it.
-func (u *user) generates(d time.Duration) error {
+// useNewKey makes a key, signs with it, and destroys it.
+func (u *user) useNewKey(d time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	id := make([]byte, 16)
@@ -353,8 +359,7 @@ func (u *user) generates(d time.Duration) error {
 	return errors.Join(sign(ctx, u.tok, key), u.tok.Destroy(ctx, key))
 }
 
-// TestFewSessions has a token say at reconnecting that it can have one session or two
-// open.
+// TestFewSessions makes a token report a limit of one or two sessions at reconnecting.
 func TestFewSessions(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
@@ -362,21 +367,21 @@ func TestFewSessions(t *testing.T) {
 	for _, n := range []uint{1, 2} {
 		f.LimitSessions(n)
 		f.CloseSessions()
-		expectGood(t, fmt.Sprintf("a token with %d sessions", n), signIn(tok, key, 200*time.Millisecond))
+		expectGood(t, fmt.Sprintf("Sign with a limit of %d sessions", n), signWithin(tok, key, 200*time.Millisecond))
 		f.LimitSessions(0)
 		expectSigns(t, tok, key)
 	}
-	expectKept(t, f, tok, cfg, key)
+	expectReopened(t, f, tok, cfg, key)
 }
 
-// TestOtherSlotFails has a slot fail that is not ours, and that is listed before it.
+// TestOtherSlotFails makes the slot of another token fail, which is listed before ours.
 func TestOtherSlotFails(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.EC_P256)
 	slots, err := pkcs11.New(f.Module).GetSlotList(true)
 	if err != nil || len(slots) < 2 {
-		t.Fatalf("%d slots, %v, want one more than ours", len(slots), err)
+		t.Fatalf("%d slots, %v, want at least 2", len(slots), err)
 	}
 	last := slots[len(slots)-1] // SoftHSM's slot for the next token
 	f.FailSlot(last, pkcs11.CKR_DEVICE_ERROR)
@@ -391,9 +396,9 @@ func TestOtherSlotFails(t *testing.T) {
 	expectSigns(t, open(t, cfg), key)
 }
 
-// TestQueueIsForWhoWaits has two thousand callers come to a token that is away, and
-// leave. They take no room from who comes then.
-func TestQueueIsForWhoWaits(t *testing.T) {
+// TestQueueDropsAbandonedJobs has two thousand callers give up while the token is absent. Their
+// jobs take no room in the queue from later callers.
+func TestQueueDropsAbandonedJobs(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.EC_P256)
@@ -403,39 +408,39 @@ func TestQueueIsForWhoWaits(t *testing.T) {
 	for range 100 {
 		callers.Go(func() {
 			for range 20 {
-				if err := signIn(tok, key, 10*time.Millisecond); !errors.Is(err, hsm.ErrUnavailable) {
-					t.Errorf("while the token is away: %v, want ErrUnavailable", err)
+				if err := signWithin(tok, key, 10*time.Millisecond); !errors.Is(err, hsm.ErrUnavailable) {
+					t.Errorf("Sign while the token is absent: %v, want ErrUnavailable", err)
 				}
 			}
 		})
 	}
 	callers.Wait()
 	if n := tok.Stats().Waiting; n != 0 {
-		t.Errorf("%d operations wait whose callers have left", n)
+		t.Errorf("%d operations are waiting after their callers have left, want 0", n)
 	}
-	const many = 1000 // with the one that a worker had, as many as the queue has room for
+	const many = 1000 // fits into the queue of 1024, together with the job that a worker has
 	signed := make(chan error, many)
 	for range many {
-		go func() { signed <- signIn(tok, key, 20*time.Second) }()
+		go func() { signed <- signWithin(tok, key, 20*time.Second) }()
 	}
 	waitFor(t, "callers to wait", func() bool { return tok.Stats().Waiting == many || len(signed) > 0 })
 	f.Clear("C_Initialize")
 	for range many {
 		if err := <-signed; err != nil {
-			t.Fatalf("a caller with time left: %v", err)
+			t.Fatalf("Sign within the deadline: %v", err)
 		}
 	}
-	waitFor(t, "nobody to wait", func() bool { return tok.Stats().Waiting == 0 })
+	waitFor(t, "no caller to wait", func() bool { return tok.Stats().Waiting == 0 })
 }
 
-// TestWrongSignature has a token make a wrong signature, as the first of a connection
-// and as a later one, and then no other.
+// TestWrongSignature makes a token return one wrong signature, as the first of a connection and
+// as a later one, and then only wrong signatures.
 func TestWrongSignature(t *testing.T) {
 	for _, without := range []bool{true, false} {
 		t.Run(fmt.Sprintf("NoSessionCopies %v", without), func(t *testing.T) {
 			f, cfg := newFaulty(t)
 			cfg.NoSessionCopies = without
-			cfg.WatchEvery = time.Hour // it must not be the one who gets it
+			cfg.WatchEvery = time.Hour // so that the canary does not get the wrong signature
 			tok := open(t, cfg)
 			keys := []hsm.Key{generate(t, tok, hsm.RSA_2048), generate(t, tok, hsm.EC_P256)}
 			tok.Close()
@@ -443,30 +448,30 @@ func TestWrongSignature(t *testing.T) {
 			for range 10 {
 				for _, key := range keys {
 					f.Flip("C_Sign", 1)
-					expectGood(t, "one wrong signature", signIn(tok, key, 20*time.Second))
-					expectUsed(t, f, "C_Sign")
+					expectGood(t, "one wrong signature", signWithin(tok, key, 20*time.Second))
+					expectInjected(t, f, "C_Sign")
 				}
 			}
 			for _, key := range keys {
 				testAllWrong(t, f, tok, key)
 			}
-			expectKept(t, f, tok, cfg, keys...)
+			expectReopened(t, f, tok, cfg, keys...)
 		})
 	}
 }
 
-// testAllWrong has every signature be wrong, until they are not.
+// testAllWrong makes every signature wrong and then every signature good again.
 func testAllWrong(t *testing.T, f *rig.Faults, tok *token.Token, key hsm.Key) {
 	losses := tok.Stats().Losses
 	f.Flip("C_Sign", rig.Always)
-	waitFor(t, "the connection to be given up", func() bool {
-		if err := signIn(tok, key, 100*time.Millisecond); !errors.Is(err, hsm.ErrUnavailable) {
-			t.Fatalf("Sign of a token that makes wrong signatures: %v, want ErrUnavailable", err)
+	waitFor(t, "the connection to be lost", func() bool {
+		if err := signWithin(tok, key, 100*time.Millisecond); !errors.Is(err, hsm.ErrUnavailable) {
+			t.Fatalf("Sign with a token that returns wrong signatures: %v, want ErrUnavailable", err)
 		}
 		return tok.Stats().Losses > losses
 	})
 	if err := tok.Health(t.Context()); err == nil {
-		t.Error("the token makes nothing but wrong signatures, and is said to be well")
+		t.Error("Health with a token that returns only wrong signatures: nil, want an error")
 	}
 	f.Clear("C_Sign")
 	expectSigns(t, tok, key)
@@ -475,8 +480,8 @@ func testAllWrong(t *testing.T, f *rig.Faults, tok *token.Token, key hsm.Key) {
 	}
 }
 
-// TestWrongRecord asks for a signature that is to verify with another key's public
-// half, as a database that was tampered with does. The token is well.
+// TestWrongRecord requests a signature that must verify with another key's public half, as a
+// tampered database would. The token works.
 func TestWrongRecord(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
@@ -487,47 +492,48 @@ func TestWrongRecord(t *testing.T) {
 		for range 50 {
 			copied := f.Calls("C_CopyObject")
 			signUntil(t, tok, key, "it has a copy", func() bool { return f.Calls("C_CopyObject") > copied })
-			if err := signIn(tok, wrong, 20*time.Second); !errors.Is(err, hsm.ErrNotFound) {
-				t.Fatalf("%s, Sign for another key's public half: %v, want ErrNotFound", spec, err)
+			if err := signWithin(tok, wrong, 20*time.Second); !errors.Is(err, hsm.ErrNotFound) {
+				t.Fatalf("%s, Sign with another key's public half: %v, want ErrNotFound", spec, err)
 			}
-			if err := signIn(tok, key, 20*time.Second); err != nil {
-				t.Fatalf("%s, Sign for its own: %v", spec, err)
+			if err := signWithin(tok, key, 20*time.Second); err != nil {
+				t.Fatalf("%s, Sign with the right public half: %v", spec, err)
 			}
 		}
 	}
 	if n := tok.Stats().Losses; n != 0 {
-		t.Errorf("the connection was given up %d times for a wrong record", n)
+		t.Errorf("a wrong record caused %d connection losses, want 0", n)
 	}
-	expectWhole(t, f)
+	expectIntact(t, f)
 }
 
-// TestRefused has a token that is well refuse, with codes of its vendor's.
+// TestRefused makes a working token reject operations with a vendor-defined return value.
 func TestRefused(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	u := newUser(t, tok)
-	const vendors = pkcs11.CKR_VENDOR_DEFINED + 0x11
+	const code = pkcs11.CKR_VENDOR_DEFINED + 0x11
 	for function, use := range map[string]func() error{
-		"C_GenerateKeyPair": func() error { return u.generates(20 * time.Second) },
+		"C_GenerateKeyPair": func() error { return u.useNewKey(20 * time.Second) },
 		"C_DestroyObject":   func() error { return tok.Destroy(t.Context(), generate(t, tok, hsm.EC_P256)) },
-		"C_EncryptInit":     func() error { return u.seals(20 * time.Second) },
+		"C_EncryptInit":     func() error { return u.seal(20 * time.Second) },
 	} {
-		f.Fail(function, vendors, rig.Always)
-		if err := use(); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, hsm.ErrRefused) || !errors.Is(err, pkcs11.Error(vendors)) {
-			t.Errorf("%s refuses: %v, want ErrRefused with the code", function, err)
+		f.Fail(function, code, rig.Always)
+		err := use()
+		if !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, hsm.ErrRefused) || !errors.Is(err, pkcs11.Error(code)) {
+			t.Errorf("%s fails: %v, want ErrUnavailable, ErrRefused and the code", function, err)
 		}
 		f.Clear(function)
 	}
 	f.HideMechanisms(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.CKM_RSA_PKCS)
 	if err := sign(t.Context(), tok, u.rsa); !errors.Is(err, hsm.ErrRefused) {
-		t.Errorf("C_SignInit refuses: %v, want ErrRefused", err)
+		t.Errorf("C_SignInit fails: %v, want ErrRefused", err)
 	}
 	f.HideMechanisms()
 	expectSigns(t, tok, u.ec, u.rsa)
 }
 
-// TestChangeNotKept has what makes changes durable fail.
-func TestChangeNotKept(t *testing.T) {
+// TestChangeNotDurable makes AfterChange fail, which makes changes durable.
+func TestChangeNotDurable(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	cfg := config(soft)
 	full := errors.New("no space left on device")
@@ -544,10 +550,10 @@ func TestChangeNotKept(t *testing.T) {
 	rand.Read(id)
 	fails.Store(true)
 	if _, err := tok.Generate(t.Context(), hsm.EC_P256, id); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, full) {
-		t.Errorf("Generate that is not kept: %v, want ErrUnavailable and why", err)
+		t.Errorf("Generate: %v, want ErrUnavailable and AfterChange's error", err)
 	}
 	if err := tok.Destroy(t.Context(), key); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, full) {
-		t.Errorf("Destroy that is not kept: %v, want ErrUnavailable and why", err)
+		t.Errorf("Destroy: %v, want ErrUnavailable and AfterChange's error", err)
 	}
 	fails.Store(false)
 	if err := tok.Destroy(t.Context(), key); err != nil {
@@ -556,14 +562,14 @@ func TestChangeNotKept(t *testing.T) {
 	p11, s := rawSession(t, soft.Module)
 	for what, id := range map[string][]byte{"that could not be made": id, "that was destroyed": key.ID} {
 		if left := findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_ID, id)); len(left) != 0 {
-			t.Errorf("%d objects are left of a key %s", len(left), what)
+			t.Errorf("%d objects are left of a key %s, want 0", len(left), what)
 		}
 	}
 }
 
-// TestSearchIsWrong has searches list an object twice or not at all, or an object be
-// unreadable once, while connecting. No key is lost for it.
-func TestSearchIsWrong(t *testing.T) {
+// TestWrongSearch makes searches during connecting list an object twice or not at all, or makes
+// an object unreadable once. No key is lost.
+func TestWrongSearch(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
 	keys := []hsm.Key{generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048)}
@@ -575,8 +581,12 @@ func TestSearchIsWrong(t *testing.T) {
 		{"objects twice", "C_FindObjects", func() { f.Repeat("C_FindObjects", rig.Always) }},
 		{"nothing once", "C_FindObjects", func() { f.SetLength("C_FindObjects", 0, 1) }},
 		{"nothing twice", "C_FindObjects", func() { f.SetLength("C_FindObjects", 0, 2) }},
-		{"no such object", "C_GetAttributeValue", func() { f.Fail("C_GetAttributeValue", pkcs11.CKR_OBJECT_HANDLE_INVALID, 1) }},
-		{"half an object", "C_GetAttributeValue", func() { f.Fail("C_GetAttributeValue", pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, 1) }},
+		{"no such object", "C_GetAttributeValue", func() {
+			f.Fail("C_GetAttributeValue", pkcs11.CKR_OBJECT_HANDLE_INVALID, 1)
+		}},
+		{"incomplete object", "C_GetAttributeValue", func() {
+			f.Fail("C_GetAttributeValue", pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, 1)
+		}},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			fault.inject()
@@ -590,27 +600,27 @@ func TestSearchIsWrong(t *testing.T) {
 			}
 		})
 	}
-	expectKept(t, f, tok, cfg, keys...)
+	expectReopened(t, f, tok, cfg, keys...)
 }
 
-// TestFoundIsAnother has the search for a key whose handle was refused find another
-// key, once.
-func TestFoundIsAnother(t *testing.T) {
+// TestSearchFindsAnotherKey makes the search for a key with a rejected handle find another key
+// once.
+func TestSearchFindsAnotherKey(t *testing.T) {
 	f, cfg := newFaulty(t)
 	cfg.NoSessionCopies = true
 	tok := open(t, cfg)
 	key, other := generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.EC_P256)
-	_, private := halvesOf(t, f.Module, byID(other))
+	_, private := findPair(t, f.Module, byID(other))
 	f.Fail("C_SignInit", pkcs11.CKR_KEY_HANDLE_INVALID, 1)
 	f.Swap("C_FindObjects", 1, private)
-	expectGood(t, "another key found", signIn(tok, key, 20*time.Second))
-	expectUsed(t, f, "C_FindObjects")
+	expectGood(t, "Sign after finding another key", signWithin(tok, key, 20*time.Second))
+	expectInjected(t, f, "C_FindObjects")
 	expectSigns(t, tok, key, other)
-	expectKept(t, f, tok, cfg, key, other)
+	expectReopened(t, f, tok, cfg, key, other)
 }
 
-// TestWrongSealing has a token make a mistake while sealing, and while unsealing. What
-// cannot be unsealed must not be kept for a secret.
+// TestWrongSealing makes a token return a wrong result while sealing and while unsealing. Seal
+// must not return a sealed secret that cannot be unsealed.
 func TestWrongSealing(t *testing.T) {
 	for name, sealing := range map[string]struct {
 		hidden           uint
@@ -621,7 +631,7 @@ func TestWrongSealing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, cfg := newFaulty(t)
-			cfg.WatchEvery = time.Hour // it must not be the one who gets it
+			cfg.WatchEvery = time.Hour // so that the canary does not get the wrong result
 			f.HideMechanisms(sealing.hidden)
 			tok := open(t, cfg)
 			u := newUser(t, tok)
@@ -630,16 +640,16 @@ func TestWrongSealing(t *testing.T) {
 					inject(sealing.sealing, 1)
 					sealed, err := tok.Seal(t.Context(), secret, aad)
 					expectGood(t, "Seal with a wrong "+kind, err)
-					expectUsed(t, f, sealing.sealing)
+					expectInjected(t, f, sealing.sealing)
 					if err == nil {
-						if _, err := u.unsealsThis(sealed, 20*time.Second); err != nil {
-							t.Errorf("what was sealed with a wrong %s: %v", kind, err)
+						if _, err := u.unsealText(sealed, 20*time.Second); err != nil {
+							t.Errorf("Unseal of a secret sealed with a wrong %s: %v", kind, err)
 						}
 					}
 					inject(sealing.opening, 1)
-					expectGood(t, "Unseal with a wrong "+kind, u.unseals(20*time.Second))
-					expectUsed(t, f, sealing.opening)
-					if err := u.unseals(20 * time.Second); err != nil {
+					expectGood(t, "Unseal with a wrong "+kind, u.unseal(20*time.Second))
+					expectInjected(t, f, sealing.opening)
+					if err := u.unseal(20 * time.Second); err != nil {
 						t.Errorf("Unseal after a wrong %s: %v", kind, err)
 					}
 				}
@@ -648,8 +658,8 @@ func TestWrongSealing(t *testing.T) {
 	}
 }
 
-// TestLongIsNoHang has work take longer than a call may: it is made of many.
-func TestLongIsNoHang(t *testing.T) {
+// TestLongWorkIsNotAHang makes work of many calls take longer than the limit for one call.
+func TestLongWorkIsNotAHang(t *testing.T) {
 	f, cfg := newFaulty(t)
 	cfg.WatchEvery, cfg.HangAfter = 20*time.Millisecond, 200*time.Millisecond
 	cfg.OnHang = func(err error) { t.Errorf("OnHang(%v)", err) }
@@ -666,15 +676,15 @@ func TestLongIsNoHang(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 		if took := time.Since(began); took < cfg.HangAfter {
-			t.Errorf("%s took %v, which is not long", what, took)
+			t.Errorf("%s took %v, want at least %v", what, took, cfg.HangAfter)
 		}
 	}
 	long("Objects", func() error { _, err := tok.Objects(t.Context()); return err })
 	f.CloseSessions()
-	long("connecting", func() error { return signIn(tok, key, 20*time.Second) })
+	long("connecting", func() error { return signWithin(tok, key, 20*time.Second) })
 }
 
-// TestHangAtOpen has the first call of all hang, and the login.
+// TestHangAtOpen makes calls hang during Open.
 func TestHangAtOpen(t *testing.T) {
 	for _, function := range []string{"C_Initialize", "C_Login", "C_FindObjects"} {
 		t.Run(function, func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// TestSurvey asks a token what it is, before and after it is provisioned.
+// TestSurvey surveys a token before and after it is provisioned.
 func TestSurvey(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	var before hsm.Survey
@@ -24,8 +24,8 @@ func TestSurvey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(objectsOf(t, soft)) != 0 {
-		t.Error("looking left something in the token")
+	if len(readObjects(t, soft)) != 0 {
+		t.Error("Inspect left objects in the token")
 	}
 	tok := open(t, config(soft))
 	after, err := tok.Survey(t.Context())
@@ -33,16 +33,17 @@ func TestSurvey(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !after.Copies {
-		t.Error("Survey says that signing does not go through session copies on SoftHSM")
+		t.Error("Survey.Copies is false, want true on SoftHSM")
 	}
-	for name, survey := range map[string]hsm.Survey{"bare": before, "provisioned": after} {
-		if survey.Module.Path != soft.Module || survey.Module.Manufacturer != "SoftHSM" || survey.Token.Label != softhsm.Label || survey.Sealing != hsm.SealAESGCM {
+	for name, survey := range map[string]hsm.Survey{"not provisioned": before, "provisioned": after} {
+		if survey.Module.Path != soft.Module || survey.Module.Manufacturer != "SoftHSM" ||
+			survey.Token.Label != softhsm.Label || survey.Sealing != hsm.SealAESGCM {
 			t.Errorf("%s: %+v, %+v, sealing by %q", name, survey.Module, survey.Token, survey.Sealing)
 		}
 		if !slices.ContainsFunc(survey.Mechanisms, func(m hsm.Mechanism) bool {
 			return m.Name == "CKM_ECDSA" && slices.Contains(m.Flags, "SIGN")
 		}) {
-			t.Errorf("%s: no CKM_ECDSA that signs among %d mechanisms", name, len(survey.Mechanisms))
+			t.Errorf("%s: no CKM_ECDSA with the flag SIGN among %d mechanisms", name, len(survey.Mechanisms))
 		}
 		for i, spec := range hsm.KeySpecs() {
 			o := survey.Offers[i]
@@ -54,8 +55,8 @@ func TestSurvey(t *testing.T) {
 	}
 }
 
-// objectsOf lists the objects of a token that nobody has open.
-func objectsOf(t *testing.T, soft *softhsm.Token) (all []hsm.Object) {
+// readObjects lists the objects of a token that is not open.
+func readObjects(t *testing.T, soft *softhsm.Token) (all []hsm.Object) {
 	t.Helper()
 	err := token.Inspect(config(soft), func(i hsm.Inspector) (err error) {
 		all, err = i.Objects(t.Context())
@@ -67,7 +68,7 @@ func objectsOf(t *testing.T, soft *softhsm.Token) (all []hsm.Object) {
 	return all
 }
 
-// TestObjects lists what a token holds: ours, and what somebody else put there.
+// TestObjects lists the objects of a token, both kmsgate's and another application's.
 func TestObjects(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
@@ -95,15 +96,17 @@ func TestObjects(t *testing.T) {
 			continue
 		}
 		key := keys[o.KeySpec]
-		if !bytes.Equal(o.ID, key.ID) || o.Class == hsm.ClassPublicKey && !bytes.Equal(o.Public, key.Public) || o.Class == hsm.ClassPrivateKey && o.Public != nil {
-			t.Errorf("%+v is not of %+v", o, key)
+		if !bytes.Equal(o.ID, key.ID) || o.Class == hsm.ClassPublicKey && !bytes.Equal(o.Public, key.Public) ||
+			o.Class == hsm.ClassPrivateKey && o.Public != nil {
+			t.Errorf("the object %+v does not match the key %+v", o, key)
 		}
 	}
 	for what, want := range map[string]int{
-		"private key/key": 3, "public key/key": 3, "private key/canary": 1, "public key/canary": 1, "secret key/sealing": 1, "other/": 1,
+		"private key/key": 3, "public key/key": 3, "private key/canary": 1, "public key/canary": 1,
+		"secret key/sealing": 1, "other/": 1,
 	} {
 		if counts[what] != want {
-			t.Errorf("%d objects that are %s, want %d", counts[what], what, want)
+			t.Errorf("%d objects of class/purpose %s, want %d", counts[what], what, want)
 		}
 	}
 	t.Run("Destroy", func(t *testing.T) { testDestroyObject(t, tok, objects, keys[hsm.EC_P256]) })
@@ -115,13 +118,13 @@ func testDestroyObject(t *testing.T, tok *token.Token, objects []hsm.Object, key
 	}
 	foreign := find(func(o hsm.Object) bool { return !o.Ours })
 	if err := tok.DestroyObject(t.Context(), foreign); err == nil {
-		t.Error("an object that is not ours was destroyed")
+		t.Error("DestroyObject of another application's object: nil, want an error")
 	}
 	private := find(func(o hsm.Object) bool { return o.Class == hsm.ClassPrivateKey && bytes.Equal(o.ID, key.ID) })
 	other := private
 	other.ID = bytes.Repeat([]byte{1}, len(private.ID))
 	if err := tok.DestroyObject(t.Context(), other); !errors.Is(err, hsm.ErrNotFound) {
-		t.Errorf("destroying an object that is another one now: %v, want ErrNotFound", err)
+		t.Errorf("DestroyObject of an object that has changed: %v, want ErrNotFound", err)
 	}
 	if err := sign(t.Context(), tok, key); err != nil {
 		t.Fatal(err)
@@ -130,9 +133,9 @@ func testDestroyObject(t *testing.T, tok *token.Token, objects []hsm.Object, key
 		t.Fatal(err)
 	}
 	if err := sign(t.Context(), tok, key); !errors.Is(err, hsm.ErrNotFound) {
-		t.Errorf("signing with a destroyed private key: %v, want ErrNotFound", err)
+		t.Errorf("Sign with a destroyed private key: %v, want ErrNotFound", err)
 	}
 	if err := tok.DestroyObject(t.Context(), private); !errors.Is(err, hsm.ErrNotFound) {
-		t.Errorf("destroying it again: %v, want ErrNotFound", err)
+		t.Errorf("DestroyObject again: %v, want ErrNotFound", err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
-// TestPINChanged changes the PIN under the gateway. It tries the one that it has
-// once, and not again, and tells those who wait.
+// TestPINChanged changes the PIN while the token is open. The Token tries the old PIN once and
+// not again, and waiting callers get ErrPIN.
 func TestPINChanged(t *testing.T) {
 	f, cfg := newFaulty(t)
 	tok := open(t, cfg)
@@ -28,7 +28,8 @@ func TestPINChanged(t *testing.T) {
 	var callers sync.WaitGroup
 	for range 32 {
 		callers.Go(func() {
-			if err := signIn(tok, key, 20*time.Second); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, token.ErrPIN) {
+			err := signWithin(tok, key, 20*time.Second)
+			if !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, token.ErrPIN) {
 				t.Errorf("Sign after the PIN was refused: %v, want ErrUnavailable and ErrPIN", err)
 			}
 		})
@@ -42,12 +43,16 @@ func TestPINChanged(t *testing.T) {
 	}
 }
 
-// TestPINCodes has the login be refused in every way that trying again cannot mend.
+// TestPINCodes makes the login fail with every error that retrying cannot solve.
 func TestPINCodes(t *testing.T) {
 	for name, code := range map[string]uint{
-		"incorrect": pkcs11.CKR_PIN_INCORRECT, "invalid": pkcs11.CKR_PIN_INVALID, "of a wrong length": pkcs11.CKR_PIN_LEN_RANGE,
-		"expired": pkcs11.CKR_PIN_EXPIRED, "locked": pkcs11.CKR_PIN_LOCKED,
-		"not initialized": pkcs11.CKR_USER_PIN_NOT_INITIALIZED, "of a wrong type of user": pkcs11.CKR_USER_TYPE_INVALID,
+		"incorrect":       pkcs11.CKR_PIN_INCORRECT,
+		"invalid":         pkcs11.CKR_PIN_INVALID,
+		"wrong length":    pkcs11.CKR_PIN_LEN_RANGE,
+		"expired":         pkcs11.CKR_PIN_EXPIRED,
+		"locked":          pkcs11.CKR_PIN_LOCKED,
+		"not initialized": pkcs11.CKR_USER_PIN_NOT_INITIALIZED,
+		"wrong user type": pkcs11.CKR_USER_TYPE_INVALID,
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, cfg := newFaulty(t)
@@ -56,7 +61,8 @@ func TestPINCodes(t *testing.T) {
 			logins := f.Calls("C_Login")
 			f.Fail("C_Login", code, rig.Always)
 			f.CloseSessions()
-			if err := signIn(tok, key, 20*time.Second); !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, token.ErrPIN) || !errors.Is(err, pkcs11.Error(code)) {
+			err := signWithin(tok, key, 20*time.Second)
+			if !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, token.ErrPIN) || !errors.Is(err, pkcs11.Error(code)) {
 				t.Errorf("Sign: %v, want ErrUnavailable, ErrPIN and the code", err)
 			}
 			tok.Close()
@@ -64,26 +70,26 @@ func TestPINCodes(t *testing.T) {
 				t.Errorf("Open: %v, want ErrPIN", err)
 			}
 			if tried := f.Calls("C_Login") - logins; tried != 2 {
-				t.Errorf("%d logins, want one while connecting anew and one by Open", tried)
+				t.Errorf("%d logins, want 2: one at reconnecting and one by Open", tried)
 			}
 		})
 	}
 }
 
-// TestPINFlags has a token say that a wrong PIN would cost much.
+// TestPINFlags makes a token report that a wrong PIN could lock it.
 func TestPINFlags(t *testing.T) {
 	f, cfg := newFaulty(t)
 	open(t, cfg).Close() // provisions
 	for _, flag := range []struct {
-		name       string
-		flags      uint
-		insistence int // logins of an operator who insists
+		name   string
+		flags  uint
+		logins int // with InsistOnPIN
 	}{
 		{"few tries left", pkcs11.CKF_USER_PIN_COUNT_LOW, 1},
 		{"one try left", pkcs11.CKF_USER_PIN_FINAL_TRY, 1},
 		{"locked", pkcs11.CKF_USER_PIN_LOCKED, 0},
 	} {
-		for insist, want := range map[bool]int{false: 0, true: flag.insistence} {
+		for insist, want := range map[bool]int{false: 0, true: flag.logins} {
 			f.SetTokenFlags(flag.flags)
 			cfg.InsistOnPIN = insist
 			logins := f.Calls("C_Login")
@@ -92,14 +98,14 @@ func TestPINFlags(t *testing.T) {
 				tok.Close()
 			}
 			if errors.Is(err, token.ErrPIN) != (want == 0) || f.Calls("C_Login")-logins != want {
-				t.Errorf("%s, insist %v: %v after %d logins, want %d", flag.name, insist, err, f.Calls("C_Login")-logins, want)
+				t.Errorf("%s, InsistOnPIN %v: %v after %d logins, want %d", flag.name, insist, err, f.Calls("C_Login")-logins, want)
 			}
 		}
 		t.Run(flag.name, func(t *testing.T) { testFlagsAtReconnect(t, f, cfg, flag.flags) })
 	}
 }
 
-// testFlagsAtReconnect has the flags appear while the gateway is connected.
+// testFlagsAtReconnect sets the flags while the token is connected.
 func testFlagsAtReconnect(t *testing.T, f *rig.Faults, cfg token.Config, flags uint) {
 	f.SetTokenFlags(0)
 	cfg.InsistOnPIN = false
@@ -107,11 +113,11 @@ func testFlagsAtReconnect(t *testing.T, f *rig.Faults, cfg token.Config, flags u
 	logins := f.Calls("C_Login")
 	f.SetTokenFlags(flags)
 	f.CloseSessions()
-	waitFor(t, "the connection to be given up", func() bool {
+	waitFor(t, "the token to stop reconnecting", func() bool {
 		err := tok.Health(t.Context())
 		return errors.Is(err, token.ErrPIN)
 	})
 	if tried := f.Calls("C_Login") - logins; tried != 0 {
-		t.Errorf("the PIN was tried %d times, want none", tried)
+		t.Errorf("the PIN was tried %d times, want 0", tried)
 	}
 }

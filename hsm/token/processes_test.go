@@ -18,10 +18,10 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// TestKilledHSM kills the process that the token is in, and starts it again. With
-// two calls under way p11-kit's client would wait for ever then: who reads another
-// call's answer waits to be woken by who cannot read his (its rpc_socket_read since
-// 0.23.17, and measured).
+// TestKilledHSM kills the process of the token and starts it again. With two calls in flight,
+// p11-kit's client would wait forever: a thread that reads another thread's answer waits for a
+// wake-up from a thread that cannot read anything any more (its rpc_socket_read since 0.23.17,
+// and measured).
 func TestKilledHSM(t *testing.T) {
 	remote, cfg := newRemote(t)
 	var losses atomic.Int32
@@ -29,7 +29,7 @@ func TestKilledHSM(t *testing.T) {
 	tok := open(t, cfg)
 	l := startLoad(t, tok, generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048))
 	for range 3 {
-		l.survives("a kill", func() {
+		l.testFault("a kill", func() {
 			before := losses.Load()
 			remote.Kill()
 			waitFor(t, "the loss to be noticed", func() bool { return losses.Load() > before })
@@ -38,43 +38,43 @@ func TestKilledHSM(t *testing.T) {
 	}
 }
 
-// TestStoppedHSM stops the process that the token is in for 5 s. Callers leave
-// when their time is over; those who have more of it get their signatures.
+// TestStoppedHSM suspends the process of the token for 5 s. Callers get an error at their
+// deadlines; callers with later deadlines get their signatures.
 func TestStoppedHSM(t *testing.T) {
 	remote, cfg := newRemote(t)
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.EC_P256)
-	inTime(t, func() string {
-		patient := startLoad(t, tok, key) // with 20 s, and under way throughout
-		patient.goesOn(64)
+	retryTiming(t, func() string {
+		l := startLoad(t, tok, key) // with deadlines of 20 s
+		l.waitForMore(64)
 		remote.Stop()
-		late := leaveInTime(t, tok, key)
+		late := expectTimeouts(t, tok, key)
 		remote.Continue()
-		late = cmp.Or(late, patient.recovers("the process went on"))
-		patient.goesOn(64)
-		patient.end()
+		late = cmp.Or(late, l.signAgain("resuming the process"))
+		l.waitForMore(64)
+		l.end()
 		return late
 	})
 }
 
-// leaveInTime has 32 callers try twice to sign, each time for 2.5 s, with a token
-// that does not answer.
-func leaveInTime(t *testing.T, tok *token.Token, key hsm.Key) (late string) {
-	const patience = 2500 * time.Millisecond
+// expectTimeouts has 32 callers try to sign twice, with deadlines of 2.5 s, with a token that
+// does not answer. If a call does not return at its deadline, it returns a message.
+func expectTimeouts(t *testing.T, tok *token.Token, key hsm.Key) (late string) {
+	const limit = 2500 * time.Millisecond
 	var mu sync.Mutex
 	var callers sync.WaitGroup
 	for range 32 {
 		callers.Go(func() {
 			for range 2 {
 				began := time.Now()
-				err := signIn(tok, key, patience)
+				err := signWithin(tok, key, limit)
 				took := time.Since(began)
 				if !errors.Is(err, hsm.ErrUnavailable) {
-					t.Errorf("a caller was answered %v, want ErrUnavailable", err)
+					t.Errorf("Sign with a suspended token: %v, want ErrUnavailable", err)
 				}
-				if (took - patience).Abs() > 300*time.Millisecond {
+				if (took - limit).Abs() > 300*time.Millisecond {
 					mu.Lock()
-					late = fmt.Sprintf("a caller with %v left after %v", patience, took)
+					late = fmt.Sprintf("Sign with a limit of %v returned after %v", limit, took)
 					mu.Unlock()
 				}
 			}
@@ -119,15 +119,15 @@ func TestChurn(t *testing.T) {
 		}
 	}
 	if err := other.Wait(); err != nil || keys < 100 {
-		t.Errorf("the other process made %d keys, and ended with %v", keys, err)
+		t.Errorf("the other process made %d keys and ended with %v, want at least 100 and nil", keys, err)
 	}
-	l.goesOn(64)
+	l.waitForMore(64)
 	if losses.Load() != 0 || f.Collisions() != 0 {
-		t.Errorf("%d losses, %d calls torn, want none", losses.Load(), f.Collisions())
+		t.Errorf("%d losses and %d collisions, want 0 and 0", losses.Load(), f.Collisions())
 	}
 }
 
-// churn makes keys and destroys them until its input ends.
+// churn makes and destroys keys until the standard input ends.
 func churn(t *testing.T, pin token.PIN) {
 	module, err := softhsm.Module()
 	if err != nil {

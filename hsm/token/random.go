@@ -62,8 +62,8 @@ type randomHistory struct {
 
 // errStuck warns the operator that not only random bytes are at risk: one known nonce of an
 // ECDSA signature is enough to compute the key.
-var errStuck = errors.New("its generator is broken and repeats itself; keys that it made, and EC keys that it signed with, " +
-	"may be known (take the token out of service)")
+var errStuck = errors.New("its generator is broken and repeats itself; keys that it made, " +
+	"and EC keys that it signed with, may be known (take the token out of service)")
 
 // check returns an error unless the output has the wanted length and may be returned to the
 // caller. The output consists of whole blocks.

@@ -18,17 +18,17 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-var keysInToken = flag.Int("keys", 1000, "how many key pairs BenchmarkKeys has in its token")
+var keysInToken = flag.Int("keys", 1000, "number of key pairs in the token of BenchmarkKeys")
 
-// BenchmarkKeys measures a token with many key pairs: how long opening it takes,
-// and how long signatures on P-256 take while nothing else happens and while
-// somebody makes and destroys keys without pause, with session copies and
-// without. An operation is one signature.
+// BenchmarkKeys measures a token with many key pairs: the time to open it, and the time of
+// signatures on P-256. It measures signatures with and without session copies, on an idle
+// token and while another caller makes and destroys keys without pause. An operation is one
+// signature.
 func BenchmarkKeys(b *testing.B) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * runtime.NumCPU())) // as the gateway has it
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * runtime.NumCPU())) // as in the gateway
 	soft, keys := manyKeys(b, *keysInToken)
 	for _, without := range []bool{false, true} {
-		name := map[bool]string{false: "copies", true: "without"}[without]
+		name := map[bool]string{false: "copies", true: "no copies"}[without]
 		cfg := config(soft)
 		cfg.NoSessionCopies = without
 		began := time.Now()
@@ -47,12 +47,12 @@ func BenchmarkKeys(b *testing.B) {
 	}
 }
 
-// manyKeys makes a token with n key pairs.
+// manyKeys returns a token with n key pairs.
 func manyKeys(b *testing.B, n int) (*softhsm.Token, []hsm.Key) {
 	b.Helper()
 	soft, _ := newSoftHSM(b)
 	cfg := config(soft)
-	cfg.AfterChange = nil // nothing here has to outlive a power failure
+	cfg.AfterChange = nil // the keys need not survive a power failure
 	tok, err := token.Open(cfg)
 	if err != nil {
 		b.Fatal(err)
@@ -65,8 +65,8 @@ func manyKeys(b *testing.B, n int) (*softhsm.Token, []hsm.Key) {
 	return soft, keys
 }
 
-// measureSigning signs b.N times at a rate that leaves the machine some room: a
-// signature every 2 ms in each of two callers.
+// measureSigning signs b.N times without saturating the machine: each of two callers makes a
+// signature every 2 ms.
 func measureSigning(b *testing.B, tok *token.Token, keys []hsm.Key, churn bool) {
 	backend := hsm.Verified(tok, nil)
 	digest := sha256.Sum256([]byte("message"))
@@ -121,10 +121,10 @@ func measureSigning(b *testing.B, tok *token.Token, keys []hsm.Key, churn bool) 
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkSign measures, for each KeySpec, signing as the gateway does it, with
-// every core at work, and the part of that which is verifying what leaves.
+// BenchmarkSign measures signing and, separately, verifying for each KeySpec. It signs like the
+// gateway, which includes verifying, and uses every core.
 func BenchmarkSign(b *testing.B) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * runtime.NumCPU())) // as the gateway has it
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * runtime.NumCPU())) // as in the gateway
 	soft, _ := newSoftHSM(b)
 	tok, err := token.Open(config(soft))
 	if err != nil {

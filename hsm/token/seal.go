@@ -100,10 +100,11 @@ func (c *connection) provisionSealing(s *session) error {
 		return nil
 	}
 	if err := c.trySealingKey(s, func() error { return makeHMACKey(s.p11) }); err != nil {
-		return fmt.Errorf("kmsgate needs CKM_AES_GCM with additional data (%w), or CKM_SHA256_HMAC with a generic secret key (%w)",
-			aesErr, err)
+		return fmt.Errorf("kmsgate needs CKM_AES_GCM with additional data (%w), "+
+			"or CKM_SHA256_HMAC with a generic secret key (%w)", aesErr, err)
 	}
-	c.token.log.Info("the token has no AES-GCM; this process seals secrets with keys that the token derives", "err", aesErr)
+	c.token.log.Info("the token has no AES-GCM; this process seals secrets with keys that the token derives",
+		"err", aesErr)
 	return nil
 }
 
@@ -123,7 +124,7 @@ func (c *connection) trySealingKey(s *session, make func() error) error {
 	return s.flush()
 }
 
-// makeAESKey makes an AES sealing key through crypto11, which uses its own session.
+// makeAESKey makes an AES sealing key through crypto11, which uses a separate session.
 func (c *connection) makeAESKey() error {
 	if c.c11 == nil {
 		return errors.New("crypto11, which makes AES keys, cannot open the module")
@@ -216,8 +217,8 @@ func (k sealingKey) unseal(s *p11.Session, sealed, aad []byte) ([]byte, error) {
 		return nil, errors.New("not a sealed secret of a known format")
 	}
 	if !bytes.Equal(sealed[:headerSize], header) {
-		return nil, fmt.Errorf("the database and the token do not belong together: key %x sealed the secret, but the token has %x",
-			sealed[1:headerSize], k.id)
+		return nil, fmt.Errorf("the database and the token do not belong together: "+
+			"key %x sealed the secret, but the token has %x", sealed[1:headerSize], k.id)
 	}
 	rest, aad := sealed[headerSize:], slices.Concat(header, aad)
 	if k.format == formatGCM {
@@ -292,8 +293,8 @@ func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) 
 }
 
 // withSealing passes on the result of a use of the sealing key. If the token no longer knows
-// that key, the secret is not at fault but the connection may be, so withSealing gives the
-// connection up.
+// that key, the secret is not at fault but the connection may be, so withSealing abandons the
+// connection.
 func (s *session) withSealing(result []byte, err error) ([]byte, error) {
 	if p11.Is(err, p11.HandleErrors...) {
 		return nil, s.loseConnection(fmt.Errorf("the sealing key: %w", err))

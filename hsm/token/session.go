@@ -31,11 +31,11 @@ func (c *connection) openSession() (*session, error) {
 	return &session{c, s}, nil
 }
 
-// loseConnection gives the connection up for an error that the canary key does not
+// loseConnection abandons the connection because of an error that the canary key does not
 // detect. It returns an error that ends the job on this connection.
 func (s *session) loseConnection(err error) error {
 	s.conn.lose(err)
-	return p11.Wrap("giving up the connection", err)
+	return p11.Wrap("abandoning the connection", err)
 }
 
 // checkHalf checks that a handle is that of one half of the key pair with a CKA_ID. It must be

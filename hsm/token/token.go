@@ -290,8 +290,8 @@ func (t *Token) watch() {
 		case <-tick.C:
 		}
 		if call, took := t.module.Longest(); took > t.cfg.HangAfter {
-			t.cfg.OnHang(fmt.Errorf("%s in module %q has not returned for %v and cannot be cancelled; this process must be restarted",
-				call, t.cfg.Module, took.Round(time.Second)))
+			t.cfg.OnHang(fmt.Errorf("%s in module %q has not returned for %v and cannot be cancelled; "+
+				"this process must be restarted", call, t.cfg.Module, took.Round(time.Second)))
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), t.cfg.WatchEvery)

@@ -26,7 +26,7 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// newSoftHSM makes a SoftHSM token in a directory of the test's.
+// newSoftHSM returns a SoftHSM token in a temporary directory.
 func newSoftHSM(t testing.TB) (soft *softhsm.Token, dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "softhsm")
@@ -74,7 +74,7 @@ func generate(t testing.TB, b hsm.Backend, spec hsm.KeySpec) hsm.Key {
 	return key
 }
 
-// sign signs through a Route and checks the signature.
+// sign signs through a Route and verifies the signature.
 func sign(ctx context.Context, b hsm.Backend, key hsm.Key) error {
 	digest := sha256.Sum256(key.ID)
 	alg := hsm.Algorithms(key.Spec)[0]
@@ -101,8 +101,8 @@ func TestContract(t *testing.T) {
 	t.Run("random", func(t *testing.T) { hsmtest.TestRandomizer(t, tok) })
 }
 
-// rawSession opens a session beside the token's own, already logged in, as
-// another part of the process could.
+// rawSession opens a session of another binding, as another part of the process could. The
+// session is already logged in.
 func rawSession(t *testing.T, module string) (*pkcs11.Ctx, pkcs11.SessionHandle) {
 	t.Helper()
 	p11 := pkcs11.New(module)
@@ -117,7 +117,9 @@ func rawSession(t *testing.T, module string) (*pkcs11.Ctx, pkcs11.SessionHandle)
 	return p11, s
 }
 
-func findObjects(t *testing.T, p11 *pkcs11.Ctx, s pkcs11.SessionHandle, template ...*pkcs11.Attribute) []pkcs11.ObjectHandle {
+func findObjects(
+	t *testing.T, p11 *pkcs11.Ctx, s pkcs11.SessionHandle, template ...*pkcs11.Attribute,
+) []pkcs11.ObjectHandle {
 	t.Helper()
 	if err := p11.FindObjectsInit(s, template); err != nil {
 		t.Fatal(err)
@@ -129,7 +131,7 @@ func findObjects(t *testing.T, p11 *pkcs11.Ctx, s pkcs11.SessionHandle, template
 	return found
 }
 
-// TestCannotBeReadOut tries to take private keys out of the token, logged in.
+// TestCannotBeReadOut logs in and tries to extract private keys from the token.
 func TestCannotBeReadOut(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
@@ -137,7 +139,8 @@ func TestCannotBeReadOut(t *testing.T) {
 		generate(t, tok, spec)
 	}
 	p11, s := rawSession(t, soft.Module)
-	wrapping, err := p11.GenerateKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_GEN, nil)}, []*pkcs11.Attribute{
+	aes := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_GEN, nil)}
+	wrapping, err := p11.GenerateKey(s, aes, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
 		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32),
@@ -148,30 +151,34 @@ func TestCannotBeReadOut(t *testing.T) {
 	}
 	secrets := append(
 		findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)),
-		findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))...)
+		findObjects(t, p11, s,
+			pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))...)
 	if len(secrets) != 5 {
-		t.Fatalf("%d secret objects in the token, want three keys, the canary and the sealing key", len(secrets))
+		t.Fatalf("%d secret objects in the token, want 5: three keys, the canary and the sealing key", len(secrets))
 	}
 	for _, o := range secrets {
 		for _, attribute := range []uint{pkcs11.CKA_VALUE, pkcs11.CKA_PRIVATE_EXPONENT, pkcs11.CKA_PRIME_1} {
-			if a, err := p11.GetAttributeValue(s, o, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, nil)}); err == nil && len(a[0].Value) > 0 {
-				t.Errorf("object %d: attribute %#x was given out", o, attribute)
+			a, err := p11.GetAttributeValue(s, o, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, nil)})
+			if err == nil && len(a[0].Value) > 0 {
+				t.Errorf("object %d: attribute %#x can be read, want an error", o, attribute)
 			}
 		}
 		for attribute, value := range map[uint]bool{pkcs11.CKA_EXTRACTABLE: true, pkcs11.CKA_SENSITIVE: false} {
-			if err := p11.SetAttributeValue(s, o, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, value)}); err == nil {
-				t.Errorf("object %d: attribute %#x was changed to %v", o, attribute, value)
+			err := p11.SetAttributeValue(s, o, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, value)})
+			if err == nil {
+				t.Errorf("object %d: attribute %#x was changed to %v, want an error", o, attribute, value)
 			}
 		}
-		for _, mechanism := range []uint{pkcs11.CKM_AES_KEY_WRAP, pkcs11.CKM_AES_KEY_WRAP_PAD} {
-			if wrapped, err := p11.WrapKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, wrapping, o); err == nil {
-				t.Errorf("object %d was wrapped into %d bytes", o, len(wrapped))
+		for _, id := range []uint{pkcs11.CKM_AES_KEY_WRAP, pkcs11.CKM_AES_KEY_WRAP_PAD} {
+			wrapped, err := p11.WrapKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(id, nil)}, wrapping, o)
+			if err == nil {
+				t.Errorf("object %d was wrapped into %d bytes, want an error", o, len(wrapped))
 			}
 		}
 	}
 }
 
-// TestAgreesWithCrypto11 has another PKCS#11 library find our key in the token.
+// TestAgreesWithCrypto11 uses our key in the token with another PKCS#11 library.
 func TestAgreesWithCrypto11(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
@@ -183,7 +190,7 @@ func TestAgreesWithCrypto11(t *testing.T) {
 	defer c11.Close()
 	pair, err := c11.FindKeyPair(key.ID, nil)
 	if err != nil || pair == nil {
-		t.Fatalf("crypto11 does not find the key: %v", err)
+		t.Fatalf("crypto11 did not find the key: %v", err)
 	}
 	digest := sha256.Sum256([]byte("message"))
 	sig, err := tok.Sign(t.Context(), key, hsm.ECDSA_SHA_256, digest[:])
@@ -191,14 +198,14 @@ func TestAgreesWithCrypto11(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !ecdsa.VerifyASN1(pair.Public().(*ecdsa.PublicKey), digest[:], sig) {
-		t.Error("our signature does not verify with the public key that crypto11 reads")
+		t.Error("our signature does not verify with the public key that crypto11 read")
 	}
 	sig, err = pair.Sign(rand.Reader, digest[:], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if ok, err := hsm.Verify(key, hsm.ECDSA_SHA_256, digest[:], sig); err != nil || !ok {
-		t.Errorf("crypto11's signature: %v, %v", ok, err)
+		t.Errorf("Verify of crypto11's signature: %v, %v, want true", ok, err)
 	}
 }
 
@@ -224,14 +231,14 @@ func TestKeysOutliveTheConnection(t *testing.T) {
 		t.Errorf("Unseal after opening again: %q, %v", got, err)
 	}
 	if got, err := tok.Unseal(t.Context(), sealedText, []byte("other")); err == nil {
-		t.Errorf("Unseal with other additional data gave %q", got)
+		t.Errorf("Unseal with other additional data returned %q, want an error", got)
 	}
 	if err := tok.Health(t.Context()); err != nil {
 		t.Errorf("Health after a failed Unseal: %v", err)
 	}
 }
 
-// TestWrongToken opens a token that belongs to another installation.
+// TestWrongToken opens a token of another installation.
 func TestWrongToken(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
@@ -244,16 +251,17 @@ func TestWrongToken(t *testing.T) {
 	cfg := config(other)
 	cfg.Provision = false
 	if _, err := token.Open(cfg); err == nil || !strings.Contains(err.Error(), "not provisioned") {
-		t.Errorf("Open of an unprovisioned token: %v", err)
+		t.Errorf("Open of an unprovisioned token: %v, want \"not provisioned\"", err)
 	}
 	tok = open(t, config(other))
-	if _, err := tok.Unseal(t.Context(), sealedText, nil); err == nil || !strings.Contains(err.Error(), "do not belong together") {
-		t.Errorf("Unseal of another token's secret: %v", err)
+	_, err = tok.Unseal(t.Context(), sealedText, nil)
+	if err == nil || !strings.Contains(err.Error(), "do not belong together") {
+		t.Errorf("Unseal of another token's secret: %v, want an error that says so", err)
 	}
 }
 
-// TestPIN counts attempts: a refused PIN is tried once, and not again while the
-// token says that few attempts are left.
+// TestPIN counts login attempts: a refused PIN is tried once, and not again while the
+// token reports that few attempts are left.
 func TestPIN(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	logins := 0
@@ -275,7 +283,7 @@ func TestPIN(t *testing.T) {
 	}
 	for _, s := range []string{cfg.PIN.String(), cfg.PIN.GoString(), cfg.PIN.LogValue().String()} {
 		if strings.Contains(s, soft.PIN()) {
-			t.Errorf("a PIN prints as %q", s)
+			t.Errorf("a PIN prints as %q, want a placeholder", s)
 		}
 	}
 }
@@ -292,20 +300,20 @@ func TestRefusedConfig(t *testing.T) {
 		cfg := config(soft)
 		change(&cfg)
 		if _, err := token.Open(cfg); err == nil {
-			t.Errorf("%s: Open succeeded", name)
+			t.Errorf("%s: Open succeeded, want an error", name)
 		}
 	}
-	open(t, config(soft)) // none of them left the module in the way
+	open(t, config(soft)) // the failed attempts have released the module
 }
 
-// TestComesBack takes the token's files away under 32 callers and puts them
-// back. Callers that can wait do not notice.
-func TestComesBack(t *testing.T) {
+// TestTokenReturns removes and restores the token's files while 32 callers sign. Callers
+// within their deadlines get their signatures.
+func TestTokenReturns(t *testing.T) {
 	soft, dir := newSoftHSM(t)
 	var losses atomic.Int32
 	cfg := config(soft)
 	cfg.OnLoss = func() { losses.Add(1) }
-	cfg.WatchEvery = 50 * time.Millisecond // session copies sign on without the files
+	cfg.WatchEvery = 50 * time.Millisecond // needed because session copies sign without the files
 	tok := open(t, cfg)
 	keys := []hsm.Key{generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048)}
 	tokens, away := filepath.Join(dir, "tokens"), filepath.Join(dir, "away")
@@ -325,7 +333,7 @@ func TestComesBack(t *testing.T) {
 				err := sign(ctx, tok, keys[i%len(keys)])
 				cancel()
 				if err != nil {
-					t.Errorf("a caller with time left failed: %v", err)
+					t.Errorf("a caller within its deadline failed: %v", err)
 					return
 				}
 				signed.Add(1)
@@ -340,7 +348,7 @@ func TestComesBack(t *testing.T) {
 		waitFor(t, "the loss to be noticed", func() bool { return losses.Load() > int32(round) })
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		if err := sign(ctx, tok, keys[0]); !errors.Is(err, hsm.ErrUnavailable) {
-			t.Errorf("Sign without a token and with little time: %v, want ErrUnavailable", err)
+			t.Errorf("Sign with an absent token: %v, want ErrUnavailable", err)
 		}
 		cancel()
 		if err := os.Rename(away, tokens); err != nil {
@@ -348,7 +356,7 @@ func TestComesBack(t *testing.T) {
 		}
 		back, cancel := context.WithTimeout(t.Context(), time.Second)
 		if err := sign(back, tok, keys[0]); err != nil {
-			t.Errorf("no signature within a second of the token's return: %v", err)
+			t.Errorf("Sign within a second of the token's return: %v", err)
 		}
 		cancel()
 	}
@@ -356,7 +364,7 @@ func TestComesBack(t *testing.T) {
 	callers.Wait()
 }
 
-// waitFor waits until a condition holds, or fails the test after 20 s.
+// waitFor waits until holds returns true, or fails the test after 20 s.
 func waitFor(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -368,7 +376,7 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// TestBusy gives one session with a queue of one more work than it can do.
+// TestBusy overloads one session that has a queue of one.
 func TestBusy(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	cfg := config(soft)
@@ -391,14 +399,14 @@ func TestBusy(t *testing.T) {
 	}
 	callers.Wait()
 	if good.Load() == 0 || busy.Load() == 0 {
-		t.Errorf("%d signatures and %d refusals, want some of both", good.Load(), busy.Load())
+		t.Errorf("%d signatures and %d times ErrBusy, want some of both", good.Load(), busy.Load())
 	}
 	if err := sign(t.Context(), tok, key); err != nil {
-		t.Errorf("Sign afterwards: %v", err)
+		t.Errorf("Sign after the overload: %v", err)
 	}
 }
 
-// TestDeletedElsewhere deletes a key behind the gateway's back.
+// TestDeletedElsewhere has another application delete a key.
 func TestDeletedElsewhere(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	var losses atomic.Int32
@@ -421,37 +429,41 @@ func TestDeletedElsewhere(t *testing.T) {
 		t.Errorf("Sign with the other key: %v", err)
 	}
 	if n := losses.Load(); n != 0 {
-		t.Errorf("the connection was given up %d times for one deleted key", n)
+		t.Errorf("the deletion of one key caused %d connection losses, want 0", n)
 	}
 }
 
-// TestSameIDTwice plants a second private key under a key's CKA_ID. Which one
-// is ours cannot be told, so neither signs.
-func TestSameIDTwice(t *testing.T) {
+// TestDuplicateID creates a second private key with a key's CKA_ID. The two cannot be
+// distinguished, so neither signs.
+func TestDuplicateID(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
 	key, other := generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.EC_P256)
 	if _, err := tok.Generate(t.Context(), hsm.EC_P256, key.ID); err == nil {
-		t.Error("Generate made a second key with one id")
+		t.Error("Generate made a second key with the same id")
 	}
 	p11, s := rawSession(t, soft.Module)
-	for _, o := range findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_ID, other.ID), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)) {
-		if _, err := p11.CopyObject(s, o, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_ID, key.ID)}); err != nil {
+	for _, o := range findObjects(t, p11, s,
+		pkcs11.NewAttribute(pkcs11.CKA_ID, other.ID), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)) {
+		if _, err := p11.CopyObject(s, o, []*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+			pkcs11.NewAttribute(pkcs11.CKA_ID, key.ID),
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	tok.Close()
 	tok = open(t, config(soft))
 	if err := sign(t.Context(), tok, key); !errors.Is(err, hsm.ErrNotFound) {
-		t.Errorf("Sign with a key that is there twice: %v, want ErrNotFound", err)
+		t.Errorf("Sign with a duplicate key: %v, want ErrNotFound", err)
 	}
 	if err := sign(t.Context(), tok, other); err != nil {
 		t.Errorf("Sign with the other key: %v", err)
 	}
 }
 
-// TestWithheld asks for a signature under another public key than the token
-// has: what a rewritten database or a confused token would lead to.
+// TestWithheld requests a signature under a public key that does not match the token's key, as
+// a tampered database or a faulty token would.
 func TestWithheld(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
@@ -459,16 +471,17 @@ func TestWithheld(t *testing.T) {
 	for _, spec := range []hsm.KeySpec{hsm.RSA_2048, hsm.EC_P256} {
 		key, other := generate(t, tok, spec), generate(t, tok, spec)
 		tok.Close()
-		tok = open(t, config(soft)) // no signature was checked on this connection
+		tok = open(t, config(soft)) // no signature was verified on this connection
 		key.Public = other.Public
-		if sig, err := hsm.Verified(tok, nil).Sign(t.Context(), key, hsm.Algorithms(spec)[0], digest); !errors.Is(err, hsm.ErrNotFound) {
-			t.Errorf("%s: signed %x for a public key that the token does not have: %v, want ErrNotFound", spec, sig, err)
+		sig, err := hsm.Verified(tok, nil).Sign(t.Context(), key, hsm.Algorithms(spec)[0], digest)
+		if !errors.Is(err, hsm.ErrNotFound) {
+			t.Errorf("%s: Sign with a wrong public key: %x, %v, want ErrNotFound", spec, sig, err)
 		}
 	}
 }
 
-// TestDestroyWithoutToken: a token without its files finds no objects and calls
-// that a success. It must not pass for "the key is gone".
+// TestDestroyWithoutToken destroys a key while the token's files are missing. SoftHSM then finds
+// no objects and reports success, which must not be taken to mean that the key is gone.
 func TestDestroyWithoutToken(t *testing.T) {
 	soft, dir := newSoftHSM(t)
 	tok := open(t, config(soft))
@@ -484,7 +497,7 @@ func TestDestroyWithoutToken(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := tok.Destroy(ctx, key); !errors.Is(err, hsm.ErrUnavailable) {
-		t.Errorf("Destroy without a token: %v, want ErrUnavailable", err)
+		t.Errorf("Destroy without the token's files: %v, want ErrUnavailable", err)
 	}
 	if err := os.Rename(filepath.Join(dir, "away"), token); err != nil {
 		t.Fatal(err)
@@ -500,9 +513,8 @@ func TestDestroyWithoutToken(t *testing.T) {
 	}
 }
 
-// TestSlowKeysHoldUpNobody makes keys on P-256 while an RSA key of 4096 bits is
-// being made.
-func TestSlowKeysHoldUpNobody(t *testing.T) {
+// TestSlowKeysDelayNoOthers makes keys on P-256 while the token makes an RSA key of 4096 bits.
+func TestSlowKeysDelayNoOthers(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
 	begun, slow := make(chan struct{}), make(chan error, 1)
@@ -520,14 +532,15 @@ func TestSlowKeysHoldUpNobody(t *testing.T) {
 	if err := <-slow; err != nil {
 		t.Fatal(err)
 	}
-	if quick < 3 { // the first may have been held up and the loop ended by it
-		t.Errorf("%d keys on P-256 were made meanwhile", quick)
+	// The RSA key may delay the first key and be ready before the loop continues.
+	if quick < 3 {
+		t.Errorf("%d keys on P-256 were made at the same time, want at least 3", quick)
 	}
 }
 
-// TestHangIsNoticed has a call take longer than it may: generating an RSA key
-// takes tens of milliseconds at least.
-func TestHangIsNoticed(t *testing.T) {
+// TestHangReported sets a limit for calls that generating an RSA key exceeds, since that takes
+// at least tens of milliseconds.
+func TestHangReported(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	hung := make(chan error, 1)
 	cfg := config(soft)
@@ -538,7 +551,7 @@ func TestHangIsNoticed(t *testing.T) {
 		generate(t, tok, hsm.RSA_3072)
 	}
 	if err := <-hung; !strings.Contains(err.Error(), "restarted") {
-		t.Errorf("OnHang(%v), want what to do", err)
+		t.Errorf("OnHang(%v), want an error that says to restart", err)
 	}
 }
 
@@ -558,21 +571,23 @@ func TestCloseLeavesNothing(t *testing.T) {
 	waitFor(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
 }
 
-// TestCanaryComesBack deletes the key by which a token's life is told. The token
-// is a good one without it, so it gets another.
-func TestCanaryComesBack(t *testing.T) {
+// TestCanaryDeleted deletes the canary key. The token still works, so it gets another canary
+// key.
+func TestCanaryDeleted(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	cfg := config(soft)
 	cfg.WatchEvery = 20 * time.Millisecond
 	tok := open(t, cfg)
 	key := generate(t, tok, hsm.EC_P256)
 	p11, s := rawSession(t, soft.Module)
-	for _, o := range findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kmsgate-canary"), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)) {
+	for _, o := range findObjects(t, p11, s,
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kmsgate-canary"),
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)) {
 		if err := p11.DestroyObject(s, o); err != nil {
 			t.Fatal(err)
 		}
 	}
-	waitFor(t, "the connection to be given up", func() bool { return tok.Stats().Losses > 0 })
+	waitFor(t, "the connection to be lost", func() bool { return tok.Stats().Losses > 0 })
 	if err := sign(t.Context(), tok, key); err != nil {
 		t.Errorf("Sign after the canary was deleted: %v", err)
 	}
@@ -581,28 +596,35 @@ func TestCanaryComesBack(t *testing.T) {
 	}
 }
 
-// TestKeyIsPutBack takes a key out of the token while it is in use, and puts it
-// back later.
-func TestKeyIsPutBack(t *testing.T) {
+// TestKeyRestored deletes a key that is in use from the token and restores it later.
+func TestKeyRestored(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
 	key := generate(t, tok, hsm.EC_P256)
 	p11, s := rawSession(t, soft.Module)
-	private := findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_ID, key.ID), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))[0]
-	kept, err := p11.CopyObject(s, private, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte("kept")), pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kept")})
-	if err != nil {
-		t.Fatal(err)
+	private := findObjects(t, p11, s,
+		pkcs11.NewAttribute(pkcs11.CKA_ID, key.ID), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))[0]
+	copyKey := func(from pkcs11.ObjectHandle, id []byte, label string) pkcs11.ObjectHandle {
+		t.Helper()
+		h, err := p11.CopyObject(s, from, []*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+			pkcs11.NewAttribute(pkcs11.CKA_ID, id),
+			pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
 	}
+	kept := copyKey(private, []byte("kept"), "kept")
 	destroyElsewhere(t, soft.Module, key)
 	if err := sign(t.Context(), tok, key); !errors.Is(err, hsm.ErrNotFound) {
-		t.Fatalf("Sign with a key that is gone: %v, want ErrNotFound", err)
+		t.Fatalf("Sign with a deleted key: %v, want ErrNotFound", err)
 	}
 	if err := tok.Has(key); !errors.Is(err, hsm.ErrNotFound) {
 		t.Errorf("Has: %v, want ErrNotFound", err)
 	}
-	if _, err := p11.CopyObject(s, kept, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_ID, key.ID), pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kmsgate")}); err != nil {
-		t.Fatal(err)
-	}
+	copyKey(kept, key.ID, "kmsgate")
 	waitFor(t, "the key to sign again", func() bool {
 		err := sign(t.Context(), tok, key)
 		if err != nil && !errors.Is(err, hsm.ErrNotFound) {

@@ -16,7 +16,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
-// newRemote makes a SoftHSM token in another process.
+// newRemote returns a SoftHSM token in another process.
 func newRemote(t *testing.T) (*rig.Remote, token.Config) {
 	t.Helper()
 	soft, _ := newSoftHSM(t)
@@ -26,8 +26,8 @@ func newRemote(t *testing.T) (*rig.Remote, token.Config) {
 	return remote, cfg
 }
 
-// TestP11Kit holds a token in another process to the contract. It has no AES, so
-// secrets are sealed by HMAC.
+// TestP11Kit tests the contract with a token in another process. The token has no AES, so
+// its sealing key is an HMAC key.
 func TestP11Kit(t *testing.T) {
 	_, cfg := newRemote(t)
 	tok := open(t, cfg)
@@ -38,7 +38,7 @@ func TestP11Kit(t *testing.T) {
 	t.Run("random", func(t *testing.T) { hsmtest.TestRandomizer(t, tok) })
 }
 
-// TestOpenCryptoki holds a token that has RSA only to the contract.
+// TestOpenCryptoki tests the contract with a token that supports RSA only.
 func TestOpenCryptoki(t *testing.T) {
 	soft := rig.OpenCryptoki(t)
 	tok := open(t, token.Config{Module: soft.Module, Label: soft.Label, PIN: token.PIN(soft.PIN), Provision: true})
@@ -48,18 +48,19 @@ func TestOpenCryptoki(t *testing.T) {
 	for _, spec := range []hsm.KeySpec{hsm.EC_P256, hsm.EC_P256K} {
 		_, err := tok.Generate(t.Context(), spec, make([]byte, 16))
 		if !errors.Is(err, hsm.ErrKeySpec) || !strings.Contains(err.Error(), string(spec)) {
-			t.Errorf("Generate(%s) on a token without curves: %v, want ErrKeySpec that says which", spec, err)
+			t.Errorf("Generate(%s) on a token without curves: %v, want ErrKeySpec with the KeySpec", spec, err)
 		}
 	}
 }
 
-// TestSealsByWhatThereIs hides mechanisms of a token. A secret that was sealed in
-// one way is unsealed in it, whatever the token has learnt since.
-func TestSealsByWhatThereIs(t *testing.T) {
+// TestSealingMethods hides mechanisms of a token. A secret sealed by HMAC still unseals after
+// the token has gained AES-GCM.
+func TestSealingMethods(t *testing.T) {
 	f, cfg := newFaulty(t)
 	f.HideMechanisms(pkcs11.CKM_AES_GCM, pkcs11.CKM_SHA256_HMAC)
-	if _, err := token.Open(cfg); err == nil || !strings.Contains(err.Error(), "CKM_AES_GCM") || !strings.Contains(err.Error(), "CKM_SHA256_HMAC") {
-		t.Errorf("Open of a token that cannot seal: %v, want what it lacks", err)
+	_, err := token.Open(cfg)
+	if err == nil || !strings.Contains(err.Error(), "CKM_AES_GCM") || !strings.Contains(err.Error(), "CKM_SHA256_HMAC") {
+		t.Errorf("Open of a token that cannot seal: %v, want the missing mechanisms", err)
 	}
 	f.HideMechanisms(pkcs11.CKM_AES_GCM)
 	tok := open(t, cfg)
@@ -75,7 +76,7 @@ func TestSealsByWhatThereIs(t *testing.T) {
 	}
 }
 
-// TestStandardInput: opencryptoki closes descriptor 0, whatever that is then.
+// TestStandardInput checks that descriptor 0 stays open, although opencryptoki closes it.
 func TestStandardInput(t *testing.T) {
 	soft := rig.OpenCryptoki(t)
 	tok := open(t, token.Config{Module: soft.Module, Label: soft.Label, PIN: token.PIN(soft.PIN), Provision: true})

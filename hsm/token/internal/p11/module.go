@@ -25,7 +25,8 @@ type Module struct {
 func Load(path string) (*Module, error) {
 	ctx := pkcs11.New(path)
 	if ctx == nil {
-		return nil, fmt.Errorf("cannot load PKCS#11 module %q (check the path, and run ldd on it for missing libraries)", path)
+		return nil, fmt.Errorf("cannot load PKCS#11 module %q "+
+			"(check the path, and run ldd on it for missing libraries)", path)
 	}
 	return &Module{path: path, ctx: ctx}, nil
 }

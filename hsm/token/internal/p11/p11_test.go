@@ -18,7 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// TestProtect has the use of an answer panic and fault.
+// TestProtect makes the function panic and fault.
 func TestProtect(t *testing.T) {
 	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
@@ -30,14 +30,14 @@ func TestProtect(t *testing.T) {
 	}
 	for name, f := range map[string]func() byte{
 		"panic": func() byte { panic("nonsense") },
-		"fault": func() byte { return stale[0] }, // without SetPanicOnFault the process would end
+		"fault": func() byte { return stale[0] }, // without SetPanicOnFault, the process would end
 	} {
 		if err := p11.Protect(func() error { f(); return nil }); !p11.IsError(err) {
 			t.Errorf("%s: %v, want an Error", name, err)
 		}
 	}
 	if err := p11.Protect(func() error { return errOwn }); err != errOwn {
-		t.Errorf("an error that is not the module's became %v", err)
+		t.Errorf("Protect returned %v, want the function's own error", err)
 	}
 }
 
@@ -46,41 +46,42 @@ var errOwn = errors.New("own")
 func TestErrors(t *testing.T) {
 	code := pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)
 	err := p11.Wrap("C_Sign", code)
-	if !p11.IsError(err) || !p11.Is(err, pkcs11.CKR_HOST_MEMORY, pkcs11.CKR_DEVICE_ERROR) || p11.Is(err, pkcs11.CKR_HOST_MEMORY) {
-		t.Errorf("%v is not known again", err)
+	if !p11.IsError(err) || !p11.Is(err, pkcs11.CKR_HOST_MEMORY, pkcs11.CKR_DEVICE_ERROR) ||
+		p11.Is(err, pkcs11.CKR_HOST_MEMORY) {
+		t.Errorf("IsError or Is does not recognize %v", err)
 	}
 	if cause := p11.Cause(err); p11.IsError(cause) || !p11.Is(cause, code) {
-		t.Errorf("Cause: %v, want the code without the mark", cause)
+		t.Errorf("Cause: %v, want the code without the Error", cause)
 	}
 	if p11.Wrap("C_Sign", nil) != nil || p11.IsError(errOwn) || p11.Is(errOwn, code) || p11.Cause(errOwn) != errOwn {
-		t.Error("what the module did not say is taken for the module's")
+		t.Error("nil or another error is taken for an error of the module")
 	}
 }
 
-// TestLongest has a call hang among others.
+// TestLongest makes one of several calls hang.
 func TestLongest(t *testing.T) {
 	m := new(p11.Module)
-	hangs, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error)
+	hanging, release, done := make(chan struct{}), make(chan struct{}), make(chan error)
 	go func() {
-		done <- m.Call("C_Hang", func() error { close(hangs); <-goOn; return errOwn })
+		done <- m.Call("C_Hang", func() error { close(hanging); <-release; return errOwn })
 	}()
-	<-hangs
+	<-hanging
 	for range 10 {
 		if err := m.Call("C_Quick", func() error {
 			if name, took := m.Longest(); name != "C_Hang" || took <= 0 {
-				t.Errorf("the longest call is %q for %v, want C_Hang", name, took)
+				t.Errorf("Longest: %q, %v, want C_Hang", name, took)
 			}
 			return nil
 		}); err != nil {
 			t.Error(err)
 		}
 	}
-	close(goOn)
+	close(release)
 	if err := <-done; err != errOwn {
-		t.Errorf("Call: %v, want its own error", err)
+		t.Errorf("Call: %v, want the function's own error", err)
 	}
 	if name, took := m.Longest(); name != "" || took != 0 {
-		t.Errorf("%q is under way for %v, want none", name, took)
+		t.Errorf("Longest without a call in flight: %q, %v, want zero values", name, took)
 	}
 }
 
@@ -94,7 +95,7 @@ func TestOneAtATime(t *testing.T) {
 			for range 100 {
 				_ = m.Call("C_Sign", func() error {
 					if n := inside.Add(1); n != 1 {
-						t.Errorf("%d calls at a time", n)
+						t.Errorf("%d calls at the same time, want 1", n)
 					}
 					inside.Add(-1)
 					return nil
@@ -107,14 +108,14 @@ func TestOneAtATime(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	if _, err := p11.Load("/nonexistent.so"); err == nil {
-		t.Error("loaded what is not there")
+		t.Error("Load of a missing file: nil, want an error")
 	}
 }
 
 const officerPIN, userPIN = "12345678", "87654321"
 
-// newToken makes a SoftHSM token behind a module that injects faults, with nothing
-// but this package, and logs in.
+// newToken makes a SoftHSM token behind a module that injects faults, and logs in. For that
+// it uses only this package.
 func newToken(t *testing.T) (*p11.Module, *p11.Session, *rig.Faults) {
 	t.Helper()
 	var module string
@@ -138,9 +139,9 @@ func newToken(t *testing.T) (*p11.Module, *p11.Session, *rig.Faults) {
 		}
 	})
 	if already, err := m.Initialize(); err != nil || !already {
-		t.Errorf("Initialize again: %v, %v, want to be told", already, err)
+		t.Errorf("Initialize again: %v, %v, want true", already, err)
 	}
-	s, err := m.Open(slotOf(t, m, softhsm.Label))
+	s, err := m.Open(findSlot(t, m, softhsm.Label))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +167,7 @@ func initialize(path, label string) error {
 	if err := m.InitToken(slots[0], officerPIN, label); err != nil {
 		return err
 	}
-	if slots, err = m.Slots(); err != nil { // its number changes
+	if slots, err = m.Slots(); err != nil { // the slot's number has changed
 		return err
 	}
 	s, err := m.Open(slots[0])
@@ -176,7 +177,7 @@ func initialize(path, label string) error {
 	return errors.Join(s.Login(pkcs11.CKU_SO, officerPIN), s.InitPIN(userPIN))
 }
 
-func slotOf(t *testing.T, m *p11.Module, label string) uint {
+func findSlot(t *testing.T, m *p11.Module, label string) uint {
 	t.Helper()
 	slots, err := m.Slots()
 	if err != nil {
@@ -191,7 +192,8 @@ func slotOf(t *testing.T, m *p11.Module, label string) uint {
 	return 0
 }
 
-func yes(types ...uint) (template []*pkcs11.Attribute) {
+// trueAttributes returns a template in which the given attributes are true.
+func trueAttributes(types ...uint) (template []*pkcs11.Attribute) {
 	for _, typ := range types {
 		template = append(template, pkcs11.NewAttribute(typ, true))
 	}
@@ -202,57 +204,67 @@ func yes(types ...uint) (template []*pkcs11.Attribute) {
 func newPair(t *testing.T, s *p11.Session) (public, private pkcs11.ObjectHandle) {
 	t.Helper()
 	public, private, err := s.GenerateKeyPair(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN,
-		append(yes(pkcs11.CKA_TOKEN, pkcs11.CKA_VERIFY), pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 2048), pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1})),
-		yes(pkcs11.CKA_TOKEN, pkcs11.CKA_SIGN, pkcs11.CKA_SENSITIVE))
+		append(trueAttributes(pkcs11.CKA_TOKEN, pkcs11.CKA_VERIFY),
+			pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 2048),
+			pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1})),
+		trueAttributes(pkcs11.CKA_TOKEN, pkcs11.CKA_SIGN, pkcs11.CKA_SENSITIVE))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return public, private
 }
 
-// TestSession makes each call once.
+// TestSession calls each function at least once.
 func TestSession(t *testing.T) {
 	m, s, _ := newToken(t)
 	if info, err := m.Info(); err != nil || info.ManufacturerID != "SoftHSM" {
 		t.Errorf("Info: %+v, %v", info, err)
 	}
-	if list, err := m.Mechanisms(slotOf(t, m, softhsm.Label)); err != nil || !slices.ContainsFunc(list, func(m p11.Mechanism) bool { return m.ID == pkcs11.CKM_RSA_PKCS && m.MaxKeySize >= 4096 }) {
-		t.Errorf("Mechanisms: %d, %v, want CKM_RSA_PKCS among them", len(list), err)
+	list, err := m.Mechanisms(findSlot(t, m, softhsm.Label))
+	if err != nil || !slices.ContainsFunc(list, func(m p11.Mechanism) bool {
+		return m.ID == pkcs11.CKM_RSA_PKCS && m.MaxKeySize >= 4096
+	}) {
+		t.Errorf("Mechanisms: %d, %v, want CKM_RSA_PKCS with 4096 bits among them", len(list), err)
 	}
 	public, private := newPair(t, s)
 	if class, err := s.Uint(private, pkcs11.CKA_CLASS); err != nil || class != pkcs11.CKO_PRIVATE_KEY {
-		t.Errorf("the class is %#x, %v", class, err)
+		t.Errorf("CKA_CLASS: %#x, %v, want CKO_PRIVATE_KEY", class, err)
 	}
 	if sensitive, err := s.Bool(private, pkcs11.CKA_SENSITIVE); err != nil || !sensitive {
-		t.Errorf("sensitive: %v, %v", sensitive, err)
+		t.Errorf("CKA_SENSITIVE: %v, %v, want true", sensitive, err)
 	}
-	if _, err := s.Attribute(private, pkcs11.CKA_PRIVATE_EXPONENT); !p11.IsError(err) || !p11.Is(err, pkcs11.CKR_ATTRIBUTE_SENSITIVE) {
-		t.Errorf("the private exponent: %v, want an Error with CKR_ATTRIBUTE_SENSITIVE", err)
+	_, err = s.Attribute(private, pkcs11.CKA_PRIVATE_EXPONENT)
+	if !p11.IsError(err) || !p11.Is(err, pkcs11.CKR_ATTRIBUTE_SENSITIVE) {
+		t.Errorf("reading the private exponent: %v, want an Error with CKR_ATTRIBUTE_SENSITIVE", err)
 	}
-	if found, err := s.Find(); err != nil || !slices.Contains(found, public) || !slices.Contains(found, private) || len(found) != 2 {
+	found, err := s.Find()
+	if err != nil || !slices.Contains(found, public) || !slices.Contains(found, private) || len(found) != 2 {
 		t.Errorf("Find: %v, %v, want %d and %d", found, err, public, private)
 	}
 	copied, err := s.Copy(private, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found, err := s.Find(pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)); err != nil || !slices.Equal(found, []pkcs11.ObjectHandle{private}) {
+	found, err = s.Find(pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
+	if err != nil || !slices.Equal(found, []pkcs11.ObjectHandle{private}) {
 		t.Errorf("Find of private keys: %v, %v, want %d and no session object", found, err, private)
 	}
 	sig, err := s.Sign(private, pkcs11.CKM_RSA_PKCS, nil, []byte("message"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := s.Sign(copied, pkcs11.CKM_RSA_PKCS, nil, []byte("message")); err != nil || !bytes.Equal(again, sig) {
-		t.Errorf("the copy's signature: %x, %v, want %x", again, err, sig)
+	copySig, err := s.Sign(copied, pkcs11.CKM_RSA_PKCS, nil, []byte("message"))
+	if err != nil || !bytes.Equal(copySig, sig) {
+		t.Errorf("the copy's signature: %x, %v, want %x", copySig, err, sig)
 	}
 	if err := s.Destroy(copied); err != nil {
 		t.Error(err)
 	}
 	if _, err := s.Sign(copied, pkcs11.CKM_RSA_PKCS, nil, []byte("message")); !p11.Is(err, p11.HandleErrors...) {
-		t.Errorf("a destroyed key signs: %v, want one of HandleErrors", err)
+		t.Errorf("Sign with a destroyed key: %v, want one of HandleErrors", err)
 	}
-	aes, err := s.GenerateKey(pkcs11.CKM_AES_KEY_GEN, append(yes(pkcs11.CKA_ENCRYPT, pkcs11.CKA_DECRYPT), pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32)))
+	aes, err := s.GenerateKey(pkcs11.CKM_AES_KEY_GEN,
+		append(trueAttributes(pkcs11.CKA_ENCRYPT, pkcs11.CKA_DECRYPT), pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,24 +277,24 @@ func TestSession(t *testing.T) {
 		t.Errorf("DecryptGCM: %q, %v", secret, err)
 	}
 	if secret, err := s.DecryptGCM(aes, nonce, ciphertext, []byte("other")); err == nil {
-		t.Errorf("DecryptGCM with other additional data: %q", secret)
+		t.Errorf("DecryptGCM with other additional data: %q, want an error", secret)
 	}
 	if random, err := s.Random(32); err != nil || len(random) != 32 {
 		t.Errorf("Random: %x, %v", random, err)
 	}
 }
 
-// TestWrongAnswers has the module answer nonsense.
+// TestWrongAnswers makes the module return invalid answers.
 func TestWrongAnswers(t *testing.T) {
 	m, s, f := newToken(t)
 	_, private := newPair(t, s)
-	slot := slotOf(t, m, softhsm.Label)
+	slot := findSlot(t, m, softhsm.Label)
 	f.Repeat("C_OpenSession", 1)
 	if _, err := m.Open(slot); !p11.IsError(err) {
-		t.Errorf("a session's handle that another one has: %v, want an Error", err)
+		t.Errorf("Open with the handle of another session: %v, want an Error", err)
 	}
 	for range 3 {
-		if err := s.Renew(); err != nil { // which may have the old one's handle again
+		if err := s.Renew(); err != nil { // the new session may get the old handle again
 			t.Fatal(err)
 		}
 	}
@@ -294,15 +306,16 @@ func TestWrongAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Repeat("C_FindObjects", 1)
-	if found, err := s.Find(pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)); err != nil || len(found) != 1 {
+	found, err := s.Find(pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
+	if err != nil || len(found) != 1 {
 		t.Errorf("a search that lists an object twice: %v, %v, want it once", found, err)
 	}
 	f.Fail("C_FindObjects", pkcs11.CKR_DEVICE_ERROR, 1)
 	if found, err := s.Find(); !p11.Is(err, pkcs11.CKR_DEVICE_ERROR) || found != nil {
-		t.Errorf("a search that fails: %v, %v", found, err)
+		t.Errorf("a failing search: %v, %v, want CKR_DEVICE_ERROR", found, err)
 	}
 	if _, err := s.Find(); err != nil {
-		t.Errorf("a search after one that failed: %v", err)
+		t.Errorf("a search after a failed search: %v", err)
 	}
 	f.Hang("C_Sign", 1)
 	signed := make(chan error)
@@ -315,7 +328,7 @@ func TestWrongAnswers(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Error("a call that hangs is not told")
+			t.Error("Longest does not return the hanging call")
 			break
 		}
 	}
@@ -326,6 +339,6 @@ func TestWrongAnswers(t *testing.T) {
 	s.Close()
 	s.Close()
 	if _, err := s.Random(1); !p11.IsError(err) {
-		t.Errorf("a closed session: %v, want an Error", err)
+		t.Errorf("Random in a closed session: %v, want an Error", err)
 	}
 }
