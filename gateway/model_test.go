@@ -13,7 +13,7 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A model is what the gateway's records should be, kept in the simplest way.
+// A model is a simple model of the gateway's records.
 type model struct {
 	keys    map[string]*modelKey
 	aliases map[string]string // AliasName → KeyId
@@ -27,23 +27,25 @@ type modelKey struct {
 	tags      map[string]string
 }
 
-// A step is one call, with what the model says that it answers and does.
+// A step is one request, with the answer and the change that the model expects.
 type step struct {
 	action string
 	params []string
-	want   string // the code
-	then   func(answer)
+	want   string       // the code of the answer; empty for success
+	apply  func(answer) // changes the model if the request succeeds; nil means no change
 }
 
-// TestModel does random sequences of operations and compares every answer, and
-// the records in the end, with the model.
+// TestModel sends random sequences of operations. It compares every answer, and the records at the
+// end, with the model.
 func TestModel(t *testing.T) {
 	for seed := range uint64(5) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel() // it waits for the disk
+			t.Parallel() // the test waits for the disk
 			b := newBench(t)
 			m := &model{
-				keys:    map[string]*modelKey{b.key.KeyId: {state: store.Enabled, versions: 1, tags: map[string]string{}}},
+				keys: map[string]*modelKey{
+					b.key.KeyId: {state: store.Enabled, versions: 1, tags: map[string]string{}},
+				},
 				aliases: map[string]string{"alias/test": b.key.KeyId},
 			}
 			random := rand.New(rand.NewPCG(seed, 0))
@@ -51,15 +53,15 @@ func TestModel(t *testing.T) {
 				if random.IntN(20) == 0 {
 					b.clock.move(3 * 24 * time.Hour)
 					b.server.CarryOutDeletions(t.Context())
-					m.passTo(b.clock.Now())
+					m.deleteDue(b.clock.Now())
 				}
 				s := m.step(random, b.clock.Now())
 				a := b.do(b.root, s.action, s.params...)
 				if a.Code != s.want {
-					t.Fatalf("step %d: %s %v: %q (%s), the model says %q", n, s.action, s.params, a.Code, a.Message, s.want)
+					t.Fatalf("step %d: %s %v: %q (%s), want %q", n, s.action, s.params, a.Code, a.Message, s.want)
 				}
-				if a.Code == "" && s.then != nil {
-					s.then(a)
+				if a.Code == "" && s.apply != nil {
+					s.apply(a)
 				}
 			}
 			m.compare(b)
@@ -67,8 +69,8 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// passTo deletes what is due.
-func (m *model) passTo(now time.Time) {
+// deleteDue deletes the keys whose deletion is due.
+func (m *model) deleteDue(now time.Time) {
 	for keyId, k := range m.keys {
 		if k.state == store.PendingDeletion && !k.deleteAt.After(now) {
 			delete(m.keys, keyId)
@@ -77,7 +79,7 @@ func (m *model) passTo(now time.Time) {
 	}
 }
 
-// step makes up a call on a key that may not exist, by its id or an alias.
+// step returns a random request for a key, by its id or an alias. The key may not exist.
 func (m *model) step(random *rand.Rand, now time.Time) step {
 	ids := append(slices.Sorted(maps.Keys(m.keys)), "missing")
 	keyId := ids[random.IntN(len(ids))]
@@ -89,16 +91,19 @@ func (m *model) step(random *rand.Rand, now time.Time) step {
 		k = m.keys[m.aliases[alias]]
 		missing = "Forbidden.AliasNotFound"
 	}
-	// on gives a step that needs the key: change says what it answers and does.
-	on := func(action string, change func() (string, func(answer)), more ...string) step {
-		s := step{action: action, params: append([]string{"KeyId", name}, more...), want: missing}
+	// onKey returns a step that requires the key. If the key exists, expect returns the expected
+	// code and the change.
+	onKey := func(action string, expect func() (string, func(answer)), pairs ...string) step {
+		s := step{action: action, params: append([]string{"KeyId", name}, pairs...), want: missing}
 		if k != nil {
-			s.want, s.then = change()
+			s.want, s.apply = expect()
 		}
 		return s
 	}
-	usable := map[string]string{store.Enabled: "", store.Disabled: "Rejected.Disabled", store.PendingDeletion: "Rejected.PendingDeletion"}
-	to := func(state string) func() (string, func(answer)) {
+	rejection := map[string]string{
+		store.Enabled: "", store.Disabled: "Rejected.Disabled", store.PendingDeletion: "Rejected.PendingDeletion",
+	}
+	setState := func(state string) func() (string, func(answer)) {
 		return func() (string, func(answer)) {
 			if k.state == store.PendingDeletion {
 				return "Rejected.StateModifiedFailed", nil
@@ -108,22 +113,23 @@ func (m *model) step(random *rand.Rand, now time.Time) step {
 	}
 	switch random.IntN(12) {
 	case 0:
-		return step{action: "CreateKey", params: []string{"KeySpec", "EC_P256"}, then: func(a answer) {
-			m.keys[a.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)] = &modelKey{state: store.Enabled, versions: 1, tags: map[string]string{}}
+		return step{action: "CreateKey", params: []string{"KeySpec", "EC_P256"}, apply: func(a answer) {
+			keyId := a.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)
+			m.keys[keyId] = &modelKey{state: store.Enabled, versions: 1, tags: map[string]string{}}
 		}}
 	case 1:
-		return on("EnableKey", to(store.Enabled))
+		return onKey("EnableKey", setState(store.Enabled))
 	case 2:
-		return on("DisableKey", to(store.Disabled))
+		return onKey("DisableKey", setState(store.Disabled))
 	case 3:
-		return on("ScheduleKeyDeletion", func() (string, func(answer)) {
+		return onKey("ScheduleKeyDeletion", func() (string, func(answer)) {
 			if k.state == store.PendingDeletion || k.protected {
 				return "Rejected.StateModifiedFailed", nil
 			}
 			return "", func(answer) { k.state, k.deleteAt = store.PendingDeletion, now.Add(7*24*time.Hour) }
 		}, "PendingWindowInDays", "7")
 	case 4:
-		return on("CancelKeyDeletion", func() (string, func(answer)) {
+		return onKey("CancelKeyDeletion", func() (string, func(answer)) {
 			if k.state != store.PendingDeletion {
 				return "Rejected.StateModifiedFailed", nil
 			}
@@ -131,18 +137,18 @@ func (m *model) step(random *rand.Rand, now time.Time) step {
 		})
 	case 5:
 		protect := random.IntN(3) == 0
-		return on("SetDeletionProtection", func() (string, func(answer)) {
+		return onKey("SetDeletionProtection", func() (string, func(answer)) {
 			if k.state == store.PendingDeletion {
 				return "Rejected.PendingDeletion", nil
 			}
 			return "", func(answer) { k.protected = protect }
 		}, "EnableDeletionProtection", fmt.Sprint(protect))
 	case 6:
-		return on("CreateKeyVersion", func() (string, func(answer)) {
-			return usable[k.state], func(answer) { k.versions++ }
+		return onKey("CreateKeyVersion", func() (string, func(answer)) {
+			return rejection[k.state], func(answer) { k.versions++ }
 		})
 	case 7:
-		s := on("CreateAlias", func() (string, func(answer)) {
+		s := onKey("CreateAlias", func() (string, func(answer)) {
 			target := keyId
 			if name == alias {
 				target = m.aliases[alias]
@@ -157,7 +163,7 @@ func (m *model) step(random *rand.Rand, now time.Time) step {
 		}, "AliasName", alias)
 		return s
 	case 8:
-		return on("UpdateAlias", func() (string, func(answer)) {
+		return onKey("UpdateAlias", func() (string, func(answer)) {
 			target := keyId
 			if name == alias {
 				target = m.aliases[alias]
@@ -174,20 +180,24 @@ func (m *model) step(random *rand.Rand, now time.Time) step {
 		if m.aliases[alias] == "" {
 			return step{action: "DeleteAlias", params: []string{"AliasName", alias}, want: "Forbidden.AliasNotFound"}
 		}
-		return step{action: "DeleteAlias", params: []string{"AliasName", alias}, then: func(answer) { delete(m.aliases, alias) }}
+		return step{
+			action: "DeleteAlias",
+			params: []string{"AliasName", alias},
+			apply:  func(answer) { delete(m.aliases, alias) },
+		}
 	case 10:
 		tag := fmt.Sprint(random.IntN(3))
-		return on("TagResource", func() (string, func(answer)) {
+		return onKey("TagResource", func() (string, func(answer)) {
 			return "", func(answer) { k.tags[tag] = "v" }
 		}, "Tags", `[{"TagKey":"`+tag+`","TagValue":"v"}]`)
 	}
 	tag := fmt.Sprint(random.IntN(3))
-	return on("UntagResource", func() (string, func(answer)) {
+	return onKey("UntagResource", func() (string, func(answer)) {
 		return "", func(answer) { delete(k.tags, tag) }
 	}, "TagKeys", `["`+tag+`"]`)
 }
 
-// compare holds the records, and the key pairs, to the model.
+// compare compares the records and the number of key pairs with the model.
 func (m *model) compare(b *bench) {
 	b.t.Helper()
 	got := &model{keys: map[string]*modelKey{}, aliases: map[string]string{}}
@@ -214,9 +224,9 @@ func (m *model) compare(b *bench) {
 		}
 	}
 	if diff := cmp.Diff(m, got, cmp.AllowUnexported(model{}, modelKey{})); diff != "" {
-		b.t.Errorf("records (- model, + gateway): %s", diff)
+		b.t.Errorf("records (-want +got):\n%s", diff)
 	}
 	if n := b.backend.Len(); n != pairs {
-		b.t.Errorf("%d key pairs for %d versions", n, pairs)
+		b.t.Errorf("%d key pairs in the token, want %d: one for each version", n, pairs)
 	}
 }

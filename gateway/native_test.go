@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -24,7 +23,7 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// nativeBench is a bench with a program that may use every key.
+// nativeBench returns a bench and a client of the native API that may use every key.
 func nativeBench(t testing.TB, change ...func(*gateway.Config)) (*bench, nativeClient) {
 	t.Helper()
 	b := newBench(t, change...)
@@ -32,7 +31,7 @@ func nativeBench(t testing.TB, change ...func(*gateway.Config)) (*bench, nativeC
 	return b, b.newNativeClient("app")
 }
 
-// newPair makes a key and gives it with its oldest version.
+// newPair makes a key and returns it with its oldest version.
 func (b *bench) newPair(spec hsm.KeySpec) (k testKey) {
 	b.t.Helper()
 	var made struct{ KeyMetadata struct{ KeyId string } }
@@ -51,9 +50,9 @@ func (b *bench) public(k testKey) hsm.Key {
 	return v.Key
 }
 
-// hashed gives what a RAW message is hashed to for a key, by gmsm and the standard
+// hashMessage returns the digest of a RAW message for a key, computed by gmsm or the standard
 // library.
-func hashed(t testing.TB, key hsm.Key, message []byte) []byte {
+func hashMessage(t testing.TB, key hsm.Key, message []byte) []byte {
 	t.Helper()
 	if key.Spec != hsm.EC_SM2 {
 		sum := sha256.Sum256(message)
@@ -70,9 +69,9 @@ func hashed(t testing.TB, key hsm.Key, message []byte) []byte {
 	return sum
 }
 
-// TestNativeSign signs RAW messages and digests with a key of every KeySpec, with
-// every algorithm and with none, which means the first; and has them verified by the
-// native API, by the other API, and with the public key that it shows.
+// TestNativeSign signs RAW messages and digests with a key of every KeySpec, with every algorithm
+// and with none, which means the first. It verifies the signatures through the native API, through
+// the RPC API, and with the public key that GetPublicKey returns.
 func TestNativeSign(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
@@ -80,14 +79,15 @@ func TestNativeSign(t *testing.T) {
 	for _, spec := range hsm.KeySpecs() {
 		k := b.newPair(spec)
 		key := b.public(k)
-		digest := hashed(t, key, text)
+		digest := hashMessage(t, key, text)
 		for _, algorithm := range append(hsm.Algorithms(spec), "") {
 			want := algorithm
 			if want == "" {
 				want = hsm.Algorithms(spec)[0]
 			}
 			for _, m := range []*nativepb.SignRequest{
-				{Message: text, MessageType: "RAW"}, {Message: text}, {Message: digest, MessageType: "DIGEST"}, {Digest: digest}, {Digest: digest, MessageType: "DIGEST"},
+				{Message: text, MessageType: "RAW"}, {Message: text}, {Message: digest, MessageType: "DIGEST"},
+				{Digest: digest}, {Digest: digest, MessageType: "DIGEST"},
 			} {
 				m.KeyId, m.Algorithm = k.KeyId, string(algorithm)
 				var signed nativepb.SignResponse
@@ -96,41 +96,53 @@ func TestNativeSign(t *testing.T) {
 				if bytes.Equal(m.Message, text) {
 					messageType = "RAW"
 				}
-				if signed.KeyId != k.KeyId || signed.Algorithm != string(want) || signed.MessageType != messageType || a.Header.Get("x-kms-migrationkeyversionid") != k.KeyVersionId {
-					t.Errorf("%s %v: %v, version %q", spec, m, &signed, a.Header.Get("x-kms-migrationkeyversionid"))
+				if signed.KeyId != k.KeyId || signed.Algorithm != string(want) || signed.MessageType != messageType {
+					t.Errorf("%s %v: %v, want KeyId %q, Algorithm %s and MessageType %s",
+						spec, m, &signed, k.KeyId, want, messageType)
+				}
+				if got := a.Header.Get("x-kms-migrationkeyversionid"); got != k.KeyVersionId {
+					t.Errorf("%s %v: version %q, want %q", spec, m, got, k.KeyVersionId)
 				}
 				if ok, err := hsm.Verify(key, want, digest, signed.Signature); err != nil || !ok {
-					t.Errorf("%s %v: the signature is %v, %v", spec, m, ok, err)
+					t.Errorf("%s %v: verifying the signature: %v, %v, want true", spec, m, ok, err)
 				}
 				for _, tampered := range []bool{false, true} {
-					v := &nativepb.VerifyRequest{KeyId: k.KeyId, Algorithm: m.Algorithm, Message: m.Message, Digest: m.Digest, MessageType: m.MessageType, Signature: bytes.Clone(signed.Signature)}
+					v := &nativepb.VerifyRequest{
+						KeyId: k.KeyId, Algorithm: m.Algorithm, Message: m.Message, Digest: m.Digest,
+						MessageType: m.MessageType, Signature: bytes.Clone(signed.Signature),
+					}
 					if tampered {
 						v.Signature[len(v.Signature)-1] ^= 1
 					}
 					var verified nativepb.VerifyResponse
 					b.want(c.do("Verify", v, &verified), 200, "")
-					if verified.Value == tampered || verified.KeyId != k.KeyId || verified.Algorithm != string(want) || verified.MessageType != messageType {
-						t.Errorf("%s %v, tampered %v: %v", spec, m, tampered, &verified)
+					if verified.Value == tampered || verified.KeyId != k.KeyId ||
+						verified.Algorithm != string(want) || verified.MessageType != messageType {
+						t.Errorf("%s %v, tampered %v: %v, want Value %v", spec, m, tampered, &verified, !tampered)
 					}
 				}
-				a = b.do(b.root, "AsymmetricVerify", "KeyId", k.KeyId, "KeyVersionId", k.KeyVersionId, "Algorithm", string(want),
-					"Digest", base64.StdEncoding.EncodeToString(digest), "Value", base64.StdEncoding.EncodeToString(signed.Signature))
+				a = b.do(b.root, "AsymmetricVerify", "KeyId", k.KeyId, "KeyVersionId", k.KeyVersionId,
+					"Algorithm", string(want), "Digest", base64.StdEncoding.EncodeToString(digest),
+					"Value", base64.StdEncoding.EncodeToString(signed.Signature))
 				if a.Body["Value"] != true {
-					t.Errorf("%s %v: the other API says %v", spec, m, a)
+					t.Errorf("%s %v: AsymmetricVerify: %v, want true", spec, m, a)
 				}
 			}
 		}
 		var shown nativepb.GetPublicKeyResponse
 		a := b.want(c.do("GetPublicKey", &nativepb.GetPublicKeyRequest{KeyId: k.KeyId}, &shown), 200, "")
 		block, _ := pem.Decode([]byte(shown.PublicKey))
-		if block == nil || !bytes.Equal(block.Bytes, key.Public) || shown.KeyId != k.KeyId || a.Header.Get("x-kms-migrationkeyversionid") != k.KeyVersionId {
-			t.Errorf("%s: GetPublicKey %v", spec, &shown)
+		if block == nil || !bytes.Equal(block.Bytes, key.Public) || shown.KeyId != k.KeyId {
+			t.Errorf("%s: GetPublicKey: %v, want the public key of %q", spec, &shown, k.KeyId)
+		}
+		if got := a.Header.Get("x-kms-migrationkeyversionid"); got != k.KeyVersionId {
+			t.Errorf("%s: GetPublicKey: version %q, want %q", spec, got, k.KeyVersionId)
 		}
 	}
 }
 
-// TestNativeVersions: without a version, or with an empty one, it is the oldest; the
-// one that was used is told.
+// TestNativeVersions checks that a request without a version, or with an empty one, uses the oldest
+// version, and that the answer names the version that was used.
 func TestNativeVersions(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
@@ -142,20 +154,27 @@ func TestNativeVersions(t *testing.T) {
 			newer = id
 		}
 	}
-	for asked, want := range map[string]string{"": b.key.KeyVersionId, b.key.KeyVersionId: b.key.KeyVersionId, newer: newer} {
+	oldest := b.key.KeyVersionId
+	for requested, want := range map[string]string{"": oldest, oldest: oldest, newer: newer} {
 		var shown nativepb.GetPublicKeyResponse
-		a := b.want(c.do("GetPublicKey", &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}, &shown, withVersion(asked)), 200, "")
-		if got := a.Header.Get("x-kms-migrationkeyversionid"); got != want || shown.PublicKey != hsm.PublicKeyPEM(b.public(testKey{b.key.KeyId, want}).Public) {
-			t.Errorf("asked for version %q: %q and %v, want %q", asked, got, &shown, want)
+		req := &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}
+		a := b.want(c.do("GetPublicKey", req, &shown, withVersion(requested)), 200, "")
+		if got := a.Header.Get("x-kms-migrationkeyversionid"); got != want {
+			t.Errorf("request for version %q: version %q, want %q", requested, got, want)
+		}
+		if want := hsm.PublicKeyPEM(b.public(testKey{b.key.KeyId, want}).Public); shown.PublicKey != want {
+			t.Errorf("request for version %q: %v, want the public key %s", requested, &shown, want)
 		}
 	}
-	a := b.want(c.do("GetPublicKey", &nativepb.GetPublicKeyRequest{KeyId: "alias/test"}, new(nativepb.GetPublicKeyResponse), withVersion("x")), 404, "Forbidden.KeyVersionNotFound")
-	if a.Header.Get("x-kms-migrationkeyversionid") != "" {
-		t.Error("a version is told that there is not")
+	req := &nativepb.GetPublicKeyRequest{KeyId: "alias/test"}
+	a := c.do("GetPublicKey", req, new(nativepb.GetPublicKeyResponse), withVersion("x"))
+	b.want(a, 404, "Forbidden.KeyVersionNotFound")
+	if got := a.Header.Get("x-kms-migrationkeyversionid"); got != "" {
+		t.Errorf("request for version \"x\", which does not exist: version %q, want none", got)
 	}
 }
 
-// TestGenerateRandom asks for as many bytes as can be had, and for others.
+// TestGenerateRandom requests permitted and refused numbers of random bytes.
 func TestGenerateRandom(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
@@ -163,8 +182,9 @@ func TestGenerateRandom(t *testing.T) {
 		var first, second nativepb.GenerateRandomResponse
 		b.want(c.do("GenerateRandom", &nativepb.GenerateRandomRequest{Length: n}, &first), 200, "")
 		b.want(c.do("GenerateRandom", &nativepb.GenerateRandomRequest{Length: n}, &second), 200, "")
-		if len(first.Random) != int(n) || len(second.Random) != int(n) || n > 1 && bytes.Equal(first.Random, second.Random) {
-			t.Errorf("%d bytes: %x and %x", n, first.Random, second.Random)
+		if len(first.Random) != int(n) || len(second.Random) != int(n) ||
+			n > 1 && bytes.Equal(first.Random, second.Random) {
+			t.Errorf("%x and %x, want two different texts of %d bytes", first.Random, second.Random, n)
 		}
 	}
 	for _, n := range []int32{0, -1, 1025, 1 << 30} {
@@ -173,33 +193,36 @@ func TestGenerateRandom(t *testing.T) {
 	b.backend.Fail(hsm.ErrNoRandom)
 	b.want(c.do("GenerateRandom", &nativepb.GenerateRandomRequest{Length: 1}, nil), 400, "UnsupportedOperation")
 	b.backend.Fail(nil)
-	b.want(b.do(b.root, "GenerateRandom", "Length", "16"), 404, "InvalidApi.NotFound") // KMS has it for client keys only
+	// KMS offers GenerateRandom for client keys only.
+	b.want(b.do(b.root, "GenerateRandom", "Length", "16"), 404, "InvalidApi.NotFound")
 }
 
-// TestNativeWindow: a client key is taken from the first to the last second of its
-// time, and not any more as soon as it or its access point is deleted.
+// TestNativeWindow checks that a client key works from the first to the last second of its
+// validity, and stops working as soon as the key or its access point is deleted.
 func TestNativeWindow(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
 	ask := func() answer {
-		return c.do("GetPublicKey", &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}, new(nativepb.GetPublicKeyResponse))
+		req := &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}
+		return c.do("GetPublicKey", req, new(nativepb.GetPublicKeyResponse))
 	}
 	key := b.clientKeys()[0]
 	b.clock.move(-time.Second)
-	if a := b.want(ask(), 404, "Unauthorized"); !strings.Contains(a.Message, "valid from 2026-11-21T20:56:37Z to 2026-11-22T20:56:37Z") {
-		t.Errorf("%q does not say when it is valid", a.Message)
+	const validity = "valid only from 2026-11-21T20:56:37Z to 2026-11-22T20:56:37Z"
+	if a := b.want(ask(), 404, "Unauthorized"); !strings.Contains(a.Message, validity) {
+		t.Errorf("message %q, want it to contain %q", a.Message, validity)
 	}
 	b.clock.move(time.Second)
 	b.want(ask(), 200, "")
-	if got := b.metric("kmsgate_client_keys_first_expiry_seconds"); got != "1.795380997e+09" {
-		t.Errorf("the first expiry is %s", got)
+	if got, want := b.metric("kmsgate_client_keys_first_expiry_seconds"), "1.795380997e+09"; got != want {
+		t.Errorf("first expiry: %s, want %s", got, want)
 	}
 	b.clock.move(24 * time.Hour)
 	b.want(ask(), 200, "")
 	b.clock.move(time.Second)
 	b.want(ask(), 404, "Unauthorized")
 	if got := b.metric("kmsgate_client_keys_first_expiry_seconds"); got != "0" {
-		t.Errorf("the first expiry is %s when none is left", got)
+		t.Errorf("first expiry without valid client keys: %s, want 0", got)
 	}
 
 	key.NotAfter = key.NotAfter.Add(time.Hour)
@@ -219,48 +242,55 @@ func TestNativeWindow(t *testing.T) {
 	}
 }
 
-// TestNativeAccess has client keys of access points with different permissions use
-// two keys: only what a permission policy and its network rules permit is done, and
-// what changes has effect on the next request.
+// TestNativeAccess uses two keys with a client key while the permissions of its access point
+// change. The gateway does only what a permission policy and its network rules permit. Every change
+// takes effect with the next request.
 func TestNativeAccess(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
-	mine, other := b.newPair(hsm.EC_P256), b.newPair(hsm.EC_P256)
+	own, other := b.newPair(hsm.EC_P256), b.newPair(hsm.EC_P256)
 	permit := func(change func(p *store.PermissionPolicy)) {
 		t.Helper()
-		p := store.PermissionPolicy{Name: "of-app", Permissions: []string{keyTemplate}, Resources: []string{"key/" + mine.KeyId}}
+		p := store.PermissionPolicy{
+			Name: "of-app", Permissions: []string{keyTemplate}, Resources: []string{"key/" + own.KeyId},
+		}
 		change(&p)
 		if err := b.db.Update(func(tx *store.Tx) error { return tx.PermissionPolicies().Put(p) }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	rule := func(name string, from ...string) {
+	rule := func(name string, sources ...string) {
 		t.Helper()
 		if err := b.db.Update(func(tx *store.Tx) error {
-			return tx.NetworkRules().Put(store.NetworkRule{Name: name, SourcePrivateIp: from})
+			return tx.NetworkRules().Put(store.NetworkRule{Name: name, SourcePrivateIp: sources})
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	expect := func(when string, random int, statuses ...int) {
 		t.Helper()
-		for i, k := range []testKey{mine, other} {
-			for name, m := range map[string]proto.Message{"Sign": &nativepb.SignRequest{KeyId: k.KeyId, Message: []byte{1}}, "GetPublicKey": &nativepb.GetPublicKeyRequest{KeyId: k.KeyId},
-				"Verify": &nativepb.VerifyRequest{KeyId: k.KeyId, Message: []byte{1}, Signature: []byte{1}}} {
-				resp := map[string]proto.Message{"Sign": new(nativepb.SignResponse), "GetPublicKey": new(nativepb.GetPublicKeyResponse), "Verify": new(nativepb.VerifyResponse)}[name]
-				if a := c.do(name, m, resp); a.Status != statuses[i] {
-					t.Errorf("%s: %s with key %d: %d %s %s, want %d", when, name, i, a.Status, a.Code, a.Message, statuses[i])
+		for i, k := range []testKey{own, other} {
+			verify := &nativepb.VerifyRequest{KeyId: k.KeyId, Message: []byte{1}, Signature: []byte{1}}
+			for name, m := range map[string]struct{ req, resp proto.Message }{
+				"Sign":         {&nativepb.SignRequest{KeyId: k.KeyId, Message: []byte{1}}, new(nativepb.SignResponse)},
+				"GetPublicKey": {&nativepb.GetPublicKeyRequest{KeyId: k.KeyId}, new(nativepb.GetPublicKeyResponse)},
+				"Verify":       {verify, new(nativepb.VerifyResponse)},
+			} {
+				if a := c.do(name, m.req, m.resp); a.Status != statuses[i] {
+					t.Errorf("%s: %s with key %d: %d %s %s, want %d",
+						when, name, i, a.Status, a.Code, a.Message, statuses[i])
 				}
 			}
 		}
-		if a := c.do("GenerateRandom", &nativepb.GenerateRandomRequest{Length: 8}, new(nativepb.GenerateRandomResponse)); a.Status != random {
+		req := &nativepb.GenerateRandomRequest{Length: 8}
+		if a := c.do("GenerateRandom", req, new(nativepb.GenerateRandomResponse)); a.Status != random {
 			t.Errorf("%s: GenerateRandom: %d %s, want %d", when, a.Status, a.Code, random)
 		}
 	}
 	expect("all keys", 200, 200, 200)
 	permit(func(*store.PermissionPolicy) {})
 	expect("one key", 200, 200, 403)
-	permit(func(p *store.PermissionPolicy) { p.Resources = []string{"key/" + mine.KeyId[:20] + "*"} })
+	permit(func(p *store.PermissionPolicy) { p.Resources = []string{"key/" + own.KeyId[:20] + "*"} })
 	expect("a prefix", 200, 200, 403)
 	permit(func(p *store.PermissionPolicy) { p.Resources = []string{"secret/*"} })
 	expect("secrets", 200, 403, 403)
@@ -269,38 +299,41 @@ func TestNativeAccess(t *testing.T) {
 	})
 	expect("the other template", 403, 403, 403)
 	permit(func(p *store.PermissionPolicy) { p.NetworkRules = []string{"gone"} })
-	expect("a rule that is gone", 403, 403, 403)
+	expect("a rule that does not exist", 403, 403, 403)
 	rule("gone", "10.0.0.0/8")
-	expect("from elsewhere", 403, 403, 403)
+	expect("a rule without this source", 403, 403, 403)
 	rule("gone", "10.0.0.0/8", "127.0.0.1")
-	expect("from here", 200, 200, 403)
+	expect("a rule with this source", 200, 200, 403)
 	if err := b.db.Update(func(tx *store.Tx) error { return tx.PermissionPolicies().Delete("of-app") }); err != nil {
 		t.Fatal(err)
 	}
 	expect("no policy", 403, 403, 403)
 	permit(func(*store.PermissionPolicy) {})
-	const all = `"Principal":{"RAM":["acs:ram::1000000000000001:*"]},"Action":["kms:AsymmetricSign","kms:AsymmetricVerify","kms:GetPublicKey"],"Resource":["*"]}]}`
+	const all = `"Principal":{"RAM":["acs:ram::1000000000000001:*"]},` +
+		`"Action":["kms:AsymmetricSign","kms:AsymmetricVerify","kms:GetPublicKey"],"Resource":["*"]}]}`
 	b.local("SetKeyPolicy", nil, "KeyId", other.KeyId, "Policy", `{"Version":"1","Statement":[{"Effect":"Allow",`+all)
 	expect("a key policy that allows", 200, 200, 403)
-	b.local("SetKeyPolicy", nil, "KeyId", mine.KeyId, "Policy", `{"Version":"1","Statement":[{"Effect":"Deny",`+all)
+	b.local("SetKeyPolicy", nil, "KeyId", own.KeyId, "Policy", `{"Version":"1","Statement":[{"Effect":"Deny",`+all)
 	expect("a key policy that denies", 200, 403, 403)
 }
 
-// TestNativeBodies sends as much as is allowed, and more. Of a stranger nothing is
-// kept, and what was signed is what has to arrive.
+// TestNativeBodies sends a body of the maximum size, a larger one, and one that differs from the
+// signed body. It also sends a body without a valid client key, which the gateway does not read.
 func TestNativeBodies(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
-	const most = 3 << 20
-	m := &nativepb.SignRequest{KeyId: b.key.KeyId, Message: make([]byte, most-64)}
-	m.Message = make([]byte, len(m.Message)+most-proto.Size(m))
-	if proto.Size(m) != most {
-		t.Fatalf("the message has %d bytes", proto.Size(m))
+	const maxBody = 3 << 20
+	m := &nativepb.SignRequest{KeyId: b.key.KeyId, Message: make([]byte, maxBody-64)}
+	m.Message = make([]byte, len(m.Message)+maxBody-proto.Size(m))
+	if n := proto.Size(m); n != maxBody {
+		t.Fatalf("the message has %d bytes, want %d", n, maxBody)
 	}
 	var signed nativepb.SignResponse
 	b.want(c.do("Sign", m, &signed), 200, "")
-	if ok, err := hsm.Verify(b.public(b.key), hsm.ECDSA_SHA_256, hashed(t, b.public(b.key), m.Message), signed.Signature); !ok || err != nil {
-		t.Errorf("the signature is %v, %v", ok, err)
+	key := b.public(b.key)
+	ok, err := hsm.Verify(key, hsm.ECDSA_SHA_256, hashMessage(t, key, m.Message), signed.Signature)
+	if !ok || err != nil {
+		t.Errorf("verifying the signature: %v, %v, want true", ok, err)
 	}
 	m.Message = append(m.Message, 0)
 	b.want(c.do("Sign", m, nil), 413, "InvalidParameter")
@@ -314,18 +347,19 @@ func TestNativeBodies(t *testing.T) {
 	r = c.request("Sign", body[:100])
 	r.Body = io.NopCloser(bytes.NewReader(body[1:101]))
 	b.want(b.nativeRoundTrip(b.http.Client(), r, nil), 401, "SignatureNotMatch")
-	// A stranger's body is longer than anybody would read: the answer comes first.
-	stranger := c
-	stranger.id = "KAAP.none"
-	r = stranger.request("Sign", body[:most])
+	// The gateway answers before it reads a body of maximum size without a valid client key.
+	unknown := c
+	unknown.id = "KAAP.none"
+	r = unknown.request("Sign", body[:maxBody])
 	b.want(b.nativeRoundTrip(b.http.Client(), r, nil), 404, "Unauthorized")
 }
 
-// TestTwoDoors uses both APIs in turns on one connection.
+// TestTwoDoors alternates between both APIs on one connection.
 func TestTwoDoors(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
-	conn, err := tls.Dial("tcp", b.http.Listener.Addr().String(), b.http.Client().Transport.(*http.Transport).TLSClientConfig)
+	config := b.http.Client().Transport.(*http.Transport).TLSClientConfig
+	conn, err := tls.Dial("tcp", b.http.Listener.Addr().String(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,24 +381,26 @@ func TestTwoDoors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 6 {
-		rpc, err := http.NewRequest("GET", b.http.URL+"/?"+b.sign(b.root, "GET", "DescribeKey", params("KeyId", "alias/test")).Encode(), nil)
+		query := b.sign(b.root, "GET", "DescribeKey", params("KeyId", "alias/test")).Encode()
+		rpc, err := http.NewRequest("GET", b.http.URL+"/?"+query, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if a := readAnswer(t, exchange(rpc)); a.Status != 200 {
-			t.Errorf("turn %d: %+v", i, a)
+			t.Errorf("round %d: RPC API: %+v, want status 200", i, a)
 		}
 		r := c.request("Sign", body)
 		if i%2 == 1 {
-			r.Header.Set("X-Kms-Apiname", "Verify") // not signed so
+			r.Header.Set("X-Kms-Apiname", "Verify") // the signature is for Sign
 		}
 		resp := exchange(r)
 		text, err := io.ReadAll(resp.Body)
-		if err != nil || resp.StatusCode != []int{200, 401}[i%2] || resp.Header.Get("Content-Type") != "application/x-protobuf" {
-			t.Errorf("turn %d: %d %q %v", i, resp.StatusCode, text, err)
+		want := []int{200, 401}[i%2]
+		if err != nil || resp.StatusCode != want || resp.Header.Get("Content-Type") != "application/x-protobuf" {
+			t.Errorf("round %d: native API: %d %q, %v, want status %d", i, resp.StatusCode, text, err, want)
 		}
 	}
-	// What could be read in either way is read in one, and refused there.
+	// A request that fits both APIs is a request of the native API, which refuses a query.
 	both := c.request("Sign", body)
 	both.URL.RawQuery = b.sign(b.root, "POST", "DescribeKey", params("KeyId", "alias/test")).Encode()
 	b.want(b.nativeRoundTrip(b.http.Client(), both, nil), 400, "InvalidParameter")
@@ -373,43 +409,59 @@ func TestTwoDoors(t *testing.T) {
 	b.want(b.nativeRoundTrip(b.http.Client(), both, new(nativepb.SignResponse)), 200, "")
 }
 
-// TestNativeAudit: a request through either door is the same operation in the log.
+// TestNativeAudit checks that the audit log names the operation of a native request as it names
+// that of an RPC request.
 func TestNativeAudit(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
 	text := []byte("this is message")
-	a := b.want(c.do("Sign", &nativepb.SignRequest{KeyId: "alias/test", Message: text}, new(nativepb.SignResponse)), 200, "")
+	req := &nativepb.SignRequest{KeyId: "alias/test", Message: text}
+	a := b.want(c.do("Sign", req, new(nativepb.SignResponse)), 200, "")
 	e, _ := b.auditLine(a.RequestId)
 	got, err := json.Marshal(e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf(`"AccessKeyId":"%s","Action":"AsymmetricSign","Algorithm":"ECDSA_SHA_256","Alias":"alias/test","Digest":"%s","Door":"native","KeyId":"%s","KeySpec":"EC_P256","KeyVersionId":"%s","Principal":"aap:app","Protocol":"dkms-gcs","RequestId":"%s","Status":200`,
-		c.id, base64.StdEncoding.EncodeToString(hashed(t, b.public(b.key), text)), b.key.KeyId, b.key.KeyVersionId, a.RequestId)
-	for _, member := range strings.Split(want, ",") {
+	for _, member := range []string{
+		`"AccessKeyId":"` + c.id + `"`,
+		`"Action":"AsymmetricSign"`,
+		`"Algorithm":"ECDSA_SHA_256"`,
+		`"Alias":"alias/test"`,
+		`"Digest":"` + base64.StdEncoding.EncodeToString(hashMessage(t, b.public(b.key), text)) + `"`,
+		`"Door":"native"`,
+		`"KeyId":"` + b.key.KeyId + `"`,
+		`"KeySpec":"EC_P256"`,
+		`"KeyVersionId":"` + b.key.KeyVersionId + `"`,
+		`"Principal":"aap:app"`,
+		`"Protocol":"dkms-gcs"`,
+		`"RequestId":"` + a.RequestId + `"`,
+		`"Status":200`,
+	} {
 		if !strings.Contains(string(got), member) {
-			t.Errorf("the line has no %s: %s", member, got)
+			t.Errorf("audit line %s, want it to contain %s", got, member)
 		}
 	}
 	var verified nativepb.VerifyResponse
-	a = b.want(c.do("Verify", &nativepb.VerifyRequest{KeyId: "alias/test", Message: text, Signature: []byte{1}}, &verified), 200, "")
-	if e, _ := b.auditLine(a.RequestId); e.Action != "AsymmetricVerify" || e.Valid == nil || *e.Valid || verified.Value {
-		t.Errorf("audit line %+v", e)
+	verify := &nativepb.VerifyRequest{KeyId: "alias/test", Message: text, Signature: []byte{1}}
+	a = b.want(c.do("Verify", verify, &verified), 200, "")
+	e, _ = b.auditLine(a.RequestId)
+	if e.Action != "AsymmetricVerify" || e.Valid == nil || *e.Valid || verified.Value {
+		t.Errorf("Value %v, audit line %+v, want false and an AsymmetricVerify that is not valid", verified.Value, e)
 	}
 	a = b.want(c.do("Encrypt", &nativepb.SignRequest{}, nil), 400, "UnsupportedOperation")
 	if e, _ := b.auditLine(a.RequestId); e.Action != "Encrypt" || e.Principal != "aap:app" {
-		t.Errorf("audit line %+v", e)
+		t.Errorf("audit line %+v, want Encrypt by aap:app", e)
 	}
-	stranger := c
-	stranger.id = "KAAP.none"
-	a = b.want(stranger.do("Sign", &nativepb.SignRequest{}, nil), 404, "Unauthorized")
+	unknown := c
+	unknown.id = "KAAP.none"
+	a = b.want(unknown.do("Sign", &nativepb.SignRequest{}, nil), 404, "Unauthorized")
 	if e, _ := b.auditLine(a.RequestId); e.Principal != "" || e.AccessKeyId != "KAAP.none" || e.Door != "native" {
-		t.Errorf("audit line %+v", e)
+		t.Errorf("audit line %+v, want the native door, KAAP.none and no principal", e)
 	}
 }
 
-// TestNativeQuota: what a client key asks for is charged as through the other door,
-// to its access point.
+// TestNativeQuota checks that the gateway charges a client key's requests to its access point, to
+// the same quotas as requests of the RPC API.
 func TestNativeQuota(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
@@ -418,38 +470,46 @@ func TestNativeQuota(t *testing.T) {
 	b.listen(gateway.Listener{Gateway: gateway.SharedGateway, BusinessOnly: true})
 	sign := func(c nativeClient) func() answer {
 		return func() answer {
-			return c.do("Sign", &nativepb.SignRequest{KeyId: b.key.KeyId, Message: []byte{1}}, new(nativepb.SignResponse))
+			req := &nativepb.SignRequest{KeyId: b.key.KeyId, Message: []byte{1}}
+			return c.do("Sign", req, new(nativepb.SignResponse))
 		}
 	}
-	if codes := b.among(32, 224, sign(c)); codes[""] != 200 || codes[throttled] != 24 {
-		t.Errorf("of 224 requests in one moment: %v, want 200 served", codes)
+	if codes := b.countCodes(32, 224, sign(c)); codes[""] != 200 || codes[throttled] != 24 {
+		t.Errorf("codes of 224 simultaneous requests: %v, want 200 successes and 24 %s", codes, throttled)
 	}
 	a := b.want(sign(second)(), 429, throttled)
-	if e, _ := b.auditLine(a.RequestId); e.Quota != "asymmetric" || e.Principal != "aap:app" || a.Header.Get("Retry-After") != "1" {
-		t.Errorf("audit line %+v, header %v", e, a.Header)
+	if e, _ := b.auditLine(a.RequestId); e.Quota != "asymmetric" || e.Principal != "aap:app" {
+		t.Errorf("audit line %+v, want the quota asymmetric of aap:app", e)
+	}
+	if got := a.Header.Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After %q, want 1", got)
 	}
 	b.want(second.do("GenerateRandom", &nativepb.GenerateRandomRequest{Length: 1}, nil), 429, throttled)
-	b.want(second.do("GetPublicKey", &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}, new(nativepb.GetPublicKeyResponse)), 200, "")
+	req := &nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}
+	b.want(second.do("GetPublicKey", req, new(nativepb.GetPublicKeyResponse)), 200, "")
 	b.want(sign(other)(), 200, "")
 	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
 	b.clock.move(time.Second)
 	b.want(sign(c)(), 200, "")
 }
 
-// TestNativeAuditFails: without its line nothing is signed or made.
+// TestNativeAuditFails checks that nothing is signed or generated while the audit log fails.
 func TestNativeAuditFails(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
 	b.log.Close()
-	for name, m := range map[string]proto.Message{"Sign": &nativepb.SignRequest{KeyId: b.key.KeyId, Message: []byte{1}}, "GenerateRandom": &nativepb.GenerateRandomRequest{Length: 1}} {
+	for name, m := range map[string]proto.Message{
+		"Sign":           &nativepb.SignRequest{KeyId: b.key.KeyId, Message: []byte{1}},
+		"GenerateRandom": &nativepb.GenerateRandomRequest{Length: 1},
+	} {
 		if a := c.do(name, m, nil); a.Status != 503 || a.Code != "ServiceUnavailableTemporary" {
-			t.Errorf("%s: %+v", name, a)
+			t.Errorf("%s: %+v, want 503 ServiceUnavailableTemporary", name, a)
 		}
 	}
 }
 
-// TestNativeReplay sends the same request again: it is answered, as the SDKs need it,
-// with a line each, until its time has passed.
+// TestNativeReplay sends the same request several times. The gateway answers each of them, because
+// the SDKs depend on it, and gives each its RequestId, until the time of the request has passed.
 func TestNativeReplay(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
@@ -458,18 +518,18 @@ func TestNativeReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := c.request("Sign", body)
-	again := func() answer {
+	resend := func() answer {
 		t.Helper()
 		r := r.Clone(t.Context())
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		return b.nativeRoundTrip(b.http.Client(), r, new(nativepb.SignResponse))
 	}
-	first := b.want(again(), 200, "")
-	if second := b.want(again(), 200, ""); second.RequestId == first.RequestId {
-		t.Error("two requests have one RequestId")
+	first := b.want(resend(), 200, "")
+	if second := b.want(resend(), 200, ""); second.RequestId == first.RequestId {
+		t.Errorf("two requests have the RequestId %q, want different ones", first.RequestId)
 	}
 	b.clock.move(15 * time.Minute)
-	b.want(again(), 200, "")
+	b.want(resend(), 200, "")
 	b.clock.move(time.Second)
-	b.want(again(), 400, "RequestTimeTooSkewed")
+	b.want(resend(), 400, "RequestTimeTooSkewed")
 }

@@ -26,22 +26,23 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A slow request is one whose body is sent as its sender likes.
-type slow struct {
+// A slowRequest is a request whose body the client has not sent completely.
+type slowRequest struct {
 	b    *bench
 	conn *tls.Conn
-	rest []byte // of the body
+	rest []byte // the bytes of the body that are not sent yet
 }
 
-// slowly sends a request's header and the body but for its last so many bytes.
-func (c nativeClient) slowly(req proto.Message, hold int) *slow {
+// startSlow sends the header of a request and its body without the last hold bytes.
+func (c nativeClient) startSlow(req proto.Message, hold int) *slowRequest {
 	c.b.t.Helper()
 	body, err := proto.Marshal(req)
 	if err != nil {
 		c.b.t.Fatal(err)
 	}
 	r := c.request("Sign", body)
-	conn, err := tls.Dial("tcp", c.b.http.Listener.Addr().String(), c.b.http.Client().Transport.(*http.Transport).TLSClientConfig)
+	config := c.b.http.Client().Transport.(*http.Transport).TLSClientConfig
+	conn, err := tls.Dial("tcp", c.b.http.Listener.Addr().String(), config)
 	if err != nil {
 		c.b.t.Fatal(err)
 	}
@@ -53,11 +54,11 @@ func (c nativeClient) slowly(req proto.Message, hold int) *slow {
 	if _, err := conn.Write(append([]byte("\r\n"), body[:len(body)-hold]...)); err != nil {
 		c.b.t.Fatal(err)
 	}
-	return &slow{c.b, conn, body[len(body)-hold:]}
+	return &slowRequest{c.b, conn, body[len(body)-hold:]}
 }
 
-// end sends the rest, and gives the answer.
-func (s *slow) end() answer {
+// end sends the rest of the body and returns the answer.
+func (s *slowRequest) end() answer {
 	s.b.t.Helper()
 	if _, err := s.conn.Write(s.rest); err != nil {
 		s.b.t.Fatal(err)
@@ -69,10 +70,10 @@ func (s *slow) end() answer {
 	return s.b.readNative(resp, new(nativepb.SignResponse))
 }
 
-// last waits for an audit line of an access key with a code.
-func (b *bench) last(accessKeyId, code string) {
+// awaitLine waits for an audit line with the given access key and code.
+func (b *bench) awaitLine(accessKeyId, code string) {
 	b.t.Helper()
-	b.eventually("a line with "+code, func() bool {
+	b.eventually("an audit line with "+code, func() bool {
 		for _, e := range b.auditLines() {
 			if e.AccessKeyId == accessKeyId && e.Code == code {
 				return true
@@ -82,85 +83,94 @@ func (b *bench) last(accessKeyId, code string) {
 	})
 }
 
-// TestBodiesUnread: who cannot say who it is, or is over its quota, has been refused
-// before it has sent anything of the body.
+// TestBodiesUnread checks that the gateway refuses an unauthenticated client, and a client over its
+// quota, before the client has sent any of the body.
 func TestBodiesUnread(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t, func(c *gateway.Config) { c.Quotas.DedicatedUser = 1 })
 	m := &nativepb.SignRequest{KeyId: b.key.KeyId, Message: make([]byte, 1<<20)}
-	b.want(c.do("Sign", &nativepb.SignRequest{KeyId: b.key.KeyId, Message: []byte{1}}, new(nativepb.SignResponse)), 200, "")
-	throttledOne := c.slowly(m, proto.Size(m))
-	b.last(c.id, throttled)
-	stranger := c
-	stranger.id = "KAAP.none"
-	strange := stranger.slowly(m, proto.Size(m))
-	b.last(stranger.id, "Unauthorized")
-	// Both can send all of it, and then read why not: one that is still sending may
-	// not read at all.
-	for _, s := range []*slow{throttledOne, strange} {
+	small := &nativepb.SignRequest{KeyId: b.key.KeyId, Message: []byte{1}}
+	b.want(c.do("Sign", small, new(nativepb.SignResponse)), 200, "")
+	overQuota := c.startSlow(m, proto.Size(m))
+	b.awaitLine(c.id, throttled)
+	unknown := c
+	unknown.id = "KAAP.none"
+	unauthorized := unknown.startSlow(m, proto.Size(m))
+	b.awaitLine(unknown.id, "Unauthorized")
+	// The answer comes after the body, because a client that is still sending may not read.
+	for _, s := range []*slowRequest{overQuota, unauthorized} {
 		s.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		if n, err := s.conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("there is an answer before all was sent: %d bytes, %v", n, err)
+			t.Errorf("reading before the body is sent: %d bytes, %v, want %v", n, err, os.ErrDeadlineExceeded)
 		}
 		s.conn.SetReadDeadline(time.Time{})
 	}
-	b.want(throttledOne.end(), 429, throttled)
-	b.want(strange.end(), 404, "Unauthorized")
+	b.want(overQuota.end(), 429, throttled)
+	b.want(unauthorized.end(), 404, "Unauthorized")
 }
 
-// TestSlowBody takes away what a request needs while its body is on its way.
+// TestSlowBody deletes records that a request depends on while its body is being sent.
 func TestSlowBody(t *testing.T) {
 	t.Parallel()
-	for name, take := range map[string]struct {
-		away   func(tx *store.Tx, id string) error
+	for name, tc := range map[string]struct {
+		remove func(tx *store.Tx, id string) error
 		status int
 	}{
-		"client key":        {func(tx *store.Tx, id string) error { return tx.ClientKeys().Delete(id) }, 404},
-		"access point":      {func(tx *store.Tx, _ string) error { return tx.AccessPoints().Delete("app") }, 404},
-		"permission policy": {func(tx *store.Tx, _ string) error { return tx.PermissionPolicies().Delete("of-app") }, 403},
-		"nothing":           {func(*store.Tx, string) error { return nil }, 200},
+		"client key":   {func(tx *store.Tx, id string) error { return tx.ClientKeys().Delete(id) }, 404},
+		"access point": {func(tx *store.Tx, _ string) error { return tx.AccessPoints().Delete("app") }, 404},
+		"permission policy": {
+			func(tx *store.Tx, _ string) error { return tx.PermissionPolicies().Delete("of-app") }, 403,
+		},
+		"nothing": {func(*store.Tx, string) error { return nil }, 200},
 	} {
 		b, c := nativeBench(t)
-		s := c.slowly(&nativepb.SignRequest{KeyId: b.key.KeyId, Message: make([]byte, 100<<10)}, 1)
+		s := c.startSlow(&nativepb.SignRequest{KeyId: b.key.KeyId, Message: make([]byte, 100<<10)}, 1)
 		b.eventually("the body to be read", func() bool { return b.metric("kmsgate_native_body_bytes") != "0" })
-		if err := b.db.Update(func(tx *store.Tx) error { return take.away(tx, c.id) }); err != nil {
+		if err := b.db.Update(func(tx *store.Tx) error { return tc.remove(tx, c.id) }); err != nil {
 			t.Fatal(err)
 		}
-		if a := s.end(); a.Status != take.status {
-			t.Errorf("%s: %+v, want %d", name, a, take.status)
+		if a := s.end(); a.Status != tc.status {
+			t.Errorf("%s deleted: %+v, want status %d", name, a, tc.status)
 		}
 	}
 }
 
-// TestManyBodies: programs of one access point can send so many bytes at once, and
-// others have room all the same, as have small requests.
+// TestManyBodies checks the limits on the bytes of bodies that one access point, and all access
+// points together, can send at once. Other access points and small requests still have room.
 func TestManyBodies(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
 	b.newAccessPoint("other", []string{"key/*"})
 	other := b.newNativeClient("other")
 	large := &nativepb.SignRequest{KeyId: b.key.KeyId, Message: make([]byte, 3<<20-1024)}
-	var open []*slow
-	for range 10 {
-		open = append(open, c.slowly(large, 1))
+	awaitBodies := func(n int) {
+		t.Helper()
+		b.eventually(fmt.Sprintf("%d bodies to be read", n), func() bool {
+			return b.metric("kmsgate_native_body_bytes") == fmt.Sprint(float64(n*proto.Size(large)))
+		})
 	}
-	b.eventually("ten bodies to be read", func() bool { return b.metric("kmsgate_native_body_bytes") == fmt.Sprint(float64(10*proto.Size(large))) })
+	var open []*slowRequest
+	for range 10 {
+		open = append(open, c.startSlow(large, 1))
+	}
+	awaitBodies(10)
 	b.want(c.do("Sign", large, nil), 503, "ServiceUnavailableTemporary")
-	b.want(c.do("Sign", &nativepb.SignRequest{KeyId: b.key.KeyId, Message: make([]byte, 60<<10)}, new(nativepb.SignResponse)), 200, "")
+	small := &nativepb.SignRequest{KeyId: b.key.KeyId, Message: make([]byte, 60<<10)}
+	b.want(c.do("Sign", small, new(nativepb.SignResponse)), 200, "")
 	b.want(other.do("Sign", large, new(nativepb.SignResponse)), 200, "")
-	for n := range 3 { // all of them together have 128 MiB
+	for n := range 3 { // all access points together have 128 MiB
 		name := fmt.Sprintf("app-%d", n)
 		b.newAccessPoint(name, []string{"key/*"})
 		c := b.newNativeClient(name)
 		for range 10 {
-			open = append(open, c.slowly(large, 1))
+			open = append(open, c.startSlow(large, 1))
 		}
 	}
-	b.eventually("forty bodies to be read", func() bool { return b.metric("kmsgate_native_body_bytes") == fmt.Sprint(float64(40*proto.Size(large))) })
+	awaitBodies(40)
 	for range 2 {
-		open = append(open, other.slowly(large, 1))
+		open = append(open, other.startSlow(large, 1))
 	}
-	b.eventually("two more", func() bool { return b.metric("kmsgate_native_body_bytes") == fmt.Sprint(float64(42*proto.Size(large))) })
+	awaitBodies(42)
 	b.want(other.do("Sign", large, nil), 503, "ServiceUnavailableTemporary")
 	for i, s := range open {
 		if i%2 == 0 {
@@ -169,12 +179,12 @@ func TestManyBodies(t *testing.T) {
 			s.conn.Close()
 		}
 	}
-	b.eventually("the others to be given up", func() bool { return b.metric("kmsgate_native_body_bytes") == "0" })
+	awaitBodies(0)
 	b.want(c.do("Sign", large, new(nativepb.SignResponse)), 200, "")
 }
 
-// TestHugeCertificate shows certificates that take much more room than they have
-// bytes: the connection ends before that is made of them.
+// TestHugeCertificate sends certificates that need far more memory than they have bytes. The
+// gateway must end the connection before it parses them.
 func TestHugeCertificate(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
@@ -183,19 +193,29 @@ func TestHugeCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	show := func(names int) error {
-		uris, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: bytes.Repeat([]byte{0x86, 0}, names)})
+	connect := func(names int) error {
+		uris, err := asn1.Marshal(asn1.RawValue{
+			Tag: asn1.TagSequence, IsCompound: true, Bytes: bytes.Repeat([]byte{0x86, 0}, names),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: c.id}, NotAfter: time.Now().Add(time.Hour),
-			ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: uris}}}
+		template := &x509.Certificate{
+			SerialNumber:    big.NewInt(1),
+			Subject:         pkix.Name{CommonName: c.id},
+			NotAfter:        time.Now().Add(time.Hour),
+			ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: uris}},
+		}
 		der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 		if err != nil {
 			t.Fatal(err)
 		}
 		address, roots := b.serve()
-		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, ServerName: "example.com", Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+		conn, err := tls.Dial("tcp", address, &tls.Config{
+			RootCAs:      roots,
+			ServerName:   "example.com",
+			Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		})
 		if err != nil {
 			return err
 		}
@@ -204,17 +224,17 @@ func TestHugeCertificate(t *testing.T) {
 		_, err = http.ReadResponse(bufio.NewReader(conn), nil)
 		return err
 	}
-	// Both are forged. One of ordinary size is read and judged, which an alert tells.
-	judged := func(err error) bool { return err != nil && strings.Contains(err.Error(), "remote error: tls") }
-	if err := show(100); !judged(err) {
-		t.Errorf("a certificate of ordinary size: %v", err)
+	// Both certificates are forged. The gateway refuses one that it has parsed with a TLS alert.
+	alerted := func(err error) bool { return err != nil && strings.Contains(err.Error(), "remote error: tls") }
+	if err := connect(100); !alerted(err) {
+		t.Errorf("connecting with a certificate of ordinary size: %v, want a TLS alert", err)
 	}
-	if err := show(20_000); err == nil || judged(err) {
-		t.Errorf("one of 40 KB: %v", err)
+	if err := connect(20_000); err == nil || alerted(err) {
+		t.Errorf("connecting with a certificate of 40 KB: %v, want an error without a TLS alert", err)
 	}
 }
 
-// TestNativePlain speaks natively without TLS.
+// TestNativePlain sends a native request without TLS.
 func TestNativePlain(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)

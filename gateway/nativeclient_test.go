@@ -27,10 +27,10 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// keyTemplate is KMS's for who may use keys.
+// keyTemplate is the KMS permission to use keys.
 const keyTemplate = "RbacPermission/Template/CryptoServiceKeyUser"
 
-// clientRSA is a key that clients of tests share: making one takes a while.
+// clientRSA returns an RSA key that all test clients share, because making one takes a while.
 var clientRSA = sync.OnceValue(func() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -39,21 +39,23 @@ var clientRSA = sync.OnceValue(func() *rsa.PrivateKey {
 	return key
 })
 
-// A nativeClient is a program with a client key. It speaks the native API as it is
-// documented, written here a second time.
+// A nativeClient is a client of the native API with a client key. It implements the documented
+// protocol independently of the gateway.
 type nativeClient struct {
 	b   *bench
 	id  string
 	key *rsa.PrivateKey
 }
 
-// newAccessPoint makes an access point whose client keys may use the resources, from
-// where the network rules say.
+// newAccessPoint makes an access point whose client keys may use the resources from the networks of
+// the rules. Without rules, they may use them from anywhere.
 func (b *bench) newAccessPoint(name string, resources []string, rules ...string) {
 	b.t.Helper()
 	err := b.db.Update(func(tx *store.Tx) error {
 		return errors.Join(
-			tx.PermissionPolicies().Put(store.PermissionPolicy{Name: "of-" + name, Permissions: []string{keyTemplate}, Resources: resources, NetworkRules: rules}),
+			tx.PermissionPolicies().Put(store.PermissionPolicy{
+				Name: "of-" + name, Permissions: []string{keyTemplate}, Resources: resources, NetworkRules: rules,
+			}),
 			tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: name, Policies: []string{"of-" + name}}))
 	})
 	if err != nil {
@@ -61,12 +63,18 @@ func (b *bench) newAccessPoint(name string, resources []string, rules ...string)
 	}
 }
 
-// newNativeClient makes a client key of an access point.
+// newNativeClient makes a client key of an access point and returns a client that uses it.
 func (b *bench) newNativeClient(aapName string) nativeClient {
 	b.t.Helper()
-	c := nativeClient{b, "KAAP.11111111-2222-3333-4444-" + fmt.Sprintf("%012x", len(b.clientKeys())), clientRSA()}
+	c := nativeClient{b, fmt.Sprintf("KAAP.11111111-2222-3333-4444-%012x", len(b.clientKeys())), clientRSA()}
 	now := b.clock.Now()
-	b.putClientKey(store.ClientKey{ClientKeyId: c.id, AapName: aapName, Certificate: certify(b.t, c.id, &c.key.PublicKey), NotBefore: now, NotAfter: now.Add(24 * time.Hour)})
+	b.putClientKey(store.ClientKey{
+		ClientKeyId: c.id,
+		AapName:     aapName,
+		Certificate: certify(b.t, c.id, &c.key.PublicKey),
+		NotBefore:   now,
+		NotAfter:    now.Add(24 * time.Hour),
+	})
 	return c
 }
 
@@ -75,7 +83,7 @@ func (b *bench) clientKeys() (all []store.ClientKey) {
 	return all
 }
 
-// putClientKey writes a record as the gateway would.
+// putClientKey seals and writes the record of a client key as the gateway does.
 func (b *bench) putClientKey(k store.ClientKey) {
 	b.t.Helper()
 	if err := identity.SealClientKey(b.t.Context(), b.backend, &k); err != nil {
@@ -86,14 +94,19 @@ func (b *bench) putClientKey(k store.ClientKey) {
 	}
 }
 
-// certify makes a certificate for a public key, as there is one in each client key.
+// certify makes a certificate for the public key of a client key.
 func certify(t testing.TB, clientKeyId string, public *rsa.PublicKey) []byte {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: clientKeyId}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{CommonName: clientKeyId},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, public, clientRSA())
 	if err != nil {
 		t.Fatal(err)
@@ -101,8 +114,8 @@ func certify(t testing.TB, clientKeyId string, public *rsa.PublicKey) []byte {
 	return cert
 }
 
-// request makes a signed request, as the KMS Instance SDK does, with headers that are
-// changed before they are signed.
+// request makes a signed request as the KMS Instance SDK does. It calls change before it signs the
+// headers.
 func (c nativeClient) request(apiName string, body []byte, change ...func(h http.Header)) *http.Request {
 	c.b.t.Helper()
 	r, err := http.NewRequestWithContext(c.b.t.Context(), http.MethodPost, c.b.http.URL+"/", bytes.NewReader(body))
@@ -110,9 +123,14 @@ func (c nativeClient) request(apiName string, body []byte, change ...func(h http
 		c.b.t.Fatal(err)
 	}
 	for name, value := range map[string]string{
-		"Accept": "application/x-protobuf", "Content-Type": "application/x-protobuf", "Date": c.b.clock.Now().Format(http.TimeFormat),
-		"Content-Sha256":     fmt.Sprintf("%X", sha256.Sum256(body)),
-		"X-Kms-Acccesskeyid": c.id, "X-Kms-Apiname": apiName, "X-Kms-Apiversion": "dkms-gcs-0.2", "X-Kms-Signaturemethod": "RSA_PKCS1_SHA_256",
+		"Accept":                "application/x-protobuf",
+		"Content-Type":          "application/x-protobuf",
+		"Date":                  c.b.clock.Now().Format(http.TimeFormat),
+		"Content-Sha256":        fmt.Sprintf("%X", sha256.Sum256(body)),
+		"X-Kms-Acccesskeyid":    c.id,
+		"X-Kms-Apiname":         apiName,
+		"X-Kms-Apiversion":      "dkms-gcs-0.2",
+		"X-Kms-Signaturemethod": "RSA_PKCS1_SHA_256",
 	} {
 		r.Header.Set(name, value)
 	}
@@ -123,10 +141,11 @@ func (c nativeClient) request(apiName string, body []byte, change ...func(h http
 	return r
 }
 
-// sign signs a request as its headers are.
+// sign signs the current headers of a request.
 func (c nativeClient) sign(r *http.Request) {
 	c.b.t.Helper()
-	toSign := r.Method + "\n" + r.Header.Get("Content-Sha256") + "\n" + r.Header.Get("Content-Type") + "\n" + r.Header.Get("Date") + "\n"
+	toSign := r.Method + "\n" + r.Header.Get("Content-Sha256") + "\n" +
+		r.Header.Get("Content-Type") + "\n" + r.Header.Get("Date") + "\n"
 	var names []string
 	for name := range r.Header {
 		if strings.HasPrefix(name, "X-Kms-") {
@@ -149,10 +168,10 @@ func withHeader(name, value string) func(h http.Header) {
 	return func(h http.Header) { h.Set(name, value) }
 }
 
-// withVersion names a KeyVersionId, as the transfer SDK does.
+// withVersion sends a KeyVersionId, as the transfer SDK does.
 func withVersion(id string) func(h http.Header) { return withHeader("X-Kms-Migrationkeyversionid", id) }
 
-// do sends a message and decodes the answer into resp, if it is no error.
+// do sends a message. If the answer is not an error, do decodes it into resp.
 func (c nativeClient) do(apiName string, req, resp proto.Message, change ...func(h http.Header)) answer {
 	c.b.t.Helper()
 	body, err := proto.Marshal(req)
@@ -162,7 +181,7 @@ func (c nativeClient) do(apiName string, req, resp proto.Message, change ...func
 	return c.b.nativeRoundTrip(c.b.http.Client(), c.request(apiName, body, change...), resp)
 }
 
-// nativeRoundTrip sends a request and reads the answer.
+// nativeRoundTrip sends a request and returns the answer.
 func (b *bench) nativeRoundTrip(client *http.Client, r *http.Request, resp proto.Message) answer {
 	b.t.Helper()
 	got, err := client.Do(r)
@@ -172,7 +191,7 @@ func (b *bench) nativeRoundTrip(client *http.Client, r *http.Request, resp proto
 	return b.readNative(got, resp)
 }
 
-// readNative checks what every answer must have.
+// readNative reads an answer, and checks the properties that every answer must have.
 func (b *bench) readNative(got *http.Response, resp proto.Message) answer {
 	b.t.Helper()
 	defer got.Body.Close()
@@ -182,21 +201,21 @@ func (b *bench) readNative(got *http.Response, resp proto.Message) answer {
 	}
 	a := answer{Status: got.StatusCode, Header: got.Header}
 	if ct := got.Header.Get("Content-Type"); ct != "application/x-protobuf" {
-		b.t.Errorf("status %d, Content-Type %q: %q", a.Status, ct, text)
+		b.t.Errorf("status %d, Content-Type %q, want application/x-protobuf: %q", a.Status, ct, text)
 	}
 	if a.Status == http.StatusOK {
 		if err := proto.Unmarshal(text, resp); err != nil {
-			b.t.Fatalf("an answer that is none: %v: %x", err, text)
+			b.t.Fatalf("decoding the answer: %v: %x", err, text)
 		}
 		a.RequestId = resp.(interface{ GetRequestId() string }).GetRequestId()
 		return a
 	}
 	var e nativepb.Error
 	if err := proto.Unmarshal(text, &e); err != nil {
-		b.t.Fatalf("status %d with a body that is no Error: %v: %q", a.Status, err, text)
+		b.t.Fatalf("decoding the Error of status %d: %v: %q", a.Status, err, text)
 	}
 	if int(e.StatusCode) != a.Status || e.ErrorCode == "" || e.ErrorMessage == "" || e.RequestId == "" {
-		b.t.Errorf("status %d with the Error %v", a.Status, &e)
+		b.t.Errorf("status %d with the Error %v, want one with all members and the same status", a.Status, &e)
 	}
 	a.Code, a.Message, a.RequestId = e.ErrorCode, e.ErrorMessage, e.RequestId
 	return a

@@ -14,7 +14,8 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// TestNativeErrors provokes every error that the native API has.
+// TestNativeErrors provokes every error that only the native API has, and errors that it shares
+// with the RPC API.
 func TestNativeErrors(t *testing.T) {
 	t.Parallel()
 	b, c := nativeBench(t)
@@ -32,26 +33,38 @@ func TestNativeErrors(t *testing.T) {
 		t.Helper()
 		seen[code] = true
 		if b.want(a, status, code); !strings.HasPrefix(a.Message, message) {
-			t.Errorf("%s: %q, want it to begin with %q", code, a.Message, message)
+			t.Errorf("%s: message %q, want it to begin with %q", code, a.Message, message)
 		}
 	}
-	bad := func(name, value string) answer { return c.do("Sign", sign(b.key.KeyId), nil, withHeader(name, value)) }
-	want(bad("Content-Type", "application/json"), 415, "InvalidContentType", `Content-Type "application/json" is unsupported.`)
+	bad := func(name, value string) answer {
+		return c.do("Sign", sign(b.key.KeyId), nil, withHeader(name, value))
+	}
+	want(bad("Content-Type", "application/json"), 415, "InvalidContentType",
+		`Content-Type "application/json" is unsupported.`)
 	want(bad("Date", "yesterday"), 400, "InvalidParam", "The Param Date is invalid.")
 	want(bad("X-Kms-Signaturemethod", ""), 400, "InvalidParam", "The Param x-kms-signaturemethod is invalid.")
-	want(bad("X-Kms-Signaturemethod", "HMAC"), 400, "InvalidParam", `The Param x-kms-signaturemethod is invalid. message:"HMAC".`)
-	want(bad("X-Kms-Acccesskeyid", ""), 400, "MissingParameter", "Parameter x-kms-acccesskeyid does not exist in http header or body.")
-	want(bad("X-Kms-Acccesskeyid", "KAAP.1"), 404, "Unauthorized", `The AccessKey ID "KAAP.1" does not exist in our records.`)
-	want(bad("X-Kms-Apiversion", "dkms-gcs-0.1"), 400, "InvalidApiVersion", `The ApiVersion "dkms-gcs-0.1" is invalid.`)
+	want(bad("X-Kms-Signaturemethod", "HMAC"), 400, "InvalidParam",
+		`The Param x-kms-signaturemethod is invalid. message:"HMAC".`)
+	want(bad("X-Kms-Acccesskeyid", ""), 400, "MissingParameter",
+		"Parameter x-kms-acccesskeyid does not exist in http header or body.")
+	want(bad("X-Kms-Acccesskeyid", "KAAP.1"), 404, "Unauthorized",
+		`The AccessKey ID "KAAP.1" does not exist in our records.`)
+	want(bad("X-Kms-Apiversion", "dkms-gcs-0.1"), 400, "InvalidApiVersion",
+		`The ApiVersion "dkms-gcs-0.1" is invalid.`)
 	want(bad("X-Kms-Apiname", ""), 400, "InvalidApiName", `The ApiName "" is invalid.`)
 	want(bad("X-Kms-Apiname", "../Sign"), 400, "InvalidApiName", `The ApiName "../Sign" is invalid.`)
-	for _, name := range []string{"Encrypt", "Decrypt", "GenerateDataKey", "GetSecretValue", "AdvanceEncrypt", "AdvanceDecrypt", "AdvanceGenerateDataKey",
-		"GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext", "AdvanceGenerateDataKeyPair", "AdvanceGenerateDataKeyPairWithoutPlaintext", "Hmac",
-		"AsymmetricSign", "CreateKey", "CreateUser", "CreateBackup", "sign"} {
+	for _, name := range []string{
+		"Encrypt", "Decrypt", "GenerateDataKey", "GetSecretValue",
+		"AdvanceEncrypt", "AdvanceDecrypt", "AdvanceGenerateDataKey",
+		"GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext",
+		"AdvanceGenerateDataKeyPair", "AdvanceGenerateDataKeyPairWithoutPlaintext",
+		"Hmac", "AsymmetricSign", "CreateKey", "CreateUser", "CreateBackup", "sign",
+	} {
 		want(bad("X-Kms-Apiname", name), 400, "UnsupportedOperation", "This action is not supported.")
 	}
-	for _, far := range []time.Duration{-15*time.Minute - time.Second, 15*time.Minute + time.Second} {
-		want(bad("Date", b.clock.Now().Add(far).Format(http.TimeFormat)), 400, "RequestTimeTooSkewed", "Request time exceeds server time more than 15 minutes.")
+	for _, skew := range []time.Duration{-15*time.Minute - time.Second, 15*time.Minute + time.Second} {
+		want(bad("Date", b.clock.Now().Add(skew).Format(http.TimeFormat)), 400, "RequestTimeTooSkewed",
+			"Request time exceeds server time more than 15 minutes.")
 	}
 	r := c.request("Sign", nil)
 	r.Header.Set("Authorization", "Bearer "+base64.StdEncoding.EncodeToString(make([]byte, 256)))
@@ -59,7 +72,8 @@ func TestNativeErrors(t *testing.T) {
 	r = c.request("Sign", nil)
 	r.Header.Del("Authorization")
 	want(b.nativeRoundTrip(b.http.Client(), r, nil), 400, "InvalidParam", "The Param Authorization is invalid.")
-	want(bad("Content-Sha256", strings.Repeat("0", 64)), 401, "SignatureNotMatch", "Signature is not matched. The signed content-sha256")
+	want(bad("Content-Sha256", strings.Repeat("0", 64)), 401, "SignatureNotMatch",
+		"Signature is not matched. The signed content-sha256")
 	want(bad("Content-Sha256", ""), 401, "SignatureNotMatch", "Signature is not matched. The signed content-sha256")
 	r = c.request("Sign", nil)
 	r.Method = http.MethodGet
@@ -92,10 +106,12 @@ func TestNativeErrors(t *testing.T) {
 	} {
 		want(c.do("Sign", m, nil), 400, "InvalidParameter", "The specified parameter")
 	}
-	want(c.do("Verify", &nativepb.VerifyRequest{KeyId: b.key.KeyId, Message: digest}, nil), 400, "MissingParameter", `The parameter "Signature"`)
+	want(c.do("Verify", &nativepb.VerifyRequest{KeyId: b.key.KeyId, Message: digest}, nil),
+		400, "MissingParameter", `The parameter "Signature"`)
 	want(c.do("GetPublicKey", &nativepb.GetPublicKeyRequest{}, nil), 400, "MissingParameter", `The parameter "KeyId"`)
-	want(b.nativeRoundTrip(b.http.Client(), c.request("Sign", []byte{0x0a, 0xff}), nil), 400, "InvalidParameter", "")
-	want(b.nativeRoundTrip(b.http.Client(), c.request("Sign", []byte{0x0a, 1, 0xff}), nil), 400, "InvalidParameter", "") // no UTF-8
+	for _, body := range [][]byte{{0x0a, 0xff}, {0x0a, 1, 0xff}} { // truncated, and not UTF-8
+		want(b.nativeRoundTrip(b.http.Client(), c.request("Sign", body), nil), 400, "InvalidParameter", "")
+	}
 
 	want(c.do("Sign", sign("no-such-key"), nil), 404, "Forbidden.KeyNotFound", "")
 	want(c.do("Sign", sign("alias/none"), nil), 404, "Forbidden.KeyNotFound", "")
@@ -108,7 +124,8 @@ func TestNativeErrors(t *testing.T) {
 		b.backend.Fail(err)
 		want(c.do("Sign", sign(b.key.KeyId), nil), 503, "ServiceUnavailableTemporary", "")
 	}
-	for _, err := range []error{hsm.ErrNotFound, hsm.ErrRefused} { // clients would try again in vain
+	// These errors do not pass, so clients must not try again.
+	for _, err := range []error{hsm.ErrNotFound, hsm.ErrRefused} {
 		b.backend.Fail(err)
 		want(c.do("Sign", sign(b.key.KeyId), nil), 409, "Rejected.Unavailable", "")
 	}
@@ -118,7 +135,7 @@ func TestNativeErrors(t *testing.T) {
 	want(c.do("Sign", sign(b.key.KeyId), nil), 500, "InternalFailure", "Internal Failure.")
 	for _, e := range kms.NativeErrors() {
 		if !seen[e.Code] {
-			t.Errorf("%s was not provoked", e.Code)
+			t.Errorf("the test does not provoke %s", e.Code)
 		}
 	}
 }

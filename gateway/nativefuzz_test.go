@@ -13,9 +13,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/nativepb"
 )
 
-// FuzzNativeDoor has a program with a client key send anything, well signed: the
-// answer is a message of the operation or an Error that is the program's own fault,
-// and never one that it would try again.
+// FuzzNativeDoor sends arbitrary requests with a valid signature. The answer must be a message of
+// the operation or an Error that blames the client, and never one that makes a client try again.
 func FuzzNativeDoor(f *testing.F) {
 	b, c := nativeBench(f)
 	handler := b.server.Handler(gateway.Listener{})
@@ -28,7 +27,10 @@ func FuzzNativeDoor(f *testing.F) {
 	for _, m := range []proto.Message{
 		&nativepb.SignRequest{KeyId: b.key.KeyId, Message: []byte("m"), MessageType: "RAW", Algorithm: "ECDSA_SHA_256"},
 		&nativepb.SignRequest{KeyId: "alias/test", Digest: make([]byte, 32)},
-		&nativepb.VerifyRequest{KeyId: b.key.KeyId, Message: make([]byte, 32), MessageType: "DIGEST", Signature: []byte{0x30, 6, 2, 1, 1, 2, 1, 1}},
+		&nativepb.VerifyRequest{
+			KeyId: b.key.KeyId, Message: make([]byte, 32), MessageType: "DIGEST",
+			Signature: []byte{0x30, 6, 2, 1, 1, 2, 1, 1},
+		},
 		&nativepb.GetPublicKeyRequest{KeyId: b.key.KeyId}, &nativepb.GenerateRandomRequest{Length: 16},
 	} {
 		body, err := proto.Marshal(m)
@@ -42,8 +44,9 @@ func FuzzNativeDoor(f *testing.F) {
 	f.Add("Encrypt", "", []byte{})
 	f.Fuzz(func(t *testing.T, apiName, keyVersionId string, body []byte) {
 		for _, value := range []string{apiName, keyVersionId} {
-			if strings.TrimSpace(value) != value || slices.ContainsFunc([]byte(value), func(c byte) bool { return c < ' ' || c == 0x7f }) {
-				return // net/http does not hand on such headers
+			control := func(c byte) bool { return c < ' ' || c == 0x7f }
+			if strings.TrimSpace(value) != value || slices.ContainsFunc([]byte(value), control) {
+				return // net/http does not pass on such headers
 			}
 		}
 		b.t = t
@@ -58,7 +61,8 @@ func FuzzNativeDoor(f *testing.F) {
 		}
 		a := b.readNative(w.Result(), resp)
 		if a.Status >= 500 || a.Status == http.StatusTooManyRequests || a.Status == http.StatusUnauthorized {
-			t.Errorf("%s with version %q and %x: %+v", apiName, keyVersionId, body, a)
+			t.Errorf("%s with version %q and %x: %+v, want a success or an error of the client",
+				apiName, keyVersionId, body, a)
 		}
 	})
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// TestNativeVectors sends what the KMS Instance SDK and the transfer SDK have sent to
-// a gateway that has the keys which those requests name, at the time they were made.
+// TestNativeVectors replays requests of the KMS Instance SDK and the transfer SDK at the time when
+// they were made, to a gateway that has the keys that the requests name.
 func TestNativeVectors(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -43,7 +43,13 @@ func TestNativeVectors(t *testing.T) {
 	}
 	const id = "KAAP.00000000-1111-2222-3333-444444444444"
 	now := b.clock.Now()
-	b.putClientKey(store.ClientKey{ClientKeyId: id, AapName: "app", Certificate: certify(t, id, public.(*rsa.PublicKey)), NotBefore: now, NotAfter: now.Add(time.Hour)})
+	b.putClientKey(store.ClientKey{
+		ClientKeyId: id,
+		AapName:     "app",
+		Certificate: certify(t, id, public.(*rsa.PublicKey)),
+		NotBefore:   now,
+		NotAfter:    now.Add(time.Hour),
+	})
 	answered := 0
 	for i, v := range nativeVectors(t) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(v.Raw)))
@@ -54,18 +60,23 @@ func TestNativeVectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sent, err := http.NewRequestWithContext(t.Context(), r.Method, b.http.URL+r.RequestURI, bytes.NewReader(message))
+		body := bytes.NewReader(message)
+		sent, err := http.NewRequestWithContext(t.Context(), r.Method, b.http.URL+r.RequestURI, body)
 		if err != nil {
 			t.Fatal(err)
 		}
 		sent.Header = r.Header
-		var resp proto.Message = map[string]proto.Message{"Sign": new(nativepb.SignResponse), "Verify": new(nativepb.VerifyResponse),
-			"GetPublicKey": new(nativepb.GetPublicKeyResponse), "GenerateRandom": new(nativepb.GenerateRandomResponse)}[r.Header.Get("x-kms-apiname")]
+		var resp proto.Message = map[string]proto.Message{
+			"Sign":           new(nativepb.SignResponse),
+			"Verify":         new(nativepb.VerifyResponse),
+			"GetPublicKey":   new(nativepb.GetPublicKeyResponse),
+			"GenerateRandom": new(nativepb.GenerateRandomResponse),
+		}[r.Header.Get("x-kms-apiname")]
 		status, code := 200, ""
 		switch {
-		case strings.Contains(v.Name, "errors"): // they name keys that there are not
+		case strings.Contains(v.Name, "errors"): // these requests name keys that do not exist
 			status, code = 404, "Forbidden.KeyNotFound"
-		case strings.Contains(v.Name, "ecdsa"): // they name this key as one of another KeySpec
+		case strings.Contains(v.Name, "ecdsa"): // these requests expect a key of another KeySpec
 			status, code = 400, "InvalidParameter"
 		default:
 			answered++
@@ -74,15 +85,15 @@ func TestNativeVectors(t *testing.T) {
 			continue
 		}
 		if got, ok := resp.(interface{ GetKeyId() string }); ok && got.GetKeyId() != keyId {
-			t.Errorf("vector %d: %v", i, resp)
+			t.Errorf("vector %d: %v, want KeyId %q", i, resp, keyId)
 		}
 	}
 	if answered < 4 {
-		t.Errorf("only %d vectors were answered", answered)
+		t.Errorf("%d vectors succeed, want 4 or more", answered)
 	}
 }
 
-// vectorKey makes an RSA_2048 key with the ids that the vectors name.
+// vectorKey makes an RSA_2048 key with the given ids, for requests recorded with those ids.
 func (b *bench) vectorKey(keyId, keyVersionId string) {
 	b.t.Helper()
 	k := b.newPair(hsm.RSA_2048)
@@ -94,14 +105,15 @@ func (b *bench) vectorKey(keyId, keyVersionId string) {
 		key.KeyId = keyId
 		id := uuid.MustParse(keyVersionId)
 		pair, err := b.backend.Generate(b.t.Context(), hsm.RSA_2048, id[:])
-		return errors.Join(err, tx.Keys().Put(key), tx.Versions().Put(store.KeyVersion{KeyId: keyId, KeyVersionId: keyVersionId, Key: pair}))
+		version := store.KeyVersion{KeyId: keyId, KeyVersionId: keyVersionId, Key: pair}
+		return errors.Join(err, tx.Keys().Put(key), tx.Versions().Put(version))
 	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
 }
 
-// A nativeVector is a request as an official client sent it.
+// A nativeVector is a request that an official client sent.
 type nativeVector struct {
 	Name, Protocol string
 	Raw            []byte

@@ -16,20 +16,20 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// listen serves anew, as another kind of listener.
+// listen closes the bench's listener and serves as another kind of listener.
 func (b *bench) listen(l gateway.Listener) {
 	b.t.Helper()
 	b.http.Close()
 	b.listener = l
 	b.http = httptest.NewUnstartedServer(b.server.Handler(l))
-	b.http.Config.ErrorLog = log.New(io.Discard, "", 0) // of connections that were not needed any more
+	b.http.Config.ErrorLog = log.New(io.Discard, "", 0) // for errors of connections that clients close
 	b.http.StartTLS()
 	b.http.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = 64
 }
 
-// among sends n requests by some callers at once and counts the answers by their
-// code.
-func (b *bench) among(callers, n int, send func() answer) map[string]int {
+// countCodes sends n requests by the given number of concurrent callers and counts the codes of the
+// answers.
+func (b *bench) countCodes(callers, n int, send func() answer) map[string]int {
 	var mu sync.Mutex
 	codes := make(map[string]int)
 	var wg sync.WaitGroup
@@ -49,8 +49,8 @@ func (b *bench) among(callers, n int, send func() answer) map[string]int {
 
 const throttled = "Rejected.Throttling"
 
-// TestSharedQuota: of 64 callers at once as many are served in a second as are
-// documented, for each user, and not one more; time gives them back.
+// TestSharedQuota checks that a user's 64 concurrent callers get exactly the documented number of
+// requests in a second, that users do not affect each other, and that the quota refills over time.
 func TestSharedQuota(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -62,58 +62,63 @@ func TestSharedQuota(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, c := range []credential{alice, bob} {
 		wg.Go(func() {
-			if codes := b.among(64, 256, sign(c)); codes[""] != 200 || codes[throttled] != 56 || len(codes) != 2 {
-				t.Errorf("of 256 requests in one moment: %v, want 200 served", codes)
+			if codes := b.countCodes(64, 256, sign(c)); codes[""] != 200 || codes[throttled] != 56 || len(codes) != 2 {
+				t.Errorf("codes of 256 simultaneous requests: %v, want 200 successes and 56 %s", codes, throttled)
 			}
 		})
 	}
 	wg.Wait()
 	a := b.want(sign(alice)(), 429, throttled)
 	if a.Header.Get("Retry-After") != "1" {
-		t.Errorf("Retry-After %q", a.Header.Get("Retry-After"))
+		t.Errorf("Retry-After %q, want 1", a.Header.Get("Retry-After"))
 	}
 	if e, _ := b.auditLine(a.RequestId); e.Quota != "asymmetric" || e.Principal != "alice" {
-		t.Errorf("audit line %+v", e)
+		t.Errorf("audit line %+v, want the quota asymmetric of alice", e)
 	}
-	b.want(b.do(alice, "AsymmetricSign", b.signParams("DryRun", "true")...), 429, throttled) // a dry run is charged, too
-	b.want(b.do(alice, "DescribeKey", "KeyId", b.key.KeyId), 200, "")                        // of another quota
+	// Dry runs are charged, too. DescribeKey has another quota.
+	b.want(b.do(alice, "AsymmetricSign", b.signParams("DryRun", "true")...), 429, throttled)
+	b.want(b.do(alice, "DescribeKey", "KeyId", b.key.KeyId), 200, "")
 	a = b.want(sign(carol)(), 200, "")
 	if e, _ := b.auditLine(a.RequestId); e.Quota != "asymmetric" {
-		t.Errorf("audit line %+v", e)
+		t.Errorf("audit line %+v, want the quota asymmetric", e)
 	}
 	for _, step := range []struct {
 		move time.Duration
 		want int
 	}{{50 * time.Millisecond, 10}, {0, 0}, {10 * time.Minute, 200}} {
 		b.clock.move(step.move)
-		if codes := b.among(2, step.want+8, sign(alice)); codes[""] != step.want || codes[throttled] != 8 {
-			t.Errorf("after %v: %v, want %d served", step.move, codes, step.want)
+		if codes := b.countCodes(2, step.want+8, sign(alice)); codes[""] != step.want || codes[throttled] != 8 {
+			t.Errorf("codes after %v: %v, want %d successes and 8 %s", step.move, codes, step.want, throttled)
 		}
 	}
 }
 
-// documented are KMS's quotas of a shared gateway, and what is charged to each
-// ("QPS quotas of KMS instances"; those of key policies and access points as what they do).
+// documented lists KMS's quotas of a shared gateway, and the operations charged to each ("QPS
+// quotas of KMS instances"). Operations on key policies and access points are charged by what they
+// do.
 var documented = map[string]struct {
 	perSecond  int
 	operations string
 }{
 	"activation":    {1, "OpenKmsService DescribeAccountKmsStatus"},
 	"instance_read": {50, "GetKmsInstance ListKmsInstances"},
-	"key_read": {50, "DescribeKey ListKeys DescribeKeyVersion ListKeyVersions GetPublicKey ListAliases ListAliasesByKeyId ListTagResources " +
-		"DescribeRegions GetKeyPolicy DescribeNetworkRule ListNetworkRules DescribePolicy ListPolicies DescribeApplicationAccessPoint " +
-		"ListApplicationAccessPoints GetClientKey ListClientKeys"},
+	"key_read": {50, "DescribeKey ListKeys DescribeKeyVersion ListKeyVersions GetPublicKey " +
+		"ListAliases ListAliasesByKeyId ListTagResources DescribeRegions GetKeyPolicy " +
+		"DescribeNetworkRule ListNetworkRules DescribePolicy ListPolicies " +
+		"DescribeApplicationAccessPoint ListApplicationAccessPoints GetClientKey ListClientKeys"},
 	"tag_query":    {300, "ListResourceTags"},
 	"key_creation": {10, "CreateKey"},
-	"key_write": {30, "EnableKey DisableKey ScheduleKeyDeletion CancelKeyDeletion SetDeletionProtection UpdateKeyDescription CreateKeyVersion " +
-		"CreateAlias UpdateAlias DeleteAlias TagResource UntagResource TagResources UntagResources SetKeyPolicy " +
-		"CreateNetworkRule UpdateNetworkRule DeleteNetworkRule CreatePolicy UpdatePolicy DeletePolicy CreateApplicationAccessPoint " +
-		"UpdateApplicationAccessPoint DeleteApplicationAccessPoint CreateClientKey DeleteClientKey"},
+	"key_write": {30, "EnableKey DisableKey ScheduleKeyDeletion CancelKeyDeletion SetDeletionProtection " +
+		"UpdateKeyDescription CreateKeyVersion CreateAlias UpdateAlias DeleteAlias " +
+		"TagResource UntagResource TagResources UntagResources SetKeyPolicy " +
+		"CreateNetworkRule UpdateNetworkRule DeleteNetworkRule CreatePolicy UpdatePolicy DeletePolicy " +
+		"CreateApplicationAccessPoint UpdateApplicationAccessPoint DeleteApplicationAccessPoint " +
+		"CreateClientKey DeleteClientKey"},
 	"asymmetric": {200, "AsymmetricSign AsymmetricVerify"},
 }
 
-// TestQuotaClasses: every operation is charged as documented, the operations of
-// one quota share it, and no other quota is touched.
+// TestQuotaClasses checks that every operation is charged to the documented quota and to no other,
+// and that the operations of one quota share it.
 func TestQuotaClasses(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -130,34 +135,36 @@ func TestQuotaClasses(t *testing.T) {
 		for i := range class.perSecond {
 			action := actions[i%len(actions)]
 			if a := b.do(b.root, action, scenarios[action]...); a.Status == 429 {
-				t.Fatalf("%s: request %d in a second, of %s, is one too many; documented are %d", name, i+1, action, class.perSecond)
+				t.Fatalf("%s: request %d in a second, %s: status 429, want %d successes",
+					name, i+1, action, class.perSecond)
 			}
 		}
 		for _, action := range actions {
 			a := b.do(b.root, action, scenarios[action]...)
 			if a.Status != 429 || a.Code != throttled {
-				t.Errorf("%s: request %d in a second, of %s: %d %s", name, class.perSecond+1, action, a.Status, a.Code)
+				t.Errorf("%s: request %d in a second, %s: %d %s, want 429 %s",
+					name, class.perSecond+1, action, a.Status, a.Code, throttled)
 			}
 			over[a.RequestId] = name
 		}
 	}
 	for _, e := range b.auditLines() {
 		if want, ok := over[e.RequestId]; ok && (e.Quota != want || e.Code != throttled) {
-			t.Errorf("%s: audit line %+v, want it to be charged to %s", e.Action, e, want)
+			t.Errorf("%s: audit line %+v, want the quota %s and %s", e.Action, e, want, throttled)
 		}
 		delete(over, e.RequestId)
 	}
 	if len(over) > 0 {
-		t.Errorf("%d requests have no audit line", len(over))
+		t.Errorf("throttled requests without an audit line: %d, want 0", len(over))
 	}
 	slices.Sort(all)
 	if !slices.Equal(all, operationsOf(kms.RPC)) {
-		t.Errorf("the quotas are of %v, the operations are %v", all, operationsOf(kms.RPC))
+		t.Errorf("operations with a documented quota: %v, want %v", all, operationsOf(kms.RPC))
 	}
 }
 
-// TestDedicatedQuota: business operations are limited for each user and for the
-// instance, others are not; without figures nothing is.
+// TestDedicatedQuota checks that business operations are limited for each user and for the
+// instance, and that other operations are not. Without configured quotas, nothing is limited.
 func TestDedicatedQuota(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, func(c *gateway.Config) { c.Quotas.DedicatedUser, c.Quotas.DedicatedInstance = 5, 8 })
@@ -167,7 +174,7 @@ func TestDedicatedQuota(t *testing.T) {
 		t.Helper()
 		a := b.do(c, action, p...)
 		if a.Status != 200 && a.Code != throttled {
-			t.Fatalf("%s: %d %s", action, a.Status, a.Code)
+			t.Fatalf("%s: %d %s, want 200 or %s", action, a.Status, a.Code, throttled)
 		}
 		e, _ := b.auditLine(a.RequestId)
 		return a.Status == 200, e.Quota
@@ -182,39 +189,41 @@ func TestDedicatedQuota(t *testing.T) {
 		return ask(c, "GetPublicKey", "KeyId", b.key.KeyId, "KeyVersionId", b.key.KeyVersionId)
 	}
 	for i, want := range []struct {
-		who    credential
+		user   credential
 		passed bool
 		quota  string
 	}{
-		{alice, true, "dedicated"}, {alice, true, "dedicated"}, {alice, true, "dedicated"}, {alice, true, "dedicated"}, {alice, true, "dedicated"},
-		{alice, false, "dedicated"}, // her own 5
+		{alice, true, "dedicated"}, {alice, true, "dedicated"}, {alice, true, "dedicated"},
+		{alice, true, "dedicated"}, {alice, true, "dedicated"},
+		{alice, false, "dedicated"}, // the limit of 5 for one user
 		{bob, true, "dedicated"}, {bob, true, "dedicated"}, {bob, true, "dedicated"},
-		{bob, false, "dedicated_instance"}, // the 8 of all
+		{bob, false, "dedicated_instance"}, // the limit of 8 for the instance
 		{alice, false, "dedicated"},
 	} {
-		if passed, quota := business(want.who, i); passed != want.passed || quota != want.quota {
-			t.Errorf("request %d: passed %v, charged to %q, want %v, %q", i+1, passed, quota, want.passed, want.quota)
+		if passed, quota := business(want.user, i); passed != want.passed || quota != want.quota {
+			t.Errorf("request %d: passed %v, quota %q, want %v and %q", i+1, passed, quota, want.passed, want.quota)
 		}
 	}
 	for range 10 {
 		if passed, quota := ask(alice, "DescribeKey", "KeyId", b.key.KeyId); !passed || quota != "" {
-			t.Errorf("DescribeKey: passed %v, charged to %q", passed, quota)
+			t.Errorf("DescribeKey: passed %v, quota %q, want true and no quota", passed, quota)
 		}
 	}
 	b.clock.move(time.Second)
 	for i := range 5 {
 		if passed, _ := business(alice, i); !passed {
-			t.Errorf("request %d of the next second is refused", i+1)
+			t.Errorf("request %d of the next second was throttled, want 5 successes", i+1)
 		}
 	}
 	free := newBench(t)
-	if codes := free.among(8, 320, func() answer { return free.do(free.root, "AsymmetricVerify", free.signParams("Value", "AAAA")...) }); codes[""] != 320 {
-		t.Errorf("without figures, of 320 requests in one moment: %v", codes)
+	verify := func() answer { return free.do(free.root, "AsymmetricVerify", free.signParams("Value", "AAAA")...) }
+	if codes := free.countCodes(8, 320, verify); codes[""] != 320 {
+		t.Errorf("codes of 320 simultaneous requests without quotas: %v, want 320 successes", codes)
 	}
 }
 
-// TestSetUserQuota: a user's own figure holds from the next request on, until it
-// is taken back; others keep theirs.
+// TestSetUserQuota checks that a user's quota takes effect with the next request and until it is
+// removed, and that the quotas of other users do not change.
 func TestSetUserQuota(t *testing.T) {
 	b := newBench(t, func(c *gateway.Config) {
 		c.Quotas.Shared = map[string]float64{"key_read": 3}
@@ -222,7 +231,7 @@ func TestSetUserQuota(t *testing.T) {
 	})
 	b.listen(gateway.Listener{Gateway: gateway.SharedGateway})
 	alice, bob := b.newUser("alice", ""), b.newUser("bob", "")
-	served := func(c credential, want int) {
+	checkServed := func(c credential, want int) {
 		t.Helper()
 		n := 0
 		for range want + 3 {
@@ -231,13 +240,13 @@ func TestSetUserQuota(t *testing.T) {
 			}
 		}
 		if n != want {
-			t.Errorf("%d requests are served in a second, want %d", n, want)
+			t.Errorf("successes in a second: %d, want %d", n, want)
 		}
 	}
 	set := func(perSecond string) {
 		b.local("SetUserQuota", nil, "UserName", "alice", "QuotaName", "key_read", "QueriesPerSecond", perSecond)
 	}
-	listed := func() (s string) {
+	listQuotas := func() (s string) {
 		var list struct {
 			Quotas struct {
 				Quota []struct {
@@ -254,32 +263,32 @@ func TestSetUserQuota(t *testing.T) {
 		}
 		return s
 	}
-	const everybody = "shared key_read  3; dedicated dedicated  2; dedicated dedicated_instance  0; "
-	served(alice, 3)
+	const defaults = "shared key_read  3; dedicated dedicated  2; dedicated dedicated_instance  0; "
+	checkServed(alice, 3)
 	set("10")
-	served(alice, 0) // in the same second: the bucket is empty, and fills faster
+	checkServed(alice, 0) // in the same second, the bucket is still empty, but it fills faster
 	b.clock.move(500 * time.Millisecond)
-	served(alice, 5)
-	if got, want := listed(), everybody+"shared key_read alice 10; "; got != want {
-		t.Errorf("listed: %s, want %s", got, want)
+	checkServed(alice, 5)
+	if got, want := listQuotas(), defaults+"shared key_read alice 10; "; got != want {
+		t.Errorf("ListQuotas: %s, want %s", got, want)
 	}
 	b.clock.move(time.Minute)
-	served(alice, 10)
+	checkServed(alice, 10)
 	b.clock.move(time.Minute)
 	set("1")
-	served(alice, 1) // not what had been saved up
-	served(bob, 3)
+	checkServed(alice, 1) // what the bucket held is cut to the new limit
+	checkServed(bob, 3)
 	b.stop()
 	b.start(func(c *gateway.Config) { c.Quotas.Shared = map[string]float64{"key_read": 3} })
 	b.listen(b.listener)
-	served(alice, 1)
+	checkServed(alice, 1)
 	b.clock.move(time.Minute)
 	set("")
-	served(alice, 1) // the bucket grows, and what is in it does not
+	checkServed(alice, 1) // the bucket is larger, but holds no more than before
 	b.clock.move(time.Second)
-	served(alice, 3)
+	checkServed(alice, 3)
 
-	// On a dedicated gateway it is another quota.
+	// A dedicated gateway has another quota.
 	b.listen(gateway.Listener{})
 	b.local("SetUserQuota", nil, "UserName", "alice", "QuotaName", "dedicated", "QueriesPerSecond", "1")
 	b.want(b.do(alice, "AsymmetricSign", b.signParams()...), 200, "")
@@ -288,8 +297,8 @@ func TestSetUserQuota(t *testing.T) {
 	b.want(b.do(bob, "AsymmetricSign", b.signParams()...), 200, "")
 }
 
-// TestBusinessOnly: such a listener has the three business operations and no
-// other, to nobody.
+// TestBusinessOnly checks that a listener for business operations offers the three business
+// operations of the RPC API and no other.
 func TestBusinessOnly(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -303,11 +312,12 @@ func TestBusinessOnly(t *testing.T) {
 				b.want(a, 200, "")
 				continue
 			}
-			if e, _ := b.auditLine(a.RequestId); a.Status != 400 || a.Code != "UnsupportedOperation" || e.Code != a.Code || e.Quota != "" || e.Principal != "root" {
-				t.Errorf("%s: %d %s, audit line %+v", action, a.Status, a.Code, e)
+			b.want(a, 400, "UnsupportedOperation")
+			if e, _ := b.auditLine(a.RequestId); e.Code != a.Code || e.Quota != "" || e.Principal != "root" {
+				t.Errorf("%s: audit line %+v, want %s by root without a quota", action, e, a.Code)
 			}
 			if b.records() != before {
-				t.Errorf("%s: refused, it changed records", action)
+				t.Errorf("%s changed records, although it was refused", action)
 			}
 		}
 		b.want(b.do(b.root, "CreateUser", "UserName", "x"), 404, "InvalidApi.NotFound")

@@ -18,14 +18,14 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 )
 
-// budget gives a bench whose strangers have little.
-func budget(t *testing.T, budget limit.LogLines) *bench {
+// newLimitedBench returns a bench with limits on the audit lines of unauthenticated requests.
+func newLimitedBench(t *testing.T, lines limit.LogLines) *bench {
 	t.Helper()
-	return newBench(t, func(c *gateway.Config) { c.LogLines = budget })
+	return newBench(t, func(c *gateway.Config) { c.LogLines = lines })
 }
 
-// from sends a request that comes from an address, past the network.
-func (b *bench) from(address, query string) answer {
+// sendFrom passes a request with a remote address to the handler, without a connection.
+func (b *bench) sendFrom(address, query string) answer {
 	b.t.Helper()
 	r := httptest.NewRequest("GET", "/?"+query, nil)
 	r.RemoteAddr, r.TLS = address, new(tls.ConnectionState)
@@ -34,29 +34,30 @@ func (b *bench) from(address, query string) answer {
 	return readAnswer(b.t, w.Result())
 }
 
-// refusals settles, waits for so many lines that say how many refusals have
-// none, and gives those that have one, and the lines that count.
-func (b *bench) refusals(counted int) (lines []audit.Entry, suppressed []audit.Event) {
+// refusals waits for the given number of suppressed events. It returns the audit lines of refused
+// unauthenticated requests, and the events, which count the refusals without a line.
+func (b *bench) refusals(events int) (lines []audit.Entry, suppressed []audit.Event) {
 	b.t.Helper()
-	b.eventually(fmt.Sprintf("%d lines that count", counted), func() bool {
-		b.server.Flush() // again, for a log that is busy takes no such line
-		entries, events := b.readAudit()
+	b.eventually(fmt.Sprintf("%d suppressed events", events), func() bool {
+		b.server.Flush() // repeated, because a busy log does not accept such events
+		entries, all := b.readAudit()
 		lines = slices.DeleteFunc(entries, func(e audit.Entry) bool { return e.Door != "rpc" || e.Principal != "" })
-		suppressed = slices.DeleteFunc(events, func(e audit.Event) bool { return e.Kind != audit.KindSuppressed })
-		return len(suppressed) >= counted
+		suppressed = slices.DeleteFunc(all, func(e audit.Event) bool { return e.Kind != audit.KindSuppressed })
+		return len(suppressed) >= events
 	})
 	return lines, suppressed
 }
 
-// TestSuppressed: strangers have so many lines, and one line for the rest; who
-// is known has every line.
+// TestSuppressed checks that unauthenticated requests have a limited number of audit lines and one
+// event that counts the rest. Every authenticated request has its line.
 func TestSuppressed(t *testing.T) {
-	b := budget(t, limit.LogLines{PerSource: 3, PerSourcePerMinute: 2, Total: 1000, TotalPerMinute: 1000})
+	b := newLimitedBench(t, limit.LogLines{PerSource: 3, PerSourcePerMinute: 2, Total: 1000, TotalPerMinute: 1000})
 	guess := func(n int) {
 		t.Helper()
 		for range n {
-			if a := b.do(credential{b.root.AccessKeyId, "wrong"}, "ListKeys"); a.Status != 400 || a.Code != "SignatureDoesNotMatch" {
-				t.Fatalf("%d %s", a.Status, a.Code)
+			a := b.do(credential{b.root.AccessKeyId, "wrong"}, "ListKeys")
+			if a.Status != 400 || a.Code != "SignatureDoesNotMatch" {
+				t.Fatalf("wrong secret: %d %s, want 400 SignatureDoesNotMatch", a.Status, a.Code)
 			}
 		}
 	}
@@ -66,94 +67,107 @@ func TestSuppressed(t *testing.T) {
 		b.want(b.do(b.root, "Nonsense"), 404, "InvalidApi.NotFound")
 	}
 	lines, suppressed := b.refusals(1)
-	if len(lines) != 3 || len(suppressed) != 1 || suppressed[0].Suppressed != 7 || suppressed[0].Source != "127.0.0.1" || !suppressed[0].Time.Equal(b.clock.Now()) {
-		t.Errorf("10 refusals have %d lines, and there is %+v, want 3 and 7", len(lines), suppressed)
+	if len(lines) != 3 || len(suppressed) != 1 || suppressed[0].Suppressed != 7 ||
+		suppressed[0].Source != "127.0.0.1" || !suppressed[0].Time.Equal(b.clock.Now()) {
+		t.Errorf("10 refusals: %d lines and %+v, want 3 lines and an event that counts 7", len(lines), suppressed)
 	}
 	if lines, suppressed = b.refusals(1); len(lines) != 3 || len(suppressed) != 1 {
-		t.Errorf("they are counted again: %+v", suppressed)
+		t.Errorf("after another Flush: %d lines and %+v, want 3 lines and one event", len(lines), suppressed)
 	}
-	b.clock.move(time.Minute) // the budget grows by two
+	b.clock.move(time.Minute) // permits two more lines
 	guess(5)
 	if lines, suppressed = b.refusals(2); len(lines) != 5 || len(suppressed) != 2 || suppressed[1].Suppressed != 3 {
-		t.Errorf("after a minute and 5 more there are %d lines and %+v, want 5 and 3", len(lines), suppressed)
+		t.Errorf("5 refusals a minute later: %d lines and %+v, want 5 lines and an event that counts 3",
+			len(lines), suppressed)
 	}
 }
 
-// TestSourcesAreSeparate: one source does not use up another's budget; all the
-// addresses of an IPv6 network are one; all together have a budget, too.
+// TestSourcesAreSeparate checks that sources have separate limits, that all the addresses of an
+// IPv6 network are one source, and that there is a limit for all sources together.
 func TestSourcesAreSeparate(t *testing.T) {
-	b := budget(t, limit.LogLines{PerSource: 2, Total: 9})
+	b := newLimitedBench(t, limit.LogLines{PerSource: 2, Total: 9})
 	for _, address := range []string{
-		"10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3", "[::ffff:10.0.0.1]:4", // 2 of them
-		"10.0.0.2:1",                                            // 1
-		"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", // 2
-		"[2001:db8:0:1::1]:1",                    // 1
-		"10.0.0.3:1", "10.0.0.4:1", "10.0.0.5:1", // 3: that is 9
+		"10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3", "[::ffff:10.0.0.1]:4", // 2 lines
+		"10.0.0.2:1",                                            // 1 line
+		"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", // 2 lines
+		"[2001:db8:0:1::1]:1",                    // 1 line
+		"10.0.0.3:1", "10.0.0.4:1", "10.0.0.5:1", // 3 lines, which makes 9
 		"10.0.0.6:1", "10.0.0.2:9",
 	} {
-		b.from(address, "Action=ListKeys")
+		b.sendFrom(address, "Action=ListKeys")
 	}
 	lines, suppressed := b.refusals(1)
-	of := make(map[string]int)
+	got := make(map[string]int)
 	for _, e := range lines {
-		of[e.Source]++
+		got[e.Source]++
 	}
-	want := map[string]int{"10.0.0.1": 2, "10.0.0.2": 1, "2001:db8::1": 1, "2001:db8::2": 1, "2001:db8:0:1::1": 1, "10.0.0.3": 1, "10.0.0.4": 1, "10.0.0.5": 1}
-	if fmt.Sprint(of) != fmt.Sprint(want) || len(suppressed) != 1 || suppressed[0].Suppressed != 5 || suppressed[0].Source != "10.0.0.2" {
-		t.Errorf("lines by source: %v, want %v; counted: %+v, want 5", of, want, suppressed)
+	want := map[string]int{
+		"10.0.0.1": 2, "10.0.0.2": 1, "2001:db8::1": 1, "2001:db8::2": 1, "2001:db8:0:1::1": 1,
+		"10.0.0.3": 1, "10.0.0.4": 1, "10.0.0.5": 1,
 	}
-	a := b.from("10.0.0.1:9", b.sign(b.root, "GET", "ListKeys", nil).Encode()) // known, from a source that has nothing left
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("lines by source: %v, want %v", got, want)
+	}
+	if len(suppressed) != 1 || suppressed[0].Suppressed != 5 || suppressed[0].Source != "10.0.0.2" {
+		t.Errorf("suppressed events: %+v, want one that counts 5, from 10.0.0.2", suppressed)
+	}
+	// An authenticated request succeeds from a source that has reached its limit.
+	a := b.sendFrom("10.0.0.1:9", b.sign(b.root, "GET", "ListKeys", nil).Encode())
 	b.want(a, 200, "")
 }
 
-// TestManySources: of however many sources so many are told apart; the rest
-// share one budget, until there is room again.
+// TestManySources checks that the gateway distinguishes a limited number of sources. The others
+// share one limit until there is room again.
 func TestManySources(t *testing.T) {
 	t.Parallel()
-	const more = 50
-	b := budget(t, limit.LogLines{PerSource: 1, PerSourcePerMinute: 1, Total: 1e6})
-	for i := range limit.MaxSources + more {
-		b.from(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255), "Action=ListKeys")
+	const surplus = 50
+	b := newLimitedBench(t, limit.LogLines{PerSource: 1, PerSourcePerMinute: 1, Total: 1e6})
+	for i := range limit.MaxSources + surplus {
+		b.sendFrom(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255), "Action=ListKeys")
 	}
 	if n := b.server.Sources(); n != limit.MaxSources+1 {
-		t.Errorf("%d sources are told apart, want %d and the one for the rest", n, limit.MaxSources)
+		t.Errorf("%d sources, want %d and one for all others", n, limit.MaxSources)
 	}
 	lines, suppressed := b.refusals(1)
 	counted := 0
 	for _, e := range suppressed {
 		counted += e.Suppressed
 	}
-	// Lines that would have to wait for the disk are counted, too.
-	if counted < more-1 || len(lines)+counted != limit.MaxSources+more {
-		t.Errorf("%d refusals have a line, %d are counted, of %d", len(lines), counted, limit.MaxSources+more)
+	// The events also count refusals whose lines would have had to wait for the disk.
+	if counted < surplus-1 || len(lines)+counted != limit.MaxSources+surplus {
+		t.Errorf("%d refusals with a line and %d counted ones, want %d in total and %d or more counted",
+			len(lines), counted, limit.MaxSources+surplus, surplus-1)
 	}
 	b.clock.move(time.Minute)
-	b.from("11.0.0.1:1", "Action=ListKeys")
+	b.sendFrom("11.0.0.1:1", "Action=ListKeys")
 	if n := b.server.Sources(); n != 1 {
-		t.Errorf("%d sources are remembered whose budgets are whole", n)
+		t.Errorf("%d sources after a minute, want 1: the gateway must forget those with all their lines left", n)
 	}
 }
 
-// TestReplaysAreStrangers: a request that was overheard has lines as strangers
-// have, however well it is signed; its first use has its own.
+// TestReplaysAreStrangers checks that the lines of replays are limited like those of
+// unauthenticated requests, although their signatures are valid. The original request has its line.
 func TestReplaysAreStrangers(t *testing.T) {
-	b := budget(t, limit.LogLines{PerSource: 3})
+	b := newLimitedBench(t, limit.LogLines{PerSource: 3})
 	v := b.sign(b.root, "GET", "AsymmetricSign", params(b.signParams()...))
 	b.want(b.send("GET", "/?"+v.Encode(), nil), 200, "")
 	for range 10 {
-		if a := b.send("GET", "/?"+v.Encode(), nil); a.Status != 400 || a.Code != "SignatureNonceUsed" || a.Body["Value"] != nil {
-			t.Fatalf("replayed: %d %v", a.Status, a.Body)
+		a := b.send("GET", "/?"+v.Encode(), nil)
+		if a.Status != 400 || a.Code != "SignatureNonceUsed" || a.Body["Value"] != nil {
+			t.Fatalf("replay: %d %v, want 400 SignatureNonceUsed", a.Status, a.Body)
 		}
 	}
 	lines, suppressed := b.refusals(1)
-	if len(lines) != 3 || lines[0].Code != "SignatureNonceUsed" || lines[0].AccessKeyId != b.root.AccessKeyId || len(suppressed) != 1 || suppressed[0].Suppressed != 7 {
-		t.Errorf("%d lines and %+v, want 3 and 7", len(lines), suppressed)
+	if len(lines) != 3 || lines[0].Code != "SignatureNonceUsed" || lines[0].AccessKeyId != b.root.AccessKeyId {
+		t.Errorf("lines %+v, want 3 with SignatureNonceUsed", lines)
+	}
+	if len(suppressed) != 1 || suppressed[0].Suppressed != 7 {
+		t.Errorf("suppressed events: %+v, want one that counts 7", suppressed)
 	}
 }
 
-// TestStrangersWaitForNothing: whoever cannot say who it is is answered at once,
-// and as always, while the token hangs and the audit log is gone, and learns
-// nothing of either.
+// TestStrangersWaitForNothing checks that unauthenticated requests get their usual answers at once
+// while the token hangs and the audit log cannot be written. The answers reveal neither.
 func TestStrangersWaitForNothing(t *testing.T) {
 	b := newBench(t)
 	off := b.newUser("off", "")
@@ -188,14 +202,14 @@ func TestStrangersWaitForNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.backend.Fail(hsmtest.ErrHang)
-	for _, failing := range []bool{false, true} { // before the log knows, and after
+	for _, failing := range []bool{false, true} { // before and after the log reports its failure
 		if failing {
 			if a := b.do(b.root, "ListKeys"); a.Status != 503 {
-				t.Fatalf("without the log the known are answered %d", a.Status)
+				t.Fatalf("authenticated request without a log: status %d, want 503", a.Status)
 			}
 		}
 		if failing && b.log.Err() == nil {
-			t.Fatal("the log is not failing")
+			t.Fatal("the log reports no failure, want one")
 		}
 		began := time.Now()
 		for _, request := range requests() {
@@ -208,18 +222,18 @@ func TestStrangersWaitForNothing(t *testing.T) {
 				t.Errorf("%.60s: %d %s, want %s %s", request, a.Status, a.Code, f[2], f[3])
 			}
 		}
-		// One operation of the token that hangs would take 2.5 s.
+		// A single operation of the hanging token would take 2.5 s.
 		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("%d refusals took %v", len(requests()), took)
+			t.Errorf("%d refusals took %v, want 2s at most", len(requests()), took)
 		}
 	}
 	b.backend.Fail(nil)
 	if err := os.Rename(path+".away", path); err != nil {
 		t.Fatal(err)
 	}
-	b.do(b.root, "ListKeys") // is refused still, and has its line: so the log can be written
+	b.do(b.root, "ListKeys") // still refused, but its line shows the gateway that it can write the log
 	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
 	if _, suppressed := b.refusals(1); suppressed[0].Suppressed < len(requests()) {
-		t.Errorf("%d refusals without a line are counted, at least %d had none", suppressed[0].Suppressed, len(requests()))
+		t.Errorf("suppressed refusals: %d, want %d or more", suppressed[0].Suppressed, len(requests()))
 	}
 }

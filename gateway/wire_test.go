@@ -15,12 +15,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write the golden files and docs/api.md anew")
+var update = flag.Bool("update", false, "write the golden files")
 
-// varying is what differs from run to run in an answer.
+// varying lists the parts of an answer that differ from run to run, and their replacements.
 var varying = []struct {
-	pattern *regexp.Regexp
-	with    string
+	pattern     *regexp.Regexp
+	replacement string
 }{
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},
 	{regexp.MustCompile(`(?s)-----BEGIN PUBLIC KEY-----.*-----END PUBLIC KEY-----(\\n|&#xA;|\n)`), "PEM"},
@@ -30,7 +30,7 @@ var varying = []struct {
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "HOST"},
 }
 
-// TestWire compares whole answers, as they stand on the wire, with files.
+// TestWire compares complete answers, as sent on the wire, with golden files.
 func TestWire(t *testing.T) {
 	b := newBench(t)
 	b.accessPoint("app")
@@ -55,7 +55,8 @@ func TestWire(t *testing.T) {
 		{"GetKeyPolicy", "GetKeyPolicy", []string{"KeyId", b.key.KeyId}},
 		{"TagResource", "TagResource", []string{"KeyId", b.key.KeyId, "Tags", `[{"TagKey":"k&<","TagValue":"v"}]`}},
 		{"ListResourceTags", "ListResourceTags", []string{"KeyId", b.key.KeyId}},
-		{"ListTagResources", "ListTagResources", []string{"RegionId", "cn-hangzhou", "ResourceType", "key", "ResourceId.1", b.key.KeyId}},
+		{"ListTagResources", "ListTagResources",
+			[]string{"RegionId", "cn-hangzhou", "ResourceType", "key", "ResourceId.1", b.key.KeyId}},
 		{"DescribeNetworkRule", "DescribeNetworkRule", []string{"Name", "app"}},
 		{"ListNetworkRules", "ListNetworkRules", nil},
 		{"DescribePolicy", "DescribePolicy", []string{"Name", "app"}},
@@ -64,17 +65,22 @@ func TestWire(t *testing.T) {
 		{"ListApplicationAccessPoints", "ListApplicationAccessPoints", nil},
 		{"GetClientKey", "GetClientKey", []string{"ClientKeyId", clientKeyId}},
 		{"ListClientKeys", "ListClientKeys", []string{"AapName", "app"}},
-		{"CreateNetworkRule", "CreateNetworkRule", []string{"Name", "new-FORMAT", "Type", "Private", "SourcePrivateIp", `["10.0.0.1/8","::1"]`}},
-		{"CreatePolicy", "CreatePolicy", []string{"Name", "new-FORMAT", "Permissions", keyUser, "Resources", `["key/*","secret/*"]`, "AccessControlRules", `{"NetworkRules":["app"]}`}},
-		{"CreateApplicationAccessPoint", "CreateApplicationAccessPoint", []string{"Name", "new-FORMAT", "Policies", `["app"]`}},
+		{"CreateNetworkRule", "CreateNetworkRule",
+			[]string{"Name", "new-FORMAT", "Type", "Private", "SourcePrivateIp", `["10.0.0.1/8","::1"]`}},
+		{"CreatePolicy", "CreatePolicy",
+			[]string{"Name", "new-FORMAT", "Permissions", keyUser, "Resources", `["key/*","secret/*"]`,
+				"AccessControlRules", `{"NetworkRules":["app"]}`}},
+		{"CreateApplicationAccessPoint", "CreateApplicationAccessPoint",
+			[]string{"Name", "new-FORMAT", "Policies", `["app"]`}},
 		{"CreateClientKey", "CreateClientKey", []string{"AapName", "app", "Password", "password1"}},
 		{"error", "DescribeKey", []string{"KeyId", "alias/none"}},
-		{"CreateKey", "CreateKey", []string{"KeySpec", "EC_P256", "Description", "a&b<c>d \"e\" 中 +~*"}}, // last: it changes what lists show
+		// CreateKey is last, because it changes the answers of lists.
+		{"CreateKey", "CreateKey", []string{"KeySpec", "EC_P256", "Description", "a&b<c>d \"e\" 中 +~*"}},
 	} {
 		name := tc.name
 		for _, format := range []string{"json", "XML"} {
 			p := params(append(slices.Clone(tc.params), "Format", format)...)
-			if p["Name"] != "" { // names can be given once
+			if p["Name"] != "" { // each name can be used only once
 				p["Name"] = strings.ReplaceAll(p["Name"], "FORMAT", format)
 			}
 			resp, err := b.http.Client().Get(b.http.URL + "/?" + b.sign(b.root, "GET", tc.action, p).Encode())
@@ -94,25 +100,26 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// wire writes an answer down without what varies.
+// wire returns the text of an answer with the varying parts replaced.
 func wire(resp *http.Response, body []byte) string {
 	text := resp.Status + "\nContent-Type: " + resp.Header.Get("Content-Type") + "\n\n" + string(body) + "\n"
 	for _, v := range varying {
-		text = v.pattern.ReplaceAllString(text, v.with)
+		text = v.pattern.ReplaceAllString(text, v.replacement)
 	}
 	return text
 }
 
-// checkXML reads an answer as the XML clients do: any root element, then
-// members by name.
+// checkXML parses an answer as XML clients do, with any root element and with members by name. It
+// checks that the answer has a RequestId, and a Code only if name is "error".
 func checkXML(t *testing.T, name string, body []byte) {
 	t.Helper()
 	var got struct{ RequestId, Code string }
 	if err := xml.Unmarshal(body, &got); err != nil || got.RequestId == "" || (got.Code == "") == (name == "error") {
-		t.Errorf("%s: %+v, %v", name, got, err)
+		t.Errorf("%s: %+v, %v, want a RequestId, and a Code only in an error", name, got, err)
 	}
 }
 
+// checkGolden compares an answer with a golden file.
 func checkGolden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -129,14 +136,17 @@ func checkGolden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (- file, + answer): %s", name, diff)
+		t.Errorf("%s (-want +got):\n%s", name, diff)
 	}
 }
 
-// TestXMLErrors: whatever goes wrong, who asked for XML gets XML.
+// TestXMLErrors checks that a client that requests XML gets every error as XML.
 func TestXMLErrors(t *testing.T) {
 	b := newBench(t)
-	for _, query := range []string{"Format=xml", "Format=xml&a=1&a=2", "Format=Xml&Signature=x", "Format=XML&" + b.sign(credential{"none", "x"}, "GET", "ListKeys", nil).Encode()} {
+	for _, query := range []string{
+		"Format=xml", "Format=xml&a=1&a=2", "Format=Xml&Signature=x",
+		"Format=XML&" + b.sign(credential{"none", "x"}, "GET", "ListKeys", nil).Encode(),
+	} {
 		resp, err := b.http.Client().Get(b.http.URL + "/?" + query)
 		if err != nil {
 			t.Fatal(err)
@@ -144,7 +154,8 @@ func TestXMLErrors(t *testing.T) {
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if err != nil || resp.Header.Get("Content-Type") != "text/xml;charset=utf-8" {
-			t.Errorf("%.30s: %s, %v: %s", query, resp.Header.Get("Content-Type"), err, body)
+			t.Errorf("%.30s: Content-Type %q, %v, want text/xml;charset=utf-8: %s",
+				query, resp.Header.Get("Content-Type"), err, body)
 		}
 		checkXML(t, "error", body)
 	}
