@@ -16,10 +16,10 @@ type useLog struct {
 
 type lastUse struct {
 	keyId string
-	at    time.Time
+	date  time.Time
 }
 
-// Used notes that a version signed.
+// Used notes that a version has signed now.
 func (p *Pairs) Used(version store.KeyVersion) {
 	now := p.cfg.Now().UTC()
 	p.uses.mu.Lock()
@@ -31,18 +31,18 @@ func (p *Pairs) Used(version store.KeyVersion) {
 }
 
 // LastUsed returns when a version last signed, including signatures that RecordUse has not
-// recorded yet. It is zero if the version never signed.
+// recorded yet. It returns the zero time if the version has never signed.
 func (p *Pairs) LastUsed(version store.KeyVersion) time.Time {
 	p.uses.mu.Lock()
 	defer p.uses.mu.Unlock()
 	if use, ok := p.uses.last[version.KeyVersionId]; ok {
-		return use.at
+		return use.date
 	}
 	return version.LastUsedDate
 }
 
-// RecordUse writes to the records of key versions when they last signed. It logs a failure: what
-// it did not record is lost.
+// RecordUse writes to the records of key versions when they last signed. It logs a failure, after
+// which the unrecorded dates are lost.
 func (p *Pairs) RecordUse() {
 	p.uses.mu.Lock()
 	used := p.uses.last
@@ -60,7 +60,7 @@ func (p *Pairs) RecordUse() {
 			if err != nil {
 				return err
 			}
-			version.LastUsedDate = use.at
+			version.LastUsedDate = use.date
 			if err := tx.Versions().Put(version); err != nil {
 				return err
 			}
@@ -68,6 +68,6 @@ func (p *Pairs) RecordUse() {
 		return nil
 	})
 	if err != nil {
-		p.cfg.Logger.Warn("recording when keys were last used", "err", err)
+		p.cfg.Logger.Warn("recording when key versions last signed failed", "err", err)
 	}
 }

@@ -36,10 +36,10 @@ type ListKeyVersionUsesRequest struct {
 	KeyId string `kms:"required"`
 }
 
-// A KeyVersionUse says when a version of a key last signed.
+// A KeyVersionUse states when a version of a key last signed.
 type KeyVersionUse struct {
 	KeyVersionId string
-	LastUsedDate string // empty if never
+	LastUsedDate string // empty if it never signed
 }
 
 // ListKeyVersionUsesResponse is the answer to ListKeyVersionUses.
