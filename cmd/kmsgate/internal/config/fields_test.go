@@ -39,7 +39,8 @@ func TestFieldsDocumented(t *testing.T) {
 			t.Fatal(err)
 		}
 	default:
-		t.Errorf("the table in docs/configuration.md is\n%swant\n%s(run this test with -update to write it)", page[found[4]:found[5]], want)
+		t.Errorf("the table in docs/configuration.md is\n%swant\n%s(run this test with -update to write it)",
+			page[found[4]:found[5]], want)
 	}
 }
 
@@ -48,16 +49,18 @@ func fieldRows(section *yaml.Node, name string, defaults reflect.Value) string {
 	var rows strings.Builder
 	for i := 0; i < len(section.Content); i += 2 {
 		key, value := section.Content[i], section.Content[i+1]
-		field := within(name, key.Value)
+		field := fieldPath(name, key.Value)
 		comment := strings.TrimPrefix(cmp.Or(key.LineComment, value.LineComment, key.HeadComment), "# ")
 		meaning := strings.NewReplacer("|", `\|`, "<", `\<`).Replace(comment)
 		f, _ := fieldNamed(defaults.Type(), key)
 		v := defaults.FieldByIndex(f.Index)
 		switch {
 		case field == "listeners":
-			fmt.Fprintf(&rows, "| **`%s`** | | %s |\n%s", field, meaning, fieldRows(value.Content[0], "listeners[]", reflect.ValueOf(DefaultListener())))
+			fmt.Fprintf(&rows, "| **`%s`** | | %s |\n", field, meaning)
+			rows.WriteString(fieldRows(value.Content[0], "listeners[]", reflect.ValueOf(DefaultListener())))
 		case v.Kind() == reflect.Struct:
-			fmt.Fprintf(&rows, "| **`%s`** | | %s |\n%s", field, meaning, fieldRows(value, field, v))
+			fmt.Fprintf(&rows, "| **`%s`** | | %s |\n", field, meaning)
+			rows.WriteString(fieldRows(value, field, v))
 		default:
 			fmt.Fprintf(&rows, "| `%s` | %s | %s |\n", field, defaultOf(value, v), meaning)
 		}
