@@ -6,7 +6,7 @@ import (
 )
 
 // TestKeyVersionUses checks that LastUsedDate is the time of a version's last signature, also
-// after a restart. What makes no signature does not count.
+// after a restart. Requests that make no signature do not count.
 func TestKeyVersionUses(t *testing.T) {
 	b := newBench(t)
 	check := func(want string) {
