@@ -141,3 +141,34 @@ func TestDigestRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestNewDigest hashes a message in pieces, under an SM2 id that is not the default one. openssl
+// has signed it under the same id.
+func TestNewDigest(t *testing.T) {
+	const id = "alice@example.com"
+	message := []byte(strings.Repeat("message ", 1000))
+	for _, spec := range []hsm.KeySpec{hsm.RSA_2048, hsm.EC_P256, hsm.EC_SM2} {
+		options, dir := opensslKeys[spec], t.TempDir()
+		openssl(t, dir, "genpkey -out key "+options.make)
+		openssl(t, dir, "pkey -in key -pubout -outform DER -out public")
+		key, alg := hsm.Key{Spec: spec, Public: read(t, dir, "public")}, hsm.Algorithms(spec)[len(hsm.Algorithms(spec))-1]
+		if err := os.WriteFile(filepath.Join(dir, "message"), message, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sign := strings.ReplaceAll(options.sign, hsm.DefaultSM2ID, id)
+		openssl(t, dir, "pkeyutl -sign -rawin -inkey key -in message -out signature "+sign)
+		h, err := hsm.NewDigest(key, alg, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for piece := range slices.Chunk(message, 77) {
+			h.Write(piece)
+		}
+		if ok, err := hsm.Verify(key, alg, h.Sum(nil), read(t, dir, "signature")); err != nil || !ok {
+			t.Errorf("%s: openssl's signature under the id %q does not verify: %v", alg, id, err)
+		}
+		if _, err := hsm.NewDigest(key, alg, strings.Repeat("x", 8192)); (err != nil) != (spec == hsm.EC_SM2) {
+			t.Errorf("%s: got %v for an SM2 id of 8,192 bytes", alg, err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"fmt"
+	"hash"
 	"slices"
 )
 
@@ -11,24 +12,24 @@ const DigestSize = 32
 
 // A scheme is one row of the table of KeySpecs and their Algorithms.
 type scheme struct {
-	spec   KeySpec
-	alg    Algorithm
-	parse  func(spki []byte) (publicKey, error)
-	hash   func(pub publicKey, message []byte) ([]byte, error)
-	verify func(pub publicKey, digest, sig []byte) bool
+	spec    KeySpec
+	alg     Algorithm
+	parse   func(spki []byte) (publicKey, error)
+	newHash func(pub publicKey, sm2ID string) (hash.Hash, error)
+	verify  func(pub publicKey, digest, sig []byte) bool
 }
 
 // schemes is the only table that pairs Algorithms with KeySpecs.
 var schemes = []scheme{
-	{RSA_2048, RSA_PSS_SHA_256, parseRSA(2048), hashSHA256, verifyPSS},
-	{RSA_2048, RSA_PKCS1_SHA_256, parseRSA(2048), hashSHA256, verifyPKCS1},
-	{RSA_3072, RSA_PSS_SHA_256, parseRSA(3072), hashSHA256, verifyPSS},
-	{RSA_3072, RSA_PKCS1_SHA_256, parseRSA(3072), hashSHA256, verifyPKCS1},
-	{RSA_4096, RSA_PSS_SHA_256, parseRSA(4096), hashSHA256, verifyPSS},
-	{RSA_4096, RSA_PKCS1_SHA_256, parseRSA(4096), hashSHA256, verifyPKCS1},
-	{EC_P256, ECDSA_SHA_256, parseP256, hashSHA256, verifyP256},
-	{EC_P256K, ECDSA_SHA_256, parseP256K, hashSHA256, verifyP256K},
-	{EC_SM2, SM2DSA, parseSM2, hashSM2, verifySM2},
+	{RSA_2048, RSA_PSS_SHA_256, parseRSA(2048), newSHA256, verifyPSS},
+	{RSA_2048, RSA_PKCS1_SHA_256, parseRSA(2048), newSHA256, verifyPKCS1},
+	{RSA_3072, RSA_PSS_SHA_256, parseRSA(3072), newSHA256, verifyPSS},
+	{RSA_3072, RSA_PKCS1_SHA_256, parseRSA(3072), newSHA256, verifyPKCS1},
+	{RSA_4096, RSA_PSS_SHA_256, parseRSA(4096), newSHA256, verifyPSS},
+	{RSA_4096, RSA_PKCS1_SHA_256, parseRSA(4096), newSHA256, verifyPKCS1},
+	{EC_P256, ECDSA_SHA_256, parseP256, newSHA256, verifyP256},
+	{EC_P256K, ECDSA_SHA_256, parseP256K, newSHA256, verifyP256K},
+	{EC_SM2, SM2DSA, parseSM2, newSM3, verifySM2},
 }
 
 // KeySpecs lists the KeySpecs that can sign, in the table's order.
