@@ -76,8 +76,8 @@ type Offer struct {
 	Offered  bool
 	Software bool          // the key is used in this process and sealed by the token
 	Reason   string        // why the KeySpec is not offered
-	Generate time.Duration // the time to make a key pair; 0 if none was made
-	Sign     time.Duration // the median time of a signature; 0 if none was made
+	Generate time.Duration `json:"GenerateNanoseconds"` // the time to make a key pair; 0 if none was made
+	Sign     time.Duration `json:"SignNanoseconds"`     // the median time of a signature; 0 if none was made
 }
 
 // An Object is one object in a token.
