@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -24,7 +25,7 @@ import (
 	"github.com/kmsgate/kmsgate/integration/devgateway"
 )
 
-// kmsgate runs a command and gives what it prints.
+// kmsgate runs a command and returns its standard output. The error contains its standard error.
 func kmsgate(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()
 	cmd := exec.Command(binary, args...)
@@ -36,7 +37,8 @@ func kmsgate(t *testing.T, args ...string) (stdout string, err error) {
 	return string(out), err
 }
 
-// administer runs a command on a gateway, which has to succeed.
+// administer runs a command through a gateway's admin socket and returns its standard output. The
+// command must succeed.
 func administer(t *testing.T, env map[string]string, args ...string) string {
 	t.Helper()
 	out, err := kmsgate(t, append(args, "--socket", env["KMSGATE_ADMIN_SOCKET"])...)
@@ -46,22 +48,19 @@ func administer(t *testing.T, env map[string]string, args ...string) string {
 	return out
 }
 
-// newUser makes a user with an access key and gives the environment in which a
-// program of that user runs.
+// newUser creates a user with a policy and an access key. It returns env with that access key.
 func newUser(t *testing.T, env map[string]string, name, policyName string) map[string]string {
 	t.Helper()
 	administer(t, env, "user", "create", name)
 	administer(t, env, "policy", "attach", policyName, "--user", name)
-	var made struct{ AccessKeyId, AccessKeySecret string }
-	if err := json.Unmarshal([]byte(administer(t, env, "accesskey", "create", "--user", name)), &made); err != nil {
+	var created struct{ AccessKeyId, AccessKeySecret string }
+	if err := json.Unmarshal([]byte(administer(t, env, "accesskey", "create", "--user", name)), &created); err != nil {
 		t.Fatal(err)
 	}
-	theirs := make(map[string]string)
-	for n, value := range env {
-		theirs[n] = value
-	}
-	theirs["KMSGATE_ACCESS_KEY_ID"], theirs["KMSGATE_ACCESS_KEY_SECRET"] = made.AccessKeyId, made.AccessKeySecret
-	return theirs
+	userEnv := maps.Clone(env)
+	userEnv["KMSGATE_ACCESS_KEY_ID"] = created.AccessKeyId
+	userEnv["KMSGATE_ACCESS_KEY_SECRET"] = created.AccessKeySecret
+	return userEnv
 }
 
 func newPolicy(t *testing.T, env map[string]string, name, document string) {
@@ -73,14 +72,15 @@ func newPolicy(t *testing.T, env map[string]string, name, document string) {
 	administer(t, env, "policy", "create", name, "--file", file)
 }
 
-// TestOneProgramOneKey is what a signing appliance is for: a program may sign with
-// one key and do nothing else, every use can be seen, and an auditor can prove
-// that no line was removed.
+// TestOneProgramOneKey shows the purpose of a signing appliance: a program may sign with one key
+// and do nothing else, the audit log shows every use, and an auditor can prove that no line was
+// removed.
 func TestOneProgramOneKey(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
 	key, version := g.Env["KMSGATE_KEY_EC_P256"], g.Env["KMSGATE_KEYVERSION_EC_P256"]
-	newPolicy(t, g.Env, "one-key", `{"Version":"1","Statement":[{"Effect":"Allow","Action":["kms:AsymmetricSign","kms:GetPublicKey"],"Resource":"acs:kms:*:*:key/`+key+`"}]}`)
+	newPolicy(t, g.Env, "one-key", `{"Version":"1","Statement":[{"Effect":"Allow",
+		"Action":["kms:AsymmetricSign","kms:GetPublicKey"],"Resource":"acs:kms:*:*:key/`+key+`"}]}`)
 	app, err := devgateway.SDK(newUser(t, g.Env, "app", "one-key"))
 	if err != nil {
 		t.Fatal(err)
@@ -89,21 +89,19 @@ func TestOneProgramOneKey(t *testing.T) {
 	digest := make([]byte, 32)
 	for _, name := range []string{key, "alias/dev-ec-p256"} {
 		if _, _, _, err := c.sign(name, version, hsm.ECDSA_SHA_256, digest); err != nil {
-			t.Errorf("with %s: %v", name, err)
+			t.Errorf("signing with key %q: %v", name, err)
 		}
 	}
-	denied := func(what string, err error) {
+	denied := func(request string, err error) {
 		t.Helper()
-		if err == nil {
-			t.Errorf("%s is permitted", what)
-		} else if got, _ := seen(t, err); got != "403 Forbidden.NoPermission" {
-			t.Errorf("%s: %q", what, got)
+		if got, _ := errorCode(t, err); got != "403 Forbidden.NoPermission" {
+			t.Errorf("%s: got %q, want 403 Forbidden.NoPermission", request, got)
 		}
 	}
 	_, _, _, err = c.sign("alias/dev-ec-p256k", g.Env["KMSGATE_KEYVERSION_EC_P256K"], hsm.ECDSA_SHA_256, digest)
 	denied("another key", err)
 	_, _, _, err = c.sign("none", version, hsm.ECDSA_SHA_256, digest)
-	denied("a key that there is not", err)
+	denied("a key that does not exist", err)
 	_, err = c.verify(key, version, hsm.ECDSA_SHA_256, digest, digest)
 	denied("AsymmetricVerify", err)
 	_, err = app.DisableKey(&kms.DisableKeyRequest{KeyId: &key})
@@ -111,27 +109,30 @@ func TestOneProgramOneKey(t *testing.T) {
 	_, err = app.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256")})
 	denied("CreateKey", err)
 
-	// A key's own policy denies what the user's allows, at once.
-	everybody := fmt.Sprintf(`{"Version":"1","Statement":[{"Effect":"Deny","Principal":{"RAM":["acs:ram::%s:user/app"]},"Action":["kms:AsymmetricSign"],"Resource":["*"]}]}`, g.Env["KMSGATE_ACCOUNT_ID"])
+	// A Deny in the key policy overrides the Allow of the user's policy, immediately.
+	deny := fmt.Sprintf(`{"Version":"1","Statement":[{"Effect":"Deny","Principal":{"RAM":["acs:ram::%s:user/app"]},
+		"Action":["kms:AsymmetricSign"],"Resource":["*"]}]}`, g.Env["KMSGATE_ACCOUNT_ID"])
 	file := filepath.Join(t.TempDir(), "deny.json")
-	if err := os.WriteFile(file, []byte(everybody), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(deny), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	administer(t, g.Env, "key", "policy", "set", key, "--file", file)
+	administer(t, g.Env, "key", "policy", "update", key, "--file", file)
 	_, _, _, err = c.sign(key, version, hsm.ECDSA_SHA_256, digest)
-	denied("what the key policy denies", err)
+	denied("a key whose policy denies the user", err)
 
-	uses, err := kmsgate(t, "audit", "search", g.Env["KMSGATE_AUDIT_FILE"], "--user", "app", "--action", "AsymmetricSign", "-o", "json")
+	uses, err := kmsgate(t, "audit", "search", g.Env["KMSGATE_AUDIT_FILE"],
+		"--user", "app", "--action", "AsymmetricSign", "-o", "json")
 	if err != nil || strings.Count(uses, "\n") != 5 || strings.Count(uses, `"Code":"Forbidden.NoPermission"`) != 3 {
-		t.Errorf("the log shows these uses: %v\n%s", err, uses)
+		t.Errorf("audit search: %v, want 5 lines, 3 of them denied, got:\n%s", err, uses)
 	}
 	head := strings.TrimSpace(administer(t, g.Env, "audit", "head"))
 	if err := g.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	verify := []string{"audit", "verify", g.Env["KMSGATE_AUDIT_FILE"], "--public-key", g.Env["KMSGATE_AUDIT_PUBLIC_KEY"], "--expect", head}
+	verify := []string{"audit", "verify", g.Env["KMSGATE_AUDIT_FILE"],
+		"--audit-public-key", g.Env["KMSGATE_AUDIT_PUBLIC_KEY"], "--expect", head}
 	if out, err := kmsgate(t, verify...); err != nil || !strings.HasPrefix(out, "proven: lines 1 to ") {
-		t.Errorf("%v\n%s", err, out)
+		t.Errorf("audit verify: %v\n%s", err, out)
 	}
 	content, err := os.ReadFile(g.Env["KMSGATE_AUDIT_FILE"])
 	if err != nil {
@@ -142,20 +143,21 @@ func TestOneProgramOneKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := kmsgate(t, verify...); err == nil {
-		t.Errorf("lines were removed and not missed:\n%s", out)
+		t.Errorf("audit verify accepts a log from which lines were removed:\n%s", out)
 	}
 }
 
-// A load signs from many callers until it is stopped.
+// A load is a number of callers that sign without pause.
 type load struct {
 	stop    atomic.Bool
 	callers sync.WaitGroup
 	mu      sync.Mutex
 	signed  []string         // RequestIds of signatures; guarded by mu
-	refused map[string]int   // by status and code; guarded by mu
-	other   map[string]error // what was no answer of the API; guarded by mu
+	refused map[string]int   // number of error responses by status and code; guarded by mu
+	other   map[string]error // errors without a response of the API, by message; guarded by mu
 }
 
+// startLoad starts callers that sign until end is called, or the test ends.
 func startLoad(t *testing.T, env map[string]string, callers int) *load {
 	t.Helper()
 	l := &load{refused: make(map[string]int), other: make(map[string]error)}
@@ -166,7 +168,7 @@ func startLoad(t *testing.T, env map[string]string, callers int) *load {
 		}
 		l.callers.Go(func() {
 			for !l.stop.Load() {
-				l.note(t, client, env)
+				l.sign(t, client, env)
 			}
 		})
 	}
@@ -174,40 +176,46 @@ func startLoad(t *testing.T, env map[string]string, callers int) *load {
 	return l
 }
 
-func (l *load) note(t *testing.T, client *kms.Client, env map[string]string) {
-	resp, err := client.AsymmetricSign(&kms.AsymmetricSignRequest{KeyId: tea.String(env["KMSGATE_KEY_EC_P256"]),
-		KeyVersionId: tea.String(env["KMSGATE_KEYVERSION_EC_P256"]), Algorithm: tea.String("ECDSA_SHA_256"), Digest: b64(make([]byte, 32))})
+// sign signs once and records the outcome.
+func (l *load) sign(t *testing.T, client *kms.Client, env map[string]string) {
+	resp, err := client.AsymmetricSign(&kms.AsymmetricSignRequest{
+		KeyId: tea.String(env["KMSGATE_KEY_EC_P256"]), KeyVersionId: tea.String(env["KMSGATE_KEYVERSION_EC_P256"]),
+		Algorithm: tea.String("ECDSA_SHA_256"), Digest: b64(make([]byte, 32)),
+	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
 		l.signed = append(l.signed, tea.StringValue(resp.Body.RequestId))
 	} else if sdk := (*tea.SDKError)(nil); errors.As(err, &sdk) && tea.IntValue(sdk.StatusCode) > 0 {
-		code, _ := seen(t, err)
+		code, _ := errorCode(t, err)
 		l.refused[code]++
 	} else {
-		l.other[err.Error()] = err // the gateway is gone
+		l.other[err.Error()] = err // the gateway was killed
 	}
 }
 
+// count returns the number of signatures so far.
 func (l *load) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.signed)
 }
 
-func (l *load) refusedBy(code string) int {
+// refusals returns the number of responses with a status and code, such as "503 X".
+func (l *load) refusals(code string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.refused[code]
 }
 
+// end stops the callers and waits for them.
 func (l *load) end() {
 	l.stop.Store(true)
 	l.callers.Wait()
 }
 
-// allLogged looks for the line of every answered request.
-func (l *load) allLogged(t *testing.T, file string) {
+// checkLogged checks that an audit log has a line for each signature.
+func (l *load) checkLogged(t *testing.T, file string) {
 	t.Helper()
 	content, err := os.ReadFile(file)
 	if err != nil {
@@ -215,13 +223,13 @@ func (l *load) allLogged(t *testing.T, file string) {
 	}
 	for _, id := range l.signed {
 		if !bytes.Contains(content, []byte(`"RequestId":"`+id+`"`)) {
-			t.Errorf("request %s was answered and has no line", id)
+			t.Errorf("the audit log has no line for request %s, which was answered", id)
 		}
 	}
 }
 
-// TestAnsweredMeansLogged kills a gateway that signs: every request that was
-// answered has its line, and the chain is whole.
+// TestAnsweredMeansLogged kills a gateway while it signs. The audit log must have a line for every
+// request that was answered, and its chain must be complete.
 func TestAnsweredMeansLogged(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	for range 3 {
@@ -232,15 +240,15 @@ func TestAnsweredMeansLogged(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.end()
-		l.allLogged(t, dir+"/audit.log")
+		l.checkLogged(t, dir+"/audit.log")
 	}
 	start(t, dir)
 	verifyAudit(t, dir)
 }
 
-// TestDiskFull lets a gateway that signs write no more than it has written: the
-// file-size limit acts on it like a full disk. Nothing is signed then, callers
-// are told why, and when there is room again it goes on by itself.
+// TestDiskFull limits the file size of a gateway that signs, which has the effect of a full disk.
+// The gateway must then sign nothing and return a specific error. When the limit is lifted, it must
+// continue without a restart.
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
@@ -253,63 +261,65 @@ func TestDiskFull(t *testing.T) {
 		}
 		return info.Size()
 	}
-	// The limit is for every file alike, and the database shall not feel it.
+	// The limit applies to every file. The log must reach it before the database does.
 	waitFor(t, "a log larger than the database", func() bool { return size(log) > 2*size(dir+"/kmsgate.db") })
 	limit := func(bytes uint64) {
 		t.Helper()
-		if err := unix.Prlimit(g.Pid(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: bytes, Max: unix.RLIM_INFINITY}, nil); err != nil {
+		err := unix.Prlimit(g.Pid(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: bytes, Max: unix.RLIM_INFINITY}, nil)
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	limit(uint64(size(log)) + 2000)
 	const unavailable = "503 ServiceUnavailableTemporary"
-	waitFor(t, "the full disk to be noticed", func() bool { return l.refusedBy(unavailable) > 20 })
-	// What did not fit may have left room for fewer lines, which are written then. So the
-	// disk is made full to the byte, and what was under way at that moment ends.
+	waitFor(t, "the gateway to notice the full disk", func() bool { return l.refusals(unavailable) > 20 })
+	// A batch of lines that did not fit may have left room for a smaller batch. Therefore the test
+	// now lowers the limit to the log's size, and waits for the requests in flight.
 	limit(uint64(size(log)))
-	refused := l.refusedBy(unavailable)
-	waitFor(t, "all callers to be refused", func() bool { return l.refusedBy(unavailable) > refused+200 })
+	refused := l.refusals(unavailable)
+	waitFor(t, "all callers to be refused", func() bool { return l.refusals(unavailable) > refused+200 })
 	full := l.count()
-	waitFor(t, "more callers to be refused", func() bool { return l.refusedBy(unavailable) > refused+400 })
+	waitFor(t, "more callers to be refused", func() bool { return l.refusals(unavailable) > refused+400 })
 	if l.count() != full {
-		t.Errorf("%d signatures were made on a full disk", l.count()-full)
+		t.Errorf("got %d signatures on a full disk, want none", l.count()-full)
 	}
 	if !strings.Contains(g.Output(), "the audit log cannot be written") {
-		t.Error("the operator is not told")
+		t.Error("the gateway's log has no error about the audit log")
 	}
 	if status, body := observe(t, g.Env, "/ready"); status != 503 || !strings.Contains(body, "file too large") {
-		t.Errorf("health: %d %s", status, body)
+		t.Errorf("/ready on a full disk: got %d %s, want 503 with the reason", status, body)
 	}
 	limit(unix.RLIM_INFINITY)
 	waitFor(t, "signatures again", func() bool { return l.count() > full+200 })
 	l.end()
-	l.allLogged(t, log)
+	l.checkLogged(t, log)
 	verifyAudit(t, dir)
 	if status, body := observe(t, g.Env, "/ready"); status != 200 {
-		t.Errorf("health: %d %s", status, body)
+		t.Errorf("/ready: got %d %s, want 200", status, body)
 	}
 	for err := range l.other {
-		t.Errorf("a caller got no answer: %s", err)
+		t.Errorf("a caller got no response: %s", err)
 	}
 }
 
-// TestQuotas measures a shared gateway's quota: 64 callers of two users at once.
+// TestQuotas measures the quotas of a shared gateway with 32 concurrent callers of each of two
+// users.
 func TestQuotas(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
 	env := g.Env
 	config := reconfigure(t, g, "gateway: dedicated", "gateway: shared")
-	env["KMSGATE_ENDPOINT"] = serve(t, config, env)
+	env["KMSGATE_ENDPOINT"] = serve(t, config)
 	other := newUser(t, env, "other", "AliyunKMSCryptoUserAccess")
-	// Less than the documented 200, so that a slow machine feels them too.
+	// Below the documented 200, so that a slow machine exceeds them too.
 	quotas := []int{20, 40}
-	administer(t, env, "quota", "set", "--user", "dev", "--quota", "asymmetric", "--qps", fmt.Sprint(quotas[0]))
-	administer(t, env, "quota", "set", "--user", "other", "--quota", "asymmetric", "--qps", fmt.Sprint(quotas[1]))
+	administer(t, env, "quota", "update", "--user", "dev", "--quota", "asymmetric", "--qps", fmt.Sprint(quotas[0]))
+	administer(t, env, "quota", "update", "--user", "other", "--quota", "asymmetric", "--qps", fmt.Sprint(quotas[1]))
 	began := time.Now()
 	loads := []*load{startLoad(t, env, 32), startLoad(t, other, 32)}
 	for i, l := range loads {
-		waitFor(t, "the quota to be felt", func() bool {
-			return l.refusedBy("429 Rejected.Throttling") > 20 && l.count() > 2*quotas[i]
+		waitFor(t, "the quota to be exceeded", func() bool {
+			return l.refusals("429 Rejected.Throttling") > 20 && l.count() > 2*quotas[i]
 		})
 	}
 	for _, l := range loads {
@@ -317,31 +327,31 @@ func TestQuotas(t *testing.T) {
 	}
 	took := time.Since(began)
 	for i, l := range loads {
-		// A full bucket, and what flows into it.
-		if most := quotas[i] + int(float64(quotas[i])*took.Seconds()) + 1; l.count() > most {
-			t.Errorf("user %d had %d signatures in %v, and may have %d", i, l.count(), took, most)
+		// A full bucket, and the tokens that were added to it.
+		if limit := quotas[i] + int(float64(quotas[i])*took.Seconds()) + 1; l.count() > limit {
+			t.Errorf("user %d got %d signatures in %v, want at most %d", i, l.count(), took, limit)
 		}
 	}
 }
 
-// TestStrangersTakeNoDescriptors opens as many connections as it can to two
-// listeners and the metrics: the token keeps enough files to sign with.
+// TestStrangersTakeNoDescriptors opens as many connections as it can to two listeners. The gateway
+// must still be ready and sign, because it keeps file descriptors for the token.
 func TestStrangersTakeNoDescriptors(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
 	env := g.Env
 	config := reconfigure(t, g, "listeners:\n", "listeners:\n    - address: 127.0.0.1:0\n")
-	addresses := strings.Fields(serve(t, config, env, "sh", "-c", `ulimit -n 300; exec "$@"`, "sh"))
+	addresses := strings.Fields(serve(t, config, "sh", "-c", `ulimit -n 300; exec "$@"`, "sh"))
 	if len(addresses) != 2 {
-		t.Fatalf("listeners: %v", addresses)
+		t.Fatalf("got listeners %v, want 2", addresses)
 	}
 	open := 0
 	for source := range 6 {
-		from := &net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 200, byte(source+1))}}
+		dialer := &net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 200, byte(source+1))}}
 		for n := range 200 {
-			conn, err := from.Dial("tcp", addresses[n%2])
+			conn, err := dialer.Dial("tcp", addresses[n%2])
 			if err != nil {
-				continue // as intended
+				continue // the listener has reached its limit
 			}
 			defer conn.Close()
 			if _, err := conn.Write([]byte{0x16}); err == nil {
@@ -350,24 +360,25 @@ func TestStrangersTakeNoDescriptors(t *testing.T) {
 		}
 	}
 	if open < 200 {
-		t.Fatalf("only %d connections were made, so this shows nothing", open)
+		t.Fatalf("opened %d connections, want at least 200: the test shows nothing", open)
 	}
 	env["KMSGATE_ENDPOINT"] = addresses[1]
 	if status, body := observe(t, env, "/ready"); status != 200 {
-		t.Errorf("health: %d %s", status, body)
+		t.Errorf("/ready: got %d %s, want 200", status, body)
 	}
-	waitFor(t, "a place among the strangers", func() bool {
+	waitFor(t, "a connection that can sign", func() bool {
 		client, err := devgateway.SDK(env)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, _, err = newSDK{client}.sign(env["KMSGATE_KEY_EC_P256"], env["KMSGATE_KEYVERSION_EC_P256"], hsm.ECDSA_SHA_256, make([]byte, 32))
+		_, _, _, err = newSDK{client}.sign(env["KMSGATE_KEY_EC_P256"], env["KMSGATE_KEYVERSION_EC_P256"],
+			hsm.ECDSA_SHA_256, make([]byte, 32))
 		return err == nil
 	})
 }
 
-// reconfigure stops a gateway and changes its configuration, for it to be served
-// anew.
+// reconfigure stops a gateway and replaces before with after in its configuration. It returns the
+// configuration's path, for serve.
 func reconfigure(t *testing.T, g *devgateway.Gateway, before, after string) (config string) {
 	t.Helper()
 	if err := g.Stop(); err != nil {
@@ -376,7 +387,7 @@ func reconfigure(t *testing.T, g *devgateway.Gateway, before, after string) (con
 	config = g.Dir + "/kmsgate.yaml"
 	text, err := os.ReadFile(config)
 	if err != nil || !bytes.Contains(text, []byte(before)) {
-		t.Fatalf("the configuration has no %q, %v", before, err)
+		t.Fatalf("the configuration does not contain %q, %v", before, err)
 	}
 	if err := os.WriteFile(config, bytes.Replace(text, []byte(before), []byte(after), 1), 0o600); err != nil {
 		t.Fatal(err)
@@ -384,12 +395,13 @@ func reconfigure(t *testing.T, g *devgateway.Gateway, before, after string) (con
 	return config
 }
 
-// serve runs `kmsgate serve`, behind other words if there are any, until the test
-// ends, and gives its addresses.
-func serve(t *testing.T, config string, env map[string]string, behind ...string) (address string) {
+// serve runs `kmsgate serve` until the test ends, and returns its addresses, separated by spaces.
+// The command line starts with the arguments wrapper, if there are any. The gateway must log no
+// error.
+func serve(t *testing.T, config string, wrapper ...string) (address string) {
 	t.Helper()
-	words := append(behind, binary, "serve", "--config", config)
-	cmd := exec.Command(words[0], words[1:]...)
+	args := append(wrapper, binary, "serve", "--config", config)
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = devgateway.Environment()
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
@@ -404,7 +416,7 @@ func serve(t *testing.T, config string, env map[string]string, behind ...string)
 			t.Errorf("kmsgate serve: %v", err)
 		}
 		if text, err := os.ReadFile(log.Name()); err != nil || bytes.Contains(text, []byte("level=ERROR")) {
-			t.Errorf("kmsgate serve says: %v\n%s", err, text)
+			t.Errorf("kmsgate serve logged an error: %v\n%s", err, text)
 		}
 	})
 	listeners := regexp.MustCompile(`listeners="?\[(.*?)\]`)

@@ -23,25 +23,27 @@ import (
 	"github.com/kmsgate/kmsgate/integration/devgateway"
 )
 
-// An age key for this test.
+// An age key pair for these tests.
 const (
 	backupIdentity  = "AGE-SECRET-KEY-1L0NR8426NSYC0QA47NMPYKVZ8C9SGXSQYM5NYTTJVFYWMXDUWKKQZSXDU2"
 	backupRecipient = "age1xq33d62dfm0c6ypxy7cwtepe5k8kx2x3ya7nx3uzueka39nq6fzscxus4z"
 )
 
-// An acknowledged key is one that a client was told of.
+// An acknowledged key is a key that the gateway has returned to a client.
 type acknowledged struct {
 	keyId, versionId string
 	spec             hsm.KeySpec
 	publicPEM        string
 }
 
+// acknowledge looks up the first version of a key and its public key.
 func acknowledge(client *kms.Client, spec hsm.KeySpec, keyId string) (acknowledged, error) {
 	listed, err := client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: &keyId})
 	if err != nil {
 		return acknowledged{}, err
 	}
-	a := acknowledged{keyId: keyId, versionId: tea.StringValue(listed.Body.KeyVersions.KeyVersion[0].KeyVersionId), spec: spec}
+	versionId := tea.StringValue(listed.Body.KeyVersions.KeyVersion[0].KeyVersionId)
+	a := acknowledged{keyId: keyId, versionId: versionId, spec: spec}
 	public, err := client.GetPublicKey(&kms.GetPublicKeyRequest{KeyId: &a.keyId, KeyVersionId: &a.versionId})
 	if err == nil {
 		a.publicPEM = tea.StringValue(public.Body.PublicKey)
@@ -49,31 +51,30 @@ func acknowledge(client *kms.Client, spec hsm.KeySpec, keyId string) (acknowledg
 	return a, err
 }
 
-// check has the key sign, and judges the signature by the public key that the
-// client has had since before.
+// check signs with the key and verifies the signature with the public key that acknowledge looked
+// up.
 func (a acknowledged) check(t *testing.T, client *kms.Client) {
 	t.Helper()
 	alg, digest := hsm.Algorithms(a.spec)[0], make([]byte, 32)
 	rand.Read(digest)
 	_, _, sig, err := newSDK{client}.sign(a.keyId, a.versionId, alg, digest)
 	if err != nil {
-		t.Errorf("%s %s does not sign: %v", a.spec, a.keyId, err)
+		t.Errorf("signing with the %s key %s: %v", a.spec, a.keyId, err)
 		return
 	}
 	block, _ := pem.Decode([]byte(a.publicPEM))
 	if ok, err := hsm.Verify(hsm.Key{Spec: a.spec, Public: block.Bytes}, alg, digest, sig); err != nil || !ok {
-		t.Errorf("%s %s: hsm.Verify says %v, %v", a.spec, a.keyId, ok, err)
+		t.Errorf("%s key %s: hsm.Verify returned %v, %v", a.spec, a.keyId, ok, err)
 	}
 	if ok, err := hsmtest.OpenSSLVerify(t.TempDir(), a.publicPEM, alg, digest, sig); err != nil || !ok {
-		t.Errorf("%s %s: openssl says %v, %v", a.spec, a.keyId, ok, err)
+		t.Errorf("%s key %s: openssl returned %v, %v", a.spec, a.keyId, ok, err)
 	}
 }
 
-// TestBackupUnderLoad backs a gateway up while it signs and makes keys, kills it,
-// deletes all that it had, and restores it. No signature failed meanwhile; every
-// key that was acknowledged before the backup began signs, for the public key that
-// it had; the token has what the records account for and no more; and the
-// restored log proves itself.
+// TestBackupUnderLoad backs a gateway up while it signs and creates keys, kills it, deletes its
+// directory, and restores it. No signature may fail during the backups. Every key that was
+// acknowledged before the last backup must sign with the same public key. The token must have the
+// objects that the records account for and no more, and the restored audit log must verify.
 func TestBackupUnderLoad(t *testing.T) {
 	parent := t.TempDir()
 	path := func(name string) string { return filepath.Join(parent, name) }
@@ -90,7 +91,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	for _, spec := range devgateway.KeySpecs {
 		keys = append(keys, must[acknowledged](t)(acknowledge(client, spec, g.Env["KMSGATE_KEY_"+string(spec)])))
 	}
-	signs := keys[2]
+	signer := keys[2]
 	stop := make(chan struct{})
 	stopped := func() bool {
 		select {
@@ -103,11 +104,13 @@ func TestBackupUnderLoad(t *testing.T) {
 	var load sync.WaitGroup
 	var signatures atomic.Int64
 	for range 4 {
-		client := must[*kms.Client](t)(devgateway.SDK(g.Env)) // the SDK's clients are for one goroutine each
+		client := must[*kms.Client](t)(devgateway.SDK(g.Env)) // an SDK client is not safe for concurrent use
 		load.Go(func() {
 			for !stopped() {
-				if _, _, _, err := (newSDK{client}).sign(signs.keyId, signs.versionId, hsm.ECDSA_SHA_256, make([]byte, 32)); err != nil {
-					t.Errorf("a signature under load: %v", err)
+				digest := make([]byte, hsm.DigestSize)
+				_, _, _, err := (newSDK{client}).sign(signer.keyId, signer.versionId, hsm.ECDSA_SHA_256, digest)
+				if err != nil {
+					t.Errorf("signing under load: %v", err)
 					return
 				}
 				signatures.Add(1)
@@ -119,13 +122,13 @@ func TestBackupUnderLoad(t *testing.T) {
 		client := must[*kms.Client](t)(devgateway.SDK(g.Env))
 		load.Go(func() {
 			for !stopped() {
-				made, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String(string(spec))})
+				created, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String(string(spec))})
 				var a acknowledged
 				if err == nil {
-					a, err = acknowledge(client, spec, tea.StringValue(made.Body.KeyMetadata.KeyId))
+					a, err = acknowledge(client, spec, tea.StringValue(created.Body.KeyMetadata.KeyId))
 				}
 				if err != nil {
-					t.Errorf("a key under load: %v", err)
+					t.Errorf("creating a key under load: %v", err)
 					return
 				}
 				mu.Lock()
@@ -142,7 +145,8 @@ func TestBackupUnderLoad(t *testing.T) {
 			before = slices.Clone(keys)
 			return len(before) >= 12*(n+1) || t.Failed()
 		})
-		must[string](t)(kmsgate(t, "backup", path(fmt.Sprint("backup", n, ".age")), "--dir", g.Dir, "--recipient", backupRecipient))
+		file := path(fmt.Sprint("backup", n, ".age"))
+		must[string](t)(kmsgate(t, "backup", file, "--dir", g.Dir, "--recipient", backupRecipient))
 	}
 	close(stop)
 	load.Wait()
@@ -158,15 +162,18 @@ func TestBackupUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d signatures, %d keys, %d of them before the last backup", signatures.Load(), len(keys), len(before))
 
-	said := must[string](t)(kmsgate(t, "restore", path("backup2.age"), "--dir", path("restored"), "--identity", path("key.txt"), "--audit-public-key", path("audit.pem")))
-	if !strings.Contains(said, "Keys that have signed: ") {
-		t.Errorf("restore said:\n%s", said)
+	printed := must[string](t)(kmsgate(t, "restore", path("backup2.age"), "--target", path("restored"),
+		"--identity", path("key.txt"), "--audit-public-key", path("audit.pem")))
+	if !strings.Contains(printed, " keys signed. ") {
+		t.Errorf("restore does not report the keys that signed:\n%s", printed)
 	}
 	checkObjects(t, path("restored"))
 	r := start(t, path("restored"))
-	for _, name := range []string{"KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET", "KMSGATE_INSTANCE_ID", "KMSGATE_KEY_RSA_2048"} {
+	for _, name := range []string{
+		"KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET", "KMSGATE_INSTANCE_ID", "KMSGATE_KEY_RSA_2048",
+	} {
 		if r.Env[name] != g.Env[name] {
-			t.Errorf("%s was %q and is %q", name, g.Env[name], r.Env[name])
+			t.Errorf("%s after the restore: got %q, want %q", name, r.Env[name], g.Env[name])
 		}
 	}
 	if client, err = devgateway.SDK(r.Env); err != nil {
@@ -176,12 +183,12 @@ func TestBackupUnderLoad(t *testing.T) {
 		a.check(t, client)
 	}
 	if proof := verifyAudit(t, path("restored")); len(proof.Restored) != 1 {
-		t.Errorf("the log's proof is %+v, and has to say once that it was restored", proof)
+		t.Errorf("verifying the audit log: got %+v, want one restore", proof)
 	}
 }
 
-// TestRestoreKilled kills restores at random moments, until enough were killed. What
-// they leave is no instance, and the next one begins anew; or it is all there.
+// TestRestoreKilled kills restores at random moments. A killed restore must leave either no
+// instance, so that the next restore starts from the beginning, or a complete one.
 func TestRestoreKilled(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
@@ -193,43 +200,45 @@ func TestRestoreKilled(t *testing.T) {
 	if err := g.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"restore", path("backup.age"), "--dir", path("restored"), "--identity", path("key.txt"), "--unverified"}
+	args := []string{"restore", path("backup.age"), "--target", path("restored"),
+		"--identity", path("key.txt"), "--unverified"}
 	random := newRandom(t)
 	began := time.Now()
 	must[string](t)(kmsgate(t, args...))
 	whole := time.Since(began)
-	cut, done := 0, 0
+	killed, completed := 0, 0
 	for stop := soaked(12); !stop(); {
 		if _, err := os.Stat(path("restored/kmsgate.yaml")); err == nil {
-			done++
+			completed++
 			if err := os.RemoveAll(path("restored")); err != nil {
 				t.Fatal(err)
 			}
 		}
 		cmd := exec.Command(binary, args...)
 		cmd.Env = devgateway.Environment()
-		var said bytes.Buffer
-		cmd.Stderr = &said
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		timer := time.AfterFunc(whole/2+time.Duration(random.Int64N(int64(whole/2))), func() { _ = cmd.Process.Kill() }) // it may have ended
+		delay := whole/2 + time.Duration(random.Int64N(int64(whole/2)))
+		timer := time.AfterFunc(delay, func() { _ = cmd.Process.Kill() }) // it may have exited
 		err := cmd.Wait()
 		if timer.Stop() && err != nil {
-			t.Fatalf("a restore that was not killed: %v: %s", err, &said)
+			t.Fatalf("restore, which was not killed: %v: %s", err, &stderr)
 		}
 		if err != nil {
-			cut++
+			killed++
 		}
 	}
 	if _, err := os.Stat(path("restored/kmsgate.yaml")); err != nil {
 		must[string](t)(kmsgate(t, args...))
 	}
-	t.Logf("%d were killed, %d got through", cut, done)
+	t.Logf("%d restores were killed, %d completed", killed, completed)
 	r := start(t, path("restored"))
 	for _, name := range []string{"KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET", "KMSGATE_KEY_EC_P256"} {
 		if r.Env[name] != g.Env[name] {
-			t.Errorf("%s was %q and is %q", name, g.Env[name], r.Env[name])
+			t.Errorf("%s after the restore: got %q, want %q", name, r.Env[name], g.Env[name])
 		}
 	}
 	signAll(t, r)

@@ -151,7 +151,8 @@ func checkObjects(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	var objects []hsm.Object
-	err = token.Inspect(token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN())}, func(i hsm.Inspector) (err error) {
+	cfg := token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN())}
+	err = token.Inspect(cfg, func(i hsm.Inspector) (err error) {
 		objects, err = i.Objects(t.Context())
 		return err
 	})

@@ -36,59 +36,64 @@ func signAll(t *testing.T, g *devgateway.Gateway) {
 	}
 	c := newSDK{client}
 	for _, spec := range devgateway.KeySpecs {
-		keyId, versionId, alg := g.Env["KMSGATE_KEY_"+string(spec)], g.Env["KMSGATE_KEYVERSION_"+string(spec)], hsm.Algorithms(spec)[0]
+		keyId, versionId := g.Env["KMSGATE_KEY_"+string(spec)], g.Env["KMSGATE_KEYVERSION_"+string(spec)]
+		alg := hsm.Algorithms(spec)[0]
 		digest := make([]byte, 32)
 		_, _, sig, err := c.sign(keyId, versionId, alg, digest)
 		if err != nil {
-			t.Fatalf("%s: %v", spec, err)
+			t.Fatalf("signing with the %s key: %v", spec, err)
 		}
 		if ok, err := c.verify(keyId, versionId, alg, digest, sig); err != nil || !ok {
-			t.Errorf("%s: %v, %v", spec, ok, err)
+			t.Errorf("AsymmetricVerify with the %s key: got %v, %v, want true", spec, ok, err)
 		}
 	}
 }
 
-// same compares what two runs on one directory exported, but for the port.
-func same(t *testing.T, before, after map[string]string) {
+// checkSameEnv compares the variables that two runs on one directory export, except for the
+// endpoint, whose port differs.
+func checkSameEnv(t *testing.T, before, after map[string]string) {
 	t.Helper()
 	for name, value := range before {
 		if name != "KMSGATE_ENDPOINT" && after[name] != value {
-			t.Errorf("%s was %q and is %q", name, value, after[name])
+			t.Errorf("%s after the restart: got %q, want %q", name, after[name], value)
 		}
 	}
 	if len(before) != len(after) {
-		t.Errorf("%d names were exported, now %d", len(before), len(after))
+		t.Errorf("got %d variables after the restart, want %d", len(after), len(before))
 	}
 }
 
-// TestEnv checks what a program that sources DIR/env finds.
+// TestEnv checks the variables that DIR/env exports, and the modes of the files in DIR.
 func TestEnv(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
-	want := []string{"KMSGATE_ENDPOINT", "KMSGATE_CA_FILE", "KMSGATE_INSTANCE_ID", "KMSGATE_REGION_ID", "KMSGATE_ACCOUNT_ID", "KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET",
-		"KMSGATE_ADMIN_SOCKET", "KMSGATE_AUDIT_FILE", "KMSGATE_AUDIT_PUBLIC_KEY", "KMSGATE_CLIENT_KEY_FILE", "KMSGATE_CLIENT_KEY_PASSWORD"}
+	want := []string{
+		"KMSGATE_ENDPOINT", "KMSGATE_CA_FILE", "KMSGATE_INSTANCE_ID", "KMSGATE_REGION_ID", "KMSGATE_ACCOUNT_ID",
+		"KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET", "KMSGATE_ADMIN_SOCKET", "KMSGATE_AUDIT_FILE",
+		"KMSGATE_AUDIT_PUBLIC_KEY", "KMSGATE_CLIENT_KEY_FILE", "KMSGATE_CLIENT_KEY_PASSWORD",
+	}
 	for _, spec := range devgateway.KeySpecs {
 		want = append(want, "KMSGATE_KEY_"+string(spec), "KMSGATE_KEYVERSION_"+string(spec))
 	}
 	for _, name := range want {
 		if g.Env[name] == "" {
-			t.Errorf("%s is not exported", name)
+			t.Errorf("DIR/env does not export %s", name)
 		}
 	}
 	if len(g.Env) != len(want) {
-		t.Errorf("%d names are exported, want %d", len(g.Env), len(want))
+		t.Errorf("DIR/env exports %d variables, want %d", len(g.Env), len(want))
 	}
-	// A shell reads it as we do.
+	// A shell must read the same values as devgateway.ReadEnv.
 	out, err := exec.Command("sh", "-c", ". "+dir+"/env && env").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, value := range g.Env {
 		if !bytes.Contains(out, []byte(name+"="+value+"\n")) {
-			t.Errorf("a shell does not see %s=%s", name, value)
+			t.Errorf("a shell that sources DIR/env does not have %s=%s", name, value)
 		}
 	}
-	// Nothing that is secret can be read by others.
+	// Other users must not be able to read secrets.
 	public := []string{g.Env["KMSGATE_CA_FILE"], g.Env["KMSGATE_AUDIT_PUBLIC_KEY"]}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -96,7 +101,7 @@ func TestEnv(t *testing.T) {
 		}
 		info, err := d.Info()
 		if err == nil && info.Mode().Perm()&0o077 != 0 && !slices.Contains(public, path) {
-			t.Errorf("%s has mode %v", path, info.Mode())
+			t.Errorf("%s has mode %v, want no access for other users", path, info.Mode())
 		}
 		return err
 	})
@@ -105,7 +110,7 @@ func TestEnv(t *testing.T) {
 	}
 }
 
-// TestStartAgain stops a gateway in every way and starts it again.
+// TestStartAgain stops a gateway with each of three signals and starts it again.
 func TestStartAgain(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
@@ -120,17 +125,17 @@ func TestStartAgain(t *testing.T) {
 			t.Errorf("%s: %v\n%s", name, err, g.Output())
 		}
 		if _, err := os.Stat(dir + "/env"); name != "SIGKILL" && !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s left DIR/env: %v", name, err)
+			t.Errorf("DIR/env after %s: got %v, want no file", name, err)
 		}
 		g = start(t, dir)
-		same(t, first, g.Env)
+		checkSameEnv(t, first, g.Env)
 		signAll(t, g)
 	}
 }
 
-// TestKilledUnderLoad kills a gateway while 16 callers make keys, versions and
-// aliases. What was acknowledged is there afterwards; all that is there, signs;
-// and the audit log is whole.
+// TestKilledUnderLoad kills a gateway while 16 callers create keys, versions and aliases. After a
+// restart, the gateway must list every acknowledged version, every listed version must sign, and
+// the audit log must be complete.
 func TestKilledUnderLoad(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	var g *devgateway.Gateway
@@ -143,8 +148,8 @@ func TestKilledUnderLoad(t *testing.T) {
 	}
 	for range 3 {
 		g = start(t, dir)
-		var made atomic.Int32
-		var gone atomic.Bool
+		var created atomic.Int32
+		var killed atomic.Bool
 		var callers sync.WaitGroup
 		for range 16 {
 			client, err := devgateway.SDK(g.Env)
@@ -154,23 +159,25 @@ func TestKilledUnderLoad(t *testing.T) {
 			callers.Go(func() {
 				for {
 					keyId, versionId, err := newKey(client)
-					if gone.Load() {
+					if killed.Load() {
 						return
 					} else if err != nil {
-						continue // too much at once for a slow disk
+						continue // a slow disk cannot always keep up
 					}
 					acknowledge(keyId, versionId)
-					if version, err := client.CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &keyId}); err == nil {
+					version, err := client.CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &keyId})
+					if err == nil {
 						acknowledge(keyId, tea.StringValue(version.Body.KeyVersion.KeyVersionId))
 					}
-					if _, err := client.CreateAlias(&kms.CreateAliasRequest{KeyId: &keyId, AliasName: tea.String("alias/" + keyId)}); err == nil {
-						made.Add(1)
+					alias := &kms.CreateAliasRequest{KeyId: &keyId, AliasName: tea.String("alias/" + keyId)}
+					if _, err := client.CreateAlias(alias); err == nil {
+						created.Add(1)
 					}
 				}
 			})
 		}
-		waitFor(t, "keys to be made", func() bool { return made.Load() >= 20 })
-		gone.Store(true)
+		waitFor(t, "20 keys with aliases", func() bool { return created.Load() >= 20 })
+		killed.Store(true)
 		if err := g.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -186,36 +193,39 @@ func TestKilledUnderLoad(t *testing.T) {
 		described := must[*kms.DescribeKeyResponse](t)(client.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
 		alg := hsm.Algorithms(hsm.KeySpec(tea.StringValue(described.Body.KeyMetadata.KeySpec)))[0]
 		if _, _, _, err := c.sign(keyId, versionId, alg, make([]byte, 32)); err != nil {
-			t.Errorf("a version that is listed does not sign: %v", err)
+			t.Errorf("signing with the listed version %s: %v", versionId, err)
 		}
 		delete(acknowledged, versionId)
 	}
 	for versionId := range acknowledged {
-		t.Errorf("the version %s was acknowledged and is not there", versionId)
+		t.Errorf("version %s was acknowledged but is not listed", versionId)
 	}
 	verifyAudit(t, dir)
 }
 
-// waitFor waits until a condition holds, or fails the test after 30 s.
-func waitFor(t *testing.T, what string, holds func() bool) {
+// waitFor waits until a condition holds. It ends the test if that takes more than 30 s.
+func waitFor(t *testing.T, condition string, holds func() bool) {
 	t.Helper()
 	poll := time.NewTicker(2 * time.Millisecond)
 	defer poll.Stop()
 	for deadline := time.Now().Add(30 * time.Second); !holds(); <-poll.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited 30 s for %s", what)
+			t.Fatalf("waited 30 s for %s", condition)
 		}
 	}
 }
 
-// allVersions lists every version of every key: KeyVersionId → KeyId.
+// allVersions returns every version of every key: KeyVersionId → KeyId.
 func allVersions(t *testing.T, client *kms.Client) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
 	for page := int32(1); ; page++ {
-		keys := must[*kms.ListKeysResponse](t)(client.ListKeys(&kms.ListKeysRequest{PageNumber: &page, PageSize: tea.Int32(100)})).Body.Keys.Key
+		keys := must[*kms.ListKeysResponse](t)(client.ListKeys(
+			&kms.ListKeysRequest{PageNumber: &page, PageSize: tea.Int32(100)})).Body.Keys.Key
 		for _, k := range keys {
-			for _, v := range must[*kms.ListKeyVersionsResponse](t)(client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: k.KeyId})).Body.KeyVersions.KeyVersion {
+			versions := must[*kms.ListKeyVersionsResponse](t)(client.ListKeyVersions(
+				&kms.ListKeyVersionsRequest{KeyId: k.KeyId})).Body.KeyVersions.KeyVersion
+			for _, v := range versions {
 				all[tea.StringValue(v.KeyVersionId)] = tea.StringValue(k.KeyId)
 			}
 		}
@@ -225,8 +235,8 @@ func allVersions(t *testing.T, client *kms.Client) map[string]string {
 	}
 }
 
-// verifyAudit holds a gateway's audit log against its public key. It waits for the
-// first checkpoint.
+// verifyAudit verifies a gateway's audit log with its public key. It waits for the first
+// checkpoint.
 func verifyAudit(t *testing.T, dir string) (proof audit.VerifyResult) {
 	t.Helper()
 	var err error
@@ -235,7 +245,7 @@ func verifyAudit(t *testing.T, dir string) (proof audit.VerifyResult) {
 		return proof.Checkpoints > 0 || err == nil
 	})
 	if err != nil {
-		t.Errorf("the audit log is broken: %v", err)
+		t.Errorf("verifying the audit log: %v", err)
 	}
 	return proof
 }
@@ -261,21 +271,22 @@ func tryVerifyAudit(t *testing.T, dir string) (audit.VerifyResult, error) {
 			t.Fatal(err)
 		}
 		// The gateway may be writing the last line.
-		files = append(files, audit.File{Name: path, Reader: bytes.NewReader(content[:bytes.LastIndexByte(content, '\n')+1])})
+		content = content[:bytes.LastIndexByte(content, '\n')+1]
+		files = append(files, audit.File{Name: path, Reader: bytes.NewReader(content)})
 	}
 	return audit.Verifier{Key: key}.Verify(files...)
 }
 
-// TestAudit finds the line of every request by its RequestId.
+// TestAudit finds the audit line of a refused request by its RequestId.
 func TestAudit(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
 	old := newOldSDK(t, g.Env)
 	signAll(t, g)
 	if _, _, _, err := old.sign("alias/none", "none", hsm.ECDSA_SHA_256, make([]byte, 32)); err == nil {
-		t.Fatal("an unknown alias signs")
+		t.Fatal("signing with an unknown alias: got no error")
 	} else {
-		_, requestId := seen(t, err)
+		_, requestId := errorCode(t, err)
 		content, err := os.ReadFile(dir + "/audit.log")
 		if err != nil {
 			t.Fatal(err)
@@ -287,21 +298,22 @@ func TestAudit(t *testing.T) {
 			}
 			if e.RequestId == requestId {
 				if e.Action != "AsymmetricSign" || e.Code != "Forbidden.AliasNotFound" || e.Alias != "alias/none" ||
-					e.AccessKeyId != g.Env["KMSGATE_ACCESS_KEY_ID"] || e.Principal != "dev" || e.Source != "127.0.0.1" || e.Duration <= 0 {
-					t.Errorf("the line says %+v", e)
+					e.AccessKeyId != g.Env["KMSGATE_ACCESS_KEY_ID"] || e.Principal != "dev" ||
+					e.Source != "127.0.0.1" || e.Duration <= 0 {
+					t.Errorf("got the audit line %+v", e)
 				}
 				requestId = ""
 			}
 		}
 		if requestId != "" {
-			t.Errorf("request %s has no line", requestId)
+			t.Errorf("the audit log has no line for request %s", requestId)
 		}
 	}
 	verifyAudit(t, dir)
 }
 
-// TestSecretsStaySecret looks for the PIN and the AccessKeySecret in all that a
-// gateway writes and prints, with every request logged.
+// TestSecretsStaySecret searches all that a gateway writes and prints for the PIN and the
+// AccessKeySecret. The gateway logs every request.
 func TestSecretsStaySecret(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir, "--verbose")
@@ -312,20 +324,22 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 	wrong["KMSGATE_ACCESS_KEY_SECRET"] = "wrong"
 	if _, _, _, err := newOldSDK(t, wrong).sign("alias/none", "none", hsm.ECDSA_SHA_256, make([]byte, 32)); err == nil {
-		t.Error("a wrong secret signs in")
+		t.Error("signing with a wrong AccessKeySecret: got no error")
 	}
 	pin, err := os.ReadFile(dir + "/softhsm/pin")
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets := map[string]string{"the PIN": strings.TrimSpace(string(pin)), "the AccessKeySecret": g.Env["KMSGATE_ACCESS_KEY_SECRET"]}
-	where := map[string]string{"what it printed": g.Output()}
+	secrets := map[string]string{
+		"the PIN": strings.TrimSpace(string(pin)), "the AccessKeySecret": g.Env["KMSGATE_ACCESS_KEY_SECRET"],
+	}
+	places := map[string]string{"its output": g.Output()}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
 		content, err := os.ReadFile(path)
-		where[strings.TrimPrefix(path, dir+"/")] = string(content)
+		places[strings.TrimPrefix(path, dir+"/")] = string(content)
 		return err
 	})
 	if err != nil {
@@ -333,26 +347,26 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 	for name, secret := range secrets {
 		if len(secret) < 16 {
-			t.Fatalf("%s is %d characters long", name, len(secret))
+			t.Fatalf("%s has %d characters, want at least 16", name, len(secret))
 		}
-		for place, content := range where {
-			told := place == "env" && name == "the AccessKeySecret" || place == "softhsm/pin" && name == "the PIN"
-			if strings.Contains(content, secret) != told {
-				t.Errorf("%s is in %s: %v, want %v", name, place, !told, told)
+		for place, content := range places {
+			want := place == "env" && name == "the AccessKeySecret" || place == "softhsm/pin" && name == "the PIN"
+			if strings.Contains(content, secret) != want {
+				t.Errorf("%s is in %s: got %v, want %v", name, place, !want, want)
 			}
 		}
 	}
-	if !strings.Contains(where["what it printed"], "msg=request") {
-		t.Error("no request was logged, so this test shows nothing")
+	if !strings.Contains(places["its output"], "msg=request") {
+		t.Error("the gateway logged no request: the test shows nothing")
 	}
 	for _, parameter := range []string{"SignatureNonce", "Digest="} {
-		if strings.Contains(strings.SplitN(where["what it printed"], "Ctrl-C", 2)[1], parameter) {
-			t.Errorf("the log has a request's URI in it: %s", parameter)
+		if strings.Contains(strings.SplitN(places["its output"], "Ctrl-C", 2)[1], parameter) {
+			t.Errorf("the log contains %s of a request's URI", parameter)
 		}
 	}
 }
 
-// TestTemporary runs without --dir: nothing is left.
+// TestTemporary runs `kmsgate dev` without --dir, which must leave no files.
 func TestTemporary(t *testing.T) {
 	temp := t.TempDir()
 	cmd := exec.Command(binary, "dev", "--listen", "127.0.0.1:0")
@@ -364,13 +378,13 @@ func TestTemporary(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	banner := make([]byte, 16) // printed when it serves
+	banner := make([]byte, 16) // which the gateway prints as soon as it serves
 	if _, err := out.Read(banner); err != nil {
 		t.Fatal(err)
 	}
 	dirs, err := filepath.Glob(temp + "/kmsgate-dev-*/env")
 	if err != nil || len(dirs) != 1 {
-		t.Errorf("while it runs: %v, %v", dirs, err)
+		t.Errorf("got directories %v, %v while the gateway runs, want one", dirs, err)
 	}
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
@@ -379,12 +393,12 @@ func TestTemporary(t *testing.T) {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
-		t.Errorf("it left %v, %v", left, err)
+		t.Errorf("got files %v, %v after the gateway exited, want none", left, err)
 	}
 }
 
-// TestCannotStart: each reason is one sentence and exit status 1, and nothing
-// is made or changed.
+// TestCannotStart checks that a gateway that cannot start prints the reason in one line, exits with
+// status 1, and creates and changes no files.
 func TestCannotStart(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -398,8 +412,9 @@ func TestCannotStart(t *testing.T) {
 		env  string
 		want string
 	}{
-		"port taken":      {t.TempDir() + "/new", []string{"--listen", taken.Addr().String()}, "", "--listen"},
-		"no SoftHSM":      {t.TempDir() + "/new", []string{"--listen", "127.0.0.1:0"}, "SOFTHSM2_MODULE=/nonexistent.so", "apt-get install softhsm2"},
+		"port taken": {t.TempDir() + "/new", []string{"--listen", taken.Addr().String()}, "", "--listen"},
+		"no SoftHSM": {t.TempDir() + "/new", []string{"--listen", "127.0.0.1:0"},
+			"SOFTHSM2_MODULE=/nonexistent.so", "apt-get install softhsm2"},
 		"directory taken": {g.Dir, []string{"--listen", "127.0.0.1:0"}, "", "--dir"},
 		"no such address": {t.TempDir() + "/new", []string{"--listen", "nonsense"}, "", "nonsense"},
 	} {
@@ -407,32 +422,32 @@ func TestCannotStart(t *testing.T) {
 		cmd.Env = append(devgateway.Environment(), tc.env)
 		out, err := cmd.CombinedOutput()
 		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
-			t.Errorf("%s: %v, want exit status 1", name, err)
+			t.Errorf("%s: got %v, want exit status 1", name, err)
 		}
 		if text := string(out); strings.Count(text, "\n") != 1 || !strings.Contains(text, tc.want) {
-			t.Errorf("%s: it says %q, want one line with %q", name, text, tc.want)
+			t.Errorf("%s: got output %q, want one line with %q", name, text, tc.want)
 		}
 		if _, err := os.Stat(tc.dir); tc.dir != g.Dir && !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s: it left %s", name, tc.dir)
+			t.Errorf("%s: got the directory %s, want none", name, tc.dir)
 		}
 	}
-	signAll(t, g) // the one whose directory it was is not disturbed
+	signAll(t, g) // the gateway whose directory was taken is not disturbed
 	if _, err := os.Stat(g.Dir + "/env"); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestStartCutOff kills a gateway at growing moments of its first start, and
-// stops it at those of a later one.
+// TestStartCutOff kills a gateway during its first start, after a longer delay each time, and
+// interrupts a gateway during a later start.
 func TestStartCutOff(t *testing.T) {
-	for _, with := range []os.Signal{os.Kill, os.Interrupt} {
-		t.Run(with.String(), func(t *testing.T) { testStartCutOff(t, with) })
+	for _, signal := range []os.Signal{os.Kill, os.Interrupt} {
+		t.Run(signal.String(), func(t *testing.T) { testStartCutOff(t, signal) })
 	}
 }
 
-func testStartCutOff(t *testing.T, with os.Signal) {
+func testStartCutOff(t *testing.T, signal os.Signal) {
 	dir := t.TempDir() + "/gateway"
-	if with == os.Interrupt {
+	if signal == os.Interrupt {
 		start(t, dir).Stop()
 	}
 	for delay := 5 * time.Millisecond; ; delay += delay / 4 {
@@ -443,25 +458,27 @@ func testStartCutOff(t *testing.T, with os.Signal) {
 			t.Fatal(err)
 		}
 		var exited atomic.Bool
-		var once sync.Once                                                    // a second interrupt ends a process that obeys the first
-		cutOff := func() { once.Do(func() { _ = cmd.Process.Signal(with) }) } // it may have ended
+		// A second interrupt would kill a process that is stopping after the first.
+		var once sync.Once
+		cutOff := func() { once.Do(func() { _ = cmd.Process.Signal(signal) }) } // it may have exited
 		timer := time.AfterFunc(delay, cutOff)
 		go func() {
 			err := cmd.Wait()
-			if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && !(ok && exit.Sys().(syscall.WaitStatus).Signaled()) {
-				t.Errorf("stopped after %v: %v\n%s", delay, err, stderr.String())
+			exit, ok := errors.AsType[*exec.ExitError](err)
+			if err != nil && !(ok && exit.Sys().(syscall.WaitStatus).Signaled()) {
+				t.Errorf("kmsgate dev, stopped after %v: %v\n%s", delay, err, stderr.String())
 			}
 			exited.Store(true)
 		}()
 		ready := false
-		waitFor(t, "the start to end or to be cut off", func() bool {
+		waitFor(t, "the gateway to be ready or to exit", func() bool {
 			_, err := os.Stat(dir + "/env")
 			ready = err == nil
 			return ready || exited.Load()
 		})
 		timer.Stop()
 		cutOff()
-		waitFor(t, "the process to end", exited.Load)
+		waitFor(t, "the process to exit", exited.Load)
 		if ready {
 			break
 		}
@@ -473,12 +490,11 @@ func testStartCutOff(t *testing.T, with os.Signal) {
 		t.Fatal(err)
 	}
 	if n, err := countKeys(client); err != nil || n != len(devgateway.KeySpecs) {
-		t.Errorf("%d keys, %v: want one of each KeySpec", n, err)
+		t.Errorf("got %d keys, %v, want one of each KeySpec", n, err)
 	}
 }
 
-// TestTokenLost takes the token's files away from a gateway that signs, and
-// puts them back.
+// TestTokenLost moves the token's files away from a gateway that signs, and moves them back.
 func TestTokenLost(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
@@ -497,18 +513,15 @@ func TestTokenLost(t *testing.T) {
 	if err := os.Rename(dir+"/softhsm/tokens", dir+"/away"); err != nil {
 		t.Fatal(err)
 	}
-	// A session copy of a key signs without the files, until it is seen that they
-	// are away.
-	waitFor(t, "the loss to be seen", func() bool {
+	// A session copy of a key can sign without the files until the gateway notices the loss.
+	waitFor(t, "the gateway to notice the loss", func() bool {
 		status, _ := observe(t, g.Env, "/ready")
 		return status == 503
 	})
-	unavailable := func(what string, err error) {
+	unavailable := func(request string, err error) {
 		t.Helper()
-		if err == nil {
-			t.Errorf("%s succeeds without a token", what)
-		} else if got, _ := seen(t, err); got != "503 ServiceUnavailableTemporary" {
-			t.Errorf("%s without a token: %v", what, err)
+		if got, _ := errorCode(t, err); got != "503 ServiceUnavailableTemporary" {
+			t.Errorf("%s without a token: got %v, want 503 ServiceUnavailableTemporary", request, err)
 		}
 	}
 	_, _, _, err = c.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest)
@@ -517,35 +530,38 @@ func TestTokenLost(t *testing.T) {
 	unavailable("CreateKey", err)
 	_, _, _, err = c.sign(g.Env["KMSGATE_KEY_EC_SM2"], g.Env["KMSGATE_KEYVERSION_EC_SM2"], hsm.SM2DSA, digest)
 	unavailable("AsymmetricSign with a software key", err)
-	worksWithoutToken(t, g.Env, sig, digest)
+	testWithoutToken(t, g.Env, sig, digest)
 	if err := os.Rename(dir+"/away", dir+"/softhsm/tokens"); err != nil {
 		t.Fatal(err)
 	}
 	signAll(t, g)
 	if n, err := countKeys(client); err != nil || n != len(devgateway.KeySpecs) {
-		t.Errorf("%d keys, %v: want no more than before", n, err)
+		t.Errorf("got %d keys, %v, want as many as before", n, err)
 	}
 	verifyAudit(t, dir)
 }
 
-// TestCertificate connects by every name that the server's certificate is for.
+// TestCertificate connects with every name that the server's certificate contains.
 func TestCertificate(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	ca, err := os.ReadFile(g.Env["KMSGATE_CA_FILE"])
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"localhost", "127.0.0.1", "::1", g.Env["KMSGATE_INSTANCE_ID"], g.Env["KMSGATE_INSTANCE_ID"] + ".cryptoservice.kms.aliyuncs.com"} {
-		conn, err := tls.Dial("tcp", g.Env["KMSGATE_ENDPOINT"], &tls.Config{RootCAs: pool(t, string(ca)), ServerName: name})
+	instance := g.Env["KMSGATE_INSTANCE_ID"]
+	names := []string{"localhost", "127.0.0.1", "::1", instance, instance + ".cryptoservice.kms.aliyuncs.com"}
+	for _, name := range names {
+		config := &tls.Config{RootCAs: pool(t, string(ca)), ServerName: name}
+		conn, err := tls.Dial("tcp", g.Env["KMSGATE_ENDPOINT"], config)
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("connecting to %s: %v", name, err)
 			continue
 		}
 		conn.Close()
 	}
 }
 
-// TestNoCore: a crash writes no memory to a file.
+// TestNoCore checks that a crash of the gateway writes no core file.
 func TestNoCore(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", g.Pid()))
@@ -553,26 +569,28 @@ func TestNoCore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(limits)) {
-		if rest, ok := strings.CutPrefix(line, "Max core file size"); ok && strings.Join(strings.Fields(rest), " ") != "0 0 bytes" {
-			t.Errorf("core files are limited to %s", rest)
+		rest, ok := strings.CutPrefix(line, "Max core file size")
+		if limit := strings.Join(strings.Fields(rest), " "); ok && limit != "0 0 bytes" {
+			t.Errorf("got the core file limit %q, want 0 bytes", limit)
 		}
 	}
 }
 
-// TestBanner pastes what the banner says to paste.
+// TestBanner runs the shell commands of the banner.
 func TestBanner(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
-	// Printed after env was written.
+	// The gateway prints the banner after it has written DIR/env.
 	waitFor(t, "the banner", func() bool { return strings.Contains(g.Output(), "Ctrl-C") })
 	_, script, _ := strings.Cut(g.Output(), "needs curl and openssl):\n")
-	script, _, ok := strings.Cut(script, "Ctrl-C")
+	script, _, ok := strings.Cut(script, "Press Ctrl-C")
 	if !ok {
-		t.Fatalf("the banner has no call to paste:\n%s", g.Output())
+		t.Fatalf("the banner has no commands to paste:\n%s", g.Output())
 	}
+	keyId := fmt.Sprintf(`"KeyId":"%s"`, g.Env["KMSGATE_KEY_EC_P256"])
 	for _, shell := range []string{"sh", "bash"} {
 		out, err := exec.Command(shell, "-c", script).CombinedOutput()
-		if err != nil || !bytes.Contains(out, []byte(fmt.Sprintf(`"KeyId":"%s"`, g.Env["KMSGATE_KEY_EC_P256"]))) || !bytes.Contains(out, []byte(`"Value":"`)) {
-			t.Errorf("%s: %v: %s", shell, err, out)
+		if err != nil || !bytes.Contains(out, []byte(keyId)) || !bytes.Contains(out, []byte(`"Value":"`)) {
+			t.Errorf("the banner's commands in %s: %v: %s", shell, err, out)
 		}
 	}
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// TestDoctorDestroysStrays puts a key pair into the token that no record speaks of.
-// The doctor reports it, destroys it when told to, and nothing else: all keys sign
-// as before. So it goes with a gateway that runs, and with one that is stopped.
+// TestDoctorDestroysStrays creates a key pair in the token that no record mentions. The doctor must
+// report it, and with --repair destroy it and nothing else: all keys must sign as before. The test
+// does so with a running gateway and with a stopped one.
 func TestDoctorDestroysStrays(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
@@ -34,18 +34,19 @@ func TestDoctorDestroysStrays(t *testing.T) {
 			g = start(t, dir)
 		}
 		if out, err := kmsgate(t, "token", "list", "--dir", dir); err != nil || strings.Count(out, "stray") != 2 {
-			t.Errorf("running %v: two strays are not in the list: %v\n%s", running, err, out)
+			t.Errorf("running %v: token list: %v, want two stray objects, got:\n%s", running, err, out)
 		}
 		out, err := kmsgate(t, "doctor", "--dir", dir)
 		if err == nil || strings.Count(out, "problem: ") != 2 || strings.Count(out, id) != 2 {
-			t.Errorf("running %v: two strays with CKA_ID %s are not reported: %v\n%s", running, id, err, out)
+			t.Errorf("running %v: doctor: %v, want two problems with CKA_ID %s, got:\n%s", running, err, id, out)
 		}
 		out, err = kmsgate(t, "doctor", "--dir", dir, "--repair", "--yes")
 		if err != nil || strings.Count(out, "Destroyed ") != 2 || !strings.Contains(out, "No problems were found.") {
-			t.Errorf("running %v: repairing: %v\n%s", running, err, out)
+			t.Errorf("running %v: doctor --repair: %v, want two objects destroyed, got:\n%s", running, err, out)
 		}
-		if out, err := kmsgate(t, "token", "list", "--dir", dir); err != nil || strings.Contains(out, "stray") || strings.Contains(out, id) {
-			t.Errorf("running %v: after the repair: %v\n%s", running, err, out)
+		out, err = kmsgate(t, "token", "list", "--dir", dir)
+		if err != nil || strings.Contains(out, "stray") || strings.Contains(out, id) {
+			t.Errorf("running %v: token list after the repair: %v, want no strays, got:\n%s", running, err, out)
 		}
 		if running {
 			signAll(t, g)
@@ -58,15 +59,16 @@ func TestDoctorDestroysStrays(t *testing.T) {
 	verifyAudit(t, dir)
 }
 
-// plant makes a key pair in the token of a gateway that is stopped, and gives its
-// CKA_ID.
+// plant generates a key pair in the token of a stopped gateway, and returns its CKA_ID in
+// hexadecimal.
 func plant(t *testing.T, dir string) string {
 	t.Helper()
 	soft, err := softhsm.Open(filepath.Join(dir, "softhsm"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok, err := token.Open(token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN()), BeforeLogin: soft.Guard, AfterChange: soft.Flush})
+	tok, err := token.Open(token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN()),
+		BeforeLogin: soft.Guard, AfterChange: soft.Flush})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,17 +83,18 @@ func plant(t *testing.T, dir string) string {
 	return hex.EncodeToString(id)
 }
 
+// smallConfiguration is the configuration of a gateway with one key.
 const smallConfiguration = `instance: {id: kst-small, region: cn-hangzhou, account: "1000000000000001"}
 token: {softhsm: softhsm}
 listeners: [{address: "127.0.0.1:0"}]
 `
 
-// TestDamagedFiles deletes every file of a small token in turn, and cuts every one
-// short, but for the locks, which are empty and of which one stands for all. The doctor and the facts agree: where it has no problem to tell, the
-// gateway starts and every key signs; where that is not so, it names the file. And
-// a gateway that does not start says why.
+// TestDamagedFiles deletes each file of a small token, one at a time, and truncates each. Lock
+// files are empty, so it does not truncate them, and it deletes only one of the objects' locks. The
+// doctor must be right: if it reports no problem, the gateway starts and every key signs;
+// otherwise, it names the file. A gateway that does not start must say why.
 func TestDamagedFiles(t *testing.T) {
-	small, err := os.MkdirTemp("", "small") // short: the socket's path is in it
+	small, err := os.MkdirTemp("", "small") // a short name, because a socket's path is limited
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +110,7 @@ func TestDamagedFiles(t *testing.T) {
 	}
 	files, err := filepath.Glob(filepath.Join(small, "softhsm", "tokens", "*", "*"))
 	if err != nil || len(files) != 17 {
-		t.Fatalf("%d files, %v: want those of 7 objects and of the token", len(files), err)
+		t.Fatalf("got %d files, %v, want 17: those of 7 objects and of the token", len(files), err)
 	}
 	outcomes := make(map[string]int)
 	var mu sync.Mutex // guards outcomes
@@ -128,7 +131,7 @@ func TestDamagedFiles(t *testing.T) {
 					t.Fatal(err)
 				}
 				if info.Size() == 0 && (cut || filepath.Ext(file) == ".lock" && filepath.Base(file) != "token.lock") {
-					continue // one object's lock stands for all, below
+					continue // the test deletes one object's lock below
 				}
 				name := filepath.Base(file) + " deleted"
 				if cut {
@@ -139,20 +142,20 @@ func TestDamagedFiles(t *testing.T) {
 		}
 		locks, err := filepath.Glob(filepath.Join(small, "softhsm", "tokens", "*", "*-*.lock"))
 		if err != nil || len(locks) != 7 {
-			t.Fatal(locks, err)
+			t.Fatalf("got %d locks of objects, %v, want 7", len(locks), err)
 		}
 		try(t, "a lock deleted", locks[0], false, 0)
 	})
-	// The comparison tells something only if there is each kind.
-	for _, outcome := range []string{"well", "does not sign", "does not start"} {
+	// The comparison is meaningful only if each outcome occurs.
+	for _, outcome := range []string{"signs", "does not sign", "does not start"} {
 		if outcomes[outcome] == 0 {
-			t.Errorf("no damage came to %q: %v", outcome, outcomes)
+			t.Errorf("got outcomes %v, want each at least once", outcomes)
 		}
 	}
 	t.Log(outcomes)
 }
 
-// damaged damages one file of a copy of the gateway, and gives what that comes to.
+// damaged truncates or deletes one file of a copy of the gateway, and returns the consequence.
 func damaged(t *testing.T, small, file string, cut bool, size int64) (outcome string) {
 	dir, err := os.MkdirTemp("", "small")
 	if err != nil {
@@ -178,20 +181,20 @@ func damaged(t *testing.T, small, file string, cut bool, size int64) (outcome st
 	if err != nil {
 		t.Fatal(err)
 	}
-	said, doctorErr := quickly("doctor", "--config", configuration)
-	why, started := serves(t, configuration)
-	tested, testErr := quickly("token", "test", "--config", configuration, "--count", "1")
+	examined, doctorErr := runCommand("doctor", "--config", configuration)
+	log, started := startAndStop(t, configuration)
+	tested, testErr := runCommand("token", "test", "--config", configuration, "--count", "1")
 	switch {
 	case !started && doctorErr == nil:
-		t.Errorf("the gateway does not start, and the doctor finds no problem:\n%s\n%s", why, said)
-	case !started && (!strings.Contains(said, "do: ") || !strings.Contains(why, "restore")):
-		t.Errorf("what to do is not said by the doctor, or by the gateway that does not start:\n%s\n%s", said, why)
+		t.Errorf("the gateway does not start, but the doctor finds no problem:\n%s\n%s", log, examined)
+	case !started && (!strings.Contains(examined, "do: ") || !strings.Contains(log, "restore")):
+		t.Errorf("the gateway does not start, but it or the doctor gives no advice:\n%s\n%s", log, examined)
 	case started && testErr != nil && doctorErr == nil:
-		t.Errorf("a key does not sign, and the doctor finds no problem:\n%s\n%s", tested, said)
+		t.Errorf("a key does not sign, but the doctor finds no problem:\n%s\n%s", tested, examined)
 	}
 	stem := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-	if size > 0 && stem != "generation" && !strings.Contains(said, stem) {
-		t.Errorf("the doctor does not name %s:\n%s", filepath.Base(path), said)
+	if size > 0 && stem != "generation" && !strings.Contains(examined, stem) {
+		t.Errorf("the doctor does not name the file %s:\n%s", filepath.Base(path), examined)
 	}
 	switch {
 	case !started:
@@ -199,22 +202,18 @@ func damaged(t *testing.T, small, file string, cut bool, size int64) (outcome st
 	case testErr != nil:
 		return "does not sign"
 	}
-	return "well"
+	return "signs"
 }
 
-// atOnce has the race detector not wait a second at the end of every process, of
-// which there are many here.
-const atOnce = "GORACE=atexit_sleep_ms=0"
-
-// quickly runs a command and gives all that it prints.
-func quickly(args ...string) (out string, err error) {
+// runCommand runs a command and returns all that it prints.
+func runCommand(args ...string) (out string, err error) {
 	cmd := exec.Command(binary, args...)
-	cmd.Env = append(devgateway.Environment(), atOnce)
+	cmd.Env = devgateway.Environment()
 	text, err := cmd.CombinedOutput()
 	return string(text), err
 }
 
-// private gives files the modes again that a copy has not.
+// private restores the modes of files, which os.CopyFS does not keep.
 func private(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -227,11 +226,12 @@ func private(dir string) error {
 	})
 }
 
-// serves starts a gateway, and stops it when it serves. It gives what it printed.
-func serves(t *testing.T, configuration string) (out string, started bool) {
+// startAndStop runs `kmsgate serve`, stops it as soon as it serves, and returns its log. started
+// reports whether it served.
+func startAndStop(t *testing.T, configuration string) (out string, started bool) {
 	t.Helper()
 	cmd := exec.Command(binary, "serve", "--config", configuration)
-	cmd.Env = append(devgateway.Environment(), atOnce)
+	cmd.Env = devgateway.Environment()
 	var printed bytes.Buffer
 	lines, w, err := os.Pipe()
 	if err != nil {
@@ -254,12 +254,12 @@ func serves(t *testing.T, configuration string) (out string, started bool) {
 				t.Error(err)
 			}
 		}
-		if err != nil { // it has ended
+		if err != nil { // the process has exited
 			break
 		}
 	}
 	if err := cmd.Wait(); (err == nil) != started {
-		t.Errorf("it served: %v, and ended with %v:\n%s", started, err, printed.String())
+		t.Errorf("kmsgate serve exited with %v, but it served: %v\n%s", err, started, printed.String())
 	}
 	return printed.String(), started
 }

@@ -37,8 +37,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A faulty gateway runs in this process on a backend that fails when told to,
-// so that every error of the API can be provoked. The wire is real.
+// A faulty gateway runs in the test's process on a backend that fails on demand, so that tests can
+// trigger every error of the API. Clients call it through real connections.
 type faulty struct {
 	t       *testing.T
 	db      *store.Store
@@ -48,14 +48,15 @@ type faulty struct {
 	address string
 	ca      string
 	root    access
-	key     string
-	version string
+	key     string // KeyId of an EC_P256 key
+	version string // its KeyVersionId
 
 	auditLog string
 }
 
 type access struct{ AccessKeyId, AccessKeySecret string }
 
+// newFaulty starts a faulty gateway. change may change its configuration.
 func newFaulty(t *testing.T, change func(*gateway.Config)) *faulty {
 	t.Helper()
 	f := &faulty{t: t}
@@ -65,7 +66,8 @@ func newFaulty(t *testing.T, change func(*gateway.Config)) *faulty {
 	}
 	t.Cleanup(func() { f.db.Close() })
 	if err := f.db.Update(func(tx *store.Tx) error {
-		return tx.SetInstance(store.Instance{InstanceId: "kst-faulty", RegionId: "cn-hangzhou", AccountId: "1000000000000001"})
+		return tx.SetInstance(
+			store.Instance{InstanceId: "kst-faulty", RegionId: "cn-hangzhou", AccountId: "1000000000000001"})
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -86,9 +88,9 @@ func newFaulty(t *testing.T, change func(*gateway.Config)) *faulty {
 	}
 	f.listen()
 	f.root = f.newUser("root", "")
-	var made struct{ KeyMetadata struct{ KeyId string } }
-	f.local("CreateKey", &made, map[string]string{"KeySpec": "EC_P256"})
-	f.key = made.KeyMetadata.KeyId
+	var created struct{ KeyMetadata struct{ KeyId string } }
+	f.local("CreateKey", &created, map[string]string{"KeySpec": "EC_P256"})
+	f.key = created.KeyMetadata.KeyId
 	f.version = f.db.Now().VersionsOf(f.key)[0].KeyVersionId
 	return f
 }
@@ -104,7 +106,8 @@ func (f *faulty) listen() {
 	f.address = l.Addr().String()
 	served := make(chan error, 1)
 	go func() {
-		served <- f.server.Serve(f.t.Context(), l, &tls.Config{Certificates: []tls.Certificate{cert}}, gateway.Listener{})
+		config := &tls.Config{Certificates: []tls.Certificate{cert}}
+		served <- f.server.Serve(f.t.Context(), l, config, gateway.Listener{})
 	}()
 	f.t.Cleanup(func() {
 		if err := <-served; err != nil {
@@ -113,7 +116,7 @@ func (f *faulty) listen() {
 	})
 }
 
-// local does an operation through the gateway's local door.
+// local calls an operation through the gateway's local door.
 func (f *faulty) local(action string, resp any, parameters map[string]string) {
 	f.t.Helper()
 	if err := f.server.Call(f.t.Context(), action, parameters, resp); err != nil {
@@ -121,6 +124,8 @@ func (f *faulty) local(action string, resp any, parameters map[string]string) {
 	}
 }
 
+// newUser creates a user with a policy document, or AliyunKMSFullAccess if the document is empty,
+// and returns an access key of the user.
 func (f *faulty) newUser(name, policy string) (a access) {
 	f.t.Helper()
 	policyName := "AliyunKMSFullAccess"
@@ -134,10 +139,12 @@ func (f *faulty) newUser(name, policy string) (a access) {
 	return a
 }
 
-// new makes a kms-20160120 client; change may change its configuration.
-func (f *faulty) new(a access, change ...func(*openapi.Config)) *kms.Client {
+// client returns a client of the SDK kms-20160120. change may change its configuration.
+func (f *faulty) client(a access, change ...func(*openapi.Config)) *kms.Client {
 	f.t.Helper()
-	config := &openapi.Config{Endpoint: &f.address, Ca: &f.ca, AccessKeyId: &a.AccessKeyId, AccessKeySecret: &a.AccessKeySecret}
+	config := &openapi.Config{
+		Endpoint: &f.address, Ca: &f.ca, AccessKeyId: &a.AccessKeyId, AccessKeySecret: &a.AccessKeySecret,
+	}
 	for _, c := range change {
 		c(config)
 	}
@@ -148,40 +155,45 @@ func (f *faulty) new(a access, change ...func(*openapi.Config)) *kms.Client {
 	return client
 }
 
-// call does any action with kms-20160120's core.
-func (f *faulty) call(a access, action string, params openapi.Params, request openapi.OpenApiRequest, change ...func(*openapi.Config)) error {
+// call sends a request for any action with the SDK kms-20160120.
+func (f *faulty) call(a access, action string, params openapi.Params, request openapi.OpenApiRequest) error {
 	fill := func(p **string, value string) {
 		if *p == nil {
 			*p = tea.String(value)
 		}
 	}
-	params.Action, params.Version, params.Style, params.BodyType = tea.String(action), tea.String("2016-01-20"), tea.String("RPC"), tea.String("json")
+	params.Action, params.Version = tea.String(action), tea.String("2016-01-20")
+	params.Style, params.BodyType = tea.String("RPC"), tea.String("json")
 	fill(&params.Protocol, "HTTPS")
 	fill(&params.Pathname, "/")
 	fill(&params.Method, "POST")
 	fill(&params.AuthType, "AK")
 	fill(&params.ReqBodyType, "formData")
-	_, err := f.new(a, change...).CallApi(&params, &request, &util.RuntimeOptions{})
+	_, err := f.client(a).CallApi(&params, &request, &util.RuntimeOptions{})
 	return err
 }
 
-// old does any action with alibaba-cloud-sdk-go. change, if not nil, tampers
-// with the signed query on its way.
-func (f *faulty) old(a access, action string, query map[string]string, change func(url.Values), scheme ...string) error {
+// callOld sends a request for any action with alibaba-cloud-sdk-go. If tamper is not nil, it
+// changes the query after it was signed. The scheme is https by default.
+func (f *faulty) callOld(
+	a access, action string, query map[string]string, tamper func(url.Values), scheme ...string,
+) error {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool(f.t, f.ca)}}
 	client, err := sdk.NewClientWithOptions("cn-hangzhou", sdk.NewConfig().WithScheme("HTTPS"),
 		credentials.NewAccessKeyCredential(a.AccessKeyId, a.AccessKeySecret))
 	if err != nil {
 		return err
 	}
-	client.SetTransport(tampering{transport, change})
+	client.SetTransport(tampering{transport, tamper})
 	r := requests.NewCommonRequest()
-	r.Domain, r.Scheme, r.Method, r.Version, r.ApiName, r.QueryParams = f.address, append(scheme, "https")[0], "POST", "2016-01-20", action, map[string]string{}
+	r.Domain, r.Scheme, r.Method = f.address, append(scheme, "https")[0], "POST"
+	r.Version, r.ApiName, r.QueryParams = "2016-01-20", action, map[string]string{}
 	maps.Copy(r.QueryParams, query)
 	_, err = client.ProcessCommonRequest(r)
 	return err
 }
 
+// tampering is a transport that changes the query of requests.
 type tampering struct {
 	http.RoundTripper
 	change func(url.Values)
@@ -213,28 +225,34 @@ func (f *faulty) set(change func(*store.Key)) {
 	}
 }
 
+// inState signs while the key has a KeyState.
 func (f *faulty) inState(state string) error {
 	f.set(func(k *store.Key) { k.KeyState = state })
 	defer f.set(func(k *store.Key) { k.KeyState = store.Enabled })
 	return f.sign(f.root, nil)
 }
 
+// failing signs while the backend fails with an error.
 func (f *faulty) failing(fault error) error {
 	f.backend.Fail(fault)
 	defer f.backend.Fail(nil)
 	return f.sign(f.root, nil)
 }
 
-// sign signs with kms-20160120; change may change the request.
+// sign signs with the SDK kms-20160120. change may change the request.
 func (f *faulty) sign(a access, change func(*kms.AsymmetricSignRequest), config ...func(*openapi.Config)) error {
-	r := &kms.AsymmetricSignRequest{KeyId: &f.key, KeyVersionId: &f.version, Algorithm: tea.String("ECDSA_SHA_256"), Digest: b64(make([]byte, 32))}
+	r := &kms.AsymmetricSignRequest{
+		KeyId: &f.key, KeyVersionId: &f.version,
+		Algorithm: tea.String("ECDSA_SHA_256"), Digest: b64(make([]byte, 32)),
+	}
 	if change != nil {
 		change(r)
 	}
-	_, err := f.new(a, config...).AsymmetricSign(r)
+	_, err := f.client(a, config...).AsymmetricSign(r)
 	return err
 }
 
+// moved calls do while the gateway's clock differs by a duration.
 func (f *faulty) moved(by time.Duration, do func() error) error {
 	before := f.offset.Load()
 	f.offset.Add(int64(by))
@@ -242,82 +260,98 @@ func (f *faulty) moved(by time.Duration, do func() error) error {
 	return do()
 }
 
-// TestErrors provokes every error of the API through a real SDK, and checks
-// code, status and RequestId as that SDK tells them.
+// TestErrors triggers every error of the API through a real SDK, and checks the status, code and
+// RequestId that the SDK returns.
 func TestErrors(t *testing.T) {
 	f := newFaulty(t, func(c *gateway.Config) { c.MaxKeys = 1 })
-	limited := newFaulty(t, func(c *gateway.Config) { c.Quotas.DedicatedUser, c.MinVersionInterval = 0.001, time.Hour })
+	limited := newFaulty(t, func(c *gateway.Config) {
+		c.Quotas.DedicatedUser, c.MinVersionInterval = 0.001, time.Hour
+	})
 	nobody := f.newUser("nobody", `{"Version":"1","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}]}`)
 	dry := func(r *kms.AsymmetricSignRequest) { r.DryRun = tea.String("true") }
 	alias := func(name string) map[string]string { return map[string]string{"AliasName": name, "KeyId": f.key} }
-	signQuery := map[string]string{"KeyId": f.key, "KeyVersionId": f.version, "Algorithm": "ECDSA_SHA_256", "Digest": *b64(make([]byte, 32))}
+	signQuery := map[string]string{
+		"KeyId": f.key, "KeyVersionId": f.version, "Algorithm": "ECDSA_SHA_256", "Digest": *b64(make([]byte, 32)),
+	}
 	withState := func(state string, do func() error) error {
 		f.set(func(k *store.Key) { k.KeyState = state })
 		defer f.set(func(k *store.Key) { k.KeyState = store.Enabled })
 		return do()
 	}
 
-	// By Code and HTTP status; each has to be one of gateway.Errors.
+	// Requests by the status and code of the error that they trigger, which must be in kms.Errors.
 	cases := map[string][]func() error{
 		"404 InvalidApi.NotFound": {
 			func() error { return f.call(f.root, "Nonsense", openapi.Params{}, openapi.OpenApiRequest{}) },
 			func() error {
-				return f.call(f.root, "ListKeys", openapi.Params{Pathname: tea.String("/keys")}, openapi.OpenApiRequest{})
+				params := openapi.Params{Pathname: tea.String("/keys")}
+				return f.call(f.root, "ListKeys", params, openapi.OpenApiRequest{})
 			},
-			func() error { return f.old(f.root, "Nonsense", nil, nil) },
+			func() error { return f.callOld(f.root, "Nonsense", nil, nil) },
 		},
 		"403 UnsupportedHTTPMethod": {func() error {
 			return f.call(f.root, "ListKeys", openapi.Params{Method: tea.String("PUT")}, openapi.OpenApiRequest{})
 		}},
 		"404 InvalidProtocol.NeedSsl": {
 			func() error { return f.sign(f.root, nil, func(c *openapi.Config) { c.Protocol = tea.String("HTTP") }) },
-			func() error { return f.old(f.root, "ListKeys", nil, nil, "http") }, // the default of this SDK
+			func() error { return f.callOld(f.root, "ListKeys", nil, nil, "http") }, // this SDK's default
 		},
 		"413 InvalidParameter": {func() error {
-			return f.call(f.root, "CreateKey", openapi.Params{}, openapi.OpenApiRequest{Body: map[string]any{"Description": strings.Repeat("a", 300_000)}})
+			request := openapi.OpenApiRequest{Body: map[string]any{"Description": strings.Repeat("a", 300_000)}}
+			return f.call(f.root, "CreateKey", openapi.Params{}, request)
 		}},
 		"400 ParseRequestParameterException": {
 			func() error {
-				return f.call(f.root, "DescribeKey", openapi.Params{}, openapi.OpenApiRequest{Query: map[string]*string{"KeyId": &f.key}, Body: map[string]any{"KeyId": f.key}})
+				request := openapi.OpenApiRequest{
+					Query: map[string]*string{"KeyId": &f.key}, Body: map[string]any{"KeyId": f.key},
+				}
+				return f.call(f.root, "DescribeKey", openapi.Params{}, request)
 			},
 			func() error {
-				return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Add("PageSize", "1"); q.Add("PageSize", "2") })
+				twoValues := func(q url.Values) { q.Add("PageSize", "1"); q.Add("PageSize", "2") }
+				return f.callOld(f.root, "ListKeys", nil, twoValues)
 			},
 		},
 		"400 IncompleteSignature": {
 			func() error {
-				return f.call(f.root, "ListKeys", openapi.Params{AuthType: tea.String("Anonymous")}, openapi.OpenApiRequest{})
+				params := openapi.Params{AuthType: tea.String("Anonymous")}
+				return f.call(f.root, "ListKeys", params, openapi.OpenApiRequest{})
 			},
-			func() error { return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Del("SignatureNonce") }) },
+			func() error {
+				return f.callOld(f.root, "ListKeys", nil, func(q url.Values) { q.Del("SignatureNonce") })
+			},
 		},
 		"400 InvalidSignatureMethod": {
 			func() error {
-				return f.sign(f.root, nil, func(c *openapi.Config) { c.SignatureAlgorithm = tea.String("ACS3-RSA-SHA256") })
+				rsa := func(c *openapi.Config) { c.SignatureAlgorithm = tea.String("ACS3-RSA-SHA256") }
+				return f.sign(f.root, nil, rsa)
 			},
 			func() error {
-				return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Set("SignatureMethod", "HMAC-MD5") })
+				return f.callOld(f.root, "ListKeys", nil, func(q url.Values) { q.Set("SignatureMethod", "HMAC-MD5") })
 			},
 		},
 		"400 InvalidSecurityToken.Malformed": {
 			func() error {
 				return f.sign(f.root, nil, func(c *openapi.Config) { c.SecurityToken = tea.String("t") })
 			},
-			func() error { return f.old(f.root, "ListKeys", map[string]string{"SecurityToken": "t"}, nil) },
+			func() error { return f.callOld(f.root, "ListKeys", map[string]string{"SecurityToken": "t"}, nil) },
 		},
 		"400 InvalidTimeStamp.Format": {
 			func() error {
-				return f.old(f.root, "ListKeys", nil, func(q url.Values) { q.Set("Timestamp", "yesterday") })
+				return f.callOld(f.root, "ListKeys", nil, func(q url.Values) { q.Set("Timestamp", "yesterday") })
 			},
 		},
 		"400 InvalidTimeStamp.Expired": {
 			func() error { return f.moved(16*time.Minute, func() error { return f.sign(f.root, nil) }) },
 			func() error {
-				return f.moved(-16*time.Minute, func() error { return f.old(f.root, "AsymmetricSign", signQuery, nil) })
+				return f.moved(-16*time.Minute, func() error {
+					return f.callOld(f.root, "AsymmetricSign", signQuery, nil)
+				})
 			},
 		},
 		"404 InvalidAccessKeyId.NotFound": {
 			func() error { return f.sign(access{"KMSGNONE", "x"}, nil) },
-			func() error { return f.old(access{"KMSGNONE", "x"}, "AsymmetricSign", signQuery, nil) },
+			func() error { return f.callOld(access{"KMSGNONE", "x"}, "AsymmetricSign", signQuery, nil) },
 		},
 		"400 InvalidAccessKeyId.Inactive": {func() error {
 			inactive := f.newUser("inactive", "")
@@ -333,9 +367,9 @@ func TestErrors(t *testing.T) {
 		}},
 		"400 SignatureDoesNotMatch": {
 			func() error { return f.sign(access{f.root.AccessKeyId, "wrong"}, nil) },
-			func() error { return f.old(access{f.root.AccessKeyId, "wrong"}, "AsymmetricSign", signQuery, nil) },
+			func() error { return f.callOld(access{f.root.AccessKeyId, "wrong"}, "AsymmetricSign", signQuery, nil) },
 			func() error {
-				return f.old(f.root, "AsymmetricSign", signQuery, func(q url.Values) { q.Set("KeyId", "other") })
+				return f.callOld(f.root, "AsymmetricSign", signQuery, func(q url.Values) { q.Set("KeyId", "other") })
 			},
 		},
 		"400 SignatureNonceUsed": {func() error {
@@ -353,45 +387,47 @@ func TestErrors(t *testing.T) {
 					q[name] = v
 				}
 			}
-			if err := f.old(f.root, "AsymmetricSign", signQuery, keep); err != nil {
-				return fmt.Errorf("at first: %w", err)
+			if err := f.callOld(f.root, "AsymmetricSign", signQuery, keep); err != nil {
+				return fmt.Errorf("first request: %w", err)
 			}
-			return f.old(f.root, "AsymmetricSign", signQuery, keep)
+			return f.callOld(f.root, "AsymmetricSign", signQuery, keep)
 		}},
 		"400 UnsupportedOperation": {
 			func() error {
-				_, err := f.new(f.root).Encrypt(&kms.EncryptRequest{KeyId: &f.key, Plaintext: tea.String("AAAA")})
+				_, err := f.client(f.root).Encrypt(&kms.EncryptRequest{KeyId: &f.key, Plaintext: tea.String("AAAA")})
 				return err
 			},
-			func() error { return f.old(f.root, "GenerateDataKey", nil, nil) },
+			func() error { return f.callOld(f.root, "GenerateDataKey", nil, nil) },
 			func() error {
-				_, err := f.new(f.root).CreateKey(&kms.CreateKeyRequest{})
+				_, err := f.client(f.root).CreateKey(&kms.CreateKeyRequest{})
 				return err
 			},
 		},
 		"400 Rejected.UnsupportedOperation": {func() error {
-			_, err := limited.new(limited.root).CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &limited.key})
+			_, err := limited.client(limited.root).CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &limited.key})
 			return err
 		}},
 		"404 Forbidden.ResourceNotFound": {
 			func() error {
-				_, err := f.new(f.root).GetKeyPolicy(&kms.GetKeyPolicyRequest{KeyId: &f.key, PolicyName: tea.String("other")})
+				_, err := f.client(f.root).GetKeyPolicy(
+					&kms.GetKeyPolicyRequest{KeyId: &f.key, PolicyName: tea.String("other")})
 				return err
 			},
 			func() error {
-				_, err := f.new(f.root).GetKmsInstance(&kms.GetKmsInstanceRequest{KmsInstanceId: tea.String("kst-other")})
+				_, err := f.client(f.root).GetKmsInstance(
+					&kms.GetKmsInstanceRequest{KmsInstanceId: tea.String("kst-other")})
 				return err
 			},
 		},
 		"429 Rejected.Throttling": {func() error {
 			if err := limited.sign(limited.root, nil); err != nil {
-				return fmt.Errorf("at first: %w", err)
+				return fmt.Errorf("first request: %w", err)
 			}
 			return limited.sign(limited.root, nil)
 		}},
 		"400 MissingParameter": {
 			func() error { return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { r.KeyVersionId = nil }) },
-			func() error { return f.old(f.root, "AsymmetricSign", nil, nil) },
+			func() error { return f.callOld(f.root, "AsymmetricSign", nil, nil) },
 		},
 		"400 InvalidParameter": {
 			func() error {
@@ -403,7 +439,7 @@ func TestErrors(t *testing.T) {
 		},
 		"403 Forbidden.NoPermission": {
 			func() error { return f.sign(nobody, nil) },
-			func() error { return f.old(nobody, "AsymmetricSign", signQuery, nil) },
+			func() error { return f.callOld(nobody, "AsymmetricSign", signQuery, nil) },
 		},
 		"404 Forbidden.AliasNotFound": {
 			func() error {
@@ -414,7 +450,7 @@ func TestErrors(t *testing.T) {
 			func() error {
 				return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { r.KeyId = tea.String("none") })
 			},
-			func() error { return f.old(f.root, "DescribeKey", map[string]string{"KeyId": "none"}, nil) },
+			func() error { return f.callOld(f.root, "DescribeKey", map[string]string{"KeyId": "none"}, nil) },
 		},
 		"404 Forbidden.KeyVersionNotFound": {
 			func() error { return f.sign(f.root, func(r *kms.AsymmetricSignRequest) { r.KeyVersionId = &f.key }) },
@@ -427,24 +463,28 @@ func TestErrors(t *testing.T) {
 			func() error { return f.failing(hsm.ErrNotFound) },
 		},
 		"409 Rejected.StateModifiedFailed": {func() error {
-			return withState(store.PendingDeletion, func() error { return f.old(f.root, "CreateAlias", alias("alias/late"), nil) })
+			return withState(store.PendingDeletion, func() error {
+				return f.callOld(f.root, "CreateAlias", alias("alias/late"), nil)
+			})
 		}},
 		"400 AliasAlreadyExists": {func() error {
-			if err := f.old(f.root, "CreateAlias", alias("alias/taken"), nil); err != nil {
-				return fmt.Errorf("at first: %w", err)
+			if err := f.callOld(f.root, "CreateAlias", alias("alias/taken"), nil); err != nil {
+				return fmt.Errorf("first request: %w", err)
 			}
-			return f.old(f.root, "CreateAlias", alias("alias/taken"), nil)
+			return f.callOld(f.root, "CreateAlias", alias("alias/taken"), nil)
 		}},
 		"409 Rejected.ResourceExist": {func() error {
-			rule := &kms.CreateNetworkRuleRequest{Name: tea.String("taken"), Type: tea.String("Private"), SourcePrivateIp: tea.String(`["::1"]`)}
-			if _, err := f.new(f.root).CreateNetworkRule(rule); err != nil {
-				return fmt.Errorf("at first: %w", err)
+			rule := &kms.CreateNetworkRuleRequest{
+				Name: tea.String("taken"), Type: tea.String("Private"), SourcePrivateIp: tea.String(`["::1"]`),
 			}
-			_, err := f.new(f.root).CreateNetworkRule(rule)
+			if _, err := f.client(f.root).CreateNetworkRule(rule); err != nil {
+				return fmt.Errorf("first request: %w", err)
+			}
+			_, err := f.client(f.root).CreateNetworkRule(rule)
 			return err
 		}},
 		"400 Rejected.LimitExceeded": {func() error {
-			_, err := f.new(f.root).CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256")})
+			_, err := f.client(f.root).CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256")})
 			return err
 		}},
 		"503 ServiceUnavailableTemporary": {
@@ -458,12 +498,15 @@ func TestErrors(t *testing.T) {
 		"400 DryRunOperationError": {
 			func() error { return f.sign(f.root, dry) },
 			func() error {
-				_, err := f.new(f.root).GetPublicKey(&kms.GetPublicKeyRequest{KeyId: &f.key, KeyVersionId: &f.version, DryRun: tea.String("true")})
+				_, err := f.client(f.root).GetPublicKey(
+					&kms.GetPublicKeyRequest{KeyId: &f.key, KeyVersionId: &f.version, DryRun: tea.String("true")})
 				return err
 			},
 			func() error {
-				_, err := f.new(f.root).AsymmetricVerify(&kms.AsymmetricVerifyRequest{KeyId: &f.key, KeyVersionId: &f.version,
-					Algorithm: tea.String("ECDSA_SHA_256"), Digest: b64(make([]byte, 32)), Value: tea.String("AAAA"), DryRun: tea.String("true")})
+				_, err := f.client(f.root).AsymmetricVerify(&kms.AsymmetricVerifyRequest{
+					KeyId: &f.key, KeyVersionId: &f.version, Algorithm: tea.String("ECDSA_SHA_256"),
+					Digest: b64(make([]byte, 32)), Value: tea.String("AAAA"), DryRun: tea.String("true"),
+				})
 				return err
 			},
 		},
@@ -476,28 +519,31 @@ func TestErrors(t *testing.T) {
 		name := fmt.Sprintf("%d %s", e.Status, e.Code)
 		t.Run(name, func(t *testing.T) {
 			if len(cases[name]) == 0 {
-				t.Fatal("nothing provokes this error")
+				t.Fatal("the test has no request that triggers this error")
 			}
-			for i, provoke := range cases[name] {
-				if err := provoke(); err == nil {
-					t.Errorf("case %d: no error", i)
-				} else if got, requestId := seen(t, err); got != name || !f.audited(requestId, e) && !limited.audited(requestId, e) {
-					t.Errorf("case %d: the SDK sees %q with RequestId %q, of which there may be no audit line: %v", i, got, requestId, err)
+			for i, trigger := range cases[name] {
+				err := trigger()
+				got, requestId := errorCode(t, err)
+				if got != name {
+					t.Errorf("request %d: got %q with RequestId %q, want %q: %v", i, got, requestId, name, err)
+				} else if !f.audited(requestId, e) && !limited.audited(requestId, e) {
+					t.Errorf("request %d: the audit log has no line for RequestId %q", i, requestId)
 				}
 			}
 		})
 		delete(cases, name)
 	}
 	for name := range cases {
-		t.Errorf("%s is no error of the API", name)
+		t.Errorf("kms.Errors does not contain %s", name)
 	}
 	if err := f.sign(f.root, nil); err != nil {
-		t.Errorf("in the end nothing is signed: %v", err)
+		t.Errorf("signing after all errors: %v", err)
 	}
 }
 
-// audited reports whether the audit log has a line of the request that agrees. It
-// waits a little: the gateway does not wait for the lines of strangers.
+// audited reports whether the audit log has a line for the request with the error's status and
+// code. It waits up to 2 s, because the gateway answers unauthenticated requests before it writes
+// their lines.
 func (f *faulty) audited(requestId string, e ours.Error) bool {
 	f.t.Helper()
 	poll := time.NewTicker(10 * time.Millisecond)
@@ -510,7 +556,8 @@ func (f *faulty) audited(requestId string, e ours.Error) bool {
 		found := false
 		err = audit.Read(bytes.NewReader(content), func(line audit.Line) error {
 			entry := line.Entry
-			found = found || entry != nil && requestId != "" && entry.RequestId == requestId && entry.Status == e.Status && entry.Code == e.Code
+			found = found || entry != nil && requestId != "" && entry.RequestId == requestId &&
+				entry.Status == e.Status && entry.Code == e.Code
 			return nil
 		})
 		if err != nil {
@@ -523,8 +570,9 @@ func (f *faulty) audited(requestId string, e ours.Error) bool {
 	return false
 }
 
-// seen gives the status, code and RequestId that an SDK's error tells.
-func seen(t *testing.T, err error) (statusAndCode, requestId string) {
+// errorCode returns the status and code of an SDK's error, such as "404 Forbidden.KeyNotFound", and
+// its RequestId. It returns empty strings for other errors and for nil.
+func errorCode(t *testing.T, err error) (statusAndCode, requestId string) {
 	t.Helper()
 	var newer *tea.SDKError
 	var older *olderrors.ServerError

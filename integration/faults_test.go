@@ -18,7 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// startOnFaults starts a dev gateway whose token fails when it is told to.
+// startOnFaults starts a dev gateway whose token fails on demand.
 func startOnFaults(t *testing.T) (*devgateway.Gateway, *rig.Faults) {
 	t.Helper()
 	module, err := softhsm.Module()
@@ -30,9 +30,9 @@ func startOnFaults(t *testing.T) (*devgateway.Gateway, *rig.Faults) {
 	return start(t, t.TempDir()+"/gateway"), f
 }
 
-// The codes of PKCS#11 that tokens fail with: by the device's fault, by a session's,
-// by an object's, and by what only their vendors know. None says that it is the
-// caller's own, as a wrong PIN's or an unknown mechanism's does.
+// codes are PKCS#11 return values (CKR_) that tokens fail with: errors of the host, the device, a
+// session or an object, and one that only the vendor can explain. The list has no errors that blame
+// the caller, such as those for a wrong PIN or an unknown mechanism.
 var codes = []uint{
 	0x02, 0x05, 0x06, 0x0a, // host memory, general error, function failed, cannot lock
 	0x30, 0x31, 0x32, // device error, memory, removed
@@ -43,11 +43,12 @@ var codes = []uint{
 	0x150, 0x80000011, // buffer too small, the vendor's
 }
 
-// functions are those of PKCS#11 that a gateway uses, and how often in a row each
-// fails at most. Where the canary's signature does not show that the token is not
-// well, that is once: what fails twice on a token that is well is refused.
+// functions are the PKCS#11 functions that a gateway uses, and how often in a row each may fail. If
+// the canary's signature does not detect the fault, that is once: the gateway refuses a request
+// that fails twice on a token that works.
 var functions = map[string]int{
-	"C_Initialize": 8, "C_Finalize": 8, "C_GetInfo": 8, "C_GetSlotList": 8, "C_GetTokenInfo": 8, "C_GetMechanismList": 8,
+	"C_Initialize": 8, "C_Finalize": 8, "C_GetInfo": 8,
+	"C_GetSlotList": 8, "C_GetTokenInfo": 8, "C_GetMechanismList": 8,
 	"C_OpenSession": 8, "C_CloseSession": 8, "C_GetSessionInfo": 8, "C_Login": 8,
 	"C_SignInit": 8, "C_Sign": 8,
 	"C_FindObjectsInit": 1, "C_FindObjects": 1, "C_FindObjectsFinal": 1, "C_GetAttributeValue": 1,
@@ -55,10 +56,9 @@ var functions = map[string]int{
 	"C_EncryptInit": 1, "C_Encrypt": 1, "C_DecryptInit": 1, "C_Decrypt": 1,
 }
 
-// TestFaultsUnderLoad has a token fail in every way that there is, one after the
-// other and drawn at random, under 32 callers that sign and one that makes keys.
-// Each fault ends within a second, so no call may fail: to sign they have 2.5 s,
-// to make a key 10. And no half-made key may stay.
+// TestFaultsUnderLoad injects random faults into a token, one after the other, while 32 callers
+// sign and one creates keys. Each fault ends within a second, so no call may fail: the timeout is
+// 2.5 s for signing and 10 s for creating a key. No incomplete key may remain.
 func TestFaultsUnderLoad(t *testing.T) {
 	g, f := startOnFaults(t)
 	random := newRandom(t)
@@ -72,22 +72,23 @@ func TestFaultsUnderLoad(t *testing.T) {
 				if err := os.Rename(move[0], move[1]); err != nil {
 					t.Fatal(err)
 				}
-				<-time.After(time.Duration(random.Int64N(int64(500 * time.Millisecond)))) // how long the fault takes
+				<-time.After(time.Duration(random.Int64N(int64(500 * time.Millisecond)))) // duration of the fault
 			}
 		},
 		"a call hangs": func() {
 			f.Hang("C_Sign", 1+random.IntN(3))
-			<-time.After(time.Duration(random.Int64N(int64(900 * time.Millisecond)))) // how long the fault takes
+			<-time.After(time.Duration(random.Int64N(int64(900 * time.Millisecond)))) // duration of the fault
 			f.Release()
 		},
 	}
-	for function, most := range functions {
+	for function, limit := range functions {
 		faults[function+" fails"] = func() {
-			code, times := codes[random.IntN(len(codes))], 1+random.IntN(most)
-			t.Logf("%s fails with %#x, %d times at most", function, code, times)
+			code, times := codes[random.IntN(len(codes))], 1+random.IntN(limit)
+			t.Logf("%s fails with %#x, at most %d times", function, code, times)
 			f.Fail(function, code, times)
-			f.CloseSessions()                                                         // or what connecting is made of would not be called
-			<-time.After(time.Duration(random.Int64N(int64(500 * time.Millisecond)))) // how long the fault takes
+			// The gateway must connect again, so that it calls the functions that connecting needs.
+			f.CloseSessions()
+			<-time.After(time.Duration(random.Int64N(int64(500 * time.Millisecond)))) // duration of the fault
 			f.Clear(function)
 		}
 	}
@@ -95,9 +96,9 @@ func TestFaultsUnderLoad(t *testing.T) {
 	for name := range faults {
 		names = append(names, name)
 	}
-	slices.Sort(names) // so that a seed draws the same
+	slices.Sort(names) // so that a seed always selects the same faults
 	l := startLoad(t, g.Env, 32)
-	all := &made{versions: make(map[string]string)}
+	all := &versionSet{versions: make(map[string]string)}
 	client, err := devgateway.SDK(g.Env)
 	if err != nil {
 		t.Fatal(err)
@@ -106,34 +107,35 @@ func TestFaultsUnderLoad(t *testing.T) {
 		for !l.stop.Load() {
 			keyId, versionId, err := newKey(client)
 			if err != nil {
-				t.Errorf("making a key: %v", err)
+				t.Errorf("creating a key: %v", err)
 				return
 			}
 			all.add(keyId, versionId)
-			<-time.After(20 * time.Millisecond) // so that there are not too many
+			<-time.After(20 * time.Millisecond) // limits the number of keys
 		}
 	})
 	for done := soaked(12); !done(); {
 		name := names[random.IntN(len(names))]
 		before := l.count()
 		faults[name]()
-		waitFor(t, "signatures after: "+name, func() bool { return l.count() > before+64 })
-		if bad := l.bad(); bad != "" {
-			t.Fatalf("after %q: %s", name, bad)
+		waitFor(t, "signatures after the fault "+name, func() bool { return l.count() > before+64 })
+		if failures := l.failures(); failures != "" {
+			t.Fatalf("after the fault %q: %s", name, failures)
 		}
 	}
 	l.end()
-	if bad := l.bad(); bad != "" {
-		t.Errorf("in the end: %s", bad)
+	if failures := l.failures(); failures != "" {
+		t.Errorf("after all faults: %s", failures)
 	}
 	if n := f.Collisions(); n != 0 {
-		t.Errorf("sessions were closed or the module finalized %d times over a call", n)
+		t.Errorf("the gateway closed sessions or finalized the module %d times during a call, want none", n)
 	}
-	t.Logf("%d signatures, %d keys made", l.count(), all.len())
-	if _, metrics := observe(t, g.Env, "/metrics"); !strings.Contains(metrics, "\nkmsgate_token_connected 1\n") || strings.Contains(metrics, "\nkmsgate_token_losses_total 0\n") {
-		t.Errorf("the metrics do not tell of a token that was lost and is back:\n%s", metrics)
+	t.Logf("%d signatures, %d keys created", l.count(), all.len())
+	if _, metrics := observe(t, g.Env, "/metrics"); !strings.Contains(metrics, "\nkmsgate_token_connected 1\n") ||
+		strings.Contains(metrics, "\nkmsgate_token_losses_total 0\n") {
+		t.Errorf("the metrics do not show a token that was lost and is connected again:\n%s", metrics)
 	}
-	checkMade(t, g, all)
+	checkVersions(t, g, all)
 	verifyAudit(t, g.Dir)
 	if err := g.Stop(); err != nil {
 		t.Error(err)
@@ -141,8 +143,9 @@ func TestFaultsUnderLoad(t *testing.T) {
 	checkObjects(t, g.Dir)
 }
 
-// bad tells what was refused or failed, if anything.
-func (l *load) bad() string {
+// failures describes the requests that were refused or failed. It returns an empty string if there
+// were none.
+func (l *load) failures() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.refused) == 0 && len(l.other) == 0 {
@@ -151,16 +154,16 @@ func (l *load) bad() string {
 	return fmt.Sprintf("%d signatures, refused: %v, failed: %v", len(l.signed), l.refused, l.other)
 }
 
-// TestTokenHangs has every call of the token hang for longer than callers wait.
+// TestTokenHangs makes every signature hang for longer than callers wait.
 func TestTokenHangs(t *testing.T) {
 	g, f := startOnFaults(t)
-	hangs(t, g.Env, func() { f.Hang("C_SignInit", rig.Always) }, f.Release)
+	testHang(t, g.Env, func() { f.Hang("C_SignInit", rig.Always) }, f.Release)
 }
 
-// hangs has a token hang for five seconds. Callers leave when their time is over;
-// what does not need the token goes on; who asks is told; and when the token goes
-// on, so does everything.
-func hangs(t *testing.T, env map[string]string, hang, release func()) {
+// testHang makes a token hang for 5 s. Callers must get an error after their timeout of 2.5 s,
+// operations that do not need the token must work, and /ready must report the token. When the token
+// continues, everything must work again.
+func testHang(t *testing.T, env map[string]string, hang, release func()) {
 	t.Helper()
 	client, err := devgateway.SDK(env)
 	if err != nil {
@@ -180,7 +183,7 @@ func hangs(t *testing.T, env map[string]string, hang, release func()) {
 		err  error
 		took time.Duration
 	}
-	left := make(chan outcome, callers)
+	outcomes := make(chan outcome, callers)
 	for range callers {
 		caller, err := devgateway.SDK(env)
 		if err != nil {
@@ -189,38 +192,37 @@ func hangs(t *testing.T, env map[string]string, hang, release func()) {
 		go func() {
 			began := time.Now()
 			_, _, _, err := newSDK{caller}.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest)
-			left <- outcome{err, time.Since(began)}
+			outcomes <- outcome{err, time.Since(began)}
 		}()
 	}
-	worksWithoutToken(t, env, sig, digest)
+	testWithoutToken(t, env, sig, digest)
 	for range callers {
-		o := <-left
-		if o.err == nil {
-			t.Error("a signature came from a token that hangs")
-		} else if got, _ := seen(t, o.err); got != "503 ServiceUnavailableTemporary" {
-			t.Errorf("a caller got %q: %v", got, o.err)
+		o := <-outcomes
+		if got, _ := errorCode(t, o.err); got != "503 ServiceUnavailableTemporary" {
+			t.Errorf("signing with a token that hangs: got %q (%v), want 503 ServiceUnavailableTemporary", got, o.err)
 		}
-		if o.took < 2400*time.Millisecond || o.took > 4500*time.Millisecond { // the race detector and 32 SDKs take their time, too
-			t.Errorf("a caller left after %v, want 2.5 s", o.took)
+		// The race detector and 32 SDKs take time, too.
+		if o.took < 2400*time.Millisecond || o.took > 4500*time.Millisecond {
+			t.Errorf("signing with a token that hangs took %v, want 2.5 s", o.took)
 		}
 	}
-	worksWithoutToken(t, env, sig, digest)
-	waitFor(t, "five seconds to be over", func() bool { return time.Since(began) > 5*time.Second })
+	testWithoutToken(t, env, sig, digest)
+	waitFor(t, "five seconds to pass", func() bool { return time.Since(began) > 5*time.Second })
 	release()
 	released := time.Now()
 	if _, _, _, err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256, digest); err != nil {
-		t.Errorf("after the token went on: %v", err)
+		t.Errorf("signing after the token continued: %v", err)
 	}
-	t.Logf("a signature %v after the token went on", time.Since(released).Round(time.Millisecond))
+	t.Logf("the first signature took %v after the token continued", time.Since(released).Round(time.Millisecond))
 	waitFor(t, "readiness", func() bool {
 		status, _ := observe(t, env, "/ready")
 		return status == 200
 	})
 }
 
-// worksWithoutToken asks for all that needs no token, and for what supervisors
-// ask: it runs, and is not ready, and says why.
-func worksWithoutToken(t *testing.T, env map[string]string, sig, digest []byte) {
+// testWithoutToken checks the operations that need no token, and the answers for supervisors: the
+// gateway is live, but not ready because of the token.
+func testWithoutToken(t *testing.T, env map[string]string, sig, digest []byte) {
 	t.Helper()
 	client, err := devgateway.SDK(env)
 	if err != nil {
@@ -229,19 +231,20 @@ func worksWithoutToken(t *testing.T, env map[string]string, sig, digest []byte) 
 	c := newSDK{client}
 	keyId, versionId := env["KMSGATE_KEY_EC_P256"], env["KMSGATE_KEYVERSION_EC_P256"]
 	if ok, err := c.verify(keyId, versionId, hsm.ECDSA_SHA_256, digest, sig); err != nil || !ok {
-		t.Errorf("AsymmetricVerify: %v, %v", ok, err)
+		t.Errorf("AsymmetricVerify without a token: got %v, %v, want true", ok, err)
 	}
 	_, keyErr := c.publicKey(keyId, versionId)
 	_, describeErr := client.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId})
 	_, listErr := client.ListKeys(&kms.ListKeysRequest{})
-	_, updateErr := client.UpdateKeyDescription(&kms.UpdateKeyDescriptionRequest{KeyId: &keyId, Description: tea.String("without a token")})
+	_, updateErr := client.UpdateKeyDescription(
+		&kms.UpdateKeyDescriptionRequest{KeyId: &keyId, Description: tea.String("without a token")})
 	if err := errors.Join(keyErr, describeErr, listErr, updateErr); err != nil {
-		t.Errorf("without a token: %v", err)
+		t.Errorf("operations that need no token: %v", err)
 	}
 	if status, body := observe(t, env, "/live"); status != 200 {
-		t.Errorf("/live: %d %s", status, body)
+		t.Errorf("/live without a token: got %d %s, want 200", status, body)
 	}
 	if status, body := observe(t, env, "/ready"); status != 503 || !strings.Contains(body, "token") {
-		t.Errorf("/ready: %d %s", status, body)
+		t.Errorf("/ready without a token: got %d %s, want 503 with the reason", status, body)
 	}
 }

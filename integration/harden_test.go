@@ -10,21 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMemoryIsLocked: where it is allowed, as docs/kmsgate.service allows it,
-// nothing of a gateway's memory goes to swap. Where it is not it runs without.
+// TestMemoryIsLocked checks that a gateway locks its memory if its limit allows that, as
+// docs/kmsgate.service does, so that none of it is swapped out. Otherwise, the gateway runs with
+// unlocked memory.
 func TestMemoryIsLocked(t *testing.T) {
-	var was unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &was); err != nil {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &before); err != nil {
 		t.Fatal(err)
 	}
-	// The gateway inherits it.
+	// The gateway inherits the limit.
 	err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
-	allowed := err == nil || was.Cur == unix.RLIM_INFINITY
+	allowed := err == nil || before.Cur == unix.RLIM_INFINITY
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &was); allowed && err != nil {
+		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &before); allowed && err != nil {
 			t.Error(err)
 		}
 	})
@@ -43,6 +44,6 @@ func TestMemoryIsLocked(t *testing.T) {
 		}
 	}
 	if isLocked := locked >= 1<<10; isLocked != allowed {
-		t.Errorf("%d KiB of memory are locked; it is allowed: %v", locked, allowed)
+		t.Errorf("got %d KiB of locked memory, but locking is allowed: %v", locked, allowed)
 	}
 }

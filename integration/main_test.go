@@ -1,5 +1,5 @@
-// Package integration tests the whole system: the built binary, its wire
-// protocol as official SDKs speak it, and openssl as the judge.
+// Package integration tests the kmsgate binary as a whole: official SDKs call it over its real wire
+// protocols, and openssl verifies its signatures.
 package integration
 
 import (
@@ -13,10 +13,9 @@ import (
 	"github.com/kmsgate/kmsgate/integration/devgateway"
 )
 
-// binary is kmsgate, built with the race detector unless the flag says otherwise.
 var (
-	binary string
-	plain  = flag.Bool("plain", false, "build kmsgate without the race detector, for figures")
+	binary string // the path of kmsgate, built with the race detector unless -plain is set
+	plain  = flag.Bool("plain", false, "build kmsgate without the race detector, to measure figures")
 )
 
 func TestMain(m *testing.M) {
@@ -25,7 +24,7 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) int {
 	if os.Getenv(crashDir) != "" {
-		return m.Run() // a child, which needs no binary
+		return m.Run() // a child process of TestKilledWhileDeleting, which needs no binary
 	}
 	dir, err := os.MkdirTemp("", "kmsgate-integration-")
 	if err != nil {
@@ -52,7 +51,7 @@ func start(t *testing.T, dir string, args ...string) *devgateway.Gateway {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = g.Kill() // it may have ended already
+		_ = g.Kill() // it may have exited already
 		if t.Failed() {
 			t.Logf("kmsgate dev printed:\n%s", g.Output())
 		}

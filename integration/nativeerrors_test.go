@@ -35,24 +35,29 @@ import (
 
 const clientPassword = "Tr0ub4dor&3"
 
-// newClientKey makes an access point that may use the resources, and a client key of
-// it; other parameters go with the client key.
+// newClientKey creates an access point that may use the resources, and a client key of it. It
+// returns the configuration of a client that uses the key. other are names and values of more
+// parameters of CreateClientKey.
 func (f *faulty) newClientKey(name, resources string, other ...string) *dkmsconfig.Config {
 	f.t.Helper()
-	f.local("CreatePolicy", nil, map[string]string{"Name": name, "Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": resources})
+	f.local("CreatePolicy", nil, map[string]string{
+		"Name": name, "Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": resources,
+	})
 	f.local("CreateApplicationAccessPoint", nil, map[string]string{"Name": name, "Policies": `["` + name + `"]`})
 	parameters := map[string]string{"AapName": name, "Password": clientPassword}
 	for i := 0; i < len(other); i += 2 {
 		parameters[other[i]] = other[i+1]
 	}
-	var made struct{ ClientKeyId, PrivateKeyData string }
-	f.local("CreateClientKey", &made, parameters)
-	content := must[[]byte](f.t)(json.Marshal(map[string]string{"KeyId": made.ClientKeyId, "PrivateKeyData": made.PrivateKeyData}))
-	return &dkmsconfig.Config{Endpoint: &f.address, Protocol: tea.String("https"), Ca: &f.ca, ClientKeyContent: tea.String(string(content)), Password: tea.String(clientPassword)}
+	var created struct{ ClientKeyId, PrivateKeyData string }
+	f.local("CreateClientKey", &created, parameters)
+	file := map[string]string{"KeyId": created.ClientKeyId, "PrivateKeyData": created.PrivateKeyData}
+	content := must[[]byte](f.t)(json.Marshal(file))
+	return &dkmsconfig.Config{Endpoint: &f.address, Protocol: tea.String("https"), Ca: &f.ca,
+		ClientKeyContent: tea.String(string(content)), Password: tea.String(clientPassword)}
 }
 
-// idOf is the id in a client key file.
-func idOf(t *testing.T, config *dkmsconfig.Config) string {
+// clientKeyId returns the ID in a client key file.
+func clientKeyId(t *testing.T, config *dkmsconfig.Config) string {
 	t.Helper()
 	var file struct{ KeyId string }
 	if err := json.Unmarshal([]byte(tea.StringValue(config.ClientKeyContent)), &file); err != nil {
@@ -61,14 +66,15 @@ func idOf(t *testing.T, config *dkmsconfig.Config) string {
 	return file.KeyId
 }
 
-// pemKey makes a private key in PEM, as the SDK takes one in the place of a file.
+// pemKey returns a new private key in PEM, which the SDK accepts instead of a file.
 func pemKey(t *testing.T) *string {
 	t.Helper()
 	key := must[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
-	return tea.String(string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
+	block := &pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}
+	return tea.String(string(pem.EncodeToMemory(block)))
 }
 
-// signWith signs with the Instance SDK, once.
+// signWith signs with the Instance SDK, without retries. change may change the request.
 func (f *faulty) signWith(config *dkmsconfig.Config, change func(*dkms.SignRequest)) error {
 	f.t.Helper()
 	client := must[*dkms.Client](f.t)(dkms.NewClient(config))
@@ -80,9 +86,9 @@ func (f *faulty) signWith(config *dkmsconfig.Config, change func(*dkms.SignReque
 	return err
 }
 
-// seenNatively gives the status, code and RequestId that the Instance SDK's error
-// tells.
-func seenNatively(t *testing.T, err error) (statusAndCode, requestId string) {
+// nativeErrorCode returns the status and code of the Instance SDK's error, and its RequestId. It
+// returns empty strings for other errors and for nil.
+func nativeErrorCode(t *testing.T, err error) (statusAndCode, requestId string) {
 	t.Helper()
 	var e *tea.SDKError
 	if !errors.As(err, &e) {
@@ -98,20 +104,23 @@ func seenNatively(t *testing.T, err error) (statusAndCode, requestId string) {
 	return fmt.Sprintf("%d %s", data.HTTPCode, tea.StringValue(e.Code)), data.RequestId
 }
 
-// TestNativeErrors provokes the errors of the native API through the Instance SDK,
-// and checks code, status and RequestId as it tells them. (What it never sends wrong,
-// its own headers, is sent wrong in the gateway's own tests.)
+// TestNativeErrors triggers the errors of the native API through the Instance SDK, and checks the
+// status, code and RequestId that the SDK returns. The SDK never sends faulty headers; the tests of
+// package gateway do.
 func TestNativeErrors(t *testing.T) {
 	f := newFaulty(t, func(*gateway.Config) {})
 	limited := newFaulty(t, func(c *gateway.Config) { c.Quotas.DedicatedUser = 0.001 })
-	all, narrow, secrets := f.newClientKey("all", `["key/*"]`), f.newClientKey("narrow", `["key/none"]`), f.newClientKey("secrets", `["secret/*"]`)
-	now := time.Now().UTC()
+	all, narrow := f.newClientKey("all", `["key/*"]`), f.newClientKey("narrow", `["key/none"]`)
+	secrets := f.newClientKey("secrets", `["secret/*"]`)
 	deleted := f.newClientKey("deleted", `["key/*"]`)
-	expired := f.newClientKey("expired", `["key/*"]`, "NotBefore", now.Add(-time.Hour).Format("2006-01-02T15:04:05Z"), "NotAfter", now.Add(5*time.Minute).Format("2006-01-02T15:04:05Z"))
-	early := f.newClientKey("early", `["key/*"]`, "NotBefore", "2100-01-01T00:00:00Z", "NotAfter", "2101-01-01T00:00:00Z")
-	f.local("DeleteClientKey", nil, map[string]string{"ClientKeyId": idOf(t, deleted)})
-	few := limited.newClientKey("all", `["key/*"]`)
-	if err := limited.signWith(few, nil); err != nil {
+	inFiveMinutes := time.Now().UTC().Add(5 * time.Minute).Format("2006-01-02T15:04:05Z")
+	anHourAgo := time.Now().UTC().Add(-time.Hour).Format("2006-01-02T15:04:05Z")
+	expired := f.newClientKey("expired", `["key/*"]`, "NotBefore", anHourAgo, "NotAfter", inFiveMinutes)
+	early := f.newClientKey("early", `["key/*"]`,
+		"NotBefore", "2100-01-01T00:00:00Z", "NotAfter", "2101-01-01T00:00:00Z")
+	f.local("DeleteClientKey", nil, map[string]string{"ClientKeyId": clientKeyId(t, deleted)})
+	throttledKey := limited.newClientKey("all", `["key/*"]`)
+	if err := limited.signWith(throttledKey, nil); err != nil {
 		t.Fatal(err)
 	}
 	inState := func(state string) error {
@@ -128,15 +137,16 @@ func TestNativeErrors(t *testing.T) {
 		return func() error { return f.signWith(all, change) }
 	}
 	client := must[*dkms.Client](t)(dkms.NewClient(all))
-	// Another key under the right id.
-	thief := &dkmsconfig.Config{Endpoint: &f.address, Protocol: tea.String("https"), Ca: &f.ca, AccessKeyId: tea.String(idOf(t, all)), PrivateKey: pemKey(t)}
+	// A client that signs with another private key under the ID of an existing client key.
+	impostor := &dkmsconfig.Config{Endpoint: &f.address, Protocol: tea.String("https"), Ca: &f.ca,
+		AccessKeyId: tea.String(clientKeyId(t, all)), PrivateKey: pemKey(t)}
 	for name, cases := range map[string][]func() error{
 		"404 Unauthorized": {
 			func() error { return f.signWith(deleted, nil) },
 			func() error { return f.moved(10*time.Minute, func() error { return f.signWith(expired, nil) }) },
 			func() error { return f.signWith(early, nil) },
 		},
-		"401 SignatureNotMatch": {func() error { return f.signWith(thief, nil) }},
+		"401 SignatureNotMatch": {func() error { return f.signWith(impostor, nil) }},
 		"400 RequestTimeTooSkewed": {
 			func() error { return f.moved(16*time.Minute, func() error { return f.signWith(all, nil) }) },
 			func() error { return f.moved(-16*time.Minute, func() error { return f.signWith(all, nil) }) },
@@ -149,7 +159,7 @@ func TestNativeErrors(t *testing.T) {
 			with(func(r *dkms.SignRequest) { r.KeyId = tea.String("none") }),
 			with(func(r *dkms.SignRequest) { r.KeyId = tea.String("alias/none") }),
 		},
-		"404 Forbidden.KeyVersionNotFound": {with(func(r *dkms.SignRequest) { r.Headers = ofVersion(f.key) })},
+		"404 Forbidden.KeyVersionNotFound": {with(func(r *dkms.SignRequest) { r.Headers = versionHeaders(f.key) })},
 		"400 MissingParameter": {
 			with(func(r *dkms.SignRequest) { r.KeyId = tea.String("") }),
 			with(func(r *dkms.SignRequest) { r.Message = nil }),
@@ -175,15 +185,19 @@ func TestNativeErrors(t *testing.T) {
 				return err
 			},
 			func() error {
-				_, err := client.AdvanceGenerateDataKey(&dkms.AdvanceGenerateDataKeyRequest{KeyId: &f.key, NumberOfBytes: tea.Int32(16)})
+				_, err := client.AdvanceGenerateDataKey(
+					&dkms.AdvanceGenerateDataKeyRequest{KeyId: &f.key, NumberOfBytes: tea.Int32(16)})
 				return err
 			},
 		},
 		"409 Rejected.Disabled":        {func() error { return inState(store.Disabled) }},
 		"409 Rejected.PendingDeletion": {func() error { return inState(store.PendingDeletion) }},
 		"409 Rejected.PendingImport":   {func() error { return inState(store.PendingImport) }},
-		"409 Rejected.Unavailable":     {func() error { return inState(store.Unavailable) }, func() error { return failing(hsm.ErrNotFound) }},
-		"429 Rejected.Throttling":      {func() error { return limited.signWith(few, nil) }},
+		"409 Rejected.Unavailable": {
+			func() error { return inState(store.Unavailable) },
+			func() error { return failing(hsm.ErrNotFound) },
+		},
+		"429 Rejected.Throttling": {func() error { return limited.signWith(throttledKey, nil) }},
 		"503 ServiceUnavailableTemporary": {
 			func() error { return failing(hsm.ErrBusy) },
 			func() error { return failing(hsm.ErrUnavailable) },
@@ -194,24 +208,26 @@ func TestNativeErrors(t *testing.T) {
 			status, code, _ := strings.Cut(name, " ")
 			e := ours.Error{Code: code}
 			fmt.Sscan(status, &e.Status)
-			for i, provoke := range cases {
+			for i, trigger := range cases {
 				before := len(f.lines())
-				if err := provoke(); err == nil {
-					t.Errorf("case %d: no error", i)
-				} else if got, requestId := seenNatively(t, err); got != name || !f.audited(requestId, e) && !limited.audited(requestId, e) {
-					t.Errorf("case %d: the SDK sees %q with RequestId %q, of which there may be no audit line: %v", i, got, requestId, err)
+				err := trigger()
+				got, requestId := nativeErrorCode(t, err)
+				if got != name {
+					t.Errorf("request %d: got %q with RequestId %q, want %q: %v", i, got, requestId, name, err)
+				} else if !f.audited(requestId, e) && !limited.audited(requestId, e) {
+					t.Errorf("request %d: the audit log has no line for RequestId %q", i, requestId)
 				} else if n := len(f.lines()) - before; n > 1 {
-					t.Errorf("case %d: the SDK tried %d times", i, n)
+					t.Errorf("request %d: the SDK sent %d requests, want 1", i, n)
 				}
 			}
 		})
 	}
 	if err := f.signWith(all, nil); err != nil {
-		t.Errorf("in the end nothing is signed: %v", err)
+		t.Errorf("signing after all errors: %v", err)
 	}
 }
 
-// lines returns the audit log's lines of requests.
+// lines returns the entries of requests in the audit log.
 func (f *faulty) lines() (all []audit.Entry) {
 	f.t.Helper()
 	content := must[[]byte](f.t)(os.ReadFile(f.auditLog))
@@ -227,21 +243,22 @@ func (f *faulty) lines() (all []audit.Entry) {
 	return all
 }
 
-// TestTransferErrors has the transfer SDK make of native errors what it makes of
-// them for programs that know the other API's.
+// TestTransferErrors checks that the transfer SDK converts the errors of the native API to those of
+// the RPC API, which its programs know.
 func TestTransferErrors(t *testing.T) {
 	f := newFaulty(t, func(*gateway.Config) {})
 	limited := newFaulty(t, func(c *gateway.Config) { c.Quotas.DedicatedUser = 0.001 })
 	dial := func(f *faulty, config *dkmsconfig.Config) transferSDK {
 		t.Helper()
-		c := must[*transfer.KmsTransferClient](t)(transfer.NewClientWithOptions("cn-hangzhou", sdk.NewConfig().WithScheme("HTTPS"), credentials.NewAccessKeyCredential("id", "secret"), config))
+		c := must[*transfer.KmsTransferClient](t)(transfer.NewClientWithOptions("cn-hangzhou",
+			sdk.NewConfig().WithScheme("HTTPS"), credentials.NewAccessKeyCredential("id", "secret"), config))
 		c.SetVerify(f.ca)
 		return transferSDK{c, f.address}
 	}
 	all, deleted := f.newClientKey("all", `["key/*"]`), f.newClientKey("deleted", `["key/*"]`)
 	f.local("DeleteApplicationAccessPoint", nil, map[string]string{"Name": "deleted"})
-	few := limited.newClientKey("all", `["key/*"]`)
-	if err := limited.signWith(few, nil); err != nil {
+	throttledKey := limited.newClientKey("all", `["key/*"]`)
+	if err := limited.signWith(throttledKey, nil); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
@@ -253,22 +270,22 @@ func TestTransferErrors(t *testing.T) {
 		"404 Forbidden.KeyNotFound":       {all, "none"},
 	} {
 		_, _, _, err := dial(f, c.config).sign(c.key, "", hsm.ECDSA_SHA_256, make([]byte, 32))
-		if got, _ := seen(t, err); got != name {
-			t.Errorf("%v, want %s", err, name)
+		if got, _ := errorCode(t, err); got != name {
+			t.Errorf("got %v, want %s", err, name)
 		}
 	}
 	_, err := dial(f, all).verify(f.key, f.version, hsm.ECDSA_SHA_256, make([]byte, 31), []byte{1})
-	if got, _ := seen(t, err); got != "400 InvalidParameter" {
-		t.Errorf("%v, want InvalidParameter", err)
+	if got, _ := errorCode(t, err); got != "400 InvalidParameter" {
+		t.Errorf("AsymmetricVerify of a digest of 31 bytes: got %v, want InvalidParameter", err)
 	}
-	_, _, _, err = dial(limited, few).sign(limited.key, "", hsm.ECDSA_SHA_256, make([]byte, 32))
-	if got, _ := seen(t, err); got != "429 Rejected.Throttling" {
-		t.Errorf("%v, want Rejected.Throttling", err)
+	_, _, _, err = dial(limited, throttledKey).sign(limited.key, "", hsm.ECDSA_SHA_256, make([]byte, 32))
+	if got, _ := errorCode(t, err); got != "429 Rejected.Throttling" {
+		t.Errorf("AsymmetricSign above the quota: got %v, want Rejected.Throttling", err)
 	}
 }
 
-// TestRetries: what the SDK tries again by itself has passed when it does. A quota is
-// used up, and the token away, until the gateway has said so.
+// TestRetries checks that the SDK retries requests that the gateway refuses because of the quota or
+// the token. The cause ends as soon as the gateway has logged the refusal.
 func TestRetries(t *testing.T) {
 	var f *faulty
 	f = newFaulty(t, func(c *gateway.Config) {
@@ -285,7 +302,7 @@ func TestRetries(t *testing.T) {
 		}
 		f.backend.Fail(fault)
 		if _, err := client.Sign(&dkms.SignRequest{KeyId: &f.key, Message: []byte("m")}); err != nil {
-			t.Error(err)
+			t.Errorf("signing with the backend error %v: %v", fault, err)
 		}
 	}
 	var codes []string
@@ -295,7 +312,7 @@ func TestRetries(t *testing.T) {
 		}
 	}
 	if want := []string{"", throttled, "", unavailable, ""}; !slices.Equal(codes, want) {
-		t.Errorf("the log has %q, want %q", codes, want)
+		t.Errorf("got the codes %q in the audit log, want %q", codes, want)
 	}
 }
 
@@ -304,7 +321,8 @@ const (
 	unavailable = "ServiceUnavailableTemporary"
 )
 
-// refusals is a log that calls a function before a refusal is sent.
+// refusals is a log handler that calls a function when the gateway logs a refusal, which is before
+// it sends the response.
 type refusals struct {
 	slog.Handler
 	refused func()

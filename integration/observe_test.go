@@ -8,12 +8,13 @@ import (
 	"testing"
 )
 
-// observe asks a gateway's admin socket what a supervisor asks.
+// observe sends a GET request to a gateway's admin socket, as a supervisor does.
 func observe(t *testing.T, env map[string]string, path string) (status int, body string) {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", env["KMSGATE_ADMIN_SOCKET"])
-	}}}
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 	resp, err := client.Get("http://kmsgate" + path)
 	if err != nil {
 		t.Fatal(err)

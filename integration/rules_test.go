@@ -10,12 +10,14 @@ import (
 	"golang.org/x/tools/go/packages"
 )
 
-// maxMethods is how many methods a type may have: more, and it knows too much.
+// maxMethods limits the methods of a type. A type with more methods has too many responsibilities.
 const maxMethods = 30
 
-// TestMethods counts the methods of every type of ours, with those that embedding gives it.
+// TestMethods counts the methods of every type of the main module, including the promoted methods
+// of embedded fields.
 func TestMethods(t *testing.T) {
-	loaded, err := packages.Load(&packages.Config{Mode: packages.LoadTypes | packages.NeedImports | packages.NeedDeps, Dir: ".."}, "./...")
+	config := &packages.Config{Mode: packages.LoadTypes | packages.NeedImports | packages.NeedDeps, Dir: ".."}
+	loaded, err := packages.Load(config, "./...")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,17 +33,17 @@ func TestMethods(t *testing.T) {
 			}
 			seen++
 			if n := types.NewMethodSet(types.NewPointer(declared.Type())).Len(); n > maxMethods {
-				t.Errorf("%s.%s has %d methods, more than %d: part it", p.PkgPath, name, n, maxMethods)
+				t.Errorf("%s.%s has %d methods, want at most %d: split the type", p.PkgPath, name, n, maxMethods)
 			}
 		}
 	}
 	if seen < 300 {
-		t.Errorf("only %d types were seen", seen)
+		t.Errorf("checked %d types, want at least 300", seen)
 	}
 }
 
-// maxMainLines is how long a file of package main may be: flags, one call, and a table to
-// print. What is longer is an engine, which belongs in a package that tests can reach.
+// maxMainLines limits the lines of a file of package main, which has room for flags, one call and a
+// table to print. Longer code belongs in a package that tests can import.
 const maxMainLines = 250
 
 func TestMainIsShort(t *testing.T) {
@@ -58,7 +60,7 @@ func TestMainIsShort(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := strings.Count(string(text), "\n"); n > maxMainLines {
-			t.Errorf("%s has %d lines, more than %d", name, n, maxMainLines)
+			t.Errorf("%s has %d lines, want at most %d", name, n, maxMainLines)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -25,8 +26,9 @@ import (
 	"github.com/kmsgate/kmsgate/integration/devgateway"
 )
 
-// A signer is one generation of SDK, seen by what a signing program needs.
+// A signer is an SDK with the operations that a signing program needs.
 type signer interface {
+	// sign also returns the KeyId and the KeyVersionId of the response.
 	sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) (keyOut, versionOut string, sig []byte, err error)
 	verify(keyId, versionId string, alg hsm.Algorithm, digest, sig []byte) (bool, error)
 	publicKey(keyId, versionId string) (pem string, err error)
@@ -38,7 +40,9 @@ type newSDK struct{ *kms.Client }
 func b64(b []byte) *string { return tea.String(base64.StdEncoding.EncodeToString(b)) }
 
 func (c newSDK) sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) (string, string, []byte, error) {
-	resp, err := c.AsymmetricSign(&kms.AsymmetricSignRequest{KeyId: &keyId, KeyVersionId: &versionId, Algorithm: tea.String(string(alg)), Digest: b64(digest)})
+	resp, err := c.AsymmetricSign(&kms.AsymmetricSignRequest{
+		KeyId: &keyId, KeyVersionId: &versionId, Algorithm: tea.String(string(alg)), Digest: b64(digest),
+	})
 	if err != nil {
 		return "", "", nil, err
 	}
@@ -47,7 +51,10 @@ func (c newSDK) sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) 
 }
 
 func (c newSDK) verify(keyId, versionId string, alg hsm.Algorithm, digest, sig []byte) (bool, error) {
-	resp, err := c.AsymmetricVerify(&kms.AsymmetricVerifyRequest{KeyId: &keyId, KeyVersionId: &versionId, Algorithm: tea.String(string(alg)), Digest: b64(digest), Value: b64(sig)})
+	resp, err := c.AsymmetricVerify(&kms.AsymmetricVerifyRequest{
+		KeyId: &keyId, KeyVersionId: &versionId, Algorithm: tea.String(string(alg)),
+		Digest: b64(digest), Value: b64(sig),
+	})
 	if err != nil {
 		return false, err
 	}
@@ -69,7 +76,7 @@ type oldSDK struct {
 	format   string // JSON or XML
 }
 
-// trusting gives a transport that trusts the gateway's CA.
+// trusting returns a transport that trusts the gateway's CA.
 func trusting(t *testing.T, env map[string]string) *http.Transport {
 	t.Helper()
 	ca, err := os.ReadFile(env["KMSGATE_CA_FILE"])
@@ -95,7 +102,8 @@ func newOldSDK(t *testing.T, env map[string]string) oldSDK {
 func (c oldSDK) sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) (string, string, []byte, error) {
 	r := oldkms.CreateAsymmetricSignRequest()
 	r.AcceptFormat = c.format
-	r.Domain, r.KeyId, r.KeyVersionId, r.Algorithm, r.Digest = c.endpoint, keyId, versionId, string(alg), *b64(digest)
+	r.Domain, r.KeyId, r.KeyVersionId = c.endpoint, keyId, versionId
+	r.Algorithm, r.Digest = string(alg), *b64(digest)
 	resp, err := c.AsymmetricSign(r)
 	if err != nil {
 		return "", "", nil, err
@@ -107,7 +115,8 @@ func (c oldSDK) sign(keyId, versionId string, alg hsm.Algorithm, digest []byte) 
 func (c oldSDK) verify(keyId, versionId string, alg hsm.Algorithm, digest, sig []byte) (bool, error) {
 	r := oldkms.CreateAsymmetricVerifyRequest()
 	r.AcceptFormat = c.format
-	r.Domain, r.KeyId, r.KeyVersionId, r.Algorithm, r.Digest, r.Value = c.endpoint, keyId, versionId, string(alg), *b64(digest), *b64(sig)
+	r.Domain, r.KeyId, r.KeyVersionId = c.endpoint, keyId, versionId
+	r.Algorithm, r.Digest, r.Value = string(alg), *b64(digest), *b64(sig)
 	resp, err := c.AsymmetricVerify(r)
 	if err != nil {
 		return false, err
@@ -126,7 +135,7 @@ func (c oldSDK) publicKey(keyId, versionId string) (string, error) {
 	return resp.PublicKey, nil
 }
 
-// signers makes a client of each generation and mode.
+// signers returns a client of each SDK and of each mode of kms-20160120.
 func signers(t *testing.T, env map[string]string) map[string]signer {
 	t.Helper()
 	inXML := newOldSDK(t, env)
@@ -143,8 +152,8 @@ func signers(t *testing.T, env map[string]string) map[string]signer {
 	return all
 }
 
-// TestSDKs signs every row of the table with every SDK, and has the gateway,
-// the other SDKs and openssl judge.
+// TestSDKs signs with every SDK, KeySpec and Algorithm. openssl and every SDK verify each
+// signature, and must refuse it after one bit of the digest has changed.
 func TestSDKs(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	clients := signers(t, g.Env)
@@ -161,41 +170,42 @@ func TestSDKs(t *testing.T) {
 						t.Fatal(err)
 					}
 					if keyOut != keyId || versionOut != versionId {
-						t.Errorf("the answer is of key %s, version %s, want %s, %s", keyOut, versionOut, keyId, versionId)
+						t.Errorf("got key %s, version %s, want %s, %s", keyOut, versionOut, keyId, versionId)
 					}
 					pem, err := client.publicKey(keyId, versionId)
 					if err != nil {
 						t.Fatal(err)
 					}
-					judge := func(want bool) {
+					verify := func(want bool) {
 						t.Helper()
-						if ok, err := hsmtest.OpenSSLVerify(t.TempDir(), pem, alg, digest, sig); err != nil || ok != want {
-							t.Errorf("openssl: %v, %v, want %v", ok, err, want)
+						ok, err := hsmtest.OpenSSLVerify(t.TempDir(), pem, alg, digest, sig)
+						if err != nil || ok != want {
+							t.Errorf("openssl: got %v, %v, want %v", ok, err, want)
 						}
 						for other, verifier := range clients {
-							if ok, err := verifier.verify(keyId, versionId, alg, digest, sig); err != nil || ok != want {
-								t.Errorf("%s: %v, %v, want %v", other, ok, err, want)
+							ok, err := verifier.verify(keyId, versionId, alg, digest, sig)
+							if err != nil || ok != want {
+								t.Errorf("verifying with %s: got %v, %v, want %v", other, ok, err, want)
 							}
 						}
 					}
-					judge(true)
+					verify(true)
 					digest[0] ^= 1
-					judge(false)
+					verify(false)
 				})
 			}
 		}
 	}
 }
 
-// TestConcurrentCallers signs from 64 goroutines with all keys at once.
+// TestConcurrentCallers signs and verifies from 64 goroutines with all keys.
 func TestConcurrentCallers(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	specs := devgateway.KeySpecs
 	errs := make(chan error, 64)
 	var callers sync.WaitGroup
 	for i := range cap(errs) {
-		// A client each: the SDK's own are not safe for use by several
-		// goroutines (GetRpcHeaders writes what it reads).
+		// The SDK's clients are not safe for concurrent use: GetRpcHeaders writes what it reads.
 		client, err := devgateway.SDK(g.Env)
 		if err != nil {
 			t.Fatal(err)
@@ -213,7 +223,7 @@ func TestConcurrentCallers(t *testing.T) {
 					continue
 				}
 				if ok, err := c.verify(keyId, versionId, alg, digest, sig); err != nil || !ok {
-					errs <- errors.Join(errors.New("a signature does not verify"), err)
+					errs <- errors.Join(errors.New("AsymmetricVerify refused a signature"), err)
 				}
 			}
 		})
@@ -227,7 +237,7 @@ func TestConcurrentCallers(t *testing.T) {
 	}
 }
 
-// TestKeyManagement goes through a key's life as far as there is one.
+// TestKeyManagement creates a key with tags and an alias, and describes and lists it.
 func TestKeyManagement(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	client, err := devgateway.SDK(g.Env)
@@ -235,13 +245,16 @@ func TestKeyManagement(t *testing.T) {
 		t.Fatal(err)
 	}
 	const description, alias = "a b*c+d~e=中'()!", "alias/a b~c*d+e=中'()!"
-	made, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256"), Description: tea.String(description),
-		DKMSInstanceId: tea.String(g.Env["KMSGATE_INSTANCE_ID"]), EnableAutomaticRotation: tea.Bool(false), ProtectionLevel: tea.String("HSM"),
-		Tags: tea.String(`[{"TagKey":"k","TagValue":"v"}]`)})
+	created, err := client.CreateKey(&kms.CreateKeyRequest{
+		KeySpec: tea.String("EC_P256"), Description: tea.String(description),
+		DKMSInstanceId:          tea.String(g.Env["KMSGATE_INSTANCE_ID"]),
+		EnableAutomaticRotation: tea.Bool(false), ProtectionLevel: tea.String("HSM"),
+		Tags: tea.String(`[{"TagKey":"k","TagValue":"v"}]`),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	keyId := made.Body.KeyMetadata.KeyId
+	keyId := created.Body.KeyMetadata.KeyId
 	if _, err := client.CreateAlias(&kms.CreateAliasRequest{AliasName: tea.String(alias), KeyId: keyId}); err != nil {
 		t.Fatal(err)
 	}
@@ -250,30 +263,34 @@ func TestKeyManagement(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := described.Body.KeyMetadata
-	if tea.StringValue(m.KeyId) != tea.StringValue(keyId) || tea.StringValue(m.Description) != description || tea.StringValue(m.KeyState) != "Enabled" ||
-		tea.StringValue(m.Arn) != "acs:kms:"+g.Env["KMSGATE_REGION_ID"]+":"+g.Env["KMSGATE_ACCOUNT_ID"]+":key/"+tea.StringValue(keyId) {
-		t.Errorf("described as %v", m)
+	arn := fmt.Sprintf("acs:kms:%s:%s:key/%s", g.Env["KMSGATE_REGION_ID"], g.Env["KMSGATE_ACCOUNT_ID"], *keyId)
+	if tea.StringValue(m.KeyId) != tea.StringValue(keyId) || tea.StringValue(m.Description) != description ||
+		tea.StringValue(m.KeyState) != "Enabled" || tea.StringValue(m.Arn) != arn {
+		t.Errorf("DescribeKey: got %v", m)
 	}
-	listed, err := client.ListKeys(&kms.ListKeysRequest{PageSize: tea.Int32(100), Filters: tea.String(`[{"Key":"TagKey","Values":["k"]}]`)})
+	listed, err := client.ListKeys(&kms.ListKeysRequest{
+		PageSize: tea.Int32(100), Filters: tea.String(`[{"Key":"TagKey","Values":["k"]}]`),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if keys := listed.Body.Keys.Key; len(keys) != 1 || tea.StringValue(keys[0].KeyId) != tea.StringValue(keyId) || tea.Int32Value(listed.Body.TotalCount) != 1 {
-		t.Errorf("listed as %v", listed.Body)
+	if keys := listed.Body.Keys.Key; len(keys) != 1 || tea.StringValue(keys[0].KeyId) != tea.StringValue(keyId) ||
+		tea.Int32Value(listed.Body.TotalCount) != 1 {
+		t.Errorf("ListKeys by tag: got %v, want only %s", listed.Body, tea.StringValue(keyId))
 	}
 	aliases, err := client.ListAliases(&kms.ListAliasesRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := tea.Int32Value(aliases.Body.TotalCount); n != 6 || len(aliases.Body.Aliases.Alias) != 6 {
-		t.Errorf("%d aliases: %v", n, aliases.Body)
+		t.Errorf("ListAliases: got TotalCount %d and %v, want 6 aliases", n, aliases.Body)
 	}
 	if _, err := client.DeleteAlias(&kms.DeleteAliasRequest{AliasName: tea.String(alias)}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// TestWaysToSend has the SDK's core send ACS3 requests by GET and in a form.
+// TestWaysToSend sends ACS3 requests with the SDK by GET, in a form, and in both.
 func TestWaysToSend(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	client, err := devgateway.SDK(g.Env)
@@ -285,33 +302,44 @@ func TestWaysToSend(t *testing.T) {
 		method  string
 		request openapi.OpenApiRequest
 	}{
-		"GET":       {"GET", openapi.OpenApiRequest{Query: map[string]*string{"KeyId": &keyId, "Unknown": tea.String("a b*c+d~e=中'()!")}}},
-		"form":      {"POST", openapi.OpenApiRequest{Body: map[string]any{"KeyId": keyId, "Unknown": "a b*c+d~e=中'()!"}}},
-		"both":      {"POST", openapi.OpenApiRequest{Query: map[string]*string{"KeyId": &keyId}, Body: map[string]any{"Unknown": "x"}}},
-		"no values": {"POST", openapi.OpenApiRequest{Query: map[string]*string{"KeyId": &keyId, "Unknown": tea.String("")}}},
+		"GET": {"GET", openapi.OpenApiRequest{
+			Query: map[string]*string{"KeyId": &keyId, "Unknown": tea.String("a b*c+d~e=中'()!")},
+		}},
+		"form": {"POST", openapi.OpenApiRequest{
+			Body: map[string]any{"KeyId": keyId, "Unknown": "a b*c+d~e=中'()!"},
+		}},
+		"both": {"POST", openapi.OpenApiRequest{
+			Query: map[string]*string{"KeyId": &keyId}, Body: map[string]any{"Unknown": "x"},
+		}},
+		"empty value": {"POST", openapi.OpenApiRequest{
+			Query: map[string]*string{"KeyId": &keyId, "Unknown": tea.String("")},
+		}},
 	} {
 		resp, err := client.CallApi(&openapi.Params{
-			Action: tea.String("DescribeKey"), Version: tea.String("2016-01-20"), Protocol: tea.String("HTTPS"), Pathname: tea.String("/"),
-			Method: &tc.method, AuthType: tea.String("AK"), Style: tea.String("RPC"), ReqBodyType: tea.String("formData"), BodyType: tea.String("json"),
+			Action: tea.String("DescribeKey"), Version: tea.String("2016-01-20"), Protocol: tea.String("HTTPS"),
+			Pathname: tea.String("/"), Method: &tc.method, AuthType: tea.String("AK"), Style: tea.String("RPC"),
+			ReqBodyType: tea.String("formData"), BodyType: tea.String("json"),
 		}, &tc.request, &util.RuntimeOptions{})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if body := resp["body"].(map[string]any); body["KeyMetadata"].(map[string]any)["KeyId"] != keyId {
-			t.Errorf("%s: %v", name, body)
+			t.Errorf("%s: got %v, want the metadata of key %s", name, body, keyId)
 		}
 	}
 }
 
+// newKey creates a key of KeySpec EC_P256, and returns the IDs of the key and of its version.
 func newKey(client *kms.Client) (keyId, versionId string, err error) {
-	made, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256")})
+	created, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String("EC_P256")})
 	if err != nil {
 		return "", "", err
 	}
-	listed, err := client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: made.Body.KeyMetadata.KeyId})
+	keyId = tea.StringValue(created.Body.KeyMetadata.KeyId)
+	listed, err := client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: &keyId})
 	if err != nil {
 		return "", "", err
 	}
-	return tea.StringValue(made.Body.KeyMetadata.KeyId), tea.StringValue(listed.Body.KeyVersions.KeyVersion[0].KeyVersionId), nil
+	return keyId, tea.StringValue(listed.Body.KeyVersions.KeyVersion[0].KeyVersionId), nil
 }
 
 func countKeys(client *kms.Client) (int, error) {

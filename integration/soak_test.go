@@ -18,14 +18,14 @@ import (
 	"github.com/kmsgate/kmsgate/integration/devgateway"
 )
 
-// The long tests take as long as they are told to, and have a go of a few seconds
-// in every test run.
+// Long tests run for the time that -soak sets. Without it, they run for a few seconds.
 var (
-	soak = flag.Duration("soak", 0, "how long each of the long tests goes on (0: a few seconds)")
-	seed = flag.Uint64("seed", 0, "of the long tests' random choices (0: another one each time)")
+	soak = flag.Duration("soak", 0, "how long each of the long tests runs (0: a few seconds)")
+	seed = flag.Uint64("seed", 0, "seed of the long tests' random choices (0: a different one each time)")
 )
 
-// newRandom gives random choices that a failure's seed gives again.
+// newRandom returns a source of random choices. A test that fails logs its seed, which repeats
+// them.
 func newRandom(t *testing.T) *rand.Rand {
 	s := *seed
 	if s == 0 {
@@ -33,14 +33,14 @@ func newRandom(t *testing.T) *rand.Rand {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the random choices were those of -seed %d", s)
+			t.Logf("repeat the random choices with -seed %d", s)
 		}
 	})
 	return rand.New(rand.NewPCG(s, 0))
 }
 
-// soaked tells a long test when it is done: after rounds rounds, or after the time
-// that it was given.
+// soaked returns a function that reports whether a long test is done: when -soak has passed, or
+// without -soak after a number of rounds.
 func soaked(rounds int) func() bool {
 	began, n := time.Now(), 0
 	return func() bool {
@@ -52,38 +52,38 @@ func soaked(rounds int) func() bool {
 	}
 }
 
-// A made is what a gateway has acknowledged.
-type made struct {
+// A versionSet is the set of versions that a gateway has acknowledged. It is safe for concurrent
+// use.
+type versionSet struct {
 	mu       sync.Mutex
 	versions map[string]string // KeyVersionId → KeyId; guarded by mu
 }
 
-func (m *made) add(keyId, versionId string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.versions[versionId] = keyId
+func (v *versionSet) add(keyId, versionId string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.versions[versionId] = keyId
 }
 
-func (m *made) len() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return len(m.versions)
+func (v *versionSet) len() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.versions)
 }
 
-// TestKilledAtAnyMoment kills a gateway at random moments: while it starts, logs in
-// and reconciles, and while callers make keys of every kind and versions of them.
-// It always starts again, in seconds; every version that was acknowledged is
-// listed and signs, every one that is listed signs, and in the end the token has
-// the objects of what is recorded and no more. Where its files are is up to
-// TMPDIR: `make soak` has them on a disk.
+// TestKilledAtAnyMoment kills a gateway at random moments: while it starts, logs in and reconciles,
+// and while callers create keys of several KeySpecs and versions of them. The gateway must always
+// start again within 10 s. At the end, it must list every acknowledged version, every listed
+// version must sign, and the token must have the recorded objects and no more. TMPDIR selects the
+// disk: `make soak` sets it to a real one.
 func TestKilledAtAnyMoment(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	random := newRandom(t)
-	all := &made{versions: make(map[string]string)}
+	all := &versionSet{versions: make(map[string]string)}
 	kills, slowest := 0, time.Duration(0)
 	began := time.Now()
 	start(t, dir).Kill()
-	first := time.Since(began) // makes keys, and is longer than any other
+	first := time.Since(began) // the longest start, because it creates keys
 	for done := soaked(6); !done(); {
 		for range random.IntN(3) {
 			killStarting(t, dir, time.Duration(random.Int64N(int64(first))))
@@ -92,22 +92,23 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		began := time.Now()
 		g := start(t, dir)
 		slowest = max(slowest, time.Since(began))
-		makeUntilKilled(t, g, all, random)
+		createUntilKilled(t, g, all, random)
 		kills++
 	}
 	g := start(t, dir)
-	checkMade(t, g, all)
+	checkVersions(t, g, all)
 	if err := g.Stop(); err != nil {
 		t.Error(err)
 	}
 	checkObjects(t, dir)
-	t.Logf("%d kills, %d versions acknowledged, the slowest start took %v", kills, all.len(), slowest.Round(time.Millisecond))
+	t.Logf("%d kills, %d versions acknowledged, the slowest start took %v",
+		kills, all.len(), slowest.Round(time.Millisecond))
 	if slowest > 10*time.Second {
-		t.Errorf("a start took %v", slowest)
+		t.Errorf("the slowest start took %v, want at most 10 s", slowest)
 	}
 }
 
-// killStarting kills a gateway so long after it was started.
+// killStarting starts a gateway and kills it after a delay.
 func killStarting(t *testing.T, dir string, after time.Duration) {
 	t.Helper()
 	cmd := exec.Command(binary, "dev", "--dir", dir, "--listen", "127.0.0.1:0")
@@ -115,18 +116,18 @@ func killStarting(t *testing.T, dir string, after time.Duration) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() }) // it may have ended
+	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() }) // it may have exited
 	err := cmd.Wait()
 	if timer.Stop() {
-		t.Fatalf("a gateway that was to be killed after %v ended before: %v", after, err)
+		t.Fatalf("kmsgate dev exited before it was killed after %v: %v", after, err)
 	}
 }
 
-// makeUntilKilled makes keys and versions until the gateway is killed, which is
-// when so many were made as it is drawn, and a random time later.
-func makeUntilKilled(t *testing.T, g *devgateway.Gateway, all *made, random *rand.Rand) {
+// createUntilKilled creates keys and versions with 8 callers, and kills the gateway after a random
+// number of versions and a random delay.
+func createUntilKilled(t *testing.T, g *devgateway.Gateway, all *versionSet, random *rand.Rand) {
 	t.Helper()
-	var gone atomic.Bool
+	var killed atomic.Bool
 	var callers sync.WaitGroup
 	specs := []hsm.KeySpec{hsm.EC_P256, hsm.EC_P256K, hsm.EC_SM2, hsm.RSA_2048}
 	for i := range 8 {
@@ -135,24 +136,24 @@ func makeUntilKilled(t *testing.T, g *devgateway.Gateway, all *made, random *ran
 			t.Fatal(err)
 		}
 		callers.Go(func() {
-			for !gone.Load() {
-				makeOne(client, specs[i%len(specs)], all)
+			for !killed.Load() {
+				createOne(client, specs[i%len(specs)], all)
 			}
 		})
 	}
-	enough := all.len() + 1 + random.IntN(20)
-	waitFor(t, "keys to be made", func() bool { return all.len() >= enough })
-	<-time.After(time.Duration(random.Int64N(int64(30 * time.Millisecond)))) // not to wait for anything: a moment drawn
-	gone.Store(true)
+	want := all.len() + 1 + random.IntN(20)
+	waitFor(t, "new keys", func() bool { return all.len() >= want })
+	<-time.After(time.Duration(random.Int64N(int64(30 * time.Millisecond)))) // so that the kill hits any moment
+	killed.Store(true)
 	if err := g.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	callers.Wait()
 }
 
-// makeOne makes a key and a version more of it. That the gateway is gone, or has
-// too much to do, is no news.
-func makeOne(client *kms.Client, spec hsm.KeySpec, all *made) {
+// createOne creates a key and a second version of it. It ignores errors, because the gateway may
+// have been killed or may be overloaded.
+func createOne(client *kms.Client, spec hsm.KeySpec, all *versionSet) {
 	key, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String(string(spec))})
 	if err != nil {
 		return
@@ -168,9 +169,9 @@ func makeOne(client *kms.Client, spec hsm.KeySpec, all *made) {
 	}
 }
 
-// checkMade has every version that is listed sign, and looks for all that were
-// acknowledged among them.
-func checkMade(t *testing.T, g *devgateway.Gateway, all *made) {
+// checkVersions checks that every listed version signs, and that every acknowledged version is
+// listed.
+func checkVersions(t *testing.T, g *devgateway.Gateway, all *versionSet) {
 	t.Helper()
 	client, err := devgateway.SDK(g.Env)
 	if err != nil {
@@ -184,20 +185,19 @@ func checkMade(t *testing.T, g *devgateway.Gateway, all *made) {
 			specs[keyId] = hsm.KeySpec(tea.StringValue(described.Body.KeyMetadata.KeySpec))
 		}
 		alg := hsm.Algorithms(specs[keyId])[0]
-		if err := signsWell(newSDK{client}, keyId, versionId, alg); err != nil {
+		if err := signAndVerify(newSDK{client}, keyId, versionId, alg); err != nil {
 			t.Errorf("version %s of key %s: %v", versionId, keyId, err)
 		}
 	}
 	for versionId, keyId := range all.versions {
 		if listed[versionId] != keyId {
-			t.Errorf("version %s of key %s was acknowledged and is not listed", versionId, keyId)
+			t.Errorf("version %s of key %s was acknowledged but is not listed", versionId, keyId)
 		}
 	}
 }
 
-// signsWell has a version sign, and the signature checked with the public key that
-// the gateway gives.
-func signsWell(c newSDK, keyId, versionId string, alg hsm.Algorithm) error {
+// signAndVerify signs with a version and verifies the signature with AsymmetricVerify.
+func signAndVerify(c newSDK, keyId, versionId string, alg hsm.Algorithm) error {
 	digest := make([]byte, hsm.DigestSize)
 	digest[0] = 1
 	_, _, sig, err := c.sign(keyId, versionId, alg, digest)

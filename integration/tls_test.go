@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// selfSigned makes a certificate for 127.0.0.1 that is its own CA.
+// selfSigned returns a certificate for 127.0.0.1 that is its own CA, and the same in PEM.
 func selfSigned(t *testing.T) (tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -36,7 +36,7 @@ func pool(t *testing.T, pemText string) *x509.CertPool {
 	t.Helper()
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(pemText)) {
-		t.Fatal("no certificate")
+		t.Fatalf("no certificate in %q", pemText)
 	}
 	return roots
 }

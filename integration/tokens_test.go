@@ -21,43 +21,44 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// An anotherToken is a token that is not SoftHSM in the gateway's own process.
-type anotherToken struct {
+// An otherToken is a token other than SoftHSM in the gateway's process.
+type otherToken struct {
 	module, label, pin string
-	environment        []string
-	offers             []hsm.KeySpec
-	remote             *rig.Remote // if it is in a process that can be killed
+	environment        []string      // which the gateway needs for the module
+	offers             []hsm.KeySpec // of the keys that the token can generate
+	remote             *rig.Remote   // nil unless the token is in a process that can be killed
 }
 
-// anotherTokens set up the tokens that are held to what the README promises.
-var anotherTokens = map[string]func(t *testing.T) anotherToken{
-	"p11-kit": func(t *testing.T) anotherToken {
-		soft, err := softhsm.Open(filepath.Join(t.TempDir(), "softhsm"), func(module, label, officerPIN, userPIN string) error {
+// otherTokens are functions that set up the other tokens on which the README's promises must hold.
+var otherTokens = map[string]func(t *testing.T) otherToken{
+	"p11-kit": func(t *testing.T) otherToken {
+		initialize := func(module, label, officerPIN, userPIN string) error {
 			return token.Init(module, label, token.PIN(officerPIN), token.PIN(userPIN))
-		})
+		}
+		soft, err := softhsm.Open(filepath.Join(t.TempDir(), "softhsm"), initialize)
 		if err != nil {
 			t.Fatal(err)
 		}
 		remote := rig.P11Kit(t, os.Getenv("SOFTHSM2_CONF"))
-		return anotherToken{remote.Module, softhsm.Label, soft.PIN(), []string{remote.Environment},
+		return otherToken{remote.Module, softhsm.Label, soft.PIN(), []string{remote.Environment},
 			[]hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K, hsm.EC_SM2}, remote}
 	},
-	"opencryptoki": func(t *testing.T) anotherToken {
+	"opencryptoki": func(t *testing.T) otherToken {
 		soft := rig.OpenCryptoki(t)
-		return anotherToken{module: soft.Module, label: soft.Label, pin: soft.PIN, offers: []hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_SM2}}
+		return otherToken{module: soft.Module, label: soft.Label, pin: soft.PIN,
+			offers: []hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_SM2}}
 	},
 }
 
-// TestOtherTokens makes an instance on each of the other tokens, by the
-// configuration alone, and signs with every KeySpec that the token offers through
-// the official SDK.
+// TestOtherTokens creates an instance on each of the other tokens, only by configuration, and signs
+// through the official SDK with every KeySpec that the token offers.
 func TestOtherTokens(t *testing.T) {
-	for name, setUp := range anotherTokens {
+	for name, setUp := range otherTokens {
 		t.Run(name, func(t *testing.T) { testOtherToken(t, setUp(t)) })
 	}
 }
 
-func testOtherToken(t *testing.T, tok anotherToken) {
+func testOtherToken(t *testing.T, tok otherToken) {
 	dir := t.TempDir()
 	env := serveOn(t, dir, tok)
 	client, err := devgateway.SDK(env)
@@ -68,80 +69,90 @@ func testOtherToken(t *testing.T, tok anotherToken) {
 	for _, spec := range devgateway.KeySpecs {
 		created, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String(string(spec))})
 		if !contains(tok.offers, spec) {
-			if got, _ := seen(t, err); got != "400 UnsupportedOperation" || !strings.Contains(err.Error(), string(spec)) {
-				t.Errorf("CreateKey of %s, which this token does not make: %v", spec, err)
+			got, _ := errorCode(t, err)
+			if got != "400 UnsupportedOperation" || !strings.Contains(err.Error(), string(spec)) {
+				t.Errorf("CreateKey with %s, which the token does not offer: got %q (%v)", spec, got, err)
 			}
 			continue
 		}
 		if err != nil {
-			t.Errorf("CreateKey of %s: %v", spec, err)
+			t.Errorf("CreateKey with %s: %v", spec, err)
 			continue
 		}
 		keyId := *created.Body.KeyMetadata.KeyId
-		versions := must[*kms.ListKeyVersionsResponse](t)(client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: &keyId}))
+		versions := must[*kms.ListKeyVersionsResponse](t)(
+			client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: &keyId}))
 		versionId := *versions.Body.KeyVersions.KeyVersion[0].KeyVersionId
 		for _, alg := range hsm.Algorithms(spec) {
-			if err := signsWell(c, keyId, versionId, alg); err != nil {
+			if err := signAndVerify(c, keyId, versionId, alg); err != nil {
 				t.Errorf("%s, %s: %v", spec, alg, err)
 			}
 		}
 		env["KMSGATE_KEY_"+string(spec)], env["KMSGATE_KEYVERSION_"+string(spec)] = keyId, versionId
 	}
-	saysOffers(t, "token info", administer(t, env, "token", "info"), tok)
-	restoredBeside(t, dir, env, tok)
+	checkOffers(t, "token info", administer(t, env, "token", "info"), tok)
+	testRestoreOnSameToken(t, dir, env, tok)
 	administer(t, env, "audit", "head")
 	if tok.remote != nil {
-		killUnderLoad(t, env, tok.remote)
-		hangs(t, env, tok.remote.Stop, tok.remote.Continue)
+		testKillUnderLoad(t, env, tok.remote)
+		testHang(t, env, tok.remote.Stop, tok.remote.Continue)
 	}
 }
 
-// saysOffers requires that a command lists each KeySpec, and which of them this token
-// makes.
-func saysOffers(t *testing.T, command, said string, tok anotherToken) {
+// checkOffers checks that the output of a command lists each KeySpec, and whether the token offers
+// it.
+func checkOffers(t *testing.T, command, output string, tok otherToken) {
 	t.Helper()
 	for _, spec := range devgateway.KeySpecs {
-		offered := regexp.MustCompile(`(?m)^` + string(spec) + ` +(yes|no)`).FindStringSubmatch(said)
+		offered := regexp.MustCompile(`(?m)^` + string(spec) + ` +(yes|no)`).FindStringSubmatch(output)
 		if offered == nil || (offered[1] == "yes") != contains(tok.offers, spec) {
-			t.Errorf("`kmsgate %s` says of %s: %q", command, spec, offered)
+			t.Errorf("kmsgate %s: got %q for %s, want offered: %v", command, offered, spec, contains(tok.offers, spec))
 		}
 	}
 }
 
-// restoredBeside restores a backup of the gateway in dir beside the token, where every
-// key signs. The doctor finds no problem with either.
-func restoredBeside(t *testing.T, dir string, env map[string]string, tok anotherToken) {
+// testRestoreOnSameToken backs up the gateway in dir, and restores the backup to another directory
+// with the same token. Every key must sign, and the doctor must find no problem with either
+// gateway.
+func testRestoreOnSameToken(t *testing.T, dir string, env map[string]string, tok otherToken) {
 	t.Helper()
-	backup, identity, restored := filepath.Join(t.TempDir(), "backup.age"), filepath.Join(t.TempDir(), "key.txt"), filepath.Join(t.TempDir(), "restored")
+	backup, identity := filepath.Join(t.TempDir(), "backup.age"), filepath.Join(t.TempDir(), "key.txt")
+	restored := filepath.Join(t.TempDir(), "restored")
 	if err := os.WriteFile(identity, []byte(backupIdentity+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	administer(t, env, "backup", backup, "--recipient", backupRecipient)
-	said := besides(t, tok, "restore", backup, "--dir", restored, "--identity", identity, "--audit-public-key", filepath.Join(dir, "audit-public-key.pem"))
-	if want := fmt.Sprintf("Keys that have signed: %d, with %[1]d versions. Access keys unsealed: 1.", len(tok.offers)); !strings.Contains(said, want) {
-		t.Errorf("`kmsgate restore` says %q, want %q", said, want)
+	output := runOnToken(t, tok, "restore", backup, "--target", restored,
+		"--identity", identity, "--audit-public-key", filepath.Join(dir, "audit-public-key.pem"))
+	want := fmt.Sprintf("All of %d versions in %[1]d keys signed. 1 access key and ", len(tok.offers))
+	if !strings.Contains(output, want) {
+		t.Errorf("kmsgate restore: got %q, want %q", output, want)
 	}
-	for _, of := range [][]string{{"--socket", env["KMSGATE_ADMIN_SOCKET"]}, {"--config", filepath.Join(restored, "kmsgate.yaml")}} {
-		said := besides(t, tok, append([]string{"doctor"}, of...)...)
-		if !strings.Contains(said, "No problems were found.") {
-			t.Errorf("`kmsgate doctor %s` says:\n%s", strings.Join(of, " "), said)
+	for _, target := range [][]string{
+		{"--socket", env["KMSGATE_ADMIN_SOCKET"]},
+		{"--config", filepath.Join(restored, "kmsgate.yaml")},
+	} {
+		output := runOnToken(t, tok, append([]string{"doctor"}, target...)...)
+		if !strings.Contains(output, "No problems were found.") {
+			t.Errorf("kmsgate doctor %s: want no problems, got:\n%s", strings.Join(target, " "), output)
 		}
-		saysOffers(t, "doctor", said, tok)
+		checkOffers(t, "doctor", output, tok)
 	}
 }
 
-// besides runs a command that may use the token itself, and has to succeed.
-func besides(t *testing.T, tok anotherToken, args ...string) string {
+// runOnToken runs a command in an environment in which it can open the token, and returns its
+// standard output. The command must succeed.
+func runOnToken(t *testing.T, tok otherToken, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(binary, args...)
 	cmd.Env = append(devgateway.Environment(), tok.environment...)
-	var complaints bytes.Buffer
-	cmd.Stderr = &complaints
-	said, err := cmd.Output()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	output, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("kmsgate %s: %v\n%s%s", strings.Join(args, " "), err, said, complaints.String())
+		t.Fatalf("kmsgate %s: %v\n%s%s", strings.Join(args, " "), err, output, stderr.String())
 	}
-	return string(said)
+	return string(output)
 }
 
 func contains(specs []hsm.KeySpec, spec hsm.KeySpec) bool {
@@ -153,9 +164,9 @@ func contains(specs []hsm.KeySpec, spec hsm.KeySpec) bool {
 	return false
 }
 
-// killUnderLoad kills the token's process under 32 callers, and starts it again.
-// No call may fail.
-func killUnderLoad(t *testing.T, env map[string]string, remote *rig.Remote) {
+// testKillUnderLoad kills the token's process three times while 32 callers sign, and starts it
+// again. No call may fail.
+func testKillUnderLoad(t *testing.T, env map[string]string, remote *rig.Remote) {
 	t.Helper()
 	l := startLoad(t, env, 32)
 	for range 3 {
@@ -165,16 +176,16 @@ func killUnderLoad(t *testing.T, env map[string]string, remote *rig.Remote) {
 		remote.Start()
 	}
 	before := l.count()
-	waitFor(t, "signatures in the end", func() bool { return l.count() > before+100 })
+	waitFor(t, "signatures after the last start", func() bool { return l.count() > before+100 })
 	l.end()
-	if bad := l.bad(); bad != "" {
-		t.Error(bad)
+	if failures := l.failures(); failures != "" {
+		t.Error(failures)
 	}
 }
 
-// serveOn makes an instance in dir on a token and serves it until the test ends.
-// It gives the environment of a program that uses it.
-func serveOn(t *testing.T, dir string, tok anotherToken) map[string]string {
+// serveOn creates an instance in dir on a token and serves it until the test ends. It returns the
+// environment of a program that uses the instance.
+func serveOn(t *testing.T, dir string, tok otherToken) map[string]string {
 	t.Helper()
 	config := filepath.Join(dir, "kmsgate.yaml")
 	text := fmt.Sprintf(`directory: %s
@@ -192,11 +203,11 @@ listeners: [{address: "127.0.99.%d:0"}]
 	}
 	initialize := exec.Command(binary, "init", "--config", config, "--yes")
 	initialize.Env = append(devgateway.Environment(), tok.environment...)
-	var complaints bytes.Buffer
-	initialize.Stderr = &complaints
+	var stderr bytes.Buffer
+	initialize.Stderr = &stderr
 	printed, err := initialize.Output()
 	if err != nil {
-		t.Fatalf("kmsgate init: %v\n%s", err, complaints.String())
+		t.Fatalf("kmsgate init: %v\n%s", err, stderr.String())
 	}
 	var access struct{ AccessKeyId, AccessKeySecret string }
 	if err := json.Unmarshal(printed, &access); err != nil {
@@ -211,7 +222,7 @@ listeners: [{address: "127.0.99.%d:0"}]
 	}
 }
 
-// startServe is serve for a gateway whose token fails: it may log errors.
+// startServe is like serve, but lets the gateway log errors, because its token may fail.
 func startServe(t *testing.T, config string, environment []string) (address string) {
 	t.Helper()
 	cmd := exec.Command(binary, "serve", "--config", config)
@@ -225,12 +236,12 @@ func startServe(t *testing.T, config string, environment []string) (address stri
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt) // it may have ended, which Wait tells
+		_ = cmd.Process.Signal(os.Interrupt) // Wait reports if the process has exited already
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("kmsgate serve: %v", err)
 		}
 		if text, err := os.ReadFile(log.Name()); t.Failed() {
-			t.Logf("kmsgate serve says: %v\n%s", err, text)
+			t.Logf("the log of kmsgate serve: %v\n%s", err, text)
 		}
 	})
 	listeners := regexp.MustCompile(`listeners="?\[(.*?)\]`)

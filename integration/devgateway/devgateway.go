@@ -125,7 +125,7 @@ func (g *Gateway) Stop() error { return g.signal(syscall.SIGTERM) }
 // Interrupt sends SIGINT, as Ctrl-C does, and otherwise behaves like Stop.
 func (g *Gateway) Interrupt() error { return g.signal(syscall.SIGINT) }
 
-// Kill sends SIGKILL, which gives the gateway no chance to clean up, and waits until it exits.
+// Kill sends SIGKILL, so that the gateway cannot clean up, and waits until it exits.
 func (g *Gateway) Kill() error {
 	err := g.signal(syscall.SIGKILL)
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
