@@ -19,14 +19,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// onDisk gives a configuration that passes Check, in a directory of its own.
+// onDisk returns a configuration that passes Check, in a new directory.
 func onDisk(t *testing.T) *Config {
 	t.Helper()
 	dir := t.TempDir()
 	chmod(t, dir, 0o700)
 	write(t, filepath.Join(dir, "module.so"), "", 0o644)
 	write(t, filepath.Join(dir, "pin"), "1234\n", 0o600)
-	c, err := Parse([]byte(instead("/lib/module.so", "module.so")+"admin: {socket: /tmp/s}\n"), dir)
+	c, err := Parse([]byte(replaced("/lib/module.so", "module.so")+"admin: {socket: /tmp/s}\n"), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func onDisk(t *testing.T) *Config {
 	return c
 }
 
-// write writes a file with exactly this mode, whatever the umask is.
+// write writes a file with exactly this mode, regardless of the umask.
 func write(t *testing.T, path, content string, mode os.FileMode) {
 	t.Helper()
 	if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), os.Chmod(path, mode)); err != nil {
@@ -70,21 +70,26 @@ func TestCheck(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		spoil func(c *Config, dir string)
-		want  []string // the fields and what is said of them; none: no mistake
+		want  []string // the starts of the mistakes; none: no mistake
 	}{
 		{"softhsm", func(c *Config, dir string) { c.Token = Token{SoftHSM: dir + "/new"} }, nil},
 		{"own certificate", func(c *Config, dir string) { certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour)) }, nil},
 		{"no directory", func(c *Config, dir string) { c.Directory = dir + "/none" }, []string{"directory: stat"}},
-		{"a file for a directory", func(c *Config, dir string) { c.Directory = dir + "/pin" }, []string{"directory: " + "%s/pin is not a directory"}},
-		{"open directory", func(c *Config, dir string) { chmod(t, dir, 0o777) }, []string{"directory: the directory %s is writable by everyone", "admin.socket: the directory %s can be entered"}},
+		{"a file for a directory", func(c *Config, dir string) { c.Directory = dir + "/pin" }, []string{`directory: "%s/pin" is not a directory`}},
+		{"open directory", func(c *Config, dir string) { chmod(t, dir, 0o777) }, []string{
+			`directory: the directory "%s" is writable by all users, who could replace its files (run chmod o-w %s)`,
+			`admin.socket: the directory "%s" is accessible to users other than its owner (run chmod 700 %s`,
+		}},
 		{"no directory of the store", func(c *Config, dir string) { c.Store.File = dir + "/none/db" }, []string{"store.file: stat"}},
 		{"no module", func(c *Config, dir string) { c.Token.Module = dir + "/none" }, []string{"token.module: stat"}},
-		{"a directory for a module", func(c *Config, dir string) { c.Token.Module = dir }, []string{"token.module: open %s: is not a regular file"}},
+		{"a directory for a module", func(c *Config, dir string) { c.Token.Module = dir }, []string{`token.module: "%s" is not a regular file`}},
 		{"SoftHSM's configuration", func(c *Config, dir string) { c.Token.SoftHSMConf = dir + "/module.so" }, nil},
 		{"no configuration of SoftHSM", func(c *Config, dir string) { c.Token.SoftHSMConf = dir + "/none" }, []string{"token.softhsm_conf: stat"}},
 		{"no PIN", func(c *Config, dir string) { c.Token.PINFile = dir + "/none" }, []string{"token.pin_file: open"}},
-		{"public PIN", func(c *Config, dir string) { chmod(t, dir+"/pin", 0o640) }, []string{"token.pin_file: %s/pin can be used by group or others: chmod 600 %s/pin"}},
-		{"no PIN variable", func(c *Config, dir string) { c.Token.PINFile, c.Token.PINEnv = "", "KMSGATE_NONE" }, []string{"token.pin_env: the environment variable KMSGATE_NONE is not set"}},
+		{"public PIN", func(c *Config, dir string) { chmod(t, dir+"/pin", 0o640) }, []string{
+			`token.pin_file: "%s/pin" is accessible to users other than its owner (run chmod 600 %s/pin)`,
+		}},
+		{"no PIN variable", func(c *Config, dir string) { c.Token.PINFile, c.Token.PINEnv = "", "KMSGATE_NONE" }, []string{`token.pin_env: the environment variable "KMSGATE_NONE" is not set`}},
 		{"no certificate, no key", func(c *Config, dir string) {}, []string{"tls.certificate: open", "tls.key: open"}},
 		{"another's key", func(c *Config, dir string) {
 			certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour))
@@ -94,9 +99,9 @@ func TestCheck(t *testing.T) {
 			}
 			certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour))
 			write(t, dir+"/key", string(first), 0o600)
-		}, []string{"tls.key: it and tls.certificate have to be"}},
-		{"expired", func(c *Config, dir string) { certify(t, dir, now.Add(-2*time.Hour), now.Add(-time.Hour)) }, []string{"tls.certificate: it expired at"}},
-		{"not yet valid", func(c *Config, dir string) { certify(t, dir, now.Add(time.Hour), now.Add(2*time.Hour)) }, []string{"tls.certificate: it is not valid before"}},
+		}, []string{"tls.key: does not match tls.certificate: they must be"}},
+		{"expired", func(c *Config, dir string) { certify(t, dir, now.Add(-2*time.Hour), now.Add(-time.Hour)) }, []string{"tls.certificate: the certificate expired at"}},
+		{"not yet valid", func(c *Config, dir string) { certify(t, dir, now.Add(time.Hour), now.Add(2*time.Hour)) }, []string{"tls.certificate: the certificate is not valid before"}},
 		{"all", func(c *Config, dir string) {
 			c.Directory, c.Token.Module, c.Token.PINFile = dir+"/none", dir+"/none", dir+"/none"
 		}, []string{"directory: ", "token.module: ", "token.pin_file: "}},
@@ -120,7 +125,7 @@ func chmod(t *testing.T, path string, mode os.FileMode) {
 	}
 }
 
-// expectMistakes compares the beginnings of the mistakes' lines.
+// expectMistakes compares the starts of the mistakes' lines.
 func expectMistakes(t *testing.T, err error, dir string, want []string) {
 	t.Helper()
 	var got []string
@@ -151,20 +156,20 @@ func TestPIN(t *testing.T) {
 		for _, token := range []Token{{PINFile: path}, {PINEnv: "KMSGATE_TEST_PIN"}} {
 			pin, err := (&Config{Token: token}).PIN()
 			if err != nil && !strings.Contains(err.Error(), want) || err == nil && string(pin) != want {
-				t.Errorf("%q is the PIN %q, %v; want %s", content, string(pin), err, want)
+				t.Errorf("PIN of %q: got %q, %v, want %s", content, string(pin), err, want)
 			}
 		}
 	}
 }
 
-// TestPINFile shows which files are refused, a pipe without waiting for it.
+// TestPINFile tests which files are refused. Opening a pipe must not wait for its writer.
 func TestPINFile(t *testing.T) {
 	dir := t.TempDir()
 	for _, mode := range []os.FileMode{0o640, 0o604, 0o620, 0o610, 0o666} {
 		path := filepath.Join(dir, mode.String())
 		write(t, path, "1234", mode)
-		if _, err := filePIN(path); err == nil || !strings.Contains(err.Error(), "chmod 600 "+path) {
-			t.Errorf("%v: %v", mode, err)
+		if _, err := readPINFile(path); err == nil || !strings.Contains(err.Error(), "chmod 600 "+path) {
+			t.Errorf("mode %v: got %v, want the advice chmod 600", mode, err)
 		}
 	}
 	pipe := filepath.Join(dir, "pipe")
@@ -172,19 +177,32 @@ func TestPINFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, pipe} {
-		if _, err := filePIN(path); err == nil || !strings.Contains(err.Error(), "not a regular file") {
-			t.Errorf("%s: %v", path, err)
+		if _, err := readPINFile(path); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+			t.Errorf("%s: got %v, want that it is not a regular file", path, err)
 		}
 	}
 	if _, err := (&Config{Token: Token{SoftHSM: dir}}).PIN(); err == nil {
-		t.Error("a SoftHSM token of our own has a PIN in the configuration")
+		t.Error("PIN with token.softhsm: got no error")
+	}
+}
+
+// TestAccessHint tests that a user without permission is not told to change the file.
+func TestAccessHint(t *testing.T) {
+	const advice = "correct the path"
+	for err, want := range map[error]string{
+		syscall.EACCES: "run as root or as the gateway's user",
+		syscall.ENOENT: advice,
+	} {
+		if got := accessHint(&os.PathError{Op: "open", Path: "pin", Err: err}, advice); got != want {
+			t.Errorf("accessHint(%v) = %q, want %q", err, got, want)
+		}
 	}
 }
 
 func TestUserType(t *testing.T) {
 	for text, want := range map[string]uint{"": 0, "user": 1, "crypto_user": 0x80000001} {
 		if got := (Token{UserType: text}).UserTypeNumber(); got != want {
-			t.Errorf("%q is user type %#x, want %#x", text, got, want)
+			t.Errorf("user type of %q: got %#x, want %#x", text, got, want)
 		}
 	}
 }

@@ -5,58 +5,61 @@ import (
 	"strings"
 )
 
-// maxSocket is how long a socket's path can be: sun_path less the final zero,
-// unix(7).
+// maxSocket is the maximum length of a socket's path in bytes: sun_path without its
+// terminating zero, unix(7).
 const maxSocket = 107
 
-// A yielding field's default holds only while another field is not given.
-type yielding struct {
+// An optionalDefault is a default that another field can exclude.
+type optionalDefault struct {
 	field string
 	value *string
 }
 
-// dropDefaults takes back defaults that what was given excludes: who names the
-// token by its serial number need not empty the label too.
+// dropDefaults empties fields with a default that another field excludes. An operator who
+// sets the token's serial number, for example, need not empty the label.
 func (l *ledger) dropDefaults(c *Config) {
-	label := yielding{"token.label", &c.Token.Label}
-	pinFile := yielding{"token.pin_file", &c.Token.PINFile}
-	userType := yielding{"token.user_type", &c.Token.UserType}
+	label := optionalDefault{"token.label", &c.Token.Label}
+	pinFile := optionalDefault{"token.pin_file", &c.Token.PINFile}
+	userType := optionalDefault{"token.user_type", &c.Token.UserType}
+	caFile := optionalDefault{"tls.ca_file", &c.TLS.CAFile}
+	caKeyFile := optionalDefault{"tls.ca_key_file", &c.TLS.CAKeyFile}
 	for _, rule := range []struct {
-		given  string
-		yields []yielding
+		value    string
+		excludes []optionalDefault
 	}{
-		{c.Token.Serial, []yielding{label}},
-		{c.Token.PINEnv, []yielding{pinFile}},
-		{c.Token.SoftHSM, []yielding{label, pinFile, userType}},
-		{c.TLS.Certificate + c.TLS.Key, []yielding{{"tls.ca_file", &c.TLS.CAFile}, {"tls.ca_key_file", &c.TLS.CAKeyFile}}},
+		{c.Token.Serial, []optionalDefault{label}},
+		{c.Token.PINEnv, []optionalDefault{pinFile}},
+		{c.Token.SoftHSM, []optionalDefault{label, pinFile, userType}},
+		{c.TLS.Certificate + c.TLS.Key, []optionalDefault{caFile, caKeyFile}},
 	} {
-		for _, y := range rule.yields {
-			if _, given := l.lines[y.field]; rule.given != "" && !given {
-				*y.value = ""
+		for _, d := range rule.excludes {
+			if _, set := l.lines[d.field]; rule.value != "" && !set {
+				*d.value = ""
 			}
 		}
 	}
 }
 
-// contradictions names fields that do not go together.
-func (l *ledger) contradictions(c *Config) {
+// checkContradictions reports fields that exclude each other.
+func (l *ledger) checkContradictions(c *Config) {
 	if c.Token.SoftHSM != "" {
-		l.softHSM(c.Token)
+		l.checkSoftHSM(c.Token)
 	} else {
-		l.module(c.Token)
+		l.checkModule(c.Token)
 	}
-	l.certificate(c.TLS)
-	l.addresses(c)
-	l.files(c)
+	l.checkCertificate(c.TLS)
+	l.checkAddresses(c)
+	l.checkFiles(c)
 	if n := len(c.Admin.Socket); n > maxSocket {
-		l.wrong("admin.socket", "its path has %d bytes and a socket's can have %d: choose a shorter one, as /run/kmsgate/admin.sock", n, maxSocket)
+		l.report("admin.socket", "the path has %d bytes, but a socket's path can have at most %d: choose a shorter path, "+
+			"such as /run/kmsgate/admin.sock", n, maxSocket)
 	}
 }
 
-func (l *ledger) softHSM(t Token) {
+func (l *ledger) checkSoftHSM(t Token) {
 	for _, f := range []struct {
 		field string
-		given bool
+		set   bool
 	}{
 		{"token.module", t.Module != ""},
 		{"token.label", t.Label != ""},
@@ -67,96 +70,98 @@ func (l *ledger) softHSM(t Token) {
 		{"token.sessions", t.Sessions != 0},
 		{"token.softhsm_conf", t.SoftHSMConf != ""},
 	} {
-		if f.given {
-			l.wrong(f.field, "does not go with token.softhsm, whose token is the gateway's own: remove one of them")
+		if f.set {
+			l.report(f.field, "cannot be combined with token.softhsm, whose token kmsgate manages itself: remove one of them")
 		}
 	}
 }
 
-func (l *ledger) module(t Token) {
+func (l *ledger) checkModule(t Token) {
 	if t.Module == "" {
-		l.wrong("token.module", "is missing: must be the path of a PKCS#11 module, as /usr/lib/softhsm/libsofthsm2.so; or, for trials, give token.softhsm")
+		l.report("token.module", "is missing: it must be the path of a PKCS#11 module, such as "+
+			"/usr/lib/softhsm/libsofthsm2.so (for trials, set token.softhsm instead)")
 	}
-	l.exactlyOne("token.label", t.Label, "token.serial", t.Serial)
-	l.exactlyOne("token.pin_file", t.PINFile, "token.pin_env", t.PINEnv)
+	l.checkExactlyOne("token.label", t.Label, "token.serial", t.Serial)
+	l.checkExactlyOne("token.pin_file", t.PINFile, "token.pin_env", t.PINEnv)
 }
 
-func (l *ledger) exactlyOne(first, value, second, other string) {
+func (l *ledger) checkExactlyOne(first, value, second, other string) {
 	switch {
 	case value == "" && other == "":
-		l.wrong(first, "is missing: give it or %s", second)
+		l.report(first, "is missing: set it or %s", second)
 	case value != "" && other != "":
-		l.wrong(second, "does not go with %s: remove one of them", first)
+		l.report(second, "cannot be combined with %s: remove one of them", first)
 	}
 }
 
-func (l *ledger) certificate(t TLS) {
+func (l *ledger) checkCertificate(t TLS) {
+	ca := [][2]string{{"tls.ca_file", t.CAFile}, {"tls.ca_key_file", t.CAKeyFile}}
 	if t.Certificate == "" && t.Key == "" {
-		for _, f := range [][2]string{{"tls.ca_file", t.CAFile}, {"tls.ca_key_file", t.CAKeyFile}} {
+		for _, f := range ca {
 			if f[1] == "" {
-				l.wrong(f[0], "is missing: must be a path; or give a certificate of your own, tls.certificate and tls.key")
+				l.report(f[0], "is missing: it must be a path (to use another certificate, set tls.certificate and tls.key instead)")
 			}
 		}
 		return
 	}
 	if t.Certificate == "" {
-		l.wrong("tls.certificate", "is missing: tls.key is given, so give its certificate too, or neither")
+		l.report("tls.certificate", "is missing: set it to the certificate of tls.key, or set neither")
 	}
 	if t.Key == "" {
-		l.wrong("tls.key", "is missing: tls.certificate is given, so give its private key too, or neither")
+		l.report("tls.key", "is missing: set it to the private key of tls.certificate, or set neither")
 	}
-	for _, f := range [][2]string{{"tls.ca_file", t.CAFile}, {"tls.ca_key_file", t.CAKeyFile}, {"tls.names", strings.Join(t.Names, " ")}} {
+	for _, f := range append(ca, [2]string{"tls.names", strings.Join(t.Names, " ")}) {
 		if f[1] != "" {
-			l.wrong(f[0], "does not go with tls.certificate and tls.key: it is for certificates that kmsgate issues")
+			l.report(f[0], "cannot be combined with tls.certificate and tls.key: it applies to certificates that kmsgate issues")
 		}
 	}
 }
 
-// addresses names an address that is given twice. Port 0 is another port each
+// checkAddresses reports an address that two fields name. Port 0 denotes another port each
 // time.
-func (l *ledger) addresses(c *Config) {
-	taken := map[string]string{}
-	take := func(field, address string) {
+func (l *ledger) checkAddresses(c *Config) {
+	fields := map[string]string{} // by address
+	check := func(field, address string) {
 		if address == "" || strings.HasSuffix(address, ":0") {
 			return
 		}
-		if by, twice := taken[address]; twice {
-			l.wrong(field, "is the address of %s already: choose another", by)
+		if other, duplicate := fields[address]; duplicate {
+			l.report(field, "is also the address of %s: choose another address", other)
 		}
-		taken[address] = field
+		fields[address] = field
 	}
 	for i, listener := range c.Listeners {
-		take(fmt.Sprintf("listeners[%d].address", i), listener.Address)
+		check(fmt.Sprintf("listeners[%d].address", i), listener.Address)
 	}
-	take("metrics.listen", c.Metrics.Listen)
+	check("metrics.listen", c.Metrics.Listen)
 }
 
-// files names a file that is given for two purposes. One would overwrite the
-// other. Certificate and key may well be one file.
-func (l *ledger) files(c *Config) {
-	taken := map[string]string{}
-	for _, f := range append(c.written(),
+// checkFiles reports a file that two fields name, because one use would overwrite the other's
+// content. Only tls.certificate and tls.key can be the same file.
+func (l *ledger) checkFiles(c *Config) {
+	fields := map[string]string{} // by path
+	for _, f := range append(c.writtenFiles(),
 		[2]string{"token.pin_file", c.Token.PINFile},
 		[2]string{"token.softhsm_conf", c.Token.SoftHSMConf},
 		[2]string{"tls.certificate", c.TLS.Certificate}) {
 		if f[1] == "" {
 			continue
 		}
-		by, twice := taken[f[1]]
-		taken[f[1]] = f[0]
-		if !twice {
+		other, duplicate := fields[f[1]]
+		fields[f[1]] = f[0]
+		if !duplicate {
 			continue
 		}
-		change, other := f[0], by
-		if _, given := l.lines[change]; !given { // a default: the other is the one to be changed
-			change, other = other, change
+		field := f[0]
+		if _, set := l.lines[field]; !set { // a default, so the operator can only change the other field
+			field, other = other, field
 		}
-		l.wrong(change, "is the same file as %s: choose another", other)
+		l.report(field, "is also the file of %s: choose another file", other)
 	}
 }
 
-// written are the fields whose files kmsgate makes, and the files.
-func (c *Config) written() [][2]string {
+// writtenFiles returns the fields that name files which kmsgate writes, with these files.
+func (c *Config) writtenFiles() [][2]string {
 	return [][2]string{
 		{"store.file", c.Store.File},
 		{"audit.file", c.Audit.File},

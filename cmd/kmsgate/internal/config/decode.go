@@ -11,76 +11,78 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decode fills a Config or a part of it from a node, and enters what is wrong
-// with it. The YAML package's own decoding is not used: it says neither which
-// section an unknown field is in nor that 1000000000000001 is no string.
+// decode decodes a node into out, a Config or a part of it, and reports mistakes. It does not
+// use the YAML package's decoding, which names neither the section of an unknown field nor the
+// mistake of a number that should be a string, such as 1000000000000001.
 func (l *ledger) decode(n *yaml.Node, field string, tag reflect.StructTag, out reflect.Value) {
-	if err := plain(n); err != nil {
-		l.wrong(field, "%v", err)
+	if err := checkPlain(n); err != nil {
+		l.report(field, "%v", err)
 		return
 	}
 	var err error
 	switch p := out.Addr().Interface().(type) {
 	case *string:
-		err = set(p, n, tag, text)
+		err = set(p, n, tag, decodeString)
 	case *int:
-		err = set(p, n, tag, count)
+		err = set(p, n, tag, decodeInt)
 	case *Size:
-		err = set(p, n, tag, size)
+		err = set(p, n, tag, decodeSize)
 	case *time.Duration:
-		err = set(p, n, tag, duration)
+		err = set(p, n, tag, decodeDuration)
 	default:
 		if out.Kind() == reflect.Slice {
-			l.list(n, field, tag, out)
+			l.decodeList(n, field, tag, out)
 		} else {
-			l.section(n, field, out)
+			l.decodeSection(n, field, out)
 		}
 	}
 	if err != nil {
-		l.wrong(field, "%v", err)
+		l.report(field, "%v", err)
 	}
 }
 
-// set leaves the default where there is a mistake, so that no further ones
-// follow from it.
-func set[T any](p *T, n *yaml.Node, tag reflect.StructTag, read func(*yaml.Node, reflect.StructTag) (T, error)) error {
-	v, err := read(n, tag)
+// set sets *p to the node's value. On an error it keeps the default, which causes no further
+// mistakes.
+func set[T any](
+	p *T, n *yaml.Node, tag reflect.StructTag, decode func(*yaml.Node, reflect.StructTag) (T, error),
+) error {
+	v, err := decode(n, tag)
 	if err == nil {
 		*p = v
 	}
 	return err
 }
 
-// plain refuses what a configuration has no need of, and what is empty: whether
-// that means the default or nothing is anyone's guess.
-func plain(n *yaml.Node) error {
+// checkPlain refuses YAML features that a configuration does not need, and empty values, which
+// could mean the default or an empty string.
+func checkPlain(n *yaml.Node) error {
 	switch {
 	case n.Kind == yaml.AliasNode:
-		return fmt.Errorf("aliases are not supported: write the value out")
+		return fmt.Errorf("YAML aliases are not supported: repeat the value")
 	case n.Style&yaml.TaggedStyle != 0:
-		return fmt.Errorf("tags are not supported: write the value without %s", n.Tag)
+		return fmt.Errorf("YAML tags are not supported: write the value without %s", n.Tag)
 	case n.ShortTag() == "!!null":
-		return fmt.Errorf("has no value: give one, or remove the line for the default")
+		return fmt.Errorf("has no value: set it, or remove the line to use the default")
 	}
 	return nil
 }
 
-func (l *ledger) section(n *yaml.Node, field string, out reflect.Value) {
+func (l *ledger) decodeSection(n *yaml.Node, field string, out reflect.Value) {
 	if n.Kind != yaml.MappingNode {
-		l.wrong(field, "must be a section: %s", strings.Join(names(out.Type()), ", "))
+		l.report(field, "must be a section with the fields %s", strings.Join(fieldNames(out.Type()), ", "))
 		return
 	}
-	seen := map[string]int{}
+	seen := map[string]int{} // the line of each field
 	for i := 0; i < len(n.Content); i += 2 {
 		key := n.Content[i]
-		name := within(field, keyName(key))
+		name := fieldPath(field, keyName(key))
 		l.lines[name] = key.Line
 		f, known := fieldNamed(out.Type(), key)
-		switch first, twice := seen[name]; {
+		switch first, duplicate := seen[name]; {
 		case !known:
-			l.wrong(name, "there is no such field: %s", whatThere(out.Type(), field))
-		case twice:
-			l.wrong(name, "is given in line %d already: remove one", first)
+			l.report(name, "unknown field (%s)", describeFields(out.Type(), field))
+		case duplicate:
+			l.report(name, "is set in line %d already: remove one of them", first)
 		default:
 			seen[name] = key.Line
 			l.decode(n.Content[i+1], name, f.Tag, out.FieldByIndex(f.Index))
@@ -88,9 +90,9 @@ func (l *ledger) section(n *yaml.Node, field string, out reflect.Value) {
 	}
 }
 
-func (l *ledger) list(n *yaml.Node, field string, tag reflect.StructTag, out reflect.Value) {
+func (l *ledger) decodeList(n *yaml.Node, field string, tag reflect.StructTag, out reflect.Value) {
 	if n.Kind != yaml.SequenceNode {
-		l.wrong(field, "must be a list")
+		l.report(field, "must be a list")
 		return
 	}
 	for i, element := range n.Content {
@@ -102,7 +104,7 @@ func (l *ledger) list(n *yaml.Node, field string, tag reflect.StructTag, out ref
 		}
 		l.decode(element, name, tag, v)
 		if v.IsZero() {
-			l.wrong(name, "is empty: remove it")
+			l.report(name, "is empty: remove it")
 		}
 		out.Set(reflect.Append(out, v))
 	}
@@ -110,7 +112,8 @@ func (l *ledger) list(n *yaml.Node, field string, tag reflect.StructTag, out ref
 
 var isWord = matches(`[A-Za-z0-9_-]{1,64}`)
 
-// keyName is what to call a key of the file, which can be anything.
+// keyName returns the name of a key for messages. A key that is not a word is quoted and
+// shortened.
 func keyName(key *yaml.Node) string {
 	if isWord(key.Value) {
 		return key.Value
@@ -118,27 +121,27 @@ func keyName(key *yaml.Node) string {
 	return strconv.Quote(key.Value[:min(64, len(key.Value))])
 }
 
-// fieldNamed finds the field that a key is for.
+// fieldNamed returns the field of a section that a key names.
 func fieldNamed(section reflect.Type, key *yaml.Node) (reflect.StructField, bool) {
-	if key.Kind != yaml.ScalarNode || plain(key) != nil {
+	if key.Kind != yaml.ScalarNode || checkPlain(key) != nil {
 		return reflect.StructField{}, false
 	}
-	i := slices.Index(names(section), key.Value)
+	i := slices.Index(fieldNames(section), key.Value)
 	if i < 0 {
 		return reflect.StructField{}, false
 	}
 	return section.Field(i), true
 }
 
-func whatThere(section reflect.Type, field string) string {
+func describeFields(section reflect.Type, field string) string {
 	if field == "" {
 		field = "the file"
 	}
-	return fmt.Sprintf("%s has %s", field, strings.Join(names(section), ", "))
+	return fmt.Sprintf("%s has the fields %s", field, strings.Join(fieldNames(section), ", "))
 }
 
-// names are the fields of a section as the file calls them.
-func names(section reflect.Type) []string {
+// fieldNames returns the names of a section's fields in the file.
+func fieldNames(section reflect.Type) []string {
 	all := make([]string, section.NumField())
 	for i := range all {
 		all[i] = section.Field(i).Tag.Get("yaml")
@@ -146,11 +149,11 @@ func names(section reflect.Type) []string {
 	return all
 }
 
-// walk calls f with every field that is not a section.
+// walk calls f with every field that is not a section, with its full name and its tag.
 func walk(v reflect.Value, section string, f func(field string, tag reflect.StructTag, v reflect.Value)) {
 	for i := range v.NumField() {
 		tag := v.Type().Field(i).Tag
-		name := within(section, tag.Get("yaml"))
+		name := fieldPath(section, tag.Get("yaml"))
 		if v.Field(i).Kind() == reflect.Struct {
 			walk(v.Field(i), name, f)
 			continue

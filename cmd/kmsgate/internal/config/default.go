@@ -2,9 +2,9 @@ package config
 
 import "time"
 
-// Default is what holds for fields that are not given. Instance and Listeners
-// have no default, nor has Token.Module; whoever sets one of Token.Serial,
-// Token.PINEnv, Token.SoftHSM or TLS.Certificate has to empty what it excludes.
+// Default returns the default of every field. Instance, Listeners and Token.Module have no
+// default. A caller that sets Token.Serial, Token.PINEnv, Token.SoftHSM or TLS.Certificate must
+// empty the fields that it excludes.
 func Default() Config {
 	return Config{
 		Token: Token{Label: "kmsgate", PINFile: "pin", UserType: "user", SessionCopies: "auto"},
@@ -38,8 +38,7 @@ func defaultQuotas() Quotas {
 	}
 }
 
-// DefaultListener is what holds for a listener's fields that are not given. Its
-// Address has no default.
+// DefaultListener returns the default of every field of a listener. Address has no default.
 func DefaultListener() Listener {
 	return Listener{
 		Gateway:                 "dedicated",

@@ -11,13 +11,13 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
-// TestDefaultsAreTheGateways: what a configuration leaves out means the same as what
-// the gateway is not told. TestExampleIsComplete holds the example to the same values.
+// TestDefaultsAreTheGateways tests that the defaults of the configuration equal those of the
+// gateway. TestExampleIsComplete compares the example with the same values.
 func TestDefaultsAreTheGateways(t *testing.T) {
 	l, g := config.DefaultListener(), gateway.DefaultListener()
 	d, q := config.Default(), limit.DefaultQuotas()
 	shared := d.Quotas.Shared
-	for what, pair := range map[string][2]any{
+	for name, pair := range map[string][2]any{
 		"the listener": {g, gateway.Listener{
 			Gateway: l.Gateway, BusinessOnly: l.Operations == "business", ClientCertificates: l.ClientCertificates,
 			MaxConnections: l.MaxConnections, MaxPerSource: l.MaxConnectionsPerSource,
@@ -39,7 +39,7 @@ func TestDefaultsAreTheGateways(t *testing.T) {
 		"audit.rotate_size":       {int64(audit.DefaultRotateSize), int64(d.Audit.RotateSize)},
 	} {
 		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
-			t.Errorf("%s: - gateway, + configuration:\n%s", what, diff)
+			t.Errorf("%s: - gateway, + configuration:\n%s", name, diff)
 		}
 	}
 }

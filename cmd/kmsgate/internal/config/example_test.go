@@ -20,42 +20,42 @@ func TestExampleLoads(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Store.File != "/var/lib/kmsgate/kmsgate.db" || c.Instance.Account != "1000000000000001" {
-		t.Errorf("%+v", c)
+		t.Errorf("got store.file %q and account %q", c.Store.File, c.Instance.Account)
 	}
 }
 
-// TestExampleIsComplete holds the example to the struct: every field is in it,
-// with its default and a comment.
+// TestExampleIsComplete tests that the example has every field of Config, with its default and
+// a comment.
 func TestExampleIsComplete(t *testing.T) {
 	root, err := document([]byte(Example))
 	if err != nil {
 		t.Fatal(err)
 	}
-	exampleOf(t, root, "", reflect.ValueOf(Default()))
+	compareExample(t, root, "", reflect.ValueOf(Default()))
 }
 
-func exampleOf(t *testing.T, section *yaml.Node, name string, defaults reflect.Value) {
+func compareExample(t *testing.T, section *yaml.Node, name string, defaults reflect.Value) {
 	t.Helper()
 	var keys []string
 	for i := 0; i < len(section.Content); i += 2 {
 		key, value := section.Content[i], section.Content[i+1]
 		keys = append(keys, key.Value)
-		field := within(name, key.Value)
+		field := fieldPath(name, key.Value)
 		if key.HeadComment+key.LineComment+value.LineComment == "" {
 			t.Errorf("%s has no comment", field)
 		}
 		f, known := fieldNamed(defaults.Type(), key)
 		if !known {
-			t.Errorf("%s is no field", field)
+			t.Errorf("%s: unknown field", field)
 			continue
 		}
 		v := defaults.FieldByIndex(f.Index)
 		switch {
 		case field == "listeners":
-			exampleOf(t, value.Content[0], "listeners[0]", reflect.ValueOf(DefaultListener()))
+			compareExample(t, value.Content[0], "listeners[0]", reflect.ValueOf(DefaultListener()))
 			continue
 		case v.Kind() == reflect.Struct:
-			exampleOf(t, value, field, v)
+			compareExample(t, value, field, v)
 			continue
 		}
 		got := reflect.New(v.Type()).Elem()
@@ -64,28 +64,28 @@ func exampleOf(t *testing.T, section *yaml.Node, name string, defaults reflect.V
 		if err := l.err(); err != nil {
 			t.Error(err)
 		}
-		mustBeGiven := v.IsZero() && f.Tag.Get("required") != "" || field == "token.module" || field == "directory"
-		if mustBeGiven && got.IsZero() || !mustBeGiven && !cmp.Equal(got.Interface(), v.Interface()) {
-			t.Errorf("%s is %v, the default is %v", field, got, v)
+		noDefault := v.IsZero() && f.Tag.Get("required") != "" || field == "token.module" || field == "directory"
+		if noDefault && got.IsZero() || !noDefault && !cmp.Equal(got.Interface(), v.Interface()) {
+			t.Errorf("%s: got %v, want the default %v", field, got, v)
 		}
 	}
-	if diff := cmp.Diff(names(defaults.Type()), keys); diff != "" {
+	if diff := cmp.Diff(fieldNames(defaults.Type()), keys); diff != "" {
 		t.Errorf("%s: %s", name, diff)
 	}
 }
 
-// TestTags holds the fields' tags to what reads them.
+// TestTags tests that Parse knows the tags of all fields.
 func TestTags(t *testing.T) {
 	c := Default()
 	c.Listeners = []Listener{DefaultListener()}
 	walk(reflect.ValueOf(c), "", func(field string, tag reflect.StructTag, v reflect.Value) {
 		if is := tag.Get("is"); is != "" && forms[is].ok == nil {
-			t.Errorf("%s has the form %q, which is none", field, is)
+			t.Errorf("%s: unknown form %q", field, is)
 		}
 		if tag.Get("yaml") == "" {
 			t.Errorf("%s has no name", field)
 		}
-		// The default satisfies what is asked of it, so the tags can be read.
+		// The tags can be parsed if the default meets their conditions.
 		node := &yaml.Node{}
 		if err := node.Encode(v.Interface()); err != nil {
 			t.Error(err)

@@ -16,7 +16,7 @@ func TestSize(t *testing.T) {
 			t.Errorf("parseSize(%q) = %d, %v; want %d", text, got, err, want)
 		}
 		if got := want.String(); got != text {
-			t.Errorf("Size(%d) is written %s, want %s", want, got, text)
+			t.Errorf("Size(%d).String() = %q, want %q", want, got, text)
 		}
 	}
 	for _, text := range []string{"", "KiB", "-1", "+1", "01", "1 KiB", "1kib", "1K", "1B", "1KiBMiB", "8589934592GiB", "9223372036854775808", "1e3", "0x1"} {
@@ -37,11 +37,11 @@ func TestMarshal(t *testing.T) {
 	l := DefaultListener()
 	l.Address = "[::1]:0"
 	c.Listeners = []Listener{l, l}
-	again(t, &c)
+	compareRoundTrip(t, &c)
 }
 
-// again shows that a configuration is the same after writing and reading it.
-func again(t *testing.T, c *Config) {
+// compareRoundTrip tests that a configuration is the same after Marshal and Parse.
+func compareRoundTrip(t *testing.T, c *Config) {
 	t.Helper()
 	content, err := c.Marshal()
 	if err != nil {
@@ -59,20 +59,20 @@ func again(t *testing.T, c *Config) {
 func FuzzParse(f *testing.F) {
 	f.Add(minimal)
 	f.Add(Example)
-	f.Add(instead("module: /lib/module.so", "{module: 中, serial: 0x1, pin_env: _, sessions: 9}"))
-	f.Add(instead("module: /lib/module.so", "softhsm: ' x: # '"))
+	f.Add(replaced("module: /lib/module.so", "{module: 中, serial: 0x1, pin_env: _, sessions: 9}"))
+	f.Add(replaced("module: /lib/module.so", "softhsm: ' x: # '"))
 	f.Add(minimal + "tls: {certificate: 'y', key: ~/k}\nmetrics: {listen: \"[::1%eth0]:1\"}\n")
 	f.Add(minimal + "tls: {names: [a, '1', yes, 1.example, 1:30]}\naudit: {rotate_age: 1.5h, warn_free: 1}\n")
 	f.Add("a: &a [*a]\n---\n...\n")
 	f.Fuzz(func(t *testing.T, content string) {
 		c, err := Parse([]byte(content), "/etc/kmsgate")
 		if (c == nil) != (err != nil) {
-			t.Fatal(c, err)
+			t.Fatalf("Parse: got %v, %v, want either a Config or an error", c, err)
 		}
 		if err == nil {
-			again(t, c)
+			compareRoundTrip(t, c)
 		} else if err.Error() == "" {
-			t.Error("an error that says nothing")
+			t.Error("Parse: got an error with an empty text")
 		}
 	})
 }

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// A Mistake is one thing that the operator has to change.
+// A Mistake is one mistake in a configuration that the operator has to correct.
 type Mistake struct {
-	Line  int    // in the file; 0 if it is in no line
-	Field string // dotted: token.pin_file, listeners[0].address; empty for the file as a whole
-	What  string // is wrong, and what to do
+	Line  int    // in the file; 0 if the mistake is in no line
+	Field string // dotted: token.pin_file, listeners[0].address; empty for the whole file
+	What  string // the mistake and its correction; it continues a sentence that starts with Field
 }
 
-// String is the mistake's line in an error.
+// String returns the mistake's line in an error.
 func (m Mistake) String() string {
 	var b strings.Builder
 	if m.Line > 0 {
@@ -25,11 +25,10 @@ func (m Mistake) String() string {
 	return b.String() + m.What
 }
 
-// Mistakes is the error of [Parse], [Load] and [Config.Check]: all mistakes that
-// were found.
+// Mistakes is the error of [Parse], [Load] and [Config.Check]: all mistakes that they found.
 type Mistakes []Mistake
 
-// Error has a line for each mistake.
+// Error returns a line for each mistake.
 func (m Mistakes) Error() string {
 	lines := make([]string, len(m))
 	for i, mistake := range m {
@@ -40,17 +39,16 @@ func (m Mistakes) Error() string {
 
 // A ledger collects mistakes.
 type ledger struct {
-	lines    map[string]int // where a field is given; a field that isn't in here was not given
+	lines    map[string]int // by field; a field that the file does not set is not in here
 	mistakes Mistakes
 	known    map[string]bool // the fields of mistakes
 }
 
 func newLedger() *ledger { return &ledger{lines: map[string]int{}, known: map[string]bool{}} }
 
-// wrong enters a mistake. What follows from one that was entered before is left
-// out: nobody wants to be told that token.module is missing if token is no
-// section.
-func (l *ledger) wrong(field, format string, args ...any) {
+// report adds a mistake, unless it follows from an earlier one. If token is not a section, for
+// example, token.module is not reported as missing.
+func (l *ledger) report(field, format string, args ...any) {
 	for f := field; f != ""; f = parent(f) {
 		if l.known[f] {
 			return
@@ -60,7 +58,7 @@ func (l *ledger) wrong(field, format string, args ...any) {
 	l.mistakes = append(l.mistakes, Mistake{l.line(field), field, fmt.Sprintf(format, args...)})
 }
 
-// line is where the field is given, or what it would be in.
+// line returns the line of the field, or of the section that it belongs to.
 func (l *ledger) line(field string) int {
 	for ; field != ""; field = parent(field) {
 		if line, given := l.lines[field]; given {
@@ -70,7 +68,7 @@ func (l *ledger) line(field string) int {
 	return 0
 }
 
-// err gives the mistakes in the file's order, nil if there are none.
+// err returns the mistakes in the file's order, or nil if there are none.
 func (l *ledger) err() error {
 	if len(l.mistakes) == 0 {
 		return nil
@@ -79,12 +77,12 @@ func (l *ledger) err() error {
 	return l.mistakes
 }
 
-// parent is what a field is in: listeners[0] for listeners[0].address, listeners
-// for that.
+// parent returns the section or list of a field: listeners[0] for listeners[0].address, and
+// listeners for listeners[0].
 func parent(field string) string { return field[:max(0, strings.LastIndexAny(field, ".["))] }
 
-// within names a field of a section.
-func within(section, name string) string {
+// fieldPath returns the full name of a field of a section.
+func fieldPath(section, name string) string {
 	if section == "" {
 		return name
 	}

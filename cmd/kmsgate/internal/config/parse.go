@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,17 +15,19 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile is ten times what a configuration needs, so that whatever else it was
-// pointed at is refused before it is parsed.
+// maxFile is the maximum size of a configuration in bytes, ten times what one needs. It refuses
+// other files before they are parsed.
 const maxFile = 64 << 10
 
-// Load reads the configuration file. Its error is a [Mistakes] if the file could
-// be read.
+// Load reads the configuration file. If the file can be read, its error wraps [Mistakes].
 func Load(path string) (*Config, error) { return load(path, func(*yaml.Node) {}) }
 
-// load reads the configuration file, and has change change the document before it is read.
+// load reads the configuration file. It calls change with the document before it decodes it.
 func load(path string, change func(root *yaml.Node)) (*Config, error) {
 	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("opening the configuration: %w (%s)", err, accessHint(err, ""))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the configuration: %w", err)
 	}
@@ -35,13 +38,13 @@ func load(path string, change func(root *yaml.Node)) (*Config, error) {
 	}
 	c, err := parse(content, filepath.Dir(path), change)
 	if err != nil {
-		return nil, fmt.Errorf("the configuration %s cannot be used:\n%w", path, err)
+		return nil, fmt.Errorf("the configuration %q has mistakes:\n%w", path, err)
 	}
 	return c, nil
 }
 
-// Parse reads a configuration that is in a directory. It looks at nothing but
-// the content; [Config.Check] looks at the machine.
+// Parse reads the content of a configuration file in dir. It examines only the content;
+// [Config.Check] examines the files that the configuration names.
 func Parse(content []byte, dir string) (*Config, error) {
 	return parse(content, dir, func(*yaml.Node) {})
 }
@@ -65,17 +68,18 @@ func parse(content []byte, dir string, change func(root *yaml.Node)) (*Config, e
 	l.require(v)
 	l.dropDefaults(&c)
 	c.resolve(dir)
-	l.contradictions(&c)
+	l.checkContradictions(&c)
 	if err := l.err(); err != nil {
 		return nil, err
 	}
 	return &c, nil
 }
 
-// document gives the root of the only document in content, nil if it is empty.
+// document returns the root of the only document in content, or nil if content is empty.
 func document(content []byte) (*yaml.Node, error) {
 	if len(content) > maxFile {
-		return nil, Mistakes{{What: fmt.Sprintf("it has more than %d KiB: this is not a configuration of kmsgate", maxFile>>10)}}
+		const format = "the file has more than %d KiB, so it is not a configuration of kmsgate"
+		return nil, Mistakes{{What: fmt.Sprintf(format, maxFile>>10)}}
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var first, second yaml.Node
@@ -88,41 +92,43 @@ func document(content []byte) (*yaml.Node, error) {
 	}
 	switch err := decoder.Decode(&second); {
 	case err == nil:
-		return nil, Mistakes{{Line: second.Line, What: "a second document begins here: remove what follows the ---, only one is read"}}
+		const mistake = "a second YAML document starts here: remove everything after the line ---"
+		return nil, Mistakes{{Line: second.Line, What: mistake}}
 	case !errors.Is(err, io.EOF):
 		return nil, notYAML(err)
 	}
 	root := first.Content[0]
 	if root.Kind != yaml.MappingNode {
-		return nil, Mistakes{{Line: root.Line, What: "the file must be made of sections: " + strings.Join(names(reflect.TypeFor[Config]()), ", ")}}
+		sections := strings.Join(fieldNames(reflect.TypeFor[Config]()), ", ")
+		return nil, Mistakes{{Line: root.Line, What: "the file must have the sections " + sections}}
 	}
 	return root, nil
 }
 
-// notYAML takes the line out of what the YAML package says.
+// notYAML returns the mistake for an error of the YAML package, with the line that the error
+// names.
 func notYAML(err error) Mistakes {
-	what, line := strings.TrimPrefix(err.Error(), "yaml: "), 0
-	if rest, found := strings.CutPrefix(what, "line "); found {
+	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 0
+	if rest, found := strings.CutPrefix(text, "line "); found {
 		if number, rest, found := strings.Cut(rest, ": "); found {
 			if n, err := strconv.Atoi(number); err == nil {
-				line, what = n, rest
+				line, text = n, rest
 			}
 		}
 	}
-	return Mistakes{{Line: line, What: "this is not YAML, nothing was read: " + what}}
+	return Mistakes{{Line: line, What: "invalid YAML, so nothing else was checked: " + text}}
 }
 
-// require names the fields that are missing or empty and must not be.
+// require reports the required fields that are missing or empty.
 func (l *ledger) require(c reflect.Value) {
 	walk(c, "", func(field string, tag reflect.StructTag, v reflect.Value) {
-		if tag.Get("required") == "" || !v.IsZero() {
-			return
+		switch {
+		case tag.Get("required") == "" || !v.IsZero():
+		case v.Kind() == reflect.Slice:
+			l.report(field, "is missing: it must have at least one element, with an address")
+		default:
+			l.report(field, "is missing: it %s", requirement(tag))
 		}
-		want := wanted(tag)
-		if v.Kind() == reflect.Slice {
-			want = "at least one is needed, with an address"
-		}
-		l.wrong(field, "is missing: %s", want)
 	})
 }
 
@@ -139,7 +145,7 @@ func (c *Config) resolve(dir string) {
 			*p = filepath.Join(base, *p)
 		}
 		*p = filepath.Clean(*p)
-		if field == "directory" { // the first field: the others are relative to it
+		if field == "directory" { // walk visits it first; the other paths are relative to it
 			base = *p
 		}
 	})

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestSocketIn: the socket's path always fits into the kernel's address, and is another
-// one for each directory.
+// TestSocketIn tests that the socket's path always fits into the kernel's address, and differs
+// for each directory.
 func TestSocketIn(t *testing.T) {
 	t.Setenv("TMPDIR", "/tmp")
 	long := "/" + strings.Repeat("d", 200)
@@ -18,10 +18,10 @@ func TestSocketIn(t *testing.T) {
 	} {
 		got := SocketIn(dir)
 		if len(got) > 107 || !strings.HasPrefix(got, want) {
-			t.Errorf("SocketIn(%s) = %s", dir, got)
+			t.Errorf("SocketIn(%q) = %q, want at most 107 bytes that start with %q", dir, got, want)
 		}
 	}
 	if SocketIn(long) == SocketIn(long+"x") {
-		t.Error("the sockets of two directories are one")
+		t.Error("SocketIn: got the same path for two directories")
 	}
 }

@@ -17,15 +17,15 @@ const (
 	GiB Size = 1 << 30
 )
 
-// units are tried from the largest, so that a Size is written shortly.
+// units are in descending order, so that String uses the largest unit that fits.
 var units = []struct {
 	name  string
 	bytes Size
 }{{"GiB", GiB}, {"MiB", MiB}, {"KiB", KiB}}
 
-var errSize = errors.New("write a whole number of bytes, or one followed by KiB, MiB or GiB: 100MiB")
+var errSize = errors.New("must be a whole number of bytes, or of KiB, MiB or GiB, such as 100MiB")
 
-// parseSize reads 1024, 1KiB, 100MiB. What would round or wrap is refused.
+// parseSize parses sizes such as 1024, 1KiB and 100MiB. It refuses fractions and overflows.
 func parseSize(s string) (Size, error) {
 	unit := Size(1)
 	for _, u := range units {
@@ -44,7 +44,7 @@ func parseSize(s string) (Size, error) {
 	return Size(n) * unit, nil
 }
 
-// String writes the size as parseSize reads it.
+// String returns the size in the form that parseSize parses.
 func (s Size) String() string {
 	for _, u := range units {
 		if s != 0 && s%u.bytes == 0 {
@@ -54,7 +54,7 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
-// MarshalYAML writes plain bytes as a number, which needs no quotes.
+// MarshalYAML encodes a size without a unit as a number, which needs no quotes.
 func (s Size) MarshalYAML() (any, error) {
 	if s == 0 || s%KiB != 0 {
 		return int64(s), nil

@@ -6,17 +6,17 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// LoadWritten is [Load] for a configuration that kmsgate itself wrote, into a backup or a
-// directory of kmsgate dev. An earlier version may have done so: LoadWritten drops the
-// settings that this version no longer has. They have no substitute, and no operator is
-// there to edit the file.
+// LoadWritten is like [Load] for a configuration that kmsgate itself wrote, into a backup or
+// the directory of kmsgate dev. It drops the settings of earlier versions that this version no
+// longer has: they have no replacement, and no operator is there to edit the file.
 func LoadWritten(path string) (*Config, error) { return load(path, dropRemoved) }
 
-// dropRemoved takes out of a document what earlier versions had:
+// dropRemoved removes settings of earlier versions from a document:
 //
-//   - quotas.unauthenticated: how many audit lines unauthenticated callers get is fixed;
-//   - client_certificates: optional, which compared the certificates that clients showed.
-//     They are no longer asked for, as with none.
+//   - quotas.unauthenticated, because the limit of audit lines about unauthenticated callers is
+//     now fixed;
+//   - client_certificates: optional, which compared the certificates that clients presented. It
+//     becomes none, because the gateway no longer requests them.
 func dropRemoved(root *yaml.Node) {
 	drop(member(root, "quotas"), "unauthenticated")
 	if listeners := member(root, "listeners"); listeners != nil {
@@ -28,7 +28,7 @@ func dropRemoved(root *yaml.Node) {
 	}
 }
 
-// member returns the value of a key in a mapping; nil if there is none.
+// member returns the value of a key in a mapping, or nil if the mapping lacks the key.
 func member(mapping *yaml.Node, key string) *yaml.Node {
 	if i := index(mapping, key); i >= 0 {
 		return mapping.Content[i+1]
@@ -42,8 +42,8 @@ func drop(mapping *yaml.Node, key string) {
 	}
 }
 
-// index returns where a key of a mapping is in its Content, which has keys and values in
-// turn; less than 0 if it is not there.
+// index returns the index of a key in a mapping's Content, which alternates keys and values. It
+// returns -1 if the mapping lacks the key.
 func index(mapping *yaml.Node, key string) int {
 	if mapping == nil || mapping.Kind != yaml.MappingNode {
 		return -1

@@ -8,7 +8,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 )
 
-// earlier has what an earlier version wrote into every backup.
+// earlier is a configuration with settings that an earlier version wrote into every backup.
 const earlier = `instance:
     id: kst-1
     region: cn-hangzhou
@@ -32,20 +32,20 @@ quotas:
         per_minute: 120
 `
 
-// TestLoadWritten reads what an earlier version wrote, which is otherwise refused.
+// TestLoadWritten loads a configuration of an earlier version, which Load refuses.
 func TestLoadWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kmsgate.yaml")
 	if err := os.WriteFile(path, []byte(earlier), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := config.Load(path); err == nil {
-		t.Error("a configuration with settings that there are no more is taken")
+		t.Error("Load: got no error for settings that no longer exist")
 	}
 	c, err := config.LoadWritten(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Listeners[0].ClientCertificates != "none" || c.Listeners[1].ClientCertificates != "required" || c.Quotas.Shared.Asymmetric != 20 {
-		t.Errorf("read as %+v", c)
+		t.Errorf("LoadWritten: got %+v", c)
 	}
 }
