@@ -1,4 +1,4 @@
-// Package printable makes untrusted text safe to print: it cannot control a terminal,
+// Package printable makes untrusted text safe to print: the text cannot control a terminal,
 // hide other text, pass for several values, or act on a shell.
 package printable
 
@@ -9,9 +9,9 @@ import (
 	"unicode/utf16"
 )
 
-// Text escapes what cannot be printed as Go escapes it: control characters, line
-// breaks and marks that turn the direction of writing included. It escapes the
-// backslash too, so that no two values look the same.
+// Text escapes characters that are not printable as Go escapes them: control characters, line
+// breaks and marks that change the writing direction. It escapes the backslash too, so that
+// no two values look the same.
 func Text(s string) string {
 	printable := func(r rune) bool { return strconv.IsPrint(r) && r != '\\' && r != '\uFFFD' }
 	if !strings.ContainsFunc(s, func(r rune) bool { return !printable(r) }) {
@@ -21,8 +21,7 @@ func Text(s string) string {
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
-// Lines is [Text] for each line of a text of several lines, such as PEM. The result ends
-// with a line break.
+// Lines applies [Text] to each line of text, such as PEM. The result ends with a line break.
 func Lines(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
@@ -31,9 +30,9 @@ func Lines(text string) string {
 	return b.String()
 }
 
-// JSON escapes in JSON what cannot be printed, except line breaks: those can occur
-// only between values, and everything else that cannot be printed only in strings.
-// What the JSON says stays the same.
+// JSON escapes characters in JSON that are not printable. It keeps line breaks: they occur
+// only between values, and all other such characters only in strings. The result decodes to
+// the same value.
 func JSON(text []byte) []byte {
 	var b []byte
 	for _, r := range string(text) {
@@ -50,7 +49,7 @@ func JSON(text []byte) []byte {
 	return b
 }
 
-// Shell quotes a value for a POSIX shell, unless it is a plain word.
+// Shell quotes a value for a POSIX shell, unless the value is a plain word.
 func Shell(s string) string {
 	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:[]@%+,"
 	if s != "" && strings.Trim(s, plain) == "" {

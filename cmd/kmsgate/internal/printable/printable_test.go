@@ -15,22 +15,22 @@ func TestText(t *testing.T) {
 		`say "hi"`:               `say "hi"`,
 		"\x1b[2J":                `\x1b[2J`,
 		"a\nb\tc\rd":             `a\nb\tc\rd`,
-		"\u009b2J":               `\u009b2J`, // the same as \x1b[, in one character
+		"\u009b2J":               `\u009b2J`, // one character with the effect of \x1b[
 		"\x9b2J":                 `\x9b2J`,
-		"a\u202eb":               `a\u202eb`, // what follows reads from right to left
+		"a\u202eb":               `a\u202eb`, // turns the writing direction
 		"a\u2066b\u2028c":        `a\u2066b\u2028c`,
 		"a\u00a0b\u3000c":        `a\u00a0b\u3000c`,
-		`\x1b`:                   `\\x1b`, // not what the escape would be
+		`\x1b`:                   `\\x1b`, // differs from the escape of the character
 		`\"`:                     `\\"`,
 		"\u007f\u200b\U000e0041": `\u007f\u200b\U000e0041`,
 	} {
 		if got := printable.Text(in); got != want && got != strings.ReplaceAll(want, `\u007f`, `\x7f`) {
-			t.Errorf("printable.Text(%q) = %s, want %s", in, got, want)
+			t.Errorf("Text(%q) = %q, want %q", in, got, want)
 		}
 	}
 }
 
-// TestJSON escapes what cannot be printed, and says the same.
+// TestJSON tests that the result is printable and decodes to the same value.
 func TestJSON(t *testing.T) {
 	for _, s := range []string{"a", "\u009b2J", "\u007f", "a\u202eb", "\U000e0041", "中🔑", `\u009b`, "\n\t\x00"} {
 		text, err := json.Marshal(s)
@@ -40,10 +40,10 @@ func TestJSON(t *testing.T) {
 		got := string(printable.JSON(text))
 		var back string
 		if err := json.Unmarshal([]byte(got), &back); err != nil || back != s {
-			t.Errorf("printable.JSON(%s) = %s, which says %q, %v", text, got, back, err)
+			t.Errorf("JSON(%s) = %s, which decodes to %q, %v, want %q", text, got, back, err, s)
 		}
 		if printable.Text(strings.ReplaceAll(got, `\`, "")) != strings.ReplaceAll(got, `\`, "") {
-			t.Errorf("printable.JSON(%s) = %q", text, got)
+			t.Errorf("JSON(%s) = %q, want only printable characters", text, got)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func TestShell(t *testing.T) {
 		"/tmp/dir with/中.pem": "'/tmp/dir with/中.pem'",
 	} {
 		if got := printable.Shell(in); got != want {
-			t.Errorf("Shell(%q) = %s, want %s", in, got, want)
+			t.Errorf("Shell(%q) = %q, want %q", in, got, want)
 		}
 	}
 }

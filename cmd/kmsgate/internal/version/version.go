@@ -3,7 +3,8 @@ package version
 
 import "runtime/debug"
 
-// String returns the version that this program was built from.
+// String returns the version of the main module that this program was built from, or
+// "(unknown)" if the build did not record it.
 func String() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		return info.Main.Version
