@@ -18,26 +18,26 @@ import (
 	"github.com/kmsgate/kmsgate/gateway"
 )
 
-// An archiver makes the archives of an appliance that is open.
+// An archiver creates archives of an open appliance.
 type archiver struct{ appliance *appliance.Appliance }
 
-// NewArchiver returns what makes backups of an open appliance, for
-// [appliance.Options].Archiver.
+// NewArchiver returns an archiver of an open appliance, for [appliance.Options].Archiver.
 func NewArchiver(a *appliance.Appliance) gateway.Archiver { return archiver{a} }
 
+// Check returns an error if a recipient is invalid.
 func (a archiver) Check(recipients []string) error {
 	_, err := archive.ParseRecipients(recipients...)
 	return err
 }
 
-// Archive writes the archive, encrypted, to a file without a name: nothing of it is left
-// however this process ends.
+// Archive writes the encrypted archive to a file without a name. The file disappears however
+// this process ends.
 func (a archiver) Archive(ctx context.Context, b gateway.Backup) (_ gateway.Archive, err error) {
 	sources, err := a.sources()
 	if err != nil {
 		return nil, err
 	}
-	if err := a.checkRoom(b.Database.Size(), sources); err != nil {
+	if err := a.checkSpace(b.Database.Size(), sources); err != nil {
 		return nil, err
 	}
 	f, err := os.CreateTemp(a.appliance.Config.Directory, "backup-*.tmp")
@@ -59,26 +59,28 @@ func (a archiver) Archive(ctx context.Context, b gateway.Backup) (_ gateway.Arch
 	return f, err
 }
 
-// checkRoom refuses an archive that the disk has no room for: on a full disk there are no
-// audit lines, and without them no signatures.
-func (a archiver) checkRoom(size int64, sources []source) error {
-	const rest = 64 << 20
+// checkSpace refuses an archive that would fill the disk. On a full disk the gateway can
+// write no audit lines, and without them it does not sign.
+func (a archiver) checkSpace(size int64, sources []source) error {
+	const reserve = 64 << 20
 	for _, s := range sources {
 		if info, err := os.Stat(s.path); err == nil {
-			size += info.Size() + 1024 // in a tar archive it has a header, and is filled up
+			size += info.Size() + 1024 // the tar archive's header and padding, 512 bytes each at most
 		}
 	}
+	dir := a.appliance.Config.Directory
 	var disk unix.Statfs_t
-	if err := unix.Statfs(a.appliance.Config.Directory, &disk); err != nil {
-		return fmt.Errorf("%s: %w", a.appliance.Config.Directory, err)
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return fmt.Errorf("measuring the free space of %q: %w", dir, err)
 	}
-	if free := disk.Bavail * uint64(disk.Bsize); free < uint64(size+rest) {
-		return fmt.Errorf("the backup takes %d MiB for a while, and %s has %d MiB free: make room", (size+rest)>>20, a.appliance.Config.Directory, free>>20)
+	if free := disk.Bavail * uint64(disk.Bsize); free < uint64(size+reserve) {
+		return fmt.Errorf("the backup needs %d MiB in %q for a while, but only %d MiB are free (free some space)",
+			(size+reserve)>>20, dir, free>>20)
 	}
 	return nil
 }
 
-// write writes the token first: it is what changes least.
+// write writes the token's files first because they change least.
 func (a archiver) write(ctx context.Context, to io.Writer, b gateway.Backup, sources []source) error {
 	recipients, err := archive.ParseRecipients(b.Recipients...)
 	if err != nil {
@@ -110,30 +112,31 @@ func (a archiver) write(ctx context.Context, to io.Writer, b gateway.Backup, sou
 	return a.finish(ctx, w, b)
 }
 
-// finish signs the archive with the instance's own key.
+// finish signs the archive with the instance's audit key.
 func (a archiver) finish(ctx context.Context, w *archive.Writer, b gateway.Backup) error {
 	i := a.appliance.Config.Instance
 	m := archive.Manifest{
-		Kmsgate: version.String(), Time: time.Now().UTC(), PublicKey: a.appliance.AuditPublicKey(), AuditHead: b.Head.String(),
+		Kmsgate: version.String(), Time: time.Now().UTC(),
+		PublicKey: a.appliance.AuditPublicKey(), AuditHead: b.Head.String(),
 		Instance: fmt.Sprintf("instance %s in region %s of account %s", i.ID, i.Region, i.Account),
 	}
 	return w.Close(m, func(digest []byte) ([]byte, error) { return a.appliance.SignWithAuditKey(ctx, digest) })
 }
 
-// read returns the content that belongs in the archive.
+// read returns the source's content for the archive.
 func (s source) read(ctx context.Context) ([]byte, error) {
 	if s.path == "" {
 		return s.content, nil
 	}
-	return readSettled(ctx, s.path)
+	return readStable(ctx, s.path)
 }
 
-// readSettled reads a file until it reads the same twice: SoftHSM rewrites
-// token.object in place at a login, and for a moment it is empty.
-func readSettled(ctx context.Context, path string) ([]byte, error) {
+// readStable reads a file until two reads return the same content, and gives up after about
+// 2 s. SoftHSM rewrites token.object in place at a login, and for a moment the file is empty.
+func readStable(ctx context.Context, path string) ([]byte, error) {
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
-	mayBeEmpty := filepath.Base(path) != "token.object"
+	emptyAllowed := filepath.Base(path) != "token.object"
 	for range 400 {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -146,10 +149,11 @@ func readSettled(ctx context.Context, path string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if bytes.Equal(first, second) && (mayBeEmpty || len(first) > 0) {
+		if bytes.Equal(first, second) && (emptyAllowed || len(first) > 0) {
 			return first, nil
 		}
 		<-poll.C
 	}
-	return nil, fmt.Errorf("%s is empty or changes all the time: a backup of it would be worth nothing", path)
+	return nil, fmt.Errorf("the token's file %q stays empty or keeps changing, so a backup of it would be useless "+
+		"(run kmsgate doctor, then try again)", path)
 }

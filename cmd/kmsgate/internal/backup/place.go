@@ -14,9 +14,9 @@ import (
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
-// place moves everything to where it belongs. The configuration comes last: without it
-// there is no appliance. A restore that is killed before that leaves its staging
-// directory, by which the next one knows that it can start over.
+// place moves everything from the staging directory to Dir. The configuration comes last:
+// without it there is no appliance. A restore that is killed before that leaves its staging
+// directory, which tells the next restore to start over.
 func (r *restoration) place(c *config.Config) error {
 	if err := os.Rename(r.staging(archivedConfig), r.staging(savedConfig)); err != nil {
 		return err
@@ -46,21 +46,24 @@ func (r *restoration) place(c *config.Config) error {
 	return errors.Join(durable.SyncDir(r.Dir), os.Remove(r.staging("")))
 }
 
-// savedConfig is the configuration as it was in the backup.
+// savedConfig is the name of the configuration that the backup held.
 const savedConfig = archivedConfig + ".backup"
 
-// placed are the names that place uses, without those of the audit log, which may be the
-// operator's own, and of the configuration, whose presence says that everything is there.
-var placed = []string{savedConfig, archivedDatabase, archivedCA, archivedCAKey, archivedAuditKey, archivedPIN, archivedToken, "guarded"}
+// placed are the names of the files that place moves. The audit log's are not among them
+// because it can be the operator's copy. The configuration's is not because its presence
+// means that the restore is complete.
+var placed = []string{
+	savedConfig, archivedDatabase, archivedCA, archivedCAKey, archivedAuditKey, archivedPIN, archivedToken, "guarded",
+}
 
-// enter makes the directory, or checks that it has nothing but files of the audit log and
-// what a killed restore leaves, and locks it for this process. leave removes what a
-// restore that failed has made.
-func (r *restoration) enter() (leave func(error) error, err error) {
+// begin creates Dir, or checks that it holds only files of the audit log and of a killed
+// restore, and locks it for this process. finish unlocks Dir, and removes the files of a
+// restore that failed.
+func (r *restoration) begin() (finish func(error) error, err error) {
 	if r.Dir, err = filepath.Abs(r.Dir); err != nil {
 		return nil, err
 	}
-	made, err := r.checkDir()
+	created, err := r.checkDir()
 	if err != nil {
 		return nil, err
 	}
@@ -68,20 +71,20 @@ func (r *restoration) enter() (leave func(error) error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.checkDir(); err != nil { // another restore may have ended before this one had the lock
+	if _, err := r.checkDir(); err != nil { // another restore may have completed before the lock
 		return nil, errors.Join(err, unlock())
 	}
-	leave = func(err error) error {
+	finish = func(err error) error {
 		if err != nil {
-			err = errors.Join(err, r.clear(made))
+			err = errors.Join(err, r.clear(created))
 		}
 		return errors.Join(err, unlock())
 	}
-	return leave, r.clear(false)
+	return finish, r.clear(false)
 }
 
-// checkDir reports whether the directory has to be made. It returns an error if something
-// in it is not a restore's.
+// checkDir reports whether Dir is missing. It returns an error if Dir holds a file that does
+// not belong to a restore.
 func (r *restoration) checkDir() (missing bool, err error) {
 	entries, err := os.ReadDir(r.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -89,15 +92,16 @@ func (r *restoration) checkDir() (missing bool, err error) {
 	}
 	for _, e := range entries {
 		if !r.isOwnFile(e.Name()) {
-			return false, fmt.Errorf("%s is not empty: there is %s. A backup is restored into a place of its own: name another, or move what is there away", r.Dir, e.Name())
+			return false, fmt.Errorf("the directory %q is not empty: it has %q (restore into another directory, or move its "+
+				"files away)", r.Dir, e.Name())
 		}
 		r.ownLog = r.ownLog || isLog(e.Name())
 	}
 	return false, err
 }
 
-// isOwnFile reports whether a restore takes a file for its own, or leaves it alone. What a
-// killed one has placed is there only together with its staging directory.
+// isOwnFile reports whether a restore may replace or keep the file. The files that a killed
+// restore has placed count only while its staging directory exists.
 func (r *restoration) isOwnFile(name string) bool {
 	if name == "lock" || name == "restoring" || isLog(name) {
 		return true
@@ -106,14 +110,15 @@ func (r *restoration) isOwnFile(name string) bool {
 	return err == nil && slices.Contains(placed, name)
 }
 
-// logFile is the audit log's name in an appliance that was restored.
+// logFile is the audit log's name in a restored appliance.
 const logFile = "audit.log"
 
 func isLog(name string) bool { return name == logFile || strings.HasPrefix(name, logFile+".") }
 
-// clear removes everything of a restore, and leaves the lock and the operator's own log.
-func (r *restoration) clear(made bool) error {
-	if made {
+// clear removes all files of a restore, but neither the lock nor the operator's copy of the
+// audit log. If this restore created Dir, it removes Dir.
+func (r *restoration) clear(created bool) error {
+	if created {
 		return os.RemoveAll(r.Dir)
 	}
 	entries, err := os.ReadDir(r.Dir)
@@ -122,6 +127,6 @@ func (r *restoration) clear(made bool) error {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(r.Dir, e.Name())))
 		}
 	}
-	// Last: the next restore knows by it that this one was killed here.
+	// The staging directory goes last: it tells the next restore that this one was killed.
 	return errors.Join(err, os.RemoveAll(r.staging("")))
 }

@@ -8,30 +8,30 @@ import (
 	"testing"
 )
 
-// TestStartsOver enters a directory: it starts over what restores leave that were killed while they put everything in
-// its place, and leaves alone a directory that is somebody's.
+// TestStartsOver tests that a restore removes the files of a killed restore, and refuses a
+// directory with other files.
 func TestStartsOver(t *testing.T) {
 	for name, tc := range map[string]struct {
-		there []string
-		empty bool
+		files   []string
+		cleared bool
 	}{
-		"killed before":          {[]string{"lock", "restoring/kmsgate.db", "restoring/kmsgate.yaml"}, true},
-		"killed meanwhile":       {[]string{"lock", "restoring/kmsgate.db", "ca.pem", "softhsm/pin", "kmsgate.yaml.backup", "audit.log"}, true},
-		"somebody's":             {[]string{"kmsgate.db", "ca.pem"}, false},
-		"an instance":            {[]string{"restoring/x", "kmsgate.yaml", "kmsgate.db"}, false},
-		"something else with it": {[]string{"restoring/x", "precious"}, false},
+		"killed before":        {[]string{"lock", "restoring/kmsgate.db", "restoring/kmsgate.yaml"}, true},
+		"killed in between":    {[]string{"lock", "restoring/kmsgate.db", "ca.pem", "softhsm/pin", "kmsgate.yaml.backup", "audit.log"}, true},
+		"somebody's":           {[]string{"kmsgate.db", "ca.pem"}, false},
+		"an instance":          {[]string{"restoring/x", "kmsgate.yaml", "kmsgate.db"}, false},
+		"another file with it": {[]string{"restoring/x", "precious"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := restoration{RestoreOptions: RestoreOptions{Dir: t.TempDir()}}
-			for _, file := range tc.there {
+			for _, file := range tc.files {
 				path := filepath.Join(r.Dir, file)
 				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			leave, err := r.enter()
-			if (err == nil) != tc.empty {
-				t.Fatalf("enter: %v", err)
+			finish, err := r.begin()
+			if (err == nil) != tc.cleared {
+				t.Fatalf("begin: got %v, want success %v", err, tc.cleared)
 			}
 			left, err := os.ReadDir(r.Dir)
 			if err != nil {
@@ -41,18 +41,18 @@ func TestStartsOver(t *testing.T) {
 			for _, e := range left {
 				names = append(names, e.Name())
 			}
-			if !tc.empty {
-				for _, file := range tc.there {
+			if !tc.cleared {
+				for _, file := range tc.files {
 					if _, err := os.Stat(filepath.Join(r.Dir, file)); err != nil {
-						t.Errorf("something of another's is gone: %v", err)
+						t.Errorf("begin removed a file: %v", err)
 					}
 				}
 				return
 			}
 			if want := []string{"lock"}; !slices.Equal(names, want) && !slices.Equal(names, []string{"audit.log", "lock"}) {
-				t.Errorf("there is %v, want nothing of the one before", names)
+				t.Errorf("the directory has %v, want %v", names, want)
 			}
-			if err := leave(nil); err != nil {
+			if err := finish(nil); err != nil {
 				t.Error(err)
 			}
 		})

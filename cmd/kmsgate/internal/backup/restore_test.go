@@ -60,26 +60,26 @@ func call(t *testing.T, a *appliance.Appliance, action string, parameters map[st
 	}
 }
 
-// original makes an appliance with two keys, one in the token and one in software, and a
-// user with an access key.
+// original creates an appliance with two keys, one in the token and one in software, and a user
+// with an access key.
 func original(t *testing.T) (a *appliance.Appliance, keyId string) {
 	t.Helper()
-	t.Setenv("SOFTHSM2_CONF", "") // opening sets it; the test's end puts it back
+	t.Setenv("SOFTHSM2_CONF", "") // Open sets it; the test restores it
 	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\n"
 	c, err := config.Parse([]byte(text), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	a = open(t, c, true)
-	var made struct{ KeyMetadata struct{ KeyId string } }
+	var created struct{ KeyMetadata struct{ KeyId string } }
 	call(t, a, "CreateKey", map[string]string{"KeySpec": "EC_SM2"}, nil)
-	call(t, a, "CreateKey", map[string]string{"KeySpec": "EC_P256"}, &made)
+	call(t, a, "CreateKey", map[string]string{"KeySpec": "EC_P256"}, &created)
 	call(t, a, "CreateUser", map[string]string{"UserName": "alice"}, nil)
 	call(t, a, "CreateAccessKey", map[string]string{"UserName": "alice"}, nil)
-	return a, made.KeyMetadata.KeyId
+	return a, created.KeyMetadata.KeyId
 }
 
-func written(t *testing.T, a *appliance.Appliance) []byte {
+func writeBackup(t *testing.T, a *appliance.Appliance) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	if err := backup.Write(t.Context(), a.Server, &b, []string{testRecipient}); err != nil {
@@ -101,8 +101,8 @@ func publicKey(t *testing.T, c *config.Config) audit.PublicKey {
 	return key
 }
 
-// into returns the options of a restore that should succeed, into a new directory.
-func into(t *testing.T) backup.RestoreOptions {
+// restoreOptions returns the options of a restore into a new directory.
+func restoreOptions(t *testing.T) backup.RestoreOptions {
 	t.Helper()
 	return backup.RestoreOptions{
 		Dir: filepath.Join(t.TempDir(), "restored"), Identities: identities(t, testIdentity),
@@ -110,33 +110,33 @@ func into(t *testing.T) backup.RestoreOptions {
 	}
 }
 
-// TestRoundTrip restores a backup whose maker it knows, and opens what it has made: the
-// keys sign, and the audit log is whole from the backup's head on.
+// TestRoundTrip restores a backup with a trusted key and opens the result. The keys sign, and the
+// audit log is complete from the backup's head on.
 func TestRoundTrip(t *testing.T) {
 	a, keyId := original(t)
-	sealed, trusted := written(t, a), publicKey(t, a.Config)
+	sealed, trusted := writeBackup(t, a), publicKey(t, a.Config)
 	closeNow(t, a)
-	o := into(t)
+	o := restoreOptions(t)
 	o.Trusted = trusted
 	restored, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p := restored.Verified; p.Keys != 2 || p.Versions != 2 || p.AccessKeys != 1 || p.Due != 0 {
-		t.Errorf("it has tried %+v", p)
+		t.Errorf("Verified: got %+v, want 2 keys, 2 versions and 1 access key", p)
 	}
 	if restored.Dir != o.Dir || restored.TokenDir != "" || restored.Manifest.Instance != "instance kst-test in region cn-hangzhou of account 1" {
-		t.Errorf("it tells %+v", restored)
+		t.Errorf("Restore: got %+v", restored)
 	}
 	c, err := config.Load(filepath.Join(o.Dir, config.FileName))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Store.File != filepath.Join(o.Dir, "kmsgate.db") || c.Admin.Socket != config.SocketIn(o.Dir) {
-		t.Errorf("the configuration names files elsewhere: %+v", c)
+		t.Errorf("the configuration names files outside %q: %+v", o.Dir, c)
 	}
 	if _, err := os.Stat(filepath.Join(o.Dir, "restoring")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the staging directory is left: %v", err)
+		t.Errorf("the staging directory: got %v, want fs.ErrNotExist", err)
 	}
 	again := open(t, c, false)
 	if _, err := again.VerifyAll(t.Context()); err != nil {
@@ -151,12 +151,12 @@ func TestRoundTrip(t *testing.T) {
 	defer log.Close()
 	verified, err := audit.Verifier{Key: trusted, After: &restored.AuditHead}.Verify(audit.File{Name: "audit.log", Reader: log})
 	if err != nil || verified.Restored == nil || verified.First.Seq != restored.AuditHead.Seq+1 {
-		t.Errorf("the audit log: %+v, %v", verified, err)
+		t.Errorf("Verify of the audit log: got %+v, %v, want a log restored after line %d", verified, err, restored.AuditHead.Seq)
 	}
 }
 
-// TestPassphrase: a backup under a passphrase is opened by that, and the gateway never
-// hears of it.
+// TestPassphrase tests that the passphrase decrypts a backup, and that the gateway never sees the
+// passphrase.
 func TestPassphrase(t *testing.T) {
 	const passphrase = secret.Text("correct horse battery staple")
 	a, _ := original(t)
@@ -167,47 +167,47 @@ func TestPassphrase(t *testing.T) {
 	closeNow(t, a)
 	log, err := os.ReadFile(a.Config.Audit.File)
 	if err != nil || bytes.Contains(log, []byte("correct horse")) {
-		t.Errorf("the audit log tells the passphrase, %v", err)
+		t.Errorf("the audit log contains the passphrase: %v", err)
 	}
 	identity, err := archive.PassphraseIdentity(passphrase)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := into(t)
+	o := restoreOptions(t)
 	o.Identities = []archive.Identity{identity}
 	if _, err := backup.Restore(t.Context(), &b, o); err != nil {
 		t.Error(err)
 	}
 }
 
-// A broken is a gateway whose backup ends in the middle.
-type broken struct{ sent []byte }
+// A brokenGateway fails in the middle of a backup.
+type brokenGateway struct{ sent []byte }
 
-var errGateway = errors.New("503 the token is away")
+var errGateway = errors.New("503 the token is disconnected")
 
-func (b broken) Stream(_ context.Context, _ string, _ map[string]string, w io.Writer) error {
+func (b brokenGateway) Stream(_ context.Context, _ string, _ map[string]string, w io.Writer) error {
 	_, _ = w.Write(b.sent)
 	return errGateway
 }
 
-// TestGatewayFails: it is the gateway's error that is told, and not what became of its
-// half of a backup.
+// TestGatewayFails tests that Write and WriteSealed return the gateway's error, and not the error
+// of decrypting an incomplete backup.
 func TestGatewayFails(t *testing.T) {
 	for _, sent := range []string{"", "age-encryption.org/v1\n", strings.Repeat("x", 1<<20)} {
-		if err := backup.WriteSealed(t.Context(), broken{[]byte(sent)}, io.Discard, "correct horse battery staple"); !errors.Is(err, errGateway) {
-			t.Errorf("after %d bytes: %v", len(sent), err)
+		if err := backup.WriteSealed(t.Context(), brokenGateway{[]byte(sent)}, io.Discard, "correct horse battery staple"); !errors.Is(err, errGateway) {
+			t.Errorf("WriteSealed after %d bytes: got %v, want %v", len(sent), err, errGateway)
 		}
 	}
-	if err := backup.Write(t.Context(), broken{}, io.Discard, []string{testRecipient}); !errors.Is(err, errGateway) {
-		t.Error(err)
+	if err := backup.Write(t.Context(), brokenGateway{}, io.Discard, []string{testRecipient}); !errors.Is(err, errGateway) {
+		t.Errorf("Write: got %v, want %v", err, errGateway)
 	}
 }
 
-// TestRefusals: each of these backups, and each of these directories, is refused, and the
-// directory is as it was.
+// TestRefusals tests that Restore refuses these backups and directories, and leaves the directory
+// unchanged.
 func TestRefusals(t *testing.T) {
 	a, _ := original(t)
-	sealed := written(t, a)
+	sealed := writeBackup(t, a)
 	closeNow(t, a)
 	another, _ := original(t)
 	foreign := publicKey(t, another.Config)
@@ -227,61 +227,60 @@ func TestRefusals(t *testing.T) {
 			return b
 		}, archive.ErrBroken, ""},
 		"no backup": {func(*backup.RestoreOptions, []byte) []byte { return []byte("no backup") }, archive.ErrBroken, ""},
-		"a directory with something": {func(o *backup.RestoreOptions, b []byte) []byte {
+		"a directory with a file": {func(o *backup.RestoreOptions, b []byte) []byte {
 			if err := errors.Join(os.MkdirAll(o.Dir, 0o700), os.WriteFile(filepath.Join(o.Dir, "mine"), nil, 0o600)); err != nil {
 				t.Fatal(err)
 			}
 			return b
-		}, nil, "is not empty: there is mine"},
+		}, nil, `is not empty: it has "mine"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := into(t)
+			o := restoreOptions(t)
 			b := c.change(&o, sealed)
 			before, _ := os.ReadDir(o.Dir)
 			_, err := backup.Restore(t.Context(), bytes.NewReader(b), o)
 			if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
-				t.Errorf("Restore: %v", err)
+				t.Errorf("Restore: got %v, want %v with %q", err, c.want, c.text)
 			}
 			if after, _ := os.ReadDir(o.Dir); len(after) != len(before) {
-				t.Errorf("there is %v, and was %v", after, before)
+				t.Errorf("the directory has %v, want %v", after, before)
 			}
 		})
 	}
 }
 
-// TestDirectoryInUse: a directory that a process has open is not restored into.
+// TestDirectoryInUse tests that Restore refuses a directory that another process has locked.
 func TestDirectoryInUse(t *testing.T) {
-	o := into(t)
+	o := restoreOptions(t)
 	unlock, err := appliance.LockDirectory(o.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := backup.Restore(t.Context(), strings.NewReader(""), o); !errors.Is(err, appliance.ErrInUse) {
-		t.Errorf("Restore: %v", err)
+		t.Errorf("Restore: got %v, want ErrInUse", err)
 	}
 	if err := unlock(); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestCanceled: a restore that is told to end leaves nothing.
+// TestCanceled tests that a canceled Restore leaves nothing.
 func TestCanceled(t *testing.T) {
 	a, _ := original(t)
-	sealed := written(t, a)
+	sealed := writeBackup(t, a)
 	closeNow(t, a)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	o := into(t)
+	o := restoreOptions(t)
 	if _, err := backup.Restore(ctx, bytes.NewReader(sealed), o); !errors.Is(err, context.Canceled) {
-		t.Errorf("Restore: %v", err)
+		t.Errorf("Restore: got %v, want context.Canceled", err)
 	}
 	if _, err := os.Stat(o.Dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the directory is left: %v", err)
+		t.Errorf("the directory: got %v, want fs.ErrNotExist", err)
 	}
 }
 
-// TestLostKeys: a backup of records whose keys are gone is restored only if that is
-// accepted.
+// TestLostKeys tests that Restore refuses a backup with lost keys, unless the loss is accepted.
 func TestLostKeys(t *testing.T) {
 	a, _ := original(t)
 	err := a.Store.Update(func(tx *store.Tx) error {
@@ -291,29 +290,29 @@ func TestLostKeys(t *testing.T) {
 				return tx.Versions().Put(v)
 			}
 		}
-		return errors.New("there is no key in the token")
+		return errors.New("the token has no key")
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed := written(t, a)
+	sealed := writeBackup(t, a)
 	closeNow(t, a)
-	o := into(t)
+	o := restoreOptions(t)
 	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err == nil || !strings.Contains(err.Error(), "The other 1 keys sign.") {
-		t.Errorf("Restore: %v", err)
+		t.Errorf("Restore: got %v, want an error about lost keys", err)
 	}
 	o.AcceptLostKeys = true
 	restored, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o)
 	if err != nil || restored.Verified.Keys != 1 {
-		t.Errorf("accepting it: %+v, %v", restored, err)
+		t.Errorf("Restore with AcceptLostKeys: got %+v, %v, want 1 key", restored, err)
 	}
 }
 
-// TestOwnLog: the audit log that the operator has kept goes on, and stays when the restore
-// fails, while another instance's is refused and left alone.
+// TestOwnLog tests that Restore continues the operator's copy of the audit log, and refuses the
+// log of another instance without changing it.
 func TestOwnLog(t *testing.T) {
 	a, _ := original(t)
-	sealed := written(t, a)
+	sealed := writeBackup(t, a)
 	closeNow(t, a)
 	another, _ := original(t)
 	closeNow(t, another)
@@ -325,20 +324,20 @@ func TestOwnLog(t *testing.T) {
 		}
 		return path, string(content)
 	}
-	o := into(t)
+	o := restoreOptions(t)
 	path, before := put(o, a.Config)
 	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err != nil {
 		t.Fatal(err)
 	}
 	if after, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(after), before) || len(after) == len(before) {
-		t.Errorf("the log does not go on: %v", err)
+		t.Errorf("Restore did not continue the log: %v", err)
 	}
-	o = into(t)
+	o = restoreOptions(t)
 	path, before = put(o, another.Config)
-	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err == nil || !strings.Contains(err.Error(), "take them away") {
-		t.Errorf("with another's log: %v", err)
+	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err == nil || !strings.Contains(err.Error(), "move them away") {
+		t.Errorf("Restore with another instance's log: got %v, want an error", err)
 	}
 	if after, err := os.ReadFile(path); err != nil || string(after) != before {
-		t.Errorf("another's log has changed: %v", err)
+		t.Errorf("Restore changed another instance's log: %v", err)
 	}
 }

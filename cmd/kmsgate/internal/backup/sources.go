@@ -9,8 +9,8 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 )
 
-// The names of the files in an archive: those that they have in the directory of a
-// `kmsgate dev`, wherever they are.
+// The names of the files in an archive. They are the names in the directory of
+// `kmsgate dev`, whatever the appliance's configuration calls the files.
 const (
 	archivedConfig   = config.FileName
 	archivedDatabase = "kmsgate.db"
@@ -19,20 +19,20 @@ const (
 	archivedAuditKey = "audit-public-key.pem"
 	archivedToken    = "softhsm"
 
-	// Of a SoftHSM that the operator has configured.
+	// The files of a SoftHSM token that kmsgate did not create.
 	archivedTokens      = archivedToken + "/tokens"
 	archivedSoftHSMConf = archivedToken + "/softhsm2.conf"
 	archivedPIN         = "pin"
 )
 
-// A source is one file of an archive.
+// A source is one file of an archive before it is read.
 type source struct {
 	name    string // in the archive
-	path    string // of the file here; or
-	content []byte // if there is none
+	path    string // of the file; empty if content holds the content
+	content []byte
 }
 
-// sources returns the files of an appliance, except the database and the configuration.
+// sources returns the files of an appliance except the database and the configuration.
 func (a archiver) sources() ([]source, error) {
 	all := []source{{name: archivedAuditKey, path: a.appliance.Config.AuditPublicKeyFile()}}
 	if t := a.appliance.Config.TLS; t.Certificate == "" {
@@ -42,13 +42,13 @@ func (a archiver) sources() ([]source, error) {
 	return append(all, token...), err
 }
 
-// tokenSources returns the files of a SoftHSM token. Of a SoftHSM that the operator has
-// configured they are the one token, which may be among others', its configuration, and
-// the PIN, which may come from a variable.
+// tokenSources returns the files of a SoftHSM token, and none for other tokens. If kmsgate did
+// not create the token, they are this token's files without those of other tokens in the same
+// directory, SoftHSM's configuration, and the PIN, which may come from an environment variable.
 func (a archiver) tokenSources() ([]source, error) {
 	t := a.appliance.Config.Token
 	if t.SoftHSM != "" {
-		return filesUnder(t.SoftHSM, archivedToken)
+		return listFiles(t.SoftHSM, archivedToken)
 	}
 	files, ok, err := appliance.SoftHSMFiles(a.appliance.Config)
 	if err != nil || !ok {
@@ -60,16 +60,18 @@ func (a archiver) tokenSources() ([]source, error) {
 	}
 	pin, err := a.appliance.Config.PIN()
 	if err != nil {
-		return nil, fmt.Errorf("the token's PIN: %w", err)
+		return nil, fmt.Errorf("reading the token's PIN: %w", err)
 	}
-	token, err := filesUnder(dir, archivedTokens+"/"+filepath.Base(dir))
-	return append(token, source{name: archivedSoftHSMConf, path: files.Configuration}, source{name: archivedPIN, content: append([]byte(pin), '\n')}), err
+	token, err := listFiles(dir, archivedTokens+"/"+filepath.Base(dir))
+	return append(token,
+		source{name: archivedSoftHSMConf, path: files.Configuration},
+		source{name: archivedPIN, content: append([]byte(pin), '\n')}), err
 }
 
-// filesUnder lists a token's files, as they are called under name in an archive. It leaves
-// out what ends with .new, which is being written, and the softhsm2.conf of a token in
-// token.softhsm, which is written at every start.
-func filesUnder(dir, name string) (all []source, err error) {
+// listFiles lists a token's files in dir, with names in the directory name of an archive. It
+// leaves out files that end with .new, which are being written, and softhsm2.conf, which
+// kmsgate writes at every start for a token in token.softhsm.
+func listFiles(dir, name string) (all []source, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if filepath.Ext(path) == ".new" || d != nil && d.Name() == "softhsm2.conf" {
 			return nil
@@ -78,7 +80,7 @@ func filesUnder(dir, name string) (all []source, err error) {
 			return err
 		}
 		if !d.Type().IsRegular() {
-			return fmt.Errorf("%s is not a regular file, as all of a token's are", path)
+			return fmt.Errorf("%q is not a regular file", path)
 		}
 		rest, err := filepath.Rel(dir, path)
 		all = append(all, source{name: name + "/" + filepath.ToSlash(rest), path: path})

@@ -1,22 +1,23 @@
-// Package archive is the form of a backup: files in one stream that is encrypted
-// and says whose it is.
+// Package archive implements the format of a backup: files in one encrypted stream that is
+// signed by the instance.
 //
-// What it guarantees: [Extract] leaves either all files, each byte of them as
-// they were given to [Writer.Add], or nothing. What was changed, cut off,
-// rearranged, added to or made by somebody else than the instance is refused,
-// whoever made it and whatever it names: an archive is a stranger's input until
-// its last byte was checked, for everybody who knows a recipient's public key can
-// encrypt to it.
+// [Extract] leaves either all files, each byte as it was passed to [Writer.Add], or nothing.
+// It refuses an archive that was changed, truncated, rearranged, extended, or not signed by
+// the instance. An archive is untrusted input until its last byte has been checked, because
+// anyone who knows a recipient's public key can encrypt to it.
 //
 // # Format
 //
-// An age file (age-encryption.org/v1), and in it a tar archive, format USTAR, of
-// regular files only: those that were added, then manifest.json, which is a
-// [Manifest] and lists them with their sizes and hashes, then manifest.sig, the
-// signature of [Digest] of the manifest's text by the instance's audit key, for an
-// audit.PublicKey to check. The manifest is last because hashes are known last: an archive is
-// written in one pass. Nothing is compressed, so that what is extracted is no
-// larger than what was read.
+// An archive is an age file (age-encryption.org/v1) that holds a tar archive. The tar archive
+// has the format USTAR and regular files only, in this order:
+//
+//   - the files that were added;
+//   - manifest.json, a [Manifest], which lists them with their sizes and hashes;
+//   - manifest.sig, the signature of the manifest's [Digest] by the instance's audit key. An
+//     audit.PublicKey verifies it.
+//
+// An archive is written in one pass, so the manifest follows the files whose hashes it lists.
+// Nothing is compressed, so the extracted files are no larger than the archive.
 package archive
 
 import (
@@ -34,7 +35,7 @@ import (
 	"filippo.io/age"
 )
 
-// format is the version of what a Manifest says.
+// format is the version of the archive's format.
 const format = 1
 
 const (
@@ -43,79 +44,82 @@ const (
 )
 
 const (
-	maxFiles     = 500_000   // more than SoftHSM makes for twice the keys that there can be
-	maxManifest  = 128 << 20 // maxFiles of them fit in
-	maxSignature = 256
-	maxName      = 100 // what USTAR has in one field
+	maxFiles     = 500_000   // more than SoftHSM needs for twice the maximum number of keys
+	maxManifest  = 128 << 20 // bytes; enough for maxFiles files
+	maxSignature = 256       // bytes
+	maxName      = 100       // bytes; the size of USTAR's name field
 )
 
-// A Manifest says what an archive is of, and what is in it.
+// A Manifest describes an archive and lists its files.
 type Manifest struct {
 	Format    int    // of the archive; set by Writer.Close
-	Kmsgate   string // the version that wrote it
-	Instance  string // whose archive it is, in words
+	Kmsgate   string // the version of kmsgate that wrote the archive
+	Instance  string // a description of the instance
 	Time      time.Time
 	PublicKey []byte // of the key that signs the manifest: SubjectPublicKeyInfo, DER
-	AuditHead string // how far the instance's audit log had come
+	AuditHead string // the instance's audit head when the archive was written
 	Files     []File // in the archive's order; set by Writer.Close
 }
 
-// A File is one file of an archive.
+// A File describes one file of an archive.
 type File struct {
 	Name   string // slash-separated, relative
-	Size   int64
+	Size   int64  // in bytes
 	SHA256 string // in hexadecimal
 }
 
-// Digest is what is signed of a manifest: the SHA-256 of the line "kmsgate
-// backup manifest 1" and its text. The line keeps the signature from being one of
-// anything else that the key signs.
+// Digest returns the digest of a manifest that is signed: the SHA-256 of the line "kmsgate
+// backup manifest 1" and the manifest's text. The line keeps the signature from being valid
+// for any other message that the key signs.
 func Digest(manifest []byte) []byte {
 	sum := sha256.Sum256(append([]byte("kmsgate backup manifest 1\n"), manifest...))
 	return sum[:]
 }
 
-// checkName refuses what could be another file than it seems.
+// checkName returns an error for a name that can denote another file than it seems to.
 func checkName(name string) error {
 	switch {
 	case !fs.ValidPath(name) || name == ".":
-		return fmt.Errorf("%q is not the relative path of a file", name)
+		return fmt.Errorf("the file name %q is not a relative path", name)
 	case len(name) > maxName:
-		return fmt.Errorf("%q has more than %d bytes", name, maxName)
+		return fmt.Errorf("the file name %q has more than %d bytes", name, maxName)
 	case strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' }):
-		return fmt.Errorf("%q has other characters than names here have", name)
+		return fmt.Errorf("the file name %q has a space, a backslash or a character that is not printable ASCII", name)
 	}
 	return nil
 }
 
-// A Writer writes an archive. Without Close there is none: what was written
-// cannot be extracted.
+// A Writer writes an archive. The archive cannot be extracted before Close has completed it.
 type Writer struct {
 	sealed io.WriteCloser
 	tar    *tar.Writer
 	files  []File
 }
 
-// NewWriter begins an archive that each of some recipients can open.
+// NewWriter starts an archive that each of the recipients can decrypt.
 func NewWriter(w io.Writer, recipients ...Recipient) (*Writer, error) {
 	sealed, err := age.Encrypt(w, recipients...)
 	if err != nil {
-		return nil, fmt.Errorf("encrypting: %w", err)
+		return nil, fmt.Errorf("encrypting the archive: %w", err)
 	}
 	return &Writer{sealed: sealed, tar: tar.NewWriter(sealed)}, nil
 }
 
-// Add adds a file of which the content's size is known.
+// Add adds a file. content must write size bytes.
 func (w *Writer) Add(name string, size int64, content io.WriterTo) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	if name == manifestName || name == signatureName || len(w.files) == maxFiles {
-		return fmt.Errorf("there is no room for a file %s in an archive", name)
+	if name == manifestName || name == signatureName {
+		return fmt.Errorf("the file name %q is reserved", name)
+	}
+	if len(w.files) == maxFiles {
+		return fmt.Errorf("adding %q: the archive has %d files already", name, maxFiles)
 	}
 	hash := sha256.New()
-	if err := w.add(name, size, func(to io.Writer) (int64, error) { return content.WriteTo(io.MultiWriter(to, hash)) }); err != nil {
-		return fmt.Errorf("adding %s: %w", name, err)
+	err := w.add(name, size, func(to io.Writer) (int64, error) { return content.WriteTo(io.MultiWriter(to, hash)) })
+	if err != nil {
+		return fmt.Errorf("adding %q: %w", name, err)
 	}
 	w.files = append(w.files, File{name, size, hex.EncodeToString(hash.Sum(nil))})
 	return nil
@@ -128,12 +132,12 @@ func (w *Writer) add(name string, size int64, content func(io.Writer) (int64, er
 	}
 	n, err := content(w.tar)
 	if err == nil && n != size {
-		err = fmt.Errorf("it has %d bytes and not %d", n, size)
+		err = fmt.Errorf("the file has %d bytes instead of %d", n, size)
 	}
 	return err
 }
 
-// Close ends the archive with a manifest that sign, given its Digest, signs.
+// Close completes the archive with a manifest. sign returns the signature of its [Digest].
 func (w *Writer) Close(m Manifest, sign func(digest []byte) ([]byte, error)) error {
 	m.Format, m.Files = format, w.files
 	text, err := json.MarshalIndent(m, "", " ")
@@ -144,7 +148,8 @@ func (w *Writer) Close(m Manifest, sign func(digest []byte) ([]byte, error)) err
 	if err != nil {
 		return fmt.Errorf("signing the manifest: %w", err)
 	}
-	return errors.Join(w.addBytes(manifestName, text), w.addBytes(signatureName, signature), w.tar.Close(), w.sealed.Close())
+	return errors.Join(w.addBytes(manifestName, text), w.addBytes(signatureName, signature),
+		w.tar.Close(), w.sealed.Close())
 }
 
 func (w *Writer) addBytes(name string, content []byte) error {

@@ -28,7 +28,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
-// A signer is an instance's key.
+// A signer is the audit key of an instance.
 type signer struct {
 	private *ecdsa.PrivateKey
 	public  []byte
@@ -67,7 +67,7 @@ var content = map[string]string{
 	"softhsm/tokens/x/1.obj": "an object",
 }
 
-// write makes an archive of content as the instance does.
+// write returns an archive of content as an instance writes it.
 func write(t testing.TB, s signer, recipients ...age.Recipient) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -80,7 +80,10 @@ func write(t testing.TB, s signer, recipients ...age.Recipient) []byte {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Close(archive.Manifest{Kmsgate: "v1", Instance: "kst-test", Time: time.Unix(1e9, 0).UTC(), PublicKey: s.public, AuditHead: "head"}, s.sign); err != nil {
+	m := archive.Manifest{
+		Kmsgate: "v1", Instance: "kst-test", Time: time.Unix(1e9, 0).UTC(), PublicKey: s.public, AuditHead: "head",
+	}
+	if err := w.Close(m, s.sign); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -94,8 +97,8 @@ func sorted(m map[string]string) (names []string) {
 	return names
 }
 
-// tree reads all files under a directory, and checks their modes.
-func tree(t *testing.T, dir string) map[string]string {
+// readTree returns the content of all files under a directory by name, and checks their modes.
+func readTree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -128,7 +131,7 @@ func TestRoundTrip(t *testing.T) {
 	sealed := write(t, s, one.Recipient(), other.Recipient())
 	for name, text := range content {
 		if text != "" && bytes.Contains(sealed, []byte(text)) {
-			t.Errorf("%s is in the archive in the clear", name)
+			t.Errorf("the archive has %s unencrypted", name)
 		}
 	}
 	for _, identity := range []age.Identity{one, other} {
@@ -138,58 +141,61 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		if m.Instance != "kst-test" || m.AuditHead != "head" || len(m.Files) != len(content) {
-			t.Errorf("the manifest is %+v", m)
+			t.Errorf("Extract: got the manifest %+v", m)
 		}
-		got := tree(t, dir)
+		got := readTree(t, dir)
 		for name, text := range content {
 			if got[name] != text {
 				t.Errorf("%s has %d bytes, want %d", name, len(got[name]), len(text))
 			}
 		}
 		if len(got) != len(content) {
-			t.Errorf("extracted are %v", sorted(got))
+			t.Errorf("Extract wrote %v, want %v", sorted(got), sorted(content))
 		}
 	}
 }
 
-// refused checks that nothing is left of what was refused.
-func refused(t *testing.T, what string, sealed []byte, want error, trusted audit.PublicKey, identities ...age.Identity) {
+// expectRefused expects Extract to return the error want, and to leave nothing. name describes
+// the archive.
+func expectRefused(
+	t *testing.T, name string, sealed []byte, want error, trusted audit.PublicKey, identities ...age.Identity,
+) {
 	t.Helper()
 	parent := t.TempDir()
 	_, err := archive.Extract(bytes.NewReader(sealed), filepath.Join(parent, "new"), trusted, identities...)
 	if !errors.Is(err, want) {
-		t.Errorf("%s: %v, want %v", what, err, want)
+		t.Errorf("%s: got %v, want %v", name, err, want)
 	}
 	if left, _ := os.ReadDir(parent); len(left) > 0 {
-		t.Errorf("%s: it left %v", what, left)
+		t.Errorf("%s: Extract left %v", name, left)
 	}
 }
 
-// TestDamage cuts an archive off everywhere, and flips a bit in each of its parts.
+// TestDamage truncates an archive at many places, and flips a bit at each of them.
 func TestDamage(t *testing.T) {
 	s, identity := newSigner(t), newIdentity(t)
 	sealed := write(t, s, identity.Recipient())
 	for _, n := range cuts(len(sealed)) {
-		refused(t, fmt.Sprintf("cut off after %d bytes", n), sealed[:n], archive.ErrBroken, nil, identity)
+		expectRefused(t, fmt.Sprintf("truncated after %d bytes", n), sealed[:n], archive.ErrBroken, nil, identity)
 	}
 	for _, n := range cuts(len(sealed)) {
 		changed := bytes.Clone(sealed)
 		changed[n] ^= 1
 		parent := t.TempDir()
 		if _, err := archive.Extract(bytes.NewReader(changed), filepath.Join(parent, "new"), nil, identity); err == nil {
-			t.Errorf("a flipped bit in byte %d was not found", n)
+			t.Errorf("a flipped bit in byte %d: got no error", n)
 		}
 		if left, _ := os.ReadDir(parent); len(left) > 0 {
-			t.Errorf("a flipped bit in byte %d: it left %v", n, left)
+			t.Errorf("a flipped bit in byte %d: Extract left %v", n, left)
 		}
 	}
-	refused(t, "with a byte behind its end", append(bytes.Clone(sealed), 0), archive.ErrBroken, nil, identity)
-	refused(t, "twice", append(bytes.Clone(sealed), sealed...), archive.ErrBroken, nil, identity)
-	refused(t, "nothing", nil, archive.ErrBroken, nil, identity)
-	refused(t, "something else", []byte("SQLite format 3"), archive.ErrBroken, nil, identity)
+	expectRefused(t, "with a byte after its end", append(bytes.Clone(sealed), 0), archive.ErrBroken, nil, identity)
+	expectRefused(t, "twice", append(bytes.Clone(sealed), sealed...), archive.ErrBroken, nil, identity)
+	expectRefused(t, "nothing", nil, archive.ErrBroken, nil, identity)
+	expectRefused(t, "something else", []byte("SQLite format 3"), archive.ErrBroken, nil, identity)
 }
 
-// cuts are places in a file: its beginning and end, and some between.
+// cuts returns offsets in a file of n bytes: all near its start and its end, and some between.
 func cuts(n int) (all []int) {
 	for i := range n {
 		if i < 100 || i >= n-20 || i%8209 == 0 {
@@ -202,21 +208,21 @@ func cuts(n int) (all []int) {
 func TestForeign(t *testing.T) {
 	s, other, identity := newSigner(t), newSigner(t), newIdentity(t)
 	sealed := write(t, s, identity.Recipient())
-	refused(t, "for another identity", sealed, archive.ErrClosed, nil, newIdentity(t))
-	refused(t, "of another instance", sealed, archive.ErrForeign, &other.private.PublicKey, identity)
+	expectRefused(t, "for another identity", sealed, archive.ErrClosed, nil, newIdentity(t))
+	expectRefused(t, "another instance's", sealed, archive.ErrForeign, &other.private.PublicKey, identity)
 	dir := t.TempDir()
 	if _, err := archive.Extract(bytes.NewReader(sealed), dir, nil, identity); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("into a directory that is there: %v", err)
+		t.Errorf("Extract into an existing directory: got %v, want fs.ErrExist", err)
 	}
 }
 
 func TestPassphrase(t *testing.T) {
 	s := newSigner(t)
-	passing, err := archive.NewPassing()
+	key, err := archive.NewTransitKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	recipients, err := archive.ParseRecipients(passing.Recipient())
+	recipients, err := archive.ParseRecipients(key.Recipient())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +231,7 @@ func TestPassphrase(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sealed bytes.Buffer
-	if err := passing.Seal(&sealed, bytes.NewReader(write(t, s, recipients...)), p); err != nil {
+	if err := key.Seal(&sealed, bytes.NewReader(write(t, s, recipients...)), p); err != nil {
 		t.Fatal(err)
 	}
 	right, err := archive.PassphraseIdentity(p)
@@ -239,18 +245,18 @@ func TestPassphrase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused(t, "with another passphrase", sealed.Bytes(), archive.ErrClosed, nil, wrong)
+	expectRefused(t, "with another passphrase", sealed.Bytes(), archive.ErrClosed, nil, wrong)
 	for _, format := range []string{"%v", "%s", "%q", "%+v", "%#v"} {
 		if text := fmt.Sprintf(format, struct{ P secret.Text }{p}); strings.Contains(text, "horse") {
 			t.Errorf("%s prints the passphrase: %s", format, text)
 		}
 	}
 	if p.LogValue().String() != "(secret)" {
-		t.Error("the passphrase is logged")
+		t.Error("LogValue: got the passphrase, want the placeholder")
 	}
 	for _, text := range []string{"", "\n", "too short", "correct horse\nbattery staple"} {
 		if _, err := archive.ParsePassphrase([]byte(text)); err == nil {
-			t.Errorf("%q was taken for a passphrase", text)
+			t.Errorf("ParsePassphrase(%q): got no error", text)
 		}
 	}
 }
@@ -268,12 +274,12 @@ func TestRecipients(t *testing.T) {
 	}
 	for name, texts := range map[string][]string{
 		"none": {}, "empty": {""}, "a word": {"alice"}, "an identity": {newIdentity(t).String()}, "two in one": {x + "\n" + x},
-		"an SSH key": {"ssh-ed25519 AAAA"}, "one safe from quantum computers and one that is not": {x, hybrid.Recipient().String()},
+		"an SSH key": {"ssh-ed25519 AAAA"}, "a post-quantum one with an X25519 one": {x, hybrid.Recipient().String()},
 	} {
 		if _, err := archive.ParseRecipients(texts...); err == nil {
-			t.Errorf("%s: there is no error", name)
+			t.Errorf("%s: got no error", name)
 		} else if strings.Contains(err.Error(), "AGE-SECRET") {
-			t.Errorf("%s: a secret is in the error: %v", name, err)
+			t.Errorf("%s: the error has the secret: %v", name, err)
 		}
 	}
 	for _, texts := range [][]string{{x}, {x, x}, {hybrid.Recipient().String()}} {
@@ -282,11 +288,11 @@ func TestRecipients(t *testing.T) {
 		}
 	}
 	if _, err := archive.ParseIdentities(strings.NewReader("# created\nAGE-SECRET-KEY-1OOPS\n")); err == nil || strings.Contains(err.Error(), "OOPS") {
-		t.Errorf("a broken identity: %v", err)
+		t.Errorf("ParseIdentities of a broken identity: got %v, want an error without it", err)
 	}
 }
 
-// An entry is one of a tar archive that somebody makes by hand.
+// An entry is an entry of a forged tar archive.
 type entry struct {
 	header tar.Header
 	text   string
@@ -296,8 +302,8 @@ func file(name, text string) entry {
 	return entry{tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(text)), Format: tar.FormatUSTAR}, text}
 }
 
-// forge makes an archive of any entries, and of anything behind them.
-func forge(t testing.TB, recipient age.Recipient, behind string, entries ...entry) []byte {
+// forge returns an archive of any entries, with the text suffix after the tar archive.
+func forge(t testing.TB, recipient age.Recipient, suffix string, entries ...entry) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	sealed, err := age.Encrypt(&b, recipient)
@@ -315,7 +321,7 @@ func forge(t testing.TB, recipient age.Recipient, behind string, entries ...entr
 	}
 	err = w.Close()
 	if err == nil {
-		_, err = io.WriteString(sealed, behind)
+		_, err = io.WriteString(sealed, suffix)
 	}
 	if err := errors.Join(err, sealed.Close()); err != nil {
 		t.Fatal(err)
@@ -323,7 +329,8 @@ func forge(t testing.TB, recipient age.Recipient, behind string, entries ...entr
 	return b.Bytes()
 }
 
-// manifest lists entries as they are, after change, with its signature.
+// manifest returns the entries with a signed manifest that lists them. change, if not nil, changes
+// the manifest before it is signed.
 func manifest(t testing.TB, s signer, change func(*archive.Manifest), entries ...entry) []entry {
 	t.Helper()
 	m := archive.Manifest{Format: 1, PublicKey: s.public}
@@ -344,8 +351,8 @@ func manifest(t testing.TB, s signer, change func(*archive.Manifest), entries ..
 	return append(slices.Clone(entries), file("manifest.json", string(text)), file("manifest.sig", string(signature)))
 }
 
-// TestAttacks has what somebody can make who knows the recipient, and some of it
-// even who has the instance's key.
+// TestAttacks tests archives that an attacker can write who knows the recipient. For some of them
+// the attacker needs the instance's key too.
 func TestAttacks(t *testing.T) {
 	s, identity := newSigner(t), newIdentity(t)
 	a, b := file("a", "first"), file("b", "second")
@@ -358,60 +365,60 @@ func TestAttacks(t *testing.T) {
 	gnu.header.Format = tar.FormatGNU
 	other := newSigner(t)
 	text := manifest(t, s, nil, a)
-	stranger, err := other.sign([]byte("what another key signs, of 32 by"))
+	stranger, err := other.sign([]byte("32 bytes that another key signs."))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, entries := range map[string][]entry{
-		"above":                    manifest(t, s, nil, file("../a", "x")),
-		"above, later":             manifest(t, s, nil, file("b/../../a", "x")),
-		"absolute":                 manifest(t, s, nil, file("/etc/a", "x")),
-		"the directory itself":     manifest(t, s, nil, file(".", "x")),
-		"not clean":                manifest(t, s, nil, file("b//a", "x")),
-		"dots":                     manifest(t, s, nil, file("./a", "x")),
-		"a backslash":              manifest(t, s, nil, file(`..\a`, "x")),
-		"a control character":      manifest(t, s, nil, file("a\x1b[31m", "x")),
-		"a symbolic link":          append([]entry{typed(tar.TypeSymlink, "l", "/etc")}, manifest(t, s, nil, file("l/passwd", "x"))...),
-		"a hard link":              append([]entry{typed(tar.TypeLink, "l", "/etc/passwd")}, text...),
-		"a device":                 append([]entry{typed(tar.TypeChar, "null", "")}, text...),
-		"a pipe":                   append([]entry{typed(tar.TypeFifo, "pipe", "")}, text...),
-		"a directory":              append([]entry{typed(tar.TypeDir, "d", "")}, text...),
-		"an extended header":       manifest(t, s, nil, extended),
-		"GNU's format":             manifest(t, s, nil, gnu),
-		"a file twice":             manifest(t, s, nil, a, a),
-		"a file as a directory":    manifest(t, s, nil, a, file("a/b", "x")),
-		"a file that is missing":   manifest(t, s, func(m *archive.Manifest) { m.Files = append(m.Files, m.Files[0]) }, a),
-		"a file that is not there": manifest(t, s, func(m *archive.Manifest) { m.Files = m.Files[:1] }, a, b),
-		"a file of another name":   manifest(t, s, func(m *archive.Manifest) { m.Files[0].Name = "c" }, a),
-		"another order":            manifest(t, s, func(m *archive.Manifest) { slices.Reverse(m.Files) }, a, b),
-		"another size":             manifest(t, s, func(m *archive.Manifest) { m.Files[0].Size++ }, a),
-		"another hash":             manifest(t, s, func(m *archive.Manifest) { m.Files[0].SHA256 = sum("x") }, a),
-		"no public key":            manifest(t, s, func(m *archive.Manifest) { m.PublicKey = nil }, a),
-		"another public key":       manifest(t, s, func(m *archive.Manifest) { m.PublicKey = other.public }, a),
-		"no manifest":              {a},
-		"no signature":             text[:2],
-		"another signature":        {text[0], text[1], file("manifest.sig", string(stranger))},
-		"a manifest that is none":  {a, file("manifest.json", "{"), text[2]},
-		"a long signature":         {text[0], text[1], file("manifest.sig", strings.Repeat("x", 300))},
-		"two manifests":            {text[0], text[1], text[1], text[2]},
-		"a file behind all":        append(slices.Clone(text), b),
-		"nothing":                  {},
+		"above":                      manifest(t, s, nil, file("../a", "x")),
+		"above, later":               manifest(t, s, nil, file("b/../../a", "x")),
+		"absolute":                   manifest(t, s, nil, file("/etc/a", "x")),
+		"the directory itself":       manifest(t, s, nil, file(".", "x")),
+		"not clean":                  manifest(t, s, nil, file("b//a", "x")),
+		"dots":                       manifest(t, s, nil, file("./a", "x")),
+		"a backslash":                manifest(t, s, nil, file(`..\a`, "x")),
+		"a control character":        manifest(t, s, nil, file("a\x1b[31m", "x")),
+		"a symbolic link":            append([]entry{typed(tar.TypeSymlink, "l", "/etc")}, manifest(t, s, nil, file("l/passwd", "x"))...),
+		"a hard link":                append([]entry{typed(tar.TypeLink, "l", "/etc/passwd")}, text...),
+		"a device":                   append([]entry{typed(tar.TypeChar, "null", "")}, text...),
+		"a pipe":                     append([]entry{typed(tar.TypeFifo, "pipe", "")}, text...),
+		"a directory":                append([]entry{typed(tar.TypeDir, "d", "")}, text...),
+		"an extended header":         manifest(t, s, nil, extended),
+		"GNU's format":               manifest(t, s, nil, gnu),
+		"a file twice":               manifest(t, s, nil, a, a),
+		"a file as a directory":      manifest(t, s, nil, a, file("a/b", "x")),
+		"a missing file":             manifest(t, s, func(m *archive.Manifest) { m.Files = append(m.Files, m.Files[0]) }, a),
+		"an unlisted file":           manifest(t, s, func(m *archive.Manifest) { m.Files = m.Files[:1] }, a, b),
+		"another name":               manifest(t, s, func(m *archive.Manifest) { m.Files[0].Name = "c" }, a),
+		"another order":              manifest(t, s, func(m *archive.Manifest) { slices.Reverse(m.Files) }, a, b),
+		"another size":               manifest(t, s, func(m *archive.Manifest) { m.Files[0].Size++ }, a),
+		"another hash":               manifest(t, s, func(m *archive.Manifest) { m.Files[0].SHA256 = sum("x") }, a),
+		"no public key":              manifest(t, s, func(m *archive.Manifest) { m.PublicKey = nil }, a),
+		"another public key":         manifest(t, s, func(m *archive.Manifest) { m.PublicKey = other.public }, a),
+		"no manifest":                {a},
+		"no signature":               text[:2],
+		"another signature":          {text[0], text[1], file("manifest.sig", string(stranger))},
+		"an invalid manifest":        {a, file("manifest.json", "{"), text[2]},
+		"a long signature":           {text[0], text[1], file("manifest.sig", strings.Repeat("x", 300))},
+		"two manifests":              {text[0], text[1], text[1], text[2]},
+		"a file after the signature": append(slices.Clone(text), b),
+		"nothing":                    {},
 	} {
-		refused(t, name, forge(t, identity.Recipient(), "", entries...), archive.ErrBroken, nil, identity)
+		expectRefused(t, name, forge(t, identity.Recipient(), "", entries...), archive.ErrBroken, nil, identity)
 	}
-	refused(t, "something behind the end", forge(t, identity.Recipient(), "x", text...), archive.ErrBroken, nil, identity)
+	expectRefused(t, "data after the tar archive", forge(t, identity.Recipient(), "x", text...), archive.ErrBroken, nil, identity)
 	parent := t.TempDir()
 	newer := manifest(t, s, func(m *archive.Manifest) { m.Format, m.Kmsgate = 2, "v9" }, a)
 	if _, err := archive.Extract(bytes.NewReader(forge(t, identity.Recipient(), "", newer...)), filepath.Join(parent, "new"), nil, identity); err == nil || !strings.Contains(err.Error(), "v9") {
-		t.Errorf("a newer format: %v", err)
+		t.Errorf("a newer format: got %v, want an error with the version", err)
 	}
-	// And the forger's own tools are not what is refused.
+	// Without an attack, forge writes archives that Extract accepts.
 	if _, err := archive.Extract(bytes.NewReader(forge(t, identity.Recipient(), "", text...)), filepath.Join(parent, "new"), nil, identity); err != nil {
-		t.Errorf("an archive without an attack: %v", err)
+		t.Errorf("without an attack: %v", err)
 	}
 }
 
-// TestWriterRefuses what could not be extracted again.
+// TestWriterRefuses tests that Add refuses files that Extract would refuse.
 func TestWriterRefuses(t *testing.T) {
 	w, err := archive.NewWriter(io.Discard, newIdentity(t).Recipient())
 	if err != nil {
@@ -419,18 +426,17 @@ func TestWriterRefuses(t *testing.T) {
 	}
 	for _, name := range []string{"", "../a", "/a", "manifest.json", "manifest.sig", strings.Repeat("x", 101), "a b"} {
 		if err := w.Add(name, 1, strings.NewReader("x")); err == nil {
-			t.Errorf("%q was added", name)
+			t.Errorf("Add(%q): got no error", name)
 		}
 	}
 	for _, size := range []int64{0, 2} {
 		if err := w.Add(fmt.Sprint("file", size), size, strings.NewReader("x")); err == nil {
-			t.Errorf("a file of one byte was added as one of %d", size)
+			t.Errorf("Add of 1 byte with size %d: got no error", size)
 		}
 	}
 }
 
-// FuzzExtract extracts what somebody has put into an archive for this recipient.
-// It stays inside of its directory, and leaves nothing behind.
+// FuzzExtract tests that Extract writes only into its directory, and leaves nothing on an error.
 func FuzzExtract(f *testing.F) {
 	s, identity := newSigner(f), newIdentity(f)
 	plain := func(sealed []byte) []byte {
@@ -454,10 +460,10 @@ func FuzzExtract(f *testing.F) {
 			t.Fatal(dirErr)
 		}
 		if err != nil && len(left) > 0 || err == nil && (len(left) != 1 || left[0].Name() != "new") {
-			t.Fatalf("%v, and beside the directory there is %v", err, left)
+			t.Fatalf("Unpack: got %v, and left %v", err, left)
 		}
-		if err == nil && len(tree(t, filepath.Join(parent, "new"))) != len(m.Files) {
-			t.Fatalf("there are other files than %+v", m.Files)
+		if err == nil && len(readTree(t, filepath.Join(parent, "new"))) != len(m.Files) {
+			t.Fatalf("Unpack wrote other files than %+v", m.Files)
 		}
 	})
 }

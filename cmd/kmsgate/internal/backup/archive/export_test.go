@@ -1,4 +1,4 @@
 package archive
 
-// Unpack is Extract behind the encryption, which no fuzzer gets through.
+// Unpack is unpack, for a fuzzer that cannot pass the encryption.
 var Unpack = unpack

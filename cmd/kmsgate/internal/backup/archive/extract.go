@@ -22,21 +22,21 @@ import (
 )
 
 var (
-	// ErrClosed: no identity opens the archive.
-	ErrClosed = errors.New("it is not a backup that this passphrase or identity opens")
-	// ErrBroken: it is not as it was written.
+	// ErrClosed means that no identity decrypts the archive.
+	ErrClosed = errors.New("this passphrase or identity does not decrypt the backup")
+	// ErrBroken means that the archive is not as the instance wrote it.
 	ErrBroken = errors.New("the backup is damaged or was changed")
-	// ErrForeign: it is whole, and of another instance than it has to be.
-	ErrForeign = errors.New("the backup is not this instance's")
+	// ErrForeign means that the archive is intact but another instance's.
+	ErrForeign = errors.New("the backup belongs to another instance")
 )
 
-// Extract writes an archive's files into dir, which it makes: files have mode
-// 0600 and directories 0700. When it returns without an error all is on stable
-// storage; with one there is no dir. The manifest has to be signed by the key
-// that it names, and that has to be trusted unless trusted is nil.
+// Extract creates dir and writes an archive's files into it. Files have mode 0600 and
+// directories 0700. If it returns no error, everything is on stable storage. On an error it
+// removes dir. The key that the manifest names must have signed the manifest, and must equal
+// trusted unless trusted is nil.
 func Extract(r io.Reader, dir string, trusted audit.PublicKey, identities ...Identity) (Manifest, error) {
 	opened, err := age.Decrypt(r, identities...)
-	if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {
+	if mismatch := (*age.NoIdentityMatchError)(nil); errors.As(err, &mismatch) {
 		return Manifest{}, ErrClosed
 	}
 	if err != nil {
@@ -45,7 +45,7 @@ func Extract(r io.Reader, dir string, trusted audit.PublicKey, identities ...Ide
 	return unpack(opened, dir, trusted)
 }
 
-// unpack is Extract behind the encryption.
+// unpack is Extract for a decrypted archive.
 func unpack(opened io.Reader, dir string, trusted audit.PublicKey) (_ Manifest, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return Manifest{}, err
@@ -55,42 +55,41 @@ func unpack(opened io.Reader, dir string, trusted audit.PublicKey) (_ Manifest, 
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
-	root, err := os.OpenRoot(dir) // nothing that is named can be outside of it
+	root, err := os.OpenRoot(dir) // keeps every name in the archive inside dir
 	if err != nil {
 		return Manifest{}, err
 	}
 	defer root.Close()
-	x := extraction{root: root, tar: tar.NewReader(opened), there: make(map[string]bool)}
-	manifest, err := x.all(opened, trusted)
+	x := extraction{root: root, tar: tar.NewReader(opened), seen: make(map[string]bool)}
+	manifest, err := x.extract(opened, trusted)
 	if err != nil {
 		return Manifest{}, err
 	}
 	return manifest, flush(dir)
 }
 
-// An extraction is an Extract on its way.
+// An extraction is an Extract in progress.
 type extraction struct {
 	root  *os.Root
 	tar   *tar.Reader
 	files []File
-	there map[string]bool
+	seen  map[string]bool // the names of files
 }
 
-// all extracts everything and checks it. opened is what the tar archive is read
-// from.
-func (x *extraction) all(opened io.Reader, trusted audit.PublicKey) (Manifest, error) {
-	text, err := x.content()
+// extract extracts and checks everything. x.tar reads from opened.
+func (x *extraction) extract(opened io.Reader, trusted audit.PublicKey) (Manifest, error) {
+	text, err := x.extractFiles()
 	if err != nil {
 		return Manifest{}, err
 	}
-	signature, err := x.last()
+	signature, err := x.readSignature()
 	if err != nil {
 		return Manifest{}, err
 	}
-	// To the very end: only there it is known that nothing was cut off.
+	// Only reading to the end shows that the age file was not truncated.
 	rest, err := io.Copy(io.Discard, opened)
 	if err != nil {
-		return Manifest{}, broken(err)
+		return Manifest{}, readError(err)
 	}
 	if rest > 0 {
 		return Manifest{}, fmt.Errorf("%w: %d bytes follow its end", ErrBroken, rest)
@@ -98,24 +97,24 @@ func (x *extraction) all(opened io.Reader, trusted audit.PublicKey) (Manifest, e
 	return x.check(text, signature, trusted)
 }
 
-// content writes the files and gives the manifest behind them.
-func (x *extraction) content() (manifest []byte, err error) {
+// extractFiles writes the files and returns the text of the manifest that follows them.
+func (x *extraction) extractFiles() (manifest []byte, err error) {
 	for {
 		header, err := x.next()
 		if err != nil {
 			return nil, err
 		}
 		if header.Name == manifestName {
-			return x.small(header, maxManifest)
+			return x.readAll(header, maxManifest)
 		}
-		if err := x.file(header); err != nil {
+		if err := x.extractFile(header); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// last gives the signature, behind which there must be nothing.
-func (x *extraction) last() ([]byte, error) {
+// readSignature returns the signature, which must be the archive's last entry.
+func (x *extraction) readSignature() ([]byte, error) {
 	header, err := x.next()
 	if err != nil {
 		return nil, err
@@ -123,7 +122,7 @@ func (x *extraction) last() ([]byte, error) {
 	if header.Name != signatureName {
 		return nil, fmt.Errorf("%w: %q follows the manifest", ErrBroken, header.Name)
 	}
-	signature, err := x.small(header, maxSignature)
+	signature, err := x.readAll(header, maxSignature)
 	if err != nil {
 		return nil, err
 	}
@@ -133,19 +132,18 @@ func (x *extraction) last() ([]byte, error) {
 	return signature, nil
 }
 
-// next gives the next entry, which has to be a plain file. Headers that extend
-// others are refused too: with one of them a file could be larger than what is
-// there of it.
+// next returns the next entry's header. The entry must be a regular file. next also refuses
+// extended headers, which can declare a file larger than its data in the archive.
 func (x *extraction) next() (*tar.Header, error) {
 	header, err := x.tar.Next()
 	if errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: its manifest is missing", ErrBroken)
 	}
 	if err != nil {
-		return nil, broken(err)
+		return nil, readError(err)
 	}
 	if header.Typeflag != tar.TypeReg || header.Format != tar.FormatUSTAR || len(header.PAXRecords) > 0 {
-		return nil, fmt.Errorf("%w: %q in it is no plain file", ErrBroken, header.Name)
+		return nil, fmt.Errorf("%w: its entry %q is not a regular file", ErrBroken, header.Name)
 	}
 	if err := checkName(header.Name); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBroken, err)
@@ -153,9 +151,9 @@ func (x *extraction) next() (*tar.Header, error) {
 	return header, nil
 }
 
-// broken says what reading the archive failed for. The system's own errors are
-// not the archive's fault.
-func broken(err error) error {
+// readError wraps an error of reading the archive in ErrBroken, but returns the operating
+// system's errors unchanged: they are not the archive's fault.
+func readError(err error) error {
 	if system := (*os.PathError)(nil); errors.As(err, &system) {
 		return err
 	}
@@ -165,27 +163,28 @@ func broken(err error) error {
 	return fmt.Errorf("%w: %w", ErrBroken, err)
 }
 
-func (x *extraction) small(header *tar.Header, most int64) ([]byte, error) {
-	if header.Size > most {
-		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrBroken, header.Name, most)
+// readAll returns the content of the current entry, which may have limit bytes.
+func (x *extraction) readAll(header *tar.Header, limit int64) ([]byte, error) {
+	if header.Size > limit {
+		return nil, fmt.Errorf("%w: its entry %q has more than %d bytes", ErrBroken, header.Name, limit)
 	}
 	content, err := io.ReadAll(x.tar)
 	if err != nil {
-		return nil, broken(err)
+		return nil, readError(err)
 	}
 	return content, nil
 }
 
-// file writes one file.
-func (x *extraction) file(header *tar.Header) (err error) {
+// extractFile writes the file of the current entry.
+func (x *extraction) extractFile(header *tar.Header) (err error) {
 	name := header.Name
-	if x.there[name] {
-		return fmt.Errorf("%w: %q is in it twice", ErrBroken, name)
+	if x.seen[name] {
+		return fmt.Errorf("%w: it has the file %q twice", ErrBroken, name)
 	}
 	if len(x.files) == maxFiles {
 		return fmt.Errorf("%w: it has more than %d files", ErrBroken, maxFiles)
 	}
-	x.there[name] = true
+	x.seen[name] = true
 	f, err := x.create(name)
 	if err != nil {
 		return fmt.Errorf("extracting %q: %w", name, err)
@@ -194,13 +193,13 @@ func (x *extraction) file(header *tar.Header) (err error) {
 	hash := sha256.New()
 	n, err := io.Copy(io.MultiWriter(f, hash), x.tar)
 	if err != nil {
-		return broken(err)
+		return readError(err)
 	}
 	x.files = append(x.files, File{name, n, hex.EncodeToString(hash.Sum(nil))})
 	return nil
 }
 
-// create makes a file and the directories that it is in.
+// create creates a file and its parent directories.
 func (x *extraction) create(name string) (*os.File, error) {
 	err := x.root.MkdirAll(path.Dir(name), 0o700)
 	if err == nil {
@@ -210,43 +209,44 @@ func (x *extraction) create(name string) (*os.File, error) {
 		}
 	}
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTDIR) {
-		err = fmt.Errorf("%w: it is a file and a directory (%w)", ErrBroken, err)
+		err = fmt.Errorf("%w: the same name is a file and a directory (%w)", ErrBroken, err)
 	}
 	return nil, err
 }
 
-// check holds what was extracted against the manifest, and the manifest against
-// its signature.
+// check checks the manifest against its signature, and the extracted files against the
+// manifest.
 func (x *extraction) check(text, signature []byte, trusted audit.PublicKey) (m Manifest, err error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if err := d.Decode(&m); err != nil {
-		return m, fmt.Errorf("%w: reading its manifest: %w", ErrBroken, err)
+		return m, fmt.Errorf("%w: decoding its manifest: %w", ErrBroken, err)
 	}
 	if m.Format != format {
-		return m, fmt.Errorf("the backup has format %d and this program knows %d: restore it with the kmsgate that made it, %s", m.Format, format, clip(m.Kmsgate))
+		return m, fmt.Errorf("the backup has format %d but this kmsgate reads format %d (restore it with the version that wrote "+
+			"it, %q)", m.Format, format, clip(m.Kmsgate))
 	}
 	key, err := m.Key()
 	if err != nil {
 		return m, err
 	}
 	if trusted != nil && !key.Equal(trusted) {
-		return m, fmt.Errorf("%w: it is signed by another key than the audit public key that was given", ErrForeign)
+		return m, fmt.Errorf("%w: the given audit public key is not that of its signer", ErrForeign)
 	}
 	if !audit.Signed(key, Digest(text), signature) {
-		return m, fmt.Errorf("%w: the signature of its manifest is wrong", ErrBroken)
+		return m, fmt.Errorf("%w: its manifest has an invalid signature", ErrBroken)
 	}
 	if len(m.Files) != len(x.files) {
-		return m, fmt.Errorf("%w: it has %d files, and its manifest lists %d", ErrBroken, len(x.files), len(m.Files))
+		return m, fmt.Errorf("%w: it has %d files but its manifest lists %d", ErrBroken, len(x.files), len(m.Files))
 	}
 	for i, f := range x.files {
 		if f != m.Files[i] {
-			return m, fmt.Errorf("%w: %q is not what its manifest lists", ErrBroken, f.Name)
+			return m, fmt.Errorf("%w: its file %q differs from its manifest", ErrBroken, f.Name)
 		}
 	}
 	return m, nil
 }
 
-// Key is the key that signs the manifest.
+// Key returns the public key that the manifest names as its signer.
 func (m Manifest) Key() (audit.PublicKey, error) {
 	key, err := audit.DecodePublicKey(m.PublicKey)
 	if err != nil {
@@ -257,8 +257,8 @@ func (m Manifest) Key() (audit.PublicKey, error) {
 
 func clip(s string) string { return s[:min(len(s), 64)] }
 
-// flush brings all of the file system to stable storage: one flush for each of
-// some ten thousand files would take minutes.
+// flush writes the whole file system of dir to stable storage. Flushing tens of thousands of
+// files one by one would take minutes.
 func flush(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -266,7 +266,7 @@ func flush(dir string) error {
 	}
 	defer d.Close()
 	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return fmt.Errorf("flushing %s: %w", dir, err)
+		return fmt.Errorf("flushing the file system of %q: %w", dir, err)
 	}
 	return nil
 }

@@ -11,34 +11,34 @@ import (
 	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
-// minPassphrase keeps words from being taken for passphrases: in an archive there
-// can be the token itself, and who has a copy can try for ever.
+// minPassphrase is the minimum length of a passphrase in bytes. It keeps operators from using
+// a word: an archive can hold the token itself, and an attacker with a copy has unlimited time.
 const minPassphrase = 16
 
-// ParsePassphrase reads a passphrase from a file's text. A newline at its end is
-// not part of it.
+// ParsePassphrase returns the passphrase in a file's text, without the newline at its end.
 func ParsePassphrase(text []byte) (secret.Text, error) {
 	p := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
 	switch {
 	case strings.ContainsAny(p, "\r\n\x00"):
-		return "", errors.New("a passphrase is one line, and there are more")
+		return "", errors.New("the passphrase has more than one line (write it as the file's only line)")
 	case len(p) < minPassphrase:
-		return "", fmt.Errorf("the passphrase has less than %d bytes: take a random one, as of `openssl rand -base64 24`", minPassphrase)
+		return "", fmt.Errorf("the passphrase has fewer than %d bytes (create one with `openssl rand -base64 24`)", minPassphrase)
 	}
 	return secret.Text(p), nil
 }
 
-// maxWork bounds what opening an archive takes, 1 GiB: whoever made it may have
-// asked for more than there is. Ours take a quarter of that.
+// maxWork is the maximum scrypt work factor, the logarithm to base 2 of N. It limits the memory
+// for decrypting an archive to 1 GiB: a malicious archive can ask for more than the machine has.
+// The archives that Seal writes need a quarter of that.
 const maxWork = 20
 
-// An Identity opens archives.
+// An Identity decrypts archives.
 type Identity = age.Identity
 
-// A Recipient can open an archive that was made for it.
+// A Recipient is a public key that an archive is encrypted to.
 type Recipient = age.Recipient
 
-// PassphraseIdentity returns the identity that opens what a passphrase has encrypted.
+// PassphraseIdentity returns the identity that decrypts archives encrypted with a passphrase.
 func PassphraseIdentity(passphrase secret.Text) (Identity, error) {
 	i, err := age.NewScryptIdentity(string(passphrase))
 	if err != nil {
@@ -48,30 +48,30 @@ func PassphraseIdentity(passphrase secret.Text) (Identity, error) {
 	return i, nil
 }
 
-// ParseIdentities reads a file of identities as age-keygen writes it.
+// ParseIdentities reads a file of identities in the format of age-keygen.
 func ParseIdentities(r io.Reader) ([]Identity, error) {
 	identities, err := age.ParseIdentities(r)
 	if err != nil {
-		// age's own error quotes the line, which can be all of a secret but a letter.
-		return nil, errors.New("it is not a file of age identities, as age-keygen writes it")
+		// age's error quotes the line, which can be a secret with one wrong letter.
+		return nil, errors.New("not a file of age identities (create one with age-keygen)")
 	}
 	return identities, nil
 }
 
-// ParseRecipients reads recipients: age1… of age-keygen.
+// ParseRecipients parses recipients that age-keygen prints, which start with age1.
 func ParseRecipients(texts ...string) (recipients []Recipient, err error) {
 	if len(texts) == 0 {
-		return nil, errors.New("there is no recipient: a backup is always encrypted")
+		return nil, errors.New("no recipient: a backup is always encrypted")
 	}
 	for _, text := range texts {
 		r, err := parseRecipient(text)
-		if err != nil { // without text: it may be an identity, by mistake
-			return nil, errors.New("a recipient is an age1… as age-keygen prints it, and one of these is not")
+		if err != nil { // the message must not quote text, which can be an identity by mistake
+			return nil, errors.New("invalid recipient (pass the public key age1… that age-keygen prints)")
 		}
 		recipients = append(recipients, r)
 	}
 	if _, err := age.Encrypt(io.Discard, recipients...); err != nil {
-		return nil, fmt.Errorf("these recipients do not go together: %w", err)
+		return nil, fmt.Errorf("encrypting to these recipients together: %w", err)
 	}
 	return recipients, nil
 }
@@ -83,22 +83,22 @@ func parseRecipient(text string) (Recipient, error) {
 	return age.ParseX25519Recipient(text)
 }
 
-// Passing is the key of an archive on its way from who makes it to who encrypts
-// it with a passphrase, which the former never sees.
-type Passing struct{ identity *age.X25519Identity }
+// A TransitKey encrypts an archive on its way from the gateway to the client. The client then
+// encrypts the archive with a passphrase, which the gateway never sees.
+type TransitKey struct{ identity *age.X25519Identity }
 
-// NewPassing makes one.
-func NewPassing() (Passing, error) {
+// NewTransitKey generates a key.
+func NewTransitKey() (TransitKey, error) {
 	i, err := age.GenerateX25519Identity()
-	return Passing{i}, err
+	return TransitKey{i}, err
 }
 
-// Recipient is for whom the archive has to be made.
-func (p Passing) Recipient() string { return p.identity.Recipient().String() }
+// Recipient returns the recipient that the archive must be encrypted to.
+func (k TransitKey) Recipient() string { return k.identity.Recipient().String() }
 
-// Seal reads the archive and writes it encrypted with a passphrase.
-func (p Passing) Seal(w io.Writer, r io.Reader, passphrase secret.Text) error {
-	opened, err := age.Decrypt(r, p.identity)
+// Seal reads the archive from r and writes it to w, encrypted with a passphrase.
+func (k TransitKey) Seal(w io.Writer, r io.Reader, passphrase secret.Text) error {
+	opened, err := age.Decrypt(r, k.identity)
 	if err != nil {
 		return err
 	}
