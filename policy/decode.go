@@ -120,7 +120,7 @@ func (r *reader) text(first json.Token) (string, error) {
 	return s, nil
 }
 
-// eachText reads a string or a list of strings, none of which may be empty. It calls f with each.
+// eachText reads a string or a list of strings and calls f with each. It refuses empty strings.
 func (r *reader) eachText(first json.Token, f func(string) error) error {
 	return r.oneOrMany(first, func(first json.Token) error {
 		s, err := r.text(first)

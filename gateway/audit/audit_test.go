@@ -17,7 +17,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// key signs the checkpoints of tests. In a gateway it is one in the token.
+// key signs the checkpoints in tests. A gateway uses a key in the token.
 var key = func() *ecdsa.PrivateKey {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -26,11 +26,12 @@ var key = func() *ecdsa.PrivateKey {
 	return key
 }()
 
-// config is of a log with checkpoints, but none by the clock.
+// config returns the Config of a log with checkpoints, but without periodic ones.
 func config(path string) audit.Config {
-	return audit.Config{Path: path, CheckpointEvery: time.Hour, Sign: func(_ context.Context, digest []byte) ([]byte, error) {
-		return ecdsa.SignASN1(rand.Reader, key, digest)
-	}}
+	return audit.Config{Path: path, CheckpointEvery: time.Hour,
+		Sign: func(_ context.Context, digest []byte) ([]byte, error) {
+			return ecdsa.SignASN1(rand.Reader, key, digest)
+		}}
 }
 
 func open(t *testing.T, path string) *audit.Log {
@@ -50,7 +51,8 @@ func openConfig(t *testing.T, cfg audit.Config) *audit.Log {
 func appendLines(t *testing.T, l *audit.Log, n int) {
 	t.Helper()
 	for i := range n {
-		if err := l.Append(audit.Entry{Time: time.Now(), RequestId: fmt.Sprint(i), Action: "AsymmetricSign"}); err != nil {
+		if err := l.Append(audit.Entry{Time: time.Now(), RequestId: fmt.Sprint(i),
+			Action: "AsymmetricSign"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -63,7 +65,7 @@ func closeLog(t *testing.T, l *audit.Log) {
 	}
 }
 
-// verify holds all files of a log against the key.
+// verify verifies all files of a log with the key.
 func verify(t *testing.T, path string) (audit.VerifyResult, error) {
 	t.Helper()
 	paths, err := audit.Files(path)
@@ -77,7 +79,7 @@ func verify(t *testing.T, path string) (audit.VerifyResult, error) {
 	return audit.Verifier{Key: &key.PublicKey}.Verify(files...)
 }
 
-// verifyText does the same for one file's content.
+// verifyText verifies the content of one file.
 func verifyText(v audit.Verifier, text string) (audit.VerifyResult, error) {
 	return v.Verify(audit.File{Name: "audit.log", Reader: strings.NewReader(text)})
 }
@@ -91,8 +93,7 @@ func read(t *testing.T, path string) []byte {
 	return content
 }
 
-// newLog makes a log of n lines, by two processes' worth of opening, each of
-// which adds a checkpoint when it ends.
+// newLog creates a log of n lines in two runs. Each run adds a checkpoint when it ends.
 func newLog(t *testing.T, n int) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "audit.log")
@@ -106,17 +107,17 @@ func newLog(t *testing.T, n int) (path string) {
 
 func TestChain(t *testing.T) {
 	path := newLog(t, 10)
-	proof, err := verify(t, path)
-	if err != nil || proof.Lines != 12 || proof.Last.Seq != 12 || proof.Proven.Seq != 11 || proof.Checkpoints != 2 {
-		t.Errorf("Verify: %+v, %v, want 12 lines, proven up to 11", proof, err)
+	result, err := verify(t, path)
+	if err != nil || result.Lines != 12 || result.Last.Seq != 12 || result.Proven.Seq != 11 || result.Checkpoints != 2 {
+		t.Errorf("Verify: got %+v, %v, want 12 lines, proven up to 11", result, err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the log has mode %v, %v", info.Mode(), err)
+		t.Errorf("the log's mode: got %v, %v, want -rw-------", info.Mode(), err)
 	}
 }
 
-// TestParallel appends from many goroutines; a line that Append has returned
-// for is in the file.
+// TestParallel appends from many goroutines and checks that a line is in the file once Append has
+// returned.
 func TestParallel(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	l := open(t, path)
@@ -128,7 +129,7 @@ func TestParallel(t *testing.T) {
 				t.Error(err)
 			}
 			if !bytes.Contains(read(t, path), []byte(`"`+id+`"`)) {
-				t.Errorf("the line of %s is not in the file", id)
+				t.Errorf("the file lacks the line of %q", id)
 			}
 		})
 	}
@@ -136,33 +137,33 @@ func TestParallel(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if proof, err := verify(t, path); err != nil || proof.Proven.Seq != 64 {
-		t.Errorf("Verify: %+v, %v, want 64 lines proven", proof, err)
+	if result, err := verify(t, path); err != nil || result.Proven.Seq != 64 {
+		t.Errorf("Verify: got %+v, %v, want 64 lines proven", result, err)
 	}
 }
 
-// TestTorn cuts the log at every byte, as a crash can, and goes on.
+// TestTorn cuts the log at every byte, as a crash can, and continues it.
 func TestTorn(t *testing.T) {
 	whole := read(t, newLog(t, 3))
 	for part := range 8 {
 		t.Run(fmt.Sprint(part), func(t *testing.T) {
-			t.Parallel() // it waits for the disk
+			t.Parallel() // the test waits mostly for the disk
 			for cut := part; cut < len(whole); cut += 8 {
 				if cut < len(whole)/2 && cut%5 != 0 {
-					continue // the same as in the second half, and it takes its time
+					continue // the second half covers the same cases; this saves time
 				}
 				path := filepath.Join(t.TempDir(), "audit.log")
 				if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
 					t.Fatal(err)
 				}
-				goesOn(t, path, cut)
+				checkContinues(t, path, cut)
 			}
 		})
 	}
 }
 
-// TestRecoveryCutOff crashes in the recovery from a crash: the log is cut within
-// the line that recovery adds, and opened again.
+// TestRecoveryCutOff reproduces a crash during the recovery from a crash: it cuts the log within
+// the line that the recovery adds, and opens it again.
 func TestRecoveryCutOff(t *testing.T) {
 	whole := read(t, newLog(t, 3))
 	torn := whole[:len(whole)-40] // within the last checkpoint
@@ -176,22 +177,22 @@ func TestRecoveryCutOff(t *testing.T) {
 		if err := os.WriteFile(path, recovered[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		goesOn(t, path, cut)
+		checkContinues(t, path, cut)
 	}
 }
 
-// goesOn opens a log that was cut, adds a line and verifies.
-func goesOn(t *testing.T, path string, cut int) {
+// checkContinues opens a log that was cut, adds a line and verifies the log.
+func checkContinues(t *testing.T, path string, cut int) {
 	t.Helper()
 	l, err := audit.Open(config(path))
 	if err != nil {
-		t.Errorf("cut at %d: %v", cut, err)
+		t.Errorf("Open after a cut at %d: got %v, want nil", cut, err)
 		return
 	}
 	appendLines(t, l, 1)
 	closeLog(t, l)
-	if proof, err := verify(t, path); err != nil || proof.Proven.Seq < 1 {
-		t.Errorf("cut at %d: %+v, %v", cut, proof, err)
+	if result, err := verify(t, path); err != nil || result.Proven.Seq < 1 {
+		t.Errorf("Verify after a cut at %d: got %+v, %v, want proven lines", cut, result, err)
 	}
 }
 
@@ -203,7 +204,7 @@ func TestClosed(t *testing.T) {
 		}
 	}
 	if err := l.Append(audit.Entry{}); err == nil {
-		t.Error("Append to a closed log succeeded")
+		t.Error("Append to a closed log: got nil, want an error")
 	}
 }
 
@@ -217,18 +218,18 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	if l, err := audit.Open(config(path)); err == nil {
-		t.Error("Open took a file that is no audit log")
+		t.Error("Open of a file that is not an audit log: got nil, want an error")
 		l.Close()
 	}
 	if _, err := audit.Open(config(filepath.Join(dir, "none", "audit.log"))); err == nil {
-		t.Error("Open made a directory")
+		t.Error("Open in a directory that does not exist: got nil, want an error")
 	}
 }
 
-// TestDevice refuses what is no file: it could not be put aside.
+// TestDevice checks that Open refuses a device, which cannot be rotated.
 func TestDevice(t *testing.T) {
 	if _, err := audit.Open(config("/dev/full")); err == nil || !strings.Contains(err.Error(), "regular") {
-		t.Errorf("Open took /dev/full: %v", err)
+		t.Errorf("Open of /dev/full: got %v, want \"not a regular file\"", err)
 	}
 }
 

@@ -18,38 +18,37 @@ type Entry struct {
 	Time         time.Time
 	RequestId    string        `json:",omitempty"`
 	Door         string        `json:",omitempty"` // rpc, native, admin, local
-	Protocol     string        `json:",omitempty"` // how the request was signed
-	Source       string        `json:",omitempty"` // the connection's other end
-	AccessKeyId  string        `json:",omitempty"` // as claimed; see Principal
-	Principal    string        `json:",omitempty"` // verified; empty if that failed
+	Protocol     string        `json:",omitempty"` // the request's signature protocol
+	Source       string        `json:",omitempty"` // the peer's address
+	AccessKeyId  string        `json:",omitempty"` // as claimed, not verified; see Principal
+	Principal    string        `json:",omitempty"` // verified; empty if the verification failed
 	Action       string        `json:",omitempty"`
-	Quota        string        `json:",omitempty"` // what the request was charged to
+	Quota        string        `json:",omitempty"` // the quota that the request used
 	KeyId        string        `json:",omitempty"`
 	KeyVersionId string        `json:",omitempty"`
-	Subject      string        `json:",omitempty"` // the user, credential, policy, access point or network rule concerned
+	Subject      string        `json:",omitempty"` // the user, credential, policy, access point or network rule
 	Alias        string        `json:",omitempty"`
 	KeySpec      string        `json:",omitempty"`
 	Algorithm    string        `json:",omitempty"`
 	Digest       []byte        `json:",omitempty"` // Base64
-	Valid        *bool         `json:",omitempty"` // what AsymmetricVerify found
+	Valid        *bool         `json:",omitempty"` // the result of AsymmetricVerify
 	DryRun       bool          `json:",omitempty"`
 	Status       int           `json:",omitempty"` // HTTP status
-	Code         string        `json:",omitempty"` // of the API's error; empty for success
-	Reason       string        `json:",omitempty"` // what the client was not told
-	Duration     time.Duration `json:",omitempty"` // nanoseconds, up to this line
-	Late         bool          `json:",omitempty"` // a change whose line could not be written when it was made
+	Code         string        `json:",omitempty"` // the API's error code; empty for success
+	Reason       string        `json:",omitempty"` // details that the client did not receive
+	Duration     time.Duration `json:",omitempty"` // nanoseconds from the request to this line
+	Late         bool          `json:",omitempty"` // the line of a change that the log could not write when it happened
 }
 
-// A Line is an Entry or an Event at its place in the chain. One of the two is
-// set.
+// A Line is a line of the log. Either Entry or Event is set.
 type Line struct {
-	Seq   uint64 // from 1 on
-	Prev  string // SHA-256 in hexadecimal of the line before
-	Entry *Entry // of a request
-	Event *Event // of the log itself
+	Seq   uint64 // the line's number, counted from 1
+	Prev  string // SHA-256 in hexadecimal of the previous line
+	Entry *Entry // if the line is about a request
+	Event *Event // if the line is about the log itself
 }
 
-// Time returns when the line was made.
+// Time returns the time of the line.
 func (l Line) Time() time.Time {
 	switch {
 	case l.Event != nil:
@@ -60,10 +59,10 @@ func (l Line) Time() time.Time {
 	return time.Time{}
 }
 
-// hasKind reports whether the line is an event of a kind.
+// hasKind reports whether the line is an event of kind k.
 func (l Line) hasKind(k Kind) bool { return l.Event != nil && l.Event.Kind == k }
 
-// MarshalJSON writes the line as it is in the log.
+// MarshalJSON returns the line as it is in the log.
 func (l Line) MarshalJSON() ([]byte, error) {
 	var content any = cmp.Or(l.Entry, new(Entry))
 	if l.Event != nil {
@@ -77,14 +76,14 @@ func (l Line) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	prev, err := json.Marshal(l.Prev) // of a line that was read, it can be anything
+	prev, err := json.Marshal(l.Prev) // a line that was read can have any text as its Prev
 	return fmt.Appendf(nil, `{"Seq":%d,"Prev":%s,%s`, l.Seq, prev, text[1:]), err
 }
 
-// UnmarshalJSON reads a line, also one that an earlier version wrote.
+// UnmarshalJSON reads a line, including one written by an earlier version.
 func (l *Line) UnmarshalJSON(text []byte) error {
-	// Time and Source belong to whichever of the two the line is. They hide the
-	// fields of the same name.
+	// Time and Source belong to either the Entry or the Event. Here they hide the embedded fields
+	// of the same name.
 	var read struct {
 		Seq  uint64
 		Prev string
@@ -112,35 +111,35 @@ func (l *Line) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// A Head names a line, and by its hash all lines before it.
+// A Head identifies a line and, by its hash, all lines before it.
 type Head struct {
 	Seq  uint64
 	Hash string // SHA-256 in hexadecimal of the line, without its newline
 }
 
-// beginning is the head of a log without lines.
-var beginning = Head{0, strings.Repeat("0", 2*sha256.Size)}
+// emptyHead is the head of a log without lines.
+var emptyHead = Head{0, strings.Repeat("0", 2*sha256.Size)}
 
 func hashOf(line []byte) string {
 	sum := sha256.Sum256(line)
 	return hex.EncodeToString(sum[:])
 }
 
-// format returns the line that follows head, without its newline. The entry is JSON.
-func (head Head) format(entry []byte) []byte {
-	return fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, head.Seq+1, head.Hash, entry[1:])
+// format returns the line that follows h, without its newline. The entry is JSON.
+func (h Head) format(entry []byte) []byte {
+	return fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, h.Seq+1, h.Hash, entry[1:])
 }
 
 func parseLine(text []byte) (line Line, ok bool) {
-	err := line.UnmarshalJSON(text) // json.Unmarshal would read the text twice
+	err := line.UnmarshalJSON(text) // json.Unmarshal would parse the text twice
 	return line, err == nil && line.Seq > 0
 }
 
-// maxLine bounds a line's length in bytes; entries are far shorter.
+// maxLine is the maximum length of a line in bytes. Entries are far shorter.
 const maxLine = 1 << 20
 
-// scanLines returns the lines of r unchanged. Unlike with bufio.ScanLines, a
-// carriage return is part of a line, like every other byte.
+// scanLines returns a scanner for the lines of r. Unlike bufio.ScanLines, it keeps a carriage
+// return as part of the line.
 func scanLines(r io.Reader) *bufio.Scanner {
 	s := bufio.NewScanner(r)
 	s.Buffer(nil, maxLine)
@@ -156,8 +155,8 @@ func scanLines(r io.Reader) *bufio.Scanner {
 	return s
 }
 
-// Read calls f with every line of r until f returns an error. It skips torn lines
-// and verifies nothing.
+// Read calls f with every line of r until f returns an error. It skips torn lines and verifies
+// nothing.
 func Read(r io.Reader, f func(Line) error) error {
 	s := scanLines(r)
 	for s.Scan() {

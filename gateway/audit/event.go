@@ -5,11 +5,10 @@ import (
 	"time"
 )
 
-// A Kind says what an [Event] is about.
+// A Kind is the kind of an [Event].
 type Kind string
 
-// The kinds of lines that the log writes about itself. [Kind.Meaning] explains
-// each.
+// The kinds of lines that the log writes about itself. [Kind.Meaning] explains each kind.
 const (
 	KindCheckpoint  Kind = "checkpoint"
 	KindSuppressed  Kind = "suppressed"
@@ -21,83 +20,83 @@ const (
 	KindRestored    Kind = "restored"
 )
 
-// An Event is a line that the log writes about itself. Every kind has one field,
-// and that field is set. Source belongs to KindSuppressed; KindAbandoned also has
-// Resumed.
+// An Event is a line that the log writes about itself. Each kind has a field of the same name,
+// which is set. Source belongs to KindSuppressed. KindAbandoned also has Resumed.
 type Event struct {
 	Time        time.Time
 	Kind        Kind        `json:",omitempty"`
-	Source      string      `json:",omitempty"` // of the last refusal that Suppressed counts
-	Suppressed  int         `json:",omitempty"` // how many refusals
+	Source      string      `json:",omitempty"` // the address of the last refusal that Suppressed counts
+	Suppressed  int         `json:",omitempty"` // the number of refusals
 	Checkpoint  *Checkpoint `json:",omitempty"` // the signed line
 	Recovered   bool        `json:",omitempty"`
-	Resumed     string      `json:",omitempty"` // why nothing could be written
-	Abandoned   string      `json:",omitempty"` // why the file was given up
-	Unwitnessed uint64      `json:",omitempty"` // how many lines
-	Lost        string      `json:",omitempty"` // who accepted the loss, and of what
-	Restored    *Checkpoint `json:",omitempty"` // the head of the log when the backup was made
+	Resumed     string      `json:",omitempty"` // why the log could not be written
+	Abandoned   string      `json:",omitempty"` // why the log abandoned the file
+	Unwitnessed uint64      `json:",omitempty"` // the number of lines
+	Lost        string      `json:",omitempty"` // who accepted the loss, and what was lost
+	Restored    *Checkpoint `json:",omitempty"` // the head of the log when the backup was taken
 
-	inferred bool // the line has no Kind: an earlier version wrote it
+	inferred bool // the line has no Kind, because an earlier version wrote it
 }
 
-// A kindInfo holds all that differs from kind to kind: whoever shows, explains or
-// verifies events asks it.
+// A kindInfo describes how to show, explain and verify events of one kind.
 type kindInfo struct {
 	kind    Kind
 	meaning string
-	carried func(e *Event) bool            // reports whether the kind's field is set
-	text    func(e *Event) string          // nil: the kind in parentheses
-	link    func(r *reading, l Line) error // what the verifier does before it checks that the line is the next one; nil: nothing
-	take    func(r *reading, l Line) error // what it does once the line is part of the chain; nil: nothing
+	isSet   func(e *Event) bool            // reports whether the kind's field is set
+	text    func(e *Event) string          // nil means the kind in parentheses
+	prepare func(r *reading, l Line) error // runs before the verifier checks that the line is the next one; can be nil
+	accept  func(r *reading, l Line) error // runs once the line is part of the chain; can be nil
 }
 
-// kinds lists all kinds. An event without Kind has the first one whose field is
-// set, so abandoned comes before resumed.
+// kinds lists all kinds. An event without Kind has the first kind whose field is set, so abandoned
+// precedes resumed.
 var kinds = []kindInfo{
 	{
 		kind:    KindCheckpoint,
 		meaning: "the token's audit key has signed the named line, which vouches for all lines before it",
-		carried: func(e *Event) bool { return e.Checkpoint != nil },
-		take:    (*reading).checkpoint,
+		isSet:   func(e *Event) bool { return e.Checkpoint != nil },
+		accept:  (*reading).checkpoint,
 	},
 	{
-		kind:    KindSuppressed,
-		meaning: "this many refusals of unauthenticated callers have no line of their own; `Source` is the address of the last one",
-		carried: func(e *Event) bool { return e.Suppressed > 0 },
-		text:    func(e *Event) string { return fmt.Sprintf("(%d suppressed)", e.Suppressed) },
+		kind: KindSuppressed,
+		meaning: "this many refusals of unauthenticated callers have no separate line; " +
+			"`Source` is the address of the last one",
+		isSet: func(e *Event) bool { return e.Suppressed > 0 },
+		text:  func(e *Event) string { return fmt.Sprintf("(%d suppressed)", e.Suppressed) },
 	},
 	{
 		kind:    KindRecovered,
-		meaning: "a crash tore the line before this one; nobody was answered on the strength of it",
-		carried: func(e *Event) bool { return e.Recovered },
+		meaning: "a crash tore the line before this one; no request was answered because of the torn line",
+		isSet:   func(e *Event) bool { return e.Recovered },
 	},
 	{
 		kind:    KindAbandoned,
 		meaning: "flushing the previous file failed; the log continues here, after the last line known to be flushed",
-		carried: func(e *Event) bool { return e.Abandoned != "" },
-		link:    (*reading).abandon,
+		isSet:   func(e *Event) bool { return e.Abandoned != "" },
+		prepare: (*reading).abandon,
 	},
 	{
 		kind:    KindResumed,
-		meaning: "the log could not be written until now, for the reason given",
-		carried: func(e *Event) bool { return e.Resumed != "" },
+		meaning: "the log could not be written before this line, for the given reason",
+		isSet:   func(e *Event) bool { return e.Resumed != "" },
 	},
 	{
-		kind:    KindUnwitnessed,
-		meaning: "after a crash, at its start the gateway found this many lines after the last one that the database records",
-		carried: func(e *Event) bool { return e.Unwitnessed > 0 },
-		text:    func(e *Event) string { return fmt.Sprintf("(%d unwitnessed)", e.Unwitnessed) },
+		kind: KindUnwitnessed,
+		meaning: "at its start after a crash, the gateway found this many lines " +
+			"after the last one recorded in the database",
+		isSet: func(e *Event) bool { return e.Unwitnessed > 0 },
+		text:  func(e *Event) string { return fmt.Sprintf("(%d unwitnessed)", e.Unwitnessed) },
 	},
 	{
 		kind:    KindLost,
 		meaning: "the operator accepted that lines before this one are missing or changed",
-		carried: func(e *Event) bool { return e.Lost != "" },
+		isSet:   func(e *Event) bool { return e.Lost != "" },
 	},
 	{
 		kind:    KindRestored,
-		meaning: "the instance was restored here, from a backup taken when the named line was the log's last",
-		carried: func(e *Event) bool { return e.Restored != nil },
-		link:    (*reading).restored,
+		meaning: "the instance was restored from a backup that was taken when the named line was the log's last",
+		isSet:   func(e *Event) bool { return e.Restored != nil },
+		prepare: (*reading).restored,
 	},
 }
 
@@ -110,8 +109,7 @@ func Kinds() []Kind {
 	return all
 }
 
-// info returns what is known of a kind. A kind of a later version is not known:
-// ok is false.
+// info returns the description of k. ok is false for a kind of a later version, which is not known.
 func (k Kind) info() (info kindInfo, ok bool) {
 	for _, info := range kinds {
 		if info.kind == k {
@@ -121,15 +119,15 @@ func (k Kind) info() (info kindInfo, ok bool) {
 	return kindInfo{kind: k}, false
 }
 
-// Meaning says what a line of this kind tells, in one sentence without a full
-// stop. It is empty for a kind of a later version.
+// Meaning explains a line of this kind in one sentence without a full stop. It is empty for a kind
+// of a later version.
 func (k Kind) Meaning() string {
 	info, _ := k.info()
 	return info.meaning
 }
 
-// String is the event in a word or two, as "(checkpoint)" or "(7 suppressed)". It
-// may contain characters that act on a terminal if the Kind was read from a file.
+// String returns the event in a word or two, for example "(checkpoint)" or "(7 suppressed)". If the
+// Kind was read from a file, the text can contain terminal control characters.
 func (e *Event) String() string {
 	if info, _ := e.Kind.info(); info.text != nil {
 		return info.text(e)
@@ -137,11 +135,11 @@ func (e *Event) String() string {
 	return "(" + string(e.Kind) + ")"
 }
 
-// kindOfFields returns the kind whose field is set; empty if none is. Lines of
-// earlier versions say their kind in no other way.
+// kindOfFields returns the kind whose field is set, or "" if none is. Lines of earlier versions
+// have no other indication of their kind.
 func (e *Event) kindOfFields() Kind {
 	for _, info := range kinds {
-		if info.carried(e) {
+		if info.isSet(e) {
 			return info.kind
 		}
 	}

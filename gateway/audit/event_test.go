@@ -18,18 +18,19 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// TestKindsComplete: every constant of type Kind is in the table, with a meaning,
-// and every field of an Event makes one kind.
+// TestKindsComplete checks that every constant of type Kind is in the table with a meaning, and
+// that every field of an Event determines one kind.
 func TestKindsComplete(t *testing.T) {
-	if declared := declaredKinds(t); len(declared) < 8 || !slices.Equal(slices.Sorted(slices.Values(declared)), slices.Sorted(slices.Values(audit.Kinds()))) {
-		t.Errorf("the constants are %v, Kinds returns %v", declared, audit.Kinds())
+	declared := slices.Sorted(slices.Values(declaredKinds(t)))
+	if len(declared) < 8 || !slices.Equal(declared, slices.Sorted(slices.Values(audit.Kinds()))) {
+		t.Errorf("Kinds: got %v, want the constants %v", audit.Kinds(), declared)
 	}
 	for _, kind := range audit.Kinds() {
 		if kind.Meaning() == "" {
-			t.Errorf("%s has no meaning", kind)
+			t.Errorf("Meaning of %s: got \"\", want a sentence", kind)
 		}
 	}
-	var made []audit.Kind
+	var determined []audit.Kind
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[audit.Event]()) {
 		if !field.IsExported() || slices.Contains([]string{"Time", "Kind", "Source"}, field.Name) {
 			continue
@@ -38,16 +39,16 @@ func TestKindsComplete(t *testing.T) {
 		fill(t, reflect.ValueOf(&e).Elem().FieldByIndex(field.Index))
 		kind := e.KindOfFields()
 		if want := strings.ToLower(field.Name); string(kind) != want {
-			t.Errorf("the field %s makes an event of kind %q", field.Name, kind)
+			t.Errorf("kind of an event with %s: got %q, want %q", field.Name, kind, want)
 		}
-		made = append(made, kind)
+		determined = append(determined, kind)
 	}
-	if len(made) != len(audit.Kinds()) {
-		t.Errorf("the fields make the kinds %v, Kinds returns %v", made, audit.Kinds())
+	if len(determined) != len(audit.Kinds()) {
+		t.Errorf("kinds of the fields: got %v, want %v", determined, audit.Kinds())
 	}
 }
 
-// fill sets a field to a value that is not its type's zero value.
+// fill sets a field to a non-zero value.
 func fill(t *testing.T, v reflect.Value) {
 	t.Helper()
 	switch v.Kind() {
@@ -88,8 +89,7 @@ func declaredKinds(t *testing.T) (kinds []audit.Kind) {
 	return kinds
 }
 
-// TestKindsDocumented: the operator's page explains every kind in the words of
-// this package.
+// TestKindsDocumented checks that docs/audit.md explains every kind with the text of Meaning.
 func TestKindsDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/audit.md")
 	if err != nil {
@@ -102,7 +102,7 @@ func TestKindsDocumented(t *testing.T) {
 	}
 }
 
-// event returns an event of a kind, with no more fields set than it needs.
+// event returns an event of a kind with only the necessary fields set.
 func event(t *testing.T, kind audit.Kind, head audit.Checkpoint) audit.Event {
 	t.Helper()
 	e := audit.Event{Time: time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC), Kind: kind}
@@ -120,8 +120,8 @@ func event(t *testing.T, kind audit.Kind, head audit.Checkpoint) audit.Event {
 	return e
 }
 
-// withEvent returns the lines of a log with an event of each kind, as far as it can
-// follow any line: one recovers from a torn line, one begins a file.
+// withEvents returns the lines of a log with an event of each kind, and a head of the log. It omits
+// recovered events, which need a torn line, and abandoned events, which begin a file.
 func withEvents(t *testing.T, kinds []audit.Kind) (lines []string, head audit.Checkpoint) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "audit.log")
@@ -146,7 +146,7 @@ func withEvents(t *testing.T, kinds []audit.Kind) (lines []string, head audit.Ch
 	return chain(lines), head
 }
 
-// withoutKind takes the Kind out of lines: so did earlier versions write them.
+// withoutKind removes the Kind from lines, as earlier versions wrote them.
 func withoutKind(lines []string) []string {
 	var old []string
 	for _, line := range lines {
@@ -158,40 +158,47 @@ func withoutKind(lines []string) []string {
 	return chain(old)
 }
 
-// TestKindsVerified has the verifier read an event of each kind, one that does not
-// have what its kind is about, and one of a kind that a later version may write.
+// TestKindsVerified verifies an event of each kind, events whose fields do not match their kind,
+// and one of a kind that a later version may write.
 func TestKindsVerified(t *testing.T) {
 	v := audit.Verifier{Key: &key.PublicKey}
 	lines, _ := withEvents(t, audit.Kinds())
-	for name, text := range map[string]string{"with": strings.Join(lines, ""), "without": strings.Join(withoutKind(lines), "")} {
-		if result, err := verifyText(v, text); err != nil || result.Lines != uint64(len(lines)) || result.Checkpoints != 1 || len(result.Restored) != 1 {
-			t.Errorf("%s kinds: %+v, %v\n%s", name, result, err, text)
+	for name, text := range map[string]string{
+		"with": strings.Join(lines, ""), "without": strings.Join(withoutKind(lines), ""),
+	} {
+		result, err := verifyText(v, text)
+		if err != nil || result.Lines != uint64(len(lines)) || result.Checkpoints != 1 || len(result.Restored) != 1 {
+			t.Errorf("%s kinds: got %+v, %v, want %d lines, a checkpoint and a restored head\n%s",
+				name, result, err, len(lines), text)
 		}
 	}
 	for _, kind := range audit.Kinds() {
 		lines, head := withEvents(t, nil)
 		e := event(t, kind, head)
 		for name, broken := range map[string]audit.Event{
-			"nothing":      {Time: e.Time, Kind: kind},
-			"another kind": {Time: e.Time, Kind: kind, Lost: "so", Suppressed: map[bool]int{true: 1}[kind == audit.KindLost]},
+			"nothing": {Time: e.Time, Kind: kind},
+			"another kind": {Time: e.Time, Kind: kind, Lost: "so",
+				Suppressed: map[bool]int{true: 1}[kind == audit.KindLost]},
 		} {
 			text, err := json.Marshal(audit.Line{Seq: 1, Event: &broken})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if result, err := verifyText(v, strings.Join(chain(append(slices.Clone(lines), string(text)+"\n")), "")); err == nil || !strings.Contains(err.Error(), "line 3: its Kind is") {
-				t.Errorf("%s with the fields of %s: %+v, %v", kind, name, result, err)
+			result, err := verifyText(v, strings.Join(chain(append(slices.Clone(lines), string(text)+"\n")), ""))
+			if err == nil || !strings.Contains(err.Error(), "line 3: its Kind is") {
+				t.Errorf("%s with the fields of %s: got %+v, %v, want an error about line 3", kind, name, result, err)
 			}
 		}
 	}
-	later := chain(append(slices.Clone(lines), `{"Seq":1,"Prev":"","Time":"2026-11-22T04:00:00Z","Kind":"later","Later":7}`+"\n"))
+	later := chain(append(slices.Clone(lines),
+		`{"Seq":1,"Prev":"","Time":"2026-11-22T04:00:00Z","Kind":"later","Later":7}`+"\n"))
 	if result, err := verifyText(v, strings.Join(later, "")); err != nil || result.Lines != uint64(len(later)) {
-		t.Errorf("a kind of a later version: %+v, %v", result, err)
+		t.Errorf("a kind of a later version: got %+v, %v, want %d lines", result, err, len(later))
 	}
 }
 
-// TestLinesAsWritten: a line that is read and written again is the same, byte for
-// byte, with and without its kind.
+// TestLinesAsWritten checks that reading and writing a line reproduces every byte, with and without
+// its kind.
 func TestLinesAsWritten(t *testing.T) {
 	lines, head := withEvents(t, audit.Kinds())
 	for _, kind := range []audit.Kind{audit.KindRecovered, audit.KindAbandoned} {
@@ -208,26 +215,26 @@ func TestLinesAsWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		if again, err := json.Marshal(line); err != nil || string(again)+"\n" != text {
-			t.Errorf("%v\n%s\n%s", err, text, again)
+			t.Errorf("got %v\n%s\nwant\n%s", err, again, text)
 		}
 		if (line.Entry == nil) == (line.Event == nil) {
-			t.Errorf("it is both or neither: %s", text)
+			t.Errorf("got Entry %v and Event %v, want exactly one: %s", line.Entry, line.Event, text)
 		}
 	}
 }
 
-// TestEventText shows each kind in a word that names it.
+// TestEventText checks that the text of an event ends with its kind, in parentheses.
 func TestEventText(t *testing.T) {
 	for _, kind := range append(audit.Kinds(), "later") {
 		e := event(t, kind, audit.Checkpoint{})
 		if text := e.String(); !strings.HasPrefix(text, "(") || !strings.HasSuffix(text, string(kind)+")") {
-			t.Errorf("%s is shown as %s", kind, text)
+			t.Errorf("text of %s: got %s, want the kind in parentheses", kind, text)
 		}
 	}
 }
 
-// TestOldFormat goes on with a log that an earlier version wrote, in which a crash
-// left a torn line, a flush failed, and lines were not witnessed.
+// TestOldFormat continues a log of an earlier version with a torn line, a failed flush and
+// unwitnessed lines.
 func TestOldFormat(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "audit.log")
@@ -236,7 +243,7 @@ func TestOldFormat(t *testing.T) {
 	torn := `{"Seq":9,"Prev":"00`
 	recovered := oldLine(lines, torn, `"Recovered":true`)
 	whole := append(slices.Clone(lines), torn+"\n", recovered)
-	// The end of the first file counts for nothing: the next follows recovered.
+	// The end of the first file is void, because the next file follows recovered.
 	void := oldLine(whole, "", `"RequestId":"void"`)
 	abandoned := oldLine(whole, "", `"Resumed":"flushing it failed","Abandoned":"flushing it failed"`)
 	if err := os.WriteFile(path+".0000000000000001", []byte(strings.Join(append(whole, void), "")), 0o600); err != nil {
@@ -252,18 +259,20 @@ func TestOldFormat(t *testing.T) {
 	closeLog(t, l)
 	result, err := verify(t, path)
 	if err != nil || result.Void != 1 || result.Proven.Seq != result.Last.Seq-1 || len(result.Restored) != 1 {
-		t.Errorf("%+v, %v", result, err)
+		t.Errorf("Verify: got %+v, %v, want one void line and proven up to the line before the last", result, err)
 	}
 	var first audit.Line
-	if err := json.Unmarshal([]byte(abandoned), &first); err != nil || first.Event == nil || first.Event.Kind != audit.KindAbandoned {
-		t.Errorf("the line that abandons a file is read as %+v, %v", first, err)
+	err = json.Unmarshal([]byte(abandoned), &first)
+	if err != nil || first.Event == nil || first.Event.Kind != audit.KindAbandoned {
+		t.Errorf("the abandoned event: got %+v, %v, want kind abandoned", first, err)
 	}
 	if text := string(read(t, path)); strings.Count(text, `"Kind":"checkpoint"`) != 1 {
-		t.Errorf("the new lines have no kind:\n%s", text)
+		t.Errorf("the new lines lack a checkpoint with its kind:\n%s", text)
 	}
 }
 
-// oldLine is the line that follows others, the last of which may be torn.
+// oldLine returns the line of an earlier version that follows lines and, if torn is not empty, a
+// torn line.
 func oldLine(lines []string, torn, fields string) string {
 	var last audit.Line
 	text := strings.TrimSuffix(lines[len(lines)-1], "\n")
@@ -276,25 +285,30 @@ func oldLine(lines []string, torn, fields string) string {
 	return fmt.Sprintf(`{"Seq":%d,"Prev":"%s","Time":"2026-11-22T04:00:00Z",%s}`+"\n", last.Seq+1, hashOf(text), fields)
 }
 
-// TestEntryAsWritten holds the line of a request to the letter: operators' scripts
-// read it.
+// TestEntryAsWritten checks every character of a request's line, because operators' scripts read
+// it.
 func TestEntryAsWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	l := open(t, path)
 	if err := l.Append(audit.Entry{
-		Time: time.Date(2026, 11, 22, 4, 0, 0, 7, time.UTC), RequestId: "r", Door: "rpc", Protocol: "ACS3-HMAC-SHA256", Source: "192.0.2.7",
-		AccessKeyId: "A", Principal: "alice", Action: "AsymmetricVerify", Quota: "asymmetric", KeyId: "k", KeyVersionId: "v", Subject: "s",
-		Alias: "alias/a", KeySpec: "EC_P256", Algorithm: "ECDSA_SHA_256", Digest: []byte{1, 2}, Valid: new(false), DryRun: true, Status: 403,
+		Time: time.Date(2026, 11, 22, 4, 0, 0, 7, time.UTC), RequestId: "r", Door: "rpc",
+		Protocol: "ACS3-HMAC-SHA256", Source: "192.0.2.7",
+		AccessKeyId: "A", Principal: "alice", Action: "AsymmetricVerify", Quota: "asymmetric",
+		KeyId: "k", KeyVersionId: "v", Subject: "s", Alias: "alias/a", KeySpec: "EC_P256",
+		Algorithm: "ECDSA_SHA_256", Digest: []byte{1, 2}, Valid: new(false), DryRun: true, Status: 403,
 		Code: "Forbidden.NoPermission", Reason: "<why>", Duration: 1500, Late: true,
 	}); err != nil {
 		t.Fatal(err)
 	}
-	want := `{"Seq":1,"Prev":"` + strings.Repeat("0", 64) + `","Time":"2026-11-22T04:00:00.000000007Z","RequestId":"r","Door":"rpc",` +
-		`"Protocol":"ACS3-HMAC-SHA256","Source":"192.0.2.7","AccessKeyId":"A","Principal":"alice","Action":"AsymmetricVerify","Quota":"asymmetric",` +
-		`"KeyId":"k","KeyVersionId":"v","Subject":"s","Alias":"alias/a","KeySpec":"EC_P256","Algorithm":"ECDSA_SHA_256","Digest":"AQI=","Valid":false,` +
-		`"DryRun":true,"Status":403,"Code":"Forbidden.NoPermission","Reason":"\u003cwhy\u003e","Duration":1500,"Late":true}` + "\n"
+	want := `{"Seq":1,"Prev":"` + strings.Repeat("0", 64) +
+		`","Time":"2026-11-22T04:00:00.000000007Z","RequestId":"r","Door":"rpc",` +
+		`"Protocol":"ACS3-HMAC-SHA256","Source":"192.0.2.7","AccessKeyId":"A","Principal":"alice",` +
+		`"Action":"AsymmetricVerify","Quota":"asymmetric","KeyId":"k","KeyVersionId":"v","Subject":"s",` +
+		`"Alias":"alias/a","KeySpec":"EC_P256","Algorithm":"ECDSA_SHA_256","Digest":"AQI=","Valid":false,` +
+		`"DryRun":true,"Status":403,"Code":"Forbidden.NoPermission","Reason":"\u003cwhy\u003e",` +
+		`"Duration":1500,"Late":true}` + "\n"
 	if got := string(read(t, path)); got != want {
-		t.Errorf("the line is\n%swant\n%s", got, want)
+		t.Errorf("the line: got\n%swant\n%s", got, want)
 	}
 	closeLog(t, l)
 }

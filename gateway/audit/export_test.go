@@ -1,10 +1,10 @@
 package audit
 
-// A TestFile is what the writer needs of a file.
+// A TestFile is the interface that the writer needs from a file.
 type TestFile = file
 
-// SetOpen lets a test put a faulty file in the place of the real one.
+// SetOpen lets a test replace the log's files by faulty ones.
 func (c *Config) SetOpen(open func(path string, flag int) (TestFile, error)) { c.open = open }
 
-// KindOfFields is kindOfFields, for tests.
+// KindOfFields exports kindOfFields to tests.
 func (e *Event) KindOfFields() Kind { return e.kindOfFields() }

@@ -17,11 +17,11 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// A disk is where the files of a log are, and what is wrong with it.
+// A disk holds the files of a log and injects faults.
 type disk struct {
-	path          string // of the log
+	path          string // the log's path
 	full, noFlush atomic.Bool
-	opened        atomic.Int32 // files
+	opened        atomic.Int32 // the number of files opened
 }
 
 type faulty struct {
@@ -38,7 +38,7 @@ func (d *disk) open(path string, flag int) (audit.TestFile, error) {
 	return faulty{f, d}, err
 }
 
-// WriteAt writes half of it on a full disk.
+// WriteAt writes only half of p on a full disk.
 func (f faulty) WriteAt(p []byte, off int64) (int, error) {
 	if f.disk.full.Load() {
 		n, err := f.File.WriteAt(p[:len(p)/2], off)
@@ -54,8 +54,8 @@ func (f faulty) Sync() error {
 	return f.File.Sync()
 }
 
-// newFaulty opens a log on a disk that can be made to fail.
-func newFaulty(t *testing.T, change func(*audit.Config)) (*audit.Log, *disk) {
+// openFaulty opens a log on a disk that can fail.
+func openFaulty(t *testing.T, change func(*audit.Config)) (*audit.Log, *disk) {
 	t.Helper()
 	d := &disk{path: filepath.Join(t.TempDir(), "audit.log")}
 	cfg := config(d.path)
@@ -68,27 +68,26 @@ func newFaulty(t *testing.T, change func(*audit.Config)) (*audit.Log, *disk) {
 	return l, d
 }
 
-// wait waits for what the log does by itself.
-func wait(t *testing.T, what string, holds func() bool) {
+// wait waits until the log has done something in the background.
+func wait(t *testing.T, event string, done func() bool) {
 	t.Helper()
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); <-poll.C {
+	for deadline := time.Now().Add(30 * time.Second); !done(); <-poll.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited 30 s for %s", what)
+			t.Fatalf("no %s within 30 s", event)
 		}
 	}
 }
 
-// TestFaults makes each thing go wrong and right again under load. While it is
-// wrong nothing is acknowledged; what was acknowledged is there; and the log
-// says what happened.
+// TestFaults injects and repairs each fault under load. During a fault the log must acknowledge no
+// line. Afterwards it must have all acknowledged lines and an event about the fault.
 func TestFaults(t *testing.T) {
 	aside := func(path string) string { return filepath.Join(filepath.Dir(path), "elsewhere") }
 	for name, tc := range map[string]struct {
-		wrong, right func(*disk, string) error
-		files        int
-		says         string
+		fail, repair func(*disk, string) error
+		files        int // zero means any number
+		record       string
 	}{
 		"disk full": {
 			func(d *disk, _ string) error { d.full.Store(true); return nil },
@@ -109,61 +108,61 @@ func TestFaults(t *testing.T) {
 			func(_ *disk, path string) error { return os.Rename(aside(path), path) }, 1, "replaced",
 		},
 		"written to by another": {
-			// More than the next lines write over.
+			// The text is longer than the next lines, so they do not overwrite all of it.
 			func(_ *disk, path string) error { return appendTo(path, strings.Repeat("x", 10_000)) },
-			func(_ *disk, path string) error { return cutBefore(path, "xxxxxxxx") }, 1, "something else has written",
+			func(_ *disk, path string) error { return truncateBefore(path, "xxxxxxxx") }, 1, "another process wrote",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			l, d := newFaulty(t, nil)
-			done := load(t, l)
+			l, d := openFaulty(t, nil)
+			done := startLoad(t, l)
 			wait(t, "lines", func() bool { return l.Head().Seq > 20 })
-			if err := tc.wrong(d, d.path); err != nil {
+			if err := tc.fail(d, d.path); err != nil {
 				t.Fatal(err)
 			}
-			wait(t, "the fault to be noticed", func() bool { return l.Err() != nil })
-			at := l.Head()
+			wait(t, "error from Err", func() bool { return l.Err() != nil })
+			head := l.Head()
 			if err := l.Append(audit.Entry{}); err == nil {
-				t.Error("a line was acknowledged")
+				t.Error("Append during the fault: got nil, want an error")
 			}
 			lost := false
 			if l.Offer(audit.Entry{}, func() { lost = true }); !lost {
-				t.Error("a line was taken")
+				t.Error("Offer during the fault did not call lost")
 			}
-			if l.Head() != at {
-				t.Errorf("the log went on from %v to %v", at, l.Head())
+			if l.Head() != head {
+				t.Errorf("head during the fault: got %v, want %v", l.Head(), head)
 			}
-			if err := tc.right(d, d.path); err != nil {
+			if err := tc.repair(d, d.path); err != nil {
 				t.Fatal(err)
 			}
-			wait(t, "the log to go on", func() bool { return l.Err() == nil })
-			wait(t, "more lines", func() bool { return l.Head().Seq > at.Seq+20 })
+			wait(t, "nil from Err", func() bool { return l.Err() == nil })
+			wait(t, "new lines", func() bool { return l.Head().Seq > head.Seq+20 })
 			acknowledged := done()
 			closeLog(t, l)
-			proof, err := verify(t, d.path)
+			result, err := verify(t, d.path)
 			if err != nil {
-				t.Fatalf("%+v, %v", proof, err)
+				t.Fatalf("Verify: got %+v, %v, want nil", result, err)
 			}
 			all := allText(t, d.path)
 			for _, id := range acknowledged {
 				if !strings.Contains(all, `"`+id+`"`) {
-					t.Errorf("the line %s was acknowledged and is not there", id)
+					t.Errorf("the log lacks the acknowledged line %q", id)
 				}
 			}
-			if !strings.Contains(all, "Resumed") || !strings.Contains(all, tc.says) {
-				t.Errorf("no line says what happened: %s", tc.says)
+			if !strings.Contains(all, "Resumed") || !strings.Contains(all, tc.record) {
+				t.Errorf("the log lacks the text Resumed or %q", tc.record)
 			}
 			if files, err := audit.Files(d.path); err != nil || tc.files > 0 && len(files) != tc.files {
-				t.Errorf("there are files %v, %v, want %d", files, err, tc.files)
+				t.Errorf("files: got %v, %v, want %d", files, err, tc.files)
 			}
 		})
 	}
 }
 
-// load appends from eight goroutines until the returned function is called,
-// which gives what was acknowledged.
-func load(t *testing.T, l *audit.Log) func() []string {
+// startLoad appends from eight goroutines until the returned function is called. That function
+// returns the RequestIds of the acknowledged lines.
+func startLoad(t *testing.T, l *audit.Log) func() []string {
 	stop := make(chan struct{})
 	var writers sync.WaitGroup
 	var mu sync.Mutex
@@ -201,7 +200,7 @@ func appendTo(path, text string) error {
 	return errors.Join(err, f.Close())
 }
 
-func cutBefore(path, text string) error {
+func truncateBefore(path, text string) error {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -222,44 +221,46 @@ func allText(t *testing.T, path string) string {
 	return all.String()
 }
 
-// TestRotation rotates under load: the chain goes on through all files, each of
-// which but the last ends with a checkpoint.
+// TestRotation rotates under load. The chain must continue through all files, and each rotated file
+// must end with a checkpoint.
 func TestRotation(t *testing.T) {
-	l, d := newFaulty(t, func(c *audit.Config) { c.RotateSize = 8 << 10 })
-	done := load(t, l)
-	wait(t, "some files", func() bool {
+	l, d := openFaulty(t, func(c *audit.Config) { c.RotateSize = 8 << 10 })
+	done := startLoad(t, l)
+	wait(t, "rotation into more than five files", func() bool {
 		files, err := audit.Files(d.path)
 		return err == nil && len(files) > 5
 	})
 	acknowledged := done()
 	closeLog(t, l)
-	if proof, err := verify(t, d.path); err != nil || proof.Proven.Seq != proof.Last.Seq-1 {
-		t.Errorf("%+v, %v", proof, err)
+	if result, err := verify(t, d.path); err != nil || result.Proven.Seq != result.Last.Seq-1 {
+		t.Errorf("Verify: got %+v, %v, want proven up to the line before the last", result, err)
 	}
-	if all := allText(t, d.path); strings.Count(all, `"RequestId"`) != len(acknowledged) {
-		t.Errorf("%d lines were acknowledged and %d are there", len(acknowledged), strings.Count(all, `"RequestId"`))
+	if n := strings.Count(allText(t, d.path), `"RequestId"`); n != len(acknowledged) {
+		t.Errorf("entries in the log: got %d, want the %d acknowledged ones", n, len(acknowledged))
 	}
 	files, err := audit.Files(d.path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A file by itself is proven to who kept the head before it.
+	// A rotated file with a final checkpoint can be verified separately by anyone who stored the
+	// head before it.
 	lines := strings.Split(strings.TrimSuffix(string(read(t, files[1])), "\n"), "\n")
 	if !strings.Contains(strings.Join(lines[max(0, len(lines)-20):], ""), "Checkpoint") {
-		t.Error("a rotated file does not end with a checkpoint")
+		t.Error("the end of the rotated file: got no checkpoint, want one")
 	}
 	if err := os.Remove(files[2]); err != nil {
 		t.Fatal(err)
 	}
-	if proof, err := verify(t, d.path); err == nil {
-		t.Errorf("a file was removed and not missed: %+v", proof)
+	if result, err := verify(t, d.path); err == nil {
+		t.Errorf("Verify without one file: got %+v, want an error", result)
 	}
 }
 
-// TestRotateByAge also shows that checkpoints come by the clock and are kept.
+// TestRotateByAge checks rotation by age, and that checkpoints are written periodically and passed
+// to Keep.
 func TestRotateByAge(t *testing.T) {
 	var kept atomic.Pointer[audit.Checkpoint]
-	l, d := newFaulty(t, func(c *audit.Config) {
+	l, d := openFaulty(t, func(c *audit.Config) {
 		c.CheckpointEvery, c.RotateAge = 10*time.Millisecond, 50*time.Millisecond
 		c.Keep = func(c audit.Checkpoint, ended bool) error {
 			if !ended {
@@ -268,23 +269,23 @@ func TestRotateByAge(t *testing.T) {
 			return nil
 		}
 	})
-	wait(t, "three files", func() bool {
+	wait(t, "rotation into three files", func() bool {
 		appendLines(t, l, 1)
 		files, err := audit.Files(d.path)
 		return err == nil && len(files) > 2
 	})
 	closeLog(t, l)
-	if proof, err := verify(t, d.path); err != nil || kept.Load() == nil || kept.Load().Head != proof.Proven {
-		t.Errorf("%+v, %v; kept %+v", proof, err, kept.Load())
+	if result, err := verify(t, d.path); err != nil || kept.Load() == nil || kept.Load().Head != result.Proven {
+		t.Errorf("Verify: got %+v, %v, want proven up to the kept checkpoint %+v", result, err, kept.Load())
 	}
 }
 
-// TestTokenAway: without signatures the log goes on and is rotated, and is
-// proven again when they come back.
+// TestTokenAway checks that the log continues and rotates while the token signs nothing, and that
+// it is proven again once the token signs.
 func TestTokenAway(t *testing.T) {
 	var away atomic.Bool
 	away.Store(true)
-	l, d := newFaulty(t, func(c *audit.Config) {
+	l, d := openFaulty(t, func(c *audit.Config) {
 		c.RotateSize = 4 << 10
 		sign := c.Sign
 		c.Sign = func(ctx context.Context, digest []byte) ([]byte, error) {
@@ -294,26 +295,26 @@ func TestTokenAway(t *testing.T) {
 			return sign(ctx, digest)
 		}
 	})
-	wait(t, "three files", func() bool {
+	wait(t, "rotation into three files", func() bool {
 		appendLines(t, l, 1)
 		files, err := audit.Files(d.path)
 		return err == nil && len(files) > 2
 	})
 	if _, err := verify(t, d.path); err == nil {
-		t.Error("nothing is signed, and it is proven")
+		t.Error("Verify without a checkpoint: got nil, want an error")
 	}
 	away.Store(false)
 	closeLog(t, l)
-	if proof, err := verify(t, d.path); err != nil || proof.Proven.Seq != proof.Last.Seq-1 {
-		t.Errorf("%+v, %v", proof, err)
+	if result, err := verify(t, d.path); err != nil || result.Proven.Seq != result.Last.Seq-1 {
+		t.Errorf("Verify: got %+v, %v, want proven up to the line before the last", result, err)
 	}
 }
 
-// TestRotationCutOff ends the process at each step of a rotation.
+// TestRotationCutOff reproduces a crash at each step of a rotation.
 func TestRotationCutOff(t *testing.T) {
 	for name, cutOff := range map[string]func(path, first string) error{
-		"put aside": func(path, first string) error { return os.Rename(path, first) },
-		"put aside, new begun": func(path, first string) error {
+		"renamed": func(path, first string) error { return os.Rename(path, first) },
+		"renamed, new one created": func(path, first string) error {
 			return errors.Join(os.Rename(path, first), os.WriteFile(path, nil, 0o600))
 		},
 		"new one torn": func(path, first string) error {
@@ -325,44 +326,45 @@ func TestRotationCutOff(t *testing.T) {
 			if err := cutOff(path, path+".0000000000000001"); err != nil {
 				t.Fatal(err)
 			}
-			goesOn(t, path, 0)
-			if proof, err := verify(t, path); err != nil || proof.Lines < 8 {
-				t.Errorf("%+v, %v", proof, err)
+			checkContinues(t, path, 0)
+			if result, err := verify(t, path); err != nil || result.Lines < 8 {
+				t.Errorf("Verify: got %+v, %v, want at least 8 lines", result, err)
 			}
 		})
 	}
 }
 
-// isLoss reports whether AcceptLoss would help.
+// isLoss reports whether err is a LossError.
 func isLoss(err error) bool {
 	loss := new(audit.LossError)
 	return errors.As(err, &loss)
 }
 
-// TestLossHint: while a file is away the log says how to go on without it; a disk
-// that is full is no loss.
+// TestLossHint checks that the log messages contain AcceptLossHint while a file is missing, but not
+// on a full disk.
 func TestLossHint(t *testing.T) {
 	const hint = "ask the operator"
-	var said buffer
-	l, d := newFaulty(t, func(c *audit.Config) {
-		c.Logger, c.AcceptLossHint = slog.New(slog.NewTextHandler(&said, nil)), hint
+	var logged buffer
+	l, d := openFaulty(t, func(c *audit.Config) {
+		c.Logger, c.AcceptLossHint = slog.New(slog.NewTextHandler(&logged, nil)), hint
 	})
 	appendLines(t, l, 1)
 	d.full.Store(true)
-	if err := l.Append(audit.Entry{}); err == nil || isLoss(err) || strings.Contains(said.String(), hint) {
-		t.Errorf("a full disk: %v, %s", err, said.String())
+	if err := l.Append(audit.Entry{}); err == nil || isLoss(err) || strings.Contains(logged.String(), hint) {
+		t.Errorf("a full disk: got %v and messages %s, want an error other than LossError and no hint",
+			err, logged.String())
 	}
 	d.full.Store(false)
 	appendLines(t, l, 1)
 	if err := os.Rename(d.path, d.path+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Append(audit.Entry{}); !isLoss(err) || !isLoss(l.Err()) || !strings.Contains(said.String(), hint) {
-		t.Errorf("a removed file: %v, %s", err, said.String())
+	if err := l.Append(audit.Entry{}); !isLoss(err) || !isLoss(l.Err()) || !strings.Contains(logged.String(), hint) {
+		t.Errorf("a removed file: got %v and messages %s, want LossError and the hint", err, logged.String())
 	}
 }
 
-// TestExpect starts on logs that have, and have not, the line that was kept.
+// TestExpect opens logs with and without the expected line.
 func TestExpect(t *testing.T) {
 	path := newLog(t, 6)
 	whole := read(t, path)
@@ -380,13 +382,13 @@ func TestExpect(t *testing.T) {
 	rewritten := strings.Replace(string(read(t, path)), "Sign", "Sigm", 1)
 	for name, content := range map[string]string{
 		"cut": string(whole), "empty": "",
-		"written anew": strings.Join(chain(strings.SplitAfter(rewritten, "\n")), ""),
+		"rewritten": strings.Join(chain(strings.SplitAfter(rewritten, "\n")), ""),
 	} {
 		if err := os.WriteFile(path, []byte(strings.TrimSuffix(content, "{\"Seq\"")), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if l, err := audit.Open(cfg); !isLoss(err) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want LossError", name, err)
 			if err == nil {
 				closeLog(t, l)
 			}
@@ -397,16 +399,16 @@ func TestExpect(t *testing.T) {
 	appendLines(t, l, 1)
 	closeLog(t, l)
 	v := audit.Verifier{Key: &key.PublicKey, After: &head}
-	if proof, err := verifyText(v, string(read(t, path))); err != nil || proof.First.Seq != head.Seq+1 {
-		t.Errorf("after an accepted loss: %+v, %v", proof, err)
+	if result, err := verifyText(v, string(read(t, path))); err != nil || result.First.Seq != head.Seq+1 {
+		t.Errorf("Verify after the head: got %+v, %v, want lines from %d on", result, err, head.Seq+1)
 	}
 	if _, err := verify(t, path); err == nil || !strings.Contains(err.Error(), "missing") {
-		t.Errorf("a loss that was accepted is told to an auditor: %v", err)
+		t.Errorf("Verify after an accepted loss: got %v, want \"missing\"", err)
 	}
 }
 
-// TestRefusedStartChangesNothing: the current file is missing, and what is left
-// is not touched, so that the right one can be put back.
+// TestRefusedStartChangesNothing checks that Open leaves the other files unchanged if the current
+// one is missing, so that the operator can restore it.
 func TestRefusedStartChangesNothing(t *testing.T) {
 	path := newLog(t, 6)
 	l := open(t, path)
@@ -416,7 +418,7 @@ func TestRefusedStartChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeLog(t, l)
-	// As if it had been rotated after the third process.
+	// The file looks as if the third process had rotated it.
 	rotated := path + ".0000000000000001"
 	if err := os.Rename(path, rotated); err != nil {
 		t.Fatal(err)
@@ -425,20 +427,21 @@ func TestRefusedStartChangesNothing(t *testing.T) {
 	cfg := config(path)
 	cfg.Expect = audit.Head{Seq: head.Seq + 5, Hash: head.Hash}
 	if _, err := audit.Open(cfg); !isLoss(err) || !strings.Contains(err.Error(), "its end is missing") {
-		t.Errorf("Open: %v", err)
+		t.Errorf("Open: got %v, want LossError with \"its end is missing\"", err)
 	}
-	if files, err := audit.Files(path); err != nil || len(files) != 1 || files[0] != rotated || string(read(t, rotated)) != string(whole) {
-		t.Errorf("a refused start has changed something: %v, %v", files, err)
+	if files, err := audit.Files(path); err != nil || len(files) != 1 || files[0] != rotated ||
+		string(read(t, rotated)) != string(whole) {
+		t.Errorf("files after a refused Open: got %v, %v, want only the unchanged rotated file", files, err)
 	}
 	cfg.AcceptLoss = true
 	closeLog(t, openConfig(t, cfg))
 	if string(read(t, rotated)) != string(whole) {
-		t.Error("an accepted loss has changed a file that was in order")
+		t.Error("Open with AcceptLoss changed the rotated file, want it unchanged")
 	}
 }
 
-// TestEnded adds a line to a log that was closed, with the right hash: anybody
-// can who can write the file.
+// TestEnded adds a line with the right hash to a log that was closed. Anyone who can write the file
+// can do so.
 func TestEnded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	var end audit.Checkpoint
@@ -455,8 +458,8 @@ func TestEnded(t *testing.T) {
 	cfg.Expect, cfg.Ended = end.Head, true
 	keep := cfg.Keep
 	cfg.Keep = func(audit.Checkpoint, bool) error { return errors.New("the database is full") }
-	if _, err := audit.Open(cfg); err == nil || !strings.Contains(err.Error(), "goes on") {
-		t.Errorf("a log that goes on without that being kept: %v", err)
+	if _, err := audit.Open(cfg); err == nil || !strings.Contains(err.Error(), "continues") {
+		t.Errorf("Open with a failing Keep: got %v, want \"continues\"", err)
 	}
 	cfg.Keep = keep
 	l = openConfig(t, cfg)
@@ -468,19 +471,19 @@ func TestEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := audit.Open(cfg); !isLoss(err) || !strings.Contains(err.Error(), "added") {
-		t.Errorf("a line that was added: %v", err)
+		t.Errorf("Open with an added line: got %v, want LossError with \"added\"", err)
 	}
-	// After a crash the same cannot be known, and the log says so.
+	// After a crash Open cannot know whether the line was added, and records it as unwitnessed.
 	cfg.Ended = false
 	l = openConfig(t, cfg)
 	closeLog(t, l)
 	if text := string(read(t, path)); !strings.Contains(text, `"Unwitnessed":1`) {
-		t.Errorf("the log does not say that a line was not witnessed:\n%s", text)
+		t.Errorf("the log lacks an unwitnessed event:\n%s", text)
 	}
 }
 
-// TestBroken opens a log whose chain is broken before its end: by a power loss
-// or by somebody. It is not gone on with but by the operator's word.
+// TestBroken opens a log whose chain is broken before its end, by a power failure or by an
+// attacker. The log must continue only if the operator accepts the loss.
 func TestBroken(t *testing.T) {
 	path := newLog(t, 6)
 	text := string(read(t, path))
@@ -488,71 +491,71 @@ func TestBroken(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := audit.Open(config(path)); !isLoss(err) || !strings.Contains(err.Error(), "line 2") {
-		t.Errorf("Open: %v", err)
+		t.Errorf("Open: got %v, want LossError with \"line 2\"", err)
 	}
 	cfg := config(path)
 	cfg.AcceptLoss = true
 	closeLog(t, openConfig(t, cfg))
 	if text := string(read(t, path)); !strings.Contains(text, "accepted by the operator") {
-		t.Errorf("the log does not say what was lost:\n%s", text)
+		t.Errorf("the log lacks a lost event:\n%s", text)
 	}
 }
 
-// TestAbandonedEnd damages what a file has behind the last line that was safe:
-// nobody was answered on it, and the log is whole without it. What was safe must
-// not be damaged.
+// TestAbandonedEnd damages a file before and after its last flushed line. Damage after that line
+// does not matter, because no request was answered because of the lines there.
 func TestAbandonedEnd(t *testing.T) {
-	l, d := newFaulty(t, nil)
+	l, d := openFaulty(t, nil)
 	appendLines(t, l, 3)
-	safe := len(read(t, d.path))
+	flushed := len(read(t, d.path))
 	d.noFlush.Store(true)
-	if err := l.Append(audit.Entry{RequestId: "unsafe"}); err == nil {
-		t.Fatal("acknowledged")
+	if err := l.Append(audit.Entry{RequestId: "unflushed"}); err == nil {
+		t.Fatal("Append without a flush: got nil, want an error")
 	}
 	d.noFlush.Store(false)
-	wait(t, "the next file", func() bool { return l.Err() == nil })
+	wait(t, "next file", func() bool { return l.Err() == nil })
 	appendLines(t, l, 1)
 	closeLog(t, l)
 	first := d.path + ".0000000000000001"
-	proof, err := verify(t, d.path)
-	if err != nil || proof.Void != 1 {
-		t.Fatalf("%+v, %v", proof, err)
+	result, err := verify(t, d.path)
+	if err != nil || result.Void != 1 {
+		t.Fatalf("Verify: got %+v, %v, want one void line", result, err)
 	}
 	content := read(t, first)
-	for at, want := range map[int]bool{safe + 20: true, safe - 20: false} {
+	for offset, want := range map[int]bool{flushed + 20: true, flushed - 20: false} {
 		damaged := []byte(string(content))
-		damaged[at] ^= 1
+		damaged[offset] ^= 1
 		if err := os.WriteFile(first, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if proof, err := verify(t, d.path); (err == nil) != want {
-			t.Errorf("damage at byte %d of %d safe ones: %+v, %v", at, safe, proof, err)
+		if result, err := verify(t, d.path); (err == nil) != want {
+			t.Errorf("damage at byte %d, %d bytes flushed: got %+v, %v, want valid %v", offset, flushed, result, err,
+				want)
 		}
 	}
-	if missing, err := l.Missing(1, []string{"unsafe"}); err != nil || len(missing) != 1 {
-		t.Errorf("a line that counts for nothing counts: %v, %v", missing, err)
+	if missing, err := l.Missing(1, []string{"unflushed"}); err != nil || len(missing) != 1 {
+		t.Errorf("Missing for a void line: got %v, %v, want its RequestId", missing, err)
 	}
 }
 
-// TestFailingFlushMakesNoFiles: a disk that does not flush is tried once a
-// second, however many ask.
+// TestFailingFlushMakesNoFiles checks that the log tries a disk that does not flush once a second,
+// regardless of the number of calls.
 func TestFailingFlushMakesNoFiles(t *testing.T) {
-	l, d := newFaulty(t, nil)
+	l, d := openFaulty(t, nil)
 	appendLines(t, l, 1)
 	d.noFlush.Store(true)
 	for range 1000 {
 		if err := l.Append(audit.Entry{}); err == nil {
-			t.Fatal("acknowledged")
+			t.Fatal("Append without a flush: got nil, want an error")
 		}
 	}
 	if files, err := audit.Files(d.path); err != nil || len(files) > 2 || d.opened.Load() > 3 {
-		t.Errorf("there are %d files, of %d that were made, %v", len(files), d.opened.Load(), err)
+		t.Errorf("got %d files, %d opened, %v, want at most 2 files and 3 opened", len(files), d.opened.Load(), err)
 	}
 }
 
-// TestMissing looks for lines in all files from one on.
+// TestMissing checks that Missing searches all files from a line on.
 func TestMissing(t *testing.T) {
-	l, _ := newFaulty(t, func(c *audit.Config) { c.RotateSize = 1 << 10 })
+	l, _ := openFaulty(t, func(c *audit.Config) { c.RotateSize = 1 << 10 })
 	for n := range 50 {
 		if err := l.Append(audit.Entry{RequestId: fmt.Sprintf("id-%d", n)}); err != nil {
 			t.Fatal(err)
@@ -560,39 +563,39 @@ func TestMissing(t *testing.T) {
 	}
 	missing, err := l.Missing(20, []string{"id-2", "id-45", "id-49", "id-50"})
 	if want := "[id-2 id-50]"; err != nil || fmt.Sprint(missing) != want {
-		t.Errorf("missing from line 20 on: %v, %v, want %s", missing, err, want)
+		t.Errorf("missing from line 20 on: got %v, %v, want %s", missing, err, want)
 	}
 }
 
-// TestOffer shows that lines nobody waits for are written too.
+// TestOffer checks that lines without a waiting caller are written.
 func TestOffer(t *testing.T) {
-	l, d := newFaulty(t, nil)
-	l.Offer(audit.Entry{RequestId: "offered"}, func() { t.Error("not taken") })
+	l, d := openFaulty(t, nil)
+	l.Offer(audit.Entry{RequestId: "offered"}, func() { t.Error("Offer called lost") })
 	closeLog(t, l)
 	if !strings.Contains(allText(t, d.path), "offered") {
-		t.Error("not written")
+		t.Error("the log lacks the offered line")
 	}
 }
 
-// TestWarnFree says once that the disk is filling up.
+// TestWarnFree checks that the log warns once that the disk is filling up.
 func TestWarnFree(t *testing.T) {
-	var said buffer
-	l, _ := newFaulty(t, func(c *audit.Config) {
+	var logged buffer
+	l, _ := openFaulty(t, func(c *audit.Config) {
 		c.WarnFree, c.CheckpointEvery = 1<<62, 5*time.Millisecond
-		c.Logger = slog.New(slog.NewTextHandler(&said, nil))
+		c.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 	})
-	wait(t, "the warning", func() bool { return strings.Contains(said.String(), "filling up") })
+	wait(t, "warning", func() bool { return strings.Contains(logged.String(), "filling up") })
 	before := l.Head().Seq
 	wait(t, "more checkpoints", func() bool {
 		appendLines(t, l, 1)
 		return l.Head().Seq > before+10
 	})
-	if n := strings.Count(said.String(), "filling up"); n != 1 {
-		t.Errorf("it is said %d times", n)
+	if n := strings.Count(logged.String(), "filling up"); n != 1 {
+		t.Errorf("warnings: got %d, want 1", n)
 	}
 }
 
-// A buffer can be read while it is written.
+// A buffer can be read while another goroutine writes to it.
 type buffer struct {
 	mu   sync.Mutex
 	text strings.Builder // guarded by mu

@@ -7,23 +7,23 @@ import (
 	"time"
 )
 
-// signTime bounds how long a checkpoint's signature is waited for.
-const signTime = 2500 * time.Millisecond
+// signTimeout limits the wait for a checkpoint's signature.
+const signTimeout = 2500 * time.Millisecond
 
-// maxLag is how many lines a checkpoint may come behind the line it names. A
-// verifier remembers twice as many.
-const maxLag = remembered / 2
+// maxLag is the maximum number of lines between a checkpoint and the line that it names. A verifier
+// remembers twice as many.
+const maxLag = historySize / 2
 
-// retryCheckpoint is when a checkpoint that could not be made is tried again.
-const retryCheckpoint = 5 * time.Second
+// checkpointRetryDelay is the delay before the log retries a checkpoint that failed.
+const checkpointRetryDelay = 5 * time.Second
 
-// maintain makes checkpoints, begins new files and watches the free space.
+// maintain writes checkpoints, rotates the log and watches the free space.
 func (l *Log) maintain(ctx context.Context) {
 	ticker := time.NewTicker(l.cfg.CheckpointEvery)
 	defer ticker.Stop()
-	early := time.NewTimer(min(time.Second, l.cfg.CheckpointEvery)) // so that a new log soon has one
+	early := time.NewTimer(min(time.Second, l.cfg.CheckpointEvery)) // a new log gets a checkpoint early
 	defer early.Stop()
-	began, warned := l.began, false
+	fileStart, warned := l.fileStart, false
 	for {
 		rotate := false
 		select {
@@ -33,21 +33,22 @@ func (l *Log) maintain(ctx context.Context) {
 		case <-l.full:
 			rotate = true
 		case <-ticker.C:
-			rotate = l.cfg.RotateAge > 0 && time.Since(began) >= l.cfg.RotateAge
+			rotate = l.cfg.RotateAge > 0 && time.Since(fileStart) >= l.cfg.RotateAge
 		}
 		if err := l.checkpoint(ctx, rotate); err != nil {
-			l.cfg.Logger.Warn("no checkpoint: the audit log is proven up to the last one only; trying again", "error", err)
-			early.Reset(retryCheckpoint)
+			l.cfg.Logger.Warn("writing a checkpoint failed; the audit log is proven only up to the previous one",
+				"err", err, "retry", checkpointRetryDelay)
+			early.Reset(checkpointRetryDelay)
 		}
 		if rotate {
-			began = time.Now()
+			fileStart = time.Now()
 		}
 		warned = l.warn(warned)
 	}
 }
 
-// checkpoint adds a checkpoint of the last line, unless that line is one itself. With
-// rotate it then begins a new file, also without a checkpoint: the log is rotated while
+// checkpoint adds a checkpoint of the last line, unless that line is itself a checkpoint. With
+// rotate it then begins a new file, even without a checkpoint, because the log must rotate while
 // the token is unavailable.
 func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
 	l.signing.Lock()
@@ -55,23 +56,23 @@ func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
 	c, err := l.newCheckpoint(ctx)
 	if c == nil {
 		if rotate {
-			_, _ = l.write(&pending{rotate: true}) // if it fails, the file is full at the next line too
+			_, _ = l.write(&pending{rotate: true}) // if it fails, the next line signals again that the file is full
 		}
 		return err
 	}
 	written, err := l.append(Event{Time: c.Time, Kind: KindCheckpoint, Checkpoint: c}, rotate)
 	if err != nil {
-		return fmt.Errorf("writing it: %w", err)
+		return err
 	}
 	if written.Seq == c.Seq+1 {
-		l.covered = written // no line between them is left for the next one to cover
+		l.covered = written // no line in between is left for the next checkpoint
 	}
 	l.keep(*c, false)
 	return nil
 }
 
-// newCheckpoint signs the last line. It returns nil if there is no key, or no line
-// without a checkpoint.
+// newCheckpoint signs the last line. It returns nil if there is no key or a checkpoint already
+// covers all lines.
 func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
 	head := l.Head()
 	if l.cfg.Sign == nil || head == l.covered || head.Seq == 0 || l.Err() != nil {
@@ -82,7 +83,7 @@ func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
 		return nil, err
 	}
 	if l.Head().Seq-head.Seq > maxLag {
-		return nil, errors.New("signing took so long that too many lines were written in the meantime")
+		return nil, fmt.Errorf("signing took too long: more than %d lines were written in the meantime", maxLag)
 	}
 	return &c, nil
 }
@@ -92,15 +93,15 @@ func (l *Log) keep(c Checkpoint, ended bool) {
 		return
 	}
 	if err := l.cfg.Keep(c, ended); err != nil {
-		l.cfg.Logger.Warn("a checkpoint of the audit log could not be kept elsewhere", "error", err)
+		l.cfg.Logger.Warn("storing a checkpoint outside the audit log failed", "err", err)
 	}
 }
 
 func (l *Log) sign(ctx context.Context, head Head) (Checkpoint, error) {
 	if l.cfg.Sign == nil {
-		return Checkpoint{}, errors.New("there is no key for checkpoints")
+		return Checkpoint{}, errors.New("the audit log has no key for checkpoints")
 	}
-	ctx, cancel := context.WithTimeout(ctx, signTime)
+	ctx, cancel := context.WithTimeout(ctx, signTimeout)
 	defer cancel()
 	c := Checkpoint{Head: head, Time: time.Now().UTC()}
 	var err error
@@ -110,18 +111,19 @@ func (l *Log) sign(ctx context.Context, head Head) (Checkpoint, error) {
 	return c, nil
 }
 
-// Checkpoint signs the last line on stable storage, for an auditor to keep.
+// Checkpoint returns a signed checkpoint of the last line on stable storage, for an auditor to
+// store. It does not write it to the log.
 func (l *Log) Checkpoint(ctx context.Context) (Checkpoint, error) { return l.sign(ctx, l.Head()) }
 
-// warn tells the operator that the disk is filling up, once.
+// warn logs once that the disk is filling up. It returns the new value of warned.
 func (l *Log) warn(warned bool) bool {
 	free, err := l.Free()
 	if err != nil || free >= l.cfg.WarnFree {
 		return false
 	}
 	if !warned {
-		l.cfg.Logger.Warn("the audit log's disk is filling up: once it is full, nothing is signed (move old files away: PATH.N, not PATH)",
-			"free", free, "path", l.cfg.Path)
+		l.cfg.Logger.Warn("the audit log's disk is filling up; on a full disk the gateway signs nothing "+
+			"(move rotated files, PATH.N, to other storage)", "free", free, "path", l.cfg.Path)
 	}
 	return true
 }

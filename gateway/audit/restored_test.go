@@ -5,7 +5,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
-
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,9 +12,9 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// backedUp gives a log of n lines and more, its head after n of them as a backup
-// has it, and what is kept of it.
-func backedUp(t *testing.T, n, more int) (path string, head audit.Checkpoint) {
+// newBackup creates a log of n lines and more further ones. It returns the log's path and, as in a
+// backup, its head after n lines.
+func newBackup(t *testing.T, n, more int) (path string, head audit.Checkpoint) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "audit.log")
 	l := open(t, path)
@@ -29,7 +28,7 @@ func backedUp(t *testing.T, n, more int) (path string, head audit.Checkpoint) {
 	return path, head
 }
 
-// restoredConfig is how a log is opened whose records were restored.
+// restoredConfig returns the Config for a log whose records were restored.
 func restoredConfig(path string, head audit.Checkpoint, kept *audit.Head) audit.Config {
 	cfg := config(path)
 	cfg.Expect, cfg.Restored = head.Head, &head
@@ -40,10 +39,10 @@ func restoredConfig(path string, head audit.Checkpoint, kept *audit.Head) audit.
 	return cfg
 }
 
-// TestRestored goes on behind a backup's head without the log of before: the new
-// log proves itself, and is gone on with like any other.
+// TestRestored continues after a backup's head without the earlier log. The new log must be
+// provable separately and continue like any other.
 func TestRestored(t *testing.T) {
-	_, head := backedUp(t, 5, 3)
+	_, head := newBackup(t, 5, 3)
 	path := filepath.Join(t.TempDir(), "audit.log")
 	var kept audit.Head
 	closeLog(t, openConfig(t, restoredConfig(path, head, &kept)))
@@ -52,44 +51,47 @@ func TestRestored(t *testing.T) {
 	l := openConfig(t, cfg)
 	appendLines(t, l, 2)
 	closeLog(t, l)
-	proof, err := verify(t, path)
-	if err != nil || proof.First.Seq != 6 || proof.Proven.Seq < 9 || len(proof.Restored) != 1 || proof.Restored[0] != head.Head {
-		t.Errorf("the new log: %+v, %v", proof, err)
+	result, err := verify(t, path)
+	if err != nil || result.First.Seq != 6 || result.Proven.Seq < 9 || len(result.Restored) != 1 ||
+		result.Restored[0] != head.Head {
+		t.Errorf("the new log: got %+v, %v, want lines from 6, proven up to 9, and the head %v", result, err, head.Head)
 	}
-	// It is also what follows the head for who has kept that.
+	// Anyone who stored the head can also verify that the log follows it.
 	if _, err := verifyText(audit.Verifier{Key: &key.PublicKey, After: &head}, string(read(t, path))); err != nil {
-		t.Errorf("the new log after the head: %v", err)
+		t.Errorf("the new log after the head: got %v, want nil", err)
 	}
 }
 
-// TestRestoredBesideLog goes on with the log of before, which may have gone on
-// since the backup; a log that is another's is refused.
+// TestRestoredBesideLog continues the earlier log, to which lines may have been added after the
+// backup. Open must refuse the log of another instance.
 func TestRestoredBesideLog(t *testing.T) {
 	for _, more := range []int{0, 3} {
-		path, head := backedUp(t, 5, more)
+		path, head := newBackup(t, 5, more)
 		var kept audit.Head
 		closeLog(t, openConfig(t, restoredConfig(path, head, &kept)))
-		proof, err := verify(t, path)
-		if err != nil || proof.First.Seq != 1 || proof.Last.Seq < uint64(6+more) || len(proof.Restored) != 1 || proof.Restored[0] != head.Head {
-			t.Errorf("with %d lines since: %+v, %v", more, proof, err)
+		result, err := verify(t, path)
+		if err != nil || result.First.Seq != 1 || result.Last.Seq < uint64(6+more) || len(result.Restored) != 1 ||
+			result.Restored[0] != head.Head {
+			t.Errorf("with %d later lines: got %+v, %v, want all lines and the head %v", more, result, err, head.Head)
 		}
 	}
-	path, _ := backedUp(t, 9, 0)
-	_, head := backedUp(t, 5, 0)
+	path, _ := newBackup(t, 9, 0)
+	_, head := newBackup(t, 5, 0)
 	before := read(t, path)
 	var kept audit.Head
-	if _, err := audit.Open(restoredConfig(path, head, &kept)); err == nil || !strings.Contains(err.Error(), "line 5 is not the one") {
-		t.Errorf("beside another's log: %v", err)
+	_, err := audit.Open(restoredConfig(path, head, &kept))
+	if err == nil || !strings.Contains(err.Error(), "line 5 is not the recorded one") {
+		t.Errorf("beside another instance's log: got %v, want \"line 5 is not the recorded one\"", err)
 	}
 	if string(read(t, path)) != string(before) {
-		t.Error("another's log was changed")
+		t.Error("Open changed another instance's log, want it unchanged")
 	}
 }
 
-// TestRestoredForged begins a log with a head that the key has not signed, or that
-// is of another line.
+// TestRestoredForged begins a log with a head that the key has not signed, or with the head of
+// another line.
 func TestRestoredForged(t *testing.T) {
-	_, head := backedUp(t, 5, 3)
+	_, head := newBackup(t, 5, 3)
 	path := filepath.Join(t.TempDir(), "audit.log")
 	var kept audit.Head
 	closeLog(t, openConfig(t, restoredConfig(path, head, &kept)))
@@ -118,13 +120,13 @@ func TestRestoredForged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		old, new := string(line["Restored"]), string(text)
-		if _, err := verifyText(audit.Verifier{Key: &key.PublicKey}, strings.Replace(lines[0], old, new, 1)+strings.Join(lines[1:], "")); err == nil {
-			t.Errorf("%s: nothing was found", name)
+		content := strings.Replace(lines[0], string(line["Restored"]), string(text), 1) + strings.Join(lines[1:], "")
+		if _, err := verifyText(audit.Verifier{Key: &key.PublicKey}, content); err == nil {
+			t.Errorf("%s: got nil, want an error", name)
 		}
 	}
-	// A genuine head alone proves no line behind it.
+	// A genuine head alone proves no line after it.
 	if _, err := verifyText(audit.Verifier{Key: &key.PublicKey}, lines[0]); err == nil {
-		t.Error("a log without a checkpoint of its own is proven")
+		t.Error("a log without a checkpoint: got nil, want an error")
 	}
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
-// rotated is what a rotated file's name ends with.
-var rotated = regexp.MustCompile(`^\.[0-9]{16}(\.[0-9]{8}T[0-9.]+)?$`)
+// rotatedSuffix matches the suffix of a rotated file's name.
+var rotatedSuffix = regexp.MustCompile(`^\.[0-9]{16}(\.[0-9]{8}T[0-9.]+)?$`)
 
 // Files returns the existing files of the log at path, the oldest first and path
 // itself last.
@@ -37,25 +37,25 @@ func Files(path string) ([]string, error) {
 		switch {
 		case ok && suffix == "":
 			current = true
-		case ok && rotated.MatchString(suffix):
+		case ok && rotatedSuffix.MatchString(suffix):
 			files = append(files, path+suffix)
 		}
 	}
-	slices.Sort(files) // by the number of their first line
+	slices.Sort(files) // orders them by the number of their first line
 	if current {
 		files = append(files, path)
 	}
 	return files, nil
 }
 
-// resume finds where the log ends, and repairs what a crash left there. It changes
-// nothing before it knows that the log has what it must have.
+// resume finds the log's end and repairs the damage of a crash there. It changes nothing before it
+// has checked that the log is not missing lines.
 func (w *writer) resume() error {
 	end, err := w.findEnd()
 	if err == nil && w.log.cfg.Restored != nil && end.path == "" {
 		end.head = w.log.cfg.Restored.Head
 	} else if err == nil {
-		err = w.checkKept(end)
+		err = w.checkExpected(end)
 	}
 	if err != nil && w.log.cfg.AcceptLoss {
 		return w.acceptLoss(end, err)
@@ -72,23 +72,23 @@ func (w *writer) resume() error {
 	return nil
 }
 
-// An ending is what is found at a log's end.
+// An ending describes the end of a log. The expected line is Config.Expect.
 type ending struct {
-	path     string // of the last file; empty if there is none
-	size     int64  // of its lines that follow one another, without a torn one
-	first    Line   // its first line
-	head     Head   // of the last line that follows the one before
-	fragment []byte // a part of a line behind that, nil if there is none
-	ended    bool   // the last line, whole or not, has its newline
-	kept     int64  // where the lines behind the kept one begin
-	behind   uint64 // how many they are
-	hasKept  bool   // the kept line is there
+	path      string // of the last file; empty if the log has no file
+	size      int64  // of the file's lines that form a chain, without a torn one
+	first     Line   // the file's first line
+	head      Head   // the last line of the chain
+	fragment  []byte // the part of a line after the chain; nil if there is none
+	ended     bool   // the last line, complete or not, has its newline
+	expectEnd int64  // the offset after the expected line
+	newer     uint64 // the number of lines after the expected one
+	hasExpect bool   // the log has the expected line
 }
 
-// findEnd follows the chain of the last file. If the process ended between renaming
-// a file and beginning the next one, the renamed file is the last.
+// findEnd follows the chain of the last file. If the process ended after renaming a file and before
+// beginning the next one, the renamed file is the last.
 func (w *writer) findEnd() (ending, error) {
-	e := ending{head: beginning, first: Line{Seq: 1}, ended: true}
+	e := ending{head: emptyHead, first: Line{Seq: 1}, ended: true}
 	files, err := Files(w.log.cfg.Path)
 	if err != nil {
 		return e, err
@@ -99,10 +99,10 @@ func (w *writer) findEnd() (ending, error) {
 			return e, err
 		}
 		if !info.Mode().IsRegular() {
-			return e, fmt.Errorf("%s is not a regular file", files[n-1])
+			return e, fmt.Errorf("%q is not a regular file", files[n-1])
 		}
 		if info.Size() == 0 && n > 1 {
-			continue // begun, and nothing written
+			continue // the file was created but never written
 		}
 		e.path = files[n-1]
 		if n > 1 {
@@ -115,7 +115,7 @@ func (w *writer) findEnd() (ending, error) {
 	return e, nil
 }
 
-// startAfter takes the head of the file before, as far as it is known.
+// startAfter sets the head to the last line of the previous file, as far as it is known.
 func (e *ending) startAfter(previous string) error {
 	f, err := os.Open(previous)
 	if err != nil {
@@ -130,7 +130,7 @@ func (e *ending) startAfter(previous string) error {
 	if err != nil {
 		return err
 	}
-	// Behind the last newline there can be a line that lacks only its newline.
+	// The text after the last newline can be a line that lacks only its newline.
 	rest := make([]byte, info.Size()-end)
 	if _, err := f.ReadAt(rest, end); err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -144,7 +144,7 @@ func (e *ending) startAfter(previous string) error {
 	return nil
 }
 
-// walk reads the file up to the first line that does not follow the one before.
+// walk reads the file up to the first line that does not follow the previous one.
 func (e *ending) walk(expect Head) error {
 	f, err := os.Open(e.path)
 	if err != nil {
@@ -152,7 +152,7 @@ func (e *ending) walk(expect Head) error {
 	}
 	defer f.Close()
 	reader := bufio.NewReaderSize(f, 1<<20)
-	e.hasKept = expect.Seq == 0
+	e.hasExpect = expect.Seq == 0
 	for n := 1; ; n++ {
 		text, err := reader.ReadBytes('\n')
 		if len(text) == 0 && errors.Is(err, io.EOF) {
@@ -162,12 +162,12 @@ func (e *ending) walk(expect Head) error {
 			return err
 		}
 		if err := e.step(text, n == 1, expect); err != nil {
-			return lossf("%s: line %d: %w", e.path, n, err)
+			return lossf("line %d of %q: %w", n, e.path, err)
 		}
 	}
 }
 
-// step takes one more line, with its newline if it has one.
+// step processes the next line. text includes the newline if there is one.
 func (e *ending) step(text []byte, first bool, expect Head) error {
 	text, ended := bytes.CutSuffix(text, []byte{'\n'})
 	length := int64(len(text))
@@ -177,13 +177,13 @@ func (e *ending) step(text []byte, first bool, expect Head) error {
 	line, ok := parseLine(text)
 	switch {
 	case !ok && e.fragment != nil:
-		// What a recovery wrote that was itself cut off says nothing.
+		// An interrupted recovery wrote this part of a line. It can be ignored.
 		if !ended && isFragment(text) {
 			return nil
 		}
-		return errors.New("it and the line before are not audit lines")
+		return errors.New("two lines in a row are not audit lines")
 	case !ok && !isFragment(text):
-		return errors.New("it is neither an audit line nor the beginning of one: is it another file?")
+		return errors.New("it is not an audit line: the file may not be an audit log")
 	case !ok:
 		e.fragment, e.ended = bytes.Clone(text), ended
 		return nil
@@ -194,35 +194,35 @@ func (e *ending) step(text []byte, first bool, expect Head) error {
 		length += int64(len(e.fragment)) + 1
 	}
 	if !first && (line.Seq != e.head.Seq+1 || line.Prev != want || line.hasKind(KindRecovered) != (e.fragment != nil)) {
-		return errors.New("it does not follow the line before: a line was changed, or a power loss has left a hole")
+		return errors.New("it does not follow the previous line: a line was changed, or a power failure lost data")
 	}
 	if first {
 		e.first = line
 	}
 	e.head, e.fragment, e.ended = Head{line.Seq, hashOf(text)}, nil, ended
 	e.size += length
-	if e.hasKept {
-		e.behind++
+	if e.hasExpect {
+		e.newer++
 	}
 	if e.head == expect {
-		e.hasKept, e.kept = true, e.size
+		e.hasExpect, e.expectEnd = true, e.size
 	}
 	return nil
 }
 
-// checkKept returns a LossError unless the log has the line that was kept, and
-// reaches as far as it has to.
-func (w *writer) checkKept(e ending) error {
+// checkExpected returns a LossError unless the log has the expected line and reaches the minimum
+// number.
+func (w *writer) checkExpected(e ending) error {
 	expect := w.log.cfg.Expect
-	least := max(expect.Seq, w.log.cfg.AtLeast)
-	if e.head.Seq < least {
-		return lossf("it ends with line %d, and it had line %d: its end is missing", e.head.Seq, least)
+	minSeq := max(expect.Seq, w.log.cfg.MinSeq)
+	if e.head.Seq < minSeq {
+		return lossf("the log ends with line %d but had line %d: its end is missing", e.head.Seq, minSeq)
 	}
 	if expect.Seq == 0 {
 		return nil
 	}
-	if !e.hasKept && e.first.Seq > expect.Seq {
-		err := w.log.since(expect.Seq, func(line Line, text []byte) error {
+	if !e.hasExpect && e.first.Seq > expect.Seq {
+		err := w.log.readFrom(expect.Seq, func(line Line, text []byte) error {
 			if line.Seq == expect.Seq && hashOf(text) == expect.Hash {
 				return errFound
 			}
@@ -231,21 +231,22 @@ func (w *writer) checkKept(e ending) error {
 		if err != nil && !errors.Is(err, errFound) {
 			return err
 		}
-		e.hasKept = err != nil
+		e.hasExpect = err != nil
 	}
-	if !e.hasKept {
-		return lossf("line %d is not the one that it had: the log was changed", expect.Seq)
+	if !e.hasExpect {
+		return lossf("line %d is not the recorded one: the log was changed", expect.Seq)
 	}
 	if w.log.cfg.Ended && e.head != expect {
-		return lossf("it had ended with line %d, and now ends with line %d: lines were added while no gateway ran, or the database is an older one", expect.Seq, e.head.Seq)
+		return lossf("the log ends with line %d instead of %d: lines were added while no gateway ran, "+
+			"or the database is outdated", e.head.Seq, expect.Seq)
 	}
 	return nil
 }
 
-// errFound ends a search.
+// errFound ends a search that succeeded.
 var errFound = errors.New("found")
 
-// continueAt opens the file that was found for writing, and repairs its end.
+// continueAt opens the last file for writing and repairs its end.
 func (w *writer) continueAt(e ending) error {
 	w.head = e.head
 	if e.path == "" {
@@ -258,7 +259,7 @@ func (w *writer) continueAt(e ending) error {
 	if w.file, err = w.log.cfg.open(w.log.cfg.Path, os.O_RDWR); err != nil {
 		return err
 	}
-	w.size, w.first, w.began = e.size, e.first.Seq, e.first.Time()
+	w.size, w.first, w.fileStart = e.size, e.first.Seq, e.first.Time()
 	if err := w.repairEnd(e); err != nil {
 		return errors.Join(err, w.close())
 	}
@@ -270,23 +271,23 @@ func (w *writer) reclaim(path string) error {
 	if path == w.log.cfg.Path {
 		return nil
 	}
-	if err := os.Rename(path, w.log.cfg.Path); err != nil { // over one that is empty
+	if err := os.Rename(path, w.log.cfg.Path); err != nil { // it can replace only an empty file
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(w.log.cfg.Path))
 }
 
-// repairEnd writes the lines behind the kept one again. If the previous process ended
-// after a failed flush, they may be only in the kernel's memory, marked clean. It
-// overwrites what an interrupted recovery wrote, ends the fragment with a newline, and
-// adds a recovered event, and an unwitnessed event that counts the lines behind the
-// kept one. If a crash interrupts it, the next start can do all of it again.
+// repairEnd rewrites the lines after the expected one. If the previous process ended after a failed
+// flush, these lines may exist only in the kernel's memory, marked clean. It overwrites the remains
+// of an interrupted recovery, ends a fragment with a newline, and adds a recovered event for it. An
+// unwitnessed event counts the lines after the expected one. If a crash interrupts repairEnd, the
+// next start can repeat all of it.
 func (w *writer) repairEnd(e ending) error {
-	tail := make([]byte, e.size-e.kept)
-	if _, err := w.file.ReadAt(tail, e.kept); err != nil && !errors.Is(err, io.EOF) {
+	tail := make([]byte, e.size-e.expectEnd)
+	if _, err := w.file.ReadAt(tail, e.expectEnd); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if !e.ended && e.fragment == nil { // the last line lacks its newline only
+	if !e.ended && e.fragment == nil { // the last line lacks only its newline
 		tail = append(tail, '\n')
 	}
 	if e.fragment != nil {
@@ -298,8 +299,8 @@ func (w *writer) repairEnd(e ending) error {
 		tail = slices.Concat(tail, e.fragment, []byte{'\n'}, line, []byte{'\n'})
 		w.head = Head{e.head.Seq + 1, hashOf(line)}
 	}
-	if e.behind > 0 && w.log.cfg.Expect.Seq > 0 {
-		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: e.behind})
+	if e.newer > 0 && w.log.cfg.Expect.Seq > 0 {
+		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: e.newer})
 		if err != nil {
 			return err
 		}
@@ -307,25 +308,25 @@ func (w *writer) repairEnd(e ending) error {
 		tail = slices.Concat(tail, line, []byte{'\n'})
 		w.head = Head{w.head.Seq + 1, hashOf(line)}
 	}
-	if _, err := w.file.WriteAt(tail, e.kept); err != nil {
+	if _, err := w.file.WriteAt(tail, e.expectEnd); err != nil {
 		return err
 	}
-	w.size = e.kept + int64(len(tail))
+	w.size = e.expectEnd + int64(len(tail))
 	if err := w.file.Truncate(w.size); err != nil {
 		return err
 	}
 	return w.file.Sync()
 }
 
-// isFragment reports whether line begins as our lines do, as far as it goes.
+// isFragment reports whether line can be the beginning of an audit line.
 func isFragment(line []byte) bool {
-	const begin = `{"Seq":`
-	return bytes.HasPrefix(line, []byte(begin)) || strings.HasPrefix(begin, string(line))
+	const prefix = `{"Seq":`
+	return bytes.HasPrefix(line, []byte(prefix)) || strings.HasPrefix(prefix, string(line))
 }
 
-// since calls f with the lines from number seq on, and their text. It starts again
-// if the log is rotated during that.
-func (l *Log) since(seq uint64, f func(line Line, text []byte) error) error {
+// readFrom calls f with the lines from number seq on and their text. It starts again if the log is
+// rotated in the meantime.
+func (l *Log) readFrom(seq uint64, f func(line Line, text []byte) error) error {
 	files, err := Files(l.cfg.Path)
 	for err == nil {
 		if err = scanFiles(files, seq, f); err != nil {
@@ -339,15 +340,16 @@ func (l *Log) since(seq uint64, f func(line Line, text []byte) error) error {
 	return err
 }
 
-// scanFiles skips what a file has behind the line that the next file follows.
+// scanFiles calls f with the lines of files from number seq on. It skips the void lines at the end
+// of a file, whose numbers occur again in the next file.
 func scanFiles(files []string, seq uint64, f func(line Line, text []byte) error) error {
 	for i, path := range files {
 		limit := uint64(math.MaxUint64)
 		if i+1 < len(files) {
-			limit = firstOf(files[i+1])
+			limit = firstSeq(files[i+1])
 		}
 		if limit <= seq {
-			continue // all of it is older
+			continue // all lines of this file are older
 		}
 		if err := scanFile(path, seq, limit, f); err != nil {
 			return err
@@ -356,9 +358,9 @@ func scanFiles(files []string, seq uint64, f func(line Line, text []byte) error)
 	return nil
 }
 
-// firstOf returns the number of a file's first line, or the greatest possible number
-// if it has none.
-func firstOf(path string) uint64 {
+// firstSeq returns the number of a file's first line, or the greatest possible number if the file
+// has none.
+func firstSeq(path string) uint64 {
 	f, err := os.Open(path)
 	if err != nil {
 		return math.MaxUint64
@@ -376,7 +378,7 @@ func firstOf(path string) uint64 {
 func scanFile(path string, seq, limit uint64, f func(line Line, text []byte) error) error {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it was rotated since it was listed
+		return nil // the file was rotated after it was listed
 	}
 	if err != nil {
 		return err
@@ -385,7 +387,7 @@ func scanFile(path string, seq, limit uint64, f func(line Line, text []byte) err
 	s := scanLines(file)
 	for s.Scan() {
 		if n, ok := seqOf(s.Bytes()); ok && (n < seq || n >= limit) {
-			continue // not worth parsing: there may be 100 MiB of them
+			continue // parsing is skipped to save time: there may be 100 MiB of such lines
 		}
 		if line, ok := parseLine(s.Bytes()); ok && line.Seq >= seq && line.Seq < limit {
 			if err := f(line, s.Bytes()); err != nil {
@@ -396,7 +398,7 @@ func scanFile(path string, seq, limit uint64, f func(line Line, text []byte) err
 	return s.Err()
 }
 
-// seqOf reads the number of a line.
+// seqOf returns the number of a line without parsing the rest.
 func seqOf(line []byte) (seq uint64, ok bool) {
 	rest, ok := bytes.CutPrefix(line, []byte(`{"Seq":`))
 	digits, _, found := bytes.Cut(rest, []byte{','})
@@ -404,15 +406,15 @@ func seqOf(line []byte) (seq uint64, ok bool) {
 	return seq, ok && found && err == nil
 }
 
-// Missing returns those of the RequestIds without a line of a successful request, from
-// line number seq on.
+// Missing returns those of the RequestIds that have no line of a successful request from line
+// number seq on.
 func (l *Log) Missing(seq uint64, requestIds []string) ([]string, error) {
 	missing := make(map[string]bool, len(requestIds))
 	for _, id := range requestIds {
 		missing[id] = true
 	}
-	err := l.since(seq, func(line Line, _ []byte) error {
-		if line.Entry != nil && line.Entry.Code == "" { // a refusal does not say that something was changed
+	err := l.readFrom(seq, func(line Line, _ []byte) error {
+		if line.Entry != nil && line.Entry.Code == "" { // the line of a refusal does not record a change
 			delete(missing, line.Entry.RequestId)
 		}
 		return nil
@@ -420,13 +422,13 @@ func (l *Log) Missing(seq uint64, requestIds []string) ([]string, error) {
 	return slices.DeleteFunc(slices.Clone(requestIds), func(id string) bool { return !missing[id] }), err
 }
 
-// acceptLoss continues behind the last line that is certain: the log's last, if the log
-// has the kept one, or else the kept one. In the latter case, and if the file is
-// broken, it renames the file at the log's path to PATH.lost-TIME.
+// acceptLoss continues after the last certain line: the log's last line if the log has the expected
+// one, otherwise the expected one. In the latter case, or if the file is broken, it renames the
+// file at the log's path to PATH.lost-TIME.
 func (w *writer) acceptLoss(e ending, reason error) error {
 	name := w.log.cfg.Path + ".lost-" + time.Now().UTC().Format("20060102T150405.000000000")
 	switch {
-	case e.hasKept && !w.log.cfg.Ended && e.path == w.log.cfg.Path:
+	case e.hasExpect && !w.log.cfg.Ended && e.path == w.log.cfg.Path:
 		name = rotatedName(w.log.cfg.Path, e.first.Seq)
 	case w.log.cfg.Expect.Seq > 0:
 		e.head = w.log.cfg.Expect
@@ -443,7 +445,7 @@ func (w *writer) acceptLoss(e ending, reason error) error {
 	return w.writeEvent(Event{Kind: KindLost, Lost: "accepted by the operator at start: " + reason.Error()})
 }
 
-// writeEvent writes and flushes a line of the log itself.
+// writeEvent writes and flushes an event.
 func (w *writer) writeEvent(e Event) error {
 	e.Time = time.Now().UTC()
 	entry, err := json.Marshal(e)

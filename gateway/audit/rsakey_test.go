@@ -15,8 +15,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// TestRSAKey proves a log whose key is RSA, as it is in a token without curves,
-// and has openssl check a head.
+// TestRSAKey verifies a log with an RSA key, as in a token without curves, and checks a head with
+// openssl.
 func TestRSAKey(t *testing.T) {
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -52,7 +52,8 @@ func TestRSAKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer content.Close()
-	if _, err := (audit.Verifier{Key: key, Expect: &head}).Verify(audit.File{Name: cfg.Path, Reader: content}); err != nil {
+	if _, err := (audit.Verifier{Key: key, Expect: &head}).Verify(audit.File{Name: cfg.Path,
+		Reader: content}); err != nil {
 		t.Error(err)
 	}
 	files := map[string][]byte{"key.pem": public, "digest": head.Digest(), "signature": head.Signature}
@@ -61,19 +62,20 @@ func TestRSAKey(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	openssl := exec.Command("openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "key.pem", "-in", "digest", "-sigfile", "signature", "-pkeyopt", "digest:sha256")
+	openssl := exec.Command("openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "key.pem", "-in", "digest",
+		"-sigfile", "signature", "-pkeyopt", "digest:sha256")
 	openssl.Dir = dir
 	if out, err := openssl.CombinedOutput(); err != nil {
 		t.Errorf("openssl: %v: %s", err, out)
 	}
 	head.Signature[0] ^= 1
 	if head.Check(key) {
-		t.Error("a flipped bit in the signature passes")
+		t.Error("Check with a flipped bit in the signature: got true, want false")
 	}
 	small := &rsa.PublicKey{N: private.N.Rsh(private.N, 1100), E: private.E}
 	if der, err = x509.MarshalPKIXPublicKey(small); err == nil {
 		if _, err := audit.DecodePublicKey(der); err == nil {
-			t.Error("an RSA key of 948 bits is taken")
+			t.Error("DecodePublicKey of an RSA key of 948 bits: got nil, want an error")
 		}
 	}
 }

@@ -5,12 +5,12 @@ import (
 	"io"
 )
 
-// firstTail is how many bytes lastLines reads at first, from a file's end.
+// firstTail is the number of bytes that lastLines first reads from a file's end.
 const firstTail = 64 << 10
 
-// LastLines returns the last n lines of a file of some size, fewer if it has no
-// more, and the offset of what follows its last newline: that may become a line. It
-// reads no more of the file than it needs. Nothing is verified.
+// LastLines returns the last n lines of a file of the given size, or fewer if it has fewer. end is
+// the offset after the last newline, where a line may be incomplete. LastLines reads only as much
+// of the file as it needs, and verifies nothing.
 func LastLines(r io.ReaderAt, size int64, n int) (lines []Line, end int64, err error) {
 	last, end, err := lastLines(r, size, n)
 	for _, line := range last {
@@ -19,13 +19,13 @@ func LastLines(r io.ReaderAt, size int64, n int) (lines []Line, end int64, err e
 	return lines, end, err
 }
 
-// A textLine is a line with the text that the next line's hash is of.
+// A textLine is a line with its text, whose hash is in the next line.
 type textLine struct {
 	Line
 	text []byte
 }
 
-// lastLines reads twice as much each time, until there are n lines.
+// lastLines doubles the size that it reads until it has n lines.
 func lastLines(r io.ReaderAt, size int64, n int) (lines []textLine, end int64, err error) {
 	for length := int64(firstTail); ; length *= 2 {
 		start := max(0, size-length)
@@ -34,10 +34,10 @@ func lastLines(r io.ReaderAt, size int64, n int) (lines []textLine, end int64, e
 			return nil, 0, err
 		}
 		lines = nil
-		for one := range bytes.Lines(text) { // the half of a line at start is not one
-			one = bytes.TrimSuffix(one, []byte{'\n'})
-			if line, ok := parseLine(one); ok {
-				lines = append(lines, textLine{line, one})
+		for lineText := range bytes.Lines(text) { // a partial line at start does not parse
+			lineText = bytes.TrimSuffix(lineText, []byte{'\n'})
+			if line, ok := parseLine(lineText); ok {
+				lines = append(lines, textLine{line, lineText})
 			}
 		}
 		if start == 0 || len(text) > 0 && len(lines) >= n {
@@ -46,12 +46,12 @@ func lastLines(r io.ReaderAt, size int64, n int) (lines []textLine, end int64, e
 	}
 }
 
-// WholeLines reads from an offset of a file as much as it has, at most size bytes,
-// and returns that up to the last newline.
+// WholeLines reads at most size bytes from an offset of a file and returns them up to the last
+// newline.
 func WholeLines(r io.ReaderAt, offset, size int64) ([]byte, error) {
 	text := make([]byte, size)
 	n, err := r.ReadAt(text, offset)
-	if err == io.EOF { // the file has no more, for now
+	if err == io.EOF { // the file may still grow
 		err = nil
 	}
 	return text[:bytes.LastIndexByte(text[:n], '\n')+1], err

@@ -10,7 +10,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// A countingReader counts the bytes that are read of it.
+// A countingReader counts the bytes that are read from it.
 type countingReader struct {
 	*bytes.Reader
 	n int
@@ -22,11 +22,12 @@ func (r *countingReader) ReadAt(p []byte, offset int64) (int, error) {
 	return n, err
 }
 
-// TestLastLines reads a file from its end: it passes over what is no line, and
-// reads no more than it needs.
+// TestLastLines checks that LastLines skips text that is not a line and reads only as much as it
+// needs.
 func TestLastLines(t *testing.T) {
 	line := func(n int) string {
-		return fmt.Sprintf(`{"Seq":%d,"Prev":"","Time":"2026-11-22T04:00:00Z","RequestId":"%s"}`+"\n", n, strings.Repeat("r", 200))
+		return fmt.Sprintf(`{"Seq":%d,"Prev":"","Time":"2026-11-22T04:00:00Z","RequestId":"%s"}`+"\n",
+			n, strings.Repeat("r", 200))
 	}
 	var text strings.Builder
 	text.WriteString(strings.Repeat("not a line\n", 1<<16))
@@ -40,20 +41,22 @@ func TestLastLines(t *testing.T) {
 		r := &countingReader{Reader: bytes.NewReader([]byte(text.String()))}
 		lines, end, err := audit.LastLines(r, r.Size(), n)
 		if err != nil || end != int64(whole) || len(lines) != min(n, 2001) {
-			t.Fatalf("the last %d lines: %d, up to %d of %d, %v", n, len(lines), end, whole, err)
+			t.Fatalf("last %d lines: got %d lines, end %d, %v, want %d lines, end %d", n, len(lines), end, err,
+				min(n, 2001), whole)
 		}
 		if n == 0 {
 			continue
 		}
 		if lines[0].Seq != wantFirst || lines[len(lines)-1].Seq != 2001 {
-			t.Errorf("the last %d lines are %d to %d, want %d to 2001", n, lines[0].Seq, lines[len(lines)-1].Seq, wantFirst)
+			t.Errorf("last %d lines: got %d to %d, want %d to 2001", n, lines[0].Seq, lines[len(lines)-1].Seq,
+				wantFirst)
 		}
 		if n <= 10 && r.n > 70_000 {
-			t.Errorf("for the last %d lines %d bytes are read", n, r.n)
+			t.Errorf("last %d lines: read %d bytes, want at most 70000", n, r.n)
 		}
 	}
 	failing := func() ([]audit.Line, int64, error) {
-		f, err := os.Open(t.TempDir()) // which cannot be read
+		f, err := os.Open(t.TempDir()) // reading a directory fails
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,15 +64,15 @@ func TestLastLines(t *testing.T) {
 		return audit.LastLines(f, 100, 1)
 	}
 	if _, _, err := failing(); err == nil {
-		t.Error("an error is not told")
+		t.Error("a read error: got nil, want an error")
 	}
 	if lines, end, err := audit.LastLines(strings.NewReader(""), 0, 3); len(lines) != 0 || end != 0 || err != nil {
-		t.Errorf("of an empty file: %v, %d, %v", lines, end, err)
+		t.Errorf("an empty file: got %v, %d, %v, want no lines, 0, nil", lines, end, err)
 	}
 }
 
-// TestFirstLineTorn goes on where a crash has torn the first line of a file: it
-// follows the last line of the file before, with its newline or without.
+// TestFirstLineTorn opens a log after a crash tore the first line of a file. The log must continue
+// after the last line of the previous file, with or without that line's newline.
 func TestFirstLineTorn(t *testing.T) {
 	for _, newline := range []bool{true, false} {
 		path := newLog(t, 6)
@@ -85,9 +88,9 @@ func TestFirstLineTorn(t *testing.T) {
 		if err := os.WriteFile(path, []byte(`{"Seq":9,"Pre`), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		goesOn(t, path, 0)
+		checkContinues(t, path, 0)
 		if result, err := verify(t, path); err != nil || result.Lines < 10 {
-			t.Errorf("with a newline %v: %+v, %v", newline, result, err)
+			t.Errorf("with newline %v: got %+v, %v, want at least 10 lines", newline, result, err)
 		}
 	}
 }

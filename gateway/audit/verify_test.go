@@ -15,13 +15,13 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// linesOf gives a log of n entries as lines with their newlines.
+// linesOf returns a log of n entries as lines with their newlines.
 func linesOf(t *testing.T, n int) []string {
 	t.Helper()
 	return strings.SplitAfter(strings.TrimSuffix(string(read(t, newLog(t, n))), "\n"), "\n")
 }
 
-// TestForged edits, removes, moves and adds lines, without the means to sign.
+// TestForged edits, removes, moves and adds lines without access to the key.
 func TestForged(t *testing.T) {
 	lines := linesOf(t, 6)
 	lines[len(lines)-1] += "\n"
@@ -30,68 +30,72 @@ func TestForged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, forge := range map[string]func([]string) []string{
-		"edited":          func(l []string) []string { l[2] = strings.Replace(l[2], "Sign", "Sigm", 1); return l },
-		"removed":         func(l []string) []string { return slices.Delete(l, 2, 3) },
-		"first gone":      func(l []string) []string { return l[1:] },
-		"moved":           func(l []string) []string { l[1], l[2] = l[2], l[1]; return l },
-		"doubled":         func(l []string) []string { return slices.Insert(l, 3, l[2]) },
-		"inserted":        func(l []string) []string { return slices.Insert(l, 3, "not a line\n") },
-		"CR added":        func(l []string) []string { l[2] = strings.TrimSuffix(l[2], "\n") + "\r\n"; return l },
-		"torn off":        func(l []string) []string { l[5] = l[5][:20]; return l },
-		"empty":           func([]string) []string { return nil },
-		"edited, chained": func(l []string) []string { l[2] = strings.Replace(l[2], "Sign", "Sigm", 1); return chain(l) },
+		"edited":     func(l []string) []string { l[2] = strings.Replace(l[2], "Sign", "Sigm", 1); return l },
+		"removed":    func(l []string) []string { return slices.Delete(l, 2, 3) },
+		"first gone": func(l []string) []string { return l[1:] },
+		"moved":      func(l []string) []string { l[1], l[2] = l[2], l[1]; return l },
+		"doubled":    func(l []string) []string { return slices.Insert(l, 3, l[2]) },
+		"inserted":   func(l []string) []string { return slices.Insert(l, 3, "not a line\n") },
+		"CR added":   func(l []string) []string { l[2] = strings.TrimSuffix(l[2], "\n") + "\r\n"; return l },
+		"torn off":   func(l []string) []string { l[5] = l[5][:20]; return l },
+		"empty":      func([]string) []string { return nil },
+		"edited, chained": func(l []string) []string {
+			l[2] = strings.Replace(l[2], "Sign", "Sigm",
+				1)
+			return chain(l)
+		},
 		"removed, chained": func(l []string) []string {
 			return chain(slices.Delete(l, 1, 2))
 		},
 		"moved, chained": func(l []string) []string { l[1], l[2] = l[2], l[1]; return chain(l) },
-		"all anew, without a checkpoint": func(l []string) []string {
+		"rewritten without a checkpoint": func(l []string) []string {
 			return chain(slices.DeleteFunc(l, func(line string) bool { return strings.Contains(line, "Checkpoint") }))
 		},
-		"checkpoint of a line to come": func(l []string) []string { l[1], l[3] = l[3], l[1]; return chain(l) },
+		"checkpoint of a later line": func(l []string) []string { l[1], l[3] = l[3], l[1]; return chain(l) },
 		"abandoned in the middle of a file": func(l []string) []string {
 			l[2] = strings.Replace(l[0], `"Time"`, `"Abandoned":"so","Time"`, 1)
 			return l
 		},
 	} {
 		forged := strings.Join(forge(slices.Clone(lines)), "")
-		if proof, err := verifyText(audit.Verifier{Key: &key.PublicKey}, forged); err == nil {
-			t.Errorf("%s: Verify found nothing: %+v", name, proof)
+		if result, err := verifyText(audit.Verifier{Key: &key.PublicKey}, forged); err == nil {
+			t.Errorf("%s: got %+v, want an error", name, result)
 		}
 	}
 	whole := strings.Join(lines, "")
-	if proof, err := verifyText(audit.Verifier{Key: &other.PublicKey}, whole); err == nil {
-		t.Errorf("another's key: Verify found nothing: %+v", proof)
+	if result, err := verifyText(audit.Verifier{Key: &other.PublicKey}, whole); err == nil {
+		t.Errorf("another key: got %+v, want an error", result)
 	}
-	if proof, err := verifyText(audit.Verifier{}, whole); err != nil || proof.Proven.Seq != 0 {
-		t.Errorf("without a key: %+v, %v, want a chain and nothing proven", proof, err)
+	if result, err := verifyText(audit.Verifier{}, whole); err != nil || result.Proven.Seq != 0 {
+		t.Errorf("without a key: got %+v, %v, want a chain and nothing proven", result, err)
 	}
 	forged := slices.Clone(lines)
 	forged[1] = strings.Replace(forged[1], "Sign", "Sigm", 1)
-	if proof, err := verifyText(audit.Verifier{Key: &key.PublicKey}, strings.Join(forged, "")); proof.Last.Seq != 2 || err == nil || !strings.Contains(err.Error(), "audit.log: line 3") {
-		t.Errorf("Verify with line 2 edited: %+v, %v, want the break at line 3", proof, err)
+	result, err := verifyText(audit.Verifier{Key: &key.PublicKey}, strings.Join(forged, ""))
+	if result.Last.Seq != 2 || err == nil || !strings.Contains(err.Error(), "audit.log: line 3") {
+		t.Errorf("with line 2 edited: got %+v, %v, want the break at line 3", result, err)
 	}
 }
 
-var chained = regexp.MustCompile(`^{"Seq":[0-9]+,"Prev":"[0-9a-f]*"`)
+var linePrefix = regexp.MustCompile(`^{"Seq":[0-9]+,"Prev":"[0-9a-f]*"`)
 
-// chain gives lines the numbers and hashes that they should have: what anybody
-// can do who can write to the file.
+// chain corrects the numbers and hashes of lines. Anyone who can write to the file can do so.
 func chain(lines []string) []string {
 	prev := strings.Repeat("0", 64)
 	for i, line := range lines {
-		lines[i] = chained.ReplaceAllString(line, fmt.Sprintf(`{"Seq":%d,"Prev":"%s"`, i+1, prev))
+		lines[i] = linePrefix.ReplaceAllString(line, fmt.Sprintf(`{"Seq":%d,"Prev":"%s"`, i+1, prev))
 		prev = hashOf(strings.TrimSuffix(lines[i], "\n"))
 	}
 	return lines
 }
 
-// hashOf returns what the next line has to have as its Prev.
+// hashOf returns the Prev of the line that follows line.
 func hashOf(line string) string {
 	sum := sha256.Sum256([]byte(line))
 	return hex.EncodeToString(sum[:])
 }
 
-// TestCutTail cuts whole lines off: only a head that was kept elsewhere shows it.
+// TestCutTail cuts off whole lines. Only a head stored elsewhere can reveal that.
 func TestCutTail(t *testing.T) {
 	path := newLog(t, 6)
 	l := open(t, path)
@@ -102,7 +106,7 @@ func TestCutTail(t *testing.T) {
 	}
 	kept, err := audit.ParseCheckpoint(head.String())
 	if err != nil || kept.Head != head.Head {
-		t.Fatalf("%v read back is %+v, %v", head, kept, err)
+		t.Fatalf("ParseCheckpoint(%v): got %+v, %v, want %+v", head, kept, err, head)
 	}
 	appendLines(t, l, 1)
 	closeLog(t, l)
@@ -111,49 +115,53 @@ func TestCutTail(t *testing.T) {
 	cut := strings.Join(lines[:kept.Seq-1], "")
 	v := audit.Verifier{Key: &key.PublicKey}
 	if _, err := verifyText(v, cut); err != nil {
-		t.Errorf("a cut tail is found without a head, which nobody can: %v", err)
+		t.Errorf("a cut end without a head: got %v, want nil", err)
 	}
 	v.Expect = &kept
 	if _, err := verifyText(v, whole); err != nil {
-		t.Errorf("the whole log: %v", err)
+		t.Errorf("the whole log: got %v, want nil", err)
 	}
 	if _, err := verifyText(v, cut); err == nil || !strings.Contains(err.Error(), "cut off") {
-		t.Errorf("a cut tail: %v", err)
+		t.Errorf("a cut end: got %v, want \"cut off\"", err)
 	}
-	forged := chain(append(slices.Clone(lines[:kept.Seq-1]), strings.Replace(lines[kept.Seq-1], "Sign", "Sigm", 1)))
+	edited := append(slices.Clone(lines[:kept.Seq-1]), strings.Replace(lines[kept.Seq-1], "Sign", "Sigm", 1))
+	forged := chain(slices.Clone(edited))
 	if _, err := verifyText(v, strings.Join(forged, "")); err == nil || !strings.Contains(err.Error(), "rewritten") {
-		t.Errorf("an end that was written anew: %v", err)
+		t.Errorf("a rewritten end: got %v, want \"rewritten\"", err)
 	}
 	after := audit.Verifier{Key: &key.PublicKey, After: &kept}
-	if proof, err := verifyText(after, whole); err != nil || proof.First.Seq != kept.Seq+1 {
-		t.Errorf("after a head: %+v, %v", proof, err)
+	if result, err := verifyText(after, whole); err != nil || result.First.Seq != kept.Seq+1 {
+		t.Errorf("after a head: got %+v, %v, want lines from %d on", result, err, kept.Seq+1)
 	}
-	if _, err := verifyText(after, strings.Join(lines[kept.Seq+1:], "")); err == nil || !strings.Contains(err.Error(), "missing") {
-		t.Errorf("after a head, with the line behind it missing: %v", err)
+	_, err = verifyText(after, strings.Join(lines[kept.Seq+1:], ""))
+	if err == nil || !strings.Contains(err.Error(), "missing") {
+		t.Errorf("after a head, without the next line: got %v, want \"missing\"", err)
 	}
-	if _, err := verifyText(after, strings.Join(chain(append(slices.Clone(lines[:kept.Seq-1]), strings.Replace(lines[kept.Seq-1], "Sign", "Sigm", 1), lines[kept.Seq])), "")); err == nil || !strings.Contains(err.Error(), "rewritten") {
-		t.Errorf("after a head that is not there: %v", err)
+	_, err = verifyText(after, strings.Join(chain(append(slices.Clone(edited), lines[kept.Seq])), ""))
+	if err == nil || !strings.Contains(err.Error(), "rewritten") {
+		t.Errorf("after a head that the log lacks: got %v, want \"rewritten\"", err)
 	}
 	kept.Seq++
 	if _, err := verifyText(v, whole); err == nil || !strings.Contains(err.Error(), "signature") {
-		t.Errorf("a head that was forged: %v", err)
+		t.Errorf("a forged head: got %v, want \"signature\"", err)
 	}
 	for _, text := range []string{"", "x", "e30", head.String() + "!"} {
 		if c, err := audit.ParseCheckpoint(text); err == nil {
-			t.Errorf("%q is a head: %+v", text, c)
+			t.Errorf("ParseCheckpoint(%q): got %+v, want an error", text, c)
 		}
 	}
 }
 
-// TestForgedAbandonment makes a next file that says that proven lines count for
-// nothing: what a checkpoint covers cannot be abandoned.
+// TestForgedAbandonment forges a next file that abandons proven lines. Lines covered by a
+// checkpoint cannot be abandoned.
 func TestForgedAbandonment(t *testing.T) {
 	lines := linesOf(t, 6)
 	sum := sha256.Sum256([]byte(strings.TrimSuffix(lines[0], "\n")))
 	next := fmt.Sprintf(`{"Seq":2,"Prev":"%x","Time":"2026-11-22T04:00:00Z","Abandoned":"so"}`+"\n", sum)
-	proof, err := audit.Verifier{Key: &key.PublicKey}.Verify(
-		audit.File{Name: "first", Reader: strings.NewReader(strings.Join(lines, "") + "\n")}, audit.File{Name: "next", Reader: strings.NewReader(next)})
+	result, err := audit.Verifier{Key: &key.PublicKey}.Verify(
+		audit.File{Name: "first", Reader: strings.NewReader(strings.Join(lines, "") + "\n")},
+		audit.File{Name: "next", Reader: strings.NewReader(next)})
 	if err == nil || !strings.Contains(err.Error(), "abandons lines that were proven") {
-		t.Errorf("%+v, %v", proof, err)
+		t.Errorf("Verify: got %+v, %v, want \"abandons lines that were proven\"", result, err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
-// A file is what the writer needs of an *os.File.
+// A file is the part of an *os.File that the writer needs.
 type file interface {
 	io.ReaderAt
 	io.WriterAt
@@ -24,26 +24,27 @@ type file interface {
 	Sync() error
 }
 
-// A writer owns the file. It is used by one goroutine.
+// A writer owns the current file. Only one goroutine uses it.
 type writer struct {
 	log       *Log
-	file      file // nil: there is none yet, or it was rotated
+	file      file // nil if there is none yet or it was rotated
 	size      int64
 	first     uint64 // Seq of the file's first line
-	began     time.Time
-	notBefore time.Time // when it may be tried again after a flush failed
-	head      Head      // of what is flushed
-	failing   error     // why nothing could be written at the last attempt
-	abandoned string    // why the previous file was given up, until a line says so
-	rotating  bool      // the file has to be put aside first
+	fileStart time.Time
+	notBefore time.Time // the earliest next attempt after a failed flush
+	head      Head      // the last flushed line
+	failing   error     // why the last attempt to write failed
+	abandoned string    // why the previous file was abandoned; cleared once a line records it
+	rotating  bool      // the file must be rotated before the next line
 	buffer    bytes.Buffer
 	waiting   []*pending
 }
 
-// run takes what has queued, writes it, flushes once and releases the waiters.
+// run writes all queued lines, flushes once and releases the callers that wait, until queue is
+// closed.
 func (w *writer) run() {
 	defer close(w.log.done)
-	retry := time.NewTicker(retryEvery)
+	retry := time.NewTicker(retryInterval)
 	defer retry.Stop()
 	for {
 		select {
@@ -56,7 +57,7 @@ func (w *writer) run() {
 			if w.failing == nil {
 				continue
 			}
-			w.waiting = w.waiting[:0] // only to find out whether it can be written again
+			w.waiting = w.waiting[:0] // an empty batch only tests whether the log can be written again
 		}
 		err := w.writeBatch()
 		for _, p := range w.waiting {
@@ -83,8 +84,7 @@ func (w *writer) gather(first *pending) {
 	}
 }
 
-// writeBatch writes the lines that wait, behind an event if there is something to
-// report.
+// writeBatch writes the waiting lines, after an event if there is one to report.
 func (w *writer) writeBatch() error {
 	err := w.prepare()
 	if err == nil {
@@ -92,7 +92,7 @@ func (w *writer) writeBatch() error {
 	}
 	w.report(err)
 	if err != nil {
-		return fmt.Errorf("the audit log cannot be written: %w", err)
+		return fmt.Errorf("writing the audit log: %w", err)
 	}
 	for _, p := range w.waiting {
 		w.rotating = w.rotating || p.rotate
@@ -100,23 +100,24 @@ func (w *writer) writeBatch() error {
 	if w.size >= w.log.cfg.RotateSize && !w.rotating {
 		select {
 		case w.log.full <- struct{}{}:
-		default: // it was said already
+		default: // the signal is already pending
 		}
 	}
 	return nil
 }
 
-// report publishes the outcome of a batch, and logs when that changes.
+// report publishes the result of a batch, and logs it if it differs from the previous one.
 func (w *writer) report(err error) {
 	switch {
 	case err != nil && w.failing == nil:
-		attrs := []any{"path", w.log.cfg.Path, "reason", err}
+		attrs := []any{"path", w.log.cfg.Path, "err", err}
 		if loss := new(LossError); errors.As(err, &loss) && w.log.cfg.AcceptLossHint != "" {
 			attrs = append(attrs, "hint", w.log.cfg.AcceptLossHint)
 		}
-		w.log.cfg.Logger.Error("the audit log cannot be written: nothing is signed or changed until it can", attrs...)
+		w.log.cfg.Logger.Error("the audit log cannot be written; the gateway signs and changes nothing until it can",
+			attrs...)
 	case err == nil && w.failing != nil:
-		w.log.cfg.Logger.Info("the audit log is written again", "path", w.log.cfg.Path)
+		w.log.cfg.Logger.Info("the audit log can be written again", "path", w.log.cfg.Path)
 	}
 	w.failing = err
 	w.log.state.Store(&state{w.head, err})
@@ -131,10 +132,10 @@ func (w *writer) writeLines() error {
 		w.buffer.Write(line)
 		w.buffer.WriteByte('\n')
 	}
-	if note, err := w.note(); err != nil {
+	if event, err := w.pendingEvent(); err != nil {
 		return err
-	} else if note != nil {
-		add(note)
+	} else if event != nil {
+		add(event)
 	}
 	for _, p := range w.waiting {
 		if p.entry != nil {
@@ -152,9 +153,9 @@ func (w *writer) writeLines() error {
 	return nil
 }
 
-// note returns the event that says why the log was silent, or that a file was
-// given up; nil if there is nothing to say.
-func (w *writer) note() ([]byte, error) {
+// pendingEvent returns the event that records why the log could not be written or why it abandoned
+// a file. It returns nil if there is nothing to record.
+func (w *writer) pendingEvent() ([]byte, error) {
 	e := Event{Time: time.Now().UTC(), Abandoned: w.abandoned}
 	if w.failing != nil {
 		e.Resumed = w.failing.Error()
@@ -165,34 +166,34 @@ func (w *writer) note() ([]byte, error) {
 	return json.Marshal(e)
 }
 
-// append writes text behind what is flushed, and flushes it.
+// append writes text after the flushed lines and flushes it.
 func (w *writer) append(text []byte) error {
 	if _, err := w.file.WriteAt(text, w.size); err != nil {
-		// The disk may be full. Nothing of it was flushed and nobody was answered on
-		// the strength of it: take it back, and let the next batch try.
+		// The disk may be full. No part of the text was flushed and no request was answered because
+		// of it, so it can be removed. The next batch tries again.
 		if truncErr := w.file.Truncate(w.size); truncErr != nil {
 			return w.abandon(errors.Join(err, truncErr))
 		}
 		return err
 	}
 	if err := w.file.Sync(); err != nil {
-		// After a failed flush the kernel may have dropped the pages and marked them
-		// clean: nobody knows what is in the file.
-		return w.abandon(fmt.Errorf("flushing it failed: %w", err))
+		// After a failed flush the kernel may have dropped the pages and marked them clean. The
+		// file's content is unknown.
+		return w.abandon(fmt.Errorf("flushing the file: %w", err))
 	}
 	w.size += int64(len(text))
 	return nil
 }
 
-// abandon gives the file up. The next attempt begins another.
+// abandon marks the file as abandoned, so that the next attempt begins another one.
 func (w *writer) abandon(err error) error {
 	w.abandoned, w.rotating = err.Error(), true
-	w.notBefore = time.Now().Add(retryEvery) // each attempt makes a file
+	w.notBefore = time.Now().Add(retryInterval) // each attempt creates a file
 	return err
 }
 
-// prepare makes sure that there is a file to write to, and that it is the one at
-// the log's path, as it was left.
+// prepare ensures that the writer has a file, and that the file is the one at the log's path and
+// unchanged.
 func (w *writer) prepare() error {
 	if w.abandoned != "" && time.Now().Before(w.notBefore) {
 		return w.failing
@@ -203,8 +204,8 @@ func (w *writer) prepare() error {
 		}
 	}
 	if w.rotating && w.file != nil && (w.size > 0 || w.abandoned != "") {
-		if err := w.putAside(); err != nil {
-			return fmt.Errorf("rotating it: %w", err)
+		if err := w.rotate(); err != nil {
+			return fmt.Errorf("rotating the file: %w", err)
 		}
 	}
 	w.rotating = false
@@ -214,9 +215,9 @@ func (w *writer) prepare() error {
 	return nil
 }
 
-// checkFile returns an error if somebody else removed, replaced or changed the
-// file. The writer calls it before every flush, which costs two system calls. Of a
-// file that is being given up it checks the place only.
+// checkFile returns an error if another process removed, replaced or changed the file. The writer
+// calls it before every flush, at the cost of two system calls. It does not check the content of an
+// abandoned file.
 func (w *writer) checkFile() error {
 	open, err := w.file.Stat()
 	if err != nil {
@@ -233,35 +234,36 @@ func (w *writer) checkFile() error {
 		return lossf("the file was replaced by another")
 	}
 	if w.abandoned == "" && open.Size() != w.size {
-		return fmt.Errorf("the file has %d bytes and should have %d: something else has written to it (restart to have it checked)", open.Size(), w.size)
+		return fmt.Errorf("the file has %d bytes instead of %d: another process wrote to it "+
+			"(restart kmsgate to check it)", open.Size(), w.size)
 	}
 	return nil
 }
 
-// putAside renames the file to PATH.N, after its first line.
-func (w *writer) putAside() error {
+// rotate renames the file to PATH.N, where N is the number of its first line.
+func (w *writer) rotate() error {
 	name := rotatedName(w.log.cfg.Path, w.first)
 	if _, err := os.Lstat(name); err == nil {
 		name += "." + time.Now().UTC().Format("20060102T150405.000000000")
 	}
 	move := func() error { return os.Rename(w.log.cfg.Path, name) }
-	if w.size == 0 { // given up before anything in it was flushed
+	if w.size == 0 { // it was abandoned before any line in it was flushed
 		move = func() error { return os.Remove(w.log.cfg.Path) }
 	}
 	if err := move(); err != nil {
 		return err
 	}
 	select {
-	case <-w.log.full: // it may have been said again
+	case <-w.log.full: // the signal may be pending for the old file
 	default:
 	}
 	if err := w.close(); err != nil && w.abandoned == "" {
-		w.log.cfg.Logger.Warn("closing a rotated file of the audit log", "path", name, "error", err)
+		w.log.cfg.Logger.Warn("closing a rotated file of the audit log failed", "path", name, "err", err)
 	}
 	return nil
 }
 
-// begin makes the next file.
+// begin creates the next file.
 func (w *writer) begin() error {
 	f, err := w.log.cfg.open(w.log.cfg.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
@@ -270,7 +272,7 @@ func (w *writer) begin() error {
 	if err := durable.SyncDir(filepath.Dir(w.log.cfg.Path)); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(w.log.cfg.Path))
 	}
-	w.file, w.size, w.first, w.began = f, 0, w.head.Seq+1, time.Now()
+	w.file, w.size, w.first, w.fileStart = f, 0, w.head.Seq+1, time.Now()
 	return nil
 }
 
