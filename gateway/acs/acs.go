@@ -50,8 +50,8 @@ type Request struct {
 	Body   []byte
 }
 
-// NewRequest returns the Request for an HTTP request, whose whole body is body. Errors are
-// ErrParameters.
+// NewRequest returns the Request for an HTTP request. body must be the complete body of r. Errors
+// are ErrParameters.
 func NewRequest(r *http.Request, body []byte) (*Request, error) {
 	query, err := parseQuery(r.URL.RawQuery)
 	if err != nil {
