@@ -53,6 +53,7 @@ type Backend struct {
 
 // An unsealed key is in memory until its timer fires or it is dropped.
 type unsealed struct {
+	id      string // the Key's ID
 	private *sm2.PrivateKey
 	timer   *time.Timer
 }
@@ -117,12 +118,17 @@ func (b *Backend) Has(k hsm.Key) error {
 	return nil
 }
 
-// Forget drops k from memory.
+// Forget drops k from memory. It looks only at k.ID, as a key to be destroyed may have no
+// other field.
 func (b *Backend) Forget(k hsm.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.drops++
-	b.drop(fingerprint(k))
+	for print, kept := range b.unsealed {
+		if kept.id == string(k.ID) {
+			b.drop(print)
+		}
+	}
 }
 
 // Quarantine drops k from memory. Before the next signature the token unseals it again,
@@ -182,7 +188,7 @@ func (b *Backend) private(ctx context.Context, k hsm.Key) (*sm2.PrivateKey, erro
 	if err != nil {
 		return nil, fmt.Errorf("unsealing key version %x: %w", k.ID, err)
 	}
-	b.keep(print, private, drops)
+	b.keep(k, private, drops)
 	return private, nil
 }
 
@@ -208,7 +214,8 @@ func (b *Backend) unseal(ctx context.Context, k hsm.Key) (*sm2.PrivateKey, error
 
 // keep keeps a key in memory. drops is the number of drops before the key was unsealed. If
 // there has been another drop, it may have been for this key, so keep does nothing.
-func (b *Backend) keep(print [sha256.Size]byte, private *sm2.PrivateKey, drops int) {
+func (b *Backend) keep(k hsm.Key, private *sm2.PrivateKey, drops int) {
+	print := fingerprint(k)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, ok := b.unsealed[print]; ok || b.drops != drops {
@@ -227,7 +234,7 @@ func (b *Backend) keep(print [sha256.Size]byte, private *sm2.PrivateKey, drops i
 			b.drop(print)
 		}
 	})
-	b.unsealed[print] = unsealed{private, timer}
+	b.unsealed[print] = unsealed{string(k.ID), private, timer}
 }
 
 // additionalData returns the data that k's sealed key is bound to.

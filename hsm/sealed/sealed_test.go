@@ -71,8 +71,8 @@ func TestComparedWithPublicKey(t *testing.T) {
 	}
 }
 
-// TestDropped checks that an unsealed key is dropped when the token is lost, and at the latest
-// after a while.
+// TestDropped checks that an unsealed key is dropped when the token is lost, when the key is
+// destroyed, and at the latest after a while.
 func TestDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sealer hsmtest.Fake
@@ -90,6 +90,18 @@ func TestDropped(t *testing.T) {
 		b.DropAll()
 		if err := sign(); !errors.Is(err, down) {
 			t.Errorf("Sign after DropAll: %v, want the sealer's error", err)
+		}
+		sealer.Fail(nil)
+		if err := sign(); err != nil {
+			t.Error(err)
+		}
+		// Only the ID, the KeySpec and the sealed key of an orphan are recorded.
+		if err := b.Destroy(t.Context(), hsm.Key{ID: key.ID, Spec: key.Spec, Sealed: key.Sealed}); err != nil {
+			t.Error(err)
+		}
+		sealer.Fail(down)
+		if err := sign(); !errors.Is(err, down) {
+			t.Errorf("Sign after Destroy: %v, want the sealer's error", err)
 		}
 		sealer.Fail(nil)
 		if err := sign(); err != nil {
