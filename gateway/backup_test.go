@@ -149,7 +149,7 @@ func TestBackupIsOfOneMoment(t *testing.T) {
 		}
 	})
 	maxPairs := 0
-	for range 60 {
+	for n := 0; n < 60 || maxPairs < 3; n++ { // with fewer pairs, the test would show nothing
 		var octets bytes.Buffer
 		if err := b.server.Stream(t.Context(), "CreateBackup", params("Recipients.1", "age1test"), &octets); err != nil {
 			t.Fatal(err)
@@ -174,9 +174,6 @@ func TestBackupIsOfOneMoment(t *testing.T) {
 	}
 	stop()
 	busy.Wait()
-	if maxPairs < 3 {
-		t.Errorf("got at most %d key pairs in a backup, want 3 for a meaningful test", maxPairs)
-	}
 }
 
 // TestBackupHoldsOff checks that signing continues during a backup, and that a creation and a
