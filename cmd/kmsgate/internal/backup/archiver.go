@@ -81,12 +81,12 @@ func (a archiver) checkSpace(size int64, sources []source) error {
 }
 
 // write writes the token's files first because they change least.
-func (a archiver) write(ctx context.Context, to io.Writer, b gateway.Backup, sources []source) error {
+func (a archiver) write(ctx context.Context, out io.Writer, b gateway.Backup, sources []source) error {
 	recipients, err := archive.ParseRecipients(b.Recipients...)
 	if err != nil {
 		return err
 	}
-	w, err := archive.NewWriter(to, recipients...)
+	w, err := archive.NewWriter(out, recipients...)
 	if err != nil {
 		return err
 	}

@@ -92,8 +92,8 @@ func (r *restoration) checkDir() (missing bool, err error) {
 	}
 	for _, e := range entries {
 		if !r.isOwnFile(e.Name()) {
-			return false, fmt.Errorf("the directory %q is not empty: it has %q (restore into another directory, or move its "+
-				"files away)", r.Dir, e.Name())
+			return false, fmt.Errorf("the directory %q is not empty: it has %q (restore into another directory, or "+
+				"move its files away)", r.Dir, e.Name())
 		}
 		r.ownLog = r.ownLog || isLog(e.Name())
 	}

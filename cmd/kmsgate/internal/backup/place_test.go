@@ -15,8 +15,9 @@ func TestStartsOver(t *testing.T) {
 		files   []string
 		cleared bool
 	}{
-		"killed before":        {[]string{"lock", "restoring/kmsgate.db", "restoring/kmsgate.yaml"}, true},
-		"killed in between":    {[]string{"lock", "restoring/kmsgate.db", "ca.pem", "softhsm/pin", "kmsgate.yaml.backup", "audit.log"}, true},
+		"killed before": {[]string{"lock", "restoring/kmsgate.db", "restoring/kmsgate.yaml"}, true},
+		"killed in between": {[]string{"lock", "restoring/kmsgate.db", "ca.pem", "softhsm/pin",
+			"kmsgate.yaml.backup", "audit.log"}, true},
 		"somebody's":           {[]string{"kmsgate.db", "ca.pem"}, false},
 		"an instance":          {[]string{"restoring/x", "kmsgate.yaml", "kmsgate.db"}, false},
 		"another file with it": {[]string{"restoring/x", "precious"}, false},
@@ -25,7 +26,8 @@ func TestStartsOver(t *testing.T) {
 			r := restoration{RestoreOptions: RestoreOptions{Dir: t.TempDir()}}
 			for _, file := range tc.files {
 				path := filepath.Join(r.Dir, file)
-				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700),
+					os.WriteFile(path, []byte("x"), 0o600)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -49,7 +51,8 @@ func TestStartsOver(t *testing.T) {
 				}
 				return
 			}
-			if want := []string{"lock"}; !slices.Equal(names, want) && !slices.Equal(names, []string{"audit.log", "lock"}) {
+			if want := []string{"lock"}; !slices.Equal(names, want) &&
+				!slices.Equal(names, []string{"audit.log", "lock"}) {
 				t.Errorf("the directory has %v, want %v", names, want)
 			}
 			if err := finish(nil); err != nil {

@@ -173,7 +173,8 @@ func (r *restoration) applyOptions(saved *config.Config) (*config.Config, error)
 		}
 	}
 	if r.contains(c.Token.Module) {
-		return nil, fmt.Errorf("%w: its PKCS#11 module %q is in the target directory %q (name the installed module with --module)",
+		return nil, fmt.Errorf("%w: its PKCS#11 module %q is in the target directory %q (name the installed module "+
+			"with --module)",
 			archive.ErrBroken, c.Token.Module, r.Dir)
 	}
 	return &c, nil

@@ -38,7 +38,8 @@ func identities(t *testing.T, text string) []archive.Identity {
 
 func open(t *testing.T, c *config.Config, provision bool) *appliance.Appliance {
 	t.Helper()
-	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: provision, Archiver: backup.NewArchiver, Logger: config.Log{}.Quiet(t.Output())})
+	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: provision, Archiver: backup.NewArchiver,
+		Logger: config.Log{}.Quiet(t.Output())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,9 +150,11 @@ func TestRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	verified, err := audit.Verifier{Key: trusted, After: &restored.AuditHead}.Verify(audit.File{Name: "audit.log", Reader: log})
+	verified, err := audit.Verifier{Key: trusted, After: &restored.AuditHead}.Verify(audit.File{Name: "audit.log",
+		Reader: log})
 	if err != nil || verified.Restored == nil || verified.First.Seq != restored.AuditHead.Seq+1 {
-		t.Errorf("Verify of the audit log: got %+v, %v, want a log restored after line %d", verified, err, restored.AuditHead.Seq)
+		t.Errorf("Verify of the audit log: got %+v, %v, want a log restored after line %d", verified, err,
+			restored.AuditHead.Seq)
 	}
 }
 
@@ -194,11 +197,13 @@ func (b brokenGateway) Stream(_ context.Context, _ string, _ map[string]string, 
 // of decrypting an incomplete backup.
 func TestGatewayFails(t *testing.T) {
 	for _, sent := range []string{"", "age-encryption.org/v1\n", strings.Repeat("x", 1<<20)} {
-		if err := backup.WriteSealed(t.Context(), brokenGateway{[]byte(sent)}, io.Discard, "correct horse battery staple"); !errors.Is(err, errGateway) {
+		if err := backup.WriteSealed(t.Context(), brokenGateway{[]byte(sent)}, io.Discard,
+			"correct horse battery staple"); !errors.Is(err, errGateway) {
 			t.Errorf("WriteSealed after %d bytes: got %v, want %v", len(sent), err, errGateway)
 		}
 	}
-	if err := backup.Write(t.Context(), brokenGateway{}, io.Discard, []string{testRecipient}); !errors.Is(err, errGateway) {
+	if err := backup.Write(t.Context(), brokenGateway{}, io.Discard, []string{testRecipient}); !errors.Is(err,
+		errGateway) {
 		t.Errorf("Write: got %v, want %v", err, errGateway)
 	}
 }
@@ -218,17 +223,25 @@ func TestRefusals(t *testing.T) {
 		want   error
 		text   string
 	}{
-		"another's key": {func(o *backup.RestoreOptions, b []byte) []byte { o.Trusted = foreign; return b }, archive.ErrForeign, ""},
-		"no identity":   {func(o *backup.RestoreOptions, b []byte) []byte { o.Identities = identities(t, otherIdentity); return b }, archive.ErrClosed, ""},
-		"cut off":       {func(_ *backup.RestoreOptions, b []byte) []byte { return b[:len(b)-1] }, archive.ErrBroken, ""},
+		"another's key": {func(o *backup.RestoreOptions, b []byte) []byte { o.Trusted = foreign; return b },
+			archive.ErrForeign, ""},
+		"no identity": {func(o *backup.RestoreOptions, b []byte) []byte {
+			o.Identities = identities(t,
+				otherIdentity)
+			return b
+		}, archive.ErrClosed, ""},
+		"cut off": {func(_ *backup.RestoreOptions, b []byte) []byte { return b[:len(b)-1] }, archive.ErrBroken,
+			""},
 		"changed": {func(_ *backup.RestoreOptions, b []byte) []byte {
 			b = bytes.Clone(b)
 			b[len(b)/2] ^= 1
 			return b
 		}, archive.ErrBroken, ""},
-		"no backup": {func(*backup.RestoreOptions, []byte) []byte { return []byte("no backup") }, archive.ErrBroken, ""},
+		"no backup": {func(*backup.RestoreOptions, []byte) []byte { return []byte("no backup") }, archive.ErrBroken,
+			""},
 		"a directory with a file": {func(o *backup.RestoreOptions, b []byte) []byte {
-			if err := errors.Join(os.MkdirAll(o.Dir, 0o700), os.WriteFile(filepath.Join(o.Dir, "mine"), nil, 0o600)); err != nil {
+			if err := errors.Join(os.MkdirAll(o.Dir, 0o700), os.WriteFile(filepath.Join(o.Dir, "mine"), nil,
+				0o600)); err != nil {
 				t.Fatal(err)
 			}
 			return b
@@ -298,7 +311,8 @@ func TestLostKeys(t *testing.T) {
 	sealed := writeBackup(t, a)
 	closeNow(t, a)
 	o := restoreOptions(t)
-	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err == nil || !strings.Contains(err.Error(), "The other 1 keys sign.") {
+	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err == nil ||
+		!strings.Contains(err.Error(), "The other 1 keys sign.") {
 		t.Errorf("Restore: got %v, want an error about lost keys", err)
 	}
 	o.AcceptLostKeys = true
@@ -329,12 +343,14 @@ func TestOwnLog(t *testing.T) {
 	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(after), before) || len(after) == len(before) {
+	if after, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(after), before) ||
+		len(after) == len(before) {
 		t.Errorf("Restore did not continue the log: %v", err)
 	}
 	o = restoreOptions(t)
 	path, before = put(o, another.Config)
-	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err == nil || !strings.Contains(err.Error(), "move them away") {
+	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err == nil ||
+		!strings.Contains(err.Error(), "move them away") {
 		t.Errorf("Restore with another instance's log: got %v, want an error", err)
 	}
 	if after, err := os.ReadFile(path); err != nil || string(after) != before {

@@ -58,15 +58,16 @@ func (l *ledger) checkDirectory(field, path string) {
 	case !info.IsDir():
 		l.report(field, "%q is not a directory (name a directory)", path)
 	case info.Mode().Perm()&0o002 != 0:
-		l.report(field, "the directory %q is writable by all users, who could replace its files (run chmod o-w %[1]s)", path)
+		l.report(field, "the directory %q is writable by all users, who could replace its files "+
+			"(run chmod o-w %[1]s)", path)
 	}
 }
 
 // checkPrivate reports a directory that exists and that users other than its owner can enter.
 func (l *ledger) checkPrivate(field, path string) {
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
-		l.report(field, "the directory %q is accessible to users other than its owner (run chmod 700 %[1]s, or name a socket "+
-			"in a directory that does not exist yet)", path)
+		l.report(field, "the directory %q is accessible to users other than its owner (run chmod 700 %[1]s, or name "+
+			"a socket in a directory that does not exist yet)", path)
 	}
 }
 
@@ -97,10 +98,11 @@ func (l *ledger) checkKeyPair(t TLS, now time.Time) {
 	pair, err := tls.X509KeyPair(chain, key)
 	switch {
 	case err != nil:
-		l.report("tls.key", "does not match tls.certificate: they must be a private key and its certificate chain in PEM, "+
-			"the server's certificate first: %v", err)
+		l.report("tls.key", "does not match tls.certificate: they must be a private key and its certificate chain in "+
+			"PEM, the server's certificate first: %v", err)
 	case now.After(pair.Leaf.NotAfter):
-		l.report("tls.certificate", "the certificate expired at %s (renew it)", pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+		l.report("tls.certificate", "the certificate expired at %s (renew it)",
+			pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(pair.Leaf.NotBefore):
 		l.report("tls.certificate", "the certificate is not valid before %s (wait, or correct this machine's clock)",
 			pair.Leaf.NotBefore.UTC().Format(time.RFC3339))

@@ -61,7 +61,8 @@ func certify(t *testing.T, dir string, from, until time.Time) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "cert"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})), 0o644)
+	write(t, filepath.Join(dir, "cert"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})),
+		0o644)
 	write(t, filepath.Join(dir, "key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), 0o600)
 }
 
@@ -73,23 +74,29 @@ func TestCheck(t *testing.T) {
 		want  []string // the starts of the mistakes; none: no mistake
 	}{
 		{"softhsm", func(c *Config, dir string) { c.Token = Token{SoftHSM: dir + "/new"} }, nil},
-		{"own certificate", func(c *Config, dir string) { certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour)) }, nil},
+		{"own certificate", func(c *Config, dir string) { certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour)) },
+			nil},
 		{"no directory", func(c *Config, dir string) { c.Directory = dir + "/none" }, []string{"directory: stat"}},
-		{"a file for a directory", func(c *Config, dir string) { c.Directory = dir + "/pin" }, []string{`directory: "%s/pin" is not a directory`}},
+		{"a file for a directory", func(c *Config, dir string) { c.Directory = dir + "/pin" },
+			[]string{`directory: "%s/pin" is not a directory`}},
 		{"open directory", func(c *Config, dir string) { chmod(t, dir, 0o777) }, []string{
 			`directory: the directory "%s" is writable by all users, who could replace its files (run chmod o-w %s)`,
 			`admin.socket: the directory "%s" is accessible to users other than its owner (run chmod 700 %s`,
 		}},
-		{"no directory of the store", func(c *Config, dir string) { c.Store.File = dir + "/none/db" }, []string{"store.file: stat"}},
+		{"no directory of the store", func(c *Config, dir string) { c.Store.File = dir + "/none/db" },
+			[]string{"store.file: stat"}},
 		{"no module", func(c *Config, dir string) { c.Token.Module = dir + "/none" }, []string{"token.module: stat"}},
-		{"a directory for a module", func(c *Config, dir string) { c.Token.Module = dir }, []string{`token.module: "%s" is not a regular file`}},
+		{"a directory for a module", func(c *Config, dir string) { c.Token.Module = dir },
+			[]string{`token.module: "%s" is not a regular file`}},
 		{"SoftHSM's configuration", func(c *Config, dir string) { c.Token.SoftHSMConf = dir + "/module.so" }, nil},
-		{"no configuration of SoftHSM", func(c *Config, dir string) { c.Token.SoftHSMConf = dir + "/none" }, []string{"token.softhsm_conf: stat"}},
+		{"no configuration of SoftHSM", func(c *Config, dir string) { c.Token.SoftHSMConf = dir + "/none" },
+			[]string{"token.softhsm_conf: stat"}},
 		{"no PIN", func(c *Config, dir string) { c.Token.PINFile = dir + "/none" }, []string{"token.pin_file: open"}},
 		{"public PIN", func(c *Config, dir string) { chmod(t, dir+"/pin", 0o640) }, []string{
 			`token.pin_file: "%s/pin" is accessible to users other than its owner (run chmod 600 %s/pin)`,
 		}},
-		{"no PIN variable", func(c *Config, dir string) { c.Token.PINFile, c.Token.PINEnv = "", "KMSGATE_NONE" }, []string{`token.pin_env: the environment variable "KMSGATE_NONE" is not set`}},
+		{"no PIN variable", func(c *Config, dir string) { c.Token.PINFile, c.Token.PINEnv = "", "KMSGATE_NONE" },
+			[]string{`token.pin_env: the environment variable "KMSGATE_NONE" is not set`}},
 		{"no certificate, no key", func(c *Config, dir string) {}, []string{"tls.certificate: open", "tls.key: open"}},
 		{"another's key", func(c *Config, dir string) {
 			certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour))
@@ -100,8 +107,10 @@ func TestCheck(t *testing.T) {
 			certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour))
 			write(t, dir+"/key", string(first), 0o600)
 		}, []string{"tls.key: does not match tls.certificate: they must be"}},
-		{"expired", func(c *Config, dir string) { certify(t, dir, now.Add(-2*time.Hour), now.Add(-time.Hour)) }, []string{"tls.certificate: the certificate expired at"}},
-		{"not yet valid", func(c *Config, dir string) { certify(t, dir, now.Add(time.Hour), now.Add(2*time.Hour)) }, []string{"tls.certificate: the certificate is not valid before"}},
+		{"expired", func(c *Config, dir string) { certify(t, dir, now.Add(-2*time.Hour), now.Add(-time.Hour)) },
+			[]string{"tls.certificate: the certificate expired at"}},
+		{"not yet valid", func(c *Config, dir string) { certify(t, dir, now.Add(time.Hour), now.Add(2*time.Hour)) },
+			[]string{"tls.certificate: the certificate is not valid before"}},
 		{"all", func(c *Config, dir string) {
 			c.Directory, c.Token.Module, c.Token.PINFile = dir+"/none", dir+"/none", dir+"/none"
 		}, []string{"directory: ", "token.module: ", "token.pin_file: "}},
@@ -186,7 +195,7 @@ func TestPINFile(t *testing.T) {
 	}
 }
 
-// TestAccessHint tests that a user without permission is not told to change the file.
+// TestAccessHint tests that the advice for a user without permission is to run as another user.
 func TestAccessHint(t *testing.T) {
 	const advice = "correct the path"
 	for err, want := range map[error]string{

@@ -92,9 +92,9 @@ type Audit struct {
 // TLS is the certificate of all listeners: the one that the operator provides, or else one
 // that the gateway's CA issues at every start.
 type TLS struct {
-	CAFile      string   `yaml:"ca_file" is:"path"`     // the CA's certificate for clients to trust, which kmsgate writes
+	CAFile      string   `yaml:"ca_file" is:"path"`     // the CA's certificate for clients, which kmsgate writes
 	CAKeyFile   string   `yaml:"ca_key_file" is:"path"` // the CA's key and certificate, which init creates
-	Certificate string   `yaml:"certificate" is:"path"` // the operator's certificate chain in PEM; requires Key, excludes a CA
+	Certificate string   `yaml:"certificate" is:"path"` // the operator's certificate chain, PEM; needs Key, excludes a CA
 	Key         string   `yaml:"key" is:"path"`         // the private key of Certificate, in PEM
 	Names       []string `yaml:"names" is:"name"`       // further DNS names and IP addresses for the CA's certificates
 }

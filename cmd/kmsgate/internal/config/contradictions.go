@@ -51,8 +51,8 @@ func (l *ledger) checkContradictions(c *Config) {
 	l.checkAddresses(c)
 	l.checkFiles(c)
 	if n := len(c.Admin.Socket); n > maxSocket {
-		l.report("admin.socket", "the path has %d bytes, but a socket's path can have at most %d: choose a shorter path, "+
-			"such as /run/kmsgate/admin.sock", n, maxSocket)
+		l.report("admin.socket", "the path has %d bytes, but a socket's path can have at most %d: choose a shorter "+
+			"path, such as /run/kmsgate/admin.sock", n, maxSocket)
 	}
 }
 
@@ -71,7 +71,8 @@ func (l *ledger) checkSoftHSM(t Token) {
 		{"token.softhsm_conf", t.SoftHSMConf != ""},
 	} {
 		if f.set {
-			l.report(f.field, "cannot be combined with token.softhsm, whose token kmsgate manages itself: remove one of them")
+			l.report(f.field, "cannot be combined with token.softhsm, whose token kmsgate manages itself: "+
+				"remove one of them")
 		}
 	}
 }
@@ -99,7 +100,8 @@ func (l *ledger) checkCertificate(t TLS) {
 	if t.Certificate == "" && t.Key == "" {
 		for _, f := range ca {
 			if f[1] == "" {
-				l.report(f[0], "is missing: it must be a path (to use another certificate, set tls.certificate and tls.key instead)")
+				l.report(f[0], "is missing: it must be a path (to use another certificate, set tls.certificate and "+
+					"tls.key instead)")
 			}
 		}
 		return
@@ -112,7 +114,8 @@ func (l *ledger) checkCertificate(t TLS) {
 	}
 	for _, f := range append(ca, [2]string{"tls.names", strings.Join(t.Names, " ")}) {
 		if f[1] != "" {
-			l.report(f[0], "cannot be combined with tls.certificate and tls.key: it applies to certificates that kmsgate issues")
+			l.report(f[0], "cannot be combined with tls.certificate and tls.key: it applies to certificates that "+
+				"kmsgate issues")
 		}
 	}
 }

@@ -79,8 +79,8 @@ func TestTags(t *testing.T) {
 	c := Default()
 	c.Listeners = []Listener{DefaultListener()}
 	walk(reflect.ValueOf(c), "", func(field string, tag reflect.StructTag, v reflect.Value) {
-		if is := tag.Get("is"); is != "" && forms[is].ok == nil {
-			t.Errorf("%s: unknown form %q", field, is)
+		if form := tag.Get("is"); form != "" && forms[form].ok == nil {
+			t.Errorf("%s: unknown form %q", field, form)
 		}
 		if tag.Get("yaml") == "" {
 			t.Errorf("%s has no name", field)

@@ -20,13 +20,15 @@ const maxPIN = 1024
 func (c *Config) PIN() (secret.Text, error) {
 	switch {
 	case c.Token.SoftHSM != "":
-		return "", errors.New("the configuration has no PIN for the token in token.softhsm, which kmsgate manages itself")
+		return "", errors.New("the configuration has no PIN for the token in token.softhsm, which kmsgate manages " +
+			"itself")
 	case c.Token.PINEnv == "":
 		return readPINFile(c.Token.PINFile)
 	}
 	pin := os.Getenv(c.Token.PINEnv)
 	if pin == "" {
-		return "", fmt.Errorf("the environment variable %q is not set or empty (set it to the token's user PIN)", c.Token.PINEnv)
+		return "", fmt.Errorf("the environment variable %q is not set or empty (set it to the token's user PIN)",
+			c.Token.PINEnv)
 	}
 	return parsePIN(pin)
 }

@@ -37,8 +37,8 @@ type form struct {
 var forms = map[string]form{
 	"path": {func(string) bool { return true }, "must be a path"},
 	"instance": {matches(`[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`),
-		"must be the id of a KMS instance, such as kst-hzz65f176a0ogplgqexample: " +
-			"at most 63 lower-case letters, digits and hyphens"},
+		"must be the id of a KMS instance, such as kst-hzz65f176a0ogplgqexample: at most 63 lower-case letters, " +
+			"digits and hyphens"},
 	"region":  {matches(`[a-z0-9-]{1,63}`), "must be the id of a region, such as cn-hangzhou"},
 	"account": {matches(`[0-9]{1,32}`), "must be the id of an account: 1 to 32 digits"},
 	"label": {func(s string) bool { return len(s) <= 32 },

@@ -45,7 +45,8 @@ func TestLoadWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Listeners[0].ClientCertificates != "none" || c.Listeners[1].ClientCertificates != "required" || c.Quotas.Shared.Asymmetric != 20 {
+	if c.Listeners[0].ClientCertificates != "none" || c.Listeners[1].ClientCertificates != "required" ||
+		c.Quotas.Shared.Asymmetric != 20 {
 		t.Errorf("LoadWritten: got %+v", c)
 	}
 }

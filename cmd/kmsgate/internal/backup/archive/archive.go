@@ -117,7 +117,9 @@ func (w *Writer) Add(name string, size int64, content io.WriterTo) error {
 		return fmt.Errorf("adding %q: the archive has %d files already", name, maxFiles)
 	}
 	hash := sha256.New()
-	err := w.add(name, size, func(to io.Writer) (int64, error) { return content.WriteTo(io.MultiWriter(to, hash)) })
+	err := w.add(name, size, func(file io.Writer) (int64, error) {
+		return content.WriteTo(io.MultiWriter(file, hash))
+	})
 	if err != nil {
 		return fmt.Errorf("adding %q: %w", name, err)
 	}
@@ -153,8 +155,8 @@ func (w *Writer) Close(m Manifest, sign func(digest []byte) ([]byte, error)) err
 }
 
 func (w *Writer) addBytes(name string, content []byte) error {
-	return w.add(name, int64(len(content)), func(to io.Writer) (int64, error) {
-		n, err := to.Write(content)
+	return w.add(name, int64(len(content)), func(file io.Writer) (int64, error) {
+		n, err := file.Write(content)
 		return int64(n), err
 	})
 }

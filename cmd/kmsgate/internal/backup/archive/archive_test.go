@@ -182,7 +182,8 @@ func TestDamage(t *testing.T) {
 		changed := bytes.Clone(sealed)
 		changed[n] ^= 1
 		parent := t.TempDir()
-		if _, err := archive.Extract(bytes.NewReader(changed), filepath.Join(parent, "new"), nil, identity); err == nil {
+		if _, err := archive.Extract(bytes.NewReader(changed), filepath.Join(parent, "new"), nil,
+			identity); err == nil {
 			t.Errorf("a flipped bit in byte %d: got no error", n)
 		}
 		if left, _ := os.ReadDir(parent); len(left) > 0 {
@@ -238,7 +239,8 @@ func TestPassphrase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.Extract(bytes.NewReader(sealed.Bytes()), filepath.Join(t.TempDir(), "new"), nil, right); err != nil {
+	if _, err := archive.Extract(bytes.NewReader(sealed.Bytes()), filepath.Join(t.TempDir(), "new"), nil,
+		right); err != nil {
 		t.Error(err)
 	}
 	wrong, err := archive.PassphraseIdentity("correct horse batterz")
@@ -287,7 +289,8 @@ func TestRecipients(t *testing.T) {
 			t.Errorf("%v: %v", texts, err)
 		}
 	}
-	if _, err := archive.ParseIdentities(strings.NewReader("# created\nAGE-SECRET-KEY-1OOPS\n")); err == nil || strings.Contains(err.Error(), "OOPS") {
+	if _, err := archive.ParseIdentities(strings.NewReader("# created\nAGE-SECRET-KEY-1OOPS\n")); err == nil ||
+		strings.Contains(err.Error(), "OOPS") {
 		t.Errorf("ParseIdentities of a broken identity: got %v, want an error without it", err)
 	}
 }
@@ -299,7 +302,8 @@ type entry struct {
 }
 
 func file(name, text string) entry {
-	return entry{tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(text)), Format: tar.FormatUSTAR}, text}
+	return entry{tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(text)),
+		Format: tar.FormatUSTAR}, text}
 }
 
 // forge returns an archive of any entries, with the text suffix after the tar archive.
@@ -370,24 +374,28 @@ func TestAttacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, entries := range map[string][]entry{
-		"above":                      manifest(t, s, nil, file("../a", "x")),
-		"above, later":               manifest(t, s, nil, file("b/../../a", "x")),
-		"absolute":                   manifest(t, s, nil, file("/etc/a", "x")),
-		"the directory itself":       manifest(t, s, nil, file(".", "x")),
-		"not clean":                  manifest(t, s, nil, file("b//a", "x")),
-		"dots":                       manifest(t, s, nil, file("./a", "x")),
-		"a backslash":                manifest(t, s, nil, file(`..\a`, "x")),
-		"a control character":        manifest(t, s, nil, file("a\x1b[31m", "x")),
-		"a symbolic link":            append([]entry{typed(tar.TypeSymlink, "l", "/etc")}, manifest(t, s, nil, file("l/passwd", "x"))...),
-		"a hard link":                append([]entry{typed(tar.TypeLink, "l", "/etc/passwd")}, text...),
-		"a device":                   append([]entry{typed(tar.TypeChar, "null", "")}, text...),
-		"a pipe":                     append([]entry{typed(tar.TypeFifo, "pipe", "")}, text...),
-		"a directory":                append([]entry{typed(tar.TypeDir, "d", "")}, text...),
-		"an extended header":         manifest(t, s, nil, extended),
-		"GNU's format":               manifest(t, s, nil, gnu),
-		"a file twice":               manifest(t, s, nil, a, a),
-		"a file as a directory":      manifest(t, s, nil, a, file("a/b", "x")),
-		"a missing file":             manifest(t, s, func(m *archive.Manifest) { m.Files = append(m.Files, m.Files[0]) }, a),
+		"above":                manifest(t, s, nil, file("../a", "x")),
+		"above, later":         manifest(t, s, nil, file("b/../../a", "x")),
+		"absolute":             manifest(t, s, nil, file("/etc/a", "x")),
+		"the directory itself": manifest(t, s, nil, file(".", "x")),
+		"not clean":            manifest(t, s, nil, file("b//a", "x")),
+		"dots":                 manifest(t, s, nil, file("./a", "x")),
+		"a backslash":          manifest(t, s, nil, file(`..\a`, "x")),
+		"a control character":  manifest(t, s, nil, file("a\x1b[31m", "x")),
+		"a symbolic link": append([]entry{typed(tar.TypeSymlink, "l", "/etc")},
+			manifest(t, s, nil, file("l/passwd", "x"))...),
+		"a hard link":           append([]entry{typed(tar.TypeLink, "l", "/etc/passwd")}, text...),
+		"a device":              append([]entry{typed(tar.TypeChar, "null", "")}, text...),
+		"a pipe":                append([]entry{typed(tar.TypeFifo, "pipe", "")}, text...),
+		"a directory":           append([]entry{typed(tar.TypeDir, "d", "")}, text...),
+		"an extended header":    manifest(t, s, nil, extended),
+		"GNU's format":          manifest(t, s, nil, gnu),
+		"a file twice":          manifest(t, s, nil, a, a),
+		"a file as a directory": manifest(t, s, nil, a, file("a/b", "x")),
+		"a missing file": manifest(t, s, func(m *archive.Manifest) {
+			m.Files = append(m.Files,
+				m.Files[0])
+		}, a),
 		"an unlisted file":           manifest(t, s, func(m *archive.Manifest) { m.Files = m.Files[:1] }, a, b),
 		"another name":               manifest(t, s, func(m *archive.Manifest) { m.Files[0].Name = "c" }, a),
 		"another order":              manifest(t, s, func(m *archive.Manifest) { slices.Reverse(m.Files) }, a, b),
@@ -406,14 +414,17 @@ func TestAttacks(t *testing.T) {
 	} {
 		expectRefused(t, name, forge(t, identity.Recipient(), "", entries...), archive.ErrBroken, nil, identity)
 	}
-	expectRefused(t, "data after the tar archive", forge(t, identity.Recipient(), "x", text...), archive.ErrBroken, nil, identity)
+	expectRefused(t, "data after the tar archive", forge(t, identity.Recipient(), "x", text...), archive.ErrBroken,
+		nil, identity)
 	parent := t.TempDir()
 	newer := manifest(t, s, func(m *archive.Manifest) { m.Format, m.Kmsgate = 2, "v9" }, a)
-	if _, err := archive.Extract(bytes.NewReader(forge(t, identity.Recipient(), "", newer...)), filepath.Join(parent, "new"), nil, identity); err == nil || !strings.Contains(err.Error(), "v9") {
+	if _, err := archive.Extract(bytes.NewReader(forge(t, identity.Recipient(), "", newer...)),
+		filepath.Join(parent, "new"), nil, identity); err == nil || !strings.Contains(err.Error(), "v9") {
 		t.Errorf("a newer format: got %v, want an error with the version", err)
 	}
 	// Without an attack, forge writes archives that Extract accepts.
-	if _, err := archive.Extract(bytes.NewReader(forge(t, identity.Recipient(), "", text...)), filepath.Join(parent, "new"), nil, identity); err != nil {
+	if _, err := archive.Extract(bytes.NewReader(forge(t, identity.Recipient(), "", text...)),
+		filepath.Join(parent, "new"), nil, identity); err != nil {
 		t.Errorf("without an attack: %v", err)
 	}
 }

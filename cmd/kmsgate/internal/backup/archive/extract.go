@@ -222,8 +222,8 @@ func (x *extraction) check(text, signature []byte, trusted audit.PublicKey) (m M
 		return m, fmt.Errorf("%w: decoding its manifest: %w", ErrBroken, err)
 	}
 	if m.Format != format {
-		return m, fmt.Errorf("the backup has format %d but this kmsgate reads format %d (restore it with the version that wrote "+
-			"it, %q)", m.Format, format, clip(m.Kmsgate))
+		return m, fmt.Errorf("the backup has format %d but this kmsgate reads format %d (restore it with the version "+
+			"that wrote it, %q)", m.Format, format, clip(m.Kmsgate))
 	}
 	key, err := m.Key()
 	if err != nil {

@@ -22,7 +22,8 @@ func ParsePassphrase(text []byte) (secret.Text, error) {
 	case strings.ContainsAny(p, "\r\n\x00"):
 		return "", errors.New("the passphrase has more than one line (write it as the file's only line)")
 	case len(p) < minPassphrase:
-		return "", fmt.Errorf("the passphrase has fewer than %d bytes (create one with `openssl rand -base64 24`)", minPassphrase)
+		return "", fmt.Errorf("the passphrase has fewer than %d bytes (create one with `openssl rand -base64 24`)",
+			minPassphrase)
 	}
 	return secret.Text(p), nil
 }
