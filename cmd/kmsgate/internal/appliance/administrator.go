@@ -7,21 +7,25 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// fullAccess is the RAM policy that comes with kmsgate and allows everything.
+// fullAccess is the built-in RAM policy that allows everything.
 const fullAccess = "AliyunKMSFullAccess"
 
-// CreateAdministrator creates an access key for a user who may do everything. It makes the
-// user and attaches the policy unless an earlier call that was cut off has done so.
-func (a *Appliance) CreateAdministrator(ctx context.Context, userName, comments string) (made kms.CreateAccessKeyResponse, err error) {
+// CreateAdministrator creates an access key for a user with full access. It also creates the
+// user and attaches the policy, unless an earlier, interrupted call has done so.
+func (a *Appliance) CreateAdministrator(
+	ctx context.Context, userName, comments string,
+) (created kms.CreateAccessKeyResponse, err error) {
 	if !a.Store.Now().Users().Has(userName) {
-		if err := a.Server.Call(ctx, "CreateUser", map[string]string{"UserName": userName, "Comments": comments}, nil); err != nil {
-			return made, err
+		parameters := map[string]string{"UserName": userName, "Comments": comments}
+		if err := a.Server.Call(ctx, "CreateUser", parameters, nil); err != nil {
+			return created, err
 		}
 	}
-	err = a.Server.Call(ctx, "AttachPolicyToUser", map[string]string{"UserName": userName, "PolicyName": fullAccess}, nil)
+	parameters := map[string]string{"UserName": userName, "PolicyName": fullAccess}
+	err = a.Server.Call(ctx, "AttachPolicyToUser", parameters, nil)
 	if err != nil && !errors.Is(err, kms.ErrPolicyAttached) {
-		return made, err
+		return created, err
 	}
-	err = a.Server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": userName}, &made)
-	return made, err
+	err = a.Server.Call(ctx, "CreateAccessKey", map[string]string{"UserName": userName}, &created)
+	return created, err
 }

@@ -1,11 +1,11 @@
-// Package appliance opens and closes one appliance: everything that a configuration
-// names. That is its directory with a lock, the database and the token as a pair, the
-// CA, the audit log with its key, and the gateway on top of them.
+// Package appliance opens and closes an appliance: everything that one configuration names.
+// An appliance is a locked directory, a database and its token, the CA, the audit log with
+// its key, and the gateway on top of them.
 //
 // An appliance belongs to one process at a time. [Open] refuses a database and a token
-// that do not belong together, and creates nothing unless Options.Provision is set. Then
-// it creates what is missing, but refuses the leftovers of an appliance whose database is
-// gone.
+// that do not belong together. It creates nothing unless Options.Provision is set. Then
+// it creates whatever is missing, but refuses the leftovers of an appliance whose database
+// is missing.
 package appliance
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// An Appliance is open. Close it.
+// An Appliance is an open appliance. The caller must close it.
 type Appliance struct {
 	Config *config.Config
 	Store  *store.Store
@@ -34,39 +34,39 @@ type Appliance struct {
 	settings tokenSettings
 	keys     hsm.Backend
 	token    *token.Token
-	ca       *ca.Authority  // nil if the operator has a certificate of their own
+	ca       *ca.Authority  // nil if the configuration names a certificate
 	closers  []func() error // in the order of opening
 }
 
-// Options say how an appliance is opened. The zero value is good for one that
+// Options configure how an appliance is opened. The zero value suits an appliance that
 // exists.
 type Options struct {
-	Provision       bool // make what is missing
-	NewCA           bool // make a CA for an appliance that has lost its own
-	AcceptAuditLoss bool // go on without audit lines that are gone
+	Provision       bool // create whatever is missing
+	NewCA           bool // create a CA for an appliance that has lost its CA
+	AcceptAuditLoss bool // continue although audit lines are lost
 	InsistOnPIN     bool // use the PIN although few attempts are left
 
-	// EchoStringToSign has the gateway tell a client with a wrong signature what it
-	// should have signed. It is for development.
+	// EchoStringToSign makes the gateway answer a wrong signature with the string that the
+	// client should have signed. It is for development.
 	EchoStringToSign bool
 
-	// Locked, if not nil, is called as soon as this process has the lock, before
-	// anything is opened.
+	// Locked, if not nil, is called once this process holds the lock, before anything is
+	// opened.
 	Locked func() error
 
-	// Archiver, if not nil, returns what makes backups of the appliance. Without it
-	// CreateBackup is refused.
+	// Archiver, if not nil, returns the writer of the appliance's backups. If it is nil, the
+	// gateway refuses CreateBackup.
 	Archiver func(*Appliance) gateway.Archiver
 
 	Logger *slog.Logger // nil means slog.Default()
 }
 
-// ErrNotInitialized means that the configuration's appliance was never made.
-var ErrNotInitialized = errors.New("there is no instance yet: `kmsgate init` makes it")
+// ErrNotInitialized means that the configuration's appliance was never created.
+var ErrNotInitialized = errors.New("the instance does not exist yet (create it with `kmsgate init --config FILE`)")
 
-// Open opens an appliance for this process alone.
+// Open opens an appliance, which no other process can open until Close.
 func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err error) {
-	a := create(c, o)
+	a := newAppliance(c, o)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())
@@ -99,10 +99,10 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 	return a, nil
 }
 
-// OpenStaged opens an appliance that was extracted from a backup and does not serve yet:
-// without a lock, its audit log or a gateway.
+// OpenStaged opens an appliance that was extracted from a backup and does not serve yet.
+// It takes no lock, and opens neither the audit log nor a gateway.
 func OpenStaged(ctx context.Context, c *config.Config, o Options) (*Appliance, error) {
-	a := create(c, o)
+	a := newAppliance(c, o)
 	err := a.openCA()
 	if err == nil {
 		err = a.openPair(ctx)
@@ -113,26 +113,26 @@ func OpenStaged(ctx context.Context, c *config.Config, o Options) (*Appliance, e
 	return a, nil
 }
 
-func create(c *config.Config, o Options) *Appliance {
+func newAppliance(c *config.Config, o Options) *Appliance {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
 	return &Appliance{Config: c, options: o, settings: tokenSettings{c, o.InsistOnPIN, o.Logger}}
 }
 
-// OnClose has Close call f, before it closes anything that is open already. what names
-// the thing in an error.
-func (a *Appliance) OnClose(what string, f func() error) {
+// OnClose makes Close call f before it closes anything that is open already. An error
+// says "closing name".
+func (a *Appliance) OnClose(name string, f func() error) {
 	a.closers = append(a.closers, func() error {
 		if err := f(); err != nil {
-			return fmt.Errorf("closing %s: %w", what, err)
+			return fmt.Errorf("closing %s: %w", name, err)
 		}
 		return nil
 	})
 }
 
-// Close writes what the gateway has not written yet, and closes everything in the
-// opposite order of opening.
+// Close flushes the gateway's pending writes, and closes everything in the reverse order of
+// opening.
 func (a *Appliance) Close() (err error) {
 	if a.Server != nil {
 		a.Server.Flush()
@@ -145,13 +145,13 @@ func (a *Appliance) Close() (err error) {
 	return err
 }
 
-// VerifyAll has every key version sign, and unseals every access key and client key. See
+// VerifyAll signs with every key version, and unseals every access key and client key. See
 // [keypair.VerifyAll].
 func (a *Appliance) VerifyAll(ctx context.Context) (keypair.Verified, error) {
 	return keypair.VerifyAll(ctx, a.Store, a.keys, a.token)
 }
 
-// identity returns which KMS instance the configuration is of.
+// identity returns the KMS instance that the configuration names.
 func (a *Appliance) identity() store.Instance {
 	i := a.Config.Instance
 	return store.Instance{InstanceId: i.ID, RegionId: i.Region, AccountId: i.Account}

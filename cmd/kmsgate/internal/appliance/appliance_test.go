@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,11 +21,10 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
-// configured returns the configuration of an appliance with a SoftHSM token, which is not
-// there yet.
-func configured(t *testing.T) *config.Config {
+// newConfig returns the configuration of an appliance with a SoftHSM token. Neither exists yet.
+func newConfig(t *testing.T) *config.Config {
 	t.Helper()
-	t.Setenv("SOFTHSM2_CONF", "") // opening sets it; the test's end puts it back
+	t.Setenv("SOFTHSM2_CONF", "") // Open sets it; the test restores it
 	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\n"
 	c, err := config.Parse([]byte(text), t.TempDir())
 	if err != nil {
@@ -38,7 +38,7 @@ func options(t *testing.T) appliance.Options {
 	return appliance.Options{Logger: config.Log{}.Quiet(t.Output())}
 }
 
-// open opens an appliance. It is closed at the test's end, or before.
+// open opens an appliance, and closes it at the end of the test.
 func open(t *testing.T, c *config.Config, o appliance.Options) *appliance.Appliance {
 	t.Helper()
 	a, err := appliance.Open(t.Context(), c, o)
@@ -56,17 +56,18 @@ func closeNow(t *testing.T, a *appliance.Appliance) {
 	}
 }
 
-// initialized makes an appliance and closes it again.
+// initialized creates an appliance and closes it.
 func initialized(t *testing.T) *config.Config {
 	t.Helper()
-	c, o := configured(t), options(t)
+	c, o := newConfig(t), options(t)
 	o.Provision = true
 	closeNow(t, open(t, c, o))
 	return c
 }
 
-// refused wants an error with some text, and nothing left open by it.
-func refused(t *testing.T, c *config.Config, o appliance.Options, want string) error {
+// expectRefused expects Open to return an error that contains want, and to leave the directory
+// unlocked.
+func expectRefused(t *testing.T, c *config.Config, o appliance.Options, want string) error {
 	t.Helper()
 	a, err := appliance.Open(t.Context(), c, o)
 	if err == nil {
@@ -76,7 +77,7 @@ func refused(t *testing.T, c *config.Config, o appliance.Options, want string) e
 		t.Errorf("Open: %v, want an error with %q", err, want)
 	}
 	if unlock, lockErr := appliance.LockDirectory(c.Directory); lockErr != nil {
-		t.Errorf("after an error of Open: %v", lockErr)
+		t.Errorf("LockDirectory after an error of Open: %v", lockErr)
 	} else if err := unlock(); err != nil {
 		t.Error(err)
 	}
@@ -85,11 +86,11 @@ func refused(t *testing.T, c *config.Config, o appliance.Options, want string) e
 
 func createKey(t *testing.T, a *appliance.Appliance) (keyId string) {
 	t.Helper()
-	var made struct{ KeyMetadata struct{ KeyId string } }
-	if err := a.Server.Call(t.Context(), "CreateKey", map[string]string{"KeySpec": "EC_P256"}, &made); err != nil {
+	var created struct{ KeyMetadata struct{ KeyId string } }
+	if err := a.Server.Call(t.Context(), "CreateKey", map[string]string{"KeySpec": "EC_P256"}, &created); err != nil {
 		t.Fatal(err)
 	}
-	return made.KeyMetadata.KeyId
+	return created.KeyMetadata.KeyId
 }
 
 func remove(t *testing.T, paths ...string) {
@@ -101,35 +102,37 @@ func remove(t *testing.T, paths ...string) {
 	}
 }
 
-// TestOpenTwice: one appliance is one process's, and the next one finds what the last
-// one had.
+// TestOpenTwice tests that an appliance can be open once at a time, and that a later Open finds
+// its keys.
 func TestOpenTwice(t *testing.T) {
-	c, o := configured(t), options(t)
+	c, o := newConfig(t), options(t)
 	o.Provision = true
 	first := open(t, c, o)
 	keyId, public := createKey(t, first), first.AuditPublicKey()
-	if _, err := appliance.Open(t.Context(), c, o); !errors.Is(err, appliance.ErrInUse) || !strings.Contains(err.Error(), c.Directory) {
-		t.Errorf("Open of one that is open: %v", err)
+	if _, err := appliance.Open(t.Context(), c, o); !errors.Is(err, appliance.ErrInUse) ||
+		!strings.Contains(err.Error(), c.Directory) {
+		t.Errorf("Open of an open appliance: got %v, want ErrInUse with the directory", err)
 	}
 	closeNow(t, first)
-	closeNow(t, first) // once is enough, twice does nothing
+	closeNow(t, first) // a second Close does nothing
 
 	second := open(t, c, options(t))
 	if !bytes.Equal(second.AuditPublicKey(), public) {
-		t.Error("it has another audit key")
+		t.Error("the second Open has another audit key")
 	}
 	if err := second.Server.Call(t.Context(), "DescribeKey", map[string]string{"KeyId": keyId}, nil); err != nil {
 		t.Error(err)
 	}
 	proof, err := second.VerifyAll(t.Context())
 	if err != nil || proof.Keys != 1 || proof.Versions != 1 {
-		t.Errorf("Prove: %+v, %v", proof, err)
+		t.Errorf("VerifyAll: got %+v, %v, want 1 key with 1 version", proof, err)
 	}
 }
 
-// TestAuditKey: the audit key's signatures are those that the file for auditors checks.
+// TestAuditKey tests that the file for auditors verifies the audit key's signatures, and that
+// Open refuses another instance's file.
 func TestAuditKey(t *testing.T) {
-	c, o := configured(t), options(t)
+	c, o := newConfig(t), options(t)
 	o.Provision = true
 	a := open(t, c, o)
 	text, err := os.ReadFile(c.AuditPublicKeyFile())
@@ -143,7 +146,7 @@ func TestAuditKey(t *testing.T) {
 	digest := bytes.Repeat([]byte{7}, 32)
 	signature, err := a.SignWithAuditKey(t.Context(), digest)
 	if err != nil || !audit.Signed(key, digest, signature) {
-		t.Errorf("SignWithAuditKey: %v", err)
+		t.Errorf("SignWithAuditKey: got %v or an invalid signature", err)
 	}
 	closeNow(t, a)
 	other := initialized(t)
@@ -154,72 +157,72 @@ func TestAuditKey(t *testing.T) {
 	if err := os.WriteFile(c.AuditPublicKeyFile(), foreign, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_ = refused(t, c, options(t), "is not the public half of the audit key")
+	_ = expectRefused(t, c, options(t), "does not match the database")
 }
 
-// TestNotInitialized: without Provision nothing is made, and an init that was cut off is
-// told from none only by what it left.
+// TestNotInitialized tests that Open without Provision creates nothing but the lock.
 func TestNotInitialized(t *testing.T) {
-	c := configured(t)
-	if err := refused(t, c, options(t), "kmsgate init"); !errors.Is(err, appliance.ErrNotInitialized) {
-		t.Errorf("Open: %v", err)
+	c := newConfig(t)
+	if err := expectRefused(t, c, options(t), "kmsgate init"); !errors.Is(err, appliance.ErrNotInitialized) {
+		t.Errorf("Open: got %v, want ErrNotInitialized", err)
 	}
 	entries, err := os.ReadDir(c.Directory)
 	if err != nil || len(entries) != 1 || entries[0].Name() != "lock" {
-		t.Errorf("Open made %v, %v", entries, err)
+		t.Errorf("Open created %v, %v, want only the lock", entries, err)
 	}
 }
 
-// TestLocked: the hook comes before anything is made, and its error ends it all.
+// TestLocked tests that Open calls the hook before it creates anything, and returns its error.
 func TestLocked(t *testing.T) {
-	c, o := configured(t), options(t)
-	no := errors.New("no")
+	c, o := newConfig(t), options(t)
+	errHook := errors.New("refused by the hook")
 	o.Provision, o.Locked = true, func() error {
 		if _, err := appliance.LockDirectory(c.Directory); !errors.Is(err, appliance.ErrInUse) {
 			t.Errorf("the directory is not locked: %v", err)
 		}
 		if _, err := os.Stat(c.Store.File); err == nil {
-			t.Error("there is a database already")
+			t.Error("the database exists already")
 		}
-		return no
+		return errHook
 	}
-	if err := refused(t, c, o, "no"); !errors.Is(err, no) {
+	if err := expectRefused(t, c, o, errHook.Error()); !errors.Is(err, errHook) {
 		t.Errorf("Open: %v", err)
 	}
 }
 
-// TestForeignToken: a token of another appliance is refused, and none is made in the place
-// of one that is missing.
+// TestForeignToken tests that Open refuses the token of another appliance, and creates no token
+// in place of a missing one.
 func TestForeignToken(t *testing.T) {
 	c, other := initialized(t), initialized(t)
 	own := c.Token.SoftHSM
 	c.Token.SoftHSM = other.Token.SoftHSM
-	err := refused(t, c, options(t), "restore token and database from a backup")
+	err := expectRefused(t, c, options(t), "restore token and database from a backup")
 	if !errors.Is(err, keypair.ErrForeignToken) && !errors.Is(err, token.ErrNotOurs) {
-		t.Errorf("another's token: %v", err)
+		t.Errorf("Open with another appliance's token: got %v, want ErrForeignToken or ErrNotOurs", err)
 	}
 	c.Token.SoftHSM = filepath.Join(c.Directory, "none")
 	o := options(t)
 	o.Provision = true
-	_ = refused(t, c, o, "is not there")
+	_ = expectRefused(t, c, o, "does not exist")
 	if _, err := os.Stat(c.Token.SoftHSM); err == nil {
-		t.Error("a token was made")
+		t.Error("Open created a token")
 	}
 	c.Token.SoftHSM = own
 	closeNow(t, open(t, c, options(t)))
 }
 
-// TestAnotherInstance: a database of an instance that the configuration does not name is
-// refused.
+// TestAnotherInstance tests that Open refuses the database of an instance that the configuration
+// does not name.
 func TestAnotherInstance(t *testing.T) {
 	c := initialized(t)
 	c.Instance.Region = "cn-beijing"
-	_ = refused(t, c, options(t), "is of instance kst-test in region cn-hangzhou of account 1, and the configuration says kst-test, cn-beijing, 1")
+	_ = expectRefused(t, c, options(t), `belongs to instance "kst-test", region "cn-hangzhou", account "1", but the configuration has instance "kst-test", `+
+		`region "cn-beijing", account "1"`)
 }
 
-// TestCA: a CA that clients may trust already is never replaced, unless that is asked for.
+// TestCA tests that only NewCA replaces a CA that clients may trust already.
 func TestCA(t *testing.T) {
-	c, o := configured(t), options(t)
+	c, o := newConfig(t), options(t)
 	o.Provision = true
 	a := open(t, c, o)
 	if err := a.Server.Call(t.Context(), "CreateUser", map[string]string{"UserName": "alice"}, nil); err != nil {
@@ -232,21 +235,21 @@ func TestCA(t *testing.T) {
 	}
 	renew := options(t)
 	renew.NewCA = true
-	_ = refused(t, c, renew, "to have another one, move it away")
+	_ = expectRefused(t, c, renew, "to create another CA, move its key")
 	remove(t, c.TLS.CAKeyFile)
-	_ = refused(t, c, options(t), ca.LostAdvice)
-	_ = refused(t, c, o, ca.LostAdvice) // there is a user: its programs trust the CA
+	_ = expectRefused(t, c, options(t), ca.LostAdvice)
+	_ = expectRefused(t, c, o, ca.LostAdvice) // the user's programs trust the CA
 	closeNow(t, open(t, c, renew))
 	if after, err := os.ReadFile(c.TLS.CAFile); err != nil || bytes.Equal(before, after) {
-		t.Errorf("there is no new CA: %v", err)
+		t.Errorf("Open with NewCA created no CA: %v", err)
 	}
 	closeNow(t, open(t, c, options(t)))
 }
 
-// TestServerTLS: clients that trust the CA accept the certificate for the instance's name
-// and for the addresses that are served.
+// TestServerTLS tests that the certificate is valid for the instance's names and for the
+// listeners' addresses.
 func TestServerTLS(t *testing.T) {
-	c, o := configured(t), options(t)
+	c, o := newConfig(t), options(t)
 	o.Provision = true
 	c.TLS.Names = []string{"kms.example"}
 	a := open(t, c, o)
@@ -264,24 +267,24 @@ func TestServerTLS(t *testing.T) {
 		}
 	}
 	if err := leaf.VerifyHostname("0.0.0.0"); err == nil {
-		t.Error("the certificate is for the unspecified address")
+		t.Error("the certificate is valid for the unspecified address")
 	}
-	c.TLS.Certificate, c.TLS.Key = c.TLS.CAFile, c.TLS.CAKeyFile // the operator's own
+	c.TLS.Certificate, c.TLS.Key = c.TLS.CAFile, c.TLS.CAKeyFile // a certificate of the operator
 	closeNow(t, a)
 	own := open(t, c, options(t))
 	if cfg, err := own.ServerTLS(); err != nil || len(cfg.Certificates) != 1 {
-		t.Errorf("with the operator's certificate: %v", err)
+		t.Errorf("ServerTLS with the operator's certificate: %v", err)
 	}
 	c.TLS.Key = filepath.Join(c.Directory, "none")
 	if _, err := own.ServerTLS(); err == nil || !strings.Contains(err.Error(), c.TLS.Certificate) {
-		t.Errorf("without its key: %v", err)
+		t.Errorf("ServerTLS without the key: got %v, want an error with %q", err, c.TLS.Certificate)
 	}
 }
 
-// TestLeftovers: whatever is left of an appliance without its database, it is neither
-// used nor built upon.
+// TestLeftovers tests that Open refuses an appliance that has lost its database, as long as any
+// part of it exists.
 func TestLeftovers(t *testing.T) {
-	c, o := configured(t), options(t)
+	c, o := newConfig(t), options(t)
 	o.Provision = true
 	a := open(t, c, o)
 	createKey(t, a)
@@ -289,17 +292,18 @@ func TestLeftovers(t *testing.T) {
 	if err := os.Truncate(c.Store.File, 0); err != nil {
 		t.Fatal(err)
 	}
-	_ = refused(t, c, options(t), "the database "+c.Store.File+" is empty, of whose instance there still is "+c.Audit.File)
+	_ = expectRefused(t, c, options(t), fmt.Sprintf("the database %q is empty, but parts of its instance still exist: %q", c.Store.File, c.Audit.File))
 	remove(t, c.Store.File)
-	_ = refused(t, c, options(t), "is gone, of whose instance there still is "+c.Audit.File)
-	_ = refused(t, c, o, "nothing was made: there is "+c.Audit.File)
+	_ = expectRefused(t, c, options(t), fmt.Sprintf("is missing, but parts of its instance still exist: %q",
+		c.Audit.File))
+	_ = expectRefused(t, c, o, fmt.Sprintf("nothing was created: parts of an instance exist without its database %q: %q", c.Store.File, c.Audit.File))
 	remove(t, c.Audit.File, c.AuditPublicKeyFile())
-	_ = refused(t, c, options(t), "there still is "+c.TLS.CAKeyFile)
+	_ = expectRefused(t, c, options(t), fmt.Sprintf("still exist: %q", c.TLS.CAKeyFile))
 	remove(t, c.TLS.CAKeyFile)
-	_ = refused(t, c, options(t), "signing keys with kmsgate's label in the token (2; it is the one in "+c.Token.SoftHSM)
-	_ = refused(t, c, o, "nothing was made: there is signing keys")
+	_ = expectRefused(t, c, options(t), fmt.Sprintf("2 signing keys of kmsgate in the token in %q", c.Token.SoftHSM))
+	_ = expectRefused(t, c, o, "nothing was created: parts of an instance exist without its database")
 	if _, err := os.Stat(c.Store.File); err == nil {
-		t.Error("a database was made")
+		t.Error("Open created a database")
 	}
 	if err := os.RemoveAll(c.Token.SoftHSM); err != nil {
 		t.Fatal(err)
@@ -307,44 +311,45 @@ func TestLeftovers(t *testing.T) {
 	closeNow(t, open(t, c, o))
 }
 
-// TestAuditLoss: a log that is gone is told of, and goes on only if that is accepted.
+// TestAuditLoss tests that Open refuses a missing audit log, unless the loss is accepted.
 func TestAuditLoss(t *testing.T) {
 	c := initialized(t)
 	a := open(t, c, options(t))
 	createKey(t, a)
 	closeNow(t, a)
 	remove(t, c.Audit.File)
-	_ = refused(t, c, options(t), "start once with --accept-audit-loss")
+	_ = expectRefused(t, c, options(t), "start once with --accept-audit-loss")
 	o := options(t)
 	o.AcceptAuditLoss = true
 	closeNow(t, open(t, c, o))
 	closeNow(t, open(t, c, options(t)))
 }
 
-// TestOnClose: what is opened last is closed first, and every error is told.
+// TestOnClose tests that Close closes in the reverse order of opening, and returns every error.
 func TestOnClose(t *testing.T) {
-	c, o := configured(t), options(t)
+	c, o := newConfig(t), options(t)
 	o.Provision = true
 	a := open(t, c, o)
 	var order []string
 	for _, name := range []string{"one", "two"} {
 		a.OnClose("number "+name, func() error {
 			order = append(order, name)
-			return errors.New("it is stuck")
+			return errors.New("stuck")
 		})
 	}
 	err := a.Close()
-	if err == nil || !strings.Contains(err.Error(), "closing number one: it is stuck") || !strings.Contains(err.Error(), "closing number two: it is stuck") {
-		t.Errorf("Close: %v", err)
+	if err == nil || !strings.Contains(err.Error(), "closing number one: stuck") ||
+		!strings.Contains(err.Error(), "closing number two: stuck") {
+		t.Errorf("Close: got %v, want both errors", err)
 	}
 	if !slices.Equal(order, []string{"two", "one"}) {
-		t.Errorf("it closed %q", order)
+		t.Errorf("Close closed %q, want two before one", order)
 	}
 	closeNow(t, open(t, c, options(t)))
 }
 
-// TestLookAtToken looks into a token without making anything of it an appliance's.
-func TestLookAtToken(t *testing.T) {
+// TestInspectToken tests that InspectToken refuses a PIN file that others can read.
+func TestInspectToken(t *testing.T) {
 	c := initialized(t)
 	files, ok, err := appliance.SoftHSMFiles(c)
 	if err != nil || !ok {
@@ -357,9 +362,9 @@ func TestLookAtToken(t *testing.T) {
 	if err := os.WriteFile(pin, []byte("none"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	look := func(hsm.Inspector) error { t.Error("it looks with a PIN that others know"); return nil }
-	err = appliance.LookAtToken(config.Token{Module: "/nonexistent.so", Label: "x", PINFile: pin}, nil, look)
-	if err == nil || !strings.Contains(err.Error(), "the token's PIN: ") {
-		t.Errorf("a PIN that others can read: %v", err)
+	inspect := func(hsm.Inspector) error { t.Error("InspectToken used a PIN that others can read"); return nil }
+	err = appliance.InspectToken(config.Token{Module: "/nonexistent.so", Label: "x", PINFile: pin}, nil, inspect)
+	if err == nil || !strings.Contains(err.Error(), "reading the token's PIN: ") {
+		t.Errorf("InspectToken with a PIN that others can read: got %v, want an error of reading the PIN", err)
 	}
 }

@@ -58,7 +58,8 @@ func (a *Appliance) ensureAuditKey(ctx context.Context) error {
 	if existing, err := os.ReadFile(path); err == nil {
 		if block, _ := pem.Decode(existing); block != nil && !bytes.Equal(block.Bytes, key.Public) {
 			return fmt.Errorf("the audit public key %q does not match the database %q: one of them belongs to another "+
-				"instance (put the right file back; if the database is right, remove %[1]q and the gateway writes it again)",
+				"instance (put the right file back; if the database is right, remove %[1]q and the gateway writes it "+
+				"again)",
 				path, a.Config.Store.File)
 		}
 	}
@@ -138,7 +139,8 @@ func (a *Appliance) ContinueLog(head audit.Checkpoint, keepDueKeys bool) (opened
 	}
 	log, err := a.openAudit(&head)
 	if err != nil {
-		return false, fmt.Errorf("%w (if these files belong to another instance, move them away: the log then starts after line %d)",
+		return false, fmt.Errorf("%w (if these files belong to another instance, move them away: the log then starts "+
+			"after line %d)",
 			err, head.Seq)
 	}
 	if keepDueKeys {

@@ -13,11 +13,12 @@ func (a *Appliance) gatewayConfig(log *audit.Log) gateway.Config {
 		Store: a.Store, Backend: a.keys, Sealer: a.token, Random: a.token, Inspector: a.token, Audit: log,
 		Logger: a.options.Logger, Collectors: tokenMetrics(a.token),
 		Quotas:  quotas(c.Quotas),
-		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases, MinVersionInterval: c.Limits.VersionInterval,
-		EchoStringToSign: a.options.EchoStringToSign,
+		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases,
+		MinVersionInterval: c.Limits.VersionInterval,
+		EchoStringToSign:   a.options.EchoStringToSign,
 	}
-	if g.MinVersionInterval == 0 { // which means the default there
-		g.MinVersionInterval = -1
+	if g.MinVersionInterval == 0 {
+		g.MinVersionInterval = -1 // in gateway.Config, 0 means the default
 	}
 	if a.options.Archiver != nil {
 		g.Archiver = a.options.Archiver(a)

@@ -31,8 +31,8 @@ func (a *Appliance) explainMissing(ctx context.Context) error {
 		if _, err := os.Stat(c.Store.File); err == nil {
 			state = "empty"
 		}
-		return fmt.Errorf("the database %q is %s, but parts of its instance still exist: %s (put the database back, or "+
-			"restore a backup with `kmsgate restore`)", c.Store.File, state, strings.Join(leftovers, ", "))
+		return fmt.Errorf("the database %q is %s, but parts of its instance still exist: %s (put the database back, "+
+			"or restore a backup with `kmsgate restore`)", c.Store.File, state, strings.Join(leftovers, ", "))
 	case errors.Is(err, token.ErrPIN):
 		return err
 	}
@@ -56,8 +56,9 @@ func (a *Appliance) checkUnused(ctx context.Context, started bool) (err error) {
 	if leftovers = append(leftovers, keys...); leftovers == nil {
 		return nil
 	}
-	return fmt.Errorf("nothing was created: parts of an instance exist without its database %q: %s (put the database back, "+
-		"or restore a backup with `kmsgate restore`; for a new instance, use another directory and another token)",
+	return fmt.Errorf("nothing was created: parts of an instance exist without its database %q: %s (put the database "+
+		"back, or restore a backup with `kmsgate restore`; for a new instance, use another directory and another "+
+		"token)",
 		a.Config.Store.File, strings.Join(leftovers, ", "))
 }
 

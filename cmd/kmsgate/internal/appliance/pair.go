@@ -11,17 +11,18 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// openPair opens the database and the token, which have to belong together. It opens the
-// database first: once that belongs to an instance, nothing is made in a token, which
-// would be another's. It also makes the database first, so that a token with keys but
-// without a database is known to be of an instance that has lost its own.
+// openPair opens the database and the token, which must belong together. It opens the
+// database first: once the database belongs to an instance, nothing is created in the token,
+// which might be another instance's. It also creates the database first: a token with keys
+// but no database then belongs to an instance that has lost its database.
 func (a *Appliance) openPair(ctx context.Context) (err error) {
 	if err := a.openDatabase(ctx); err != nil {
 		return err
 	}
 	complete := a.hasAuditKey()
 	if a.keys, a.token, err = a.settings.open(a.options.Provision && !complete); complete && isLost(err) {
-		return fmt.Errorf("%w. The database %s has keys in the token that it was made with, and no other will do: %s", err, a.Config.Store.File, lostToken)
+		return fmt.Errorf("%w; the database %q needs the token that it was created with (%s)",
+			err, a.Config.Store.File, lostTokenHint)
 	} else if err != nil {
 		return err
 	}
@@ -32,8 +33,8 @@ func (a *Appliance) openPair(ctx context.Context) (err error) {
 	return a.checkToken(ctx)
 }
 
-// openDatabase opens the database, or makes it where nothing is left of another
-// instance.
+// openDatabase opens the database. With Provision it creates a missing database, unless
+// there are leftovers of another instance.
 func (a *Appliance) openDatabase(ctx context.Context) error {
 	path := a.Config.Store.File
 	open := func() (err error) {
@@ -47,18 +48,18 @@ func (a *Appliance) openDatabase(ctx context.Context) error {
 			return err
 		}
 	}
-	begun, err := a.checkInstance()
+	started, err := a.checkInstance()
 	switch {
 	case err != nil:
 		return err
-	case begun && a.hasAuditKey():
+	case started && a.hasAuditKey():
 		return nil
-	case begun && !a.options.Provision:
-		return ErrNotInitialized // an init was cut off
+	case started && !a.options.Provision:
+		return ErrNotInitialized // an init was interrupted
 	case !a.options.Provision:
 		return a.explainMissing(ctx)
 	}
-	if err := a.checkUnused(ctx, begun); err != nil {
+	if err := a.checkUnused(ctx, started); err != nil {
 		return err
 	}
 	if a.Store == nil {
@@ -70,34 +71,38 @@ func (a *Appliance) openDatabase(ctx context.Context) error {
 }
 
 // checkInstance reports whether the database belongs to the configuration's instance. It
-// returns an error if the database belongs to another one.
+// returns an error if the database belongs to another instance.
 func (a *Appliance) checkInstance() (exists bool, err error) {
 	if a.Store == nil {
 		return false, nil
 	}
 	found, want := a.Store.Now().Instance(), a.identity()
 	if found != want && found != (store.Instance{}) {
-		err = fmt.Errorf("the database %s is of instance %s in region %s of account %s, and the configuration says %s, %s, %s",
-			a.Config.Store.File, found.InstanceId, found.RegionId, found.AccountId, want.InstanceId, want.RegionId, want.AccountId)
+		err = fmt.Errorf("the database %q belongs to instance %q, region %q, account %q, "+
+			"but the configuration has instance %q, region %q, account %q (correct the configuration)",
+			a.Config.Store.File, found.InstanceId, found.RegionId, found.AccountId,
+			want.InstanceId, want.RegionId, want.AccountId)
 	}
 	return found == want, err
 }
 
-// isLost reports whether another token, or a backup, is what helps against an error.
+// isLost reports whether the remedy for err is another token or a backup.
 func isLost(err error) bool {
 	return errors.Is(err, token.ErrNotOurs) || errors.Is(err, errNoTokenDir)
 }
 
-var errNoTokenDir = errors.New("is not there")
+var errNoTokenDir = errors.New("does not exist")
 
-const lostToken = "give the right one in the configuration, or, if it is lost, restore token and database from a backup (kmsgate restore)"
+const lostTokenHint = "name the right token in the configuration; if it is lost, restore token and database from a " +
+	"backup with `kmsgate restore`"
 
-// checkToken refuses a token that is not the database's, before anything is done with
-// either.
+// checkToken refuses a token that does not belong to the database, before anything is done
+// with either.
 func (a *Appliance) checkToken(ctx context.Context) error {
 	err := keypair.MatchesToken(ctx, a.Store, a.keys, a.token)
 	if errors.Is(err, keypair.ErrForeignToken) {
-		return fmt.Errorf("%w. Nothing was changed. The token is %s, the database %s: %s", err, a.settings.name(), a.Config.Store.File, lostToken)
+		return fmt.Errorf("%w; nothing was changed; the configuration names %s and the database %q (%s)",
+			err, a.settings.name(), a.Config.Store.File, lostTokenHint)
 	}
 	return err
 }

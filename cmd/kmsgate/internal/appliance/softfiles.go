@@ -11,12 +11,12 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// guardedDir returns the directory with copies of the files that a kill during a login
-// destroys, for a SoftHSM token that somebody else made.
+// guardedDir returns the directory for copies of the files that a kill during a login can
+// destroy. It is for SoftHSM tokens that kmsgate did not create.
 func guardedDir(c *config.Config) string { return filepath.Join(c.Directory, "guarded") }
 
-// pointSoftHSM points SoftHSM, and what reads its files here, at the configuration
-// that ours names. It must not be called while the module may read C's environment.
+// pointSoftHSM makes SoftHSM, and the code here that reads its files, use the configuration
+// that t names. It must not be called while the module may read C's environment.
 func pointSoftHSM(t config.Token) error {
 	if t.SoftHSMConf == "" || t.SoftHSMConf == os.Getenv("SOFTHSM2_CONF") {
 		return nil
@@ -25,7 +25,7 @@ func pointSoftHSM(t config.Token) error {
 }
 
 // SoftHSMFiles returns the files of the token that a configuration names, and false if
-// the token is not SoftHSM's.
+// the token is not a SoftHSM token.
 func SoftHSMFiles(c *config.Config) (softhsm.Files, bool, error) {
 	if c.Token.SoftHSM != "" {
 		return softhsm.FilesIn(c.Token.SoftHSM), true, nil
@@ -36,8 +36,8 @@ func SoftHSMFiles(c *config.Config) (softhsm.Files, bool, error) {
 	return softhsm.FilesOf(c.Token.Module, guardedDir(c))
 }
 
-// adopt sets the PIN of a token that somebody else made, and has its files guarded if it
-// is SoftHSM's.
+// adopt sets the PIN of a token that kmsgate did not create, and guards its files if it is a
+// SoftHSM token.
 func (t tokenSettings) adopt(cfg *token.Config) error {
 	pin, err := t.config.PIN()
 	if err != nil {
@@ -54,22 +54,22 @@ func (t tokenSettings) adopt(cfg *token.Config) error {
 	return err
 }
 
-// explainFiles adds to an error of the token what is wrong with SoftHSM's files: SoftHSM
-// itself says of a destroyed token only that there is none.
+// explainFiles adds the problems of SoftHSM's files to an error of the token. SoftHSM itself
+// reports a destroyed token only as missing.
 func (t tokenSettings) explainFiles(err error) error {
 	files, ok, filesErr := SoftHSMFiles(t.config)
 	if filesErr != nil || !ok {
 		return err
 	}
-	found, _ := files.Examine() // an error of it would add nothing
-	var reasons []string
-	for _, f := range found {
+	findings, _ := files.Examine() // its error would add nothing to err
+	var problems []string
+	for _, f := range findings {
 		if f.Problem {
-			reasons = append(reasons, fmt.Sprintf("%s %s: %s", f.Path, f.What, f.Do))
+			problems = append(problems, fmt.Sprintf("%q %s (%s)", f.Path, f.What, f.Do))
 		}
 	}
-	if reasons == nil {
+	if problems == nil {
 		return err
 	}
-	return fmt.Errorf("%w. In SoftHSM's files, %s", err, strings.Join(reasons, "; "))
+	return fmt.Errorf("%w; SoftHSM's file %s", err, strings.Join(problems, "; "))
 }

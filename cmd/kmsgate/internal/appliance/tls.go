@@ -12,8 +12,8 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/ca"
 )
 
-// openCA opens the CA, unless the operator has a certificate of their own. It makes one
-// only while there is no user yet: later there are clients that trust the one that was.
+// openCA opens the CA, unless the configuration names a certificate. With Provision it
+// creates a CA only while the gateway has no user: later, clients trust the earlier CA.
 func (a *Appliance) openCA() (err error) {
 	t := a.Config.TLS
 	if t.Certificate != "" {
@@ -23,26 +23,28 @@ func (a *Appliance) openCA() (err error) {
 	missing := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case a.options.NewCA && !missing:
-		return fmt.Errorf("there is a CA in %s: to have another one, move it away", t.CAKeyFile)
+		return fmt.Errorf("the CA exists already in %q (to create another CA, move its key and its certificate %q "+
+			"away)",
+			t.CAKeyFile, t.CAFile)
 	case missing && (a.options.NewCA || a.options.Provision && a.Store.Now().Users().Len() == 0):
-		a.ca, err = ca.Make(t.CAFile, t.CAKeyFile)
+		a.ca, err = ca.Create(t.CAFile, t.CAKeyFile)
 	case missing:
-		return fmt.Errorf("the CA's key %s is gone, and clients trust that CA and no other. %s", t.CAKeyFile, ca.LostAdvice)
+		return fmt.Errorf("the CA's key %q is missing, and clients trust no other CA (%s)", t.CAKeyFile, ca.LostAdvice)
 	default:
 		a.ca, err = ca.Open(t.CAFile, t.CAKeyFile)
 	}
 	return err
 }
 
-// ServerTLS returns how listeners at these addresses speak TLS: with the operator's own
-// certificate, or with one that the CA issues now.
+// ServerTLS returns the TLS configuration of listeners at these addresses. Its certificate is
+// the one that the configuration names, or else one that the CA issues now.
 func (a *Appliance) ServerTLS(addresses ...net.Addr) (*tls.Config, error) {
 	certificate, err := a.serverCertificate(addresses)
 	if err != nil {
 		return nil, err
 	}
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS12, // what the real service's instances speak
+		MinVersion:   tls.VersionTLS12, // as the real service's instances
 		NextProtos:   []string{"http/1.1"},
 		Certificates: []tls.Certificate{certificate},
 	}, nil
@@ -53,13 +55,13 @@ func (a *Appliance) serverCertificate(addresses []net.Addr) (tls.Certificate, er
 	if a.ca == nil {
 		certificate, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
 		if err != nil {
-			return certificate, fmt.Errorf("the certificate %s: %w", t.Certificate, err)
+			return certificate, fmt.Errorf("loading the certificate %q with the key %q: %w", t.Certificate, t.Key, err)
 		}
 		return certificate, nil
 	}
 	id := a.Config.Instance.ID
 	names := []string{"localhost", "127.0.0.1", "::1", id, id + ".cryptoservice.kms.aliyuncs.com"}
-	if hostname, err := os.Hostname(); err == nil { // what a container is called by others
+	if hostname, err := os.Hostname(); err == nil { // other containers use this name
 		names = append(names, hostname)
 	}
 	for _, address := range addresses {

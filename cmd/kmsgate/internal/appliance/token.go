@@ -101,7 +101,8 @@ func (t tokenSettings) name() string {
 // explain adds advice to an error of connecting to the token.
 func (t tokenSettings) explain(err error) error {
 	if errors.Is(err, token.ErrPIN) {
-		return fmt.Errorf("%w (check the PIN in %s; if it is right and few attempts are left, start once with --insist-on-pin)",
+		return fmt.Errorf("%w (check the PIN in %s; if it is right and few attempts are left, start once with "+
+			"--insist-on-pin)",
 			err, t.pinSource())
 	}
 	return t.explainFiles(err)

@@ -1,6 +1,6 @@
-// Package ca is a gateway's own certificate authority. Its key and its certificate are
-// one file, so that neither exists without the other; a second file has the certificate
-// alone, for clients to trust. At every start the CA issues the server's certificate,
+// Package ca is a gateway's certificate authority (CA). One file holds its key and its
+// certificate, so neither exists without the other. A second file holds only the
+// certificate, for clients to trust. At every start the CA issues the server's certificate,
 // whose private key is never written to a file.
 package ca
 
@@ -30,21 +30,22 @@ const (
 	clockSkew      = time.Hour
 )
 
-// LostAdvice says what helps an operator whose CA is gone.
-const LostAdvice = "Put it back from a backup (kmsgate restore). Only if there is none: `kmsgate init --new-ca` makes another one, and every client has to be given its certificate"
+// LostAdvice is the advice for an operator who has lost the CA's file.
+const LostAdvice = "put the file back from a backup, which `kmsgate restore` extracts; without a backup, create " +
+	"another CA with `kmsgate init --new-ca` and give every client its certificate"
 
-// An Authority is a CA that is open.
+// An Authority is an open CA.
 type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// Make makes a CA in the file at path, and writes its certificate to certFile. A
-// certificate that certFile has of another CA is replaced.
-func Make(certFile, path string) (*Authority, error) {
+// Create creates a CA in the file at path, and writes its certificate to certFile. It
+// replaces the certificate of another CA in certFile.
+func Create(certFile, path string) (*Authority, error) {
 	content, err := generate()
 	if err != nil {
-		return nil, fmt.Errorf("making a CA: %w", err)
+		return nil, fmt.Errorf("creating a CA: %w", err)
 	}
 	if err := os.Remove(certFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -55,8 +56,8 @@ func Make(certFile, path string) (*Authority, error) {
 	return Open(certFile, path)
 }
 
-// Open reads the CA in the file at path, and writes its certificate to certFile if that
-// lacks it. Open refuses a certFile of another CA.
+// Open reads the CA in the file at path, and writes its certificate to certFile if that file
+// lacks it. Open refuses a certFile with the certificate of another CA.
 func Open(certFile, path string) (*Authority, error) {
 	a, err := Read(path)
 	if err != nil {
@@ -68,8 +69,8 @@ func Open(certFile, path string) (*Authority, error) {
 	return a, durable.Write(certFile, []byte(a.Certificate()), 0o644)
 }
 
-// Read reads the CA in the file at path, and changes nothing. If there is no such file,
-// the error is fs.ErrNotExist.
+// Read reads the CA in the file at path, and changes nothing. If the file does not exist, the
+// error is fs.ErrNotExist.
 func Read(path string) (*Authority, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -77,13 +78,13 @@ func Read(path string) (*Authority, error) {
 	}
 	a := new(Authority)
 	if err := a.parse(content); err != nil {
-		return nil, fmt.Errorf("reading the CA in %s: %w. %s", path, err, LostAdvice)
+		return nil, fmt.Errorf("reading the CA in %q: %w (%s)", path, err, LostAdvice)
 	}
 	return a, nil
 }
 
 // CheckCertificateFile returns an error if the file has the certificate of another CA,
-// which clients may trust. A file that is missing, or that has half a certificate, is no
+// which clients may trust. A file that is missing or has a truncated certificate is not an
 // error: [Open] writes it.
 func (a *Authority) CheckCertificateFile(certFile string) error {
 	content, err := os.ReadFile(certFile)
@@ -93,28 +94,30 @@ func (a *Authority) CheckCertificateFile(certFile string) error {
 		}
 		return err
 	}
-	another := false
+	foreign := false
 	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
 		if bytes.Equal(block.Bytes, a.cert.Raw) {
 			return nil
 		}
-		another = true
+		foreign = true
 	}
-	if another {
-		return fmt.Errorf("%s is not the certificate of the CA in the CA's key file: clients that trust the one do not trust the other. Put the right files back; if the key file is right, remove %[1]s, and it is written anew", certFile)
+	if foreign {
+		return fmt.Errorf("%q is not the certificate of the CA in the CA's key file, so clients that trust it would "+
+			"refuse the gateway (put the right files back; if the key file is right, remove %[1]q and kmsgate writes "+
+			"it again)", certFile)
 	}
 	return nil
 }
 
-// Certificate returns the CA's certificate, in PEM.
+// Certificate returns the CA's certificate, PEM-encoded.
 func (a *Authority) Certificate() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
 }
 
-// NotAfter returns when the CA's certificate expires.
+// NotAfter returns the time at which the CA's certificate expires.
 func (a *Authority) NotAfter() time.Time { return a.cert.NotAfter }
 
-// generate returns the content of a new CA's file.
+// generate returns the content of the file of a new CA.
 func generate() ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -147,7 +150,7 @@ func (a *Authority) parse(content []byte) error {
 	keyBlock, rest := pem.Decode(content)
 	certBlock, _ := pem.Decode(rest)
 	if keyBlock == nil || certBlock == nil {
-		return errors.New("it is not a private key and a certificate in PEM")
+		return errors.New("the file does not start with a private key and a certificate in PEM")
 	}
 	key, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
 	if err != nil {
@@ -155,18 +158,19 @@ func (a *Authority) parse(content []byte) error {
 	}
 	var ok bool
 	if a.key, ok = key.(*ecdsa.PrivateKey); !ok {
-		return errors.New("its key is not an ECDSA key")
+		return errors.New("the key is not an ECDSA key")
 	}
 	if a.cert, err = x509.ParseCertificate(certBlock.Bytes); err != nil {
 		return err
 	}
 	if !a.key.PublicKey.Equal(a.cert.PublicKey) {
-		return errors.New("its key is not that of its certificate")
+		return errors.New("the key does not match the certificate")
 	}
 	return nil
 }
 
-// Issue issues a server's certificate, with a new key, for DNS names and addresses.
+// Issue issues a server certificate with a new key for hosts, which are DNS names or IP
+// addresses.
 func (a *Authority) Issue(hosts []string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -198,7 +202,7 @@ func (a *Authority) Issue(hosts []string) (tls.Certificate, error) {
 func serial() *big.Int {
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
-		panic(err) // crypto/rand does not fail
+		panic(err) // cannot happen: crypto/rand does not return errors
 	}
 	return n
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,16 +15,16 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/ca"
 )
 
-// files returns the paths of a CA's two files, in a directory of their own.
+// files returns the paths of a CA's two files, in a new directory.
 func files(t *testing.T) (certFile, keyFile string) {
 	t.Helper()
 	dir := t.TempDir()
 	return filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca-key.pem")
 }
 
-func made(t *testing.T, certFile, keyFile string) *ca.Authority {
+func create(t *testing.T, certFile, keyFile string) *ca.Authority {
 	t.Helper()
-	a, err := ca.Make(certFile, keyFile)
+	a, err := ca.Create(certFile, keyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,19 +47,19 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// TestMake: what Make returns is what Open and Read find in the files, and the key is its
-// owner's only.
-func TestMake(t *testing.T) {
+// TestCreate tests that Open and Read return the CA that Create returned, and that only its owner
+// can read the key.
+func TestCreate(t *testing.T) {
 	certFile, keyFile := files(t)
-	a := made(t, certFile, keyFile)
+	a := create(t, certFile, keyFile)
 	if content(t, certFile) != a.Certificate() || strings.Contains(a.Certificate(), "KEY") {
-		t.Errorf("the certificate's file has %s", content(t, certFile))
+		t.Errorf("the certificate file has %s, want %s", content(t, certFile), a.Certificate())
 	}
 	if info, err := os.Stat(keyFile); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the key's file: %v, %v", info, err)
+		t.Errorf("the key file: got %v, %v, want mode 0600", info, err)
 	}
 	if years := time.Until(a.NotAfter()).Hours() / 24 / 365; years < 9.9 || years > 10.1 {
-		t.Errorf("it is valid for %g years", years)
+		t.Errorf("the CA is valid for %g years, want 10", years)
 	}
 	again, err := ca.Open(certFile, keyFile)
 	if err != nil || again.Certificate() != a.Certificate() {
@@ -68,16 +69,17 @@ func TestMake(t *testing.T) {
 	if err != nil || read.Certificate() != a.Certificate() {
 		t.Errorf("Read: %v", err)
 	}
-	if another := made(t, certFile, keyFile); another.Certificate() == a.Certificate() || content(t, certFile) != another.Certificate() {
-		t.Error("a second CA does not replace the first one's certificate")
+	if another := create(t, certFile, keyFile); another.Certificate() == a.Certificate() ||
+		content(t, certFile) != another.Certificate() {
+		t.Error("Create did not replace the certificate of the first CA")
 	}
 }
 
-// TestOpenWritesTheCertificate: whatever happened to the certificate's file, unless it has
-// another CA's certificate, Open puts it right.
+// TestOpenWritesTheCertificate tests that Open writes the certificate file again, unless the file
+// has the certificate of another CA.
 func TestOpenWritesTheCertificate(t *testing.T) {
 	certFile, keyFile := files(t)
-	a := made(t, certFile, keyFile)
+	a := create(t, certFile, keyFile)
 	for name, spoil := range map[string]func(){
 		"missing": func() { _ = os.Remove(certFile) },
 		"empty":   func() { write(t, certFile, "") },
@@ -92,51 +94,55 @@ func TestOpenWritesTheCertificate(t *testing.T) {
 		}
 	}
 	otherCert, otherKey := files(t)
-	other := made(t, otherCert, otherKey)
+	other := create(t, otherCert, otherKey)
 	write(t, certFile, other.Certificate())
-	if _, err := ca.Open(certFile, keyFile); err == nil || !strings.Contains(err.Error(), certFile+" is not the certificate of the CA") {
-		t.Errorf("with another CA's certificate: %v", err)
+	if _, err := ca.Open(certFile, keyFile); err == nil || !strings.Contains(err.Error(),
+		fmt.Sprintf("%q is not the certificate of the CA", certFile)) {
+		t.Errorf("Open with the certificate of another CA: got %v, want an error", err)
 	}
 	if content(t, certFile) != other.Certificate() {
-		t.Error("another CA's certificate was overwritten")
+		t.Error("Open replaced the certificate of another CA")
 	}
 	write(t, certFile, other.Certificate()+a.Certificate()) // a bundle of old and new
 	if err := a.CheckCertificateFile(certFile); err != nil {
-		t.Errorf("a bundle with the certificate: %v", err)
+		t.Errorf("CheckCertificateFile of a bundle with the certificate: %v", err)
 	}
 }
 
-// TestReadRefuses: a file that is not a CA's is refused, with what helps.
+// TestReadRefuses tests that Read refuses files that do not hold a CA, with advice.
 func TestReadRefuses(t *testing.T) {
 	certFile, keyFile := files(t)
-	a := made(t, certFile, keyFile)
+	a := create(t, certFile, keyFile)
 	key, _, _ := strings.Cut(content(t, keyFile), "-----BEGIN CERTIFICATE")
 	otherCert, otherKey := files(t)
-	other := made(t, otherCert, otherKey)
+	other := create(t, otherCert, otherKey)
 	for name, c := range map[string]struct{ text, want string }{
-		"empty":                     {"", "not a private key and a certificate"},
-		"no certificate":            {key, "not a private key and a certificate"},
-		"no key":                    {a.Certificate(), "not a private key and a certificate"},
-		"another's certificate":     {key + other.Certificate(), "its key is not that of its certificate"},
-		"two certificates, no key":  {a.Certificate() + a.Certificate(), "reading the CA"},
-		"a key that is none":        {string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY"})) + a.Certificate(), "reading the CA"},
-		"a certificate that is not": {key + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE"})), "reading the CA"},
+		"empty":                    {"", "does not start with a private key and a certificate"},
+		"no certificate":           {key, "does not start with a private key and a certificate"},
+		"no key":                   {a.Certificate(), "does not start with a private key and a certificate"},
+		"another CA's certificate": {key + other.Certificate(), "the key does not match the certificate"},
+		"two certificates, no key": {a.Certificate() + a.Certificate(), "reading the CA"},
+		"an invalid key": {string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY"})) + a.Certificate(),
+			"reading the CA"},
+		"an invalid certificate": {key + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE"})),
+			"reading the CA"},
 	} {
 		write(t, keyFile, c.text)
-		if _, err := ca.Read(keyFile); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), ca.LostAdvice) {
-			t.Errorf("%s: %v", name, err)
+		if _, err := ca.Read(keyFile); err == nil || !strings.Contains(err.Error(), c.want) ||
+			!strings.Contains(err.Error(), ca.LostAdvice) {
+			t.Errorf("%s: got %v, want %q and the advice", name, err, c.want)
 		}
 	}
 	if _, err := ca.Read(filepath.Join(t.TempDir(), "none")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a missing file: %v", err)
+		t.Errorf("Read of a missing file: got %v, want fs.ErrNotExist", err)
 	}
 }
 
-// TestIssue: clients that trust the CA accept the certificate for each name and address
-// that it was asked for, and for no other.
+// TestIssue tests that an issued certificate is valid for exactly the names and addresses that it
+// was issued for.
 func TestIssue(t *testing.T) {
 	certFile, keyFile := files(t)
-	a := made(t, certFile, keyFile)
+	a := create(t, certFile, keyFile)
 	issued, err := a.Issue([]string{"localhost", "127.0.0.1", "::1", "kst-x.cryptoservice.kms.aliyuncs.com"})
 	if err != nil {
 		t.Fatal(err)
@@ -152,14 +158,15 @@ func TestIssue(t *testing.T) {
 	for host, good := range map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true, "kst-x.cryptoservice.kms.aliyuncs.com": true,
 		"127.0.0.2": false, "kst-y.cryptoservice.kms.aliyuncs.com": false} {
 		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: host}); (err == nil) != good {
-			t.Errorf("for %s: %v", host, err)
+			t.Errorf("Verify for %s: got %v, want validity %v", host, err, good)
 		}
 	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err == nil {
-		t.Error("the certificate is good for clients, too")
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err == nil {
+		t.Error("the certificate is valid for clients")
 	}
 	again, err := a.Issue([]string{"localhost"})
 	if err != nil || string(again.Certificate[0]) == string(issued.Certificate[0]) {
-		t.Errorf("a second certificate: %v", err)
+		t.Errorf("a second Issue: got %v or the same certificate", err)
 	}
 }
