@@ -1,4 +1,7 @@
 // Package clientkey writes client keys to files in the format that KMS's SDKs read.
+//
+// A client key is the RSA key pair of an application access point. A private key and its
+// password are written to files that only their owner can read.
 package clientkey
 
 import (
@@ -16,53 +19,53 @@ import (
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
-// Permissions are what client keys may be permitted, as a permission policy has it: the
-// only one of KMS's templates that there is a use for here.
+// Permissions is the Permissions value of a permission policy: the only one of KMS's
+// permission templates that applies to kmsgate.
 const Permissions = `["` + identity.KeyUser + `"]`
 
-// A File is a client key as KMS's SDKs read it, in JSON.
+// A File is the JSON file of a client key that KMS's SDKs read.
 type File struct {
 	KeyId          string
 	PrivateKeyData string // PKCS#12 in Base64
 }
 
-// FileOf returns the file of a client key that was created.
-func FileOf(k kms.CreateClientKeyResponse) File {
+// NewFile returns the file of a client key that was just created.
+func NewFile(k kms.CreateClientKeyResponse) File {
 	return File{k.ClientKeyId, base64.StdEncoding.EncodeToString(k.PrivateKeyData)}
 }
 
-// NewPassword makes up a password of 130 bits: letters, digits and a special character, for
-// KMS wants two kinds.
+// NewPassword returns a random password of 130 bits. It has letters, digits and a special
+// character, because KMS requires two kinds of characters.
 func NewPassword() string {
 	text := rand.Text()
 	return text[:13] + "-" + text[13:]
 }
 
-// PasswordPath returns where the password of a client key's file is put, named as KMS's
-// console names it.
+// PasswordPath returns the path of the password file that belongs to the client key's file
+// path. It is named as KMS's console names it.
 func PasswordPath(path string) string { return strings.TrimSuffix(path, ".json") + "_Password.txt" }
 
-// Written says where a client key was written to.
+// Written describes the files of a client key.
 type Written struct {
 	ClientKeyId  string
 	NotBefore    string
 	NotAfter     string
 	File         string
-	PasswordFile string // empty if the password was given
+	PasswordFile string // empty if the caller chose the password
 }
 
-// Write writes a client key, and its password unless that is empty, to files for their
-// owner only: both or none. out is the path of the key's file, or a directory for
-// clientKey_<id>.json; empty is the current one. No file is overwritten.
+// Write writes a client key, and its password unless that is empty, to files that only their
+// owner can read: both files or neither. out is the path of the key's file, or a directory for
+// clientKey_<id>.json; an empty out means the current directory. Write overwrites no file.
 func Write(k kms.CreateClientKeyResponse, out, password string) (w Written, err error) {
 	w = Written{ClientKeyId: k.ClientKeyId, NotBefore: k.NotBefore, NotAfter: k.NotAfter, File: out}
 	if info, err := os.Stat(out); out == "" || err == nil && info.IsDir() {
 		if strings.ContainsAny(k.ClientKeyId, "/\x00") {
-			return w, fmt.Errorf("%q is no id to name a file after", k.ClientKeyId)
+			return w, fmt.Errorf("the ClientKeyId %q cannot be part of a file name", k.ClientKeyId)
 		}
 		w.File = filepath.Join(out, "clientKey_"+k.ClientKeyId+".json")
 	}
-	content, err := json.Marshal(FileOf(k))
+	content, err := json.Marshal(NewFile(k))
 	if err != nil {
 		return w, err
 	}

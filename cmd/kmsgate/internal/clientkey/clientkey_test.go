@@ -14,9 +14,10 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-var created = kms.CreateClientKeyResponse{ClientKeyId: "KAAP.1", PrivateKeyData: []byte("private"), NotBefore: "b", NotAfter: "a"}
+var created = kms.CreateClientKeyResponse{ClientKeyId: "KAAP.1", PrivateKeyData: []byte("private"), NotBefore: "b",
+	NotAfter: "a"}
 
-// TestWrite writes both files where they are expected, for their owner only.
+// TestWrite tests the paths, the content and the modes of both files.
 func TestWrite(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if err := os.Mkdir("dir", 0o700); err != nil {
@@ -29,29 +30,30 @@ func TestWrite(t *testing.T) {
 		"key":      {File: "key", PasswordFile: ""},
 	} {
 		password := "secret"
-		if out == "key" { // its password would be in the file of the one before
+		if out == "key" { // its password file would be that of key.json
 			password = ""
 		}
 		want.ClientKeyId, want.NotBefore, want.NotAfter = "KAAP.1", "b", "a"
 		got, err := clientkey.Write(created, out, password)
 		if err != nil || got != want {
-			t.Errorf("to %q: %+v, %v, want %+v", out, got, err, want)
+			t.Errorf("Write to %q: got %+v, %v, want %+v", out, got, err, want)
 		}
 		var file clientkey.File
 		text, err := os.ReadFile(got.File)
-		if err := errors.Join(err, json.Unmarshal(text, &file)); err != nil || file.KeyId != "KAAP.1" || file.PrivateKeyData != base64.StdEncoding.EncodeToString([]byte("private")) {
-			t.Errorf("%s has %s, %v", got.File, text, err)
+		if err := errors.Join(err, json.Unmarshal(text, &file)); err != nil || file.KeyId != "KAAP.1" ||
+			file.PrivateKeyData != base64.StdEncoding.EncodeToString([]byte("private")) {
+			t.Errorf("%s: got %s, %v, want the client key", got.File, text, err)
 		}
 		for _, path := range []string{got.File, got.PasswordFile} {
 			if info, err := os.Stat(path); path != "" && (err != nil || info.Mode() != 0o600) {
-				t.Errorf("%s: %v, %v", path, info, err)
+				t.Errorf("%s: got %v, %v, want mode 0600", path, info, err)
 			}
 		}
 	}
 }
 
-// TestWriteNothing: where one of the files cannot be written, or is there already, there is
-// neither.
+// TestWriteNothing tests that Write writes neither file if one of them exists or cannot be
+// written.
 func TestWriteNothing(t *testing.T) {
 	dir := t.TempDir()
 	password := filepath.Join(dir, "key_Password.txt")
@@ -59,27 +61,28 @@ func TestWriteNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := clientkey.Write(created, filepath.Join(dir, "key.json"), "secret"); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("the password's file is taken: %v", err)
+		t.Errorf("Write with an existing password file: got %v, want fs.ErrExist", err)
 	}
-	if _, err := clientkey.Write(created, filepath.Join(dir, "none", "key.json"), "secret"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("no directory: %v", err)
+	if _, err := clientkey.Write(created, filepath.Join(dir, "none", "key.json"), "secret"); !errors.Is(err,
+		fs.ErrNotExist) {
+		t.Errorf("Write without a directory: got %v, want fs.ErrNotExist", err)
 	}
 	evil := created
 	evil.ClientKeyId = "../evil"
 	if _, err := clientkey.Write(evil, dir, "secret"); err == nil {
-		t.Error("an id leads out of the directory")
+		t.Error("Write of a ClientKeyId with a path: got no error")
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-		t.Errorf("there is %v, %v", entries, err)
+		t.Errorf("the directory has %v, %v, want only the existing file", entries, err)
 	}
 	if text, err := os.ReadFile(password); err != nil || string(text) != "mine" {
-		t.Errorf("somebody's file has %q, %v", text, err)
+		t.Errorf("the existing file has %q, %v, want it unchanged", text, err)
 	}
 }
 
 func TestNewPassword(t *testing.T) {
 	one, other := clientkey.NewPassword(), clientkey.NewPassword()
 	if form := regexp.MustCompile(`^[A-Z2-7]{13}-[A-Z2-7]{13}$`); !form.MatchString(one) || one == other {
-		t.Errorf("the passwords are %s and %s", one, other)
+		t.Errorf("NewPassword: got %q and %q, want two different ones that match %v", one, other, form)
 	}
 }

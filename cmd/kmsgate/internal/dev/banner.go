@@ -9,33 +9,34 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 )
 
-// call.sh is a call with nothing but a shell, curl and openssl: signature
-// version 1.0 by hand. It is printed for a newcomer to paste.
+// callScript calls the gateway with only a shell, curl and openssl, and computes the request
+// signature (version 1.0) itself. PrintBanner prints it for a newcomer to paste.
 //
 //go:embed call.sh
 var callScript string
 
-// PrintBanner tells a newcomer what to do next. It shows no secret: those are in the file
-// that it names.
+// PrintBanner prints what a newcomer needs next. It prints no secret: the file envFile holds
+// the secrets.
 func PrintBanner(w io.Writer, envFile string, env Environment) {
-	fmt.Fprintf(w, `kmsgate is serving Alibaba Cloud KMS's signing API.
+	fmt.Fprintf(w, `kmsgate serves Alibaba Cloud KMS's signing API.
 
   endpoint    %s
   CA          %s
-  access key  %s (the secret is in the file below)
-  client key  %s (its password is there, too)
+  access key  %s (the file below has its secret)
+  client key  %s (the file below has its password)
   keys        alias/dev-rsa-2048 alias/dev-rsa-3072 alias/dev-ec-p256 alias/dev-ec-p256k alias/dev-ec-sm2
 
-To point a program that uses Alibaba Cloud's SDK at it, give the SDK that
-endpoint, CA and access key. All of it is in a file for a shell to source:
+To use the gateway from a program, give Alibaba Cloud's SDK this endpoint, CA and
+access key. They are also variables, in a file that a shell can source:
 
   . %s
 
-To make a call right now, paste this into a shell (it needs curl and openssl):
+To sign a digest now, paste this into a shell (it needs curl and openssl):
 
 . %s
 %s
-Ctrl-C ends it.
-`, env.Get("KMSGATE_ENDPOINT"), env.Get("KMSGATE_CA_FILE"), env.Get("KMSGATE_ACCESS_KEY_ID"), env.Get("KMSGATE_CLIENT_KEY_FILE"),
-		printable.Shell(envFile), printable.Shell(envFile), strings.TrimSpace(callScript)+"\n")
+Press Ctrl-C to stop the gateway.
+`, env.Get("KMSGATE_ENDPOINT"), env.Get("KMSGATE_CA_FILE"), env.Get("KMSGATE_ACCESS_KEY_ID"),
+		env.Get("KMSGATE_CLIENT_KEY_FILE"), printable.Shell(envFile), printable.Shell(envFile),
+		strings.TrimSpace(callScript)+"\n")
 }

@@ -17,18 +17,17 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// The access point that a dev gateway has, its permission policy, and where its
-// client key is.
 const (
-	accessPoint       = "dev"
-	clientKeyFile     = "clientkey.json"
-	clientKeyPassword = "clientkey-password"
+	accessPoint       = "dev"                // the name of the access point and of its permission policy
+	clientKeyFile     = "clientkey.json"     // in the directory
+	clientKeyPassword = "clientkey-password" // the file with its password
 )
 
-// clientKey returns the client key whose file is in the directory, and makes what
-// is missing: without its file a client key is of no use.
+// clientKey returns the variables of the client key in the directory. It creates a key, and
+// the access point, if they are missing. A client key without its file is useless, so another
+// key replaces it.
 func (g *gateway) clientKey(ctx context.Context, a *appliance.Appliance) (Environment, error) {
-	if err := makeAccessPoint(ctx, a); err != nil {
+	if err := ensureAccessPoint(ctx, a); err != nil {
 		return nil, err
 	}
 	password, err := g.usableClientKey(a)
@@ -36,15 +35,18 @@ func (g *gateway) clientKey(ctx context.Context, a *appliance.Appliance) (Enviro
 		return nil, err
 	}
 	if password == "" {
-		if password, err = g.makeClientKey(ctx, a); err != nil {
+		if password, err = g.createClientKey(ctx, a); err != nil {
 			return nil, err
 		}
 	}
-	return Environment{{"KMSGATE_CLIENT_KEY_FILE", g.path(clientKeyFile)}, {"KMSGATE_CLIENT_KEY_PASSWORD", password}}, nil
+	return Environment{
+		{"KMSGATE_CLIENT_KEY_FILE", g.path(clientKeyFile)},
+		{"KMSGATE_CLIENT_KEY_PASSWORD", password},
+	}, nil
 }
 
-// usableClientKey returns the password of the client key in the directory. It is empty if
-// there is no key that is valid for another day.
+// usableClientKey returns the password of the client key in the directory. The password is
+// empty if the directory has no key that is valid for another 24 hours.
 func (g *gateway) usableClientKey(a *appliance.Appliance) (password string, err error) {
 	text, err := os.ReadFile(g.path(clientKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -59,48 +61,53 @@ func (g *gateway) usableClientKey(a *appliance.Appliance) (password string, err 
 	}
 	var file clientkey.File
 	if err := json.Unmarshal(text, &file); err != nil {
-		return "", nil // written by somebody else: it is replaced
+		return "", nil // not a client key: createClientKey replaces the file
 	}
-	if key, err := a.Store.Now().ClientKeys().Get(file.KeyId); err == nil && key.NotAfter.After(time.Now().Add(24*time.Hour)) {
+	key, err := a.Store.Now().ClientKeys().Get(file.KeyId)
+	if err == nil && key.NotAfter.After(time.Now().Add(24*time.Hour)) {
 		return strings.TrimSpace(string(secret)), nil
 	}
 	return "", nil
 }
 
-// makeAccessPoint makes an access point whose client keys may use all keys from
-// everywhere, and its permission policy, unless they are there.
-func makeAccessPoint(ctx context.Context, a *appliance.Appliance) error {
+// ensureAccessPoint creates an access point and its permission policy, unless they exist. The
+// access point's client keys may use all keys from any address.
+func ensureAccessPoint(ctx context.Context, a *appliance.Appliance) error {
 	const description = "made by kmsgate dev"
 	var policyErr, pointErr error
 	records := a.Store.Now()
 	_, policyErr = records.PermissionPolicies().Get(accessPoint)
 	_, pointErr = records.AccessPoints().Get(accessPoint)
 	if errors.Is(policyErr, store.ErrNotFound) {
-		policyErr = a.Server.Call(ctx, "CreatePolicy", map[string]string{"Name": accessPoint, "Description": description,
-			"Permissions": clientkey.Permissions, "Resources": `["key/*"]`}, nil)
+		policyErr = a.Server.Call(ctx, "CreatePolicy", map[string]string{
+			"Name": accessPoint, "Description": description,
+			"Permissions": clientkey.Permissions, "Resources": `["key/*"]`,
+		}, nil)
 	}
 	if policyErr == nil && errors.Is(pointErr, store.ErrNotFound) {
-		pointErr = a.Server.Call(ctx, "CreateApplicationAccessPoint", map[string]string{"Name": accessPoint, "Description": description,
-			"Policies": `["` + accessPoint + `"]`}, nil)
+		pointErr = a.Server.Call(ctx, "CreateApplicationAccessPoint", map[string]string{
+			"Name": accessPoint, "Description": description, "Policies": `["` + accessPoint + `"]`,
+		}, nil)
 	}
 	return errors.Join(policyErr, pointErr)
 }
 
-// makeClientKey makes a client key, and writes it and its password down.
-func (g *gateway) makeClientKey(ctx context.Context, a *appliance.Appliance) (password string, err error) {
+// createClientKey creates a client key, and writes the key and its password to files.
+func (g *gateway) createClientKey(ctx context.Context, a *appliance.Appliance) (password string, err error) {
 	password = clientkey.NewPassword()
-	// Cut off, there must not be a password beside another one's key.
+	// The old key goes first: an interruption must not leave it beside the new password.
 	if err := os.Remove(g.path(clientKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
 	if err := durable.Write(g.path(clientKeyPassword), []byte(password+"\n"), 0o600); err != nil {
 		return "", err
 	}
-	var made kms.CreateClientKeyResponse
-	if err := a.Server.Call(ctx, "CreateClientKey", map[string]string{"AapName": accessPoint, "Password": password}, &made); err != nil {
+	var created kms.CreateClientKeyResponse
+	parameters := map[string]string{"AapName": accessPoint, "Password": password}
+	if err := a.Server.Call(ctx, "CreateClientKey", parameters, &created); err != nil {
 		return "", err
 	}
-	text, err := json.Marshal(clientkey.FileOf(made))
+	text, err := json.Marshal(clientkey.NewFile(created))
 	if err != nil {
 		return "", fmt.Errorf("encoding a client key: %w", err)
 	}

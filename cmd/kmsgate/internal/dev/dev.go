@@ -1,5 +1,5 @@
-// Package dev runs `kmsgate dev`: a gateway on a SoftHSM token of its own, with
-// everything in one directory, for development and tests.
+// Package dev runs `kmsgate dev`: a gateway for development and tests, with a dedicated
+// SoftHSM token and all other files in one directory.
 package dev
 
 import (
@@ -23,52 +23,52 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// What a dev gateway says that it is. The SDKs take any region and account.
+// The identity of a dev gateway. The SDKs accept any region and account.
 const (
 	regionId  = "cn-hangzhou"
 	accountId = "1000000000000001"
 	userName  = "dev"
 )
 
-// Options say how a dev gateway runs.
+// Options configure a dev gateway.
 type Options struct {
-	Dir             string // everything is kept in it; empty: a temporary one, removed at the end
-	Listen          string // address and port for HTTPS; port 0 takes a free one
+	Dir             string // holds all files; empty: a temporary directory, removed at the end
+	Listen          string // address and port for HTTPS; port 0 is any free port
 	Verbose         bool   // log every request
-	AcceptAuditLoss bool   // go on without audit lines that are gone
+	AcceptAuditLoss bool   // continue although audit lines are lost
 
-	Log io.Writer // nil means that nothing is logged
+	Log io.Writer // nil: nothing is logged
 
-	// Ready, if not nil, is called when the gateway serves, with the file that has the
-	// environment.
+	// Ready, if not nil, is called when the gateway serves, with the path of the file that
+	// holds the environment.
 	Ready func(envFile string, env Environment)
 }
 
-// Run makes what the directory lacks and serves until ctx is done. The same directory
-// serves the same keys again. While the gateway serves, the directory has the file env
-// with an [Environment] for a shell to source.
+// Run creates whatever the directory lacks and serves until ctx is done. A later run in the
+// same directory serves the same keys. While the gateway serves, the file env in the
+// directory holds an [Environment] for a shell to source.
 func Run(ctx context.Context, o Options) (err error) {
 	if o.Log == nil {
 		o.Log = io.Discard
 	}
-	// What can be missing or taken is found before anything is made.
+	// A missing module or an address in use must be found before anything is created.
 	if _, err := softhsm.Module(); err != nil {
 		return err
 	}
-	listeners, err := serve.Listen([]string{o.Listen}, "")
+	listeners, err := serve.Listen(o.Dir, []string{o.Listen}, "")
 	if err != nil {
 		return err
 	}
 	defer listeners.Close()
 	g := gateway{Options: o}
-	remove, err := g.makeDir()
+	remove, err := g.prepareDir()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 	defer func() {
 		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-			err = nil // stopped while starting: the next start completes what there is
+			err = nil // stopped during the start, which the next start completes
 		}
 	}()
 	c, err := g.configuration()
@@ -78,12 +78,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	return g.serve(ctx, c, listeners)
 }
 
-// A gateway is one that runs.
+// A gateway is a dev gateway during a Run.
 type gateway struct{ Options }
 
-// makeDir makes the directory's path absolute, or makes a temporary directory, which
-// remove removes.
-func (g *gateway) makeDir() (remove func() error, err error) {
+// prepareDir makes g.Dir absolute, or creates a temporary directory, which remove removes.
+func (g *gateway) prepareDir() (remove func() error, err error) {
 	if g.Dir == "" {
 		if g.Dir, err = os.MkdirTemp("", "kmsgate-dev-"); err != nil {
 			return nil, err
@@ -96,8 +95,7 @@ func (g *gateway) makeDir() (remove func() error, err error) {
 
 func (g *gateway) path(name string) string { return filepath.Join(g.Dir, name) }
 
-// configuration generates what `kmsgate serve` would be told. It is the same at
-// every start but for the address.
+// configuration generates the configuration. Only the address differs from start to start.
 func (g *gateway) configuration() (*config.Config, error) {
 	c := config.Default()
 	c.Directory = g.Dir
@@ -119,41 +117,36 @@ func (g *gateway) configuration() (*config.Config, error) {
 	return &c, nil
 }
 
-// instance returns the instance that the directory is of, or makes one up.
+// instance returns the instance that the directory belongs to, or a new one.
 func (g *gateway) instance() (config.Instance, error) {
-	before, err := config.LoadWritten(g.path(config.FileName))
+	existing, err := config.LoadWritten(g.path(config.FileName))
 	if err == nil {
-		return before.Instance, nil
+		return existing.Instance, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return config.Instance{}, err
 	}
-	made := config.Instance{ID: newInstanceId(), Region: regionId, Account: accountId}
+	instance := config.Instance{ID: newInstanceId(), Region: regionId, Account: accountId}
 	if _, err := os.Stat(g.path("kmsgate.db")); err != nil {
-		return made, nil
+		return instance, nil
 	}
-	// An earlier kmsgate wrote no configuration.
+	// An earlier version of kmsgate wrote no configuration.
 	db, err := store.Open(g.path("kmsgate.db"))
 	if err != nil {
-		return made, err
+		return instance, err
 	}
 	if i := db.Now().Instance(); i != (store.Instance{}) {
-		made = config.Instance{ID: i.InstanceId, Region: i.RegionId, Account: i.AccountId}
+		instance = config.Instance{ID: i.InstanceId, Region: i.RegionId, Account: i.AccountId}
 	}
-	return made, errors.Join(err, db.Close())
+	return instance, errors.Join(err, db.Close())
 }
 
-// serve provisions what the directory lacks, and serves until the context is
-// done.
+// serve provisions whatever the directory lacks, and serves until ctx is done.
 func (g *gateway) serve(ctx context.Context, c *config.Config, l *serve.Listeners) (err error) {
-	o := appliance.Options{Provision: true, EchoStringToSign: true, AcceptAuditLoss: g.AcceptAuditLoss, Archiver: backup.NewArchiver, Logger: c.Log.Logger(g.Log), Locked: func() error {
-		// One that was killed leaves it, and programs wait for it until this one serves.
-		if err := os.Remove(g.path("env")); !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
-	}}
-	a, err := appliance.Open(ctx, c, o)
+	a, err := appliance.Open(ctx, c, appliance.Options{
+		Provision: true, EchoStringToSign: true, AcceptAuditLoss: g.AcceptAuditLoss,
+		Archiver: backup.NewArchiver, Logger: c.Log.Logger(g.Log), Locked: g.removeEnv,
+	})
 	if err != nil {
 		return err
 	}
@@ -178,8 +171,8 @@ func (g *gateway) serve(ctx context.Context, c *config.Config, l *serve.Listener
 	defer stop()
 	served := make(chan error, 1)
 	go func() { served <- l.Serve(serving, a) }()
-	// The listener takes connections since it was opened and they are served
-	// from here on.
+	// The kernel has accepted connections since Listen, so a program that now reads env can
+	// connect at once.
 	if err := durable.Write(g.path("env"), []byte(env.String()), 0o600); err != nil {
 		stop()
 		return errors.Join(err, <-served)
@@ -191,7 +184,16 @@ func (g *gateway) serve(ctx context.Context, c *config.Config, l *serve.Listener
 	return <-served
 }
 
-// provision makes what the directory lacks of keys and credentials.
+// removeEnv removes the file env that a killed gateway leaves. Programs wait for that file
+// until this gateway serves.
+func (g *gateway) removeEnv() error {
+	if err := os.Remove(g.path("env")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// provision creates the keys and credentials that the directory lacks.
 func (g *gateway) provision(ctx context.Context, a *appliance.Appliance) (Environment, error) {
 	keys, err := Provision(ctx, a)
 	if err != nil {
@@ -199,12 +201,12 @@ func (g *gateway) provision(ctx context.Context, a *appliance.Appliance) (Enviro
 	}
 	clientKey, err := g.clientKey(ctx, a)
 	if err != nil {
-		return nil, fmt.Errorf("making a client key: %w", err)
+		return nil, fmt.Errorf("creating a client key: %w", err)
 	}
 	return append(keys, clientKey...), nil
 }
 
-// describe returns what clients have to know of the gateway.
+// describe returns the variables that clients need to use the gateway.
 func (g *gateway) describe(c *config.Config, l *serve.Listeners) Environment {
 	address := l.Addresses()[0].(*net.TCPAddr)
 	host := address.IP.String()
@@ -223,10 +225,10 @@ func (g *gateway) describe(c *config.Config, l *serve.Listeners) Environment {
 	}
 }
 
-// An Environment is what DIR/env has: names of variables, and values.
+// An Environment is the content of DIR/env: pairs of a variable's name and its value.
 type Environment [][2]string
 
-// String writes it for a shell to source.
+// String returns the export commands for a shell to source.
 func (e Environment) String() string {
 	var b strings.Builder
 	for _, v := range e {
@@ -235,7 +237,7 @@ func (e Environment) String() string {
 	return b.String()
 }
 
-// Get returns a variable's value.
+// Get returns a variable's value, or "" if there is no such variable.
 func (e Environment) Get(name string) string {
 	for _, v := range e {
 		if v[0] == name {

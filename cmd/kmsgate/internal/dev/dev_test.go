@@ -16,62 +16,63 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/dev"
 )
 
-// run runs a dev gateway until it serves, calls then, and has it end.
-func run(t *testing.T, o dev.Options, then func(envFile string, env dev.Environment)) {
+// run runs a dev gateway until it serves, calls ready, and stops it.
+func run(t *testing.T, o dev.Options, ready func(envFile string, env dev.Environment)) {
 	t.Helper()
-	t.Setenv("SOFTHSM2_CONF", "") // opening sets it; the test's end puts it back
+	t.Setenv("SOFTHSM2_CONF", "") // Run sets it; the test restores it
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	ready := false
+	called := false
 	o.Listen, o.Log = "127.0.0.1:0", t.Output()
 	o.Ready = func(envFile string, env dev.Environment) {
-		ready = true
-		then(envFile, env)
+		called = true
+		ready(envFile, env)
 		stop()
 	}
-	if err := dev.Run(ctx, o); err != nil || !ready {
-		t.Fatalf("Run: %v; it was ready: %v", err, ready)
+	if err := dev.Run(ctx, o); err != nil || !called {
+		t.Fatalf("Run: got %v, called Ready: %v", err, called)
 	}
 }
 
-// lasting is an environment without what may differ from start to start.
-func lasting(env dev.Environment) dev.Environment {
+// withoutEndpoint returns env without the endpoint, which differs from start to start.
+func withoutEndpoint(env dev.Environment) dev.Environment {
 	return slices.DeleteFunc(slices.Clone(env), func(v [2]string) bool { return v[0] == "KMSGATE_ENDPOINT" })
 }
 
-// TestRunAgain: the same directory serves the same keys with the same credentials, and its
-// configuration is one that `kmsgate serve` takes.
+// TestRunAgain tests that a later run in the same directory serves the same keys with the same
+// credentials, and that its configuration can be loaded.
 func TestRunAgain(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	var first, second dev.Environment
 	run(t, dev.Options{Dir: dir}, func(envFile string, env dev.Environment) {
 		first = env
-		if text, err := os.ReadFile(envFile); err != nil || string(text) != env.String() || envFile != filepath.Join(dir, "env") {
-			t.Errorf("%s has %q, %v", envFile, text, err)
+		if text, err := os.ReadFile(envFile); err != nil || string(text) != env.String() ||
+			envFile != filepath.Join(dir, "env") {
+			t.Errorf("%s: got %q, %v, want %q", envFile, text, err, env)
 		}
 	})
 	if _, err := os.Stat(filepath.Join(dir, "env")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the environment is left: %v", err)
+		t.Errorf("the file env after Run: got %v, want fs.ErrNotExist", err)
 	}
 	for _, name := range []string{"KMSGATE_ENDPOINT", "KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET", "KMSGATE_CLIENT_KEY_PASSWORD", "KMSGATE_KEY_EC_SM2", "KMSGATE_KEYVERSION_RSA_3072"} {
 		if first.Get(name) == "" {
-			t.Errorf("there is no %s", name)
+			t.Errorf("the environment lacks %s", name)
 		}
 	}
-	// One that was killed leaves it.
+	// A killed gateway leaves the file.
 	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("export KMSGATE_ENDPOINT=old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	run(t, dev.Options{Dir: dir}, func(_ string, env dev.Environment) { second = env })
-	if !slices.Equal(lasting(first), lasting(second)) {
-		t.Errorf("the second start has %v, the first had %v", second, first)
+	if !slices.Equal(withoutEndpoint(first), withoutEndpoint(second)) {
+		t.Errorf("second run: got %v, want %v", second, first)
 	}
 	if _, err := config.Load(filepath.Join(dir, config.FileName)); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestProvision makes nothing twice, and completes what was cut off.
+// TestProvision tests that Provision creates nothing twice, and completes an interrupted start.
 func TestProvision(t *testing.T) {
 	t.Setenv("SOFTHSM2_CONF", "")
 	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\n"
@@ -98,29 +99,30 @@ func TestProvision(t *testing.T) {
 	}
 	first := provision()
 	if again := provision(); !slices.Equal(first, again) {
-		t.Errorf("the second time there is %v, the first time %v", again, first)
+		t.Errorf("second Provision: got %v, want %v", again, first)
 	}
-	// A start that was cut off had not given the key its alias yet.
-	if err := a.Server.Call(t.Context(), "DeleteAlias", map[string]string{"AliasName": "alias/dev-ec-p256"}, nil); err != nil {
+	// An interrupted start can leave a key without its alias.
+	if err := a.Server.Call(t.Context(), "DeleteAlias", map[string]string{"AliasName": "alias/dev-ec-p256"},
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	if again := provision(); !slices.Equal(first, again) {
-		t.Errorf("without an alias there is %v, the first time %v", again, first)
+		t.Errorf("Provision without an alias: got %v, want %v", again, first)
 	}
 	if n := a.Store.Now().Keys().Len(); n != 5 {
-		t.Errorf("there are %d keys", n)
+		t.Errorf("Provision created %d keys, want 5", n)
 	}
-	// A disabled access key is no use: there is another one, of the same user.
+	// A disabled access key is useless, so Provision creates another one of the same user.
 	if err := a.Server.Call(t.Context(), "UpdateAccessKey", map[string]string{"AccessKeyId": first.Get("KMSGATE_ACCESS_KEY_ID"), "Status": "Inactive"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if again := provision(); again.Get("KMSGATE_ACCESS_KEY_ID") == first.Get("KMSGATE_ACCESS_KEY_ID") || a.Store.Now().Users().Len() != 1 {
-		t.Errorf("after the access key was disabled there is %v", again)
+	if again := provision(); again.Get("KMSGATE_ACCESS_KEY_ID") == first.Get("KMSGATE_ACCESS_KEY_ID") ||
+		a.Store.Now().Users().Len() != 1 {
+		t.Errorf("Provision with a disabled access key: got %v, want another key of the same user", again)
 	}
 }
 
-// TestClientKeyReplaced: a client key without its file, or without its password, is no
-// use: there is another one.
+// TestClientKeyReplaced tests that Run replaces a client key whose file or password is missing.
 func TestClientKeyReplaced(t *testing.T) {
 	dir := t.TempDir()
 	passwords := make(map[string]bool)
@@ -143,22 +145,22 @@ func TestClientKeyReplaced(t *testing.T) {
 		}
 		_, password := start()
 		if password == "" || passwords[password] {
-			t.Errorf("the password is %q, and those before were %v", password, passwords)
+			t.Errorf("got the password %q, want one that is not in %v", password, passwords)
 		}
 		passwords[password] = true
 	}
 }
 
-// TestTemporary: without a directory everything is gone at the end.
+// TestTemporary tests that Run without a directory leaves no files.
 func TestTemporary(t *testing.T) {
 	var dir string
 	run(t, dev.Options{}, func(envFile string, _ dev.Environment) { dir = filepath.Dir(envFile) })
 	if _, err := os.Stat(dir); dir == "" || !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%s is left: %v", dir, err)
+		t.Errorf("the directory %q after Run: got %v, want fs.ErrNotExist", dir, err)
 	}
 }
 
-// TestStoppedWhileStarting is no error.
+// TestStoppedWhileStarting tests that Run returns no error if it is stopped during its start.
 func TestStoppedWhileStarting(t *testing.T) {
 	t.Setenv("SOFTHSM2_CONF", "")
 	ctx, stop := context.WithCancel(t.Context())
@@ -168,15 +170,18 @@ func TestStoppedWhileStarting(t *testing.T) {
 	}
 }
 
-// TestBanner names the file with the secrets, and tells none.
+// TestBanner tests that the banner names the file with the secrets, but has none of them.
 func TestBanner(t *testing.T) {
-	env := dev.Environment{{"KMSGATE_ENDPOINT", "127.0.0.1:8443"}, {"KMSGATE_ACCESS_KEY_ID", "LTAI"}, {"KMSGATE_ACCESS_KEY_SECRET", "hunter2"}, {"KMSGATE_CLIENT_KEY_PASSWORD", "hunter2"}}
+	env := dev.Environment{{"KMSGATE_ENDPOINT", "127.0.0.1:8443"}, {"KMSGATE_ACCESS_KEY_ID", "LTAI"},
+		{"KMSGATE_ACCESS_KEY_SECRET", "hunter2"}, {"KMSGATE_CLIENT_KEY_PASSWORD", "hunter2"}}
 	var b bytes.Buffer
 	dev.PrintBanner(&b, "/tmp/a dir/env", env)
-	if text := b.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "127.0.0.1:8443") || !strings.Contains(text, ". '/tmp/a dir/env'\n") || !strings.Contains(text, "curl ") {
-		t.Errorf("it says %s", text)
+	if text := b.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "127.0.0.1:8443") ||
+		!strings.Contains(text, ". '/tmp/a dir/env'\n") || !strings.Contains(text, "curl ") {
+		t.Errorf("PrintBanner: got %s", text)
 	}
-	if text := (dev.Environment{{"A", "b c"}, {"D", ""}}).String(); text != "export A='b c'\nexport D=''\n" || env.Get("NONE") != "" {
-		t.Errorf("it is %q", text)
+	if text := (dev.Environment{{"A", "b c"}, {"D", ""}}).String(); text != "export A='b c'\nexport D=''\n" ||
+		env.Get("NONE") != "" {
+		t.Errorf("String: got %q", text)
 	}
 }

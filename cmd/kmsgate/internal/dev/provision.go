@@ -13,23 +13,23 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// newInstanceId makes up an instance's id in the form of the real ones.
+// newInstanceId returns a random instance id in the form of real ones.
 func newInstanceId() string { return "kst-" + strings.ToLower(rand.Text()[:20]) }
 
-// Provision makes what a dev gateway promises and the appliance lacks: an access key with
-// full rights, and a key of each KeySpec with an alias. It goes through the gateway's local
-// door, so it is authorised and audited like everything else. If it is cut off, the next
-// start completes it.
+// Provision creates what the appliance lacks to be a dev gateway: an access key with full
+// access, and a key with an alias for each KeySpec except RSA_4096. It calls the gateway, which
+// authorises and audits its operations like all others. If it is interrupted, the next start
+// completes it.
 func Provision(ctx context.Context, a *appliance.Appliance) (Environment, error) {
-	id, secret, err := accessKey(ctx, a)
+	id, secret, err := ensureAccessKey(ctx, a)
 	if err != nil {
-		return nil, fmt.Errorf("making an access key: %w", err)
+		return nil, fmt.Errorf("creating an access key: %w", err)
 	}
 	env := Environment{{"KMSGATE_ACCESS_KEY_ID", id}, {"KMSGATE_ACCESS_KEY_SECRET", secret}}
 	for _, spec := range keySpecs {
-		keyId, versionId, err := key(ctx, a, spec)
+		keyId, versionId, err := ensureKey(ctx, a, spec)
 		if err != nil {
-			return nil, fmt.Errorf("making a key of KeySpec %s: %w", spec, err)
+			return nil, fmt.Errorf("creating a key of KeySpec %s: %w", spec, err)
 		}
 		env = append(env,
 			[2]string{"KMSGATE_KEY_" + string(spec), keyId},
@@ -38,12 +38,13 @@ func Provision(ctx context.Context, a *appliance.Appliance) (Environment, error)
 	return env, nil
 }
 
-// keySpecs are those of the keys that a dev gateway has from the start.
-// RSA_4096 is not among them: generating such a key takes seconds.
+// keySpecs are the KeySpecs of a new dev gateway's keys. RSA_4096 is left out because
+// generating such a key takes seconds.
 var keySpecs = []hsm.KeySpec{hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K, hsm.EC_SM2}
 
-// accessKey returns the dev user's access key, and makes both if there is none.
-func accessKey(ctx context.Context, a *appliance.Appliance) (id, secret string, err error) {
+// ensureAccessKey returns the dev user's access key. It creates the user and the key if they
+// are missing.
+func ensureAccessKey(ctx context.Context, a *appliance.Appliance) (id, secret string, err error) {
 	records := a.Store.Now()
 	for k := range records.AccessKeys().All() {
 		if k.UserName == userName && k.Active {
@@ -51,21 +52,23 @@ func accessKey(ctx context.Context, a *appliance.Appliance) (id, secret string, 
 			return k.AccessKeyId, secret, err
 		}
 	}
-	made, err := a.CreateAdministrator(ctx, userName, "made by kmsgate dev")
-	return made.AccessKeyId, made.AccessKeySecret, err
+	created, err := a.CreateAdministrator(ctx, userName, "made by kmsgate dev")
+	return created.AccessKeyId, created.AccessKeySecret, err
 }
 
-// key returns the key behind a KeySpec's dev alias, and makes what is missing.
-func key(ctx context.Context, a *appliance.Appliance, spec hsm.KeySpec) (keyId, versionId string, err error) {
+// ensureKey returns the key and the version that the dev alias of a KeySpec points to. It
+// creates whatever is missing.
+func ensureKey(ctx context.Context, a *appliance.Appliance, spec hsm.KeySpec) (keyId, versionId string, err error) {
 	alias := "alias/dev-" + strings.ToLower(strings.ReplaceAll(string(spec), "_", "-"))
-	// The description names the key for a start that was cut off before it had
-	// its alias: the next one finds it and makes no second key.
+	// If a start is interrupted before the key has its alias, the next start finds the key by
+	// its description and creates no second key.
 	description := "made by kmsgate dev for " + alias
 	keyId, err = findKey(a.Store, alias, description)
 	if errors.Is(err, store.ErrNotFound) {
-		var made kms.CreateKeyResponse
-		err = a.Server.Call(ctx, "CreateKey", map[string]string{"KeySpec": string(spec), "Description": description}, &made)
-		keyId = made.KeyMetadata.KeyId
+		var created kms.CreateKeyResponse
+		parameters := map[string]string{"KeySpec": string(spec), "Description": description}
+		err = a.Server.Call(ctx, "CreateKey", parameters, &created)
+		keyId = created.KeyMetadata.KeyId
 	}
 	if err != nil {
 		return "", "", err
@@ -84,7 +87,8 @@ func key(ctx context.Context, a *appliance.Appliance, spec hsm.KeySpec) (keyId, 
 	return keyId, listed.KeyVersions.KeyVersion[0].KeyVersionId, nil
 }
 
-// findKey finds a key by its alias, or by its description.
+// findKey returns the KeyId of the key with the alias, or else with the description. If
+// neither exists, the error is store.ErrNotFound.
 func findKey(db *store.Store, aliasName, description string) (keyId string, err error) {
 	records := db.Now()
 	alias, err := records.Aliases().Get(aliasName)

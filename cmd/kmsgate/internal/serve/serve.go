@@ -1,5 +1,4 @@
-// Package serve listens on a gateway's addresses and serves an open appliance there until
-// told to stop.
+// Package serve listens on a gateway's addresses and serves an open appliance there.
 package serve
 
 import (
@@ -23,15 +22,32 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/front"
 )
 
-// Listeners are the addresses that this process has taken. Close them.
+// Listeners are a gateway's open listeners. The caller must close them.
 type Listeners struct {
 	api     []net.Listener // in the order of the configuration
-	metrics net.Listener   // nil: none
+	metrics net.Listener   // nil without metrics
 	admin   net.Listener   // nil before ListenAdmin
 }
 
-// Listen takes the addresses of the API, and that of the metrics unless it is empty.
-func Listen(api []string, metrics string) (_ *Listeners, err error) {
+// Listen listens on the addresses of the API, and on that of the metrics unless it is empty.
+// If it cannot and another process has locked the appliance's directory dir, the error wraps
+// [appliance.ErrInUse]. dir is empty for a directory that does not exist yet.
+func Listen(dir string, api []string, metrics string) (*Listeners, error) {
+	l, err := listenAll(api, metrics)
+	if err == nil {
+		return l, nil
+	}
+	// A second gateway for one directory has the same addresses. The directory is the cause
+	// that the operator has to know.
+	if dir != "" {
+		if inUse := appliance.CheckNotInUse(dir); errors.Is(inUse, appliance.ErrInUse) {
+			return nil, inUse
+		}
+	}
+	return nil, err
+}
+
+func listenAll(api []string, metrics string) (_ *Listeners, err error) {
 	l := new(Listeners)
 	defer func() {
 		if err != nil {
@@ -39,11 +55,11 @@ func Listen(api []string, metrics string) (_ *Listeners, err error) {
 		}
 	}()
 	for _, address := range api {
-		taken, err := listen(address)
+		listener, err := listen(address)
 		if err != nil {
 			return nil, err
 		}
-		l.api = append(l.api, taken)
+		l.api = append(l.api, listener)
 	}
 	if metrics != "" {
 		if l.metrics, err = listen(metrics); err != nil {
@@ -56,31 +72,32 @@ func Listen(api []string, metrics string) (_ *Listeners, err error) {
 func listen(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s is taken by another process: stop it, or give another address (with `kmsgate dev`: --listen; port 0 takes a free one)", address)
+		return nil, fmt.Errorf("the address %q is in use by another process (stop that process, or choose another "+
+			"address; kmsgate dev takes --listen, with port 0 for any free port)", address)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listening on %s: %w", address, err)
+		return nil, fmt.Errorf("listening on %q: %w", address, err)
 	}
 	return l, nil
 }
 
-// ListenAdmin makes the admin socket. The caller must have the appliance open: its lock
-// is what says that a socket which exists belongs to nobody.
+// ListenAdmin listens on the admin socket, and replaces a socket that exists. The caller must
+// have the appliance open: its lock guarantees that no running process owns that socket.
 func (l *Listeners) ListenAdmin(a *appliance.Appliance) (err error) {
 	l.admin, err = front.ListenUnix(a.Config.Admin.Socket)
 	return err
 }
 
-// Close closes all listeners that are open still.
+// Close closes all listeners.
 func (l *Listeners) Close() {
-	for _, each := range append(slices.Clone(l.api), l.metrics, l.admin) {
-		if each != nil {
-			_ = each.Close() // it may be closed already
+	for _, listener := range append(slices.Clone(l.api), l.metrics, l.admin) {
+		if listener != nil {
+			_ = listener.Close() // Serve may have closed it
 		}
 	}
 }
 
-// Addresses returns the addresses of the API, with the ports that port 0 has taken.
+// Addresses returns the addresses of the API, with the actual port in place of port 0.
 func (l *Listeners) Addresses() (all []net.Addr) {
 	for _, api := range l.api {
 		all = append(all, api.Addr())
@@ -88,8 +105,8 @@ func (l *Listeners) Addresses() (all []net.Addr) {
 	return all
 }
 
-// Serve serves the appliance until ctx is done or one listener fails, and then lets the
-// requests in flight end. ListenAdmin comes before it.
+// Serve serves the appliance until ctx is done or a listener fails, and then waits for the
+// requests in flight. Call ListenAdmin first.
 func (l *Listeners) Serve(ctx context.Context, a *appliance.Appliance) error {
 	tlsConfig, err := a.ServerTLS(l.Addresses()...)
 	if err != nil {
@@ -112,7 +129,7 @@ func (l *Listeners) Serve(ctx context.Context, a *appliance.Appliance) error {
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, err)
-			stop() // if one listener ends, all do
+			stop() // when one listener ends, all others must
 		})
 	}
 	for n, api := range l.api {
@@ -138,9 +155,12 @@ func listenerOf(c config.Listener) gateway.Listener {
 
 func serveMetrics(ctx context.Context, l net.Listener, h http.Handler) error {
 	const timeout = 10 * time.Second
-	const maxConnections = 16 // the token needs the descriptors
+	const maxConnections = 16 // leaves file descriptors to the token
 	l = netutil.LimitListener(l, maxConnections)
-	server := &http.Server{Handler: h, ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+	server := &http.Server{
+		Handler: h, ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: time.Minute,
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,44 +19,72 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/adminclient"
 )
 
-// TestListen takes all addresses, or none.
+// TestListen tests that Listen listens on all addresses or on none.
 func TestListen(t *testing.T) {
-	l, err := serve.Listen([]string{"127.0.0.1:0", "[::1]:0"}, "127.0.0.1:0")
+	l, err := serve.Listen("", []string{"127.0.0.1:0", "[::1]:0"}, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	addresses := l.Addresses()
 	if len(addresses) != 2 || addresses[0].(*net.TCPAddr).Port == 0 {
-		t.Errorf("it listens on %v", addresses)
+		t.Errorf("Addresses: got %v, want two with their ports", addresses)
 	}
 	taken := addresses[1].String()
 	for _, try := range [][2]string{{taken, ""}, {"127.0.0.1:0", taken}} {
-		if _, err := serve.Listen([]string{"127.0.0.1:0", try[0]}, try[1]); err == nil || !strings.Contains(err.Error(), taken+" is taken by another process") {
-			t.Errorf("an address that is taken: %v", err)
+		if _, err := serve.Listen("", []string{"127.0.0.1:0", try[0]}, try[1]); err == nil ||
+			!strings.Contains(err.Error(), strconv.Quote(taken)+" is in use by another process") {
+			t.Errorf("Listen on an address in use: got %v, want an error that says so", err)
 		}
 	}
-	if _, err := serve.Listen([]string{"nonsense"}, ""); err == nil || !strings.Contains(err.Error(), "listening on nonsense") {
-		t.Errorf("no address: %v", err)
+	if _, err := serve.Listen("", []string{"nonsense"}, ""); err == nil ||
+		!strings.Contains(err.Error(), `listening on "nonsense"`) {
+		t.Errorf("Listen on an invalid address: got %v, want an error with it", err)
 	}
-	l.Close() // twice does no harm
-	again, err := serve.Listen([]string{taken}, "")
+	l.Close() // the deferred second Close must do no harm
+	again, err := serve.Listen("", []string{taken}, "")
 	if err != nil {
-		t.Fatalf("after Close: %v", err)
+		t.Fatalf("Listen after Close: %v", err)
 	}
 	again.Close()
 }
 
-// TestServe: the API and the admin socket answer, and end together.
+// TestListenTwice tests that Listen names the directory if another process serves it already,
+// rather than an address that the process uses.
+func TestListenTwice(t *testing.T) {
+	dir := t.TempDir()
+	l, err := serve.Listen(dir, []string{"127.0.0.1:0"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	used := []string{l.Addresses()[0].String()}
+	if _, err := serve.Listen(dir, used, ""); err == nil || errors.Is(err, appliance.ErrInUse) {
+		t.Errorf("Listen on an address in use: got %v, want an error about the address", err)
+	}
+	unlock, err := appliance.LockDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := serve.Listen(dir, used, ""); !errors.Is(err, appliance.ErrInUse) ||
+		!strings.Contains(err.Error(), dir) {
+		t.Errorf("Listen for a locked directory: got %v, want ErrInUse with the directory", err)
+	}
+	if err := unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestServe tests that the API and the admin socket respond, and end together.
 func TestServe(t *testing.T) {
-	t.Setenv("SOFTHSM2_CONF", "") // opening sets it; the test's end puts it back
+	t.Setenv("SOFTHSM2_CONF", "") // Open sets it; the test restores it
 	dir := t.TempDir()
 	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}, {address: '127.0.0.1:0', gateway: shared}]\nadmin: {socket: " + config.SocketIn(dir) + "}\n"
 	c, err := config.Parse([]byte(text), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := serve.Listen([]string{"127.0.0.1:0", "127.0.0.1:0"}, "")
+	l, err := serve.Listen(dir, []string{"127.0.0.1:0", "127.0.0.1:0"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,9 +109,10 @@ func TestServe(t *testing.T) {
 	pem, err := os.ReadFile(c.TLS.CAFile)
 	roots := x509.NewCertPool()
 	if err != nil || !roots.AppendCertsFromPEM(pem) {
-		t.Fatalf("the CA: %v", err)
+		t.Fatalf("reading the CA: %v", err)
 	}
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots},
+		DisableKeepAlives: true}}
 	for _, address := range l.Addresses() {
 		answer, err := client.Get("https://" + address.String() + "/")
 		if err != nil {
@@ -90,7 +120,7 @@ func TestServe(t *testing.T) {
 		}
 		body, err := io.ReadAll(answer.Body)
 		if err := errors.Join(err, answer.Body.Close()); err != nil || !strings.Contains(string(body), `"Code"`) {
-			t.Errorf("%s answers %s, %v", address, body, err)
+			t.Errorf("GET %s: got %s, %v, want a response with a Code", address, body, err)
 		}
 	}
 	admin := adminclient.Dial(c.Admin.Socket)
@@ -105,6 +135,6 @@ func TestServe(t *testing.T) {
 		t.Errorf("Serve: %v", err)
 	}
 	if _, err := net.Dial("tcp", l.Addresses()[0].String()); err == nil {
-		t.Error("it takes connections still")
+		t.Error("the listener accepts connections after Serve")
 	}
 }
