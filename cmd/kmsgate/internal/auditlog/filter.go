@@ -3,61 +3,81 @@ package auditlog
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// A Field is something of lines that a Filter can ask for.
+// A Field is a property of lines that a Filter can select by.
 type Field struct {
-	Name   string // as a flag has it
-	Kind   string // of its values, as help has it
-	Usage  string // what "only lines …" goes on with
+	Name   string // the name of the flag
+	Kind   string // the name of the value in the flag's help
+	Usage  string // the flag's help, after "only lines"
+	fold   bool   // match without regard to case, as policies match actions
 	values func(l audit.Line) []string
 }
 
-// Fields returns all fields that a Filter can ask for.
+// Fields returns all fields that a Filter can select by.
 func Fields() []Field {
+	value := func(f func(e audit.Entry) string) func(audit.Line) []string {
+		return func(l audit.Line) []string { return []string{f(entryOf(l))} }
+	}
 	return []Field{
-		{"user", "NAME", "of this user's requests", func(l audit.Line) []string { return []string{entryOf(l).Principal} }},
-		{"action", "ACTION", "of this operation, as AsymmetricSign", func(l audit.Line) []string { return []string{entryOf(l).Action} }},
-		{"key", "ID", "about the key with this KeyId or KeyVersionId", func(l audit.Line) []string { return []string{entryOf(l).KeyId, entryOf(l).KeyVersionId} }},
-		{"alias", "alias/NAME", "of requests that used this alias", func(l audit.Line) []string { return []string{entryOf(l).Alias} }},
-		{"access-key", "ID", "of requests that claimed this AccessKeyId", func(l audit.Line) []string { return []string{entryOf(l).AccessKeyId} }},
-		{"source", "IP", "of requests from this address", func(l audit.Line) []string { return []string{sourceOf(l)} }},
-		{"code", "CODE", "of requests that had this answer: ok, or an error as Forbidden.NoPermission", func(l audit.Line) []string { return []string{outcome(l)} }},
-		{"request-id", "ID", "of this request", func(l audit.Line) []string { return []string{entryOf(l).RequestId} }},
+		{"user", "NAME", "of this user's requests", false, value(func(e audit.Entry) string { return e.Principal })},
+		{"action", "ACTION", "of this operation, such as AsymmetricSign", true,
+			value(func(e audit.Entry) string { return e.Action })},
+		{"key", "ID", "about the key with this KeyId or KeyVersionId", false,
+			func(l audit.Line) []string { return []string{entryOf(l).KeyId, entryOf(l).KeyVersionId} }},
+		{"alias", "alias/NAME", "of requests that used this " +
+			"alias", false, value(func(e audit.Entry) string { return e.Alias })},
+		{"access-key", "ID", "of requests that named this AccessKeyId", false,
+			value(func(e audit.Entry) string { return e.AccessKeyId })},
+		{"source", "IP", "of requests from this " +
+			"address", false, func(l audit.Line) []string { return []string{sourceOf(l)} }},
+		{"code", "CODE", "of requests with this result: OK, or an error code such as Forbidden.NoPermission", true,
+			func(l audit.Line) []string { return []string{outcome(l)} }},
+		{"request-id", "ID", "of this request", false, value(func(e audit.Entry) string { return e.RequestId })},
 	}
 }
 
-// A Filter selects lines: those that have all it asks for. The zero Filter selects
-// all.
+// A Filter selects the lines that meet all its conditions. The zero Filter selects all
+// lines.
 type Filter struct {
 	Since, Until time.Time // Since is included, Until is not; zero: no bound
 
-	wanted []wanted
+	conditions []condition
 }
 
-type wanted struct {
+// A condition requires a value of a field.
+type condition struct {
 	Field
 	value string
 }
 
-// Want has the filter ask for a value of a field. A line that lacks the field has
-// the value "".
-func (f *Filter) Want(field Field, value string) { f.wanted = append(f.wanted, wanted{field, value}) }
-
-// Match reports whether a line has all that the filter asks for.
-func (f *Filter) Match(line audit.Line) bool {
-	made := line.Time()
-	if !f.Since.IsZero() && made.Before(f.Since) || !f.Until.IsZero() && !made.Before(f.Until) {
-		return false
-	}
-	return !slices.ContainsFunc(f.wanted, func(w wanted) bool { return !slices.Contains(w.values(line), w.value) })
+// Require adds the condition that a field has a value. The value of a field that a line lacks
+// is "".
+func (f *Filter) Require(field Field, value string) {
+	f.conditions = append(f.conditions, condition{field, value})
 }
 
-// ParseTime reads a point in time, or how long before now it was. Empty text is the
-// zero time.
+// Match reports whether a line meets all conditions of the filter.
+func (f *Filter) Match(line audit.Line) bool {
+	t := line.Time()
+	if !f.Since.IsZero() && t.Before(f.Since) || !f.Until.IsZero() && !t.Before(f.Until) {
+		return false
+	}
+	return !slices.ContainsFunc(f.conditions, func(c condition) bool { return !c.match(line) })
+}
+
+func (c condition) match(line audit.Line) bool {
+	return slices.ContainsFunc(c.values(line), func(value string) bool {
+		return value == c.value || c.fold && strings.EqualFold(value, c.value)
+	})
+}
+
+// ParseTime parses a point in time, or a duration before now. An empty text is the zero time.
+// A time without a zone is in UTC.
 func ParseTime(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
@@ -70,5 +90,6 @@ func ParseTime(text string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is neither a time, as 2026-11-22T08:00:00Z or 2026-11-22, nor how long ago, as 24h", text)
+	return time.Time{}, fmt.Errorf("%q is neither a time, such as 2026-11-22T08:00:00Z or 2026-11-22, nor a duration "+
+		"before now, such as 24h", text)
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// newFilter makes a filter of "NAME=VALUE" words, with minutes since the log's begin
-// for since and until.
+// newFilter returns a filter from words of the form NAME=VALUE. since and until are durations after
+// the log's first line.
 func newFilter(t *testing.T, words string) *auditlog.Filter {
 	t.Helper()
 	filter := new(auditlog.Filter)
@@ -20,34 +20,36 @@ func newFilter(t *testing.T, words string) *auditlog.Filter {
 		known := false
 		for _, field := range auditlog.Fields() {
 			if field.Name == name {
-				filter.Want(field, value)
+				filter.Require(field, value)
 				known = true
 			}
 		}
-		minutes, err := time.ParseDuration(value)
+		offset, err := time.ParseDuration(value)
 		switch {
 		case known:
 		case name == "since" && err == nil:
-			filter.Since = auditlogtest.Begin.Add(minutes)
+			filter.Since = auditlogtest.Begin.Add(offset)
 		case name == "until" && err == nil:
-			filter.Until = auditlogtest.Begin.Add(minutes)
+			filter.Until = auditlogtest.Begin.Add(offset)
 		default:
-			t.Fatalf("the test does not know %s", word)
+			t.Fatalf("unknown word %q", word)
 		}
 	}
 	return filter
 }
 
-// TestFilter combines fields and times; a line has to have all.
+// TestFilter combines fields and times. A line must meet all conditions.
 func TestFilter(t *testing.T) {
 	log := auditlogtest.New(t)
 	log.Append(
-		audit.Entry{RequestId: "r-1", Principal: "alice", Action: "AsymmetricSign", KeyId: "k-1", KeyVersionId: "v-1", Alias: "alias/x", AccessKeyId: "A", Source: "192.0.2.7"},
-		audit.Entry{RequestId: "r-2", Principal: "bob", Action: "DisableKey", KeyId: "k-2", AccessKeyId: "B", Source: "192.0.2.8", Code: "Forbidden.NoPermission"},
+		audit.Entry{RequestId: "r-1", Principal: "alice", Action: "AsymmetricSign", KeyId: "k-1", KeyVersionId: "v-1",
+			Alias: "alias/x", AccessKeyId: "A", Source: "192.0.2.7"},
+		audit.Entry{RequestId: "r-2", Principal: "bob", Action: "DisableKey", KeyId: "k-2", AccessKeyId: "B",
+			Source: "192.0.2.8", Code: "Forbidden.NoPermission"},
 		audit.Entry{RequestId: "r-3", Principal: "alice", Action: "DisableKey", KeyId: "k-1"},
 	)
 	for _, kind := range audit.Kinds() {
-		log.Events(auditlogtest.EventOf(kind, log.Sign()))
+		log.Events(auditlogtest.NewEvent(kind, log.Sign()))
 	}
 	for words, want := range map[string]string{
 		"":                              "1 2 3 4 5 6 7 8 9 10 11",
@@ -59,11 +61,11 @@ func TestFilter(t *testing.T) {
 		"access-key=B":                  "2",
 		"user=bob code=ok":              "",
 		"code=Forbidden.NoPermission":   "2",
-		"source=192.0.2.9":              "5", // of what it counts
+		"source=192.0.2.9":              "5", // of the requests that the line counts
 		"source=192.0.2.9 user=alice":   "",
 		"request-id=r-3":                "3",
-		"user= action=":                 "4 5 6 7 8 9 10 11", // events have none
-		"user=alice user=bob":           "",                  // not both
+		"user= action=":                 "4 5 6 7 8 9 10 11", // events have neither
+		"user=alice user=bob":           "",                  // no line has both
 		"since=1m":                      "2 3 4 5 6 7 8 9 10 11",
 		"until=1m":                      "1",
 		"since=1m until=3m":             "2 3",
@@ -72,7 +74,7 @@ func TestFilter(t *testing.T) {
 		"since=10m action= code= user=": "11",
 	} {
 		if got := found(t, search(t, auditlog.JSON, newFilter(t, words), log.Path)); got != want {
-			t.Errorf("%s: lines %s, want %s", words, got, want)
+			t.Errorf("%s: got lines %s, want %s", words, got, want)
 		}
 	}
 }
@@ -90,12 +92,12 @@ func TestParseTime(t *testing.T) {
 		"2026-11-22T16:00:00+08:00": now,
 	} {
 		if got, err := auditlog.ParseTime(text, now); err != nil || !got.Equal(want) {
-			t.Errorf("%q is %v, %v, want %v", text, got, err, want)
+			t.Errorf("ParseTime(%q) = %v, %v, want %v", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"tomorrow", "22.11.2026", "8", "2026-13-01"} {
 		if got, err := auditlog.ParseTime(text, now); err == nil || !strings.Contains(err.Error(), "neither a time") {
-			t.Errorf("%q is %v, %v", text, got, err)
+			t.Errorf("ParseTime(%q) = %v, %v, want an error", text, got, err)
 		}
 	}
 }

@@ -18,24 +18,24 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// A Format is how lines are written.
+// A Format is an output format for lines.
 type Format string
 
+// The output formats.
 const (
-	Table Format = "table" // a row each, for people
-	JSON  Format = "jsonl" // a JSON object each, as in the log
-	CSV   Format = "csv"   // a row each with all fields, for a spreadsheet
+	Table Format = "table" // a row per line, for people
+	JSON  Format = "json"  // a JSON object per line, as in the log
+	CSV   Format = "csv"   // a row per line with all fields, for a spreadsheet
 )
 
-// A Writer writes lines of the audit log, each as it comes. What it has written is
-// complete after Flush.
+// A Writer writes lines of the audit log one by one. Its output is complete after Flush.
 type Writer struct {
 	out    *bufio.Writer
 	encode func(line audit.Line) ([]byte, error)
 }
 
-// NewWriter writes the names of the columns, where the format has some. Flush
-// returns the error of that.
+// NewWriter returns a Writer. If the format has columns, it writes their names; Flush returns
+// an error of that.
 func NewWriter(w io.Writer, format Format) *Writer {
 	out := &Writer{out: bufio.NewWriter(w)}
 	switch format {
@@ -52,7 +52,7 @@ func NewWriter(w io.Writer, format Format) *Writer {
 	return out
 }
 
-// Flush writes what is buffered, and returns the first error of all writing.
+// Flush writes all buffered output, and returns the first error of any write.
 func (w *Writer) Flush() error { return w.out.Flush() }
 
 // Write writes a line.
@@ -65,14 +65,14 @@ func (w *Writer) Write(line audit.Line) error {
 	return err
 }
 
-// lineJSON writes a line as it is in the log.
+// lineJSON encodes a line as JSON with the log's fields.
 func lineJSON(line audit.Line) ([]byte, error) {
 	text, err := json.Marshal(line)
 	return append(printable.JSON(text), '\n'), err
 }
 
-// A lineColumn is what a table shows of lines. Its width is fixed: lines are
-// written before it is known what others come.
+// A lineColumn is a column of a table. Its width is fixed because rows are written before
+// later rows are known.
 type lineColumn struct {
 	name  string
 	width int
@@ -103,7 +103,8 @@ func pad(cell func(c lineColumn) string) []byte {
 	return append(bytes.TrimRight(b, " "), '\n')
 }
 
-// entryOf returns what a line says of a request, nothing for a line of the log itself.
+// entryOf returns the entry of a request's line, or an empty Entry for a line about the log
+// itself.
 func entryOf(l audit.Line) audit.Entry {
 	if l.Entry == nil {
 		return audit.Entry{}
@@ -111,7 +112,8 @@ func entryOf(l audit.Line) audit.Entry {
 	return *l.Entry
 }
 
-// eventOf returns what a line says of the log itself, nothing for one of a request.
+// eventOf returns the event of a line about the log itself, or an empty Event for a request's
+// line.
 func eventOf(l audit.Line) audit.Event {
 	if l.Event == nil {
 		return audit.Event{}
@@ -119,7 +121,7 @@ func eventOf(l audit.Line) audit.Event {
 	return *l.Event
 }
 
-// subject is what a line is about: an operation, or the log itself.
+// subject returns the name of a line's operation, or a description of its event.
 func subject(l audit.Line) string {
 	if l.Event != nil {
 		return l.Event.String()
@@ -127,23 +129,29 @@ func subject(l audit.Line) string {
 	return l.Entry.Action
 }
 
-// sourceOf is where a request came from, or the last of those that a line counts.
+// sourceOf returns the address that a request came from. If a line counts requests, it is the
+// address of the last one.
 func sourceOf(l audit.Line) string { return cmp.Or(entryOf(l).Source, eventOf(l).Source) }
 
-// outcome is the code of an answer, ok for success.
+// Success is the code of a successful response, as in the metrics.
+const Success = "OK"
+
+// outcome returns the code of a response. It is empty for a line about the log itself.
 func outcome(l audit.Line) string {
 	e := entryOf(l)
 	if e.Code == "" && e.RequestId != "" {
-		return "ok"
+		return Success
 	}
 	return e.Code
 }
 
-// csvColumns returns the names of all fields that lines can have. Kind is the last,
-// as a newcomer: the columns before it stay where they were.
+// csvColumns returns the names of all fields that lines can have. Kind is the last column
+// because it was added later: the other columns keep their positions.
 func csvColumns() []string {
 	names := []string{"Seq", "Prev"}
-	for _, f := range slices.Concat(reflect.VisibleFields(reflect.TypeFor[audit.Entry]()), reflect.VisibleFields(reflect.TypeFor[audit.Event]())) {
+	entry := reflect.VisibleFields(reflect.TypeFor[audit.Entry]())
+	event := reflect.VisibleFields(reflect.TypeFor[audit.Event]())
+	for _, f := range slices.Concat(entry, event) {
 		if f.IsExported() && f.Name != "Kind" && !slices.Contains(names, f.Name) {
 			names = append(names, f.Name)
 		}
@@ -151,7 +159,7 @@ func csvColumns() []string {
 	return append(names, "Kind")
 }
 
-// lineCSV writes some fields of a line for a spreadsheet.
+// lineCSV encodes the named fields of a line as a CSV row.
 func lineCSV(line audit.Line, columns []string) ([]byte, error) {
 	var cells []string
 	for _, name := range columns {
@@ -168,7 +176,8 @@ func lineCSV(line audit.Line, columns []string) ([]byte, error) {
 	return b.Bytes(), errors.Join(err, w.Error())
 }
 
-// fieldOf returns a field by its name; the zero Value if the line has no such field.
+// fieldOf returns a field of a line by its name. It returns the zero Value if the line has no
+// such field.
 func fieldOf(line audit.Line, name string) reflect.Value {
 	content := reflect.ValueOf(line.Entry)
 	switch {
@@ -180,8 +189,8 @@ func fieldOf(line audit.Line, name string) reflect.Value {
 	return content.Elem().FieldByName(name)
 }
 
-// csvCell writes a field as JSON has it, but without quotes, and nothing for
-// what JSON leaves out.
+// csvCell encodes a field as JSON but without quotes. A field that JSON omits is an empty
+// cell.
 func csvCell(v reflect.Value) (string, error) {
 	if !v.IsValid() || v.IsZero() {
 		return "", nil
@@ -194,10 +203,12 @@ func csvCell(v reflect.Value) (string, error) {
 	return inert(printable.Text(s)), err
 }
 
-// inert keeps a spreadsheet from taking a value for a formula, which it would
-// calculate: one could send what is in the file elsewhere.
+// inert keeps a spreadsheet from evaluating a value as a formula. A formula can send the
+// file's content elsewhere.
 func inert(s string) string {
-	if begin := strings.TrimLeft(s, " "); begin != "" && strings.ContainsRune("=+-@＝＋－＠", []rune(begin)[0]) {
+	const formula = "=+-@＝＋－＠" // the characters that start a formula
+	trimmed := strings.TrimLeft(s, " ")
+	if trimmed != "" && strings.ContainsRune(formula, []rune(trimmed)[0]) {
 		return "'" + s
 	}
 	return s

@@ -15,7 +15,7 @@ func TestInert(t *testing.T) {
 		"＝1":              "'＝1",
 	} {
 		if got := inert(in); got != want {
-			t.Errorf("inert(%q) = %s, want %s", in, got, want)
+			t.Errorf("inert(%q) = %q, want %q", in, got, want)
 		}
 	}
 }

@@ -13,14 +13,14 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// A Tail is the place in a log up to which its lines were read. Close it when done.
+// A Tail is a position in a log, up to which its lines were read. The caller must close it.
 type Tail struct {
 	path   string // of the log
 	file   *os.File
-	offset int64 // in file: the end of a whole line
+	offset int64 // in file; the end of a complete line
 }
 
-// OpenTail returns the last n lines of the log at a path, and the place behind them.
+// OpenTail returns the last n lines of the log at a path, and the position after them.
 func OpenTail(path string, n int) (_ []audit.Line, t *Tail, err error) {
 	names, err := Files(path)
 	if err != nil {
@@ -44,7 +44,7 @@ func OpenTail(path string, n int) (_ []audit.Line, t *Tail, err error) {
 			f.Close()
 		}
 		if err != nil {
-			return nil, t, fmt.Errorf("reading %s: %w", name, err)
+			return nil, t, fmt.Errorf("reading %q: %w", name, err)
 		}
 		if len(lines) >= n {
 			break
@@ -61,14 +61,14 @@ func lastLines(f *os.File, n int) ([]audit.Line, int64, error) {
 	return audit.LastLines(f, info.Size(), n)
 }
 
-// Close ends reading.
+// Close closes the log's file.
 func (t *Tail) Close() error { return t.file.Close() }
 
-// Follow writes what is added to the log until ctx is done, across rotations. It
-// looks at the log at once, and then each time that wake tells it to.
+// Follow writes lines that are added to the log until ctx is done, across rotations. It reads
+// the log immediately, and then whenever it receives from wake.
 func (t *Tail) Follow(ctx context.Context, out *Writer, wake <-chan time.Time) error {
 	for {
-		// In this order: a file that has a successor does not grow any more.
+		// The successor is looked up before reading: a file with a successor no longer grows.
 		next, err := t.successor()
 		if err := errors.Join(err, t.read(out), out.Flush()); err != nil {
 			return err
@@ -86,13 +86,13 @@ func (t *Tail) Follow(ctx context.Context, out *Writer, wake <-chan time.Time) e
 	}
 }
 
-// atOnce is how many bytes of what was added are read together.
-const atOnce = 4 << 20
+// readSize is the maximum number of bytes that one call reads.
+const readSize = 4 << 20
 
-// read writes the lines that were added.
+// read writes the lines that were added since the last read.
 func (t *Tail) read(out *Writer) error {
 	for {
-		text, err := audit.WholeLines(t.file, t.offset, atOnce)
+		text, err := audit.WholeLines(t.file, t.offset, readSize)
 		if err != nil || len(text) == 0 {
 			return err
 		}
@@ -103,8 +103,8 @@ func (t *Tail) read(out *Writer) error {
 	}
 }
 
-// successor opens the file in which the log continues behind the one that is open;
-// nil if that is still the last.
+// successor opens the file in which the log continues after t.file. It returns nil if t.file
+// is still the last.
 func (t *Tail) successor() (*os.File, error) {
 	opened, err := t.file.Stat()
 	if err != nil {
@@ -121,13 +121,13 @@ func (t *Tail) successor() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := t.path // if the one that is open was removed
+	next := t.path // also if t.file was removed
 	if i := slices.IndexFunc(names, same); i >= 0 && i+1 < len(names) {
 		next = names[i+1]
 	}
 	f, err := os.Open(next)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // it is being rotated
+		return nil, nil // the log is being rotated
 	}
 	return f, err
 }

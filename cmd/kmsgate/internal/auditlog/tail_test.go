@@ -36,7 +36,7 @@ func lastLines(t *testing.T, path string, n int) string {
 	return found(t, b.String())
 }
 
-// TestOpenTail finds the last lines, in as many files as it takes.
+// TestOpenTail tests that OpenTail returns the last lines, across several files.
 func TestOpenTail(t *testing.T) {
 	log := auditlogtest.New(t)
 	log.Requests(3)
@@ -47,18 +47,19 @@ func TestOpenTail(t *testing.T) {
 	log.Write(`{"Seq":9,"Prev":"`) // being written
 	for n, want := range map[int]string{0: "", 1: "8", 2: "7 8", 3: "6 7 8", 6: "3 4 5 6 7 8", 100: "1 2 3 4 5 6 7 8"} {
 		if got := lastLines(t, log.Path, n); got != want {
-			t.Errorf("the last %d lines are %s, want %s", n, got, want)
+			t.Errorf("the last %d lines: got %s, want %s", n, got, want)
 		}
 	}
-	if _, _, err := auditlog.OpenTail(log.Path+".none", 1); err == nil || !strings.Contains(err.Error(), "there is no log") {
-		t.Errorf("a log that does not exist: %v", err)
+	if _, _, err := auditlog.OpenTail(log.Path+".none", 1); err == nil ||
+		!strings.Contains(err.Error(), "no audit log at") {
+		t.Errorf("OpenTail of a missing log: got %v, want an error", err)
 	}
 }
 
-// A follower follows a log. It looks at the log when it is told to, and only then.
+// A follower follows a log. It reads the log only when the test wakes it.
 type follower struct {
 	t     *testing.T
-	out   bytes.Buffer // written between two wakes only
+	out   bytes.Buffer // the follower writes it only between two wakes
 	wake  chan time.Time
 	stop  context.CancelFunc
 	ended chan error
@@ -79,23 +80,23 @@ func follow(t *testing.T, path string) *follower {
 	return f
 }
 
-// expect has the follower look at the log, and checks what it has printed so far.
+// expect wakes the follower, and compares the lines that it has written since its start.
 func (f *follower) expect(want string) {
 	f.t.Helper()
-	for range 2 { // it takes the second wake when it is done with the first
+	for range 2 { // the follower accepts the second wake once it has handled the first
 		select {
 		case f.wake <- time.Time{}:
 		case err := <-f.ended:
-			f.t.Fatalf("it ended: %v", err)
+			f.t.Fatalf("Follow ended: %v", err)
 		}
 	}
 	if got := found(f.t, f.out.String()); got != want {
-		f.t.Fatalf("it has printed the lines %s, want %s", got, want)
+		f.t.Fatalf("Follow: got the lines %s, want %s", got, want)
 	}
 }
 
-// TestFollow follows a log across rotations, also several at once, and a moment
-// without a file at the log's path.
+// TestFollow follows a log across rotations, two of them between two wakes, and while no file
+// exists at the log's path.
 func TestFollow(t *testing.T) {
 	log := auditlogtest.New(t)
 	log.Requests(2)
@@ -105,7 +106,7 @@ func TestFollow(t *testing.T) {
 	f.expect("3")
 	log.Requests(1)
 	log.Rotate(1)
-	f.expect("3 4") // there is no file at the path now
+	f.expect("3 4") // no file exists at the path now
 	log.Requests(1)
 	f.expect("3 4 5")
 	log.Requests(1)
@@ -120,12 +121,11 @@ func TestFollow(t *testing.T) {
 	f.expect("3 4 5 6 7 8 9")
 	f.stop()
 	if err := <-f.ended; err != nil {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("Follow: %v", err)
 	}
 }
 
-// TestFollowReplaced goes on with the file that somebody put in the place of the one
-// that is open.
+// TestFollowReplaced tests that Follow continues with a file that replaced the log's.
 func TestFollowReplaced(t *testing.T) {
 	log := auditlogtest.New(t)
 	log.Requests(2)
@@ -139,7 +139,7 @@ func TestFollowReplaced(t *testing.T) {
 	f.expect("3")
 	f.stop()
 	if err := <-f.ended; err != nil {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("Follow: %v", err)
 	}
 }
 
@@ -152,7 +152,8 @@ func TestFollowFails(t *testing.T) {
 	}
 	defer tail.Close()
 	log.Requests(1)
-	if err := tail.Follow(t.Context(), auditlog.NewWriter(failing{}, auditlog.JSON), nil); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("it ended with %v", err)
+	if err := tail.Follow(t.Context(), auditlog.NewWriter(failing{}, auditlog.JSON), nil); !errors.Is(err,
+		unix.ENOSPC) {
+		t.Errorf("Follow: got %v, want ENOSPC", err)
 	}
 }

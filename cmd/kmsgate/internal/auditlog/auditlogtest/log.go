@@ -1,5 +1,5 @@
-// Package auditlogtest writes audit logs for tests, as a gateway would, but without
-// one: with every line, time and rotation as the test wants it.
+// Package auditlogtest writes audit logs for tests in the form that a gateway writes them. It
+// needs no gateway: the test chooses every line, time and rotation.
 package auditlogtest
 
 import (
@@ -25,16 +25,16 @@ import (
 // Begin is the time of a log's first line. Each further line is a minute later.
 var Begin = time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
 
-// A Log is an audit log in a directory of its own.
+// A Log is an audit log in a new directory.
 type Log struct {
 	Path string
-	Head audit.Head // the last line
+	Head audit.Head // of the last line
 
 	t   testing.TB
 	key *ecdsa.PrivateKey
 }
 
-// New returns a log without a file.
+// New returns a log that has no file yet.
 func New(t testing.TB) *Log {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -56,27 +56,27 @@ func (l *Log) Write(text string) {
 	}
 }
 
-// Append appends lines of requests.
+// Append appends a line for each request.
 func (l *Log) Append(entries ...audit.Entry) {
 	l.t.Helper()
 	for _, e := range entries {
 		e.Time = l.time()
-		l.line(audit.Line{Entry: &e})
+		l.appendLine(audit.Line{Entry: &e})
 	}
 }
 
-// Events appends lines of the log itself.
+// Events appends a line for each event of the log itself.
 func (l *Log) Events(events ...audit.Event) {
 	l.t.Helper()
 	for _, e := range events {
 		e.Time = l.time()
-		l.line(audit.Line{Event: &e})
+		l.appendLine(audit.Line{Event: &e})
 	}
 }
 
 func (l *Log) time() time.Time { return Begin.Add(time.Duration(l.Head.Seq) * time.Minute) }
 
-func (l *Log) line(line audit.Line) {
+func (l *Log) appendLine(line audit.Line) {
 	l.t.Helper()
 	line.Seq, line.Prev = l.Head.Seq+1, l.Head.Hash
 	text, err := json.Marshal(line)
@@ -92,7 +92,10 @@ func (l *Log) line(line audit.Line) {
 func (l *Log) Requests(n int) {
 	l.t.Helper()
 	for range n {
-		l.Append(audit.Entry{RequestId: fmt.Sprintf("r-%d", l.Head.Seq+1), Principal: "alice", Action: "AsymmetricSign", KeyId: "k-1", Source: "192.0.2.7"})
+		l.Append(audit.Entry{
+			RequestId: fmt.Sprintf("r-%d", l.Head.Seq+1), Principal: "alice", Action: "AsymmetricSign",
+			KeyId: "k-1", Source: "192.0.2.7",
+		})
 	}
 }
 
@@ -115,7 +118,8 @@ func (l *Log) Checkpoint() {
 	l.Events(audit.Event{Kind: audit.KindCheckpoint, Checkpoint: &c})
 }
 
-// Rotate renames the log's file after its first line, and returns its new name.
+// Rotate renames the log's file to the name of a rotated file whose first line has the number
+// first. It returns the new name.
 func (l *Log) Rotate(first int) string {
 	l.t.Helper()
 	name := fmt.Sprintf("%s.%016d", l.Path, first)
@@ -125,10 +129,10 @@ func (l *Log) Rotate(first int) string {
 	return name
 }
 
-// Key returns the key that checks the log.
+// Key returns the public key that verifies the log's checkpoints.
 func (l *Log) Key() audit.PublicKey { return &l.key.PublicKey }
 
-// KeyFile writes the key that checks the log into a file, and returns its name.
+// KeyFile writes the log's public key to a file, and returns its name.
 func (l *Log) KeyFile() string {
 	l.t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(&l.key.PublicKey)
@@ -138,7 +142,7 @@ func (l *Log) KeyFile() string {
 	return l.File("audit.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
 }
 
-// File writes a file beside the log, and returns its path.
+// File writes a file into the log's directory, and returns its path.
 func (l *Log) File(name, text string) string {
 	l.t.Helper()
 	path := filepath.Join(filepath.Dir(l.Path), name)
@@ -148,9 +152,9 @@ func (l *Log) File(name, text string) string {
 	return path
 }
 
-// EventOf returns an event of each kind, as a gateway writes it; head is the line
-// that it names, if it names one.
-func EventOf(kind audit.Kind, head audit.Checkpoint) audit.Event {
+// NewEvent returns an event of a kind in the form that a gateway writes it. If events of this
+// kind name a line, it is that of head.
+func NewEvent(kind audit.Kind, head audit.Checkpoint) audit.Event {
 	e := audit.Event{Kind: kind}
 	switch kind {
 	case audit.KindCheckpoint:
@@ -173,8 +177,8 @@ func EventOf(kind audit.Kind, head audit.Checkpoint) audit.Event {
 	return e
 }
 
-// HostileLines have text in every field that can have some: one of a request, one
-// of the log itself.
+// HostileLines returns a request's line and a line about the log itself, with text in every
+// field that can hold text.
 func HostileLines(text string) []audit.Line {
 	entry, event := new(audit.Entry), new(audit.Event)
 	for _, v := range []reflect.Value{reflect.ValueOf(entry).Elem(), reflect.ValueOf(event).Elem()} {
