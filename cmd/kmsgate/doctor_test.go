@@ -60,55 +60,55 @@ func objects(of string) string {
 	return `{"Objects":{"Object":[` + of + `]},"Deviations":{"Deviation":[]}}`
 }
 
-// TestDoctor has one thing wrong at a time: the doctor says what, and what to do.
+// TestDoctor tests one problem at a time: the doctor reports it, with advice.
 func TestDoctor(t *testing.T) {
 	for name, tc := range map[string]struct {
 		spoil   func(g *fakeGateway)
 		problem bool
 		want    []string
 	}{
-		"nothing": {func(*fakeGateway) {}, false, []string{"No problems were found.", "RSA_2048  yes", "note: Keys of KeySpec EC_P256K cannot be made in this token: no such curve."}},
+		"nothing": {func(*fakeGateway) {}, false, []string{"No problems were found.", "RSA_2048  yes", "note: The token cannot create keys of KeySpec EC_P256K: no such curve."}},
 		"token away": {func(g *fakeGateway) {
 			g.refuse["DescribeToken"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
 		}, true,
-			[]string{"problem: The token does not answer: 503", "do: see that the token is there"}},
+			[]string{"problem: The token does not answer: 503", "do: check that the token is connected"}},
 		"stray": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = objects(anAuditKey + "," + aStray) }, true,
-			[]string{`problem: The token has a private key with label "kmsgate" and CKA_ID ab, EC_P256 that no record speaks of.`, "doctor --repair", "restored from a backup"}},
+			[]string{`problem: An object in the token has no record: a private key with label "kmsgate" and CKA_ID ab, EC_P256.`, "doctor --repair", "restored from a backup"}},
 		"more strays than keys": {func(g *fakeGateway) {
 			g.answers["ListTokenObjects"] = objects(anAuditKey + "," + aStray + "," + aStray)
 		}, true,
-			[]string{"problem: The token has 2 private keys that no record speaks of, and 1 that one does: it looks as if the database were an older one", "do: nothing, before the database is certain"}},
+			[]string{"problem: The token has 2 private keys without a record and 1 with one, so the database seems to be outdated", "do: do nothing until you are sure"}},
 		"half an object": {func(g *fakeGateway) {
 			g.answers["ListTokenObjects"] = objects(`{"Class":"public key","Label":"kmsgate","Use":"stray"}`)
 		}, true, []string{`a public key with label "kmsgate" and no CKA_ID`}},
 		"unfinished": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = objects(`{"Class":"other","Use":"stray"}`) }, true,
-			[]string{"problem: The token has an object that was not finished when it was made that no record speaks of."}},
+			[]string{"problem: An object in the token has no record: an incompletely created object."}},
 		"another's": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = objects(`{"Class":"other","Use":"another's"}`) }, false,
-			[]string{"note: 1 objects in the token have no label of kmsgate's"}},
+			[]string{"note: Objects in the token without kmsgate's label, which the gateway leaves alone: 1."}},
 		"other public key": {func(g *fakeGateway) {
 			g.answers["ListTokenObjects"] = objects(`{"Class":"public key","Use":"key version","KeyId":"k","KeyVersionId":"v","OtherPublicKey":true}`)
-		}, true, []string{"problem: The public key in the token with the id of version v of key k is not the one that is recorded."}},
+		}, true, []string{"problem: The token's public key with the id of version v of key k differs from the recorded public key."}},
 		"missing": {func(g *fakeGateway) {
 			g.answers["ListTokenObjects"] = deviations(`{"Use":"key version","KeyId":"k","KeyVersionId":"v","KeyState":"Enabled","KeySpec":"EC_P256","Aliases":{"Alias":["alias/x"]}}`)
 			g.refuse["TestKeyVersion"] = errors.New("409 asked although it is known to be missing")
 		}, true, []string{"problem: The private key of version v of key k (EC_P256, Enabled, alias/x) is not in the token.", "do: restore the token from a backup", "kmsgate key create-version k"}},
 		"twice": {func(g *fakeGateway) {
 			g.answers["ListTokenObjects"] = deviations(`{"Use":"key version","KeyId":"k","KeyVersionId":"v","PrivateKeys":2}`)
-		}, true, []string{"problem: The token has 2 private keys with the id of version v of key k", "with the token's own tools"}},
+		}, true, []string{"problem: The token has 2 private keys with the id of version v of key k", "with the token's tools"}},
 		"audit key": {func(g *fakeGateway) { g.answers["ListTokenObjects"] = deviations(`{"Use":"audit key"}`) }, true,
-			[]string{"problem: The private key of the audit log's key is not in the token"}},
+			[]string{"problem: The audit log's private key is not in the token"}},
 		"wrong key": {func(g *fakeGateway) {
 			g.refuse["TestKeyVersion"] = &kms.Error{Status: 409, Code: "Rejected.Unavailable", Message: "its signature does not verify"}
-		}, true, []string{"problem: Version v of key k does not sign as it should: 409 Rejected.Unavailable: its signature does not verify."}},
+		}, true, []string{"problem: Version v of key k failed its test signature: 409 Rejected.Unavailable: its signature does not verify."}},
 		"key policy": {func(g *fakeGateway) {
 			g.refuse["TestKeyVersion"] = &kms.Error{Status: 403, Code: "Forbidden.NoPermission", Message: "x"}
-		}, false, []string{"note: Version v of key k could not be tried"}},
+		}, false, []string{"note: Version v of key k could not be tested"}},
 		"deleted": {func(g *fakeGateway) {
 			g.refuse["TestKeyVersion"] = &kms.Error{Status: 404, Code: "Forbidden.KeyNotFound", Message: "x"}
 		}, false, []string{"No problems were found."}},
 		"overloaded": {func(g *fakeGateway) {
 			g.refuse["TestKeyVersion"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
-		}, true, []string{"problem: Version v of key k could not be tried"}},
+		}, true, []string{"problem: Version v of key k could not be tested"}},
 		"no list": {func(g *fakeGateway) {
 			g.refuse["ListTokenObjects"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
 		}, true, []string{"problem: The token could not be compared with the records: 503 ServiceUnavailableTemporary: x."}},
@@ -116,25 +116,25 @@ func TestDoctor(t *testing.T) {
 			g.refuse["ListKeys"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
 		}, true, []string{"problem: The keys could not be listed: 503 ServiceUnavailableTemporary: x."}},
 		"client key that expires": {func(g *fakeGateway) { g.answers["ListClientKeys"] = clientKeyUntil(time.Now().AddDate(0, 0, 29)) }, false,
-			[]string{"note: The client key KAAP.1 of access point app is good until", "kmsgate clientkey create"}},
+			[]string{"note: The client key KAAP.1 of access point app expires at", "kmsgate clientkey create"}},
 		"client key that expired": {func(g *fakeGateway) { g.answers["ListClientKeys"] = clientKeyUntil(time.Now().Add(-time.Second)) }, false,
-			[]string{"note: The client key KAAP.1 of access point app was good until"}},
+			[]string{"note: The client key KAAP.1 of access point app expired at"}},
 		"no client keys": {func(g *fakeGateway) {
 			g.refuse["ListClientKeys"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
 		}, true, []string{"problem: The client keys could not be listed: 503 ServiceUnavailableTemporary: x."}},
-		"client key of never": {func(g *fakeGateway) { g.answers["ListClientKeys"] = `{"ClientKeys":[{"ClientKeyId":"KAAP.1"}]}` }, true, []string{"problem: Of the client key KAAP.1"}},
+		"client key of never": {func(g *fakeGateway) { g.answers["ListClientKeys"] = `{"ClientKeys":[{"ClientKeyId":"KAAP.1"}]}` }, true, []string{"problem: The client key KAAP.1 of access point  has an unreadable expiry date"}},
 		"rules gone": {func(g *fakeGateway) { danglingReferences(g, "office", "gone") }, false,
-			[]string{"note: The permission policy sign names network rules that are gone (gone), and lets fewer in.", "do: give it others (kmsgate aap policy update sign --rule RULE, or --any-source"}},
+			[]string{"note: The permission policy sign names deleted network rules (gone), so it admits fewer addresses.", "do: name existing rules with kmsgate aap permission update sign --rule RULE, admit all addresses with --any-source"}},
 		"all rules gone": {func(g *fakeGateway) { danglingReferences(g, "gone", "away") }, false,
-			[]string{"note: The permission policy sign names network rules that are gone (gone, away), and lets nobody in."}},
+			[]string{"note: The permission policy sign names deleted network rules (gone, away), so it admits no address."}},
 		"policies gone": {func(g *fakeGateway) {
 			danglingReferences(g)
 			g.answers["DescribeApplicationAccessPoint"] = `{"Name":"app","Policies":"[\"sign\",\"lost\"]"}`
-		}, false, []string{"note: The access point app names permission policies that are gone (lost), and its client keys may do less.", "do: give it others (kmsgate aap update app --policy POLICY)"}},
+		}, false, []string{"note: The access point app names deleted permission policies (lost), so its client keys may do less.", "do: name existing policies with kmsgate aap update app --permission NAME"}},
 		"all policies gone": {func(g *fakeGateway) {
 			danglingReferences(g)
 			g.answers["DescribeApplicationAccessPoint"] = `{"Name":"app","Policies":"[\"lost\"]"}`
-		}, false, []string{"note: The access point app names permission policies that are gone (lost), and its client keys may do nothing."}},
+		}, false, []string{"note: The access point app names deleted permission policies (lost), so its client keys may do nothing."}},
 		"policy deleted meanwhile": {func(g *fakeGateway) {
 			danglingReferences(g)
 			g.refuse["DescribePolicy"] = &kms.Error{Status: 404, Code: "Forbidden.ResourceNotFound", Message: "x"}
@@ -142,16 +142,16 @@ func TestDoctor(t *testing.T) {
 		}, false, []string{"No problems were found."}},
 		"no rules": {func(g *fakeGateway) {
 			g.refuse["ListNetworkRules"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
-		}, true, []string{"problem: The access points could not be looked at: 503 ServiceUnavailableTemporary: x."}},
+		}, true, []string{"problem: The access points could not be examined: 503 ServiceUnavailableTemporary: x."}},
 		"no policies": {func(g *fakeGateway) {
 			danglingReferences(g)
 			g.refuse["DescribePolicy"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
-		}, true, []string{"problem: The access points could not be looked at: 503 ServiceUnavailableTemporary: x."}},
+		}, true, []string{"problem: The access points could not be examined: 503 ServiceUnavailableTemporary: x."}},
 		"PIN locked": {func(g *fakeGateway) {
 			g.answers["DescribeToken"] = `{"Survey":{"Sealing":"x","Token":{"Flags":["RNG","USER_PIN_LOCKED"]}}}`
 		}, true, []string{"problem: The token's user PIN is locked"}},
 		"seals nothing":    {func(g *fakeGateway) { g.answers["DescribeToken"] = `{"Survey":{}}` }, true, []string{"problem: The token cannot seal secrets.", "CKM_AES_GCM"}},
-		"no configuration": {func(g *fakeGateway) {}, false, []string{"note: The configuration and the files were not looked at.", "--config"}},
+		"no configuration": {func(g *fakeGateway) {}, false, []string{"note: The configuration and the files were not examined.", "--config"}},
 	} {
 		g := aPatient()
 		tc.spoil(g)

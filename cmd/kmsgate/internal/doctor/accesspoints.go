@@ -10,21 +10,22 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// examineAccessPoints finds permission policies that name network rules which are gone,
-// and access points that name such permission policies. That may be intended: what is
-// deleted permits nothing any more.
+// examineAccessPoints finds permission policies that name deleted network rules, and access
+// points that name deleted permission policies. These findings are notes, because a deleted
+// rule or policy permits nothing, which can be intended.
 func (dr *Doctor) examineAccessPoints(ctx context.Context, d *Diagnosis) {
 	err := dr.examinePermissionPolicies(ctx, d)
 	if err == nil {
 		err = dr.examinePoliciesOfAccessPoints(ctx, d)
 	}
 	if err != nil {
-		d.problem("ask again", "The access points could not be looked at: %v.", err)
+		d.problem("run kmsgate doctor again", "The access points could not be examined: %v.", err)
 	}
 }
 
 func (dr *Doctor) examinePermissionPolicies(ctx context.Context, d *Diagnosis) error {
-	names, err := namesOf(ctx, dr.gateway, target.PermissionPolicies, func(i kms.PermissionPolicyItem) string { return i.Name })
+	names, err := listNames(ctx, dr.gateway, target.PermissionPolicies,
+		func(i kms.PermissionPolicyItem) string { return i.Name })
 	if err != nil {
 		return err
 	}
@@ -32,8 +33,9 @@ func (dr *Doctor) examinePermissionPolicies(ctx context.Context, d *Diagnosis) e
 	if err != nil {
 		return err
 	}
-	// After the policies: a rule that was made for one of them exists.
-	rules, err := namesOf(ctx, dr.gateway, target.NetworkRules, func(i kms.NetworkRuleItem) string { return i.Name })
+	// The rules are listed after the policies, so that every rule a policy names exists
+	// unless it was deleted.
+	rules, err := listNames(ctx, dr.gateway, target.NetworkRules, func(i kms.NetworkRuleItem) string { return i.Name })
 	if err != nil {
 		return err
 	}
@@ -42,20 +44,22 @@ func (dr *Doctor) examinePermissionPolicies(ctx context.Context, d *Diagnosis) e
 		if err := unmarshal(policy.AccessControlRules, &control); err != nil {
 			return err
 		}
-		gone, effect := without(control.NetworkRules, rules), "fewer"
-		if len(gone) == len(control.NetworkRules) {
-			effect = "nobody"
+		deleted, effect := absent(control.NetworkRules, rules), "fewer addresses"
+		if len(deleted) == len(control.NetworkRules) {
+			effect = "no address"
 		}
-		if len(gone) > 0 {
-			d.note("give it others (kmsgate aap policy update "+policy.Name+" --rule RULE, or --any-source for all addresses), or make them again (kmsgate aap rule create)",
-				"The permission policy %s names network rules that are gone (%s), and lets %s in.", policy.Name, strings.Join(gone, ", "), effect)
+		if len(deleted) > 0 {
+			d.note("name existing rules with kmsgate aap permission update "+policy.Name+" --rule RULE, admit all "+
+				"addresses with --any-source, or create the rules again with kmsgate aap rule create",
+				"The permission policy %s names deleted network rules (%s), so it admits %s.",
+				policy.Name, strings.Join(deleted, ", "), effect)
 		}
 	}
 	return nil
 }
 
 func (dr *Doctor) examinePoliciesOfAccessPoints(ctx context.Context, d *Diagnosis) error {
-	names, err := namesOf(ctx, dr.gateway, target.AccessPoints, func(i kms.AccessPointItem) string { return i.Name })
+	names, err := listNames(ctx, dr.gateway, target.AccessPoints, func(i kms.AccessPointItem) string { return i.Name })
 	if err != nil {
 		return err
 	}
@@ -63,7 +67,8 @@ func (dr *Doctor) examinePoliciesOfAccessPoints(ctx context.Context, d *Diagnosi
 	if err != nil {
 		return err
 	}
-	policies, err := namesOf(ctx, dr.gateway, target.PermissionPolicies, func(i kms.PermissionPolicyItem) string { return i.Name })
+	policies, err := listNames(ctx, dr.gateway, target.PermissionPolicies,
+		func(i kms.PermissionPolicyItem) string { return i.Name })
 	if err != nil {
 		return err
 	}
@@ -72,20 +77,22 @@ func (dr *Doctor) examinePoliciesOfAccessPoints(ctx context.Context, d *Diagnosi
 		if err := unmarshal(a.Policies, &named); err != nil {
 			return err
 		}
-		gone, effect := without(named, policies), "less"
-		if len(gone) == len(named) {
+		deleted, effect := absent(named, policies), "less"
+		if len(deleted) == len(named) {
 			effect = "nothing"
 		}
-		if len(gone) > 0 {
-			d.note("give it others (kmsgate aap update "+a.Name+" --policy POLICY), or make them again (kmsgate aap policy create)",
-				"The access point %s names permission policies that are gone (%s), and its client keys may do %s.", a.Name, strings.Join(gone, ", "), effect)
+		if len(deleted) > 0 {
+			d.note("name existing policies with kmsgate aap update "+a.Name+" --permission NAME, or create them "+
+				"again with kmsgate aap permission create",
+				"The access point %s names deleted permission policies (%s), so its client keys may do %s.",
+				a.Name, strings.Join(deleted, ", "), effect)
 		}
 	}
 	return nil
 }
 
-// unmarshal decodes a list that the API answers with as JSON in a string. An empty string
-// is an empty list.
+// unmarshal decodes a list that the API returns as JSON in a string. An empty string is an
+// empty list.
 func unmarshal(text string, into any) error {
 	if text == "" {
 		return nil
@@ -93,7 +100,9 @@ func unmarshal(text string, into any) error {
 	return json.Unmarshal([]byte(text), into)
 }
 
-func namesOf[Page, Item any](ctx context.Context, c target.Caller, list target.List[Page, Item], name func(Item) string) (names []string, err error) {
+func listNames[Page, Item any](
+	ctx context.Context, c target.Caller, list target.List[Page, Item], name func(Item) string,
+) (names []string, err error) {
 	items, err := list.All(ctx, c, nil)
 	for _, i := range items {
 		names = append(names, name(i))
@@ -101,8 +110,8 @@ func namesOf[Page, Item any](ctx context.Context, c target.Caller, list target.L
 	return names, err
 }
 
-// describeAll describes everything with these names, except what was deleted since they
-// were listed.
+// describeAll calls the operation describe for each name. It leaves out whatever was deleted
+// after the names were listed.
 func describeAll[T any](ctx context.Context, c target.Caller, describe string, names []string) (all []T, err error) {
 	for _, name := range names {
 		var answer T
@@ -110,14 +119,14 @@ func describeAll[T any](ctx context.Context, c target.Caller, describe string, n
 		switch {
 		case err == nil:
 			all = append(all, answer)
-		case !isGone(err):
+		case !isNotFound(err):
 			return nil, err
 		}
 	}
 	return all, nil
 }
 
-// without returns the names that do not exist.
-func without(names, existing []string) []string {
+// absent returns the names that are not among the existing ones.
+func absent(names, existing []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(existing, name) })
 }

@@ -1,5 +1,5 @@
-// Package doctor finds what is wrong with a gateway, its token and its records, and
-// repairs what it can without losing anything recorded. It prints nothing.
+// Package doctor finds problems of a gateway, its token and its records. It repairs those
+// that it can repair without losing anything recorded. It prints nothing.
 package doctor
 
 import (
@@ -17,27 +17,27 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// A Severity says how bad a finding is.
+// A Severity is how serious a finding is.
 type Severity string
 
 // The severities of findings.
 const (
-	Problem Severity = "problem" // something does not work, is lost, or is open to others
-	Note    Severity = "note"    // something to know
+	Problem Severity = "problem" // something does not work, is lost, or is accessible to others
+	Note    Severity = "note"    // something that the operator should know
 )
 
-// A Finding is one thing that the doctor has to say.
+// A Finding is one result of an examination.
 type Finding struct {
 	Severity Severity
 	What     string // a sentence
-	Do       string // what to do; empty for nothing
+	Do       string // advice for the operator; empty if nothing needs doing
 }
 
-// A Diagnosis is everything that an examination found.
+// A Diagnosis is the result of an examination.
 type Diagnosis struct {
 	Findings []Finding
-	Mended   []string    // sentences: what Repair did before
-	Offers   []hsm.Offer // what the token can do
+	Mended   []string    // sentences about what an earlier Repair did
+	Offers   []hsm.Offer // the capabilities of the token
 
 	strays []kms.TokenObject // Repair destroys them
 	empty  []string          // files that Repair removes
@@ -69,21 +69,21 @@ func (d *Diagnosis) Strays() (all []string) {
 	return all
 }
 
-// EmptyFiles returns the files of SoftHSM's that [Doctor.Repair] removes.
+// EmptyFiles returns the paths of SoftHSM's empty files that [Doctor.Repair] removes.
 func (d *Diagnosis) EmptyFiles() []string { return d.empty }
 
-// A Doctor examines one gateway. Close it.
+// A Doctor examines one gateway. The caller must close it.
 type Doctor struct {
-	// Config is the gateway's configuration, nil if it is not known; ConfigError is why
-	// it could not be loaded.
+	// Config is the gateway's configuration; nil if it is unknown. ConfigError is the reason
+	// why it could not be loaded.
 	Config      *config.Config
 	ConfigError error
 
-	// Dial returns a caller of the gateway. The Doctor calls it once, after it has looked
-	// at the files: opening an appliance mends some of what is wrong with them.
+	// Dial returns a caller of the gateway. The Doctor calls it once, after it has examined
+	// the files: opening an appliance mends some of their problems.
 	Dial func() (target.Caller, error)
 
-	gateway target.Caller // nil before it was dialled, and if it cannot be
+	gateway target.Caller // nil before Dial, and if Dial failed
 }
 
 // Close closes the connection to the gateway.
@@ -94,26 +94,30 @@ func (dr *Doctor) Close() error {
 	return dr.gateway.Close()
 }
 
-// Examine looks at everything, from the outside to the inside: what is wrong with files
-// can be why the appliance does not open. It changes nothing but what opening does.
+// Examine examines the configuration, the files, the token and the records, in this order:
+// the state of a file can be why the appliance does not open. It changes only what opening
+// an appliance changes.
 func (dr *Doctor) Examine(ctx context.Context) *Diagnosis {
 	d := &Diagnosis{Findings: []Finding{}, Mended: []string{}, Offers: []hsm.Offer{}}
 	if dr.ConfigError != nil {
-		d.problem("mend it, and ask again: nothing else was looked at", "The configuration cannot be read: %v.", dr.ConfigError)
+		d.problem("correct it and run kmsgate doctor again; nothing else was examined",
+			"The configuration cannot be read: %v.", dr.ConfigError)
 		return d
 	}
 	empty := dr.examineFiles(d)
-	ca := dr.examineCA() // before it is opened, which mends some of it
+	ca := dr.examineCA() // before open, which mends some of its problems
 	err, mistakes := dr.open(), config.Mistakes{}
-	if errors.As(err, &mistakes) { // which have been told
-		d.note("ask again when the configuration is right", "What is in the token and in the database was not looked at.")
+	if errors.As(err, &mistakes) { // examineFiles has reported them
+		d.note("correct the configuration and run kmsgate doctor again",
+			"The token and the database were not examined.")
 		return d
 	}
 	if err != nil {
-		d.problem("mend that, and ask again: what is in the token and in the database was not looked at", "The instance cannot be opened: %v.", err)
+		d.problem("correct this and run kmsgate doctor again; the token and the database were not examined",
+			"The instance cannot be opened: %v.", err)
 		return d
 	}
-	d.Findings = append(d.Findings, ca...) // what is in the way has been said else
+	d.Findings = append(d.Findings, ca...) // if open fails, its error reports the CA's problems
 	dr.examineAccessPoints(ctx, d)
 	dr.examineClientKeys(ctx, d, time.Now())
 	if dr.examineToken(ctx, d) {
@@ -129,47 +133,70 @@ func (dr *Doctor) open() (err error) {
 	return err
 }
 
-// examineToken reports whether the token can be looked into.
+// examineToken examines the token and reports whether it answers.
 func (dr *Doctor) examineToken(ctx context.Context, d *Diagnosis) bool {
 	var answer kms.DescribeTokenResponse
 	if err := dr.gateway.Call(ctx, "DescribeToken", nil, &answer); err != nil {
-		d.problem("see that the token is there; a gateway that runs connects to it again by itself, and its log says why it cannot", "The token does not answer: %v.", err)
+		d.problem("check that the token is connected; a running gateway reconnects by itself and logs why it cannot",
+			"The token does not answer: %v.", err)
 		return false
 	}
 	s := answer.Survey
 	d.Offers = append(d.Offers, s.Offers...)
 	if s.Sealing == "" {
-		d.problem("use a token that has CKM_AES_GCM or CKM_SHA256_HMAC", "The token cannot seal secrets.")
+		d.problem("use a token with CKM_AES_GCM or CKM_SHA256_HMAC", "The token cannot seal secrets.")
 	}
 	for _, flag := range s.Token.Flags {
-		if trouble := tokenTroubles[flag]; trouble != nil {
-			d.problem(trouble[1], "%s", trouble[0])
+		if p, ok := tokenProblems[flag]; ok {
+			d.problem(p.do, "%s", p.what)
 		}
 	}
 	for _, o := range s.Offers {
 		if !o.Offered {
-			d.note("", "Keys of KeySpec %s cannot be made in this token: %s.", o.KeySpec, o.Reason)
+			d.note("", "The token cannot create keys of KeySpec %s: %s.", o.KeySpec, o.Reason)
 		}
 	}
 	return true
 }
 
-// tokenTroubles are what flags of a token mean, and what to do.
-var tokenTroubles = map[string][]string{
-	"WRITE_PROTECTED":        {"The token is write-protected: no key can be made or destroyed.", "lift that with the token's own tools"},
-	"USER_PIN_COUNT_LOW":     {"Somebody has tried a wrong PIN on the token since it was last logged in to.", "find out who it was"},
-	"USER_PIN_FINAL_TRY":     {"One more wrong PIN locks the token.", "find out who tried wrong ones; a login with the right one ends this"},
-	"USER_PIN_LOCKED":        {"The token's user PIN is locked: once it is left, it cannot be logged in to.", "have its security officer set the PIN anew"},
-	"USER_PIN_TO_BE_CHANGED": {"The token wants its user PIN to be changed.", "change it with the token's own tools, stop the gateway, and put the new one where the configuration says"},
-	"ERROR_STATE":            {"The token says that it is in an error state.", "see what its own tools say"},
+// tokenProblems are the findings for flags of a token.
+var tokenProblems = map[string]struct{ what, do string }{
+	"WRITE_PROTECTED": {
+		"The token is write-protected, so the gateway can neither create nor destroy keys.",
+		"remove the write protection with the token's tools",
+	},
+	"USER_PIN_COUNT_LOW": {
+		"Somebody has entered a wrong user PIN since the last successful login to the token.",
+		"find out who entered it",
+	},
+	"USER_PIN_FINAL_TRY": {
+		"One more wrong user PIN locks the token.",
+		"find out who entered wrong PINs; a login with the right PIN clears this state",
+	},
+	"USER_PIN_LOCKED": {
+		"The token's user PIN is locked: once the gateway disconnects, it cannot log in again.",
+		"have the token's security officer set a new user PIN",
+	},
+	"USER_PIN_TO_BE_CHANGED": {
+		"The token requires its user PIN to be changed.",
+		"change it with the token's tools, stop the gateway, and store the new PIN where the configuration names it",
+	},
+	"ERROR_STATE": {
+		"The token reports an error state.",
+		"check the token with its tools",
+	},
 }
 
-const restoreKey = "restore the token from a backup of when the key was there; if there is none this version can never sign again: give the key another one with kmsgate key create-version %s, or delete it with kmsgate key schedule-deletion"
+// restoreKey is the advice for a key version whose private key is lost, a format for the KeyId.
+const restoreKey = "restore the token from a backup that has the private key; without a backup, this version can " +
+	"never sign again: create another version with kmsgate key create-version %[1]s, or delete the key with kmsgate " +
+	"key schedule-deletion %[1]s"
 
 func (dr *Doctor) examineRecords(ctx context.Context, d *Diagnosis, empty []softhsm.Finding) {
 	var answer kms.ListTokenObjectsResponse
 	if err := dr.gateway.Call(ctx, "ListTokenObjects", nil, &answer); err != nil {
-		d.problem("ask again when the token has less to do", "The token could not be compared with the records: %v.", err)
+		d.problem("run kmsgate doctor again when the token is less busy",
+			"The token could not be compared with the records: %v.", err)
 		return
 	}
 	missing := make(map[string]bool)
@@ -177,45 +204,52 @@ func (dr *Doctor) examineRecords(ctx context.Context, d *Diagnosis, empty []soft
 		missing[record.KeyVersionId] = true
 		d.deviation(record)
 	}
-	anothers := 0
+	unlabelled := 0
 	suspect := d.suspectDatabase(answer.Objects.Object)
 	for _, o := range answer.Objects.Object {
 		switch {
 		case o.Use == kms.UseStray && suspect:
-			d.problem("nothing, before the database is certain", "The token has %s that no record speaks of.", describe(o))
+			d.problem("do nothing until you are sure that the database is the right one",
+				"An object in the token has no record: %s.", describe(o))
 		case o.Use == kms.UseStray:
 			d.stray(o)
 		case o.Use == kms.UseAnothers:
-			anothers++
+			unlabelled++
 		case o.OtherPublicKey:
-			d.problem("see whether the version signs (below); if it does, only this public key is wrong, which the gateway does not use",
-				"The public key in the token with the id of version %s of key %s is not the one that is recorded.", o.KeyVersionId, o.KeyId)
+			d.problem("check whether a finding below says that the version does not sign; if none does, only this "+
+				"public key is wrong, and the gateway does not use it",
+				"The token's public key with the id of version %s of key %s differs from the recorded public key.",
+				o.KeyVersionId, o.KeyId)
 		}
 	}
-	if anothers > 0 {
-		d.note("", "%d objects in the token have no label of kmsgate's, and are left alone.", anothers)
+	if unlabelled > 0 {
+		d.note("", "Objects in the token without kmsgate's label, which the gateway leaves alone: %d.", unlabelled)
 	}
 	d.emptyFiles(empty, len(missing) > 0)
 	dr.examineKeys(ctx, d, missing)
 }
 
 func (d *Diagnosis) deviation(record kms.Deviation) {
-	what := fmt.Sprintf("version %s of key %s (%s, %s%s)", record.KeyVersionId, record.KeyId, record.KeySpec, record.KeyState, called(record.Aliases.Alias))
+	name := fmt.Sprintf("version %s of key %s (%s, %s%s)",
+		record.KeyVersionId, record.KeyId, record.KeySpec, record.KeyState, aliasSuffix(record.Aliases.Alias))
 	if record.Use == kms.UseAudit {
-		what = "the audit log's key"
+		name = "the audit log's key"
 	}
 	switch {
 	case record.PrivateKeys > 1:
-		d.problem("find out which of them signs for the recorded public key, and destroy the others with the token's own tools: kmsgate destroys nothing whose id a record has",
-			"The token has %d private keys with the id of %s, and the gateway uses none of them.", record.PrivateKeys, what)
+		d.problem("find out which of them matches the recorded public key, and destroy the others with the token's "+
+			"tools; kmsgate never destroys an object whose id is recorded",
+			"The token has %d private keys with the id of %s, so the gateway uses none of them.",
+			record.PrivateKeys, name)
 	case record.Use == kms.UseAudit:
-		d.problem("restore the token from a backup of when the key was there", "The private key of %s is not in the token: checkpoints cannot be signed.", what)
+		d.problem("restore the token from a backup that has the key",
+			"The audit log's private key is not in the token, so checkpoints cannot be signed.")
 	default:
-		d.problem(fmt.Sprintf(restoreKey, record.KeyId), "The private key of %s is not in the token.", what)
+		d.problem(fmt.Sprintf(restoreKey, record.KeyId), "The private key of %s is not in the token.", name)
 	}
 }
 
-func called(aliases []string) string {
+func aliasSuffix(aliases []string) string {
 	if len(aliases) == 0 {
 		return ""
 	}
@@ -223,8 +257,8 @@ func called(aliases []string) string {
 }
 
 // suspectDatabase reports whether the token has more private keys without a record than
-// with one. A kill leaves one or two: so many are those of a newer database, or of
-// another one.
+// with one. A kill leaves one or two such keys; more of them belong to a newer database, or
+// to another instance's.
 func (d *Diagnosis) suspectDatabase(objects []kms.TokenObject) bool {
 	strays, recorded := 0, 0
 	for _, o := range objects {
@@ -239,21 +273,24 @@ func (d *Diagnosis) suspectDatabase(objects []kms.TokenObject) bool {
 	if strays <= recorded {
 		return false
 	}
-	d.problem("put the right database back, or restore the newest backup (kmsgate restore). kmsgate doctor --repair destroys nothing in the token until then; if you know better, the token's own tools do",
-		"The token has %d private keys that no record speaks of, and %d that one does: it looks as if the database were an older one, or another one's.", strays, recorded)
+	d.problem("put the right database back, or restore the newest backup with kmsgate restore; until then, kmsgate "+
+		"doctor --repair destroys nothing in the token (if these keys must go, use the token's tools)",
+		"The token has %d private keys without a record and %d with one, so the database seems to be outdated or "+
+			"another instance's.", strays, recorded)
 	return true
 }
 
 func (d *Diagnosis) stray(o kms.TokenObject) {
 	d.strays = append(d.strays, o)
-	d.problem("kmsgate doctor --repair destroys it. But if the database was restored from a backup, restore a newer one first: keys that were made since look like this",
-		"The token has %s that no record speaks of.", describe(o))
+	d.problem("destroy it with kmsgate doctor --repair; but if the database was restored from a backup, look for a "+
+		"newer backup first, because keys created after the backup look like this",
+		"An object in the token has no record: %s.", describe(o))
 }
 
-// describe names an object in a sentence.
+// describe describes an object in a noun phrase.
 func describe(o kms.TokenObject) string {
 	if o.Label == "" && o.ObjectId == "" {
-		return "an object that was not finished when it was made"
+		return "an incompletely created object"
 	}
 	id := "no CKA_ID"
 	if o.ObjectId != "" {
@@ -266,11 +303,11 @@ func describe(o kms.TokenObject) string {
 	return fmt.Sprintf("a %s with label %q and %s%s", o.Class, o.Label, id, spec)
 }
 
-// examineKeys has every version sign once, but those that are known to be missing.
+// examineKeys signs once with every key version that is not missing.
 func (dr *Doctor) examineKeys(ctx context.Context, d *Diagnosis, missing map[string]bool) {
 	versions, err := target.EveryKeyVersion(ctx, dr.gateway)
 	if err != nil {
-		d.problem("ask again", "The keys could not be listed: %v.", err)
+		d.problem("run kmsgate doctor again", "The keys could not be listed: %v.", err)
 		return
 	}
 	for _, v := range versions {
@@ -280,39 +317,47 @@ func (dr *Doctor) examineKeys(ctx context.Context, d *Diagnosis, missing map[str
 		_, err := target.TestKeyVersion(ctx, dr.gateway, v, "1")
 		switch {
 		case err == nil:
-		case isGone(err): // deleted while the doctor looked
+		case isNotFound(err): // deleted during the examination
 		case errors.Is(err, kms.ErrNoPermission):
-			d.note("", "Version %s of key %s could not be tried: the key's policy denies it even to a local administrator.", v.KeyVersionId, v.KeyId)
+			d.note("", "Version %s of key %s could not be tested: its key policy denies signing even to a local "+
+				"administrator.",
+				v.KeyVersionId, v.KeyId)
 		case errors.Is(err, kms.ErrUnavailable):
-			d.problem("ask again when the token is there and has less to do", "Version %s of key %s could not be tried: %v.", v.KeyVersionId, v.KeyId, err)
+			d.problem("run kmsgate doctor again when the token is connected and less busy",
+				"Version %s of key %s could not be tested: %v.", v.KeyVersionId, v.KeyId, err)
 		default:
-			d.problem(fmt.Sprintf(restoreKey, v.KeyId), "Version %s of key %s does not sign as it should: %v.", v.KeyVersionId, v.KeyId, err)
+			d.problem(fmt.Sprintf(restoreKey, v.KeyId), "Version %s of key %s failed its test signature: %v.",
+				v.KeyVersionId, v.KeyId, err)
 		}
 	}
 }
 
-// Repair destroys the strays and removes the empty files that an examination found, and
-// says in sentences what it did. The gateway checks each object once more against its
-// records.
+// Repair destroys the strays and removes the empty files that an examination found. It
+// returns sentences about what it did. The gateway checks each object against its records
+// again before it destroys it.
 func (dr *Doctor) Repair(ctx context.Context, d *Diagnosis) (mended []string, err error) {
 	for _, o := range d.strays {
 		err := dr.gateway.Call(ctx, "DestroyTokenObject", map[string]string{
-			"Handle": strconv.FormatUint(uint64(o.Handle), 10), "Class": o.Class, "Label": o.Label, "ObjectId": o.ObjectId}, nil)
-		if err != nil && !errors.Is(err, kms.ErrObjectNotFound) { // some tokens destroy a public key with its private one
+			"Handle": strconv.FormatUint(uint64(o.Handle), 10), "Class": o.Class,
+			"Label": o.Label, "ObjectId": o.ObjectId,
+		}, nil)
+		// Some tokens destroy a public key together with its private key.
+		if err != nil && !errors.Is(err, kms.ErrObjectNotFound) {
 			return mended, fmt.Errorf("destroying %s: %w", describe(o), err)
 		}
 		mended = append(mended, fmt.Sprintf("Destroyed %s.", describe(o)))
 	}
 	for _, path := range d.empty {
 		if err := softhsm.RemoveEmpty(path); err != nil {
-			return mended, fmt.Errorf("removing an empty file: %w", err)
+			return mended, fmt.Errorf("removing the empty file %q: %w", path, err)
 		}
-		mended = append(mended, fmt.Sprintf("Removed %s.", path))
+		mended = append(mended, fmt.Sprintf("Removed %q.", path))
 	}
 	return mended, nil
 }
 
-// isGone reports whether a key, a version or a resource does not exist any more.
-func isGone(err error) bool {
-	return errors.Is(err, kms.ErrKeyNotFound) || errors.Is(err, kms.ErrKeyVersionNotFound) || errors.Is(err, kms.ErrResourceNotFound)
+// isNotFound reports whether err says that a key, a version or a resource does not exist.
+func isNotFound(err error) bool {
+	return errors.Is(err, kms.ErrKeyNotFound) || errors.Is(err, kms.ErrKeyVersionNotFound) ||
+		errors.Is(err, kms.ErrResourceNotFound)
 }

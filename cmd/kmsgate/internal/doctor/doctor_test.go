@@ -3,6 +3,7 @@ package doctor_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,11 +21,11 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// initialized makes an appliance with a key in the token, and changes it before it is
-// closed.
+// initialized creates an appliance with a key in the token, and calls change before it closes the
+// appliance.
 func initialized(t *testing.T, change func(a *appliance.Appliance)) *config.Config {
 	t.Helper()
-	t.Setenv("SOFTHSM2_CONF", "") // opening sets it; the test's end puts it back
+	t.Setenv("SOFTHSM2_CONF", "") // Open sets it; the test restores it
 	dir := t.TempDir()
 	path := filepath.Join(dir, config.FileName)
 	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\n"
@@ -69,28 +70,28 @@ func doctorOf(t *testing.T, c *config.Config) *doctor.Doctor {
 	return d
 }
 
-// only wants one problem with some text and some advice, and returns the diagnosis.
-func only(t *testing.T, found *doctor.Diagnosis, severity doctor.Severity, what, do string) {
+// expectFinding expects a finding with this severity, whose fields contain what and do.
+func expectFinding(t *testing.T, found *doctor.Diagnosis, severity doctor.Severity, what, do string) {
 	t.Helper()
 	for _, f := range found.Findings {
 		if f.Severity == severity && strings.Contains(f.What, what) && strings.Contains(f.Do, do) {
 			return
 		}
 	}
-	t.Errorf("nothing is a %s with %q and %q among %+v", severity, what, do, found.Findings)
+	t.Errorf("got %+v, want a %s with %q and %q", found.Findings, severity, what, do)
 }
 
 func TestHealthy(t *testing.T) {
 	found := doctorOf(t, initialized(t, nil)).Examine(t.Context())
 	if found.Problems() != 0 || len(found.Findings) != 0 || len(found.Strays()) != 0 || len(found.EmptyFiles()) != 0 {
-		t.Errorf("it found %+v", found)
+		t.Errorf("Examine: got %+v, want no findings", found)
 	}
 	if len(found.Offers) != len(hsm.KeySpecs()) {
-		t.Errorf("the token offers %+v", found.Offers)
+		t.Errorf("Examine: got the offers %+v, want one per KeySpec", found.Offers)
 	}
 }
 
-// unrecorded makes key pairs in the token that no record speaks of.
+// unrecorded returns a change that creates n key pairs in the token without a record.
 func unrecorded(t *testing.T, n int) func(a *appliance.Appliance) {
 	t.Helper()
 	return func(a *appliance.Appliance) {
@@ -98,9 +99,9 @@ func unrecorded(t *testing.T, n int) func(a *appliance.Appliance) {
 			call(t, a, "CreateKey", map[string]string{"KeySpec": "EC_P256"})
 		}
 		err := a.Store.Update(func(tx *store.Tx) error {
-			left := n
+			remaining := n
 			for v := range a.Store.Now().Versions().All() {
-				if left--; left < 0 {
+				if remaining--; remaining < 0 {
 					return nil
 				}
 				if err := errors.Join(tx.Keys().Delete(v.KeyId), tx.Orphans().Delete(v.KeyVersionId)); err != nil {
@@ -115,39 +116,39 @@ func unrecorded(t *testing.T, n int) func(a *appliance.Appliance) {
 	}
 }
 
-// TestStrays finds objects without a record, destroys them when it is told to, and is well
-// then.
+// TestStrays tests that Examine finds objects without a record, and that Repair destroys them.
 func TestStrays(t *testing.T) {
 	d := doctorOf(t, initialized(t, unrecorded(t, 1)))
 	found := d.Examine(t.Context())
-	only(t, found, doctor.Problem, `a private key with label "kmsgate" and CKA_ID`, "kmsgate doctor --repair")
-	if len(found.Strays()) != 2 { // the private and the public key
-		t.Fatalf("the strays are %q", found.Strays())
+	expectFinding(t, found, doctor.Problem, `a private key with label "kmsgate" and CKA_ID`, "kmsgate doctor --repair")
+	if len(found.Strays()) != 2 {
+		t.Fatalf("Strays: got %q, want a private and a public key", found.Strays())
 	}
 	mended, err := d.Repair(t.Context(), found)
 	if err != nil || len(mended) != 2 || !strings.HasPrefix(mended[0], "Destroyed a ") {
-		t.Errorf("Repair: %q, %v", mended, err)
+		t.Errorf("Repair: got %q, %v, want two destroyed objects", mended, err)
 	}
 	if again := d.Examine(t.Context()); again.Problems() != 0 || len(again.Strays()) != 0 {
-		t.Errorf("after it: %+v", again)
+		t.Errorf("Examine after Repair: got %+v, want no problems", again)
 	}
 	if mended, err := d.Repair(t.Context(), found); err != nil || len(mended) != 2 {
-		t.Errorf("Repair of what is gone: %q, %v", mended, err)
+		t.Errorf("Repair of destroyed objects: got %q, %v, want no error", mended, err)
 	}
 }
 
-// TestOldDatabase: where the token has more keys without a record than with one, nothing
-// can be destroyed.
+// TestOldDatabase tests that Repair would destroy nothing if the token has more keys without a
+// record than with one.
 func TestOldDatabase(t *testing.T) {
 	found := doctorOf(t, initialized(t, unrecorded(t, 4))).Examine(t.Context())
-	only(t, found, doctor.Problem, "as if the database were an older one", "kmsgate restore")
-	only(t, found, doctor.Problem, "that no record speaks of", "nothing, before the database is certain")
+	expectFinding(t, found, doctor.Problem, "the database seems to be outdated", "kmsgate restore")
+	expectFinding(t, found, doctor.Problem, "An object in the token has no record", "do nothing until you are sure")
 	if len(found.Strays()) != 0 {
-		t.Errorf("it would destroy %q", found.Strays())
+		t.Errorf("Strays: got %q, want none", found.Strays())
 	}
 }
 
-// TestMissingKey: a record without its key pair is found, and its version is not tried.
+// TestMissingKey tests that Examine finds a record without its key pair, and does not test that
+// version.
 func TestMissingKey(t *testing.T) {
 	found := doctorOf(t, initialized(t, func(a *appliance.Appliance) {
 		id := uuid.New()
@@ -156,55 +157,62 @@ func TestMissingKey(t *testing.T) {
 				v.KeyVersionId, v.Key.ID = id.String(), id[:]
 				return tx.Versions().Put(v)
 			}
-			return errors.New("there is no version")
+			return errors.New("no version")
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	})).Examine(t.Context())
-	only(t, found, doctor.Problem, "is not in the token", "kmsgate key create-version")
+	expectFinding(t, found, doctor.Problem, "is not in the token", "kmsgate key create-version")
 	if found.Problems() != 1 {
-		t.Errorf("it found %+v", found.Findings)
+		t.Errorf("Examine: got %+v, want one problem", found.Findings)
 	}
 }
 
-// TestDangling finds policies and access points that name what is gone.
+// TestDangling tests that Examine finds permission policies and access points that name deleted
+// resources.
 func TestDangling(t *testing.T) {
 	found := doctorOf(t, initialized(t, func(a *appliance.Appliance) {
-		call(t, a, "CreateNetworkRule", map[string]string{"Name": "office", "Type": "Private", "SourcePrivateIp": `["192.0.2.0/24"]`})
-		policy := map[string]string{"Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": `["key/*"]`}
+		call(t, a, "CreateNetworkRule", map[string]string{"Name": "office", "Type": "Private",
+			"SourcePrivateIp": `["192.0.2.0/24"]`})
+		policy := map[string]string{"Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`,
+			"Resources": `["key/*"]`}
 		policy["Name"], policy["AccessControlRules"] = "strict", `{"NetworkRules":["office"]}`
 		call(t, a, "CreatePolicy", policy)
 		policy["Name"], policy["AccessControlRules"] = "open", `{"NetworkRules":[]}`
 		call(t, a, "CreatePolicy", policy)
-		call(t, a, "CreateApplicationAccessPoint", map[string]string{"Name": "billing", "Policies": `["strict","open"]`})
+		call(t, a, "CreateApplicationAccessPoint", map[string]string{"Name": "billing",
+			"Policies": `["strict","open"]`})
 		call(t, a, "DeleteNetworkRule", map[string]string{"Name": "office"})
 		call(t, a, "DeletePolicy", map[string]string{"Name": "open"})
 	})).Examine(t.Context())
-	only(t, found, doctor.Note, "The permission policy strict names network rules that are gone (office), and lets nobody in.", "kmsgate aap policy update strict")
-	only(t, found, doctor.Note, "The access point billing names permission policies that are gone (open), and its client keys may do less.", "kmsgate aap update billing")
+	expectFinding(t, found, doctor.Note, "The permission policy strict names deleted network rules (office), so it admits no address.",
+		"kmsgate aap permission update strict")
+	expectFinding(t, found, doctor.Note, "The access point billing names deleted permission policies (open), so its client keys may do less.",
+		"kmsgate aap update billing")
 	if len(found.Findings) != 2 {
-		t.Errorf("it found %+v", found.Findings)
+		t.Errorf("Examine: got %+v, want two findings", found.Findings)
 	}
 }
 
-// TestClientKeys finds client keys that expire soon.
+// TestClientKeys tests that Examine finds client keys that expire soon.
 func TestClientKeys(t *testing.T) {
 	found := doctorOf(t, initialized(t, func(a *appliance.Appliance) {
-		call(t, a, "CreatePolicy", map[string]string{"Name": "p", "Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": `["key/*"]`})
+		call(t, a, "CreatePolicy", map[string]string{"Name": "p",
+			"Permissions": `["RbacPermission/Template/CryptoServiceKeyUser"]`, "Resources": `["key/*"]`})
 		call(t, a, "CreateApplicationAccessPoint", map[string]string{"Name": "billing", "Policies": `["p"]`})
 		now := time.Now().UTC()
 		call(t, a, "CreateClientKey", map[string]string{"AapName": "billing", "Password": "correct-horse-1",
 			"NotBefore": now.Format(time.RFC3339), "NotAfter": now.AddDate(0, 0, 20).Format(time.RFC3339)})
 		call(t, a, "CreateClientKey", map[string]string{"AapName": "billing", "Password": "correct-horse-1"})
 	})).Examine(t.Context())
-	only(t, found, doctor.Note, "of access point billing is good until", "kmsgate clientkey create")
+	expectFinding(t, found, doctor.Note, "of access point billing expires at", "kmsgate clientkey create")
 	if len(found.Findings) != 1 {
-		t.Errorf("it found %+v", found.Findings)
+		t.Errorf("Examine: got %+v, want one finding", found.Findings)
 	}
 }
 
-// TestFiles has one thing wrong with the files at a time.
+// TestFiles tests one problem of the files at a time.
 func TestFiles(t *testing.T) {
 	c := initialized(t, nil)
 	key, err := os.ReadFile(c.TLS.CAKeyFile)
@@ -212,7 +220,7 @@ func TestFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := filepath.Join(t.TempDir(), "other.pem")
-	another, err := ca.Make(other, other+".key")
+	another, err := ca.Create(other, other+".key")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,33 +232,38 @@ func TestFiles(t *testing.T) {
 		severity       doctor.Severity
 		what, do       string
 	}{
-		"the database is everybody's": {
-			func() error { return os.Chmod(c.Store.File, 0o604) }, func() error { return os.Chmod(c.Store.File, 0o600) },
-			doctor.Problem, "everyone on this machine can use it", "chmod o= " + c.Store.File},
-		"the directory is everybody's": {
+		"the database is public": {
+			func() error { return os.Chmod(c.Store.File, 0o604) }, func() error {
+				return os.Chmod(c.Store.File,
+					0o600)
+			},
+			doctor.Problem, "every user of this machine can use it", "chmod o= " + c.Store.File},
+		"the directory is public": {
 			func() error { return os.Chmod(c.Directory, 0o702) }, func() error { return os.Chmod(c.Directory, 0o700) },
-			doctor.Problem, "is writable by everyone", "change the configuration, or what it names"},
+			doctor.Problem, "is writable by all users", "correct the configuration, or the file that it names"},
 		"no CA": {
 			func() error { return os.Remove(c.TLS.CAKeyFile) }, write(c.TLS.CAKeyFile, key),
-			doctor.Problem, "The instance cannot be opened: the CA's key " + c.TLS.CAKeyFile + " is gone", "mend that"},
+			doctor.Problem, fmt.Sprintf("The instance cannot be opened: the CA's key %q is missing",
+				c.TLS.CAKeyFile), "correct this"},
 		"half a CA": {
 			write(c.TLS.CAKeyFile, key[:100]), write(c.TLS.CAKeyFile, key),
-			doctor.Problem, "reading the CA in " + c.TLS.CAKeyFile, ""},
+			doctor.Problem, fmt.Sprintf("reading the CA in %q", c.TLS.CAKeyFile), ""},
 		"no certificate": {
 			func() error { return os.Remove(c.TLS.CAFile) }, func() error { return nil },
-			doctor.Note, "The CA's certificate " + c.TLS.CAFile + ", for clients, was not there.", "writes it anew"},
-		"another's certificate": {
+			doctor.Note, fmt.Sprintf("The CA's certificate %q, which is for clients, was missing.",
+				c.TLS.CAFile), "writes the file again"},
+		"another CA's certificate": {
 			write(c.TLS.CAFile, []byte(another.Certificate())), func() error { return os.Remove(c.TLS.CAFile) },
-			doctor.Problem, c.TLS.CAFile + " is not the certificate of the CA", ""},
+			doctor.Problem, fmt.Sprintf("%q is not the certificate of the CA", c.TLS.CAFile), ""},
 		"no audit log": {
 			func() error { return os.Rename(c.Audit.File, other+".log") }, func() error { return os.Rename(other+".log", c.Audit.File) },
-			doctor.Problem, "The instance cannot be opened", "mend that"},
+			doctor.Problem, "The instance cannot be opened", "correct this"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := test.spoil(); err != nil {
 				t.Fatal(err)
 			}
-			only(t, doctorOf(t, c).Examine(t.Context()), test.severity, test.what, test.do)
+			expectFinding(t, doctorOf(t, c).Examine(t.Context()), test.severity, test.what, test.do)
 			if err := test.restore(); err != nil {
 				t.Fatal(err)
 			}
@@ -258,8 +271,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestEmptyFile: an empty file of SoftHSM's is removed when it is old enough not to be one
-// that is being written.
+// TestEmptyFile tests that Repair removes an empty file of SoftHSM, unless the file is so young
+// that SoftHSM may be writing it.
 func TestEmptyFile(t *testing.T) {
 	c := initialized(t, nil)
 	files, _, err := appliance.SoftHSMFiles(c)
@@ -268,7 +281,7 @@ func TestEmptyFile(t *testing.T) {
 	}
 	tokens, err := filepath.Glob(filepath.Join(files.Tokens, "*", "token.object"))
 	if err != nil || len(tokens) != 1 {
-		t.Fatalf("the tokens are %q, %v", tokens, err)
+		t.Fatalf("got the tokens %q, %v, want one", tokens, err)
 	}
 	empty := filepath.Join(filepath.Dir(tokens[0]), uuid.NewString()+".object")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
@@ -276,35 +289,36 @@ func TestEmptyFile(t *testing.T) {
 	}
 	d := doctorOf(t, c)
 	young := d.Examine(t.Context())
-	only(t, young, doctor.Note, empty, "ask again in a minute")
+	expectFinding(t, young, doctor.Note, empty, "run kmsgate doctor again in a minute")
 	if len(young.EmptyFiles()) != 0 {
-		t.Errorf("it would remove %q", young.EmptyFiles())
+		t.Errorf("EmptyFiles: got %q, want none", young.EmptyFiles())
 	}
-	long := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(empty, long, long); err != nil {
+	hourAgo := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(empty, hourAgo, hourAgo); err != nil {
 		t.Fatal(err)
 	}
 	old := d.Examine(t.Context())
-	only(t, old, doctor.Note, empty, "kmsgate doctor --repair removes it")
+	expectFinding(t, old, doctor.Note, empty, "remove it with kmsgate doctor --repair")
 	mended, err := d.Repair(t.Context(), old)
-	if err != nil || len(mended) != 1 || mended[0] != "Removed "+empty+"." {
-		t.Errorf("Repair: %q, %v", mended, err)
+	if err != nil || len(mended) != 1 || mended[0] != fmt.Sprintf("Removed %q.", empty) {
+		t.Errorf("Repair: got %q, %v, want one removed file", mended, err)
 	}
 	if _, err := os.Stat(empty); err == nil {
-		t.Error("the file is there still")
+		t.Error("Repair did not remove the file")
 	}
 }
 
-// TestNothingToLookAt: what is not known is told, and nothing else is looked at.
-func TestNothingToLookAt(t *testing.T) {
+// TestNothingToExamine tests that Examine reports an unreadable configuration and an unreachable
+// gateway.
+func TestNothingToExamine(t *testing.T) {
 	d := doctor.Doctor{ConfigError: errors.New("line 3: token: is missing")}
 	found := d.Examine(t.Context())
-	only(t, found, doctor.Problem, "The configuration cannot be read: line 3", "nothing else was looked at")
-	refused := errors.New("no gateway answers")
-	d = doctor.Doctor{Dial: func() (target.Caller, error) { return nil, refused }}
+	expectFinding(t, found, doctor.Problem, "The configuration cannot be read: line 3", "nothing else was examined")
+	errDial := errors.New("no gateway answers")
+	d = doctor.Doctor{Dial: func() (target.Caller, error) { return nil, errDial }}
 	found = d.Examine(context.Background())
-	only(t, found, doctor.Note, "The configuration and the files were not looked at.", "--config")
-	only(t, found, doctor.Problem, "The instance cannot be opened: no gateway answers.", "")
+	expectFinding(t, found, doctor.Note, "The configuration and the files were not examined.", "--config")
+	expectFinding(t, found, doctor.Problem, "The instance cannot be opened: no gateway answers.", "")
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,19 +16,20 @@ import (
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// examineFiles looks at what can be looked at without opening anything, and gives
-// SoftHSM's empty files, of which more is to be known before they are judged.
+// examineFiles examines whatever needs nothing opened. It returns SoftHSM's empty files,
+// which emptyFiles judges once the missing keys are known.
 func (dr *Doctor) examineFiles(d *Diagnosis) []softhsm.Finding {
 	c := dr.Config
 	if c == nil {
-		d.note("name the configuration with --config, or the directory of a kmsgate dev with --dir", "The configuration and the files were not looked at.")
+		d.note("pass the configuration with --config FILE, or the directory of kmsgate dev with --dir DIR",
+			"The configuration and the files were not examined.")
 		return nil
 	}
 	if err := c.Check(); err != nil {
 		mistakes := config.Mistakes{{What: err.Error()}}
 		errors.As(err, &mistakes)
 		for _, m := range mistakes {
-			d.problem("change the configuration, or what it names", "In the configuration, %s.", m)
+			d.problem("correct the configuration, or the file that it names", "The configuration has a mistake: %s.", m)
 		}
 	}
 	for _, path := range []string{c.Store.File, c.Audit.File, c.TLS.CAKeyFile, c.Token.PINFile, c.Token.SoftHSM} {
@@ -36,29 +38,32 @@ func (dr *Doctor) examineFiles(d *Diagnosis) []softhsm.Finding {
 	return d.softFiles(c)
 }
 
-// file looks at whose a file is, and who can use it.
+// file examines a file's owner and mode.
 func (d *Diagnosis) file(c *config.Config, path string) {
 	if path == "" {
 		return
 	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return // what has to be there says so itself when it is opened
+		return // opening reports a required file that is missing
 	}
 	if err != nil {
-		d.problem("see why", "%s cannot be looked at: %v.", path, err)
+		d.problem("run kmsgate doctor as root or as the gateway's user", "%q cannot be examined: %v.", path, err)
 		return
 	}
-	if info.Mode().Perm()&0o007 != 0 && path != c.Token.PINFile { // of which the configuration's check has said it
-		d.problem("chmod o= "+path, "%s has mode %v: everyone on this machine can use it.", path, info.Mode())
+	if info.Mode().Perm()&0o007 != 0 && path != c.Token.PINFile { // Config.Check has reported the PIN file's mode
+		d.problem("chmod o= "+path, "%q has mode %v, so every user of this machine can use it.",
+			path, info.Mode())
 	}
 	if owner, service := ownerOf(info), ownerOfPath(c.Directory); owner >= 0 && service >= 0 && owner != service {
-		d.problem("give it to the user that the gateway runs as, with chown", "%s belongs to uid %d, and the directory %s to uid %d: the gateway may not be able to use it.", path, owner, c.Directory, service)
+		d.problem("change its owner to the gateway's user with chown",
+			"%q belongs to uid %d but the directory %q to uid %d, so the gateway may not be able to use the file.",
+			path, owner, c.Directory, service)
 	}
 }
 
-// examineCA looks at the CA of the gateway's own. A gateway that runs does not need
-// its files before its next start.
+// examineCA examines the gateway's CA. A running gateway does not need the CA's files before
+// its next start.
 func (dr *Doctor) examineCA() []Finding {
 	c := dr.Config
 	if c == nil || c.TLS.Certificate != "" {
@@ -68,20 +73,24 @@ func (dr *Doctor) examineCA() []Finding {
 	a, err := ca.Read(c.TLS.CAKeyFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		d.problem(ca.LostAdvice, "The CA's key %s is gone: the gateway does not start without it.", c.TLS.CAKeyFile)
+		d.problem(ca.LostAdvice, "The CA's key %q is missing, and the gateway does not start without it.",
+			c.TLS.CAKeyFile)
 		return d.Findings
 	case err != nil:
-		d.problem("put it right: the gateway does not start without it", "The CA cannot be read: %v.", err)
+		d.problem("correct this; the gateway does not start without its CA", "The CA cannot be read: %v.", err)
 		return d.Findings
 	}
 	if _, err := os.Stat(c.TLS.CAFile); errors.Is(err, fs.ErrNotExist) {
-		d.note("nothing: whatever opens the instance writes it anew, the gateway's next start too", "The CA's certificate %s, for clients, was not there.", c.TLS.CAFile)
+		d.note("do nothing; kmsgate writes the file again whenever it opens the instance, as at the gateway's next "+
+			"start",
+			"The CA's certificate %q, which is for clients, was missing.", c.TLS.CAFile)
 	} else if err := a.CheckCertificateFile(c.TLS.CAFile); err != nil {
-		d.problem("do that: the gateway does not start as it is", "%v.", err)
+		d.problem("follow this advice; the gateway does not start until then", "%v.", err)
 	}
-	if until := a.NotAfter(); time.Now().After(until) {
-		d.problem("move both its files away, make another with kmsgate init --new-ca, and give its certificate to every client",
-			"The CA's certificate expired at %s: clients refuse the gateway.", kms.FormatTime(until))
+	if expiry := a.NotAfter(); time.Now().After(expiry) {
+		d.problem(fmt.Sprintf("move its files %q and %q away, create another CA with kmsgate init --new-ca, and give "+
+			"its certificate to every client", c.TLS.CAKeyFile, c.TLS.CAFile),
+			"The CA's certificate expired at %s, so clients refuse the gateway.", kms.FormatTime(expiry))
 	}
 	return d.Findings
 }
@@ -89,7 +98,7 @@ func (dr *Doctor) examineCA() []Finding {
 func ownerOfPath(path string) int {
 	info, err := os.Stat(path)
 	if err != nil {
-		return -1 // the configuration's check has said why
+		return -1 // Config.Check has reported the error
 	}
 	return ownerOf(info)
 }
@@ -101,12 +110,12 @@ func ownerOf(info fs.FileInfo) int {
 	return -1
 }
 
-// softFiles takes over what is wrong with SoftHSM's files, but for the empty
-// ones.
+// softFiles adds the findings about SoftHSM's files, and returns those about empty files
+// instead.
 func (d *Diagnosis) softFiles(c *config.Config) (empty []softhsm.Finding) {
 	files, ok, err := appliance.SoftHSMFiles(c)
 	if err != nil {
-		d.problem("mend that", "SoftHSM: %v.", err)
+		d.problem("correct this and run kmsgate doctor again", "SoftHSM's files were not examined: %v.", err)
 		return nil
 	}
 	if _, err := os.Stat(files.Tokens); !ok || errors.Is(err, fs.ErrNotExist) {
@@ -114,36 +123,38 @@ func (d *Diagnosis) softFiles(c *config.Config) (empty []softhsm.Finding) {
 	}
 	found, err := files.Examine()
 	if err != nil {
-		d.problem("see why", "SoftHSM's files cannot be looked at: %v.", err)
+		d.problem("run kmsgate doctor as root or as the gateway's user", "SoftHSM's files cannot be examined: %v.", err)
 	}
 	for _, f := range found {
 		switch {
 		case f.Empty:
 			empty = append(empty, f)
 		case f.Problem:
-			d.problem(f.Do, "%s %s.", f.Path, f.What)
+			d.problem(f.Do, "%q %s.", f.Path, f.What)
 		default:
-			d.note(f.Do, "%s %s.", f.Path, f.What)
+			d.note(f.Do, "%q %s.", f.Path, f.What)
 		}
 	}
 	return empty
 }
 
-// emptyFiles judges the empty ones: while a key is missing one may be what is left
-// of it. What is being made is younger: a key pair takes seconds.
+// emptyFiles decides which empty files Repair may remove. It keeps all of them while a
+// private key is missing: one can be the remnant of that key. It keeps those younger than
+// softhsm.EmptyFor: creating a key pair takes seconds.
 func (d *Diagnosis) emptyFiles(empty []softhsm.Finding, keep bool) {
 	for _, f := range empty {
 		info, err := os.Stat(f.Path)
 		switch {
 		case err != nil || info.Size() > 0:
-			continue // destroyed or written meanwhile
+			continue // destroyed or written since
 		case keep:
-			d.note("leave it until no private key is missing: it may be what is left of one", "%s %s.", f.Path, f.What)
+			d.note("leave it while a private key is missing; it can be the remnant of that key",
+				"%q %s.", f.Path, f.What)
 		case time.Since(info.ModTime()) < softhsm.EmptyFor:
-			d.note("ask again in a minute: it may be about to be written", "%s %s.", f.Path, f.What)
+			d.note("run kmsgate doctor again in a minute; SoftHSM may be about to write it", "%q %s.", f.Path, f.What)
 		default:
 			d.empty = append(d.empty, filepath.Clean(f.Path))
-			d.note("kmsgate doctor --repair removes it", "%s %s.", f.Path, f.What)
+			d.note("remove it with kmsgate doctor --repair", "%q %s.", f.Path, f.What)
 		}
 	}
 }
