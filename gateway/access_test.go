@@ -213,7 +213,7 @@ func TestPolicyRefused(t *testing.T) {
 		"list is empty":                     document(half, `{"Effect":"Deny","Action":[],"Resource":"*"}`),
 		"not UTF-8":                         document(half, allow("kms:\xff", "*")),
 		"has 32769 bytes":                   padded(half, policy.MaxDocument+1),
-		"Effect: at byte":                   `{"Version":"1","Statement":[{"Effect":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `}]}`,
+		"Effect: line 1, column":            `{"Version":"1","Statement":[{"Effect":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `}]}`,
 	} {
 		for action, p := range map[string][]string{
 			"CreateRamPolicy": {"PolicyName", "half", "PolicyDocument", doc},
@@ -221,7 +221,7 @@ func TestPolicyRefused(t *testing.T) {
 		} {
 			err := b.refused(400, "InvalidParameter", action, p...)
 			if !strings.Contains(err.Message, `"PolicyDocument"`) || !strings.Contains(err.Message, reason) ||
-				!strings.Contains(err.Message, "at byte") && !strings.Contains(reason, "bytes") {
+				!strings.Contains(err.Message, "line 1, column") && !strings.Contains(reason, "bytes") {
 				t.Errorf("%s: got message %q, want the position and %q", action, err.Message, reason)
 			}
 		}

@@ -28,7 +28,7 @@ func newReader(document string) (*reader, error) {
 	}
 	for i, c := range document {
 		if c == utf8.RuneError && !strings.HasPrefix(document[i:], string(utf8.RuneError)) {
-			return nil, fmt.Errorf("at byte %d: the policy is not UTF-8", i+1)
+			return nil, fmt.Errorf("%s: the policy is not UTF-8", place(document, i))
 		}
 	}
 	var whole json.RawMessage
@@ -36,7 +36,7 @@ func newReader(document string) (*reader, error) {
 	if err := json.Unmarshal([]byte(document), &whole); err != nil {
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) {
-			return nil, fmt.Errorf("at byte %d: the policy is not JSON: %w", syntax.Offset, err)
+			return nil, fmt.Errorf("%s: the policy is not JSON: %w", place(document, int(syntax.Offset)-1), err)
 		}
 		return nil, err
 	}
@@ -45,8 +45,17 @@ func newReader(document string) (*reader, error) {
 	return r, nil
 }
 
+// errorf returns an error with the place of the last token.
 func (r *reader) errorf(format string, args ...any) error {
-	return fmt.Errorf("at byte %d: "+format, append([]any{r.position}, args...)...)
+	return fmt.Errorf("%s: "+format, append([]any{place(r.document, r.position-1)}, args...)...)
+}
+
+// place returns the line, and the column in characters, of the byte at offset, both counted from 1.
+func place(document string, offset int) string {
+	before := document[:min(max(offset, 0), len(document))]
+	line := 1 + strings.Count(before, "\n")
+	column := 1 + utf8.RuneCountInString(before[strings.LastIndex(before, "\n")+1:])
+	return fmt.Sprintf("line %d, column %d", line, column)
 }
 
 // next reads a token. It ignores the decoder's error: the document is known to be JSON, and no

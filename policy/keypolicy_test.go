@@ -14,17 +14,17 @@ func TestParseKeyPolicy(t *testing.T) {
 		`"Condition":{"IpAddress":{"acs:SourceIp":["10.0.0.0/8"]}}}]}`
 	parseKey(t, good)
 	for name, change := range map[string][3]string{
-		"another version": {`"Version":"1"`, `"Version":"2"`, `at byte 12: the Version is "2", not "1"`},
-		"no statement":    {good, `{"Version":"1","Statement":[]}`, "at byte 28: the list is empty"},
+		"another version": {`"Version":"1"`, `"Version":"2"`, `line 1, column 12: the Version is "2", not "1"`},
+		"no statement":    {good, `{"Version":"1","Statement":[]}`, "line 1, column 28: the list is empty"},
 		"no JSON":         {`}]}`, `}]`, "the policy is not JSON"},
 		"Sid too long": {"kms default", strings.Repeat("k", 129),
-			"statement 1: Sid: at byte 36: the Sid"},
+			"statement 1: Sid: line 1, column 36: the Sid"},
 		"Sid with a quote": {"kms default", `kms\"`, "the Sid must be"},
 		"Sid is no string": {`"kms default key policy"`, `null`, "expected a string"},
 		"another effect":   {`"Allow"`, `"Maybe"`, `"Maybe" is neither`},
 		"effect twice":     {`"Effect":"Allow"`, `"Effect":"Deny","Effect":"Allow"`, `"Effect" occurs twice`},
 		"no principal": {`["acs:ram::1000000000000001:*","acs:ram::1:user/a.b@c"]`, `[]`,
-			"Principal: at byte 97: the list is empty"},
+			"Principal: line 1, column 97: the list is empty"},
 		"no member Principal": {`"Principal":{"RAM":["acs:ram::1000000000000001:*","acs:ram::1:user/a.b@c"]},`,
 			``, "has no Principal"},
 		"unsupported principal type": {`"RAM":["acs:ram::1000000000000001:*","acs:ram::1:user/a.b@c"]`, ``,
@@ -42,17 +42,17 @@ func TestParseKeyPolicy(t *testing.T) {
 		"action without a name":     {"kms:AsymmetricSign", "kms:", "no effect"},
 		"action with a hole":        {"kms:ListKeys", "kms:List?eys", "no effect"},
 		"no action": {`["kms:*","kms:List*","kms:ListKeys","kms:AsymmetricSign"]`, `[]`,
-			"Action: at byte 163: the list is empty"},
-		"resource is no list": {`["*"]`, `"*"`, "Resource: at byte 232: expected a list"},
+			"Action: line 1, column 163: the list is empty"},
+		"resource is no list": {`["*"]`, `"*"`, "Resource: line 1, column 232: expected a list"},
 		"another resource":    {`["*"]`, `["acs:kms:*"]`, `the Resource must be ["*"]`},
 		"two resources":       {`["*"]`, `["*","*"]`, `the Resource must be ["*"]`},
 		"condition is no object": {`{"IpAddress":{"acs:SourceIp":["10.0.0.0/8"]}}`, `3`,
-			"Condition: at byte 250: expected an object"},
+			"Condition: line 1, column 250: expected an object"},
 		"condition is unknown": {"acs:SourceIp", "acs:SourceVpc",
-			`at byte 264: unsupported condition key "acs:SourceVpc"`},
+			`line 1, column 264: unsupported condition key "acs:SourceVpc"`},
 		"unknown member": {`"Sid":`, `"Id":`,
-			`statement 1: at byte 30: unsupported statement element "Id"`},
-		"not UTF-8": {"default", "\xff", "at byte 41: the policy is not UTF-8"},
+			`statement 1: line 1, column 30: unsupported statement element "Id"`},
+		"not UTF-8": {"default", "\xff", "line 1, column 41: the policy is not UTF-8"},
 		"too long": {`{"Version"`, strings.Repeat(" ", policy.MaxDocument) + `{"Version"`,
 			"the limit is 32768"},
 	} {
@@ -114,7 +114,7 @@ func TestPrincipals(t *testing.T) {
 func TestKeyPolicyIsNoRAMPolicy(t *testing.T) {
 	key := document(`{"Effect":"Allow","Principal":{"RAM":["acs:ram::1:*"]},"Action":["kms:*"],"Resource":["*"]}`)
 	ram := document(`{"Effect":"Allow","Action":["kms:*"],"Resource":["*"]}`)
-	const want = `at byte 47: unsupported statement element "Principal"`
+	const want = `line 1, column 47: unsupported statement element "Principal"`
 	if _, err := policy.Parse(key); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("key policy as RAM policy: got %v, want %s", err, want)
 	}

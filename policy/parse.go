@@ -23,8 +23,8 @@ var ramGrammar = grammar{
 }
 
 // Parse parses a RAM policy, the kind that is attached to users, of at most MaxDocument bytes. An
-// error names the problem, the expected value and the position: the byte, counted from 1, and the
-// number of the statement.
+// error names the problem, the expected value and the position: the number of the statement, the
+// line, and the column in characters.
 func Parse(document string) (*Policy, error) {
 	return parse(document, ramGrammar)
 }
