@@ -14,6 +14,7 @@ require (
 	github.com/prometheus/client_golang v1.23.2 // metrics
 	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript, for the command line
 	github.com/spf13/cobra v1.10.2 // the command line
+	github.com/spf13/pflag v1.0.10 // the errors of the command line, by kind
 	github.com/tidwall/btree v1.8.2 // ordered records in memory; each change forks them in constant time
 	go.etcd.io/bbolt v1.5.0 // records on disk
 	go.yaml.in/yaml/v3 v3.0.4 // configuration
@@ -40,7 +41,6 @@ require (
 	github.com/prometheus/client_model v0.6.2 // indirect
 	github.com/prometheus/common v0.66.1 // indirect
 	github.com/prometheus/procfs v0.16.1 // indirect
-	github.com/spf13/pflag v1.0.10 // indirect
 	github.com/thales-e-security/pool v0.0.2 // indirect
 	github.com/valyala/bytebufferpool v1.0.0 // indirect
 	github.com/valyala/fasttemplate v1.2.2 // indirect

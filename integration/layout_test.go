@@ -110,8 +110,9 @@ var mayImport = map[string][]string{
 		"cmd/kmsgate/internal/serve", "gateway/kms", "hsm", "internal/durable", "softhsm", "store"},
 	// How commands are built, and what they print.
 	"cmd/kmsgate/internal/cli": {"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/printable",
-		"cmd/kmsgate/internal/target", "gateway/kms", "github.com/spf13/cobra",
-		"golang.org/x/sys"}, // whether the output is a terminal
+		"cmd/kmsgate/internal/target", "gateway/kms", "github.com/spf13/cobra", "github.com/spf13/pflag",
+		"hsm", "hsm/token", // a failure has an exit status, a refused PIN a separate one
+		"golang.org/x/sys"}, // the width of a terminal
 	// Commands: flags, one call, and a table to print.
 	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup",
 		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/clientkey",
@@ -119,7 +120,7 @@ var mayImport = map[string][]string{
 		"cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/target",
 		"cmd/kmsgate/internal/version",
 		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "internal/secret", "store",
-		"hsm/token", // a refused PIN has a separate exit status
+		"policy", // warns of actions that match no operation
 		"github.com/spf13/cobra",
 		"golang.org/x/sys"}, // memory that no other process can read
 }

@@ -8,23 +8,22 @@ import (
 )
 
 func (a *admin) accessKeyCommand() *cobra.Command {
-	accessKeyId := func() *cli.Parameter { return &cli.Parameter{Name: "AccessKeyId", Kind: "ID"} }
-	ofUser := userFlag("only those of this user")
+	accessKeyId := func() *cli.Parameter { return &cli.Parameter{Name: "AccessKeyId", Kind: "ID", Complete: accessKeyIds} }
+	ofUser := userFlag("only access keys of this user")
 	ofUser.Required = false
-	return cli.Family("accesskey", "Administer access keys, with which users sign their requests", `Administer access keys, with which users sign their requests.
+	return a.Family("accesskey", "Administer access keys, with which users sign their requests", `Administer access keys, with which users sign their requests.
 
-To replace one without an interruption create a second one, give it to the
-programs, see in LastUsedDate that the first is no longer used, and disable and
-delete that.`,
+To replace one without an interruption: create a second one, give it to the programs,
+wait until LastUsedDate of the first one stays the same, then disable and delete that.`,
 		a.Commands(cli.Task{
-			Verb: "create", Short: "Create an access key, and print its secret, once",
-			Long: `Create an access key and print it, in JSON. The secret cannot be shown again.`,
+			Verb: "create", Short: "Create an access key, and print its secret once",
+			Long: `Create an access key, and print it as JSON. The secret cannot be shown again.`,
 			Example: `kmsgate accesskey create --user alice
 (umask 077; kmsgate accesskey create --user billing > billing.json)`,
-			Flags: []*cli.Parameter{userFlag("the user whom the access key is for")},
+			Flags: []*cli.Parameter{userFlag("the user who gets the access key")},
 			Calls: cli.Answered("CreateAccessKey", func(k kms.CreateAccessKeyResponse) cli.View {
 				shown := cli.ViewOf(k, "AccessKeyId", "AccessKeySecret", "UserName", "CreateDate")
-				return cli.View{Value: shown.Value, Hint: "The secret is not shown again: keep it where only the user's programs can read it."}
+				return cli.View{Value: shown.Value, Next: "The secret is not shown again: keep it where only the user's programs can read it."}
 			}),
 		}, cli.Task{
 			Verb: "list", Short: "List access keys, without their secrets",
@@ -32,19 +31,20 @@ delete that.`,
 			Flags:   []*cli.Parameter{ofUser},
 			Calls:   cli.Listed("ListAccessKeys", func(l kms.ListAccessKeysResponse) []kms.AccessKeyItem { return l.AccessKeys.AccessKey }),
 		}, cli.Task{
-			Verb: "disable", Short: "Refuse requests of an access key until it is enabled",
+			Verb: "disable", Short: "Refuse the requests of an access key until it is enabled",
 			Example:   "kmsgate accesskey disable LTAI5tExampleExample1234",
 			Arguments: []*cli.Parameter{accessKeyId()},
-			Calls:     cli.With("Status", "Inactive", cli.Done("UpdateAccessKey", "The access key {AccessKeyId} is disabled.")),
+			Calls:     cli.With("Status", "Inactive", cli.Done("UpdateAccessKey", "Access key {AccessKeyId} is disabled.")),
 		}, cli.Task{
-			Verb: "enable", Short: "Take requests of an access key again",
+			Verb: "enable", Short: "Accept the requests of a disabled access key again",
 			Example:   "kmsgate accesskey enable LTAI5tExampleExample1234",
 			Arguments: []*cli.Parameter{accessKeyId()},
-			Calls:     cli.With("Status", "Active", cli.Done("UpdateAccessKey", "The access key {AccessKeyId} is enabled.")),
+			Calls:     cli.With("Status", "Active", cli.Done("UpdateAccessKey", "Access key {AccessKeyId} is enabled.")),
 		}, cli.Task{
-			Verb: "delete", Short: "Delete an access key for good",
+			Verb: "delete", Short: "Delete an access key permanently",
 			Example:   "kmsgate accesskey delete LTAI5tExampleExample1234",
 			Arguments: []*cli.Parameter{accessKeyId()},
-			Calls:     cli.Done("DeleteAccessKey", "The access key {AccessKeyId} is deleted."),
+			Confirm:   cli.Ask("This deletes access key {AccessKeyId}. Programs that still use it are refused from then on."),
+			Calls:     cli.Done("DeleteAccessKey", "Access key {AccessKeyId} is deleted."),
 		})...)
 }

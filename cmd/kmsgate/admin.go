@@ -1,27 +1,10 @@
 package main
 
-import (
-	"github.com/spf13/cobra"
+import "github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+// Each of these makes some of the commands.
+type (
+	admin    struct{ *cli.App } // keys, and who may use them
+	auditor  struct{ *cli.App } // the audit log
+	operator struct{ *cli.App } // instances and tokens
 )
-
-// adminCommands are the commands that administer a gateway.
-func adminCommands(d cli.Dialer) []*cobra.Command {
-	a := &admin{&cli.App{Dialer: d, Output: cli.OutputFlag()}}
-	calling := []*cobra.Command{
-		a.userCommand(), a.accessKeyCommand(), a.policyCommand(),
-		a.keyCommand(), a.aliasCommand(), a.aapCommand(), a.clientKeyCommand(), a.quotaCommand(), a.tokenCommand(), a.doctorCommand(),
-	}
-	for _, cmd := range calling {
-		d.Register(cmd)
-	}
-	all := append(calling, a.auditCommand())
-	for _, cmd := range all {
-		a.Output.AddTo(cmd)
-	}
-	return all
-}
-
-// An admin makes the commands.
-type admin struct{ *cli.App }

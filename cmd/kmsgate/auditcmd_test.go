@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog/auditlogtest"
 	"github.com/kmsgate/kmsgate/gateway/audit"
@@ -44,12 +43,12 @@ func TestVerify(t *testing.T) {
 	late := log.Sign()
 	t.Setenv(auditFileVariable, log.Path)
 	headFile := log.File("head", early.String()+"\n")
-	const proven = "proven: lines 1 to 3, up to 2026-11-22T01:00:00Z; 13 more lines since then are chained to them, but no checkpoint covers them yet\n"
+	const proven = "proven: lines 1 to 3, up to 2026-11-22T01:00:00Z; 12 lines after that checkpoint are chained to it, but no checkpoint covers them yet\n"
 	for name, args := range map[string][]string{
-		"the environment's": {"--public-key", key},
-		"files":             {first, log.Path, "--public-key", key},
-		"a head":            {"--public-key", key, "--expect", late.String()},
-		"a head in a file":  {"--public-key", key, "--expect", "@" + headFile},
+		"the environment's": {"--audit-public-key", key},
+		"files":             {first, log.Path, "--audit-public-key", key},
+		"a head":            {"--audit-public-key", key, "--expect", late.String()},
+		"a head in a file":  {"--audit-public-key", key, "--expect", "@" + headFile},
 	} {
 		if got, err := runAudit(t, append([]string{"verify"}, args...)...); err != nil || got != proven {
 			t.Errorf("verify %s: %q, %v", name, got, err)
@@ -65,7 +64,7 @@ func TestVerify(t *testing.T) {
 		t.Error(err)
 	}
 	log.Checkpoint()
-	const since = "proven: lines 5 to 16, up to 2026-11-22T01:00:00Z; 1 more line since then is chained to them, but no checkpoint covers it yet\n"
+	const since = "proven: lines 5 to 16, up to 2026-11-22T01:00:00Z; the log is whole: its last line is the checkpoint\n"
 	if got, err := runAudit(t, "verify", log.Path, "--after", rotated.String()); err != nil || got != since {
 		t.Errorf("verify of the lines since the rotation: %q, %v", got, err)
 	}
@@ -91,18 +90,18 @@ func TestVerifyRefuses(t *testing.T) {
 	hostile := log.File("hostile", strings.Replace(string(text), `"Prev":"0000`, `"Prev":"\u001b[2J`, 1))
 	other := auditlogtest.New(t).KeyFile()
 	for want, args := range map[string][]string{
-		"edited: line 3: ": {edited, "--public-key", key},
-		`after \x1b[2J`:    {hostile, "--public-key", key},
-		"missing (or give the head that it follows, with --after)": {behind, "--public-key", key},
-		"does not match the public key":                            {log.Path, "--public-key", other},
-		"no checkpoint in it":                                      {cut, "--public-key", key},
-		"cut off":                                                  {cut, "--public-key", key, "--expect", head.String()},
-		"--expect: it is not what":                                 {log.Path, "--public-key", key, "--expect", "nonsense"},
-		"--after: it is not what":                                  {log.Path, "--public-key", key, "--after", "nonsense"},
-		"without its public key a log":                             {log.Path},
-		"it is not a public key":                                   {log.Path, "--public-key", log.Path},
-		"open /nonexistent":                                        {"/nonexistent", "--public-key", key},
-		"which log? Give its FILE, the gate":                       {"--public-key", key},
+		"edited: line 3: ": {edited, "--audit-public-key", key},
+		`after \x1b[2J`:    {hostile, "--audit-public-key", key},
+		"missing (or give the head before them with --after)": {behind, "--audit-public-key", key},
+		"does not match the public key":                       {log.Path, "--audit-public-key", other},
+		"the log has no checkpoint":                           {cut, "--audit-public-key", key},
+		"cut off":                                             {cut, "--audit-public-key", key, "--expect", head.String()},
+		"--expect: not a head":                                {log.Path, "--audit-public-key", key, "--expect", "nonsense"},
+		"--after: not a head":                                 {log.Path, "--audit-public-key", key, "--after", "nonsense"},
+		"which public key?":                                   {log.Path},
+		"not a public key in PEM":                             {log.Path, "--audit-public-key", log.Path},
+		"open /nonexistent":                                   {"/nonexistent", "--audit-public-key", key},
+		"which log? Give FILE, or the gate":                   {"--audit-public-key", key},
 	} {
 		got, err := runAudit(t, append([]string{"verify"}, args...)...)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.ContainsRune(err.Error(), 0x1b) {
@@ -146,7 +145,7 @@ func TestSearch(t *testing.T) {
 		"--user nobody":      "",
 		log.Path:             "4 5 6 7",
 	} {
-		for _, command := range []string{"search -o json", "export", "export --format jsonl"} {
+		for _, command := range []string{"search -o json", "export", "export -o json"} {
 			got, err := runAudit(t, append(strings.Fields(command), strings.Fields(line)...)...)
 			var found []string
 			for _, text := range strings.Split(strings.TrimSpace(got), "\n") {
@@ -162,9 +161,9 @@ func TestSearch(t *testing.T) {
 	}
 	got, err := runAudit(t, "search")
 	want := `Time                  User            Action                Of                                    Code                    Source           RequestId
-2026-11-22T00:00:00Z  alice           AsymmetricSign        alias/x                               ok                      192.0.2.7        r-1
+2026-11-22T00:00:00Z  alice           AsymmetricSign        alias/x                               OK                      192.0.2.7        r-1
 2026-11-22T00:01:00Z  bob             DisableKey            k-2                                   Forbidden.NoPermission  192.0.2.8        r-2
-2026-11-22T00:02:00Z  admin           CreateUser            carol                                 ok                      -                r-3
+2026-11-22T00:02:00Z  admin           CreateUser            carol                                 OK                      -                r-3
 2026-11-22T00:03:00Z  -               (recovered)           -                                     -                       -                -
 2026-11-22T00:04:00Z  -               (7 suppressed)        -                                     -                       192.0.2.9        -
 2026-11-22T00:05:00Z  -               AsymmetricSign        -                                     InvalidAccessKeyId.NotFound  -                r-6
@@ -173,7 +172,7 @@ func TestSearch(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("search: %v, (-want +got):\n%s", err, diff)
 	}
-	// What the log has is what is printed.
+	// Each line is printed exactly as it is in the log.
 	raw, err := os.ReadFile(log.Path)
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +189,7 @@ func TestOwnLines(t *testing.T) {
 	texts := map[audit.Kind]string{audit.KindSuppressed: "(7 suppressed)", audit.KindUnwitnessed: "(3 unwitnessed)"}
 	var want []string
 	for _, kind := range append(audit.Kinds(), "later") {
-		log.Events(auditlogtest.EventOf(kind, log.Sign()))
+		log.Events(auditlogtest.NewEvent(kind, log.Sign()))
 		want = append(want, stdcmp.Or(texts[kind], "("+string(kind)+")"))
 	}
 	for fields, kind := range map[string]string{
@@ -221,11 +220,11 @@ func TestSearchRefuses(t *testing.T) {
 		"search /nonexistent":         "open /nonexistent",
 		"search --since tomorrow x":   `--since: "tomorrow" is neither a time`,
 		"export --until 22.11.2026 x": `--until: "22.11.2026" is neither a time`,
-		"export --format xml":         `invalid argument "xml" for "--format" flag: it has to be one of jsonl, csv`,
+		"export -o xml":               `--output "xml": must be one of json, csv`,
 		"search":                      "which log?",
 		"tail":                        "which log?",
 		"tail /nonexistent/audit.log": "/nonexistent",
-		"tail -n -1 x":                "-n: -1 is not 0 or more",
+		"tail -n -1 x":                "--lines -1: must be 0 or more",
 	} {
 		if _, err := runAudit(t, strings.Fields(line)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", line, err, want)
@@ -248,7 +247,7 @@ func TestHostile(t *testing.T) {
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range []string{"tail", "search", "tail -o json", "search -o json", "export", "export --format csv"} {
+	for _, command := range []string{"tail", "search", "tail -o json", "search -o json", "export", "export -o csv"} {
 		got, err := runAudit(t, append(strings.Fields(command), path)...)
 		if err != nil || got == "" {
 			t.Errorf("%s: %q, %v", command, got, err)
@@ -262,7 +261,7 @@ func TestHostile(t *testing.T) {
 			t.Errorf("%s makes %d lines of two:\n%s", command, lines, got)
 		}
 	}
-	got, _ := runAudit(t, "export", "--format", "csv", path)
+	got, _ := runAudit(t, "export", "-o", "csv", path)
 	rows, err := csv.NewReader(strings.NewReader(got)).ReadAll()
 	if err != nil || len(rows) != 3 || rows[0][0] != "Seq" {
 		t.Fatalf("the CSV is %q, %v", got, err)
@@ -291,7 +290,7 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// seqs gives the first and the last line's number, if none between is missing.
+// seqs returns the numbers of the first and the last line, if no line between is missing.
 func seqs(text string) string {
 	var first, last uint64
 	for line := range strings.Lines(text) {
@@ -335,8 +334,7 @@ func TestFollow(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var out syncBuffer
-	root := &cobra.Command{Use: "kmsgate", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(adminCommands(new(fakeGateway))...)
+	root := rootCommand(new(fakeGateway))
 	root.SetOut(&out)
 	root.SetArgs([]string{"audit", "tail", "-f", "-n", "1", "-o", "json", log.Path})
 	ended := make(chan error, 1)

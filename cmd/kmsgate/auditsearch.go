@@ -2,37 +2,40 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-func (a *admin) searchCommand() *cobra.Command {
+func (a *auditor) searchCommand() *cobra.Command {
 	filter := newFilter()
 	cmd := &cobra.Command{
 		Use: "search [FILE…]", Short: "Search the audit log",
-		Long: `Search the audit log: print the lines that match all flags. The command verifies
-nothing: see kmsgate audit verify.`,
+		Long: `Search the audit log: print the lines that match all flags. The log is not verified
+(see kmsgate audit verify). With -o json, each line is a JSON object.`,
 		Example: `  kmsgate audit search --user billing --since 24h
   kmsgate audit search --code Forbidden.NoPermission --since 2026-11-01 --until 2026-12-01 -o json`,
-		Args: cobra.ArbitraryArgs,
+		Args: cli.Arguments("[FILE…]"),
 		RunE: func(cmd *cobra.Command, args []string) error { return search(cmd, args, filter, a.lineFormat()) },
 	}
 	filter.addTo(cmd)
 	return cmd
 }
 
-func (a *admin) exportCommand() *cobra.Command {
+func (a *auditor) exportCommand() *cobra.Command {
 	filter := newFilter()
-	format := &cli.Parameter{Flag: "format", Kind: "FORMAT", Usage: "how lines are written", Choices: []string{string(auditlog.JSON), string(auditlog.CSV)}, Values: []string{string(auditlog.JSON)}}
+	format := &cli.Parameter{Flag: "output", Short: "o", Kind: "FORMAT", Usage: "how each line is written", Choices: []string{string(auditlog.JSON), string(auditlog.CSV)}, Values: []string{string(auditlog.JSON)}}
 	cmd := &cobra.Command{
-		Use: "export [FILE…]", Short: "Export lines of the audit log, as JSON lines or for a spreadsheet",
-		Example: `  kmsgate audit export --since 2026-11-01 --until 2026-12-01 --format csv > november.csv
+		Use: "export [FILE…]", Short: "Export the audit log, as lines of JSON or as CSV",
+		Example: `  kmsgate audit export --since 2026-11-01 --until 2026-12-01 -o csv > november.csv
   kmsgate audit export --user billing | jq .Action`,
-		Args: cobra.ArbitraryArgs,
+		Args: cli.Arguments("[FILE…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return search(cmd, args, filter, auditlog.Format(format.Value()))
 		},
@@ -51,21 +54,25 @@ func search(cmd *cobra.Command, args []string, flags *filterFlags, format auditl
 	if err != nil {
 		return err
 	}
-	return auditlog.Search(cmd.Context(), names, filter, auditlog.NewWriter(cmd.OutOrStdout(), format))
+	found, err := auditlog.Search(cmd.Context(), names, filter, auditlog.NewWriter(cmd.OutOrStdout(), format))
+	if err == nil && found == 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "kmsgate: no line matches"+flags.doubts())
+	}
+	return err
 }
 
-// lineFormat is the format that -o asks for.
-func (a *admin) lineFormat() auditlog.Format {
+// lineFormat returns the format that -o asks for.
+func (a *auditor) lineFormat() auditlog.Format {
 	if a.Output.Value() == cli.OutputTable {
 		return auditlog.Table
 	}
 	return auditlog.JSON
 }
 
-// filterFlags make a filter of a command line.
+// filterFlags are the flags that select lines.
 type filterFlags struct {
 	fields       []auditlog.Field
-	parameters   []*cli.Parameter // of the fields
+	parameters   []*cli.Parameter // one for each of fields
 	since, until string
 }
 
@@ -81,7 +88,7 @@ func (f *filterFlags) addTo(cmd *cobra.Command) {
 	for _, p := range f.parameters {
 		p.AddTo(cmd)
 	}
-	cmd.Flags().StringVar(&f.since, "since", "", "only lines of this `TIME` or later: as 2026-11-22T08:00:00Z, as 2026-11-22, or as 24h for so long ago")
+	cmd.Flags().StringVar(&f.since, "since", "", "only lines of this `TIME` or later: 2026-11-22T08:00:00Z, 2026-11-22, or 24h for a day ago")
 	cmd.Flags().StringVar(&f.until, "until", "", "only lines before this `TIME`")
 }
 
@@ -89,7 +96,7 @@ func (f *filterFlags) filter() (*auditlog.Filter, error) {
 	filter := new(auditlog.Filter)
 	for i, p := range f.parameters {
 		for _, value := range p.Values {
-			filter.Want(f.fields[i], value)
+			filter.Require(f.fields[i], value)
 		}
 	}
 	var err error
@@ -100,37 +107,73 @@ func (f *filterFlags) filter() (*auditlog.Filter, error) {
 	return filter, err
 }
 
+// doubts names the values of flags that no line can have, because no operation or error has
+// that name.
+func (f *filterFlags) doubts() (text string) {
+	names := map[string][]string{"action": operations(), "code": codes()}
+	for _, p := range f.parameters {
+		known := names[p.Flag]
+		for _, value := range p.Values {
+			if known == nil || slices.ContainsFunc(known, func(name string) bool { return strings.EqualFold(name, value) }) {
+				continue
+			}
+			text += fmt.Sprintf("; --%s %q is not known", p.Flag, value)
+			if similar := cli.Similar(value, known); len(similar) > 0 {
+				text += ": did you mean " + similar[0] + "?"
+			}
+		}
+	}
+	return text
+}
+
+// operations returns the names of all operations.
+func operations() (names []string) {
+	for _, o := range kms.Operations {
+		names = append(names, o.Name)
+	}
+	return names
+}
+
+// codes returns all codes that a line can have.
+func codes() []string {
+	names := []string{auditlog.Success}
+	for _, e := range slices.Concat(kms.Errors(), kms.AdminErrors(), kms.NativeErrors()) {
+		names = append(names, e.Code)
+	}
+	return names
+}
+
 func parseTime(flag, text string) (time.Time, error) {
 	t, err := auditlog.ParseTime(text, time.Now())
 	if err != nil {
-		return t, fmt.Errorf("--%s: %w", flag, err)
+		return t, cli.Usagef("--%s: %w", flag, err)
 	}
 	return t, nil
 }
 
-// followEvery is how often it is checked whether a log has grown.
+// followEvery is the time between two looks at a log that is followed.
 const followEvery = 200 * time.Millisecond
 
-func (a *admin) tailCommand() *cobra.Command {
+func (a *auditor) tailCommand() *cobra.Command {
 	var n int
 	var follow bool
 	cmd := &cobra.Command{
-		Use: "tail [FILE]", Short: "Print the last lines of the audit log, and follow it",
+		Use: "tail [FILE]", Short: "Print the last lines of the audit log, or follow it",
 		Example: "  kmsgate audit tail\n  kmsgate audit tail -f -n 0 -o json",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    cli.Arguments("[FILE]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if n < 0 {
-				return fmt.Errorf("-n: %d is not 0 or more", n)
+				return cli.Usagef("--lines %d: must be 0 or more", n)
 			}
 			return a.tail(cmd, args, n, follow)
 		},
 	}
-	cmd.Flags().IntVarP(&n, "lines", "n", 10, "how many of the last lines to print")
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print new lines as they come, across rotation, until Ctrl-C")
+	cmd.Flags().IntVarP(&n, "lines", "n", 10, "number of lines to print")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print new lines as they are written, across rotation, until Ctrl-C")
 	return cmd
 }
 
-func (a *admin) tail(cmd *cobra.Command, args []string, n int, follow bool) error {
+func (a *auditor) tail(cmd *cobra.Command, args []string, n int, follow bool) error {
 	path, err := logPath(args)
 	if err != nil {
 		return err

@@ -12,75 +12,92 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
-// backupFlags are what a command line says of a backup.
+// backupFlags are the flags of kmsgate backup.
 type backupFlags struct {
 	recipients []string
-	passphrase string // the file
-	force      bool
+	passphrase string // the file's path
+	yes        bool
 }
 
-func backupCommand(d cli.Dialer) *cobra.Command {
+func (a *operator) backupCommand() *cobra.Command {
 	var b backupFlags
 	cmd := &cobra.Command{
 		Use:   "backup FILE",
-		Short: "Write an encrypted backup of a gateway, whether it runs or not",
-		Long: `Write an encrypted backup of a gateway, whether it runs or not: the database with
-the sealed keys, the configuration, the CA that init has made, the head of the
-audit log and, if it is of SoftHSM, the token with its PIN. It is of one moment: while
-it is made no key pair is made or destroyed. Signing goes on.
+		Short: "Write an encrypted backup of a gateway, running or stopped",
+		Long: `Write an encrypted backup of a gateway, running or stopped. It holds:
 
-Not in it are the token of an HSM and its PIN, a certificate of your own, and the
-audit log itself. docs/backup.md has a drill.
+  - the database with the sealed keys, and the configuration
+  - the CA that kmsgate init made, and the head of the audit log
+  - a SoftHSM token with its PIN
 
-FILE is there when it is complete. With - it is the standard output. It is an age
-file: kmsgate restore opens it, and so does the program age.`,
+It does not hold the token of an HSM and its PIN, a certificate of your own, or the audit
+log itself. docs/backup.md has a drill.
+
+The backup shows one moment: the gateway continues to sign, but creates and destroys no
+key pair until the backup is complete. FILE appears when it is complete; - is the
+standard output. It is an age file: kmsgate restore and the program age open it.`,
 		Example: `  kmsgate backup /mnt/safe/kmsgate.age --config kmsgate.yaml --recipient age1…   # of age-keygen
   kmsgate backup - --passphrase-file passphrase | ssh elsewhere 'cat > kmsgate.age'`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return b.run(cmd, d, args[0]) },
+		Args: cli.Arguments("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.backup(cmd, b, args[0]) },
 	}
-	d.Register(cmd)
-	cmd.Flags().StringArrayVar(&b.recipients, "recipient", nil, "who can open it: an age `RECIPIENT`; can be repeated")
-	cmd.Flags().StringVar(&b.passphrase, "passphrase-file", "", "the `FILE` with the passphrase that opens it")
-	cmd.Flags().BoolVar(&b.force, "force", false, "replace FILE if it exists")
-	cmd.MarkFlagsOneRequired("recipient", "passphrase-file") // it holds what signs: there is none that is not encrypted
+	a.Dialer.Register(cmd)
+	cmd.Flags().StringArrayVar(&b.recipients, "recipient", nil, "age `RECIPIENT` who can open it; can be repeated")
+	cmd.Flags().StringVar(&b.passphrase, "passphrase-file", "", "`FILE` with the passphrase that opens it")
+	cmd.Flags().BoolVarP(&b.yes, "yes", "y", false, "replace FILE without asking")
+	cmd.MarkFlagsOneRequired("recipient", "passphrase-file") // a backup holds keys: it is always encrypted
 	cmd.MarkFlagsMutuallyExclusive("recipient", "passphrase-file")
 	return cmd
 }
 
-func (b backupFlags) run(cmd *cobra.Command, d cli.Dialer, path string) (err error) {
+func (a *operator) backup(cmd *cobra.Command, b backupFlags, path string) (err error) {
 	write, err := b.writer()
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(path); path != "-" && !b.force && err == nil {
-		return fmt.Errorf("%s exists: give another name, or --force to replace it", path)
+	if _, err := os.Lstat(path); path != "-" && !b.yes && err == nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "This replaces %s.\n", printable.Text(path))
+		if !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
+			return cli.ErrNotConfirmed
+		}
 	}
-	c, err := d.Dial(cmd)
+	c, err := a.Dialer.Dial(cmd)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	count := new(counter)
-	to := func(w io.Writer) error { return write(cmd.Context(), c, io.MultiWriter(w, count)) }
+	writeTo := func(w io.Writer) error { return write(cmd.Context(), c, io.MultiWriter(w, count)) }
 	if path == "-" {
-		err = to(cmd.OutOrStdout())
+		err = writeTo(cmd.OutOrStdout())
 	} else {
-		err = durable.Replace(path, 0o600, to)
+		err = durable.Replace(path, 0o600, writeTo)
 	}
 	if err != nil {
-		return fmt.Errorf("there is no backup: %w", err)
+		return fmt.Errorf("no backup was written: %w", err)
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "A backup of %d bytes is written. Not in it: the token of an HSM and its PIN, a certificate of your own, the audit log.\n", count.n)
-	return nil
+	if path == "-" {
+		fmt.Fprintf(cmd.ErrOrStderr(), backupSentence, count.n, "the standard output")
+		return nil
+	}
+	written := struct {
+		File  string
+		Bytes int64
+	}{path, count.n}
+	return a.Print(cmd, cli.View{Value: written, Text: fmt.Sprintf(backupSentence, count.n, printable.Text(path))})
 }
 
-// writer reads what the flags name, and returns what writes the backup.
+// backupSentence is printed after a backup, with its size and its place.
+const backupSentence = "A backup of %d bytes is written to %s. " +
+	"It does not hold the token of an HSM and its PIN, a certificate of your own, or the audit log.\n"
+
+// writer reads the files that the flags name, and returns a function that writes the backup.
 func (b backupFlags) writer() (func(ctx context.Context, c target.Caller, w io.Writer) error, error) {
 	if b.passphrase == "" {
 		_, err := archive.ParseRecipients(b.recipients...)
@@ -97,7 +114,7 @@ func (b backupFlags) writer() (func(ctx context.Context, c target.Caller, w io.W
 	}, nil
 }
 
-// readPassphrase reads a file that is its owner's alone.
+// readPassphrase reads a passphrase from a file that only its owner can access.
 func readPassphrase(path string) (secret.Text, error) {
 	text, err := cli.ReadSecretFile(path)
 	if err != nil {
@@ -110,7 +127,7 @@ func readPassphrase(path string) (secret.Text, error) {
 	return p, nil
 }
 
-// A counter counts what is written.
+// A counter counts the bytes that are written to it.
 type counter struct{ n int64 }
 
 func (c *counter) Write(b []byte) (int, error) {

@@ -59,8 +59,8 @@ func readPrivate(t *testing.T, path string) string {
 	return string(text)
 }
 
-// TestClientKeyNotWritten: a client key that cannot be written down is deleted
-// again, nothing of it is left, and nothing is overwritten.
+// TestClientKeyNotWritten: if its files cannot be written, the client key is deleted again.
+// No file is left behind, and none is overwritten.
 func TestClientKeyNotWritten(t *testing.T) {
 	for _, taken := range []string{"clientKey_KAAP.1.json", "clientKey_KAAP.1_Password.txt"} {
 		dir := t.TempDir()
@@ -69,7 +69,7 @@ func TestClientKeyNotWritten(t *testing.T) {
 		}
 		g := &fakeGateway{answers: map[string]string{"CreateClientKey": aClientKey}}
 		stdout, _, err := g.kmsgate("", "clientkey", "create", "--aap", "app", "--out", dir)
-		if err == nil || !strings.Contains(err.Error(), "could not be written down, and is deleted again") || !errors.Is(err, os.ErrExist) || stdout != "" {
+		if err == nil || !strings.Contains(err.Error(), "writing the client key's file (the client key is deleted again)") || !errors.Is(err, os.ErrExist) || stdout != "" {
 			t.Errorf("%s is taken: %v, printed %q", taken, err, stdout)
 		}
 		if len(g.calls) != 2 || g.calls[1] != "DeleteClientKey ClientKeyId=KAAP.1" {
@@ -85,7 +85,7 @@ func TestClientKeyNotWritten(t *testing.T) {
 	dir := t.TempDir()
 	g := &fakeGateway{answers: map[string]string{"CreateClientKey": strings.ReplaceAll(aClientKey, "KAAP.1", "../KAAP.1")}, refuse: map[string]error{"DeleteClientKey": errors.New("503 gone")}}
 	_, _, err := g.kmsgate("", "clientkey", "create", "--aap", "app", "--out", dir)
-	if err == nil || !strings.Contains(err.Error(), "delete it with kmsgate clientkey delete ../KAAP.1") || !strings.Contains(err.Error(), "503 gone") {
+	if err == nil || !strings.Contains(err.Error(), "run kmsgate clientkey delete ../KAAP.1") || !strings.Contains(err.Error(), "503 gone") {
 		t.Errorf("when it cannot be deleted either: %v", err)
 	}
 	if strings.Contains(err.Error(), "c2VjcmV0") {

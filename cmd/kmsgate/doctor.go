@@ -14,41 +14,43 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-func (a *admin) doctorCommand() *cobra.Command {
-	d := doctorFlags{admin: a}
+func (a *operator) doctorCommand() *cobra.Command {
+	d := doctorFlags{app: a.App}
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Find what is wrong with a gateway, its token and its records",
-		Long: `Find what is wrong with a gateway: its configuration and files, the token and what
-it can do, and whether token and records agree; and has every key version sign once.
-It says what to do about each thing. The exit status is 0 if there is no problem.
+		Long: `Find what is wrong with a gateway. The command examines its configuration and files, the
+token and its abilities, and whether token and records agree. It lets every key version
+sign once. For each finding it says what to do. The exit status is 0 if there is no
+problem.
 
-With --repair it destroys objects of ours in the token that no record speaks of,
-and removes empty files of SoftHSM's, when you have seen which and said yes. It never
-destroys an object whose id any record has, and none at all when the token has more
-private keys without a record than with one: then the database is not the token's.`,
+With --repair it lists, and after a yes destroys, objects that kmsgate made in the token
+and that no record mentions; and it removes empty files of SoftHSM. It never destroys an
+object whose id is in any record. It destroys nothing if the token has more private keys
+without a record than with one: then the database does not belong to this token.`,
 		Example: "  kmsgate doctor --config /etc/kmsgate/kmsgate.yaml\n  kmsgate doctor --config /etc/kmsgate/kmsgate.yaml --repair",
-		Args:    cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Args:    cli.Arguments(""), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd) },
 	}
-	cmd.Flags().BoolVar(&d.repair, "repair", false, "mend what can be mended without losing anything that is recorded")
-	cmd.Flags().BoolVarP(&d.yes, "yes", "y", false, "do not ask before mending")
+	a.Dialer.Register(cmd)
+	cmd.Flags().BoolVar(&d.repair, "repair", false, "repair what can be repaired without losing anything that is recorded")
+	cmd.Flags().BoolVarP(&d.yes, "yes", "y", false, "do not ask before a repair")
 	return cmd
 }
 
 type doctorFlags struct {
-	admin       *admin
+	app         *cli.App
 	repair, yes bool
 }
 
 func (f *doctorFlags) run(cmd *cobra.Command) (err error) {
-	d := doctor.Doctor{Dial: func() (target.Caller, error) { return f.admin.Dialer.Dial(cmd) }}
-	d.Config, d.ConfigError = f.admin.Dialer.Configuration()
+	d := doctor.Doctor{Dial: func() (target.Caller, error) { return f.app.Dialer.Dial(cmd) }}
+	d.Config, d.ConfigError = f.app.Dialer.Configuration()
 	defer func() { err = errors.Join(err, d.Close()) }()
 	found := d.Examine(cmd.Context())
 	if plan := repairPlan(found); f.repair && plan != "" {
 		fmt.Fprint(cmd.ErrOrStderr(), plan)
 		if !f.yes && !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
-			return errors.New("nothing was done")
+			return cli.ErrNotConfirmed
 		}
 		mended, err := d.Repair(cmd.Context(), found)
 		if err != nil {
@@ -59,15 +61,15 @@ func (f *doctorFlags) run(cmd *cobra.Command) (err error) {
 	}
 	v, err := viewOfDiagnosis(found)
 	if err == nil {
-		err = f.admin.Print(cmd, v)
+		err = f.app.Print(cmd, v)
 	}
 	if n := found.Problems(); err == nil && n > 0 {
-		err = fmt.Errorf("problems: %d", n)
+		err = fmt.Errorf("%s found", cli.Count(n, "problem"))
 	}
 	return err
 }
 
-// repairPlan says what a repair is going to do; empty for nothing.
+// repairPlan lists what a repair will do. It is empty if there is nothing to do.
 func repairPlan(d *doctor.Diagnosis) string {
 	var b strings.Builder
 	step := func(heading string, items []string) {
@@ -78,12 +80,12 @@ func repairPlan(d *doctor.Diagnosis) string {
 			fmt.Fprintf(&b, "  - %s\n", printable.Text(item))
 		}
 	}
-	step("These objects in the token, which no record speaks of, are going to be destroyed for good:", d.Strays())
-	step("These empty files are going to be removed:", d.EmptyFiles())
+	step("This permanently destroys these objects in the token, which no record mentions:", d.Strays())
+	step("This removes these empty files:", d.EmptyFiles())
 	return b.String()
 }
 
-// viewOfDiagnosis shows problems first, and in the end what the token can do.
+// viewOfDiagnosis shows problems first, and what the token can do last.
 func viewOfDiagnosis(d *doctor.Diagnosis) (cli.View, error) {
 	var b strings.Builder
 	for _, what := range d.Mended {
@@ -107,7 +109,7 @@ func viewOfDiagnosis(d *doctor.Diagnosis) (cli.View, error) {
 		if err != nil {
 			return cli.View{}, err
 		}
-		fmt.Fprintf(&b, "\nThe token and keys of each KeySpec:\n\n%s", offers)
+		fmt.Fprintf(&b, "\nWhat the token can do for each KeySpec:\n\n%s", offers)
 	}
 	return cli.View{Value: d, Text: b.String()}, nil
 }

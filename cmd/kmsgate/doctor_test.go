@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/doctor"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
@@ -24,8 +25,8 @@ func aPatient() *fakeGateway {
 	}, refuse: make(map[string]error)}
 }
 
-// danglingReferences makes an access point whose permission policy names rules, of
-// which there is office, and no client key of it.
+// danglingReferences sets up an access point without client keys, whose permission policy names
+// rules. Only the rule office exists.
 func danglingReferences(g *fakeGateway, rules ...string) {
 	text, err := json.Marshal(map[string][]string{"NetworkRules": rules})
 	if err == nil {
@@ -52,12 +53,12 @@ const (
 	aStray = `{"Handle":18446744073709551615,"Class":"private key","KeySpec":"EC_P256","Label":"kmsgate","ObjectId":"ab","Use":"stray","Aliases":{"Alias":[]}}`
 )
 
-func deviations(of string) string {
-	return `{"Objects":{"Object":[]},"Deviations":{"Deviation":[` + of + `]}}`
+func deviations(items string) string {
+	return `{"Objects":{"Object":[]},"Deviations":{"Deviation":[` + items + `]}}`
 }
 
-func objects(of string) string {
-	return `{"Objects":{"Object":[` + of + `]},"Deviations":{"Deviation":[]}}`
+func objects(items string) string {
+	return `{"Objects":{"Object":[` + items + `]},"Deviations":{"Deviation":[]}}`
 }
 
 // TestDoctor tests one problem at a time: the doctor reports it, with advice.
@@ -135,7 +136,7 @@ func TestDoctor(t *testing.T) {
 			danglingReferences(g)
 			g.answers["DescribeApplicationAccessPoint"] = `{"Name":"app","Policies":"[\"lost\"]"}`
 		}, false, []string{"note: The access point app names deleted permission policies (lost), so its client keys may do nothing."}},
-		"policy deleted meanwhile": {func(g *fakeGateway) {
+		"policy deleted in between": {func(g *fakeGateway) {
 			danglingReferences(g)
 			g.refuse["DescribePolicy"] = &kms.Error{Status: 404, Code: "Forbidden.ResourceNotFound", Message: "x"}
 			g.refuse["DescribeApplicationAccessPoint"] = g.refuse["DescribePolicy"]
@@ -215,12 +216,12 @@ func TestDoctorRepairs(t *testing.T) {
 	g = aPatient()
 	g.answers["ListTokenObjects"] = both
 	stdout, _, err := g.kmsgate("n\n", "doctor", "--repair")
-	if err == nil || err.Error() != "nothing was done" || stdout != "" || strings.Contains(strings.Join(g.calls, "\n"), "Destroy") {
+	if !errors.Is(err, cli.ErrNotConfirmed) || stdout != "" || strings.Contains(strings.Join(g.calls, "\n"), "Destroy") {
 		t.Errorf("refused: %v, printed %q, asked for %q", err, stdout, g.calls)
 	}
 	g.refuse["DestroyTokenObject"] = &kms.Error{Status: 404, Code: "EntityNotExist.TokenObject", Message: "gone"}
 	if stdout, _, _ := g.kmsgate("", "doctor", "--repair", "--yes"); !strings.Contains(stdout, "Destroyed a private key") {
-		t.Errorf("an object that is gone already is none: %q", stdout)
+		t.Errorf("an object that is gone already is reported: %q", stdout)
 	}
 	g.refuse["DestroyTokenObject"] = &kms.Error{Status: 409, Code: "DeleteConflict.TokenObject", Message: "no"}
 	if _, _, err := g.kmsgate("", "doctor", "--repair", "--yes"); err == nil || !strings.Contains(err.Error(), "DeleteConflict.TokenObject") {

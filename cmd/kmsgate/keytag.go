@@ -12,19 +12,19 @@ import (
 
 func tagTask() cli.Task {
 	return cli.Task{
-		Verb: "tag", Short: "Give a key tags",
+		Verb: "tag", Short: "Add tags to a key",
 		Example:   "kmsgate key tag alias/invoices team=billing stage=test",
 		Arguments: []*cli.Parameter{keyArgument(), {Name: "Tags", Kind: "KEY=VALUE", Many: true, Read: readTags}},
-		Calls:     cli.Done("TagResource", "The key {KeyId} is tagged."),
+		Calls:     cli.Done("TagResource", "Key {KeyId} is tagged."),
 	}
 }
 
 func untagTask() cli.Task {
 	return cli.Task{
-		Verb: "untag", Short: "Take tags from a key",
+		Verb: "untag", Short: "Remove tags from a key",
 		Example:   "kmsgate key untag alias/invoices stage",
 		Arguments: []*cli.Parameter{keyArgument(), {Name: "TagKeys", Kind: "TAGKEY", Many: true, Read: cli.JSONList}},
-		Calls:     cli.Done("UntagResource", "The tags are taken from the key {KeyId}."),
+		Calls:     cli.Done("UntagResource", "The tags are removed from key {KeyId}."),
 	}
 }
 
@@ -33,7 +33,7 @@ func readTags(_ *cobra.Command, values []string) (string, error) {
 	for _, v := range values {
 		key, value, ok := strings.Cut(v, "=")
 		if !ok || key == "" {
-			return "", fmt.Errorf("the tag %q is not KEY=VALUE", v)
+			return "", fmt.Errorf("tag %q is not KEY=VALUE", v)
 		}
 		tags = append(tags, struct{ TagKey, TagValue string }{key, value})
 	}

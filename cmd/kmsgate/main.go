@@ -4,21 +4,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/version"
-	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
 func main() {
@@ -27,61 +23,86 @@ func main() {
 
 func run() int {
 	harden()
-	// A file that may not grow any more (ulimit -f) is an error of the write, as a full
-	// disk is, and does not end the process.
+	// At the file size limit (ulimit -f), a write fails as it does on a full disk. The signal
+	// would end the process.
 	signal.Ignore(unix.SIGXFSZ)
-	// A call into the token holds a thread; with as many Ps as cores, what
-	// returns from one waits for a P. Twice as many cut the 99th percentile of
-	// signing tenfold (measured). GOMAXPROCS in the environment wins.
+	// A call into the token blocks a thread. With one P per core, a goroutine that returns
+	// from such a call waits for a P; two per core cut the 99th percentile of signing to a
+	// tenth (measured). GOMAXPROCS in the environment wins.
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2 * runtime.NumCPU())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	root := &cobra.Command{
-		Use:           "kmsgate",
-		Short:         "Alibaba Cloud KMS's signing API on hardware that you own",
-		SilenceUsage:  true, // an error is not a question about usage
-		SilenceErrors: true,
+	root := rootCommand(new(cli.TargetFlags))
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil {
+		cli.ReportError(os.Stderr, cmd, err)
 	}
-	root.AddCommand(devCommand(), initCommand(), serveCommand(), configCommand(), versionCommand(), backupCommand(new(cli.TargetFlags)), restoreCommand())
-	root.AddCommand(adminCommands(new(cli.TargetFlags))...)
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprint(os.Stderr, printable.Lines("kmsgate: "+strings.ReplaceAll(err.Error(), "\t", "  ")))
-		if errors.Is(err, token.ErrPIN) {
-			return exitPIN
-		}
-		return 1
-	}
-	return 0
+	return cli.ExitStatus(err)
 }
 
-// exitPIN is the exit status when the token did not take the PIN. A supervisor
-// must not start the program again for it: each attempt brings the token nearer
-// to being locked. (It is EX_NOPERM of sysexits.h.)
-const exitPIN = 77
+// The groups of the root command's help.
+const (
+	startGroup   = "start"
+	keyGroup     = "keys"
+	accessGroup  = "access"
+	operateGroup = "operate"
+)
 
-// harden keeps secrets in this process's memory from being written to a core
-// file or to swap, or read by another process of the same user. Where the system
-// does not allow it the process goes on without.
+// rootCommand makes the whole tree of commands.
+func rootCommand(d cli.Dialer) *cobra.Command {
+	root := cli.Family("kmsgate", "Alibaba Cloud KMS's signing API on hardware that you own", `kmsgate serves Alibaba Cloud KMS's signing API on hardware that you own.
+
+Start here:
+  kmsgate dev                   run a gateway on this machine, with a SoftHSM token
+  kmsgate config example        print a configuration for a gateway of your own
+  kmsgate COMMAND --help        explain a command, with examples`)
+	root.SilenceUsage, root.SilenceErrors = true, true // the caller prints errors
+	app := &cli.App{Dialer: d, Output: cli.OutputFlag()}
+	app.Output.AddTo(root)
+	admin, auditor, operator := &admin{app}, &auditor{app}, &operator{app}
+	for _, g := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{startGroup, "Run a gateway:", []*cobra.Command{
+			operator.devCommand(), operator.configCommand(), operator.initCommand(), serveCommand()}},
+		{keyGroup, "Keys:", []*cobra.Command{admin.keyCommand(), admin.aliasCommand()}},
+		{accessGroup, "Who may do what:", []*cobra.Command{
+			admin.userCommand(), admin.accessKeyCommand(), admin.policyCommand(), admin.aapCommand(), admin.clientKeyCommand(), admin.quotaCommand()}},
+		{operateGroup, "Operate and audit:", []*cobra.Command{
+			auditor.auditCommand(), operator.backupCommand(), operator.restoreCommand(), operator.doctorCommand(), operator.tokenCommand(), operator.versionCommand()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, cmd := range g.commands {
+			cmd.GroupID = g.id
+			root.AddCommand(cmd)
+		}
+	}
+	cli.Explain(root)
+	return root
+}
+
+// harden keeps secrets in this process's memory out of core files and swap, and from other
+// processes of the same user. Where the system refuses that, the process runs without it.
 func harden() {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	// Only if there is no limit: with one, memory would run out at some point.
+	// Under a limit, locked memory would run out at some point.
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur == unix.RLIM_INFINITY {
 		_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
 	}
 }
 
-func versionCommand() *cobra.Command {
+func (a *operator) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintf(cmd.OutOrStdout(), "kmsgate %s %s\n", version.String(), runtime.Version())
+		Use: "version", Short: "Print the version", Example: "  kmsgate version -o json", Args: cli.Arguments(""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := struct{ Version, Go string }{version.String(), runtime.Version()}
+			return a.Print(cmd, cli.View{Value: v, Text: fmt.Sprintf("kmsgate %s %s\n", v.Version, v.Go)})
 		},
 	}
 }

@@ -1,81 +1,129 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/policy"
 )
 
 func (a *admin) policyCommand() *cobra.Command {
-	policyName := func() *cli.Parameter { return &cli.Parameter{Name: "PolicyName", Kind: "NAME"} }
+	existing := func() *cli.Parameter {
+		return &cli.Parameter{Name: "PolicyName", Kind: "NAME", Complete: policyNames}
+	}
 	documentFile := func() *cli.Parameter {
-		return &cli.Parameter{Name: "PolicyDocument", Flag: "file", Kind: "FILE", Required: true, Read: cli.ReadDocument,
+		return &cli.Parameter{Name: "PolicyDocument", Flag: "file", Kind: "FILE", Required: true, Read: cli.ReadJSON,
 			Usage: "the policy's document, in JSON; - is the standard input"}
 	}
-	return cli.Family("policy", "Say what users may do", `Say what users may do, with policies as Alibaba Cloud's RAM has them.
+	return a.Family("policy", "Administer RAM policies: what users may do", `Administer RAM policies: what users may do. They are written as for Alibaba Cloud's RAM.
 
-A user may do nothing until a policy is attached that allows it, and never what
-an attached policy denies. Policies with PolicyType System come with kmsgate.`,
+A user may do nothing until a policy is attached that allows it, and never what an
+attached policy denies. Policies with PolicyType System come with kmsgate.
+
+Two other kinds of policy exist: a key's own (kmsgate key policy), and permission
+policies of application access points (kmsgate aap permission).`,
 		a.Commands(cli.Task{
 			Verb: "create", Short: "Create a policy",
 			Example:   `kmsgate policy create sign-only --file sign-only.json --description "use keys, change none"`,
-			Arguments: []*cli.Parameter{policyName()},
+			Arguments: []*cli.Parameter{{Name: "PolicyName", Kind: "NAME"}},
 			Flags:     []*cli.Parameter{documentFile(), {Name: "Description", Flag: "description", Kind: "TEXT", Usage: "what the policy is for"}},
-			Calls:     cli.Done("CreateRamPolicy", "The policy {PolicyName} is created."),
+			Calls:     warnOfUnmatchedActions(cli.Done("CreateRamPolicy", "Policy {PolicyName} is created.")),
 		}, cli.Task{
-			Verb: "list", Short: "List the policies",
+			Verb: "list", Short: "List policies",
 			Example: "kmsgate policy list",
 			Calls:   cli.Listed("ListRamPolicies", func(l kms.ListRamPoliciesResponse) []kms.RamPolicyItem { return l.Policies.Policy }),
 		}, cli.Task{
 			Verb: "show", Short: "Show a policy's document",
 			Example:   "kmsgate policy show sign-only\nkmsgate policy show sign-only -o json",
-			Arguments: []*cli.Parameter{policyName()},
+			Arguments: []*cli.Parameter{existing()},
 			Calls: cli.Answered("GetRamPolicy", func(p kms.GetRamPolicyResponse) cli.View {
 				return cli.View{Value: p.Policy, Text: cli.Document(p.Policy.PolicyDocument)}
 			}),
 		}, cli.Task{
-			Verb: "update", Short: "Give a policy another document",
+			Verb: "update", Short: "Replace a policy's document",
+			Long: `Replace a policy's document. The new one applies at once to all users that the policy
+is attached to.`,
 			Example:   "kmsgate policy update sign-only --file sign-only.json",
-			Arguments: []*cli.Parameter{policyName()},
+			Arguments: []*cli.Parameter{existing()},
 			Flags:     []*cli.Parameter{documentFile()},
-			Calls:     cli.Done("UpdateRamPolicy", "The policy {PolicyName} is updated."),
+			Calls:     warnOfUnmatchedActions(cli.Done("UpdateRamPolicy", "Policy {PolicyName} is updated.")),
 		}, cli.Task{
-			Verb: "delete", Short: "Delete a policy that is attached to nobody",
+			Verb: "delete", Short: "Delete a policy that is attached to no user",
 			Example:   "kmsgate policy delete sign-only",
-			Arguments: []*cli.Parameter{policyName()},
-			Calls:     cli.Done("DeleteRamPolicy", "The policy {PolicyName} is deleted."),
+			Arguments: []*cli.Parameter{existing()},
+			Confirm:   cli.Ask("This deletes policy {PolicyName} and its document."),
+			Calls:     cli.Done("DeleteRamPolicy", "Policy {PolicyName} is deleted."),
 		}, cli.Task{
 			Verb: "attach", Short: "Attach a policy to a user",
 			Example:   "kmsgate policy attach sign-only --user alice",
-			Arguments: []*cli.Parameter{policyName()},
-			Flags:     []*cli.Parameter{userFlag("the user that it shall hold for")},
-			Calls:     cli.Done("AttachPolicyToUser", "The policy {PolicyName} is attached to {UserName}."),
+			Arguments: []*cli.Parameter{existing()},
+			Flags:     []*cli.Parameter{userFlag("the user that the policy is for")},
+			Calls:     cli.Done("AttachPolicyToUser", "Policy {PolicyName} is attached to user {UserName}."),
 		}, cli.Task{
 			Verb: "detach", Short: "Detach a policy from a user",
 			Example:   "kmsgate policy detach sign-only --user alice",
-			Arguments: []*cli.Parameter{policyName()},
-			Flags:     []*cli.Parameter{userFlag("the user that it shall hold for no longer")},
-			Calls:     cli.Done("DetachPolicyFromUser", "The policy {PolicyName} is detached from {UserName}."),
+			Arguments: []*cli.Parameter{existing()},
+			Flags:     []*cli.Parameter{userFlag("the user that loses the policy")},
+			Calls:     cli.Done("DetachPolicyFromUser", "Policy {PolicyName} is detached from user {UserName}."),
 		}, simulateTask())...)
+}
+
+// warnOfUnmatchedActions adds a warning for each action of a policy's document that matches
+// no operation. RAM accepts such actions, so they are not refused.
+func warnOfUnmatchedActions(then cli.Calls) cli.Calls {
+	return func(ctx context.Context, c target.Caller, parameters map[string]string) (cli.View, error) {
+		v, err := then(ctx, c, parameters)
+		if err != nil {
+			return v, err
+		}
+		v.Warnings = unmatchedActions(parameters["PolicyDocument"])
+		return v, nil
+	}
+}
+
+func unmatchedActions(document string) (warnings []string) {
+	p, err := policy.Parse(document)
+	if err != nil {
+		return nil // the gateway, which may be of another version, accepted it
+	}
+	names := operations()
+	var actions []string
+	for _, name := range names {
+		actions = append(actions, "kms:"+name)
+	}
+	for _, action := range p.UnmatchedActions(actions) {
+		warning := fmt.Sprintf("action %q matches no operation of this gateway", action)
+		if similar := cli.Similar(strings.TrimPrefix(action, "kms:"), names); len(similar) > 0 {
+			warning += ": did you mean kms:" + similar[0] + "?"
+		}
+		warnings = append(warnings, warning)
+	}
+	return warnings
 }
 
 func simulateTask() cli.Task {
 	return cli.Task{
-		Verb: "simulate", Short: "Tell whether a user or a client key may do something, and why",
-		Long: `Tell whether a user, or a client key, may do something, and by which statement of
-which policy.
+		Verb: "simulate", Short: "Show whether a user or a client key may do something, and why",
+		Long: `Show whether a user, or a client key, may do something, and which
+policy and statement decide that.
 
-Nothing is done. The answer is what is printed: the exit status is 0 for a
-refusal, too.`,
+Nothing is done. The exit status is 0 for a refusal as well: the answer is what is
+printed.`,
 		Example: `kmsgate policy simulate --user alice --action AsymmetricSign --key alias/invoices --source-ip 192.0.2.7
 kmsgate policy simulate --user aap:billing --action AsymmetricSign --key alias/invoices --source-ip 192.0.2.7`,
 		Flags: []*cli.Parameter{
-			userFlag("the user who would do it, or aap:NAME: the client keys of an access point"),
-			{Name: "ActionName", Flag: "action", Kind: "ACTION", Usage: "the operation, as AsymmetricSign, or as Sign, as the instance SDK calls it", Required: true},
-			{Name: "KeyId", Flag: "key", Kind: "KEY", Usage: "the key to do it with: a KeyId, alias or ARN"},
-			{Name: "Name", Flag: "name", Kind: "NAME", Usage: "the network rule, permission policy or access point to do it with"},
-			{Name: "SourceIp", Flag: "source-ip", Kind: "IP", Usage: "the address to do it from"},
+			userFlag("the user, or aap:NAME for the client keys of an access point"),
+			{Name: "ActionName", Flag: "action", Kind: "ACTION", Required: true, Complete: operationNames,
+				Usage: "the operation: AsymmetricSign, or Sign as the instance SDK calls it"},
+			{Name: "KeyId", Flag: "key", Kind: "KEY", Usage: "the key: a KeyId, alias or ARN", Complete: keyNames},
+			{Name: "Name", Flag: "name", Kind: "NAME", Usage: "the network rule, permission policy or access point"},
+			{Name: "SourceIp", Flag: "source-ip", Kind: "IP", Usage: "the address that the request comes from"},
 		},
 		Calls: cli.Answered("SimulatePolicy", func(d kms.SimulatePolicyResponse) cli.View {
 			return cli.ViewOf(d, "Allowed", "Reason", "PolicyName", "Statement?", "Resource")
@@ -83,9 +131,10 @@ kmsgate policy simulate --user aap:billing --action AsymmetricSign --key alias/i
 	}
 }
 
-// keyPolicyCommand is about policies of keys, not of users: KMS has both.
+// keyPolicyCommand administers the policies that KMS calls key policies.
 func (a *admin) keyPolicyCommand() *cobra.Command {
-	return cli.Family("policy", "Show or set a key's own policy", "", a.Commands(cli.Task{
+	return cli.Family("policy", "Show or replace a key policy", `Show or replace a key policy: who may use this one key, beside what RAM policies say
+(kmsgate policy).`, a.Commands(cli.Task{
 		Verb: "show", Short: "Show a key's policy",
 		Example:   "kmsgate key policy show alias/invoices",
 		Arguments: []*cli.Parameter{keyArgument()},
@@ -93,10 +142,10 @@ func (a *admin) keyPolicyCommand() *cobra.Command {
 			return cli.View{Value: cli.ViewOf(p, "Policy").Value, Text: cli.Document(p.Policy)}
 		}),
 	}, cli.Task{
-		Verb: "set", Short: "Give a key another policy",
-		Example:   "kmsgate key policy set alias/invoices --file policy.json",
+		Verb: "update", Short: "Replace a key's policy",
+		Example:   "kmsgate key policy update alias/invoices --file policy.json",
 		Arguments: []*cli.Parameter{keyArgument()},
-		Flags:     []*cli.Parameter{{Name: "Policy", Flag: "file", Kind: "FILE", Required: true, Read: cli.ReadDocument, Usage: "the policy, in JSON; - is the standard input"}},
-		Calls:     cli.Done("SetKeyPolicy", "The policy of the key {KeyId} is set."),
+		Flags:     []*cli.Parameter{{Name: "Policy", Flag: "file", Kind: "FILE", Required: true, Read: cli.ReadJSON, Usage: "the policy, in JSON; - is the standard input"}},
+		Calls:     cli.Done("SetKeyPolicy", "The policy of key {KeyId} is replaced."),
 	})...)
 }

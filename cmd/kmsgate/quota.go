@@ -8,32 +8,32 @@ import (
 )
 
 func (a *admin) quotaCommand() *cobra.Command {
-	// The names of quotas are the gateway's: it refuses others.
+	// The gateway checks the name: it knows its quotas.
 	quotaName := func() *cli.Parameter {
-		return &cli.Parameter{Name: "QuotaName", Flag: "quota", Kind: "NAME", Usage: "which quota, as kmsgate quota list names it", Required: true}
+		return &cli.Parameter{Name: "QuotaName", Flag: "quota", Kind: "NAME", Usage: "the quota, as kmsgate quota list names it", Required: true, Complete: quotaNames}
 	}
-	return cli.Family("quota", "Administer quotas: how many requests a second are served", `Administer quotas: how many requests a second are served.
+	return a.Family("quota", "Administer quotas: how many requests a second a user may make", `Administer quotas: how many requests a second a user may make.
 
-Each user has the gateway's quotas, but for those that it is given of its own. What
-goes beyond a quota is refused with 429 Rejected.Throttling. Which quota a request
-is charged to depends on the listener: on a dedicated gateway signatures go to
-"dedicated", on a shared one to "asymmetric". 0 is no limit.`,
+A user has the gateway's quotas unless it was given others (kmsgate quota update). The
+gateway refuses requests beyond a quota with 429 Rejected.Throttling. The listener
+decides which quota a request counts against: signatures count against "dedicated" on a
+dedicated gateway and against "asymmetric" on a shared one. 0 is no limit.`,
 		a.Commands(cli.Task{
 			Verb: "list", Short: "List the quotas of the gateway and of users",
 			Example: "kmsgate quota list",
 			Calls:   cli.Listed("ListQuotas", func(l kms.ListQuotasResponse) []kms.QuotaItem { return l.Quotas.Quota }),
 		}, cli.Task{
-			Verb: "set", Short: "Give a user a quota of its own",
-			Example: "kmsgate quota set --user billing --quota dedicated --qps 50",
+			Verb: "update", Short: "Change a quota for one user",
+			Example: "kmsgate quota update --user billing --quota dedicated --qps 50",
 			Flags: []*cli.Parameter{
-				userFlag("the user it is for"), quotaName(),
-				{Name: "QueriesPerSecond", Flag: "qps", Kind: "N", Usage: "how many requests a second", Required: true},
+				userFlag("the user whose quota it is"), quotaName(),
+				{Name: "QueriesPerSecond", Flag: "qps", Kind: "N", Usage: "requests a second; 0 is no limit", Required: true},
 			},
-			Calls: cli.Done("SetUserQuota", "The quota {QuotaName} of {UserName} is {QueriesPerSecond} requests a second."),
+			Calls: cli.Done("SetUserQuota", "Quota {QuotaName} of user {UserName} is {QueriesPerSecond} requests a second."),
 		}, cli.Task{
-			Verb: "reset", Short: "Take a user's own quota back",
+			Verb: "reset", Short: "Let the gateway's quota apply to a user again",
 			Example: "kmsgate quota reset --user billing --quota dedicated",
 			Flags:   []*cli.Parameter{userFlag("the user whose quota it is"), quotaName()},
-			Calls:   cli.With("QueriesPerSecond", "", cli.Done("SetUserQuota", "{UserName} has no quota {QuotaName} of its own any more.")),
+			Calls:   cli.With("QueriesPerSecond", "", cli.Done("SetUserQuota", "The gateway's quota {QuotaName} applies to user {UserName} again.")),
 		})...)
 }

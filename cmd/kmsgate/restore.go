@@ -2,12 +2,13 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,63 +21,63 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// restoreFlags are what a command line says of a restore.
+// restoreFlags are the flags of kmsgate restore.
 type restoreFlags struct {
-	identity   string // the file
-	passphrase string // the file
-	publicKey  string // the file
+	identity   string // the file's path
+	passphrase string // the file's path
+	publicKey  string // the file's path
 	unverified bool
 	options    backup.RestoreOptions
 }
 
-func restoreCommand() *cobra.Command {
+func (a *operator) restoreCommand() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
-		Use:   "restore FILE --dir DIR",
-		Short: "Restore a backup into an empty directory, and have every key sign",
-		Long: `Restore a backup into an empty directory, and have every key sign. Only when each
-version of each key has made a signature that is valid, and each access key is
-unsealed, the instance is there, and DIR/kmsgate.yaml is its configuration: the
-one that was saved, with the instance's own files in DIR. On any error DIR is as it
-was.
+		Use:   "restore FILE --target DIR",
+		Short: "Restore a backup into an empty directory, and let every key sign",
+		Long: `Restore a backup into an empty directory, and let every key sign.
 
-With --identity, --audit-public-key has to say whose the backup is: everybody who
-knows the recipient can make one, and restoring it loads the module that it names.
-Who has no such file takes --unverified, for a backup that was in nobody else's hands.
+The instance is created only after every key version has produced a valid signature and
+every access key has been unsealed. DIR/kmsgate.yaml is then its configuration: the saved
+one, with the instance's own files in DIR. After an error, DIR is unchanged.
 
-A SoftHSM token and its PIN are restored into DIR, too. A backup of an instance with
-an HSM is restored beside that HSM, with the module, the label and the file of the PIN
-that the configuration names, or with --module and --pin-file.
+With --identity, --audit-public-key must show whose backup it is: anyone who knows the
+recipient can make one, and restoring it loads the module that it names. Use --unverified
+instead only for a backup that never left your hands.
 
-The audit log goes on behind the head that the backup has, and says so. If you
-still have the log, copy its files to DIR/audit.log and DIR/audit.log.* before: then
-it goes on there. With - FILE is the standard input.`,
-		Example: `  kmsgate restore kmsgate.age --dir /var/lib/kmsgate --identity key.txt --audit-public-key audit.pem
+A SoftHSM token and its PIN are restored into DIR. A backup of an instance with an HSM is
+restored beside that HSM: with the module, label and PIN file of the configuration, or
+with --module and --pin-file.
+
+The audit log continues after the head in the backup, and records the restore. If you
+still have the log, first copy its files to DIR/audit.log and DIR/audit.log.*: then it
+continues at its end. FILE - is the standard input.`,
+		Example: `  kmsgate restore kmsgate.age --target /var/lib/kmsgate --identity key.txt --audit-public-key audit.pem
   kmsgate serve --config /var/lib/kmsgate/kmsgate.yaml`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
+		Args: cli.Arguments("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd, &f, args[0]) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.options.Dir, "dir", "", "the `DIR` to restore into: empty, or made")
-	flags.StringVar(&f.identity, "identity", "", "the `FILE` with the age identity that opens it")
-	flags.StringVar(&f.passphrase, "passphrase-file", "", "the `FILE` with the passphrase that opens it")
-	flags.StringVar(&f.publicKey, "audit-public-key", "", "the `FILE` with the instance's audit public key, kept elsewhere, which has to have signed it")
-	flags.BoolVar(&f.unverified, "unverified", false, "believe the backup without --audit-public-key")
-	flags.StringVar(&f.options.Module, "module", "", "the `PATH` of the PKCS#11 module, where it is another than in the backup")
-	flags.StringVar(&f.options.PINFile, "pin-file", "", "the `FILE` with the PIN of the HSM's user, where it is another than in the backup")
-	flags.BoolVar(&f.options.AcceptLostKeys, "accept-lost-keys", false, "go on although some keys do not sign; they are named")
-	flags.BoolVar(&f.options.KeepDueKeys, "keep-due-keys", false, "enable keys again whose deletion fell due since the backup; otherwise they are deleted at the first start")
+	flags.StringVar(&f.options.Dir, "target", "", "`DIR` to restore into: empty, or created")
+	flags.StringVar(&f.identity, "identity", "", "`FILE` with the age identity that opens the backup")
+	flags.StringVar(&f.passphrase, "passphrase-file", "", "`FILE` with the passphrase that opens the backup")
+	flags.StringVar(&f.publicKey, "audit-public-key", "", "`FILE` with the instance's audit public key, from another place, which must have signed the backup")
+	flags.BoolVar(&f.unverified, "unverified", false, "trust the backup without --audit-public-key")
+	flags.StringVar(&f.options.Module, "module", "", "`PATH` of the PKCS#11 module, if it differs from the backup's")
+	flags.StringVar(&f.options.PINFile, "pin-file", "", "`FILE` with the PIN of the HSM's user, if it differs from the backup's")
+	flags.BoolVar(&f.options.AcceptLostKeys, "accept-lost-keys", false, "continue although some keys do not sign; they are listed")
+	flags.BoolVar(&f.options.KeepDueKeys, "keep-due-keys", false, "enable keys whose deletion fell due since the backup; otherwise the first start deletes them")
 	insistOnPINFlag(cmd, &f.options.InsistOnPIN)
-	_ = cmd.MarkFlagRequired("dir") // there is such a flag
+	_ = cmd.MarkFlagRequired("target") // it was added above
 	cmd.MarkFlagsOneRequired("identity", "passphrase-file")
 	cmd.MarkFlagsMutuallyExclusive("identity", "passphrase-file")
 	cmd.MarkFlagsMutuallyExclusive("audit-public-key", "unverified")
 	return cmd
 }
 
-func (f *restoreFlags) run(cmd *cobra.Command, path string) (err error) {
+func (a *operator) restore(cmd *cobra.Command, f *restoreFlags, path string) (err error) {
 	if f.identity != "" && f.publicKey == "" && !f.unverified {
-		return errors.New("whose is the backup? Everybody who knows the recipient can make one: give the instance's audit public key with --audit-public-key; or --unverified, if it was in nobody else's hands")
+		return cli.Usagef("whose backup is it? Anyone who knows the recipient can make one: give --audit-public-key FILE, or --unverified if it never left your hands")
 	}
 	if f.options.Identities, err = f.identities(); err != nil {
 		return err
@@ -94,34 +95,56 @@ func (f *restoreFlags) run(cmd *cobra.Command, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	f.report(cmd.OutOrStdout(), restored)
-	return nil
+	return a.Print(cmd, f.report(restored))
 }
 
-// report says what works, and what is to be done next.
-func (f *restoreFlags) report(out io.Writer, r *backup.Restored) {
-	fmt.Fprintf(out, "Restored in %s: %s, as it was at %s.\n", r.Dir, printable.Text(r.Manifest.Instance), r.Manifest.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
-	fmt.Fprintf(out, "Keys that have signed: %d, with %d versions. Access keys unsealed: %d. Client keys: %d. The audit log goes on behind line %d.\n",
-		r.Verified.Keys, r.Verified.Versions, r.Verified.AccessKeys, r.Verified.ClientKeys, r.AuditHead.Seq)
-	if r.TokenDir != "" {
-		fmt.Fprintf(out, "The SoftHSM token is in %s, its user PIN in %s: the configuration names them.\n", r.TokenDir, r.Config.Token.PINFile)
-	}
-	if f.publicKey == "" {
-		fmt.Fprintln(out, "That it is your instance's was not checked: that takes --audit-public-key.")
-	}
-	switch {
-	case r.Verified.Due > 0 && f.options.KeepDueKeys:
-		fmt.Fprintf(out, "Keys that were to be deleted by now and are enabled again: %d.\n", r.Verified.Due)
-	case r.Verified.Due > 0:
-		fmt.Fprintf(out, "Keys that are deleted when it starts, for their time has come since the backup was made: %d. With --keep-due-keys restore keeps them.\n", r.Verified.Due)
-	}
-	if os.Getuid() == 0 {
-		fmt.Fprintf(out, "Everything in %s belongs to root: if the gateway runs as another user, give it to that user (chown -R).\n", r.Dir)
+// A restoreReport is the result of kmsgate restore, for programs.
+type restoreReport struct {
+	Dir, Config, Instance      string
+	BackupTime                 string
+	Keys, Versions             int
+	AccessKeys, ClientKeys     int
+	AuditHead                  uint64
+	DueKeys                    int
+	Verified                   bool   // by --audit-public-key
+	MistakesInTheConfiguration string `json:",omitempty"`
+}
+
+// report says what works, and what to do next.
+func (f *restoreFlags) report(r *backup.Restored) cli.View {
+	v := restoreReport{
+		Dir: r.Dir, Config: filepath.Join(r.Dir, config.FileName), Instance: r.Manifest.Instance, BackupTime: r.Manifest.Time.UTC().Format(time.RFC3339),
+		Keys: r.Verified.Keys, Versions: r.Verified.Versions, AccessKeys: r.Verified.AccessKeys, ClientKeys: r.Verified.ClientKeys,
+		AuditHead: r.AuditHead.Seq, DueKeys: r.Verified.Due, Verified: f.publicKey != "",
 	}
 	if err := r.Config.Check(); err != nil {
-		fmt.Fprintf(out, "Before it can be served:\n%v\n", err)
+		v.MistakesInTheConfiguration = err.Error()
 	}
-	fmt.Fprintf(out, "Nothing else may serve the same instance. Start it with\n\n  kmsgate serve --config %s\n", printable.Shell(filepath.Join(r.Dir, config.FileName)))
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("Restored %s to %s, as it was at %s.", printable.Text(v.Instance), printable.Text(v.Dir), v.BackupTime)
+	line("All of %s in %s signed. %s and %s were unsealed. The audit log continues after line %d.",
+		cli.Count(v.Versions, "version"), cli.Count(v.Keys, "key"), cli.Count(v.AccessKeys, "access key"), cli.Count(v.ClientKeys, "client key"), v.AuditHead)
+	if r.TokenDir != "" {
+		line("The SoftHSM token is in %s and its user PIN in %s. The configuration names both.", printable.Text(r.TokenDir), printable.Text(r.Config.Token.PINFile))
+	}
+	if !v.Verified {
+		line("Nothing has checked that this is a backup of your instance: that needs --audit-public-key.")
+	}
+	switch {
+	case v.DueKeys > 0 && f.options.KeepDueKeys:
+		line("Enabled again, although the deletion fell due since the backup: %s.", cli.Count(v.DueKeys, "key"))
+	case v.DueKeys > 0:
+		line("Deleted at the first start, since the deletion fell due since the backup: %s. To keep them, restore again with --keep-due-keys.", cli.Count(v.DueKeys, "key"))
+	}
+	if os.Getuid() == 0 {
+		line("All files in %s belong to root. If the gateway runs as another user, run chown -R.", printable.Text(v.Dir))
+	}
+	if v.MistakesInTheConfiguration != "" {
+		line("Correct these mistakes before you start it:\n%s", printable.Lines(v.MistakesInTheConfiguration))
+	}
+	line("Make sure that nothing else serves this instance, then start it:\n\n  kmsgate serve --config %s", printable.Shell(v.Config))
+	return cli.View{Value: v, Text: b.String()}
 }
 
 func (f *restoreFlags) identities() ([]archive.Identity, error) {
@@ -144,7 +167,7 @@ func (f *restoreFlags) identities() ([]archive.Identity, error) {
 	return identities, nil
 }
 
-// trusted returns the key that must have signed the backup, nil for the one in it.
+// trusted returns the key that must have signed the backup, or nil for the key in it.
 func (f *restoreFlags) trusted() (audit.PublicKey, error) {
 	if f.publicKey == "" {
 		return nil, nil
@@ -160,8 +183,8 @@ func (f *restoreFlags) trusted() (audit.PublicKey, error) {
 	return key, nil
 }
 
-// openBackup opens the file, or the standard input. Reading the file ends when the
-// command is told to.
+// openBackup opens the file, or the standard input. Reading the file fails once the
+// command's context is done.
 func openBackup(cmd *cobra.Command, path string) (io.ReadCloser, error) {
 	if path == "-" {
 		return io.NopCloser(cmd.InOrStdin()), nil

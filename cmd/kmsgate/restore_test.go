@@ -18,6 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/store"
@@ -29,7 +30,7 @@ const (
 	testRecipient = "age1xq33d62dfm0c6ypxy7cwtepe5k8kx2x3ya7nx3uzueka39nq6fzscxus4z"
 )
 
-// opened opens an instance on a SoftHSM token of its own.
+// opened opens an instance on a new SoftHSM token.
 func opened(t *testing.T, c *config.Config, o appliance.Options) *appliance.Appliance {
 	t.Helper()
 	o.Archiver, o.Logger = backup.NewArchiver, config.Log{}.Quiet(t.Output())
@@ -40,7 +41,7 @@ func opened(t *testing.T, c *config.Config, o appliance.Options) *appliance.Appl
 	return a
 }
 
-// dueKey gives a key in a backup whose deletion is due.
+// dueKey writes a backup with a key whose deletion is due, and returns its KeyId.
 func dueKey(t *testing.T, dir, backup string) (keyId string) {
 	t.Helper()
 	t.Setenv("SOFTHSM2_CONF", "") // put back in the end
@@ -89,22 +90,22 @@ func TestKeepDueKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
-		to, flag string
-		told     string
-		state    string
+		target, flag string
+		report       string
+		state        string
 	}{
-		{"deleted", "--keep-due-keys=false", "deleted when it starts, for their time has come since the backup was made: 1", ""},
-		{"kept", "--keep-due-keys", "enabled again: 1", store.Enabled},
+		{"deleted", "--keep-due-keys=false", "Deleted at the first start, since the deletion fell due since the backup: 1 key.", ""},
+		{"kept", "--keep-due-keys", "Enabled again, although the deletion fell due since the backup: 1 key.", store.Enabled},
 	} {
-		cmd := restoreCommand()
+		cmd := rootCommand(new(cli.TargetFlags))
 		var out bytes.Buffer
 		cmd.SetOut(&out)
 		cmd.SetErr(t.Output())
-		cmd.SetArgs([]string{path("backup.age"), "--dir", path(tc.to), "--identity", path("key.txt"), "--unverified", tc.flag})
-		if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), tc.told) {
+		cmd.SetArgs([]string{"restore", path("backup.age"), "--target", path(tc.target), "--identity", path("key.txt"), "--unverified", tc.flag})
+		if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), tc.report) {
 			t.Fatalf("%s: %v, %s", tc.flag, err, &out)
 		}
-		c, err := config.Load(filepath.Join(path(tc.to), config.FileName))
+		c, err := config.Load(filepath.Join(path(tc.target), config.FileName))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,25 +178,24 @@ func TestForgedBackup(t *testing.T) {
 		return files
 	}
 	for name, tc := range map[string]struct {
-		files map[string]string
-		flags []string
-		told  string
+		files  map[string]string
+		flags  []string
+		report string
 	}{
-		"without the key":        {module("/nonexistent.so"), nil, "whose is the backup?"},
-		"a module in it":         {with(module("softhsm/evil.so"), "softhsm/evil.so"), []string{"--unverified"}, "names a PKCS#11 module in"},
-		"a module, up and down":  {with(module("../restoring/pin"), "ca.pem"), []string{"--unverified"}, "names a PKCS#11 module in"},
-		"a file that is nothing": {with(module("/nonexistent.so"), "evil.so"), []string{"--unverified"}, `no backup has a file "evil.so"`},
-		"an audit log":           {with(module("/nonexistent.so"), "audit.log"), []string{"--unverified"}, `no backup has a file "audit.log"`},
-		"what a restore leaves":  {with(module("/nonexistent.so"), "restoring/x"), []string{"--unverified"}, "no backup has a file"},
+		"without the key":        {module("/nonexistent.so"), nil, "whose backup is it?"},
+		"a module in it":         {with(module("softhsm/evil.so"), "softhsm/evil.so"), []string{"--unverified"}, "is in the target directory"},
+		"a module, up and down":  {with(module("../restoring/pin"), "ca.pem"), []string{"--unverified"}, "is in the target directory"},
+		"a file that is nothing": {with(module("/nonexistent.so"), "evil.so"), []string{"--unverified"}, `it has an unexpected file "evil.so"`},
+		"an audit log":           {with(module("/nonexistent.so"), "audit.log"), []string{"--unverified"}, `it has an unexpected file "audit.log"`},
+		"what a restore leaves":  {with(module("/nonexistent.so"), "restoring/x"), []string{"--unverified"}, "it has an unexpected file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			forge(t, path("forged.age"), tc.files)
-			cmd := restoreCommand()
-			cmd.SilenceErrors, cmd.SilenceUsage = true, true
+			cmd := rootCommand(new(cli.TargetFlags))
 			cmd.SetErr(t.Output())
-			cmd.SetArgs(append([]string{path("forged.age"), "--dir", path("restored"), "--identity", path("key.txt")}, tc.flags...))
-			if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), tc.told) {
-				t.Errorf("restore: %v, want that it says %q", err, tc.told)
+			cmd.SetArgs(append([]string{"restore", path("forged.age"), "--target", path("restored"), "--identity", path("key.txt")}, tc.flags...))
+			if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), tc.report) {
+				t.Errorf("restore: %v, want that it says %q", err, tc.report)
 			}
 			if _, err := os.Stat(path("restored")); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("something was left: %v", err)

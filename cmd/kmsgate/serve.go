@@ -8,6 +8,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/serve"
 )
@@ -17,12 +18,14 @@ func serveCommand() *cobra.Command {
 	o := appliance.Options{Archiver: backup.NewArchiver}
 	cmd := &cobra.Command{
 		Use:   "serve --config FILE",
-		Short: "Run the instance that `kmsgate init` has made",
-		Long: `Run the instance that 'kmsgate init' has made, until it is told to end by SIGTERM
-or SIGINT: requests that have arrived are answered first. The exit status is 0 then,
-77 if the token did not take the PIN, which a supervisor must not try again, and 1
-for everything else.`,
-		Args: cobra.NoArgs,
+		Short: "Run the instance that kmsgate init created",
+		Long: `Run the instance that kmsgate init created, until SIGTERM or SIGINT. The gateway then
+answers the requests that have arrived, and ends with exit status 0.
+
+The exit status is 77 if the token rejects the PIN: a supervisor must not start the
+gateway again then, since each attempt brings the token nearer to locking the PIN.`,
+		Example: `  kmsgate serve --config /etc/kmsgate/kmsgate.yaml`,
+		Args:    cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadChecked(path)
 			if err != nil {
@@ -38,26 +41,12 @@ for everything else.`,
 	return cmd
 }
 
-func configFlag(cmd *cobra.Command, path *string) {
-	cmd.Flags().StringVar(path, "config", "", "the configuration `FILE` (see kmsgate config example)")
-	_ = cmd.MarkFlagRequired("config") // there is such a flag
-}
-
 func acceptAuditLossFlag(cmd *cobra.Command, accept *bool) {
-	cmd.Flags().BoolVar(accept, "accept-audit-loss", false, "go on without audit lines that are gone for good; the log says that you did")
+	cmd.Flags().BoolVar(accept, "accept-audit-loss", false, "continue without audit lines that are permanently lost; the log records that you did")
 }
 
 func insistOnPINFlag(cmd *cobra.Command, insist *bool) {
-	cmd.Flags().BoolVar(insist, "insist-on-pin", false, "use the PIN although the token says that few attempts are left")
-}
-
-// loadChecked loads a configuration and checks the files that it names.
-func loadChecked(path string) (*config.Config, error) {
-	c, err := config.Load(path)
-	if err != nil {
-		return nil, err
-	}
-	return c, c.Check()
+	cmd.Flags().BoolVar(insist, "insist-on-pin", false, "use the PIN although the token reports that few attempts are left")
 }
 
 func serveAppliance(ctx context.Context, c *config.Config, o appliance.Options) (err error) {
@@ -65,7 +54,8 @@ func serveAppliance(ctx context.Context, c *config.Config, o appliance.Options) 
 	for _, l := range c.Listeners {
 		api = append(api, l.Address)
 	}
-	listeners, err := serve.Listen(api, c.Metrics.Listen) // first, for an address can be taken
+	// Before the appliance: another process may use an address.
+	listeners, err := serve.Listen(c.Directory, api, c.Metrics.Listen)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func describeToken(ctx context.Context, c target.Caller, parameters map[string]s
 }
 
 func viewOfSurvey(s hsm.Survey, parameters map[string]string) (cli.View, error) {
-	tables := [][][]string{whatItIs(s), cli.Table(offersOf(s))}
+	tables := [][][]string{descriptionOf(s), cli.Table(offersOf(s))}
 	if parameters["Mechanisms"] == "true" {
 		tables = append(tables, cli.Table(mechanismsOf(s)))
 	}
@@ -31,19 +31,19 @@ func viewOfSurvey(s hsm.Survey, parameters map[string]string) (cli.View, error) 
 	return cli.View{Value: s, Text: text}, err
 }
 
-// whatItIs shows what a module and a token say of themselves.
-func whatItIs(s hsm.Survey) [][]string {
-	most := "no limit that it tells"
+// descriptionOf shows what a module and a token report of themselves.
+func descriptionOf(s hsm.Survey) [][]string {
+	sessions := "no known limit"
 	if s.Token.MaxSessions > 0 {
-		most = strconv.FormatUint(uint64(s.Token.MaxSessions), 10)
+		sessions = strconv.FormatUint(uint64(s.Token.MaxSessions), 10)
 	}
 	sealing := s.Sealing
 	if sealing == "" {
-		sealing = "none: kmsgate needs CKM_AES_GCM or CKM_SHA256_HMAC, and cannot use this token"
+		sealing = "none: kmsgate cannot use this token, since it has neither CKM_AES_GCM nor CKM_SHA256_HMAC"
 	}
-	signing := "through the token's own objects"
+	signing := "with the token's own objects"
 	if s.Copies {
-		signing = "through copies that live in sessions, which is faster here"
+		signing = "with session copies of the objects, which is faster here"
 	}
 	return [][]string{
 		{"Module", printable.Text(s.Module.Path)},
@@ -51,13 +51,13 @@ func whatItIs(s hsm.Survey) [][]string {
 		{"Token", printable.Text(fmt.Sprintf("label %q, serial number %s, slot %d", s.Token.Label, s.Token.Serial, s.Token.Slot))},
 		{"", printable.Text(fmt.Sprintf("%s, %s, hardware %s, firmware %s", s.Token.Model, s.Token.Manufacturer, s.Token.Hardware, s.Token.Firmware))},
 		{"Flags", printable.Text(strings.Join(s.Token.Flags, ", "))},
-		{"Sessions", most},
+		{"Sessions", sessions},
 		{"Sealing", printable.Text(sealing)},
 		{"Signing", signing},
 	}
 }
 
-// An offerLine is what fits in a line of an hsm.Offer.
+// An offerLine is an hsm.Offer in one line of a table.
 type offerLine struct {
 	KeySpec  hsm.KeySpec
 	Offered  string
@@ -81,7 +81,7 @@ func offersOf(s hsm.Survey) (all []offerLine) {
 	return all
 }
 
-// milliseconds is empty for what was not measured.
+// milliseconds returns a duration with its unit, or "" if it was not measured.
 func milliseconds(d time.Duration) string {
 	if d == 0 {
 		return ""

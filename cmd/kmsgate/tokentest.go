@@ -13,17 +13,17 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// viewOfTrials shows how a token did that no gateway has.
+// viewOfTrials shows the result of testing a token that belongs to no gateway.
 func viewOfTrials(s hsm.Survey, _ map[string]string) (cli.View, error) {
 	v := cli.ViewOfList(offersOf(s))
 	v.Value = s.Offers
 	if s.Sealing == "" {
-		return v, errors.New("kmsgate cannot use this token: it seals neither by CKM_AES_GCM nor by CKM_SHA256_HMAC")
+		return v, errors.New("kmsgate cannot use this token: it has neither CKM_AES_GCM nor CKM_SHA256_HMAC, which sealing needs")
 	}
 	return v, nil
 }
 
-// A keyTest is how a key version did.
+// A keyTest is the result of testing a key version.
 type keyTest struct {
 	KeyId              string
 	KeyVersionId       string
@@ -57,15 +57,15 @@ func testKeys(ctx context.Context, c target.Caller, parameters map[string]string
 	}
 	v := cli.ViewOfList(append(good, failed...))
 	if failed != nil {
-		return v, fmt.Errorf("%d of %d key versions cannot sign as they should: kmsgate doctor says what to do", len(failed), len(versions))
+		return v, fmt.Errorf("%d of %d key versions do not sign correctly: run kmsgate doctor", len(failed), len(versions))
 	}
 	return v, nil
 }
 
-// readCount refuses what every key version would be refused for.
+// readCount refuses a count that the gateway would refuse for every key version.
 func readCount(_ *cobra.Command, values []string) (string, error) {
 	if n, err := strconv.Atoi(values[0]); err != nil || n < 1 || n > 100 {
-		return "", fmt.Errorf("--count %s: it has to be 1 to 100", values[0])
+		return "", fmt.Errorf("--count %q: must be 1 to 100", values[0])
 	}
 	return values[0], nil
 }

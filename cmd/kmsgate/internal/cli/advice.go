@@ -7,18 +7,17 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// advice says what helps at the command line against a refusal of an operation. The
-// gateway's own messages know nothing of commands.
+// advice is what helps against a refusal at the command line. The gateway's own messages
+// know nothing of commands.
 var advice = []struct {
 	action string
 	err    error
 	text   string
 }{
-	{"DeleteUser", kms.ErrUserInUse, "add --force to delete the user all the same"},
 	{"SetUserQuota", kms.ErrInvalidParameter, "kmsgate quota list shows the names of quotas"},
 }
 
-// advise adds to a refusal what helps.
+// advise adds what helps to a refusal.
 func advise(action string, err error) error {
 	for _, a := range advice {
 		if a.action == action && errors.Is(err, a.err) {

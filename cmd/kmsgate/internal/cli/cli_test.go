@@ -5,11 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,10 +23,12 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
-// A recorder is a gateway that answers every operation with the same JSON, or refuses it,
-// and remembers what it was asked.
+// A recorder is a gateway that returns the same answer to every operation, or refuses it, and
+// records what it was asked.
 type recorder struct {
 	answer  string
 	refusal error
@@ -41,6 +47,8 @@ func (r *recorder) Dial(*cobra.Command) (target.Caller, error) {
 	r.dialed++
 	return r, nil
 }
+
+func (r *recorder) DialRunning(cmd *cobra.Command) (target.Caller, error) { return r.Dial(cmd) }
 
 func (r *recorder) Close() error {
 	r.closed++
@@ -68,6 +76,7 @@ func (r *recorder) run(in string, t cli.Task, args ...string) (stdout string, er
 	app := &cli.App{Dialer: r, Output: cli.OutputFlag()}
 	root := cli.Family("kmsgate", "", "", app.Command(t))
 	app.Output.AddTo(root)
+	cli.Explain(root)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	var out bytes.Buffer
 	root.SetIn(strings.NewReader(in))
@@ -78,7 +87,7 @@ func (r *recorder) run(in string, t cli.Task, args ...string) (stdout string, er
 	return out.String(), err
 }
 
-// parameters is a task with a parameter of each kind.
+// parameters returns a task with a parameter of each kind.
 func parameters() cli.Task {
 	return cli.Task{
 		Verb: "try", Example: "kmsgate try",
@@ -121,18 +130,18 @@ func TestParameters(t *testing.T) {
 	}
 }
 
-// TestMistakes: what is wrong with a line is told before a gateway is dialled.
+// TestMistakes: a mistake in a command line is reported before a gateway is dialled.
 func TestMistakes(t *testing.T) {
 	for line, want := range map[string]string{
-		"":                                "FIRST is missing: kmsgate try FIRST REST… [flags]",
-		"x":                               "REST is missing: kmsgate try FIRST REST… [flags]",
-		"x y":                             "--plain or --choice is missing: kmsgate try FIRST REST… [flags]",
-		"x y --plain p --switch":          "--plain and --switch cannot be given together",
-		"x y --plain p --from 1":          "--from is given without --to: it takes both, or neither",
-		"x y --plain p --to 1":            "--to is given without --from: it takes both, or neither",
-		"x y --choice c":                  `invalid argument "c" for "--choice" flag: it has to be one of a, b`,
-		"x y --choice a --switch=false":   "--switch=false says nothing: leave it out",
-		"x y --choice a --switch=perhaps": `invalid argument "perhaps" for "--switch" flag: it has to be one of true, false`,
+		"":                                "FIRST is missing: usage: kmsgate try FIRST REST… [flags]",
+		"x":                               "REST is missing: usage: kmsgate try FIRST REST… [flags]",
+		"x y":                             "one of --plain, --choice is missing (see kmsgate try --help)",
+		"x y --plain p --switch":          "--plain and --switch exclude each other: give one of them",
+		"x y --plain p --from 1":          "--from needs --to: give both or neither",
+		"x y --plain p --to 1":            "--to needs --from: give both or neither",
+		"x y --choice c":                  `--choice "c": must be one of a, b`,
+		"x y --choice a --switch=false":   "--switch=false has no meaning: leave it out",
+		"x y --choice a --switch=perhaps": `--switch "perhaps": must be one of true, false`,
 		"x y --choice a --file /none":     "open /none: no such file or directory",
 		"x y --choice a" + strings.Repeat(" --several 1", 3): "--several is given 3 times: at most 2 are possible",
 	} {
@@ -142,12 +151,12 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	simple := cli.Task{Verb: "try", Calls: cli.Done("Try", "")}
-	if _, err := new(recorder).run("", simple, "x"); err == nil || err.Error() != `"x" is one argument too many: kmsgate try [flags]` {
+	if _, err := new(recorder).run("", simple, "x"); err == nil || err.Error() != `unexpected argument "x": usage: kmsgate try [flags]` {
 		t.Errorf("an argument too many: %v", err)
 	}
 }
 
-// hostile is what a user may have chosen as a description.
+// hostile is a description that a user may have chosen.
 const hostile = "\x1b[2J\u202eevil\nline"
 
 // An item is an answer with a field of each kind.
@@ -173,8 +182,8 @@ func answer(t *testing.T) string {
 	return string(text)
 }
 
-// TestViews shows an answer to people, to whom it can do nothing, and to programs, to which
-// it says the same.
+// TestViews shows an answer to people and to programs. Both get the same content, and it
+// cannot control a terminal.
 func TestViews(t *testing.T) {
 	const escaped = `\x1b[2J\u202eevil\nline`
 	task := cli.Task{Verb: "try", Calls: cli.Answered("Try", func(i item) cli.View {
@@ -199,18 +208,18 @@ func TestViews(t *testing.T) {
 	}
 	last := -1
 	for _, name := range []string{`"Name"`, `"Number"`, `"Embedded"`, `"List"`, `"Share"`} {
-		at := strings.Index(stdout, name)
-		if at <= last {
+		i := strings.Index(stdout, name)
+		if i <= last {
 			t.Errorf("%s is not where it belongs in %s", name, stdout)
 		}
-		last = at
+		last = i
 	}
 	if strings.Contains(stdout, "RequestId") {
 		t.Errorf("there is more than was asked for: %s", stdout)
 	}
 }
 
-// TestLists: an empty list is one, too.
+// TestLists: an empty list is a list.
 func TestLists(t *testing.T) {
 	list := func(l struct{ Items []item }) []item { return l.Items }
 	for output, want := range map[string]string{"table": "Name  Number\n", "json": "[]\n"} {
@@ -227,8 +236,8 @@ func TestLists(t *testing.T) {
 	}
 }
 
-// TestUnknownField: a column that an answer does not have is a mistake in the program,
-// which the first test of the command finds.
+// TestUnknownField: a column that no answer has is a mistake in the program, which the first
+// test of the command finds.
 func TestUnknownField(t *testing.T) {
 	defer func() {
 		if recover() == nil {
@@ -238,23 +247,21 @@ func TestUnknownField(t *testing.T) {
 	cli.ViewOf(item{}, "Nmae")
 }
 
-// TestAdvice: the command line says which flag helps, and the gateway's error stays what it
-// is.
+// TestAdvice: the command line adds what helps, and the gateway's error stays what it is.
 func TestAdvice(t *testing.T) {
 	for action, c := range map[string]struct {
 		refusal *kms.Error
 		advice  string
 	}{
-		"DeleteUser":   {kms.ErrUserInUse, "--force"},
 		"SetUserQuota": {kms.ErrInvalidParameter, "kmsgate quota list"},
-		"DeleteKey":    {kms.ErrUserInUse, ""},
+		"DeleteKey":    {kms.ErrInvalidParameter, ""},
 	} {
 		_, err := (&recorder{refusal: c.refusal}).run("", cli.Task{Verb: "try", Calls: cli.Done(action, "")})
 		if !errors.Is(err, c.refusal) || !strings.HasPrefix(err.Error(), c.refusal.Error()) {
-			t.Errorf("%s: %v", action, err)
+			t.Errorf("%s: got %v, want %v", action, err, c.refusal)
 		}
 		if advised := err.Error() != c.refusal.Error(); advised != (c.advice != "") || !strings.Contains(err.Error(), c.advice) {
-			t.Errorf("%s: %v", action, err)
+			t.Errorf("%s: got %v, want advice %q", action, err, c.advice)
 		}
 	}
 }
@@ -262,13 +269,35 @@ func TestAdvice(t *testing.T) {
 func TestConfirmed(t *testing.T) {
 	for answer, want := range map[string]bool{"y\n": true, "YES\n": true, " yes": true, "": false, "n\n": false, "yesterday\n": false, "\ny\n": false} {
 		var out bytes.Buffer
-		if got := cli.Confirmed(&out, strings.NewReader(answer)); got != want || out.String() != "Go on? [y/N] " {
-			t.Errorf("%q: %v, asked %q", answer, got, &out)
+		if got := cli.Confirmed(&out, strings.NewReader(answer)); got != want || out.String() != "Continue? [y/N] " {
+			t.Errorf("%q: got %v, asked %q", answer, got, &out)
 		}
 	}
 }
 
-// TestFiles: what is read is bounded, and a secret is nobody else's.
+// TestExitStatus: a wrapped error keeps its exit status.
+func TestExitStatus(t *testing.T) {
+	for want, errs := range map[int][]error{
+		cli.ExitOK:          {nil},
+		cli.ExitOther:       {io.EOF, kms.ErrInternal, &net.OpError{Op: "listen", Err: io.EOF}},
+		cli.ExitUsage:       {cli.Usagef("x"), target.ErrNoTarget},
+		cli.ExitNotFound:    {kms.ErrKeyNotFound, kms.ErrAliasNotFound, kms.ErrUserNotFound, kms.ErrPolicyNotFound},
+		cli.ExitRefused:     {kms.ErrNoPermission, kms.ErrKeyDisabled, kms.ErrInvalidParameter, kms.ErrThrottling},
+		cli.ExitUnreachable: {target.ErrUnreachable, kms.ErrUnavailable, hsm.ErrUnavailable, &net.OpError{Op: "dial", Err: io.EOF}},
+		cli.ExitPIN:         {token.ErrPIN, errors.Join(kms.ErrUnavailable, token.ErrPIN)},
+	} {
+		for _, err := range errs {
+			if err != nil {
+				err = fmt.Errorf("trying: %w", err)
+			}
+			if got := cli.ExitStatus(err); got != want {
+				t.Errorf("%v: got exit status %d, want %d", err, got, want)
+			}
+		}
+	}
+}
+
+// TestFiles: large files, empty documents and secrets that others can access are refused.
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string, mode os.FileMode) string {
@@ -279,7 +308,7 @@ func TestFiles(t *testing.T) {
 		return path
 	}
 	large := write("large", strings.Repeat("x", cli.MaxDocument+1), 0o600)
-	if _, err := cli.ReadSmallFile(large); err == nil || !strings.Contains(err.Error(), "more than 64 KiB") {
+	if _, err := cli.ReadSmallFile(large); err == nil || !strings.Contains(err.Error(), "larger than 64 KiB") {
 		t.Errorf("a large file: %v", err)
 	}
 	if text, err := cli.ReadSmallFile(write("fits", strings.Repeat("x", cli.MaxDocument), 0o600)); err != nil || len(text) != cli.MaxDocument {
@@ -299,7 +328,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestTargetFlags: at most one flag says which gateway is meant.
+// TestTargetFlags: at most one flag addresses a gateway.
 func TestTargetFlags(t *testing.T) {
 	run := func(args ...string) error {
 		flags := new(cli.TargetFlags)
@@ -308,6 +337,8 @@ func TestTargetFlags(t *testing.T) {
 			return err
 		}}
 		flags.Register(cmd)
+		cmd.Args = cli.Arguments("")
+		cli.Explain(cmd)
 		cmd.SetArgs(args)
 		return cmd.Execute()
 	}
@@ -321,10 +352,29 @@ func TestTargetFlags(t *testing.T) {
 		{[]string{"--socket", gone}, "no gateway answers at the admin socket " + gone},
 		{[]string{"--config", gone}, gone},
 		{[]string{"--dir", gone}, filepath.Join(gone, config.FileName)},
-		{[]string{"--dir", gone, "--socket", gone}, "if any flags in the group [socket config dir] are set none of the others can be"},
+		{[]string{"--dir", gone, "--socket", gone}, "exclude each other"},
 	} {
 		if err := run(c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v, want %s", c.args, err, c.want)
 		}
+	}
+}
+
+// TestExitStatusesDocumented holds the table in docs/cli.md to the constants.
+func TestExitStatusesDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../../../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, row := range regexp.MustCompile(`(?m)^\| (\d+) \| .+ \|$`).FindAllStringSubmatch(string(text), -1) {
+		documented = append(documented, row[1])
+	}
+	var want []string
+	for _, status := range []int{cli.ExitOK, cli.ExitOther, cli.ExitUsage, cli.ExitNotFound, cli.ExitRefused, cli.ExitUnreachable, cli.ExitPIN} {
+		want = append(want, strconv.Itoa(status))
+	}
+	if !slices.Equal(documented, want) {
+		t.Errorf("docs/cli.md documents the exit statuses %q, want %q", documented, want)
 	}
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,22 +8,24 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// A Parameter of an operation, or an option of a command's own, as a command line gives it:
-// an argument or a flag.
+// A Parameter is an argument or a flag: a parameter of an operation, or an option of the
+// command itself.
 type Parameter struct {
-	Name      string   // the operation's
-	Flag      string   // without one it is an argument
-	Short     string   // of the flag: one letter
-	Inherited bool     // the flag is one of the command's commands, too
-	Kind      string   // what help calls the value; "bool" is a flag without one
+	Name      string   // of the operation's parameter
+	Flag      string   // empty for an argument
+	Short     string   // the flag's one-letter form
+	Inherited bool     // subcommands have the flag too
+	Kind      string   // what help calls the value; "bool" is a flag without a value
 	Usage     string   // of the flag
-	Required  bool     // the flag; arguments always are
-	Many      bool     // the flag can be repeated, the last argument can
-	Most      int      // how often the flag can be given; 0 if that is not bounded
-	Choices   []string // all possible values, if that is known
-	Values    []string // of the flag
-	// Read makes what is sent; without it that is the value itself.
+	Required  bool     // for a flag; arguments always are
+	Many      bool     // the flag, or the last argument, can be repeated
+	Most      int      // how often the flag can be given; 0 is no limit
+	Choices   []string // all possible values, if they are known
+	Values    []string // what the flag was given, or its default
+	// Read turns the values into what is sent. If it is nil, the value itself is sent.
 	Read func(cmd *cobra.Command, values []string) (string, error)
+	// Complete returns the values that a running gateway knows, for a shell to complete.
+	Complete Completer
 }
 
 // String, Type and Set make a flag of a parameter.
@@ -32,7 +33,7 @@ func (p *Parameter) String() string { return strings.Join(p.Values, ",") }
 func (p *Parameter) Type() string   { return p.Kind }
 func (p *Parameter) Set(value string) error {
 	if p.Choices != nil && !slices.Contains(p.Choices, value) {
-		return fmt.Errorf("it has to be one of %s", strings.Join(p.Choices, ", "))
+		return fmt.Errorf("must be one of %s", strings.Join(p.Choices, ", "))
 	}
 	if !p.Many {
 		p.Values = nil
@@ -41,10 +42,10 @@ func (p *Parameter) Set(value string) error {
 	return nil
 }
 
-// Value is that of an option which can be given once.
+// Value returns the value of an option that can be given once.
 func (p *Parameter) Value() string { return p.Values[0] }
 
-// AddTo adds the flag to a command, with what a shell can complete of it.
+// AddTo adds the flag to a command, with what a shell can complete without a gateway.
 func (p *Parameter) AddTo(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	if p.Inherited {
@@ -57,30 +58,31 @@ func (p *Parameter) AddTo(cmd *cobra.Command) {
 	case p.Choices != nil:
 		f.Usage += ": " + strings.Join(p.Choices, ", ")
 	}
-	complete := cobra.FixedCompletions(p.Choices, cobra.ShellCompDirectiveNoFileComp)
-	if p.Kind == "FILE" {
-		complete = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
-	}
-	err := cmd.RegisterFlagCompletionFunc(p.Flag, complete)
 	if p.Required {
-		err = errors.Join(err, cmd.MarkFlagRequired(p.Flag))
+		_ = cmd.MarkFlagRequired(p.Flag) // it was added above
 	}
-	if err != nil {
-		panic(err) // the flag is not there or twice: a mistake in this program
+	if p.Kind != "FILE" && p.Complete == nil {
+		p.completeBy(cmd, cobra.FixedCompletions(p.Choices, cobra.ShellCompDirectiveNoFileComp))
 	}
 }
 
-// give adds what is sent to what is given already.
-func (p *Parameter) give(cmd *cobra.Command, values []string, given map[string]string) (err error) {
+func (p *Parameter) completeBy(cmd *cobra.Command, complete cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(p.Flag, complete); err != nil {
+		panic(err) // two flags of one name are a mistake in this program
+	}
+}
+
+// collect adds what is sent for values to parameters.
+func (p *Parameter) collect(cmd *cobra.Command, values []string, parameters map[string]string) (err error) {
 	if len(values) == 0 {
 		return nil
 	}
 	if p.Most > 0 && len(values) > p.Most {
 		return fmt.Errorf("--%s is given %d times: at most %d are possible", p.Flag, len(values), p.Most)
 	}
-	given[p.Name] = values[0]
+	parameters[p.Name] = values[0]
 	if p.Read != nil {
-		given[p.Name], err = p.Read(cmd, values)
+		parameters[p.Name], err = p.Read(cmd, values)
 	}
 	return err
 }

@@ -7,21 +7,26 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 )
 
-// TargetFlags are the [Dialer] that asks the command line: --socket, --config and --dir.
+// TargetFlags are the [Dialer] of the flags --socket, --config and --dir.
 type TargetFlags struct{ target target.Target }
 
 // Register adds the flags.
 func (f *TargetFlags) Register(cmd *cobra.Command) {
 	flags := cmd.PersistentFlags()
-	flags.StringVar(&f.target.Socket, "socket", "", "the admin socket of a gateway that runs (default: $"+target.SocketVariable+")")
-	flags.StringVar(&f.target.Config, "config", "", "the configuration of a gateway, whether it runs or not")
-	flags.StringVar(&f.target.Dir, "dir", "", "the directory of a kmsgate dev, whether it runs or not")
+	flags.StringVar(&f.target.Socket, "socket", "", "admin socket of a running gateway (default: $"+target.SocketVariable+")")
+	flags.StringVar(&f.target.Config, "config", "", "configuration `FILE` of a gateway, running or stopped")
+	flags.StringVar(&f.target.Dir, "dir", "", "directory of a kmsgate dev, running or stopped")
 	cmd.MarkFlagsMutuallyExclusive("socket", "config", "dir")
 }
 
 // Dial calls [target.Target.Dial].
 func (f *TargetFlags) Dial(cmd *cobra.Command) (target.Caller, error) {
 	return f.target.Dial(cmd.Context(), cmd.ErrOrStderr())
+}
+
+// DialRunning calls [target.Target.DialRunning].
+func (f *TargetFlags) DialRunning(*cobra.Command) (target.Caller, error) {
+	return f.target.DialRunning()
 }
 
 // AuditFiles calls [target.Target.AuditFiles].

@@ -1,12 +1,11 @@
-// Package cli makes the commands that administer a gateway: a command is a [Task], which
-// declares its arguments and flags, the operations it calls and how it shows their
-// answers. Its output cannot control a terminal.
+// Package cli makes the commands that administer a gateway. A command is a [Task]: it
+// declares its arguments and flags, the operations it calls and how it shows their answers.
+// Whatever a gateway answers, the output cannot control a terminal.
 package cli
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,60 +16,73 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// A Dialer finds the gateway that a command line means.
+// A Dialer finds the gateway that a command line addresses.
 type Dialer interface {
-	Register(cmd *cobra.Command) // adds the flags that say which
+	Register(cmd *cobra.Command) // adds the flags that address a gateway
 	Dial(cmd *cobra.Command) (target.Caller, error)
-	// AuditFiles returns where the audit log and its public key are, if the line has a
-	// configuration.
+	// DialRunning is Dial for a gateway that is running: it never opens a stopped one.
+	DialRunning(cmd *cobra.Command) (target.Caller, error)
+	// AuditFiles returns the paths of the audit log and of its public key. They are empty
+	// if the command line names no configuration.
 	AuditFiles() (log, key string, err error)
-	// Configuration returns the configuration that the line names, nil if it names none.
+	// Configuration returns the configuration that the command line names, or nil.
 	Configuration() (*config.Config, error)
 }
 
-// An App makes commands, and prints what they show.
+// An App makes commands and prints what they return.
 type App struct {
 	Dialer Dialer
 	Output *Parameter // -o: see OutputFlag
 }
 
-// Family makes a command that does nothing but have others.
+// Family makes a command that only groups others.
 func Family(use, short, long string, commands ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short, Long: long,
-		// One that cannot be run would take a mistyped name for a call for help,
-		// and succeed.
-		Args: cobra.NoArgs,
+		Use: use, Short: short, Long: long, Args: unknownCommand,
+		// Without RunE, cobra takes a mistyped subcommand for a call for help, and succeeds.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(commands...)
 	return cmd
 }
 
-// A Task is a command that does operations. Its name and its arguments make the
-// command's use.
+// Family is [Family] for commands that address a gateway.
+func (a *App) Family(use, short, long string, commands ...*cobra.Command) *cobra.Command {
+	cmd := Family(use, short, long, commands...)
+	a.Dialer.Register(cmd)
+	return cmd
+}
+
+// A Task is a command that calls operations. Verb and Arguments make its usage line.
 type Task struct {
 	Verb, Short, Long, Example string
 	Arguments                  []*Parameter
 	Flags                      []*Parameter
 	Groups                     FlagGroups
+	Confirm                    Question // asked first, if what follows cannot be undone
 	Calls                      Calls
 }
 
-// Calls are the operations that a command does with the parameters that its
-// line gave.
+// Calls are the operations of a command. parameters are those that its command line gives.
 type Calls func(ctx context.Context, c target.Caller, parameters map[string]string) (View, error)
 
 // Command makes a command of a task.
 func (a *App) Command(t Task) *cobra.Command {
+	yes := yesFlag("do not ask")
 	cmd := &cobra.Command{
 		Use: t.use(), Short: t.Short, Long: t.Long, Example: "  " + strings.ReplaceAll(t.Example, "\n", "\n  "),
-		Args:              t.checkArguments,
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.do(cmd, t, args) },
+		Args:              Arguments(strings.TrimPrefix(t.use(), t.Verb)),
+		ValidArgsFunction: a.completeArguments(t.Arguments),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.do(cmd, t, args, yes.isSet()) },
 	}
 	for _, f := range t.Flags {
 		f.AddTo(cmd)
+		if f.Complete != nil {
+			f.completeBy(cmd, a.completeFrom(f))
+		}
+	}
+	if t.Confirm != nil {
+		yes.AddTo(cmd)
 	}
 	t.Groups.addTo(cmd)
 	return cmd
@@ -95,40 +107,38 @@ func (t Task) use() string {
 	return use
 }
 
-func (t Task) checkArguments(cmd *cobra.Command, args []string) error {
-	n := len(t.Arguments)
-	if len(args) < n {
-		return fmt.Errorf("%s is missing: %s", t.Arguments[len(args)].Kind, cmd.UseLine())
+// Parameters returns the parameters on the command line. An error, even about a file
+// that the command line names, is one about the command line: see [ExitUsage].
+func (t Task) Parameters(cmd *cobra.Command, args []string) (map[string]string, error) {
+	parameters, err := t.collect(cmd, args)
+	if err != nil {
+		return nil, &usageError{err}
 	}
-	if len(args) > n && (n == 0 || !t.Arguments[n-1].Many) {
-		return fmt.Errorf("%q is one argument too many: %s", args[n], cmd.UseLine())
-	}
-	return t.Groups.check(cmd)
+	return parameters, nil
 }
 
-// Parameters returns the parameters that the command line gives.
-func (t Task) Parameters(cmd *cobra.Command, args []string) (map[string]string, error) {
-	given := make(map[string]string)
+func (t Task) collect(cmd *cobra.Command, args []string) (map[string]string, error) {
+	parameters := make(map[string]string)
 	for i, p := range t.Arguments {
 		values := args[i : i+1]
 		if p.Many {
 			values = args[i:]
 		}
-		if err := p.give(cmd, values, given); err != nil {
+		if err := p.collect(cmd, values, parameters); err != nil {
 			return nil, err
 		}
 	}
 	for _, p := range t.Flags {
-		if err := p.give(cmd, p.Values, given); err != nil {
+		if err := p.collect(cmd, p.Values, parameters); err != nil {
 			return nil, err
 		}
 	}
-	return given, nil
+	return parameters, nil
 }
 
-// do reads all of the command line before it dials: a mistake in it is told
-// without a gateway.
-func (a *App) do(cmd *cobra.Command, t Task, args []string) (err error) {
+// do reads the whole command line before it dials: reporting a mistake in it needs no
+// gateway.
+func (a *App) do(cmd *cobra.Command, t Task, args []string, yes bool) (err error) {
 	parameters, err := t.Parameters(cmd, args)
 	if err != nil {
 		return err
@@ -138,12 +148,17 @@ func (a *App) do(cmd *cobra.Command, t Task, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
+	if t.Confirm != nil && !yes {
+		if err := t.confirm(cmd, c, parameters); err != nil {
+			return err
+		}
+	}
 	v, err := t.Calls(cmd.Context(), c, parameters)
-	// What was done before an error is shown, too.
+	// A view is printed even with an error: it shows the operations that succeeded before.
 	return errors.Join(a.Print(cmd, v), err)
 }
 
-// Answered does one operation and shows its answer.
+// Answered calls one operation and shows its answer.
 func Answered[T any](action string, show func(answer T) View) Calls {
 	return func(ctx context.Context, c target.Caller, parameters map[string]string) (View, error) {
 		var answer T
@@ -154,20 +169,25 @@ func Answered[T any](action string, show func(answer T) View) Calls {
 	}
 }
 
-// Done does one operation that has nothing to answer, and says so in a sentence
-// in which {Name} stands for the parameter.
+// Done calls one operation whose answer is empty, and prints a sentence. {Name} in the
+// sentence is replaced by that parameter.
 func Done(action, sentence string) Calls {
 	return func(ctx context.Context, c target.Caller, parameters map[string]string) (View, error) {
-		var values []string
-		for name, value := range parameters {
-			values = append(values, "{"+name+"}", printable.Text(value))
-		}
-		text := strings.NewReplacer(values...).Replace(sentence) + "\n"
+		text := fill(sentence, parameters) + "\n"
 		return Answered(action, func(answer kms.EmptyResponse) View { return View{Value: answer, Text: text} })(ctx, c, parameters)
 	}
 }
 
-// With adds a parameter that the command line does not give.
+// fill replaces each {Name} in a sentence by the parameter of that name, escaped.
+func fill(sentence string, parameters map[string]string) string {
+	var pairs []string
+	for name, value := range parameters {
+		pairs = append(pairs, "{"+name+"}", printable.Text(value))
+	}
+	return strings.NewReplacer(pairs...).Replace(sentence)
+}
+
+// With adds a parameter that is not on the command line.
 func With(name, value string, then Calls) Calls {
 	return func(ctx context.Context, c target.Caller, parameters map[string]string) (View, error) {
 		parameters[name] = value
@@ -175,8 +195,8 @@ func With(name, value string, then Calls) Calls {
 	}
 }
 
-// Listed does one operation that answers with a list, and shows these fields of its items.
-// See [ViewOf].
+// Listed calls one operation that answers with a list, and shows these fields of its items.
+// [ViewOf] says what a field can be.
 func Listed[T, Item any](action string, items func(answer T) []Item, fields ...string) Calls {
 	return Answered(action, func(answer T) View { return ViewOfList(items(answer), fields...) })
 }

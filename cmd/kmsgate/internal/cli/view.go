@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -23,26 +24,27 @@ const (
 	OutputJSON  = "json"
 )
 
-// OutputFlag returns the flag -o.
+// OutputFlag returns the flag -o of the root command.
 func OutputFlag() *Parameter {
 	return &Parameter{
-		Flag: "output", Short: "o", Inherited: true, Kind: "FORMAT", Usage: "print a table for people, or json for programs",
+		Flag: "output", Short: "o", Inherited: true, Kind: "FORMAT", Usage: "print a table, or JSON for programs",
 		Choices: []string{OutputTable, OutputJSON}, Values: []string{OutputTable},
 	}
 }
 
-// A View is an answer in the two ways it can be printed.
+// A View is an answer in the two forms that can be printed. People get Rows if there are
+// any, else Text if there is any, else JSON as programs do.
 type View struct {
-	Value any        // for programs, as JSON
-	Rows  [][]string // for people: the rows of a table, or
-	Text  string     // text, or, without both, JSON for them too
-	Hint  string     // for people only: printed apart, and never into a file
+	Value    any        // for programs, as JSON
+	Rows     [][]string // for people: a table
+	Text     string     // for people
+	Warnings []string   // for both, on the standard error
+	Next     string     // for people: what to do next, on the standard error
 }
 
-// ViewOf shows a struct, for people a field a line and none that is empty. With fields it
-// shows only those, in that order, to programs, too. A field NAME{} is a string with JSON
-// in it, which is shown as what it says; the number of a field NAME? is not shown to people
-// if it is 0.
+// ViewOf shows a struct; people get one field a line, without the empty ones. If fields are
+// named, only those are shown, in that order, to programs as well. "NAME{}" is a string that
+// holds JSON, whose content is shown. "NAME?" is hidden from people if it is 0.
 func ViewOf(value any, fields ...string) View {
 	r := recordOf(reflect.ValueOf(value), fields)
 	var rows [][]string
@@ -54,7 +56,7 @@ func ViewOf(value any, fields ...string) View {
 	return View{Value: r, Rows: rows}
 }
 
-// ViewOfList shows structs, for people as a table. fields are those of [ViewOf].
+// ViewOfList shows structs; people get a table. [ViewOf] says what a field can be.
 func ViewOfList[T any](items []T, fields ...string) View {
 	records := []record{} // an empty list is [], not null
 	for _, item := range items {
@@ -63,8 +65,8 @@ func ViewOfList[T any](items []T, fields ...string) View {
 	return View{Value: records, Rows: Table(items, fields...)}
 }
 
-// Table makes rows of structs: a column for each field, named as the API names it. fields
-// are those of [ViewOf].
+// Table returns rows of structs under a header: one column a field, named as the API names
+// it. [ViewOf] says what a field can be.
 func Table[T any](items []T, fields ...string) [][]string {
 	var empty T
 	rows := [][]string{nil}
@@ -91,8 +93,8 @@ type member struct {
 	hidesZeros bool // from people
 }
 
-// recordOf returns some fields of a struct, or all of them, those of embedded structs as
-// its own.
+// recordOf returns the named fields of a struct, or all, including those of embedded
+// structs.
 func recordOf(v reflect.Value, fields []string) (r record) {
 	if fields == nil {
 		for _, f := range reflect.VisibleFields(v.Type()) {
@@ -141,7 +143,7 @@ func (m member) json() ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// cell writes a member for people; a list is written as its members.
+// cell returns a member for people; a list becomes its members.
 func (m member) cell() string {
 	if m.hidesZeros && m.value.IsZero() {
 		return ""
@@ -188,44 +190,78 @@ func cellOfJSON(value any) string {
 	return strings.Join(members, ", ")
 }
 
-// Print writes a view in the format that -o asks for, all of it or an error. A view
-// without a Value is nothing to print.
+// Print writes a view in the format that -o asks for: all of it, or it returns an error. It
+// prints nothing for a view without a Value.
 func (a *App) Print(cmd *cobra.Command, v View) error {
+	for _, warning := range v.Warnings {
+		fmt.Fprintln(cmd.ErrOrStderr(), "kmsgate: warning: "+printable.Text(warning))
+	}
 	if v.Value == nil {
 		return nil
 	}
-	text, err := v.encode(a.Output.Value())
+	text, err := v.encode(a.Output.Value(), terminalWidth(cmd.OutOrStdout()))
 	if err == nil {
 		_, err = cmd.OutOrStdout().Write(text)
 	}
 	if err != nil {
 		return fmt.Errorf("printing the answer: %w", err)
 	}
-	if v.Hint != "" && isTerminal(cmd.OutOrStdout()) {
-		cmd.PrintErrln(v.Hint)
+	if v.Next != "" && a.Output.Value() == OutputTable {
+		fmt.Fprintln(cmd.ErrOrStderr(), v.Next)
 	}
 	return nil
 }
 
-func (v View) encode(format string) ([]byte, error) {
+func (v View) encode(format string, width int) ([]byte, error) {
 	switch {
 	case format == OutputTable && v.Rows != nil:
 		text, err := Align(v.Rows)
+		if err == nil && width > 0 && widest(text) > width {
+			text, err = Align(blocks(v.Rows)...)
+		}
 		return []byte(text), err
 	case format == OutputTable && v.Text != "":
 		return []byte(v.Text), nil
 	}
+	return encodeJSON(v.Value)
+}
+
+// encodeJSON returns a value as indented JSON that can be printed.
+func encodeJSON(value any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	if err := e.Encode(v.Value); err != nil {
+	if err := e.Encode(value); err != nil {
 		return nil, err
 	}
 	return printable.JSON(b.Bytes()), nil
 }
 
-// Align writes tables as text, with an empty line between them. The cells must be
+// blocks turns a table with a header, which is too wide for a terminal, into one small table
+// for each row: a line a column, without the empty ones. Nothing is cut.
+func blocks(rows [][]string) (tables [][][]string) {
+	for _, row := range rows[1:] {
+		var block [][]string
+		for i, cell := range row {
+			if cell != "" {
+				block = append(block, []string{rows[0][i], cell})
+			}
+		}
+		tables = append(tables, block)
+	}
+	return tables
+}
+
+// widest returns how many columns the longest line of a text has.
+func widest(text string) (width int) {
+	for line := range strings.Lines(text) {
+		width = max(width, utf8.RuneCountInString(strings.TrimRight(line, "\n ")))
+	}
+	return width
+}
+
+// Align returns tables as text, with an empty line between them. Their cells must be
 // printable.
 func Align(tables ...[][]string) (string, error) {
 	var texts []string
@@ -243,7 +279,15 @@ func Align(tables ...[][]string) (string, error) {
 	return strings.Join(texts, "\n"), nil
 }
 
-// Document lays out JSON, such as a policy, for people.
+// Count returns a number with its noun, which has a regular plural: "1 key", "2 keys".
+func Count[N int | int64 | uint64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// Document returns a JSON document, such as a policy, indented for people.
 func Document(text string) string {
 	var b bytes.Buffer
 	if err := json.Indent(&b, []byte(text), "", "  "); err != nil {
@@ -252,12 +296,15 @@ func Document(text string) string {
 	return string(printable.JSON(b.Bytes())) + "\n"
 }
 
-// isTerminal reports whether a person reads what is written to w.
-func isTerminal(w io.Writer) bool {
+// terminalWidth returns the width of a terminal in columns, or 0 if w is not a terminal.
+func terminalWidth(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {
-		return false
+		return 0
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
 }

@@ -42,10 +42,10 @@ func aliases(p kms.ListAliasesResponse) ([]kms.AliasItem, kms.PageInfo) {
 	return p.Aliases.Alias, p.PageInfo
 }
 
-// pageSize is the largest that the API has.
+// pageSize is the largest that the API allows.
 const pageSize = 100
 
-// All does the operation for every page, and returns the items of them all.
+// All calls the operation for every page and returns the items of all pages.
 func (l List[Page, Item]) All(ctx context.Context, c Caller, parameters map[string]string) ([]Item, error) {
 	var all []Item
 	for n := 1; ; n++ {
@@ -66,7 +66,7 @@ func (l List[Page, Item]) All(ctx context.Context, c Caller, parameters map[stri
 	}
 }
 
-// EveryKeyVersion lists the versions of every key.
+// EveryKeyVersion returns the versions of every key.
 func EveryKeyVersion(ctx context.Context, c Caller) (all []kms.KeyVersionItem, err error) {
 	keys, err := Keys.All(ctx, c, nil)
 	if err != nil {
@@ -82,7 +82,7 @@ func EveryKeyVersion(ctx context.Context, c Caller) (all []kms.KeyVersionItem, e
 	return all, nil
 }
 
-// TestKeyVersion has a key version sign some times, and returns how long that took.
+// TestKeyVersion has a key version sign count times and returns how long it took.
 func TestKeyVersion(ctx context.Context, c Caller, v kms.KeyVersionItem, count string) (kms.TestKeyVersionResponse, error) {
 	t := kms.TestKeyVersionResponse{KeyId: v.KeyId, KeyVersionId: v.KeyVersionId}
 	err := c.Call(ctx, "TestKeyVersion", map[string]string{"KeyId": v.KeyId, "KeyVersionId": v.KeyVersionId, "Count": count}, &t)

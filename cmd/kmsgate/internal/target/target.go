@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,30 +20,36 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/adminclient"
 )
 
-// A Caller does operations of a gateway, as its local administrator.
+// A Caller calls operations of a gateway as its local administrator.
 type Caller interface {
-	// Call does one operation. answer is a pointer to a struct that the answer is
-	// decoded into, or nil. A refusal of the gateway is a *kms.Error.
+	// Call calls one operation. The answer is decoded into answer, a pointer to a struct, or
+	// dropped if that is nil. A refusal of the gateway is a *kms.Error.
 	Call(ctx context.Context, action string, parameters map[string]string, answer any) error
-	// Stream does one operation that answers with octets, and writes them to w. Without
-	// an error they are complete.
+	// Stream calls one operation that answers with octets, and writes them to w. If it
+	// returns nil, they are complete.
 	Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error
 	Close() error
 }
 
-// A Target says which gateway is meant: one of its fields does, or SocketVariable in the
-// environment if all are empty.
+// ErrUnreachable means that no gateway answers.
+var ErrUnreachable = errors.New("no gateway answers")
+
+// ErrNoTarget means that nothing addresses a gateway.
+var ErrNoTarget = errors.New("which gateway? Give --config FILE, or --socket PATH of a running one (or " + SocketVariable + "), or --dir DIR of a kmsgate dev")
+
+// A Target addresses one gateway, by one of its fields. If all are empty, SocketVariable in
+// the environment addresses it.
 type Target struct {
-	Socket string // the admin socket of one that runs
-	Config string // its configuration file, whether it runs or not
-	Dir    string // the directory of a `kmsgate dev`, whether it runs or not
+	Socket string // the admin socket of a running gateway
+	Config string // the configuration file of a gateway, running or stopped
+	Dir    string // the directory of a `kmsgate dev`, running or stopped
 }
 
-// SocketVariable is the environment variable with the admin socket of the gateway that is
-// meant where nothing else is said.
+// SocketVariable is the environment variable with the path of the admin socket. It is read
+// if no flag addresses a gateway.
 const SocketVariable = "KMSGATE_ADMIN_SOCKET"
 
-// configFile returns the path of the configuration, empty if there is none.
+// configFile returns the path of the configuration, or "" if the target names none.
 func (t Target) configFile() string {
 	if t.Dir != "" {
 		return filepath.Join(t.Dir, config.FileName)
@@ -60,8 +67,8 @@ func (t Target) Configuration() (*config.Config, error) {
 	return config.Load(path)
 }
 
-// AuditFiles returns where the audit log and its public key are, if the target names a
-// configuration.
+// AuditFiles returns the paths of the audit log and of its public key, if the target names
+// a configuration.
 func (t Target) AuditFiles() (log, key string, err error) {
 	c, err := t.Configuration()
 	if c == nil {
@@ -70,26 +77,41 @@ func (t Target) AuditFiles() (log, key string, err error) {
 	return c.Audit.File, c.AuditPublicKeyFile(), nil
 }
 
-// Dial returns a caller of the gateway. What an appliance that is opened here has to tell
-// goes to log.
+// Dial returns a caller of the gateway. It opens the gateway's appliance in this process if
+// the gateway is stopped; the appliance logs to log.
 func (t Target) Dial(ctx context.Context, log io.Writer) (Caller, error) {
-	switch path := t.configFile(); {
-	case t.Socket != "":
-		return dialSocket(t.Socket)
-	case path != "":
+	if path := t.configFile(); t.Socket == "" && path != "" {
 		return dialConfig(ctx, path, log)
 	}
-	if socket := os.Getenv(SocketVariable); socket != "" {
-		return dialSocket(socket)
+	return t.DialRunning()
+}
+
+// DialRunning returns a caller of the gateway if it is running, else ErrUnreachable.
+func (t Target) DialRunning() (Caller, error) {
+	socket := t.Socket
+	if path := t.configFile(); socket == "" && path != "" {
+		c, err := config.Load(path)
+		if err != nil {
+			return nil, err
+		}
+		socket = c.Admin.Socket
 	}
-	return nil, errors.New("which gateway? Name the socket of one that runs with --socket or " + SocketVariable +
-		", or its configuration with --config, or the directory of a `kmsgate dev` with --dir")
+	if socket == "" {
+		socket = os.Getenv(SocketVariable)
+	}
+	if socket == "" {
+		return nil, ErrNoTarget
+	}
+	return dialSocket(socket)
 }
 
 func dialSocket(path string) (Caller, error) {
 	conn, err := net.Dial("unix", path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("opening the admin socket %s as uid %d: run as root or as the gateway's user (%w)", path, os.Getuid(), err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("no gateway answers at the admin socket %s: does it run, and are you root or whom it runs as? (%w)", path, err)
+		return nil, fmt.Errorf("%w at the admin socket %s: is it running? (%w)", ErrUnreachable, path, err)
 	}
 	if err := conn.Close(); err != nil {
 		return nil, err
@@ -102,18 +124,20 @@ func dialConfig(ctx context.Context, path string, log io.Writer) (Caller, error)
 	if err != nil {
 		return nil, err
 	}
-	if running, err := dialSocket(c.Admin.Socket); err == nil {
-		return running, nil
+	running, err := dialSocket(c.Admin.Socket)
+	if err == nil || !errors.Is(err, ErrUnreachable) {
+		return running, err
+	}
+	// Before the files: another user may read none of them, which is no mistake of theirs.
+	if err := checkOwner(c.Directory); err != nil {
+		return nil, err
 	}
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	if err := checkOwner(c.Directory); err != nil {
-		return nil, err
-	}
 	a, err := appliance.Open(ctx, c, appliance.Options{Archiver: backup.NewArchiver, Logger: c.Log.Quiet(log)})
 	if errors.Is(err, appliance.ErrInUse) {
-		return nil, fmt.Errorf("the gateway runs, and does not answer at its admin socket %s: ask it where it is, with --socket, or stop it", c.Admin.Socket)
+		return nil, fmt.Errorf("%w at the admin socket %s, but the gateway is running: give its socket with --socket, or stop it", ErrUnreachable, c.Admin.Socket)
 	}
 	if err != nil {
 		return nil, err
@@ -121,19 +145,20 @@ func dialConfig(ctx context.Context, path string, log io.Writer) (Caller, error)
 	return inProcess{a}, nil
 }
 
-// checkOwner keeps root from leaving files that the service cannot open.
+// checkOwner keeps root from leaving files that the service cannot open, and tells another
+// user who can.
 func checkOwner(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Getuid() {
-		return fmt.Errorf("the gateway does not run, and %s belongs to uid %d: to work on its files be that user (setpriv --reuid %[2]d --clear-groups, or sudo -u '#%[2]d')", dir, owner.Uid)
+		return fmt.Errorf("the gateway is stopped, and %s belongs to uid %d: run as that user (setpriv --reuid %[2]d --clear-groups, or sudo -u '#%[2]d')", dir, owner.Uid)
 	}
 	return nil
 }
 
-// inProcess calls an appliance that is open in this process, as the user whom the process
+// inProcess calls an appliance that is open in this process, as the user that the process
 // runs as.
 type inProcess struct{ appliance *appliance.Appliance }
 

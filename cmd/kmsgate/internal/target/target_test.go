@@ -50,9 +50,9 @@ func closeNow(t *testing.T, c io.Closer) {
 	}
 }
 
-func dial(t *testing.T, to target.Target) target.Caller {
+func dial(t *testing.T, where target.Target) target.Caller {
 	t.Helper()
-	c, err := to.Dial(t.Context(), t.Output())
+	c, err := where.Dial(t.Context(), t.Output())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,21 +77,21 @@ func createUser(t *testing.T, c target.Caller, name string) {
 func TestDial(t *testing.T) {
 	dir, a := initialized(t)
 	path := filepath.Join(dir, config.FileName)
-	if _, err := (target.Target{Dir: dir}).Dial(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "does not answer at its admin socket") {
+	if _, err := (target.Target{Dir: dir}).Dial(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "but the gateway is running") {
 		t.Errorf("one that is open elsewhere and has no socket: %v", err)
 	}
 	closeNow(t, a)
-	for n, to := range []target.Target{{Dir: dir}, {Config: path}} {
-		c := dial(t, to)
+	for n, where := range []target.Target{{Dir: dir}, {Config: path}} {
+		c := dial(t, where)
 		createUser(t, c, "stopped"+strconv.Itoa(n))
 		var b bytes.Buffer
 		if err := c.Stream(t.Context(), "CreateBackup", map[string]string{"Recipients.1": "age1xq33d62dfm0c6ypxy7cwtepe5k8kx2x3ya7nx3uzueka39nq6fzscxus4z"}, &b); err != nil || !strings.HasPrefix(b.String(), "age-encryption.org/v1") {
-			t.Errorf("%+v: %v", to, err)
+			t.Errorf("%+v: %v", where, err)
 		}
 		closeNow(t, c)
 	}
 
-	l, err := serve.Listen([]string{"127.0.0.1:0"}, "")
+	l, err := serve.Listen(dir, []string{"127.0.0.1:0"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,8 +107,8 @@ func TestDial(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- l.Serve(ctx, running) }()
 	t.Setenv(target.SocketVariable, a.Config.Admin.Socket)
-	for n, to := range []target.Target{{Dir: dir}, {Config: path}, {Socket: a.Config.Admin.Socket}, {}} {
-		c := dial(t, to)
+	for n, where := range []target.Target{{Dir: dir}, {Config: path}, {Socket: a.Config.Admin.Socket}, {}} {
+		c := dial(t, where)
 		createUser(t, c, "running"+strconv.Itoa(n))
 		closeNow(t, c)
 	}
@@ -125,15 +125,15 @@ func TestDialRefuses(t *testing.T) {
 	closeNow(t, a)
 	gone := filepath.Join(dir, "gone")
 	for name, c := range map[string]struct {
-		to   target.Target
-		want string
+		where target.Target
+		want  string
 	}{
 		"nothing":          {target.Target{}, "which gateway?"},
 		"no socket":        {target.Target{Socket: gone}, "no gateway answers at the admin socket " + gone},
 		"no configuration": {target.Target{Config: gone}, gone},
 		"no directory":     {target.Target{Dir: gone}, filepath.Join(gone, config.FileName)},
 	} {
-		if caller, err := c.to.Dial(t.Context(), io.Discard); err == nil || caller != nil || !strings.Contains(err.Error(), c.want) {
+		if caller, err := c.where.Dial(t.Context(), io.Discard); err == nil || caller != nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, %v", name, caller, err)
 		}
 	}
@@ -148,11 +148,11 @@ func TestDialRefuses(t *testing.T) {
 // TestConfiguration: only a target with a configuration has audit files.
 func TestConfiguration(t *testing.T) {
 	dir, a := initialized(t)
-	for _, to := range []target.Target{{Dir: dir}, {Config: filepath.Join(dir, config.FileName)}} {
-		c, err := to.Configuration()
-		log, key, auditErr := to.AuditFiles()
+	for _, where := range []target.Target{{Dir: dir}, {Config: filepath.Join(dir, config.FileName)}} {
+		c, err := where.Configuration()
+		log, key, auditErr := where.AuditFiles()
 		if err := errors.Join(err, auditErr); err != nil || c.Directory != dir || log != a.Config.Audit.File || key != a.Config.AuditPublicKeyFile() {
-			t.Errorf("%+v: %v, %s, %s", to, err, log, key)
+			t.Errorf("%+v: %v, %s, %s", where, err, log, key)
 		}
 	}
 	c, err := target.Target{Socket: "/x"}.Configuration()
@@ -195,6 +195,6 @@ func TestLists(t *testing.T) {
 		}
 	}
 	if _, err := target.AliasesOfKey.All(t.Context(), c, map[string]string{"KeyId": "none"}); !errors.Is(err, kms.ErrKeyNotFound) {
-		t.Errorf("aliases of a key that there is not: %v", err)
+		t.Errorf("aliases of a missing key: got %v", err)
 	}
 }

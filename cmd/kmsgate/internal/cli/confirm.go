@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
+)
+
+// A Question returns what a person must agree to before a command does something that
+// cannot be undone. It is an error if the thing does not exist.
+type Question func(ctx context.Context, c target.Caller, parameters map[string]string) (string, error)
+
+// Ask returns a question without looking anything up. {Name} in it is replaced by that
+// parameter.
+func Ask(question string) Question {
+	return func(_ context.Context, _ target.Caller, parameters map[string]string) (string, error) {
+		return fill(question, parameters), nil
+	}
+}
+
+// ErrNotConfirmed means that the answer to a question was not yes.
+var ErrNotConfirmed = errors.New("nothing was changed: answer y, or give --yes")
+
+func (t Task) confirm(cmd *cobra.Command, c target.Caller, parameters map[string]string) error {
+	question, err := t.Confirm(cmd.Context(), c, parameters)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), question)
+	if !Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
+		return ErrNotConfirmed
+	}
+	return nil
+}
+
+// Confirmed asks whether to continue, and reports whether the answer is yes. No answer is
+// no.
+func Confirmed(out io.Writer, in io.Reader) bool {
+	fmt.Fprint(out, "Continue? [y/N] ")
+	answer, _ := bufio.NewReader(in).ReadString('\n') // an error is no answer
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes"
+}
+
+// yesFlag returns the flag that answers a question beforehand.
+func yesFlag(usage string) *Parameter {
+	return &Parameter{Flag: "yes", Short: "y", Kind: "bool", Usage: usage}
+}
+
+// isSet reports whether a flag without a value was given.
+func (p *Parameter) isSet() bool { return len(p.Values) > 0 && p.Value() == "true" }

@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token"
+)
+
+// The exit statuses of the program, by kind of failure.
+const (
+	ExitOK          = 0
+	ExitOther       = 1
+	ExitUsage       = 2 // the command line is wrong; nothing was tried
+	ExitNotFound    = 3 // a key, user, policy or other thing that the command names does not exist
+	ExitRefused     = 4 // the gateway refused the operation
+	ExitUnreachable = 5 // the gateway, or its token, does not answer
+	// ExitPIN: the token rejected the PIN. A supervisor must not start the program again:
+	// each attempt brings the token nearer to locking the PIN. (EX_NOPERM of sysexits.h.)
+	ExitPIN = 77
+)
+
+// ExitStatus returns the exit status for an error that a command returned.
+func ExitStatus(err error) int {
+	var usage *usageError
+	var refusal *kms.Error
+	var connection *net.OpError
+	switch {
+	case err == nil:
+		return ExitOK
+	case errors.Is(err, token.ErrPIN):
+		return ExitPIN
+	case errors.As(err, &usage), errors.Is(err, target.ErrNoTarget):
+		return ExitUsage
+	case errors.As(err, &refusal):
+		return statusOfRefusal(refusal)
+	case errors.Is(err, target.ErrUnreachable), errors.Is(err, hsm.ErrUnavailable), errors.As(err, &connection) && connection.Op != "listen":
+		return ExitUnreachable
+	}
+	return ExitOther
+}
+
+func statusOfRefusal(refusal *kms.Error) int {
+	switch {
+	case refusal.Status == http.StatusNotFound:
+		return ExitNotFound
+	case refusal.Status == http.StatusServiceUnavailable:
+		return ExitUnreachable
+	case refusal.Status >= http.StatusInternalServerError:
+		return ExitOther
+	}
+	return ExitRefused
+}
+
+// A usageError is a mistake in the command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// Usagef returns an error about the command line: [ExitStatus] of it is ExitUsage.
+func Usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// ReportError prints an error of cmd to the standard error of the program: as JSON if -o
+// json asks for that, else in one line for each part.
+func ReportError(w io.Writer, cmd *cobra.Command, err error) {
+	if f := cmd.Flag("output"); f != nil && f.Changed && f.Value.String() == OutputJSON {
+		report := struct {
+			Error, Code string
+			ExitStatus  int
+		}{Error: err.Error(), ExitStatus: ExitStatus(err)}
+		var refusal *kms.Error
+		if errors.As(err, &refusal) {
+			report.Code = refusal.Code
+		}
+		if text, err := encodeJSON(report); err == nil {
+			_, _ = w.Write(text) // there is nowhere to report a failure to
+			return
+		}
+	}
+	fmt.Fprint(w, printable.Lines("kmsgate: "+strings.ReplaceAll(err.Error(), "\t", "  ")))
+}
