@@ -156,7 +156,7 @@ func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
 		c.entry.Status, c.entry.Code = apiErr.Status, apiErr.Code
 		c.entry.Reason = kms.ClipTo(kms.MaxReason, err.Error())
 	}
-	c.entry.Duration = c.server.config.Now().Sub(c.now)
+	c.entry.DurationNanoseconds = c.server.config.Now().Sub(c.now)
 	if auditErr := c.audit(); auditErr != nil {
 		auditErr = errors.Join(auditErr, discard(resp))
 		apiErr, resp, err = kms.ErrAuditLog, nil, auditErr
@@ -186,7 +186,7 @@ func (c *call) audit() error {
 // log writes a line about the request to the operator's log. Each request has one line.
 func (c *call) log(apiErr *kms.Error, err error) {
 	attrs := []any{"RequestId", c.requestId, "door", c.door.name(), "action", c.entry.Action,
-		"principal", c.entry.Principal, "source", c.entry.Source, "duration", c.entry.Duration}
+		"principal", c.entry.Principal, "source", c.entry.Source, "duration", c.entry.DurationNanoseconds}
 	if apiErr == nil {
 		c.server.config.Logger.Debug("request", attrs...)
 		return

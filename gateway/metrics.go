@@ -97,7 +97,7 @@ func (m *metrics) count(c *call, apiErr *kms.Error) {
 		code = apiErr.Code
 	}
 	m.requests.WithLabelValues(string(c.door.name()), action, code).Inc()
-	m.duration.WithLabelValues(action).Observe(c.entry.Duration.Seconds())
+	m.duration.WithLabelValues(action).Observe(c.entry.DurationNanoseconds.Seconds())
 }
 
 // readyTimeout is how long the token may take to show that it can sign.

@@ -299,7 +299,7 @@ func TestAudit(t *testing.T) {
 			if e.RequestId == requestId {
 				if e.Action != "AsymmetricSign" || e.Code != "Forbidden.AliasNotFound" || e.Alias != "alias/none" ||
 					e.AccessKeyId != g.Env["KMSGATE_ACCESS_KEY_ID"] || e.Principal != "dev" ||
-					e.Source != "127.0.0.1" || e.Duration <= 0 {
+					e.Source != "127.0.0.1" || e.DurationNanoseconds <= 0 {
 					t.Errorf("got the audit line %+v", e)
 				}
 				requestId = ""

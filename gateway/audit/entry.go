@@ -15,29 +15,29 @@ import (
 
 // An Entry is a line about one request.
 type Entry struct {
-	Time         time.Time
-	RequestId    string        `json:",omitempty"`
-	Door         string        `json:",omitempty"` // rpc, native, admin, local
-	Protocol     string        `json:",omitempty"` // the request's signature protocol
-	Source       string        `json:",omitempty"` // the peer's address
-	AccessKeyId  string        `json:",omitempty"` // as claimed, not verified; see Principal
-	Principal    string        `json:",omitempty"` // verified; empty if the verification failed
-	Action       string        `json:",omitempty"`
-	Quota        string        `json:",omitempty"` // the quota that the request used
-	KeyId        string        `json:",omitempty"`
-	KeyVersionId string        `json:",omitempty"`
-	Subject      string        `json:",omitempty"` // the user, credential, policy, access point or network rule
-	Alias        string        `json:",omitempty"`
-	KeySpec      string        `json:",omitempty"`
-	Algorithm    string        `json:",omitempty"`
-	Digest       []byte        `json:",omitempty"` // Base64
-	Valid        *bool         `json:",omitempty"` // the result of AsymmetricVerify
-	DryRun       bool          `json:",omitempty"`
-	Status       int           `json:",omitempty"` // HTTP status
-	Code         string        `json:",omitempty"` // the API's error code; empty for success
-	Reason       string        `json:",omitempty"` // details that the client did not receive
-	Duration     time.Duration `json:",omitempty"` // nanoseconds from the request to this line
-	Late         bool          `json:",omitempty"` // the line of a change that the log could not write when it happened
+	Time                time.Time
+	RequestId           string        `json:",omitempty"`
+	Door                string        `json:",omitempty"` // rpc, native, admin, local
+	Protocol            string        `json:",omitempty"` // the request's signature protocol
+	Source              string        `json:",omitempty"` // the peer's address
+	AccessKeyId         string        `json:",omitempty"` // as claimed, not verified; see Principal
+	Principal           string        `json:",omitempty"` // verified; empty if the verification failed
+	Action              string        `json:",omitempty"`
+	Quota               string        `json:",omitempty"` // the quota that the request used
+	KeyId               string        `json:",omitempty"`
+	KeyVersionId        string        `json:",omitempty"`
+	Subject             string        `json:",omitempty"` // the user, credential, policy, access point or network rule
+	Alias               string        `json:",omitempty"`
+	KeySpec             string        `json:",omitempty"`
+	Algorithm           string        `json:",omitempty"`
+	Digest              []byte        `json:",omitempty"` // Base64
+	Valid               *bool         `json:",omitempty"` // the result of AsymmetricVerify
+	DryRun              bool          `json:",omitempty"`
+	Status              int           `json:",omitempty"` // HTTP status
+	Code                string        `json:",omitempty"` // the API's error code; empty for success
+	Reason              string        `json:",omitempty"` // details that the client did not receive
+	DurationNanoseconds time.Duration `json:",omitempty"` // from the request to this line
+	Late                bool          `json:",omitempty"` // the line of a change that the log could not write when it happened
 }
 
 // A Line is a line of the log. Either Entry or Event is set.

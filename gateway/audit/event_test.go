@@ -296,7 +296,7 @@ func TestEntryAsWritten(t *testing.T) {
 		AccessKeyId: "A", Principal: "alice", Action: "AsymmetricVerify", Quota: "asymmetric",
 		KeyId: "k", KeyVersionId: "v", Subject: "s", Alias: "alias/a", KeySpec: "EC_P256",
 		Algorithm: "ECDSA_SHA_256", Digest: []byte{1, 2}, Valid: new(false), DryRun: true, Status: 403,
-		Code: "Forbidden.NoPermission", Reason: "<why>", Duration: 1500, Late: true,
+		Code: "Forbidden.NoPermission", Reason: "<why>", DurationNanoseconds: 1500, Late: true,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +306,7 @@ func TestEntryAsWritten(t *testing.T) {
 		`"Action":"AsymmetricVerify","Quota":"asymmetric","KeyId":"k","KeyVersionId":"v","Subject":"s",` +
 		`"Alias":"alias/a","KeySpec":"EC_P256","Algorithm":"ECDSA_SHA_256","Digest":"AQI=","Valid":false,` +
 		`"DryRun":true,"Status":403,"Code":"Forbidden.NoPermission","Reason":"\u003cwhy\u003e",` +
-		`"Duration":1500,"Late":true}` + "\n"
+		`"DurationNanoseconds":1500,"Late":true}` + "\n"
 	if got := string(read(t, path)); got != want {
 		t.Errorf("the line: got\n%swant\n%s", got, want)
 	}

@@ -195,6 +195,6 @@ func (p *Pairs) change(entry audit.Entry, f func(tx *store.Tx) error) error {
 		entry.Reason = kms.ClipTo(kms.MaxReason, err.Error())
 		return errors.Join(err, p.cfg.Audit.Append(entry))
 	}
-	entry.Duration = p.cfg.Now().Sub(entry.Time)
+	entry.DurationNanoseconds = p.cfg.Now().Sub(entry.Time)
 	return p.cfg.Journal.Append(entry)
 }
