@@ -215,7 +215,7 @@ func (r *reading) checkNext(line Line) error {
 	case r.result.Lines == 0 && r.After != nil && line.Seq > r.After.Seq+1:
 		return fmt.Errorf("the log begins with line %d: the lines from %d on are missing", line.Seq, r.After.Seq+1)
 	case line.Seq != r.head.Seq+1 || line.Prev != want:
-		return fmt.Errorf("Seq %d after %.16s… does not follow Seq %d with %.16s…: a line was changed, removed or moved",
+		return fmt.Errorf("a line was changed, removed or moved: Seq %d after %.16s… does not follow Seq %d with %.16s…",
 			line.Seq, line.Prev, r.head.Seq, want)
 	case line.hasKind(KindRecovered) != (r.torn != ""):
 		return errors.New("a torn line lacks its recovered event, or a recovered event lacks its torn line")
