@@ -109,7 +109,11 @@ func (a *Appliance) leftoverKeys(ctx context.Context) (leftovers []string, err e
 		return nil, a.settings.explain(fmt.Errorf("looking for keys in the token: %w", err))
 	}
 	if n > 0 {
-		leftovers = []string{fmt.Sprintf("%d signing keys of kmsgate in %s", n, a.settings.name())}
+		noun := "keys"
+		if n == 1 {
+			noun = "key"
+		}
+		leftovers = []string{fmt.Sprintf("%d signing %s of kmsgate in %s", n, noun, a.settings.name())}
 	}
 	return leftovers, nil
 }
