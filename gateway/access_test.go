@@ -44,7 +44,8 @@ func forKey(effect, principal, action string) string {
 // returns the error.
 func (b *bench) refused(status int, code, action string, pairs ...string) *kms.Error {
 	b.t.Helper()
-	err, ok := b.server.Call(b.t.Context(), action, params(pairs...), nil).(*kms.Error)
+	request := kms.AdminRequest{Action: action, Parameters: params(pairs...), AsAdministrator: true}
+	err, ok := b.server.Do(b.t.Context(), request, nil).(*kms.Error)
 	if !ok || err.Status != status || err.Code != code {
 		b.t.Fatalf("%s %q: got error %v, want %d %s", action, pairs, err, status, code)
 	}

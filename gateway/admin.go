@@ -54,20 +54,20 @@ type adminDoor struct {
 	server *Server
 	w      *deadlineWriter
 	r      *http.Request
-	uid    uint32 // of the peer process
+	caller localCaller
 	source string // "uid:<uid>", for the audit log
 	denied error  // why the peer may not administer; nil if it may
 }
 
 // identify accepts root and the user that this process runs as, and refuses others.
 func (d *adminDoor) identify() error {
-	uid, ok := front.Peer(d.r.Context())
+	peer, ok := front.Peer(d.r.Context())
 	if !ok {
 		d.denied = fmt.Errorf("%w (cannot identify the peer of the admin socket)", kms.ErrNoPermission)
 		return d.denied
 	}
-	d.uid, d.source = uid, fmt.Sprintf("uid:%d", uid)
-	if uid != 0 && int(uid) != os.Getuid() {
+	d.caller.uid, d.caller.loginUid, d.source = peer.Uid, peer.LoginUid, fmt.Sprintf("uid:%d", peer.Uid)
+	if peer.Uid != 0 && int(peer.Uid) != os.Getuid() {
 		d.denied = fmt.Errorf("%w (only root and uid %d may administer)", kms.ErrNoPermission, os.Getuid())
 	}
 	return d.denied
@@ -80,7 +80,7 @@ func (d *adminDoor) read(c *call) error {
 		return d.denied
 	}
 	// The audit line names the principal even if the request cannot be read.
-	c.entry.Principal = d.server.callers.Root(d.uid).Name
+	c.entry.Principal, c.entry.LoginUid = d.server.callers.Root(d.caller.uid).Name, d.caller.loginUid
 	if err := checkRoute(d.r); err != nil {
 		return err
 	}
@@ -93,6 +93,7 @@ func (d *adminDoor) read(c *call) error {
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return kms.ErrParseRequest.Because("The body continues after the admin request.")
 	}
+	d.caller.request = request
 	c.action, c.parameters = request.Action, request.Parameters
 	c.entry.Action = kms.Clip(request.Action)
 	// From now on, reading only shows when the client disconnects.
@@ -102,11 +103,11 @@ func (d *adminDoor) read(c *call) error {
 	return nil
 }
 
-func (d *adminDoor) authenticate(context.Context, *call) (*identity.Principal, error) {
-	return d.server.callers.Root(d.uid), nil
+func (d *adminDoor) authenticate(_ context.Context, c *call) (*identity.Principal, error) {
+	return d.caller.principal(c)
 }
 
-func (d *adminDoor) lookup(c *call) (operation, error) { return lookupLocal(c) }
+func (d *adminDoor) lookup(c *call) (operation, error) { return d.caller.lookup(c) }
 
 func (d *adminDoor) errorOf(err error) *kms.Error { return apiError(err) }
 

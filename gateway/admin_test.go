@@ -165,7 +165,7 @@ func TestAdminDoor(t *testing.T) {
 		dry := params(p...)
 		dry["DryRun"] = "True"
 		var api *kms.Error
-		if err := c.Call(t.Context(), action, dry, nil); !errors.As(err, &api) || api.Status != 400 || api.Code != "DryRunOperationError" {
+		if err := c.Do(t.Context(), kms.AdminRequest{Action: action, Parameters: dry, AsAdministrator: true}, nil); !errors.As(err, &api) || api.Status != 400 || api.Code != "DryRunOperationError" {
 			t.Errorf("%s as a dry run: got error %v, want DryRunOperationError", action, err)
 		}
 		line(true, 400, "DryRunOperationError")
@@ -178,7 +178,7 @@ func TestAdminDoor(t *testing.T) {
 			if err := c.Stream(t.Context(), action, params(p...), &octets); err != nil || !strings.Contains(octets.String(), "age1test") {
 				t.Errorf("%s: got %d octets, %v, want an archive for age1test", action, octets.Len(), err)
 			}
-		} else if err := c.Call(t.Context(), action, params(p...), &resp); err != nil || resp["RequestId"] == "" {
+		} else if err := c.Do(t.Context(), kms.AdminRequest{Action: action, Parameters: params(p...), AsAdministrator: true}, &resp); err != nil || resp["RequestId"] == "" {
 			t.Errorf("%s: got %v, %v, want a RequestId", action, resp, err)
 		}
 		line(false, 200, "")

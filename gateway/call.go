@@ -113,7 +113,7 @@ func (c *call) charge() error {
 		if i == 0 {
 			c.entry.Quota = string(name)
 		}
-		userName := c.principal.Name
+		userName := c.principal.QuotaUser()
 		if name == kms.QuotaDedicatedInstance {
 			userName = "" // all callers share it
 		}

@@ -54,6 +54,10 @@ type Config struct {
 	// returns it.
 	CACertificate string
 
+	// SigningUser is the user whose policies apply to signatures at the local doors, unless the
+	// request names another or asks as administrator. If it is empty, such a request must say.
+	SigningUser string
+
 	// EchoStringToSign adds the expected string to sign to the error for a signature that
 	// does not match. It helps authors of clients. It also repeats the request to its
 	// sender, so it is for development only.

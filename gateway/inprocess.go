@@ -7,16 +7,22 @@ import (
 	"io"
 	"os"
 
+	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // Call runs an operation through the local door, as the user that this process runs as.
-// That user may do every operation. The call takes the corridor like every other and is
-// audited. Call decodes the response into resp, unless resp is nil. Errors of the API are
-// *kms.Error.
+// That user may do every operation; [Server.Do] says how it signs. The call takes the
+// corridor like every other and is audited. Call decodes the response into resp, unless resp
+// is nil. Errors of the API are *kms.Error.
 func (s *Server) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
-	answer, err := s.call(ctx, action, parameters)
+	return s.Do(ctx, kms.AdminRequest{Action: action, Parameters: parameters}, resp)
+}
+
+// Do is like Call, for a request that can be on behalf of a user.
+func (s *Server) Do(ctx context.Context, request kms.AdminRequest, resp any) error {
+	answer, err := s.call(ctx, request)
 	if err != nil {
 		return err
 	}
@@ -35,7 +41,7 @@ func (s *Server) Call(ctx context.Context, action string, parameters map[string]
 
 // Stream is like Call, for an operation that answers with raw bytes. It writes them to w.
 func (s *Server) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
-	answer, err := s.call(ctx, action, parameters)
+	answer, err := s.call(ctx, kms.AdminRequest{Action: action, Parameters: parameters})
 	if err != nil {
 		return err
 	}
@@ -47,8 +53,8 @@ func (s *Server) Stream(ctx context.Context, action string, parameters map[strin
 	return errors.Join(err, o.Close())
 }
 
-func (s *Server) call(ctx context.Context, action string, parameters map[string]string) (kms.Response, error) {
-	d := &localDoor{server: s, action: action, parameters: parameters}
+func (s *Server) call(ctx context.Context, request kms.AdminRequest) (kms.Response, error) {
+	d := &localDoor{caller: localCaller{uint32(os.Getuid()), front.LoginUid(os.Getpid()), request}}
 	if err := s.serve(ctx, d, ""); err != nil {
 		return nil, err
 	}
@@ -57,33 +63,22 @@ func (s *Server) call(ctx context.Context, action string, parameters map[string]
 
 // A localDoor is the door for this process itself.
 type localDoor struct {
-	server     *Server
-	action     string
-	parameters map[string]string
-	resp       kms.Response // nil until the call is answered
+	caller localCaller
+	resp   kms.Response // nil until the call is answered
 }
 
 func (d *localDoor) name() kms.Door { return kms.Local }
 
 func (d *localDoor) read(c *call) error {
-	c.action, c.parameters, c.entry.Action = d.action, d.parameters, d.action
+	c.action, c.parameters, c.entry.Action = d.caller.request.Action, d.caller.request.Parameters, d.caller.request.Action
 	return nil
 }
 
-func (d *localDoor) authenticate(context.Context, *call) (*identity.Principal, error) {
-	return d.server.callers.Root(uint32(os.Getuid())), nil
+func (d *localDoor) authenticate(_ context.Context, c *call) (*identity.Principal, error) {
+	return d.caller.principal(c)
 }
 
-func (d *localDoor) lookup(c *call) (operation, error) { return lookupLocal(c) }
-
-// lookupLocal returns the call's operation, for the doors of local administrators. They
-// offer every operation.
-func lookupLocal(c *call) (operation, error) {
-	if c.action == "" {
-		return operation{}, kms.MissingParameter("Action")
-	}
-	return lookup(c.action, func(operation) bool { return true })
-}
+func (d *localDoor) lookup(c *call) (operation, error) { return d.caller.lookup(c) }
 
 func (d *localDoor) errorOf(err error) *kms.Error { return apiError(err) }
 

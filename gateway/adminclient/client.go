@@ -35,9 +35,14 @@ func Dial(path string) *Client {
 // for the answer for a minute at most. Errors of the API are *kms.Error. For an operation
 // that returns octets, the error is kms.ErrOctets.
 func (c *Client) Call(ctx context.Context, action string, parameters map[string]string, resp any) error {
+	return c.Do(ctx, kms.AdminRequest{Action: action, Parameters: parameters}, resp)
+}
+
+// Do is like Call, for a request that can be on behalf of a user.
+func (c *Client) Do(ctx context.Context, request kms.AdminRequest, resp any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	answer, err := c.post(ctx, action, parameters)
+	answer, err := c.post(ctx, request)
 	if err != nil {
 		return err
 	}
@@ -49,7 +54,7 @@ func (c *Client) Call(ctx context.Context, action string, parameters map[string]
 		return nil
 	}
 	if err := json.NewDecoder(answer.Body).Decode(resp); err != nil {
-		return fmt.Errorf("decoding the gateway's answer to %q: %w", action, err)
+		return fmt.Errorf("decoding the gateway's answer to %q: %w", request.Action, err)
 	}
 	return nil
 }
@@ -58,7 +63,7 @@ func (c *Client) Call(ctx context.Context, action string, parameters map[string]
 // of them were written. Only ctx limits its time. Errors of the API are *kms.Error. For an
 // operation that returns no octets, the error is kms.ErrNoOctets.
 func (c *Client) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
-	answer, err := c.post(ctx, action, parameters)
+	answer, err := c.post(ctx, kms.AdminRequest{Action: action, Parameters: parameters})
 	if err != nil {
 		return err
 	}
@@ -74,8 +79,8 @@ func (c *Client) Stream(ctx context.Context, action string, parameters map[strin
 
 // post calls an operation and returns the answer if it succeeds. The caller must close the
 // answer's body.
-func (c *Client) post(ctx context.Context, action string, parameters map[string]string) (*http.Response, error) {
-	body, err := json.Marshal(kms.AdminRequest{Action: action, Parameters: parameters})
+func (c *Client) post(ctx context.Context, request kms.AdminRequest) (*http.Response, error) {
+	body, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +99,7 @@ func (c *Client) post(ctx context.Context, action string, parameters map[string]
 	var api kms.ErrorBody
 	if err := json.NewDecoder(answer.Body).Decode(&api); err != nil {
 		return nil, fmt.Errorf("decoding the gateway's answer to %q (HTTP status %d): %w",
-			action, answer.StatusCode, err)
+			request.Action, answer.StatusCode, err)
 	}
 	return nil, &kms.Error{Status: api.HttpStatus, Code: api.Code, Message: api.Message}
 }

@@ -22,6 +22,8 @@ type Entry struct {
 	Source              string        `json:",omitempty"` // the peer's address
 	AccessKeyId         string        `json:",omitempty"` // as claimed, not verified; see Principal
 	Principal           string        `json:",omitempty"` // verified; empty if the verification failed
+	LoginUid            string        `json:",omitempty"` // at the local doors: the uid that the person logged in with, before sudo
+	OnBehalfOf          string        `json:",omitempty"` // at the local doors: the user whose policies were asked
 	Action              string        `json:",omitempty"`
 	Quota               string        `json:",omitempty"` // the quota that the request used
 	KeyId               string        `json:",omitempty"`

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -51,24 +53,43 @@ func ListenUnix(path string) (net.Listener, error) {
 // pass something from a connection to its handlers.
 type peerKey struct{}
 
+// A PeerProcess is the process at the other end of a unix socket.
+type PeerProcess struct {
+	Uid      uint32 // as the kernel reports it
+	LoginUid string // see [LoginUid]
+}
+
 // WithPeer returns ctx with the peer of a unix socket, for [Peer]. Set it as
 // [http.Server.ConnContext]. For other connections it returns ctx.
 func WithPeer(ctx context.Context, conn net.Conn) context.Context {
-	if peer, err := peerOf(conn); err == nil {
-		return context.WithValue(ctx, peerKey{}, peer)
+	peer, err := peerOf(conn)
+	if err != nil {
+		return ctx
 	}
-	return ctx
+	return context.WithValue(ctx, peerKey{}, PeerProcess{peer.Uid, LoginUid(int(peer.Pid))})
 }
 
-// Peer returns the uid of the process at the other end of a request's connection, as the
-// kernel reports it. ok is false if the connection is not a unix socket, or if WithPeer was
-// not used.
-func Peer(ctx context.Context) (uid uint32, ok bool) {
-	peer, ok := ctx.Value(peerKey{}).(*unix.Ucred)
-	if !ok {
-		return 0, false
+// Peer returns the process at the other end of a request's connection. ok is false if the
+// connection is not a unix socket, or if WithPeer was not used.
+func Peer(ctx context.Context) (peer PeerProcess, ok bool) {
+	peer, ok = ctx.Value(peerKey{}).(PeerProcess)
+	return peer, ok
+}
+
+// LoginUid returns the uid, in decimal, that the person behind a process logged in with. It
+// stays the same under su and sudo (proc_pid_loginuid(5)). It is empty if nobody logged in, as
+// for a service, or if the kernel does not say. It identifies the process for the audit log
+// only: a process that has ended may have passed its pid on.
+func LoginUid(pid int) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/loginuid", pid))
+	if err != nil {
+		return ""
 	}
-	return peer.Uid, true
+	uid, err := strconv.ParseUint(string(text), 10, 32)
+	if err != nil || uid == math.MaxUint32 { // "unset"
+		return ""
+	}
+	return strconv.FormatUint(uid, 10)
 }
 
 func peerOf(conn net.Conn) (peer *unix.Ucred, err error) {

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/kmsgate/kmsgate/gateway/front"
@@ -103,13 +104,13 @@ func TestListenUnixRefuses(t *testing.T) {
 func TestPeer(t *testing.T) {
 	t.Parallel()
 	type peer struct {
-		uid uint32
-		ok  bool
+		front.PeerProcess
+		ok bool
 	}
 	peers := make(chan peer, 1)
 	handler := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		uid, ok := front.Peer(r.Context())
-		peers <- peer{uid, ok}
+		process, ok := front.Peer(r.Context())
+		peers <- peer{process, ok}
 	})
 	get := func(l net.Listener) peer {
 		t.Helper()
@@ -130,8 +131,8 @@ func TestPeer(t *testing.T) {
 		resp.Body.Close()
 		return <-peers
 	}
-	if p := get(listenUnix(t, filepath.Join(t.TempDir(), "run", "s"))); !p.ok || int(p.uid) != os.Getuid() {
-		t.Errorf("unix socket: got %+v, want uid %d", p, os.Getuid())
+	if p := get(listenUnix(t, filepath.Join(t.TempDir(), "run", "s"))); !p.ok || int(p.Uid) != os.Getuid() || p.LoginUid != front.LoginUid(os.Getpid()) {
+		t.Errorf("unix socket: got %+v, want uid %d and this process's login uid", p, os.Getuid())
 	}
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -140,7 +141,22 @@ func TestPeer(t *testing.T) {
 	if p := get(tcp); p.ok {
 		t.Errorf("TCP: got %+v, want no peer", p)
 	}
-	if uid, ok := front.Peer(t.Context()); ok {
-		t.Errorf("without a connection: got uid %d, want no peer", uid)
+	if p, ok := front.Peer(t.Context()); ok {
+		t.Errorf("without a connection: got %+v, want no peer", p)
+	}
+}
+
+// TestLoginUid compares with the kernel's file. No process has the last pid.
+func TestLoginUid(t *testing.T) {
+	text, err := os.ReadFile("/proc/self/loginuid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.ReplaceAll(string(text), "4294967295", "") // "unset"
+	if got := front.LoginUid(os.Getpid()); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := front.LoginUid(1 << 30); got != "" {
+		t.Errorf("of a process that does not exist: got %q, want none", got)
 	}
 }

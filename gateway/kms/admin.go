@@ -7,6 +7,11 @@ import "errors"
 type AdminRequest struct {
 	Action     string
 	Parameters map[string]string
+	// OnBehalfOf is a user whose policies and quotas apply to the request, instead of those of
+	// the local administrator. AsymmetricSign needs it, or AsAdministrator.
+	OnBehalfOf string `json:",omitempty"`
+	// AsAdministrator lets AsymmetricSign sign under no policy but that of the key.
+	AsAdministrator bool `json:",omitempty"`
 }
 
 // OctetStream is the Content-Type of an answer that consists of octets instead of a message.

@@ -154,6 +154,8 @@ type Limits struct {
 // Admin is the admin socket, for root and the gateway's user.
 type Admin struct {
 	Socket string `yaml:"socket" is:"path" required:"true"`
+	// SigningUser is the user whose policies apply to kmsgate sign without --user; empty: none.
+	SigningUser string `yaml:"signing_user"`
 }
 
 // Metrics is the endpoint for Prometheus.

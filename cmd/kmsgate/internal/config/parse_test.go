@@ -259,7 +259,7 @@ line 8: listeners[0].read_timeout: must be a number with its unit, such as 500ms
 line 9: listeners[1]: must be a section with the fields address, gateway, operations, client_certificates, max_connections, max_connections_per_source, header_timeout, read_timeout, idle_timeout
 line 10: log.level: must be debug, info, warn or error
 line 11: log: is set in line 10 already: remove one of them
-line 12: admin.uids: unknown field (admin has the fields socket)`, path)
+line 12: admin.uids: unknown field (admin has the fields socket, signing_user)`, path)
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
 		t.Error(diff)
 	}
