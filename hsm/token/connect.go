@@ -168,7 +168,7 @@ func (c Config) findToken(m *p11.Module) (slot uint, info pkcs11.TokenInfo, err 
 	case 1:
 		return slot, info, nil
 	}
-	return 0, info, fmt.Errorf("%w: %d tokens have the %s", hsm.ErrUnavailable, found, c.tokenName())
+	return 0, info, fmt.Errorf("%w: %d tokens have the %s (name one by its serial number)", hsm.ErrUnavailable, found, c.tokenName())
 }
 
 // tokenName returns the serial number or the label of the configured token, for messages.
