@@ -3,37 +3,13 @@ package gateway
 import (
 	"context"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
 
-const (
-	aliasPrefix   = "alias/"
-	aliasReserved = "alias/acs"
-	maxAliasName  = 255 // characters, the prefix included
-)
-
-// checkAliasName checks a name against KMS's rules. Every printable character is valid.
-func checkAliasName(name string) error {
-	printable := utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
-	switch {
-	case !strings.HasPrefix(name, aliasPrefix) || len(name) == len(aliasPrefix):
-		return kms.InvalidParameter("AliasName", "it must begin with %s and have at least one more character", aliasPrefix)
-	case strings.HasPrefix(name, aliasReserved):
-		return kms.InvalidParameter("AliasName", "names that begin with %s are reserved", aliasReserved)
-	case utf8.RuneCountInString(name) > maxAliasName:
-		return kms.InvalidParameter("AliasName", "it has more than %d characters", maxAliasName)
-	case !printable:
-		return kms.InvalidParameter("AliasName", "it contains a character that is not printable")
-	}
-	return nil
-}
-
 func createAlias(_ context.Context, c *call, req *kms.CreateAliasRequest) (*kms.EmptyResponse, error) {
-	if err := checkAliasName(req.AliasName); err != nil {
+	if err := kms.CheckAliasName(req.AliasName); err != nil {
 		return nil, err
 	}
 	if err := c.authorize(c.server.arns.Alias(req.AliasName)); err != nil {
@@ -70,9 +46,9 @@ func checkNewAlias(c *call, records *store.Records, permitted permitted, aliasNa
 }
 
 func deleteAlias(_ context.Context, c *call, req *kms.DeleteAliasRequest) (*kms.EmptyResponse, error) {
-	if !strings.HasPrefix(req.AliasName, aliasPrefix) || len(req.AliasName) > maxKeyName {
+	if !strings.HasPrefix(req.AliasName, kms.AliasPrefix) || len(req.AliasName) > maxKeyName {
 		return nil, kms.InvalidParameter("AliasName", "it must begin with %s and have at most %d characters",
-			aliasPrefix, maxAliasName)
+			kms.AliasPrefix, kms.MaxAliasName)
 	}
 	if err := c.authorize(c.server.arns.Alias(req.AliasName)); err != nil {
 		return nil, err
@@ -92,7 +68,7 @@ func deleteAlias(_ context.Context, c *call, req *kms.DeleteAliasRequest) (*kms.
 // updateAlias points an alias to another key. The caller needs the permission on the
 // alias, on its present key and on the new key.
 func updateAlias(_ context.Context, c *call, req *kms.UpdateAliasRequest) (*kms.EmptyResponse, error) {
-	if err := checkAliasName(req.AliasName); err != nil {
+	if err := kms.CheckAliasName(req.AliasName); err != nil {
 		return nil, err
 	}
 	if err := c.authorize(c.server.arns.Alias(req.AliasName)); err != nil {

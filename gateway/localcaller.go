@@ -6,9 +6,9 @@ import (
 )
 
 // A localCaller is a person at a local door: the admin socket or this process. Local
-// administrators may do every operation except one: nobody signs by being root alone. A
-// signature is made under the policies of a user whom the person names, or, if the person
-// says so, as administrator.
+// administrators may do every operation except one: nobody signs by being root alone. The
+// person signs under the policies of a user that the person names or, if the person says so, as
+// administrator.
 type localCaller struct {
 	uid      uint32
 	loginUid string // the uid that the person logged in with, before sudo; empty if unknown

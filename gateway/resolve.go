@@ -98,13 +98,13 @@ func (c *call) keyId(name string) (string, error) {
 		switch {
 		case ours && strings.HasPrefix(resource, "key/"):
 			return strings.TrimPrefix(resource, "key/"), nil
-		case ours && strings.HasPrefix(resource, aliasPrefix):
+		case ours && strings.HasPrefix(resource, kms.AliasPrefix):
 			name = resource
 		default: // an ARN of another region, account or service is like an unknown KeyId
 			return name, nil
 		}
 	}
-	if !strings.HasPrefix(name, aliasPrefix) {
+	if !strings.HasPrefix(name, kms.AliasPrefix) {
 		return name, nil
 	}
 	alias, err := c.alias(name)

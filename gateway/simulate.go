@@ -65,7 +65,7 @@ func simulate(
 		return nil
 	}
 	changesAlias := action == "CreateAlias" || action == "UpdateAlias" || action == "DeleteAlias"
-	if changesAlias && strings.HasPrefix(req.KeyId, aliasPrefix) {
+	if changesAlias && strings.HasPrefix(req.KeyId, kms.AliasPrefix) {
 		keyARN := resp.Resource
 		resp.Resource = c.server.arns.Alias(req.KeyId)
 		if err := simulateResource(c, p, action, req, nil, resp); err != nil || !resp.Allowed {

@@ -42,21 +42,21 @@ client keys (kmsgate clientkey).`,
 			Calls:     cli.Answered("DescribeApplicationAccessPoint", viewOfAccessPoint),
 		}, cli.Task{
 			Verb: "update", Short: "Replace an access point's permission policies or its description",
-			Long: `Replace an access point's permission policies or its description. The policies that are
-given replace all that it has.`,
+			Long: `Replace an access point's permission policies or its description. The given policies
+replace all that it has.`,
 			Example:   "kmsgate aap update billing --permission sign-invoices --permission sign-receipts",
 			Arguments: []*cli.Parameter{existingName(accessPointNames)},
 			Flags:     []*cli.Parameter{permissionFlag(false), descriptionFlag("what the access point is for")},
 			Groups:    cli.FlagGroups{OneOf: []string{"permission", "description"}},
-			Calls:     cli.Done("UpdateApplicationAccessPoint", "Access point {Name} is updated."),
+			Calls:     cli.Done("UpdateApplicationAccessPoint", "Access point {Name} was updated."),
 		}, cli.Task{
 			Verb: "delete", Short: "Delete an access point and all its client keys",
-			Long: `Delete an access point and all its client keys. Programs that still use those client
-keys are refused from then on.`,
+			Long: `Delete an access point and all its client keys. The gateway then refuses programs that
+still use those client keys.`,
 			Example:   "kmsgate aap delete billing",
 			Arguments: []*cli.Parameter{existingName(accessPointNames)},
 			Confirm:   confirmDeleteAap,
-			Calls:     cli.Done("DeleteApplicationAccessPoint", "Access point {Name} and its client keys are deleted."),
+			Calls:     cli.Done("DeleteApplicationAccessPoint", "Access point {Name} and its client keys were deleted."),
 		}), a.permissionCommand(), a.ruleCommand())...)
 }
 
@@ -124,20 +124,20 @@ Permission policies name them.`,
 			}),
 		}, cli.Task{
 			Verb: "update", Short: "Replace a network rule's addresses or its description",
-			Long: `Replace a network rule's addresses or its description. The addresses that are given
-replace all that it has.`,
+			Long: `Replace a network rule's addresses or its description. The given addresses replace all
+that it has.`,
 			Example:   "kmsgate aap rule update office --source 192.0.2.0/24",
 			Arguments: []*cli.Parameter{existingName(ruleNames)},
 			Flags:     []*cli.Parameter{sources(false), descriptionFlag("what the addresses belong to")},
 			Groups:    cli.FlagGroups{OneOf: []string{"source", "description"}},
-			Calls:     cli.Done("UpdateNetworkRule", "Network rule {Name} is updated."),
+			Calls:     cli.Done("UpdateNetworkRule", "Network rule {Name} was updated."),
 		}, cli.Task{
 			Verb: "delete", Short: "Delete a network rule",
-			Long: `Delete a network rule. Client keys can no longer be used from its addresses by the
-permission policies that name it. A policy that names no other rule permits no address.`,
+			Long: `Delete a network rule. The permission policies that name it no longer admit its
+addresses. A policy that names no other rule then admits no address.`,
 			Example:   "kmsgate aap rule delete office",
 			Arguments: []*cli.Parameter{existingName(ruleNames)},
-			Confirm:   cli.Ask("This deletes network rule {Name}. A permission policy that names no other rule then permits no address."),
-			Calls:     cli.Done("DeleteNetworkRule", "Network rule {Name} is deleted."),
+			Confirm:   cli.Existing("DescribeNetworkRule", "Name", "Name", "This deletes network rule {Name}. A permission policy that names no other rule then permits no address."),
+			Calls:     cli.Done("DeleteNetworkRule", "Network rule {Name} was deleted."),
 		})...)
 }

@@ -13,8 +13,8 @@ func (a *admin) accessKeyCommand() *cobra.Command {
 	ofUser.Required = false
 	return a.Family("accesskey", "Administer access keys, with which users sign their requests", `Administer access keys, with which users sign their requests.
 
-To replace one without an interruption: create a second one, give it to the programs,
-wait until LastUsedDate of the first one stays the same, then disable and delete that.`,
+To replace one without interruption: create a second one, give it to the programs, wait
+until LastUsedDate of the first one stays the same, then disable and delete the first.`,
 		a.Commands(cli.Task{
 			Verb: "create", Short: "Create an access key, and print its secret once",
 			Long: `Create an access key, and print it as JSON. The secret cannot be shown again.`,
@@ -44,7 +44,7 @@ wait until LastUsedDate of the first one stays the same, then disable and delete
 			Verb: "delete", Short: "Delete an access key permanently",
 			Example:   "kmsgate accesskey delete LTAI5tExampleExample1234",
 			Arguments: []*cli.Parameter{accessKeyId()},
-			Confirm:   cli.Ask("This deletes access key {AccessKeyId}. Programs that still use it are refused from then on."),
-			Calls:     cli.Done("DeleteAccessKey", "Access key {AccessKeyId} is deleted."),
+			Confirm:   cli.Ask("This deletes access key {AccessKeyId}. The gateway then refuses programs that still use it."),
+			Calls:     cli.Done("DeleteAccessKey", "Access key {AccessKeyId} was deleted."),
 		})...)
 }

@@ -113,17 +113,17 @@ type commandLine struct {
 
 var commandLines = []commandLine{
 	{"user create alice --description x", nil,
-		[]string{"CreateUser Comments=x UserName=alice"}, "User alice is created.\n", `{"RequestId":"r-1"}`},
+		[]string{"CreateUser Comments=x UserName=alice"}, "User alice was created.\n", `{"RequestId":"r-1"}`},
 	{"user list", map[string]string{"ListUsers": `{"Users":{"User":[{"UserName":"alice","CreateDate":"d","Policies":{"Policy":["p","q"]},"AccessKeys":2}]}}`},
 		[]string{"ListUsers"},
 		"UserName  Comments  CreateDate  Policies  AccessKeys\nalice               d           p, q      2\n",
-		`[{"UserName":"alice","Comments":"","CreateDate":"d","Policies":{"Policy":["p","q"]},"AccessKeys":2}]`},
+		`[{"UserName":"alice","Comments":"","CreateDate":"d","Policies":["p","q"],"AccessKeys":2}]`},
 	{"user show alice", map[string]string{"ListUsers": `{"Users":{"User":[{"UserName":"alice","CreateDate":"d","Policies":{"Policy":["p","q"]},"AccessKeys":1}]}}`,
 		"ListAccessKeys": `{"AccessKeys":{"AccessKey":[{"AccessKeyId":"A","UserName":"alice","Status":"Active","CreateDate":"d","LastUsedDate":"e"}]}}`},
 		[]string{"ListUsers", "ListAccessKeys UserName=alice"},
 		"UserName    alice\nCreateDate  d\nPolicies    p, q\nAccessKeys  1\n\nAccessKeyId  Status  CreateDate  LastUsedDate\nA            Active  d           e\n",
-		`{"UserName":"alice","Comments":"","CreateDate":"d","Policies":{"Policy":["p","q"]},"AccessKeys":[{"AccessKeyId":"A","UserName":"alice","Status":"Active","CreateDate":"d","LastUsedDate":"e"}]}`},
-	{"user delete alice --yes", nil, []string{"DeleteUser Force=true UserName=alice"}, "User alice is deleted.\n", `{"RequestId":"r-1"}`},
+		`{"UserName":"alice","Comments":"","CreateDate":"d","Policies":["p","q"],"AccessKeys":[{"AccessKeyId":"A","UserName":"alice","Status":"Active","CreateDate":"d","LastUsedDate":"e"}]}`},
+	{"user delete alice --yes", nil, []string{"DeleteUser Force=true UserName=alice"}, "User alice was deleted.\n", `{"RequestId":"r-1"}`},
 
 	{"accesskey create --user alice", map[string]string{"CreateAccessKey": `{"AccessKeyId":"A","AccessKeySecret":"S","UserName":"alice","CreateDate":"d"}`},
 		[]string{"CreateAccessKey UserName=alice"},
@@ -137,10 +137,10 @@ var commandLines = []commandLine{
 		[]string{"ListAccessKeys"}, "AccessKeyId  UserName  Status  CreateDate  LastUsedDate\n", `[]`},
 	{"accesskey disable A", nil, []string{"UpdateAccessKey AccessKeyId=A Status=Inactive"}, "Access key A is disabled.\n", `{"RequestId":"r-1"}`},
 	{"accesskey enable A", nil, []string{"UpdateAccessKey AccessKeyId=A Status=Active"}, "Access key A is enabled.\n", `{"RequestId":"r-1"}`},
-	{"accesskey delete A --yes", nil, []string{"DeleteAccessKey AccessKeyId=A"}, "Access key A is deleted.\n", `{"RequestId":"r-1"}`},
+	{"accesskey delete A --yes", nil, []string{"DeleteAccessKey AccessKeyId=A"}, "Access key A was deleted.\n", `{"RequestId":"r-1"}`},
 
 	{"policy create p --file {FILE} --description why", nil,
-		[]string{"CreateRamPolicy Description=why PolicyDocument=" + aDocument + " PolicyName=p"}, "Policy p is created.\n", `{"RequestId":"r-1"}`},
+		[]string{"CreateRamPolicy Description=why PolicyDocument=" + aDocument + " PolicyName=p"}, "Policy p was created.\n", `{"RequestId":"r-1"}`},
 	{"policy list", map[string]string{"ListRamPolicies": `{"Policies":{"Policy":[{"PolicyName":"p","PolicyType":"Custom","Description":"why","AttachmentCount":1,"CreateDate":"d","UpdateDate":"e"}]}}`},
 		[]string{"ListRamPolicies"},
 		"PolicyName  PolicyType  Description  AttachmentCount  CreateDate  UpdateDate\np           Custom      why          1                d           e\n",
@@ -149,15 +149,15 @@ var commandLines = []commandLine{
 		[]string{"GetRamPolicy PolicyName=p"}, "{\n  \"Version\": \"1\"\n}\n",
 		`{"PolicyName":"p","PolicyType":"Custom","Description":"","AttachmentCount":0,"CreateDate":"","UpdateDate":"","PolicyDocument":"{\"Version\":\"1\"}"}`},
 	{"policy update p --file -", nil,
-		[]string{"UpdateRamPolicy PolicyDocument={} PolicyName=p"}, "Policy p is updated.\n", `{"RequestId":"r-1"}`},
-	{"policy delete p --yes", nil, []string{"DeleteRamPolicy PolicyName=p"}, "Policy p is deleted.\n", `{"RequestId":"r-1"}`},
+		[]string{"UpdateRamPolicy PolicyDocument={} PolicyName=p"}, "Policy p was updated.\n", `{"RequestId":"r-1"}`},
+	{"policy delete p --yes", nil, []string{"DeleteRamPolicy PolicyName=p"}, "Policy p was deleted.\n", `{"RequestId":"r-1"}`},
 	{"policy attach p --user alice", nil,
 		[]string{"AttachPolicyToUser PolicyName=p UserName=alice"}, "Policy p is attached to user alice.\n", `{"RequestId":"r-1"}`},
 	{"policy detach p --user alice", nil,
-		[]string{"DetachPolicyFromUser PolicyName=p UserName=alice"}, "Policy p is detached from user alice.\n", `{"RequestId":"r-1"}`},
+		[]string{"DetachPolicyFromUser PolicyName=p UserName=alice"}, "Policy p was detached from user alice.\n", `{"RequestId":"r-1"}`},
 	{"policy simulate --user alice --action AsymmetricSign --key k --source-ip 192.0.2.7",
 		map[string]string{"SimulatePolicy": `{"Allowed":true,"Reason":"why","PolicyName":"p","Statement":2,"Resource":"r"}`},
-		[]string{"SimulatePolicy ActionName=AsymmetricSign KeyId=k SourceIp=192.0.2.7 UserName=alice"},
+		[]string{"DescribeKey KeyId=k", "SimulatePolicy ActionName=AsymmetricSign KeyId=k SourceIp=192.0.2.7 UserName=alice"},
 		"Allowed     true\nReason      why\nPolicyName  p\nStatement   2\nResource    r\n",
 		`{"Allowed":true,"Reason":"why","PolicyName":"p","Statement":2,"Resource":"r"}`},
 
@@ -198,7 +198,7 @@ var commandLines = []commandLine{
 	{"key schedule-deletion k --days 30", nil,
 		[]string{"ScheduleKeyDeletion KeyId=k PendingWindowInDays=30"}, "Key k will be deleted in 30 days. To keep it: kmsgate key cancel-deletion k\n", `{"RequestId":"r-1"}`},
 	{"key cancel-deletion k", nil, []string{"CancelKeyDeletion KeyId=k"}, "Key k is kept and enabled.\n", `{"RequestId":"r-1"}`},
-	{"key update k --description x", nil, []string{"UpdateKeyDescription Description=x KeyId=k"}, "The description of key k is changed.\n", `{"RequestId":"r-1"}`},
+	{"key update k --description x", nil, []string{"UpdateKeyDescription Description=x KeyId=k"}, "The description of key k was changed.\n", `{"RequestId":"r-1"}`},
 	{"key protect k --description x", nil,
 		[]string{"SetDeletionProtection DeletionProtectionDescription=x EnableDeletionProtection=true KeyId=k"}, "Key k is protected from deletion.\n", `{"RequestId":"r-1"}`},
 	{"key unprotect k", nil,
@@ -213,13 +213,13 @@ var commandLines = []commandLine{
 		"KeyVersionId  v-1\nCreationDate  d\nKeyId         k-1\n", `{"KeyVersionId":"v-1","CreationDate":"d","KeyId":"k-1"}`},
 	{"key policy show k", map[string]string{"GetKeyPolicy": `{"Policy":"{\"Version\":\"1\"}"}`},
 		[]string{"GetKeyPolicy KeyId=k"}, "{\n  \"Version\": \"1\"\n}\n", `{"Policy":"{\"Version\":\"1\"}"}`},
-	{"key policy update k --file {FILE}", nil, []string{"SetKeyPolicy KeyId=k Policy=" + aDocument}, "The policy of key k is replaced.\n", `{"RequestId":"r-1"}`},
+	{"key policy update k --file {FILE}", nil, []string{"SetKeyPolicy KeyId=k Policy=" + aDocument}, "The policy of key k was replaced.\n", `{"RequestId":"r-1"}`},
 	{"key tag k a=b c=d=e", nil,
 		[]string{`TagResource KeyId=k Tags=[{"TagKey":"a","TagValue":"b"},{"TagKey":"c","TagValue":"d=e"}]`}, "Key k is tagged.\n", `{"RequestId":"r-1"}`},
-	{"key untag k a c", nil, []string{`UntagResource KeyId=k TagKeys=["a","c"]`}, "The tags are removed from key k.\n", `{"RequestId":"r-1"}`},
+	{"key untag k a c", nil, []string{`UntagResource KeyId=k TagKeys=["a","c"]`}, "The tags were removed from key k.\n", `{"RequestId":"r-1"}`},
 	{"alias create alias/x --key k", nil, []string{"CreateAlias AliasName=alias/x KeyId=k"}, "alias/x names key k.\n", `{"RequestId":"r-1"}`},
 	{"alias update alias/x --key k --yes", nil, []string{"UpdateAlias AliasName=alias/x KeyId=k"}, "alias/x names key k.\n", `{"RequestId":"r-1"}`},
-	{"alias delete alias/x --yes", nil, []string{"DeleteAlias AliasName=alias/x"}, "alias/x is deleted.\n", `{"RequestId":"r-1"}`},
+	{"alias delete alias/x --yes", nil, []string{"DeleteAlias AliasName=alias/x"}, "alias/x was deleted.\n", `{"RequestId":"r-1"}`},
 	{"alias list", map[string]string{"ListAliases": `{"Aliases":{"Alias":[{"AliasArn":"arn","AliasName":"alias/x","KeyId":"k"}]},"TotalCount":1}`},
 		[]string{"ListAliases PageNumber=1 PageSize=100"}, "AliasName  KeyId  AliasArn\nalias/x    k      arn\n", `[{"AliasName":"alias/x","KeyId":"k","AliasArn":"arn"}]`},
 	{"alias list --key k", map[string]string{"ListAliasesByKeyId": `{"Aliases":{"Alias":[]},"TotalCount":0}`},
@@ -230,8 +230,8 @@ var commandLines = []commandLine{
 	{"aap list", map[string]string{"ListApplicationAccessPoints": `{"ApplicationAccessPoints":{"ApplicationAccessPoint":[{"Name":"app","AuthenticationMethod":"ClientKey"}]},"TotalCount":1}`},
 		[]string{"ListApplicationAccessPoints PageNumber=1 PageSize=100"}, "Name  AuthenticationMethod\napp   ClientKey\n", `[{"Name":"app","AuthenticationMethod":"ClientKey"}]`},
 	{"aap show app", map[string]string{"DescribeApplicationAccessPoint": aAccessPoint}, []string{"DescribeApplicationAccessPoint Name=app"}, aapTable, aapJSON},
-	{"aap update app --permission p", nil, []string{`UpdateApplicationAccessPoint Name=app Policies=["p"]`}, "Access point app is updated.\n", `{"RequestId":"r-1"}`},
-	{"aap delete app --yes", nil, []string{"DeleteApplicationAccessPoint Name=app"}, "Access point app and its client keys are deleted.\n", `{"RequestId":"r-1"}`},
+	{"aap update app --permission p", nil, []string{`UpdateApplicationAccessPoint Name=app Policies=["p"]`}, "Access point app was updated.\n", `{"RequestId":"r-1"}`},
+	{"aap delete app --yes", nil, []string{"DeleteApplicationAccessPoint Name=app"}, "Access point app and its client keys were deleted.\n", `{"RequestId":"r-1"}`},
 	{"aap permission create p --key alias/x --key ab* --rule r --rule s --description x",
 		map[string]string{"DescribeKey": aKey, "CreatePolicy": `{"Name":"p","Description":"x","Permissions":"[\"P\"]","Resources":"[\"key/k-1\",\"key/ab*\"]","AccessControlRules":"{\"NetworkRules\":[\"r\",\"s\"]}","KmsInstance":"i","Arn":"a"}`},
 		[]string{"DescribeKey KeyId=alias/x", `CreatePolicy AccessControlRules={"NetworkRules":["r","s"]} Description=x Name=p Permissions=["RbacPermission/Template/CryptoServiceKeyUser"] Resources=["key/k-1","key/ab*"]`},
@@ -246,9 +246,9 @@ var commandLines = []commandLine{
 		[]string{"DescribePolicy Name=p"}, "Name                p\nPermissions         P\nResources           key/*\nAccessControlRules  r\n",
 		`{"Name":"p","Description":"","Permissions":["P"],"Resources":["key/*"],"AccessControlRules":{"NetworkRules":["r"]},"KmsInstance":"","Arn":""}`},
 	{"aap permission update p --key k --any-source", map[string]string{"DescribeKey": aKey},
-		[]string{"DescribeKey KeyId=k", `UpdatePolicy AccessControlRules={"NetworkRules":[]} Name=p Resources=["key/k-1"]`}, "Permission policy p is updated.\n", `{"RequestId":"r-1"}`},
-	{"aap permission update p --rule r", nil, []string{`UpdatePolicy AccessControlRules={"NetworkRules":["r"]} Name=p`}, "Permission policy p is updated.\n", `{"RequestId":"r-1"}`},
-	{"aap permission delete p --yes", nil, []string{"DeletePolicy Name=p"}, "Permission policy p is deleted.\n", `{"RequestId":"r-1"}`},
+		[]string{"DescribeKey KeyId=k", `UpdatePolicy AccessControlRules={"NetworkRules":[]} Name=p Resources=["key/k-1"]`}, "Permission policy p was updated.\n", `{"RequestId":"r-1"}`},
+	{"aap permission update p --rule r", nil, []string{`UpdatePolicy AccessControlRules={"NetworkRules":["r"]} Name=p`}, "Permission policy p was updated.\n", `{"RequestId":"r-1"}`},
+	{"aap permission delete p --yes", nil, []string{"DeletePolicy Name=p"}, "Permission policy p was deleted.\n", `{"RequestId":"r-1"}`},
 	{"aap rule create r --source 192.0.2.0/24 --source ::1 --description x", map[string]string{"CreateNetworkRule": `{"Name":"r","Description":"x","Type":"Private","SourcePrivateIp":"[\"192.0.2.0/24\",\"::1\"]","Arn":"a"}`},
 		[]string{`CreateNetworkRule Description=x Name=r SourcePrivateIp=["192.0.2.0/24","::1"] Type=Private`},
 		"Name             r\nDescription      x\nType             Private\nSourcePrivateIp  192.0.2.0/24, ::1\nArn              a\n",
@@ -257,8 +257,8 @@ var commandLines = []commandLine{
 		[]string{"ListNetworkRules PageNumber=1 PageSize=100"}, "Name  Type\nr     Private\n", `[{"Name":"r","Type":"Private"}]`},
 	{"aap rule show r", map[string]string{"DescribeNetworkRule": `{"Type":"Private","SourcePrivateIp":"[\"::1\"]","Arn":"a"}`},
 		[]string{"DescribeNetworkRule Name=r"}, "Type             Private\nSourcePrivateIp  ::1\nArn              a\n", `{"Description":"","Type":"Private","SourcePrivateIp":["::1"],"Arn":"a"}`},
-	{"aap rule update r --source ::1", nil, []string{`UpdateNetworkRule Name=r SourcePrivateIp=["::1"]`}, "Network rule r is updated.\n", `{"RequestId":"r-1"}`},
-	{"aap rule delete r --yes", nil, []string{"DeleteNetworkRule Name=r"}, "Network rule r is deleted.\n", `{"RequestId":"r-1"}`},
+	{"aap rule update r --source ::1", nil, []string{`UpdateNetworkRule Name=r SourcePrivateIp=["::1"]`}, "Network rule r was updated.\n", `{"RequestId":"r-1"}`},
+	{"aap rule delete r --yes", nil, []string{"DeleteNetworkRule Name=r"}, "Network rule r was deleted.\n", `{"RequestId":"r-1"}`},
 
 	{"clientkey create --aap app --out {DIR} --password-file {FILE} --not-before x --not-after y", map[string]string{"CreateClientKey": aClientKey},
 		[]string{"CreateClientKey AapName=app NotAfter=y NotBefore=x Password=" + aDocument},
@@ -269,7 +269,7 @@ var commandLines = []commandLine{
 		`[{"ClientKeyId":"KAAP.1","AapName":"app","CreateTime":"c","NotBefore":"b","NotAfter":"a"}]`},
 	{"clientkey show KAAP.1", map[string]string{"GetClientKey": aClientKey}, []string{"GetClientKey ClientKeyId=KAAP.1"}, "PEM\n",
 		`{"ClientKeyId":"KAAP.1","AapName":"app","CreateTime":"c","NotBefore":"b","NotAfter":"a","KeyAlgorithm":"","KeyOrigin":"","PublicKeyData":"PEM\n"}`},
-	{"clientkey delete KAAP.1 --yes", nil, []string{"DeleteClientKey ClientKeyId=KAAP.1"}, "Client key KAAP.1 is deleted.\n", `{"RequestId":"r-1"}`},
+	{"clientkey delete KAAP.1 --yes", nil, []string{"DeleteClientKey ClientKeyId=KAAP.1"}, "Client key KAAP.1 was deleted.\n", `{"RequestId":"r-1"}`},
 
 	{"token info", map[string]string{"DescribeToken": aSurvey}, []string{"DescribeToken"},
 		"Module    /m.so\n          an HSM, Maker, version 1.2, PKCS#11 2.40\n" +
@@ -287,7 +287,7 @@ var commandLines = []commandLine{
 		"Use          Class        KeySpec  KeyId  KeyVersionId  KeyState  Aliases           Label    ObjectId  Handle  OtherPublicKey\nkey version  private key  EC_P256  k      v             Enabled   alias/x, alias/y  kmsgate  ab        7       false\n\n" +
 			"The token does not hold exactly one private key of these records (kmsgate doctor says what to do):\n\n" +
 			"Use          KeyId  KeyVersionId  KeyState  KeySpec  Aliases  PrivateKeys\nkey version  l      w             Disabled  EC_P256           0\n",
-		`{"Deviations":[{"Use":"key version","KeyId":"l","KeyVersionId":"w","KeyState":"Disabled","KeySpec":"EC_P256","Aliases":{"Alias":[]},"PrivateKeys":0}],"Objects":[{"Use":"key version","Class":"private key","KeySpec":"EC_P256","KeyId":"k","KeyVersionId":"v","KeyState":"Enabled","Aliases":{"Alias":["alias/x","alias/y"]},"Label":"kmsgate","ObjectId":"ab","Handle":7,"OtherPublicKey":false}]}`},
+		`{"Deviations":[{"Use":"key version","KeyId":"l","KeyVersionId":"w","KeyState":"Disabled","KeySpec":"EC_P256","Aliases":[],"PrivateKeys":0}],"Objects":[{"Use":"key version","Class":"private key","KeySpec":"EC_P256","KeyId":"k","KeyVersionId":"v","KeyState":"Enabled","Aliases":["alias/x","alias/y"],"Label":"kmsgate","ObjectId":"ab","Handle":7,"OtherPublicKey":false}]}`},
 	{"token test --count 3", map[string]string{"ListKeys": `{"Keys":{"Key":[{"KeyId":"k"}]},"TotalCount":1}`, "ListKeyVersions": `{"KeyVersions":{"KeyVersion":[{"KeyId":"k","KeyVersionId":"v"}]},"TotalCount":1}`,
 		"TestKeyVersion": `{"KeyId":"k","KeyVersionId":"v","KeySpec":"EC_P256","Signatures":3,"MinMilliseconds":1.5,"MedianMilliseconds":2,"MaxMilliseconds":2.25}`},
 		[]string{"ListKeys PageNumber=1 PageSize=100", "ListKeyVersions KeyId=k PageNumber=1 PageSize=100", "TestKeyVersion Count=3 KeyId=k KeyVersionId=v"},
@@ -383,7 +383,7 @@ func TestEveryCommand(t *testing.T) {
 			t.Errorf("the example of %s does not show it:\n%s", path, cmd.Example)
 		}
 		for line := range strings.Lines(cmd.Long) {
-			if utf8.RuneCountInString(line) > 90 {
+			if utf8.RuneCountInString(strings.TrimSuffix(line, "\n")) > 90 {
 				t.Errorf("the help of %s has a line of more than 90 columns: %s", path, line)
 			}
 		}
@@ -425,39 +425,49 @@ func TestMistakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	mistakes(t, map[string]string{
-		"user create":                                  "NAME is missing: usage: kmsgate user create NAME [flags]",
-		"user create alice bob":                        `unexpected argument "bob": usage: kmsgate user create NAME [flags]`,
-		"user list all":                                `unexpected argument "all": usage: kmsgate user list [flags]`,
-		"user creat alice":                             `unknown command "kmsgate user creat": did you mean create? (see kmsgate user --help)`,
-		"user creat alice --description":               `unknown command "kmsgate user creat": did you mean create? (see kmsgate user --help)`,
-		"sing --file x":                                `unknown command "kmsgate sing" (see kmsgate --help)`,
-		"aliass list":                                  `unknown command "kmsgate aliass": did you mean alias? (see kmsgate --help)`,
-		"user list -o yaml":                            `--output "yaml": must be one of table, json`,
-		"user list --ouput json":                       "unknown flag --ouput: did you mean --output? (see kmsgate user list --help)",
-		"user list --outputformat json":                "unknown flag --outputformat (see kmsgate user list --help)",
-		"user list -x":                                 "unknown flag -x (see kmsgate user list --help)",
-		"user create alice --description":              "--description needs a value",
-		"user delete alice --yes=perhaps":              `--yes "perhaps": must be one of true, false`,
-		"accesskey create":                             "--user is missing (see kmsgate accesskey create --help)",
-		"policy attach p":                              "--user is missing (see kmsgate policy attach --help)",
-		"policy create p --file /nonexistent":          "open /nonexistent: no such file or directory",
-		"policy create p --file " + large:              large + " is larger than 64 KiB",
-		"policy create p --file -":                     "the standard input is empty",
-		"policy create p --file " + broken:             broken + ":3:1: not JSON: invalid character '}' looking for beginning of object key string",
-		"key create":                                   "--spec is missing: it is one of RSA_2048, RSA_3072, RSA_4096, EC_P256, EC_P256K, EC_SM2",
-		"key create --spec EC_P512":                    `--spec "EC_P512": must be one of RSA_2048, RSA_3072, RSA_4096, EC_P256, EC_P256K, EC_SM2`,
-		"key create --spec EC_P256 --tag a":            `tag "a" is not KEY=VALUE`,
-		"key create --spec EC_P256 --alias x":          `alias "x" must begin with alias/`,
-		"key list --state Gone":                        `--state "Gone": must be one of Enabled, Disabled, PendingDeletion`,
-		"key tag k":                                    "KEY=VALUE is missing: usage: kmsgate key tag KEY KEY=VALUE… [flags]",
-		"key tag k a":                                  `tag "a" is not KEY=VALUE`,
-		"token test --count 0":                         `--count "0": must be 1 to 100`,
-		"token test --count many":                      `--count "many": must be 1 to 100`,
-		"token info extra":                             `unexpected argument "extra": usage: kmsgate token info [flags]`,
-		"token info --module m.so":                     "--module needs --pin-file: give both or neither",
-		"token info --label a --serial b":              "--label and --serial exclude each other: give one of them",
-		"key untag":                                    "KEY is missing: usage: kmsgate key untag KEY TAGKEY… [flags]",
-		"key schedule-deletion k":                      "--days is missing (see kmsgate key schedule-deletion --help)",
+		"user create":                                     "NAME is missing: usage: kmsgate user create NAME [flags]",
+		"user create alice bob":                           `unexpected argument "bob": usage: kmsgate user create NAME [flags]`,
+		"user list all":                                   `unexpected argument "all": usage: kmsgate user list [flags]`,
+		"user creat alice":                                `unknown command "kmsgate user creat": did you mean create? (see kmsgate user --help)`,
+		"user creat alice --description":                  `unknown command "kmsgate user creat": did you mean create? (see kmsgate user --help)`,
+		"sing --file x":                                   `unknown command "kmsgate sing" (see kmsgate --help)`,
+		"aliass list":                                     `unknown command "kmsgate aliass": did you mean alias? (see kmsgate --help)`,
+		"user list -o yaml":                               `--output "yaml": must be one of table, json`,
+		"user list --ouput json":                          "unknown flag --ouput: did you mean --output? (see kmsgate user list --help)",
+		"user list --outputformat json":                   "unknown flag --outputformat (see kmsgate user list --help)",
+		"user list -x":                                    "unknown flag -x (see kmsgate user list --help)",
+		"user create alice --description":                 "--description needs a value",
+		"user delete alice --yes=perhaps":                 `--yes "perhaps": must be one of true, false`,
+		"accesskey create":                                "--user is missing (see kmsgate accesskey create --help)",
+		"policy attach p":                                 "--user is missing (see kmsgate policy attach --help)",
+		"policy create p --file /nonexistent":             "open /nonexistent: no such file or directory",
+		"policy create p --file " + large:                 large + " is larger than 64 KiB",
+		"policy create p --file -":                        "the standard input is empty",
+		"policy create p --file " + broken:                broken + ":3:1: not JSON: invalid character '}' looking for beginning of object key string",
+		"key create":                                      "--spec is missing: it is one of RSA_2048, RSA_3072, RSA_4096, EC_P256, EC_P256K, EC_SM2",
+		"key create --spec EC_P512":                       `--spec "EC_P512": must be one of RSA_2048, RSA_3072, RSA_4096, EC_P256, EC_P256K, EC_SM2`,
+		"key create --spec EC_P256 --tag a":               `tag "a" is not KEY=VALUE`,
+		"key create --spec EC_P256 --alias x":             `400 InvalidParameter: The specified parameter "AliasName" is not valid: it must begin with alias/ and have at least one more character.`,
+		"key list --state Gone":                           `--state "Gone": must be one of Enabled, Disabled, PendingDeletion`,
+		"key tag k":                                       "KEY=VALUE is missing: usage: kmsgate key tag KEY KEY=VALUE… [flags]",
+		"key tag k a":                                     `tag "a" is not KEY=VALUE`,
+		"token test --count 0":                            `--count "0": must be 1 to 100`,
+		"token test --count many":                         `--count "many": must be 1 to 100`,
+		"token info extra":                                `unexpected argument "extra": usage: kmsgate token info [flags]`,
+		"token info --module m.so":                        "--module needs --pin-file: give both or neither",
+		"token info --label a --serial b":                 "--label and --serial exclude each other: give one of them",
+		"policy simulate --user a --action AsymetricSign": `no operation is called "AsymetricSign": did you mean AsymmetricSign?`,
+		"key describe k":                                  `unknown command "kmsgate key describe": did you mean show? (see kmsgate key --help)`,
+		"user rm alice":                                   `unknown command "kmsgate user rm": did you mean delete? (see kmsgate user --help)`,
+		"completion tcsh":                                 `unknown command "kmsgate completion tcsh": did you mean bash or fish or zsh? (see kmsgate completion --help)`,
+		"completion bash x":                               `unexpected argument "x": usage: kmsgate completion bash`,
+		"help nonsense":                                   `unknown command "kmsgate nonsense" (see kmsgate --help)`,
+		"help key nonsense":                               `unknown command "kmsgate key nonsense" (see kmsgate key --help)`,
+		"key list ---x":                                   `malformed flag "---x" (see kmsgate key list --help)`,
+		"audit search f --since 2026-11-02 --until 2026-11-01":                                              "--since 2026-11-02 is not before --until 2026-11-01",
+		"backup /dev/full --recipient age1xq33d62dfm0c6ypxy7cwtepe5k8kx2x3ya7nx3uzueka39nq6fzscxus4z --yes": `"/dev/full" is not a regular file: give another name, or - for the standard output`,
+		"key untag":               "KEY is missing: usage: kmsgate key untag KEY TAGKEY… [flags]",
+		"key schedule-deletion k": "--days is missing (see kmsgate key schedule-deletion --help)",
 		"quota update --user alice --quota asymmetric": "--qps is missing (see kmsgate quota update --help)",
 		"backup":                            "FILE is missing: usage: kmsgate backup FILE [flags]",
 		"backup f":                          "one of --recipient, --passphrase-file is missing (see kmsgate backup --help)",
@@ -469,7 +479,7 @@ func TestMistakes(t *testing.T) {
 		"config check f":                    `unexpected argument "f": usage: kmsgate config check --config FILE [flags]`,
 		"serve":                             "--config is missing (see kmsgate serve --help)",
 		"dev extra":                         `unexpected argument "extra": usage: kmsgate dev [flags]`,
-		"audit tail -n many":                `--lines "many": not a number, or true or false`,
+		"audit tail -n many":                `--lines "many": must be a whole number`,
 		"audit tail -n -1":                  "--lines -1: must be 0 or more",
 		"audit tail a b":                    `unexpected argument "b": usage: kmsgate audit tail [FILE] [flags]`,
 		"audit search f --since yesterday":  `--since: "yesterday" is neither a time, such as 2026-11-22T08:00:00Z or 2026-11-22, nor a duration before now, such as 24h`,
@@ -519,11 +529,11 @@ func TestCreateWithAlias(t *testing.T) {
 	}{
 		{"free", map[string]error{"DescribeKey": kms.ErrAliasNotFound},
 			[]string{"DescribeKey KeyId=alias/x", "CreateKey KeySpec=EC_P256", "CreateAlias AliasName=alias/x KeyId=k-1"}, keyTable, nil, "<nil>"},
-		{"taken", nil, []string{"DescribeKey KeyId=alias/x"}, "", kms.ErrAliasExists, "no key is created: alias/x names key k-1 already"},
-		{"invalid", map[string]error{"DescribeKey": kms.ErrInvalidParameter}, []string{"DescribeKey KeyId=alias/x"}, "", kms.ErrInvalidParameter, "no key is created: alias \"alias/x\": "},
+		{"taken", nil, []string{"DescribeKey KeyId=alias/x"}, "", kms.ErrAliasExists, "no key was created: alias/x already names key k-1"},
+		{"invalid", map[string]error{"DescribeKey": kms.ErrInvalidParameter}, []string{"DescribeKey KeyId=alias/x"}, "", kms.ErrInvalidParameter, "no key was created: alias \"alias/x\": "},
 		{"taken in between", map[string]error{"DescribeKey": kms.ErrAliasNotFound, "CreateAlias": kms.ErrAliasExists},
 			[]string{"DescribeKey KeyId=alias/x", "CreateKey KeySpec=EC_P256", "CreateAlias AliasName=alias/x KeyId=k-1"}, keyTable, kms.ErrAliasExists,
-			"the key is created, but without its alias: run kmsgate alias create ALIAS --key k-1"},
+			"the key was created, but its alias was not: run kmsgate alias create ALIAS --key k-1"},
 	} {
 		g := &fakeGateway{answers: map[string]string{"CreateKey": aKey, "DescribeKey": aKey}, refuse: c.refuse}
 		stdout, _, err := g.kmsgate("", "key", "create", "--spec", "EC_P256", "--alias", "alias/x")
@@ -546,11 +556,11 @@ func TestQuestions(t *testing.T) {
 	}
 	for line, question := range map[string]string{
 		"user delete alice":            "This deletes user alice\n  - and access key A, last used e\n  - and access key B, last used never\n",
-		"accesskey delete A":           "This deletes access key A. Programs that still use it are refused from then on.\n",
-		"clientkey delete KAAP.1":      "This deletes client key KAAP.1. Programs that still use it are refused from then on.\n",
+		"accesskey delete A":           "This deletes access key A. The gateway then refuses programs that still use it.\n",
+		"clientkey delete KAAP.1":      "This deletes client key KAAP.1. The gateway then refuses programs that still use it.\n",
 		"policy delete p":              "This deletes policy p and its document.\n",
-		"alias delete alias/x":         "This deletes alias/x. Programs that still use it are refused from then on.\n",
-		"alias update alias/x --key k": "alias/x names key k-1 now. Programs that use the alias get signatures of k from then on.\n",
+		"alias delete alias/x":         "This deletes alias/x. The gateway then refuses programs that still use it.\n",
+		"alias update alias/x --key k": "alias/x now names key k-1. After this change, programs that use the alias get signatures of k.\n",
 		"aap delete app":               "This deletes access point app\n  - and client key KAAP.1, created c\n",
 		"aap permission delete p":      "This deletes permission policy p. Client keys may no longer do what only it permits.\n",
 		"aap rule delete r":            "This deletes network rule r. A permission policy that names no other rule then permits no address.\n",
@@ -580,9 +590,9 @@ func TestUnmatchedActions(t *testing.T) {
 	for _, verb := range []string{"create", "update"} {
 		g := new(fakeGateway)
 		stdout, stderr, err := g.kmsgate(document, "policy", verb, "p", "--file", "-")
-		const want = "kmsgate: warning: action \"kms:asymetricsign\" matches no operation of this gateway: did you mean kms:AsymmetricSign?\n" +
-			"kmsgate: warning: action \"oss:getobject\" matches no operation of this gateway\n"
-		if err != nil || stdout != "Policy p is "+verb+"d.\n" || stderr != want || len(g.calls) != 1 {
+		const want = "kmsgate: warning: action \"kms:AsymetricSign\" matches no operation of this gateway: did you mean kms:AsymmetricSign?\n" +
+			"kmsgate: warning: action \"oss:GetObject\" matches no operation of this gateway\n"
+		if err != nil || stdout != "Policy p was "+verb+"d.\n" || stderr != want || len(g.calls) != 1 {
 			t.Errorf("%s: got %v, printed %q, warned %q, want %q", verb, err, stdout, stderr, want)
 		}
 	}
@@ -595,7 +605,7 @@ func TestErrorsAsJSON(t *testing.T) {
 		args []string
 		want string
 	}{
-		{kms.ErrKeyNotFound, []string{"key", "enable", "k", "-o", "json"}, `{"Error":"404 Forbidden.KeyNotFound: The specified Key is not found.","Code":"Forbidden.KeyNotFound","ExitStatus":3}`},
+		{kms.ErrKeyNotFound, []string{"key", "enable", "k", "-o", "json"}, `{"Error":"\"k\": 404 Forbidden.KeyNotFound: The specified Key is not found.","Code":"Forbidden.KeyNotFound","ExitStatus":3}`},
 		{kms.ErrKeyPendingDeletion, []string{"key", "enable", "k", "-o", "json"}, `{"Error":"409 Rejected.PendingDeletion: The request was rejected because the key state is PendingDeletion.","Code":"Rejected.PendingDeletion","ExitStatus":4}`},
 		{kms.ErrUnavailable, []string{"key", "enable", "k", "-o=json"}, `{"Error":"503 ServiceUnavailableTemporary: Service Unavailable Temporary.","Code":"ServiceUnavailableTemporary","ExitStatus":5}`},
 		{kms.ErrInternal, []string{"key", "enable", "k", "--output", "json"}, `{"Error":"500 InternalFailure: Internal Failure.","Code":"InternalFailure","ExitStatus":1}`},
@@ -604,9 +614,9 @@ func TestErrorsAsJSON(t *testing.T) {
 	} {
 		root := rootCommand(&fakeGateway{refuse: map[string]error{"EnableKey": c.err}})
 		root.SetArgs(c.args)
-		cmd, err := root.ExecuteC()
+		err := root.Execute()
 		var b bytes.Buffer
-		cli.ReportError(&b, cmd, err)
+		cli.ReportError(&b, c.args, err)
 		if got := compact(t, b.String()); got != c.want+"\n" {
 			t.Errorf("%q: got %swant %s", c.args, got, c.want)
 		}

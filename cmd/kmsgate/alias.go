@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,18 +19,18 @@ func (a *admin) aliasCommand() *cobra.Command {
 	keyFlag := func(usage string, required bool) *cli.Parameter {
 		return &cli.Parameter{Name: "KeyId", Flag: "key", Kind: "KEY", Usage: usage, Required: required, Complete: keyNames}
 	}
-	return a.Family("alias", "Administer aliases: names for keys", `Administer aliases: names for keys, which programs can use wherever they use a
-KeyId. An alias can be pointed to another key while programs use it.`,
+	return a.Family("alias", "Administer aliases: names for keys", `Administer aliases: names for keys, which programs can use wherever they use a KeyId.
+You can point an alias to another key while programs use it.`,
 		a.Commands(cli.Task{
 			Verb: "create", Short: "Give a key an alias",
 			Example:   "kmsgate alias create alias/invoices --key 4c5f0c5e-3f5e-4f5a-9d3e-6a3a4f0e2b11",
-			Arguments: []*cli.Parameter{{Name: "AliasName", Kind: "alias/NAME"}},
+			Arguments: []*cli.Parameter{{Name: "AliasName", Kind: "alias/NAME", Read: readAlias}},
 			Flags:     []*cli.Parameter{keyFlag("the key: its KeyId, ARN or another alias", true)},
 			Calls:     cli.Done("CreateAlias", "{AliasName} names key {KeyId}."),
 		}, cli.Task{
 			Verb: "update", Short: "Point an alias to another key",
-			Long: `Point an alias to another key. Programs that use the alias get signatures of that key
-from then on.`,
+			Long: `Point an alias to another key. From then on, programs that use the alias get signatures
+of that key.`,
 			Example:   "kmsgate alias update alias/invoices --key 9a1de2cb-0d6d-4b0c-8a55-0b0f4f6f6c27",
 			Arguments: []*cli.Parameter{existing()},
 			Flags:     []*cli.Parameter{keyFlag("the new key: its KeyId, ARN or another alias", true)},
@@ -41,8 +40,8 @@ from then on.`,
 			Verb: "delete", Short: "Delete an alias, and keep its key",
 			Example:   "kmsgate alias delete alias/invoices",
 			Arguments: []*cli.Parameter{existing()},
-			Confirm:   cli.Ask("This deletes {AliasName}. Programs that still use it are refused from then on."),
-			Calls:     cli.Done("DeleteAlias", "{AliasName} is deleted."),
+			Confirm:   cli.Existing("DescribeKey", "KeyId", "AliasName", "This deletes {AliasName}. The gateway then refuses programs that still use it."),
+			Calls:     cli.Done("DeleteAlias", "{AliasName} was deleted."),
 		}, cli.Task{
 			Verb: "list", Short: "List all aliases, or those of one key",
 			Example: "kmsgate alias list\nkmsgate alias list --key 4c5f0c5e-3f5e-4f5a-9d3e-6a3a4f0e2b11",
@@ -66,14 +65,11 @@ func confirmUpdateAlias(ctx context.Context, c target.Caller, parameters map[str
 	if err := c.Call(ctx, "DescribeKey", map[string]string{"KeyId": parameters["AliasName"]}, &now); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s names key %s now. Programs that use the alias get signatures of %s from then on.",
+	return fmt.Sprintf("%s now names key %s. After this change, programs that use the alias get signatures of %s.",
 		printable.Text(parameters["AliasName"]), printable.Text(now.KeyMetadata.KeyId), printable.Text(parameters["KeyId"])), nil
 }
 
-// readAlias refuses a name that CreateAlias would refuse after the key was made.
+// readAlias refuses a name that CreateAlias would refuse after the key was created.
 func readAlias(_ *cobra.Command, values []string) (string, error) {
-	if !strings.HasPrefix(values[0], "alias/") {
-		return "", fmt.Errorf("alias %q must begin with alias/", values[0])
-	}
-	return values[0], nil
+	return values[0], kms.CheckAliasName(values[0])
 }

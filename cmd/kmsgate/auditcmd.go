@@ -28,18 +28,18 @@ func (a *auditor) auditCommand() *cobra.Command {
 		Verb: "head", Short: "Print the log's signed head, for an auditor to keep",
 		Long: `Print the log's signed head: one word that commits to all lines up to now.
 
-Keep it where nobody who can change the log can change it. Later, kmsgate audit verify
+Keep it out of reach of anyone who can change the log. Later, kmsgate audit verify
 --expect HEAD shows whether the log still has all these lines.`,
 		Example: "kmsgate audit head >> heads",
 		Calls: cli.Answered("GetAuditHead", func(h kms.GetAuditHeadResponse) cli.View {
 			return cli.View{Value: cli.ViewOf(h, "Head").Value, Text: printable.Text(h.Head) + "\n"}
 		}),
 	})
-	cmd := a.Family("audit", "Read, search and verify the audit log", `Read, search and verify the audit log. It has a line for every request, and nobody can
-change a line without a trace.
+	cmd := a.Family("audit", "Read, search and verify the audit log", `Read, search and verify the audit log. It has a line for every request, and a change
+of any line leaves a trace.
 
 Without FILE, the commands read the log that --config or $`+auditFileVariable+`
-names, and the files that it was rotated to.`,
+names, including its rotated files.`,
 		head, a.verifyCommand(), a.tailCommand(), a.searchCommand(), a.exportCommand())
 	cmd.PersistentPreRunE = func(*cobra.Command, []string) error {
 		file, key, err := a.Dialer.AuditFiles()
@@ -86,8 +86,8 @@ func (a *auditor) verifyCommand() *cobra.Command {
 key in the token has signed. Give the files in order, the oldest first.
 
 Only --expect can show that lines were cut off at the end. It needs a head that kmsgate
-audit head printed earlier. With --after that head, only later lines are verified. Give
-a head as it was printed, or as @FILE.
+audit head printed earlier. With --after HEAD, the first file must continue from that
+head, and only later lines are verified. Give a head as it was printed, or as @FILE.
 
 The exit status is 1 if anything is broken or if nothing is proven.`,
 		Example: `  kmsgate audit verify audit.log --audit-public-key audit.pem --expect @head
@@ -97,7 +97,7 @@ The exit status is 1 if anything is broken or if nothing is proven.`,
 	}
 	cmd.Flags().StringVar(&v.publicKey, "audit-public-key", "", "`FILE` with the public key that verifies checkpoints, in PEM (default: $"+auditKeyVariable+")")
 	cmd.Flags().StringVar(&v.expect, "expect", "", "`HEAD`, or @FILE with one, that the log must contain")
-	cmd.Flags().StringVar(&v.after, "after", "", "`HEAD`, or @FILE with one, that the first file follows")
+	cmd.Flags().StringVar(&v.after, "after", "", "`HEAD`, or @FILE with one, after which the first file continues")
 	return cmd
 }
 

@@ -160,7 +160,7 @@ func TestSearch(t *testing.T) {
 		}
 	}
 	got, err := runAudit(t, "search")
-	want := `Time                  User            Action                Of                                    Code                    Source           RequestId
+	want := `Time                  User            Action                Object                                Code                    Source           RequestId
 2026-11-22T00:00:00Z  alice           AsymmetricSign        alias/x                               OK                      192.0.2.7        r-1
 2026-11-22T00:01:00Z  bob             DisableKey            k-2                                   Forbidden.NoPermission  192.0.2.8        r-2
 2026-11-22T00:02:00Z  admin           CreateUser            carol                                 OK                      -                r-3

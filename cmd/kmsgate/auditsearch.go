@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +25,7 @@ func (a *auditor) searchCommand() *cobra.Command {
 		Args: cli.Arguments("[FILE…]"),
 		RunE: func(cmd *cobra.Command, args []string) error { return search(cmd, args, filter, a.lineFormat()) },
 	}
-	filter.addTo(cmd)
+	filter.addTo(a.App, cmd)
 	return cmd
 }
 
@@ -40,7 +41,7 @@ func (a *auditor) exportCommand() *cobra.Command {
 			return search(cmd, args, filter, auditlog.Format(format.Value()))
 		},
 	}
-	filter.addTo(cmd)
+	filter.addTo(a.App, cmd)
 	format.AddTo(cmd)
 	return cmd
 }
@@ -54,11 +55,19 @@ func search(cmd *cobra.Command, args []string, flags *filterFlags, format auditl
 	if err != nil {
 		return err
 	}
-	found, err := auditlog.Search(cmd.Context(), names, filter, auditlog.NewWriter(cmd.OutOrStdout(), format))
+	found, err := auditlog.Search(cmd.Context(), names, filter, newWriter(cmd.OutOrStdout(), format))
 	if err == nil && found == 0 {
 		fmt.Fprintln(cmd.ErrOrStderr(), "kmsgate: no line matches"+flags.doubts())
 	}
 	return err
+}
+
+// newWriter returns a writer of lines. A table fits the terminal.
+func newWriter(w io.Writer, format auditlog.Format) *auditlog.Writer {
+	if format == auditlog.Table {
+		return auditlog.NewTable(w, cli.TerminalWidth(w))
+	}
+	return auditlog.NewWriter(w, format)
 }
 
 // lineFormat returns the format that -o asks for.
@@ -78,15 +87,16 @@ type filterFlags struct {
 
 func newFilter() *filterFlags {
 	f := &filterFlags{fields: auditlog.Fields()}
+	complete := map[string]cli.Completer{"user": userNames, "action": operationNames, "key": keyIds, "alias": aliasNames, "access-key": accessKeyIds}
 	for _, field := range f.fields {
-		f.parameters = append(f.parameters, &cli.Parameter{Flag: field.Name, Kind: field.Kind, Usage: "only lines " + field.Usage})
+		f.parameters = append(f.parameters, &cli.Parameter{Flag: field.Name, Kind: field.Kind, Usage: "only lines " + field.Usage, Complete: complete[field.Name]})
 	}
 	return f
 }
 
-func (f *filterFlags) addTo(cmd *cobra.Command) {
+func (f *filterFlags) addTo(app *cli.App, cmd *cobra.Command) {
 	for _, p := range f.parameters {
-		p.AddTo(cmd)
+		app.AddFlag(cmd, p)
 	}
 	cmd.Flags().StringVar(&f.since, "since", "", "only lines of this `TIME` or later: 2026-11-22T08:00:00Z, 2026-11-22, or 24h for a day ago")
 	cmd.Flags().StringVar(&f.until, "until", "", "only lines before this `TIME`")
@@ -103,8 +113,13 @@ func (f *filterFlags) filter() (*auditlog.Filter, error) {
 	if filter.Since, err = parseTime("since", f.since); err != nil {
 		return nil, err
 	}
-	filter.Until, err = parseTime("until", f.until)
-	return filter, err
+	if filter.Until, err = parseTime("until", f.until); err != nil {
+		return nil, err
+	}
+	if !filter.Until.IsZero() && !filter.Since.Before(filter.Until) {
+		return nil, cli.Usagef("--since %s is not before --until %s", f.since, f.until)
+	}
+	return filter, nil
 }
 
 // doubts names the values of flags that no line can have, because no operation or error has
@@ -168,7 +183,7 @@ func (a *auditor) tailCommand() *cobra.Command {
 			return a.tail(cmd, args, n, follow)
 		},
 	}
-	cmd.Flags().IntVarP(&n, "lines", "n", 10, "number of lines to print")
+	cmd.Flags().IntVarP(&n, "lines", "n", 10, "`N`, the number of lines to print")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "print new lines as they are written, across rotation, until Ctrl-C")
 	return cmd
 }
@@ -183,7 +198,7 @@ func (a *auditor) tail(cmd *cobra.Command, args []string, n int, follow bool) er
 		return err
 	}
 	defer func() { tail.Close() }()
-	out := auditlog.NewWriter(cmd.OutOrStdout(), a.lineFormat())
+	out := newWriter(cmd.OutOrStdout(), a.lineFormat())
 	for _, line := range lines {
 		if err := out.Write(line); err != nil {
 			return err

@@ -40,8 +40,8 @@ It does not hold the token of an HSM and its PIN, a certificate of your own, or 
 log itself. docs/backup.md has a drill.
 
 The backup shows one moment: the gateway continues to sign, but creates and destroys no
-key pair until the backup is complete. FILE appears when it is complete; - is the
-standard output. It is an age file: kmsgate restore and the program age open it.`,
+key pair until the backup is complete. FILE appears when it is complete; - means
+standard output. It is an age file: kmsgate restore and the program age can open it.`,
 		Example: `  kmsgate backup /mnt/safe/kmsgate.age --config kmsgate.yaml --recipient age1…   # of age-keygen
   kmsgate backup - --passphrase-file passphrase | ssh elsewhere 'cat > kmsgate.age'`,
 		Args: cli.Arguments("FILE"),
@@ -61,7 +61,11 @@ func (a *operator) backup(cmd *cobra.Command, b backupFlags, path string) (err e
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(path); path != "-" && !b.yes && err == nil {
+	info, statErr := os.Lstat(path)
+	if path != "-" && statErr == nil && !info.Mode().IsRegular() {
+		return cli.Usagef("%q is not a regular file: give another name, or - for the standard output", path)
+	}
+	if path != "-" && statErr == nil && !b.yes {
 		fmt.Fprintf(cmd.ErrOrStderr(), "This replaces %s.\n", printable.Text(path))
 		if !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
 			return cli.ErrNotConfirmed
@@ -94,13 +98,14 @@ func (a *operator) backup(cmd *cobra.Command, b backupFlags, path string) (err e
 }
 
 // backupSentence is printed after a backup, with its size and its place.
-const backupSentence = "A backup of %d bytes is written to %s. " +
+const backupSentence = "Wrote a backup of %d bytes to %s. " +
 	"It does not hold the token of an HSM and its PIN, a certificate of your own, or the audit log.\n"
 
 // writer reads the files that the flags name, and returns a function that writes the backup.
 func (b backupFlags) writer() (func(ctx context.Context, c target.Caller, w io.Writer) error, error) {
 	if b.passphrase == "" {
 		_, err := archive.ParseRecipients(b.recipients...)
+		err = cli.UsageError(err)
 		return func(ctx context.Context, c target.Caller, w io.Writer) error {
 			return backup.Write(ctx, c, w, b.recipients)
 		}, err

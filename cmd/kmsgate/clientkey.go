@@ -25,8 +25,8 @@ func (a *admin) clientKeyCommand() *cobra.Command {
 their requests. Its application access point decides what a client key may do
 (kmsgate aap).
 
-To replace one without an interruption: create a second one, give it to the program,
-and delete the first.`,
+To replace one without interruption: create a second one, give it to the program, restart
+the program, and delete the first.`,
 		a.Commands(createClientKeyTask(), cli.Task{
 			Verb: "list", Short: "List client keys",
 			Example: "kmsgate clientkey list\nkmsgate clientkey list --aap billing -o json",
@@ -45,8 +45,8 @@ and delete the first.`,
 			Verb: "delete", Short: "Delete a client key permanently",
 			Example:   "kmsgate clientkey delete KAAP.4c5f0c5e-3f5e-4f5a-9d3e-6a3a4f0e2b11",
 			Arguments: []*cli.Parameter{clientKeyId()},
-			Confirm:   cli.Ask("This deletes client key {ClientKeyId}. Programs that still use it are refused from then on."),
-			Calls:     cli.Done("DeleteClientKey", "Client key {ClientKeyId} is deleted."),
+			Confirm:   cli.Existing("GetClientKey", "ClientKeyId", "ClientKeyId", "This deletes client key {ClientKeyId}. The gateway then refuses programs that still use it."),
+			Calls:     cli.Done("DeleteClientKey", "Client key {ClientKeyId} was deleted."),
 		})...)
 }
 
@@ -61,8 +61,8 @@ func createClientKeyTask() cli.Task {
 its id and its private key, which a password protects. The private key cannot be shown
 again.
 
-Without --password-file, a random password is written to a second file. Only their owner
-can read the files. Existing files are not overwritten.`,
+Without --password-file, the command writes a random password to a second file. Only
+their owner can read the files. The command overwrites no existing file.`,
 		Example: `kmsgate clientkey create --aap billing
 kmsgate clientkey create --aap billing --out billing.json --password-file password.txt
 kmsgate clientkey create --aap billing --not-before 2027-01-01T00:00:00Z --not-after 2028-01-01T00:00:00Z`,
@@ -70,8 +70,8 @@ kmsgate clientkey create --aap billing --not-before 2027-01-01T00:00:00Z --not-a
 			aapFlag("the access point that the client key belongs to", true),
 			{Name: outOption, Flag: "out", Kind: "FILE", Read: readOut,
 				Usage: "the file, or the directory for clientKey_<id>.json and clientKey_<id>_Password.txt (default: the current one)"},
-			{Name: "Password", Flag: passwordFlag, Kind: "FILE", Read: readPassword, Usage: "a file with the password; - is the standard input"},
-			{Name: "NotBefore", Flag: "not-before", Kind: "TIME", Usage: "the start of its validity, as 2027-01-01T00:00:00Z; needs --not-after (default: now)"},
+			{Name: "Password", Flag: passwordFlag, Kind: "FILE", Read: readPassword, Usage: "a file with the password; - means standard input"},
+			{Name: "NotBefore", Flag: "not-before", Kind: "TIME", Usage: "the start of its validity, such as 2027-01-01T00:00:00Z; needs --not-after (default: now)"},
 			{Name: "NotAfter", Flag: "not-after", Kind: "TIME", Usage: "the end of its validity; needs --not-before (default: in five years)"},
 		},
 		Groups: cli.FlagGroups{Together: []string{"not-before", "not-after"}},

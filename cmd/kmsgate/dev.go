@@ -15,8 +15,9 @@ func (a *operator) devCommand() *cobra.Command {
 		Long: `Run a gateway for development and tests, with a SoftHSM token.
 
 It creates what DIR lacks: a configuration, the token, the database, a CA, an access key
-with full rights, a client key, and a key of each KeySpec. When it accepts connections it
-writes DIR/env, which a shell can source. The same DIR serves the same keys again.`,
+with full rights, a client key, and a key of each KeySpec except RSA_4096. Once it
+accepts connections, it writes DIR/env, which a shell can source. The same DIR serves the
+same keys again.`,
 		Example: `  kmsgate dev
   kmsgate dev --dir ./kms --listen 127.0.0.1:0`,
 		Args: cli.Arguments(""),
@@ -26,8 +27,8 @@ writes DIR/env, which a shell can source. The same DIR serves the same keys agai
 			return dev.Run(cmd.Context(), o)
 		},
 	}
-	cmd.Flags().StringVar(&o.Dir, "dir", "", "directory of the gateway's files (default: a temporary one, removed at the end)")
-	cmd.Flags().StringVar(&o.Listen, "listen", "127.0.0.1:8443", "address and port of the HTTPS server; port 0 takes a free one")
+	cmd.Flags().StringVar(&o.Dir, "dir", "", "`DIR` of the gateway's files (default: a temporary one, removed at the end)")
+	cmd.Flags().StringVar(&o.Listen, "listen", "127.0.0.1:8443", "`ADDRESS` (host:port) of the HTTPS server; port 0 takes a free one")
 	cmd.Flags().BoolVar(&o.Verbose, "verbose", false, "log every request")
 	acceptAuditLossFlag(cmd, &o.AcceptAuditLoss)
 	return cmd

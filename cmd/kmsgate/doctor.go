@@ -23,10 +23,11 @@ token and its abilities, and whether token and records agree. It lets every key 
 sign once. For each finding it says what to do. The exit status is 0 if there is no
 problem.
 
-With --repair it lists, and after a yes destroys, objects that kmsgate made in the token
-and that no record mentions; and it removes empty files of SoftHSM. It never destroys an
-object whose id is in any record. It destroys nothing if the token has more private keys
-without a record than with one: then the database does not belong to this token.`,
+With --repair it lists what it can repair, and asks. It then destroys objects that
+kmsgate made in the token but no record mentions, and removes empty files of SoftHSM. It
+never destroys an object whose id is in any record. It destroys nothing if the token has
+more private keys without a record than with one: the database is then probably not the
+right one.`,
 		Example: "  kmsgate doctor --config /etc/kmsgate/kmsgate.yaml\n  kmsgate doctor --config /etc/kmsgate/kmsgate.yaml --repair",
 		Args:    cli.Arguments(""), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd) },

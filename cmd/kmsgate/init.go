@@ -25,9 +25,9 @@ func (a *operator) initCommand() *cobra.Command {
 		Short: "Create the instance that a configuration describes",
 		Long: `Create the instance that a configuration describes: the gateway's own keys in the token,
 the database, a CA unless you have a certificate of your own, and the first
-administrator, whose AccessKeySecret is shown only now. The command lists what it will do
-and asks first. If it is interrupted, run it again: it keeps what exists. It refuses a
-token with keys, or a directory with an audit log, of an instance whose database is
+administrator, whose AccessKeySecret is shown only once. The command lists what it will
+do, and asks first. If it is interrupted, run it again: it keeps what exists. It refuses
+a token with keys, or a directory with an audit log, of an instance whose database is
 missing.
 
 With --new-ca it only creates another CA, for an instance that has lost its CA's key.
@@ -89,7 +89,7 @@ func (a *operator) initialize(cmd *cobra.Command, path string, c *config.Config,
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
 	if opened.Store.Now().AccessKeys().Len() > 0 {
-		return errors.New("the instance is initialized already: run kmsgate serve, or create more users with kmsgate user create")
+		return errors.New("the instance is already initialized: run kmsgate serve, or create more users with kmsgate user create")
 	}
 	created, err := opened.CreateAdministrator(cmd.Context(), firstUser, "created by kmsgate init")
 	if err != nil {
@@ -110,13 +110,13 @@ Every client that trusts the old CA needs the new certificate.
 // newCA creates another CA: opening the instance does that.
 func (a *operator) newCA(cmd *cobra.Command, _ string, c *config.Config, o appliance.Options) error {
 	if c.TLS.Certificate != "" {
-		return fmt.Errorf("no CA is created: the configuration names a certificate of your own, %s", c.TLS.Certificate)
+		return fmt.Errorf("no CA was created: the configuration names a certificate of your own, %s", c.TLS.Certificate)
 	}
 	opened, err := appliance.Open(cmd.Context(), c, o)
 	if err != nil {
 		return err
 	}
 	created := struct{ CAFile string }{c.TLS.CAFile}
-	err = a.Print(cmd, cli.View{Value: created, Text: fmt.Sprintf("A new CA is created. Give every client its certificate, %s.\n", printable.Text(c.TLS.CAFile))})
+	err = a.Print(cmd, cli.View{Value: created, Text: fmt.Sprintf("A new CA was created. Give every client its certificate, %s.\n", printable.Text(c.TLS.CAFile))})
 	return errors.Join(err, opened.Close())
 }

@@ -34,7 +34,7 @@ func (a *admin) keyCommand() *cobra.Command {
 			keyTask("cancel-deletion", "Keep a key whose deletion is scheduled, and enable it",
 				cli.Done("CancelKeyDeletion", "Key {KeyId} is kept and enabled.")),
 			protectTask(),
-			keyTask("unprotect", "Allow scheduling a key's deletion again",
+			keyTask("unprotect", "Remove a key's protection from deletion",
 				cli.With("EnableDeletionProtection", "false", cli.Done("SetDeletionProtection", "Key {KeyId} is no longer protected from deletion."))),
 			publicKeyTask(),
 			keyTask("create-version", "Create a new version of a key: a new key pair",
@@ -57,15 +57,15 @@ func keyTask(verb, short string, calls cli.Calls) cli.Task {
 func createKeyTask() cli.Task {
 	return cli.Task{
 		Verb: "create", Short: "Create a key in the token",
-		Long: `Create a key in the token. EC_SM2 keys are made in software and sealed by the token,
-since few tokens can make them.`,
+		Long: `Create a key in the token. EC_SM2 keys are the exception: kmsgate makes them in software,
+and the token seals them.`,
 		Example: `kmsgate key create --spec EC_P256 --alias alias/invoices
 kmsgate key create --spec RSA_3072 --description "release signing" --tag team=release --tag stage=test`,
 		Flags: []*cli.Parameter{
 			specFlag("the kind of key pair", true),
 			{Name: "Description", Flag: "description", Kind: "TEXT", Usage: "what the key is for"},
 			{Name: "Tags", Flag: "tag", Kind: "KEY=VALUE", Usage: "a tag; can be repeated", Many: true, Read: readTags},
-			{Name: "Policy", Flag: "policy-file", Kind: "FILE", Usage: "the key's policy, in JSON; - is the standard input", Read: cli.ReadJSON},
+			{Name: "Policy", Flag: "policy-file", Kind: "FILE", Usage: "the key's policy, in JSON; - means standard input", Read: cli.ReadJSON},
 			{Name: "AliasName", Flag: "alias", Kind: "alias/NAME", Usage: "an alias for the key", Read: readAlias},
 		},
 		Calls: createKey,
@@ -102,7 +102,7 @@ func createKey(ctx context.Context, c target.Caller, parameters map[string]strin
 	}
 	err := c.Call(ctx, "CreateAlias", map[string]string{"AliasName": aliasName, "KeyId": keyId}, nil)
 	if err != nil {
-		err = fmt.Errorf("the key is created, but without its alias: run kmsgate alias create ALIAS --key %s (%w)", printable.Text(keyId), err)
+		err = fmt.Errorf("the key was created, but its alias was not: run kmsgate alias create ALIAS --key %s (%w)", printable.Text(keyId), err)
 	}
 	return shown, err
 }
@@ -115,17 +115,17 @@ func checkAliasFree(ctx context.Context, c target.Caller, aliasName string) erro
 	case errors.Is(err, kms.ErrAliasNotFound):
 		return nil
 	case err != nil:
-		return fmt.Errorf("no key is created: alias %q: %w", aliasName, err)
+		return fmt.Errorf("no key was created: alias %q: %w", aliasName, err)
 	}
-	return fmt.Errorf("no key is created: %s names key %s already (to point it to a new key, create that first, then kmsgate alias update): %w",
+	return fmt.Errorf("no key was created: %s already names key %s (to point it to a new key, create the key without an alias, then run kmsgate alias update): %w",
 		printable.Text(aliasName), printable.Text(described.KeyMetadata.KeyId), kms.ErrAliasExists)
 }
 
 func scheduleDeletionTask() cli.Task {
 	return cli.Task{
 		Verb: "schedule-deletion", Short: "Delete a key permanently, after some days",
-		Long: `Delete a key permanently, after some days. The key does not sign until then. In the
-meantime kmsgate key cancel-deletion keeps it.`,
+		Long: `Delete a key permanently, after some days. The key stops signing at once. Until it is
+deleted, kmsgate key cancel-deletion keeps it and enables it again.`,
 		Example:   "kmsgate key schedule-deletion alias/invoices --days 30",
 		Arguments: []*cli.Parameter{keyArgument()},
 		Flags:     []*cli.Parameter{{Name: "PendingWindowInDays", Flag: "days", Kind: "N", Usage: "the number of days: 7 to 366", Required: true}},
@@ -135,7 +135,7 @@ meantime kmsgate key cancel-deletion keeps it.`,
 
 func protectTask() cli.Task {
 	return cli.Task{
-		Verb: "protect", Short: "Refuse to schedule a key's deletion",
+		Verb: "protect", Short: "Protect a key from deletion",
 		Example:   `kmsgate key protect alias/invoices --description "in use until 2030"`,
 		Arguments: []*cli.Parameter{keyArgument()},
 		Flags:     []*cli.Parameter{{Name: "DeletionProtectionDescription", Flag: "description", Kind: "TEXT", Usage: "why the key is protected"}},
@@ -149,7 +149,7 @@ func updateKeyTask() cli.Task {
 		Example:   `kmsgate key update alias/invoices --description "invoices of 2027"`,
 		Arguments: []*cli.Parameter{keyArgument()},
 		Flags:     []*cli.Parameter{{Name: "Description", Flag: "description", Kind: "TEXT", Usage: "what the key is for", Required: true}},
-		Calls:     cli.Done("UpdateKeyDescription", "The description of key {KeyId} is changed."),
+		Calls:     cli.Done("UpdateKeyDescription", "The description of key {KeyId} was changed."),
 	}
 }
 

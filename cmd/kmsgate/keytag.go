@@ -24,7 +24,7 @@ func untagTask() cli.Task {
 		Verb: "untag", Short: "Remove tags from a key",
 		Example:   "kmsgate key untag alias/invoices stage",
 		Arguments: []*cli.Parameter{keyArgument(), {Name: "TagKeys", Kind: "TAGKEY", Many: true, Read: cli.JSONList}},
-		Calls:     cli.Done("UntagResource", "The tags are removed from key {KeyId}."),
+		Calls:     cli.Done("UntagResource", "The tags were removed from key {KeyId}."),
 	}
 }
 

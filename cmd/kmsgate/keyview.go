@@ -113,7 +113,7 @@ func describeKey(ctx context.Context, c target.Caller, key string) (v keyView, e
 func listKeysTask() cli.Task {
 	return cli.Task{
 		Verb: "list", Short: "List keys",
-		Long: `List keys. The gateway is asked for each key: that takes a while if there are
+		Long: `List keys. The command asks the gateway about each key, which takes a while if there are
 thousands.`,
 		Example: "kmsgate key list\nkmsgate key list --spec EC_SM2 --state Enabled -o json",
 		Flags: []*cli.Parameter{

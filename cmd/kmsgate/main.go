@@ -36,9 +36,9 @@ func run() int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	root := rootCommand(new(cli.TargetFlags))
-	cmd, err := root.ExecuteContextC(ctx)
+	err := root.ExecuteContext(ctx)
 	if err != nil {
-		cli.ReportError(os.Stderr, cmd, err)
+		cli.ReportError(os.Stderr, os.Args[1:], err)
 	}
 	return cli.ExitStatus(err)
 }

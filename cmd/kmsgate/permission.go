@@ -32,12 +32,12 @@ RAM policies permit what users may do (kmsgate policy).`,
 			}),
 		}, cli.Task{
 			Verb: "delete", Short: "Delete a permission policy",
-			Long: `Delete a permission policy. The client keys of access points that have it may no longer
-do what no other of their policies permits.`,
+			Long: `Delete a permission policy. The client keys of its access points then may do only what
+other policies of the access point permit.`,
 			Example:   "kmsgate aap permission delete sign-invoices",
 			Arguments: []*cli.Parameter{existingName(permissionNames)},
-			Confirm:   cli.Ask("This deletes permission policy {Name}. Client keys may no longer do what only it permits."),
-			Calls:     cli.Done("DeletePolicy", "Permission policy {Name} is deleted."),
+			Confirm:   cli.Existing("DescribePolicy", "Name", "Name", "This deletes permission policy {Name}. Client keys may no longer do what only it permits."),
+			Calls:     cli.Done("DeletePolicy", "Permission policy {Name} was deleted."),
 		})...)
 }
 
@@ -48,10 +48,10 @@ const maxMembers = 100
 func permissionFlags() []*cli.Parameter {
 	return []*cli.Parameter{
 		{Name: keysOption, Flag: "key", Kind: "KEY", Many: true, Most: maxMembers, Read: cli.JSONList, Complete: keyNames,
-			Usage: "a key: its KeyId, an alias, an ARN, or the beginning of KeyIds with *; can be repeated. The policy keeps the KeyId that an alias names now"},
+			Usage: "a key: its KeyId, an alias, an ARN, or the beginning of KeyIds followed by *; can be repeated. For an alias, the policy stores the KeyId that it names now"},
 		{Name: "Resources", Flag: "all-keys", Kind: "bool", Read: cli.OnlyTrue("all-keys", `["key/*"]`), Usage: "all keys, including those created later"},
 		{Name: "AccessControlRules", Flag: "rule", Kind: "NAME", Many: true, Most: maxMembers, Read: readRules, Complete: ruleNames,
-			Usage: "a network rule (kmsgate aap rule) with the addresses that may connect; can be repeated. Without rules, all addresses may"},
+			Usage: "a network rule (kmsgate aap rule) with the addresses that may connect; can be repeated. Without rules, all addresses may connect"},
 		descriptionFlag("what the policy is for"),
 	}
 }
@@ -82,8 +82,8 @@ kmsgate aap permission create sign-anything --all-keys --description "for the te
 func updatePermissionTask() cli.Task {
 	return cli.Task{
 		Verb: "update", Short: "Replace a permission policy's keys, network rules or description",
-		Long: `Replace a permission policy's keys, network rules or description. Keys that are given
-replace all its keys; rules that are given replace all its rules.`,
+		Long: `Replace a permission policy's keys, network rules or description. The given keys replace
+all its keys, and the given rules all its rules.`,
 		Example: `kmsgate aap permission update sign-invoices --rule datacenter
 kmsgate aap permission update sign-invoices --key alias/invoices --any-source`,
 		Arguments: []*cli.Parameter{existingName(permissionNames)},
@@ -93,7 +93,7 @@ kmsgate aap permission update sign-invoices --key alias/invoices --any-source`,
 			OneOf: []string{"key", "all-keys", "rule", "any-source", "description"},
 			Apart: [][]string{{"key", "all-keys"}, {"rule", "any-source"}},
 		},
-		Calls: withKeys(cli.Done("UpdatePolicy", "Permission policy {Name} is updated.")),
+		Calls: withKeys(cli.Done("UpdatePolicy", "Permission policy {Name} was updated.")),
 	}
 }
 

@@ -14,10 +14,11 @@ func (a *admin) quotaCommand() *cobra.Command {
 	}
 	return a.Family("quota", "Administer quotas: how many requests a second a user may make", `Administer quotas: how many requests a second a user may make.
 
-A user has the gateway's quotas unless it was given others (kmsgate quota update). The
-gateway refuses requests beyond a quota with 429 Rejected.Throttling. The listener
-decides which quota a request counts against: signatures count against "dedicated" on a
-dedicated gateway and against "asymmetric" on a shared one. 0 is no limit.`,
+The gateway's quotas apply to every user, unless kmsgate quota update sets others for one
+user. The gateway refuses requests beyond a quota with 429 Rejected.Throttling. The
+listener decides which quota a request counts against: signatures count against
+"dedicated" on a dedicated gateway and against "asymmetric" on a shared one. 0 means no
+limit.`,
 		a.Commands(cli.Task{
 			Verb: "list", Short: "List the quotas of the gateway and of users",
 			Example: "kmsgate quota list",
@@ -27,7 +28,7 @@ dedicated gateway and against "asymmetric" on a shared one. 0 is no limit.`,
 			Example: "kmsgate quota update --user billing --quota dedicated --qps 50",
 			Flags: []*cli.Parameter{
 				userFlag("the user whose quota it is"), quotaName(),
-				{Name: "QueriesPerSecond", Flag: "qps", Kind: "N", Usage: "requests a second; 0 is no limit", Required: true},
+				{Name: "QueriesPerSecond", Flag: "qps", Kind: "N", Usage: "requests a second: 1 to 1000000", Required: true},
 			},
 			Calls: cli.Done("SetUserQuota", "Quota {QuotaName} of user {UserName} is {QueriesPerSecond} requests a second."),
 		}, cli.Task{

@@ -50,8 +50,8 @@ restored beside that HSM: with the module, label and PIN file of the configurati
 with --module and --pin-file.
 
 The audit log continues after the head in the backup, and records the restore. If you
-still have the log, first copy its files to DIR/audit.log and DIR/audit.log.*: then it
-continues at its end. FILE - is the standard input.`,
+still have the log, first copy its files to DIR/audit.log and DIR/audit.log.*: it then
+continues at their end. FILE - means standard input.`,
 		Example: `  kmsgate restore kmsgate.age --target /var/lib/kmsgate --identity key.txt --audit-public-key audit.pem
   kmsgate serve --config /var/lib/kmsgate/kmsgate.yaml`,
 		Args: cli.Arguments("FILE"),
@@ -61,7 +61,7 @@ continues at its end. FILE - is the standard input.`,
 	flags.StringVar(&f.options.Dir, "target", "", "`DIR` to restore into: empty, or created")
 	flags.StringVar(&f.identity, "identity", "", "`FILE` with the age identity that opens the backup")
 	flags.StringVar(&f.passphrase, "passphrase-file", "", "`FILE` with the passphrase that opens the backup")
-	flags.StringVar(&f.publicKey, "audit-public-key", "", "`FILE` with the instance's audit public key, from another place, which must have signed the backup")
+	flags.StringVar(&f.publicKey, "audit-public-key", "", "`FILE` with the instance's audit public key, not from the backup, which must verify the backup's signature")
 	flags.BoolVar(&f.unverified, "unverified", false, "trust the backup without --audit-public-key")
 	flags.StringVar(&f.options.Module, "module", "", "`PATH` of the PKCS#11 module, if it differs from the backup's")
 	flags.StringVar(&f.options.PINFile, "pin-file", "", "`FILE` with the PIN of the HSM's user, if it differs from the backup's")
@@ -123,19 +123,19 @@ func (f *restoreFlags) report(r *backup.Restored) cli.View {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("Restored %s to %s, as it was at %s.", printable.Text(v.Instance), printable.Text(v.Dir), v.BackupTime)
-	line("All of %s in %s signed. %s and %s were unsealed. The audit log continues after line %d.",
+	line("All %s of %s signed. %s and %s were unsealed. The audit log continues after line %d.",
 		cli.Count(v.Versions, "version"), cli.Count(v.Keys, "key"), cli.Count(v.AccessKeys, "access key"), cli.Count(v.ClientKeys, "client key"), v.AuditHead)
 	if r.TokenDir != "" {
 		line("The SoftHSM token is in %s and its user PIN in %s. The configuration names both.", printable.Text(r.TokenDir), printable.Text(r.Config.Token.PINFile))
 	}
 	if !v.Verified {
-		line("Nothing has checked that this is a backup of your instance: that needs --audit-public-key.")
+		line("The restore did not check that this is a backup of your instance: that needs --audit-public-key.")
 	}
 	switch {
 	case v.DueKeys > 0 && f.options.KeepDueKeys:
 		line("Enabled again, although the deletion fell due since the backup: %s.", cli.Count(v.DueKeys, "key"))
 	case v.DueKeys > 0:
-		line("Deleted at the first start, since the deletion fell due since the backup: %s. To keep them, restore again with --keep-due-keys.", cli.Count(v.DueKeys, "key"))
+		line("Deleted at the first start, because the deletion fell due since the backup: %s. To keep them, restore again with --keep-due-keys.", cli.Count(v.DueKeys, "key"))
 	}
 	if os.Getuid() == 0 {
 		line("All files in %s belong to root. If the gateway runs as another user, run chown -R.", printable.Text(v.Dir))

@@ -94,7 +94,7 @@ func TestKeepDueKeys(t *testing.T) {
 		report       string
 		state        string
 	}{
-		{"deleted", "--keep-due-keys=false", "Deleted at the first start, since the deletion fell due since the backup: 1 key.", ""},
+		{"deleted", "--keep-due-keys=false", "Deleted at the first start, because the deletion fell due since the backup: 1 key.", ""},
 		{"kept", "--keep-due-keys", "Enabled again, although the deletion fell due since the backup: 1 key.", store.Enabled},
 	} {
 		cmd := rootCommand(new(cli.TargetFlags))

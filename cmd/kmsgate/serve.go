@@ -23,7 +23,7 @@ func serveCommand() *cobra.Command {
 answers the requests that have arrived, and ends with exit status 0.
 
 The exit status is 77 if the token rejects the PIN: a supervisor must not start the
-gateway again then, since each attempt brings the token nearer to locking the PIN.`,
+gateway again, because each attempt brings the token closer to locking the PIN.`,
 		Example: `  kmsgate serve --config /etc/kmsgate/kmsgate.yaml`,
 		Args:    cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -17,8 +17,8 @@ import (
 
 func (a *operator) tokenCommand() *cobra.Command {
 	bare := new(bareToken)
-	cmd := a.Family("token", "Examine the token of a gateway, or a new token", `Examine the token of a gateway, running or stopped, or a new token that --module, --label
-or --serial, and --pin-file name. Nothing is left behind in it.`,
+	cmd := a.Family("token", "Examine the token of a gateway, or a new token", `Examine the token of a gateway, running or stopped, or a new token. Name a new token with
+--module, --pin-file, and --label or --serial. The commands leave nothing behind in it.`,
 		a.tokenTask(bare, cli.Task{
 			Verb: "info", Short: "Show the module, the token, and which KeySpecs work",
 			Long: `Show the module, the token, and which KeySpecs work. The command tries each with a key
@@ -91,11 +91,11 @@ type bareToken struct{ module, label, serial, pinFile, userType string }
 
 func (b *bareToken) register(cmd *cobra.Command) {
 	flags := cmd.PersistentFlags()
-	flags.StringVar(&b.module, "module", "", "PKCS#11 module (a shared library) of a new token")
-	flags.StringVar(&b.label, "label", "", "label of that token")
-	flags.StringVar(&b.serial, "serial", "", "serial number of that token, instead of its label")
+	flags.StringVar(&b.module, "module", "", "`PATH` of the PKCS#11 module (a shared library) of a new token")
+	flags.StringVar(&b.label, "label", "", "`LABEL` of that token")
+	flags.StringVar(&b.serial, "serial", "", "serial `NUMBER` of that token, instead of its label")
 	flags.StringVar(&b.pinFile, "pin-file", "", "`FILE` with the PIN of that token's user, which only its owner can access")
-	flags.StringVar(&b.userType, "user-type", "user", "whose PIN it is: user, or crypto_user on Thales Luna")
+	flags.StringVar(&b.userType, "user-type", "user", "`TYPE` of the PIN's owner: user, or crypto_user on Thales Luna")
 	cmd.MarkFlagsMutuallyExclusive("label", "serial")
 	cmd.MarkFlagsRequiredTogether("module", "pin-file")
 }

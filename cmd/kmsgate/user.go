@@ -31,7 +31,7 @@ an access key for it (kmsgate accesskey create).`,
 			Example:   "kmsgate user create alice\nkmsgate user create billing --description 'signs invoices'",
 			Arguments: []*cli.Parameter{{Name: "UserName", Kind: "NAME"}},
 			Flags:     []*cli.Parameter{{Name: "Comments", Flag: "description", Kind: "TEXT", Usage: "who or what the user is"}},
-			Calls:     cli.Done("CreateUser", "User {UserName} is created."),
+			Calls:     cli.Done("CreateUser", "User {UserName} was created."),
 		}, cli.Task{
 			Verb: "list", Short: "List users, their policies and the number of their access keys",
 			Example: "kmsgate user list\nkmsgate user list -o json",
@@ -43,12 +43,12 @@ an access key for it (kmsgate accesskey create).`,
 			Calls:     showUser,
 		}, cli.Task{
 			Verb: "delete", Short: "Delete a user with its access keys",
-			Long: `Delete a user with its access keys, and detach its policies. Programs that still use
-those access keys are refused from then on.`,
+			Long: `Delete a user with its access keys, and detach its policies. The gateway then refuses
+programs that still use those access keys.`,
 			Example:   "kmsgate user delete alice\nkmsgate user delete billing --yes",
 			Arguments: []*cli.Parameter{existing()},
 			Confirm:   confirmDeleteUser,
-			Calls:     cli.With("Force", "true", cli.Done("DeleteUser", "User {UserName} is deleted.")),
+			Calls:     cli.With("Force", "true", cli.Done("DeleteUser", "User {UserName} was deleted.")),
 		})...)
 }
 
@@ -86,7 +86,7 @@ func showUser(ctx context.Context, c target.Caller, parameters map[string]string
 		tables = append(tables, cli.Table(u.AccessKeys, "AccessKeyId", "Status", "CreateDate", "LastUsedDate"))
 	}
 	text, err := cli.Align(tables...)
-	return cli.View{Value: u, Text: text}, err
+	return cli.View{Value: cli.ViewOf(u, "UserName", "Comments", "CreateDate", "Policies", "AccessKeys").Value, Text: text}, err
 }
 
 func confirmDeleteUser(ctx context.Context, c target.Caller, parameters map[string]string) (string, error) {

@@ -23,7 +23,7 @@ func (a *Appliance) openCA() (err error) {
 	missing := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case a.options.NewCA && !missing:
-		return fmt.Errorf("the CA exists already in %q (to create another CA, move its key and its certificate %q "+
+		return fmt.Errorf("the CA already exists in %q (to create another CA, move its key and its certificate %q "+
 			"away)",
 			t.CAKeyFile, t.CAFile)
 	case missing && (a.options.NewCA || a.options.Provision && a.Store.Now().Users().Len() == 0):

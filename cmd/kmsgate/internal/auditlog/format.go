@@ -40,8 +40,7 @@ func NewWriter(w io.Writer, format Format) *Writer {
 	out := &Writer{out: bufio.NewWriter(w)}
 	switch format {
 	case Table:
-		out.encode = lineRow
-		out.out.Write(pad(func(c lineColumn) string { return c.name })) // Flush returns the error
+		return NewTable(w, 0)
 	case CSV:
 		columns := csvColumns()
 		out.encode = func(line audit.Line) ([]byte, error) { return lineCSV(line, columns) }
@@ -49,6 +48,17 @@ func NewWriter(w io.Writer, format Format) *Writer {
 	default:
 		out.encode = lineJSON
 	}
+	return out
+}
+
+// NewTable is [NewWriter] for a table that fits a terminal of width columns, at least 80. It
+// leaves out the last columns and cuts cells, marked with "…". Width 0 is unlimited.
+func NewTable(w io.Writer, width int) *Writer {
+	columns := fit(lineColumns(), width)
+	out := &Writer{out: bufio.NewWriter(w), encode: func(line audit.Line) ([]byte, error) {
+		return pad(columns, func(c lineColumn) string { return printable.Text(cmp.Or(c.cell(line), "-")) }), nil
+	}}
+	out.out.Write(pad(columns, func(c lineColumn) string { return c.name })) // Flush returns the error
 	return out
 }
 
@@ -75,30 +85,57 @@ func lineJSON(line audit.Line) ([]byte, error) {
 // later rows are known.
 type lineColumn struct {
 	name  string
-	width int
+	width int // of its usual cells
+	least int // the width that cells may be cut to; 0 if they may not be cut
 	cell  func(line audit.Line) string
 }
 
 func lineColumns() []lineColumn {
 	return []lineColumn{
-		{"Time", 20, func(l audit.Line) string { return l.Time().UTC().Format(time.RFC3339) }},
-		{"User", 14, func(l audit.Line) string { return entryOf(l).Principal }},
-		{"Action", 20, subject},
-		{"Of", 36, func(l audit.Line) string { return cmp.Or(entryOf(l).Alias, entryOf(l).KeyId, entryOf(l).Subject) }},
-		{"Code", 22, outcome},
-		{"Source", 15, sourceOf},
-		{"RequestId", 0, func(l audit.Line) string { return entryOf(l).RequestId }},
+		{"Time", 20, 0, func(l audit.Line) string { return l.Time().UTC().Format(time.RFC3339) }},
+		{"User", 14, 12, func(l audit.Line) string { return entryOf(l).Principal }},
+		{"Action", 20, 14, subject},
+		{"Object", 36, 12, func(l audit.Line) string { return cmp.Or(entryOf(l).Alias, entryOf(l).KeyId, entryOf(l).Subject) }},
+		{"Code", 22, 14, outcome},
+		{"Source", 15, 0, sourceOf},
+		{"RequestId", 36, 0, func(l audit.Line) string { return entryOf(l).RequestId }},
 	}
 }
 
-func lineRow(line audit.Line) ([]byte, error) {
-	return pad(func(c lineColumn) string { return printable.Text(cmp.Or(c.cell(line), "-")) }), nil
+// columnGap is the number of spaces between columns.
+const columnGap = 2
+
+// fit returns columns that fit into width. The last two are left out first; then cells are cut.
+func fit(columns []lineColumn, width int) []lineColumn {
+	for width > 0 && total(columns) > width && len(columns) > 5 {
+		columns = columns[:len(columns)-1]
+	}
+	cut := width > 0 && total(columns) > width
+	for i := range columns {
+		if !cut || columns[i].least == 0 {
+			columns[i].least = 0
+			continue
+		}
+		columns[i].width = columns[i].least
+	}
+	return columns
 }
 
-func pad(cell func(c lineColumn) string) []byte {
+func total(columns []lineColumn) (width int) {
+	for _, c := range columns {
+		width += c.width + columnGap
+	}
+	return width - columnGap
+}
+
+func pad(columns []lineColumn, cell func(c lineColumn) string) []byte {
 	var b []byte
-	for _, c := range lineColumns() {
-		b = fmt.Appendf(b, "%-*s  ", c.width, cell(c))
+	for _, c := range columns {
+		text := []rune(cell(c))
+		if c.least > 0 && len(text) > c.width {
+			text = append(text[:c.width-1], '…')
+		}
+		b = fmt.Appendf(b, "%-*s%*s", c.width, string(text), columnGap, "")
 	}
 	return append(bytes.TrimRight(b, " "), '\n')
 }

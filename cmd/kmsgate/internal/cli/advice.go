@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
@@ -12,15 +13,16 @@ import (
 var advice = []struct {
 	action string
 	err    error
+	about  string // part of the error's message
 	text   string
 }{
-	{"SetUserQuota", kms.ErrInvalidParameter, "kmsgate quota list shows the names of quotas"},
+	{"SetUserQuota", kms.ErrInvalidParameter, `"QuotaName"`, "kmsgate quota list shows the names of quotas"},
 }
 
 // advise adds what helps to a refusal.
 func advise(action string, err error) error {
 	for _, a := range advice {
-		if a.action == action && errors.Is(err, a.err) {
+		if a.action == action && errors.Is(err, a.err) && strings.Contains(err.Error(), a.about) {
 			return fmt.Errorf("%w (%s)", err, a.text)
 		}
 	}

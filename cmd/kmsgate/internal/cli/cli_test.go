@@ -201,9 +201,9 @@ func TestViews(t *testing.T) {
 		Name     string
 		Number   *int
 		Embedded struct{ Rules []string }
-		List     struct{ Item []string }
+		List     []string
 	}
-	if err := json.Unmarshal([]byte(stdout), &back); err != nil || back.Name != hostile || back.Number == nil || back.Embedded.Rules[0] != hostile || back.List.Item[1] != hostile {
+	if err := json.Unmarshal([]byte(stdout), &back); err != nil || back.Name != hostile || back.Number == nil || back.Embedded.Rules[0] != hostile || back.List[1] != hostile {
 		t.Errorf("programs read %+v, %v", back, err)
 	}
 	last := -1
@@ -253,7 +253,7 @@ func TestAdvice(t *testing.T) {
 		refusal *kms.Error
 		advice  string
 	}{
-		"SetUserQuota": {kms.ErrInvalidParameter, "kmsgate quota list"},
+		"SetUserQuota": {kms.InvalidParameter("QuotaName", "x"), "kmsgate quota list"},
 		"DeleteKey":    {kms.ErrInvalidParameter, ""},
 	} {
 		_, err := (&recorder{refusal: c.refusal}).run("", cli.Task{Verb: "try", Calls: cli.Done(action, "")})
@@ -280,9 +280,9 @@ func TestExitStatus(t *testing.T) {
 	for want, errs := range map[int][]error{
 		cli.ExitOK:          {nil},
 		cli.ExitOther:       {io.EOF, kms.ErrInternal, &net.OpError{Op: "listen", Err: io.EOF}},
-		cli.ExitUsage:       {cli.Usagef("x"), target.ErrNoTarget},
+		cli.ExitUsage:       {cli.Usagef("x"), target.ErrNoTarget, kms.ErrInvalidParameter, kms.ErrMissingParameter},
 		cli.ExitNotFound:    {kms.ErrKeyNotFound, kms.ErrAliasNotFound, kms.ErrUserNotFound, kms.ErrPolicyNotFound},
-		cli.ExitRefused:     {kms.ErrNoPermission, kms.ErrKeyDisabled, kms.ErrInvalidParameter, kms.ErrThrottling},
+		cli.ExitRefused:     {kms.ErrNoPermission, kms.ErrKeyDisabled, kms.ErrThrottling},
 		cli.ExitUnreachable: {target.ErrUnreachable, kms.ErrUnavailable, hsm.ErrUnavailable, &net.OpError{Op: "dial", Err: io.EOF}},
 		cli.ExitPIN:         {token.ErrPIN, errors.Join(kms.ErrUnavailable, token.ErrPIN)},
 	} {

@@ -28,10 +28,25 @@ func Ask(question string) Question {
 // ErrNotConfirmed means that the answer to a question was not yes.
 var ErrNotConfirmed = errors.New("nothing was changed: answer y, or give --yes")
 
-func (t Task) confirm(cmd *cobra.Command, c target.Caller, parameters map[string]string) error {
+// Existing is [Ask] for a thing that must exist: calling action with parameter, whose value is
+// that of from, must succeed.
+func Existing(action, parameter, from, question string) Question {
+	return func(ctx context.Context, c target.Caller, parameters map[string]string) (string, error) {
+		if err := c.Call(ctx, action, map[string]string{parameter: parameters[from]}, nil); err != nil {
+			return "", err
+		}
+		return fill(question, parameters), nil
+	}
+}
+
+// confirm asks a person. A program, which reads JSON, must give --yes.
+func (t Task) confirm(cmd *cobra.Command, c target.Caller, parameters map[string]string, person bool) error {
 	question, err := t.Confirm(cmd.Context(), c, parameters)
 	if err != nil {
 		return err
+	}
+	if !person {
+		return ErrNotConfirmed
 	}
 	fmt.Fprintln(cmd.ErrOrStderr(), question)
 	if !Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {

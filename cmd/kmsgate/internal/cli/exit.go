@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
@@ -21,7 +19,7 @@ import (
 const (
 	ExitOK          = 0
 	ExitOther       = 1
-	ExitUsage       = 2 // the command line is wrong; nothing was tried
+	ExitUsage       = 2 // the command line is wrong, or a parameter in it is invalid; nothing was changed
 	ExitNotFound    = 3 // a key, user, policy or other thing that the command names does not exist
 	ExitRefused     = 4 // the gateway refused the operation
 	ExitUnreachable = 5 // the gateway, or its token, does not answer
@@ -52,6 +50,8 @@ func ExitStatus(err error) int {
 
 func statusOfRefusal(refusal *kms.Error) int {
 	switch {
+	case errors.Is(refusal, kms.ErrInvalidParameter), errors.Is(refusal, kms.ErrMissingParameter):
+		return ExitUsage
 	case refusal.Status == http.StatusNotFound:
 		return ExitNotFound
 	case refusal.Status == http.StatusServiceUnavailable:
@@ -71,10 +71,18 @@ func (e *usageError) Unwrap() error { return e.err }
 // Usagef returns an error about the command line: [ExitStatus] of it is ExitUsage.
 func Usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
-// ReportError prints an error of cmd to the standard error of the program: as JSON if -o
-// json asks for that, else in one line for each part.
-func ReportError(w io.Writer, cmd *cobra.Command, err error) {
-	if f := cmd.Flag("output"); f != nil && f.Changed && f.Value.String() == OutputJSON {
+// UsageError returns err as an error about the command line, or nil if err is nil.
+func UsageError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &usageError{err}
+}
+
+// ReportError prints an error to w, the standard error of the program: as JSON if the command
+// line args asks for that, else in one line for each part.
+func ReportError(w io.Writer, args []string, err error) {
+	if asksForJSON(args) {
 		report := struct {
 			Error, Code string
 			ExitStatus  int
@@ -89,4 +97,20 @@ func ReportError(w io.Writer, cmd *cobra.Command, err error) {
 		}
 	}
 	fmt.Fprint(w, printable.Lines("kmsgate: "+strings.ReplaceAll(err.Error(), "\t", "  ")))
+}
+
+// asksForJSON reports whether a command line has -o json. It does not rely on parsed flags: the
+// mistake to report may come before it.
+func asksForJSON(args []string) bool {
+	for i, arg := range args {
+		switch arg {
+		case "--":
+			return false
+		case "-o", "--output":
+			return i+1 < len(args) && args[i+1] == OutputJSON
+		case "-o" + OutputJSON, "-o=" + OutputJSON, "--output=" + OutputJSON:
+			return true
+		}
+	}
+	return false
 }

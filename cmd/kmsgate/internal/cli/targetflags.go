@@ -13,9 +13,9 @@ type TargetFlags struct{ target target.Target }
 // Register adds the flags.
 func (f *TargetFlags) Register(cmd *cobra.Command) {
 	flags := cmd.PersistentFlags()
-	flags.StringVar(&f.target.Socket, "socket", "", "admin socket of a running gateway (default: $"+target.SocketVariable+")")
+	flags.StringVar(&f.target.Socket, "socket", "", "admin socket `PATH` of a running gateway (default: $"+target.SocketVariable+")")
 	flags.StringVar(&f.target.Config, "config", "", "configuration `FILE` of a gateway, running or stopped")
-	flags.StringVar(&f.target.Dir, "dir", "", "directory of a kmsgate dev, running or stopped")
+	flags.StringVar(&f.target.Dir, "dir", "", "`DIR` of a kmsgate dev, running or stopped")
 	cmd.MarkFlagsMutuallyExclusive("socket", "config", "dir")
 }
 

@@ -6,6 +6,9 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -72,20 +75,31 @@ func (a *App) Command(t Task) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: t.use(), Short: t.Short, Long: t.Long, Example: "  " + strings.ReplaceAll(t.Example, "\n", "\n  "),
 		Args:              Arguments(strings.TrimPrefix(t.use(), t.Verb)),
-		ValidArgsFunction: a.completeArguments(t.Arguments),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.do(cmd, t, args, yes.isSet()) },
+		ValidArgsFunction: a.completeArguments(t.Arguments), SuggestFor: otherWords[t.Verb],
+		RunE: func(cmd *cobra.Command, args []string) error { return a.do(cmd, t, args, yes.isSet()) },
 	}
 	for _, f := range t.Flags {
-		f.AddTo(cmd)
-		if f.Complete != nil {
-			f.completeBy(cmd, a.completeFrom(f))
-		}
+		a.AddFlag(cmd, f)
 	}
 	if t.Confirm != nil {
 		yes.AddTo(cmd)
 	}
 	t.Groups.addTo(cmd)
 	return cmd
+}
+
+// AddFlag adds a flag to a command, with what a shell can complete of it.
+func (a *App) AddFlag(cmd *cobra.Command, p *Parameter) {
+	p.AddTo(cmd)
+	if p.Complete != nil {
+		p.completeBy(cmd, a.completeFrom(p))
+	}
+}
+
+// otherWords are what people from other programs type for a verb.
+var otherWords = map[string][]string{
+	"create": {"add", "new", "make"}, "list": {"ls", "get"}, "show": {"describe", "get", "info"},
+	"update": {"set", "edit", "change"}, "delete": {"rm", "remove", "del"},
 }
 
 // Commands makes commands of tasks.
@@ -149,13 +163,49 @@ func (a *App) do(cmd *cobra.Command, t Task, args []string, yes bool) (err error
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	if t.Confirm != nil && !yes {
-		if err := t.confirm(cmd, c, parameters); err != nil {
-			return err
+		if err := t.confirm(cmd, c, parameters, a.Output.Value() == OutputTable); err != nil {
+			return t.clarify(err, args)
 		}
 	}
 	v, err := t.Calls(cmd.Context(), c, parameters)
+	err = t.clarify(err, args)
 	// A view is printed even with an error: it shows the operations that succeeded before.
 	return errors.Join(a.Print(cmd, v), err)
+}
+
+// clarify adds to a refusal of the gateway what only the command line knows: which thing does not
+// exist, and which flag gives a parameter.
+func (t Task) clarify(err error, args []string) error {
+	var refusal *kms.Error
+	if !errors.As(err, &refusal) {
+		return err
+	}
+	if refusal.Status == http.StatusNotFound {
+		var named []string
+		for i, p := range t.Arguments {
+			if p.Complete != nil {
+				named = append(named, strconv.Quote(args[i]))
+			}
+		}
+		for _, f := range t.Flags {
+			if f.Complete != nil {
+				for _, value := range f.Values {
+					named = append(named, "--"+f.Flag+" "+strconv.Quote(value))
+				}
+			}
+		}
+		text := strings.Join(named, ", ")
+		if text != "" && !strings.Contains(err.Error(), named[0]) {
+			return fmt.Errorf("%s: %w", text, err)
+		}
+		return err
+	}
+	for _, f := range t.Flags {
+		if f.Name != "" && !strings.EqualFold(f.Name, f.Flag) && strings.Contains(refusal.Message, strconv.Quote(f.Name)) {
+			return fmt.Errorf("%w (%s is --%s)", err, f.Name, f.Flag)
+		}
+	}
+	return err
 }
 
 // Answered calls one operation and shows its answer.

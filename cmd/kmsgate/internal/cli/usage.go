@@ -14,11 +14,43 @@ import (
 // program's words instead of the framework's. Call it once, when the tree is complete.
 func Explain(root *cobra.Command) {
 	root.SetFlagErrorFunc(explainFlag)
+	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil && completion != root {
+		completion.Args, completion.RunE = unknownCommand, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		for _, shell := range completion.Commands() {
+			shell.Args = Arguments("")
+		}
+	}
+	cobra.AddTemplateFunc("wrapFlags", func(flags *pflag.FlagSet) string { return flags.FlagUsagesWrapped(helpWidth) })
+	root.SetUsageTemplate(strings.NewReplacer(".LocalFlags.FlagUsages", "wrapFlags .LocalFlags",
+		".InheritedFlags.FlagUsages", "wrapFlags .InheritedFlags").Replace(root.UsageTemplate()))
 	explain(root)
 }
 
+// helpWidth is the number of columns that help pages use.
+const helpWidth = 90
+
+// helpCommand replaces the framework's, which accepts a command that does not exist.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND…]", Short: "Show help for a command", Args: Arguments("[COMMAND…]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return &usageError{unknownCommand(found, rest)}
+			}
+			return found.Help()
+		},
+	}
+}
+
 func explain(cmd *cobra.Command) {
+	cmd.InitDefaultHelpFlag()
+	if help := cmd.Flags().Lookup("help"); help != nil {
+		help.Usage = "show help"
+	}
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
 			err := check(cmd, args)
@@ -83,6 +115,7 @@ func explainFlag(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	var valueless *pflag.ValueRequiredError
 	var invalid *pflag.InvalidValueError
+	var malformed *pflag.InvalidSyntaxError
 	switch {
 	case errors.As(err, &unknown) && cmd.HasSubCommands() && cmd.Flags().NArg() > 0:
 		// The flag is one of the command that was meant.
@@ -96,15 +129,22 @@ func explainFlag(cmd *cobra.Command, err error) error {
 	case errors.As(err, &valueless):
 		return Usagef("--%s needs a value", valueless.GetFlag().Name)
 	case errors.As(err, &invalid):
-		return Usagef("--%s %q: %w", invalid.GetFlag().Name, invalid.GetValue(), reason(invalid.Unwrap()))
+		return Usagef("--%s %q: %w", invalid.GetFlag().Name, invalid.GetValue(), reason(invalid.GetFlag(), invalid.Unwrap()))
+	case errors.As(err, &malformed):
+		return Usagef("malformed flag %q (see %s --help)", malformed.GetSpecifiedFlag(), cmd.CommandPath())
 	}
 	return &usageError{err}
 }
 
-// reason replaces what strconv says of a number or a truth value.
-func reason(err error) error {
-	if strings.Contains(err.Error(), "parsing") {
-		return errors.New("not a number, or true or false")
+// reason replaces the words of strconv for a flag that is a number or a truth value.
+func reason(f *pflag.Flag, err error) error {
+	switch f.Value.Type() {
+	case "int":
+		return errors.New("must be a whole number")
+	case "bool":
+		if _, ours := f.Value.(*Parameter); !ours {
+			return errors.New("must be true or false")
+		}
 	}
 	return err
 }

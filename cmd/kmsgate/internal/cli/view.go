@@ -37,6 +37,7 @@ func OutputFlag() *Parameter {
 type View struct {
 	Value    any        // for programs, as JSON
 	Rows     [][]string // for people: a table
+	header   bool       // Rows begins with a header
 	Text     string     // for people
 	Warnings []string   // for both, on the standard error
 	Next     string     // for people: what to do next, on the standard error
@@ -62,7 +63,7 @@ func ViewOfList[T any](items []T, fields ...string) View {
 	for _, item := range items {
 		records = append(records, recordOf(reflect.ValueOf(item), fields))
 	}
-	return View{Value: records, Rows: Table(items, fields...)}
+	return View{Value: records, Rows: Table(items, fields...), header: true}
 }
 
 // Table returns rows of structs under a header: one column a field, named as the API names
@@ -129,7 +130,7 @@ func (r record) MarshalJSON() ([]byte, error) {
 }
 
 func (m member) json() ([]byte, error) {
-	value := m.value.Interface()
+	value := unwrapped(m.value)
 	if m.isJSON {
 		value = json.RawMessage(m.value.String())
 		if m.value.String() == "" {
@@ -141,6 +142,18 @@ func (m member) json() ([]byte, error) {
 	e.SetEscapeHTML(false)
 	err := e.Encode(value)
 	return b.Bytes(), err
+}
+
+// unwrapped returns a value without the struct that the API wraps a list into. A list is never
+// null.
+func unwrapped(v reflect.Value) any {
+	if v.Kind() == reflect.Struct && v.NumField() == 1 && v.Field(0).Kind() == reflect.Slice {
+		v = v.Field(0)
+	}
+	if v.Kind() == reflect.Slice && v.IsNil() {
+		return []string{}
+	}
+	return v.Interface()
 }
 
 // cell returns a member for people; a list becomes its members.
@@ -194,12 +207,12 @@ func cellOfJSON(value any) string {
 // prints nothing for a view without a Value.
 func (a *App) Print(cmd *cobra.Command, v View) error {
 	for _, warning := range v.Warnings {
-		fmt.Fprintln(cmd.ErrOrStderr(), "kmsgate: warning: "+printable.Text(warning))
+		a.warn(cmd, warning)
 	}
 	if v.Value == nil {
 		return nil
 	}
-	text, err := v.encode(a.Output.Value(), terminalWidth(cmd.OutOrStdout()))
+	text, err := v.encode(a.Output.Value(), TerminalWidth(cmd.OutOrStdout()))
 	if err == nil {
 		_, err = cmd.OutOrStdout().Write(text)
 	}
@@ -212,11 +225,22 @@ func (a *App) Print(cmd *cobra.Command, v View) error {
 	return nil
 }
 
+// warn prints a warning to the standard error, as JSON if -o json asks for that.
+func (a *App) warn(cmd *cobra.Command, warning string) {
+	text := []byte("kmsgate: warning: " + printable.Text(warning) + "\n")
+	if a.Output.Value() == OutputJSON {
+		if encoded, err := encodeJSON(struct{ Warning string }{warning}); err == nil {
+			text = encoded
+		}
+	}
+	_, _ = cmd.ErrOrStderr().Write(text) // there is nowhere to report a failure to
+}
+
 func (v View) encode(format string, width int) ([]byte, error) {
 	switch {
 	case format == OutputTable && v.Rows != nil:
 		text, err := Align(v.Rows)
-		if err == nil && width > 0 && widest(text) > width {
+		if err == nil && v.header && width > 0 && widest(text) > width {
 			text, err = Align(blocks(v.Rows)...)
 		}
 		return []byte(text), err
@@ -296,8 +320,8 @@ func Document(text string) string {
 	return string(printable.JSON(b.Bytes())) + "\n"
 }
 
-// terminalWidth returns the width of a terminal in columns, or 0 if w is not a terminal.
-func terminalWidth(w io.Writer) int {
+// TerminalWidth returns the width of a terminal in columns, or 0 if w is not a terminal.
+func TerminalWidth(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {
 		return 0

@@ -17,7 +17,7 @@ func TestDocument(t *testing.T) {
 // TestWideTables: a table that is wider than the terminal becomes one block a row, and loses
 // nothing.
 func TestWideTables(t *testing.T) {
-	v := View{Value: 1, Rows: [][]string{{"KeyId", "Aliases", "KeyState"}, {"k-1", "alias/ä, alias/b", "Enabled"}, {"k-2", "", "Disabled"}}}
+	v := View{Value: 1, header: true, Rows: [][]string{{"KeyId", "Aliases", "KeyState"}, {"k-1", "alias/ä, alias/b", "Enabled"}, {"k-2", "", "Disabled"}}}
 	const table = "KeyId  Aliases           KeyState\nk-1    alias/ä, alias/b  Enabled\nk-2                      Disabled\n"
 	const blocks = "KeyId     k-1\nAliases   alias/ä, alias/b\nKeyState  Enabled\n\nKeyId     k-2\nKeyState  Disabled\n"
 	for width, want := range map[int]string{0: table, 33: table, 32: blocks} {

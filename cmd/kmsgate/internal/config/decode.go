@@ -82,7 +82,7 @@ func (l *ledger) decodeSection(n *yaml.Node, field string, out reflect.Value) {
 		case !known:
 			l.report(name, "unknown field (%s)", describeFields(out.Type(), field))
 		case duplicate:
-			l.report(name, "is set in line %d already: remove one of them", first)
+			l.report(name, "is already set in line %d: remove one of them", first)
 		default:
 			seen[name] = key.Line
 			l.decode(n.Content[i+1], name, f.Tag, out.FieldByIndex(f.Index))

@@ -108,8 +108,8 @@ func TestMistakes(t *testing.T) {
 		{minimal + "nonsense: 1", "line 9: nonsense: unknown field (the file has the fields directory, instance,"},
 		{minimal + "log: {levle: debug}", "line 9: log.levle: unknown field (log has the fields format, level)"},
 		{replaced(module, module+"\n  pin: 1234"), "line 7: token.pin: unknown field"},
-		{minimal + "log: {level: debug, level: info}", "line 9: log.level: is set in line 9 already"},
-		{minimal + "token: {}", "line 9: token: is set in line 5 already"},
+		{minimal + "log: {level: debug, level: info}", "line 9: log.level: is already set in line 9"},
+		{minimal + "token: {}", "line 9: token: is already set in line 5"},
 		{replaced(address, address+"\n    adress: a:1"), "line 9: listeners[0].adress: unknown field (listeners[0] has the fields address,"},
 		{minimal + "? [a]\n: b", `line 9: "": unknown field`},
 		{minimal + "<<: {}", `line 9: "<<": unknown field`},
@@ -258,7 +258,7 @@ line 7: listeners[0].address: is missing: it must be host:port, such as 127.0.0.
 line 8: listeners[0].read_timeout: must be a number with its unit, such as 500ms, 10s, 5m or 24h
 line 9: listeners[1]: must be a section with the fields address, gateway, operations, client_certificates, max_connections, max_connections_per_source, header_timeout, read_timeout, idle_timeout
 line 10: log.level: must be debug, info, warn or error
-line 11: log: is set in line 10 already: remove one of them
+line 11: log: is already set in line 10: remove one of them
 line 12: admin.uids: unknown field (admin has the fields socket, signing_user)`, path)
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
 		t.Error(diff)
