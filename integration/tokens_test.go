@@ -124,7 +124,7 @@ func testRestoreOnSameToken(t *testing.T, dir string, env map[string]string, tok
 	administer(t, env, "backup", backup, "--recipient", backupRecipient)
 	output := runOnToken(t, tok, "restore", backup, "--target", restored,
 		"--identity", identity, "--audit-public-key", filepath.Join(dir, "audit-public-key.pem"))
-	want := fmt.Sprintf("All of %d versions in %[1]d keys signed. 1 access key and ", len(tok.offers))
+	want := fmt.Sprintf("All %d versions of %[1]d keys signed. 1 access key and ", len(tok.offers))
 	if !strings.Contains(output, want) {
 		t.Errorf("kmsgate restore: got %q, want %q", output, want)
 	}
