@@ -53,12 +53,12 @@ func (f *doctorFlags) run(cmd *cobra.Command) (err error) {
 		if !f.yes && !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
 			return cli.ErrNotConfirmed
 		}
-		mended, err := d.Repair(cmd.Context(), found)
+		repaired, err := d.Repair(cmd.Context(), found)
 		if err != nil {
 			return err
 		}
 		found = d.Examine(cmd.Context())
-		found.Mended = mended
+		found.Repaired = repaired
 	}
 	v, err := viewOfDiagnosis(found)
 	if err == nil {
@@ -89,8 +89,8 @@ func repairPlan(d *doctor.Diagnosis) string {
 // viewOfDiagnosis shows problems first, and what the token can do last.
 func viewOfDiagnosis(d *doctor.Diagnosis) (cli.View, error) {
 	var b strings.Builder
-	for _, what := range d.Mended {
-		fmt.Fprintln(&b, printable.Text(what))
+	for _, sentence := range d.Repaired {
+		fmt.Fprintln(&b, printable.Text(sentence))
 	}
 	for _, severity := range []doctor.Severity{doctor.Problem, doctor.Note} {
 		for _, f := range d.Findings {

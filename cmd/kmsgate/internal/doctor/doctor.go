@@ -36,19 +36,19 @@ type Finding struct {
 // A Diagnosis is the result of an examination.
 type Diagnosis struct {
 	Findings []Finding
-	Mended   []string    // sentences about what an earlier Repair did
+	Repaired []string    // sentences about what an earlier Repair did
 	Offers   []hsm.Offer // the capabilities of the token
 
 	strays []kms.TokenObject // Repair destroys them
 	empty  []string          // files that Repair removes
 }
 
-func (d *Diagnosis) problem(do, what string, args ...any) {
-	d.Findings = append(d.Findings, Finding{Problem, fmt.Sprintf(what, args...), do})
+func (d *Diagnosis) problem(do, format string, args ...any) {
+	d.Findings = append(d.Findings, Finding{Problem, fmt.Sprintf(format, args...), do})
 }
 
-func (d *Diagnosis) note(do, what string, args ...any) {
-	d.Findings = append(d.Findings, Finding{Note, fmt.Sprintf(what, args...), do})
+func (d *Diagnosis) note(do, format string, args ...any) {
+	d.Findings = append(d.Findings, Finding{Note, fmt.Sprintf(format, args...), do})
 }
 
 // Problems returns the number of findings that are problems.
@@ -98,7 +98,7 @@ func (dr *Doctor) Close() error {
 // the state of a file can be why the appliance does not open. It changes only what opening
 // an appliance changes.
 func (dr *Doctor) Examine(ctx context.Context) *Diagnosis {
-	d := &Diagnosis{Findings: []Finding{}, Mended: []string{}, Offers: []hsm.Offer{}}
+	d := &Diagnosis{Findings: []Finding{}, Repaired: []string{}, Offers: []hsm.Offer{}}
 	if dr.ConfigError != nil {
 		d.problem("correct it and run kmsgate doctor again; nothing else was examined",
 			"The configuration cannot be read: %v.", dr.ConfigError)
@@ -148,7 +148,7 @@ func (dr *Doctor) examineToken(ctx context.Context, d *Diagnosis) bool {
 	}
 	for _, flag := range s.Token.Flags {
 		if p, ok := tokenProblems[flag]; ok {
-			d.problem(p.do, "%s", p.what)
+			d.problem(p.do, "%s", p.sentence)
 		}
 	}
 	for _, o := range s.Offers {
@@ -160,7 +160,7 @@ func (dr *Doctor) examineToken(ctx context.Context, d *Diagnosis) bool {
 }
 
 // tokenProblems are the findings for flags of a token.
-var tokenProblems = map[string]struct{ what, do string }{
+var tokenProblems = map[string]struct{ sentence, do string }{
 	"WRITE_PROTECTED": {
 		"The token is write-protected, so the gateway can neither create nor destroy keys.",
 		"remove the write protection with the token's tools",
@@ -335,7 +335,7 @@ func (dr *Doctor) examineKeys(ctx context.Context, d *Diagnosis, missing map[str
 // Repair destroys the strays and removes the empty files that an examination found. It
 // returns sentences about what it did. The gateway checks each object against its records
 // again before it destroys it.
-func (dr *Doctor) Repair(ctx context.Context, d *Diagnosis) (mended []string, err error) {
+func (dr *Doctor) Repair(ctx context.Context, d *Diagnosis) (repaired []string, err error) {
 	for _, o := range d.strays {
 		err := dr.gateway.Call(ctx, "DestroyTokenObject", map[string]string{
 			"Handle": strconv.FormatUint(uint64(o.Handle), 10), "Class": o.Class,
@@ -343,17 +343,17 @@ func (dr *Doctor) Repair(ctx context.Context, d *Diagnosis) (mended []string, er
 		}, nil)
 		// Some tokens destroy a public key together with its private key.
 		if err != nil && !errors.Is(err, kms.ErrObjectNotFound) {
-			return mended, fmt.Errorf("destroying %s: %w", describe(o), err)
+			return repaired, fmt.Errorf("destroying %s: %w", describe(o), err)
 		}
-		mended = append(mended, fmt.Sprintf("Destroyed %s.", describe(o)))
+		repaired = append(repaired, fmt.Sprintf("Destroyed %s.", describe(o)))
 	}
 	for _, path := range d.empty {
 		if err := softhsm.RemoveEmpty(path); err != nil {
-			return mended, fmt.Errorf("removing the empty file %q: %w", path, err)
+			return repaired, fmt.Errorf("removing the empty file %q: %w", path, err)
 		}
-		mended = append(mended, fmt.Sprintf("Removed %q.", path))
+		repaired = append(repaired, fmt.Sprintf("Removed %q.", path))
 	}
-	return mended, nil
+	return repaired, nil
 }
 
 // isNotFound reports whether err says that a key, a version or a resource does not exist.

@@ -71,14 +71,14 @@ func doctorOf(t *testing.T, c *config.Config) *doctor.Doctor {
 }
 
 // expectFinding expects a finding with this severity, whose fields contain what and do.
-func expectFinding(t *testing.T, found *doctor.Diagnosis, severity doctor.Severity, what, do string) {
+func expectFinding(t *testing.T, found *doctor.Diagnosis, severity doctor.Severity, sentence, do string) {
 	t.Helper()
 	for _, f := range found.Findings {
-		if f.Severity == severity && strings.Contains(f.What, what) && strings.Contains(f.Do, do) {
+		if f.Severity == severity && strings.Contains(f.What, sentence) && strings.Contains(f.Do, do) {
 			return
 		}
 	}
-	t.Errorf("got %+v, want a %s with %q and %q", found.Findings, severity, what, do)
+	t.Errorf("got %+v, want a %s with %q and %q", found.Findings, severity, sentence, do)
 }
 
 func TestHealthy(t *testing.T) {
@@ -124,15 +124,15 @@ func TestStrays(t *testing.T) {
 	if len(found.Strays()) != 2 {
 		t.Fatalf("Strays: got %q, want a private and a public key", found.Strays())
 	}
-	mended, err := d.Repair(t.Context(), found)
-	if err != nil || len(mended) != 2 || !strings.HasPrefix(mended[0], "Destroyed a ") {
-		t.Errorf("Repair: got %q, %v, want two destroyed objects", mended, err)
+	repaired, err := d.Repair(t.Context(), found)
+	if err != nil || len(repaired) != 2 || !strings.HasPrefix(repaired[0], "Destroyed a ") {
+		t.Errorf("Repair: got %q, %v, want two destroyed objects", repaired, err)
 	}
 	if again := d.Examine(t.Context()); again.Problems() != 0 || len(again.Strays()) != 0 {
 		t.Errorf("Examine after Repair: got %+v, want no problems", again)
 	}
-	if mended, err := d.Repair(t.Context(), found); err != nil || len(mended) != 2 {
-		t.Errorf("Repair of destroyed objects: got %q, %v, want no error", mended, err)
+	if repaired, err := d.Repair(t.Context(), found); err != nil || len(repaired) != 2 {
+		t.Errorf("Repair of destroyed objects: got %q, %v, want no error", repaired, err)
 	}
 }
 
@@ -230,7 +230,7 @@ func TestFiles(t *testing.T) {
 	for name, test := range map[string]struct {
 		spoil, restore func() error
 		severity       doctor.Severity
-		what, do       string
+		sentence, do   string
 	}{
 		"the database is public": {
 			func() error { return os.Chmod(c.Store.File, 0o604) }, func() error {
@@ -263,7 +263,7 @@ func TestFiles(t *testing.T) {
 			if err := test.spoil(); err != nil {
 				t.Fatal(err)
 			}
-			expectFinding(t, doctorOf(t, c).Examine(t.Context()), test.severity, test.what, test.do)
+			expectFinding(t, doctorOf(t, c).Examine(t.Context()), test.severity, test.sentence, test.do)
 			if err := test.restore(); err != nil {
 				t.Fatal(err)
 			}
@@ -299,9 +299,9 @@ func TestEmptyFile(t *testing.T) {
 	}
 	old := d.Examine(t.Context())
 	expectFinding(t, old, doctor.Note, empty, "remove it with kmsgate doctor --repair")
-	mended, err := d.Repair(t.Context(), old)
-	if err != nil || len(mended) != 1 || mended[0] != fmt.Sprintf("Removed %q.", empty) {
-		t.Errorf("Repair: got %q, %v, want one removed file", mended, err)
+	repaired, err := d.Repair(t.Context(), old)
+	if err != nil || len(repaired) != 1 || repaired[0] != fmt.Sprintf("Removed %q.", empty) {
+		t.Errorf("Repair: got %q, %v, want one removed file", repaired, err)
 	}
 	if _, err := os.Stat(empty); err == nil {
 		t.Error("Repair did not remove the file")
