@@ -120,10 +120,10 @@ func TestExistenceHidden(t *testing.T) {
 			for i := range missing {
 				missing[i] = strings.ReplaceAll(missing[i], b.key.KeyId, uuid.NewString())
 			}
-			with := params(missing...)
-			with["DryRun"] = dryRun
+			request := params(missing...)
+			request["DryRun"] = dryRun
 			var pairs []string
-			for name, value := range with {
+			for name, value := range request {
 				pairs = append(pairs, name, value)
 			}
 			present, absent := b.do(c, action, existing...), b.do(c, action, pairs...)

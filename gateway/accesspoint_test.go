@@ -237,7 +237,7 @@ func TestAccessPointLists(t *testing.T) {
 func TestAccessPointParameters(t *testing.T) {
 	b := newBench(t)
 	long := strings.Repeat("中", 8193)
-	many := func(n int, format string) string {
+	list := func(n int, format string) string {
 		var members []string
 		for i := range n {
 			members = append(members, fmt.Sprintf(format, i))
@@ -245,7 +245,7 @@ func TestAccessPointParameters(t *testing.T) {
 		return "[" + strings.Join(members, ",") + "]"
 	}
 	notLists := []string{"x", "null", "[]", "{}", `"10.0.0.1"`, "[null]", `[""]`, "[1]", `[["a"]]`, "[", `["a"`, `["a"]]`, `["a"] x`, "\xff", `["\ud800"]`,
-		strings.Repeat("[", 50_000), many(101, `"10.0.0.%d"`)}
+		strings.Repeat("[", 50_000), list(101, `"10.0.0.%d"`)}
 	values := map[string][]string{
 		"SourcePrivateIp": append(notLists, `["10.0.0.0/33"]`, `["10.0.0"]`, `["010.0.0.1"]`, `["0.0.0.0/"]`, `["10.0.0.1-10.0.0.9"]`, `["fe80::1%eth0"]`, `["fe80::%eth0/64"]`,
 			`["::ffff:10.0.0.1"]`, `["::ffff:0.0.0.0/90"]`, `["10.0.0.0/8 "]`, `["10.0.0.0/08"]`, `["localhost"]`, `["*"]`, `["10.0.0.1","10.0.0.1"]`, `["10.0.0.1/24","10.0.0.2/24"]`, `["10.0.0.1","10.0.0.1/32"]`),
@@ -255,7 +255,7 @@ func TestAccessPointParameters(t *testing.T) {
 			`["key/*","key/*"]`, `["acs:kms:*:*:key/*"]`, `["key/a b"]`, `["key/a\n"]`, `["secret/"]`, `["secret/a?"]`, `["secret/*x"]`, `["key/`+strings.Repeat("a", 65)+`"]`, `["secret/`+strings.Repeat("a", 193)+`"]`),
 		"AccessControlRules": {"x", "null", "[]", `["old"]`, `"{}"`, `{"NetworkRules":null}`, `{"NetworkRules":{}}`, `{"NetworkRules":"a"}`, `{"NetworkRules":[null]}`, `{"NetworkRules":[1]}`,
 			`{"networkrules":[]}`, `{"NetworkRules":[],"NetworkRules":[]}`, `{"NetworkRules":[],"Other":1}`, `{"Other":[]}`, `{"NetworkRules":[]}}`, `{"NetworkRules":[]} {}`, `{`,
-			`{"NetworkRules":["none"]}`, `{"NetworkRules":["*"]}`, `{"NetworkRules":[""]}`, `{"NetworkRules":` + many(101, `"n%d"`) + `}`, `{"NetworkRules":["a","a"]}`, `{"a":` + strings.Repeat("[", 20_000)},
+			`{"NetworkRules":["none"]}`, `{"NetworkRules":["*"]}`, `{"NetworkRules":[""]}`, `{"NetworkRules":` + list(101, `"n%d"`) + `}`, `{"NetworkRules":["a","a"]}`, `{"a":` + strings.Repeat("[", 20_000)},
 		"Policies":             append(notLists, `["none"]`, `["*"]`, `["a","a"]`, `["a","b","c","d"]`, `["a/b"]`),
 		"Type":                 {"private", "Public", "*"},
 		"KmsInstance":          {"kst-other", "Shared", "*"},

@@ -17,12 +17,12 @@ func TestReasonOfDenial(t *testing.T) {
 	b.local("CreatePolicy", nil, "Name", "none", "Permissions", keyUser, "Resources", `["key/none"]`)
 	b.local("CreatePolicy", nil, "Name", "p", "Permissions", keyUser, "Resources", `["key/`+b.key.KeyId+`"]`, "AccessControlRules", `{"NetworkRules":["lan"]}`)
 	b.local("CreateApplicationAccessPoint", nil, "Name", "app", "Policies", `["none","p"]`)
-	const no = "no permission policy permits it"
+	const refusal = "no permission policy permits it"
 	for _, tc := range []struct{ action, source, want string }{
 		{"AsymmetricSign", "192.0.2.1", `permission policy "p" permits it only from other addresses`},
 		{"AsymmetricSign", "", `permission policy "p" permits it only from certain addresses, but no address is given`},
 		{"AsymmetricSign", "10.0.0.1", `allowed by permission policy "p"`},
-		{"DescribeKey", "192.0.2.1", no},
+		{"DescribeKey", "192.0.2.1", refusal},
 	} {
 		d := b.may("app", tc.source, tc.action, "KeyId", b.key.KeyId)
 		if d.Reason != tc.want || d.Allowed != (d.PolicyName == "p") {

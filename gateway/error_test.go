@@ -45,11 +45,11 @@ func TestPrecedence(t *testing.T) {
 		return b.send("GET", "/?"+b.sign(c, "GET", action, params(pairs...)).Encode(), nil)
 	}
 	unknown := credential{"unknown", "wrong"}
-	with := func(more ...string) []string { return append(slices.Clone(bad), more...) }
-	b.want(send(unknown, "Nonsense", with("SignatureMethod", "HMAC-MD5", "SecurityToken", "t", "Timestamp", "now")...), 400, "InvalidSignatureMethod")
-	b.want(send(unknown, "Nonsense", with("SecurityToken", "t", "Timestamp", "now")...), 400, "InvalidSecurityToken.Malformed")
-	b.want(send(unknown, "Nonsense", with("Timestamp", "now")...), 400, "InvalidTimeStamp.Format")
-	b.want(send(unknown, "Nonsense", with("Timestamp", "2026-11-21T20:41:36Z")...), 400, "InvalidTimeStamp.Expired")
+	extend := func(more ...string) []string { return append(slices.Clone(bad), more...) }
+	b.want(send(unknown, "Nonsense", extend("SignatureMethod", "HMAC-MD5", "SecurityToken", "t", "Timestamp", "now")...), 400, "InvalidSignatureMethod")
+	b.want(send(unknown, "Nonsense", extend("SecurityToken", "t", "Timestamp", "now")...), 400, "InvalidSecurityToken.Malformed")
+	b.want(send(unknown, "Nonsense", extend("Timestamp", "now")...), 400, "InvalidTimeStamp.Format")
+	b.want(send(unknown, "Nonsense", extend("Timestamp", "2026-11-21T20:41:36Z")...), 400, "InvalidTimeStamp.Expired")
 	b.want(send(unknown, "Nonsense", bad...), 404, "InvalidAccessKeyId.NotFound")
 	b.want(send(credential{b.root.AccessKeyId, "wrong"}, "Nonsense", bad...), 400, "SignatureDoesNotMatch")
 	b.want(send(limited, "Nonsense", bad...), 404, "InvalidApi.NotFound")

@@ -111,7 +111,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := cfg.Quotas.Check(); err != nil {
 		return nil, err
 	}
-	cfg.Backend = hsm.Verified(cfg.Backend, cfg.Logger)
+	cfg.Backend = hsm.NewRoute(cfg.Backend, cfg.Logger)
 	s := &Server{config: cfg, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), connections: front.NewProcess()}
 	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {

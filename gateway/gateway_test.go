@@ -515,18 +515,18 @@ func TestEveryOperation(t *testing.T) {
 			if p == nil {
 				t.Fatal("there is no scenario for this operation")
 			}
-			with := func(dryRun string) []string { return append(slices.Clone(p), "DryRun", dryRun) }
+			addDryRun := func(dryRun string) []string { return append(slices.Clone(p), "DryRun", dryRun) }
 			before, pairs := b.records(), b.backend.Len()
 			b.want(b.send("GET", "/?Action="+action+"&Version=2016-01-20", nil), 400, "IncompleteSignature")
 			b.want(b.do(credential{b.root.AccessKeyId, "wrong"}, action, p...), 400, "SignatureDoesNotMatch")
-			b.want(b.do(credential{b.root.AccessKeyId, "wrong"}, action, with("true")...), 400, "SignatureDoesNotMatch")
+			b.want(b.do(credential{b.root.AccessKeyId, "wrong"}, action, addDryRun("true")...), 400, "SignatureDoesNotMatch")
 			if action != "DescribeRegions" { // it needs only authentication, as in KMS
 				b.want(b.do(nobody, action, p...), 403, "Forbidden.NoPermission")
-				b.want(b.do(nobody, action, with("true")...), 403, "AccessDeniedError")
+				b.want(b.do(nobody, action, addDryRun("true")...), 403, "AccessDeniedError")
 			}
-			b.want(b.do(b.root, action, with("true")...), 400, "DryRunOperationError")
-			b.want(b.do(b.root, action, with("True")...), 400, "DryRunOperationError")
-			b.want(b.do(b.root, action, with("yes")...), 400, "InvalidParameter")
+			b.want(b.do(b.root, action, addDryRun("true")...), 400, "DryRunOperationError")
+			b.want(b.do(b.root, action, addDryRun("True")...), 400, "DryRunOperationError")
+			b.want(b.do(b.root, action, addDryRun("yes")...), 400, "InvalidParameter")
 			if got := b.records(); got != before || b.backend.Len() != pairs {
 				t.Errorf("after refused calls and dry runs: got %d key pairs and %s, want %d and %s",
 					b.backend.Len(), got, pairs, before)

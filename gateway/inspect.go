@@ -101,7 +101,7 @@ func destroyTokenObject(ctx context.Context, c *call, req *kms.DestroyTokenObjec
 	if err := c.server.pairs.Enter(ctx); err != nil {
 		return nil, err
 	}
-	defer c.server.pairs.Leave()
+	defer c.server.pairs.Exit()
 	o, err := findObject(ctx, inspector, req)
 	if err != nil {
 		return nil, err

@@ -40,8 +40,8 @@ func TestKeyMetadata(t *testing.T) {
 		t.Errorf("ListKeyVersions: got TotalCount %v, want 1; versions (- want, + got): %s",
 			listed.Body["TotalCount"], diff)
 	}
-	past := b.want(b.do(b.root, "ListKeyVersions", "KeyId", keyId, "PageNumber", "3"), 200, "")
-	if diff := cmp.Diff(any(map[string]any{"KeyVersion": []any{}}), past.Body["KeyVersions"]); diff != "" {
+	empty := b.want(b.do(b.root, "ListKeyVersions", "KeyId", keyId, "PageNumber", "3"), 200, "")
+	if diff := cmp.Diff(any(map[string]any{"KeyVersion": []any{}}), empty.Body["KeyVersions"]); diff != "" {
 		t.Errorf("ListKeyVersions past the end (- want, + got): %s", diff)
 	}
 }
@@ -79,8 +79,8 @@ func TestListKeys(t *testing.T) {
 	if _, second := page("PageNumber", "2"); !slices.Equal(second, all[10:]) {
 		t.Errorf("second page: got %v, want %v", second, all[10:])
 	}
-	if _, past := page("PageNumber", "2147483647", "PageSize", "100"); len(past) != 0 {
-		t.Errorf("page past the end: got %v, want no keys", past)
+	if _, empty := page("PageNumber", "2147483647", "PageSize", "100"); len(empty) != 0 {
+		t.Errorf("page past the end: got %v, want no keys", empty)
 	}
 	filter := func(want int, filters ...any) {
 		t.Helper()
@@ -93,15 +93,15 @@ func TestListKeys(t *testing.T) {
 			t.Errorf("%s: got %d keys and TotalCount %v, want %d", text, len(ids), a.Body["TotalCount"], want)
 		}
 	}
-	by := func(key string, values ...string) any { return map[string]any{"Key": key, "Values": values} }
-	filter(1, by("KeySpec", "EC_P256"))
-	filter(12, by("KeySpec", "EC_P256", "EC_P256K"), by("KeyState", "Enabled"))
-	filter(0, by("KeySpec", "EC_P256"), by("TagKey", "n"))
-	filter(6, by("TagKey", "n"), by("TagValue", "0"))
-	filter(1, by("KeyId", b.key.KeyId), by("AliasName", "alias/none", "alias/test"))
-	filter(0, by("AliasName", "alias/none"))
-	filter(12, by("KeyUsage", "SIGN/VERIFY"), by("ProtectionLevel", "HSM"), by("DKMSInstanceId", "kst-test"), by("CreatorType", "User"))
-	filter(11, by("Creator", "root"))
+	criterion := func(key string, values ...string) any { return map[string]any{"Key": key, "Values": values} }
+	filter(1, criterion("KeySpec", "EC_P256"))
+	filter(12, criterion("KeySpec", "EC_P256", "EC_P256K"), criterion("KeyState", "Enabled"))
+	filter(0, criterion("KeySpec", "EC_P256"), criterion("TagKey", "n"))
+	filter(6, criterion("TagKey", "n"), criterion("TagValue", "0"))
+	filter(1, criterion("KeyId", b.key.KeyId), criterion("AliasName", "alias/none", "alias/test"))
+	filter(0, criterion("AliasName", "alias/none"))
+	filter(12, criterion("KeyUsage", "SIGN/VERIFY"), criterion("ProtectionLevel", "HSM"), criterion("DKMSInstanceId", "kst-test"), criterion("CreatorType", "User"))
+	filter(11, criterion("Creator", "root"))
 }
 
 func TestListAliases(t *testing.T) {

@@ -410,11 +410,11 @@ func TestTags(t *testing.T) {
 	b.want(b.do(b.root, "TagResources", "RegionId", "cn-hangzhou", "ResourceType", "key", "ResourceId.1", one, "ResourceId.2", uuid.NewString(),
 		"Tag.1.Key", "e", "Tag.1.Value", "5"), 404, "Forbidden.KeyNotFound")
 	check(one)
-	var many []string
+	var members []string
 	for i := range 20 {
-		many = append(many, fmt.Sprintf(`{"TagKey":"%d","TagValue":"v"}`, i))
+		members = append(members, fmt.Sprintf(`{"TagKey":"%d","TagValue":"v"}`, i))
 	}
-	b.want(b.do(b.root, "TagResource", "KeyId", one, "Tags", "["+strings.Join(many, ",")+"]"), 200, "")
+	b.want(b.do(b.root, "TagResource", "KeyId", one, "Tags", "["+strings.Join(members, ",")+"]"), 200, "")
 	b.want(b.do(b.root, "TagResource", "KeyId", one, "Tags", `[{"TagKey":"one more","TagValue":"v"}]`),
 		400, "Rejected.LimitExceeded")
 	b.want(b.do(b.root, "TagResource", "SecretName", "s", "Tags", `[]`), 400, "UnsupportedOperation")

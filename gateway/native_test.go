@@ -267,7 +267,7 @@ func TestNativeAccess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	expect := func(when string, random int, statuses ...int) {
+	expect := func(moment string, random int, statuses ...int) {
 		t.Helper()
 		for i, k := range []testKey{own, other} {
 			verify := &nativepb.VerifyRequest{KeyId: k.KeyId, Message: []byte{1}, Signature: []byte{1}}
@@ -278,13 +278,13 @@ func TestNativeAccess(t *testing.T) {
 			} {
 				if a := c.do(name, m.req, m.resp); a.Status != statuses[i] {
 					t.Errorf("%s: %s with key %d: %d %s %s, want %d",
-						when, name, i, a.Status, a.Code, a.Message, statuses[i])
+						moment, name, i, a.Status, a.Code, a.Message, statuses[i])
 				}
 			}
 		}
 		req := &nativepb.GenerateRandomRequest{Length: 8}
 		if a := c.do("GenerateRandom", req, new(nativepb.GenerateRandomResponse)); a.Status != random {
-			t.Errorf("%s: GenerateRandom: %d %s, want %d", when, a.Status, a.Code, random)
+			t.Errorf("%s: GenerateRandom: %d %s, want %d", moment, a.Status, a.Code, random)
 		}
 	}
 	expect("all keys", 200, 200, 200)

@@ -124,7 +124,7 @@ func TestQuotaClasses(t *testing.T) {
 	b := newBench(t)
 	b.listen(gateway.Listener{Gateway: gateway.SharedGateway})
 	var all []string
-	over := make(map[string]string) // RequestId → quota
+	rejections := make(map[string]string) // RequestId → quota
 	for name, class := range documented {
 		actions := strings.Fields(class.operations)
 		all = append(all, actions...)
@@ -145,17 +145,17 @@ func TestQuotaClasses(t *testing.T) {
 				t.Errorf("%s: request %d in a second, %s: %d %s, want 429 %s",
 					name, class.perSecond+1, action, a.Status, a.Code, throttled)
 			}
-			over[a.RequestId] = name
+			rejections[a.RequestId] = name
 		}
 	}
 	for _, e := range b.auditLines() {
-		if want, ok := over[e.RequestId]; ok && (e.Quota != want || e.Code != throttled) {
+		if want, ok := rejections[e.RequestId]; ok && (e.Quota != want || e.Code != throttled) {
 			t.Errorf("%s: audit line %+v, want the quota %s and %s", e.Action, e, want, throttled)
 		}
-		delete(over, e.RequestId)
+		delete(rejections, e.RequestId)
 	}
-	if len(over) > 0 {
-		t.Errorf("throttled requests without an audit line: %d, want 0", len(over))
+	if len(rejections) > 0 {
+		t.Errorf("throttled requests without an audit line: %d, want 0", len(rejections))
 	}
 	slices.Sort(all)
 	if !slices.Equal(all, operationsOf(kms.RPC)) {

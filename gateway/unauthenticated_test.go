@@ -170,8 +170,8 @@ func TestReplaysAreStrangers(t *testing.T) {
 // while the token hangs and the audit log cannot be written. The answers reveal neither.
 func TestStrangersWaitForNothing(t *testing.T) {
 	b := newBench(t)
-	off := b.newUser("off", "")
-	b.local("UpdateAccessKey", nil, "AccessKeyId", off.AccessKeyId, "Status", "Inactive")
+	inactive := b.newUser("off", "")
+	b.local("UpdateAccessKey", nil, "AccessKeyId", inactive.AccessKeyId, "Status", "Inactive")
 	used := b.sign(b.root, "GET", "ListKeys", nil).Encode()
 	b.want(b.send("GET", "/?"+used, nil), 200, "")
 	old := b.clock.Now().Add(-15*time.Minute - time.Second).Format("2006-01-02T15:04:05Z")
@@ -191,7 +191,7 @@ func TestStrangersWaitForNothing(t *testing.T) {
 			"GET " + sign(b.root, "Timestamp", "now") + " 400 InvalidTimeStamp.Format",
 			"GET " + sign(b.root, "Timestamp", old) + " 400 InvalidTimeStamp.Expired",
 			"GET " + sign(credential{"KMSGNONE", "x"}) + " 404 InvalidAccessKeyId.NotFound",
-			"GET " + sign(off) + " 400 InvalidAccessKeyId.Inactive",
+			"GET " + sign(inactive) + " 400 InvalidAccessKeyId.Inactive",
 			"GET " + sign(wrong) + " 400 SignatureDoesNotMatch",
 			"GET " + sign(wrong, "DryRun", "true") + " 400 SignatureDoesNotMatch",
 			"GET /?" + used + " 400 SignatureNonceUsed",

@@ -62,11 +62,11 @@ func MarshalECPublicKey(spec KeySpec, point []byte) ([]byte, error) {
 
 // parseECPoint is the inverse of MarshalECPublicKey. It rejects every other encoding.
 func parseECPoint(spec KeySpec, spki []byte) ([]byte, error) {
-	in := cryptobyte.String(spki)
+	input := cryptobyte.String(spki)
 	var seq, algorithm cryptobyte.String
 	var keyType, curve asn1.ObjectIdentifier
 	var point []byte
-	if !in.ReadASN1(&seq, cbasn1.SEQUENCE) || !in.Empty() ||
+	if !input.ReadASN1(&seq, cbasn1.SEQUENCE) || !input.Empty() ||
 		!seq.ReadASN1(&algorithm, cbasn1.SEQUENCE) ||
 		!algorithm.ReadASN1ObjectIdentifier(&keyType) ||
 		!algorithm.ReadASN1ObjectIdentifier(&curve) || !algorithm.Empty() ||
@@ -109,9 +109,9 @@ func addInteger(b *cryptobyte.Builder, bigEndian []byte) {
 // parseSignature is the inverse of MarshalSignature. For every sig that it accepts,
 // MarshalSignature of r and s, padded to 32 bytes, returns sig again.
 func parseSignature(sig []byte) (r, s []byte, ok bool) {
-	in := cryptobyte.String(sig)
+	input := cryptobyte.String(sig)
 	var seq cryptobyte.String
-	if !in.ReadASN1(&seq, cbasn1.SEQUENCE) || !in.Empty() ||
+	if !input.ReadASN1(&seq, cbasn1.SEQUENCE) || !input.Empty() ||
 		!seq.ReadASN1Integer(&r) || !seq.ReadASN1Integer(&s) || !seq.Empty() ||
 		len(r) > scalarSize || len(s) > scalarSize {
 		return nil, nil, false

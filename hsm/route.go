@@ -21,9 +21,9 @@ type Route struct {
 
 var _ Backend = Route{}
 
-// Verified returns a Route that uses b for all keys and logs to logger. If b is a Route,
-// Verified returns it unchanged, so that no signature is verified twice.
-func Verified(b Backend, logger *slog.Logger) Route {
+// NewRoute returns a Route that uses b for all keys and logs to logger. If b is a Route,
+// NewRoute returns it unchanged, so that no signature is verified twice.
+func NewRoute(b Backend, logger *slog.Logger) Route {
 	if r, ok := b.(Route); ok {
 		return r
 	}
@@ -108,7 +108,7 @@ func (r Route) backend(k Key) Backend {
 // that cannot sign, or that does not match k.Public, before anyone relies on the key.
 func SelfTest(ctx context.Context, b Backend, k Key) error {
 	digest := sha256.Sum256(k.ID)
-	if _, err := Verified(b, nil).Sign(ctx, k, Algorithms(k.Spec)[0], digest[:]); err != nil {
+	if _, err := NewRoute(b, nil).Sign(ctx, k, Algorithms(k.Spec)[0], digest[:]); err != nil {
 		return fmt.Errorf("testing key version %x: %w", k.ID, err)
 	}
 	return nil

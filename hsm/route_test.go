@@ -26,10 +26,10 @@ func TestRoute(t *testing.T) {
 	if token.Len() != len(hsm.KeySpecs())-1 || sealed.Len() != 1 {
 		t.Errorf("%d keys in the token and %d sealed, want all but EC_SM2 in the token", token.Len(), sealed.Len())
 	}
-	down := errors.New("down")
+	outage := errors.New("down")
 	for _, backend := range []*hsmtest.Fake{&token, &sealed} {
-		backend.Fail(down)
-		if err := route.Health(t.Context()); !errors.Is(err, down) {
+		backend.Fail(outage)
+		if err := route.Health(t.Context()); !errors.Is(err, outage) {
 			t.Errorf("Health with one backend down: %v, want its error", err)
 		}
 		backend.Fail(nil)
@@ -71,8 +71,8 @@ func newWitnessed(log *bytes.Buffer) (route hsm.Route, token, software *witness)
 func TestRouteContract(t *testing.T) {
 	route, _, _ := newWitnessed(new(bytes.Buffer))
 	hsmtest.TestBackend(t, route, hsm.KeySpecs()...)
-	if hsm.Verified(route, nil) != route {
-		t.Error("Verified did not return the Route unchanged")
+	if hsm.NewRoute(route, nil) != route {
+		t.Error("NewRoute did not return the Route unchanged")
 	}
 }
 

@@ -29,9 +29,9 @@ func TestAccessPointContract(t *testing.T) {
 			if out, err := openssl.CombinedOutput(); err != nil || strings.Count(string(out), "-----BEGIN") != 2 {
 				t.Errorf("openssl pkcs12: %v, want two PEM blocks, got:\n%s", err, out)
 			}
-			got := must[*kms.GetClientKeyResponse](t)(
+			got := require[*kms.GetClientKeyResponse](t)(
 				c.GetClientKey(&kms.GetClientKeyRequest{ClientKeyId: &clientKeyId}))
-			list := must[*kms.ListClientKeysResponse](t)(
+			list := require[*kms.ListClientKeysResponse](t)(
 				c.ListClientKeys(&kms.ListClientKeysRequest{AapName: &app}))
 			certificate := tea.StringValue(got.Body.PublicKeyData)
 			if len(list.Body.ClientKeys) != 1 ||
@@ -39,16 +39,16 @@ func TestAccessPointContract(t *testing.T) {
 				!strings.HasPrefix(certificate, "-----BEGIN CERTIFICATE-----\n") {
 				t.Errorf("GetClientKey: got %v; ListClientKeys: got %v", got.Body, list.Body)
 			}
-			must[*kms.UpdatePolicyResponse](t)(
+			require[*kms.UpdatePolicyResponse](t)(
 				c.UpdatePolicy(&kms.UpdatePolicyRequest{Name: &app, AccessControlRules: tea.String("{}")}))
-			policy := must[*kms.DescribePolicyResponse](t)(c.DescribePolicy(&kms.DescribePolicyRequest{Name: &app}))
+			policy := require[*kms.DescribePolicyResponse](t)(c.DescribePolicy(&kms.DescribePolicyRequest{Name: &app}))
 			if tea.StringValue(policy.Body.AccessControlRules) != `{"NetworkRules":[]}` ||
 				len(policy.Body.Permissions) != 1 || tea.StringValue(policy.Body.Resources[0]) != "key/*" {
 				t.Errorf("DescribePolicy: got %v", policy.Body)
 			}
-			must[*kms.UpdateNetworkRuleResponse](t)(c.UpdateNetworkRule(
+			require[*kms.UpdateNetworkRuleResponse](t)(c.UpdateNetworkRule(
 				&kms.UpdateNetworkRuleRequest{Name: &app, Description: tea.String("new")}))
-			must[*kms.UpdateApplicationAccessPointResponse](t)(c.UpdateApplicationAccessPoint(
+			require[*kms.UpdateApplicationAccessPointResponse](t)(c.UpdateApplicationAccessPoint(
 				&kms.UpdateApplicationAccessPointRequest{Name: &app, Description: tea.String("new")}))
 			c.deleteAccessPoint(app)
 			_, err := c.GetClientKey(&kms.GetClientKeyRequest{ClientKeyId: &clientKeyId})
@@ -62,14 +62,14 @@ func TestAccessPointContract(t *testing.T) {
 func (c contract) accessPoint() (name string) {
 	c.t.Helper()
 	name = "app-" + uuid.NewString()
-	must[*kms.CreateNetworkRuleResponse](c.t)(c.CreateNetworkRule(&kms.CreateNetworkRuleRequest{
+	require[*kms.CreateNetworkRuleResponse](c.t)(c.CreateNetworkRule(&kms.CreateNetworkRuleRequest{
 		Name: &name, Type: tea.String("Private"), SourcePrivateIp: tea.String(`["192.168.1.1/24","10.0.0.1"]`),
 	}))
-	must[*kms.CreatePolicyResponse](c.t)(c.CreatePolicy(&kms.CreatePolicyRequest{
+	require[*kms.CreatePolicyResponse](c.t)(c.CreatePolicy(&kms.CreatePolicyRequest{
 		Name: &name, Permissions: tea.String(keyUser), Resources: tea.String(`["key/*"]`),
 		AccessControlRules: tea.String(`{"NetworkRules":["` + name + `"]}`),
 	}))
-	must[*kms.CreateApplicationAccessPointResponse](c.t)(c.CreateApplicationAccessPoint(
+	require[*kms.CreateApplicationAccessPointResponse](c.t)(c.CreateApplicationAccessPoint(
 		&kms.CreateApplicationAccessPointRequest{Name: &name, Policies: tea.String(`["` + name + `"]`)}))
 	return name
 }
@@ -77,7 +77,7 @@ func (c contract) accessPoint() (name string) {
 // clientKey creates a client key with the password password1. pfx is its PKCS#12 file.
 func (c contract) clientKey(aapName string) (pfx, clientKeyId string) {
 	c.t.Helper()
-	created := must[*kms.CreateClientKeyResponse](c.t)(c.CreateClientKey(
+	created := require[*kms.CreateClientKeyResponse](c.t)(c.CreateClientKey(
 		&kms.CreateClientKeyRequest{AapName: &aapName, Password: tea.String("password1")}))
 	content, err := base64.StdEncoding.DecodeString(tea.StringValue(created.Body.PrivateKeyData))
 	if err != nil {
@@ -88,8 +88,8 @@ func (c contract) clientKey(aapName string) (pfx, clientKeyId string) {
 
 func (c contract) deleteAccessPoint(name string) {
 	c.t.Helper()
-	must[*kms.DeleteNetworkRuleResponse](c.t)(c.DeleteNetworkRule(&kms.DeleteNetworkRuleRequest{Name: &name}))
-	must[*kms.DeletePolicyResponse](c.t)(c.DeletePolicy(&kms.DeletePolicyRequest{Name: &name}))
-	must[*kms.DeleteApplicationAccessPointResponse](c.t)(c.DeleteApplicationAccessPoint(
+	require[*kms.DeleteNetworkRuleResponse](c.t)(c.DeleteNetworkRule(&kms.DeleteNetworkRuleRequest{Name: &name}))
+	require[*kms.DeletePolicyResponse](c.t)(c.DeletePolicy(&kms.DeletePolicyRequest{Name: &name}))
+	require[*kms.DeleteApplicationAccessPointResponse](c.t)(c.DeleteApplicationAccessPoint(
 		&kms.DeleteApplicationAccessPointRequest{Name: &name}))
 }

@@ -89,7 +89,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	var mu sync.Mutex
 	var keys []acknowledged // guarded by mu
 	for _, spec := range devgateway.KeySpecs {
-		keys = append(keys, must[acknowledged](t)(acknowledge(client, spec, g.Env["KMSGATE_KEY_"+string(spec)])))
+		keys = append(keys, require[acknowledged](t)(acknowledge(client, spec, g.Env["KMSGATE_KEY_"+string(spec)])))
 	}
 	signer := keys[2]
 	stop := make(chan struct{})
@@ -104,7 +104,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	var load sync.WaitGroup
 	var signatures atomic.Int64
 	for range 4 {
-		client := must[*kms.Client](t)(devgateway.SDK(g.Env)) // an SDK client is not safe for concurrent use
+		client := require[*kms.Client](t)(devgateway.SDK(g.Env)) // an SDK client is not safe for concurrent use
 		load.Go(func() {
 			for !stopped() {
 				digest := make([]byte, hsm.DigestSize)
@@ -119,7 +119,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	}
 	for n := range 3 {
 		spec := []hsm.KeySpec{hsm.EC_P256, hsm.EC_P256K, hsm.EC_SM2}[n]
-		client := must[*kms.Client](t)(devgateway.SDK(g.Env))
+		client := require[*kms.Client](t)(devgateway.SDK(g.Env))
 		load.Go(func() {
 			for !stopped() {
 				created, err := client.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String(string(spec))})
@@ -146,7 +146,7 @@ func TestBackupUnderLoad(t *testing.T) {
 			return len(before) >= 12*(n+1) || t.Failed()
 		})
 		file := path(fmt.Sprint("backup", n, ".age"))
-		must[string](t)(kmsgate(t, "backup", file, "--dir", g.Dir, "--recipient", backupRecipient))
+		require[string](t)(kmsgate(t, "backup", file, "--dir", g.Dir, "--recipient", backupRecipient))
 	}
 	close(stop)
 	load.Wait()
@@ -162,7 +162,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d signatures, %d keys, %d of them before the last backup", signatures.Load(), len(keys), len(before))
 
-	printed := must[string](t)(kmsgate(t, "restore", path("backup2.age"), "--target", path("restored"),
+	printed := require[string](t)(kmsgate(t, "restore", path("backup2.age"), "--target", path("restored"),
 		"--identity", path("key.txt"), "--audit-public-key", path("audit.pem")))
 	if !strings.Contains(printed, " keys signed. ") {
 		t.Errorf("restore does not report the keys that signed:\n%s", printed)
@@ -196,7 +196,7 @@ func TestRestoreKilled(t *testing.T) {
 	if err := os.WriteFile(path("key.txt"), []byte(backupIdentity), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	must[string](t)(kmsgate(t, "backup", path("backup.age"), "--dir", g.Dir, "--recipient", backupRecipient))
+	require[string](t)(kmsgate(t, "backup", path("backup.age"), "--dir", g.Dir, "--recipient", backupRecipient))
 	if err := g.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestRestoreKilled(t *testing.T) {
 		"--identity", path("key.txt"), "--unverified"}
 	random := newRandom(t)
 	began := time.Now()
-	must[string](t)(kmsgate(t, args...))
+	require[string](t)(kmsgate(t, args...))
 	whole := time.Since(began)
 	killed, completed := 0, 0
 	for stop := soaked(12); !stop(); {
@@ -232,7 +232,7 @@ func TestRestoreKilled(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(path("restored/kmsgate.yaml")); err != nil {
-		must[string](t)(kmsgate(t, args...))
+		require[string](t)(kmsgate(t, args...))
 	}
 	t.Logf("%d restores were killed, %d completed", killed, completed)
 	r := start(t, path("restored"))

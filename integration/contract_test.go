@@ -75,8 +75,9 @@ func newContract(t *testing.T, env map[string]string, mode func(*openapi.Config)
 	return contract{client, t, env}
 }
 
-// must returns a function that returns its first argument, or ends the test if there is an error.
-func must[T any](t *testing.T) func(T, error) T {
+// require returns a function that returns its first argument, or ends the test if there is an
+// error.
+func require[T any](t *testing.T) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
@@ -97,7 +98,7 @@ func (c contract) refused(code string, err error) {
 // newKey creates a key and returns the IDs of the key and of its version.
 func (c contract) newKey(spec hsm.KeySpec) (keyId, versionId string) {
 	c.t.Helper()
-	created := must[*kms.CreateKeyResponse](c.t)(c.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String(string(spec))}))
+	created := require[*kms.CreateKeyResponse](c.t)(c.CreateKey(&kms.CreateKeyRequest{KeySpec: tea.String(string(spec))}))
 	keyId = tea.StringValue(created.Body.KeyMetadata.KeyId)
 	c.t.Cleanup(func() {
 		// An error is no failure: a test may have scheduled the deletion already.
@@ -109,7 +110,7 @@ func (c contract) newKey(spec hsm.KeySpec) (keyId, versionId string) {
 
 func (c contract) versions(keyId string) (ids []string) {
 	c.t.Helper()
-	listed := must[*kms.ListKeyVersionsResponse](c.t)(
+	listed := require[*kms.ListKeyVersionsResponse](c.t)(
 		c.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: &keyId, PageSize: tea.Int32(100)}))
 	for _, v := range listed.Body.KeyVersions.KeyVersion {
 		ids = append(ids, tea.StringValue(v.KeyVersionId))
@@ -119,7 +120,7 @@ func (c contract) versions(keyId string) (ids []string) {
 
 func (c contract) state(keyId string) string {
 	c.t.Helper()
-	described := must[*kms.DescribeKeyResponse](c.t)(c.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
+	described := require[*kms.DescribeKeyResponse](c.t)(c.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
 	return tea.StringValue(described.Body.KeyMetadata.KeyState)
 }
 
@@ -134,7 +135,7 @@ func (c contract) sign(keyName, versionId string, alg hsm.Algorithm) error {
 	if err != nil {
 		return err
 	}
-	pemText := must[string](c.t)(s.publicKey(keyId, versionId))
+	pemText := require[string](c.t)(s.publicKey(keyId, versionId))
 	if ok, err := hsmtest.OpenSSLVerify(c.t.TempDir(), pemText, alg, digest, sig); err != nil || !ok {
 		c.t.Errorf("openssl: got %v, %v, want a valid signature", ok, err)
 	}
@@ -173,12 +174,12 @@ var behaviours = []struct {
 			c.t.Log("this endpoint requires an interval between versions")
 			return
 		}
-		must[*kms.CreateKeyVersionResponse](c.t)(created, err)
+		require[*kms.CreateKeyVersionResponse](c.t)(created, err)
 		second := tea.StringValue(created.Body.KeyVersion.KeyVersionId)
 		if got := c.versions(keyId); !slices.Contains(got, first) || !slices.Contains(got, second) || len(got) != 2 {
 			c.t.Errorf("got versions %v, want %s and %s", got, first, second)
 		}
-		described := must[*kms.DescribeKeyVersionResponse](c.t)(
+		described := require[*kms.DescribeKeyVersionResponse](c.t)(
 			c.DescribeKeyVersion(&kms.DescribeKeyVersionRequest{KeyId: &keyId, KeyVersionId: &second}))
 		date := tea.StringValue(described.Body.KeyVersion.CreationDate)
 		if _, err := time.Parse("2006-01-02T15:04:05Z", date); err != nil {
@@ -192,12 +193,12 @@ var behaviours = []struct {
 	}},
 	{"a disabled key does not sign, an enabled one does", func(c contract) {
 		keyId, versionId := c.newKey(hsm.EC_P256K)
-		must[*kms.DisableKeyResponse](c.t)(c.DisableKey(&kms.DisableKeyRequest{KeyId: &keyId}))
+		require[*kms.DisableKeyResponse](c.t)(c.DisableKey(&kms.DisableKeyRequest{KeyId: &keyId}))
 		if got := c.state(keyId); got != "Disabled" {
 			c.t.Errorf("got KeyState %s, want Disabled", got)
 		}
 		c.refused("Rejected.Disabled", c.sign(keyId, versionId, hsm.ECDSA_SHA_256))
-		must[*kms.EnableKeyResponse](c.t)(c.EnableKey(&kms.EnableKeyRequest{KeyId: &keyId}))
+		require[*kms.EnableKeyResponse](c.t)(c.EnableKey(&kms.EnableKeyRequest{KeyId: &keyId}))
 		if err := c.sign(keyId, versionId, hsm.ECDSA_SHA_256); err != nil {
 			c.t.Errorf("signing with the enabled key: %v", err)
 		}
@@ -209,11 +210,11 @@ var behaviours = []struct {
 		}
 		_, err := schedule(6)
 		c.refused("InvalidParameter", err)
-		must[*kms.ScheduleKeyDeletionResponse](c.t)(schedule(7))
+		require[*kms.ScheduleKeyDeletionResponse](c.t)(schedule(7))
 		c.refused("Rejected.PendingDeletion", c.sign(keyId, versionId, hsm.SM2DSA))
 		_, err = c.EnableKey(&kms.EnableKeyRequest{KeyId: &keyId})
 		c.refused("Rejected.StateModifiedFailed", err)
-		must[*kms.CancelKeyDeletionResponse](c.t)(c.CancelKeyDeletion(&kms.CancelKeyDeletionRequest{KeyId: &keyId}))
+		require[*kms.CancelKeyDeletionResponse](c.t)(c.CancelKeyDeletion(&kms.CancelKeyDeletionRequest{KeyId: &keyId}))
 		if err := c.sign(keyId, versionId, hsm.SM2DSA); err != nil {
 			c.t.Errorf("signing after CancelKeyDeletion: %v", err)
 		}
@@ -221,15 +222,15 @@ var behaviours = []struct {
 	{"a protected key cannot be scheduled for deletion", func(c contract) {
 		keyId, _ := c.newKey(hsm.EC_P256)
 		arn := fmt.Sprintf("acs:kms:%s:%s:key/%s", c.env["KMSGATE_REGION_ID"], c.env["KMSGATE_ACCOUNT_ID"], keyId)
-		protect := func(on bool) {
-			must[*kms.SetDeletionProtectionResponse](c.t)(c.SetDeletionProtection(
-				&kms.SetDeletionProtectionRequest{ProtectedResourceArn: &arn, EnableDeletionProtection: &on}))
+		protect := func(enable bool) {
+			require[*kms.SetDeletionProtectionResponse](c.t)(c.SetDeletionProtection(
+				&kms.SetDeletionProtectionRequest{ProtectedResourceArn: &arn, EnableDeletionProtection: &enable}))
 		}
 		protect(true)
 		_, err := c.ScheduleKeyDeletion(
 			&kms.ScheduleKeyDeletionRequest{KeyId: &keyId, PendingWindowInDays: tea.Int32(7)})
 		c.refused("Rejected.StateModifiedFailed", err)
-		described := must[*kms.DescribeKeyResponse](c.t)(c.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
+		described := require[*kms.DescribeKeyResponse](c.t)(c.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
 		if got := tea.StringValue(described.Body.KeyMetadata.DeletionProtection); got != "Enabled" {
 			c.t.Errorf("got DeletionProtection %s, want Enabled", got)
 		}
@@ -238,9 +239,9 @@ var behaviours = []struct {
 	{"a description can be changed, to anything", func(c contract) {
 		keyId, _ := c.newKey(hsm.EC_P256)
 		const text = "a b*c+d~e=中'()!&%\n\"<>"
-		must[*kms.UpdateKeyDescriptionResponse](c.t)(c.UpdateKeyDescription(
+		require[*kms.UpdateKeyDescriptionResponse](c.t)(c.UpdateKeyDescription(
 			&kms.UpdateKeyDescriptionRequest{KeyId: &keyId, Description: tea.String(text)}))
-		described := must[*kms.DescribeKeyResponse](c.t)(c.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
+		described := require[*kms.DescribeKeyResponse](c.t)(c.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
 		if got := tea.StringValue(described.Body.KeyMetadata.Description); got != text {
 			c.t.Errorf("got Description %q, want %q", got, text)
 		}
@@ -249,23 +250,23 @@ var behaviours = []struct {
 		one, oneVersion := c.newKey(hsm.EC_P256)
 		two, twoVersion := c.newKey(hsm.EC_P256)
 		alias := "alias/a b~c*d+e=中'()! " + uuid.NewString()
-		must[*kms.CreateAliasResponse](c.t)(c.CreateAlias(&kms.CreateAliasRequest{AliasName: &alias, KeyId: &one}))
+		require[*kms.CreateAliasResponse](c.t)(c.CreateAlias(&kms.CreateAliasRequest{AliasName: &alias, KeyId: &one}))
 		_, err := c.CreateAlias(&kms.CreateAliasRequest{AliasName: &alias, KeyId: &two})
 		c.refused("AliasAlreadyExists", err)
 		if err := c.sign(alias, oneVersion, hsm.ECDSA_SHA_256); err != nil {
 			c.t.Errorf("signing with the alias: %v", err)
 		}
-		must[*kms.UpdateAliasResponse](c.t)(c.UpdateAlias(&kms.UpdateAliasRequest{AliasName: &alias, KeyId: &two}))
+		require[*kms.UpdateAliasResponse](c.t)(c.UpdateAlias(&kms.UpdateAliasRequest{AliasName: &alias, KeyId: &two}))
 		if err := c.sign(alias, twoVersion, hsm.ECDSA_SHA_256); err != nil {
 			c.t.Errorf("signing with the updated alias: %v", err)
 		}
 		c.refused("Forbidden.KeyVersionNotFound", c.sign(alias, oneVersion, hsm.ECDSA_SHA_256))
-		listed := must[*kms.ListAliasesByKeyIdResponse](c.t)(
+		listed := require[*kms.ListAliasesByKeyIdResponse](c.t)(
 			c.ListAliasesByKeyId(&kms.ListAliasesByKeyIdRequest{KeyId: &two}))
 		if got := listed.Body.Aliases.Alias; len(got) != 1 || tea.StringValue(got[0].AliasName) != alias {
 			c.t.Errorf("got aliases %v, want only %q", got, alias)
 		}
-		must[*kms.DeleteAliasResponse](c.t)(c.DeleteAlias(&kms.DeleteAliasRequest{AliasName: &alias}))
+		require[*kms.DeleteAliasResponse](c.t)(c.DeleteAlias(&kms.DeleteAliasRequest{AliasName: &alias}))
 		c.refused("Forbidden.AliasNotFound", c.sign(alias, twoVersion, hsm.ECDSA_SHA_256))
 	}},
 	{"keys are tagged, found by their tags and untagged", func(c contract) {
@@ -273,33 +274,33 @@ var behaviours = []struct {
 		tag := uuid.NewString()
 		region, keyType := tea.String(c.env["KMSGATE_REGION_ID"]), tea.String("key")
 		tags := func() []*kms.ListResourceTagsResponseBodyTagsTag {
-			return must[*kms.ListResourceTagsResponse](c.t)(
+			return require[*kms.ListResourceTagsResponse](c.t)(
 				c.ListResourceTags(&kms.ListResourceTagsRequest{KeyId: &keyId})).Body.Tags.Tag
 		}
-		must[*kms.TagResourceResponse](c.t)(c.TagResource(&kms.TagResourceRequest{
+		require[*kms.TagResourceResponse](c.t)(c.TagResource(&kms.TagResourceRequest{
 			KeyId: &keyId, Tags: tea.String(`[{"TagKey":"` + tag + `","TagValue":"a b"}]`),
 		}))
-		must[*kms.TagResourcesResponse](c.t)(c.TagResources(&kms.TagResourcesRequest{
+		require[*kms.TagResourcesResponse](c.t)(c.TagResources(&kms.TagResourcesRequest{
 			RegionId: region, ResourceType: keyType, ResourceId: []*string{&keyId},
 			Tag: []*kms.TagResourcesRequestTag{{Key: tea.String("b"), Value: tea.String("*")}},
 		}))
 		if got := tags(); len(got) != 2 {
 			c.t.Errorf("got tags %v, want 2", got)
 		}
-		found := must[*kms.ListKeysResponse](c.t)(c.ListKeys(
+		found := require[*kms.ListKeysResponse](c.t)(c.ListKeys(
 			&kms.ListKeysRequest{Filters: tea.String(`[{"Key":"TagKey","Values":["` + tag + `"]}]`)}))
 		if keys := found.Body.Keys.Key; len(keys) != 1 || tea.StringValue(keys[0].KeyId) != keyId {
 			c.t.Errorf("ListKeys by tag: got %v, want only %s", keys, keyId)
 		}
-		listed := must[*kms.ListTagResourcesResponse](c.t)(c.ListTagResources(&kms.ListTagResourcesRequest{
+		listed := require[*kms.ListTagResourcesResponse](c.t)(c.ListTagResources(&kms.ListTagResourcesRequest{
 			RegionId: region, ResourceType: keyType, ResourceId: []*string{&keyId},
 		}))
 		if got := listed.Body.TagResources.TagResource; len(got) != 2 || tea.StringValue(got[0].ResourceId) != keyId {
 			c.t.Errorf("ListTagResources: got %v, want two tags of %s", got, keyId)
 		}
-		must[*kms.UntagResourceResponse](c.t)(c.UntagResource(
+		require[*kms.UntagResourceResponse](c.t)(c.UntagResource(
 			&kms.UntagResourceRequest{KeyId: &keyId, TagKeys: tea.String(`["b"]`)}))
-		must[*kms.UntagResourcesResponse](c.t)(c.UntagResources(&kms.UntagResourcesRequest{
+		require[*kms.UntagResourcesResponse](c.t)(c.UntagResources(&kms.UntagResourcesRequest{
 			RegionId: region, ResourceType: keyType, ResourceId: []*string{&keyId}, All: tea.Bool(true),
 		}))
 		if got := tags(); len(got) != 0 {
@@ -308,11 +309,11 @@ var behaviours = []struct {
 	}},
 	{"a key policy is stored", func(c contract) {
 		keyId, _ := c.newKey(hsm.EC_P256)
-		before := must[*kms.GetKeyPolicyResponse](c.t)(c.GetKeyPolicy(&kms.GetKeyPolicyRequest{KeyId: &keyId}))
+		before := require[*kms.GetKeyPolicyResponse](c.t)(c.GetKeyPolicy(&kms.GetKeyPolicyRequest{KeyId: &keyId}))
 		document := strings.Replace(tea.StringValue(before.Body.Policy), "kms default key policy", "mine", 1)
-		must[*kms.SetKeyPolicyResponse](c.t)(c.SetKeyPolicy(
+		require[*kms.SetKeyPolicyResponse](c.t)(c.SetKeyPolicy(
 			&kms.SetKeyPolicyRequest{KeyId: &keyId, Policy: &document, PolicyName: tea.String("default")}))
-		after := must[*kms.GetKeyPolicyResponse](c.t)(c.GetKeyPolicy(
+		after := require[*kms.GetKeyPolicyResponse](c.t)(c.GetKeyPolicy(
 			&kms.GetKeyPolicyRequest{KeyId: &keyId, PolicyName: tea.String("default")}))
 		if got := tea.StringValue(after.Body.Policy); got != document {
 			c.t.Errorf("got policy %s, want %s", got, document)
@@ -321,21 +322,21 @@ var behaviours = []struct {
 		c.refused("InvalidParameter", err)
 	}},
 	{"the service describes itself", func(c contract) {
-		regions := must[*kms.DescribeRegionsResponse](c.t)(c.DescribeRegions()).Body.Regions.Region
+		regions := require[*kms.DescribeRegionsResponse](c.t)(c.DescribeRegions()).Body.Regions.Region
 		if len(regions) != 1 || tea.StringValue(regions[0].RegionId) != c.env["KMSGATE_REGION_ID"] {
 			c.t.Errorf("got regions %v, want only %s", regions, c.env["KMSGATE_REGION_ID"])
 		}
-		account := must[*kms.DescribeAccountKmsStatusResponse](c.t)(c.DescribeAccountKmsStatus()).Body
+		account := require[*kms.DescribeAccountKmsStatusResponse](c.t)(c.DescribeAccountKmsStatus()).Body
 		if got := tea.StringValue(account.AccountStatus); got != "Enabled" {
 			c.t.Errorf("got AccountStatus %s, want Enabled", got)
 		}
-		must[*kms.OpenKmsServiceResponse](c.t)(c.OpenKmsService())
-		instances := must[*kms.ListKmsInstancesResponse](c.t)(
+		require[*kms.OpenKmsServiceResponse](c.t)(c.OpenKmsService())
+		instances := require[*kms.ListKmsInstancesResponse](c.t)(
 			c.ListKmsInstances(&kms.ListKmsInstancesRequest{})).Body.KmsInstances.KmsInstance
 		if len(instances) != 1 || tea.StringValue(instances[0].KmsInstanceId) != c.env["KMSGATE_INSTANCE_ID"] {
 			c.t.Errorf("got instances %v, want only %s", instances, c.env["KMSGATE_INSTANCE_ID"])
 		}
-		instance := must[*kms.GetKmsInstanceResponse](c.t)(c.GetKmsInstance(
+		instance := require[*kms.GetKmsInstanceResponse](c.t)(c.GetKmsInstance(
 			&kms.GetKmsInstanceRequest{KmsInstanceId: instances[0].KmsInstanceId})).Body.KmsInstance
 		chain := tea.StringValue(instance.CaCertificateChainPem)
 		if block, _ := pem.Decode([]byte(chain)); block == nil || block.Type != "CERTIFICATE" {
@@ -345,7 +346,7 @@ var behaviours = []struct {
 	{"lists have pages", func(c contract) {
 		c.newKey(hsm.EC_P256)
 		c.newKey(hsm.EC_P256)
-		second := must[*kms.ListKeysResponse](c.t)(c.ListKeys(
+		second := require[*kms.ListKeysResponse](c.t)(c.ListKeys(
 			&kms.ListKeysRequest{PageSize: tea.Int32(1), PageNumber: tea.Int32(2)})).Body
 		if len(second.Keys.Key) != 1 || tea.Int32Value(second.PageNumber) != 2 ||
 			tea.Int32Value(second.PageSize) != 1 || tea.Int32Value(second.TotalCount) < 2 {

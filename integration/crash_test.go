@@ -50,8 +50,8 @@ func TestKilledWhileDeleting(t *testing.T) {
 			kept[versionId] = keyId
 			continue
 		}
-		must[*kms.CreateKeyVersionResponse](t)(client.CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &keyId}))
-		must[*kms.ScheduleKeyDeletionResponse](t)(client.ScheduleKeyDeletion(
+		require[*kms.CreateKeyVersionResponse](t)(client.CreateKeyVersion(&kms.CreateKeyVersionRequest{KeyId: &keyId}))
+		require[*kms.ScheduleKeyDeletionResponse](t)(client.ScheduleKeyDeletion(
 			&kms.ScheduleKeyDeletionRequest{KeyId: &keyId, PendingWindowInDays: tea.Int32(7)}))
 	}
 	if err := g.Stop(); err != nil {

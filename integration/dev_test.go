@@ -190,7 +190,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	}
 	c := newSDK{client}
 	for versionId, keyId := range allVersions(t, client) {
-		described := must[*kms.DescribeKeyResponse](t)(client.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
+		described := require[*kms.DescribeKeyResponse](t)(client.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
 		alg := hsm.Algorithms(hsm.KeySpec(tea.StringValue(described.Body.KeyMetadata.KeySpec)))[0]
 		if _, _, _, err := c.sign(keyId, versionId, alg, make([]byte, 32)); err != nil {
 			t.Errorf("signing with the listed version %s: %v", versionId, err)
@@ -220,10 +220,10 @@ func allVersions(t *testing.T, client *kms.Client) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
 	for page := int32(1); ; page++ {
-		keys := must[*kms.ListKeysResponse](t)(client.ListKeys(
+		keys := require[*kms.ListKeysResponse](t)(client.ListKeys(
 			&kms.ListKeysRequest{PageNumber: &page, PageSize: tea.Int32(100)})).Body.Keys.Key
 		for _, k := range keys {
-			versions := must[*kms.ListKeyVersionsResponse](t)(client.ListKeyVersions(
+			versions := require[*kms.ListKeyVersionsResponse](t)(client.ListKeyVersions(
 				&kms.ListKeyVersionsRequest{KeyId: k.KeyId})).Body.KeyVersions.KeyVersion
 			for _, v := range versions {
 				all[tea.StringValue(v.KeyVersionId)] = tea.StringValue(k.KeyId)

@@ -253,9 +253,9 @@ func (f *faulty) sign(a access, change func(*kms.AsymmetricSignRequest), config 
 }
 
 // moved calls do while the gateway's clock differs by a duration.
-func (f *faulty) moved(by time.Duration, do func() error) error {
+func (f *faulty) moved(difference time.Duration, do func() error) error {
 	before := f.offset.Load()
-	f.offset.Add(int64(by))
+	f.offset.Add(int64(difference))
 	defer f.offset.Store(before)
 	return do()
 }

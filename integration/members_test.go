@@ -22,7 +22,7 @@ func TestMembers(t *testing.T) {
 	keyId, version := g.Env["KMSGATE_KEY_EC_P256"], g.Env["KMSGATE_KEYVERSION_EC_P256"]
 	instance, digest := g.Env["KMSGATE_INSTANCE_ID"], *b64(make([]byte, 32))
 	tagged, _ := c.newKey("EC_P256")
-	must[*kms.TagResourceResponse](t)(c.TagResource(
+	require[*kms.TagResourceResponse](t)(c.TagResource(
 		&kms.TagResourceRequest{KeyId: &tagged, Tags: tea.String(`[{"TagKey":"k","TagValue":"v"}]`)}))
 	app := c.accessPoint()
 	_, clientKeyId := c.clientKey(app)

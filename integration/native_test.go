@@ -41,7 +41,7 @@ func instanceConfig(env map[string]string) *dkmsconfig.Config {
 
 func newInstanceSDK(t *testing.T, env map[string]string) instanceSDK {
 	t.Helper()
-	return instanceSDK{must[*dkms.Client](t)(dkms.NewClient(instanceConfig(env)))}
+	return instanceSDK{require[*dkms.Client](t)(dkms.NewClient(instanceConfig(env)))}
 }
 
 const versionHeader = "x-kms-migrationkeyversionid"
@@ -92,9 +92,9 @@ func newTransferSDK(t *testing.T, env map[string]string) transferSDK {
 	t.Helper()
 	config := sdk.NewConfig().WithScheme("HTTPS").WithHttpTransport(trusting(t, env))
 	accessKey := credentials.NewAccessKeyCredential(env["KMSGATE_ACCESS_KEY_ID"], env["KMSGATE_ACCESS_KEY_SECRET"])
-	client := must[*transfer.KmsTransferClient](t)(
+	client := require[*transfer.KmsTransferClient](t)(
 		transfer.NewClientWithOptions(env["KMSGATE_REGION_ID"], config, accessKey, instanceConfig(env)))
-	ca := must[[]byte](t)(os.ReadFile(env["KMSGATE_CA_FILE"]))
+	ca := require[[]byte](t)(os.ReadFile(env["KMSGATE_CA_FILE"]))
 	client.SetVerify(string(ca))
 	return transferSDK{client, env["KMSGATE_ENDPOINT"]}
 }
@@ -138,14 +138,14 @@ func TestTransferSDK(t *testing.T) {
 	c := newTransferSDK(t, g.Env)
 	create := oldkms.CreateCreateKeyRequest()
 	create.Domain, create.KeySpec = c.endpoint, "EC_P256"
-	keyId := must[*oldkms.CreateKeyResponse](t)(c.CreateKey(create)).KeyMetadata.KeyId
+	keyId := require[*oldkms.CreateKeyResponse](t)(c.CreateKey(create)).KeyMetadata.KeyId
 	list := oldkms.CreateListKeyVersionsRequest()
 	list.Domain, list.KeyId = c.endpoint, keyId
-	listed := must[*oldkms.ListKeyVersionsResponse](t)(c.ListKeyVersions(list))
+	listed := require[*oldkms.ListKeyVersionsResponse](t)(c.ListKeyVersions(list))
 	oldest := listed.KeyVersions.KeyVersion[0].KeyVersionId
 	add := oldkms.CreateCreateKeyVersionRequest()
 	add.Domain, add.KeyId = c.endpoint, keyId
-	newer := must[*oldkms.CreateKeyVersionResponse](t)(c.CreateKeyVersion(add)).KeyVersion.KeyVersionId
+	newer := require[*oldkms.CreateKeyVersionResponse](t)(c.CreateKeyVersion(add)).KeyVersion.KeyVersionId
 	digest := make([]byte, hsm.DigestSize)
 	rand.Read(digest)
 	for requested, want := range map[string]string{"": oldest, oldest: oldest, newer: newer} {
@@ -184,8 +184,8 @@ func TestRAW(t *testing.T) {
 // testRAW signs a message, then verifies the signature with openssl and the gateway. Both must
 // refuse the signature after one bit of the message has changed.
 func testRAW(t *testing.T, c instanceSDK, keyId string, alg hsm.Algorithm, message []byte) {
-	public := must[*dkms.GetPublicKeyResponse](t)(c.GetPublicKey(&dkms.GetPublicKeyRequest{KeyId: &keyId}))
-	signed := must[*dkms.SignResponse](t)(c.Sign(
+	public := require[*dkms.GetPublicKeyResponse](t)(c.GetPublicKey(&dkms.GetPublicKeyRequest{KeyId: &keyId}))
+	signed := require[*dkms.SignResponse](t)(c.Sign(
 		&dkms.SignRequest{KeyId: &keyId, Algorithm: tea.String(string(alg)), Message: message}))
 	used := hsm.Algorithm(tea.StringValue(signed.Algorithm))
 	if alg != "" && used != alg || tea.StringValue(signed.MessageType) != "RAW" {
@@ -195,7 +195,7 @@ func testRAW(t *testing.T, c instanceSDK, keyId string, alg hsm.Algorithm, messa
 		if got := opensslVerifies(t, tea.StringValue(public.PublicKey), used, message, signed.Signature); got != want {
 			t.Errorf("openssl: got %v, want %v", got, want)
 		}
-		verified := must[*dkms.VerifyResponse](t)(c.Verify(&dkms.VerifyRequest{KeyId: &keyId, Message: message,
+		verified := require[*dkms.VerifyResponse](t)(c.Verify(&dkms.VerifyRequest{KeyId: &keyId, Message: message,
 			Algorithm: signed.Algorithm, MessageType: tea.String("RAW"), Signature: signed.Signature}))
 		if got := tea.BoolValue(verified.Value); got != want {
 			t.Errorf("the gateway: got %v, want %v", got, want)
@@ -213,8 +213,8 @@ func TestLargeRAW(t *testing.T) {
 	rand.Read(message)
 	for spec, alg := range map[hsm.KeySpec]hsm.Algorithm{hsm.EC_SM2: hsm.SM2DSA, hsm.RSA_2048: hsm.RSA_PSS_SHA_256} {
 		keyId := g.Env["KMSGATE_KEY_"+string(spec)]
-		public := must[*dkms.GetPublicKeyResponse](t)(c.GetPublicKey(&dkms.GetPublicKeyRequest{KeyId: &keyId}))
-		signed := must[*dkms.SignResponse](t)(c.Sign(&dkms.SignRequest{KeyId: &keyId, Message: message}))
+		public := require[*dkms.GetPublicKeyResponse](t)(c.GetPublicKey(&dkms.GetPublicKeyRequest{KeyId: &keyId}))
+		signed := require[*dkms.SignResponse](t)(c.Sign(&dkms.SignRequest{KeyId: &keyId, Message: message}))
 		if !opensslVerifies(t, tea.StringValue(public.PublicKey), alg, message, signed.Signature) {
 			t.Errorf("openssl refuses the signature of the %s key", spec)
 		}
@@ -256,7 +256,7 @@ func TestRandomBytes(t *testing.T) {
 	c := newInstanceSDK(t, g.Env)
 	seen := make(map[string]bool)
 	for _, n := range []int32{1024, 32, 32, 16} {
-		random := must[*dkms.GenerateRandomResponse](t)(
+		random := require[*dkms.GenerateRandomResponse](t)(
 			c.GenerateRandom(&dkms.GenerateRandomRequest{Length: &n})).Random
 		if len(random) != int(n) || seen[string(random[:16])] {
 			t.Errorf("GenerateRandom of %d bytes: got %x, want that many new bytes", n, random)
@@ -289,7 +289,7 @@ func TestRequiredCertificates(t *testing.T) {
 	if err := random(c); err != nil {
 		t.Errorf("GenerateRandom with a client key: %v", err)
 	}
-	request := must[*http.Request](t)(http.NewRequest("GET", "https://"+env["KMSGATE_ENDPOINT"]+"/", nil))
+	request := require[*http.Request](t)(http.NewRequest("GET", "https://"+env["KMSGATE_ENDPOINT"]+"/", nil))
 	_, err := trusting(t, env).RoundTrip(request)
 	if err == nil || !strings.Contains(err.Error(), "certificate required") {
 		t.Errorf("request without a certificate: got %v, want the TLS alert certificate required", err)
@@ -304,7 +304,7 @@ func TestRequiredCertificates(t *testing.T) {
 func devClientKey(t *testing.T, env map[string]string) string {
 	t.Helper()
 	var file struct{ KeyId string }
-	if err := json.Unmarshal(must[[]byte](t)(os.ReadFile(env["KMSGATE_CLIENT_KEY_FILE"])), &file); err != nil {
+	if err := json.Unmarshal(require[[]byte](t)(os.ReadFile(env["KMSGATE_CLIENT_KEY_FILE"])), &file); err != nil {
 		t.Fatal(err)
 	}
 	return file.KeyId

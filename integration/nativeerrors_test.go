@@ -51,7 +51,7 @@ func (f *faulty) newClientKey(name, resources string, other ...string) *dkmsconf
 	var created struct{ ClientKeyId, PrivateKeyData string }
 	f.local("CreateClientKey", &created, parameters)
 	file := map[string]string{"KeyId": created.ClientKeyId, "PrivateKeyData": created.PrivateKeyData}
-	content := must[[]byte](f.t)(json.Marshal(file))
+	content := require[[]byte](f.t)(json.Marshal(file))
 	return &dkmsconfig.Config{Endpoint: &f.address, Protocol: tea.String("https"), Ca: &f.ca,
 		ClientKeyContent: tea.String(string(content)), Password: tea.String(clientPassword)}
 }
@@ -69,7 +69,7 @@ func clientKeyId(t *testing.T, config *dkmsconfig.Config) string {
 // pemKey returns a new private key in PEM, which the SDK accepts instead of a file.
 func pemKey(t *testing.T) *string {
 	t.Helper()
-	key := must[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
+	key := require[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
 	block := &pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}
 	return tea.String(string(pem.EncodeToMemory(block)))
 }
@@ -77,7 +77,7 @@ func pemKey(t *testing.T) *string {
 // signWith signs with the Instance SDK, without retries. change may change the request.
 func (f *faulty) signWith(config *dkmsconfig.Config, change func(*dkms.SignRequest)) error {
 	f.t.Helper()
-	client := must[*dkms.Client](f.t)(dkms.NewClient(config))
+	client := require[*dkms.Client](f.t)(dkms.NewClient(config))
 	r := &dkms.SignRequest{KeyId: &f.key, Message: []byte("m")}
 	if change != nil {
 		change(r)
@@ -133,10 +133,10 @@ func TestNativeErrors(t *testing.T) {
 		defer f.backend.Fail(nil)
 		return f.signWith(all, nil)
 	}
-	with := func(change func(*dkms.SignRequest)) func() error {
+	alter := func(change func(*dkms.SignRequest)) func() error {
 		return func() error { return f.signWith(all, change) }
 	}
-	client := must[*dkms.Client](t)(dkms.NewClient(all))
+	client := require[*dkms.Client](t)(dkms.NewClient(all))
 	// A client that signs with another private key under the ID of an existing client key.
 	impostor := &dkmsconfig.Config{Endpoint: &f.address, Protocol: tea.String("https"), Ca: &f.ca,
 		AccessKeyId: tea.String(clientKeyId(t, all)), PrivateKey: pemKey(t)}
@@ -156,25 +156,25 @@ func TestNativeErrors(t *testing.T) {
 			func() error { return f.signWith(secrets, nil) },
 		},
 		"404 Forbidden.KeyNotFound": {
-			with(func(r *dkms.SignRequest) { r.KeyId = tea.String("none") }),
-			with(func(r *dkms.SignRequest) { r.KeyId = tea.String("alias/none") }),
+			alter(func(r *dkms.SignRequest) { r.KeyId = tea.String("none") }),
+			alter(func(r *dkms.SignRequest) { r.KeyId = tea.String("alias/none") }),
 		},
-		"404 Forbidden.KeyVersionNotFound": {with(func(r *dkms.SignRequest) { r.Headers = versionHeaders(f.key) })},
+		"404 Forbidden.KeyVersionNotFound": {alter(func(r *dkms.SignRequest) { r.Headers = versionHeaders(f.key) })},
 		"400 MissingParameter": {
-			with(func(r *dkms.SignRequest) { r.KeyId = tea.String("") }),
-			with(func(r *dkms.SignRequest) { r.Message = nil }),
+			alter(func(r *dkms.SignRequest) { r.KeyId = tea.String("") }),
+			alter(func(r *dkms.SignRequest) { r.Message = nil }),
 		},
 		"400 InvalidParameter": {
-			with(func(r *dkms.SignRequest) { r.Algorithm = tea.String("RSA_PSS_SHA_256") }),
-			with(func(r *dkms.SignRequest) { r.Algorithm = tea.String("ECDSA") }),
-			with(func(r *dkms.SignRequest) { r.MessageType = tea.String("DIGEST") }),
-			with(func(r *dkms.SignRequest) { r.MessageType = tea.String("HASH") }),
+			alter(func(r *dkms.SignRequest) { r.Algorithm = tea.String("RSA_PSS_SHA_256") }),
+			alter(func(r *dkms.SignRequest) { r.Algorithm = tea.String("ECDSA") }),
+			alter(func(r *dkms.SignRequest) { r.MessageType = tea.String("DIGEST") }),
+			alter(func(r *dkms.SignRequest) { r.MessageType = tea.String("HASH") }),
 			func() error {
 				_, err := client.GenerateRandom(&dkms.GenerateRandomRequest{Length: tea.Int32(1025)})
 				return err
 			},
 		},
-		"413 InvalidParameter": {with(func(r *dkms.SignRequest) { r.Message = make([]byte, 3<<20) })},
+		"413 InvalidParameter": {alter(func(r *dkms.SignRequest) { r.Message = make([]byte, 3<<20) })},
 		"400 UnsupportedOperation": {
 			func() error {
 				_, err := client.Encrypt(&dkms.EncryptRequest{KeyId: &f.key, Plaintext: []byte("p")})
@@ -230,7 +230,7 @@ func TestNativeErrors(t *testing.T) {
 // lines returns the entries of requests in the audit log.
 func (f *faulty) lines() (all []audit.Entry) {
 	f.t.Helper()
-	content := must[[]byte](f.t)(os.ReadFile(f.auditLog))
+	content := require[[]byte](f.t)(os.ReadFile(f.auditLog))
 	err := audit.Read(bytes.NewReader(content), func(line audit.Line) error {
 		if line.Entry != nil {
 			all = append(all, *line.Entry)
@@ -250,7 +250,7 @@ func TestTransferErrors(t *testing.T) {
 	limited := newFaulty(t, func(c *gateway.Config) { c.Quotas.DedicatedUser = 0.001 })
 	dial := func(f *faulty, config *dkmsconfig.Config) transferSDK {
 		t.Helper()
-		c := must[*transfer.KmsTransferClient](t)(transfer.NewClientWithOptions("cn-hangzhou",
+		c := require[*transfer.KmsTransferClient](t)(transfer.NewClientWithOptions("cn-hangzhou",
 			sdk.NewConfig().WithScheme("HTTPS"), credentials.NewAccessKeyCredential("id", "secret"), config))
 		c.SetVerify(f.ca)
 		return transferSDK{c, f.address}
@@ -295,7 +295,7 @@ func TestRetries(t *testing.T) {
 			f.backend.Fail(nil)
 		}})
 	})
-	client := must[*dkms.Client](t)(dkms.NewClient(f.newClientKey("all", `["key/*"]`)))
+	client := require[*dkms.Client](t)(dkms.NewClient(f.newClientKey("all", `["key/*"]`)))
 	for _, fault := range []error{nil, nil, hsm.ErrUnavailable} {
 		if fault != nil {
 			f.offset.Add(int64(time.Minute))

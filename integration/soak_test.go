@@ -181,7 +181,7 @@ func checkVersions(t *testing.T, g *devgateway.Gateway, all *versionSet) {
 	specs := make(map[string]hsm.KeySpec)
 	for versionId, keyId := range listed {
 		if specs[keyId] == "" {
-			described := must[*kms.DescribeKeyResponse](t)(client.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
+			described := require[*kms.DescribeKeyResponse](t)(client.DescribeKey(&kms.DescribeKeyRequest{KeyId: &keyId}))
 			specs[keyId] = hsm.KeySpec(tea.StringValue(described.Body.KeyMetadata.KeySpec))
 		}
 		alg := hsm.Algorithms(specs[keyId])[0]

@@ -80,7 +80,7 @@ func testOtherToken(t *testing.T, tok otherToken) {
 			continue
 		}
 		keyId := *created.Body.KeyMetadata.KeyId
-		versions := must[*kms.ListKeyVersionsResponse](t)(
+		versions := require[*kms.ListKeyVersionsResponse](t)(
 			client.ListKeyVersions(&kms.ListKeyVersionsRequest{KeyId: &keyId}))
 		versionId := *versions.Body.KeyVersions.KeyVersion[0].KeyVersionId
 		for _, alg := range hsm.Algorithms(spec) {

@@ -78,8 +78,8 @@ func naiveApplies(s map[string]any, r policy.Request) bool {
 }
 
 func naiveList(v any) (list []string) {
-	if many, ok := v.([]any); ok {
-		for _, v := range many {
+	if values, ok := v.([]any); ok {
+		for _, v := range values {
 			list = append(list, fmt.Sprint(v))
 		}
 		return list

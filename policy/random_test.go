@@ -98,11 +98,11 @@ func (d *dice) oneOrMany(value func() any) any {
 	if n == 0 {
 		return value()
 	}
-	many := []any{}
+	values := []any{}
 	for range n {
-		many = append(many, value())
+		values = append(values, value())
 	}
-	return many
+	return values
 }
 
 func (d *dice) statement(keyPolicy bool) map[string]any {

@@ -256,8 +256,8 @@ func TestPages(t *testing.T) {
 	if diff := cmp.Diff([]string{"3", "4"}, ids); diff != "" {
 		t.Error(diff)
 	}
-	if past := records.Keys().Page(5, 10); len(past) != 0 {
-		t.Errorf("page past the end: got %d keys, want none", len(past))
+	if empty := records.Keys().Page(5, 10); len(empty) != 0 {
+		t.Errorf("page past the end: got %d keys, want none", len(empty))
 	}
 }
 

@@ -32,8 +32,8 @@ func TestAapMistakes(t *testing.T) {
 func TestClientKeyMistakes(t *testing.T) {
 	t.Chdir(t.TempDir()) // a command that ignores a mistake would write its files here
 	dir := t.TempDir()
-	have, beside := filepath.Join(dir, "have.json"), filepath.Join(dir, "key_Password.txt")
-	for _, path := range []string{have, beside} {
+	have, passwordFile := filepath.Join(dir, "have.json"), filepath.Join(dir, "key_Password.txt")
+	for _, path := range []string{have, passwordFile} {
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestClientKeyMistakes(t *testing.T) {
 		create + "--out " + have + "/new/x.json":     have + " is not a directory",
 		create + "--out " + dir + "/new/x.json":      "directory " + dir + "/new does not exist: create it first",
 		create + "--out " + dir + "/new/":            "directory " + dir + "/new does not exist: create it first",
-		create + "--out " + key:                      beside + " exists and is not overwritten: give another name with --out",
+		create + "--out " + key:                      passwordFile + " exists and is not overwritten: give another name with --out",
 	})
 
 	// A password that was given is not written, so the second file may exist.
@@ -59,7 +59,7 @@ func TestClientKeyMistakes(t *testing.T) {
 	if _, _, err := g.kmsgate("correct-horse-1", "clientkey", "create", "--aap", "a", "--out", key, "--password-file", "-"); err != nil {
 		t.Error(err)
 	}
-	if readPrivate(t, key) == "" || readPrivate(t, beside) != "" {
+	if readPrivate(t, key) == "" || readPrivate(t, passwordFile) != "" {
 		t.Error("the key was not written, or the password was")
 	}
 }

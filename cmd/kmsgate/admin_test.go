@@ -84,10 +84,10 @@ func (g *fakeGateway) Stream(ctx context.Context, action string, parameters map[
 }
 
 // kmsgate runs a command line.
-func (g *fakeGateway) kmsgate(in string, args ...string) (stdout, stderr string, err error) {
+func (g *fakeGateway) kmsgate(stdin string, args ...string) (stdout, stderr string, err error) {
 	root := rootCommand(g)
 	var out, errs bytes.Buffer
-	root.SetIn(strings.NewReader(in))
+	root.SetIn(strings.NewReader(stdin))
 	root.SetOut(&out)
 	root.SetErr(&errs)
 	root.SetArgs(args)

@@ -85,14 +85,14 @@ func TestVerifyRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	cut := log.File("cut", string(bytes.Join(bytes.SplitAfter(text, []byte("\n"))[:3], nil)))
-	behind := log.File("behind", string(bytes.Join(bytes.SplitAfter(text, []byte("\n"))[1:], nil)))
+	suffix := log.File("suffix", string(bytes.Join(bytes.SplitAfter(text, []byte("\n"))[1:], nil)))
 	edited := log.File("edited", strings.Replace(string(text), "r-2", "r-7", 1))
 	hostile := log.File("hostile", strings.Replace(string(text), `"Prev":"0000`, `"Prev":"\u001b[2J`, 1))
 	other := auditlogtest.New(t).KeyFile()
 	for want, args := range map[string][]string{
 		"edited: line 3: ": {edited, "--audit-public-key", key},
 		`after \x1b[2J`:    {hostile, "--audit-public-key", key},
-		"missing (or give the head before them with --after)": {behind, "--audit-public-key", key},
+		"missing (or give the head before them with --after)": {suffix, "--audit-public-key", key},
 		"does not match the public key":                       {log.Path, "--audit-public-key", other},
 		"the log has no checkpoint":                           {cut, "--audit-public-key", key},
 		"cut off":                                             {cut, "--audit-public-key", key, "--expect", head.String()},

@@ -194,10 +194,10 @@ func TestDoctorDangling(t *testing.T) {
 func TestDoctorRepairs(t *testing.T) {
 	both := objects(aStray + `,{"Handle":2,"Class":"private key","Label":"kmsgate","Use":"key version","KeyId":"k","KeyVersionId":"v"}`)
 	const asked = "DestroyTokenObject Class=private key Handle=18446744073709551615 Label=kmsgate ObjectId=ab"
-	for in, args := range map[string][]string{"y\n": {"doctor", "--repair"}, "": {"doctor", "--repair", "--yes"}} {
+	for input, args := range map[string][]string{"y\n": {"doctor", "--repair"}, "": {"doctor", "--repair", "--yes"}} {
 		g := aPatient()
 		g.answers["ListTokenObjects"] = both
-		stdout, stderr, err := g.kmsgate(in, args...)
+		stdout, stderr, err := g.kmsgate(input, args...)
 		if err == nil { // the fake's list stays as it is
 			t.Errorf("%v: what is left is no problem", args)
 		}

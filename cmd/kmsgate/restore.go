@@ -85,13 +85,13 @@ func (a *operator) restore(cmd *cobra.Command, f *restoreFlags, path string) (er
 	if f.options.Trusted, err = f.trusted(); err != nil {
 		return err
 	}
-	in, err := openBackup(cmd, path)
+	file, err := openBackup(cmd, path)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	defer file.Close()
 	f.options.NewLogger = func(l config.Log) *slog.Logger { return l.Quiet(cmd.ErrOrStderr()) }
-	restored, err := backup.Restore(cmd.Context(), in, f.options)
+	restored, err := backup.Restore(cmd.Context(), file, f.options)
 	if err != nil {
 		return err
 	}

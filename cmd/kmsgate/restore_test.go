@@ -173,7 +173,7 @@ func TestForgedBackup(t *testing.T) {
 	module := func(name string) map[string]string {
 		return map[string]string{config.FileName: fmt.Sprintf(configuration, name), "pin": "1234"}
 	}
-	with := func(files map[string]string, name string) map[string]string {
+	addFile := func(files map[string]string, name string) map[string]string {
 		files[name] = "x"
 		return files
 	}
@@ -183,11 +183,11 @@ func TestForgedBackup(t *testing.T) {
 		report string
 	}{
 		"without the key":        {module("/nonexistent.so"), nil, "whose backup is it?"},
-		"a module in it":         {with(module("softhsm/evil.so"), "softhsm/evil.so"), []string{"--unverified"}, "is in the target directory"},
-		"a module, up and down":  {with(module("../restoring/pin"), "ca.pem"), []string{"--unverified"}, "is in the target directory"},
-		"a file that is nothing": {with(module("/nonexistent.so"), "evil.so"), []string{"--unverified"}, `it has an unexpected file "evil.so"`},
-		"an audit log":           {with(module("/nonexistent.so"), "audit.log"), []string{"--unverified"}, `it has an unexpected file "audit.log"`},
-		"what a restore leaves":  {with(module("/nonexistent.so"), "restoring/x"), []string{"--unverified"}, "it has an unexpected file"},
+		"a module in it":         {addFile(module("softhsm/evil.so"), "softhsm/evil.so"), []string{"--unverified"}, "is in the target directory"},
+		"a module, up and down":  {addFile(module("../restoring/pin"), "ca.pem"), []string{"--unverified"}, "is in the target directory"},
+		"a file that is nothing": {addFile(module("/nonexistent.so"), "evil.so"), []string{"--unverified"}, `it has an unexpected file "evil.so"`},
+		"an audit log":           {addFile(module("/nonexistent.so"), "audit.log"), []string{"--unverified"}, `it has an unexpected file "audit.log"`},
+		"what a restore leaves":  {addFile(module("/nonexistent.so"), "restoring/x"), []string{"--unverified"}, "it has an unexpected file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			forge(t, path("forged.age"), tc.files)

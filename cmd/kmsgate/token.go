@@ -46,12 +46,12 @@ only in the session.`,
 	return cmd
 }
 
-// A look examines a token that belongs to no gateway.
-type look func(ctx context.Context, i hsm.Inspector, parameters map[string]string) (cli.View, error)
+// An inspection examines a token that belongs to no gateway.
+type inspection func(ctx context.Context, i hsm.Inspector, parameters map[string]string) (cli.View, error)
 
 // tokenTask makes a command that asks a gateway. It examines the token itself if the command
 // line names one, or names a configuration whose instance was not created yet.
-func (a *operator) tokenTask(bare *bareToken, t cli.Task, look look) *cobra.Command {
+func (a *operator) tokenTask(bare *bareToken, t cli.Task, inspect inspection) *cobra.Command {
 	cmd := a.Command(t)
 	askGateway := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -59,7 +59,7 @@ func (a *operator) tokenTask(bare *bareToken, t cli.Task, look look) *cobra.Comm
 			if err := bare.check(cmd); err != nil {
 				return err
 			}
-			return a.look(cmd, t, args, bare.configuration(), look)
+			return a.inspectBare(cmd, t, args, bare.configuration(), inspect)
 		}
 		err := askGateway(cmd, args)
 		if !errors.Is(err, appliance.ErrNotInitialized) {
@@ -69,19 +69,21 @@ func (a *operator) tokenTask(bare *bareToken, t cli.Task, look look) *cobra.Comm
 		if configErr != nil || c == nil || c.Token.SoftHSM != "" { // init creates such a token
 			return err
 		}
-		return a.look(cmd, t, args, c.Token, look)
+		return a.inspectBare(cmd, t, args, c.Token, inspect)
 	}
 	return cmd
 }
 
-func (a *operator) look(cmd *cobra.Command, t cli.Task, args []string, where config.Token, look look) error {
+func (a *operator) inspectBare(
+	cmd *cobra.Command, t cli.Task, args []string, token config.Token, inspect inspection,
+) error {
 	parameters, err := t.Parameters(cmd, args)
 	if err != nil {
 		return err
 	}
 	logger := config.Log{}.Quiet(cmd.ErrOrStderr())
-	return appliance.InspectToken(where, logger, func(i hsm.Inspector) error {
-		v, err := look(cmd.Context(), i, parameters)
+	return appliance.InspectToken(token, logger, func(i hsm.Inspector) error {
+		v, err := inspect(cmd.Context(), i, parameters)
 		return errors.Join(a.Print(cmd, v), err)
 	})
 }
@@ -114,8 +116,8 @@ func (b *bareToken) configuration() config.Token {
 	return config.Token{Module: b.module, Label: b.label, Serial: b.serial, PINFile: b.pinFile, UserType: b.userType}
 }
 
-// surveyed returns a look that surveys a token.
-func surveyed(show func(s hsm.Survey, parameters map[string]string) (cli.View, error)) look {
+// surveyed returns an inspection that surveys a token.
+func surveyed(show func(s hsm.Survey, parameters map[string]string) (cli.View, error)) inspection {
 	return func(ctx context.Context, i hsm.Inspector, parameters map[string]string) (cli.View, error) {
 		s, err := i.Survey(ctx)
 		if err != nil {

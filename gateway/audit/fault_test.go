@@ -39,12 +39,12 @@ func (d *disk) open(path string, flag int) (audit.TestFile, error) {
 }
 
 // WriteAt writes only half of p on a full disk.
-func (f faulty) WriteAt(p []byte, off int64) (int, error) {
+func (f faulty) WriteAt(p []byte, offset int64) (int, error) {
 	if f.disk.full.Load() {
-		n, err := f.File.WriteAt(p[:len(p)/2], off)
+		n, err := f.File.WriteAt(p[:len(p)/2], offset)
 		return n, errors.Join(err, syscall.ENOSPC)
 	}
-	return f.File.WriteAt(p, off)
+	return f.File.WriteAt(p, offset)
 }
 
 func (f faulty) Sync() error {

@@ -72,8 +72,8 @@ func (w *writer) resume() error {
 	return nil
 }
 
-// An ending describes the end of a log. The expected line is Config.Expect.
-type ending struct {
+// A tail is the end of a log. The expected line is Config.Expect.
+type tail struct {
 	path      string // of the last file; empty if the log has no file
 	size      int64  // of the file's lines that form a chain, without a torn one
 	first     Line   // the file's first line
@@ -87,36 +87,36 @@ type ending struct {
 
 // findEnd follows the chain of the last file. If the process ended after renaming a file and before
 // beginning the next one, the renamed file is the last.
-func (w *writer) findEnd() (ending, error) {
-	e := ending{head: emptyHead, first: Line{Seq: 1}, ended: true}
+func (w *writer) findEnd() (tail, error) {
+	t := tail{head: emptyHead, first: Line{Seq: 1}, ended: true}
 	files, err := Files(w.log.cfg.Path)
 	if err != nil {
-		return e, err
+		return t, err
 	}
 	for n := len(files); n > 0; n-- {
 		info, err := os.Stat(files[n-1])
 		if err != nil {
-			return e, err
+			return t, err
 		}
 		if !info.Mode().IsRegular() {
-			return e, fmt.Errorf("%q is not a regular file", files[n-1])
+			return t, fmt.Errorf("%q is not a regular file", files[n-1])
 		}
 		if info.Size() == 0 && n > 1 {
 			continue // the file was created but never written
 		}
-		e.path = files[n-1]
+		t.path = files[n-1]
 		if n > 1 {
-			if err := e.startAfter(files[n-2]); err != nil {
-				return e, err
+			if err := t.startAfter(files[n-2]); err != nil {
+				return t, err
 			}
 		}
-		return e, e.walk(w.log.cfg.Expect)
+		return t, t.walk(w.log.cfg.Expect)
 	}
-	return e, nil
+	return t, nil
 }
 
 // startAfter sets the head to the last line of the previous file, as far as it is known.
-func (e *ending) startAfter(previous string) error {
+func (t *tail) startAfter(previous string) error {
 	f, err := os.Open(previous)
 	if err != nil {
 		return err
@@ -139,20 +139,20 @@ func (e *ending) startAfter(previous string) error {
 		last = []textLine{{line, rest}}
 	}
 	for _, line := range last {
-		e.head = Head{line.Seq, hashOf(line.text)}
+		t.head = Head{line.Seq, hashOf(line.text)}
 	}
 	return nil
 }
 
 // walk reads the file up to the first line that does not follow the previous one.
-func (e *ending) walk(expect Head) error {
-	f, err := os.Open(e.path)
+func (t *tail) walk(expect Head) error {
+	f, err := os.Open(t.path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	reader := bufio.NewReaderSize(f, 1<<20)
-	e.hasExpect = expect.Seq == 0
+	t.hasExpect = expect.Seq == 0
 	for n := 1; ; n++ {
 		text, err := reader.ReadBytes('\n')
 		if len(text) == 0 && errors.Is(err, io.EOF) {
@@ -161,14 +161,14 @@ func (e *ending) walk(expect Head) error {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
-		if err := e.step(text, n == 1, expect); err != nil {
-			return lossf("line %d of %q: %w", n, e.path, err)
+		if err := t.step(text, n == 1, expect); err != nil {
+			return lossf("line %d of %q: %w", n, t.path, err)
 		}
 	}
 }
 
 // step processes the next line. text includes the newline if there is one.
-func (e *ending) step(text []byte, first bool, expect Head) error {
+func (t *tail) step(text []byte, first bool, expect Head) error {
 	text, ended := bytes.CutSuffix(text, []byte{'\n'})
 	length := int64(len(text))
 	if ended {
@@ -176,7 +176,7 @@ func (e *ending) step(text []byte, first bool, expect Head) error {
 	}
 	line, ok := parseLine(text)
 	switch {
-	case !ok && e.fragment != nil:
+	case !ok && t.fragment != nil:
 		// An interrupted recovery wrote this part of a line. It can be ignored.
 		if !ended && isFragment(text) {
 			return nil
@@ -185,43 +185,43 @@ func (e *ending) step(text []byte, first bool, expect Head) error {
 	case !ok && !isFragment(text):
 		return errors.New("it is not an audit line: the file may not be an audit log")
 	case !ok:
-		e.fragment, e.ended = bytes.Clone(text), ended
+		t.fragment, t.ended = bytes.Clone(text), ended
 		return nil
 	}
-	want := e.head.Hash
-	if e.fragment != nil {
-		want = hashOf(e.fragment)
-		length += int64(len(e.fragment)) + 1
+	want := t.head.Hash
+	if t.fragment != nil {
+		want = hashOf(t.fragment)
+		length += int64(len(t.fragment)) + 1
 	}
-	if !first && (line.Seq != e.head.Seq+1 || line.Prev != want || line.hasKind(KindRecovered) != (e.fragment != nil)) {
+	if !first && (line.Seq != t.head.Seq+1 || line.Prev != want || line.hasKind(KindRecovered) != (t.fragment != nil)) {
 		return errors.New("it does not follow the previous line: a line was changed, or a power failure lost data")
 	}
 	if first {
-		e.first = line
+		t.first = line
 	}
-	e.head, e.fragment, e.ended = Head{line.Seq, hashOf(text)}, nil, ended
-	e.size += length
-	if e.hasExpect {
-		e.newer++
+	t.head, t.fragment, t.ended = Head{line.Seq, hashOf(text)}, nil, ended
+	t.size += length
+	if t.hasExpect {
+		t.newer++
 	}
-	if e.head == expect {
-		e.hasExpect, e.expectEnd = true, e.size
+	if t.head == expect {
+		t.hasExpect, t.expectEnd = true, t.size
 	}
 	return nil
 }
 
 // checkExpected returns a LossError unless the log has the expected line and reaches the minimum
 // number.
-func (w *writer) checkExpected(e ending) error {
+func (w *writer) checkExpected(t tail) error {
 	expect := w.log.cfg.Expect
 	minSeq := max(expect.Seq, w.log.cfg.MinSeq)
-	if e.head.Seq < minSeq {
-		return lossf("the log ends with line %d but had line %d: its end is missing", e.head.Seq, minSeq)
+	if t.head.Seq < minSeq {
+		return lossf("the log ends with line %d but had line %d: its end is missing", t.head.Seq, minSeq)
 	}
 	if expect.Seq == 0 {
 		return nil
 	}
-	if !e.hasExpect && e.first.Seq > expect.Seq {
+	if !t.hasExpect && t.first.Seq > expect.Seq {
 		err := w.log.readFrom(expect.Seq, func(line Line, text []byte) error {
 			if line.Seq == expect.Seq && hashOf(text) == expect.Hash {
 				return errFound
@@ -231,14 +231,14 @@ func (w *writer) checkExpected(e ending) error {
 		if err != nil && !errors.Is(err, errFound) {
 			return err
 		}
-		e.hasExpect = err != nil
+		t.hasExpect = err != nil
 	}
-	if !e.hasExpect {
+	if !t.hasExpect {
 		return lossf("line %d is not the recorded one: the log was changed", expect.Seq)
 	}
-	if w.log.cfg.Ended && e.head != expect {
+	if w.log.cfg.Ended && t.head != expect {
 		return lossf("the log ends with line %d instead of %d: lines were added while no gateway ran, "+
-			"or the database is outdated", e.head.Seq, expect.Seq)
+			"or the database is outdated", t.head.Seq, expect.Seq)
 	}
 	return nil
 }
@@ -247,20 +247,20 @@ func (w *writer) checkExpected(e ending) error {
 var errFound = errors.New("found")
 
 // continueAt opens the last file for writing and repairs its end.
-func (w *writer) continueAt(e ending) error {
-	w.head = e.head
-	if e.path == "" {
+func (w *writer) continueAt(t tail) error {
+	w.head = t.head
+	if t.path == "" {
 		return w.begin()
 	}
-	if err := w.reclaim(e.path); err != nil {
+	if err := w.reclaim(t.path); err != nil {
 		return err
 	}
 	var err error
 	if w.file, err = w.log.cfg.open(w.log.cfg.Path, os.O_RDWR); err != nil {
 		return err
 	}
-	w.size, w.first, w.fileStart = e.size, e.first.Seq, e.first.Time()
-	if err := w.repairEnd(e); err != nil {
+	w.size, w.first, w.fileStart = t.size, t.first.Seq, t.first.Time()
+	if err := w.repairEnd(t); err != nil {
 		return errors.Join(err, w.close())
 	}
 	return nil
@@ -282,36 +282,36 @@ func (w *writer) reclaim(path string) error {
 // of an interrupted recovery, ends a fragment with a newline, and adds a recovered event for it. An
 // unwitnessed event counts the lines after the expected one. If a crash interrupts repairEnd, the
 // next start can repeat all of it.
-func (w *writer) repairEnd(e ending) error {
-	tail := make([]byte, e.size-e.expectEnd)
-	if _, err := w.file.ReadAt(tail, e.expectEnd); err != nil && !errors.Is(err, io.EOF) {
+func (w *writer) repairEnd(t tail) error {
+	content := make([]byte, t.size-t.expectEnd)
+	if _, err := w.file.ReadAt(content, t.expectEnd); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if !e.ended && e.fragment == nil { // the last line lacks only its newline
-		tail = append(tail, '\n')
+	if !t.ended && t.fragment == nil { // the last line lacks only its newline
+		content = append(content, '\n')
 	}
-	if e.fragment != nil {
+	if t.fragment != nil {
 		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindRecovered, Recovered: true})
 		if err != nil {
 			return err
 		}
-		line := Head{e.head.Seq, hashOf(e.fragment)}.format(entry)
-		tail = slices.Concat(tail, e.fragment, []byte{'\n'}, line, []byte{'\n'})
-		w.head = Head{e.head.Seq + 1, hashOf(line)}
+		line := Head{t.head.Seq, hashOf(t.fragment)}.format(entry)
+		content = slices.Concat(content, t.fragment, []byte{'\n'}, line, []byte{'\n'})
+		w.head = Head{t.head.Seq + 1, hashOf(line)}
 	}
-	if e.newer > 0 && w.log.cfg.Expect.Seq > 0 {
-		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: e.newer})
+	if t.newer > 0 && w.log.cfg.Expect.Seq > 0 {
+		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: t.newer})
 		if err != nil {
 			return err
 		}
 		line := w.head.format(entry)
-		tail = slices.Concat(tail, line, []byte{'\n'})
+		content = slices.Concat(content, line, []byte{'\n'})
 		w.head = Head{w.head.Seq + 1, hashOf(line)}
 	}
-	if _, err := w.file.WriteAt(tail, e.expectEnd); err != nil {
+	if _, err := w.file.WriteAt(content, t.expectEnd); err != nil {
 		return err
 	}
-	w.size = e.expectEnd + int64(len(tail))
+	w.size = t.expectEnd + int64(len(content))
 	if err := w.file.Truncate(w.size); err != nil {
 		return err
 	}
@@ -425,20 +425,20 @@ func (l *Log) Missing(seq uint64, requestIds []string) ([]string, error) {
 // acceptLoss continues after the last certain line: the log's last line if the log has the expected
 // one, otherwise the expected one. In the latter case, or if the file is broken, it renames the
 // file at the log's path to PATH.lost-TIME.
-func (w *writer) acceptLoss(e ending, reason error) error {
+func (w *writer) acceptLoss(t tail, reason error) error {
 	name := w.log.cfg.Path + ".lost-" + time.Now().UTC().Format("20060102T150405.000000000")
 	switch {
-	case e.hasExpect && !w.log.cfg.Ended && e.path == w.log.cfg.Path:
-		name = rotatedName(w.log.cfg.Path, e.first.Seq)
+	case t.hasExpect && !w.log.cfg.Ended && t.path == w.log.cfg.Path:
+		name = rotatedName(w.log.cfg.Path, t.first.Seq)
 	case w.log.cfg.Expect.Seq > 0:
-		e.head = w.log.cfg.Expect
+		t.head = w.log.cfg.Expect
 	}
 	if _, err := os.Lstat(w.log.cfg.Path); err == nil {
 		if err := os.Rename(w.log.cfg.Path, name); err != nil {
 			return err
 		}
 	}
-	w.head = e.head
+	w.head = t.head
 	if err := w.begin(); err != nil {
 		return err
 	}

@@ -110,13 +110,13 @@ func (b *bench) lines() (lines []string) {
 	return lines
 }
 
-func (b *bench) check(when string, outbox, lines []string) {
+func (b *bench) check(moment string, outbox, lines []string) {
 	b.t.Helper()
 	if got := b.outbox(); !slices.Equal(got, outbox) {
-		b.t.Errorf("%s: got %q in the outbox, want %q", when, got, outbox)
+		b.t.Errorf("%s: got %q in the outbox, want %q", moment, got, outbox)
 	}
 	if got := b.lines(); !slices.Equal(got, lines) {
-		b.t.Errorf("%s: got %q in the log, want %q", when, got, lines)
+		b.t.Errorf("%s: got %q in the log, want %q", moment, got, lines)
 	}
 }
 

@@ -72,7 +72,7 @@ func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	if err := p.freeze.enter(ctx); err != nil {
 		return err
 	}
-	defer p.freeze.leave()
+	defer p.freeze.exit()
 	left := false
 	err := p.cfg.Records.Update(func(tx *store.Tx) error {
 		now, err := tx.Orphans().Get(o.KeyVersionId)

@@ -264,7 +264,7 @@ func TestFreeze(t *testing.T) {
 		if _, err := b.Freeze(t.Context()); !errors.Is(err, kms.ErrUnavailable) {
 			t.Errorf("Freeze while a caller stays inside: %v, want %v after a time limit", err, kms.ErrUnavailable)
 		}
-		b.Leave()
+		b.Exit()
 	})
 }
 

@@ -13,13 +13,13 @@ import (
 // agree. Code that makes or destroys a key pair is inside the freeze from its first record to its
 // last. A sync.RWMutex does not fit, because waiting must end with a context.
 type freeze struct {
-	mu     sync.Mutex    // guards all fields
-	inside int           // the number of callers between enter and leave
-	shut   chan struct{} // closed when the freeze opens; nil while it is open
-	left   chan struct{} // closed when the last caller leaves; nil if close does not wait for it
+	mu      sync.Mutex    // guards all fields
+	callers int           // the number of callers between enter and exit
+	shut    chan struct{} // closed when the freeze opens; nil while it is open
+	emptied chan struct{} // closed when the last caller exits; nil if close does not wait for it
 }
 
-// enter waits until the freeze is open. If it returns nil, the caller must call leave, and must not
+// enter waits until the freeze is open. If it returns nil, the caller must call exit, and must not
 // call enter until then.
 func (f *freeze) enter(ctx context.Context) error {
 	for {
@@ -41,27 +41,27 @@ func (f *freeze) tryEnter() (opens <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.shut == nil {
-		f.inside++
+		f.callers++
 	}
 	return f.shut
 }
 
-func (f *freeze) leave() {
+func (f *freeze) exit() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.inside--
-	if f.inside == 0 && f.left != nil {
-		close(f.left)
-		f.left = nil
+	f.callers--
+	if f.callers == 0 && f.emptied != nil {
+		close(f.emptied)
+		f.emptied = nil
 	}
 }
 
-// close shuts the freeze and waits until nobody is inside. If it returns nil, the caller must call
+// close shuts the freeze and waits until no caller is inside. If it returns nil, the caller must call
 // open. Only one caller at a time can shut the freeze.
 func (f *freeze) close(ctx context.Context) (open func(), err error) {
 	for {
-		opens, left := f.tryClose()
-		if left == nil { // another caller has shut it
+		opens, emptied := f.tryClose()
+		if emptied == nil { // another caller has shut it
 			select {
 			case <-opens:
 				continue
@@ -70,7 +70,7 @@ func (f *freeze) close(ctx context.Context) (open func(), err error) {
 			}
 		}
 		select {
-		case <-left:
+		case <-emptied:
 			return f.open, nil
 		case <-ctx.Done():
 			f.open()
@@ -80,38 +80,38 @@ func (f *freeze) close(ctx context.Context) (open func(), err error) {
 	}
 }
 
-// tryClose shuts the freeze and returns left, a channel that is closed when nobody is inside. If
+// tryClose shuts the freeze and returns emptied, a channel that is closed when no caller is inside. If
 // the freeze is already shut, it returns opens instead, a channel that is closed when the freeze
 // opens.
-func (f *freeze) tryClose() (opens, left <-chan struct{}) {
+func (f *freeze) tryClose() (opens, emptied <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.shut != nil {
 		return f.shut, nil
 	}
-	f.shut, f.left = make(chan struct{}), make(chan struct{})
-	left = f.left
-	if f.inside == 0 {
-		close(f.left)
-		f.left = nil
+	f.shut, f.emptied = make(chan struct{}), make(chan struct{})
+	emptied = f.emptied
+	if f.callers == 0 {
+		close(f.emptied)
+		f.emptied = nil
 	}
-	return nil, left
+	return nil, emptied
 }
 
 func (f *freeze) open() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	close(f.shut)
-	f.shut, f.left = nil, nil
+	f.shut, f.emptied = nil, nil
 }
 
-// Enter waits until key pairs are not frozen, and delays the next Freeze until Leave. If it returns
-// nil, the caller must call Leave, and must not call Enter or Create until then. If ctx ends first,
+// Enter waits until key pairs are not frozen, and delays the next Freeze until Exit. If it returns
+// nil, the caller must call Exit, and must not call Enter or Create until then. If ctx ends first,
 // the error is kms.ErrUnavailable.
 func (p *Pairs) Enter(ctx context.Context) error { return p.freeze.enter(ctx) }
 
-// Leave ends what a successful Enter began.
-func (p *Pairs) Leave() { p.freeze.leave() }
+// Exit ends what a successful Enter began.
+func (p *Pairs) Exit() { p.freeze.exit() }
 
 // freezeTimeout limits how long Freeze waits for key pairs that are being made or destroyed.
 var freezeTimeout = createTimeout(hsm.RSA_4096) + destroyTimeout

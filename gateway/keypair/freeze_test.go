@@ -27,11 +27,11 @@ func TestFreezeEnds(t *testing.T) {
 			defer cancel()
 			return f.Close(ctx)
 		}
-		wantUnavailable := func(when string, err error) {
+		wantUnavailable := func(moment string, err error) {
 			t.Helper()
 			api := (*kms.Error)(nil)
 			if !errors.As(err, &api) || api.Status != 503 || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%s: %v, want status 503 and %v", when, err, context.DeadlineExceeded)
+				t.Errorf("%s: %v, want status 503 and %v", moment, err, context.DeadlineExceeded)
 			}
 		}
 		if err := enter(time.Second); err != nil {
@@ -42,8 +42,8 @@ func TestFreezeEnds(t *testing.T) {
 		if err := enter(time.Second); err != nil {
 			t.Fatalf("Enter after Close stopped waiting: %v, want no error", err)
 		}
-		time.AfterFunc(time.Second, f.Leave)
-		time.AfterFunc(2*time.Second, f.Leave)
+		time.AfterFunc(time.Second, f.Exit)
+		time.AfterFunc(2*time.Second, f.Exit)
 		began := time.Now()
 		open, err := shut(time.Minute)
 		if err != nil || time.Since(began) != 2*time.Second {

@@ -25,10 +25,10 @@ func (b *bench) run(t *testing.T) {
 	})
 }
 
-func (b *bench) checkHealth(when string, missing, failing int) {
+func (b *bench) checkHealth(moment string, missing, failing int) {
 	b.t.Helper()
 	if m, f := b.Health(); m != missing || f != failing {
-		b.t.Errorf("%s: %d missing and %d failing, want %d and %d", when, m, f, missing, failing)
+		b.t.Errorf("%s: %d missing and %d failing, want %d and %d", moment, m, f, missing, failing)
 	}
 }
 
@@ -41,9 +41,9 @@ func TestHealth(t *testing.T) {
 		b.newKey(nil)
 		_, lost := b.newKey(nil)
 		k, swapped := b.newKey(nil)
-		_, with := b.newKey(nil)
+		_, partner := b.newKey(nil)
 		putBack := b.backend.Lose(lost.Key)
-		b.backend.Swap(swapped.Key, with.Key)
+		b.backend.Swap(swapped.Key, partner.Key)
 		b.run(t)
 		time.Sleep(time.Minute)
 		b.checkHealth("at first", 1, 3)
@@ -52,7 +52,7 @@ func TestHealth(t *testing.T) {
 		b.checkHealth("after a signature with the restored key", 1, 2)
 		time.Sleep(time.Hour)
 		b.checkHealth("after an hour", 0, 2)
-		b.RecordTest(with.KeyVersionId, hsm.ErrUnavailable) // says nothing about the version
+		b.RecordTest(partner.KeyVersionId, hsm.ErrUnavailable) // says nothing about the version
 		b.RecordTest(lost.KeyVersionId, hsm.ErrBusy)
 		b.checkHealth("after a fault of the token", 0, 2)
 		b.RecordTest(lost.KeyVersionId, hsm.ErrRefused)
@@ -70,8 +70,8 @@ func TestHealthWithoutToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		_, swapped := b.newKey(nil)
-		_, with := b.newKey(nil)
-		b.backend.Swap(swapped.Key, with.Key)
+		_, partner := b.newKey(nil)
+		b.backend.Swap(swapped.Key, partner.Key)
 		b.backend.Fail(hsm.ErrUnavailable)
 		b.run(t)
 		time.Sleep(time.Hour)

@@ -40,7 +40,7 @@ type Pairs struct {
 
 // New returns a Pairs for the key pairs of an instance.
 func New(cfg Config) *Pairs {
-	cfg.Backend = hsm.Verified(cfg.Backend, cfg.Logger)
+	cfg.Backend = hsm.NewRoute(cfg.Backend, cfg.Logger)
 	return &Pairs{cfg: cfg}
 }
 
@@ -85,7 +85,7 @@ func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.K
 	if err := p.freeze.enter(making); err != nil {
 		return store.KeyVersion{}, err
 	}
-	defer p.freeze.leave()
+	defer p.freeze.exit()
 	orphan := store.Orphan{
 		KeyVersionId: version.KeyVersionId,
 		Since:        version.CreationDate,

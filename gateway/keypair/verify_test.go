@@ -103,8 +103,8 @@ func TestVerifyAll(t *testing.T) {
 	forged, forgedVersion := b.newKey(nil)
 	forgedVersion.Key = healthy.Key // signs, but is another version's
 	_, swapped := b.newKey(nil)
-	_, with := b.newKey(nil)
-	b.backend.Swap(swapped.Key, with.Key)
+	_, partner := b.newKey(nil)
+	b.backend.Swap(swapped.Key, partner.Key)
 	b.update(func(tx *store.Tx) error {
 		c, err := tx.ClientKeys().Get("KAAP.1")
 		c.NotAfter = day // the record was sealed with another NotAfter
@@ -120,7 +120,7 @@ func TestVerifyAll(t *testing.T) {
 		t.Errorf("VerifyAll with failures: %+v, %v, want %+v and an error", got, err, want)
 	}
 	for _, name := range []string{
-		lost.KeyId, lostVersion.KeyVersionId, forged.KeyId, swapped.KeyVersionId, with.KeyVersionId,
+		lost.KeyId, lostVersion.KeyVersionId, forged.KeyId, swapped.KeyVersionId, partner.KeyVersionId,
 		`"AK2" of user "u"`, `"KAAP.1" of access point "app"`,
 	} {
 		if err == nil || !strings.Contains(err.Error(), name) {

@@ -15,10 +15,10 @@ import (
 )
 
 // TestBackend tests the contract of a Route, or of a backend behind one: it uses b through
-// hsm.Verified. It makes keys of the given specs in b and destroys them.
+// hsm.NewRoute. It makes keys of the given specs in b and destroys them.
 func TestBackend(t *testing.T, b hsm.Backend, specs ...hsm.KeySpec) {
 	t.Helper()
-	b = hsm.Verified(b, nil)
+	b = hsm.NewRoute(b, nil)
 	t.Run("Health", func(t *testing.T) {
 		if err := b.Health(t.Context()); err != nil {
 			t.Errorf("Health: %v", err)

@@ -82,7 +82,7 @@ func testUniform(t *testing.T, r hsm.Randomizer) {
 			}
 		}
 		// The standard deviation of the ones among 8 * size fair bits is sqrt(2 * size).
-		if off := ones - 4*size; off*off > 36*2*size {
+		if deviation := ones - 4*size; deviation*deviation > 36*2*size {
 			t.Errorf("%d bytes, %d a call: %d bits of %d are ones, more than 6 sigma from half", size, n, ones, 8*size)
 		}
 		if missing > 0 {

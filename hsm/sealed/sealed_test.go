@@ -82,13 +82,13 @@ func TestDropped(t *testing.T) {
 			_, err := b.Sign(t.Context(), key, hsm.SM2DSA, make([]byte, 32))
 			return err
 		}
-		down := errors.New("down")
-		sealer.Fail(down)
+		outage := errors.New("down")
+		sealer.Fail(outage)
 		if err := sign(); err != nil {
 			t.Errorf("Sign with a key in memory: %v", err)
 		}
 		b.DropAll()
-		if err := sign(); !errors.Is(err, down) {
+		if err := sign(); !errors.Is(err, outage) {
 			t.Errorf("Sign after DropAll: %v, want the sealer's error", err)
 		}
 		sealer.Fail(nil)
@@ -99,18 +99,18 @@ func TestDropped(t *testing.T) {
 		if err := b.Destroy(t.Context(), hsm.Key{ID: key.ID, Spec: key.Spec, Sealed: key.Sealed}); err != nil {
 			t.Error(err)
 		}
-		sealer.Fail(down)
-		if err := sign(); !errors.Is(err, down) {
+		sealer.Fail(outage)
+		if err := sign(); !errors.Is(err, outage) {
 			t.Errorf("Sign after Destroy: %v, want the sealer's error", err)
 		}
 		sealer.Fail(nil)
 		if err := sign(); err != nil {
 			t.Error(err)
 		}
-		sealer.Fail(down)
+		sealer.Fail(outage)
 		time.Sleep(time.Hour) // on synctest's clock
 		synctest.Wait()
-		if err := sign(); !errors.Is(err, down) {
+		if err := sign(); !errors.Is(err, outage) {
 			t.Errorf("Sign an hour later: %v, want the sealer's error", err)
 		}
 	})
@@ -150,9 +150,9 @@ func TestDroppedWhileUnsealing(t *testing.T) {
 		t.Errorf("Sign during the loss: %v", err)
 	}
 	sealer.begun = nil
-	down := errors.New("down")
-	sealer.Fail(down)
-	if _, err := b.Sign(t.Context(), key, hsm.SM2DSA, make([]byte, 32)); !errors.Is(err, down) {
+	outage := errors.New("down")
+	sealer.Fail(outage)
+	if _, err := b.Sign(t.Context(), key, hsm.SM2DSA, make([]byte, 32)); !errors.Is(err, outage) {
 		t.Errorf("Sign after the loss: %v, want the sealer's error", err)
 	}
 }

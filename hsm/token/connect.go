@@ -87,13 +87,13 @@ func (t *Token) findAlone() error {
 // applies to all sessions that the process has with the token.
 func (c *connection) login() error {
 	t := c.token
-	already, err := t.module.Initialize()
+	repeated, err := t.module.Initialize()
 	if err != nil {
 		return fmt.Errorf("initializing the module: %w", err)
 	}
 	// If crypto11 has opened the module and it is still uninitialized here, the module has a
 	// separate instance for each binding.
-	t.module.SetOneAtATime(c.c11 != nil && !already)
+	t.module.SetOneAtATime(c.c11 != nil && !repeated)
 	slot, info, err := t.cfg.findToken(t.module)
 	if err != nil {
 		return err

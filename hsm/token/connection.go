@@ -58,10 +58,10 @@ func (c *connection) close() {
 	})
 }
 
-// finalize finalizes the module. It calls others, if that is not nil, to finalize other
+// finalize finalizes the module. It calls finalizeOthers, if that is not nil, to finalize other
 // bindings first.
-func (t *Token) finalize(others func()) {
-	if err := t.module.Finalize(others); err != nil {
+func (t *Token) finalize(finalizeOthers func()) {
+	if err := t.module.Finalize(finalizeOthers); err != nil {
 		t.log.Warn("cleaning up after C_Finalize failed", "module", t.cfg.Module, "err", err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 // A copier keeps session copies of frequently used keys. One goroutine, run, owns the
 // session that contains the copies.
 type copier struct {
-	on     atomic.Bool  // whether copies are made
+	active atomic.Bool  // whether copies are made
 	wanted chan *object // keys used often enough; if the channel is full, the key asks again later
 	wake   chan struct{}
 
@@ -50,11 +50,11 @@ func newCopier(s *session) *copier {
 		wake:    make(chan struct{}, 1),
 		kept:    make(map[*object]*sessionCopy),
 	}
-	cp.on.Store(true)
+	cp.active.Store(true)
 	return cp
 }
 
-func (cp *copier) enabled() bool { return cp.on.Load() }
+func (cp *copier) enabled() bool { return cp.active.Load() }
 
 func (cp *copier) sign(s *p11.Session, o *object, m mechanism, digest []byte) (raw []byte, final bool, err error) {
 	o.copy.inUse.RLock() // the copier only uses TryLock, so this never waits for a call
@@ -75,7 +75,7 @@ func (cp *copier) sign(s *p11.Session, o *object, m mechanism, digest []byte) (r
 }
 
 func (cp *copier) signedDirectly(o *object) {
-	if !cp.on.Load() {
+	if !cp.active.Load() {
 		return
 	}
 	if n := o.copy.directSigns.Add(1); n == copyAfter || n%copyInterval == 0 {
@@ -112,7 +112,7 @@ func (cp *copier) run() {
 	tick := time.NewTicker(conn.token.cfg.RecheckEvery)
 	defer tick.Stop()
 	for {
-		if conn.lossReason() != nil || !cp.on.Load() {
+		if conn.lossReason() != nil || !cp.active.Load() {
 			return
 		}
 		var task func() error
@@ -245,7 +245,7 @@ func (cp *copier) recheck() error {
 // not work. It does not destroy the existing copies, because a worker may be about to sign
 // with one.
 func (cp *copier) stop(reason error) {
-	cp.on.Store(false)
+	cp.active.Store(false)
 	for o := range cp.kept {
 		o.copy.current.Store(nil)
 	}

@@ -35,11 +35,11 @@ func destroyElsewhere(t *testing.T, module string, key hsm.Key) {
 }
 
 // signUntil signs until holds returns true.
-func signUntil(t *testing.T, tok *token.Token, key hsm.Key, what string, holds func() bool) {
+func signUntil(t *testing.T, tok *token.Token, key hsm.Key, description string, holds func() bool) {
 	t.Helper()
-	waitFor(t, what, func() bool {
+	waitFor(t, description, func() bool {
 		if err := sign(t.Context(), tok, key); err != nil {
-			t.Fatalf("signing until %s: %v", what, err)
+			t.Fatalf("signing until %s: %v", description, err)
 		}
 		return holds()
 	})

@@ -131,7 +131,7 @@ func TestLosses(t *testing.T) {
 	tok := open(t, cfg)
 	l := startLoad(t, tok, generate(t, tok, hsm.EC_P256), generate(t, tok, hsm.RSA_2048))
 	fail := func(function string, code uint) func() { return func() { f.Fail(function, code, 3) } }
-	and := func(first, second func()) func() { return func() { first(); second() } }
+	combine := func(first, second func()) func() { return func() { first(); second() } }
 	for _, fault := range []struct {
 		name     string
 		function string // the function that fails, if any
@@ -149,8 +149,8 @@ func TestLosses(t *testing.T) {
 		{"token not recognized", "C_Sign", fail("C_Sign", pkcs11.CKR_TOKEN_NOT_RECOGNIZED), false},
 		{"vendor's error", "C_Sign", fail("C_Sign", pkcs11.CKR_VENDOR_DEFINED+1), false},
 		{"out of memory", "C_SignInit", fail("C_SignInit", pkcs11.CKR_HOST_MEMORY), false},
-		{"no session", "C_OpenSession", and(fail("C_OpenSession", pkcs11.CKR_SESSION_COUNT), f.CloseSessions), true},
-		{"no login", "C_Login", and(fail("C_Login", pkcs11.CKR_DEVICE_ERROR), f.CloseSessions), true},
+		{"no session", "C_OpenSession", combine(fail("C_OpenSession", pkcs11.CKR_SESSION_COUNT), f.CloseSessions), true},
+		{"no login", "C_Login", combine(fail("C_Login", pkcs11.CKR_DEVICE_ERROR), f.CloseSessions), true},
 	} {
 		for range 2 {
 			losses := tok.Stats().Losses
@@ -235,7 +235,7 @@ func TestFaultySignature(t *testing.T) {
 				callers.Go(func() {
 					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 					defer cancel()
-					sig, err := hsm.Verified(tok, nil).Sign(ctx, key, alg, digest)
+					sig, err := hsm.NewRoute(tok, nil).Sign(ctx, key, alg, digest)
 					if err != nil {
 						expectGood(t, name, err)
 						return

@@ -65,10 +65,10 @@ func expectReopened(t *testing.T, f *rig.Faults, tok *token.Token, cfg token.Con
 }
 
 // expectGood requires success or ErrUnavailable.
-func expectGood(t *testing.T, what string, err error) {
+func expectGood(t *testing.T, description string, err error) {
 	t.Helper()
 	if err != nil && !errors.Is(err, hsm.ErrUnavailable) {
-		t.Errorf("%s: %v, want nil or ErrUnavailable", what, err)
+		t.Errorf("%s: %v, want nil or ErrUnavailable", description, err)
 	}
 }
 
@@ -133,10 +133,10 @@ func testWrongCopy(t *testing.T,
 }
 
 // signUntilUnavailable is like signUntil but accepts ErrUnavailable.
-func signUntilUnavailable(t *testing.T, tok *token.Token, key hsm.Key, what string, holds func() bool) {
+func signUntilUnavailable(t *testing.T, tok *token.Token, key hsm.Key, description string, holds func() bool) {
 	t.Helper()
-	waitFor(t, what, func() bool {
-		expectGood(t, "signing until "+what, signWithin(tok, key, 20*time.Second))
+	waitFor(t, description, func() bool {
+		expectGood(t, "signing until "+description, signWithin(tok, key, 20*time.Second))
 		return holds()
 	})
 }
@@ -264,15 +264,15 @@ func TestWrongLengths(t *testing.T) {
 	} {
 		for _, n := range []uint{0, 7, 1 << 30, 0xffffffff} {
 			for kind, inject := range map[string]func(string, uint, int){"output": f.SetLength, "length query": f.Promise} {
-				what := fmt.Sprintf("%s, %s of %d bytes", function, kind, n)
+				description := fmt.Sprintf("%s, %s of %d bytes", function, kind, n)
 				inject(function, n, 1)
-				expectGood(t, what, use(20*time.Second))
+				expectGood(t, description, use(20*time.Second))
 				inject(function, n, rig.Always)
 				f.CloseSessions()
-				expectGood(t, what+", always", use(50*time.Millisecond))
+				expectGood(t, description+", always", use(50*time.Millisecond))
 				f.Clear(function)
 				if err := errors.Join(signWithin(tok, u.ec, 20*time.Second), use(20*time.Second)); err != nil {
-					t.Fatalf("after %s: %v", what, err)
+					t.Fatalf("after %s: %v", description, err)
 				}
 			}
 		}
@@ -418,14 +418,14 @@ func TestQueueDropsAbandonedJobs(t *testing.T) {
 	if n := tok.Stats().Waiting; n != 0 {
 		t.Errorf("%d operations are waiting after their callers have left, want 0", n)
 	}
-	const many = 1000 // fits into the queue of 1024, together with the job that a worker has
-	signed := make(chan error, many)
-	for range many {
+	const callerCount = 1000 // fits into the queue of 1024, together with the job that a worker has
+	signed := make(chan error, callerCount)
+	for range callerCount {
 		go func() { signed <- signWithin(tok, key, 20*time.Second) }()
 	}
-	waitFor(t, "callers to wait", func() bool { return tok.Stats().Waiting == many || len(signed) > 0 })
+	waitFor(t, "callers to wait", func() bool { return tok.Stats().Waiting == callerCount || len(signed) > 0 })
 	f.Clear("C_Initialize")
-	for range many {
+	for range callerCount {
 		if err := <-signed; err != nil {
 			t.Fatalf("Sign within the deadline: %v", err)
 		}
@@ -560,9 +560,9 @@ func TestChangeNotDurable(t *testing.T) {
 		t.Errorf("Destroy again: %v", err)
 	}
 	p11, s := rawSession(t, soft.Module)
-	for what, id := range map[string][]byte{"that could not be made": id, "that was destroyed": key.ID} {
+	for kind, id := range map[string][]byte{"that could not be made": id, "that was destroyed": key.ID} {
 		if left := findObjects(t, p11, s, pkcs11.NewAttribute(pkcs11.CKA_ID, id)); len(left) != 0 {
-			t.Errorf("%d objects are left of a key %s, want 0", len(left), what)
+			t.Errorf("%d objects are left of a key %s, want 0", len(left), kind)
 		}
 	}
 }
@@ -669,14 +669,14 @@ func TestLongWorkIsNotAHang(t *testing.T) {
 		key = generate(t, tok, hsm.EC_P256)
 	}
 	f.Delay("C_GetAttributeValue", 5*time.Millisecond)
-	long := func(what string, do func() error) {
+	long := func(description string, do func() error) {
 		t.Helper()
 		began := time.Now()
 		if err := do(); err != nil {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v", description, err)
 		}
 		if took := time.Since(began); took < cfg.HangAfter {
-			t.Errorf("%s took %v, want at least %v", what, took, cfg.HangAfter)
+			t.Errorf("%s took %v, want at least %v", description, took, cfg.HangAfter)
 		}
 	}
 	long("Objects", func() error { _, err := tok.Objects(t.Context()); return err })

@@ -18,7 +18,7 @@ func Init(module, label string, officerPIN, userPIN PIN) error {
 	if err != nil {
 		return err
 	}
-	if already, err := m.Initialize(); err != nil || already {
+	if repeated, err := m.Initialize(); err != nil || repeated {
 		return fmt.Errorf("initializing PKCS#11 module %q: %w", module, cmp.Or(err, errInUse))
 	}
 	defer m.Finalize(nil)

@@ -101,12 +101,12 @@ func TestObjects(t *testing.T) {
 			t.Errorf("the object %+v does not match the key %+v", o, key)
 		}
 	}
-	for what, want := range map[string]int{
+	for kind, want := range map[string]int{
 		"private key/key": 3, "public key/key": 3, "private key/canary": 1, "public key/canary": 1,
 		"secret key/sealing": 1, "other/": 1,
 	} {
-		if counts[what] != want {
-			t.Errorf("%d objects of class/purpose %s, want %d", counts[what], what, want)
+		if counts[kind] != want {
+			t.Errorf("%d objects of class/purpose %s, want %d", counts[kind], kind, want)
 		}
 	}
 	t.Run("Destroy", func(t *testing.T) { testDestroyObject(t, tok, objects, keys[hsm.EC_P256]) })

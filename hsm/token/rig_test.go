@@ -155,12 +155,12 @@ func TestFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := func(what string, code uint) {
+	want := func(description string, code uint) {
 		t.Helper()
 		sig, err := r.sign()
 		if code == pkcs11.CKR_OK && (err != nil || !slices.Equal(sig, good)) ||
 			code != pkcs11.CKR_OK && !errors.Is(err, pkcs11.Error(code)) {
-			t.Errorf("%s: %x, %v, want code %#x", what, sig, err, code)
+			t.Errorf("%s: %x, %v, want code %#x", description, sig, err, code)
 		}
 	}
 	calls := f.Calls("C_SignInit")

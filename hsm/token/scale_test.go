@@ -68,7 +68,7 @@ func manyKeys(b *testing.B, n int) (*softhsm.Token, []hsm.Key) {
 // measureSigning signs b.N times without saturating the machine: each of two callers makes a
 // signature every 2 ms.
 func measureSigning(b *testing.B, tok *token.Token, keys []hsm.Key, churn bool) {
-	backend := hsm.Verified(tok, nil)
+	backend := hsm.NewRoute(tok, nil)
 	digest := sha256.Sum256([]byte("message"))
 	for range 4 { // enough for a copy
 		for _, key := range keys {
@@ -94,13 +94,13 @@ func measureSigning(b *testing.B, tok *token.Token, keys []hsm.Key, churn bool) 
 	began := time.Now()
 	times := make([]time.Duration, b.N)
 	var callers sync.WaitGroup
-	const many = 2
+	const callerCount = 2
 	b.ResetTimer()
-	for c := range many {
+	for c := range callerCount {
 		callers.Go(func() {
 			pace := time.NewTicker(2 * time.Millisecond)
 			defer pace.Stop()
-			for i := c; i < len(times); i += many {
+			for i := c; i < len(times); i += callerCount {
 				<-pace.C
 				began := time.Now()
 				if _, err := backend.Sign(b.Context(), keys[i%len(keys)], hsm.ECDSA_SHA_256, digest[:]); err != nil {

@@ -216,13 +216,13 @@ func (t *Token) Close() error {
 // returns the reason at once.
 func (t *Token) Health(ctx context.Context) error {
 	if t.current.Load() == nil {
-		return t.down()
+		return t.outage()
 	}
 	return t.canary(ctx)
 }
 
-// down returns the error for calls while the token is disconnected.
-func (t *Token) down() error {
+// outage returns the error for calls while the token is disconnected.
+func (t *Token) outage() error {
 	if err := t.downErr.Load(); err != nil {
 		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, *err)
 	}
@@ -242,7 +242,7 @@ func (t *Token) canary(ctx context.Context) error {
 func (t *Token) Has(k hsm.Key) error {
 	c := t.current.Load()
 	if c == nil {
-		return t.down()
+		return t.outage()
 	}
 	switch o := c.handles.get(k.ID); {
 	case o == nil:

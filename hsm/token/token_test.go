@@ -78,7 +78,7 @@ func generate(t testing.TB, b hsm.Backend, spec hsm.KeySpec) hsm.Key {
 func sign(ctx context.Context, b hsm.Backend, key hsm.Key) error {
 	digest := sha256.Sum256(key.ID)
 	alg := hsm.Algorithms(key.Spec)[0]
-	sig, err := hsm.Verified(b, nil).Sign(ctx, key, alg, digest[:])
+	sig, err := hsm.NewRoute(b, nil).Sign(ctx, key, alg, digest[:])
 	if err != nil {
 		return err
 	}
@@ -365,12 +365,12 @@ func TestTokenReturns(t *testing.T) {
 }
 
 // waitFor waits until holds returns true, or fails the test after 20 s.
-func waitFor(t *testing.T, what string, holds func() bool) {
+func waitFor(t *testing.T, description string, holds func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited 20 s for %s", what)
+			t.Fatalf("waited 20 s for %s", description)
 		}
 		runtime.Gosched()
 	}
@@ -473,7 +473,7 @@ func TestWithheld(t *testing.T) {
 		tok.Close()
 		tok = open(t, config(soft)) // no signature was verified on this connection
 		key.Public = other.Public
-		sig, err := hsm.Verified(tok, nil).Sign(t.Context(), key, hsm.Algorithms(spec)[0], digest)
+		sig, err := hsm.NewRoute(tok, nil).Sign(t.Context(), key, hsm.Algorithms(spec)[0], digest)
 		if !errors.Is(err, hsm.ErrNotFound) {
 			t.Errorf("%s: Sign with a wrong public key: %x, %v, want ErrNotFound", spec, sig, err)
 		}

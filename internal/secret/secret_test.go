@@ -15,16 +15,16 @@ import (
 func TestHidden(t *testing.T) {
 	const text = "hunter2"
 	pin := secret.Text(text)
-	inside := struct{ PIN secret.Text }{pin}
+	holder := struct{ PIN secret.Text }{pin}
 	var out bytes.Buffer
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%c", "%10s"} {
 		fmt.Fprintf(&out, verb, pin)
 		fmt.Fprintf(&out, verb, &pin)
-		fmt.Fprintf(&out, verb, inside)
+		fmt.Fprintf(&out, verb, holder)
 	}
-	slog.New(slog.NewTextHandler(&out, nil)).Info("login", "pin", pin, "inside", inside)
-	slog.New(slog.NewJSONHandler(&out, nil)).Info("login", "pin", pin, "inside", inside)
-	if err := json.NewEncoder(&out).Encode(inside); err != nil {
+	slog.New(slog.NewTextHandler(&out, nil)).Info("login", "pin", pin, "inside", holder)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("login", "pin", pin, "inside", holder)
+	if err := json.NewEncoder(&out).Encode(holder); err != nil {
 		t.Fatal(err)
 	}
 	out.WriteString(pin.String() + pin.GoString() + pin.LogValue().String())

@@ -146,9 +146,9 @@ func readDamaged(t *testing.T, dir string) {
 	}
 	page := os.Getpagesize()
 	outcomes := make(map[string]int)
-	try := func(what string, content []byte) {
+	try := func(description string, content []byte) {
 		// A crash must find the description already written.
-		if err := os.WriteFile(filepath.Join(dir, "doing"), []byte(what), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "doing"), []byte(description), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		err := checkAndRead(t, filepath.Join(dir, "damaged"), content)
@@ -158,7 +158,7 @@ func readDamaged(t *testing.T, dir string) {
 		case errors.Is(err, bboltcheck.ErrDamaged):
 			outcomes["damaged"]++
 		default:
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v", description, err)
 		}
 	}
 	random := rand.New(rand.NewPCG(1, 2))
@@ -168,10 +168,10 @@ func readDamaged(t *testing.T, dir string) {
 		}
 		try(fmt.Sprintf("truncated at %d", offset), whole[:offset])
 		try(fmt.Sprintf("truncated at %d", offset+1000), whole[:min(offset+1000, len(whole))])
-		changed := func(what string, change func(p []byte)) {
+		changed := func(description string, change func(p []byte)) {
 			content := bytes.Clone(whole)
 			change(content[offset:min(offset+page, len(whole))])
-			try(fmt.Sprintf("page %d %s", offset/page, what), content)
+			try(fmt.Sprintf("page %d %s", offset/page, description), content)
 		}
 		changed("cleared", func(p []byte) { clear(p) })
 		changed("filled with ones", func(p []byte) { copy(p, bytes.Repeat([]byte{0xff}, len(p))) })

@@ -356,16 +356,16 @@ func (f *Faults) Reinitialize() { f.act("reinitializing", reinitialize) }
 
 // act has the shim's thread act on the real module. An action fails between two connections of
 // the module's user, so act repeats it until it succeeds.
-func (f *Faults) act(what string, action int64) {
+func (f *Faults) act(description string, action int64) {
 	f.t.Helper()
 	f.acting.Lock()
 	defer f.acting.Unlock()
-	poll(f.t, what, func() bool {
+	poll(f.t, description, func() bool {
 		asked := f.request(action)
 		for deadline := time.Now().Add(timeout); f.control.done.Load() != asked; {
 			futexWait(&f.control.done, asked-1, time.Second)
 			if time.Now().After(deadline) {
-				f.t.Fatalf("%s: no process that loaded %s responded within %v", what, f.Module, timeout)
+				f.t.Fatalf("%s: no process that loaded %s responded within %v", description, f.Module, timeout)
 			}
 		}
 		return f.control.result.Load() == 0

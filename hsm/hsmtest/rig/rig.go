@@ -22,13 +22,13 @@ import (
 const timeout = 20 * time.Second
 
 // poll waits until holds returns true, or fails the test after timeout.
-func poll(t testing.TB, what string, holds func() bool) {
+func poll(t testing.TB, description string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(timeout); !holds(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", timeout, what)
+			t.Fatalf("waited %v for %s", timeout, description)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func TestInert(t *testing.T) {
-	for in, want := range map[string]string{
+	for input, want := range map[string]string{
 		"":                "",
 		"alice":           "alice",
 		"a=1":             "a=1",
@@ -21,8 +21,8 @@ func TestInert(t *testing.T) {
 		"  =1":            "'  =1",
 		"＝1":              "'＝1",
 	} {
-		if got := inert(in); got != want {
-			t.Errorf("inert(%q) = %q, want %q", in, got, want)
+		if got := inert(input); got != want {
+			t.Errorf("inert(%q) = %q, want %q", input, got, want)
 		}
 	}
 }

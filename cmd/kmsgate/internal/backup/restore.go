@@ -182,13 +182,13 @@ func (r *restoration) applyOptions(saved *config.Config) (*config.Config, error)
 
 // contains reports whether a path leads into Dir, also by symbolic links or /proc.
 func (r *restoration) contains(path string) bool {
-	inside := func(path, dir string) bool { return strings.HasPrefix(path, dir+string(filepath.Separator)) }
+	isInside := func(path, dir string) bool { return strings.HasPrefix(path, dir+string(filepath.Separator)) }
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return inside(path, r.Dir) // no file to follow, so only the path itself can tell
+		return isInside(path, r.Dir) // no file to follow, so only the path itself can tell
 	}
 	dir, err := filepath.EvalSymlinks(r.Dir)
-	return err != nil || inside(resolved, dir) || strings.HasPrefix(resolved, "/proc/")
+	return err != nil || isInside(resolved, dir) || strings.HasPrefix(resolved, "/proc/")
 }
 
 // relocate returns saved with the appliance's own files in dir, and everything else

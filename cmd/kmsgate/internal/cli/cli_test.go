@@ -72,14 +72,14 @@ func (r *recorder) Stream(context.Context, string, map[string]string, io.Writer)
 }
 
 // run runs a task's command.
-func (r *recorder) run(in string, t cli.Task, args ...string) (stdout string, err error) {
+func (r *recorder) run(stdin string, t cli.Task, args ...string) (stdout string, err error) {
 	app := &cli.App{Dialer: r, Output: cli.OutputFlag()}
 	root := cli.Family("kmsgate", "", "", app.Command(t))
 	app.Output.AddTo(root)
 	cli.Explain(root)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	var out bytes.Buffer
-	root.SetIn(strings.NewReader(in))
+	root.SetIn(strings.NewReader(stdin))
 	root.SetOut(&out)
 	root.SetErr(io.Discard)
 	root.SetArgs(append([]string{t.Verb}, args...))

@@ -57,9 +57,9 @@ func (t Task) confirm(cmd *cobra.Command, c target.Caller, parameters map[string
 
 // Confirmed asks whether to continue, and reports whether the answer is yes. No answer is
 // no.
-func Confirmed(out io.Writer, in io.Reader) bool {
+func Confirmed(out io.Writer, input io.Reader) bool {
 	fmt.Fprint(out, "Continue? [y/N] ")
-	answer, _ := bufio.NewReader(in).ReadString('\n') // an error is no answer
+	answer, _ := bufio.NewReader(input).ReadString('\n') // an error is no answer
 	answer = strings.ToLower(strings.TrimSpace(answer))
 	return answer == "y" || answer == "yes"
 }

@@ -47,8 +47,8 @@ func ReadJSON(cmd *cobra.Command, values []string) (string, error) {
 	return text, nil
 }
 
-func readSmall(name string, in io.Reader) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(in, MaxDocument+1))
+func readSmall(name string, input io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(input, MaxDocument+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}

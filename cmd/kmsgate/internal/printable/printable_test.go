@@ -9,7 +9,7 @@ import (
 )
 
 func TestText(t *testing.T) {
-	for in, want := range map[string]string{
+	for input, want := range map[string]string{
 		"":                       "",
 		"alias/中文 é 🔑":           "alias/中文 é 🔑",
 		`say "hi"`:               `say "hi"`,
@@ -24,8 +24,8 @@ func TestText(t *testing.T) {
 		`\"`:                     `\\"`,
 		"\u007f\u200b\U000e0041": `\u007f\u200b\U000e0041`,
 	} {
-		if got := printable.Text(in); got != want && got != strings.ReplaceAll(want, `\u007f`, `\x7f`) {
-			t.Errorf("Text(%q) = %q, want %q", in, got, want)
+		if got := printable.Text(input); got != want && got != strings.ReplaceAll(want, `\u007f`, `\x7f`) {
+			t.Errorf("Text(%q) = %q, want %q", input, got, want)
 		}
 	}
 }
@@ -49,17 +49,17 @@ func TestJSON(t *testing.T) {
 }
 
 func TestLines(t *testing.T) {
-	for in, want := range map[string]string{
+	for input, want := range map[string]string{
 		"": "", "a": "a\n", "a\n": "a\n", "a\n\nb": "a\n\nb\n", "\x1b[2J\nb\r\n": "\\x1b[2J\nb\\r\n",
 	} {
-		if got := printable.Lines(in); got != want {
-			t.Errorf("Lines(%q) = %q, want %q", in, got, want)
+		if got := printable.Lines(input); got != want {
+			t.Errorf("Lines(%q) = %q, want %q", input, got, want)
 		}
 	}
 }
 
 func TestShell(t *testing.T) {
-	for in, want := range map[string]string{
+	for input, want := range map[string]string{
 		"127.0.0.1:8443":      "127.0.0.1:8443",
 		"[::1]:8443":          "[::1]:8443",
 		"":                    "''",
@@ -69,8 +69,8 @@ func TestShell(t *testing.T) {
 		"`x`;y":               "'`x`;y'",
 		"/tmp/dir with/中.pem": "'/tmp/dir with/中.pem'",
 	} {
-		if got := printable.Shell(in); got != want {
-			t.Errorf("Shell(%q) = %q, want %q", in, got, want)
+		if got := printable.Shell(input); got != want {
+			t.Errorf("Shell(%q) = %q, want %q", input, got, want)
 		}
 	}
 }

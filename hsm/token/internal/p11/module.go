@@ -34,11 +34,11 @@ func Load(path string) (*Module, error) {
 // Path returns the path that the module was loaded from.
 func (m *Module) Path() string { return m.path }
 
-// SetOneAtATime turns the serialization of calls on or off. It is for a module that has a
+// SetOneAtATime enables or disables the serialization of calls. It is for a module that has a
 // separate instance for each binding, such as p11-kit's client. That client waits forever if
 // its server is killed while two calls are in flight (0.24.1, rpc_socket_read), and its server
 // processes calls one after the other anyway.
-func (m *Module) SetOneAtATime(on bool) { m.oneAtATime.Store(on) }
+func (m *Module) SetOneAtATime(enable bool) { m.oneAtATime.Store(enable) }
 
 // OneAtATime reports whether calls are serialized.
 func (m *Module) OneAtATime() bool { return m.oneAtATime.Load() }
@@ -73,9 +73,9 @@ func result[T any](m *Module, name string, f func() (T, error)) (v T, err error)
 	return v, err
 }
 
-// Initialize initializes the module. already reports whether it was already initialized in
+// Initialize initializes the module. repeated reports whether it was already initialized in
 // this process, which is not an error.
-func (m *Module) Initialize() (already bool, err error) {
+func (m *Module) Initialize() (repeated bool, err error) {
 	err = m.call("C_Initialize", func() error { return m.ctx.Initialize() })
 	if Is(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
 		return true, nil
@@ -83,14 +83,14 @@ func (m *Module) Initialize() (already bool, err error) {
 	return false, err
 }
 
-// Finalize finalizes the module. All sessions and handles become invalid. If others is not nil,
-// Finalize calls it first to finalize other uses of the module. The error names the
+// Finalize finalizes the module. All sessions and handles become invalid. If finalizeOthers is not
+// nil, Finalize calls it first to finalize other uses of the module. The error names the
 // descriptors of the module that could not be reopened (descriptors.go).
-func (m *Module) Finalize(others func()) error {
+func (m *Module) Finalize(finalizeOthers func()) error {
 	defer KeepStandardInput()
 	before := lockFiles()
-	if others != nil {
-		others()
+	if finalizeOthers != nil {
+		finalizeOthers()
 	}
 	_ = m.call("C_Finalize", m.ctx.Finalize) // the sessions are gone even after an error
 	m.sessions.Clear()

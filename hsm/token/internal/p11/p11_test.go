@@ -88,16 +88,16 @@ func TestLongest(t *testing.T) {
 func TestOneAtATime(t *testing.T) {
 	m := new(p11.Module)
 	m.SetOneAtATime(true)
-	var inside atomic.Int32
+	var running atomic.Int32
 	var callers sync.WaitGroup
 	for range 16 {
 		callers.Go(func() {
 			for range 100 {
 				_ = m.Call("C_Sign", func() error {
-					if n := inside.Add(1); n != 1 {
+					if n := running.Add(1); n != 1 {
 						t.Errorf("%d calls at the same time, want 1", n)
 					}
-					inside.Add(-1)
+					running.Add(-1)
 					return nil
 				})
 			}
@@ -130,16 +130,16 @@ func newToken(t *testing.T) (*p11.Module, *p11.Session, *rig.Faults) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if already, err := m.Initialize(); err != nil || already {
-		t.Fatalf("Initialize: %v, %v", already, err)
+	if repeated, err := m.Initialize(); err != nil || repeated {
+		t.Fatalf("Initialize: %v, %v", repeated, err)
 	}
 	t.Cleanup(func() {
 		if err := m.Finalize(nil); err != nil {
 			t.Error(err)
 		}
 	})
-	if already, err := m.Initialize(); err != nil || !already {
-		t.Errorf("Initialize again: %v, %v, want true", already, err)
+	if repeated, err := m.Initialize(); err != nil || !repeated {
+		t.Errorf("Initialize again: %v, %v, want true", repeated, err)
 	}
 	s, err := m.Open(findSlot(t, m, softhsm.Label))
 	if err != nil {
