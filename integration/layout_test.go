@@ -64,6 +64,8 @@ var mayImport = map[string][]string{
 	"gateway/audit": {"internal/durable"}, // a new file of the log must survive a power failure
 	// A client of the admin door.
 	"gateway/adminclient": {"gateway/kms"},
+	// A client of the API. It reads the string to sign as the server does.
+	"gateway/apiclient": {"gateway/acs", "gateway/kms", "internal/secret", "github.com/google/uuid"},
 	// The service. Only its doors import Echo.
 	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/identity", "gateway/journal",
 		"gateway/keypair", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store",
@@ -98,7 +100,9 @@ var mayImport = map[string][]string{
 		"internal/durable", "internal/secret", "softhsm", "golang.org/x/sys"},
 	// Calls the gateway that a command names, through its admin socket or by opening its appliance.
 	"cmd/kmsgate/internal/target": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup",
-		"cmd/kmsgate/internal/config", "gateway/adminclient", "gateway/kms"},
+		"cmd/kmsgate/internal/config", "gateway/adminclient", "gateway/apiclient", "gateway/kms", "internal/secret"},
+	// Signs and verifies files.
+	"cmd/kmsgate/internal/signer": {"cmd/kmsgate/internal/target", "gateway/kms", "hsm"},
 	// Finds the problems of a gateway, its token and its records.
 	"cmd/kmsgate/internal/doctor": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/ca",
 		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/target", "gateway/kms", "hsm", "softhsm"},
@@ -117,7 +121,7 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup",
 		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/clientkey",
 		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/doctor",
-		"cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/target",
+		"cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
 		"cmd/kmsgate/internal/version",
 		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "internal/secret", "store",
 		"policy", // warns of actions that match no operation
@@ -128,7 +132,7 @@ var mayImport = map[string][]string{
 // linksC are the packages that need a C compiler. All others build without one.
 var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance",
 	"cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target",
-	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/cli"}
+	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/signer"}
 
 // A pkg is a package in the output of go list.
 type pkg struct {

@@ -75,6 +75,10 @@ func (g *fakeGateway) Call(_ context.Context, action string, parameters map[stri
 	return json.Unmarshal([]byte(answer), resp)
 }
 
+func (g *fakeGateway) Do(ctx context.Context, request kms.AdminRequest, answer any) error {
+	return g.Call(ctx, request.Action, request.Parameters, answer)
+}
+
 func (g *fakeGateway) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {
 	if err := g.Call(ctx, action, parameters, nil); err != nil {
 		return err
@@ -364,7 +368,7 @@ func compact(t *testing.T, text string) string {
 // gateway is in commandLines.
 func TestEveryCommand(t *testing.T) {
 	// Other tests run these, or they read files only.
-	elsewhere := []string{"audit verify", "audit tail", "audit search", "audit export", "doctor", "backup", "restore", "dev", "init", "serve", "config check", "config example", "version"}
+	elsewhere := []string{"audit verify", "audit tail", "audit search", "audit export", "doctor", "backup", "restore", "dev", "init", "serve", "config check", "config example", "version", "sign", "verify"}
 	var walk func(path string, cmd *cobra.Command)
 	walk = func(path string, cmd *cobra.Command) {
 		if cmd.HasSubCommands() {
@@ -430,7 +434,7 @@ func TestMistakes(t *testing.T) {
 		"user list all":                                   `unexpected argument "all": usage: kmsgate user list [flags]`,
 		"user creat alice":                                `unknown command "kmsgate user creat": did you mean create? (see kmsgate user --help)`,
 		"user creat alice --description":                  `unknown command "kmsgate user creat": did you mean create? (see kmsgate user --help)`,
-		"sing --file x":                                   `unknown command "kmsgate sing" (see kmsgate --help)`,
+		"sing --file x":                                   `unknown command "kmsgate sing": did you mean sign? (see kmsgate --help)`,
 		"aliass list":                                     `unknown command "kmsgate aliass": did you mean alias? (see kmsgate --help)`,
 		"user list -o yaml":                               `--output "yaml": must be one of table, json`,
 		"user list --ouput json":                          "unknown flag --ouput: did you mean --output? (see kmsgate user list --help)",

@@ -67,6 +67,10 @@ func (r *recorder) Call(_ context.Context, action string, parameters map[string]
 	return json.Unmarshal([]byte(r.answer), answer)
 }
 
+func (r *recorder) Do(ctx context.Context, request kms.AdminRequest, answer any) error {
+	return r.Call(ctx, request.Action, request.Parameters, answer)
+}
+
 func (r *recorder) Stream(context.Context, string, map[string]string, io.Writer) error {
 	return errors.New("no octets")
 }

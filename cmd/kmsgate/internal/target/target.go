@@ -5,6 +5,7 @@ package target
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,9 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/gateway/adminclient"
+	"github.com/kmsgate/kmsgate/gateway/apiclient"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
 // A Caller calls operations of a gateway as its local administrator.
@@ -25,6 +29,8 @@ type Caller interface {
 	// Call calls one operation. The answer is decoded into answer, a pointer to a struct, or
 	// dropped if that is nil. A refusal of the gateway is a *kms.Error.
 	Call(ctx context.Context, action string, parameters map[string]string, answer any) error
+	// Do is like Call, for a request that can be on behalf of a user.
+	Do(ctx context.Context, request kms.AdminRequest, answer any) error
 	// Stream calls one operation that answers with octets, and writes them to w. If it
 	// returns nil, they are complete.
 	Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error
@@ -43,6 +49,9 @@ type Target struct {
 	Socket string // the admin socket of a running gateway
 	Config string // the configuration file of a gateway, running or stopped
 	Dir    string // the directory of a `kmsgate dev`, running or stopped
+
+	Endpoint string // the API endpoint of a gateway, or of KMS, elsewhere: host or host:port
+	CAFile   string // the certificates to trust at Endpoint, in PEM; empty: those of the system
 }
 
 // SocketVariable is the environment variable with the path of the admin socket. It is read
@@ -80,6 +89,9 @@ func (t Target) AuditFiles() (log, key string, err error) {
 // Dial returns a caller of the gateway. It opens the gateway's appliance in this process if
 // the gateway is stopped; the appliance logs to log.
 func (t Target) Dial(ctx context.Context, log io.Writer) (Caller, error) {
+	if t.Endpoint != "" {
+		return t.dialEndpoint()
+	}
 	if path := t.configFile(); t.Socket == "" && path != "" {
 		return dialConfig(ctx, path, log)
 	}
@@ -103,6 +115,32 @@ func (t Target) DialRunning() (Caller, error) {
 		return nil, ErrNoTarget
 	}
 	return dialSocket(socket)
+}
+
+// The environment variables with the credential for an endpoint, as Alibaba Cloud's SDKs read
+// them.
+const (
+	accessKeyIdVariable     = "ALIBABA_CLOUD_ACCESS_KEY_ID"
+	accessKeySecretVariable = "ALIBABA_CLOUD_ACCESS_KEY_SECRET"
+)
+
+// dialEndpoint returns a caller of the endpoint. It connects only when it calls an operation.
+func (t Target) dialEndpoint() (Caller, error) {
+	c := apiclient.Config{Endpoint: t.Endpoint, AccessKeyId: os.Getenv(accessKeyIdVariable), AccessKeySecret: secret.Text(os.Getenv(accessKeySecretVariable))}
+	if c.AccessKeyId == "" || c.AccessKeySecret == "" {
+		return nil, fmt.Errorf("no access key for %s: set %s and %s in the environment", t.Endpoint, accessKeyIdVariable, accessKeySecretVariable)
+	}
+	if t.CAFile != "" {
+		text, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading the CA of %s: %w", t.Endpoint, err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("reading the CA of %s: %q has no certificate in PEM", t.Endpoint, t.CAFile)
+		}
+	}
+	return apiclient.New(c)
 }
 
 func dialSocket(path string) (Caller, error) {
@@ -164,6 +202,10 @@ type inProcess struct{ appliance *appliance.Appliance }
 
 func (p inProcess) Call(ctx context.Context, action string, parameters map[string]string, answer any) error {
 	return p.appliance.Server.Call(ctx, action, parameters, answer)
+}
+
+func (p inProcess) Do(ctx context.Context, request kms.AdminRequest, answer any) error {
+	return p.appliance.Server.Do(ctx, request, answer)
 }
 
 func (p inProcess) Stream(ctx context.Context, action string, parameters map[string]string, w io.Writer) error {

@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+)
+
+// Progress returns a reader of a file that shows how far it is, once a second, if w is a
+// terminal. what says what is done with the file.
+func Progress(w io.Writer, what string, f *os.File) io.Reader {
+	info, err := f.Stat()
+	if err != nil || TerminalWidth(w) == 0 {
+		return f
+	}
+	return &progress{w: w, what: printable.Text(what), file: f, size: info.Size(), shown: time.Now()}
+}
+
+type progress struct {
+	w     io.Writer
+	what  string
+	file  *os.File
+	size  int64 // 0 if it is not known
+	read  int64
+	shown time.Time
+}
+
+func (p *progress) Read(b []byte) (int, error) {
+	n, err := p.file.Read(b)
+	p.read += int64(n)
+	if time.Since(p.shown) < time.Second {
+		return n, err
+	}
+	p.shown = time.Now()
+	if p.size > 0 {
+		fmt.Fprintf(p.w, "\r%s: %d of %d MB", p.what, p.read>>20, p.size>>20)
+	} else {
+		fmt.Fprintf(p.w, "\r%s: %d MB", p.what, p.read>>20)
+	}
+	if err != nil {
+		fmt.Fprintln(p.w)
+	}
+	return n, err
+}

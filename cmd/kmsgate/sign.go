@@ -1,0 +1,211 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/internal/durable"
+)
+
+// signFlags are the flags that kmsgate sign and kmsgate verify share.
+type signFlags struct {
+	key, version, algorithm, encoding *cli.Parameter
+	rs                                bool
+	digest                            string
+	sm2ID                             string
+	suffix                            string
+}
+
+func (f *signFlags) addTo(app *cli.App, cmd *cobra.Command) {
+	f.key = &cli.Parameter{Flag: "key", Kind: "KEY", Required: true, Complete: keyNames, Usage: "the key: a KeyId, an alias or an ARN"}
+	f.version = &cli.Parameter{Flag: "version", Kind: "ID", Values: []string{""}, Usage: "the key's version (default: the newest)"}
+	f.algorithm = &cli.Parameter{Flag: "algorithm", Kind: "ALGORITHM", Values: []string{""}, Usage: "the algorithm (default: the first that fits the key)",
+		Choices: allAlgorithms()}
+	f.encoding = &cli.Parameter{Flag: "encoding", Kind: "ENCODING", Values: []string{"base64"}, Usage: "how a signature is written", Choices: signer.Encodings}
+	for _, p := range []*cli.Parameter{f.key, f.version, f.algorithm, f.encoding} {
+		app.AddFlag(cmd, p)
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&f.rs, "rs", false, "write an ECDSA or SM2 signature as r and s, 32 bytes each, instead of ASN.1")
+	flags.StringVar(&f.digest, "digest", "", "`HEX` of a digest of 32 bytes, instead of files (for SM2: SM3 of Z_A and the message)")
+	flags.StringVar(&f.sm2ID, "sm2-id", hsm.DefaultSM2ID, "`ID` of the signer, for SM2")
+	flags.StringVar(&f.suffix, "suffix", "", "signatures are in files of their own, named FILE and this `SUFFIX`, such as .sig")
+}
+
+func allAlgorithms() (names []string) {
+	for _, spec := range hsm.KeySpecs() {
+		for _, a := range hsm.Algorithms(spec) {
+			if !slices.Contains(names, string(a)) {
+				names = append(names, string(a))
+			}
+		}
+	}
+	return names
+}
+
+func (f *signFlags) form() signer.Encoding {
+	return signer.Encoding{Text: f.encoding.Value(), RS: f.rs}
+}
+
+// check refuses a command line with both files and a digest, or with neither.
+func (f *signFlags) check(args []string) error {
+	switch {
+	case len(args) == 0 && f.digest == "":
+		return cli.Usagef("FILE is missing: give files, or --digest")
+	case len(args) > 0 && f.digest != "":
+		return cli.Usagef("--digest and FILE exclude each other: give one of them")
+	}
+	return nil
+}
+
+// subjects returns what to sign or verify: each has a name and a digest.
+func (f *signFlags) subjects(cmd *cobra.Command, k signer.Key, args []string, each func(name string, digest []byte) error) error {
+	if f.digest != "" {
+		digest, err := hex.DecodeString(f.digest)
+		if err != nil || len(digest) != hsm.DigestSize {
+			return cli.Usagef("--digest %q: must be %d hexadecimal digits", f.digest, 2*hsm.DigestSize)
+		}
+		return each("", digest)
+	}
+	for _, name := range args {
+		digest, err := f.hash(cmd, k, name)
+		if err != nil {
+			return err
+		}
+		if err := each(name, digest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *signFlags) hash(cmd *cobra.Command, k signer.Key, name string) ([]byte, error) {
+	if name == "-" {
+		return k.Digest(cmd.InOrStdin(), f.sm2ID)
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, cli.UsageError(err)
+	}
+	defer file.Close()
+	stop := context.AfterFunc(cmd.Context(), func() { file.Close() }) // a signal ends the reading
+	defer stop()
+	digest, err := k.Digest(cli.Progress(cmd.ErrOrStderr(), "hashing "+name, file), f.sm2ID)
+	if err != nil {
+		return nil, fmt.Errorf("hashing %q: %w", name, errors.Join(cmd.Context().Err(), err))
+	}
+	return digest, nil
+}
+
+func (a *admin) signCommand() *cobra.Command {
+	var f signFlags
+	var t signTarget
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "sign --key KEY FILE…", Short: "Sign files with a key",
+		Long: `Sign files with a key of a gateway: of one that is running, of a stopped instance
+(--config), or over the network (--endpoint, with the access key in
+ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET).
+
+The file is hashed here, so it can have any size; the gateway gets the digest. A local
+signature is under the policies of a user: --user NAME, or admin.signing_user in the
+configuration. --as-administrator signs under no policy of a user. The audit log has the
+person who signed, and the user.
+
+The signature is printed. With --suffix .sig it is written to FILE.sig.`,
+		Example: `  kmsgate sign --config kmsgate.yaml --user release --key alias/release app.tar.gz --suffix .sig
+  kmsgate sign --endpoint kms.example:443 --ca-file ca.pem --key alias/release app.tar.gz -o json`,
+		Args: cli.Arguments("[FILE…]"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.sign(cmd, &f, &t, args, yes) },
+	}
+	f.addTo(a.App, cmd)
+	t.addTo(a.App, cmd, true)
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "replace signature files without asking")
+	return cmd
+}
+
+// A signed is a signature, for programs.
+type signed struct {
+	File                       string `json:",omitempty"`
+	KeyId, KeyVersionId        string
+	KeySpec, Algorithm, Digest string // the digest in hexadecimal
+	Signature                  string // as --encoding and --rs ask; raw is in base64
+	SignatureFile              string `json:",omitempty"`
+}
+
+func (a *admin) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []string, yes bool) (err error) {
+	if err := f.check(args); err != nil {
+		return err
+	}
+	if f.suffix != "" && !yes {
+		if err := confirmReplace(cmd, args, f.suffix); err != nil {
+			return err
+		}
+	}
+	c, err := t.dial(a.App, cmd)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Caller.Close()) }()
+	k, err := c.Find(cmd.Context(), f.key.Value(), f.version.Value(), f.algorithm.Value())
+	if err != nil {
+		return err
+	}
+	var all []signed
+	var text strings.Builder
+	err = f.subjects(cmd, k, args, func(name string, digest []byte) error {
+		signature, err := c.Sign(cmd.Context(), k, digest)
+		if err != nil {
+			return fmt.Errorf("signing %s: %w", cmp.Or(name, "the digest"), advise(err))
+		}
+		encoded, err := f.form().Encode(k, signature)
+		if err != nil {
+			return err
+		}
+		s := signed{File: name, KeyId: k.KeyId, KeyVersionId: k.KeyVersionId, KeySpec: string(k.Spec()), Algorithm: string(k.Algorithm),
+			Digest: hex.EncodeToString(digest), Signature: strings.TrimSpace(string(encoded))}
+		if f.encoding.Value() == "raw" {
+			s.Signature = base64.StdEncoding.EncodeToString(encoded)
+		}
+		if f.suffix != "" {
+			s.SignatureFile = name + f.suffix
+			err := durable.Replace(s.SignatureFile, 0o644, func(w io.Writer) error { _, err := w.Write(encoded); return err })
+			if err != nil {
+				return fmt.Errorf("writing the signature of %q: %w", name, err)
+			}
+			fmt.Fprintf(&text, "%s: signed with key version %s, %s\n", printable.Text(s.SignatureFile), k.KeyVersionId, k.Algorithm)
+		} else {
+			text.Write(encoded)
+		}
+		all = append(all, s)
+		return nil
+	})
+	if all == nil {
+		return err
+	}
+	// Signatures that were made before an error are printed as well.
+	return errors.Join(a.Print(cmd, cli.View{Value: all, Text: text.String()}), err)
+}
+
+// advise adds the flags that the gateway's refusal of a signature for nobody asks for.
+func advise(err error) error {
+	if errors.Is(err, kms.ErrNoPermission) && strings.Contains(err.Error(), "OnBehalfOf") {
+		return fmt.Errorf("%w (give --user NAME or --as-administrator)", err)
+	}
+	return err
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+)
+
+func (a *admin) verifySignatureCommand() *cobra.Command {
+	var f signFlags
+	var t signTarget
+	var signatureFile string
+	cmd := &cobra.Command{
+		Use: "verify --key KEY FILE…", Short: "Verify signatures of files",
+		Long: `Verify signatures of files, which kmsgate sign or a program made. The gateway decides
+(AsymmetricVerify); give it the same --version, --algorithm and --sm2-id as for signing.
+
+The exit status is 1 if a signature is not valid.`,
+		Example: `  kmsgate verify --config kmsgate.yaml --key alias/release app.tar.gz --suffix .sig
+  kmsgate verify --config kmsgate.yaml --key alias/release app.tar.gz --signature app.sig --encoding raw`,
+		Args: cli.Arguments("[FILE…]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.verifySignatures(cmd, &f, &t, args, signatureFile)
+		},
+	}
+	f.addTo(a.App, cmd)
+	t.addTo(a.App, cmd, false)
+	cmd.Flags().StringVar(&signatureFile, "signature", "", "`FILE` with the signature of the one FILE or digest")
+	cmd.MarkFlagsOneRequired("signature", "suffix")
+	cmd.MarkFlagsMutuallyExclusive("signature", "suffix")
+	return cmd
+}
+
+// A verified is the result for one signature, for programs.
+type verified struct {
+	File                string `json:",omitempty"`
+	KeyId, KeyVersionId string
+	Algorithm           string
+	Valid               bool
+}
+
+// errNotValid means that a signature is not valid.
+var errNotValid = errors.New("a signature is not valid")
+
+func (a *admin) verifySignatures(cmd *cobra.Command, f *signFlags, t *signTarget, args []string, signatureFile string) (err error) {
+	if err := f.check(args); err != nil {
+		return err
+	}
+	if len(args) > 1 && signatureFile != "" {
+		return cli.Usagef("--signature is for one FILE: give --suffix for several")
+	}
+	c, err := t.dial(a.App, cmd)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Caller.Close()) }()
+	k, err := c.Find(cmd.Context(), f.key.Value(), f.version.Value(), f.algorithm.Value())
+	if err != nil {
+		return err
+	}
+	var all []verified
+	var text strings.Builder
+	err = f.subjects(cmd, k, args, func(name string, digest []byte) error {
+		path := signatureFile
+		if path == "" {
+			path = name + f.suffix
+		}
+		encoded, err := cli.ReadSmallFile(path)
+		if err != nil {
+			return cli.UsageError(err)
+		}
+		valid := false
+		if signature, err := f.form().Decode(k, encoded); err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "kmsgate: %s: %v\n", printable.Text(path), err)
+		} else if valid, err = c.Verify(cmd.Context(), k, digest, signature); err != nil {
+			return fmt.Errorf("verifying %s: %w", cmp.Or(name, "the digest"), err)
+		}
+		all = append(all, verified{name, k.KeyId, k.KeyVersionId, string(k.Algorithm), valid})
+		fmt.Fprintf(&text, "%s: %s\n", printable.Text(cmp.Or(name, "the digest")), map[bool]string{true: "valid", false: "NOT VALID"}[valid])
+		return nil
+	})
+	if all != nil {
+		err = errors.Join(a.Print(cmd, cli.View{Value: all, Text: text.String()}), err)
+	}
+	for _, v := range all {
+		if !v.Valid {
+			return errors.Join(err, errNotValid)
+		}
+	}
+	return err
+}
+
+// confirmReplace asks before existing signature files are replaced.
+func confirmReplace(cmd *cobra.Command, files []string, suffix string) error {
+	var existing []string
+	for _, name := range files {
+		if _, err := os.Lstat(name + suffix); err == nil {
+			existing = append(existing, printable.Text(name+suffix))
+		}
+	}
+	if existing == nil {
+		return nil
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "This replaces %s.\n", strings.Join(existing, ", "))
+	if !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
+		return cli.ErrNotConfirmed
+	}
+	return nil
+}
