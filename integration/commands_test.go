@@ -79,8 +79,9 @@ func commands(t *testing.T) map[string]*command {
 	return all
 }
 
-// TestCommandsDocumented compares the table in docs/cli.md with the commands of kmsgate. It
-// checks that every command line in the documents names a command and flags that exist.
+// TestCommandsDocumented compares the tables in docs/cli.md with the commands of kmsgate and their
+// common options. It checks that every command line in the documents names a command and flags that
+// exist.
 func TestCommandsDocumented(t *testing.T) {
 	all := commands(t)
 	table, leaves := "| command | does |\n|---|---|\n", 0
@@ -94,6 +95,7 @@ func TestCommandsDocumented(t *testing.T) {
 		t.Fatalf("kmsgate has %d commands, want at least 50", leaves)
 	}
 	checkTable(t, "cli.md", "commands", table)
+	checkOptions(t, all)
 	checked := 0
 	for _, path := range documents(t) {
 		for _, line := range commandLines(readPage(t, path)) {

@@ -2,7 +2,9 @@ package limit_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -328,4 +330,28 @@ func TestBodies(t *testing.T) {
 	if n := kms.MaxNativeBody; perCaller/n < 2 {
 		t.Errorf("the limit of one caller is %d bytes, want room for two bodies of %d", perCaller, n)
 	}
+}
+
+// TestLogLimitsDocumented compares the table of limits in docs/audit.md with DefaultLogLines.
+func TestLogLimitsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := limit.DefaultLogLines
+	want := "| lines for refusals of unauthenticated callers | one source | all sources |\n|---|---|---|\n" +
+		fmt.Sprintf("| at first | %s | %s |\n", grouped(limits.PerSource), grouped(limits.Total)) +
+		fmt.Sprintf("| after that, per minute | %s | %s |\n", grouped(limits.PerSourcePerMinute), grouped(limits.TotalPerMinute))
+	if !strings.Contains(string(page), "\n"+want+"\n") {
+		t.Errorf("docs/audit.md lacks the table\n%s", want)
+	}
+}
+
+// grouped writes a number below a million as the documents do: with a comma before the last three
+// digits.
+func grouped(n float64) string {
+	if n < 1000 {
+		return fmt.Sprintf("%g", n)
+	}
+	return fmt.Sprintf("%d,%03d", int(n)/1000, int(n)%1000)
 }

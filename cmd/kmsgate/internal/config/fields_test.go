@@ -78,3 +78,38 @@ func defaultOf(value *yaml.Node, v reflect.Value) string {
 	}
 	return "`" + value.Value + "`"
 }
+
+// TestListenersDocumented checks that docs/serve.md explains every value that a listener's fields
+// can have, in a row of its table, and that a row says of the default that it is one.
+func TestListenersDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../../../docs/serve.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := make(map[string]string) // the text of a row by the field and its value
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+: [a-z]+)` \\| (.+) \\|$").FindAllStringSubmatch(string(page), -1) {
+		documented[row[1]] = row[2]
+	}
+	defaults := reflect.ValueOf(DefaultListener())
+	for _, field := range reflect.VisibleFields(defaults.Type()) {
+		for _, value := range strings.Fields(field.Tag.Get("oneof")) {
+			setting := field.Tag.Get("yaml") + ": " + value
+			text, found := documented[setting]
+			if !found {
+				t.Errorf("docs/serve.md lacks %s", setting)
+			}
+			isDefault := value == defaults.FieldByIndex(field.Index).String()
+			if strings.HasPrefix(text, "the default") != isDefault {
+				t.Errorf("docs/serve.md says %q of %s: its being the default must be %v", text, setting, isDefault)
+			}
+			delete(documented, setting)
+		}
+	}
+	for setting := range documented {
+		t.Errorf("docs/serve.md has %s, which no listener can have", setting)
+	}
+	quota := fmt.Sprintf("by default %d asymmetric operations a second", Default().Quotas.Shared.Asymmetric)
+	if !strings.Contains(string(page), quota) {
+		t.Errorf("docs/serve.md does not say %q", quota)
+	}
+}
