@@ -64,6 +64,7 @@ setup-test: setup
 	[ -x /usr/bin/p11-kit ] || missing="$$missing p11-kit"; \
 	has pkcs11/p11-kit-client.so || missing="$$missing p11-kit-modules"; \
 	command -v protoc >/dev/null || missing="$$missing protobuf-compiler"; \
+	command -v ssh-keygen >/dev/null || missing="$$missing openssh-client"; \
 	[ -x /usr/sbin/pkcsslotd ] && has opencryptoki/libopencryptoki.so.0 || missing="$$missing opencryptoki"; \
 	$(INSTALL)
 

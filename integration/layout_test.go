@@ -102,7 +102,9 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/internal/target": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup",
 		"cmd/kmsgate/internal/config", "gateway/adminclient", "gateway/apiclient", "gateway/kms", "internal/secret"},
 	// Signs and verifies files.
-	"cmd/kmsgate/internal/signer": {"cmd/kmsgate/internal/target", "gateway/kms", "hsm"},
+	"cmd/kmsgate/internal/signer": {"cmd/kmsgate/internal/target", "gateway/kms", "hsm",
+		"github.com/emmansun/gmsm", // certificate requests and CMS, for SM2 as well
+		"golang.org/x/crypto"},     // OpenSSH's keys and Keccak-256
 	// Finds the problems of a gateway, its token and its records.
 	"cmd/kmsgate/internal/doctor": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/ca",
 		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/target", "gateway/kms", "hsm", "softhsm"},

@@ -69,7 +69,7 @@ Start here:
 	}{
 		{startGroup, "Run a gateway:", []*cobra.Command{
 			operator.devCommand(), operator.configCommand(), operator.initCommand(), serveCommand()}},
-		{keyGroup, "Keys:", []*cobra.Command{admin.signCommand(), admin.verifySignatureCommand(), admin.keyCommand(), admin.aliasCommand()}},
+		{keyGroup, "Keys:", []*cobra.Command{admin.signCommand(), admin.verifySignatureCommand(), admin.publicKeyCommand(), admin.csrCommand(), admin.cmsCommand(), admin.keyCommand(), admin.aliasCommand()}},
 		{accessGroup, "Who may do what:", []*cobra.Command{
 			admin.userCommand(), admin.accessKeyCommand(), admin.policyCommand(), admin.aapCommand(), admin.clientKeyCommand(), admin.quotaCommand()}},
 		{operateGroup, "Operate and audit:", []*cobra.Command{

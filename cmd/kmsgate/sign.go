@@ -44,7 +44,7 @@ func (f *signFlags) addTo(app *cli.App, cmd *cobra.Command) {
 	flags.BoolVar(&f.rs, "rs", false, "write an ECDSA or SM2 signature as r and s, 32 bytes each, instead of ASN.1")
 	flags.StringVar(&f.digest, "digest", "", "`HEX` of a digest of 32 bytes, instead of files (for SM2: SM3 of Z_A and the message)")
 	flags.StringVar(&f.sm2ID, "sm2-id", hsm.DefaultSM2ID, "`ID` of the signer, for SM2")
-	flags.StringVar(&f.suffix, "suffix", "", "signatures are in files of their own, named FILE and this `SUFFIX`, such as .sig")
+	flags.StringVar(&f.suffix, "suffix", "", "each signature is in a file whose name is FILE and this `SUFFIX`, such as .sig")
 }
 
 func allAlgorithms() (names []string) {

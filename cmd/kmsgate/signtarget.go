@@ -8,7 +8,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 )
 
-// signTarget are the flags that say where and for whom a key is used.
+// signTarget are the flags that say where a key is used, and who uses it.
 type signTarget struct {
 	endpoint, caFile string
 	user             *cli.Parameter

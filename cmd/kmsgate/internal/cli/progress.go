@@ -10,18 +10,18 @@ import (
 )
 
 // Progress returns a reader of a file that shows how far it is, once a second, if w is a
-// terminal. what says what is done with the file.
-func Progress(w io.Writer, what string, f *os.File) io.Reader {
+// terminal. title names the work.
+func Progress(w io.Writer, title string, f *os.File) io.Reader {
 	info, err := f.Stat()
 	if err != nil || TerminalWidth(w) == 0 {
 		return f
 	}
-	return &progress{w: w, what: printable.Text(what), file: f, size: info.Size(), shown: time.Now()}
+	return &progress{w: w, title: printable.Text(title), file: f, size: info.Size(), shown: time.Now()}
 }
 
 type progress struct {
 	w     io.Writer
-	what  string
+	title string
 	file  *os.File
 	size  int64 // 0 if it is not known
 	read  int64
@@ -36,9 +36,9 @@ func (p *progress) Read(b []byte) (int, error) {
 	}
 	p.shown = time.Now()
 	if p.size > 0 {
-		fmt.Fprintf(p.w, "\r%s: %d of %d MB", p.what, p.read>>20, p.size>>20)
+		fmt.Fprintf(p.w, "\r%s: %d of %d MB", p.title, p.read>>20, p.size>>20)
 	} else {
-		fmt.Fprintf(p.w, "\r%s: %d MB", p.what, p.read>>20)
+		fmt.Fprintf(p.w, "\r%s: %d MB", p.title, p.read>>20)
 	}
 	if err != nil {
 		fmt.Fprintln(p.w)

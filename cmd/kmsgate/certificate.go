@@ -1,0 +1,201 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
+)
+
+// A keyUse holds the flags that name a key version, and where it is used and who uses it.
+type keyUse struct {
+	target       signTarget
+	key, version *cli.Parameter
+}
+
+func (u *keyUse) addTo(app *cli.App, cmd *cobra.Command, signs bool) {
+	u.key = &cli.Parameter{Flag: "key", Kind: "KEY", Required: true, Complete: keyNames, Usage: "the key: a KeyId, an alias or an ARN"}
+	u.version = &cli.Parameter{Flag: "version", Kind: "ID", Values: []string{""}, Usage: "the key's version (default: the newest)"}
+	app.AddFlag(cmd, u.key)
+	app.AddFlag(cmd, u.version)
+	u.target.addTo(app, cmd, signs)
+}
+
+// find finds the key and calls f.
+func (u *keyUse) find(a *cli.App, cmd *cobra.Command, f func(c signer.Client, k signer.Key) error) (err error) {
+	c, err := u.target.dial(a, cmd)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Caller.Close()) }()
+	k, err := c.Find(cmd.Context(), u.key.Value(), u.version.Value(), "")
+	if err != nil {
+		return err
+	}
+	return f(c, k)
+}
+
+func (a *admin) publicKeyCommand() *cobra.Command {
+	var u keyUse
+	format := &cli.Parameter{Flag: "format", Kind: "FORMAT", Values: []string{"pem"}, Choices: signer.Formats, Usage: "how the key is written"}
+	cmd := &cobra.Command{
+		Use: "public-key --key KEY", Short: "Print a public key in the format of other programs",
+		Long: `Print a public key: in PEM or DER (SubjectPublicKeyInfo), as a JSON Web Key, as a line for
+OpenSSH's authorized_keys, or as an Ethereum address (EC_P256K).`,
+		Example: "  kmsgate public-key --config kmsgate.yaml --key alias/release\n  kmsgate public-key --config kmsgate.yaml --key alias/release --format jwk",
+		Args:    cli.Arguments(""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return u.find(a.App, cmd, func(_ signer.Client, k signer.Key) error {
+				text, err := k.PublicKey(format.Value())
+				if err != nil {
+					return err
+				}
+				if format.Value() == "der" && a.Output.Value() == cli.OutputTable {
+					_, err := cmd.OutOrStdout().Write(text)
+					return err
+				}
+				shown := struct {
+					KeyId, KeyVersionId, KeySpec, Format string
+					PublicKey                            []byte `json:",omitempty"` // DER
+					Text                                 string `json:",omitempty"` // every other format
+				}{KeyId: k.KeyId, KeyVersionId: k.KeyVersionId, KeySpec: string(k.Spec()), Format: format.Value()}
+				if format.Value() == "der" {
+					shown.PublicKey = text
+				} else {
+					shown.Text = string(text)
+				}
+				return a.Print(cmd, cli.View{Value: shown, Text: string(text)})
+			})
+		},
+	}
+	u.addTo(a.App, cmd, false)
+	a.AddFlag(cmd, format)
+	return cmd
+}
+
+func (a *admin) csrCommand() *cobra.Command {
+	var u keyUse
+	var r signer.Request
+	var selfSigned bool
+	var days int
+	cmd := &cobra.Command{
+		Use: "csr --key KEY --subject NAME", Short: "Make a certificate request, or a self-signed certificate",
+		Long: `Make a certificate request (PKCS#10) with a key of a gateway, in PEM. RSA keys sign it with
+RSA_PKCS1_SHA_256, or with --pss RSA_PSS_SHA_256. With --self-signed it is a certificate.
+The signature needs a user or --as-administrator, as kmsgate sign does.`,
+		Example: `  kmsgate csr --config kmsgate.yaml --user release --key alias/release --subject "CN=Release,O=Example,C=CN" --usage code
+  kmsgate csr --config kmsgate.yaml --user release --key alias/web --subject CN=web --name web.example --name 192.0.2.7 --self-signed --days 90`,
+		Args: cli.Arguments(""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, usage := range r.Usages {
+				if signer.Usages[usage] == nil {
+					return cli.Usagef("--usage %q: must be one of %s", usage, strings.Join(slices.Sorted(maps.Keys(signer.Usages)), ", "))
+				}
+			}
+			if _, err := signer.ParseSubject(r.Subject); err != nil {
+				return cli.UsageError(err)
+			}
+			if days < 1 {
+				return cli.Usagef("--days %d: must be 1 or more", days)
+			}
+			return u.find(a.App, cmd, func(c signer.Client, k signer.Key) error {
+				s, err := c.CryptoSigner(cmd.Context(), k)
+				if err != nil {
+					return err
+				}
+				make := func() ([]byte, error) { return r.CSR(s, k) }
+				if selfSigned {
+					make = func() ([]byte, error) { return r.SelfSigned(s, k, time.Now(), days) }
+				}
+				text, err := make()
+				if err != nil {
+					return advise(err)
+				}
+				shown := struct{ KeyId, KeyVersionId, PEM string }{k.KeyId, k.KeyVersionId, string(text)}
+				return a.Print(cmd, cli.View{Value: shown, Text: string(text)})
+			})
+		},
+	}
+	u.addTo(a.App, cmd, true)
+	flags := cmd.Flags()
+	flags.StringVar(&r.Subject, "subject", "", "the subject's `NAME`, such as CN=Release,O=Example,C=CN")
+	flags.StringArrayVar(&r.Names, "name", nil, "a DNS name, IP address, e-mail address or URI as `NAME`; can be repeated")
+	flags.StringArrayVar(&r.Usages, "usage", nil, "an extended key `USAGE`: client, code, email, server or timestamp; can be repeated")
+	flags.BoolVar(&r.CA, "ca", false, "the certificate may sign others")
+	flags.BoolVar(&r.PSS, "pss", false, "sign with RSA_PSS_SHA_256, for RSA keys")
+	flags.BoolVar(&selfSigned, "self-signed", false, "make a certificate that the key signs itself")
+	flags.IntVar(&days, "days", 365, "how many days `N` a self-signed certificate is valid")
+	_ = cmd.MarkFlagRequired("subject") // it was added above
+	return cmd
+}
+
+func (a *admin) cmsCommand() *cobra.Command {
+	var u keyUse
+	var certificateFile, out string
+	cmd := &cobra.Command{
+		Use: "cms --key KEY --certificate CERT FILE", Short: "Make a detached CMS signature of a file",
+		Long: `Make a detached CMS signature (RFC 5652) of a file, in DER, with a key of a gateway and its
+certificate. openssl cms -verify -binary -inform DER checks it for RSA and P-256. The file
+is hashed here and can have any size. The signature needs a user or --as-administrator, as
+kmsgate sign does.`,
+		Example: "  kmsgate cms --config kmsgate.yaml --user release --key alias/release --certificate release.pem app.tar.gz --out app.tar.gz.p7s",
+		Args:    cli.Arguments("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			text, err := cli.ReadSmallFile(certificateFile)
+			if err != nil {
+				return cli.UsageError(err)
+			}
+			certificates, err := signer.ParseCertificates(text)
+			if err != nil {
+				return cli.Usagef("reading %q: %w", certificateFile, err)
+			}
+			return u.find(a.App, cmd, func(c signer.Client, k signer.Key) error {
+				s, err := c.CryptoSigner(cmd.Context(), k)
+				if err != nil {
+					return err
+				}
+				file, err := os.Open(args[0])
+				if err != nil {
+					return cli.UsageError(err)
+				}
+				defer file.Close()
+				signature, err := signer.CMS(s, k, certificates, cli.Progress(cmd.ErrOrStderr(), "hashing "+args[0], file))
+				if err != nil {
+					return advise(err)
+				}
+				return a.writeCMS(cmd, out, signature)
+			})
+		},
+	}
+	u.addTo(a.App, cmd, true)
+	cmd.Flags().StringVar(&certificateFile, "certificate", "", "`CERT`, a file with the key's certificate and those of its issuers, in PEM")
+	cmd.Flags().StringVar(&out, "out", "", "`FILE` for the signature, which must not exist (default: the standard output)")
+	_ = cmd.MarkFlagRequired("certificate") // it was added above
+	return cmd
+}
+
+// writeCMS writes a signature to a new file, or to the standard output.
+func (a *admin) writeCMS(cmd *cobra.Command, out string, signature []byte) error {
+	if out == "" {
+		_, err := cmd.OutOrStdout().Write(signature)
+		return err
+	}
+	file, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fmt.Errorf("writing the signature: %w", err)
+	}
+	_, err = file.Write(signature)
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return fmt.Errorf("writing the signature: %w", errors.Join(err, os.Remove(out)))
+	}
+	written := struct{ SignatureFile string }{out}
+	return a.Print(cmd, cli.View{Value: written, Text: out + "\n"})
+}
