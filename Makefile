@@ -19,7 +19,7 @@ GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exe
 LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
 LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(appliance|serve|backup|target|doctor|dev|cli|signer)$$
 
-.PHONY: build demo run test setup setup-test check generate unit integration fuzz bench soak
+.PHONY: vendor build demo run test setup setup-test check generate unit integration fuzz bench soak
 .PHONY: image-test clean
 
 build: bin/kmsgate
@@ -135,6 +135,15 @@ soak: setup-test
 # Builds the image with buildah on a base made by debootstrap, and runs the image.
 image-test:
 	integration/image-test.sh
+
+# Writes bin/kmsgate-src.tar.gz: the sources of the last commit with all modules that the program
+# needs. They build without a network: go build -mod=vendor ./cmd/kmsgate
+vendor:
+	@rm -rf bin/_vendor && mkdir -p bin/_vendor/kmsgate
+	git archive HEAD | tar -x -C bin/_vendor/kmsgate
+	$(GO) -C bin/_vendor/kmsgate mod vendor
+	tar -C bin/_vendor -czf bin/kmsgate-src.tar.gz kmsgate
+	@rm -rf bin/_vendor
 
 clean:
 	rm -rf bin

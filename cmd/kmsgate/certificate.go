@@ -88,9 +88,9 @@ func (a *admin) csrCommand() *cobra.Command {
 	var days int
 	cmd := &cobra.Command{
 		Use: "csr --key KEY --subject NAME", Short: "Make a certificate request, or a self-signed certificate",
-		Long: `Make a certificate request (PKCS#10) with a key of a gateway, in PEM. RSA keys sign it with
-RSA_PKCS1_SHA_256, or with --pss RSA_PSS_SHA_256. With --self-signed it is a certificate.
-The signature needs a user or --as-administrator, as kmsgate sign does.`,
+		Long: `Make a certificate request (PKCS#10) with a key of a gateway, in PEM. RSA keys sign it
+with RSA_PKCS1_SHA_256, or with --pss RSA_PSS_SHA_256. With --self-signed it is a
+certificate. The signature needs a user or --as-administrator, as kmsgate sign does.`,
 		Example: `  kmsgate csr --config kmsgate.yaml --user release --key alias/release --subject "CN=Release,O=Example,C=CN" --usage code
   kmsgate csr --config kmsgate.yaml --user release --key alias/web --subject CN=web --name web.example --name 192.0.2.7 --self-signed --days 90`,
 		Args: cli.Arguments(""),
@@ -142,10 +142,10 @@ func (a *admin) cmsCommand() *cobra.Command {
 	var certificateFile, out string
 	cmd := &cobra.Command{
 		Use: "cms --key KEY --certificate CERT FILE", Short: "Make a detached CMS signature of a file",
-		Long: `Make a detached CMS signature (RFC 5652) of a file, in DER, with a key of a gateway and its
-certificate. openssl cms -verify -binary -inform DER checks it for RSA and P-256. The file
-is hashed here and can have any size. The signature needs a user or --as-administrator, as
-kmsgate sign does.`,
+		Long: `Make a detached CMS signature (RFC 5652) of a file, in DER, with a key of a gateway and
+its certificate. openssl cms -verify -binary -inform DER checks it for RSA and P-256.
+The file is hashed here and can have any size. The signature needs a user or --as-
+administrator, as kmsgate sign does.`,
 		Example: "  kmsgate cms --config kmsgate.yaml --user release --key alias/release --certificate release.pem app.tar.gz --out app.tar.gz.p7s",
 		Args:    cli.Arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
