@@ -13,7 +13,7 @@ import (
 // shellBlocks matches the commands of a document that a reader runs one after the other.
 var shellBlocks = regexp.MustCompile("(?s)\n```sh\n(.*?)\n```")
 
-// withoutNetwork runs a command in a network namespace of its own: it has a loopback only, which
+// withoutNetwork runs a command in a new network namespace, whose only device is a loopback that
 // is down.
 func withoutNetwork(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
