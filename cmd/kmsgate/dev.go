@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net"
+
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
@@ -22,6 +24,9 @@ same keys again.`,
   kmsgate dev --dir ./kms --listen 127.0.0.1:0`,
 		Args: cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if host, _, err := net.SplitHostPort(o.Listen); err == nil && host == "" {
+				return cli.Usagef("--listen %q: must be host:port, such as 127.0.0.1:8443, or 0.0.0.0:8443 for all addresses", o.Listen)
+			}
 			o.Log = cmd.ErrOrStderr()
 			o.Ready = func(envFile string, env dev.Environment) { a.printReady(cmd, envFile, env) }
 			return dev.Run(cmd.Context(), o)

@@ -83,6 +83,9 @@ func initPlan(c *config.Config) string {
 }
 
 func (a *operator) initialize(cmd *cobra.Command, path string, c *config.Config, o appliance.Options) (err error) {
+	if err := cli.CheckOutput(); err != nil {
+		return err
+	}
 	opened, err := appliance.Open(cmd.Context(), c, o)
 	if err != nil {
 		return err

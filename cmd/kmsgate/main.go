@@ -59,6 +59,8 @@ Start here:
   kmsgate dev                   run a gateway on this machine, with a SoftHSM token
   kmsgate config example        print a configuration for a gateway of your own
   kmsgate COMMAND --help        explain a command, with examples`)
+	root.Version = version.String()
+	root.SetVersionTemplate("kmsgate {{.Version}}\n")
 	root.SilenceUsage, root.SilenceErrors = true, true // the caller prints errors
 	app := &cli.App{Dialer: d, Output: cli.OutputFlag()}
 	app.Output.AddTo(root)

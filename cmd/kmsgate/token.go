@@ -104,6 +104,12 @@ func (b *bareToken) register(cmd *cobra.Command) {
 
 // check refuses a command line that names a gateway as well.
 func (b *bareToken) check(cmd *cobra.Command) error {
+	if b.label == "" && b.serial == "" {
+		return cli.Usagef("--module needs --label or --serial")
+	}
+	if b.userType != "user" && b.userType != "crypto_user" {
+		return cli.Usagef("--user-type %q: must be user or crypto_user", b.userType)
+	}
 	for _, gateway := range []string{"socket", "config", "dir"} {
 		if f := cmd.Flag(gateway); f != nil && f.Changed {
 			return cli.Usagef("--module and --%s exclude each other: a gateway names its token", gateway)

@@ -114,7 +114,6 @@ func TestParameters(t *testing.T) {
 	for line, want := range map[string]string{
 		"x y --plain p":                          `Try Default=7 First=x Plain=p Rest=["y"]`,
 		"x y z --choice a --switch":              `Try Choice=a Default=7 First=x Rest=["y","z"] Switch=on`,
-		"x y --plain p --plain q":                `Try Default=7 First=x Plain=q Rest=["y"]`, // the last
 		"x y --choice b --several 1":             `Try Choice=b Default=7 First=x Rest=["y"] Several=["1"]`,
 		"x y --choice b --several 1,2":           `Try Choice=b Default=7 First=x Rest=["y"] Several=["1,2"]`,
 		"x y --choice b --file -":                `Try Choice=b Default=7 File=in First=x Rest=["y"]`,
@@ -146,6 +145,7 @@ func TestMistakes(t *testing.T) {
 		"x y --choice c":                  `--choice "c": must be one of a, b`,
 		"x y --choice a --switch=false":   "--switch=false has no meaning: leave it out",
 		"x y --choice a --switch=perhaps": `--switch "perhaps": must be one of true, false`,
+		"x y --plain p --plain q":         `--plain "q": given twice: give it once`,
 		"x y --choice a --file /none":     "open /none: no such file or directory",
 		"x y --choice a" + strings.Repeat(" --several 1", 3): "--several is given 3 times: at most 2 are possible",
 	} {
@@ -273,7 +273,7 @@ func TestAdvice(t *testing.T) {
 func TestConfirmed(t *testing.T) {
 	for answer, want := range map[string]bool{"y\n": true, "YES\n": true, " yes": true, "": false, "n\n": false, "yesterday\n": false, "\ny\n": false} {
 		var out bytes.Buffer
-		if got := cli.Confirmed(&out, strings.NewReader(answer)); got != want || out.String() != "Continue? [y/N] " {
+		if got := cli.Confirmed(&out, strings.NewReader(answer)); got != want || strings.TrimSuffix(out.String(), "\n") != "Continue? [y/N] " {
 			t.Errorf("%q: got %v, asked %q", answer, got, &out)
 		}
 	}

@@ -59,7 +59,10 @@ func (t Task) confirm(cmd *cobra.Command, c target.Caller, parameters map[string
 // no.
 func Confirmed(out io.Writer, input io.Reader) bool {
 	fmt.Fprint(out, "Continue? [y/N] ")
-	answer, _ := bufio.NewReader(input).ReadString('\n') // an error is no answer
+	answer, err := bufio.NewReader(input).ReadString('\n')
+	if err != nil { // no answer, and so no line break on the terminal
+		fmt.Fprintln(out)
+	}
 	answer = strings.ToLower(strings.TrimSpace(answer))
 	return answer == "y" || answer == "yes"
 }

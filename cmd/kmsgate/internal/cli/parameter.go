@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,7 +24,8 @@ type Parameter struct {
 	Choices   []string // all possible values, if they are known
 	Values    []string // what the flag was given, or its default
 	// Read turns the values into what is sent. If it is nil, the value itself is sent.
-	Read func(cmd *cobra.Command, values []string) (string, error)
+	Read  func(cmd *cobra.Command, values []string) (string, error)
+	given bool // the command line gives the flag
 	// Complete returns the values that a running gateway knows, for a shell to complete.
 	Complete Completer
 }
@@ -36,8 +38,12 @@ func (p *Parameter) Set(value string) error {
 		return fmt.Errorf("must be one of %s", strings.Join(p.Choices, ", "))
 	}
 	if !p.Many {
+		if p.given {
+			return errors.New("given twice: give it once")
+		}
 		p.Values = nil
 	}
+	p.given = true
 	p.Values = append(p.Values, value)
 	return nil
 }

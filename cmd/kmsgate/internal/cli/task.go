@@ -170,7 +170,10 @@ func (a *App) do(cmd *cobra.Command, t Task, args []string, yes bool) (err error
 	v, err := t.Calls(cmd.Context(), c, parameters)
 	err = t.clarify(err, args)
 	// A view is printed even with an error: it shows the operations that succeeded before.
-	return errors.Join(a.Print(cmd, v), err)
+	if printErr := a.Print(cmd, v); printErr != nil {
+		err = errors.Join(fmt.Errorf("the command was carried out, but %w", printErr), err)
+	}
+	return err
 }
 
 // clarify adds to a refusal of the gateway what only the command line knows: which thing does not

@@ -74,6 +74,9 @@ func Arguments(use string) cobra.PositionalArgs {
 	words := strings.Fields(use)
 	repeats := len(words) > 0 && strings.Contains(words[len(words)-1], "…")
 	return func(cmd *cobra.Command, args []string) error {
+		if i := slices.Index(args, ""); i >= 0 && len(words) > 0 {
+			return fmt.Errorf("%s is empty: usage: %s", strings.Trim(words[min(i, len(words)-1)], "[]…"), cmd.UseLine())
+		}
 		if len(args) < len(words) && !strings.HasPrefix(words[len(args)], "[") {
 			return fmt.Errorf("%s is missing: usage: %s", strings.TrimSuffix(words[len(args)], "…"), cmd.UseLine())
 		}
@@ -171,9 +174,20 @@ func checkFlags(cmd *cobra.Command) (err error) {
 			err = missing(cmd, f)
 			return
 		}
+		if f.Changed && f.Value.String() == "" && mayNotBeEmpty(f) {
+			err = fmt.Errorf("--%s is empty: give a value, or leave it out", f.Name)
+			return
+		}
 		err = checkGroups(cmd, f.Annotations)
 	})
 	return err
+}
+
+// mayNotBeEmpty reports whether an empty value of a flag is a mistake, such as a variable of a shell
+// that is not set. Only free text may be empty.
+func mayNotBeEmpty(f *pflag.Flag) bool {
+	p, ok := f.Value.(*Parameter)
+	return !ok || p.Kind != "TEXT"
 }
 
 // missing says which flag is missing, and what it can be.

@@ -38,6 +38,9 @@ import (
 // format is the version of the archive's format.
 const format = 1
 
+// Magic begins every backup: it is an age file.
+const Magic = "age-encryption.org/v1\n"
+
 const (
 	manifestName  = "manifest.json"
 	signatureName = "manifest.sig"
