@@ -141,6 +141,7 @@ var operations = byName(
 	op("DestroyTokenObject", destroyTokenObject),
 
 	op("GetAuditHead", getAuditHead),
+	op("SignStatement", signStatement),
 
 	op("CreateBackup", createBackup),
 )

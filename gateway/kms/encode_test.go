@@ -59,6 +59,7 @@ func responses() []kms.Response {
 		new(kms.ListTagResourcesResponse),
 		new(kms.ListTokenObjectsResponse),
 		new(kms.ListUsersResponse),
+		new(kms.SignStatementResponse),
 		new(kms.SimulatePolicyResponse),
 		new(kms.TestKeyVersionResponse),
 	}
