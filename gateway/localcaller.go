@@ -18,7 +18,7 @@ type localCaller struct {
 // principal returns the principal of the request, and fills in the audit line's part of it.
 func (l localCaller) principal(c *call) (*identity.Principal, error) {
 	root := c.server.callers.Root(l.uid)
-	c.entry.Principal, c.entry.LoginUid = root.Name, l.loginUid
+	c.entry.Principal, c.entry.LoginUid, c.entry.AsAdministrator = root.Name, l.loginUid, l.request.AsAdministrator
 	userName := l.request.OnBehalfOf
 	switch {
 	case userName != "" && l.request.AsAdministrator:
@@ -41,11 +41,16 @@ const signAction = "AsymmetricSign"
 var errNobodySigns = kms.ErrNoPermission.Because(
 	"A local signature needs a user, whose policies apply: set OnBehalfOf, or AsAdministrator to sign without policies.")
 
-// lookup returns the call's operation. The local doors offer every operation; on behalf of a
-// user, they offer those that the user could ask for.
+// lookup returns the call's operation. The local doors offer every operation without a quota; on
+// behalf of a user, they offer those that the user could ask for, and charge the user's quotas
+// as a dedicated listener does.
 func (l localCaller) lookup(c *call) (operation, error) {
 	if c.action == "" {
 		return operation{}, kms.MissingParameter("Action")
 	}
-	return lookup(c.action, func(o operation) bool { return c.principal.OnBehalfOf == "" || o.Door != kms.Admin })
+	o, err := lookup(c.action, func(o operation) bool { return c.principal.OnBehalfOf == "" || o.Door != kms.Admin })
+	if err == nil && c.principal.OnBehalfOf != "" {
+		o.charges = new(Listener).charges(o.Operation)
+	}
+	return o, err
 }

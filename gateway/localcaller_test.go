@@ -48,8 +48,9 @@ func TestLocalSigning(t *testing.T) {
 			}
 			entries := b.auditLines()
 			e := entries[len(entries)-1]
-			want := audit.Entry{Principal: "local:" + strconv.Itoa(os.Getuid()), LoginUid: front.LoginUid(os.Getpid()), OnBehalfOf: c.onBehalfOf}
-			if e.Door != string(door) || e.Principal != want.Principal || e.OnBehalfOf != want.OnBehalfOf || e.LoginUid != want.LoginUid {
+			want := audit.Entry{Principal: "local:" + strconv.Itoa(os.Getuid()), LoginUid: front.LoginUid(os.Getpid()), OnBehalfOf: c.onBehalfOf, AsAdministrator: c.request.AsAdministrator}
+			if e.Door != string(door) || e.Principal != want.Principal || e.OnBehalfOf != want.OnBehalfOf || e.LoginUid != want.LoginUid ||
+				e.AsAdministrator != want.AsAdministrator {
 				t.Errorf("%s at the %s door: got the audit line %+v, want %+v", name, door, e, want)
 			}
 		}
@@ -73,5 +74,23 @@ func TestSigningUser(t *testing.T) {
 	b.local("DeleteUser", nil, "UserName", "signer", "Force", "true")
 	if err := b.server.Do(t.Context(), sign, nil); !errors.Is(err, kms.ErrUserNotFound) {
 		t.Errorf("after the user was deleted: got %v, want %v", err, kms.ErrUserNotFound)
+	}
+}
+
+// TestLocalQuota: the quotas of a user apply at the local doors as well.
+func TestLocalQuota(t *testing.T) {
+	b := newBench(t)
+	b.newUser("signer", document(allow("kms:AsymmetricSign", "*")))
+	b.local("SetUserQuota", nil, "UserName", "signer", "QuotaName", "dedicated", "QueriesPerSecond", "1")
+	sign := kms.AdminRequest{Action: "AsymmetricSign", Parameters: params(b.signParams()...), OnBehalfOf: "signer"}
+	var err error
+	for range 3 { // the clock stands still, and a bucket holds a few
+		err = errors.Join(err, b.server.Do(t.Context(), sign, nil))
+	}
+	if !errors.Is(err, kms.ErrThrottling) {
+		t.Errorf("three signatures at once with 1 a second: got %v, want %v", err, kms.ErrThrottling)
+	}
+	for range 3 {
+		b.local("AsymmetricSign", nil, b.signParams()...) // as administrator
 	}
 }

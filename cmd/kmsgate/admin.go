@@ -7,4 +7,5 @@ type (
 	admin    struct{ *cli.App } // keys, and who may use them
 	auditor  struct{ *cli.App } // the audit log
 	operator struct{ *cli.App } // instances and tokens
+	releaser struct{ *cli.App } // signatures of files
 )

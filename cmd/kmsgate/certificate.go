@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -43,7 +45,7 @@ func (u *keyUse) find(a *cli.App, cmd *cobra.Command, f func(c signer.Client, k 
 	return f(c, k)
 }
 
-func (a *admin) publicKeyCommand() *cobra.Command {
+func (a *releaser) publicKeyCommand() *cobra.Command {
 	var u keyUse
 	format := &cli.Parameter{Flag: "format", Kind: "FORMAT", Values: []string{"pem"}, Choices: signer.Formats, Usage: "how the key is written"}
 	cmd := &cobra.Command{
@@ -81,7 +83,10 @@ OpenSSH's authorized_keys, or as an Ethereum address (EC_P256K).`,
 	return cmd
 }
 
-func (a *admin) csrCommand() *cobra.Command {
+// maxDays is how long a self-signed certificate can be valid: a hundred years.
+const maxDays = 36500
+
+func (a *releaser) csrCommand() *cobra.Command {
 	var u keyUse
 	var r signer.Request
 	var selfSigned bool
@@ -95,7 +100,10 @@ certificate. The signature needs a user or --as-administrator, as kmsgate sign d
   kmsgate csr --config kmsgate.yaml --user release --key alias/web --subject CN=web --name web.example --name 192.0.2.7 --self-signed --days 90`,
 		Args: cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, usage := range r.Usages {
+			for i, usage := range r.Usages {
+				if slices.Contains(r.Usages[:i], usage) {
+					return cli.Usagef("--usage %q is given twice: give it once", usage)
+				}
 				if signer.Usages[usage] == nil {
 					return cli.Usagef("--usage %q: must be one of %s", usage, strings.Join(slices.Sorted(maps.Keys(signer.Usages)), ", "))
 				}
@@ -103,19 +111,20 @@ certificate. The signature needs a user or --as-administrator, as kmsgate sign d
 			if _, err := signer.ParseSubject(r.Subject); err != nil {
 				return cli.UsageError(err)
 			}
-			if days < 1 {
-				return cli.Usagef("--days %d: must be 1 or more", days)
+			if days < 1 || days > maxDays {
+				return cli.Usagef("--days %d: must be 1 to %d", days, maxDays)
 			}
 			return u.find(a.App, cmd, func(c signer.Client, k signer.Key) error {
 				s, err := c.CryptoSigner(cmd.Context(), k)
 				if err != nil {
 					return err
 				}
-				make := func() ([]byte, error) { return r.CSR(s, k) }
+				var text []byte
 				if selfSigned {
-					make = func() ([]byte, error) { return r.SelfSigned(s, k, time.Now(), days) }
+					text, err = r.SelfSigned(s, k, time.Now(), days)
+				} else {
+					text, err = r.CSR(s, k)
 				}
-				text, err := make()
 				if err != nil {
 					return advise(err)
 				}
@@ -137,7 +146,7 @@ certificate. The signature needs a user or --as-administrator, as kmsgate sign d
 	return cmd
 }
 
-func (a *admin) cmsCommand() *cobra.Command {
+func (a *releaser) cmsCommand() *cobra.Command {
 	var u keyUse
 	var certificateFile, out string
 	cmd := &cobra.Command{
@@ -157,17 +166,15 @@ administrator, as kmsgate sign does.`,
 			if err != nil {
 				return cli.Usagef("reading %q: %w", certificateFile, err)
 			}
+			if err := checkNewFile(out); err != nil {
+				return err
+			}
 			return u.find(a.App, cmd, func(c signer.Client, k signer.Key) error {
 				s, err := c.CryptoSigner(cmd.Context(), k)
 				if err != nil {
 					return err
 				}
-				file, err := os.Open(args[0])
-				if err != nil {
-					return cli.UsageError(err)
-				}
-				defer file.Close()
-				signature, err := signer.CMS(s, k, certificates, cli.Progress(cmd.ErrOrStderr(), "hashing "+args[0], file))
+				signature, err := hashFile(cmd, args[0], func(r io.Reader) ([]byte, error) { return signer.CMS(s, k, certificates, r) })
 				if err != nil {
 					return advise(err)
 				}
@@ -182,11 +189,25 @@ administrator, as kmsgate sign does.`,
 	return cmd
 }
 
+// checkNewFile refuses, before anything is signed, a file that exists or cannot be created.
+func checkNewFile(path string) error {
+	if path == "" {
+		return nil
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return cli.Usagef("%q exists and is not overwritten: give another name", path)
+	}
+	return cli.UsageError(isDirectory(filepath.Dir(path)))
+}
+
 // writeCMS writes a signature to a new file, or to the standard output.
-func (a *admin) writeCMS(cmd *cobra.Command, out string, signature []byte) error {
-	if out == "" {
+func (a *releaser) writeCMS(cmd *cobra.Command, out string, signature []byte) error {
+	if out == "" && a.Output.Value() == cli.OutputTable {
 		_, err := cmd.OutOrStdout().Write(signature)
 		return err
+	}
+	if out == "" {
+		return a.Print(cmd, cli.View{Value: struct{ Signature []byte }{signature}})
 	}
 	file, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {

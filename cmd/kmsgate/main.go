@@ -47,6 +47,7 @@ func run() int {
 const (
 	startGroup   = "start"
 	keyGroup     = "keys"
+	signGroup    = "sign"
 	accessGroup  = "access"
 	operateGroup = "operate"
 )
@@ -64,14 +65,16 @@ Start here:
 	root.SilenceUsage, root.SilenceErrors = true, true // the caller prints errors
 	app := &cli.App{Dialer: d, Output: cli.OutputFlag()}
 	app.Output.AddTo(root)
-	admin, auditor, operator := &admin{app}, &auditor{app}, &operator{app}
+	admin, auditor, operator, releaser := &admin{app}, &auditor{app}, &operator{app}, &releaser{app}
 	for _, g := range []struct {
 		id, title string
 		commands  []*cobra.Command
 	}{
 		{startGroup, "Run a gateway:", []*cobra.Command{
 			operator.devCommand(), operator.configCommand(), operator.initCommand(), serveCommand()}},
-		{keyGroup, "Keys:", []*cobra.Command{admin.signCommand(), admin.verifySignatureCommand(), admin.publicKeyCommand(), admin.csrCommand(), admin.cmsCommand(), admin.keyCommand(), admin.aliasCommand()}},
+		{keyGroup, "Keys:", []*cobra.Command{admin.keyCommand(), admin.aliasCommand()}},
+		{signGroup, "Sign files:", []*cobra.Command{
+			releaser.signCommand(), releaser.verifySignatureCommand(), releaser.batchCommand(), releaser.publicKeyCommand(), releaser.csrCommand(), releaser.cmsCommand()}},
 		{accessGroup, "Who may do what:", []*cobra.Command{
 			admin.userCommand(), admin.accessKeyCommand(), admin.policyCommand(), admin.aapCommand(), admin.clientKeyCommand(), admin.quotaCommand()}},
 		{operateGroup, "Operate and audit:", []*cobra.Command{

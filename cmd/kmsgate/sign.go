@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -63,14 +62,26 @@ func (f *signFlags) form() signer.Encoding {
 }
 
 // check refuses a command line with both files and a digest, or with neither.
-func (f *signFlags) check(args []string) error {
+func (f *signFlags) check(cmd *cobra.Command, args []string) error {
 	switch {
 	case len(args) == 0 && f.digest == "":
 		return cli.Usagef("FILE is missing: give files, or --digest")
 	case len(args) > 0 && f.digest != "":
 		return cli.Usagef("--digest and FILE exclude each other: give one of them")
+	case f.suffix != "" && (f.digest != "" || slices.Contains(args, "-")):
+		return cli.Usagef("--suffix is for files: --digest and - have no name")
+	case cmd.Flag("sm2-id").Changed && f.digest != "":
+		return cli.Usagef("--sm2-id and --digest exclude each other: the digest contains the id")
 	}
 	return nil
+}
+
+// checkKey refuses flags that have no meaning for a key.
+func (f *signFlags) checkKey(cmd *cobra.Command, k signer.Key) error {
+	if cmd.Flag("sm2-id").Changed && k.Spec() != hsm.EC_SM2 {
+		return cli.Usagef("--sm2-id is for SM2, and this key is %s", k.Spec())
+	}
+	return cli.UsageError(f.form().Check(k))
 }
 
 // subjects returns what to sign or verify: each has a name and a digest.
@@ -83,7 +94,7 @@ func (f *signFlags) subjects(cmd *cobra.Command, k signer.Key, args []string, ea
 		return each("", digest)
 	}
 	for _, name := range args {
-		digest, err := f.hash(cmd, k, name)
+		digest, err := hashFile(cmd, name, func(r io.Reader) ([]byte, error) { return k.Digest(r, f.sm2ID) })
 		if err != nil {
 			return err
 		}
@@ -94,25 +105,41 @@ func (f *signFlags) subjects(cmd *cobra.Command, k signer.Key, args []string, ea
 	return nil
 }
 
-func (f *signFlags) hash(cmd *cobra.Command, k signer.Key, name string) ([]byte, error) {
-	if name == "-" {
-		return k.Digest(cmd.InOrStdin(), f.sm2ID)
+// hashFile returns the digest of a file, or of the standard input for "-". A signal ends it, even
+// while the file waits for a writer.
+func hashFile(cmd *cobra.Command, name string, digest func(r io.Reader) ([]byte, error)) ([]byte, error) {
+	type result struct {
+		digest []byte
+		err    error
 	}
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, cli.UsageError(err)
+	done := make(chan result, 1)
+	go func() {
+		if name == "-" {
+			sum, err := digest(cmd.InOrStdin())
+			done <- result{sum, err}
+			return
+		}
+		file, err := os.Open(name)
+		if err != nil {
+			done <- result{nil, cli.UsageError(err)}
+			return
+		}
+		defer file.Close()
+		sum, err := digest(cli.Progress(cmd.ErrOrStderr(), "hashing "+name, file))
+		done <- result{sum, err}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return nil, fmt.Errorf("hashing %q: %w", name, r.err)
+		}
+		return r.digest, nil
+	case <-cmd.Context().Done():
+		return nil, fmt.Errorf("hashing %q: %w", name, cmd.Context().Err())
 	}
-	defer file.Close()
-	stop := context.AfterFunc(cmd.Context(), func() { file.Close() }) // a signal ends the reading
-	defer stop()
-	digest, err := k.Digest(cli.Progress(cmd.ErrOrStderr(), "hashing "+name, file), f.sm2ID)
-	if err != nil {
-		return nil, fmt.Errorf("hashing %q: %w", name, errors.Join(cmd.Context().Err(), err))
-	}
-	return digest, nil
 }
 
-func (a *admin) signCommand() *cobra.Command {
+func (a *releaser) signCommand() *cobra.Command {
 	var f signFlags
 	var t signTarget
 	var yes bool
@@ -127,7 +154,8 @@ signature is under the policies of a user: --user NAME, or admin.signing_user in
 configuration. --as-administrator signs under no policy of a user. The audit log has the
 person who signed, and the user.
 
-The signature is printed. With --suffix .sig it is written to FILE.sig.`,
+The signature is printed; several are printed with the names of their files. With --suffix
+.sig each is written to FILE.sig. --encoding raw writes the bytes that the API has.`,
 		Example: `  kmsgate sign --config kmsgate.yaml --user release --key alias/release app.tar.gz --suffix .sig
   kmsgate sign --endpoint kms.example:443 --ca-file ca.pem --key alias/release app.tar.gz -o json`,
 		Args: cli.Arguments("[FILE…]"),
@@ -148,9 +176,13 @@ type signed struct {
 	SignatureFile              string `json:",omitempty"`
 }
 
-func (a *admin) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []string, yes bool) (err error) {
-	if err := f.check(args); err != nil {
+func (a *releaser) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []string, yes bool) (err error) {
+	if err := f.check(cmd, args); err != nil {
 		return err
+	}
+	binary := f.encoding.Value() == "raw" || f.encoding.Value() == "der"
+	if binary && len(args) > 1 && f.suffix == "" && a.Output.Value() == cli.OutputTable {
+		return cli.Usagef("several signatures in --encoding %s cannot be told apart: give --suffix or -o json", f.encoding.Value())
 	}
 	if f.suffix != "" && !yes {
 		if err := confirmReplace(cmd, args, f.suffix); err != nil {
@@ -166,6 +198,9 @@ func (a *admin) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []str
 	if err != nil {
 		return err
 	}
+	if err := f.checkKey(cmd, k); err != nil {
+		return err
+	}
 	var all []signed
 	var text strings.Builder
 	err = f.subjects(cmd, k, args, func(name string, digest []byte) error {
@@ -179,7 +214,7 @@ func (a *admin) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []str
 		}
 		s := signed{File: name, KeyId: k.KeyId, KeyVersionId: k.KeyVersionId, KeySpec: string(k.Spec()), Algorithm: string(k.Algorithm),
 			Digest: hex.EncodeToString(digest), Signature: strings.TrimSpace(string(encoded))}
-		if f.encoding.Value() == "raw" {
+		if binary {
 			s.Signature = base64.StdEncoding.EncodeToString(encoded)
 		}
 		if f.suffix != "" {
@@ -189,6 +224,8 @@ func (a *admin) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []str
 				return fmt.Errorf("writing the signature of %q: %w", name, err)
 			}
 			fmt.Fprintf(&text, "%s: signed with key version %s, %s\n", printable.Text(s.SignatureFile), k.KeyVersionId, k.Algorithm)
+		} else if len(args) > 1 {
+			fmt.Fprintf(&text, "%s  %s\n", strings.TrimSpace(string(encoded)), printable.Text(name))
 		} else {
 			text.Write(encoded)
 		}

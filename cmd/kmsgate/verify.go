@@ -13,7 +13,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 )
 
-func (a *admin) verifySignatureCommand() *cobra.Command {
+func (a *releaser) verifySignatureCommand() *cobra.Command {
 	var f signFlags
 	var t signTarget
 	var signatureFile string
@@ -49,8 +49,8 @@ type verified struct {
 // errNotValid means that a signature is not valid.
 var errNotValid = errors.New("a signature is not valid")
 
-func (a *admin) verifySignatures(cmd *cobra.Command, f *signFlags, t *signTarget, args []string, signatureFile string) (err error) {
-	if err := f.check(args); err != nil {
+func (a *releaser) verifySignatures(cmd *cobra.Command, f *signFlags, t *signTarget, args []string, signatureFile string) (err error) {
+	if err := f.check(cmd, args); err != nil {
 		return err
 	}
 	if len(args) > 1 && signatureFile != "" {
@@ -63,6 +63,9 @@ func (a *admin) verifySignatures(cmd *cobra.Command, f *signFlags, t *signTarget
 	defer func() { err = errors.Join(err, c.Caller.Close()) }()
 	k, err := c.Find(cmd.Context(), f.key.Value(), f.version.Value(), f.algorithm.Value())
 	if err != nil {
+		return err
+	}
+	if err := f.checkKey(cmd, k); err != nil {
 		return err
 	}
 	var all []verified

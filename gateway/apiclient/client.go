@@ -34,6 +34,9 @@ type Config struct {
 	AccessKeySecret secret.Text
 }
 
+// errEndpoint does not show the endpoint: it may have a password in it.
+var errEndpoint = errors.New("the endpoint is not HOST, HOST:PORT or https://HOST:PORT")
+
 // callTime limits how long one operation may take. Making an RSA_4096 key takes seconds.
 const callTime = 30 * time.Second
 
@@ -56,7 +59,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
-		return nil, fmt.Errorf("the endpoint %q is not HOST, HOST:PORT or https://HOST:PORT", cfg.Endpoint)
+		return nil, errEndpoint
 	}
 	if cfg.AccessKeyId == "" || cfg.AccessKeySecret == "" {
 		return nil, errors.New("an AccessKeyId and an AccessKeySecret are required")
@@ -100,7 +103,10 @@ func (c *Client) Do(ctx context.Context, request kms.AdminRequest, resp any) err
 		if resp == nil {
 			return nil
 		}
-		return body.Decode(resp)
+		if err := body.Decode(resp); err != nil {
+			return fmt.Errorf("calling %s: the endpoint answered with no JSON of the API, or more than %d MiB: is it a KMS endpoint? (%w)", action, maxAnswer>>20, err)
+		}
+		return nil
 	}
 	var refusal kms.ErrorBody
 	if err := body.Decode(&refusal); err != nil || refusal.Code == "" {

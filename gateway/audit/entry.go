@@ -24,6 +24,7 @@ type Entry struct {
 	Principal           string        `json:",omitempty"` // verified; empty if the verification failed
 	LoginUid            string        `json:",omitempty"` // at the local doors: the uid that the person logged in with, before sudo
 	OnBehalfOf          string        `json:",omitempty"` // at the local doors: the user whose policies were asked
+	AsAdministrator     bool          `json:",omitempty"` // at the local doors: a signature under no policy of a user was asked for
 	Action              string        `json:",omitempty"`
 	Quota               string        `json:",omitempty"` // the quota that the request used
 	KeyId               string        `json:",omitempty"`

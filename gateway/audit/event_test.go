@@ -293,7 +293,7 @@ func TestEntryAsWritten(t *testing.T) {
 	if err := l.Append(audit.Entry{
 		Time: time.Date(2026, 11, 22, 4, 0, 0, 7, time.UTC), RequestId: "r", Door: "rpc",
 		Protocol: "ACS3-HMAC-SHA256", Source: "192.0.2.7",
-		AccessKeyId: "A", Principal: "alice", LoginUid: "1000", OnBehalfOf: "bob", Action: "AsymmetricVerify", Quota: "asymmetric",
+		AccessKeyId: "A", Principal: "alice", LoginUid: "1000", OnBehalfOf: "bob", AsAdministrator: true, Action: "AsymmetricVerify", Quota: "asymmetric",
 		KeyId: "k", KeyVersionId: "v", Subject: "s", Alias: "alias/a", KeySpec: "EC_P256",
 		Algorithm: "ECDSA_SHA_256", Digest: []byte{1, 2}, Valid: new(false), DryRun: true, Status: 403,
 		Code: "Forbidden.NoPermission", Reason: "<why>", DurationNanoseconds: 1500, Late: true,
@@ -303,7 +303,7 @@ func TestEntryAsWritten(t *testing.T) {
 	want := `{"Seq":1,"Prev":"` + strings.Repeat("0", 64) +
 		`","Time":"2026-11-22T04:00:00.000000007Z","RequestId":"r","Door":"rpc",` +
 		`"Protocol":"ACS3-HMAC-SHA256","Source":"192.0.2.7","AccessKeyId":"A","Principal":"alice",` +
-		`"LoginUid":"1000","OnBehalfOf":"bob","Action":"AsymmetricVerify","Quota":"asymmetric","KeyId":"k","KeyVersionId":"v","Subject":"s",` +
+		`"LoginUid":"1000","OnBehalfOf":"bob","AsAdministrator":true,"Action":"AsymmetricVerify","Quota":"asymmetric","KeyId":"k","KeyVersionId":"v","Subject":"s",` +
 		`"Alias":"alias/a","KeySpec":"EC_P256","Algorithm":"ECDSA_SHA_256","Digest":"AQI=","Valid":false,` +
 		`"DryRun":true,"Status":403,"Code":"Forbidden.NoPermission","Reason":"\u003cwhy\u003e",` +
 		`"DurationNanoseconds":1500,"Late":true}` + "\n"

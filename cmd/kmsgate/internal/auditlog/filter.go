@@ -24,7 +24,10 @@ func Fields() []Field {
 		return func(l audit.Line) []string { return []string{f(entryOf(l))} }
 	}
 	return []Field{
-		{"user", "NAME", "of this user's requests", false, value(func(e audit.Entry) string { return e.Principal })},
+		{"user", "NAME", "of this user's requests, or on behalf of the user", false,
+			func(l audit.Line) []string { return []string{entryOf(l).Principal, entryOf(l).OnBehalfOf} }},
+		{"login", "UID", "of local people who logged in with this uid", false,
+			value(func(e audit.Entry) string { return e.LoginUid })},
 		{"action", "ACTION", "of this operation, such as AsymmetricSign", true,
 			value(func(e audit.Entry) string { return e.Action })},
 		{"key", "ID", "about the key with this KeyId or KeyVersionId", false,

@@ -93,13 +93,25 @@ type lineColumn struct {
 func lineColumns() []lineColumn {
 	return []lineColumn{
 		{"Time", 20, 0, func(l audit.Line) string { return l.Time().UTC().Format(time.RFC3339) }},
-		{"User", 14, 12, func(l audit.Line) string { return entryOf(l).Principal }},
+		{"User", 14, 12, person},
 		{"Action", 20, 14, subject},
 		{"Object", 36, 12, func(l audit.Line) string { return cmp.Or(entryOf(l).Alias, entryOf(l).KeyId, entryOf(l).Subject) }},
 		{"Code", 22, 14, outcome},
 		{"Source", 15, 0, sourceOf},
 		{"RequestId", 36, 0, func(l audit.Line) string { return entryOf(l).RequestId }},
 	}
+}
+
+// person returns the principal of a line, with the user on whose behalf it asked.
+func person(l audit.Line) string {
+	e := entryOf(l)
+	switch {
+	case e.OnBehalfOf != "":
+		return e.Principal + " for " + e.OnBehalfOf
+	case e.AsAdministrator:
+		return e.Principal + " as admin"
+	}
+	return e.Principal
 }
 
 // columnGap is the number of spaces between columns.

@@ -26,22 +26,23 @@ type progress struct {
 	size  int64 // 0 if it is not known
 	read  int64
 	shown time.Time
+	shows bool // a line on the terminal has no end yet
 }
 
 func (p *progress) Read(b []byte) (int, error) {
 	n, err := p.file.Read(b)
 	p.read += int64(n)
-	if time.Since(p.shown) < time.Second {
+	if err != nil && p.shows {
+		fmt.Fprintln(p.w)
+	}
+	if err != nil || time.Since(p.shown) < time.Second {
 		return n, err
 	}
-	p.shown = time.Now()
+	p.shown, p.shows = time.Now(), true
 	if p.size > 0 {
 		fmt.Fprintf(p.w, "\r%s: %d of %d MB", p.title, p.read>>20, p.size>>20)
 	} else {
 		fmt.Fprintf(p.w, "\r%s: %d MB", p.title, p.read>>20)
-	}
-	if err != nil {
-		fmt.Fprintln(p.w)
 	}
 	return n, err
 }

@@ -3,6 +3,7 @@ package signer
 import (
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
@@ -11,6 +12,8 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,25 +42,29 @@ var attributeTypes = map[string]asn1.ObjectIdentifier{
 	"CN": {2, 5, 4, 3}, "SERIALNUMBER": {2, 5, 4, 5}, "C": {2, 5, 4, 6}, "L": {2, 5, 4, 7}, "ST": {2, 5, 4, 8}, "O": {2, 5, 4, 10}, "OU": {2, 5, 4, 11},
 }
 
-// ParseSubject parses a name such as "CN=Release,O=Example,C=CN". A backslash before a comma makes
-// it part of a value.
+// ParseSubject parses a name as RFC 4514 writes it, such as "CN=Release,O=Example,C=CN": the last
+// part comes first in the certificate. A backslash before a comma makes it part of a value.
 func ParseSubject(text string) (name pkix.Name, err error) {
 	const comma = "\x00"
 	for part := range strings.SplitSeq(strings.ReplaceAll(text, `\,`, comma), ",") {
 		attribute, value, ok := strings.Cut(strings.TrimSpace(part), "=")
 		oid := attributeTypes[strings.ToUpper(strings.TrimSpace(attribute))]
 		value = strings.TrimSpace(strings.ReplaceAll(value, comma, ","))
-		if !ok || oid == nil || value == "" {
-			return name, fmt.Errorf("subject %q: %q is not one of CN, O, OU, L, ST, C and SERIALNUMBER with a value", text, part)
+		if !ok || oid == nil || value == "" || oid.Equal(attributeTypes["C"]) && len(value) != 2 {
+			return name, fmt.Errorf("subject %q: %q is not one of CN, O, OU, L, ST, C (two letters) and SERIALNUMBER with a value", text, part)
 		}
 		name.ExtraNames = append(name.ExtraNames, pkix.AttributeTypeAndValue{Type: oid, Value: value})
 	}
+	slices.Reverse(name.ExtraNames)
 	return name, nil
 }
 
 // algorithm returns the signature algorithm of a request with a key.
 func (r Request) algorithm(k Key) (smx509.SignatureAlgorithm, error) {
+	isRSA := strings.HasPrefix(string(k.Spec()), "RSA")
 	switch {
+	case r.PSS && !isRSA:
+		return 0, fmt.Errorf("a key of KeySpec %s does not sign with RSA_PSS_SHA_256", k.Spec())
 	case k.Spec() == hsm.EC_P256:
 		return smx509.ECDSAWithSHA256, nil
 	case k.Spec() == hsm.EC_SM2:
@@ -70,6 +77,11 @@ func (r Request) algorithm(k Key) (smx509.SignatureAlgorithm, error) {
 	return smx509.SHA256WithRSA, nil
 }
 
+var (
+	hostName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
+	address  = regexp.MustCompile(`^[^\s@:]+@[^\s@:]+$`)
+)
+
 // sort parts the names into their kinds.
 func (r Request) sort() (dns, emails []string, ips []net.IP, uris []*url.URL, err error) {
 	for _, name := range r.Names {
@@ -77,15 +89,14 @@ func (r Request) sort() (dns, emails []string, ips []net.IP, uris []*url.URL, er
 		switch {
 		case net.ParseIP(name) != nil:
 			ips = append(ips, net.ParseIP(name))
-		case strings.Contains(name, "://"):
-			if parseErr != nil {
-				return nil, nil, nil, nil, fmt.Errorf("name %q is not a URI: %w", name, parseErr)
-			}
+		case parseErr == nil && u.Scheme != "":
 			uris = append(uris, u)
-		case strings.Contains(name, "@"):
+		case address.MatchString(name):
 			emails = append(emails, name)
-		default:
+		case hostName.MatchString(name):
 			dns = append(dns, name)
+		default:
+			return nil, nil, nil, nil, fmt.Errorf("name %q is not a DNS name, an IP address, an e-mail address or a URI", name)
 		}
 	}
 	return dns, emails, ips, uris, nil
@@ -154,6 +165,8 @@ func (r Request) SelfSigned(s crypto.Signer, k Key, now time.Time, days int) ([]
 		return nil, err
 	}
 	template.SignatureAlgorithm = algorithm
+	keyId := sha256.Sum256(k.Public())
+	template.SubjectKeyId = keyId[:20] // RFC 7093, 2: 160 bits
 	if template.DNSNames, template.EmailAddresses, template.IPAddresses, template.URIs, err = r.sort(); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/sha256"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -59,6 +60,10 @@ func CMS(s crypto.Signer, k Key, certificates []*smx509.Certificate, r io.Reader
 	}
 	if err := signed.AddSignerChain(certificates[0], s, certificates[1:], pkcs7.SignerInfoConfig{}); err != nil {
 		return nil, fmt.Errorf("making the CMS signature: %w", err)
+	}
+	if k.Spec() == hsm.EC_P256 {
+		// RFC 5754, 3.3: the parameters are absent.
+		signed.GetSignedData().SignerInfos[0].DigestEncryptionAlgorithm.Parameters = asn1.RawValue{}
 	}
 	signed.Detach()
 	return signed.Finish()

@@ -43,9 +43,15 @@ func (s *cryptoSigner) Public() crypto.PublicKey { return s.public }
 // Sign signs a digest. For SM2 under a signer option it is a message, as gmsm has it.
 func (s *cryptoSigner) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	k := s.key
-	switch o := opts.(type) {
-	case *sm2.SM2SignerOption:
+	if s.key.Spec() == hsm.EC_SM2 {
+		if opts != sm2.DefaultSM2SignerOpts {
+			return nil, errOptions
+		}
 		return s.SignMessage(nil, digest, opts)
+	}
+	switch o := opts.(type) {
+	case nil:
+		return nil, errOptions
 	case *rsa.PSSOptions:
 		if o.SaltLength != rsa.PSSSaltLengthEqualsHash && o.SaltLength != hsm.DigestSize || o.Hash != crypto.SHA256 {
 			return nil, errOptions
@@ -69,6 +75,9 @@ func (s *cryptoSigner) SignMessage(_ io.Reader, message []byte, opts crypto.Sign
 		return nil, err
 	}
 	if s.key.Spec() == hsm.EC_SM2 {
+		if opts != sm2.DefaultSM2SignerOpts {
+			return nil, errOptions
+		}
 		return s.client.Sign(s.ctx, s.key, digest)
 	}
 	return s.Sign(nil, digest, opts)

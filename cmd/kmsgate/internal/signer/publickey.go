@@ -79,7 +79,6 @@ func (k Key) jwk() ([]byte, error) {
 		}
 		n, e := public.N.Bytes(), big.NewInt(int64(public.E)).Bytes()
 		key["kty"], key["n"], key["e"] = "RSA", b64(n), b64(e)
-		key["alg"] = map[hsm.Algorithm]string{hsm.RSA_PSS_SHA_256: "PS256", hsm.RSA_PKCS1_SHA_256: "RS256"}[k.Algorithm]
 	}
 	text, err := json.MarshalIndent(key, "", "  ")
 	return append(text, '\n'), err

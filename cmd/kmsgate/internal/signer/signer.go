@@ -5,10 +5,13 @@ package signer
 import (
 	"context"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
@@ -26,6 +29,7 @@ type Client struct {
 
 // A Key is one version of a key, with the algorithm to use.
 type Key struct {
+	Name         string // as it was given: a KeyId, an alias or an ARN
 	KeyId        string
 	KeyVersionId string
 	Algorithm    hsm.Algorithm
@@ -48,7 +52,11 @@ func (c Client) Find(ctx context.Context, name, version, algorithm string) (Key,
 		if len(versions) == 0 {
 			return Key{}, fmt.Errorf("key %q has no version", name)
 		}
-		version = versions[len(versions)-1].KeyVersionId
+		newest := slices.MaxFunc(versions, func(a, b kms.KeyVersionItem) int { return strings.Compare(a.CreationDate, b.CreationDate) })
+		if last := versions[len(versions)-1]; last.CreationDate == newest.CreationDate {
+			newest = last // the gateway lists the oldest first
+		}
+		version = newest.KeyVersionId
 	}
 	var public kms.GetPublicKeyResponse
 	if err := c.Caller.Call(ctx, "GetPublicKey", map[string]string{"KeyId": name, "KeyVersionId": version}, &public); err != nil {
@@ -58,7 +66,7 @@ func (c Client) Find(ctx context.Context, name, version, algorithm string) (Key,
 	if block == nil {
 		return Key{}, fmt.Errorf("the public key of version %s is not in PEM", version)
 	}
-	k := Key{KeyId: public.KeyId, KeyVersionId: public.KeyVersionId, Algorithm: hsm.Algorithm(algorithm)}
+	k := Key{Name: name, KeyId: public.KeyId, KeyVersionId: public.KeyVersionId, Algorithm: hsm.Algorithm(algorithm)}
 	return k, k.setPublic(block.Bytes)
 }
 
@@ -133,6 +141,24 @@ func (c Client) Verify(ctx context.Context, k Key, digest, signature []byte) (bo
 }
 
 func (k Key) parameters(digest []byte) map[string]string {
-	return map[string]string{"KeyId": k.KeyId, "KeyVersionId": k.KeyVersionId, "Algorithm": string(k.Algorithm),
+	return map[string]string{"KeyId": k.Name, "KeyVersionId": k.KeyVersionId, "Algorithm": string(k.Algorithm),
 		"Digest": base64.StdEncoding.EncodeToString(digest)}
+}
+
+// CheckSignature verifies a signature, as Client.Sign returns it, without a gateway: with a public
+// key (SubjectPublicKeyInfo, DER), an algorithm and a digest in hexadecimal.
+func CheckSignature(public []byte, algorithm, digest string, signature []byte) error {
+	k := Key{Algorithm: hsm.Algorithm(algorithm)}
+	if err := k.setPublic(public); err != nil {
+		return err
+	}
+	hash, err := hex.DecodeString(digest)
+	if err != nil {
+		return fmt.Errorf("the digest is not hexadecimal: %w", err)
+	}
+	valid, err := hsm.Verify(k.key, k.Algorithm, hash, signature)
+	if err == nil && !valid {
+		err = errors.New("the signature is not valid")
+	}
+	return err
 }

@@ -122,6 +122,7 @@ func (t Target) DialRunning() (Caller, error) {
 const (
 	accessKeyIdVariable     = "ALIBABA_CLOUD_ACCESS_KEY_ID"
 	accessKeySecretVariable = "ALIBABA_CLOUD_ACCESS_KEY_SECRET"
+	securityTokenVariable   = "ALIBABA_CLOUD_SECURITY_TOKEN"
 )
 
 // dialEndpoint returns a caller of the endpoint. It connects only when it calls an operation.
@@ -129,6 +130,9 @@ func (t Target) dialEndpoint() (Caller, error) {
 	c := apiclient.Config{Endpoint: t.Endpoint, AccessKeyId: os.Getenv(accessKeyIdVariable), AccessKeySecret: secret.Text(os.Getenv(accessKeySecretVariable))}
 	if c.AccessKeyId == "" || c.AccessKeySecret == "" {
 		return nil, fmt.Errorf("no access key for %s: set %s and %s in the environment", t.Endpoint, accessKeyIdVariable, accessKeySecretVariable)
+	}
+	if os.Getenv(securityTokenVariable) != "" {
+		return nil, fmt.Errorf("temporary credentials are not supported: unset %s, and set an access key of a user", securityTokenVariable)
 	}
 	if t.CAFile != "" {
 		text, err := os.ReadFile(t.CAFile)
@@ -175,7 +179,7 @@ func dialConfig(ctx context.Context, path string, log io.Writer) (Caller, error)
 	}
 	a, err := appliance.Open(ctx, c, appliance.Options{Archiver: backup.NewArchiver, Logger: c.Log.Quiet(log)})
 	if errors.Is(err, appliance.ErrInUse) {
-		return nil, fmt.Errorf("%w at the admin socket %s, but the gateway is running: give its socket with --socket, or stop it", ErrUnreachable, c.Admin.Socket)
+		return nil, fmt.Errorf("%w at the admin socket %s, but another kmsgate process has the instance open: wait until it ends, or give the gateway's socket with --socket", ErrUnreachable, c.Admin.Socket)
 	}
 	if err != nil {
 		return nil, err

@@ -77,7 +77,7 @@ func createUser(t *testing.T, c target.Caller, name string) {
 func TestDial(t *testing.T) {
 	dir, a := initialized(t)
 	path := filepath.Join(dir, config.FileName)
-	if _, err := (target.Target{Dir: dir}).Dial(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "but the gateway is running") {
+	if _, err := (target.Target{Dir: dir}).Dial(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "another kmsgate process has the instance open") {
 		t.Errorf("one that is open elsewhere and has no socket: %v", err)
 	}
 	closeNow(t, a)
