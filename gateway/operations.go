@@ -141,7 +141,6 @@ var operations = byName(
 	op("DestroyTokenObject", destroyTokenObject),
 
 	op("GetAuditHead", getAuditHead),
-	op("SignStatement", signStatement),
 
 	op("CreateBackup", createBackup),
 )

@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/sha256"
-	"fmt"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
@@ -89,14 +87,4 @@ func getAuditHead(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.GetAudit
 	}
 	checkpoint, err := c.server.config.Audit.Checkpoint(ctx)
 	return &kms.GetAuditHeadResponse{Head: checkpoint.String()}, err
-}
-
-// signStatement signs a text with the audit key. The audit line has the text's hash as Subject.
-func signStatement(ctx context.Context, c *call, req *kms.SignStatementRequest) (*kms.SignStatementResponse, error) {
-	c.entry.Subject = fmt.Sprintf("statement with SHA-256 %x", sha256.Sum256([]byte(req.Statement)))
-	if err := c.confirm(); err != nil {
-		return nil, err
-	}
-	signature, err := c.server.config.Audit.SignStatement(ctx, []byte(req.Statement))
-	return &kms.SignStatementResponse{Signature: signature}, err
 }

@@ -105,9 +105,6 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/internal/signer": {"cmd/kmsgate/internal/target", "gateway/kms", "hsm",
 		"github.com/emmansun/gmsm", // certificate requests and CMS, for SM2 as well
 		"golang.org/x/crypto"},     // OpenSSH's keys and Keccak-256
-	// Signs what a list names, and proves it.
-	"cmd/kmsgate/internal/batch": {"cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
-		"gateway/audit", "gateway/kms", "hsm", "internal/durable"},
 	// Finds the problems of a gateway, its token and its records.
 	"cmd/kmsgate/internal/doctor": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/ca",
 		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/target", "gateway/kms", "hsm", "softhsm"},
@@ -123,7 +120,7 @@ var mayImport = map[string][]string{
 		"hsm", "hsm/token", // a failure has an exit status, a refused PIN a separate one
 		"golang.org/x/sys"}, // the width of a terminal
 	// Commands: flags, one call, and a table to print.
-	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/batch",
+	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup",
 		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/clientkey",
 		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/doctor",
 		"cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
@@ -137,8 +134,7 @@ var mayImport = map[string][]string{
 // linksC are the packages that need a C compiler. All others build without one.
 var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance",
 	"cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target",
-	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/signer",
-	"cmd/kmsgate/internal/batch"}
+	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/signer"}
 
 // A pkg is a package in the output of go list.
 type pkg struct {

@@ -59,7 +59,6 @@ func responses() []kms.Response {
 		new(kms.ListTagResourcesResponse),
 		new(kms.ListTokenObjectsResponse),
 		new(kms.ListUsersResponse),
-		new(kms.SignStatementResponse),
 		new(kms.SimulatePolicyResponse),
 		new(kms.TestKeyVersionResponse),
 	}

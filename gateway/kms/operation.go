@@ -320,8 +320,6 @@ var Operations = []Operation{
 	{Name: "GetAuditHead", Door: Admin, Quota: QuotaAdministration,
 		Request: reflect.TypeFor[NoRequest](), Response: reflect.TypeFor[GetAuditHeadResponse]()},
 
-	{Name: "SignStatement", Door: Admin, Quota: QuotaAdministration, Timeout: signTimeout,
-		Request: reflect.TypeFor[SignStatementRequest](), Response: reflect.TypeFor[SignStatementResponse]()},
 	{Name: "CreateBackup", Door: Admin, Quota: QuotaAdministration, Request: reflect.TypeFor[CreateBackupRequest]()},
 }
 

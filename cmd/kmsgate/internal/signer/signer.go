@@ -5,7 +5,6 @@ package signer
 import (
 	"context"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -143,22 +142,4 @@ func (c Client) Verify(ctx context.Context, k Key, digest, signature []byte) (bo
 func (k Key) parameters(digest []byte) map[string]string {
 	return map[string]string{"KeyId": k.Name, "KeyVersionId": k.KeyVersionId, "Algorithm": string(k.Algorithm),
 		"Digest": base64.StdEncoding.EncodeToString(digest)}
-}
-
-// CheckSignature verifies a signature, as Client.Sign returns it, without a gateway: with a public
-// key (SubjectPublicKeyInfo, DER), an algorithm and a digest in hexadecimal.
-func CheckSignature(public []byte, algorithm, digest string, signature []byte) error {
-	k := Key{Algorithm: hsm.Algorithm(algorithm)}
-	if err := k.setPublic(public); err != nil {
-		return err
-	}
-	hash, err := hex.DecodeString(digest)
-	if err != nil {
-		return fmt.Errorf("the digest is not hexadecimal: %w", err)
-	}
-	valid, err := hsm.Verify(k.key, k.Algorithm, hash, signature)
-	if err == nil && !valid {
-		err = errors.New("the signature is not valid")
-	}
-	return err
 }
