@@ -7,6 +7,7 @@ replace github.com/kmsgate/kmsgate => ../
 tool honnef.co/go/tools/cmd/staticcheck
 
 require (
+	github.com/ThalesGroup/crypto11 v1.6.1
 	github.com/alibabacloud-go/darabonba-openapi/v2 v2.0.9
 	github.com/alibabacloud-go/kms-20160120/v3 v3.2.3
 	github.com/alibabacloud-go/tea v1.2.2
@@ -22,7 +23,6 @@ require (
 
 require (
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect
-	github.com/ThalesGroup/crypto11 v1.6.1 // indirect
 	github.com/alibabacloud-go/alibabacloud-gateway-pop v0.0.6 // indirect
 	github.com/alibabacloud-go/alibabacloud-gateway-spi v0.0.4 // indirect
 	github.com/alibabacloud-go/darabonba-array v0.1.0 // indirect
