@@ -47,6 +47,15 @@ func (f *doctorFlags) run(cmd *cobra.Command) (err error) {
 	d := doctor.Doctor{Dial: func() (target.Caller, error) { return f.app.Dialer.Dial(cmd) }}
 	d.Config, d.ConfigError = f.app.Dialer.Configuration()
 	defer func() { err = errors.Join(err, d.Close()) }()
+	if d.Config == nil && d.ConfigError == nil {
+		running, err := f.app.Dialer.DialRunning(cmd)
+		if errors.Is(err, target.ErrNoTarget) {
+			return err
+		}
+		if err == nil {
+			d.Dial = func() (target.Caller, error) { return running, nil }
+		}
+	}
 	found := d.Examine(cmd.Context())
 	if plan := repairPlan(found); f.repair && plan != "" {
 		fmt.Fprint(cmd.ErrOrStderr(), plan)

@@ -17,6 +17,10 @@ var advice = []struct {
 	text   string
 }{
 	{"SetUserQuota", kms.ErrInvalidParameter, `"QuotaName"`, "kmsgate quota list shows the names of quotas"},
+	{"EnableKey", kms.ErrStateModifiedFailed, "PendingDeletion", "kmsgate key cancel-deletion keeps and enables it"},
+	{"DisableKey", kms.ErrStateModifiedFailed, "PendingDeletion", "kmsgate key cancel-deletion keeps and enables it"},
+	{"CreateKeyVersion", kms.ErrKeyDisabled, "", "kmsgate key enable lets it sign again"},
+	{"ScheduleKeyDeletion", kms.ErrStateModifiedFailed, "protected", "kmsgate key unprotect allows it"},
 }
 
 // advise adds what helps to a refusal.

@@ -120,6 +120,7 @@ func (dr *Doctor) Examine(ctx context.Context) *Diagnosis {
 	d.Findings = append(d.Findings, ca...) // if open fails, its error reports the CA's problems
 	dr.examineAccessPoints(ctx, d)
 	dr.examineClientKeys(ctx, d, time.Now())
+	dr.examineSigningUser(ctx, d)
 	if dr.examineToken(ctx, d) {
 		dr.examineRecords(ctx, d, empty)
 	}
