@@ -116,7 +116,7 @@ func TestOneProgramOneKey(t *testing.T) {
 	if err := os.WriteFile(file, []byte(deny), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	administer(t, g.Env, "key", "policy", "update", key, "--file", file)
+	administer(t, g.Env, "key", "policy", "update", key, "--file", file, "--yes")
 	_, _, _, err = c.sign(key, version, hsm.ECDSA_SHA_256, digest)
 	denied("a key whose policy denies the user", err)
 

@@ -152,7 +152,7 @@ var commandLines = []commandLine{
 	{"policy show p", map[string]string{"GetRamPolicy": `{"Policy":{"PolicyName":"p","PolicyType":"Custom","PolicyDocument":"{\"Version\":\"1\"}"}}`},
 		[]string{"GetRamPolicy PolicyName=p"}, "{\n  \"Version\": \"1\"\n}\n",
 		`{"PolicyName":"p","PolicyType":"Custom","Description":"","AttachmentCount":0,"CreateDate":"","UpdateDate":"","PolicyDocument":"{\"Version\":\"1\"}"}`},
-	{"policy update p --file -", nil,
+	{"policy update p --file - --yes", nil,
 		[]string{"UpdateRamPolicy PolicyDocument={} PolicyName=p"}, "Policy p was updated.\n", `{"RequestId":"r-1"}`},
 	{"policy delete p --yes", nil, []string{"DeleteRamPolicy PolicyName=p"}, "Policy p was deleted.\n", `{"RequestId":"r-1"}`},
 	{"policy attach p --user alice", nil,
@@ -217,7 +217,7 @@ var commandLines = []commandLine{
 		"KeyVersionId  v-1\nCreationDate  d\nKeyId         k-1\n", `{"KeyVersionId":"v-1","CreationDate":"d","KeyId":"k-1"}`},
 	{"key policy show k", map[string]string{"GetKeyPolicy": `{"Policy":"{\"Version\":\"1\"}"}`},
 		[]string{"GetKeyPolicy KeyId=k"}, "{\n  \"Version\": \"1\"\n}\n", `{"Policy":"{\"Version\":\"1\"}"}`},
-	{"key policy update k --file {FILE}", nil, []string{"SetKeyPolicy KeyId=k Policy=" + aDocument}, "The policy of key k was replaced.\n", `{"RequestId":"r-1"}`},
+	{"key policy update k --file {FILE} --yes", nil, []string{"SetKeyPolicy KeyId=k Policy=" + aDocument}, "The policy of key k was replaced.\n", `{"RequestId":"r-1"}`},
 	{"key tag k a=b c=d=e", nil,
 		[]string{`TagResource KeyId=k Tags=[{"TagKey":"a","TagValue":"b"},{"TagKey":"c","TagValue":"d=e"}]`}, "Key k is tagged.\n", `{"RequestId":"r-1"}`},
 	{"key untag k a c", nil, []string{`UntagResource KeyId=k TagKeys=["a","c"]`}, "The tags were removed from key k.\n", `{"RequestId":"r-1"}`},
@@ -559,6 +559,10 @@ func TestCreateWithAlias(t *testing.T) {
 
 // TestQuestions asks before what cannot be undone: without a yes, nothing is changed.
 func TestQuestions(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "document.json")
+	if err := os.WriteFile(file, []byte(aDocument), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	answers := map[string]string{
 		"ListUsers":      `{"Users":{"User":[{"UserName":"alice"}]}}`,
 		"ListAccessKeys": `{"AccessKeys":{"AccessKey":[{"AccessKeyId":"A","LastUsedDate":"e"},{"AccessKeyId":"B"}]}}`,
@@ -566,23 +570,31 @@ func TestQuestions(t *testing.T) {
 		"DescribeKey":    aKey,
 	}
 	for line, question := range map[string]string{
-		"user delete alice":            "This deletes user alice\n  - and access key A, last used e\n  - and access key B, last used never\n",
-		"accesskey delete A":           "This deletes access key A. The gateway then refuses programs that still use it.\n",
-		"clientkey delete KAAP.1":      "This deletes client key KAAP.1. The gateway then refuses programs that still use it.\n",
-		"policy delete p":              "This deletes policy p and its document.\n",
-		"alias delete alias/x":         "This deletes alias/x. The gateway then refuses programs that still use it.\n",
-		"alias update alias/x --key k": "alias/x now names key k-1. After this change, programs that use the alias get signatures of k.\n",
-		"aap delete app":               "This deletes access point app\n  - and client key KAAP.1, created c\n",
-		"aap permission delete p":      "This deletes permission policy p. Client keys may no longer do what only it permits.\n",
-		"aap rule delete r":            "This deletes network rule r. A permission policy that names no other rule then permits no address.\n",
+		"user delete alice":                 "This deletes user alice\n  - and access key A, last used e\n  - and access key B, last used never\n",
+		"accesskey delete A":                "This deletes access key A. The gateway then refuses programs that still use it.\n",
+		"clientkey delete KAAP.1":           "This deletes client key KAAP.1. The gateway then refuses programs that still use it.\n",
+		"policy delete p":                   "This deletes policy p and its document.\n",
+		"policy update p --file {FILE}":     "This replaces the document of policy p, which is lost (kmsgate policy show prints it).\n",
+		"key policy update k --file {FILE}": "This replaces the policy of key k, which is lost (kmsgate key policy show prints it).\n",
+		"alias delete alias/x":              "This deletes alias/x. The gateway then refuses programs that still use it.\n",
+		"alias update alias/x --key k":      "alias/x now names key k-1. After this change, programs that use the alias get signatures of k.\n",
+		"aap delete app":                    "This deletes access point app\n  - and client key KAAP.1, created c\n",
+		"aap permission delete p":           "This deletes permission policy p. Client keys may no longer do what only it permits.\n",
+		"aap rule delete r":                 "This deletes network rule r. A permission policy that names no other rule then permits no address.\n",
 	} {
 		for answer, agreed := range map[string]bool{"y\n": true, "n\n": false, "": false} {
 			g := &fakeGateway{answers: answers}
-			stdout, stderr, err := g.kmsgate(answer, strings.Fields(line)...)
-			if strings.TrimSuffix(stderr, "[y/N] \n") != strings.TrimSuffix(question+"Continue? [y/N] ", "[y/N] ") && stderr != question+"Continue? [y/N] " {
-				t.Errorf("%s: asked %q, want %q", line, stderr, question)
+			stdout, stderr, err := g.kmsgate(answer, strings.Fields(strings.ReplaceAll(line, "{FILE}", file))...)
+			want := question + "Continue? [y/N] "
+			if answer == "" {
+				want += "\n" // the input ends without a line break
 			}
-			changed := slices.ContainsFunc(g.calls, func(call string) bool { return strings.HasPrefix(call, "Delete") || strings.HasPrefix(call, "Update") })
+			if stderr != want {
+				t.Errorf("%s, answered %q: asked %q, want %q", line, answer, stderr, want)
+			}
+			changed := slices.ContainsFunc(g.calls, func(call string) bool {
+				return strings.HasPrefix(call, "Delete") || strings.HasPrefix(call, "Update") || strings.HasPrefix(call, "Set")
+			})
 			if changed != agreed || errors.Is(err, cli.ErrNotConfirmed) == agreed || (stdout != "") != agreed {
 				t.Errorf("%s, answered %q: got %v, printed %q, called %q", line, answer, err, stdout, g.calls)
 			}
@@ -598,9 +610,9 @@ func TestQuestions(t *testing.T) {
 // warning.
 func TestUnmatchedActions(t *testing.T) {
 	const document = `{"Version":"1","Statement":[{"Effect":"Allow","Action":["kms:AsymetricSign","kms:Get*","oss:GetObject"],"Resource":"*"}]}`
-	for _, verb := range []string{"create", "update"} {
+	for verb, yes := range map[string][]string{"create": nil, "update": {"--yes"}} {
 		g := new(fakeGateway)
-		stdout, stderr, err := g.kmsgate(document, "policy", verb, "p", "--file", "-")
+		stdout, stderr, err := g.kmsgate(document, append([]string{"policy", verb, "p", "--file", "-"}, yes...)...)
 		const want = "kmsgate: warning: action \"kms:AsymetricSign\" matches no operation of this gateway: did you mean kms:AsymmetricSign?\n" +
 			"kmsgate: warning: action \"oss:GetObject\" matches no operation of this gateway\n"
 		if err != nil || stdout != "Policy p was "+verb+"d.\n" || stderr != want || len(g.calls) != 1 {

@@ -52,6 +52,7 @@ is attached to.`,
 			Example:   "kmsgate policy update sign-only --file sign-only.json",
 			Arguments: []*cli.Parameter{existing()},
 			Flags:     []*cli.Parameter{documentFile()},
+			Confirm:   cli.Existing("GetRamPolicy", "PolicyName", "PolicyName", "This replaces the document of policy {PolicyName}, which is lost (kmsgate policy show prints it)."),
 			Calls:     warnOfUnmatchedActions(cli.Done("UpdateRamPolicy", "Policy {PolicyName} was updated.")),
 		}, cli.Task{
 			Verb: "delete", Short: "Delete a policy that is attached to no user",
@@ -181,6 +182,7 @@ func (a *admin) keyPolicyCommand() *cobra.Command {
 		Example:   "kmsgate key policy update alias/invoices --file policy.json",
 		Arguments: []*cli.Parameter{keyArgument()},
 		Flags:     []*cli.Parameter{{Name: "Policy", Flag: "file", Kind: "FILE", Required: true, Read: cli.ReadJSON, Usage: "the policy, in JSON; - means standard input"}},
+		Confirm:   cli.Existing("GetKeyPolicy", "KeyId", "KeyId", "This replaces the policy of key {KeyId}, which is lost (kmsgate key policy show prints it)."),
 		Calls:     cli.Done("SetKeyPolicy", "The policy of key {KeyId} was replaced."),
 	})...)
 }
