@@ -24,7 +24,7 @@ same keys again.`,
   kmsgate dev --dir ./kms --listen 127.0.0.1:0`,
 		Args: cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if host, _, err := net.SplitHostPort(o.Listen); err == nil && host == "" {
+			if host, _, err := net.SplitHostPort(o.Listen); err != nil || host == "" {
 				return cli.Usagef("--listen %q: must be host:port, such as 127.0.0.1:8443, or 0.0.0.0:8443 for all addresses", o.Listen)
 			}
 			o.Log = cmd.ErrOrStderr()

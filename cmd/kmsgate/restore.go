@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -183,11 +185,32 @@ func (f *restoreFlags) trusted() (audit.PublicKey, error) {
 	return key, nil
 }
 
-// openBackup opens the file, or the standard input. Reading the file fails once the
-// command's context is done.
+// openBackup opens the file, or the standard input, and refuses what is no backup. Reading the file
+// fails once the command's context is done.
 func openBackup(cmd *cobra.Command, path string) (io.ReadCloser, error) {
-	if path == "-" {
-		return io.NopCloser(cmd.InOrStdin()), nil
+	input := io.NopCloser(cmd.InOrStdin())
+	if path != "-" {
+		file, err := auditlog.OpenFile(cmd.Context(), path)
+		if err != nil {
+			return nil, err
+		}
+		input = file
 	}
-	return auditlog.OpenFile(cmd.Context(), path)
+	buffered := bufio.NewReader(input)
+	head, err := buffered.Peek(len(archive.Magic))
+	if string(head) != archive.Magic {
+		return nil, errors.Join(cli.Usagef("%q is not a backup of kmsgate", path), notEOF(err), input.Close())
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{buffered, input}, nil
+}
+
+// notEOF returns err unless it only says that the input is short.
+func notEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
