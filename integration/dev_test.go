@@ -416,7 +416,7 @@ func TestCannotStart(t *testing.T) {
 		"no SoftHSM": {t.TempDir() + "/new", []string{"--listen", "127.0.0.1:0"},
 			"SOFTHSM2_MODULE=/nonexistent.so", "apt-get install softhsm2"},
 		"directory taken": {g.Dir, []string{"--listen", "127.0.0.1:0"}, "", "--dir"},
-		"no such address": {t.TempDir() + "/new", []string{"--listen", "nonsense"}, "", "nonsense"},
+		"not our address": {t.TempDir() + "/new", []string{"--listen", "203.0.113.7:8443"}, "", "203.0.113.7"},
 	} {
 		cmd := exec.Command(binary, append([]string{"dev", "--dir", tc.dir}, tc.args...)...)
 		cmd.Env = append(devgateway.Environment(), tc.env)
