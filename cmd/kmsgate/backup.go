@@ -69,11 +69,10 @@ func (a *operator) backup(cmd *cobra.Command, b backupFlags, path string) (err e
 		if err := checkBackup(path); err != nil {
 			return err
 		}
-	}
-	if path != "-" && statErr == nil && !b.yes {
-		fmt.Fprintf(cmd.ErrOrStderr(), "This replaces %s.\n", printable.Text(path))
-		if !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
-			return cli.ErrNotConfirmed
+		if !b.yes {
+			if err := a.Confirm(cmd, fmt.Sprintf("This replaces %s.", printable.Text(path))); err != nil {
+				return err
+			}
 		}
 	}
 	c, err := a.Dialer.Dial(cmd)

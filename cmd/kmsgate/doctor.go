@@ -58,9 +58,10 @@ func (f *doctorFlags) run(cmd *cobra.Command) (err error) {
 	}
 	found := d.Examine(cmd.Context())
 	if plan := repairPlan(found); f.repair && plan != "" {
-		fmt.Fprint(cmd.ErrOrStderr(), plan)
-		if !f.yes && !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
-			return cli.ErrNotConfirmed
+		if f.yes {
+			fmt.Fprint(cmd.ErrOrStderr(), plan)
+		} else if err := f.app.Confirm(cmd, plan); err != nil {
+			return err
 		}
 		repaired, err := d.Repair(cmd.Context(), found)
 		if err != nil {

@@ -45,9 +45,10 @@ that exists, first move both its files away.`,
 			if o.NewCA {
 				plan, do = newCAPlan(c), a.newCA
 			}
-			fmt.Fprint(cmd.ErrOrStderr(), plan)
-			if !yes && !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
-				return cli.ErrNotConfirmed
+			if yes {
+				fmt.Fprint(cmd.ErrOrStderr(), plan)
+			} else if err := a.Confirm(cmd, plan); err != nil {
+				return err
 			}
 			o.Provision, o.Logger = !o.NewCA, c.Log.Quiet(cmd.ErrOrStderr())
 			return do(cmd, path, c, o)

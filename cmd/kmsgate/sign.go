@@ -185,7 +185,7 @@ func (a *releaser) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []
 		return cli.Usagef("several signatures in --encoding %s cannot be told apart: give --suffix or -o json", f.encoding.Value())
 	}
 	if f.suffix != "" && !yes {
-		if err := confirmReplace(cmd, args, f.suffix); err != nil {
+		if err := confirmReplace(a.App, cmd, args, f.suffix); err != nil {
 			return err
 		}
 	}

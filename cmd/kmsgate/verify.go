@@ -101,7 +101,7 @@ func (a *releaser) verifySignatures(cmd *cobra.Command, f *signFlags, t *signTar
 }
 
 // confirmReplace asks before existing signature files are replaced.
-func confirmReplace(cmd *cobra.Command, files []string, suffix string) error {
+func confirmReplace(app *cli.App, cmd *cobra.Command, files []string, suffix string) error {
 	var existing []string
 	for _, name := range files {
 		if _, err := os.Lstat(name + suffix); err == nil {
@@ -111,9 +111,5 @@ func confirmReplace(cmd *cobra.Command, files []string, suffix string) error {
 	if existing == nil {
 		return nil
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "This replaces %s.\n", strings.Join(existing, ", "))
-	if !cli.Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
-		return cli.ErrNotConfirmed
-	}
-	return nil
+	return app.Confirm(cmd, fmt.Sprintf("This replaces %s.", strings.Join(existing, ", ")))
 }

@@ -270,11 +270,23 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
-func TestConfirmed(t *testing.T) {
+func TestConfirm(t *testing.T) {
 	for answer, want := range map[string]bool{"y\n": true, "YES\n": true, " yes": true, "": false, "n\n": false, "yesterday\n": false, "\ny\n": false} {
-		var out bytes.Buffer
-		if got := cli.Confirmed(&out, strings.NewReader(answer)); got != want || strings.TrimSuffix(out.String(), "\n") != "Continue? [y/N] " {
-			t.Errorf("%q: got %v, asked %q", answer, got, &out)
+		for _, format := range []string{cli.OutputTable, cli.OutputJSON} {
+			app := &cli.App{Output: cli.OutputFlag()}
+			app.Output.Values = []string{format}
+			var out bytes.Buffer
+			cmd := new(cobra.Command)
+			cmd.SetErr(&out)
+			cmd.SetIn(strings.NewReader(answer))
+			err := app.Confirm(cmd, "This ends it.")
+			asked, agreed := "This ends it.\nContinue? [y/N] ", want
+			if format == cli.OutputJSON { // a program is not asked, whatever its input is
+				asked, agreed = "", false
+			}
+			if (err == nil) != agreed || err != nil && !errors.Is(err, cli.ErrNotConfirmed) || strings.TrimSuffix(out.String(), "\n") != asked {
+				t.Errorf("%s, %q: got %v, asked %q, want agreed %v, asked %q", format, answer, err, &out, agreed, asked)
+			}
 		}
 	}
 }

@@ -39,25 +39,22 @@ func Existing(action, parameter, from, question string) Question {
 	}
 }
 
-// confirm asks a person. A program, which reads JSON, must give --yes.
-func (t Task) confirm(cmd *cobra.Command, c target.Caller, parameters map[string]string, person bool) error {
-	question, err := t.Confirm(cmd.Context(), c, parameters)
-	if err != nil {
-		return err
-	}
-	if !person {
+// Confirm asks a person, and returns [ErrNotConfirmed] unless the answer is yes. A program, which
+// reads JSON, is not asked: it must give --yes.
+func (a *App) Confirm(cmd *cobra.Command, question string) error {
+	if a.Output.Value() != OutputTable {
 		return ErrNotConfirmed
 	}
-	fmt.Fprintln(cmd.ErrOrStderr(), question)
-	if !Confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
+	fmt.Fprintln(cmd.ErrOrStderr(), strings.TrimSuffix(question, "\n"))
+	if !confirmed(cmd.ErrOrStderr(), cmd.InOrStdin()) {
 		return ErrNotConfirmed
 	}
 	return nil
 }
 
-// Confirmed asks whether to continue, and reports whether the answer is yes. No answer is
+// confirmed asks whether to continue, and reports whether the answer is yes. No answer is
 // no.
-func Confirmed(out io.Writer, input io.Reader) bool {
+func confirmed(out io.Writer, input io.Reader) bool {
 	fmt.Fprint(out, "Continue? [y/N] ")
 	answer, err := bufio.NewReader(input).ReadString('\n')
 	if err != nil { // no answer, and so no line break on the terminal

@@ -163,8 +163,12 @@ func (a *App) do(cmd *cobra.Command, t Task, args []string, yes bool) (err error
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	if t.Confirm != nil && !yes {
-		if err := t.confirm(cmd, c, parameters, a.Output.Value() == OutputTable); err != nil {
+		question, err := t.Confirm(cmd.Context(), c, parameters)
+		if err != nil {
 			return t.clarify(err, args)
+		}
+		if err := a.Confirm(cmd, question); err != nil {
+			return err
 		}
 	}
 	v, err := t.Calls(cmd.Context(), c, parameters)
