@@ -17,34 +17,6 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
 )
 
-// A keyUse holds the flags that name a key version, and where it is used and who uses it.
-type keyUse struct {
-	target       signTarget
-	key, version *cli.Parameter
-}
-
-func (u *keyUse) addTo(app *cli.App, cmd *cobra.Command, signs bool) {
-	u.key = &cli.Parameter{Flag: "key", Kind: "KEY", Required: true, Complete: keyNames, Usage: "the key: a KeyId, an alias or an ARN"}
-	u.version = &cli.Parameter{Flag: "version", Kind: "ID", Values: []string{""}, Usage: "the key's version (default: the newest)"}
-	app.AddFlag(cmd, u.key)
-	app.AddFlag(cmd, u.version)
-	u.target.addTo(app, cmd, signs)
-}
-
-// find finds the key and calls f.
-func (u *keyUse) find(a *cli.App, cmd *cobra.Command, f func(c signer.Client, k signer.Key) error) (err error) {
-	c, err := u.target.dial(a, cmd)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, c.Caller.Close()) }()
-	k, err := c.Find(cmd.Context(), u.key.Value(), u.version.Value(), "")
-	if err != nil {
-		return err
-	}
-	return f(c, k)
-}
-
 func (a *releaser) publicKeyCommand() *cobra.Command {
 	var u keyUse
 	format := &cli.Parameter{Flag: "format", Kind: "FORMAT", Values: []string{"pem"}, Choices: signer.Formats, Usage: "how the key is written"}
@@ -55,7 +27,7 @@ OpenSSH's authorized_keys, or as an Ethereum address (EC_P256K).`,
 		Example: "  kmsgate public-key --config kmsgate.yaml --key alias/release\n  kmsgate public-key --config kmsgate.yaml --key alias/release --format jwk",
 		Args:    cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return u.find(a.App, cmd, func(_ signer.Client, k signer.Key) error {
+			return u.find(a.App, cmd, "", func(_ signer.Client, k signer.Key) error {
 				text, err := k.PublicKey(format.Value())
 				if err != nil {
 					return err
@@ -114,7 +86,7 @@ certificate. The signature needs a user or --as-administrator, as kmsgate sign d
 			if days < 1 || days > maxDays {
 				return cli.Usagef("--days %d: must be 1 to %d", days, maxDays)
 			}
-			return u.find(a.App, cmd, func(c signer.Client, k signer.Key) error {
+			return u.find(a.App, cmd, "", func(c signer.Client, k signer.Key) error {
 				s, err := c.CryptoSigner(cmd.Context(), k)
 				if err != nil {
 					return err
@@ -169,7 +141,7 @@ administrator, as kmsgate sign does.`,
 			if err := checkNewFile(out); err != nil {
 				return err
 			}
-			return u.find(a.App, cmd, func(c signer.Client, k signer.Key) error {
+			return u.find(a.App, cmd, "", func(c signer.Client, k signer.Key) error {
 				s, err := c.CryptoSigner(cmd.Context(), k)
 				if err != nil {
 					return err

@@ -23,22 +23,21 @@ import (
 
 // signFlags are the flags that kmsgate sign and kmsgate verify share.
 type signFlags struct {
-	key, version, algorithm, encoding *cli.Parameter
-	rs                                bool
-	digest                            string
-	sm2ID                             string
-	suffix                            string
+	keyUse
+	algorithm, encoding *cli.Parameter
+	rs                  bool
+	digest              string
+	sm2ID               string
+	suffix              string
 }
 
-func (f *signFlags) addTo(app *cli.App, cmd *cobra.Command) {
-	f.key = &cli.Parameter{Flag: "key", Kind: "KEY", Required: true, Complete: keyNames, Usage: "the key: a KeyId, an alias or an ARN"}
-	f.version = &cli.Parameter{Flag: "version", Kind: "ID", Values: []string{""}, Usage: "the key's version (default: the newest)"}
+func (f *signFlags) addTo(app *cli.App, cmd *cobra.Command, signs bool) {
+	f.keyUse.addTo(app, cmd, signs)
 	f.algorithm = &cli.Parameter{Flag: "algorithm", Kind: "ALGORITHM", Values: []string{""}, Usage: "the algorithm (default: the first that fits the key)",
 		Choices: allAlgorithms()}
 	f.encoding = &cli.Parameter{Flag: "encoding", Kind: "ENCODING", Values: []string{"base64"}, Usage: "how a signature is written", Choices: signer.Encodings}
-	for _, p := range []*cli.Parameter{f.key, f.version, f.algorithm, f.encoding} {
-		app.AddFlag(cmd, p)
-	}
+	app.AddFlag(cmd, f.algorithm)
+	app.AddFlag(cmd, f.encoding)
 	flags := cmd.Flags()
 	flags.BoolVar(&f.rs, "rs", false, "write an ECDSA or SM2 signature as r and s, 32 bytes each, instead of ASN.1")
 	flags.StringVar(&f.digest, "digest", "", "`HEX` of a digest of 32 bytes, instead of files (for SM2: SM3 of Z_A and the message)")
@@ -61,6 +60,9 @@ func (f *signFlags) form() signer.Encoding {
 	return signer.Encoding{Text: f.encoding.Value(), RS: f.rs}
 }
 
+// binary reports whether signatures are written as bytes that are no text.
+func (f *signFlags) binary() bool { return f.encoding.Value() == "raw" || f.encoding.Value() == "der" }
+
 // check refuses a command line with both files and a digest, or with neither.
 func (f *signFlags) check(cmd *cobra.Command, args []string) error {
 	switch {
@@ -76,7 +78,17 @@ func (f *signFlags) check(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// checkKey refuses flags that have no meaning for a key.
+// find is [keyUse.find] for the algorithm of the command line. It refuses flags that have no meaning
+// for the key.
+func (f *signFlags) find(app *cli.App, cmd *cobra.Command, use func(c signer.Client, k signer.Key) error) error {
+	return f.keyUse.find(app, cmd, f.algorithm.Value(), func(c signer.Client, k signer.Key) error {
+		if err := f.checkKey(cmd, k); err != nil {
+			return err
+		}
+		return use(c, k)
+	})
+}
+
 func (f *signFlags) checkKey(cmd *cobra.Command, k signer.Key) error {
 	if cmd.Flag("sm2-id").Changed && k.Spec() != hsm.EC_SM2 {
 		return cli.Usagef("--sm2-id is for SM2, and this key is %s", k.Spec())
@@ -141,7 +153,6 @@ func hashFile(cmd *cobra.Command, name string, digest func(r io.Reader) ([]byte,
 
 func (a *releaser) signCommand() *cobra.Command {
 	var f signFlags
-	var t signTarget
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "sign --key KEY FILE…", Short: "Sign files with a key",
@@ -159,10 +170,9 @@ The signature is printed; several are printed with the names of their files. Wit
 		Example: `  kmsgate sign --config kmsgate.yaml --user release --key alias/release app.tar.gz --suffix .sig
   kmsgate sign --endpoint kms.example:443 --ca-file ca.pem --key alias/release app.tar.gz -o json`,
 		Args: cli.Arguments("[FILE…]"),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.sign(cmd, &f, &t, args, yes) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.sign(cmd, &f, args, yes) },
 	}
-	f.addTo(a.App, cmd)
-	t.addTo(a.App, cmd, true)
+	f.addTo(a.App, cmd, true)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "replace signature files without asking")
 	return cmd
 }
@@ -176,12 +186,11 @@ type signed struct {
 	SignatureFile              string `json:",omitempty"`
 }
 
-func (a *releaser) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []string, yes bool) (err error) {
+func (a *releaser) sign(cmd *cobra.Command, f *signFlags, args []string, yes bool) error {
 	if err := f.check(cmd, args); err != nil {
 		return err
 	}
-	binary := f.encoding.Value() == "raw" || f.encoding.Value() == "der"
-	if binary && len(args) > 1 && f.suffix == "" && a.Output.Value() == cli.OutputTable {
+	if f.binary() && len(args) > 1 && f.suffix == "" && a.Output.Value() == cli.OutputTable {
 		return cli.Usagef("several signatures in --encoding %s cannot be told apart: give --suffix or -o json", f.encoding.Value())
 	}
 	if f.suffix != "" && !yes {
@@ -189,21 +198,13 @@ func (a *releaser) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []
 			return err
 		}
 	}
-	c, err := t.dial(a.App, cmd)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, c.Caller.Close()) }()
-	k, err := c.Find(cmd.Context(), f.key.Value(), f.version.Value(), f.algorithm.Value())
-	if err != nil {
-		return err
-	}
-	if err := f.checkKey(cmd, k); err != nil {
-		return err
-	}
+	return f.find(a.App, cmd, func(c signer.Client, k signer.Key) error { return a.signWith(cmd, c, k, f, args) })
+}
+
+func (a *releaser) signWith(cmd *cobra.Command, c signer.Client, k signer.Key, f *signFlags, args []string) error {
 	var all []signed
 	var text strings.Builder
-	err = f.subjects(cmd, k, args, func(name string, digest []byte) error {
+	err := f.subjects(cmd, k, args, func(name string, digest []byte) error {
 		signature, err := c.Sign(cmd.Context(), k, digest)
 		if err != nil {
 			return fmt.Errorf("signing %s: %w", cmp.Or(name, "the digest"), advise(err))
@@ -214,7 +215,7 @@ func (a *releaser) sign(cmd *cobra.Command, f *signFlags, t *signTarget, args []
 		}
 		s := signed{File: name, KeyId: k.KeyId, KeyVersionId: k.KeyVersionId, KeySpec: string(k.Spec()), Algorithm: string(k.Algorithm),
 			Digest: hex.EncodeToString(digest), Signature: strings.TrimSpace(string(encoded))}
-		if binary {
+		if f.binary() {
 			s.Signature = base64.StdEncoding.EncodeToString(encoded)
 		}
 		if f.suffix != "" {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
@@ -46,4 +48,32 @@ func (t *signTarget) dial(app *cli.App, cmd *cobra.Command) (signer.Client, erro
 		c.Caller, err = app.Dialer.Dial(cmd)
 	}
 	return c, err
+}
+
+// A keyUse holds the flags that name a key version, and where it is used and who uses it.
+type keyUse struct {
+	target       signTarget
+	key, version *cli.Parameter
+}
+
+func (u *keyUse) addTo(app *cli.App, cmd *cobra.Command, signs bool) {
+	u.key = &cli.Parameter{Flag: "key", Kind: "KEY", Required: true, Complete: keyNames, Usage: "the key: a KeyId, an alias or an ARN"}
+	u.version = &cli.Parameter{Flag: "version", Kind: "ID", Values: []string{""}, Usage: "the key's version (default: the newest)"}
+	app.AddFlag(cmd, u.key)
+	app.AddFlag(cmd, u.version)
+	u.target.addTo(app, cmd, signs)
+}
+
+// find finds the key, for an algorithm or, if that is empty, for the first that fits it, and calls f.
+func (u *keyUse) find(a *cli.App, cmd *cobra.Command, algorithm string, f func(c signer.Client, k signer.Key) error) (err error) {
+	c, err := u.target.dial(a, cmd)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Caller.Close()) }()
+	k, err := c.Find(cmd.Context(), u.key.Value(), u.version.Value(), algorithm)
+	if err != nil {
+		return err
+	}
+	return f(c, k)
 }

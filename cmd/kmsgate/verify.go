@@ -11,11 +11,11 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
 )
 
 func (a *releaser) verifySignatureCommand() *cobra.Command {
 	var f signFlags
-	var t signTarget
 	var signatureFile string
 	cmd := &cobra.Command{
 		Use: "verify --key KEY FILE…", Short: "Verify signatures of files",
@@ -27,11 +27,10 @@ The exit status is 1 if a signature is not valid.`,
   kmsgate verify --config kmsgate.yaml --key alias/release app.tar.gz --signature app.sig --encoding raw`,
 		Args: cli.Arguments("[FILE…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.verifySignatures(cmd, &f, &t, args, signatureFile)
+			return a.verifySignatures(cmd, &f, args, signatureFile)
 		},
 	}
-	f.addTo(a.App, cmd)
-	t.addTo(a.App, cmd, false)
+	f.addTo(a.App, cmd, false)
 	cmd.Flags().StringVar(&signatureFile, "signature", "", "`FILE` with the signature of the one FILE or digest")
 	cmd.MarkFlagsOneRequired("signature", "suffix")
 	cmd.MarkFlagsMutuallyExclusive("signature", "suffix")
@@ -49,28 +48,22 @@ type verified struct {
 // errNotValid means that a signature is not valid.
 var errNotValid = errors.New("a signature is not valid")
 
-func (a *releaser) verifySignatures(cmd *cobra.Command, f *signFlags, t *signTarget, args []string, signatureFile string) (err error) {
+func (a *releaser) verifySignatures(cmd *cobra.Command, f *signFlags, args []string, signatureFile string) error {
 	if err := f.check(cmd, args); err != nil {
 		return err
 	}
 	if len(args) > 1 && signatureFile != "" {
 		return cli.Usagef("--signature is for one FILE: give --suffix for several")
 	}
-	c, err := t.dial(a.App, cmd)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, c.Caller.Close()) }()
-	k, err := c.Find(cmd.Context(), f.key.Value(), f.version.Value(), f.algorithm.Value())
-	if err != nil {
-		return err
-	}
-	if err := f.checkKey(cmd, k); err != nil {
-		return err
-	}
+	return f.find(a.App, cmd, func(c signer.Client, k signer.Key) error {
+		return a.verifyWith(cmd, c, k, f, args, signatureFile)
+	})
+}
+
+func (a *releaser) verifyWith(cmd *cobra.Command, c signer.Client, k signer.Key, f *signFlags, args []string, signatureFile string) error {
 	var all []verified
 	var text strings.Builder
-	err = f.subjects(cmd, k, args, func(name string, digest []byte) error {
+	err := f.subjects(cmd, k, args, func(name string, digest []byte) error {
 		path := signatureFile
 		if path == "" {
 			path = name + f.suffix
