@@ -8,7 +8,9 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,8 +29,8 @@ import (
 const secondOpinion = "KMSGATE_TEST_SECOND_OPINION"
 
 // TestCrypto11 signs with kmsgate, and with crypto11's own signer through the same token. Both make
-// the same RSA_PKCS1_SHA_256 signature, byte for byte. crypto11's signatures by the other
-// algorithms are valid for kmsgate, and kmsgate's for the public key that crypto11 finds.
+// the same RSA_PKCS1_SHA_256 signature, byte for byte, and find the same public key. kmsgate verifies
+// every signature of crypto11, and finds it not valid for another message.
 func TestCrypto11(t *testing.T) {
 	if text := os.Getenv(secondOpinion); text != "" {
 		signThroughCrypto11(t, text)
@@ -81,6 +83,28 @@ func TestCrypto11(t *testing.T) {
 		}
 		if out, err := kmsgate(t, "verify", "--dir", dir, "--key", c.alias, "--algorithm", c.algorithm, "--encoding", "raw", "--signature", signature, message); err != nil {
 			t.Errorf("%s: kmsgate on crypto11's signature: %s, %v", c.algorithm, out, err)
+		}
+		another := filepath.Join(dir, "another")
+		if err := os.WriteFile(another, []byte("another message"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// A signature of another file, and a file that holds no signature in base64.
+		for encoding, reason := range map[string]string{"raw": "", "base64": ": the signature is not base64"} {
+			verify := []string{"verify", "--dir", dir, "--key", c.alias, "--algorithm", c.algorithm, "--encoding", encoding, "--signature", signature, another}
+			out, err := kmsgate(t, verify...)
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.HasPrefix(out, another+": NOT VALID") || !strings.Contains(out, reason) {
+				t.Errorf("%s: kmsgate on a wrong signature, %s: got %q, %v, want NOT VALID%s, exit status 1", c.algorithm, encoding, out, err, reason)
+			}
+			out, err = kmsgate(t, append(verify, "-o", "json")...)
+			var results []struct {
+				Valid  *bool
+				Reason string
+			}
+			if jsonErr := json.Unmarshal([]byte(out), &results); jsonErr != nil || err == nil || len(results) != 1 ||
+				results[0].Valid == nil || *results[0].Valid || (results[0].Reason != "") != (reason != "") {
+				t.Errorf("%s: kmsgate on a wrong signature, %s, for programs: got %s, %v", c.algorithm, encoding, out, err)
+			}
 		}
 		public, err := kmsgate(t, "public-key", "--dir", dir, "--key", c.alias)
 		if err != nil {

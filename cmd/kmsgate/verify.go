@@ -43,6 +43,19 @@ type verified struct {
 	KeyId, KeyVersionId string
 	Algorithm           string
 	Valid               bool
+	Reason              string `json:",omitempty"` // why the file holds no signature of this key's form
+}
+
+func (v verified) String() string {
+	text := printable.Text(cmp.Or(v.File, "the digest")) + ": "
+	switch {
+	case v.Valid:
+		return text + "valid\n"
+	case v.Reason != "":
+		return text + "NOT VALID: " + printable.Text(v.Reason) + "\n"
+	default:
+		return text + "NOT VALID\n"
+	}
 }
 
 // errNotValid means that a signature is not valid.
@@ -72,14 +85,14 @@ func (a *releaser) verifyWith(cmd *cobra.Command, c signer.Client, k signer.Key,
 		if err != nil {
 			return cli.UsageError(err)
 		}
-		valid := false
+		v := verified{File: name, KeyId: k.KeyId, KeyVersionId: k.KeyVersionId, Algorithm: string(k.Algorithm)}
 		if signature, err := f.form().Decode(k, encoded); err != nil {
-			fmt.Fprintf(cmd.ErrOrStderr(), "kmsgate: %s: %v\n", printable.Text(path), err)
-		} else if valid, err = c.Verify(cmd.Context(), k, digest, signature); err != nil {
+			v.Reason = fmt.Sprintf("%s: %v", path, err)
+		} else if v.Valid, err = c.Verify(cmd.Context(), k, digest, signature); err != nil {
 			return fmt.Errorf("verifying %s: %w", cmp.Or(name, "the digest"), err)
 		}
-		all = append(all, verified{name, k.KeyId, k.KeyVersionId, string(k.Algorithm), valid})
-		fmt.Fprintf(&text, "%s: %s\n", printable.Text(cmp.Or(name, "the digest")), map[bool]string{true: "valid", false: "NOT VALID"}[valid])
+		all = append(all, v)
+		text.WriteString(v.String())
 		return nil
 	})
 	if all != nil {
