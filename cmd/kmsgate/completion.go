@@ -10,36 +10,16 @@ import (
 
 // Completers of names that a running gateway knows.
 var (
-	userNames = cli.NamesOf("ListUsers", func(l kms.ListUsersResponse) (names []string) {
-		for _, u := range l.Users.User {
-			names = append(names, u.UserName)
-		}
-		return names
-	})
-	policyNames = cli.NamesOf("ListRamPolicies", func(l kms.ListRamPoliciesResponse) (names []string) {
-		for _, p := range l.Policies.Policy {
-			names = append(names, p.PolicyName)
-		}
-		return names
-	})
-	accessKeyIds = cli.NamesOf("ListAccessKeys", func(l kms.ListAccessKeysResponse) (names []string) {
-		for _, k := range l.AccessKeys.AccessKey {
-			names = append(names, k.AccessKeyId)
-		}
-		return names
-	})
-	clientKeyIds = cli.NamesOf("ListClientKeys", func(l kms.ListClientKeysResponse) (names []string) {
-		for _, k := range l.ClientKeys {
-			names = append(names, k.ClientKeyId)
-		}
-		return names
-	})
-	quotaNames = cli.NamesOf("ListQuotas", func(l kms.ListQuotasResponse) (names []string) {
-		for _, q := range l.Quotas.Quota {
-			names = append(names, q.QuotaName)
-		}
-		return names
-	})
+	userNames = cli.NamesOf("ListUsers",
+		func(l kms.ListUsersResponse) []kms.UserItem { return l.Users.User }, func(i kms.UserItem) string { return i.UserName })
+	policyNames = cli.NamesOf("ListRamPolicies",
+		func(l kms.ListRamPoliciesResponse) []kms.RamPolicyItem { return l.Policies.Policy }, func(i kms.RamPolicyItem) string { return i.PolicyName })
+	accessKeyIds = cli.NamesOf("ListAccessKeys",
+		func(l kms.ListAccessKeysResponse) []kms.AccessKeyItem { return l.AccessKeys.AccessKey }, func(i kms.AccessKeyItem) string { return i.AccessKeyId })
+	clientKeyIds = cli.NamesOf("ListClientKeys",
+		func(l kms.ListClientKeysResponse) []kms.ClientKeyItem { return l.ClientKeys }, func(i kms.ClientKeyItem) string { return i.ClientKeyId })
+	quotaNames = cli.NamesOf("ListQuotas",
+		func(l kms.ListQuotasResponse) []kms.QuotaItem { return l.Quotas.Quota }, func(i kms.QuotaItem) string { return i.QuotaName })
 	aliasNames       = cli.NamesInPages(target.Aliases, func(a kms.AliasItem) string { return a.AliasName })
 	keyIds           = cli.NamesInPages(target.Keys, func(k kms.KeyItem) string { return k.KeyId })
 	accessPointNames = cli.NamesInPages(target.AccessPoints, func(a kms.AccessPointItem) string { return a.Name })

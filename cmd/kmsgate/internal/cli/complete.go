@@ -54,11 +54,14 @@ func (a *App) completeArguments(arguments []*Parameter) cobra.CompletionFunc {
 }
 
 // NamesOf returns a completer of an operation that answers with a list.
-func NamesOf[T any](action string, names func(answer T) []string) Completer {
-	return func(ctx context.Context, c target.Caller) ([]string, error) {
+func NamesOf[T, Item any](action string, items func(answer T) []Item, name func(Item) string) Completer {
+	return func(ctx context.Context, c target.Caller) (names []string, err error) {
 		var answer T
-		err := c.Call(ctx, action, nil, &answer)
-		return names(answer), err
+		err = c.Call(ctx, action, nil, &answer)
+		for _, item := range items(answer) {
+			names = append(names, name(item))
+		}
+		return names, err
 	}
 }
 
