@@ -174,10 +174,11 @@ func (a *App) do(cmd *cobra.Command, t Task, args []string, yes bool) (err error
 	v, err := t.Calls(cmd.Context(), c, parameters)
 	err = t.clarify(err, args)
 	// A view is printed even with an error: it shows the operations that succeeded before.
-	if printErr := a.Print(cmd, v); printErr != nil {
-		err = errors.Join(fmt.Errorf("the command was carried out, but %w", printErr), err)
+	printErr := a.Print(cmd, v)
+	if printErr != nil && err == nil {
+		return fmt.Errorf("the command was carried out, but its answer is lost: %w", printErr)
 	}
-	return err
+	return errors.Join(printErr, err)
 }
 
 // clarify adds to a refusal of the gateway what only the command line knows: which thing does not
