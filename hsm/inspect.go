@@ -21,6 +21,17 @@ type Inspector interface {
 	// kmsgate's labels and must not have changed since. The error is ErrNotFound if the
 	// object is already gone.
 	DestroyObject(ctx context.Context, o Object) error
+
+	// Attributes returns what the token reports of the key that protects k: its private key or,
+	// if k is sealed, the key that sealed it. The error is ErrNotFound if the token does not have
+	// it.
+	Attributes(ctx context.Context, k Key) ([]Attribute, error)
+}
+
+// An Attribute is an attribute of an object in a token, as the token reports it.
+type Attribute struct {
+	Name  string // CKA_…
+	Value string // true, false, a name of PKCS#11, text, or hexadecimal
 }
 
 // A Survey describes a token and what it can do.

@@ -2,6 +2,7 @@ package hsmtest
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"reflect"
@@ -84,6 +85,14 @@ func (f *Fake) Objects(ctx context.Context) ([]hsm.Object, error) {
 		}
 	}
 	return all, nil
+}
+
+// Attributes reports that a key cannot leave the token.
+func (f *Fake) Attributes(ctx context.Context, k hsm.Key) ([]hsm.Attribute, error) {
+	if err := f.failure(ctx); err != nil {
+		return nil, err
+	}
+	return []hsm.Attribute{{Name: "CKA_ID", Value: hex.EncodeToString(k.ID)}, {Name: "CKA_EXTRACTABLE", Value: "false"}}, f.Has(k)
 }
 
 // DestroyObject removes a planted object.

@@ -81,6 +81,22 @@ func (i sessionInspector) Objects(context.Context) ([]hsm.Object, error) {
 	return listObjects(i.s.p11)
 }
 
+func (i sessionInspector) Attributes(_ context.Context, k hsm.Key) ([]hsm.Attribute, error) {
+	template := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY), pkcs11.NewAttribute(pkcs11.CKA_ID, k.ID)}
+	if k.Sealed != nil {
+		template = []*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelSealing)}
+	}
+	found, err := i.s.p11.Find(template...)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) != 1 {
+		return nil, fmt.Errorf("%w: the token has %d keys for %x instead of one", hsm.ErrNotFound, len(found), k.ID)
+	}
+	return readAttributes(i.s.p11, found[0])
+}
+
 func (i sessionInspector) DestroyObject(_ context.Context, o hsm.Object) error {
 	return destroyObject(i.s, o)
 }

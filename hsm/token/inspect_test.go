@@ -2,6 +2,7 @@ package token_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"slices"
 	"testing"
@@ -137,5 +138,46 @@ func testDestroyObject(t *testing.T, tok *token.Token, objects []hsm.Object, key
 	}
 	if err := tok.DestroyObject(t.Context(), private); !errors.Is(err, hsm.ErrNotFound) {
 		t.Errorf("DestroyObject again: %v, want ErrNotFound", err)
+	}
+}
+
+// TestAttributes reads what the token reports of a key in it, and of the key that seals.
+func TestAttributes(t *testing.T) {
+	soft, _ := newSoftHSM(t)
+	tok := open(t, config(soft))
+	key := generate(t, tok, hsm.EC_P256)
+	protected := []hsm.Attribute{{Name: "CKA_SENSITIVE", Value: "true"}, {Name: "CKA_ALWAYS_SENSITIVE", Value: "true"},
+		{Name: "CKA_EXTRACTABLE", Value: "false"}, {Name: "CKA_NEVER_EXTRACTABLE", Value: "true"}, {Name: "CKA_LOCAL", Value: "true"}}
+	attributes := map[string][]hsm.Attribute{
+		hsm.ClassPrivateKey: {{Name: "CKA_LABEL", Value: "kmsgate"}, {Name: "CKA_KEY_TYPE", Value: "EC"}, {Name: "CKA_ID", Value: hex.EncodeToString(key.ID)},
+			{Name: "CKA_KEY_GEN_MECHANISM", Value: "CKM_EC_KEY_PAIR_GEN"}, {Name: "CKA_SIGN", Value: "true"}, {Name: "CKA_DECRYPT", Value: "false"}},
+		hsm.ClassSecretKey: {{Name: "CKA_LABEL", Value: "kmsgate-sealing"}, {Name: "CKA_KEY_TYPE", Value: "AES"}, {Name: "CKA_ENCRYPT", Value: "true"}},
+	}
+	check := func(i hsm.Inspector) {
+		t.Helper()
+		for class, k := range map[string]hsm.Key{hsm.ClassPrivateKey: key, hsm.ClassSecretKey: {ID: key.ID, Sealed: []byte{1}}} {
+			got, err := i.Attributes(t.Context(), k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range append([]hsm.Attribute{{Name: "CKA_CLASS", Value: class}}, append(attributes[class], protected...)...) {
+				if !slices.Contains(got, want) {
+					t.Errorf("the %s: got %v, want %v in it", class, got, want)
+				}
+			}
+		}
+		unknown := hsm.Key{ID: bytes.Repeat([]byte{9}, 16)}
+		if _, err := i.Attributes(t.Context(), unknown); !errors.Is(err, hsm.ErrNotFound) {
+			t.Errorf("an unknown key: got %v, want ErrNotFound", err)
+		}
+	}
+	check(tok)
+	tok.Close()
+	err := token.Inspect(config(soft), func(i hsm.Inspector) error {
+		check(i)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
