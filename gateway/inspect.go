@@ -160,6 +160,20 @@ func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
+	times, err := c.tryVersion(ctx, key, version, count)
+	if err != nil {
+		return nil, err
+	}
+	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+	return &kms.TestKeyVersionResponse{
+		KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, KeySpec: key.KeySpec, Signatures: count,
+		MinMilliseconds: ms(times[0]), MedianMilliseconds: ms(times[len(times)/2]), MaxMilliseconds: ms(times[len(times)-1]),
+	}, nil
+}
+
+// tryVersion signs with a version of a key, verifies the signatures, and returns how long they took,
+// sorted.
+func (c *call) tryVersion(ctx context.Context, key permitted, version store.KeyVersion, count int) ([]time.Duration, error) {
 	if key.KeyState != store.Enabled {
 		defer c.server.config.Backend.Forget(version.Key)
 	}
@@ -168,11 +182,7 @@ func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest
 	if err != nil {
 		return nil, explain(err)
 	}
-	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	return &kms.TestKeyVersionResponse{
-		KeyId: version.KeyId, KeyVersionId: version.KeyVersionId, KeySpec: key.KeySpec, Signatures: count,
-		MinMilliseconds: ms(times[0]), MedianMilliseconds: ms(times[len(times)/2]), MaxMilliseconds: ms(times[len(times)-1]),
-	}, nil
+	return times, nil
 }
 
 // explain returns an error that tells a local administrator why a key does not sign.

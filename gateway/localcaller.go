@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"unicode/utf8"
+
 	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
@@ -19,8 +21,11 @@ type localCaller struct {
 func (l localCaller) principal(c *call) (*identity.Principal, error) {
 	root := c.server.callers.Root(l.uid)
 	c.entry.Principal, c.entry.LoginUid, c.entry.AsAdministrator = root.Name, l.loginUid, l.request.AsAdministrator
+	c.entry.Reference = kms.Clip(l.request.Reference)
 	userName := l.request.OnBehalfOf
 	switch {
+	case !kms.IsText(l.request.Reference) || utf8.RuneCountInString(l.request.Reference) > kms.MaxReference:
+		return nil, kms.InvalidParameter("Reference", "it must be at most %d characters without control characters", kms.MaxReference)
 	case userName != "" && l.request.AsAdministrator:
 		return nil, kms.InvalidParameter("OnBehalfOf", "it excludes AsAdministrator")
 	case userName == "" && l.request.Action == signAction && !l.request.AsAdministrator:

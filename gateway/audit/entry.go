@@ -25,6 +25,7 @@ type Entry struct {
 	LoginUid            string        `json:",omitempty"` // at the local doors: the uid that the person logged in with, before sudo
 	OnBehalfOf          string        `json:",omitempty"` // at the local doors: the user whose policies were asked
 	AsAdministrator     bool          `json:",omitempty"` // at the local doors: a signature under no policy of a user was asked for
+	Reference           string        `json:",omitempty"` // at the local doors: what the person says that the request belongs to
 	Action              string        `json:",omitempty"`
 	Quota               string        `json:",omitempty"` // the quota that the request used
 	KeyId               string        `json:",omitempty"`

@@ -12,7 +12,13 @@ type AdminRequest struct {
 	OnBehalfOf string `json:",omitempty"`
 	// AsAdministrator lets AsymmetricSign sign under no policy but that of the key.
 	AsAdministrator bool `json:",omitempty"`
+	// Reference is text for the request's audit line, of at most MaxReference characters, such as
+	// the line of a batch.
+	Reference string `json:",omitempty"`
 }
+
+// MaxReference is the longest AdminRequest.Reference, in characters.
+const MaxReference = 128
 
 // OctetStream is the Content-Type of an answer that consists of octets instead of a message.
 const OctetStream = "application/octet-stream"

@@ -36,6 +36,7 @@ func responses() []kms.Response {
 		new(kms.DescribeTokenResponse),
 		new(kms.EmptyResponse),
 		new(kms.GenerateRandomResponse),
+		new(kms.CreateAttestationResponse),
 		new(kms.GetAuditHeadResponse),
 		new(kms.GetClientKeyResponse),
 		new(kms.GetKeyPolicyResponse),

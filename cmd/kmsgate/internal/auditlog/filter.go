@@ -40,6 +40,8 @@ func Fields() []Field {
 			"address", false, func(l audit.Line) []string { return []string{sourceOf(l)} }},
 		{"code", "CODE", "of requests with this result: OK, or an error code such as Forbidden.NoPermission", true,
 			func(l audit.Line) []string { return []string{outcome(l)} }},
+		{"reference", "TEXT", "of requests that belong to this, such as a line of a batch", false,
+			value(func(e audit.Entry) string { return e.Reference })},
 		{"request-id", "ID", "of this request", false, value(func(e audit.Entry) string { return e.RequestId })},
 	}
 }
