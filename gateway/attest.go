@@ -30,7 +30,7 @@ func createAttestation(ctx context.Context, c *call, req *kms.CreateAttestationR
 		return nil, err
 	}
 	head := c.server.config.Audit.Head()
-	keys, err := c.attestKeys(ctx, inspector, req.KeyVersions)
+	keys, err := attestKeys(ctx, c, inspector, req.KeyVersions)
 	if err != nil {
 		return nil, err
 	}
@@ -54,10 +54,10 @@ func createAttestation(ctx context.Context, c *call, req *kms.CreateAttestationR
 }
 
 // attestKeys describes key versions. It leaves out those that do not exist.
-func (c *call) attestKeys(ctx context.Context, inspector hsm.Inspector, names []kms.KeyVersionName) ([]kms.AttestedKey, error) {
+func attestKeys(ctx context.Context, c *call, inspector hsm.Inspector, names []kms.KeyVersionName) ([]kms.AttestedKey, error) {
 	all := []kms.AttestedKey{}
 	for _, name := range names {
-		key, err := c.attestKey(ctx, inspector, name)
+		key, err := attestKey(ctx, c, inspector, name)
 		if errors.Is(err, kms.ErrKeyNotFound) || errors.Is(err, kms.ErrKeyVersionNotFound) {
 			continue
 		}
@@ -74,7 +74,7 @@ func (c *call) attestKeys(ctx context.Context, inspector hsm.Inspector, names []
 
 // attestKey describes a key version. With an inspector it signs with the key once and reads its
 // attributes.
-func (c *call) attestKey(ctx context.Context, inspector hsm.Inspector, name kms.KeyVersionName) (a kms.AttestedKey, err error) {
+func attestKey(ctx context.Context, c *call, inspector hsm.Inspector, name kms.KeyVersionName) (a kms.AttestedKey, err error) {
 	key, err := c.key(name.KeyId)
 	if err != nil {
 		return a, err
@@ -91,7 +91,7 @@ func (c *call) attestKey(ctx context.Context, inspector hsm.Inspector, name kms.
 	if inspector == nil {
 		return a, nil
 	}
-	if _, err := c.tryVersion(ctx, key, version, 1); err != nil {
+	if _, err := tryVersion(ctx, c, key, version, 1); err != nil {
 		return a, err
 	}
 	if a.Attributes, err = inspector.Attributes(ctx, version.Key); err != nil {

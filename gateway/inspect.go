@@ -160,7 +160,7 @@ func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest
 	if err := c.confirm(); err != nil {
 		return nil, err
 	}
-	times, err := c.tryVersion(ctx, key, version, count)
+	times, err := tryVersion(ctx, c, key, version, count)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func testKeyVersion(ctx context.Context, c *call, req *kms.TestKeyVersionRequest
 
 // tryVersion signs with a version of a key, verifies the signatures, and returns how long they took,
 // sorted.
-func (c *call) tryVersion(ctx context.Context, key permitted, version store.KeyVersion, count int) ([]time.Duration, error) {
+func tryVersion(ctx context.Context, c *call, key permitted, version store.KeyVersion, count int) ([]time.Duration, error) {
 	if key.KeyState != store.Enabled {
 		defer c.server.config.Backend.Forget(version.Key)
 	}

@@ -54,14 +54,14 @@ func TestAirGapped(t *testing.T) {
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"), "SOFTHSM2_CONF=", "KMSGATE_ADMIN_SOCKET=")
 	out := withoutNetwork(t, cmd)
-	for _, want := range []string{"Verified OK", "app.tar: valid", "CMS Verification successful", "the log is whole", " for release  AsymmetricSign "} {
+	for _, want := range []string{"Verified OK", "app.tar: valid", "CMS Verification successful", "the log is whole", " for release  AsymmetricSign ", "proven: 2 lines signed"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the page's commands did not print %q:\n%s", want, out)
 		}
 	}
 	export, err := os.ReadFile(filepath.Join(dir, "auditor", "signatures.csv"))
-	if err != nil || strings.Count(string(export), ",release,") < 4 {
-		t.Errorf("the exported signatures: got %v\n%s, want 4 on behalf of release", err, export)
+	if err != nil || strings.Count(string(export), ",release,") < 6 {
+		t.Errorf("the exported signatures: got %v\n%s, want 6 on behalf of release", err, export)
 	}
 }
 

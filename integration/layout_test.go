@@ -105,6 +105,12 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/internal/signer": {"cmd/kmsgate/internal/target", "gateway/kms", "hsm",
 		"github.com/emmansun/gmsm", // certificate requests and CMS, for SM2 as well
 		"golang.org/x/crypto"},     // OpenSSH's keys and Keccak-256
+	// A gateway's attestation of a document, in files.
+	"cmd/kmsgate/internal/attestation": {"cmd/kmsgate/internal/target", "gateway/audit", "gateway/kms", "internal/durable"},
+	// Signs what a list names, and proves it. Flushing only a file's data needs a system call that
+	// the standard library lacks.
+	"cmd/kmsgate/internal/batch": {"cmd/kmsgate/internal/attestation", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
+		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "github.com/google/uuid", "golang.org/x/sys"},
 	// Finds the problems of a gateway, its token and its records.
 	"cmd/kmsgate/internal/doctor": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/ca",
 		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/target", "gateway/kms", "hsm", "softhsm"},
@@ -121,6 +127,7 @@ var mayImport = map[string][]string{
 		"golang.org/x/sys"}, // the width of a terminal
 	// Commands: flags, one call, and a table to print.
 	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup",
+		"cmd/kmsgate/internal/batch",
 		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/clientkey",
 		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/doctor",
 		"cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
@@ -134,7 +141,8 @@ var mayImport = map[string][]string{
 // linksC are the packages that need a C compiler. All others build without one.
 var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance",
 	"cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target",
-	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/signer"}
+	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/signer",
+	"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/attestation"}
 
 // A pkg is a package in the output of go list.
 type pkg struct {

@@ -42,12 +42,12 @@ Without FILE, the commands read the log that --config or $`+auditFileVariable+`
 names, including its rotated files.`,
 		head, a.verifyCommand(), a.tailCommand(), a.searchCommand(), a.exportCommand())
 	cmd.PersistentPreRunE = func(*cobra.Command, []string) error {
-		file, key, err := a.Dialer.AuditFiles()
+		file, _, err := a.Dialer.AuditFiles()
 		if err != nil || file == "" {
 			return err
 		}
 		// Each of these commands reads from the environment what its command line lacks.
-		return errors.Join(os.Setenv(auditFileVariable, file), os.Setenv(auditKeyVariable, key))
+		return os.Setenv(auditFileVariable, file)
 	}
 	return cmd
 }
@@ -95,14 +95,14 @@ The exit status is 1 if anything is broken or if nothing is proven.`,
 		Args: cli.Arguments("[FILE…]"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd, v, args) },
 	}
-	cmd.Flags().StringVar(&v.publicKey, "audit-public-key", "", "`FILE` with the public key that verifies checkpoints, in PEM (default: $"+auditKeyVariable+")")
+	addAuditKeyTo(cmd, &v.publicKey)
 	cmd.Flags().StringVar(&v.expect, "expect", "", "`HEAD`, or @FILE with one, that the log must contain")
 	cmd.Flags().StringVar(&v.after, "after", "", "`HEAD`, or @FILE with one, after which the first file continues")
 	return cmd
 }
 
 func (a *auditor) verify(cmd *cobra.Command, v verification, args []string) error {
-	verifier, err := v.verifier()
+	verifier, err := v.verifier(a.App)
 	if err != nil {
 		return err
 	}
@@ -129,20 +129,9 @@ func verifyLog(ctx context.Context, verifier audit.Verifier, args []string) (aud
 	return auditlog.Verify(ctx, verifier, names)
 }
 
-func (v verification) verifier() (verifier audit.Verifier, err error) {
-	name := v.publicKey
-	if name == "" {
-		name = os.Getenv(auditKeyVariable)
-	}
-	if name == "" {
-		return verifier, cli.Usagef("which public key? Without one a log proves nothing: give --audit-public-key, or set %s", auditKeyVariable)
-	}
-	text, err := cli.ReadSmallFile(name)
-	if err != nil {
+func (v verification) verifier(app *cli.App) (verifier audit.Verifier, err error) {
+	if verifier.Key, err = auditKey(app, v.publicKey); err != nil {
 		return verifier, err
-	}
-	if verifier.Key, err = audit.ParsePublicKey(text); err != nil {
-		return verifier, fmt.Errorf("%s: %w", name, err)
 	}
 	if verifier.After, err = readHead("after", v.after); err != nil {
 		return verifier, err

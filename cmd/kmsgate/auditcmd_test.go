@@ -98,7 +98,7 @@ func TestVerifyRefuses(t *testing.T) {
 		"cut off":                                             {cut, "--audit-public-key", key, "--expect", head.String()},
 		"--expect: not a head":                                {log.Path, "--audit-public-key", key, "--expect", "nonsense"},
 		"--after: not a head":                                 {log.Path, "--audit-public-key", key, "--after", "nonsense"},
-		"which public key?":                                   {log.Path},
+		"which audit key?":                                    {log.Path},
 		"not a public key in PEM":                             {log.Path, "--audit-public-key", log.Path},
 		"open /nonexistent":                                   {"/nonexistent", "--audit-public-key", key},
 		"which log? Give FILE, or the gate":                   {"--audit-public-key", key},

@@ -74,7 +74,7 @@ Start here:
 			operator.devCommand(), operator.configCommand(), operator.initCommand(), serveCommand()}},
 		{keyGroup, "Keys:", []*cobra.Command{admin.keyCommand(), admin.aliasCommand()}},
 		{signGroup, "Sign files:", []*cobra.Command{
-			releaser.signCommand(), releaser.verifySignatureCommand(), releaser.publicKeyCommand(), releaser.csrCommand(), releaser.cmsCommand()}},
+			releaser.signCommand(), releaser.verifySignatureCommand(), releaser.batchCommand(), releaser.publicKeyCommand(), releaser.csrCommand(), releaser.cmsCommand()}},
 		{accessGroup, "Who may do what:", []*cobra.Command{
 			admin.userCommand(), admin.accessKeyCommand(), admin.policyCommand(), admin.aapCommand(), admin.clientKeyCommand(), admin.quotaCommand()}},
 		{operateGroup, "Operate and audit:", []*cobra.Command{

@@ -16,7 +16,6 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
-	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
@@ -242,7 +241,7 @@ func (a *releaser) signWith(cmd *cobra.Command, c signer.Client, k signer.Key, f
 
 // advise adds the flags that the gateway's refusal of a signature for nobody asks for.
 func advise(err error) error {
-	if errors.Is(err, kms.ErrNoPermission) && strings.Contains(err.Error(), "OnBehalfOf") {
+	if signer.IsForNobody(err) {
 		return fmt.Errorf("%w (give --user NAME or --as-administrator)", err)
 	}
 	return err

@@ -19,20 +19,25 @@ type signTarget struct {
 
 // addTo adds the flags: those of a gateway, of an endpoint and, if signs, of the person's role.
 func (t *signTarget) addTo(app *cli.App, cmd *cobra.Command, signs bool) {
-	app.Dialer.Register(cmd)
+	t.addLocalTo(app, cmd, signs)
 	flags := cmd.Flags()
 	flags.StringVar(&t.endpoint, "endpoint", "", "`HOST`[:PORT] of a gateway on the network, or of KMS")
 	flags.StringVar(&t.caFile, "ca-file", "", "`FILE` with the CA of --endpoint, in PEM (default: the system's)")
-	t.user = &cli.Parameter{Flag: "user", Kind: "NAME", Values: []string{""}, Complete: userNames, Usage: "the user whose policies apply"}
-	if signs {
-		app.AddFlag(cmd, t.user)
-		flags.BoolVar(&t.asAdministrator, "as-administrator", false, "sign under no policy of a user")
-		cmd.MarkFlagsMutuallyExclusive("user", "as-administrator")
-	}
 	for _, local := range []string{"user", "as-administrator", "socket", "config", "dir"} {
 		if cmd.Flag(local) != nil {
 			cmd.MarkFlagsMutuallyExclusive("endpoint", local)
 		}
+	}
+}
+
+// addLocalTo is addTo without the flags of an endpoint.
+func (t *signTarget) addLocalTo(app *cli.App, cmd *cobra.Command, signs bool) {
+	app.Dialer.Register(cmd)
+	t.user = &cli.Parameter{Flag: "user", Kind: "NAME", Values: []string{""}, Complete: userNames, Usage: "the user whose policies apply"}
+	if signs {
+		app.AddFlag(cmd, t.user)
+		cmd.Flags().BoolVar(&t.asAdministrator, "as-administrator", false, "sign under no policy of a user")
+		cmd.MarkFlagsMutuallyExclusive("user", "as-administrator")
 	}
 }
 

@@ -28,6 +28,9 @@ const (
 	ExitPIN = 77
 )
 
+// ErrRefused means that the gateway refused a part of a command: its ExitStatus is ExitRefused.
+var ErrRefused = errors.New("refused")
+
 // ExitStatus returns the exit status for an error that a command returned.
 func ExitStatus(err error) int {
 	var usage *usageError
@@ -40,6 +43,8 @@ func ExitStatus(err error) int {
 		return ExitPIN
 	case errors.As(err, &usage), errors.Is(err, target.ErrNoTarget):
 		return ExitUsage
+	case errors.Is(err, ErrRefused):
+		return ExitRefused
 	case errors.As(err, &refusal):
 		return statusOfRefusal(refusal)
 	case errors.Is(err, target.ErrUnreachable), errors.Is(err, hsm.ErrUnavailable), errors.As(err, &connection) && connection.Op != "listen":

@@ -24,7 +24,14 @@ type Client struct {
 	// none do. Both are for the local doors only; see gateway.Server.Do.
 	OnBehalfOf      string
 	AsAdministrator bool
+	// Reference is what the audit log says that a signature belongs to; see kms.AdminRequest.
+	Reference string
 }
+
+// An UnfitError says why a key cannot be used as it was asked.
+type UnfitError struct{ Reason string }
+
+func (e *UnfitError) Error() string { return e.Reason }
 
 // A Key is one version of a key, with the algorithm to use.
 type Key struct {
@@ -34,6 +41,11 @@ type Key struct {
 	Algorithm    hsm.Algorithm
 
 	key hsm.Key // Spec and Public
+}
+
+// IsForNobody reports whether an error says that a local signature needs a user or an administrator.
+func IsForNobody(err error) bool {
+	return errors.Is(err, kms.ErrNoPermission) && strings.Contains(err.Error(), "OnBehalfOf")
 }
 
 // Find returns a version of a key. name is a KeyId, an alias or an ARN. An empty version is the
@@ -49,7 +61,7 @@ func (c Client) Find(ctx context.Context, name, version, algorithm string) (Key,
 			return Key{}, err
 		}
 		if len(versions) == 0 {
-			return Key{}, fmt.Errorf("key %q has no version", name)
+			return Key{}, &UnfitError{fmt.Sprintf("key %q has no version", name)}
 		}
 		newest := slices.MaxFunc(versions, func(a, b kms.KeyVersionItem) int { return strings.Compare(a.CreationDate, b.CreationDate) })
 		if last := versions[len(versions)-1]; last.CreationDate == newest.CreationDate {
@@ -82,7 +94,7 @@ func (k *Key) setPublic(spki []byte) error {
 			k.Algorithm = algorithms[0]
 		}
 		if err := hsm.Check(spec, k.Algorithm, make([]byte, hsm.DigestSize)); err != nil {
-			return fmt.Errorf("algorithm %s does not fit a key of KeySpec %s: use one of %v", k.Algorithm, spec, algorithms)
+			return &UnfitError{fmt.Sprintf("algorithm %s does not fit a key of KeySpec %s: use one of %v", k.Algorithm, spec, algorithms)}
 		}
 		return nil
 	}
@@ -116,7 +128,7 @@ func (k Key) Digest(r io.Reader, sm2ID string) ([]byte, error) {
 func (c Client) Sign(ctx context.Context, k Key, digest []byte) ([]byte, error) {
 	var answer kms.AsymmetricSignResponse
 	err := c.Caller.Do(ctx, kms.AdminRequest{Action: "AsymmetricSign", Parameters: k.parameters(digest),
-		OnBehalfOf: c.OnBehalfOf, AsAdministrator: c.AsAdministrator}, &answer)
+		OnBehalfOf: c.OnBehalfOf, AsAdministrator: c.AsAdministrator, Reference: c.Reference}, &answer)
 	if err != nil {
 		return nil, err
 	}
