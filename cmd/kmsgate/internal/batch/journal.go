@@ -116,6 +116,10 @@ func lockCurrent(file *os.File) (bool, error) {
 	if !opened.Mode().IsRegular() {
 		return false, fmt.Errorf("%s is not a regular file", file.Name())
 	}
+	// Anyone who can write the journal can invent refusals.
+	if owner, ok := opened.Sys().(*syscall.Stat_t); !ok || int(owner.Uid) != os.Getuid() || opened.Mode().Perm()&0o022 != 0 {
+		return false, fmt.Errorf("%s belongs to another user, or others can write it: run as the user who began the batch, or move the file away to begin again", file.Name())
+	}
 	named, err := os.Stat(file.Name())
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
