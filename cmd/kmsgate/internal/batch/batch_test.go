@@ -234,6 +234,51 @@ func TestGatewayIsGone(t *testing.T) {
 	})
 }
 
+// TestListGrows signs the lines that the list had at the start. A list that was changed stops the
+// batch, which continues with the old one.
+func TestListGrows(t *testing.T) {
+	g := newGateway(t)
+	r := g.runner(t, 200)
+	original, err := os.ReadFile(r.In)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := errors.New("stop")
+	g.fail = func(n int) error {
+		if n == 100 {
+			return errors.Join(os.WriteFile(r.In, append(bytes.Clone(original), `{"Key": "k"}`+"\n"...), 0o600), stop)
+		}
+		return nil
+	}
+	if _, err := r.Run(t.Context()); !errors.Is(err, stop) {
+		t.Fatalf("got %v, want the gateway's error", err)
+	}
+	if _, err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "is not the list that this batch began with") {
+		t.Errorf("with another list: got %v", err)
+	}
+	if err := os.WriteFile(r.In, original, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.fail = func(n int) error {
+		if n%50 == 0 { // while it is read
+			f, err := os.OpenFile(r.In, os.O_WRONLY|os.O_APPEND, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteString(`{"Key": "k"}` + "\n")
+			return errors.Join(err, f.Close())
+		}
+		return nil
+	}
+	if m, err := r.Run(t.Context()); err != nil || m.Lines != 200 || m.Signed != 200 {
+		t.Errorf("a list that grows: got %+v, %v, want its first 200 lines", m, err)
+	}
+	if err := os.WriteFile(r.In, original, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.proven(t, r)
+}
+
 // TestKeyIsDisabled answers every line: those after the key was disabled are refusals.
 func TestKeyIsDisabled(t *testing.T) {
 	g := newGateway(t)

@@ -107,7 +107,7 @@ func (r *Runner) pass(ctx context.Context, list io.ReadSeeker, start begin, j *j
 	err := j.replay(func(result Result) error {
 		l, err := lines.next()
 		if err != nil || l.hash != result.Request {
-			return errors.Join(fmt.Errorf("it does not answer line %d of %s: the list is another one", result.Line, r.In), err)
+			return errors.Join(fmt.Errorf("it does not answer line %d of %s: restore the list, or move the journal away to begin again", result.Line, r.In), err)
 		}
 		return nil
 	})
@@ -131,7 +131,7 @@ func (r *Runner) pass(ctx context.Context, list io.ReadSeeker, start begin, j *j
 		return err
 	}
 	if lines.sum() != start.Requests || j.results != start.Lines {
-		return fmt.Errorf("%s was changed while it was read: restore it", r.In)
+		return fmt.Errorf("%s was changed while it was read: restore it, and run the batch with another output", r.In)
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func (r *Runner) answer(ctx context.Context, s *signatory, lines *lineReader, j 
 	var readErr error // set before pending is closed
 	running.Go(func() {
 		defer close(pending)
-		readErr = begunAnswers(ctx, s, lines, slots, pending, &running)
+		readErr = begunAnswers(ctx, s, lines, j.begin.Lines, slots, pending, &running)
 	})
 	for q := (queue{pending: pending}); ; {
 		group, err := q.next()
@@ -179,9 +179,10 @@ func (r *Runner) answer(ctx context.Context, s *signatory, lines *lineReader, j 
 	}
 }
 
-// begunAnswers starts to answer each line as soon as it has a slot.
-func begunAnswers(ctx context.Context, s *signatory, lines *lineReader, slots chan<- struct{}, pending chan<- *answer, running *sync.WaitGroup) error {
-	for {
+// begunAnswers starts to answer each line as soon as it has a slot, up to the last that the list had
+// when the batch began.
+func begunAnswers(ctx context.Context, s *signatory, lines *lineReader, last int, slots chan<- struct{}, pending chan<- *answer, running *sync.WaitGroup) error {
+	for lines.number < last {
 		l, err := lines.next()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -201,6 +202,7 @@ func begunAnswers(ctx context.Context, s *signatory, lines *lineReader, slots ch
 			a.result, a.key, a.err = s.answer(ctx, l)
 		})
 	}
+	return nil
 }
 
 // A queue holds answers in the order of their lines.
