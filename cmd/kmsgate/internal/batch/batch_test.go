@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -297,6 +298,30 @@ func TestKeyIsDisabled(t *testing.T) {
 	if err != nil || strings.Count(string(out), `"Code":"`+kms.ErrKeyDisabled.Code+`"`) != 30 {
 		t.Errorf("got %s, %v, want the code in 30 lines", out, err)
 	}
+}
+
+// TestEndedMeanwhile signs nothing if another run has completed the batch before the lock.
+func TestEndedMeanwhile(t *testing.T) {
+	g := newGateway(t)
+	r := g.runner(t, 10)
+	first, err := r.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := openJournal(r.Out, begin{Format: format, Batch: "other", Requests: first.Requests, Lines: first.Lines})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.close(); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := r.Run(t.Context()); err != nil || m.Batch != first.Batch || !g.once(10) {
+		t.Errorf("got %+v, %v, signed %v, want the first manifest", m, err, g.signed)
+	}
+	if _, err := os.Stat(journalPath(r.Out)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the new journal is left: %v", err)
+	}
+	g.proven(t, r)
 }
 
 // TestCancelled ends at once, with nothing left running, and continues.

@@ -43,11 +43,23 @@ func (r *Runner) Run(ctx context.Context) (m Manifest, err error) {
 		return m, err
 	}
 	defer func() { err = errors.Join(err, j.close()) }()
-	if err := r.answerAll(ctx, list, start, j); err != nil {
+	err = r.answerAll(ctx, list, start, j)
+	if errors.Is(err, errEnded) {
+		if err := j.remove(); err != nil {
+			return m, err
+		}
+		m, _, err = r.completed(start)
+		return m, err
+	}
+	if err != nil {
 		return m, fmt.Errorf("%w (the results so far are kept: run the same command again to continue)", err)
 	}
 	return r.finish(ctx, j)
 }
+
+// errEnded means that another run has completed the batch between the look at the output and the
+// lock of the journal, which is therefore new.
+var errEnded = errors.New("the batch has ended")
 
 // scan reads a list once, for its hash and its number of lines.
 func scan(list *os.File) (begin, error) {
@@ -119,6 +131,9 @@ func (r *Runner) pass(ctx context.Context, list io.ReadSeeker, start begin, j *j
 	}
 	if j.results == j.begin.Lines {
 		return nil
+	}
+	if _, err := os.Lstat(r.Out); err == nil && len(j.runs) == 0 {
+		return errEnded
 	}
 	if err := j.startRun(time.Now()); err != nil {
 		return err
