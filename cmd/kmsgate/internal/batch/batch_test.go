@@ -347,9 +347,9 @@ func TestCancelled(t *testing.T) {
 	})
 }
 
-// TestForged verifies outputs that are attested, and yet are wrong: who may attest can choose
+// TestForgedBatch verifies outputs that are attested, and yet are wrong: who may attest can choose
 // what.
-func TestForged(t *testing.T) {
+func TestForgedBatch(t *testing.T) {
 	g := newGateway(t)
 	r := g.runner(t, 3)
 	if _, err := r.Run(t.Context()); err != nil {
