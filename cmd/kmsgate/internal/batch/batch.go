@@ -154,12 +154,12 @@ func (r *Result) refuse(err error) error {
 	var unfit *signer.UnfitError
 	switch {
 	case errors.As(err, &unfit):
-		r.Error = unfit.Error()
+		r.Error = kms.ClipTo(kms.MaxReason, unfit.Error())
 	case !errors.As(err, &refusal), refusal.Status >= 500, errors.Is(err, kms.ErrThrottling),
 		errors.Is(err, kms.ErrUserNotFound), signer.IsForNobody(err):
 		return err
 	default:
-		r.Code, r.Error = refusal.Code, refusal.Error()
+		r.Code, r.Error = refusal.Code, kms.ClipTo(kms.MaxReason, refusal.Error())
 	}
 	return nil
 }
