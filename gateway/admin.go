@@ -109,7 +109,7 @@ func (d *adminDoor) authenticate(_ context.Context, c *call) (*identity.Principa
 
 func (d *adminDoor) lookup(c *call) (operation, error) { return d.caller.lookup(c) }
 
-func (d *adminDoor) errorOf(err error) *kms.Error { return apiError(err) }
+func (d *adminDoor) errorOf(err error) *kms.Error { return localError(err) }
 
 func (d *adminDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
 	switch o, ok := resp.(octets); {

@@ -26,6 +26,15 @@ func nativeError(err error) *kms.Error {
 	}
 }
 
+// localError is like apiError, for local administrators. If a working token refuses an operation,
+// waiting does not help: they learn that, and why.
+func localError(err error) *kms.Error {
+	if errors.Is(err, hsm.ErrRefused) {
+		return kms.ErrKeyUnavailable.Because("%s.", kms.ClipTo(kms.MaxReason, err.Error()))
+	}
+	return apiError(err)
+}
+
 // sentinels maps errors of other packages to errors of the API. If detailed is set, the
 // client also receives the text of the cause. It is set only where that text describes
 // nothing except the client's request.

@@ -80,7 +80,7 @@ func (d *localDoor) authenticate(_ context.Context, c *call) (*identity.Principa
 
 func (d *localDoor) lookup(c *call) (operation, error) { return d.caller.lookup(c) }
 
-func (d *localDoor) errorOf(err error) *kms.Error { return apiError(err) }
+func (d *localDoor) errorOf(err error) *kms.Error { return localError(err) }
 
 func (d *localDoor) answer(_ *call, resp kms.Response, apiErr *kms.Error) error {
 	if apiErr != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
 )
 
 // TestLocalSigning signs at both local doors. Root alone does not sign: either a user's policies
@@ -92,5 +93,21 @@ func TestLocalQuota(t *testing.T) {
 	}
 	for range 3 {
 		b.local("AsymmetricSign", nil, b.signParams()...) // as administrator
+	}
+}
+
+// TestTokenRefuses tells local administrators apart a token that refuses an operation, where waiting does
+// not help, and one that is away.
+func TestTokenRefuses(t *testing.T) {
+	b := newBench(t)
+	sign := kms.AdminRequest{Action: "AsymmetricSign", Parameters: params(b.signParams()...), AsAdministrator: true}
+	doors := map[kms.Door]func(context.Context, kms.AdminRequest, any) error{kms.Local: b.server.Do, kms.Admin: b.admin().Do}
+	for failure, want := range map[error]*kms.Error{hsm.ErrRefused: kms.ErrKeyUnavailable, hsm.ErrUnavailable: kms.ErrUnavailable, hsm.ErrBusy: kms.ErrUnavailable} {
+		b.backend.Fail(failure)
+		for door, do := range doors {
+			if err := do(t.Context(), sign, nil); !errors.Is(err, want) {
+				t.Errorf("%v at the %s door: got %v, want %v", failure, door, err, want)
+			}
+		}
 	}
 }

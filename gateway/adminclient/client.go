@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -54,7 +55,7 @@ func (c *Client) Do(ctx context.Context, request kms.AdminRequest, resp any) err
 		return nil
 	}
 	if err := json.NewDecoder(answer.Body).Decode(resp); err != nil {
-		return fmt.Errorf("decoding the gateway's answer to %q: %w", request.Action, err)
+		return fmt.Errorf("decoding the gateway's answer to %q: %w (%w)", request.Action, err, kms.ErrNoAnswer)
 	}
 	return nil
 }
@@ -89,8 +90,12 @@ func (c *Client) post(ctx context.Context, request kms.AdminRequest) (*http.Resp
 		return nil, err
 	}
 	answer, err := c.http.Do(r)
-	if err != nil {
+	var connection *net.OpError
+	switch {
+	case errors.As(err, &connection) && connection.Op == "dial", errors.Is(ctx.Err(), context.Canceled):
 		return nil, fmt.Errorf("calling the gateway: %w", err)
+	case err != nil:
+		return nil, fmt.Errorf("calling the gateway: %w (%w)", err, kms.ErrNoAnswer)
 	}
 	if answer.StatusCode == http.StatusOK {
 		return answer, nil
@@ -98,8 +103,8 @@ func (c *Client) post(ctx context.Context, request kms.AdminRequest) (*http.Resp
 	defer answer.Body.Close()
 	var api kms.ErrorBody
 	if err := json.NewDecoder(answer.Body).Decode(&api); err != nil {
-		return nil, fmt.Errorf("decoding the gateway's answer to %q (HTTP status %d): %w",
-			request.Action, answer.StatusCode, err)
+		return nil, fmt.Errorf("decoding the gateway's answer to %q (HTTP status %d): %w (%w)",
+			request.Action, answer.StatusCode, err, kms.ErrNoAnswer)
 	}
 	return nil, &kms.Error{Status: api.HttpStatus, Code: api.Code, Message: api.Message}
 }

@@ -23,6 +23,9 @@ const MaxReference = 128
 // OctetStream is the Content-Type of an answer that consists of octets instead of a message.
 const OctetStream = "application/octet-stream"
 
+// ErrNoAnswer means that the gateway took a request and gave no answer that can be read.
+var ErrNoAnswer = errors.New("the gateway gave no answer, and may have carried out the operation")
+
 // The errors for a caller that expects the wrong kind of answer: ErrOctets if the operation
 // answers with octets instead of a message, ErrNoOctets if it is the reverse.
 var (

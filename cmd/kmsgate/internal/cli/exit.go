@@ -47,7 +47,7 @@ func ExitStatus(err error) int {
 		return ExitRefused
 	case errors.As(err, &refusal):
 		return statusOfRefusal(refusal)
-	case errors.Is(err, target.ErrUnreachable), errors.Is(err, hsm.ErrUnavailable), errors.As(err, &connection) && connection.Op != "listen":
+	case errors.Is(err, target.ErrUnreachable), errors.Is(err, hsm.ErrUnavailable), errors.Is(err, kms.ErrNoAnswer), errors.As(err, &connection) && connection.Op != "listen":
 		return ExitUnreachable
 	}
 	return ExitOther
