@@ -111,6 +111,8 @@ var mayImport = map[string][]string{
 	// the standard library lacks.
 	"cmd/kmsgate/internal/batch": {"cmd/kmsgate/internal/attestation", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
 		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "github.com/google/uuid", "golang.org/x/sys"},
+	// A gateway for the tests of what signs through one.
+	"cmd/kmsgate/internal/signer/signertest": {"gateway/audit", "gateway/kms", "hsm", "hsm/hsmtest"},
 	// Finds the problems of a gateway, its token and its records.
 	"cmd/kmsgate/internal/doctor": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/ca",
 		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/target", "gateway/kms", "hsm", "softhsm"},

@@ -24,9 +24,14 @@ if you like Id, Version, Algorithm and SM2Id. Each line gets one line in the out
 the same order: a signature or a refusal.
 
 If the command is interrupted, run it again: it continues. Until the last line is answered
-the results are in FILE.partial. Only lines that were in flight, at most 32, can be signed
-twice; the manifest names them. The manifest is FILE.manifest. Beside it is what the
-gateway attests of it, signed by the audit key: kmsgate batch verify needs no gateway.
+the results are in FILE.partial. Only lines that were in flight, at most 32, and lines for
+which the gateway gave no answer can be signed again; the manifest names them. The
+manifest is FILE.manifest. Beside it is what the gateway attests of it, signed by the
+audit key: kmsgate batch verify needs no gateway.
+
+All requests that name a key in the same way get the same key version, even if somebody
+moves its alias. A quota is waited for; a gateway or token that does not answer is waited
+for during a minute.
 
 A signature needs a user or --as-administrator, as kmsgate sign does. The exit status is 4
 if a line was refused.`,
@@ -109,9 +114,13 @@ The exit status is 1 if anything is not proven.`,
 			if err != nil {
 				return fmt.Errorf("the batch is not proven: %w", err)
 			}
-			return a.Print(cmd, cli.View{Value: p, Text: fmt.Sprintf("proven: %s signed, %d refused, on %s, attested by %s for %s\n",
+			text := fmt.Sprintf("proven: %s signed, %d refused, on %s, attested by %s for %s\n",
 				cli.Count(p.Manifest.Signed, "line"), p.Manifest.Refused, p.Attestation.Time.Format(time.RFC3339),
-				printable.Text(p.Attestation.Instance), printable.Text(p.Attestation.Principal))})
+				printable.Text(p.Attestation.Instance), printable.Text(p.Attestation.Principal))
+			if p.FilesNotHashed > 0 {
+				text += fmt.Sprintf("%s not hashed: give --files to compare what was signed with them\n", cli.Count(p.FilesNotHashed, "file"))
+			}
+			return a.Print(cmd, cli.View{Value: p, Text: text})
 		},
 	}
 	cmd.Flags().StringVar(&list, "in", "", "the `LIST`, a file")

@@ -7,12 +7,10 @@
 package attestation
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 
@@ -38,8 +36,7 @@ const maxSize = 16 << 20
 // kms.MaxList. With inspect the attestation has what the token reports. An error about the gateway
 // leaves no file changed.
 func Write(ctx context.Context, c target.Caller, kind Kind, path string, document []byte, keys []kms.KeyVersionName, inspect bool) (a kms.Attestation, err error) {
-	sum := sha256.Sum256(document)
-	parameters := map[string]string{"Kind": string(kind), "Document": hex.EncodeToString(sum[:])}
+	parameters := map[string]string{"Kind": string(kind), "Document": hashOf(document)}
 	if len(keys) > 0 {
 		text, err := json.Marshal(keys)
 		if err != nil {
@@ -86,18 +83,39 @@ func Read(key audit.PublicKey, kind Kind, path string) (document []byte, a kms.A
 	if digest := sha256.Sum256(text); !audit.Signed(key, digest[:], signature) {
 		return nil, a, fmt.Errorf("%s is not signed by this audit key: it was changed, or is another instance's", textPath(path))
 	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&a); err != nil || a.Format != audit.AttestationFormat {
-		return nil, a, errors.Join(fmt.Errorf("%s is not of format %q", textPath(path), audit.AttestationFormat), err)
+	if err := json.Unmarshal(text, &a); err != nil {
+		return nil, a, fmt.Errorf("reading %s: %w", textPath(path), err)
 	}
-	if sum := sha256.Sum256(document); a.Document != hex.EncodeToString(sum[:]) {
+	if a.Format != audit.AttestationFormat {
+		return nil, a, fmt.Errorf("%s is not of format %q", textPath(path), audit.AttestationFormat)
+	}
+	if a.Document != hashOf(document) {
 		return nil, a, fmt.Errorf("%s is not the document that was attested: it was changed", path)
 	}
 	if a.Kind != string(kind) {
 		return nil, a, fmt.Errorf("%s is attested as a %s, not as a %s", path, a.Kind, kind)
 	}
 	return document, a, nil
+}
+
+// Covers reports whether the files beside a document exist and are of it. It does not verify the
+// signature.
+func Covers(path string, document []byte) bool {
+	var a kms.Attestation
+	text, err := readFile(textPath(path))
+	if err != nil || json.Unmarshal(text, &a) != nil || a.Document != hashOf(document) {
+		return false
+	}
+	_, err = readFile(signaturePath(path))
+	return err == nil
+}
+
+// Files returns the paths of the files that Write writes beside a document.
+func Files(path string) []string { return []string{textPath(path), signaturePath(path)} }
+
+func hashOf(document []byte) string {
+	sum := sha256.Sum256(document)
+	return hex.EncodeToString(sum[:])
 }
 
 func readFile(path string) ([]byte, error) {

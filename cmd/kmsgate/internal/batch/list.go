@@ -5,20 +5,19 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"hash"
 	"io"
 )
 
-// A line is one line of a list.
+// A line is one line of a list or of an output.
 type line struct {
 	number int    // from 1 on
 	text   []byte // without its end; nil if it has more than MaxLine bytes
 	hash   string // the SHA-256 of the whole line without its end, in hexadecimal
 }
 
-// A lineReader reads the lines of a list or of an output, and hashes all that it reads.
+// A lineReader reads lines, and hashes all that it reads.
 type lineReader struct {
 	r      *bufio.Reader
 	number int
@@ -54,16 +53,3 @@ func (l *lineReader) next() (line, error) {
 
 // sum returns the SHA-256 of all that was read, in hexadecimal.
 func (l *lineReader) sum() string { return hex.EncodeToString(l.all.Sum(nil)) }
-
-// decode decodes a line strictly: a misspelled member is an error.
-func decode(text []byte, value any) error {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(value); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the object")
-	}
-	return nil
-}

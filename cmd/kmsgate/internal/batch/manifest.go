@@ -25,6 +25,7 @@ import (
 type Manifest struct {
 	Format   string // format
 	Batch    string // the id in the audit log's References
+	Instance string // the ARN of the instance that signed
 	Began    time.Time
 	Ended    time.Time
 	Lines    int
@@ -32,61 +33,146 @@ type Manifest struct {
 	Refused  int
 	Requests string // the SHA-256 of the list, in hexadecimal
 	Results  string // the SHA-256 of the output, in hexadecimal
-	Keys     []Key  // those that signed
+	Keys     []SigningKey
 	Runs     []Run
+	Again    []Span // lines that can have been signed more than once
+}
+
+// A SigningKey is a key version that requests of a batch got.
+type SigningKey struct {
+	Key
+	Names      []string // the Keys by which requests named it
+	Signatures int
 }
 
 // ManifestPath returns the path of the manifest of an output.
 func ManifestPath(out string) string { return out + ".manifest" }
 
-// completed returns the manifest of an output that is complete. An output without a manifest or a
-// journal is no batch's, and an error.
-func (r *Runner) completed(start begin) (m Manifest, done bool, err error) {
-	if _, err := os.Lstat(r.Out); errors.Is(err, fs.ErrNotExist) {
-		return m, false, nil
-	} else if err != nil {
-		return m, false, err
+func encodeManifest(m any) ([]byte, error) {
+	text, err := json.MarshalIndent(m, "", "  ")
+	return append(text, '\n'), err
+}
+
+// decodeManifest decodes the text of a manifest.
+func decodeManifest(text []byte) (m Manifest, err error) {
+	if err := decodeOwn(text, &m, encodeManifest); err != nil {
+		return m, fmt.Errorf("reading the manifest: %w", err)
 	}
-	if _, err := os.Lstat(journalPath(r.Out)); err == nil {
-		return m, false, nil // finish compares the output
+	if m.Format != format {
+		return m, fmt.Errorf("the manifest is not of format %q", format)
 	}
-	text, err := os.ReadFile(ManifestPath(r.Out))
-	if err != nil || decode(text, &m) != nil || m.Format != format {
-		return m, false, fmt.Errorf("%s exists, and is not the output of a batch: move it away, or choose another output", r.Out)
+	return m, nil
+}
+
+// completed returns the manifest of an output that is complete. It checks that nothing of another
+// batch, or of none, would be replaced. If the attestation is missing, the gateway attests again.
+func (r *Runner) completed(ctx context.Context, start begin) (m Manifest, done bool, err error) {
+	_, journalErr := os.Lstat(journalPath(r.Out))
+	if journalErr == nil {
+		return m, false, nil // the batch continues
 	}
 	results, err := fileHash(r.Out)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, false, r.checkNew()
+	}
 	if err != nil {
 		return m, false, err
 	}
-	if m.Requests != start.Requests || m.Results != results {
-		return m, false, fmt.Errorf("%s exists, and is the output of another batch or was changed: move it away, or choose another output", r.Out)
+	text, err := os.ReadFile(ManifestPath(r.Out))
+	if err == nil {
+		m, err = decodeManifest(text)
 	}
-	return m, true, nil
+	move := fmt.Sprintf("move it and %s* away, or choose another output", ManifestPath(r.Out))
+	if err != nil {
+		return m, false, fmt.Errorf("%s exists, and is not the output of a batch: %s (%w)", r.Out, move, err)
+	}
+	if m.Requests != start.Requests || m.Results != results {
+		return m, false, fmt.Errorf("%s exists, and is the output for another list, or was changed: %s", r.Out, move)
+	}
+	if attestation.Covers(ManifestPath(r.Out), text) {
+		return m, true, nil
+	}
+	return m, true, r.attest(ctx, m, text)
+}
+
+// checkNew checks that none of the files that a new batch writes exists or is the list.
+func (r *Runner) checkNew() error {
+	list, err := os.Stat(r.In)
+	if err != nil {
+		return err
+	}
+	for _, path := range append(attestation.Files(ManifestPath(r.Out)), ManifestPath(r.Out), listPath(r.Out)) {
+		info, err := os.Stat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return err
+		case os.SameFile(info, list):
+			return fmt.Errorf("%s is the list, and the batch would replace it: choose another output", path)
+		case path != listPath(r.Out): // the copy of the list, whose batch has not begun
+			return fmt.Errorf("%s exists, without its output: move it away, or choose another output", path)
+		}
+	}
+	return nil
 }
 
 // finish writes the output and its manifest, and removes the journal.
 func (r *Runner) finish(ctx context.Context, j *journal) (m Manifest, err error) {
-	m = Manifest{Format: format, Batch: j.begin.Batch, Began: j.begin.Time, Ended: time.Now().UTC(),
-		Lines: j.results, Signed: j.signed, Refused: j.results - j.signed, Requests: j.begin.Requests, Runs: j.runs, Keys: []Key{}}
-	names := []kms.KeyVersionName{}
-	for _, k := range j.keys {
-		if k.Signatures > 0 {
-			m.Keys = append(m.Keys, *k)
-			names = append(names, kms.KeyVersionName{KeyId: k.KeyId, KeyVersionId: k.KeyVersionId})
-		}
-	}
-	slices.SortFunc(m.Keys, func(a, b Key) int { return strings.Compare(a.KeyVersionId, b.KeyVersionId) })
+	m = Manifest{Format: format, Batch: j.begin.Batch, Instance: j.begin.Instance, Began: j.begin.Time, Ended: time.Now().UTC(),
+		Lines: j.done, Signed: j.signed, Refused: j.done - j.signed, Requests: j.begin.Requests,
+		Runs: j.runs, Again: append([]Span{}, j.again...), Keys: j.signingKeys()}
 	if m.Results, err = writeOutput(j, r.Out); err != nil {
 		return m, fmt.Errorf("writing %q: %w", r.Out, err)
 	}
-	text, err := json.MarshalIndent(m, "", "  ")
+	text, err := encodeManifest(m)
 	if err != nil {
 		return m, err
 	}
-	if _, err := attestation.Write(ctx, r.Client.Caller, attestation.Batch, ManifestPath(r.Out), append(text, '\n'), names, false); err != nil {
-		return m, fmt.Errorf("%w (every line is answered: run the same command again)", err)
+	if err := r.attest(ctx, m, text); err != nil {
+		return m, err
+	}
+	if sum, err := fileHash(r.In); err != nil || sum != j.begin.Requests {
+		return m, errors.Join(fmt.Errorf("every line is answered, but %s was changed after the batch had begun: the batch is of its copy, %s", r.In, listPath(r.Out)), err)
+	}
+	if err := os.Remove(listPath(r.Out)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return m, err
 	}
 	return m, j.remove()
+}
+
+// signingKeys returns the key versions that signed.
+func (j *journal) signingKeys() []SigningKey {
+	all := []SigningKey{}
+	for _, u := range j.uses {
+		i := slices.IndexFunc(all, func(k SigningKey) bool { return k.KeyVersionId == u.KeyVersionId })
+		if i < 0 {
+			if j.counts[u.KeyVersionId] == 0 {
+				continue
+			}
+			i, all = len(all), append(all, SigningKey{Key: u.Key, Signatures: j.counts[u.KeyVersionId]})
+		}
+		if !slices.Contains(all[i].Names, u.Name.Key) {
+			all[i].Names = append(all[i].Names, u.Name.Key)
+		}
+	}
+	slices.SortFunc(all, func(a, b SigningKey) int { return strings.Compare(a.KeyVersionId, b.KeyVersionId) })
+	return all
+}
+
+// attest writes a manifest, and has the gateway attest it with all of its keys.
+func (r *Runner) attest(ctx context.Context, m Manifest, text []byte) error {
+	names := []kms.KeyVersionName{}
+	for _, k := range m.Keys {
+		names = append(names, kms.KeyVersionName{KeyId: k.KeyId, KeyVersionId: k.KeyVersionId})
+	}
+	a, err := attestation.Write(ctx, r.Client.Caller, attestation.Batch, ManifestPath(r.Out), text, names, false)
+	if err != nil {
+		return fmt.Errorf("%w (every line is answered: run the same command again)", err)
+	}
+	if _, err := attestedKeys(m, a); err != nil {
+		return fmt.Errorf("every line is answered, but the batch cannot be proven: %w", err)
+	}
+	return nil
 }
 
 // writeOutput writes the results of a journal to a file, and returns its SHA-256 in hexadecimal. If
@@ -94,10 +180,8 @@ func (r *Runner) finish(ctx context.Context, j *journal) (m Manifest, err error)
 func writeOutput(j *journal, out string) (string, error) {
 	sum := sha256.New()
 	write := func(w io.Writer) error {
-		sum.Reset()
-		again := &journal{file: j.file, keys: make(map[string]*Key)}
 		buffered := bufio.NewWriter(io.MultiWriter(w, sum))
-		err := again.replay(func(result Result) error {
+		err := j.results(func(result Result) error {
 			text, err := json.Marshal(result)
 			if err != nil {
 				return err

@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 // A Runner runs a batch.
@@ -19,23 +23,21 @@ type Runner struct {
 	Client   signer.Client
 	In, Out  string                // the paths of the list and of the output
 	Progress func(done, total int) // after each group of results; nil for none
-	Waiting  func(err error)       // before each wait for a gateway that does not answer; nil for none
+	Waiting  func(err error)       // before a wait for a gateway that does not answer; nil for none
 }
 
 // Run answers every line of the list that has no result yet, writes the output, and has the gateway
 // attest the manifest. If it fails, running it again continues; after it has succeeded, running it
-// again changes nothing. An output that is another batch's, or no batch's, is an error.
+// again changes nothing. Files that are not of this batch are an error, and stay.
 func (r *Runner) Run(ctx context.Context) (m Manifest, err error) {
-	list, err := os.Open(r.In)
+	start, err := r.scan()
 	if err != nil {
 		return m, err
 	}
-	defer list.Close()
-	start, err := scan(list)
-	if err != nil {
-		return m, fmt.Errorf("reading %q: %w", r.In, err)
+	if m, done, err := r.completed(ctx, start); done || err != nil {
+		return m, err
 	}
-	if m, done, err := r.completed(start); done || err != nil {
+	if start.Instance, err = r.instance(ctx); err != nil {
 		return m, err
 	}
 	j, err := openJournal(r.Out, start)
@@ -43,231 +45,225 @@ func (r *Runner) Run(ctx context.Context) (m Manifest, err error) {
 		return m, err
 	}
 	defer func() { err = errors.Join(err, j.close()) }()
-	err = r.answerAll(ctx, list, start, j)
-	if errors.Is(err, errEnded) {
+	if _, err := os.Lstat(r.Out); err == nil && len(j.runs) == 0 {
+		// Another run has completed the batch since the look at the output: the journal is new.
 		if err := j.remove(); err != nil {
 			return m, err
 		}
-		m, _, err = r.completed(start)
+		m, _, err = r.completed(ctx, start)
 		return m, err
 	}
-	if err != nil {
+	if err := r.checkBegin(j.begin, start); err != nil {
+		return m, err
+	}
+	if err := r.answerAll(ctx, j); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return m, fmt.Errorf("%w (the results so far are kept: run the same command again to continue)", err)
 	}
 	return r.finish(ctx, j)
 }
 
-// errEnded means that another run has completed the batch between the look at the output and the
-// lock of the journal, which is therefore new.
-var errEnded = errors.New("the batch has ended")
-
-// scan reads a list once, for its hash and its number of lines.
-func scan(list *os.File) (begin, error) {
-	if info, err := list.Stat(); err != nil || !info.Mode().IsRegular() {
-		return begin{}, errors.Join(errors.New("it is not a regular file"), err)
+// scan reads the list once, for its hash and its number of lines.
+func (r *Runner) scan() (begin, error) {
+	list, err := os.Open(r.In)
+	if err != nil {
+		return begin{}, err
+	}
+	defer list.Close()
+	if info, err := list.Stat(); err != nil {
+		return begin{}, err
+	} else if !info.Mode().IsRegular() {
+		return begin{}, fmt.Errorf("reading %q: it is not a regular file", r.In)
 	}
 	lines := newLineReader(list)
-	for {
-		if _, err := lines.next(); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return begin{}, err
-		}
+	for err == nil {
+		_, err = lines.next()
+	}
+	if !errors.Is(err, io.EOF) {
+		return begin{}, fmt.Errorf("reading %q: %w", r.In, err)
 	}
 	if lines.number == 0 {
-		return begin{}, errors.New("it is empty")
+		return begin{}, fmt.Errorf("reading %q: it is empty", r.In)
 	}
 	return begin{Format: format, Batch: uuid.NewString(), Time: time.Now().UTC(), Requests: lines.sum(), Lines: lines.number}, nil
 }
 
-// waitBetween is the time between two tries to reach a gateway.
-const waitBetween = time.Second
-
-// answerAll answers all lines that have no result. It starts again after an error that may pass, until
-// no line gets a result for as long as Patience.
-func (r *Runner) answerAll(ctx context.Context, list io.ReadSeeker, start begin, j *journal) error {
-	progress, before := time.Now(), -1
-	for {
-		err := r.pass(ctx, list, start, j)
-		if err == nil || !mayPass(err) || ctx.Err() != nil {
-			return err
-		}
-		if j.results > before {
-			progress, before = time.Now(), j.results
-		}
-		if time.Since(progress) > Patience {
-			return err
-		}
-		if r.Waiting != nil {
-			r.Waiting(err)
-		}
-		select {
-		case <-time.After(waitBetween):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+// instance returns the ARN of the gateway's instance.
+func (r *Runner) instance(ctx context.Context) (string, error) {
+	var answer kms.ListKmsInstancesResponse
+	if err := r.Client.Caller.Call(ctx, "ListKmsInstances", nil, &answer); err != nil {
+		return "", err
 	}
+	if len(answer.KmsInstances.KmsInstance) != 1 {
+		return "", fmt.Errorf("the gateway has %d instances instead of one", len(answer.KmsInstances.KmsInstance))
+	}
+	return answer.KmsInstances.KmsInstance[0].KmsInstanceArn, nil
 }
 
-// pass answers the lines that have no result, until an error.
-func (r *Runner) pass(ctx context.Context, list io.ReadSeeker, start begin, j *journal) error {
-	if _, err := list.Seek(0, io.SeekStart); err != nil {
-		return err
+// checkBegin checks that a journal is of this list and this instance.
+func (r *Runner) checkBegin(begun, start begin) error {
+	if begun.Requests != start.Requests {
+		return fmt.Errorf("%s is not the list that this batch began with: restore it (%s is a copy), or move %s away to begin again",
+			r.In, listPath(r.Out), journalPath(r.Out))
 	}
-	lines := newLineReader(list)
-	*j = journal{file: j.file, keys: make(map[string]*Key)}
-	err := j.replay(func(result Result) error {
-		l, err := lines.next()
-		if err != nil || l.hash != result.Request {
-			return errors.Join(fmt.Errorf("it does not answer line %d of %s: restore the list, or move the journal away to begin again", result.Line, r.In), err)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if j.begin.Requests != start.Requests {
-		return fmt.Errorf("%s is not the list that this batch began with: restore it, or move %s away to begin again", r.In, journalPath(r.Out))
-	}
-	if j.results == j.begin.Lines {
-		return nil
-	}
-	if _, err := os.Lstat(r.Out); err == nil && len(j.runs) == 0 {
-		return errEnded
-	}
-	if err := j.startRun(time.Now()); err != nil {
-		return err
-	}
-	s := &signatory{client: r.Client, batch: j.begin.Batch, keys: make(map[string]signer.Key), used: make(map[string]bool)}
-	for id := range j.keys {
-		s.used[id] = true
-	}
-	if err := r.answer(ctx, s, lines, j); err != nil {
-		return err
-	}
-	if lines.sum() != start.Requests || j.results != start.Lines {
-		return fmt.Errorf("%s was changed while it was read: restore it, and run the batch with another output", r.In)
+	if begun.Instance != start.Instance {
+		return fmt.Errorf("this batch began at instance %s, and this is %s: name the gateway of the first", begun.Instance, start.Instance)
 	}
 	return nil
 }
 
+// listPath is the path of the copy of the list that the batch began with.
+func listPath(out string) string { return journalPath(out) + ".list" }
+
+// openList opens the copy of the list. It makes the copy if it is missing or another batch's.
+func (r *Runner) openList(begun begin) (*os.File, error) {
+	path := listPath(r.Out)
+	if sum, err := fileHash(path); errors.Is(err, fs.ErrNotExist) || err == nil && sum != begun.Requests {
+		err := durable.Replace(path, 0o600, func(w io.Writer) error {
+			list, err := os.Open(r.In)
+			if err != nil {
+				return err
+			}
+			defer list.Close()
+			lines := newLineReader(io.TeeReader(list, w))
+			for err == nil {
+				_, err = lines.next()
+			}
+			if errors.Is(err, io.EOF) && lines.sum() != begun.Requests {
+				return fmt.Errorf("%s was changed while it was read: restore it", r.In)
+			}
+			if !errors.Is(err, io.EOF) {
+				return err
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("copying the list: %w", err)
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	return os.Open(path)
+}
+
+// answerAll answers the lines that have no result.
+func (r *Runner) answerAll(ctx context.Context, j *journal) (err error) {
+	if j.done == j.begin.Lines {
+		return nil
+	}
+	list, err := r.openList(j.begin)
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	s, err := newSignatory(r.Client, j, r.Waiting)
+	if err != nil {
+		return err
+	}
+	lines := newLineReader(list)
+	for lines.number < j.done {
+		if _, err := lines.next(); err != nil {
+			return fmt.Errorf("reading %q: %w", list.Name(), err)
+		}
+	}
+	if err := j.startRun(time.Now()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	answers := make(chan answer, Window+1) // room for every line in flight, and for an error of the list
+	slots := make(chan struct{}, Window)   // one for each line from its start until it and all before it are in the journal
+	ahead := make(map[int]bool)            // lines that an earlier run has answered
+	for n := range j.ahead {
+		ahead[n] = true
+	}
+	running.Go(func() {
+		if err := startAnswers(ctx, s, lines, j.begin.Lines, ahead, slots, answers, &running); err != nil {
+			answers <- answer{err: err}
+		}
+	})
+	for err == nil && j.done < j.begin.Lines {
+		err = r.record(j, nextGroup(answers), slots)
+	}
+	cancel()
+	running.Wait()
+	if len(answers) > 0 { // answers that came in between: these lines are not asked for again
+		if lastErr := r.record(j, nextGroup(answers), slots); err == nil {
+			err = lastErr
+		}
+	}
+	return err
+}
+
 // An answer is a result on its way to the journal.
 type answer struct {
-	ready  chan struct{} // closed when the others are set
 	result Result
-	key    signer.Key
 	err    error
 }
 
-// answer answers the lines that are left. Results are written in the order of the lines. At most
-// Window lines are between their request and the journal. When answer returns, nothing of it is
-// left running.
-func (r *Runner) answer(ctx context.Context, s *signatory, lines *lineReader, j *journal) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
-	slots := make(chan struct{}, Window)
-	pending := make(chan *answer, Window)
-	var readErr error // set before pending is closed
-	running.Go(func() {
-		defer close(pending)
-		readErr = begunAnswers(ctx, s, lines, j.begin.Lines, slots, pending, &running)
-	})
-	for q := (queue{pending: pending}); ; {
-		group, err := q.next()
-		if writeErr := writeGroup(j, group); writeErr != nil {
-			return writeErr
-		}
-		if err != nil {
-			return err
-		}
-		if group == nil {
-			return readErr
-		}
-		for range group {
-			<-slots
-		}
-		if r.Progress != nil {
-			r.Progress(j.results, j.begin.Lines)
-		}
-	}
-}
-
-// begunAnswers starts to answer each line as soon as it has a slot, up to the last that the list had
-// when the batch began.
-func begunAnswers(ctx context.Context, s *signatory, lines *lineReader, last int, slots chan<- struct{}, pending chan<- *answer, running *sync.WaitGroup) error {
+// startAnswers starts to answer each line as soon as it has a slot, except those that are answered.
+func startAnswers(ctx context.Context, s *signatory, lines *lineReader, last int, answered map[int]bool,
+	slots chan<- struct{}, answers chan<- answer, running *sync.WaitGroup,
+) error {
 	for lines.number < last {
 		l, err := lines.next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
 		if err != nil {
-			return err
+			return fmt.Errorf("reading the copy of the list: %w", err)
 		}
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		}
-		a := &answer{ready: make(chan struct{})}
-		pending <- a // it has room for every slot
+		if answered[l.number] {
+			continue
+		}
 		running.Go(func() {
-			defer close(a.ready)
-			a.result, a.key, a.err = s.answer(ctx, l)
+			result, err := s.answer(ctx, l)
+			answers <- answer{result, err} // it has room for every slot
 		})
 	}
 	return nil
 }
 
-// A queue holds answers in the order of their lines.
-type queue struct {
-	pending <-chan *answer
-	head    *answer // taken from pending, but not returned by next
+// nextGroup waits for an answer, and returns it with those that are there already.
+func nextGroup(answers <-chan answer) []answer {
+	group := []answer{<-answers}
+	for {
+		select {
+		case a := <-answers:
+			group = append(group, a)
+		default:
+			return group
+		}
+	}
 }
 
-// next waits for the next answer, and returns it with those after it that are ready, up to one with an
-// error. It returns nothing when no answer is left.
-func (q *queue) next() (group []*answer, err error) {
-	if q.head == nil {
-		q.head = <-q.pending // nil if it is closed
-	}
-	if q.head != nil {
-		<-q.head.ready
-	}
-	for q.head != nil {
-		select {
-		case <-q.head.ready:
-		default:
-			return group, nil
-		}
-		if q.head.err != nil {
-			return group, q.head.err
-		}
-		group = append(group, q.head)
-		select {
-		case q.head = <-q.pending:
-		default:
-			q.head = nil
-		}
-	}
-	return group, nil
-}
-
-// writeGroup writes results to the journal, each key version before its first result.
-func writeGroup(j *journal, group []*answer) error {
+// record writes results to the journal, and frees the slots of lines that no line before them waits
+// for. It returns the first error among the answers, after it has written the others.
+func (r *Runner) record(j *journal, group []answer, slots <-chan struct{}) error {
 	var records []record
-	recorded := make(map[string]bool)
-	for _, a := range group {
-		id := a.result.KeyVersionId
-		if a.result.Error == "" && j.keys[id] == nil && !recorded[id] {
-			recorded[id] = true
-			records = append(records, record{Key: &Key{KeyId: a.key.KeyId, KeyVersionId: id, KeySpec: string(a.key.Spec()), PublicKey: a.key.Public()}})
+	for i := range group {
+		if group[i].err == nil {
+			records = append(records, record{Result: &group[i].result})
 		}
-		records = append(records, record{Result: &a.result})
 	}
-	if len(records) == 0 {
-		return nil
+	before := j.done
+	if len(records) > 0 {
+		if err := j.append(records...); err != nil {
+			return err
+		}
 	}
-	return j.append(records...)
+	for range j.done - before {
+		<-slots
+	}
+	if i := slices.IndexFunc(group, func(a answer) bool { return a.err != nil }); i >= 0 {
+		return group[i].err
+	}
+	if r.Progress != nil {
+		r.Progress(j.done, j.begin.Lines)
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,10 +18,13 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// A Proof is what Verify has verified.
+// A Proof is what a Verifier has verified.
 type Proof struct {
 	Manifest    Manifest
 	Attestation kms.Attestation
+	// FilesNotHashed counts the signatures for requests with a File that was not hashed again.
+	// Only the digest says what they sign.
+	FilesNotHashed int
 }
 
 // A Verifier verifies batches without a gateway.
@@ -31,57 +35,72 @@ type Verifier struct {
 
 // Verify verifies the output of a batch: the audit key signed the attestation of the manifest, the
 // manifest names this output, every line has one result, every signature is valid by a key version
-// that the instance attests, and, unless list is empty, each result answers its line of the list,
-// which the manifest names.
+// that the instance attests, and, unless list is empty, the manifest names the list, and each
+// result answers its line of it.
+//
+// The manifest's times, Runs, Again and Names are what the person who ran the batch says.
 func (v Verifier) Verify(ctx context.Context, list, out string) (p Proof, err error) {
 	text, a, err := attestation.Read(v.Key, attestation.Batch, ManifestPath(out))
 	if err != nil {
 		return p, err
 	}
 	p.Attestation = a
-	if err := decode(text, &p.Manifest); err != nil || p.Manifest.Format != format {
-		return p, errors.Join(fmt.Errorf("%s is not of format %q", ManifestPath(out), format), err)
-	}
-	keys, err := attestedKeys(p)
-	if err != nil {
+	if p.Manifest, err = decodeManifest(text); err != nil {
 		return p, err
 	}
-	var requests *lineReader
+	if p.Manifest.Instance != a.Instance {
+		return p, fmt.Errorf("the manifest is of instance %s, and %s attests it", p.Manifest.Instance, a.Instance)
+	}
+	c := comparison{verifier: v, manifest: p.Manifest}
+	if c.keys, err = attestedKeys(p.Manifest, a); err != nil {
+		return p, err
+	}
 	if list != "" {
 		f, err := os.Open(list)
 		if err != nil {
 			return p, err
 		}
 		defer f.Close()
-		requests = newLineReader(f)
+		c.list = newLineReader(f)
 	}
 	results, err := os.Open(out)
 	if err != nil {
 		return p, err
 	}
 	defer results.Close()
-	return p, v.verifyResults(ctx, p.Manifest, keys, requests, results)
+	err = c.compareAll(ctx, results)
+	p.FilesNotHashed = c.filesNotHashed
+	return p, err
 }
 
-// attestedKeys returns the keys of the manifest by their KeyVersionIds. The attestation must have
+// attestedKeys returns the keys of a manifest by their KeyVersionIds. The attestation must have
 // each with the same public key.
-func attestedKeys(p Proof) (map[string]hsm.Key, error) {
+func attestedKeys(m Manifest, a kms.Attestation) (map[string]hsm.Key, error) {
 	keys := make(map[string]hsm.Key)
-	for _, k := range p.Manifest.Keys {
-		if !slices.ContainsFunc(p.Attestation.Keys, func(a kms.AttestedKey) bool {
+	for _, k := range m.Keys {
+		if !slices.ContainsFunc(a.Keys, func(a kms.AttestedKey) bool {
 			return a.KeyId == k.KeyId && a.KeyVersionId == k.KeyVersionId && string(a.KeySpec) == k.KeySpec && bytes.Equal(a.PublicKey, k.PublicKey)
 		}) {
-			return nil, fmt.Errorf("the instance does not attest key version %s: it had been deleted, or the public key is not its own", k.KeyVersionId)
+			return nil, fmt.Errorf("the instance does not attest key version %s: it was deleted, or the public key is not its own", k.KeyVersionId)
 		}
 		keys[k.KeyVersionId] = hsm.Key{Spec: hsm.KeySpec(k.KeySpec), Public: k.PublicKey}
 	}
 	return keys, nil
 }
 
-// verifyResults verifies the results of an output, one by one, against the list if there is one.
-func (v Verifier) verifyResults(ctx context.Context, m Manifest, keys map[string]hsm.Key, list *lineReader, out *os.File) error {
-	counts := make(map[string]int)
-	signed := 0
+// A comparison compares an output with its manifest and its list.
+type comparison struct {
+	verifier Verifier
+	manifest Manifest
+	keys     map[string]hsm.Key // by KeyVersionId
+	list     *lineReader        // nil if there is none
+
+	filesNotHashed int
+}
+
+// compareAll compares the results of an output, one by one, and then what the manifest says of all.
+func (c *comparison) compareAll(ctx context.Context, out *os.File) error {
+	counts, signed := make(map[string]int), 0
 	results := newLineReader(out)
 	for {
 		l, err := results.next()
@@ -94,7 +113,7 @@ func (v Verifier) verifyResults(ctx context.Context, m Manifest, keys map[string
 		if err != nil {
 			return err
 		}
-		result, err := v.verifyResult(ctx, l, keys, list)
+		result, err := c.compare(ctx, l)
 		if err != nil {
 			return fmt.Errorf("%s:%d: %w", out.Name(), l.number, err)
 		}
@@ -103,6 +122,7 @@ func (v Verifier) verifyResults(ctx context.Context, m Manifest, keys map[string
 			signed++
 		}
 	}
+	m := c.manifest
 	if results.sum() != m.Results {
 		return fmt.Errorf("%s is not the output that the manifest names: it was changed", out.Name())
 	}
@@ -111,21 +131,24 @@ func (v Verifier) verifyResults(ctx context.Context, m Manifest, keys map[string
 			return fmt.Errorf("key version %s made %d signatures, not %d as the manifest says", k.KeyVersionId, counts[k.KeyVersionId], k.Signatures)
 		}
 	}
-	if results.number != m.Lines || signed != m.Signed || m.Signed+m.Refused != m.Lines {
+	if results.number != m.Lines || signed != m.Signed || m.Signed+m.Refused != m.Lines || len(m.Runs) == 0 {
 		return errors.New("the manifest's counts are not those of the output")
 	}
-	if list == nil {
+	if c.list == nil {
 		return nil
 	}
-	if _, err := list.next(); !errors.Is(err, io.EOF) || list.sum() != m.Requests {
+	if _, err := c.list.next(); !errors.Is(err, io.EOF) || c.list.sum() != m.Requests {
 		return errors.New("the list is not the one that the manifest names: it was changed, or is another one")
 	}
 	return nil
 }
 
-// verifyResult verifies one line of an output.
-func (v Verifier) verifyResult(ctx context.Context, l line, keys map[string]hsm.Key, list *lineReader) (result Result, err error) {
-	if err := decode(l.text, &result); err != nil {
+// compare verifies one line of an output, and compares it with its line of the list.
+func (c *comparison) compare(ctx context.Context, l line) (result Result, err error) {
+	if l.text == nil {
+		return result, fmt.Errorf("it has more than %d KiB, and is no result", MaxLine>>10)
+	}
+	if err := decodeOwn(l.text, &result, json.Marshal); err != nil {
 		return result, fmt.Errorf("it is not a result: %w", err)
 	}
 	switch {
@@ -133,62 +156,96 @@ func (v Verifier) verifyResult(ctx context.Context, l line, keys map[string]hsm.
 		return result, errors.New("it is not the result of its line")
 	case result.Error == "" && result.Signature == nil, result.Error != "" && result.Signature != nil:
 		return result, errors.New("it has both a signature and an error, or neither")
-	}
-	key, known := keys[result.KeyVersionId]
-	if result.Error == "" {
-		if !known {
-			return result, fmt.Errorf("key version %q is not in the manifest", result.KeyVersionId)
-		}
-		digest, err := hex.DecodeString(result.Digest)
-		if err != nil {
-			return result, fmt.Errorf("the digest is not hexadecimal: %w", err)
-		}
-		valid, err := hsm.Verify(key, hsm.Algorithm(result.Algorithm), digest, result.Signature)
-		if err != nil || !valid {
-			return result, errors.Join(errors.New("the signature is not valid"), err)
+	case result.Error == "":
+		if err := c.checkSignature(result); err != nil {
+			return result, err
 		}
 	}
-	if list == nil {
+	if c.list == nil {
 		return result, nil
 	}
-	request, err := list.next()
-	if err != nil || request.hash != result.Request {
-		return result, errors.Join(errors.New("it does not answer this line of the list"), err)
+	request, err := c.list.next()
+	if errors.Is(err, io.EOF) {
+		return result, errors.New("the list has no such line")
 	}
-	if result.Error != "" {
-		return result, nil
+	if err != nil {
+		return result, err
 	}
-	return result, v.compare(ctx, request, result, key)
+	if request.hash != result.Request {
+		return result, errors.New("it does not answer this line of the list")
+	}
+	return result, c.compareRequest(ctx, request, result)
 }
 
-// compare checks that a signature is the one that a request asked for. A request that names its key
-// by an alias does not say which it is.
-func (v Verifier) compare(ctx context.Context, l line, result Result, key hsm.Key) error {
-	var request Request
-	if l.text == nil || decode(l.text, &request) != nil {
-		return errors.New("it signs a line of the list that is no request")
+func (c *comparison) checkSignature(result Result) error {
+	key, ok := c.keys[result.KeyVersionId]
+	if !ok {
+		return fmt.Errorf("key version %q is not in the manifest", result.KeyVersionId)
 	}
-	_, isARN := strings.CutPrefix(request.Key, "acs:")
-	switch {
-	case request.Id != result.Id:
+	digest, err := hex.DecodeString(result.Digest)
+	if err != nil {
+		return fmt.Errorf("the digest is not hexadecimal: %w", err)
+	}
+	valid, err := hsm.Verify(key, hsm.Algorithm(result.Algorithm), digest, result.Signature)
+	if err != nil {
+		return fmt.Errorf("the signature is not valid: %w", err)
+	}
+	if !valid {
+		return errors.New("the signature is not valid")
+	}
+	return nil
+}
+
+// compareRequest checks that a result is one that its request asked for.
+func (c *comparison) compareRequest(ctx context.Context, l line, result Result) error {
+	request, requestErr := decodeRequest(l.text) // of no text, if the line is too long
+	if requestErr == nil && request.Id != result.Id {
 		return fmt.Errorf("its Id is %q, and the request's %q", result.Id, request.Id)
-	case request.Version != "" && request.Version != result.KeyVersionId:
-		return fmt.Errorf("version %s signed it, and the request names %s", result.KeyVersionId, request.Version)
-	case request.Algorithm != "" && request.Algorithm != result.Algorithm:
-		return fmt.Errorf("its algorithm is %s, and the request's %s", result.Algorithm, request.Algorithm)
-	case !strings.HasPrefix(request.Key, "alias/") && !isARN && request.Key != result.KeyId:
-		return fmt.Errorf("key %s signed it, and the request names %s", result.KeyId, request.Key)
-	case request.Digest != "" && !strings.EqualFold(request.Digest, result.Digest):
-		return errors.New("it signs another digest than the request's")
-	case request.File == "" || !v.Files:
+	}
+	if result.Error != "" {
 		return nil
 	}
-	digest, err := hashFile(ctx, key, hsm.Algorithm(result.Algorithm), request)
+	if requestErr != nil {
+		return fmt.Errorf("it signs a line of the list that is no request: %w", requestErr)
+	}
+	i := slices.IndexFunc(c.manifest.Keys, func(k SigningKey) bool { return k.KeyVersionId == result.KeyVersionId })
+	used, key := c.manifest.Keys[i], c.keys[result.KeyVersionId]
+	algorithm := request.Algorithm
+	if algorithm == "" {
+		algorithm = string(hsm.Algorithms(key.Spec)[0])
+	}
+	switch {
+	case result.KeyId != used.KeyId:
+		return fmt.Errorf("version %s is of key %s, not of %s", result.KeyVersionId, used.KeyId, result.KeyId)
+	case !slices.Contains(used.Names, request.Key) || !mayName(request.Key, used.KeyId):
+		return fmt.Errorf("key %s signed it, and the request names %q", result.KeyId, request.Key)
+	case request.Version != "" && request.Version != result.KeyVersionId:
+		return fmt.Errorf("version %s signed it, and the request names %q", result.KeyVersionId, request.Version)
+	case algorithm != result.Algorithm:
+		return fmt.Errorf("its algorithm is %s, and the request's %s", result.Algorithm, algorithm)
+	}
+	if request.File != "" && !c.verifier.Files {
+		c.filesNotHashed++
+		return request.check(key.Spec)
+	}
+	digest, err := request.digest(ctx, key, hsm.Algorithm(algorithm))
 	if err != nil {
 		return err
 	}
-	if hex.EncodeToString(digest) != result.Digest {
+	switch {
+	case hex.EncodeToString(digest) == result.Digest:
+		return nil
+	case request.File != "":
 		return fmt.Errorf("%s was changed after it was signed", request.File)
 	}
-	return nil
+	return errors.New("it signs another digest than the request's")
+}
+
+// mayName reports whether a request that names its key by text can get a key: a KeyId, alone or in an
+// ARN, is the key's; what an alias names only the manifest says.
+func mayName(text, keyId string) bool {
+	if i := strings.LastIndex(text, ":key/"); strings.HasPrefix(text, "acs:") && i >= 0 {
+		text = text[i+len(":key/"):]
+	}
+	return text == keyId || strings.HasPrefix(text, "alias/") || strings.Contains(text, ":alias/")
 }

@@ -81,6 +81,13 @@ func (c Client) Find(ctx context.Context, name, version, algorithm string) (Key,
 	return k, k.setPublic(block.Bytes)
 }
 
+// NewKey returns a key version that is known already, for an algorithm. public is its
+// SubjectPublicKeyInfo, in DER.
+func NewKey(keyId, version, algorithm string, public []byte) (Key, error) {
+	k := Key{Name: keyId, KeyId: keyId, KeyVersionId: version, Algorithm: hsm.Algorithm(algorithm)}
+	return k, k.setPublic(public)
+}
+
 // setPublic sets the public key, with the KeySpec that it fits, and the default algorithm.
 func (k *Key) setPublic(spki []byte) error {
 	for _, spec := range hsm.KeySpecs() {

@@ -1,11 +1,8 @@
-package signer
+package signer_test
 
 import (
 	"bytes"
-	"context"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"io"
 	"strings"
 	"testing"
@@ -13,70 +10,17 @@ import (
 
 	"github.com/emmansun/gmsm/pkcs7"
 
-	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer/signertest"
 	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 )
 
-// A gateway answers what a Client asks, with one key of a fake backend.
-type gateway struct {
-	backend hsmtest.Fake
-	key     hsm.Key
-	change  func(signature []byte) // of every answer
-	asked   []kms.AdminRequest
-}
-
-func newGateway(t *testing.T, spec hsm.KeySpec) *gateway {
+func find(t *testing.T, g *signertest.Gateway) (signer.Client, signer.Key) {
 	t.Helper()
-	g := new(gateway)
-	var err error
-	if g.key, err = g.backend.Generate(t.Context(), spec, bytes.Repeat([]byte{7}, 16)); err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
-
-func (g *gateway) Call(ctx context.Context, action string, parameters map[string]string, answer any) error {
-	return g.Do(ctx, kms.AdminRequest{Action: action, Parameters: parameters}, answer)
-}
-
-func (g *gateway) Do(ctx context.Context, r kms.AdminRequest, answer any) error {
-	g.asked = append(g.asked, r)
-	response := map[string]any{"KeyId": "k", "KeyVersionId": "v", "PublicKey": hsm.PublicKeyPEM(g.key.Public), "TotalCount": 1,
-		"KeyVersions": map[string]any{"KeyVersion": []any{map[string]string{"KeyVersionId": "v"}}}}
-	if r.Action == "AsymmetricSign" {
-		digest, err := base64.StdEncoding.DecodeString(r.Parameters["Digest"])
-		if err != nil {
-			return err
-		}
-		signature, err := g.backend.Sign(ctx, g.key, hsm.Algorithm(r.Parameters["Algorithm"]), digest)
-		if err != nil {
-			return err
-		}
-		if g.change != nil {
-			g.change(signature)
-		}
-		response["Value"] = signature
-	}
-	text, err := json.Marshal(response)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, answer)
-}
-
-func (g *gateway) Stream(context.Context, string, map[string]string, io.Writer) error {
-	return kms.ErrNoOctets
-}
-
-func (g *gateway) Close() error { return nil }
-
-func find(t *testing.T, g *gateway) (Client, Key) {
-	t.Helper()
-	c := Client{Caller: g, OnBehalfOf: "alice"}
+	c := signer.Client{Caller: g, OnBehalfOf: "alice"}
 	k, err := c.Find(t.Context(), "alias/x", "", "")
-	if err != nil || k.Spec() != g.key.Spec {
-		t.Fatalf("Find: got %s, %v, want %s", k.Spec(), err, g.key.Spec)
+	if err != nil || k.Spec() != g.Key.Spec {
+		t.Fatalf("Find: got %s, %v, want %s", k.Spec(), err, g.Key.Spec)
 	}
 	return c, k
 }
@@ -84,7 +28,7 @@ func find(t *testing.T, g *gateway) (Client, Key) {
 // TestSign finds a key of each KeySpec and signs a message that comes in pieces.
 func TestSign(t *testing.T) {
 	for _, spec := range hsm.KeySpecs() {
-		g := newGateway(t, spec)
+		g := signertest.NewGateway(t, spec)
 		c, k := find(t, g)
 		digest, err := k.Digest(io.MultiReader(strings.NewReader("mess"), strings.NewReader("age")), "")
 		if err != nil {
@@ -94,23 +38,23 @@ func TestSign(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, err := hsm.Digest(g.key, k.Algorithm, []byte("message"))
+		want, err := hsm.Digest(g.Key, k.Algorithm, []byte("message"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ok, err := hsm.Verify(g.key, k.Algorithm, want, signature); err != nil || !ok {
+		if ok, err := hsm.Verify(g.Key, k.Algorithm, want, signature); err != nil || !ok {
 			t.Errorf("%s: the signature does not verify: %v", spec, err)
 		}
-		last := g.asked[len(g.asked)-1]
+		last := g.Asked()[len(g.Asked())-1]
 		if last.OnBehalfOf != "alice" || last.Parameters["KeyVersionId"] != "v" {
 			t.Errorf("%s: asked %+v, want version v on behalf of alice", spec, last)
 		}
-		for _, r := range g.asked[:len(g.asked)-1] {
+		for _, r := range g.Asked()[:len(g.Asked())-1] {
 			if r.OnBehalfOf != "" {
 				t.Errorf("%s: %s is on behalf of %q, want the administrator", spec, r.Action, r.OnBehalfOf)
 			}
 		}
-		g.change = func(signature []byte) { signature[len(signature)-1] ^= 1 }
+		g.Change = func(signature []byte) { signature[len(signature)-1] ^= 1 }
 		if _, err := c.Sign(t.Context(), k, digest); err == nil || !strings.Contains(err.Error(), "do not use it") {
 			t.Errorf("%s: a signature that does not verify: got %v", spec, err)
 		}
@@ -120,15 +64,15 @@ func TestSign(t *testing.T) {
 // TestEncodings decodes what it encoded.
 func TestEncodings(t *testing.T) {
 	for _, spec := range hsm.KeySpecs() {
-		g := newGateway(t, spec)
+		g := signertest.NewGateway(t, spec)
 		c, k := find(t, g)
 		signature, err := c.Sign(t.Context(), k, make([]byte, hsm.DigestSize))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, text := range Encodings {
+		for _, text := range signer.Encodings {
 			for _, rs := range []bool{false, true} {
-				e := Encoding{text, rs}
+				e := signer.Encoding{Text: text, RS: rs}
 				encoded, err := e.Encode(k, signature)
 				isRSA := strings.HasPrefix(string(spec), "RSA")
 				if rs && (isRSA || text == "der") || isRSA && text == "der" {
@@ -146,7 +90,7 @@ func TestEncodings(t *testing.T) {
 				}
 			}
 		}
-		for _, e := range []Encoding{{"hex", false}, {"base64", false}} {
+		for _, e := range []signer.Encoding{{Text: "hex"}, {Text: "base64"}} {
 			if _, err := e.Decode(k, []byte("!")); err == nil {
 				t.Errorf("%+v accepts !", e)
 			}
@@ -164,8 +108,8 @@ func TestEthereum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var k Key
-	if err := k.setPublic(spki); err != nil {
+	k, err := signer.NewKey("k", "v", "", spki)
+	if err != nil {
 		t.Fatal(err)
 	}
 	const want = "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf\n"
@@ -176,22 +120,22 @@ func TestEthereum(t *testing.T) {
 
 // TestCMSForSM2: gmsm verifies a CMS signature by SM2, which openssl 3.0 does not know.
 func TestCMSForSM2(t *testing.T) {
-	g := newGateway(t, hsm.EC_SM2)
+	g := signertest.NewGateway(t, hsm.EC_SM2)
 	c, k := find(t, g)
 	s, err := c.CryptoSigner(t.Context(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := Request{Subject: "CN=x"}.SelfSigned(s, k, time.Now(), 1)
+	text, err := signer.Request{Subject: "CN=x"}.SelfSigned(s, k, time.Now(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	certificates, err := ParseCertificates(text)
+	certificates, err := signer.ParseCertificates(text)
 	if err != nil {
 		t.Fatal(err)
 	}
 	message := []byte("a message")
-	der, err := CMS(s, k, certificates, bytes.NewReader(message))
+	der, err := signer.CMS(s, k, certificates, bytes.NewReader(message))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,12 +152,12 @@ func TestCMSForSM2(t *testing.T) {
 }
 
 func TestParseSubject(t *testing.T) {
-	name, err := ParseSubject(`CN=a\, b, o = Example ,C=CN`)
+	name, err := signer.ParseSubject(`CN=a\, b, o = Example ,C=CN`)
 	if want := "CN=a\\, b,O=Example,C=CN"; err != nil || name.String() != want {
 		t.Errorf("got %s, %v, want %s", name, err, want)
 	}
 	for _, text := range []string{"", "CN", "CN=", "X=y", "CN=a,,O=b", "C=China"} {
-		if _, err := ParseSubject(text); err == nil {
+		if _, err := signer.ParseSubject(text); err == nil {
 			t.Errorf("%q is accepted", text)
 		}
 	}
