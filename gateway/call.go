@@ -193,9 +193,10 @@ func (c *call) log(apiErr *kms.Error, err error) {
 	}
 	attrs = append(attrs, "code", apiErr.Code)
 	switch {
-	// The audit log reports its own failure, once and not with every request.
+	// The audit log reports its own failure, once and not with every request. A caller who leaves is
+	// no fault of the gateway.
 	case errors.Is(err, hsm.ErrRefused),
-		apiErr.Status >= 500 && apiErr != kms.ErrAuditLog && apiErr != kms.ErrAuditPending:
+		apiErr.Status >= 500 && apiErr != kms.ErrAuditLog && apiErr != kms.ErrAuditPending && !errors.Is(err, context.Canceled):
 		c.server.config.Logger.Error("request failed", append(attrs, "err", err)...)
 	default:
 		c.server.config.Logger.Debug("request refused", append(attrs, "err", kms.ClipTo(kms.MaxReason, err.Error()))...)

@@ -241,6 +241,43 @@ func TestGatewayIsGone(t *testing.T) {
 	}
 }
 
+// TestGatewayHangs gives up after a gateway has not answered for as long as a call takes.
+func TestGatewayHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		hanging := &hanging{bench: b}
+		r := b.runner(100)
+		r.Client.Caller = hanging
+		begun := time.Now()
+		if _, err := r.Run(t.Context()); !errors.Is(err, kms.ErrNoAnswer) {
+			t.Errorf("got %v, want ErrNoAnswer", err)
+		}
+		if waited := time.Since(begun); waited != Patience {
+			t.Errorf("it waited %v, want %v", waited, Patience)
+		}
+		r.Client.Caller = b
+		if m, err := r.Run(t.Context()); err != nil || m.Signed != 100 {
+			t.Errorf("got %+v, %v, want 100 signatures", m, err)
+		}
+		b.proven(r)
+	})
+}
+
+// hanging is a gateway that does not sign: a call ends after Patience, as those of the admin socket do.
+type hanging struct{ *bench }
+
+func (h *hanging) Do(ctx context.Context, r kms.AdminRequest, answer any) error {
+	if r.Action != "AsymmetricSign" {
+		return h.bench.Do(ctx, r, answer)
+	}
+	select {
+	case <-time.After(Patience):
+		return errNoAnswer
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // TestInternalFailure makes a line that always fails a refusal, if the gateway answers.
 func TestInternalFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

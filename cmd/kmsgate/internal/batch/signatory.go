@@ -148,7 +148,8 @@ func (s *signatory) call(ctx context.Context, number int, ask func() error) erro
 		case failing.IsZero():
 			failing = asked
 			s.notice(err)
-		case time.Since(failing) >= Patience:
+		}
+		if !failing.IsZero() && time.Since(failing) >= Patience {
 			return err
 		}
 		select {
