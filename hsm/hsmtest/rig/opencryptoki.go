@@ -1,7 +1,6 @@
 package rig
 
 import (
-	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -43,9 +42,9 @@ func OpenCryptoki(t testing.TB) *SoftToken {
 		t.Skip("opencryptoki needs root")
 	}
 	module := library(t, "opencryptoki/libopencryptoki.so.0")
-	takeTurn(t)
+	turn := takeTurn(t)
 	makeLockDirectories(t)
-	startSlotDaemon(t)
+	startSlotDaemon(t, turn)
 	slot, label := softSlot(t)
 	if label != factoryLabel && label != cryptokiLabel {
 		t.Fatalf("the soft token of this machine is labelled %q, which no test uses; not touching it", label)
@@ -65,8 +64,9 @@ func OpenCryptoki(t testing.TB) *SoftToken {
 	return &SoftToken{Module: module, Label: cryptokiLabel, PIN: cryptokiPIN}
 }
 
-// takeTurn waits until no other test uses the token.
-func takeTurn(t testing.TB) {
+// takeTurn waits until no other test uses the token, and no daemon of another test runs. A process has the
+// turn while it has the file open.
+func takeTurn(t testing.TB) *os.File {
 	t.Helper()
 	f, err := os.OpenFile("/run/lock/kmsgate-opencryptoki", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -76,6 +76,7 @@ func takeTurn(t testing.TB) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
+	return f
 }
 
 // makeLockDirectories makes the directories that systemd-tmpfiles would make. A container
@@ -89,25 +90,41 @@ func makeLockDirectories(t testing.TB) {
 	}
 }
 
-// startSlotDaemon starts opencryptoki's daemon for the test, unless one is running.
-func startSlotDaemon(t testing.TB) {
+// slotDaemon runs opencryptoki's daemon until its input ends, however the process that holds the
+// other end does. A daemon that outlived a killed test would keep the token's users in its memory,
+// and the next one would crash in the library (measured).
+const slotDaemon = `/usr/sbin/pkcsslotd -f & daemon=$!; cat > /dev/null; kill $daemon && wait $daemon`
+
+// startSlotDaemon starts opencryptoki's daemon for the test, unless one is running. The daemon keeps
+// the turn until it has ended.
+func startSlotDaemon(t testing.TB, turn *os.File) {
 	t.Helper()
 	running := func() bool { return exec.Command("/usr/sbin/pkcsconf", "-i").Run() == nil }
 	if running() {
 		return
 	}
-	daemon := exec.Command("/usr/sbin/pkcsslotd", "-f")
+	if _, err := exec.LookPath("/usr/sbin/pkcsslotd"); err != nil {
+		t.Fatalf("opencryptoki's daemon (run `make setup-test` to install it): %v", err)
+	}
 	// The output is kept for failures only: a killed daemon leaves shared memory behind, and the
-	// next daemon reports that it reclaims it.
-	output := new(bytes.Buffer)
-	daemon.Stdout, daemon.Stderr = output, output
+	// next daemon reports that it reclaims it. It is no pipe, which would end with this process.
+	output, err := os.Create(filepath.Join(t.TempDir(), "pkcsslotd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon := exec.Command("sh", "-c", slotDaemon)
+	daemon.Stdout, daemon.Stderr, daemon.ExtraFiles = output, output, []*os.File{turn}
+	input, err := daemon.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := daemon.Start(); err != nil {
-		t.Fatalf("starting opencryptoki's daemon (run `make setup-test` to install it): %v", err)
+		t.Fatalf("starting opencryptoki's daemon: %v", err)
 	}
 	t.Cleanup(func() {
-		err := errors.Join(daemon.Process.Signal(unix.SIGTERM), daemon.Wait())
-		if err != nil || t.Failed() {
-			t.Logf("pkcsslotd: %v, %s", err, output)
+		err := errors.Join(input.Close(), daemon.Wait(), output.Close())
+		if text, readErr := os.ReadFile(output.Name()); err != nil || readErr != nil || t.Failed() {
+			t.Logf("pkcsslotd: %v, %v, %s", err, readErr, text)
 		}
 	})
 	poll(t, "opencryptoki's daemon", running)
