@@ -15,8 +15,8 @@ import (
 // createAttestation signs with the audit key what the gateway knows of a document: its hash, who
 // presents it, and the keys. The audit key signs no text of a caller's choice.
 func createAttestation(ctx context.Context, c *call, req *kms.CreateAttestationRequest) (*kms.CreateAttestationResponse, error) {
-	if hash, err := hex.DecodeString(req.Document); err != nil || len(hash) != sha256.Size {
-		return nil, kms.InvalidParameter("Document", "it is not a SHA-256 in hexadecimal")
+	if hash, err := hex.DecodeString(req.Document); err != nil || len(hash) != sha256.Size || hex.EncodeToString(hash) != req.Document {
+		return nil, kms.InvalidParameter("Document", "it is not a SHA-256 in lower-case hexadecimal")
 	}
 	c.entry.Subject = req.Kind + "/" + req.Document
 	var inspector hsm.Inspector

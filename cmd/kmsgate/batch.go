@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,14 +25,14 @@ if you like Id, Version, Algorithm and SM2Id. Each line gets one line in the out
 the same order: a signature or a refusal.
 
 If the command is interrupted, run it again: it continues. Until the last line is answered
-the results are in FILE.partial. Only lines that were in flight, at most 32, and lines for
-which the gateway gave no answer can be signed again; the manifest names them. The
+the results are in FILE.partial. Only lines that were in flight, at most 32, and lines
+that the gateway could not answer can be signed again; the manifest names them. The
 manifest is FILE.manifest. Beside it is what the gateway attests of it, signed by the
 audit key: kmsgate batch verify needs no gateway.
 
 All requests that name a key in the same way get the same key version, even if somebody
-moves its alias. A quota is waited for; a gateway or token that does not answer is waited
-for during a minute.
+moves its alias. A File is relative to the directory where the command runs. A quota is
+waited for; a gateway or token that does not answer is waited for during a minute.
 
 A signature needs a user or --as-administrator, as kmsgate sign does. The exit status is 4
 if a line was refused.`,
@@ -56,37 +57,53 @@ func (a *releaser) batch(cmd *cobra.Command, t *signTarget, list, out string) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Caller.Close()) }()
-	r := batch.Runner{Client: c, In: list, Out: out, Progress: progressOfLines(cmd.ErrOrStderr()), Waiting: func(err error) {
+	progress := lineProgress{w: cmd.ErrOrStderr(), shown: time.Now()}
+	r := batch.Runner{Client: c, In: list, Out: out, Progress: progress.show, Waiting: func(err error) {
+		progress.end()
 		fmt.Fprintf(cmd.ErrOrStderr(), "kmsgate: waiting for the gateway: %s\n", printable.Text(err.Error()))
 	}}
 	m, err := r.Run(cmd.Context())
+	progress.end()
 	if err != nil {
 		return advise(err)
 	}
-	err = a.Print(cmd, cli.View{Value: m, Text: fmt.Sprintf("%s signed, %d refused. The manifest is %s.\n",
-		cli.Count(m.Signed, "line"), m.Refused, printable.Text(batch.ManifestPath(out)))})
+	text := fmt.Sprintf("%s signed, %d refused. The manifest is %s.\n", cli.Count(m.Signed, "line"), m.Refused, printable.Text(batch.ManifestPath(out)))
+	if len(m.Again) > 0 {
+		text += "Some lines can have been signed more than once: see Again in the manifest.\n"
+	}
+	err = a.Print(cmd, cli.View{Value: m, Text: text})
 	if m.Refused > 0 {
 		err = errors.Join(err, fmt.Errorf("%s %w: see Error in the output", cli.Count(m.Refused, "line"), cli.ErrRefused))
 	}
 	return err
 }
 
-// progressOfLines returns a function that shows how many lines are done, once a second, if w is a
-// terminal.
-func progressOfLines(w io.Writer) func(done, total int) {
-	if cli.TerminalWidth(w) == 0 {
-		return nil
+// A lineProgress shows on a terminal how many lines are done, once a second. It is safe for concurrent
+// use.
+type lineProgress struct {
+	w io.Writer
+
+	mu    sync.Mutex
+	shown time.Time // guarded by mu
+	open  bool      // guarded by mu; a line on the terminal has no end yet
+}
+
+func (p *lineProgress) show(done, total int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if cli.TerminalWidth(p.w) == 0 || time.Since(p.shown) < time.Second {
+		return
 	}
-	shown := time.Now()
-	return func(done, total int) {
-		if time.Since(shown) < time.Second && done < total {
-			return
-		}
-		shown = time.Now()
-		fmt.Fprintf(w, "\r%d of %d lines", done, total)
-		if done == total {
-			fmt.Fprintln(w)
-		}
+	p.shown, p.open = time.Now(), true
+	fmt.Fprintf(p.w, "\r%d of %d lines", done, total)
+}
+
+func (p *lineProgress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open {
+		p.open = false
+		fmt.Fprintln(p.w)
 	}
 }
 
@@ -114,11 +131,14 @@ The exit status is 1 if anything is not proven.`,
 			if err != nil {
 				return fmt.Errorf("the batch is not proven: %w", err)
 			}
-			text := fmt.Sprintf("proven: %s signed, %d refused, on %s, attested by %s for %s\n",
+			text := fmt.Sprintf("proven: %s signed, %d refused; attested on %s by %s for %s\n",
 				cli.Count(p.Manifest.Signed, "line"), p.Manifest.Refused, p.Attestation.Time.Format(time.RFC3339),
 				printable.Text(p.Attestation.Instance), printable.Text(p.Attestation.Principal))
+			if list == "" {
+				text += "The list was not compared: give --in to compare what was asked for.\n"
+			}
 			if p.FilesNotHashed > 0 {
-				text += fmt.Sprintf("%s not hashed: give --files to compare what was signed with them\n", cli.Count(p.FilesNotHashed, "file"))
+				text += fmt.Sprintf("%s not hashed: give --files to compare what was signed with them.\n", cli.Count(p.FilesNotHashed, "file"))
 			}
 			return a.Print(cmd, cli.View{Value: p, Text: text})
 		},

@@ -55,7 +55,7 @@ const (
 // CreateAttestationRequest holds the parameters of CreateAttestation.
 type CreateAttestationRequest struct {
 	Kind        string           `kms:"required,oneof=batch|ceremony"`
-	Document    string           `kms:"required,bytes=64"` // the SHA-256 in hexadecimal
+	Document    string           `kms:"required,bytes=64"` // the SHA-256 in lower-case hexadecimal
 	KeyVersions []KeyVersionName // those that do not exist are left out of the answer
 	Inspect     *bool            // describe the token, read every key's attributes, and sign with every key once
 }

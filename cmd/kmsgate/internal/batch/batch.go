@@ -11,14 +11,15 @@
 // While a batch runs, its results are in a journal, OUT.partial, the list that it began with is in
 // OUT.partial.list, and OUT does not exist. A line is in flight from its request to the gateway
 // until its result is flushed to the journal. Lines in flight are fewer than [Window] lines apart. A
-// batch that ended early continues when it is run again. Only lines that were in flight are signed
-// again, and so are lines for which a gateway took a request and gave no answer. The journal has
-// each start before its first request, and each such line before it is asked again, so the manifest
-// names them all. In the gateway's audit log each signature has the batch and the line as its
-// Reference.
+// batch that ended early continues when it is run again. Only lines that were in flight can be signed
+// again, and so can lines for which the gateway failed to answer, or answered that it or its token
+// is unavailable. The journal has each start before its first request, and each such line before it
+// is asked for again, so the manifest names them all. In the gateway's audit log each signature has
+// the batch and the line as its Reference.
 //
-// A refusal that waiting may change is no answer. A quota is waited for. A gateway that does not
-// answer, or whose token does not, is waited for during [Patience], and then ends the run.
+// A quota is waited for. A gateway or a token that is unavailable is waited for during [Patience],
+// and then ends the run. A line to which the gateway answers with an internal failure for as long is
+// refused.
 package batch
 
 import (
@@ -52,10 +53,10 @@ type Result struct {
 	KeyId        string `json:",omitempty"`
 	KeyVersionId string `json:",omitempty"`
 	Algorithm    string `json:",omitempty"`
-	Digest       string `json:",omitempty"` // what was signed, in hexadecimal
+	Digest       string `json:",omitempty"` // what was signed or refused, in hexadecimal
 	Signature    []byte `json:",omitempty"` // as the API has it, in base64
 	Code         string `json:",omitempty"` // the API's error code, if the gateway refused
-	Error        string `json:",omitempty"` // at most kms.MaxReason bytes
+	Error        string `json:",omitempty"` // clipped to kms.MaxReason bytes
 }
 
 // refuse makes an error the result.

@@ -135,6 +135,16 @@ func named(m Manifest, line int) bool {
 	return slices.ContainsFunc(m.Again, func(s Span) bool { return s.From <= line && line <= s.To })
 }
 
+// wantNamed checks that a manifest names every line that was asked for more than once.
+func (b *bench) wantNamed(m Manifest) {
+	b.t.Helper()
+	for line, count := range b.signings() {
+		if count > 1 && !named(m, line) {
+			b.t.Errorf("line %d was asked for %d times, and the manifest does not say so", line, count)
+		}
+	}
+}
+
 var (
 	errNoAnswer = fmt.Errorf("%w (%w)", io.ErrUnexpectedEOF, kms.ErrNoAnswer)
 	errNoToken  = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "m"}
@@ -166,13 +176,13 @@ func TestQuota(t *testing.T) {
 	})
 }
 
-// TestGatewayFails asks again only for the line that a gateway did not answer, and names it if the
-// gateway may have signed.
+// TestGatewayFails asks again only for the line that a gateway could not answer, and names it if the
+// gateway can have signed.
 func TestGatewayFails(t *testing.T) {
 	for name, tc := range map[string]struct {
 		err   error
 		named bool
-	}{"no answer": {errNoAnswer, true}, "no token": {errNoToken, false}} {
+	}{"no answer": {errNoAnswer, true}, "no token": {errNoToken, true}, "quota": {kms.ErrThrottling, false}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t)
@@ -188,7 +198,7 @@ func TestGatewayFails(t *testing.T) {
 				notices := 0
 				r.Waiting = func(error) { notices++ }
 				m, err := r.Run(t.Context())
-				if err != nil || m.Signed != 200 || len(m.Runs) != 1 || notices != 1 {
+				if err != nil || m.Signed != 200 || len(m.Runs) != 1 || (notices == 1) != tc.named {
 					t.Fatalf("got %+v, %v after %d notices, want 200 lines in one run", m, err, notices)
 				}
 				for line, count := range b.signings() {
@@ -235,6 +245,7 @@ func TestGatewayIsGone(t *testing.T) {
 				if asked := len(b.Asked()) - before; err != nil || m.Signed != 400 || asked > 100+3 {
 					t.Errorf("got %+v, %v after %d requests, want those of the 100 lines that were left", m, err, asked)
 				}
+				b.wantNamed(m)
 				b.proven(r)
 			})
 		})
@@ -256,8 +267,9 @@ func TestGatewayHangs(t *testing.T) {
 			t.Errorf("it waited %v, want %v", waited, Patience)
 		}
 		r.Client.Caller = b
-		if m, err := r.Run(t.Context()); err != nil || m.Signed != 100 {
-			t.Errorf("got %+v, %v, want 100 signatures", m, err)
+		m, err := r.Run(t.Context())
+		if err != nil || m.Signed != 100 || !named(m, 1) {
+			t.Errorf("got %+v, %v, want 100 signatures, and line 1 named", m, err)
 		}
 		b.proven(r)
 	})
@@ -323,7 +335,7 @@ func TestRefusals(t *testing.T) {
 	lines := map[string]string{
 		``:   "the line is not a request",
 		`{}`: "no Key",
-		`[]`: "no object",
+		`[]`: "no JSON object",
 		`{"Key": "k", "Digest": "` + digest + `", "Digest": "` + digest + `"}`:                        "one twice",
 		`{"Key": "k", "digest": "` + digest + `"}`:                                                    "unknown member",
 		`{"Key": "k", "Digest": 1}`:                                                                   "cannot unmarshal",
@@ -375,13 +387,29 @@ func TestCancelled(t *testing.T) {
 		if err != nil || m.Signed != 200 {
 			t.Errorf("got %+v, %v, want 200 lines", m, err)
 		}
-		for line, count := range b.signings() {
-			if count > 1 && !named(m, line) {
-				t.Errorf("line %d was asked for %d times, and the manifest does not say so", line, count)
-			}
-		}
+		b.wantNamed(m)
 		b.proven(r)
 	})
+}
+
+// TestCancelledBetween ends although every answer is a result: nothing but the cancellation ends it.
+func TestCancelledBetween(t *testing.T) {
+	b := newBench(t)
+	r := b.runnerOf(slices.Repeat([]string{"{}"}, 10000)...)
+	ctx, cancel := context.WithCancel(t.Context())
+	r.Progress = func(done, _ int) {
+		if done > 100 {
+			cancel()
+		}
+	}
+	if _, err := r.Run(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want a cancelled batch", err)
+	}
+	r.Progress = nil
+	if m, err := r.Run(t.Context()); err != nil || m.Refused != 10000 {
+		t.Errorf("got %+v, %v, want 10000 refusals", m, err)
+	}
+	b.proven(r)
 }
 
 // TestAliasMoves signs all lines with the key that the alias named first, in every run.
@@ -438,16 +466,28 @@ func TestListChanges(t *testing.T) {
 	b.proven(r)
 }
 
-// TestOtherInstance refuses to continue at another instance, where every key would be missing.
+// TestOtherInstance refuses to continue at another instance, where every key would be missing, and in
+// another directory, where every file would.
 func TestOtherInstance(t *testing.T) {
 	b := newBench(t)
 	r := b.runner(10)
-	j, err := openJournal(r.Out, begin{Format: format, Batch: "b", Instance: "other", Requests: noError(r.scan()).Requests, Lines: 10})
-	if err := errors.Join(err, j.close()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "began at instance other") {
-		t.Errorf("got %v, want both instances", err)
+	for want, change := range map[string]func(begun *begin){
+		"began at instance other": func(begun *begin) { begun.Instance = "other" },
+		"began in /elsewhere":     func(begun *begin) { begun.Directory = "/elsewhere" },
+	} {
+		begun := noError(r.scan())
+		begun.Instance = signertest.Instance
+		change(&begun)
+		j, err := openJournal(r.Out, begun)
+		if err := errors.Join(err, j.close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Run(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+		if err := os.Remove(journalPath(r.Out)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	b.wantOnce(0)
 }
@@ -479,7 +519,7 @@ func TestUnproven(t *testing.T) {
 func TestOtherFiles(t *testing.T) {
 	b := newBench(t)
 	r := b.runner(3)
-	for _, path := range []string{r.Out, ManifestPath(r.Out), ManifestPath(r.Out) + ".attestation", ManifestPath(r.Out) + ".attestation.sig", journalPath(r.Out)} {
+	for _, path := range []string{r.Out, ManifestPath(r.Out), ManifestPath(r.Out) + ".attestation", ManifestPath(r.Out) + ".attestation.sig", journalPath(r.Out), listPath(r.Out)} {
 		b.write(path, []byte("mine"))
 		if _, err := r.Run(t.Context()); err == nil || string(b.read(path)) != "mine" {
 			t.Errorf("%s: got %v, and %q, want an error and the file", path, err, b.read(path))
@@ -488,11 +528,22 @@ func TestOtherFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	list := r
-	list.In = ManifestPath(r.Out)
-	b.write(list.In, b.read(r.In))
-	if _, err := list.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "would replace it") {
-		t.Errorf("a list that has the name of the manifest: got %v", err)
+	for _, path := range []string{r.Out, ManifestPath(r.Out), listPath(r.Out)} {
+		list := r
+		list.In = path
+		b.write(path, b.read(r.In))
+		if _, err := list.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "which the batch writes itself") {
+			t.Errorf("the list is %s: got %v", path, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("nowhere", r.Out); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Run(t.Context()); err == nil {
+		t.Error("the output is a link to nowhere: got no error")
 	}
 	b.wantOnce(0)
 }
@@ -566,11 +617,7 @@ func TestDamagedEnd(t *testing.T) {
 	if err != nil || m.Signed != 100 {
 		t.Errorf("damaged at the end: got %+v, %v, want 100 signatures", m, err)
 	}
-	for line, count := range b.signings() {
-		if count > 1 && !named(m, line) {
-			t.Errorf("line %d was asked for %d times, and the manifest does not say so", line, count)
-		}
-	}
+	b.wantNamed(m)
 	b.proven(r)
 }
 

@@ -36,9 +36,11 @@ type begin struct {
 	Format   string // format
 	Batch    string // an id
 	Instance string // the ARN of the instance that signs
-	Time     time.Time
-	Requests string // the SHA-256 of the list, in hexadecimal
-	Lines    int    // of the list
+	// Directory is where the batch began: the Files of requests are relative to it.
+	Directory string
+	Time      time.Time
+	Requests  string // the SHA-256 of the list, in hexadecimal
+	Lines     int    // of the list
 }
 
 // A Run is one start of a batch. An earlier run can have signed lines that were in flight at its end.
@@ -133,7 +135,7 @@ func lockCurrent(file *os.File) (bool, error) {
 	}
 	// Anyone who can write the journal can invent refusals.
 	if owner, ok := opened.Sys().(*syscall.Stat_t); !ok || int(owner.Uid) != os.Getuid() || opened.Mode().Perm()&0o022 != 0 {
-		return false, fmt.Errorf("%s belongs to another user, or others can write it: run as the user who began the batch, or move the file away to begin again", file.Name())
+		return false, fmt.Errorf("%s belongs to another user, or others can write it: run as the user who began the batch, or choose another output, which signs every line again", file.Name())
 	}
 	named, err := os.Lstat(file.Name())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -158,14 +160,14 @@ func (j *journal) load() error {
 	return j.append(record{Again: &Span{j.done + 1, min(j.done+2*Window, j.begin.Lines)}})
 }
 
-// read calls each with every record. It returns where the last good line ends, and whether a whole
-// line after that is damaged.
+// read calls each with every record. It returns where the last good line ends, and whether a torn or
+// damaged one follows.
 func (j *journal) read(each func(record) error) (end int64, damaged bool, err error) {
 	lines := bufio.NewReader(io.NewSectionReader(j.file, 0, 1<<62))
 	for n := 1; ; n++ {
 		text, err := lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			return end, false, nil // what is left is torn
+			return end, len(text) > 0, nil
 		}
 		if err != nil {
 			return 0, false, err
@@ -185,7 +187,7 @@ func (j *journal) read(each func(record) error) (end int64, damaged bool, err er
 			}
 		}
 		if err != nil {
-			return 0, false, fmt.Errorf("%s:%d is not of this batch: restore the file, or move it away to begin again (%w)", j.file.Name(), n, err)
+			return 0, false, fmt.Errorf("%s:%d is not of this batch: restore the file, or choose another output, which signs every line again (%w)", j.file.Name(), n, err)
 		}
 		end += int64(len(text))
 	}
@@ -248,14 +250,20 @@ func (j *journal) appendLocked(records ...record) error {
 		j.failed = err
 		return err
 	}
-	if _, err := j.file.Seek(0, io.SeekEnd); err != nil {
+	end, err := j.file.Seek(0, io.SeekEnd)
+	if err != nil {
 		j.failed = err
-	} else if _, err := j.file.Write(append(text, '\n')); err != nil {
+		return err
+	}
+	if _, err := j.file.Write(append(text, '\n')); err != nil {
 		j.failed = fmt.Errorf("writing the results: %w", err)
 	} else if err := unix.Fdatasync(int(j.file.Fd())); err != nil {
 		j.failed = fmt.Errorf("flushing the results: %w", err)
 	}
-	return j.failed
+	if j.failed != nil { // nothing may follow a line that perhaps is not on the disk
+		return errors.Join(j.failed, j.file.Truncate(end))
+	}
+	return nil
 }
 
 // startRun records the start of a run.

@@ -92,25 +92,23 @@ func (r *Runner) completed(ctx context.Context, start begin) (m Manifest, done b
 	if attestation.Covers(ManifestPath(r.Out), text) {
 		return m, true, nil
 	}
+	instance, err := r.instance(ctx)
+	if err == nil && instance != m.Instance {
+		err = fmt.Errorf("%s lacks its attestation, by instance %s, and this is %s: name the gateway of the first", ManifestPath(r.Out), m.Instance, instance)
+	}
+	if err != nil {
+		return m, false, err
+	}
 	return m, true, r.attest(ctx, m, text)
 }
 
-// checkNew checks that none of the files that a new batch writes exists or is the list.
+// checkNew checks that none of the files that a new batch writes exists.
 func (r *Runner) checkNew() error {
-	list, err := os.Stat(r.In)
-	if err != nil {
-		return err
-	}
-	for _, path := range append(attestation.Files(ManifestPath(r.Out)), ManifestPath(r.Out), listPath(r.Out)) {
-		info, err := os.Stat(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
+	for _, path := range r.ownFiles() {
+		if _, err := os.Lstat(path); err == nil {
+			return fmt.Errorf("%s exists, and is not of this batch: move it away, or choose another output", path)
+		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
-		case os.SameFile(info, list):
-			return fmt.Errorf("%s is the list, and the batch would replace it: choose another output", path)
-		case path != listPath(r.Out): // the copy of the list, whose batch has not begun
-			return fmt.Errorf("%s exists, without its output: move it away, or choose another output", path)
 		}
 	}
 	return nil
@@ -131,8 +129,10 @@ func (r *Runner) finish(ctx context.Context, j *journal) (m Manifest, err error)
 	if err := r.attest(ctx, m, text); err != nil {
 		return m, err
 	}
-	if sum, err := fileHash(r.In); err != nil || sum != j.begin.Requests {
-		return m, errors.Join(fmt.Errorf("every line is answered, but %s was changed after the batch had begun: the batch is of its copy, %s", r.In, listPath(r.Out)), err)
+	if sum, err := fileHash(r.In); err != nil {
+		return m, fmt.Errorf("every line is answered, but the list cannot be read again: restore it from its copy %s (%w)", listPath(r.Out), err)
+	} else if sum != j.begin.Requests {
+		return m, fmt.Errorf("every line is answered, but %s was changed after the batch had begun: restore it from its copy %s, and run the same command again", r.In, listPath(r.Out))
 	}
 	if err := os.Remove(listPath(r.Out)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return m, err

@@ -33,7 +33,7 @@ func decodeRequest(text []byte) (r Request, err error) {
 		"Digest": &r.Digest, "File": &r.File, "SM2Id": &r.SM2Id}
 	d := json.NewDecoder(bytes.NewReader(text))
 	if start, err := d.Token(); err != nil || start != json.Delim('{') {
-		return r, errors.Join(errors.New("it is no object"), err)
+		return r, errors.New("it is no JSON object")
 	}
 	for d.More() {
 		name, err := d.Token()

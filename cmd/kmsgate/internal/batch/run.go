@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/attestation"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/internal/durable"
@@ -30,6 +31,9 @@ type Runner struct {
 // attest the manifest. If it fails, running it again continues; after it has succeeded, running it
 // again changes nothing. Files that are not of this batch are an error, and stay.
 func (r *Runner) Run(ctx context.Context) (m Manifest, err error) {
+	if err := r.checkList(); err != nil {
+		return m, err
+	}
 	start, err := r.scan()
 	if err != nil {
 		return m, err
@@ -45,12 +49,15 @@ func (r *Runner) Run(ctx context.Context) (m Manifest, err error) {
 		return m, err
 	}
 	defer func() { err = errors.Join(err, j.close()) }()
-	if _, err := os.Lstat(r.Out); err == nil && len(j.runs) == 0 {
+	if _, err := os.Stat(r.Out); err == nil && len(j.runs) == 0 {
 		// Another run has completed the batch since the look at the output: the journal is new.
 		if err := j.remove(); err != nil {
 			return m, err
 		}
-		m, _, err = r.completed(ctx, start)
+		m, done, err := r.completed(ctx, start)
+		if err == nil && !done {
+			err = fmt.Errorf("%s is gone again: run the same command again", r.Out)
+		}
 		return m, err
 	}
 	if err := r.checkBegin(j.begin, start); err != nil {
@@ -63,6 +70,25 @@ func (r *Runner) Run(ctx context.Context) (m Manifest, err error) {
 		return m, fmt.Errorf("%w (the results so far are kept: run the same command again to continue)", err)
 	}
 	return r.finish(ctx, j)
+}
+
+// ownFiles returns the paths of all files that a batch writes.
+func (r *Runner) ownFiles() []string {
+	return append(attestation.Files(ManifestPath(r.Out)), ManifestPath(r.Out), listPath(r.Out), journalPath(r.Out), r.Out)
+}
+
+// checkList refuses a list that the batch would replace or remove.
+func (r *Runner) checkList() error {
+	list, err := os.Stat(r.In)
+	if err != nil {
+		return err
+	}
+	for _, path := range r.ownFiles() {
+		if info, err := os.Stat(path); err == nil && os.SameFile(info, list) {
+			return fmt.Errorf("the list is %s, which the batch writes itself: copy the list to another name, or choose another output", path)
+		}
+	}
+	return nil
 }
 
 // scan reads the list once, for its hash and its number of lines.
@@ -87,7 +113,8 @@ func (r *Runner) scan() (begin, error) {
 	if lines.number == 0 {
 		return begin{}, fmt.Errorf("reading %q: it is empty", r.In)
 	}
-	return begin{Format: format, Batch: uuid.NewString(), Time: time.Now().UTC(), Requests: lines.sum(), Lines: lines.number}, nil
+	directory, err := os.Getwd()
+	return begin{Format: format, Batch: uuid.NewString(), Directory: directory, Time: time.Now().UTC(), Requests: lines.sum(), Lines: lines.number}, err
 }
 
 // instance returns the ARN of the gateway's instance.
@@ -105,8 +132,11 @@ func (r *Runner) instance(ctx context.Context) (string, error) {
 // checkBegin checks that a journal is of this list and this instance.
 func (r *Runner) checkBegin(begun, start begin) error {
 	if begun.Requests != start.Requests {
-		return fmt.Errorf("%s is not the list that this batch began with: restore it (%s is a copy), or move %s away to begin again",
-			r.In, listPath(r.Out), journalPath(r.Out))
+		return fmt.Errorf("%s is not the list that this batch began with: restore it from the copy %s, or begin another batch, which signs every line again, with another output",
+			r.In, listPath(r.Out))
+	}
+	if begun.Directory != start.Directory {
+		return fmt.Errorf("this batch began in %s, where its list names files: run the command there", begun.Directory)
 	}
 	if begun.Instance != start.Instance {
 		return fmt.Errorf("this batch began at instance %s, and this is %s: name the gateway of the first", begun.Instance, start.Instance)
@@ -180,17 +210,18 @@ func (r *Runner) answerAll(ctx context.Context, j *journal) (err error) {
 		ahead[n] = true
 	}
 	running.Go(func() {
-		if err := startAnswers(ctx, s, lines, j.begin.Lines, ahead, slots, answers, &running); err != nil {
+		if err := startAnswers(ctx, s, lines, j.begin, ahead, slots, answers, &running); err != nil {
 			answers <- answer{err: err}
+			cancel() // nothing takes slots any more
 		}
 	})
 	for err == nil && j.done < j.begin.Lines {
-		err = r.record(j, nextGroup(answers), slots)
+		err = r.record(ctx, j, nextGroup(answers), slots)
 	}
 	cancel()
 	running.Wait()
 	if len(answers) > 0 { // answers that came in between: these lines are not asked for again
-		if lastErr := r.record(j, nextGroup(answers), slots); err == nil {
+		if lastErr := r.record(ctx, j, nextGroup(answers), slots); err == nil {
 			err = lastErr
 		}
 	}
@@ -204,10 +235,10 @@ type answer struct {
 }
 
 // startAnswers starts to answer each line as soon as it has a slot, except those that are answered.
-func startAnswers(ctx context.Context, s *signatory, lines *lineReader, last int, answered map[int]bool,
+func startAnswers(ctx context.Context, s *signatory, lines *lineReader, begun begin, answered map[int]bool,
 	slots chan<- struct{}, answers chan<- answer, running *sync.WaitGroup,
 ) error {
-	for lines.number < last {
+	for lines.number < begun.Lines {
 		l, err := lines.next()
 		if err != nil {
 			return fmt.Errorf("reading the copy of the list: %w", err)
@@ -215,7 +246,7 @@ func startAnswers(ctx context.Context, s *signatory, lines *lineReader, last int
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
-			return nil
+			return ctx.Err()
 		}
 		if answered[l.number] {
 			continue
@@ -224,6 +255,9 @@ func startAnswers(ctx context.Context, s *signatory, lines *lineReader, last int
 			result, err := s.answer(ctx, l)
 			answers <- answer{result, err} // it has room for every slot
 		})
+	}
+	if lines.sum() != begun.Requests {
+		return errors.New("the copy of the list was changed while it was read: begin the batch again, with another output")
 	}
 	return nil
 }
@@ -243,7 +277,7 @@ func nextGroup(answers <-chan answer) []answer {
 
 // record writes results to the journal, and frees the slots of lines that no line before them waits
 // for. It returns the first error among the answers, after it has written the others.
-func (r *Runner) record(j *journal, group []answer, slots <-chan struct{}) error {
+func (r *Runner) record(ctx context.Context, j *journal, group []answer, slots <-chan struct{}) error {
 	var records []record
 	for i := range group {
 		if group[i].err == nil {
@@ -257,7 +291,10 @@ func (r *Runner) record(j *journal, group []answer, slots <-chan struct{}) error
 		}
 	}
 	for range j.done - before {
-		<-slots
+		select {
+		case <-slots:
+		case <-ctx.Done(): // of a line that an earlier run answered, the slot may never be taken
+		}
 	}
 	if i := slices.IndexFunc(group, func(a answer) bool { return a.err != nil }); i >= 0 {
 		return group[i].err

@@ -22,8 +22,9 @@ type signatory struct {
 	journal *journal
 	waiting func(err error) // called before a wait for the gateway, not too often
 
-	mu   sync.Mutex
-	keys map[name]*lookup // guarded by mu
+	mu    sync.Mutex
+	keys  map[name]*lookup // guarded by mu
+	found int              // guarded by mu; the lookups that have succeeded
 
 	noticing sync.Mutex
 	noticed  time.Time // guarded by noticing; when waiting was last called
@@ -50,6 +51,7 @@ func newSignatory(c signer.Client, j *journal, waiting func(err error)) (*signat
 		found := &lookup{ready: make(chan struct{}), key: k}
 		close(found.ready)
 		s.keys[u.Name] = found
+		s.found++
 	}
 	return s, nil
 }
@@ -95,7 +97,8 @@ func (s *signatory) answer(ctx context.Context, l line) (Result, error) {
 	return result, err
 }
 
-// isRefusal reports whether an error is about one line alone, and so its result.
+// isRefusal reports whether an error is about one line alone, and so its result. An internal failure
+// is one: the gateway answers, and has been asked again during Patience.
 func isRefusal(err error) bool {
 	var refusal *kms.Error
 	var unfit *signer.UnfitError
@@ -137,7 +140,7 @@ func (s *signatory) call(ctx context.Context, number int, ask func() error) erro
 		case !mayPass(err):
 			return err
 		}
-		if number > 0 && errors.Is(err, kms.ErrNoAnswer) { // it may have signed
+		if number > 0 && !errors.Is(err, kms.ErrThrottling) { // it may have signed
 			if err := s.journal.append(record{Again: &Span{number, number}}); err != nil {
 				return err
 			}
@@ -179,7 +182,7 @@ func (s *signatory) find(ctx context.Context, n name) (signer.Key, error) {
 	l := s.keys[n]
 	mine := l == nil
 	if mine {
-		if len(s.keys) >= MaxNames {
+		if s.found >= MaxNames {
 			s.mu.Unlock()
 			return signer.Key{}, &signer.UnfitError{Reason: fmt.Sprintf("requests name keys in %d other ways: split the list", MaxNames)}
 		}
@@ -196,11 +199,13 @@ func (s *signatory) find(ctx context.Context, n name) (signer.Key, error) {
 		}
 	}
 	l.key, l.err = s.lookUp(ctx, n)
-	if l.err != nil {
-		s.mu.Lock()
+	s.mu.Lock()
+	if l.err == nil {
+		s.found++
+	} else {
 		delete(s.keys, n) // a later line may find it
-		s.mu.Unlock()
 	}
+	s.mu.Unlock()
 	close(l.ready)
 	return l.key, l.err
 }

@@ -182,6 +182,9 @@ func (c *comparison) checkSignature(result Result) error {
 	if !ok {
 		return fmt.Errorf("key version %q is not in the manifest", result.KeyVersionId)
 	}
+	if keyId := c.signingKey(result).KeyId; result.KeyId != keyId {
+		return fmt.Errorf("version %s is of key %s, not of %s", result.KeyVersionId, keyId, result.KeyId)
+	}
 	digest, err := hex.DecodeString(result.Digest)
 	if err != nil {
 		return fmt.Errorf("the digest is not hexadecimal: %w", err)
@@ -196,6 +199,11 @@ func (c *comparison) checkSignature(result Result) error {
 	return nil
 }
 
+// signingKey returns the manifest's key of a result, whose KeyVersionId is known to be there.
+func (c *comparison) signingKey(result Result) SigningKey {
+	return c.manifest.Keys[slices.IndexFunc(c.manifest.Keys, func(k SigningKey) bool { return k.KeyVersionId == result.KeyVersionId })]
+}
+
 // compareRequest checks that a result is one that its request asked for.
 func (c *comparison) compareRequest(ctx context.Context, l line, result Result) error {
 	request, requestErr := decodeRequest(l.text) // of no text, if the line is too long
@@ -208,15 +216,12 @@ func (c *comparison) compareRequest(ctx context.Context, l line, result Result) 
 	if requestErr != nil {
 		return fmt.Errorf("it signs a line of the list that is no request: %w", requestErr)
 	}
-	i := slices.IndexFunc(c.manifest.Keys, func(k SigningKey) bool { return k.KeyVersionId == result.KeyVersionId })
-	used, key := c.manifest.Keys[i], c.keys[result.KeyVersionId]
+	used, key := c.signingKey(result), c.keys[result.KeyVersionId]
 	algorithm := request.Algorithm
 	if algorithm == "" {
 		algorithm = string(hsm.Algorithms(key.Spec)[0])
 	}
 	switch {
-	case result.KeyId != used.KeyId:
-		return fmt.Errorf("version %s is of key %s, not of %s", result.KeyVersionId, used.KeyId, result.KeyId)
 	case !slices.Contains(used.Names, request.Key) || !mayName(request.Key, used.KeyId):
 		return fmt.Errorf("key %s signed it, and the request names %q", result.KeyId, request.Key)
 	case request.Version != "" && request.Version != result.KeyVersionId:
@@ -236,7 +241,7 @@ func (c *comparison) compareRequest(ctx context.Context, l line, result Result) 
 	case hex.EncodeToString(digest) == result.Digest:
 		return nil
 	case request.File != "":
-		return fmt.Errorf("%s was changed after it was signed", request.File)
+		return fmt.Errorf("%s is not what was signed: it was changed, or is of another directory", request.File)
 	}
 	return errors.New("it signs another digest than the request's")
 }

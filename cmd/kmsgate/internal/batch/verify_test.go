@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,12 +59,15 @@ func TestForgedBatch(t *testing.T) {
 		"another digest": func(f *forgery) {
 			f.results[0].Digest, f.results[0].Signature = hex.EncodeToString(other), signature
 		},
-		"was changed after it was signed": func(f *forgery) {
+		"is not what was signed": func(f *forgery) {
 			f.results[2].Digest, f.results[2].Signature = hex.EncodeToString(other), signature
 		},
-		"its Id is \"9\"":        func(f *forgery) { f.results[0].Id = "9" },
-		"its Id is \"other\"":    func(f *forgery) { f.results[3].Id = "other" },
-		"is not valid":           func(f *forgery) { f.results[0].Algorithm = "SM2DSA" },
+		"its Id is \"9\"":     func(f *forgery) { f.results[0].Id = "9" },
+		"its Id is \"other\"": func(f *forgery) { f.results[3].Id = "other" },
+		"is not valid":        func(f *forgery) { f.results[0].Algorithm = "SM2DSA" },
+		"the signature is not valid": func(f *forgery) {
+			f.results[0].Signature = append(bytes.Clone(f.results[0].Signature[:len(signature)-4]), 1, 2, 3, 4)
+		},
 		"is not in the manifest": func(f *forgery) { f.results[0].KeyVersionId = "w" },
 		"is of key k, not of l":  func(f *forgery) { f.results[0].KeyId = "l" },
 		"does not attest":        func(f *forgery) { f.manifest.Keys[0].KeyId = "l" },
@@ -123,3 +127,83 @@ func (b *bench) verifyForgery(list string, f forgery) error {
 	_, err := Verifier{Key: &b.Audit.PublicKey, Files: true}.Verify(b.t.Context(), list, out)
 	return err
 }
+
+// TestSpans keeps few spans, and all lines.
+func TestSpans(t *testing.T) {
+	var s spans
+	for i := range 3 * maxSpans {
+		s.add(10*i+1+i%3, 10*i+2+i%3)
+	}
+	s.add(5, 4)
+	if len(s) > maxSpans {
+		t.Errorf("got %d spans, want at most %d", len(s), maxSpans)
+	}
+	for i := range 3 * maxSpans {
+		if line := 10*i + 1 + i%3; !slices.ContainsFunc(s, func(s Span) bool { return s.From <= line && line+1 <= s.To }) {
+			t.Fatalf("lines %d and %d are lost", line, line+1)
+		}
+	}
+}
+
+// TestMayName: a KeyId, alone or in an ARN, names only its key.
+func TestMayName(t *testing.T) {
+	const arn = "acs:kms:cn-hangzhou:1000000000000001:"
+	for text, want := range map[string]bool{"k": true, "k2": false, arn + "key/k": true, arn + "key/k2": false, "key/k": false,
+		"alias/k": true, arn + "alias/k": true, "alias": false, "": false} {
+		if got := mayName(text, "k"); got != want {
+			t.Errorf("%q: got %v, want %v", text, got, want)
+		}
+	}
+}
+
+// TestForms reads a result and a manifest as they were when the format was new. If this fails because
+// encoding/json writes them in another form, the check of the form must accept both.
+func TestForms(t *testing.T) {
+	const result = `{"Line":1,"Request":"aa","Id":"\u003c\u2028\u0001\b\t\"\\é","KeyId":"k","Signature":"AQI=","Error":"e"}`
+	var r Result
+	if err := decodeOwn([]byte(result), &r, json.Marshal); err != nil || r.Id != "<\u2028\u0001\b\t\"\\é" {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	m, err := decodeManifest(firstManifest)
+	if err != nil || m.Lines != 2 || m.Keys[0].Names[0] != "alias/a" || m.Again[0].To != 2 || m.Began.IsZero() {
+		t.Errorf("got %+v, %v", m, err)
+	}
+}
+
+var firstManifest = []byte(`{
+  "Format": "kmsgate batch 1",
+  "Batch": "b",
+  "Instance": "i",
+  "Began": "2026-11-30T07:44:36.12Z",
+  "Ended": "2026-11-30T07:44:37Z",
+  "Lines": 2,
+  "Signed": 1,
+  "Refused": 1,
+  "Requests": "aa",
+  "Results": "bb",
+  "Keys": [
+    {
+      "KeyId": "k",
+      "KeyVersionId": "v",
+      "KeySpec": "EC_P256",
+      "PublicKey": "AQI=",
+      "Names": [
+        "alias/a"
+      ],
+      "Signatures": 1
+    }
+  ],
+  "Runs": [
+    {
+      "Time": "2026-11-30T07:44:36.5Z",
+      "After": 0
+    }
+  ],
+  "Again": [
+    {
+      "From": 1,
+      "To": 2
+    }
+  ]
+}
+`)
