@@ -119,6 +119,13 @@ func mayPass(err error) bool {
 	return errors.Is(err, kms.ErrNoAnswer) || errors.Is(err, target.ErrUnreachable) || errors.As(err, &connection)
 }
 
+// canHaveSigned reports whether a gateway that failed with an error that may pass can have signed
+// before. It reads a quota and refuses a connection before it signs.
+func canHaveSigned(err error) bool {
+	var refusal *kms.Error
+	return errors.Is(err, kms.ErrNoAnswer) || errors.As(err, &refusal) && !errors.Is(err, kms.ErrThrottling)
+}
+
 // The bounds of the wait between two tries.
 const (
 	minWait = 20 * time.Millisecond
@@ -140,7 +147,7 @@ func (s *signatory) call(ctx context.Context, number int, ask func() error) erro
 		case !mayPass(err):
 			return err
 		}
-		if number > 0 && !errors.Is(err, kms.ErrThrottling) { // it may have signed
+		if number > 0 && canHaveSigned(err) {
 			if err := s.journal.append(record{Again: &Span{number, number}}); err != nil {
 				return err
 			}
