@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -118,6 +119,7 @@ func (b *bench) adminScenario(action string) []string {
 		"DetachPolicyFromUser": {"UserName", "u-" + action, "PolicyName", "policy-of-u-" + action},
 		"SimulatePolicy":       append(user, "ActionName", "kms:ListKeys"),
 		"GetAuditHead":         {},
+		"CreateNamedKey":       {"AliasName", "alias/new", "KeySpec", "EC_P256", "Description", "new", "Tags", `[{"TagKey":"a","TagValue":"b"}]`},
 		"CreateAttestation":    {"Kind", "ceremony", "Document", strings.Repeat("0a", 32), "KeyVersions.1.KeyId", b.key.KeyId, "KeyVersions.1.KeyVersionId", b.key.KeyVersionId},
 		"CreateBackup":         {"Recipients.1", "age1test"},
 		"DescribeToken":        {},
@@ -207,6 +209,7 @@ func TestAdminErrors(t *testing.T) {
 	b := newBench(t)
 	c := b.admin()
 	b.newUser("dev", document(allow("kms:*", "*")))
+	b.local("CreateAlias", nil, "AliasName", "alias/taken", "KeyId", b.key.KeyId)
 	doc := document(allow("kms:*", "*"))
 	statuses := make(map[string]int)
 	for _, e := range kms.AdminErrors() {
@@ -242,6 +245,10 @@ func TestAdminErrors(t *testing.T) {
 		{"InvalidParameter", "SetUserQuota", []string{"UserName", "dev", "QuotaName", "asymmetric", "QueriesPerSecond", "1000001"}},
 		{"InvalidParameter", "UpdateAccessKey", []string{"AccessKeyId", "none", "Status", "active"}},
 		{"InvalidParameter", "DeleteUser", []string{"UserName", "dev", "Force", "yes"}},
+		{"AliasAlreadyExists", "CreateNamedKey", []string{"AliasName", "alias/taken", "KeySpec", "EC_P256"}},
+		{"InvalidParameter", "CreateNamedKey", []string{"AliasName", "x", "KeySpec", "EC_P256"}},
+		{"InvalidParameter", "CreateNamedKey", []string{"AliasName", "alias/x", "KeySpec", "EC_P256", "Policy", "x"}},
+		{"UnsupportedOperation", "CreateNamedKey", []string{"AliasName", "alias/x", "KeySpec", "Aliyun_AES_256"}},
 		{"InvalidParameter", "CreateBackup", []string{"Recipients", `["none"]`}},
 		{"MissingParameter", "CreateBackup", nil},
 		{"MissingParameter", "DeleteUser", nil},
@@ -266,6 +273,35 @@ func TestAdminErrors(t *testing.T) {
 		if !b.audited(e.Code) {
 			t.Errorf("%s was not triggered", e.Code)
 		}
+	}
+}
+
+// TestCreateNamedKeyAtOnce sends requests for one alias at the same time. One key is created, and the
+// token keeps one pair.
+func TestCreateNamedKeyAtOnce(t *testing.T) {
+	b := newBench(t)
+	c := b.admin()
+	keys, pairs := b.db.Now().Keys().Len(), b.backend.Len()
+	const requests = 8
+	errs := make([]error, requests)
+	var group sync.WaitGroup
+	for i := range errs {
+		group.Go(func() {
+			errs[i] = c.Call(t.Context(), "CreateNamedKey", params("AliasName", "alias/once", "KeySpec", "EC_P256"), nil)
+		})
+	}
+	group.Wait()
+	created := 0
+	for _, err := range errs {
+		switch {
+		case err == nil:
+			created++
+		case !errors.Is(err, kms.ErrAliasExists):
+			t.Errorf("got %v, want %v", err, kms.ErrAliasExists)
+		}
+	}
+	if b.db.Now().Keys().Len() != keys+1 || b.backend.Len() != pairs+1 || created != 1 {
+		t.Errorf("got %d answers, %d keys and %d pairs more, want one each", created, b.db.Now().Keys().Len()-keys, b.backend.Len()-pairs)
 	}
 }
 

@@ -20,12 +20,15 @@ func createAlias(_ context.Context, c *call, req *kms.CreateAliasRequest) (*kms.
 		return nil, err
 	}
 	c.entry.Alias = req.AliasName
-	return emptyResponse(c.update(func(tx *store.Tx) error {
-		if err := checkNewAlias(c, tx.Records, key, req.AliasName); err != nil {
-			return err
-		}
-		return tx.Aliases().Create(store.Alias{AliasName: req.AliasName, KeyId: key.KeyId, CreationDate: c.now})
-	}))
+	return emptyResponse(c.update(func(tx *store.Tx) error { return putAlias(c, tx, key, req.AliasName) }))
+}
+
+// putAlias adds an alias of a key.
+func putAlias(c *call, tx *store.Tx, key permitted, aliasName string) error {
+	if err := checkNewAlias(c, tx.Records, key, aliasName); err != nil {
+		return err
+	}
+	return tx.Aliases().Create(store.Alias{AliasName: aliasName, KeyId: key.KeyId, CreationDate: c.now})
 }
 
 // checkNewAlias refuses an alias if its key is scheduled for deletion, if its name is

@@ -41,6 +41,22 @@ func (s *Server) metadata(k store.Key) kms.KeyMetadata {
 }
 
 func createKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (*kms.CreateKeyResponse, error) {
+	return makeKey(ctx, c, req, func(permitted, *store.Tx) error { return nil })
+}
+
+// createNamedKey creates a key with its alias, in one transaction. Of several such requests at the
+// same time, even by a caller who has not waited for the answer, only one creates a key.
+func createNamedKey(ctx context.Context, c *call, req *kms.CreateNamedKeyRequest) (*kms.CreateKeyResponse, error) {
+	if err := kms.CheckAliasName(req.AliasName); err != nil {
+		return nil, err
+	}
+	c.entry.Alias = req.AliasName
+	key := &kms.CreateKeyRequest{KeySpec: req.KeySpec, Description: req.Description, Policy: req.Policy, Tags: req.Tags}
+	return makeKey(ctx, c, key, func(key permitted, tx *store.Tx) error { return putAlias(c, tx, key, req.AliasName) })
+}
+
+// makeKey creates a key, and changes records with it in the same transaction.
+func makeKey(ctx context.Context, c *call, req *kms.CreateKeyRequest, change func(permitted, *store.Tx) error) (*kms.CreateKeyResponse, error) {
 	key, err := newKey(c, req)
 	if err != nil {
 		return nil, err
@@ -52,7 +68,13 @@ func createKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (*kms.Cr
 		return nil, err
 	}
 	made, put := newPermitted(c, key)
-	if _, err := createVersion(ctx, c, made, put); err != nil {
+	_, err = createVersion(ctx, c, made, func(tx *store.Tx) error {
+		if err := put(tx); err != nil {
+			return err
+		}
+		return change(made, tx)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return &kms.CreateKeyResponse{KeyMetadata: c.server.metadata(key)}, nil

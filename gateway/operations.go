@@ -142,6 +142,7 @@ var operations = byName(
 
 	op("GetAuditHead", getAuditHead),
 
+	op("CreateNamedKey", createNamedKey),
 	op("CreateAttestation", createAttestation),
 	op("CreateBackup", createBackup),
 )

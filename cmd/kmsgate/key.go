@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
 
 	"github.com/spf13/cobra"
 
@@ -80,45 +78,13 @@ func specFlag(usage string, required bool) *cli.Parameter {
 	return &cli.Parameter{Name: "KeySpec", Flag: "spec", Kind: "KEYSPEC", Usage: usage, Required: required, Choices: specs}
 }
 
-// createKey creates a key and then its alias, if the command line names one. It makes no key
-// for an alias that is taken or invalid; only an alias that someone else creates at the same
-// moment can leave the new key without one.
+// createKey creates a key, with its alias if the command line names one.
 func createKey(ctx context.Context, c target.Caller, parameters map[string]string) (cli.View, error) {
-	aliasName, named := parameters["AliasName"]
-	if named {
-		if err := checkAliasFree(ctx, c, aliasName); err != nil {
-			return cli.View{}, err
-		}
+	action := "CreateKey"
+	if parameters["AliasName"] != "" {
+		action = "CreateNamedKey"
 	}
-	request := maps.Clone(parameters)
-	delete(request, "AliasName")
-	var created kms.DescribeKeyResponse // it has all fields that CreateKey answers with
-	if err := c.Call(ctx, "CreateKey", request, &created); err != nil {
-		return cli.View{}, err
-	}
-	shown, keyId := viewOfKey(created), created.KeyMetadata.KeyId
-	if !named {
-		return shown, nil
-	}
-	err := c.Call(ctx, "CreateAlias", map[string]string{"AliasName": aliasName, "KeyId": keyId}, nil)
-	if err != nil {
-		err = fmt.Errorf("the key was created, but its alias was not: run kmsgate alias create ALIAS --key %s (%w)", printable.Text(keyId), err)
-	}
-	return shown, err
-}
-
-// checkAliasFree returns nil only if an alias is valid and names no key.
-func checkAliasFree(ctx context.Context, c target.Caller, aliasName string) error {
-	var described kms.DescribeKeyResponse
-	err := c.Call(ctx, "DescribeKey", map[string]string{"KeyId": aliasName}, &described)
-	switch {
-	case errors.Is(err, kms.ErrAliasNotFound):
-		return nil
-	case err != nil:
-		return fmt.Errorf("no key was created: alias %q: %w", aliasName, err)
-	}
-	return fmt.Errorf("no key was created: %s already names key %s (to point it to a new key, create the key without an alias, then run kmsgate alias update): %w",
-		printable.Text(aliasName), printable.Text(described.KeyMetadata.KeyId), kms.ErrAliasExists)
+	return cli.Answered(action, viewOfKey)(ctx, c, parameters)
 }
 
 func scheduleDeletionTask() cli.Task {

@@ -2,14 +2,12 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
@@ -62,36 +60,6 @@ func TestQuestions(t *testing.T) {
 	g := &fakeGateway{answers: answers}
 	if _, stderr, err := g.kmsgate("y\n", "user", "delete", "bob"); !errors.Is(err, kms.ErrUserNotFound) || stderr != "" {
 		t.Errorf("deleting a user who does not exist: got %v, asked %q", err, stderr)
-	}
-}
-
-// TestCreateWithAlias: no key is created for an alias that is taken or refused. A key whose
-// alias was taken in between is shown.
-func TestCreateWithAlias(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		refuse map[string]error
-		calls  []string
-		stdout string
-		err    error
-		text   string
-	}{
-		{"free", map[string]error{"DescribeKey": kms.ErrAliasNotFound},
-			[]string{"DescribeKey KeyId=alias/x", "CreateKey KeySpec=EC_P256", "CreateAlias AliasName=alias/x KeyId=k-1"}, keyTable, nil, "<nil>"},
-		{"taken", nil, []string{"DescribeKey KeyId=alias/x"}, "", kms.ErrAliasExists, "no key was created: alias/x already names key k-1"},
-		{"invalid", map[string]error{"DescribeKey": kms.ErrInvalidParameter}, []string{"DescribeKey KeyId=alias/x"}, "", kms.ErrInvalidParameter, "no key was created: alias \"alias/x\": "},
-		{"taken in between", map[string]error{"DescribeKey": kms.ErrAliasNotFound, "CreateAlias": kms.ErrAliasExists},
-			[]string{"DescribeKey KeyId=alias/x", "CreateKey KeySpec=EC_P256", "CreateAlias AliasName=alias/x KeyId=k-1"}, keyTable, kms.ErrAliasExists,
-			"the key was created, but its alias was not: run kmsgate alias create ALIAS --key k-1"},
-	} {
-		g := &fakeGateway{answers: map[string]string{"CreateKey": aKey, "DescribeKey": aKey}, refuse: c.refuse}
-		stdout, _, err := g.kmsgate("", "key", "create", "--spec", "EC_P256", "--alias", "alias/x")
-		if !errors.Is(err, c.err) || !strings.HasPrefix(fmt.Sprint(err), c.text) || stdout != c.stdout {
-			t.Errorf("%s: got %v, printed %q", c.name, err, stdout)
-		}
-		if diff := cmp.Diff(c.calls, g.calls); diff != "" {
-			t.Errorf("%s: the gateway was asked for (-want +got):\n%s", c.name, diff)
-		}
 	}
 }
 

@@ -37,7 +37,17 @@ type CreateKeyRequest struct {
 	Tags                    string
 }
 
-// CreateKeyResponse is the answer to CreateKey.
+// CreateNamedKeyRequest holds the parameters of CreateNamedKey. Except for the alias they are those
+// of CreateKey.
+type CreateNamedKeyRequest struct {
+	AliasName   string `kms:"required"`
+	KeySpec     string `kms:"required"`
+	Description string `kms:"chars=8192"`
+	Policy      string
+	Tags        string
+}
+
+// CreateKeyResponse is the answer to CreateKey and CreateNamedKey.
 type CreateKeyResponse struct {
 	Result
 	KeyMetadata KeyMetadata

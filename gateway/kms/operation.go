@@ -320,6 +320,8 @@ var Operations = []Operation{
 	{Name: "GetAuditHead", Door: Admin, Quota: QuotaAdministration,
 		Request: reflect.TypeFor[NoRequest](), Response: reflect.TypeFor[GetAuditHeadResponse]()},
 
+	{Name: "CreateNamedKey", Door: Admin, Quota: QuotaAdministration,
+		Request: reflect.TypeFor[CreateNamedKeyRequest](), Response: reflect.TypeFor[CreateKeyResponse]()},
 	{Name: "CreateAttestation", Door: Admin, Quota: QuotaAdministration, Timeout: inspectTimeout,
 		Request: reflect.TypeFor[CreateAttestationRequest](), Response: reflect.TypeFor[CreateAttestationResponse]()},
 	{Name: "CreateBackup", Door: Admin, Quota: QuotaAdministration, Request: reflect.TypeFor[CreateBackupRequest]()},

@@ -20,6 +20,7 @@ var advice = []struct {
 	{"EnableKey", kms.ErrStateModifiedFailed, "PendingDeletion", "kmsgate key cancel-deletion keeps and enables it"},
 	{"DisableKey", kms.ErrStateModifiedFailed, "PendingDeletion", "kmsgate key cancel-deletion keeps and enables it"},
 	{"CreateKeyVersion", kms.ErrKeyDisabled, "", "kmsgate key enable lets it sign again"},
+	{"CreateNamedKey", kms.ErrAliasExists, "", "to point the alias to a new key, create the key without an alias, then run kmsgate alias update"},
 	{"ScheduleKeyDeletion", kms.ErrStateModifiedFailed, "protected", "kmsgate key unprotect allows it"},
 }
 
