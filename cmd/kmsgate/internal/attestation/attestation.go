@@ -7,10 +7,12 @@
 package attestation
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
@@ -112,6 +114,24 @@ func Covers(path string, document []byte) bool {
 
 // Files returns the paths of the files that Write writes beside a document.
 func Files(path string) []string { return []string{textPath(path), signaturePath(path)} }
+
+// DecodeExact decodes what encode has encoded, such as a document that this program wrote. Any other
+// text is an error, even if it means the same: two programs could read different values in it.
+func DecodeExact(text []byte, value any, encode func(value any) ([]byte, error)) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(value); err != nil {
+		return err
+	}
+	again, err := encode(value)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(again, text) {
+		return errors.New("it was changed: kmsgate writes it in another form")
+	}
+	return nil
+}
 
 func hashOf(document []byte) string {
 	sum := sha256.Sum256(document)

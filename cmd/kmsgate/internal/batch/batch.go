@@ -23,8 +23,6 @@
 package batch
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -67,24 +65,6 @@ func (r *Result) refuse(err error) {
 	}
 	// Without half a character at its end: JSON would change that.
 	r.Error = strings.ToValidUTF8(kms.ClipTo(kms.MaxReason, err.Error()), "")
-}
-
-// decodeOwn decodes what this package has encoded. Any other text is an error, even if it means the
-// same: two programs could read different values in it.
-func decodeOwn(text []byte, value any, encode func(value any) ([]byte, error)) error {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(value); err != nil {
-		return err
-	}
-	again, err := encode(value)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(again, text) {
-		return errors.New("it was changed: kmsgate writes it in another form")
-	}
-	return nil
 }
 
 // reference is what the audit log says that a signature belongs to.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/attestation"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
@@ -173,7 +174,7 @@ func (j *journal) read(each func(record) error) (end int64, damaged bool, err er
 			return 0, false, err
 		}
 		var records []record
-		if err = decodeOwn(bytes.TrimSuffix(text, []byte("\n")), &records, json.Marshal); err != nil {
+		if err = attestation.DecodeExact(bytes.TrimSuffix(text, []byte("\n")), &records, json.Marshal); err != nil {
 			if _, last := lines.Peek(1); n > 1 && errors.Is(last, io.EOF) {
 				return end, true, nil
 			}

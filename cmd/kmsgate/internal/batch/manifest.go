@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/attestation"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
@@ -55,7 +56,7 @@ func encodeManifest(m any) ([]byte, error) {
 
 // decodeManifest decodes the text of a manifest.
 func decodeManifest(text []byte) (m Manifest, err error) {
-	if err := decodeOwn(text, &m, encodeManifest); err != nil {
+	if err := attestation.DecodeExact(text, &m, encodeManifest); err != nil {
 		return m, fmt.Errorf("reading the manifest: %w", err)
 	}
 	if m.Format != format {
@@ -92,7 +93,7 @@ func (r *Runner) completed(ctx context.Context, start begin) (m Manifest, done b
 	if attestation.Covers(ManifestPath(r.Out), text) {
 		return m, true, nil
 	}
-	instance, err := r.instance(ctx)
+	instance, err := target.Instance(ctx, r.Client.Caller)
 	if err == nil && instance != m.Instance {
 		err = fmt.Errorf("%s lacks its attestation, by instance %s, and this is %s: name the gateway of the first", ManifestPath(r.Out), m.Instance, instance)
 	}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/attestation"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
-	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
@@ -41,7 +41,7 @@ func (r *Runner) Run(ctx context.Context) (m Manifest, err error) {
 	if m, done, err := r.completed(ctx, start); done || err != nil {
 		return m, err
 	}
-	if start.Instance, err = r.instance(ctx); err != nil {
+	if start.Instance, err = target.Instance(ctx, r.Client.Caller); err != nil {
 		return m, err
 	}
 	j, err := openJournal(r.Out, start)
@@ -115,18 +115,6 @@ func (r *Runner) scan() (begin, error) {
 	}
 	directory, err := os.Getwd()
 	return begin{Format: format, Batch: uuid.NewString(), Directory: directory, Time: time.Now().UTC(), Requests: lines.sum(), Lines: lines.number}, err
-}
-
-// instance returns the ARN of the gateway's instance.
-func (r *Runner) instance(ctx context.Context) (string, error) {
-	var answer kms.ListKmsInstancesResponse
-	if err := r.Client.Caller.Call(ctx, "ListKmsInstances", nil, &answer); err != nil {
-		return "", err
-	}
-	if len(answer.KmsInstances.KmsInstance) != 1 {
-		return "", fmt.Errorf("the gateway has %d instances instead of one", len(answer.KmsInstances.KmsInstance))
-	}
-	return answer.KmsInstances.KmsInstance[0].KmsInstanceArn, nil
 }
 
 // checkBegin checks that a journal is of this list and this instance.

@@ -148,7 +148,7 @@ func (c *comparison) compare(ctx context.Context, l line) (result Result, err er
 	if l.text == nil {
 		return result, fmt.Errorf("it has more than %d KiB, and is no result", MaxLine>>10)
 	}
-	if err := decodeOwn(l.text, &result, json.Marshal); err != nil {
+	if err := attestation.DecodeExact(l.text, &result, json.Marshal); err != nil {
 		return result, fmt.Errorf("it is not a result: %w", err)
 	}
 	switch {

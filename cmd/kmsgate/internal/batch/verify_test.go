@@ -161,7 +161,7 @@ func TestMayName(t *testing.T) {
 func TestForms(t *testing.T) {
 	const result = `{"Line":1,"Request":"aa","Id":"\u003c\u2028\u0001\b\t\"\\é","KeyId":"k","Signature":"AQI=","Error":"e"}`
 	var r Result
-	if err := decodeOwn([]byte(result), &r, json.Marshal); err != nil || r.Id != "<\u2028\u0001\b\t\"\\é" {
+	if err := attestation.DecodeExact([]byte(result), &r, json.Marshal); err != nil || r.Id != "<\u2028\u0001\b\t\"\\é" {
 		t.Errorf("got %+v, %v", r, err)
 	}
 	m, err := decodeManifest(firstManifest)

@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"strconv"
 
@@ -64,6 +65,18 @@ func (l List[Page, Item]) All(ctx context.Context, c Caller, parameters map[stri
 			return all, nil
 		}
 	}
+}
+
+// Instance returns the ARN of a gateway's instance.
+func Instance(ctx context.Context, c Caller) (string, error) {
+	var answer kms.ListKmsInstancesResponse
+	if err := c.Call(ctx, "ListKmsInstances", nil, &answer); err != nil {
+		return "", err
+	}
+	if len(answer.KmsInstances.KmsInstance) != 1 {
+		return "", fmt.Errorf("the gateway has %d instances instead of one", len(answer.KmsInstances.KmsInstance))
+	}
+	return answer.KmsInstances.KmsInstance[0].KmsInstanceArn, nil
 }
 
 // EveryKeyVersion returns the versions of every key.
