@@ -17,7 +17,7 @@ GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exe
 
 # The packages that link C. All others must build without a C compiler.
 LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
-LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(appliance|serve|backup|target|doctor|dev|cli|signer|batch|attestation)$$
+LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(appliance|serve|backup|target|doctor|dev|cli|signer|batch|ceremony|attestation)$$
 
 .PHONY: vendor build demo run test setup setup-test check generate unit integration fuzz bench soak
 .PHONY: image-test clean

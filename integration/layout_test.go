@@ -111,6 +111,9 @@ var mayImport = map[string][]string{
 	// the standard library lacks.
 	"cmd/kmsgate/internal/batch": {"cmd/kmsgate/internal/attestation", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
 		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "github.com/google/uuid", "golang.org/x/sys"},
+	// Creates what a plan names, and proves it.
+	"cmd/kmsgate/internal/ceremony": {"cmd/kmsgate/internal/attestation", "cmd/kmsgate/internal/target", "gateway/audit", "gateway/kms", "hsm",
+		"internal/durable", "github.com/google/uuid", "go.yaml.in/yaml"},
 	// A gateway for the tests of what signs through one.
 	"cmd/kmsgate/internal/signer/signertest": {"gateway/audit", "gateway/kms", "hsm", "hsm/hsmtest"},
 	// Finds the problems of a gateway, its token and its records.
@@ -129,7 +132,7 @@ var mayImport = map[string][]string{
 		"golang.org/x/sys"}, // the width of a terminal
 	// Commands: flags, one call, and a table to print.
 	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup",
-		"cmd/kmsgate/internal/batch",
+		"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/ceremony",
 		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/clientkey",
 		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/doctor",
 		"cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
@@ -144,7 +147,7 @@ var mayImport = map[string][]string{
 var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance",
 	"cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target",
 	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/signer",
-	"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/attestation"}
+	"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/ceremony", "cmd/kmsgate/internal/attestation"}
 
 // A pkg is a package in the output of go list.
 type pkg struct {

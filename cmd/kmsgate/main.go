@@ -72,7 +72,7 @@ Start here:
 	}{
 		{startGroup, "Run a gateway:", []*cobra.Command{
 			operator.devCommand(), operator.configCommand(), operator.initCommand(), serveCommand()}},
-		{keyGroup, "Keys:", []*cobra.Command{admin.keyCommand(), admin.aliasCommand()}},
+		{keyGroup, "Keys:", []*cobra.Command{admin.keyCommand(), admin.aliasCommand(), admin.ceremonyCommand()}},
 		{signGroup, "Sign files:", []*cobra.Command{
 			releaser.signCommand(), releaser.verifySignatureCommand(), releaser.batchCommand(), releaser.publicKeyCommand(), releaser.csrCommand(), releaser.cmsCommand()}},
 		{accessGroup, "Who may do what:", []*cobra.Command{

@@ -45,15 +45,21 @@ func descriptionOf(s hsm.Survey) [][]string {
 	if s.Copies {
 		signing = "with session copies of the objects, which is faster here"
 	}
-	return [][]string{
-		{"Module", printable.Text(s.Module.Path)},
-		{"", printable.Text(fmt.Sprintf("%s, %s, version %s, PKCS#11 %s", s.Module.Description, s.Module.Manufacturer, s.Module.Version, s.Module.Cryptoki))},
-		{"Token", printable.Text(fmt.Sprintf("label %q, serial number %s, slot %d", s.Token.Label, s.Token.Serial, s.Token.Slot))},
-		{"", printable.Text(fmt.Sprintf("%s, %s, hardware %s, firmware %s", s.Token.Model, s.Token.Manufacturer, s.Token.Hardware, s.Token.Firmware))},
+	return append(moduleAndToken(s.Module, s.Token), [][]string{
 		{"Flags", printable.Text(strings.Join(s.Token.Flags, ", "))},
 		{"Sessions", sessions},
 		{"Sealing", printable.Text(sealing)},
 		{"Signing", signing},
+	}...)
+}
+
+// moduleAndToken says which module and which token it is.
+func moduleAndToken(m hsm.ModuleInfo, t hsm.TokenInfo) [][]string {
+	return [][]string{
+		{"Module", printable.Text(m.Path)},
+		{"", printable.Text(fmt.Sprintf("%s, %s, version %s, PKCS#11 %s", m.Description, m.Manufacturer, m.Version, m.Cryptoki))},
+		{"Token", printable.Text(fmt.Sprintf("label %q, serial number %s, slot %d", t.Label, t.Serial, t.Slot))},
+		{"", printable.Text(fmt.Sprintf("%s, %s, hardware %s, firmware %s", t.Model, t.Manufacturer, t.Hardware, t.Firmware))},
 	}
 }
 

@@ -1,0 +1,316 @@
+package ceremony
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/attestation"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/internal/durable"
+)
+
+// A Ceremony carries out a plan.
+type Ceremony struct {
+	Plan Plan
+
+	file       *os.File // the plan's, locked
+	path       string   // of the transcript
+	caller     target.Caller
+	transcript Transcript
+	survey     *survey
+	steps      []step
+	complete   bool
+}
+
+// Open reads a plan and locks its file, until Close, against another ceremony. The error is about the
+// plan.
+func Open(path string) (c *Ceremony, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, file.Close())
+		}
+	}()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	if err := durable.Lock(file); errors.Is(err, durable.ErrLocked) {
+		return nil, fmt.Errorf("another process is carrying out %s: wait until it ends (%w)", path, err)
+	} else if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(io.LimitReader(file, MaxPlan+1))
+	if err != nil {
+		return nil, err
+	}
+	plan, err := ParsePlan(text)
+	if err != nil {
+		return nil, fmt.Errorf("the plan %q has mistakes:\n%w", path, err)
+	}
+	return &Ceremony{Plan: plan, file: file, path: DefaultPath(path), transcript: Transcript{
+		Format: transcriptFormat, Title: plan.Title, Operators: plan.Operators, Plan: string(text), Steps: []Step{}, Keys: []KeyRecord{}}}, nil
+}
+
+// Close unlocks the plan.
+func (c *Ceremony) Close() error { return c.file.Close() }
+
+// Prepare compares the plan with a gateway's instance, and has the gateway try what it can without
+// doing it. It changes nothing. The transcript will be at path; if that is empty, at DefaultPath.
+func (c *Ceremony) Prepare(ctx context.Context, caller target.Caller, path string) (err error) {
+	if path != "" {
+		c.path = path
+	}
+	c.caller = caller
+	if c.transcript.Instance, err = target.Instance(ctx, caller); err != nil {
+		return err
+	}
+	if err := c.load(); err != nil {
+		return err
+	}
+	c.caller = &referring{caller, "ceremony " + c.transcript.Ceremony}
+	c.survey = &survey{caller: c.caller, plan: c.Plan}
+	if err := c.survey.look(ctx); err != nil {
+		return err
+	}
+	if c.steps, err = c.Plan.steps(); err != nil {
+		return err
+	}
+	for i := range c.steps {
+		if s := &c.steps[i]; c.survey.has(s.Step) {
+			s.Step = c.found(s.Step)
+		} else if c.complete {
+			return fmt.Errorf("the ceremony is complete, but %q is gone (%s): choose another transcript with --out to carry the plan out again", s.Name, s.Action)
+		}
+	}
+	var untried []step
+	for _, s := range c.steps {
+		// The gateway may be carrying out the request of an earlier run.
+		if recorded, _ := c.transcript.step(s.Action, s.Name); s.State == Missing && recorded.State != Begun {
+			untried = append(untried, s)
+		}
+	}
+	return c.survey.try(ctx, untried)
+}
+
+// load finds out whether the ceremony is complete, continues or is new.
+func (c *Ceremony) load() error {
+	partial, begun, err := readPartial(c.path)
+	if err != nil {
+		return err
+	}
+	finished, err := readTranscript(c.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	wrote := err == nil
+	if begun {
+		if err := c.checkSame(partial, partialPath(c.path)); err != nil {
+			return err
+		}
+		if wrote && finished.Ceremony != partial.Ceremony {
+			return fmt.Errorf("%s is of another ceremony: choose another transcript with --out", c.path)
+		}
+		c.transcript = partial
+		return nil
+	}
+	if wrote {
+		if err := c.checkSame(finished, c.path); err != nil {
+			return err
+		}
+		text, err := finished.encode()
+		if err != nil {
+			return err
+		}
+		if !attestation.Covers(c.path, text) {
+			return fmt.Errorf("%s exists without its attestation: restore that, or choose another transcript with --out", c.path)
+		}
+		c.transcript, c.complete = finished, true
+		return nil
+	}
+	for _, path := range attestation.Files(c.path) {
+		if _, err := os.Lstat(path); err == nil {
+			return fmt.Errorf("%s exists: move it away, or choose another transcript with --out", path)
+		}
+	}
+	c.transcript.Ceremony, c.transcript.Began = uuid.NewString(), time.Now().UTC()
+	return nil
+}
+
+// checkSame checks that a transcript is of this plan and this instance.
+func (c *Ceremony) checkSame(t Transcript, path string) error {
+	if t.Plan != c.transcript.Plan {
+		return fmt.Errorf("%s is of another plan, or of this one before it was changed: choose another transcript with --out", path)
+	}
+	if t.Instance != c.transcript.Instance {
+		return fmt.Errorf("%s is of instance %s, and this is %s: name the gateway of the first, or choose another transcript with --out", path, t.Instance, c.transcript.Instance)
+	}
+	return nil
+}
+
+// found returns a step whose result exists: as it is recorded, if this ceremony has taken it.
+func (c *Ceremony) found(s Step) Step {
+	recorded, ok := c.transcript.step(s.Action, s.Name)
+	switch {
+	case ok && recorded.State == Begun:
+		recorded.State = Lost
+		return recorded
+	case ok && recorded.State != Missing:
+		return recorded
+	}
+	s.State = Existed
+	return s
+}
+
+// Steps returns the steps of the plan, in their order.
+func (c *Ceremony) Steps() []Step {
+	all := []Step{}
+	for _, s := range c.steps {
+		all = append(all, s.Step)
+	}
+	return all
+}
+
+// Complete reports whether the ceremony has ended before, so there is nothing to do.
+func (c *Ceremony) Complete() bool { return c.complete }
+
+// Path returns the path of the transcript.
+func (c *Ceremony) Path() string { return c.path }
+
+// Instance returns the ARN of the instance.
+func (c *Ceremony) Instance() string { return c.transcript.Instance }
+
+// Run creates what is missing, and writes the transcript with its attestation. If it fails, running
+// it again in a new Ceremony continues.
+func (c *Ceremony) Run(ctx context.Context) (p Proof, err error) {
+	const again = "run the same command again to continue"
+	for i := range c.steps {
+		if err := c.take(ctx, &c.steps[i]); err != nil {
+			return p, fmt.Errorf("%w (%s)", err, again)
+		}
+	}
+	if err := c.recordKeys(ctx); err != nil {
+		return p, fmt.Errorf("%w (%s)", err, again)
+	}
+	c.transcript.Steps, c.transcript.Ended = c.Steps(), time.Now().UTC()
+	text, err := c.transcript.encode()
+	if err != nil {
+		return p, err
+	}
+	p.Transcript = c.transcript
+	p.Attestation, err = attestation.Write(ctx, c.caller, attestation.Ceremony, c.path, text, c.transcript.versions(), true)
+	if err != nil {
+		return p, fmt.Errorf("everything is created, but not proven: %w (%s)", err, again)
+	}
+	if err := p.check(); err != nil {
+		return p, fmt.Errorf("everything is created, and the transcript is %s, but: %w", c.path, err)
+	}
+	return p, os.Remove(partialPath(c.path))
+}
+
+// take takes a step that is missing. The partial transcript has every step before and after it.
+func (c *Ceremony) take(ctx context.Context, s *step) error {
+	if s.State == Missing {
+		recorded, _ := c.transcript.step(s.Action, s.Name)
+		s.Step.State, s.Step.Time = Begun, time.Now().UTC()
+		c.transcript.setStep(s.Step)
+		if err := c.transcript.save(c.path); err != nil {
+			return err
+		}
+		if err := c.request(ctx, s, recorded.State == Begun); err != nil {
+			return fmt.Errorf("%s of %q: %w", s.Action, s.Name, err)
+		}
+	}
+	c.transcript.setStep(s.Step)
+	return c.transcript.save(c.path)
+}
+
+// request sends a step's request. If an earlier run has sent one too, the gateway may have been
+// carrying that out since.
+func (c *Ceremony) request(ctx context.Context, s *step, again bool) error {
+	var created kms.DescribeKeyResponse // every answer has its RequestId
+	err := c.caller.Call(ctx, s.Action, c.survey.parameters(*s), &created)
+	var refusal *kms.Error
+	refused := errors.As(err, &refusal) && refusal.Status < http.StatusInternalServerError
+	switch {
+	case err == nil:
+		s.Step.State, s.Step.RequestId = Done, created.RequestId
+		if s.Action == "CreateNamedKey" {
+			c.survey.keyIds[s.Name] = created.KeyMetadata.KeyId
+		}
+		return nil
+	case refused && again:
+		if lookErr := c.survey.look(ctx); lookErr != nil {
+			return errors.Join(err, lookErr)
+		}
+		if c.survey.has(s.Step) {
+			s.Step.State = Lost
+			return nil
+		}
+	case refused: // it was not taken
+		s.Step.State, s.Step.Time = Missing, time.Time{}
+		c.transcript.setStep(s.Step)
+		return errors.Join(err, c.transcript.save(c.path))
+	}
+	return err
+}
+
+// recordKeys records the plan's keys as they now are.
+func (c *Ceremony) recordKeys(ctx context.Context) error {
+	c.transcript.Keys = []KeyRecord{}
+	for _, k := range c.Plan.Keys {
+		r := KeyRecord{Alias: k.Alias, KeySpec: hsm.KeySpec(k.Spec)}
+		var described kms.DescribeKeyResponse
+		if err := c.caller.Call(ctx, "DescribeKey", map[string]string{"KeyId": k.Alias}, &described); err != nil {
+			return fmt.Errorf("key %q: %w", k.Alias, err)
+		}
+		r.KeyId, r.DeletionProtection = described.KeyMetadata.KeyId, described.KeyMetadata.DeletionProtection
+		versions, err := target.KeyVersions.All(ctx, c.caller, map[string]string{"KeyId": r.KeyId})
+		if err != nil {
+			return fmt.Errorf("key %q: %w", k.Alias, err)
+		}
+		for _, v := range versions {
+			r.KeyVersionIds = append(r.KeyVersionIds, v.KeyVersionId)
+		}
+		if r.Policy, err = keyPolicy(ctx, c.caller, r.KeyId); err != nil {
+			return fmt.Errorf("key %q: %w", k.Alias, err)
+		}
+		c.transcript.Keys = append(c.transcript.Keys, r)
+	}
+	if n := len(c.transcript.versions()); n > MaxKeys {
+		return fmt.Errorf("the plan's keys have %d versions: at most %d can be attested together, so split the plan", n, MaxKeys)
+	}
+	return nil
+}
+
+// versions returns the key versions of a transcript.
+func (t Transcript) versions() (all []kms.KeyVersionName) {
+	for _, k := range t.Keys {
+		for _, id := range k.KeyVersionIds {
+			all = append(all, kms.KeyVersionName{KeyId: k.KeyId, KeyVersionId: id})
+		}
+	}
+	return all
+}
+
+// referring is a caller whose requests all have a Reference in the audit log.
+type referring struct {
+	target.Caller
+	reference string
+}
+
+func (r *referring) Call(ctx context.Context, action string, parameters map[string]string, answer any) error {
+	return r.Do(ctx, kms.AdminRequest{Action: action, Parameters: parameters, Reference: r.reference}, answer)
+}

@@ -1,0 +1,203 @@
+// Package ceremony creates the keys, users, policies and aliases of a plan, and proves afterwards
+// what was created and how the token protects the keys.
+//
+// A [Plan] is YAML. [Prepare] compares it with an instance: what is there already must be as the plan
+// says, and the gateway tries what is missing without doing it. [Ceremony.Run] then creates what is
+// missing. It writes a [Transcript] and has the gateway attest it, with what the token reports of
+// itself and of every key. [Verify] needs nothing but these files and the audit key's public half.
+//
+// # Kills and faults
+//
+// While a ceremony runs, its transcript is in the file TRANSCRIPT.partial, which has each step before
+// it is taken. A ceremony that ended early continues when it is run again: nothing is created twice.
+// Each request to the gateway has the ceremony as its Reference in the audit log.
+package ceremony
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
+)
+
+// Limits of a plan.
+const (
+	MaxPlan = 64 << 10    // bytes
+	MaxKeys = kms.MaxList // keys, and versions of all keys together
+)
+
+// A Plan is what a ceremony creates, in YAML with the names of the fields in lower case.
+type Plan struct {
+	Title     string
+	Operators []string // the people who carry it out
+	Policies  []Policy
+	Users     []User
+	Keys      []Key
+	Aliases   []Alias
+}
+
+// A Policy is a RAM policy.
+type Policy struct {
+	Name        string
+	Description string
+	Document    Document
+}
+
+// A User is a user, who has exactly these policies: of the plan, or existing ones.
+type User struct {
+	Name        string
+	Description string
+	Policies    []string
+}
+
+// A Key is a key. Its alias identifies it.
+type Key struct {
+	Alias       string // alias/…
+	Spec        string // an hsm.KeySpec
+	Description string
+	Tags        map[string]string
+	Policy      Document // its key policy; if empty, an existing key can have any
+	Protect     bool     // from deletion
+}
+
+// An Alias is one more alias of a key.
+type Alias struct {
+	Name string // alias/…
+	Key  string // the alias of a key of the plan, or any name of an existing key
+}
+
+// A Document is a policy in JSON. A plan has it as YAML or as text.
+type Document string
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (d *Document) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		*d = Document(n.Value)
+		return nil
+	}
+	var value map[string]any
+	if err := n.Decode(&value); err != nil {
+		return err
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("line %d: the document is not JSON: its names must be text", n.Line)
+	}
+	*d = Document(text)
+	return nil
+}
+
+// equals reports whether two documents are the same JSON.
+func (d Document) equals(other string) bool {
+	var a, b any
+	if json.Unmarshal([]byte(d), &a) != nil || json.Unmarshal([]byte(other), &b) != nil {
+		return string(d) == other
+	}
+	first, err := json.Marshal(a)
+	second, otherErr := json.Marshal(b)
+	return errors.Join(err, otherErr) == nil && bytes.Equal(first, second)
+}
+
+// ParsePlan parses a plan. The error names every mistake that can be found without an instance.
+func ParsePlan(text []byte) (p Plan, err error) {
+	if len(text) > MaxPlan {
+		return p, fmt.Errorf("it has more than %d KiB", MaxPlan>>10)
+	}
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	if err := d.Decode(&p); errors.Is(err, io.EOF) {
+		return p, errors.New("it is empty")
+	} else if err != nil {
+		return p, mistakes(err)
+	}
+	if !errors.Is(d.Decode(new(yaml.Node)), io.EOF) {
+		return p, errors.New("something follows the first YAML document: remove it")
+	}
+	return p, p.check()
+}
+
+// Go's names for types and what surrounds them, in errors of the YAML package.
+var (
+	unknownField = regexp.MustCompile(`field (\S+) not found in type \S+`)
+	otherKind    = regexp.MustCompile("cannot unmarshal !!\\w+( `.*`)? into \\S+")
+)
+
+// mistakes returns an error of the YAML package without its names for Go's types.
+func mistakes(err error) error {
+	var several *yaml.TypeError
+	if !errors.As(err, &several) {
+		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	var all []error
+	for _, text := range several.Errors {
+		text = unknownField.ReplaceAllString(text, "there is no field $1")
+		all = append(all, errors.New(otherKind.ReplaceAllString(text, "the value$1 is of the wrong kind")))
+	}
+	return errors.Join(all...)
+}
+
+// check checks what needs no instance.
+func (p Plan) check() error {
+	c := checker{names: make(map[string]bool)}
+	c.need(p.Title != "", "title is missing: what is the ceremony for?")
+	c.need(len(p.Operators) > 0, "operators is missing: the transcript names the people who carry the ceremony out")
+	for _, name := range p.Operators {
+		c.need(strings.TrimSpace(name) != "", "operators has an empty name")
+	}
+	c.need(len(p.Policies)+len(p.Users)+len(p.Keys)+len(p.Aliases) > 0, "there is nothing to create: give policies, users, keys or aliases")
+	c.need(len(p.Keys) <= MaxKeys, "it has %d keys: at most %d are possible", len(p.Keys), MaxKeys)
+	for _, policy := range p.Policies {
+		c.name("policy", policy.Name)
+		c.need(policy.Document != "", "policy %q has no document", policy.Name)
+	}
+	for _, u := range p.Users {
+		c.name("user", u.Name)
+		for i, name := range u.Policies {
+			c.need(!slices.Contains(u.Policies[:i], name), "user %q has policy %q twice", u.Name, name)
+		}
+	}
+	for _, k := range p.Keys {
+		c.alias("key", k.Alias)
+		c.need(slices.Contains(hsm.KeySpecs(), hsm.KeySpec(k.Spec)), "key %q: spec %q is not one of %v", k.Alias, k.Spec, hsm.KeySpecs())
+	}
+	for _, a := range p.Aliases {
+		c.alias("alias", a.Name)
+		c.need(a.Key != "", "alias %q names no key", a.Name)
+	}
+	return errors.Join(c.errs...)
+}
+
+// A checker collects mistakes.
+type checker struct {
+	names map[string]bool // "policy x", "user x", "alias/x"
+	errs  []error
+}
+
+func (c *checker) need(ok bool, format string, args ...any) {
+	if !ok {
+		c.errs = append(c.errs, fmt.Errorf(format, args...))
+	}
+}
+
+func (c *checker) name(kind, name string) {
+	c.need(name != "", "a %s has no name", kind)
+	c.need(name == "" || !c.names[kind+" "+name], "%s %q is there twice", kind, name)
+	c.names[kind+" "+name] = true
+}
+
+func (c *checker) alias(kind, name string) {
+	if err := kms.CheckAliasName(name); err != nil {
+		c.errs = append(c.errs, fmt.Errorf("%s %q: %w", kind, name, err))
+	}
+	c.need(!c.names[name], "%s is there twice", name)
+	c.names[name] = true
+}
