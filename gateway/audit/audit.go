@@ -116,7 +116,7 @@ type Log struct {
 
 	fileStart   time.Time // when the first current file was created
 	state       atomic.Pointer[state]
-	full        chan struct{}      // signals that the file has reached RotateSize
+	full        chan uint64        // the first line of a file that has reached RotateSize
 	stop        context.CancelFunc // stops maintain
 	maintaining sync.WaitGroup
 
@@ -128,14 +128,15 @@ type Log struct {
 
 // state is the part of the writer's state that other goroutines may read.
 type state struct {
-	head    Head  // the last flushed line
-	failing error // why the log cannot be written; nil if it can
+	head    Head   // the last flushed line
+	file    uint64 // the first line of the file that the writer writes
+	failing error  // why the log cannot be written; nil if it can
 }
 
 // pending is a line on its way to the writer.
 type pending struct {
 	entry  []byte // JSON; nil if there is no line
-	rotate bool   // begin the next file after this line
+	rotate uint64 // end the file with this first line, unless it has ended; 0 for none
 	head   Head   // the written line; set before result is sent
 	result chan error
 	lost   func() // called if the line is not written; nil if a caller waits for result
@@ -157,13 +158,13 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.open == nil {
 		cfg.open = func(path string, flag int) (file, error) { return os.OpenFile(path, flag, 0o600) }
 	}
-	l := &Log{cfg: cfg, queue: make(chan *pending, maxBatch), done: make(chan struct{}), full: make(chan struct{}, 1)}
+	l := &Log{cfg: cfg, queue: make(chan *pending, maxBatch), done: make(chan struct{}), full: make(chan uint64, 1)}
 	l.w = writer{log: l}
 	if err := l.w.resume(); err != nil {
 		return nil, fmt.Errorf("opening the audit log %q: %w", cfg.Path, err)
 	}
 	l.fileStart = l.w.fileStart
-	l.state.Store(&state{head: l.w.head})
+	l.state.Store(&state{head: l.w.head, file: l.w.first})
 	if cfg.Ended && cfg.Keep != nil {
 		// Without this record, the next start after a crash would report the new lines as added by
 		// someone else.
@@ -182,12 +183,12 @@ func Open(cfg Config) (*Log, error) {
 // Append adds an entry and returns when it is on stable storage. If Append returns an error, the
 // line is not in the log, and the action that it records must not happen.
 func (l *Log) Append(e Entry) error {
-	_, err := l.append(e, false)
+	_, err := l.append(e, 0)
 	return err
 }
 
 // append writes an Entry or an Event and returns its Head.
-func (l *Log) append(line any, rotate bool) (Head, error) {
+func (l *Log) append(line any, rotate uint64) (Head, error) {
 	entry, err := json.Marshal(line)
 	if err != nil {
 		return Head{}, fmt.Errorf("encoding an audit line: %w", err)
@@ -283,7 +284,7 @@ func (l *Log) Close() error {
 	if l.isClosed() {
 		return nil
 	}
-	if err := l.checkpoint(context.Background(), false); err != nil {
+	if err := l.checkpoint(context.Background(), 0); err != nil {
 		l.cfg.Logger.Warn("writing the audit log's last checkpoint failed; the log is proven up to the previous one",
 			"err", err)
 	}

@@ -25,22 +25,23 @@ func (l *Log) maintain(ctx context.Context) {
 	defer early.Stop()
 	fileStart, warned := l.fileStart, false
 	for {
-		rotate := false
+		rotate := uint64(0)
 		select {
 		case <-ctx.Done():
 			return
 		case <-early.C:
-		case <-l.full:
-			rotate = true
+		case rotate = <-l.full:
 		case <-ticker.C:
-			rotate = l.cfg.RotateAge > 0 && time.Since(fileStart) >= l.cfg.RotateAge
+			if l.cfg.RotateAge > 0 && time.Since(fileStart) >= l.cfg.RotateAge {
+				rotate = l.state.Load().file
+			}
 		}
 		if err := l.checkpoint(ctx, rotate); err != nil {
 			l.cfg.Logger.Warn("writing a checkpoint failed; the audit log is proven only up to the previous one",
 				"err", err, "retry", checkpointRetryDelay)
 			early.Reset(checkpointRetryDelay)
 		}
-		if rotate {
+		if rotate != 0 {
 			fileStart = time.Now()
 		}
 		warned = l.warn(warned)
@@ -48,15 +49,15 @@ func (l *Log) maintain(ctx context.Context) {
 }
 
 // checkpoint adds a checkpoint of the last line, unless that line is itself a checkpoint. With
-// rotate it then begins a new file, even without a checkpoint, because the log must rotate while
-// the token is unavailable.
-func (l *Log) checkpoint(ctx context.Context, rotate bool) error {
+// rotate, the first line of a file, it then ends that file, even without a checkpoint, because the log
+// must rotate while the token is unavailable.
+func (l *Log) checkpoint(ctx context.Context, rotate uint64) error {
 	l.signing.Lock()
 	defer l.signing.Unlock()
 	c, err := l.newCheckpoint(ctx)
 	if c == nil {
-		if rotate {
-			_, _ = l.write(&pending{rotate: true}) // if it fails, the next line signals again that the file is full
+		if rotate != 0 {
+			_, _ = l.write(&pending{rotate: rotate}) // if it fails, the next line signals again that the file is full
 		}
 		return err
 	}

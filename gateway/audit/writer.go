@@ -95,11 +95,11 @@ func (w *writer) writeBatch() error {
 		return fmt.Errorf("writing the audit log: %w", err)
 	}
 	for _, p := range w.waiting {
-		w.rotating = w.rotating || p.rotate
+		w.rotating = w.rotating || p.rotate != 0 && p.rotate == w.first // a request can be about an earlier file
 	}
 	if w.size >= w.log.cfg.RotateSize && !w.rotating {
 		select {
-		case w.log.full <- struct{}{}:
+		case w.log.full <- w.first:
 		default: // the signal is already pending
 		}
 	}
@@ -120,7 +120,7 @@ func (w *writer) report(err error) {
 		w.log.cfg.Logger.Info("the audit log can be written again", "path", w.log.cfg.Path)
 	}
 	w.failing = err
-	w.log.state.Store(&state{w.head, err})
+	w.log.state.Store(&state{w.head, w.first, err})
 }
 
 func (w *writer) writeLines() error {
