@@ -44,8 +44,8 @@ func createKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (*kms.Cr
 	return makeKey(ctx, c, req, func(permitted, *store.Tx) error { return nil })
 }
 
-// createNamedKey creates a key with its alias, in one transaction. Of several such requests at the
-// same time, even by a caller who has not waited for the answer, only one creates a key.
+// createNamedKey creates a key and its alias in one transaction. If several requests name the same
+// alias at the same time, only one creates a key, even if their caller no longer waits for it.
 func createNamedKey(ctx context.Context, c *call, req *kms.CreateNamedKeyRequest) (*kms.CreateKeyResponse, error) {
 	if err := kms.CheckAliasName(req.AliasName); err != nil {
 		return nil, err

@@ -54,7 +54,7 @@ func TestAirGapped(t *testing.T) {
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"), "SOFTHSM2_CONF=", "KMSGATE_ADMIN_SOCKET=")
 	out := withoutNetwork(t, cmd)
-	for _, want := range []string{"Verified OK", "app.tar: valid", "CMS Verification successful", "the log is whole", " for release  AsymmetricSign ", "proven: 2 lines signed", "CKA_NEVER_EXTRACTABLE    true", "every key is protected by the token"} {
+	for _, want := range []string{"Verified OK", "app.tar: valid", "CMS Verification successful", "the log is whole", " for release  AsymmetricSign ", "proven: 2 lines signed", "CKA_NEVER_EXTRACTABLE    true", "the token protects every key"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the page's commands did not print %q:\n%s", want, out)
 		}

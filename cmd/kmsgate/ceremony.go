@@ -11,6 +11,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/ceremony"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 // ceremonyFlags are the flags of kmsgate ceremony.
@@ -23,15 +24,16 @@ func (a *admin) ceremonyCommand() *cobra.Command {
 	var f ceremonyFlags
 	cmd := &cobra.Command{
 		Use: "ceremony PLAN", Short: "Create the keys, users, policies and aliases of a plan, with an attested transcript",
-		Long: `Create the keys, users, policies and aliases of a plan, in YAML. The command first
-compares the plan with the instance: what exists must be as the plan says, or nothing is
-done. It then shows the steps, and asks.
+		Long: `Create the keys, users, policies and aliases that a plan in YAML names. The command first
+compares the plan with the instance. If something exists that contradicts the plan, it
+names the differences and changes nothing. It then shows the steps, and asks whether to
+continue.
 
 If the command is interrupted, run it again: it continues, and creates nothing twice. The
-transcript is PLAN.transcript. Beside it is what the gateway attests of it, signed by the
-audit key: the module, the token and its firmware, the attributes of every key as the
-token reports them, and who ran the command. kmsgate ceremony verify needs no gateway.
-For the attestation, every key signs once.
+transcript is PLAN.transcript. PLAN.transcript.attestation has what the gateway attests of
+it: the module, the token with its firmware, the attributes of every key as the token
+reports them, and who ran the command. The audit key signs the attestation. kmsgate
+ceremony verify needs no gateway.
 
 A plan has a title, operators and what to create:
 
@@ -49,7 +51,8 @@ A plan has a title, operators and what to create:
   aliases:
     - {name: alias/release-2027, key: alias/release}
 
-Keys can also have description, tags (a mapping) and policy (a key policy).`,
+The title, the operators and something to create are required. Policies, users and keys
+can have a description. Keys can also have tags (a mapping) and policy (a key policy).`,
 		Example: "  kmsgate ceremony plan.yaml --config kmsgate.yaml --dry-run\n  kmsgate ceremony plan.yaml --config kmsgate.yaml",
 		Args:    cli.Arguments("PLAN"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.ceremony(cmd, args[0], f) },
@@ -76,12 +79,12 @@ func (a *admin) ceremony(cmd *cobra.Command, path string, f ceremonyFlags) (err 
 	if err := c.Prepare(cmd.Context(), caller, f.out); err != nil {
 		return err
 	}
-	steps := cli.ViewOfList(c.Steps(), "Action", "Name", "State")
+	steps := cli.ViewOfList(c.PlannedSteps(), "Action", "Name", "Details", "State")
 	if f.dryRun {
 		return a.Print(cmd, steps)
 	}
 	if c.Complete() {
-		steps.Next = "The ceremony is complete: there is nothing to do. The transcript is " + printable.Text(c.Path()) + "."
+		steps.Next = "The ceremony is complete: there is nothing to do. To verify it: kmsgate ceremony verify " + printable.Shell(c.Path())
 		return a.Print(cmd, steps)
 	}
 	if !f.yes {
@@ -97,7 +100,7 @@ func (a *admin) ceremony(cmd *cobra.Command, path string, f ceremonyFlags) (err 
 	if err != nil {
 		return err
 	}
-	steps = cli.ViewOfList(p.Transcript.Steps, "Action", "Name", "State", "RequestId")
+	steps = cli.ViewOfList(p.Transcript.Steps, "Action", "Name", "State", "KeyId", "RequestId")
 	steps.Next = fmt.Sprintf("The ceremony is complete. The transcript is %s; kmsgate ceremony verify shows what the token reports.", printable.Text(c.Path()))
 	return a.Print(cmd, steps)
 }
@@ -110,8 +113,8 @@ func ceremonyQuestion(c *ceremony.Ceremony) (string, error) {
 			missing++
 		}
 	}
-	text, err := cli.Align(cli.Table(c.Steps(), "Action", "Name", "State"))
-	return fmt.Sprintf("%s\nCeremony %q by %s at %s.\nThis takes the %s that are missing. Each key then signs once, for the attestation.",
+	text, err := cli.Align(cli.Table(c.PlannedSteps(), "Action", "Name", "Details", "State"))
+	return fmt.Sprintf("%s\nCeremony %q by %s at %s.\nTo do: %s. Then each version of the plan's keys signs once, for the attestation.",
 		text, printable.Text(c.Plan.Title), printable.Text(strings.Join(c.Plan.Operators, ", ")), printable.Text(c.Instance()), cli.Count(missing, "step")), err
 }
 
@@ -119,12 +122,16 @@ func (a *admin) ceremonyVerifyCommand() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
 		Use: "verify TRANSCRIPT", Short: "Verify and show the transcript of a ceremony, without a gateway",
-		Long: `Verify and show the transcript of a ceremony, without a gateway: that the audit key signed
-what the gateway attests of it, that it has every step of its plan, and that the token
-protects every key: it is sensitive, and cannot be extracted.
+		Long: `Verify and show the transcript of a ceremony, without a gateway. The command checks that
 
-The exit status is 1 if anything is not proven. The names of the operators and the times
-of the steps are what the person who ran the ceremony says.`,
+  - the audit key signed the attestation, and the attestation is of this transcript
+  - the transcript has every step of its plan, completed
+  - the token reports each key as sensitive and not extractable (for EC_SM2, the key that
+    seals it)
+
+The exit status is 1 if anything is not proven. The rest of the transcript is the word of
+the person who ran the ceremony: operators, times, states and RequestIds. To check the
+steps, search the audit log: kmsgate audit search --reference 'ceremony ID'.`,
 		Example: "  kmsgate ceremony verify plan.yaml.transcript --audit-public-key audit-public-key.pem",
 		Args:    cli.Arguments("TRANSCRIPT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -163,7 +170,7 @@ func textOfProof(p ceremony.Proof) (string, error) {
 			{"Attested", attested.Time.Format(time.RFC3339)},
 			{"Reference", printable.Text("ceremony " + t.Ceremony)},
 		}, moduleAndToken(*attested.Module, *attested.Token)...),
-		cli.Table(t.Steps, "Action", "Name", "State", "RequestId"),
+		cli.Table(t.Steps, "Action", "Name", "State", "KeyId", "RequestId"),
 	}
 	for _, k := range attested.Keys {
 		rows := [][]string{{"KeyId", printable.Text(k.KeyId)}, {"KeyVersionId", printable.Text(k.KeyVersionId)},
@@ -171,7 +178,11 @@ func textOfProof(p ceremony.Proof) (string, error) {
 		for _, r := range t.Keys {
 			if r.KeyId == k.KeyId {
 				rows = append([][]string{{"Key", printable.Text(r.Alias)}}, rows...)
+				rows = append(rows, []string{"DeletionProtection", printable.Text(r.DeletionProtection)}, []string{"Policy", printable.Text(r.Policy)})
 			}
+		}
+		if k.Protection == kms.ProtectionSealed {
+			rows = append(rows, []string{"Attributes of", "the key that seals it"})
 		}
 		for _, attribute := range k.Attributes {
 			rows = append(rows, []string{printable.Text(attribute.Name), printable.Text(attribute.Value)})
@@ -179,5 +190,5 @@ func textOfProof(p ceremony.Proof) (string, error) {
 		tables = append(tables, rows)
 	}
 	text, err := cli.Align(tables...)
-	return text + "\nproven: the audit key signed this, and every key is protected by the token\n", err
+	return text + "\nproven: the gateway attests this transcript, and the token protects every key, or the key that seals it\n", err
 }

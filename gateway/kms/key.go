@@ -37,8 +37,7 @@ type CreateKeyRequest struct {
 	Tags                    string
 }
 
-// CreateNamedKeyRequest holds the parameters of CreateNamedKey. Except for the alias they are those
-// of CreateKey.
+// CreateNamedKeyRequest holds the parameters of CreateNamedKey: an alias, and some of CreateKey's.
 type CreateNamedKeyRequest struct {
 	AliasName   string `kms:"required"`
 	KeySpec     string `kms:"required"`

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -23,8 +25,8 @@ import (
 type Ceremony struct {
 	Plan Plan
 
-	file       *os.File // the plan's, locked
 	path       string   // of the transcript
+	directory  *os.File // the transcript's, locked; nil before Prepare
 	caller     target.Caller
 	transcript Transcript
 	survey     *survey
@@ -32,25 +34,15 @@ type Ceremony struct {
 	complete   bool
 }
 
-// Open reads a plan and locks its file, until Close, against another ceremony. The error is about the
-// plan.
-func Open(path string) (c *Ceremony, err error) {
+// Open reads a plan.
+func Open(path string) (*Ceremony, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, file.Close())
-		}
-	}()
+	defer file.Close()
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	if err := durable.Lock(file); errors.Is(err, durable.ErrLocked) {
-		return nil, fmt.Errorf("another process is carrying out %s: wait until it ends (%w)", path, err)
-	} else if err != nil {
-		return nil, err
 	}
 	text, err := io.ReadAll(io.LimitReader(file, MaxPlan+1))
 	if err != nil {
@@ -60,20 +52,41 @@ func Open(path string) (c *Ceremony, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("the plan %q has mistakes:\n%w", path, err)
 	}
-	return &Ceremony{Plan: plan, file: file, path: DefaultPath(path), transcript: Transcript{
+	return &Ceremony{Plan: plan, path: DefaultPath(path), transcript: Transcript{
 		Format: transcriptFormat, Title: plan.Title, Operators: plan.Operators, Plan: string(text), Steps: []Step{}, Keys: []KeyRecord{}}}, nil
 }
 
-// Close unlocks the plan.
-func (c *Ceremony) Close() error { return c.file.Close() }
+// Close lets other ceremonies write into the transcript's directory.
+func (c *Ceremony) Close() error {
+	if c.directory == nil {
+		return nil
+	}
+	return c.directory.Close()
+}
 
-// Prepare compares the plan with a gateway's instance, and has the gateway try what it can without
-// doing it. It changes nothing. The transcript will be at path; if that is empty, at DefaultPath.
+// lock locks the transcript's directory against other ceremonies, until Close.
+func (c *Ceremony) lock() (err error) {
+	dir := filepath.Dir(c.path)
+	if c.directory, err = os.Open(dir); err != nil {
+		return err
+	}
+	if err := durable.Lock(c.directory); errors.Is(err, durable.ErrLocked) {
+		return fmt.Errorf("another ceremony has its transcript in %s, and has not ended: wait, or choose another directory with --out (%w)", dir, err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// Prepare compares the plan with a gateway's instance, and sends dry runs of missing steps. It changes
+// nothing. The transcript's path is path, or DefaultPath if that is empty.
 func (c *Ceremony) Prepare(ctx context.Context, caller target.Caller, path string) (err error) {
 	if path != "" {
 		c.path = path
 	}
-	c.caller = caller
+	if err := c.lock(); err != nil {
+		return err
+	}
 	if c.transcript.Instance, err = target.Instance(ctx, caller); err != nil {
 		return err
 	}
@@ -82,27 +95,53 @@ func (c *Ceremony) Prepare(ctx context.Context, caller target.Caller, path strin
 	}
 	c.caller = &referring{caller, "ceremony " + c.transcript.Ceremony}
 	c.survey = &survey{caller: c.caller, plan: c.Plan}
-	if err := c.survey.look(ctx); err != nil {
+	if c.steps, err = c.look(ctx); err != nil {
 		return err
 	}
-	if c.steps, err = c.Plan.steps(); err != nil {
+	if err := c.survey.checkOffers(ctx); err != nil {
 		return err
-	}
-	for i := range c.steps {
-		if s := &c.steps[i]; c.survey.has(s.Step) {
-			s.Step = c.found(s.Step)
-		} else if c.complete {
-			return fmt.Errorf("the ceremony is complete, but %q is gone (%s): choose another transcript with --out to carry the plan out again", s.Name, s.Action)
-		}
 	}
 	var untried []step
 	for _, s := range c.steps {
-		// The gateway may be carrying out the request of an earlier run.
+		// The gateway may still be carrying out the request of an earlier run.
 		if recorded, _ := c.transcript.step(s.Action, s.Name); s.State == Missing && recorded.State != Begun {
 			untried = append(untried, s)
 		}
 	}
 	return c.survey.try(ctx, untried)
+}
+
+// look compares the plan with the instance, and returns its steps with what is done of them.
+func (c *Ceremony) look(ctx context.Context) ([]step, error) {
+	if err := c.survey.look(ctx); err != nil {
+		return nil, err
+	}
+	steps, err := c.Plan.steps()
+	if err != nil {
+		return nil, err
+	}
+	for i := range steps {
+		s := &steps[i]
+		recorded, ok := c.transcript.step(s.Action, s.Name)
+		wasThere := ok && recorded.State != Begun && recorded.State != Missing
+		switch {
+		case !c.survey.has(s.Step) && wasThere:
+			return nil, fmt.Errorf("%q is gone, which this ceremony had recorded (%s): choose another transcript with --out to carry the plan out again", s.Name, s.Action)
+		case !c.survey.has(s.Step):
+			continue
+		case wasThere:
+			if keyId := c.survey.keyIds[s.key]; keyId != recorded.KeyId {
+				return nil, fmt.Errorf("%s names key %s, and this ceremony had recorded %s: put the alias back, or choose another transcript with --out", s.key, keyId, recorded.KeyId)
+			}
+			s.Step = recorded
+		case ok && recorded.State == Begun:
+			s.Step = recorded
+			s.Step.State, s.Step.KeyId = Lost, c.survey.keyIds[s.key]
+		default:
+			s.Step.State, s.Step.KeyId = Existed, c.survey.keyIds[s.key]
+		}
+	}
+	return steps, nil
 }
 
 // load finds out whether the ceremony is complete, continues or is new.
@@ -155,23 +194,9 @@ func (c *Ceremony) checkSame(t Transcript, path string) error {
 		return fmt.Errorf("%s is of another plan, or of this one before it was changed: choose another transcript with --out", path)
 	}
 	if t.Instance != c.transcript.Instance {
-		return fmt.Errorf("%s is of instance %s, and this is %s: name the gateway of the first, or choose another transcript with --out", path, t.Instance, c.transcript.Instance)
+		return fmt.Errorf("%s is of instance %s, but the gateway is %s: address the other gateway, or choose another transcript with --out", path, t.Instance, c.transcript.Instance)
 	}
 	return nil
-}
-
-// found returns a step whose result exists: as it is recorded, if this ceremony has taken it.
-func (c *Ceremony) found(s Step) Step {
-	recorded, ok := c.transcript.step(s.Action, s.Name)
-	switch {
-	case ok && recorded.State == Begun:
-		recorded.State = Lost
-		return recorded
-	case ok && recorded.State != Missing:
-		return recorded
-	}
-	s.State = Existed
-	return s
 }
 
 // Steps returns the steps of the plan, in their order.
@@ -179,6 +204,21 @@ func (c *Ceremony) Steps() []Step {
 	all := []Step{}
 	for _, s := range c.steps {
 		all = append(all, s.Step)
+	}
+	return all
+}
+
+// A PlannedStep is a Step with what it creates, for people.
+type PlannedStep struct {
+	Step
+	Details string
+}
+
+// PlannedSteps is Steps with what each creates.
+func (c *Ceremony) PlannedSteps() []PlannedStep {
+	all := []PlannedStep{}
+	for _, s := range c.steps {
+		all = append(all, PlannedStep{s.Step, s.details})
 	}
 	return all
 }
@@ -195,13 +235,25 @@ func (c *Ceremony) Instance() string { return c.transcript.Instance }
 // Run creates what is missing, and writes the transcript with its attestation. If it fails, running
 // it again in a new Ceremony continues.
 func (c *Ceremony) Run(ctx context.Context) (p Proof, err error) {
-	const again = "run the same command again to continue"
+	const again = "run the same command again to continue; a changed plan needs another transcript: --out"
+	shown := c.Steps()
+	if c.steps, err = c.look(ctx); err != nil {
+		return p, err
+	}
+	// The gateway may have carried out the request of an earlier run since.
+	if !slices.EqualFunc(shown, c.Steps(), func(a, b Step) bool { return a == b || a.State == Missing && b.State == Lost }) {
+		return p, errors.New("the instance has changed since its steps were shown: run the same command again")
+	}
 	for i := range c.steps {
 		if err := c.take(ctx, &c.steps[i]); err != nil {
 			return p, fmt.Errorf("%w (%s)", err, again)
 		}
 	}
-	if err := c.recordKeys(ctx); err != nil {
+	// Others may have changed something since.
+	if c.steps, err = c.look(ctx); err == nil {
+		err = c.recordKeys(ctx)
+	}
+	if err != nil {
 		return p, fmt.Errorf("%w (%s)", err, again)
 	}
 	c.transcript.Steps, c.transcript.Ended = c.Steps(), time.Now().UTC()
@@ -212,15 +264,15 @@ func (c *Ceremony) Run(ctx context.Context) (p Proof, err error) {
 	p.Transcript = c.transcript
 	p.Attestation, err = attestation.Write(ctx, c.caller, attestation.Ceremony, c.path, text, c.transcript.versions(), true)
 	if err != nil {
-		return p, fmt.Errorf("everything is created, but not proven: %w (%s)", err, again)
+		return p, fmt.Errorf("every step is done, but the transcript is not attested: %w (%s)", err, again)
 	}
 	if err := p.check(); err != nil {
-		return p, fmt.Errorf("everything is created, and the transcript is %s, but: %w", c.path, err)
+		return p, fmt.Errorf("every step is done, but the transcript %s is not proven: %w", c.path, err)
 	}
 	return p, os.Remove(partialPath(c.path))
 }
 
-// take takes a step that is missing. The partial transcript has every step before and after it.
+// take carries out a missing step, and saves the partial transcript before its request and after it.
 func (c *Ceremony) take(ctx context.Context, s *step) error {
 	if s.State == Missing {
 		recorded, _ := c.transcript.step(s.Action, s.Name)
@@ -237,8 +289,8 @@ func (c *Ceremony) take(ctx context.Context, s *step) error {
 	return c.transcript.save(c.path)
 }
 
-// request sends a step's request. If an earlier run has sent one too, the gateway may have been
-// carrying that out since.
+// request sends a step's request. If again is set, an earlier run may have sent it too, and the gateway
+// may still carry that one out.
 func (c *Ceremony) request(ctx context.Context, s *step, again bool) error {
 	var created kms.DescribeKeyResponse // every answer has its RequestId
 	err := c.caller.Call(ctx, s.Action, c.survey.parameters(*s), &created)
@@ -246,20 +298,20 @@ func (c *Ceremony) request(ctx context.Context, s *step, again bool) error {
 	refused := errors.As(err, &refusal) && refusal.Status < http.StatusInternalServerError
 	switch {
 	case err == nil:
-		s.Step.State, s.Step.RequestId = Done, created.RequestId
 		if s.Action == "CreateNamedKey" {
-			c.survey.keyIds[s.Name] = created.KeyMetadata.KeyId
+			c.survey.keyIds[s.key] = created.KeyMetadata.KeyId
 		}
+		s.Step.State, s.Step.RequestId, s.Step.KeyId = Done, created.RequestId, c.survey.keyIds[s.key]
 		return nil
 	case refused && again:
 		if lookErr := c.survey.look(ctx); lookErr != nil {
 			return errors.Join(err, lookErr)
 		}
 		if c.survey.has(s.Step) {
-			s.Step.State = Lost
+			s.Step.State, s.Step.KeyId = Lost, c.survey.keyIds[s.key]
 			return nil
 		}
-	case refused: // it was not taken
+	case refused: // the gateway did not carry it out
 		s.Step.State, s.Step.Time = Missing, time.Time{}
 		c.transcript.setStep(s.Step)
 		return errors.Join(err, c.transcript.save(c.path))
@@ -288,9 +340,6 @@ func (c *Ceremony) recordKeys(ctx context.Context) error {
 			return fmt.Errorf("key %q: %w", k.Alias, err)
 		}
 		c.transcript.Keys = append(c.transcript.Keys, r)
-	}
-	if n := len(c.transcript.versions()); n > MaxKeys {
-		return fmt.Errorf("the plan's keys have %d versions: at most %d can be attested together, so split the plan", n, MaxKeys)
 	}
 	return nil
 }

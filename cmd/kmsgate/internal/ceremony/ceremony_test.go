@@ -106,6 +106,9 @@ func (b *bench) run(c target.Caller, path, out string) (p Proof, err error) {
 		b.Fatal(err)
 	}
 	defer func() { err = errors.Join(err, o.Close()) }()
+	if _, isQuick := c.(quickWith); !isQuick {
+		c = quick{c}
+	}
 	if err := o.Prepare(b.Context(), c, out); err != nil {
 		return p, err
 	}
@@ -172,8 +175,9 @@ func (f *faulty) Do(ctx context.Context, r kms.AdminRequest, answer any) error {
 	return errFault
 }
 
-// TestInterrupted cuts ceremonies off at every change, which the gateway never makes, has made or
-// makes later. Run again, each ends with the same objects, and its transcript tells what is known.
+// TestInterrupted interrupts a ceremony at every change. The gateway makes that change never, before
+// the fault or after it. The second run ends with the same objects, and its transcript marks the step
+// whose answer was lost.
 func TestInterrupted(t *testing.T) {
 	b := newBench(t)
 	steps := 0
@@ -239,11 +243,7 @@ func TestDifferences(t *testing.T) {
 		}
 	}
 	keyId := first.Transcript.Keys[0].KeyId
-	var other kms.CreateKeyResponse
-	if err := b.Call(t.Context(), "CreateKey", map[string]string{"KeySpec": "EC_P256"}, &other); err != nil {
-		t.Fatal(err)
-	}
-	b.call("CreateAlias", "AliasName", "alias/other", "KeyId", other.KeyMetadata.KeyId)
+	b.call("CreateNamedKey", "AliasName", "alias/other", "KeySpec", "EC_P256")
 	keys = b.countKeys()
 	changed, out := filepath.Join(b.dir, "changed.yaml"), filepath.Join(b.dir, "out")
 	for want, replace := range map[string][]string{
@@ -253,10 +253,11 @@ func TestDifferences(t *testing.T) {
 		`user "u1" also has policy "AliyunKMSReadOnlyAccess"`:                   {", AliyunKMSReadOnlyAccess", ""},
 		`user "u1" has the description "", not "new"`:                           {"name: u1", "name: u1, description: new"},
 		`key "alias/k1" is of KeySpec EC_P256, not EC_SM2`:                      {"EC_P256", "EC_SM2"},
-		`key "alias/k1" lacks the tag team=tests`:                               {"team: release", "team: tests"},
+		`key "alias/k1" has the tags map[team:release], not map[team:tests]`:    {"team: release", "team: tests"},
 		`key "alias/k1" has another policy`:                                     {"protect: true", "policy: {Version: '1', Statement: []}"},
 		`the key of alias "alias/a1"`:                                           {"key: alias/k1", "key: alias/none"},
-		`alias/a1 names key ` + keyId:                                           {"key: alias/k1", "key: alias/other"},
+		`key "alias/a1" is the same as key "alias/k1": ` + keyId:                {"aliases:", "", "name: alias/a1, key: alias/k1", "alias: alias/a1, spec: EC_P256, tags: {team: release}"},
+		`alias "alias/a1" names key ` + keyId:                                   {"key: alias/k1", "key: alias/other"},
 		`CreateUser of "no such name":`:                                         {"u1", "no such name"},
 		`CreateRamPolicy of "p2":`:                                              {"Allow", "Permit", "p1", "p2", "u1", "u2"},
 		`CreateNamedKey of "alias/k2":`:                                         {"alias/k1", "alias/k2", "team", "acs:team", "alias/a1", "alias/a2"},
@@ -279,7 +280,7 @@ func TestDifferences(t *testing.T) {
 	}
 	b.call("EnableKey", "KeyId", keyId)
 	b.call("DeleteAlias", "AliasName", "alias/a1")
-	if _, err := b.run(b, path, ""); err == nil || !strings.Contains(err.Error(), `"alias/a1" is gone`) {
+	if _, err := b.run(b, path, ""); err == nil || !strings.Contains(err.Error(), `"alias/a1" is gone, which this ceremony had recorded`) {
 		t.Errorf("a completed ceremony whose alias is gone: %v", err)
 	}
 	if n := b.countKeys(); n != keys {
@@ -287,7 +288,7 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
-// TestFilesOfOthers: a file that is not the ceremony's stays, and is not taken for its own.
+// TestFilesOfOthers checks that a ceremony refuses files that are not its own.
 func TestFilesOfOthers(t *testing.T) {
 	b := newBench(t)
 	path, _ := b.plan()
@@ -300,10 +301,10 @@ func TestFilesOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, change := range map[string]func(){
-		"others can write it": func() { _ = os.Chmod(partialPath(out), 0o622) },
-		"is not a transcript": func() { b.write(partialPath(out), "{}") },
-		"it was changed":      func() { b.write(partialPath(out), " "+string(partial)) },
-		"is of another plan":  func() { b.write(partialPath(out), strings.Replace(string(partial), "Grace]", "Eve]", 1)) },
+		"must be a file that only you": func() { _ = os.Chmod(partialPath(out), 0o622) },
+		"is not a transcript":          func() { b.write(partialPath(out), "{}") },
+		"it was changed":               func() { b.write(partialPath(out), " "+string(partial)) },
+		"is of another plan":           func() { b.write(partialPath(out), strings.Replace(string(partial), "Grace]", "Eve]", 1)) },
 		"is of instance acs:kms:x": func() {
 			b.write(partialPath(out), strings.Replace(string(partial), "acs:kms:cn-hangzhou", "acs:kms:x", 1))
 		},
@@ -323,20 +324,113 @@ func TestFilesOfOthers(t *testing.T) {
 			t.Errorf("%s: got %v", want, err)
 		}
 	}
-	locked, err := Open(path)
+}
+
+// TestOthersAtWork has others change the instance while a ceremony is under way.
+func TestOthersAtWork(t *testing.T) {
+	b := newBench(t)
+	path, _ := b.plan()
+	first, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if second, err := Open(path); err == nil || !strings.Contains(err.Error(), "another process is carrying out") {
-		t.Errorf("a plan that is being carried out: %v, %v", second, err)
+	if err := first.Prepare(t.Context(), quick{b}, ""); err != nil {
+		t.Fatal(err)
 	}
-	if err := locked.Close(); err != nil {
+	if _, err := b.run(b, path, ""); err == nil || !strings.Contains(err.Error(), "another ceremony has its transcript in "+b.dir) {
+		t.Errorf("two ceremonies at once: %v", err)
+	}
+	b.call("CreateUser", "UserName", "u1")
+	if _, err := first.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "the instance has changed since its steps were shown") {
+		t.Errorf("after another's change: %v", err)
+	}
+	if err := first.Close(); err != nil {
 		t.Error(err)
+	}
+	b.call("DeleteUser", "UserName", "u1")
+
+	// The attachment is the fourth change; the key then exists, and the ceremony does not create another.
+	if _, err := b.run(&faulty{Caller: b, number: 5}, path, ""); !errors.Is(err, errFault) {
+		t.Fatal(err)
+	}
+	keys := b.countKeys()
+	b.call("CreateNamedKey", "AliasName", "alias/other", "KeySpec", "EC_P256", "Tags", `[{"TagKey":"team","TagValue":"release"}]`)
+	b.call("UpdateAlias", "AliasName", "alias/k1", "KeyId", "alias/other")
+	if _, err := b.run(b, path, ""); err == nil || !strings.Contains(err.Error(), "and this ceremony had recorded") {
+		t.Errorf("after another moved the alias: %v", err)
+	}
+	b.call("DeleteAlias", "AliasName", "alias/k1")
+	if _, err := b.run(b, path, ""); err == nil || !strings.Contains(err.Error(), `"alias/k1" is gone`) {
+		t.Errorf("after another deleted the alias: %v", err)
+	}
+	if n := b.countKeys(); n != keys+1 {
+		t.Errorf("%d keys were created, want only the other's", n-keys)
+	}
+
+	// A policy that is attached while the ceremony runs is found at its end.
+	path, _ = b.plan()
+	attaching := &onChange{Caller: b, action: "SetDeletionProtection", then: func() {
+		b.call("AttachPolicyToUser", "UserName", fmt.Sprintf("u%d", b.n), "PolicyName", "AliyunKMSFullAccess")
+	}}
+	if _, err := b.run(attaching, path, ""); err == nil || !strings.Contains(err.Error(), `also has policy "AliyunKMSFullAccess"`) {
+		t.Errorf("after another attached a policy: %v", err)
+	}
+	if _, err := os.Lstat(DefaultPath(path)); err == nil {
+		t.Error("a ceremony whose instance differs from its plan has a transcript")
 	}
 }
 
-// TestForgedTranscript checks transcripts that are attested, and yet are wrong: who may attest can
-// choose what. Some attestations are not what the gateway would say.
+// TestOffers: a KeySpec that the token does not offer is refused before anything is created.
+func TestOffers(t *testing.T) {
+	b := newBench(t)
+	path, _ := b.plan()
+	offers := []hsm.Offer{{KeySpec: hsm.EC_P256, Reason: "it has no curve"}}
+	if _, err := b.run(quickWith{b, offers}, path, ""); err == nil || !strings.Contains(err.Error(), "the token does not make keys of KeySpec EC_P256: it has no curve") {
+		t.Errorf("got %v", err)
+	}
+	if n := b.countKeys(); n != 0 {
+		t.Errorf("there are %d keys", n)
+	}
+}
+
+// quick is a caller without the second that DescribeToken takes.
+type quick struct{ target.Caller }
+
+func (q quick) Do(ctx context.Context, r kms.AdminRequest, answer any) error {
+	return quickWith{q.Caller, nil}.Do(ctx, r, answer)
+}
+
+// quickWith is a quick caller whose token has offers.
+type quickWith struct {
+	target.Caller
+	offers []hsm.Offer
+}
+
+func (q quickWith) Do(ctx context.Context, r kms.AdminRequest, answer any) error {
+	if d, ok := answer.(*kms.DescribeTokenResponse); ok {
+		d.Survey.Offers = q.offers
+		return nil
+	}
+	return q.Caller.Do(ctx, r, answer)
+}
+
+// onChange is a caller that calls then after an operation.
+type onChange struct {
+	target.Caller
+	action string
+	then   func()
+}
+
+func (o *onChange) Do(ctx context.Context, r kms.AdminRequest, answer any) error {
+	err := o.Caller.Do(ctx, r, answer)
+	if r.Action == o.action {
+		o.then()
+	}
+	return err
+}
+
+// TestForgedTranscript checks attested transcripts that are wrong: anyone who may ask for an
+// attestation chooses the document. Some cases also change the attestation.
 func TestForgedTranscript(t *testing.T) {
 	b := newBench(t)
 	path, _ := b.plan()
@@ -352,25 +446,25 @@ func TestForgedTranscript(t *testing.T) {
 		return &all[slices.IndexFunc(all, func(a hsm.Attribute) bool { return a.Name == name })]
 	}
 	for want, forge := range map[string]func(p *Proof){
-		"the transcript's plan has mistakes":    func(p *Proof) { p.Transcript.Plan = "" },
-		"the title and the operators":           func(p *Proof) { p.Transcript.Operators = []string{"Eve"} },
-		"the title and":                         func(p *Proof) { p.Transcript.Title = "x" },
-		"the transcript is of instance x":       func(p *Proof) { p.Transcript.Instance = "x" },
-		"what the token reports":                func(p *Proof) { p.Attestation.Token = nil },
-		"has 6 steps, and its plan 7":           func(p *Proof) { p.Transcript.Steps = p.Transcript.Steps[1:] },
-		"step 1 of":                             func(p *Proof) { p.Transcript.Steps[0].State = Begun },
-		"step 2 of":                             func(p *Proof) { p.Transcript.Steps[1].Name = "x" },
-		"has 0 keys, and its plan 1":            func(p *Proof) { p.Transcript.Keys = nil },
-		"does not have key":                     func(p *Proof) { p.Transcript.Keys[0].KeyVersionIds = nil },
-		"does not have key \"alias/k1\"":        func(p *Proof) { p.Transcript.Keys[0].Alias = "alias/x" },
-		"the instance does not attest":          func(p *Proof) { p.Attestation.Keys = nil },
-		"does not attest key version":           func(p *Proof) { p.Attestation.Keys[0].KeySpec = hsm.RSA_2048 },
-		"the token does not report CKA_SENS":    func(p *Proof) { attribute(p, "CKA_SENSITIVE").Name = "x" },
-		"the token reports CKA_EXTRACTABLE tr":  func(p *Proof) { attribute(p, "CKA_EXTRACTABLE").Value = "true" },
-		"the token reports CKA_LOCAL false":     func(p *Proof) { attribute(p, "CKA_LOCAL").Value = "false" },
-		"the token does not report CKA_TOKEN":   func(p *Proof) { p.Attestation.Keys[0].Attributes = nil },
-		"the token reports CKA_NEVER_EXTRACTAB": func(p *Proof) { attribute(p, "CKA_NEVER_EXTRACTABLE").Value = "" },
-		"":                                      func(p *Proof) { attribute(p, "CKA_LOCAL").Name = "x" }, // some tokens lack it
+		"the transcript's plan has mistakes":     func(p *Proof) { p.Transcript.Plan = "" },
+		"the title and the operators":            func(p *Proof) { p.Transcript.Operators = []string{"Eve"} },
+		"the title and":                          func(p *Proof) { p.Transcript.Title = "x" },
+		"the transcript is of instance x":        func(p *Proof) { p.Transcript.Instance = "x" },
+		"what the token reports":                 func(p *Proof) { p.Attestation.Token = nil },
+		"has 6 steps, and its plan 7":            func(p *Proof) { p.Transcript.Steps = p.Transcript.Steps[1:] },
+		"step 1 of":                              func(p *Proof) { p.Transcript.Steps[0].State = Begun },
+		"step 2 of":                              func(p *Proof) { p.Transcript.Steps[1].Name = "x" },
+		"has 0 keys, and its plan 1":             func(p *Proof) { p.Transcript.Keys = nil },
+		"does not have key":                      func(p *Proof) { p.Transcript.Keys[0].KeyVersionIds = nil },
+		"does not have key \"alias/k1\"":         func(p *Proof) { p.Transcript.Keys[0].Alias = "alias/x" },
+		"the attestation does not have":          func(p *Proof) { p.Attestation.Keys = nil },
+		", enabled and with KeySpec EC_P256":     func(p *Proof) { p.Attestation.Keys[0].KeySpec = hsm.RSA_2048 },
+		"the token does not report CKA_SENS":     func(p *Proof) { attribute(p, "CKA_SENSITIVE").Name = "x" },
+		"the token reports CKA_EXTRACTABLE \"tr": func(p *Proof) { attribute(p, "CKA_EXTRACTABLE").Value = "true" },
+		"the token reports CKA_LOCAL \"false":    func(p *Proof) { attribute(p, "CKA_LOCAL").Value = "false" },
+		"the token does not report CKA_TOKEN":    func(p *Proof) { p.Attestation.Keys[0].Attributes = nil },
+		"the token reports CKA_NEVER_EXTRACTAB":  func(p *Proof) { attribute(p, "CKA_NEVER_EXTRACTABLE").Value = "" },
+		"":                                       func(p *Proof) { attribute(p, "CKA_LOCAL").Name = "x" }, // some tokens lack it
 	} {
 		text, err := json.Marshal(original)
 		if err != nil {

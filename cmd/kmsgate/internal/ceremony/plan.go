@@ -1,16 +1,19 @@
-// Package ceremony creates the keys, users, policies and aliases of a plan, and proves afterwards
-// what was created and how the token protects the keys.
+// Package ceremony creates the keys, users, policies and aliases of a plan. The gateway then attests
+// the transcript, and how the token protects the keys.
 //
-// A [Plan] is YAML. [Prepare] compares it with an instance: what is there already must be as the plan
-// says, and the gateway tries what is missing without doing it. [Ceremony.Run] then creates what is
-// missing. It writes a [Transcript] and has the gateway attest it, with what the token reports of
-// itself and of every key. [Verify] needs nothing but these files and the audit key's public half.
+// A [Plan] is YAML. [Ceremony.Prepare] compares it with an instance: what exists must not contradict
+// the plan. It then sends a dry run of each missing step that depends on no other. [Ceremony.Run]
+// creates what is missing. It writes a [Transcript] and has the gateway attest it, with what the token
+// reports of itself and of every key. [Verify] needs nothing but these files and the audit key's
+// public half.
 //
 // # Kills and faults
 //
-// While a ceremony runs, its transcript is in the file TRANSCRIPT.partial, which has each step before
-// it is taken. A ceremony that ended early continues when it is run again: nothing is created twice.
-// Each request to the gateway has the ceremony as its Reference in the audit log.
+// While a ceremony runs, its transcript is in the file TRANSCRIPT.partial. Each step is recorded there
+// before its request is sent. A ceremony that ended early continues when it is run again. Nothing is
+// created twice, even if the gateway still carries out a request of the run that ended: every name is
+// taken in the same transaction. In the audit log the requests have the ceremony as their Reference,
+// except for the first, which asks for the instance.
 package ceremony
 
 import (
@@ -22,6 +25,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -33,6 +37,8 @@ import (
 const (
 	MaxPlan = 64 << 10    // bytes
 	MaxKeys = kms.MaxList // keys, and versions of all keys together
+
+	maxTitle = 256 // bytes; the title becomes the description of a key's protection
 )
 
 // A Plan is what a ceremony creates, in YAML with the names of the fields in lower case.
@@ -52,7 +58,7 @@ type Policy struct {
 	Document    Document
 }
 
-// A User is a user, who has exactly these policies: of the plan, or existing ones.
+// A User is a user with exactly these policies. Each is in the plan or exists.
 type User struct {
 	Name        string
 	Description string
@@ -64,9 +70,9 @@ type Key struct {
 	Alias       string // alias/…
 	Spec        string // an hsm.KeySpec
 	Description string
-	Tags        map[string]string
-	Policy      Document // its key policy; if empty, an existing key can have any
-	Protect     bool     // from deletion
+	Tags        map[string]string // all of its tags
+	Policy      Document          // its key policy; if there is none, an existing key can have any
+	Protect     bool              // from deletion
 }
 
 // An Alias is one more alias of a key.
@@ -81,7 +87,9 @@ type Document string
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (d *Document) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind == yaml.ScalarNode {
-		*d = Document(n.Value)
+		if *d = Document(n.Value); n.Value == "" {
+			return fmt.Errorf("line %d: a document is empty: give one, or remove its name", n.Line)
+		}
 		return nil
 	}
 	var value map[string]any
@@ -90,7 +98,7 @@ func (d *Document) UnmarshalYAML(n *yaml.Node) error {
 	}
 	text, err := json.Marshal(value)
 	if err != nil {
-		return fmt.Errorf("line %d: the document is not JSON: its names must be text", n.Line)
+		return fmt.Errorf("line %d: the document cannot be JSON: write the names of its members in quotes", n.Line)
 	}
 	*d = Document(text)
 	return nil
@@ -107,10 +115,20 @@ func (d Document) equals(other string) bool {
 	return errors.Join(err, otherErr) == nil && bytes.Equal(first, second)
 }
 
-// ParsePlan parses a plan. The error names every mistake that can be found without an instance.
+// ParsePlan parses a plan. The error names the mistakes in the YAML, or else every mistake that can be
+// found without an instance.
 func ParsePlan(text []byte) (p Plan, err error) {
 	if len(text) > MaxPlan {
 		return p, fmt.Errorf("it has more than %d KiB", MaxPlan>>10)
+	}
+	if !utf8.Valid(text) || bytes.HasPrefix(text, []byte("\xef\xbb\xbf")) {
+		return p, errors.New("it is not UTF-8, or begins with a byte order mark: save it as UTF-8")
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(text, &root); err == nil && root.Content != nil {
+		if err := checkPlain(&root); err != nil {
+			return p, err
+		}
 	}
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
@@ -125,13 +143,32 @@ func ParsePlan(text []byte) (p Plan, err error) {
 	return p, p.check()
 }
 
+// checkPlain refuses what could be taken for something else: values that are missing, and YAML's tags
+// and aliases.
+func checkPlain(n *yaml.Node) error {
+	switch {
+	case n.Kind == yaml.AliasNode:
+		return fmt.Errorf("line %d: YAML aliases are not supported: repeat the value", n.Line)
+	case n.Style&yaml.TaggedStyle != 0:
+		return fmt.Errorf("line %d: YAML tags are not supported: write the value without %s", n.Line, n.Tag)
+	case n.ShortTag() == "!!null":
+		return fmt.Errorf("line %d: a value is missing: give one, or remove its name", n.Line)
+	}
+	for _, child := range n.Content {
+		if err := checkPlain(child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Go's names for types and what surrounds them, in errors of the YAML package.
 var (
 	unknownField = regexp.MustCompile(`field (\S+) not found in type \S+`)
-	otherKind    = regexp.MustCompile("cannot unmarshal !!\\w+( `.*`)? into \\S+")
+	otherKind    = regexp.MustCompile("cannot unmarshal !!\\w+( `.*`)? into .+")
 )
 
-// mistakes returns an error of the YAML package without its names for Go's types.
+// mistakes rewrites an error of the YAML package without Go's names for types.
 func mistakes(err error) error {
 	var several *yaml.TypeError
 	if !errors.As(err, &several) {
@@ -145,13 +182,14 @@ func mistakes(err error) error {
 	return errors.Join(all...)
 }
 
-// check checks what needs no instance.
+// check returns every mistake that can be found without an instance.
 func (p Plan) check() error {
 	c := checker{names: make(map[string]bool)}
 	c.need(p.Title != "", "title is missing: what is the ceremony for?")
+	c.need(kms.IsText(p.Title) && len(p.Title) <= maxTitle, "title has a control character, or more than %d bytes", maxTitle)
 	c.need(len(p.Operators) > 0, "operators is missing: the transcript names the people who carry the ceremony out")
 	for _, name := range p.Operators {
-		c.need(strings.TrimSpace(name) != "", "operators has an empty name")
+		c.need(strings.TrimSpace(name) != "" && kms.IsText(name), "operators has a name that is empty, or has a control character")
 	}
 	c.need(len(p.Policies)+len(p.Users)+len(p.Keys)+len(p.Aliases) > 0, "there is nothing to create: give policies, users, keys or aliases")
 	c.need(len(p.Keys) <= MaxKeys, "it has %d keys: at most %d are possible", len(p.Keys), MaxKeys)

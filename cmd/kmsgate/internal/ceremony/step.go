@@ -14,9 +14,10 @@ type Step struct {
 	State     State
 	Time      time.Time `json:",omitzero"`
 	RequestId string    `json:",omitempty"` // of the operation, as in the audit log
+	KeyId     string    `json:",omitempty"` // of the key that the alias names
 }
 
-// A State is how far a step is.
+// A State says how far a step has come.
 type State string
 
 // The states of a step.
@@ -24,32 +25,35 @@ const (
 	Missing State = "to do"
 	Begun   State = "begun" // its request was about to be sent
 	Done    State = "done"
-	Existed State = "was there" // before this ceremony
-	// Lost means that an interrupted run of the ceremony took it without recording the answer. The
-	// audit log has its request.
-	Lost State = "done, answer lost"
+	Existed State = "was there" // not created by this ceremony
+	// Lost means that the result exists, and an interrupted run had begun the step and recorded no
+	// answer. If that run sent its request, the audit log has it.
+	Lost State = "there after an interruption"
 )
 
 // A step is a Step with its request.
 type step struct {
 	Step
 	parameters map[string]string
-	key        string // the alias of the KeyId that is still missing in parameters; else empty
+	details    string // what is created, for people
+	key        string // the name of the key that the step is about; empty for none
+	needsKey   bool   // the request has the key's KeyId
 }
 
 // steps returns the steps of a plan, in their order.
 func (p Plan) steps() (all []step, err error) {
-	add := func(action, name, key string, parameters map[string]string) {
+	add := func(action, name, details, key string, parameters map[string]string) {
 		maps.DeleteFunc(parameters, func(_, value string) bool { return value == "" })
-		all = append(all, step{Step: Step{Action: action, Name: name, State: Missing}, parameters: parameters, key: key})
+		all = append(all, step{Step: Step{Action: action, Name: name, State: Missing}, parameters: parameters,
+			details: details, key: key, needsKey: key != "" && action != "CreateNamedKey"})
 	}
 	for _, policy := range p.Policies {
-		add("CreateRamPolicy", policy.Name, "", map[string]string{"PolicyName": policy.Name, "PolicyDocument": string(policy.Document), "Description": policy.Description})
+		add("CreateRamPolicy", policy.Name, string(policy.Document), "", map[string]string{"PolicyName": policy.Name, "PolicyDocument": string(policy.Document), "Description": policy.Description})
 	}
 	for _, u := range p.Users {
-		add("CreateUser", u.Name, "", map[string]string{"UserName": u.Name, "Comments": u.Description})
+		add("CreateUser", u.Name, u.Description, "", map[string]string{"UserName": u.Name, "Comments": u.Description})
 		for _, name := range u.Policies {
-			add("AttachPolicyToUser", u.Name+"/"+name, "", map[string]string{"UserName": u.Name, "PolicyName": name})
+			add("AttachPolicyToUser", u.Name+"/"+name, "", "", map[string]string{"UserName": u.Name, "PolicyName": name})
 		}
 	}
 	for _, k := range p.Keys {
@@ -57,15 +61,30 @@ func (p Plan) steps() (all []step, err error) {
 		if err != nil {
 			return nil, err
 		}
-		add("CreateNamedKey", k.Alias, "", map[string]string{"AliasName": k.Alias, "KeySpec": k.Spec, "Description": k.Description, "Policy": string(k.Policy), "Tags": tags})
+		add("CreateNamedKey", k.Alias, k.details(), k.Alias, map[string]string{"AliasName": k.Alias, "KeySpec": k.Spec, "Description": k.Description, "Policy": string(k.Policy), "Tags": tags})
 		if k.Protect {
-			add("SetDeletionProtection", k.Alias, k.Alias, map[string]string{"EnableDeletionProtection": "true", "DeletionProtectionDescription": p.Title})
+			add("SetDeletionProtection", k.Alias, "", k.Alias, map[string]string{"EnableDeletionProtection": "true", "DeletionProtectionDescription": p.Title})
 		}
 	}
 	for _, a := range p.Aliases {
-		add("CreateAlias", a.Name, a.Key, map[string]string{"AliasName": a.Name})
+		add("CreateAlias", a.Name, "of "+a.Key, a.Key, map[string]string{"AliasName": a.Name})
 	}
 	return all, nil
+}
+
+// details describes a key in one line.
+func (k Key) details() string {
+	text := k.Spec
+	if k.Description != "" {
+		text += ", " + k.Description
+	}
+	for _, name := range slices.Sorted(maps.Keys(k.Tags)) {
+		text += ", tag " + name + "=" + k.Tags[name]
+	}
+	if k.Policy != "" {
+		text += ", policy " + string(k.Policy)
+	}
+	return text
 }
 
 // tags returns a key's tags, as the API takes them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
@@ -16,7 +17,7 @@ type survey struct {
 	plan   Plan
 	there  map[string]bool   // "Action Name" of steps whose result exists
 	keyIds map[string]string // of existing keys, by their names in the plan
-	// differences are what keeps the instance from becoming as the plan says.
+	// differences are how existing things contradict the plan.
 	differences []error
 }
 
@@ -27,7 +28,7 @@ func (s *survey) differ(format string, args ...any) {
 // has reports whether what a step creates exists.
 func (s *survey) has(step Step) bool { return s.there[step.Action+" "+step.Name] }
 
-// look looks at everything that the plan names. The error says what differs from the plan.
+// look reads from the instance everything that the plan names. The error lists the differences.
 func (s *survey) look(ctx context.Context) error {
 	s.there, s.keyIds, s.differences = make(map[string]bool), make(map[string]string), nil
 	for _, find := range []func(context.Context) error{s.findPolicies, s.findUsers, s.findKeys, s.findAliases} {
@@ -36,7 +37,7 @@ func (s *survey) look(ctx context.Context) error {
 		}
 	}
 	if len(s.differences) > 0 {
-		return fmt.Errorf("the instance differs from the plan, and nothing was done:\n%w", errors.Join(s.differences...))
+		return fmt.Errorf("the instance differs from the plan (change one of them):\n%w", errors.Join(s.differences...))
 	}
 	return nil
 }
@@ -104,12 +105,47 @@ func (s *survey) findUsers(ctx context.Context) error {
 }
 
 func (s *survey) findKeys(ctx context.Context) error {
+	versions := 0
 	for _, k := range s.plan.Keys {
 		if err := s.findKey(ctx, k); err != nil {
 			return fmt.Errorf("key %q: %w", k.Alias, err)
 		}
+		if s.keyIds[k.Alias] == "" { // it will have one
+			versions++
+			continue
+		}
+		all, err := target.KeyVersions.All(ctx, s.caller, map[string]string{"KeyId": s.keyIds[k.Alias]})
+		if err != nil {
+			return fmt.Errorf("key %q: %w", k.Alias, err)
+		}
+		versions += len(all)
+	}
+	if versions > MaxKeys {
+		s.differ("the plan's keys have %d versions, more than the %d of one attestation: split the plan", versions, MaxKeys)
 	}
 	return nil
+}
+
+// checkOffers checks that the token offers the KeySpecs of the keys that are missing: the gateway's
+// dry run does not ask the token.
+func (s *survey) checkOffers(ctx context.Context) error {
+	missing := slices.DeleteFunc(slices.Clone(s.plan.Keys), func(k Key) bool { return s.keyIds[k.Alias] != "" })
+	if len(missing) == 0 {
+		return nil
+	}
+	var answer kms.DescribeTokenResponse
+	if err := s.caller.Call(ctx, "DescribeToken", nil, &answer); err != nil {
+		return err
+	}
+	var errs []error
+	for _, k := range missing {
+		for _, o := range answer.Survey.Offers {
+			if string(o.KeySpec) == k.Spec && !o.Offered {
+				errs = append(errs, fmt.Errorf("key %q: the token does not make keys of KeySpec %s: %s", k.Alias, k.Spec, o.Reason))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (s *survey) findKey(ctx context.Context, k Key) error {
@@ -122,6 +158,11 @@ func (s *survey) findKey(ctx context.Context, k Key) error {
 		return err
 	}
 	m := existing.KeyMetadata
+	for other, keyId := range s.keyIds {
+		if keyId == m.KeyId {
+			s.differ("key %q is the same as key %q: %s", k.Alias, other, keyId)
+		}
+	}
 	s.there["CreateNamedKey "+k.Alias] = true
 	s.there["SetDeletionProtection "+k.Alias] = m.DeletionProtection == "Enabled"
 	s.keyIds[k.Alias] = m.KeyId
@@ -149,9 +190,6 @@ func keyPolicy(ctx context.Context, c target.Caller, keyId string) (string, erro
 }
 
 func (s *survey) compareTags(ctx context.Context, k Key, keyId string) error {
-	if len(k.Tags) == 0 {
-		return nil
-	}
 	var answer kms.ListResourceTagsResponse
 	if err := s.caller.Call(ctx, "ListResourceTags", map[string]string{"KeyId": keyId}, &answer); err != nil {
 		return err
@@ -160,10 +198,8 @@ func (s *survey) compareTags(ctx context.Context, k Key, keyId string) error {
 	for _, t := range answer.Tags.Tag {
 		existing[t.TagKey] = t.TagValue
 	}
-	for name, value := range k.Tags {
-		if got, ok := existing[name]; !ok || got != value {
-			s.differ("key %q lacks the tag %s=%s", k.Alias, name, value)
-		}
+	if !maps.Equal(existing, k.Tags) {
+		s.differ("key %q has the tags %v, not %v", k.Alias, existing, k.Tags)
 	}
 	return nil
 }
@@ -189,13 +225,13 @@ func (s *survey) findAliases(ctx context.Context) error {
 		}
 		s.there["CreateAlias "+a.Name] = true
 		if existing.KeyMetadata.KeyId != wanted {
-			s.differ("%s names key %s", a.Name, existing.KeyMetadata.KeyId)
+			s.differ("alias %q names key %s instead of %s", a.Name, existing.KeyMetadata.KeyId, a.Key)
 		}
 	}
 	return nil
 }
 
-// try has the gateway try steps that need no other one, without taking them.
+// try sends dry runs of the steps that depend on no missing one.
 func (s *survey) try(ctx context.Context, steps []step) error {
 	var failed []error
 	for _, step := range steps {
@@ -218,7 +254,7 @@ func (s *survey) isTriable(step step) bool {
 		planned := slices.ContainsFunc(s.plan.Policies, func(p Policy) bool { return p.Name == policy })
 		return s.there["CreateUser "+user] && (!planned || s.there["CreateRamPolicy "+policy])
 	}
-	return step.key == "" || s.keyIds[step.key] != ""
+	return !step.needsKey || s.keyIds[step.key] != ""
 }
 
 // parameters returns the parameters of a step's request.
@@ -227,7 +263,7 @@ func (s *survey) parameters(step step) map[string]string {
 	for name, value := range step.parameters {
 		all[name] = value
 	}
-	if step.key != "" {
+	if step.needsKey {
 		all["KeyId"] = s.keyIds[step.key]
 	}
 	return all

@@ -17,8 +17,8 @@ import (
 // transcriptFormat is the format of transcripts.
 const transcriptFormat = "kmsgate ceremony 1"
 
-// A Transcript says what a ceremony did. See package attestation for the files beside it, which prove
-// it and have what the token reports.
+// A Transcript says what a ceremony did. The files beside it prove who presented it, and what the
+// token reports: see package attestation.
 type Transcript struct {
 	Format    string // transcriptFormat
 	Ceremony  string // the id in the audit log's References
@@ -108,7 +108,7 @@ func readPartial(path string) (t Transcript, exists bool, err error) {
 		return t, false, err
 	}
 	if owner, ok := info.Sys().(*syscall.Stat_t); !ok || !info.Mode().IsRegular() || int(owner.Uid) != os.Getuid() || info.Mode().Perm()&0o022 != 0 {
-		return t, false, fmt.Errorf("%s belongs to another user, or others can write it: run as the user who began the ceremony", path)
+		return t, false, fmt.Errorf("%s must be a file that only you can write, since others could invent steps: run as the user who began the ceremony, or check the file and run chmod go-w on it", path)
 	}
 	t, err = readTranscript(path)
 	return t, true, err

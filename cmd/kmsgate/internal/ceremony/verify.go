@@ -17,9 +17,10 @@ type Proof struct {
 	Attestation kms.Attestation
 }
 
-// Verify verifies a transcript: the audit key signed its attestation, the transcript has every step
-// of its plan, the gateway attests every version of the plan's keys, and the token protects them. The transcript's times, and the names of its operators, are what the person who ran the
-// ceremony says.
+// Verify verifies a transcript: the audit key signed its attestation, and the transcript has every
+// step of its plan. The gateway attests every key version that the transcript lists, and the token
+// protects it or, for EC_SM2, the key that seals it. The rest is the word of the person who ran the ceremony:
+// operators, times, states and RequestIds.
 func Verify(key audit.PublicKey, path string) (p Proof, err error) {
 	text, a, err := attestation.Read(key, attestation.Ceremony, path)
 	if err != nil {
@@ -43,7 +44,7 @@ func (p Proof) check() error {
 		return errors.New("the transcript does not have the title and the operators of its plan")
 	}
 	if t.Instance != p.Attestation.Instance {
-		return fmt.Errorf("the transcript is of instance %s, and %s attests it", t.Instance, p.Attestation.Instance)
+		return fmt.Errorf("the transcript is of instance %s, but instance %s attests it", t.Instance, p.Attestation.Instance)
 	}
 	if p.Attestation.Module == nil || p.Attestation.Token == nil {
 		return errors.New("the attestation does not have what the token reports")
@@ -56,16 +57,27 @@ func (p Proof) check() error {
 		return fmt.Errorf("the transcript has %d steps, and its plan %d", len(t.Steps), len(steps))
 	}
 	for i, s := range steps {
-		if got := t.Steps[i]; got.Action != s.Action || got.Name != s.Name || got.State != Done && got.State != Existed && got.State != Lost {
-			return fmt.Errorf("step %d of the transcript is not %s of %q, completed", i+1, s.Action, s.Name)
+		if got := t.Steps[i]; got.Action != s.Action || got.Name != s.Name || !got.isCompleted() {
+			return fmt.Errorf("step %d of the transcript must be a completed %s of %q", i+1, s.Action, s.Name)
 		}
 	}
 	if len(plan.Keys) != len(t.Keys) {
 		return fmt.Errorf("the transcript has %d keys, and its plan %d", len(t.Keys), len(plan.Keys))
 	}
+	seen := make(map[string]bool)
 	for i, k := range plan.Keys {
+		if seen[t.Keys[i].KeyId] {
+			return fmt.Errorf("key %q is also another key of the plan", k.Alias)
+		}
+		seen[t.Keys[i].KeyId] = true
+		if k.Protect && t.Keys[i].DeletionProtection != "Enabled" {
+			return fmt.Errorf("key %q is not protected from deletion, as the plan says", k.Alias)
+		}
+		if k.Policy != "" && !k.Policy.equals(t.Keys[i].Policy) {
+			return fmt.Errorf("key %q does not have the policy of the plan", k.Alias)
+		}
 		if r := t.Keys[i]; r.Alias != k.Alias || string(r.KeySpec) != k.Spec || len(r.KeyVersionIds) == 0 {
-			return fmt.Errorf("the transcript does not have key %q, of KeySpec %s", k.Alias, k.Spec)
+			return fmt.Errorf("the transcript does not have key %q with KeySpec %s and a version", k.Alias, k.Spec)
 		}
 		if err := p.checkKey(t.Keys[i]); err != nil {
 			return fmt.Errorf("key %q: %w", k.Alias, err)
@@ -74,12 +86,24 @@ func (p Proof) check() error {
 	return nil
 }
 
+// isCompleted reports whether a step has one of the states of a ceremony that has ended, with what
+// belongs to it.
+func (s Step) isCompleted() bool {
+	switch s.State {
+	case Done:
+		return s.RequestId != ""
+	case Existed, Lost:
+		return s.RequestId == ""
+	}
+	return false
+}
+
 // checkKey checks that a key's versions are attested, and protected.
 func (p Proof) checkKey(r KeyRecord) error {
 	for _, id := range r.KeyVersionIds {
 		i := slices.IndexFunc(p.Attestation.Keys, func(a kms.AttestedKey) bool { return a.KeyId == r.KeyId && a.KeyVersionId == id })
-		if i < 0 || p.Attestation.Keys[i].KeySpec != r.KeySpec {
-			return fmt.Errorf("the instance does not attest key version %s", id)
+		if i < 0 || p.Attestation.Keys[i].KeySpec != r.KeySpec || p.Attestation.Keys[i].KeyState != "Enabled" {
+			return fmt.Errorf("the attestation does not have key version %s, enabled and with KeySpec %s", id, r.KeySpec)
 		}
 		if err := checkProtection(p.Attestation.Keys[i].Attributes); err != nil {
 			return fmt.Errorf("key version %s: %w", id, err)
@@ -88,11 +112,11 @@ func (p Proof) checkKey(r KeyRecord) error {
 	return nil
 }
 
-// protection are the attributes of a key that does not leave its token and never was outside (PKCS#11
+// protection has the attributes of a key that was generated in its token and cannot leave it (PKCS#11
 // 2.40, 4.9 and 4.10).
 var protection = []struct {
 	hsm.Attribute
-	required bool // a token that does not report it does not protect the key
+	required bool // the token must report it
 }{
 	{hsm.Attribute{Name: "CKA_TOKEN", Value: "true"}, true},
 	{hsm.Attribute{Name: "CKA_SENSITIVE", Value: "true"}, true},
@@ -110,7 +134,7 @@ func checkProtection(attributes []hsm.Attribute) error {
 		case i < 0 && want.required:
 			errs = append(errs, fmt.Errorf("the token does not report %s, which must be %s", want.Name, want.Value))
 		case i >= 0 && attributes[i].Value != want.Value:
-			errs = append(errs, fmt.Errorf("the token reports %s %s: the key is not protected as one that was made in the token", want.Name, attributes[i].Value))
+			errs = append(errs, fmt.Errorf("the token reports %s %q instead of %q: the key may leave the token, or come from outside", want.Name, attributes[i].Value, want.Value))
 		}
 	}
 	return errors.Join(errs...)
