@@ -2,23 +2,14 @@ package hsmtest
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 
-	"github.com/decred/dcrd/dcrec/secp256k1/v4"
-	secp256k1ecdsa "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
-	"github.com/emmansun/gmsm/sm2"
-
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/privatekey"
 )
 
 // Fake is an hsm.Backend, hsm.Sealer and hsm.Randomizer in memory, for tests of code that uses a
@@ -96,7 +87,7 @@ func (f *Fake) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.K
 	if err := f.failure(ctx); err != nil {
 		return hsm.Key{}, err
 	}
-	spki, sign, err := generate(spec)
+	private, err := privatekey.New(spec)
 	if err != nil {
 		return hsm.Key{}, err
 	}
@@ -108,8 +99,8 @@ func (f *Fake) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.K
 	if f.keys == nil {
 		f.keys = make(map[string]signer)
 	}
-	f.keys[string(id)] = sign
-	return f.remember(hsm.Key{ID: id, Spec: spec, Public: spki}), nil
+	f.keys[string(id)] = private.Sign
+	return f.remember(hsm.Key{ID: id, Spec: spec, Public: private.Public()}), nil
 }
 
 // Sign signs with a key that Generate made. It calls hsm.Check first, for tests that use a
@@ -191,61 +182,4 @@ func (f *Fake) Len() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.keys)
-}
-
-func generate(spec hsm.KeySpec) (spki []byte, sign signer, err error) {
-	switch spec {
-	case hsm.RSA_2048:
-		return generateRSA(2048)
-	case hsm.RSA_3072:
-		return generateRSA(3072)
-	case hsm.RSA_4096:
-		return generateRSA(4096)
-	case hsm.EC_P256:
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, nil, err
-		}
-		spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-		return spki, func(_ hsm.Algorithm, digest []byte) ([]byte, error) {
-			return ecdsa.SignASN1(rand.Reader, key, digest)
-		}, err
-	case hsm.EC_P256K:
-		key, err := secp256k1.GeneratePrivateKey()
-		if err != nil {
-			return nil, nil, err
-		}
-		spki, err := hsm.MarshalECPublicKey(spec, key.PubKey().SerializeUncompressed())
-		return spki, func(_ hsm.Algorithm, digest []byte) ([]byte, error) {
-			return secp256k1ecdsa.Sign(key, digest).Serialize(), nil
-		}, err
-	case hsm.EC_SM2:
-		key, err := sm2.GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, nil, err
-		}
-		point, err := sm2.PublicKeyToECDH(&key.PublicKey)
-		if err != nil {
-			return nil, nil, err
-		}
-		spki, err := hsm.MarshalECPublicKey(spec, point.Bytes())
-		return spki, func(_ hsm.Algorithm, digest []byte) ([]byte, error) {
-			return sm2.SignASN1(rand.Reader, key, digest, nil)
-		}, err
-	}
-	return nil, nil, fmt.Errorf("%w: %q", hsm.ErrKeySpec, spec)
-}
-
-func generateRSA(bits int) ([]byte, signer, error) {
-	key, err := rsa.GenerateKey(rand.Reader, bits)
-	if err != nil {
-		return nil, nil, err
-	}
-	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	return spki, func(alg hsm.Algorithm, digest []byte) ([]byte, error) {
-		if alg == hsm.RSA_PSS_SHA_256 {
-			return key.Sign(rand.Reader, digest, &rsa.PSSOptions{SaltLength: hsm.DigestSize, Hash: crypto.SHA256})
-		}
-		return key.Sign(rand.Reader, digest, crypto.SHA256)
-	}, err
 }

@@ -1,0 +1,340 @@
+package software
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/privatekey"
+	"github.com/kmsgate/kmsgate/internal/durable"
+)
+
+// The files in the directory of a Token. Each key pair is in a file of PEM, named after its ID in
+// hexadecimal.
+const (
+	sealingKeyFile = "sealing.key"
+	keySuffix      = ".pem"
+	sealingKeySize = 32 // bytes, for AES-256
+)
+
+// Device returns the device whose files are in a directory.
+func Device(dir string) hsm.Device { return device(dir) }
+
+type device string
+
+func (d device) String() string { return fmt.Sprintf("the software keys in %q", string(d)) }
+
+// Open implements hsm.Device. A Token is never lost.
+func (d device) Open(provision bool, _ func()) (hsm.Token, error) { return Open(string(d), provision) }
+
+// Inspect implements hsm.Device.
+func (d device) Inspect(inspect func(hsm.Inspector) error) error {
+	if _, err := os.Stat(string(d)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	t, err := Open(string(d), false)
+	if errors.Is(err, hsm.ErrNotOurs) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(inspect(t), t.Close())
+}
+
+// A Token is an open device. It is safe for concurrent use.
+type Token struct {
+	dir  string // empty: in memory only
+	seal cipher.AEAD
+
+	mu   sync.Mutex
+	keys map[string]*pair // by ID; guarded by mu
+}
+
+// A pair is a key pair that is read from its file when it is used for the first time.
+type pair struct {
+	read func() (privatekey.Key, error)
+}
+
+var _ hsm.Token = (*Token)(nil)
+
+// New returns an empty Token in memory.
+func New() *Token {
+	t, err := newToken("", random(sealingKeySize))
+	if err != nil {
+		panic(err) // cannot happen: the key has the size of AES-256
+	}
+	return t
+}
+
+func newToken(dir string, sealingKey []byte) (*Token, error) {
+	block, err := aes.NewCipher(sealingKey)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	return &Token{dir: dir, seal: aead, keys: make(map[string]*pair)}, err
+}
+
+// Open opens the Token in a directory. With provision it creates what is missing. Without, the error
+// is hsm.ErrNotOurs if there is none.
+func Open(dir string, provision bool) (*Token, error) {
+	path := filepath.Join(dir, sealingKeyFile)
+	sealingKey, err := os.ReadFile(path)
+	switch {
+	case err == nil && len(sealingKey) != sealingKeySize:
+		return nil, fmt.Errorf("%q has %d bytes instead of %d: it was damaged", path, len(sealingKey), sealingKeySize)
+	case errors.Is(err, fs.ErrNotExist) && !provision:
+		return nil, fmt.Errorf("there are no software keys in %q: %w", dir, hsm.ErrNotOurs)
+	case errors.Is(err, fs.ErrNotExist):
+		sealingKey = random(sealingKeySize)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		if err := durable.Write(path, sealingKey, 0o600); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, err
+	}
+	t, err := newToken(dir, sealingKey)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	for _, entry := range entries {
+		name, isKey := strings.CutSuffix(entry.Name(), keySuffix)
+		if id, err := hex.DecodeString(name); err == nil && isKey {
+			t.keys[string(id)] = t.pairIn(t.path(id))
+		}
+	}
+	return t, err
+}
+
+func (t *Token) path(id []byte) string { return filepath.Join(t.dir, hex.EncodeToString(id)+keySuffix) }
+
+func (t *Token) pairIn(path string) *pair {
+	return &pair{read: sync.OnceValues(func() (privatekey.Key, error) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return privatekey.Key{}, err
+		}
+		k, err := privatekey.Parse(text)
+		if err != nil {
+			return k, fmt.Errorf("reading %q: %w", path, err)
+		}
+		return k, nil
+	})}
+}
+
+// Close does nothing: every change is in the files.
+func (t *Token) Close() error { return nil }
+
+// Generate makes a key pair and writes its file.
+func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
+	if err := ctx.Err(); err != nil {
+		return hsm.Key{}, err
+	}
+	k, err := privatekey.New(spec)
+	if err != nil {
+		return hsm.Key{}, err
+	}
+	return t.add(ctx, k, id)
+}
+
+// Import is Generate with an existing key pair.
+func (t *Token) Import(ctx context.Context, k privatekey.Key, id []byte) (hsm.Key, error) {
+	if err := ctx.Err(); err != nil {
+		return hsm.Key{}, err
+	}
+	return t.add(ctx, k, id)
+}
+
+func (t *Token) add(ctx context.Context, k privatekey.Key, id []byte) (hsm.Key, error) {
+	if t.dir != "" {
+		text, err := k.PEM()
+		if err != nil {
+			return hsm.Key{}, err
+		}
+		if err := durable.Write(t.path(id), text, 0o600); err != nil {
+			return hsm.Key{}, err
+		}
+	}
+	t.mu.Lock()
+	t.keys[string(id)] = &pair{read: func() (privatekey.Key, error) { return k, nil }}
+	t.mu.Unlock()
+	key := hsm.Key{ID: bytes.Clone(id), Spec: k.Spec(), Public: k.Public()}
+	return key, hsm.SelfTest(ctx, t, key)
+}
+
+// find returns a key pair. The error is hsm.ErrNotFound if there is none.
+func (t *Token) find(id []byte) (privatekey.Key, error) {
+	t.mu.Lock()
+	p, ok := t.keys[string(id)]
+	t.mu.Unlock()
+	if !ok {
+		return privatekey.Key{}, fmt.Errorf("%w: %x", hsm.ErrNotFound, id)
+	}
+	return p.read()
+}
+
+// Sign signs in this process.
+func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	private, err := t.find(k.ID)
+	if err != nil {
+		return nil, err
+	}
+	return private.Sign(alg, digest)
+}
+
+// Destroy removes the key pair's file.
+func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dir != "" {
+		if err := os.Remove(t.path(k.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	delete(t.keys, string(k.ID))
+	return nil
+}
+
+// Has returns nil if there is a file for the key pair.
+func (t *Token) Has(k hsm.Key) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.keys[string(k.ID)]; !ok {
+		return fmt.Errorf("%w: %x", hsm.ErrNotFound, k.ID)
+	}
+	return nil
+}
+
+// Forget does nothing: there is no faster copy.
+func (t *Token) Forget(hsm.Key) {}
+
+// Quarantine reads the key pair's file again before the next signature.
+func (t *Token) Quarantine(ctx context.Context, k hsm.Key) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.keys[string(k.ID)]; ok && t.dir != "" {
+		t.keys[string(k.ID)] = t.pairIn(t.path(k.ID))
+	}
+	return ctx.Err()
+}
+
+// Health returns nil unless ctx is done.
+func (t *Token) Health(ctx context.Context) error { return ctx.Err() }
+
+// Seal encrypts under the key in the directory.
+func (t *Token) Seal(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return t.seal.Seal(nil, nil, plaintext, aad), nil
+}
+
+// Unseal is the inverse of Seal.
+func (t *Token) Unseal(ctx context.Context, sealed, aad []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	plaintext, err := t.seal.Open(nil, nil, sealed, aad)
+	if err != nil {
+		return nil, fmt.Errorf("unsealing: %w", err)
+	}
+	return plaintext, nil
+}
+
+// Random returns bytes of the operating system.
+func (t *Token) Random(ctx context.Context, n int) ([]byte, error) {
+	if err := errors.Join(hsm.CheckRandom(n), ctx.Err()); err != nil {
+		return nil, err
+	}
+	return random(n), nil
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}
+
+// Survey describes a token that makes keys of every KeySpec and protects none.
+func (t *Token) Survey(ctx context.Context) (hsm.Survey, error) {
+	s := hsm.Survey{
+		Module:  hsm.ModuleInfo{Path: t.dir, Manufacturer: "kmsgate", Description: "keys in files, for tests"},
+		Token:   hsm.TokenInfo{Label: "software", Manufacturer: "kmsgate", Model: "no protection"},
+		Sealing: hsm.SealAESGCM,
+	}
+	for _, spec := range hsm.KeySpecs() {
+		s.Offers = append(s.Offers, hsm.Offer{KeySpec: spec, Offered: true, Software: true})
+	}
+	return s, ctx.Err()
+}
+
+// Objects lists both halves of every key pair.
+func (t *Token) Objects(ctx context.Context) (all []hsm.Object, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	ids := slices.Sorted(maps.Keys(t.keys))
+	t.mu.Unlock()
+	for i, id := range ids {
+		k, err := t.find([]byte(id))
+		if errors.Is(err, hsm.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		o := hsm.Object{Handle: uint(1 + 2*i), Class: hsm.ClassPublicKey, Label: "kmsgate", ID: []byte(id),
+			KeySpec: k.Spec(), Public: k.Public(), Ours: true, Purpose: hsm.PurposeKey}
+		all = append(all, o)
+		o.Handle, o.Class, o.Public = o.Handle+1, hsm.ClassPrivateKey, nil
+		all = append(all, o)
+	}
+	return all, nil
+}
+
+// DestroyObject destroys the key pair that an object belongs to.
+func (t *Token) DestroyObject(ctx context.Context, o hsm.Object) error {
+	k := hsm.Key{ID: o.ID}
+	if err := t.Has(k); err != nil {
+		return err
+	}
+	return t.Destroy(ctx, k)
+}
+
+// Attributes reports that a key can leave the token.
+func (t *Token) Attributes(ctx context.Context, k hsm.Key) ([]hsm.Attribute, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if k.Sealed == nil {
+		if err := t.Has(k); err != nil {
+			return nil, err
+		}
+	}
+	return []hsm.Attribute{{Name: "CKA_TOKEN", Value: "true"}, {Name: "CKA_SENSITIVE", Value: "false"}, {Name: "CKA_EXTRACTABLE", Value: "true"}}, nil
+}

@@ -1,0 +1,150 @@
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/internal/durable"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// hasAuditKey reports whether the token is completely provisioned: the audit log's key is
+// created last.
+func (a *Appliance) hasAuditKey() bool { return a.Store.Now().AuditKey().ID != nil }
+
+// AuditPublicKey returns the public half of the key that signs the audit log's
+// checkpoints, as a DER-encoded SubjectPublicKeyInfo.
+func (a *Appliance) AuditPublicKey() []byte { return a.Store.Now().AuditKey().Public }
+
+// SignWithAuditKey signs a SHA-256 digest with the audit log's key. [audit.Signed] verifies
+// the signature with an [audit.PublicKey].
+func (a *Appliance) SignWithAuditKey(ctx context.Context, digest []byte) ([]byte, error) {
+	return a.signWith(ctx, a.Store.Now().AuditKey(), digest)
+}
+
+func (a *Appliance) signWith(ctx context.Context, key hsm.Key, digest []byte) ([]byte, error) {
+	algorithm := hsm.RSA_PKCS1_SHA_256
+	if key.Spec == hsm.EC_P256 {
+		algorithm = hsm.ECDSA_SHA_256
+	}
+	return a.keys.Sign(ctx, key, algorithm, digest)
+}
+
+// ensureAuditKey creates the key that signs the audit log's checkpoints if it is missing,
+// and writes its public half to a file for auditors.
+func (a *Appliance) ensureAuditKey(ctx context.Context) error {
+	key := a.Store.Now().AuditKey()
+	if key.ID == nil {
+		if !a.options.Provision {
+			return ErrNotInitialized
+		}
+		created, err := a.newAuditKey(ctx)
+		if err != nil {
+			return fmt.Errorf("creating the audit log's key: %w", err)
+		}
+		key = created
+	}
+	path := a.Config.AuditPublicKeyFile()
+	if existing, err := os.ReadFile(path); err == nil {
+		if block, _ := pem.Decode(existing); block != nil && !bytes.Equal(block.Bytes, key.Public) {
+			return fmt.Errorf("the audit public key %q does not match the database %q: one of them belongs to another "+
+				"instance (put the right file back; if the database is right, remove %[1]q and the gateway writes it "+
+				"again)",
+				path, a.Config.Store.File)
+		}
+	}
+	return durable.Write(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: key.Public}), 0o644)
+}
+
+// newAuditKey creates an EC_P256 key, or an RSA_2048 key in a token without elliptic curves.
+func (a *Appliance) newAuditKey(ctx context.Context) (hsm.Key, error) {
+	key, err := a.createAuditKey(ctx, hsm.EC_P256)
+	if errors.Is(err, hsm.ErrKeySpec) {
+		key, err = a.createAuditKey(ctx, hsm.RSA_2048)
+	}
+	return key, err
+}
+
+// createAuditKey creates and records a key. Until then the key pair is recorded as an orphan:
+// if this process is killed, the gateway destroys the pair at its next start.
+func (a *Appliance) createAuditKey(ctx context.Context, spec hsm.KeySpec) (hsm.Key, error) {
+	id := uuid.New()
+	orphan := store.Orphan{KeyVersionId: id.String(), Key: hsm.Key{ID: id[:], Spec: spec}}
+	if err := a.Store.Update(func(tx *store.Tx) error { return tx.Orphans().Put(orphan) }); err != nil {
+		return hsm.Key{}, err
+	}
+	key, err := a.keys.Generate(ctx, spec, id[:])
+	if err != nil {
+		return hsm.Key{}, err
+	}
+	return key, a.Store.Update(func(tx *store.Tx) error {
+		return errors.Join(tx.SetAuditKey(key), tx.Orphans().Delete(orphan.KeyVersionId))
+	})
+}
+
+// acceptAuditLossHint is the advice for an operator whose audit log has lost lines.
+const acceptAuditLossHint = "put the right file back; if it is lost, start once with --accept-audit-loss"
+
+// openAudit opens the log. restored is the head of the backup that the database was restored
+// from; it is nil if the database was not restored.
+func (a *Appliance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
+	records := a.Store.Now()
+	head, key := records.AuditHead(), records.AuditKey()
+	var pending uint64 // the last line that an outbox record follows
+	for o := range records.Outbox().All() {
+		pending = max(pending, o.After)
+	}
+	c := a.Config.Audit
+	log, err := audit.Open(audit.Config{
+		Path: c.File, CheckpointEvery: c.CheckpointEvery,
+		RotateSize: int64(c.RotateSize), RotateAge: c.RotateAge, WarnFree: uint64(c.WarnFree),
+		Logger: a.options.Logger,
+		Expect: audit.Head{Seq: head.Seq, Hash: head.Hash}, Ended: head.Ended, MinSeq: pending, Restored: restored,
+		AcceptLoss: a.options.AcceptAuditLoss, AcceptLossHint: acceptAuditLossHint,
+		Sign: func(ctx context.Context, digest []byte) ([]byte, error) { return a.signWith(ctx, key, digest) },
+		Keep: func(c audit.Checkpoint, ended bool) error {
+			head := headOf(c)
+			head.Ended = ended
+			return a.Store.Update(func(tx *store.Tx) error { return tx.SetAuditHead(head) })
+		},
+	})
+	// `kmsgate restore` has no --accept-audit-loss, so the hint would not help there.
+	if loss := new(audit.LossError); errors.As(err, &loss) && restored == nil {
+		err = fmt.Errorf("%w (%s)", err, acceptAuditLossHint)
+	}
+	return log, err
+}
+
+func headOf(c audit.Checkpoint) store.AuditHead {
+	return store.AuditHead{Seq: c.Seq, Hash: c.Hash, Time: c.Time, Signature: c.Signature}
+}
+
+// ContinueLog continues the audit log of a restored appliance after the backup's head, and
+// records that in the log. With keepDueKeys it then cancels the deletions that a gateway
+// would carry out at its start. opened reports whether the log's files were taken over; it
+// can be true although err is not nil.
+func (a *Appliance) ContinueLog(head audit.Checkpoint, keepDueKeys bool) (opened bool, err error) {
+	if err := a.Store.Update(func(tx *store.Tx) error { return tx.SetAuditHead(headOf(head)) }); err != nil {
+		return false, err
+	}
+	log, err := a.openAudit(&head)
+	if err != nil {
+		return false, fmt.Errorf("%w (if these files belong to another instance, move them away: the log then starts "+
+			"after line %d)",
+			err, head.Seq)
+	}
+	if keepDueKeys {
+		err = keypair.KeepDueKeys(a.Store, log, fmt.Sprintf("local:%d", os.Getuid()), time.Now, a.options.Logger)
+	}
+	return true, errors.Join(err, log.Close())
+}

@@ -1,0 +1,42 @@
+package dev
+
+import (
+	_ "embed"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/kmsgate/kmsgate/internal/printable"
+)
+
+// callScript calls the gateway with only a shell, curl and openssl, and computes the request
+// signature (version 1.0) itself. PrintBanner prints it for a newcomer to paste.
+//
+//go:embed call.sh
+var callScript string
+
+// PrintBanner prints what a newcomer needs next. It prints no secret: the file envFile holds
+// the secrets.
+func PrintBanner(w io.Writer, envFile string, env Environment) {
+	fmt.Fprintf(w, `kmsgate serves Alibaba Cloud KMS's signing API.
+
+  endpoint    %s
+  CA          %s
+  access key  %s (the file below has its secret)
+  client key  %s (the file below has its password)
+  keys        alias/dev-rsa-2048 alias/dev-rsa-3072 alias/dev-ec-p256 alias/dev-ec-p256k alias/dev-ec-sm2
+
+To use the gateway from a program, give Alibaba Cloud's SDK this endpoint, CA and
+access key. They are also variables, in a file that a shell can source:
+
+  . %s
+
+To sign a digest now, paste this into a shell (it needs curl and openssl):
+
+. %s
+%s
+Press Ctrl-C to stop the gateway.
+`, env.Get("KMSGATE_ENDPOINT"), env.Get("KMSGATE_CA_FILE"), env.Get("KMSGATE_ACCESS_KEY_ID"),
+		env.Get("KMSGATE_CLIENT_KEY_FILE"), printable.Shell(envFile), printable.Shell(envFile),
+		strings.TrimSpace(callScript)+"\n")
+}

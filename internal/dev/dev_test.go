@@ -1,0 +1,191 @@
+package dev_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/software"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/dev"
+)
+
+// run runs a dev gateway until it serves, calls ready, and stops it.
+func run(t *testing.T, o dev.Options, ready func(envFile string, env dev.Environment)) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	called := false
+	o.Listen, o.Log, o.Appliance.Device = "127.0.0.1:0", t.Output(), softwareKeys
+	o.Ready = func(envFile string, env dev.Environment) {
+		called = true
+		ready(envFile, env)
+		stop()
+	}
+	if err := dev.Run(ctx, o); err != nil || !called {
+		t.Fatalf("Run: got %v, called Ready: %v", err, called)
+	}
+}
+
+// withoutEndpoint returns env without the endpoint, which differs from start to start.
+func withoutEndpoint(env dev.Environment) dev.Environment {
+	return slices.DeleteFunc(slices.Clone(env), func(v [2]string) bool { return v[0] == "KMSGATE_ENDPOINT" })
+}
+
+// softwareKeys is a device that needs no PKCS#11 module.
+func softwareKeys(c *config.Config, _ appliance.Options) hsm.Device {
+	return software.Device(filepath.Join(c.Directory, "software"))
+}
+
+// TestRunAgain tests that a later run in the same directory serves the same keys with the same
+// credentials, and that its configuration can be loaded.
+func TestRunAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	var first, second dev.Environment
+	run(t, dev.Options{Dir: dir}, func(envFile string, env dev.Environment) {
+		first = env
+		if text, err := os.ReadFile(envFile); err != nil || string(text) != env.String() ||
+			envFile != filepath.Join(dir, "env") {
+			t.Errorf("%s: got %q, %v, want %q", envFile, text, err, env)
+		}
+	})
+	if _, err := os.Stat(filepath.Join(dir, "env")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file env after Run: got %v, want fs.ErrNotExist", err)
+	}
+	for _, name := range []string{"KMSGATE_ENDPOINT", "KMSGATE_ACCESS_KEY_ID", "KMSGATE_ACCESS_KEY_SECRET", "KMSGATE_CLIENT_KEY_PASSWORD", "KMSGATE_KEY_EC_SM2", "KMSGATE_KEYVERSION_RSA_3072"} {
+		if first.Get(name) == "" {
+			t.Errorf("the environment lacks %s", name)
+		}
+	}
+	// A killed gateway leaves the file.
+	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("export KMSGATE_ENDPOINT=old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, dev.Options{Dir: dir}, func(_ string, env dev.Environment) { second = env })
+	if !slices.Equal(withoutEndpoint(first), withoutEndpoint(second)) {
+		t.Errorf("second run: got %v, want %v", second, first)
+	}
+	if _, err := os.Stat(filepath.Join(dir, config.FileName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a configuration without a token was written: %v", err)
+	}
+}
+
+// TestProvision tests that Provision creates nothing twice, and completes an interrupted start.
+func TestProvision(t *testing.T) {
+	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: unused}\nlisteners: [{address: '127.0.0.1:0'}]\n"
+	c, err := config.Parse([]byte(text), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: true, Device: softwareKeys, Logger: config.Log{}.Quiet(t.Output())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	provision := func() dev.Environment {
+		t.Helper()
+		env, err := dev.Provision(t.Context(), a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return env
+	}
+	first := provision()
+	if again := provision(); !slices.Equal(first, again) {
+		t.Errorf("second Provision: got %v, want %v", again, first)
+	}
+	// An interrupted start can leave a key without its alias.
+	if err := a.Server.Call(t.Context(), "DeleteAlias", map[string]string{"AliasName": "alias/dev-ec-p256"},
+		nil); err != nil {
+		t.Fatal(err)
+	}
+	if again := provision(); !slices.Equal(first, again) {
+		t.Errorf("Provision without an alias: got %v, want %v", again, first)
+	}
+	if n := a.Store.Now().Keys().Len(); n != 5 {
+		t.Errorf("Provision created %d keys, want 5", n)
+	}
+	// A disabled access key is useless, so Provision creates another one of the same user.
+	if err := a.Server.Call(t.Context(), "UpdateAccessKey", map[string]string{"AccessKeyId": first.Get("KMSGATE_ACCESS_KEY_ID"), "Status": "Inactive"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if again := provision(); again.Get("KMSGATE_ACCESS_KEY_ID") == first.Get("KMSGATE_ACCESS_KEY_ID") ||
+		a.Store.Now().Users().Len() != 1 {
+		t.Errorf("Provision with a disabled access key: got %v, want another key of the same user", again)
+	}
+}
+
+// TestClientKeyReplaced tests that Run replaces a client key whose file or password is missing.
+func TestClientKeyReplaced(t *testing.T) {
+	dir := t.TempDir()
+	passwords := make(map[string]bool)
+	start := func() (file, password string) {
+		run(t, dev.Options{Dir: dir}, func(_ string, env dev.Environment) {
+			file, password = env.Get("KMSGATE_CLIENT_KEY_FILE"), env.Get("KMSGATE_CLIENT_KEY_PASSWORD")
+		})
+		return file, password
+	}
+	file, password := start()
+	passwords[password] = true
+	for _, spoil := range []func() error{
+		func() error { return os.Remove(file) },
+		func() error { return os.Remove(filepath.Join(dir, "clientkey-password")) },
+		func() error { return os.WriteFile(file, []byte("not JSON"), 0o600) },
+		func() error { return os.WriteFile(file, []byte(`{"KeyId":"KAAP.none"}`), 0o600) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		_, password := start()
+		if password == "" || passwords[password] {
+			t.Errorf("got the password %q, want one that is not in %v", password, passwords)
+		}
+		passwords[password] = true
+	}
+}
+
+// TestTemporary tests that Run without a directory leaves no files.
+func TestTemporary(t *testing.T) {
+	var dir string
+	run(t, dev.Options{}, func(envFile string, _ dev.Environment) { dir = filepath.Dir(envFile) })
+	if _, err := os.Stat(dir); dir == "" || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the directory %q after Run: got %v, want fs.ErrNotExist", dir, err)
+	}
+}
+
+// TestStoppedWhileStarting tests that Run returns no error if it is stopped during its start.
+func TestStoppedWhileStarting(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"}); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// TestBanner tests that the banner names the file with the secrets, but has none of them.
+func TestBanner(t *testing.T) {
+	env := dev.Environment{{"KMSGATE_ENDPOINT", "127.0.0.1:8443"}, {"KMSGATE_ACCESS_KEY_ID", "LTAI"},
+		{"KMSGATE_ACCESS_KEY_SECRET", "hunter2"}, {"KMSGATE_CLIENT_KEY_PASSWORD", "hunter2"}}
+	var b bytes.Buffer
+	dev.PrintBanner(&b, "/tmp/a dir/env", env)
+	if text := b.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "127.0.0.1:8443") ||
+		!strings.Contains(text, ". '/tmp/a dir/env'\n") || !strings.Contains(text, "curl ") {
+		t.Errorf("PrintBanner: got %s", text)
+	}
+	if text := (dev.Environment{{"A", "b c"}, {"D", ""}}).String(); text != "export A='b c'\nexport D=''\n" ||
+		env.Get("NONE") != "" {
+		t.Errorf("String: got %q", text)
+	}
+}

@@ -1,0 +1,59 @@
+// Package printable makes untrusted text safe to print: the text cannot control a terminal,
+// hide other text, pass for several values, or act on a shell.
+package printable
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+)
+
+// Text escapes characters that are not printable as Go escapes them: control characters, line
+// breaks and marks that change the writing direction. It escapes the backslash too, so that
+// no two values look the same.
+func Text(s string) string {
+	printable := func(r rune) bool { return strconv.IsPrint(r) && r != '\\' && r != '\uFFFD' }
+	if !strings.ContainsFunc(s, func(r rune) bool { return !printable(r) }) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+}
+
+// Lines applies [Text] to each line of text, such as PEM. The result ends with a line break.
+func Lines(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString(Text(strings.TrimSuffix(line, "\n")) + "\n")
+	}
+	return b.String()
+}
+
+// JSON escapes characters in JSON that are not printable. It keeps line breaks: they occur
+// only between values, and all other such characters only in strings. The result decodes to
+// the same value.
+func JSON(text []byte) []byte {
+	var b []byte
+	for _, r := range string(text) {
+		switch {
+		case r == '\n' || strconv.IsPrint(r):
+			b = append(b, string(r)...)
+		case r > 0xFFFF:
+			high, low := utf16.EncodeRune(r)
+			b = fmt.Appendf(b, `\u%04x\u%04x`, high, low)
+		default:
+			b = fmt.Appendf(b, `\u%04x`, r)
+		}
+	}
+	return b
+}
+
+// Shell quotes a value for a POSIX shell, unless the value is a plain word.
+func Shell(s string) string {
+	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:[]@%+,"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
