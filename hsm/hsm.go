@@ -118,6 +118,12 @@ var (
 	// ErrRefused: the token works but rejected this operation twice; retrying may not
 	// help. It wraps ErrUnavailable.
 	ErrRefused = fmt.Errorf("%w: it works but rejected this operation", ErrUnavailable)
+	// ErrPIN: the token refused the PIN, or reported so few attempts left that the gateway made
+	// none. It is final, because another attempt can lock the token.
+	ErrPIN = errors.New("the token's PIN was not accepted")
+	// ErrNotOurs: the token lacks the objects that provisioning makes, or no token has the label
+	// or serial number.
+	ErrNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the same token as before")
 	// ErrNoRandom: the token has no usable random number generator.
 	ErrNoRandom = errors.New("the token has no usable random number generator")
 	// ErrKeySpec: the KeySpec is unknown, or this backend cannot make such keys.

@@ -85,6 +85,6 @@ user=$(stat -c %u "$env")
 [ "$user" = 10001 ] || { echo "image-test: the gateway's files belong to user $user, want 10001" >&2; exit 1; }
 . "$env"
 KMSGATE_CA_FILE=$root$KMSGATE_CA_FILE
-. cmd/kmsgate/internal/dev/call.sh | tee "$work/answer"
+. internal/dev/call.sh | tee "$work/answer"
 grep -q '"Value":"' "$work/answer"
 echo "== the image builds, runs as user 10001 and signs"

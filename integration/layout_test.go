@@ -19,7 +19,11 @@ var mayImport = map[string][]string{
 	// The interface of key backends. Verification in software needs curves that the standard
 	// library lacks.
 	"hsm":         {"github.com/decred/dcrd", "github.com/emmansun/gmsm", "golang.org/x/crypto"},
-	"hsm/hsmtest": {"hsm", "github.com/decred/dcrd", "github.com/emmansun/gmsm"},
+	"hsm/hsmtest": {"hsm", "hsm/privatekey"},
+	// Private keys in memory, for tests.
+	"hsm/privatekey": {"hsm", "github.com/decred/dcrd", "github.com/emmansun/gmsm"},
+	// Keys in files, for tests. No kmsgate serve links it.
+	"hsm/software": {"hsm", "hsm/privatekey", "internal/durable"},
 	// Tokens of other vendors, and faults, for tests. They are processes and files, which the rig
 	// watches with system calls that the standard library lacks.
 	"hsm/hsmtest/rig": {"softhsm", "golang.org/x/sys"},
@@ -72,35 +76,38 @@ var mayImport = map[string][]string{
 		"google.golang.org/protobuf", "github.com/labstack/echo", "github.com/google/uuid",
 		"github.com/prometheus/client_golang"},
 	// The configuration file.
-	"cmd/kmsgate/internal/config": {"internal/secret", "go.yaml.in/yaml"},
+	"internal/config": {"internal/secret", "go.yaml.in/yaml"},
 	// The format of backups. Only this package imports age. Flushing all files at once needs a
 	// system call that the standard library lacks.
 	"cmd/kmsgate/internal/backup/archive": {"gateway/audit", "internal/secret", "filippo.io/age", "golang.org/x/sys"},
 	// The CA that kmsgate init creates, as files.
-	"cmd/kmsgate/internal/ca":      {"internal/durable"},
+	"internal/ca":                  {"internal/durable"},
 	"cmd/kmsgate/internal/version": {},
 	// Opens everything that a configuration names.
-	"cmd/kmsgate/internal/appliance": {"cmd/kmsgate/internal/ca", "cmd/kmsgate/internal/config",
+	"internal/appliance": {"internal/ca", "internal/config",
 		"gateway", "gateway/audit", "gateway/keypair", "gateway/kms", "gateway/limit",
-		"hsm", "hsm/sealed", "hsm/token", "internal/durable", "softhsm", "store",
+		"hsm", "hsm/sealed", "internal/durable", "store",
 		"github.com/google/uuid",               // the audit log's key has an ID like those of key versions
 		"github.com/prometheus/client_golang"}, // the token's metrics
+	// The PKCS#11 token of an appliance.
+	"cmd/kmsgate/internal/hardware": {"internal/appliance", "internal/config", "hsm", "hsm/token", "softhsm",
+		"github.com/prometheus/client_golang"},
 	// netutil limits the number of connections.
-	"cmd/kmsgate/internal/serve": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/config",
+	"internal/serve": {"internal/appliance", "internal/config",
 		"gateway", "gateway/front", "golang.org/x/net"},
 	// Makes text that others chose harmless for a terminal.
-	"cmd/kmsgate/internal/printable": {},
+	"internal/printable": {},
 	// The files of an audit log: the engine of kmsgate audit.
-	"cmd/kmsgate/internal/auditlog":              {"cmd/kmsgate/internal/printable", "gateway/audit"},
+	"cmd/kmsgate/internal/auditlog":              {"internal/printable", "gateway/audit"},
 	"cmd/kmsgate/internal/auditlog/auditlogtest": {"gateway/audit"}, // logs for the tests of both
 	// Creating and restoring backups. The standard library has the system call for a disk's free
 	// space only in its frozen package syscall.
-	"cmd/kmsgate/internal/backup": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup/archive",
-		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/version", "gateway", "gateway/audit", "gateway/keypair",
+	"cmd/kmsgate/internal/backup": {"internal/appliance", "cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/hardware",
+		"internal/config", "cmd/kmsgate/internal/version", "gateway", "gateway/audit", "gateway/keypair",
 		"internal/durable", "internal/secret", "softhsm", "golang.org/x/sys"},
 	// Calls the gateway that a command names, through its admin socket or by opening its appliance.
-	"cmd/kmsgate/internal/target": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup",
-		"cmd/kmsgate/internal/config", "gateway/adminclient", "gateway/apiclient", "gateway/kms", "internal/secret"},
+	"cmd/kmsgate/internal/target": {"internal/appliance", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/hardware",
+		"internal/config", "gateway/adminclient", "gateway/apiclient", "gateway/kms", "internal/secret"},
 	// Signs and verifies files.
 	"cmd/kmsgate/internal/signer": {"cmd/kmsgate/internal/target", "gateway/kms", "hsm",
 		"github.com/emmansun/gmsm", // certificate requests and CMS, for SM2 as well
@@ -117,25 +124,26 @@ var mayImport = map[string][]string{
 	// A gateway for the tests of what signs through one.
 	"cmd/kmsgate/internal/signer/signertest": {"gateway/audit", "gateway/kms", "hsm", "hsm/hsmtest"},
 	// Finds the problems of a gateway, its token and its records.
-	"cmd/kmsgate/internal/doctor": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/ca",
-		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/target", "gateway/kms", "hsm", "softhsm"},
+	"cmd/kmsgate/internal/doctor": {"internal/appliance", "internal/ca", "cmd/kmsgate/internal/hardware",
+		"internal/config", "cmd/kmsgate/internal/target", "gateway/kms", "hsm", "softhsm"},
 	// Client keys as files.
-	"cmd/kmsgate/internal/clientkey": {"gateway/identity", "gateway/kms", "internal/durable"},
-	// kmsgate dev: everything in one directory.
-	"cmd/kmsgate/internal/dev": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/backup",
-		"cmd/kmsgate/internal/clientkey", "cmd/kmsgate/internal/config", "cmd/kmsgate/internal/printable",
-		"cmd/kmsgate/internal/serve", "gateway/kms", "hsm", "internal/durable", "softhsm", "store"},
+	"internal/clientkey": {"gateway/identity", "gateway/kms", "internal/durable"},
+	// A gateway for development: everything in one directory.
+	"internal/dev": {"internal/appliance", "internal/clientkey", "internal/config", "internal/printable",
+		"internal/serve", "gateway/kms", "hsm", "internal/durable", "store", "github.com/spf13/pflag"},
+	// The same with keys in software.
+	"cmd/kmsgate-dev": {"hsm", "hsm/software", "internal/appliance", "internal/config", "internal/dev", "github.com/spf13/pflag"},
 	// How commands are built, and what they print.
-	"cmd/kmsgate/internal/cli": {"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/printable",
+	"cmd/kmsgate/internal/cli": {"internal/config", "internal/printable",
 		"cmd/kmsgate/internal/target", "gateway/kms", "github.com/spf13/cobra", "github.com/spf13/pflag",
-		"hsm", "hsm/token", // a failure has an exit status, a refused PIN a separate one
+		"hsm",               // a failure has an exit status, a refused PIN a separate one
 		"golang.org/x/sys"}, // the width of a terminal
 	// Commands: flags, one call, and a table to print.
-	"cmd/kmsgate": {"cmd/kmsgate/internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup",
+	"cmd/kmsgate": {"internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup",
 		"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/ceremony",
-		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/clientkey",
-		"cmd/kmsgate/internal/config", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/doctor",
-		"cmd/kmsgate/internal/printable", "cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
+		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "internal/clientkey",
+		"internal/config", "internal/dev", "cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/hardware", "softhsm",
+		"internal/printable", "internal/serve", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
 		"cmd/kmsgate/internal/version",
 		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "internal/secret", "store",
 		"policy", // warns of actions that match no operation
@@ -144,9 +152,9 @@ var mayImport = map[string][]string{
 }
 
 // linksC are the packages that need a C compiler. All others build without one.
-var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/appliance",
-	"cmd/kmsgate/internal/serve", "cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target",
-	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/dev", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/signer",
+var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/hardware",
+	"cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target",
+	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/signer",
 	"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/ceremony", "cmd/kmsgate/internal/attestation"}
 
 // A pkg is a package in the output of go list.
@@ -203,6 +211,9 @@ func TestLayout(t *testing.T) {
 		}
 		if needsC := slices.Contains(p.Deps, "github.com/miekg/pkcs11"); needsC != slices.Contains(linksC, name) {
 			t.Errorf("package %s links C: got %v, want %v", name, needsC, !needsC)
+		}
+		if name == "cmd/kmsgate" && slices.Contains(p.Deps, module+"hsm/software") {
+			t.Error("cmd/kmsgate links hsm/software, want only keys in a token")
 		}
 		if len(p.CgoFiles) > 0 {
 			t.Errorf("package %s has cgo files %v, want none", name, p.CgoFiles)

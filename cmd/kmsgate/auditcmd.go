@@ -11,9 +11,9 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/auditlog"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // The environment variables with the paths of the log and of its public key, for command

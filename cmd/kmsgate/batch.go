@@ -12,7 +12,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/batch"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 func (a *releaser) batchCommand() *cobra.Command {

@@ -10,8 +10,8 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/ceremony"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // ceremonyFlags are the flags of kmsgate ceremony.

@@ -1,40 +1,64 @@
 package main
 
 import (
-	"net"
+	"os/exec"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/softhsm"
 )
 
 func (a *operator) devCommand() *cobra.Command {
 	var o dev.Options
 	cmd := &cobra.Command{
-		Use:   "dev",
+		Use:   "dev [-- COMMAND…]",
 		Short: "Run a gateway for development and tests, with a SoftHSM token",
 		Long: `Run a gateway for development and tests, with a SoftHSM token.
 
 It creates what DIR lacks: a configuration, the token, the database, a CA, an access key
 with full rights, a client key, and a key of each KeySpec except RSA_4096. Once it
 accepts connections, it writes DIR/env, which a shell can source. The same DIR serves the
-same keys again.`,
+same keys again.
+
+With a COMMAND it runs that, with the variables of DIR/env in its environment, and ends
+with the command's exit status.`,
 		Example: `  kmsgate dev
-  kmsgate dev --dir ./kms --listen 127.0.0.1:0`,
-		Args: cli.Arguments(""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if host, _, err := net.SplitHostPort(o.Listen); err != nil || host == "" {
-				return cli.Usagef("--listen %q: must be host:port, such as 127.0.0.1:8443, or 0.0.0.0:8443 for all addresses", o.Listen)
+  kmsgate dev --dir ./kms --listen 127.0.0.1:0
+  kmsgate dev --listen 127.0.0.1:0 -- pytest`,
+		Args: cli.Arguments("[COMMAND…]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.Check(); err != nil {
+				return cli.UsageError(err)
+			}
+			if o.Command = args; len(args) > 0 {
+				if cmd.ArgsLenAtDash() != 0 {
+					return cli.Usagef("unexpected argument %q: write -- before a command", args[0])
+				}
+				if _, err := exec.LookPath(args[0]); err != nil {
+					return cli.UsageError(err)
+				}
+			}
+			if _, err := softhsm.Module(); err != nil { // before anything is created
+				return err
 			}
 			o.Log = cmd.ErrOrStderr()
-			o.Ready = func(envFile string, env dev.Environment) { a.printReady(cmd, envFile, env) }
+			o.Appliance = hardware.Options(appliance.Options{Archiver: backup.NewArchiver})
+			o.Token = func(dir string) config.Token { return config.Token{SoftHSM: filepath.Join(dir, "softhsm")} }
+			if len(args) == 0 { // otherwise the output is the command's
+				o.Command = nil
+				o.Ready = func(envFile string, env dev.Environment) { a.printReady(cmd, envFile, env) }
+			}
 			return dev.Run(cmd.Context(), o)
 		},
 	}
-	cmd.Flags().StringVar(&o.Dir, "dir", "", "`DIR` of the gateway's files (default: a temporary one, removed at the end)")
-	cmd.Flags().StringVar(&o.Listen, "listen", "127.0.0.1:8443", "`ADDRESS` (host:port) of the HTTPS server; port 0 takes a free one")
-	cmd.Flags().BoolVar(&o.Verbose, "verbose", false, "log every request")
+	o.AddFlags(cmd.Flags())
 	acceptAuditLossFlag(cmd, &o.AcceptAuditLoss)
 	return cmd
 }

@@ -9,9 +9,9 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/doctor"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 func (a *operator) doctorCommand() *cobra.Command {

@@ -7,10 +7,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // firstUser is the name of the administrator that init creates.
@@ -87,7 +88,7 @@ func (a *operator) initialize(cmd *cobra.Command, path string, c *config.Config,
 	if err := cli.CheckOutput(); err != nil {
 		return err
 	}
-	opened, err := appliance.Open(cmd.Context(), c, o)
+	opened, err := hardware.Open(cmd.Context(), c, o)
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (a *operator) newCA(cmd *cobra.Command, _ string, c *config.Config, o appli
 	if c.TLS.Certificate != "" {
 		return fmt.Errorf("no CA was created: the configuration names a certificate of your own, %s", c.TLS.Certificate)
 	}
-	opened, err := appliance.Open(cmd.Context(), c, o)
+	opened, err := hardware.Open(cmd.Context(), c, o)
 	if err != nil {
 		return err
 	}

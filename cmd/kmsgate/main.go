@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/version"
+	"github.com/kmsgate/kmsgate/internal/dev"
 )
 
 func main() {
@@ -37,6 +39,9 @@ func run() int {
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	root := rootCommand(new(cli.TargetFlags))
 	err := root.ExecuteContext(ctx)
+	if status := new(dev.StatusError); errors.As(err, &status) {
+		return status.Status // the command of kmsgate dev has said why
+	}
 	if err != nil {
 		cli.ReportError(os.Stderr, os.Args[1:], err)
 	}

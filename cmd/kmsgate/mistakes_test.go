@@ -81,7 +81,7 @@ func TestMistakes(t *testing.T) {
 		"config check":                      "--config is missing (see kmsgate config check --help)",
 		"config check f":                    `unexpected argument "f": usage: kmsgate config check --config FILE [flags]`,
 		"serve":                             "--config is missing (see kmsgate serve --help)",
-		"dev extra":                         `unexpected argument "extra": usage: kmsgate dev [flags]`,
+		"dev extra":                         `unexpected argument "extra": write -- before a command`,
 		"audit tail -n many":                `--lines "many": must be a whole number`,
 		"audit tail -n -1":                  "--lines -1: must be 0 or more",
 		"audit tail a b":                    `unexpected argument "b": usage: kmsgate audit tail [FILE] [flags]`,

@@ -18,9 +18,9 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // restoreFlags are the flags of kmsgate restore.

@@ -15,12 +15,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -34,7 +35,7 @@ const (
 func opened(t *testing.T, c *config.Config, o appliance.Options) *appliance.Appliance {
 	t.Helper()
 	o.Archiver, o.Logger = backup.NewArchiver, config.Log{}.Quiet(t.Output())
-	a, err := appliance.Open(t.Context(), c, o)
+	a, err := hardware.Open(t.Context(), c, o)
 	if err != nil {
 		t.Fatal(err)
 	}

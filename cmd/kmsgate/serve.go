@@ -6,11 +6,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/serve"
 )
 
 func serveCommand() *cobra.Command {
@@ -60,7 +61,7 @@ func serveAppliance(ctx context.Context, c *config.Config, o appliance.Options) 
 		return err
 	}
 	defer listeners.Close()
-	a, err := appliance.Open(ctx, c, o)
+	a, err := hardware.Open(ctx, c, o)
 	if err != nil {
 		return err
 	}

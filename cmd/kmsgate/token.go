@@ -7,12 +7,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
 )
 
 func (a *operator) tokenCommand() *cobra.Command {
@@ -82,7 +83,7 @@ func (a *operator) inspectBare(
 		return err
 	}
 	logger := config.Log{}.Quiet(cmd.ErrOrStderr())
-	return appliance.InspectToken(token, logger, func(i hsm.Inspector) error {
+	return hardware.InspectToken(token, logger, func(i hsm.Inspector) error {
 		v, err := inspect(cmd.Context(), i, parameters)
 		return errors.Join(a.Print(cmd, v), err)
 	})

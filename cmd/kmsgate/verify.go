@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/signer"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 func (a *releaser) verifySignatureCommand() *cobra.Command {

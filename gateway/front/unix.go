@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // ListenUnix creates the admin socket at path, with mode 0600. Its directory must belong to
@@ -62,11 +60,11 @@ type PeerProcess struct {
 // WithPeer returns ctx with the peer of a unix socket, for [Peer]. Set it as
 // [http.Server.ConnContext]. For other connections it returns ctx.
 func WithPeer(ctx context.Context, conn net.Conn) context.Context {
-	peer, err := peerOf(conn)
+	uid, pid, err := peerOf(conn)
 	if err != nil {
 		return ctx
 	}
-	return context.WithValue(ctx, peerKey{}, PeerProcess{peer.Uid, LoginUid(int(peer.Pid))})
+	return context.WithValue(ctx, peerKey{}, PeerProcess{uid, LoginUid(pid)})
 }
 
 // Peer returns the process at the other end of a request's connection. ok is false if the
@@ -92,17 +90,16 @@ func LoginUid(pid int) string {
 	return strconv.FormatUint(uid, 10)
 }
 
-func peerOf(conn net.Conn) (peer *unix.Ucred, err error) {
+// peerOf returns the uid and the pid of the process at the other end of a unix socket.
+func peerOf(conn net.Conn) (uid uint32, pid int, err error) {
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {
-		return nil, errors.New("the connection is not a unix socket")
+		return 0, 0, errors.New("the connection is not a unix socket")
 	}
 	raw, err := socket.SyscallConn()
 	if err != nil {
-		return nil, err
+		return 0, 0, err
 	}
-	controlErr := raw.Control(func(fd uintptr) {
-		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	return peer, errors.Join(controlErr, err)
+	controlErr := raw.Control(func(fd uintptr) { uid, pid, err = credentials(int(fd)) })
+	return uid, pid, errors.Join(controlErr, err)
 }

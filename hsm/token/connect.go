@@ -42,7 +42,7 @@ func (t *Token) login() (*connection, error) {
 	}
 	if err := p11.Protect(c.login); err != nil {
 		c.close()
-		if !errors.Is(err, ErrPIN) {
+		if !errors.Is(err, hsm.ErrPIN) {
 			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 		}
 		return nil, err
@@ -111,7 +111,7 @@ func (c *connection) login() error {
 	}
 	err = s.p11.Login(cmp.Or(t.cfg.UserType, pkcs11.CKU_USER), string(t.cfg.PIN))
 	if p11.Is(err, pinErrors...) {
-		return fmt.Errorf("%w: %w", ErrPIN, err)
+		return fmt.Errorf("%w: %w", hsm.ErrPIN, err)
 	}
 	if p11.Is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
 		return nil
@@ -128,24 +128,20 @@ func (c Config) checkPINState(info pkcs11.TokenInfo) error {
 	const lowCount = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
 	switch {
 	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
-		return fmt.Errorf("%w: the token reports that it is locked (the security officer can set a new PIN)", ErrPIN)
+		return fmt.Errorf("%w: the token reports that it is locked (the security officer can set a new PIN)", hsm.ErrPIN)
 	case info.Flags&lowCount != 0 && !c.InsistOnPIN:
-		return fmt.Errorf("%w: the token reports that few attempts are left, so the gateway made none", ErrPIN)
+		return fmt.Errorf("%w: the token reports that few attempts are left, so the gateway made none", hsm.ErrPIN)
 	}
 	return nil
 }
-
-// ErrNotOurs: the token lacks the objects that provisioning makes, or no token has the
-// label or serial number.
-var ErrNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the same token as before")
 
 // A noTokenError is the label or serial number that no token has.
 type noTokenError string
 
 func (e noTokenError) Error() string { return "no token has the " + string(e) }
 
-// Is reports whether target is ErrNotOurs, which a noTokenError matches.
-func (e noTokenError) Is(target error) bool { return target == ErrNotOurs }
+// Is reports whether target is hsm.ErrNotOurs, which a noTokenError matches.
+func (e noTokenError) Is(target error) bool { return target == hsm.ErrNotOurs }
 
 // findToken finds the only token with the label or serial number. The module must
 // be initialized.

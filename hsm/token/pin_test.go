@@ -29,13 +29,13 @@ func TestPINChanged(t *testing.T) {
 	for range 32 {
 		callers.Go(func() {
 			err := signWithin(tok, key, 20*time.Second)
-			if !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, token.ErrPIN) {
+			if !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, hsm.ErrPIN) {
 				t.Errorf("Sign after the PIN was refused: %v, want ErrUnavailable and ErrPIN", err)
 			}
 		})
 	}
 	callers.Wait()
-	if err := tok.Health(t.Context()); !errors.Is(err, token.ErrPIN) {
+	if err := tok.Health(t.Context()); !errors.Is(err, hsm.ErrPIN) {
 		t.Errorf("Health: %v, want ErrPIN", err)
 	}
 	if tried := f.Calls("C_Login") - logins; tried != 1 {
@@ -62,11 +62,11 @@ func TestPINCodes(t *testing.T) {
 			f.Fail("C_Login", code, rig.Always)
 			f.CloseSessions()
 			err := signWithin(tok, key, 20*time.Second)
-			if !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, token.ErrPIN) || !errors.Is(err, pkcs11.Error(code)) {
+			if !errors.Is(err, hsm.ErrUnavailable) || !errors.Is(err, hsm.ErrPIN) || !errors.Is(err, pkcs11.Error(code)) {
 				t.Errorf("Sign: %v, want ErrUnavailable, ErrPIN and the code", err)
 			}
 			tok.Close()
-			if _, err := token.Open(cfg); !errors.Is(err, token.ErrPIN) {
+			if _, err := token.Open(cfg); !errors.Is(err, hsm.ErrPIN) {
 				t.Errorf("Open: %v, want ErrPIN", err)
 			}
 			if tried := f.Calls("C_Login") - logins; tried != 2 {
@@ -97,7 +97,7 @@ func TestPINFlags(t *testing.T) {
 			if err == nil {
 				tok.Close()
 			}
-			if errors.Is(err, token.ErrPIN) != (want == 0) || f.Calls("C_Login")-logins != want {
+			if errors.Is(err, hsm.ErrPIN) != (want == 0) || f.Calls("C_Login")-logins != want {
 				t.Errorf("%s, InsistOnPIN %v: %v after %d logins, want %d", flag.name, insist, err, f.Calls("C_Login")-logins, want)
 			}
 		}
@@ -115,7 +115,7 @@ func testFlagsAtReconnect(t *testing.T, f *rig.Faults, cfg token.Config, flags u
 	f.CloseSessions()
 	waitFor(t, "the token to stop reconnecting", func() bool {
 		err := tok.Health(t.Context())
-		return errors.Is(err, token.ErrPIN)
+		return errors.Is(err, hsm.ErrPIN)
 	})
 	if tried := f.Calls("C_Login") - logins; tried != 0 {
 		t.Errorf("the PIN was tried %d times, want 0", tried)

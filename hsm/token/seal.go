@@ -13,6 +13,7 @@ import (
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
 
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
@@ -56,7 +57,7 @@ func (c *connection) findSealingKey(s *session, provision bool) (err error) {
 	case provision:
 		err = c.provisionSealing(s)
 	default:
-		err = fmt.Errorf("%w: it has no key labelled %q", ErrNotOurs, labelSealing)
+		err = fmt.Errorf("%w: it has no key labelled %q", hsm.ErrNotOurs, labelSealing)
 	}
 	if err != nil {
 		return fmt.Errorf("preparing the sealing key: %w", err)

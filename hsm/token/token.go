@@ -19,10 +19,6 @@ import (
 // A PIN is a token's user PIN. It prints as a placeholder.
 type PIN = secret.Text
 
-// ErrPIN: the token refused the PIN, or reported so few attempts left that the gateway made
-// none. It is final, because another attempt can lock the token.
-var ErrPIN = errors.New("the token's PIN was not accepted")
-
 // Config selects a token and configures its use.
 type Config struct {
 	Module string // path of the PKCS#11 module, a shared library
@@ -164,7 +160,7 @@ var (
 	_ hsm.Randomizer = (*Token)(nil)
 )
 
-// Open connects to the token and logs in. The error is ErrPIN if the PIN is the
+// Open connects to the token and logs in. The error is hsm.ErrPIN if the PIN is the
 // reason, and hsm.ErrUnavailable otherwise. The Token reconnects after a loss.
 func Open(cfg Config) (*Token, error) {
 	t, err := newToken(cfg)
@@ -350,7 +346,7 @@ func (t *Token) reconnect() *connection {
 			return c
 		}
 		t.downErr.Store(&err)
-		if errors.Is(err, ErrPIN) {
+		if errors.Is(err, hsm.ErrPIN) {
 			t.log.Error("the token refused the PIN; not retrying: set the right PIN and restart",
 				"token", t.cfg.tokenName(), "err", err)
 			t.doneErr = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)

@@ -269,11 +269,11 @@ func TestPIN(t *testing.T) {
 	cfg.BeforeLogin = func() error { logins++; return nil }
 	right := cfg.PIN
 	cfg.PIN = "not the PIN"
-	if _, err := token.Open(cfg); !errors.Is(err, token.ErrPIN) || logins != 1 {
+	if _, err := token.Open(cfg); !errors.Is(err, hsm.ErrPIN) || logins != 1 {
 		t.Errorf("Open with a wrong PIN: %v after %d logins, want ErrPIN after 1", err, logins)
 	}
 	cfg.PIN = right
-	if _, err := token.Open(cfg); !errors.Is(err, token.ErrPIN) || logins != 1 {
+	if _, err := token.Open(cfg); !errors.Is(err, hsm.ErrPIN) || logins != 1 {
 		t.Errorf("Open after a refused PIN: %v after %d logins, want ErrPIN and no further one", err, logins)
 	}
 	cfg.InsistOnPIN = true

@@ -169,7 +169,7 @@ func TestTemporary(t *testing.T) {
 func TestStoppedWhileStarting(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	if err := dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"}); err != nil {
+	if err := dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Appliance: appliance.Options{Device: softwareKeys}}); err != nil {
 		t.Errorf("Run: %v", err)
 	}
 }

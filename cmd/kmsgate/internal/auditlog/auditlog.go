@@ -14,8 +14,8 @@ import (
 	"os"
 	"time"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // Files returns the names of the files of the log at a path, the oldest first. If there is

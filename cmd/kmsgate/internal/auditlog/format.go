@@ -14,8 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // A Format is an output format for lines.

@@ -12,10 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/version"
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/internal/appliance"
 )
 
 // An archiver creates archives of an open appliance.

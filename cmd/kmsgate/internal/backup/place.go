@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 

@@ -13,11 +13,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
@@ -228,7 +229,7 @@ func (r *restoration) verify(ctx context.Context, saved *config.Config) error {
 		staged.Audit.File = filepath.Join(r.Dir, logFile)
 	}
 	logger := r.NewLogger(saved.Log)
-	a, err := appliance.OpenStaged(ctx, staged, appliance.Options{InsistOnPIN: r.InsistOnPIN, Logger: logger})
+	a, err := hardware.OpenStaged(ctx, staged, appliance.Options{InsistOnPIN: r.InsistOnPIN, Logger: logger})
 	if err != nil {
 		return err
 	}

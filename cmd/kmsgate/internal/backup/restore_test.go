@@ -12,11 +12,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/secret"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -38,7 +39,7 @@ func identities(t *testing.T, text string) []archive.Identity {
 
 func open(t *testing.T, c *config.Config, provision bool) *appliance.Appliance {
 	t.Helper()
-	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: provision, Archiver: backup.NewArchiver,
+	a, err := hardware.Open(t.Context(), c, appliance.Options{Provision: provision, Archiver: backup.NewArchiver,
 		Logger: config.Log{}.Quiet(t.Output())})
 	if err != nil {
 		t.Fatal(err)

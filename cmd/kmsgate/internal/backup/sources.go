@@ -5,8 +5,8 @@ import (
 	"io/fs"
 	"path/filepath"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
+	"github.com/kmsgate/kmsgate/internal/config"
 )
 
 // The names of the files in an archive. They are the names in the directory of
@@ -50,7 +50,7 @@ func (a archiver) tokenSources() ([]source, error) {
 	if t.SoftHSM != "" {
 		return listFiles(t.SoftHSM, archivedToken)
 	}
-	files, ok, err := appliance.SoftHSMFiles(a.appliance.Config)
+	files, ok, err := hardware.SoftHSMFiles(a.appliance.Config)
 	if err != nil || !ok {
 		return nil, err
 	}

@@ -20,11 +20,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/hsm/token"
+	"github.com/kmsgate/kmsgate/internal/config"
 )
 
 // A recorder is a gateway that returns the same answer to every operation, or refuses it, and
@@ -300,7 +299,7 @@ func TestExitStatus(t *testing.T) {
 		cli.ExitNotFound:    {kms.ErrKeyNotFound, kms.ErrAliasNotFound, kms.ErrUserNotFound, kms.ErrPolicyNotFound},
 		cli.ExitRefused:     {kms.ErrNoPermission, kms.ErrKeyDisabled, kms.ErrThrottling},
 		cli.ExitUnreachable: {target.ErrUnreachable, kms.ErrUnavailable, hsm.ErrUnavailable, &net.OpError{Op: "dial", Err: io.EOF}},
-		cli.ExitPIN:         {token.ErrPIN, errors.Join(kms.ErrUnavailable, token.ErrPIN)},
+		cli.ExitPIN:         {hsm.ErrPIN, errors.Join(kms.ErrUnavailable, hsm.ErrPIN)},
 	} {
 		for _, err := range errs {
 			if err != nil {

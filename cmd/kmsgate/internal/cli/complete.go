@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // A Completer returns the names that a gateway knows.

@@ -8,11 +8,10 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/hsm/token"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // The exit statuses of the program, by kind of failure.
@@ -39,7 +38,7 @@ func ExitStatus(err error) int {
 	switch {
 	case err == nil:
 		return ExitOK
-	case errors.Is(err, token.ErrPIN):
+	case errors.Is(err, hsm.ErrPIN):
 		return ExitPIN
 	case errors.As(err, &usage), errors.Is(err, target.ErrNoTarget):
 		return ExitUsage

@@ -6,7 +6,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // Progress returns a reader of a file that shows how far it is, once a second, if w is a

@@ -3,8 +3,8 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
+	"github.com/kmsgate/kmsgate/internal/config"
 )
 
 // TargetFlags are the [Dialer] of the flags --socket, --config and --dir.

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/printable"
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // The values of -o.

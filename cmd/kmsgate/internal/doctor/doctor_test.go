@@ -12,12 +12,13 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/ca"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/doctor"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/ca"
+	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -36,7 +37,7 @@ func initialized(t *testing.T, change func(a *appliance.Appliance)) *config.Conf
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: true, Logger: config.Log{}.Quiet(t.Output())})
+	a, err := hardware.Open(t.Context(), c, appliance.Options{Provision: true, Logger: config.Log{}.Quiet(t.Output())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +276,7 @@ func TestFiles(t *testing.T) {
 // that SoftHSM may be writing it.
 func TestEmptyFile(t *testing.T) {
 	c := initialized(t, nil)
-	files, _, err := appliance.SoftHSMFiles(c)
+	files, _, err := hardware.SoftHSMFiles(c)
 	if err != nil {
 		t.Fatal(err)
 	}

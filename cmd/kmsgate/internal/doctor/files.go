@@ -9,10 +9,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/ca"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/internal/ca"
+	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
@@ -113,7 +113,7 @@ func ownerOf(info fs.FileInfo) int {
 // softFiles adds the findings about SoftHSM's files, and returns those about empty files
 // instead.
 func (d *Diagnosis) softFiles(c *config.Config) (empty []softhsm.Finding) {
-	files, ok, err := appliance.SoftHSMFiles(c)
+	files, ok, err := hardware.SoftHSMFiles(c)
 	if err != nil {
 		d.problem("correct this and run kmsgate doctor again", "SoftHSM's files were not examined: %v.", err)
 		return nil

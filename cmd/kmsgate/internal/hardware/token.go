@@ -59,6 +59,16 @@ type device struct {
 	logger      *slog.Logger
 }
 
+// A noDirError is the directory of a SoftHSM token that does not exist.
+type noDirError string
+
+func (e noDirError) Error() string {
+	return fmt.Sprintf("the token's directory %q does not exist", string(e))
+}
+
+// Is reports whether target is hsm.ErrNotOurs, which a noDirError matches.
+func (e noDirError) Is(target error) bool { return target == hsm.ErrNotOurs }
+
 // Open implements hsm.Device.
 func (t device) Open(provision bool, onLoss func()) (hsm.Token, error) {
 	cfg, err := t.tokenConfig(provision)
@@ -105,7 +115,7 @@ func (t device) tokenConfig(provision bool) (token.Config, error) {
 		return cfg, t.adopt(&cfg)
 	}
 	if _, err := os.Stat(c.SoftHSM); !provision && errors.Is(err, os.ErrNotExist) {
-		return cfg, fmt.Errorf("the token's directory %q does not exist: %w", c.SoftHSM, hsm.ErrNotOurs)
+		return cfg, noDirError(c.SoftHSM)
 	}
 	soft, err := softhsm.Open(c.SoftHSM, func(module, label, officerPIN, userPIN string) error {
 		return token.Init(module, label, token.PIN(officerPIN), token.PIN(userPIN))

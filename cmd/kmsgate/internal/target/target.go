@@ -15,12 +15,13 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/gateway/adminclient"
 	"github.com/kmsgate/kmsgate/gateway/apiclient"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/secret"
 )
 
@@ -177,7 +178,7 @@ func dialConfig(ctx context.Context, path string, log io.Writer) (Caller, error)
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	a, err := appliance.Open(ctx, c, appliance.Options{Archiver: backup.NewArchiver, Logger: c.Log.Quiet(log)})
+	a, err := hardware.Open(ctx, c, appliance.Options{Archiver: backup.NewArchiver, Logger: c.Log.Quiet(log)})
 	if errors.Is(err, appliance.ErrInUse) {
 		return nil, fmt.Errorf("%w at the admin socket %s, but another kmsgate process has the instance open: wait until it ends, or give the gateway's socket with --socket", ErrUnreachable, c.Admin.Socket)
 	}

@@ -12,11 +12,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/appliance"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/config"
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/serve"
 )
 
 // initialized makes an appliance in a directory as `kmsgate dev` makes it, and returns the
@@ -35,7 +36,7 @@ func initialized(t *testing.T) (dir string, a *appliance.Appliance) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err = appliance.Open(t.Context(), c, appliance.Options{Provision: true, Logger: config.Log{}.Quiet(t.Output())})
+	a, err = hardware.Open(t.Context(), c, appliance.Options{Provision: true, Logger: config.Log{}.Quiet(t.Output())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func TestDial(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	running, err := appliance.Open(t.Context(), a.Config, appliance.Options{Logger: config.Log{}.Quiet(t.Output())})
+	running, err := hardware.Open(t.Context(), a.Config, appliance.Options{Logger: config.Log{}.Quiet(t.Output())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,3 +1,0 @@
-q="AccessKeyId=$KMSGATE_ACCESS_KEY_ID&Action=AsymmetricSign&Algorithm=ECDSA_SHA_256&Digest=$(printf hello | openssl dgst -sha256 -binary | openssl base64 | sed 's|+|%2B|g; s|/|%2F|g; s|=|%3D|g')&Format=JSON&KeyId=$KMSGATE_KEY_EC_P256&KeyVersionId=$KMSGATE_KEYVERSION_EC_P256&SignatureMethod=HMAC-SHA1&SignatureNonce=$(openssl rand -hex 16)&SignatureVersion=1.0&Timestamp=$(date -u +%Y-%m-%dT%H%%3A%M%%3A%SZ)&Version=2016-01-20"
-s=$(printf 'GET&%%2F&%s' "$(printf %s "$q" | sed 's|%|%25|g; s|=|%3D|g; s|&|%26|g')" | openssl dgst -sha1 -hmac "$KMSGATE_ACCESS_KEY_SECRET&" -binary | openssl base64 | sed 's|+|%2B|g; s|/|%2F|g; s|=|%3D|g')
-curl -s --cacert "$KMSGATE_CA_FILE" "https://$KMSGATE_ENDPOINT/?$q&Signature=$s"; echo
