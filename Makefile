@@ -17,16 +17,19 @@ GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exe
 
 # The packages that link C. All others must build without a C compiler.
 LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
-LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(appliance|serve|backup|target|doctor|dev|cli|signer|batch|ceremony|attestation)$$
+LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(hardware|backup|target|doctor|cli|signer|batch|ceremony|attestation)$$
 
 .PHONY: vendor build demo run test setup setup-test check generate unit integration fuzz bench soak
-.PHONY: image-test clean
+.PHONY: full image-test clean
 
-build: bin/kmsgate
+build: bin/kmsgate bin/kmsgate-dev
 
-.PHONY: bin/kmsgate
+.PHONY: bin/kmsgate bin/kmsgate-dev
 bin/kmsgate:
 	$(GO) build -trimpath -o $@ ./cmd/kmsgate
+
+bin/kmsgate-dev:
+	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/kmsgate-dev
 
 demo: setup build
 	$(GO) -C integration build -o ../bin/demo ./demo
@@ -76,6 +79,7 @@ check: setup-test bin/staticcheck
 	cd integration && ../bin/staticcheck ./...
 	$(GO) -C integration run ./words ..
 	CGO_ENABLED=0 $(GO) build $$($(GO) list ./... | grep -vE '$(LINKS_C)')
+	CGO_ENABLED=0 GOOS=darwin $(GO) vet ./cmd/kmsgate-dev
 	@mkdir -p bin/_generated; $(PROTOC)bin/_generated
 	@grep -v '^// *protoc  *v' $(NATIVEPB).pb.go >bin/_generated/have; \
 		grep -v '^// *protoc  *v' bin/_generated/$(NATIVEPB).pb.go >bin/_generated/want; \
@@ -108,7 +112,7 @@ fuzz:
 	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER \
 		./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide \
 		./gateway/acs:FuzzParse ./gateway/acs:FuzzNative ./gateway/kms:FuzzDecode ./gateway:FuzzNativeDoor \
-		./cmd/kmsgate/internal/config:FuzzParse ./cmd/kmsgate/internal/ceremony:FuzzParsePlan ./cmd/kmsgate/internal/batch:FuzzJournal ./cmd/kmsgate/internal/backup/archive:FuzzExtract; do \
+		./internal/config:FuzzParse ./cmd/kmsgate/internal/ceremony:FuzzParsePlan ./cmd/kmsgate/internal/batch:FuzzJournal ./cmd/kmsgate/internal/backup/archive:FuzzExtract; do \
 		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" \
 			-fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \
 	done
@@ -131,6 +135,9 @@ soak: setup-test
 	TMPDIR=$(SOAK_TMP) $(GO) -C integration test -race -count=1 -v -timeout 48h \
 		-run '^(TestKilledAtAnyMoment|TestFaultsUnderLoad)$$' . -args -soak $(SOAK) -seed $(SEED)
 	$(GO) -C integration test -race -count=1 -v -timeout 1h -run '^TestManyKeys$$' . -args -keys $(KEYS)
+
+# What takes too long for `make test`, and is run before a release.
+full: image-test fuzz
 
 # Builds the image with buildah on a base made by debootstrap, and runs the image.
 image-test:

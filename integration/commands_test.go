@@ -154,6 +154,8 @@ func mistakeIn(all map[string]*command, words []string) string {
 	for _, word := range rest {
 		flag, _, _ := strings.Cut(strings.TrimRight(word, ")"), "=")
 		switch {
+		case word == "--": // another program's words follow
+			return ""
 		case strings.HasPrefix(word, "-") && word != "-":
 			if !c.flags[flag] {
 				return fmt.Sprintf("%s has no flag %s", path, flag)

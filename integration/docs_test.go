@@ -209,7 +209,7 @@ func TestVariablesDocumented(t *testing.T) {
 	g := start(t, t.TempDir()+"/gateway")
 	page := readPage(t, "../docs/dev.md")
 	documented := make(map[string]bool)
-	for _, name := range regexp.MustCompile("`(KMSGATE_[A-Z_]+)`").FindAllStringSubmatch(page, -1) {
+	for _, name := range regexp.MustCompile("`((?:KMSGATE|ALIBABA_CLOUD)_[A-Z_]+)`").FindAllStringSubmatch(page, -1) {
 		prefix, perSpec := strings.CutSuffix(name[1], "_S")
 		if !perSpec {
 			documented[name[1]] = true

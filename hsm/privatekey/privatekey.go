@@ -121,7 +121,11 @@ func (k Key) Public() []byte { return slices.Clone(k.public) }
 func (k Key) Scalar() []byte {
 	switch private := k.private.(type) {
 	case *ecdsa.PrivateKey:
-		return private.D.FillBytes(make([]byte, scalarSize))
+		scalar, err := private.Bytes()
+		if err != nil {
+			panic(err) // cannot happen: newEC makes only valid keys
+		}
+		return scalar
 	case *secp256k1.PrivateKey:
 		return private.Serialize()
 	case *sm2.PrivateKey:

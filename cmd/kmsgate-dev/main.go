@@ -1,0 +1,84 @@
+// Command kmsgate-dev is kmsgate dev with keys in software: it needs no PKCS#11 module and no C
+// library, and runs on macOS as well. It is for tests.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/pflag"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/software"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/dev"
+)
+
+const usage = `Run a gateway for tests, with keys in software. Nothing protects them.
+
+Usage: kmsgate-dev [flags] [-- COMMAND…]
+
+It creates what DIR lacks, as kmsgate dev does. Once it accepts connections, it writes
+DIR/env, which a shell can source. With a COMMAND it runs that, with the variables of
+DIR/env in its environment, and ends with the command's exit status.
+
+`
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// exitUsage is the exit status for a wrong command line, as that of kmsgate.
+const exitUsage = 2
+
+func run(args []string) int {
+	var o dev.Options
+	flags := pflag.NewFlagSet("kmsgate-dev", pflag.ContinueOnError)
+	flags.SortFlags = false
+	flags.Usage = func() { fmt.Fprint(os.Stderr, usage, "Flags:\n", flags.FlagUsagesWrapped(90)) }
+	o.AddFlags(flags)
+	err := flags.Parse(args)
+	if errors.Is(err, pflag.ErrHelp) {
+		return 0
+	}
+	if err == nil {
+		err = o.Check()
+	}
+	if o.Command = flags.Args(); err == nil && len(o.Command) > 0 {
+		if flags.ArgsLenAtDash() != 0 {
+			err = fmt.Errorf("unexpected argument %q: write -- before a command", o.Command[0])
+		} else {
+			_, err = exec.LookPath(o.Command[0])
+		}
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "kmsgate-dev: %v (see kmsgate-dev --help)\n", err)
+		return exitUsage
+	}
+	fmt.Fprintln(os.Stderr, "kmsgate-dev: for tests only: nothing protects the keys")
+	if len(o.Command) == 0 {
+		o.Command = nil
+		o.Ready = func(envFile string, env dev.Environment) { dev.PrintBanner(os.Stdout, envFile, env) }
+	}
+	o.Log = os.Stderr
+	o.Appliance.Device = func(c *config.Config, _ appliance.Options) hsm.Device {
+		return software.Device(filepath.Join(c.Directory, "software"))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	err = dev.Run(ctx, o)
+	if status := new(dev.StatusError); errors.As(err, &status) {
+		return status.Status
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "kmsgate-dev: %v\n", err)
+		return 1
+	}
+	return 0
+}
