@@ -17,20 +17,14 @@
 package ceremony
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf8"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/internal/strictyaml"
 )
 
 // Limits of a plan.
@@ -55,7 +49,7 @@ type Plan struct {
 type Policy struct {
 	Name        string
 	Description string
-	Document    Document
+	Document    strictyaml.Document
 }
 
 // A User is a user with exactly these policies. Each is in the plan or exists.
@@ -70,9 +64,9 @@ type Key struct {
 	Alias       string // alias/…
 	Spec        string // an hsm.KeySpec
 	Description string
-	Tags        map[string]string // all of its tags
-	Policy      Document          // its key policy; if there is none, an existing key can have any
-	Protect     bool              // from deletion
+	Tags        map[string]string   // all of its tags
+	Policy      strictyaml.Document // its key policy; if there is none, an existing key can have any
+	Protect     bool                // from deletion
 }
 
 // An Alias is one more alias of a key.
@@ -81,105 +75,16 @@ type Alias struct {
 	Key  string // the alias of a key of the plan, or any name of an existing key
 }
 
-// A Document is a policy in JSON. A plan has it as YAML or as text.
-type Document string
-
-// UnmarshalYAML implements yaml.Unmarshaler.
-func (d *Document) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind == yaml.ScalarNode {
-		if *d = Document(n.Value); n.Value == "" {
-			return fmt.Errorf("line %d: a document is empty: give one, or remove its name", n.Line)
-		}
-		return nil
-	}
-	var value map[string]any
-	if err := n.Decode(&value); err != nil {
-		return err
-	}
-	text, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Errorf("line %d: the document cannot be JSON: write the names of its members in quotes", n.Line)
-	}
-	*d = Document(text)
-	return nil
-}
-
-// equals reports whether two documents are the same JSON.
-func (d Document) equals(other string) bool {
-	var a, b any
-	if json.Unmarshal([]byte(d), &a) != nil || json.Unmarshal([]byte(other), &b) != nil {
-		return string(d) == other
-	}
-	first, err := json.Marshal(a)
-	second, otherErr := json.Marshal(b)
-	return errors.Join(err, otherErr) == nil && bytes.Equal(first, second)
-}
-
 // ParsePlan parses a plan. The error names the mistakes in the YAML, or else every mistake that can be
 // found without an instance.
 func ParsePlan(text []byte) (p Plan, err error) {
 	if len(text) > MaxPlan {
 		return p, fmt.Errorf("it has more than %d KiB", MaxPlan>>10)
 	}
-	if !utf8.Valid(text) || bytes.HasPrefix(text, []byte("\xef\xbb\xbf")) {
-		return p, errors.New("it is not UTF-8, or begins with a byte order mark: save it as UTF-8")
-	}
-	var root yaml.Node
-	if err := yaml.Unmarshal(text, &root); err == nil && root.Content != nil {
-		if err := checkPlain(&root); err != nil {
-			return p, err
-		}
-	}
-	d := yaml.NewDecoder(bytes.NewReader(text))
-	d.KnownFields(true)
-	if err := d.Decode(&p); errors.Is(err, io.EOF) {
-		return p, errors.New("it is empty")
-	} else if err != nil {
-		return p, mistakes(err)
-	}
-	if !errors.Is(d.Decode(new(yaml.Node)), io.EOF) {
-		return p, errors.New("something follows the first YAML document: remove it")
+	if err := strictyaml.Decode(text, &p); err != nil {
+		return p, err
 	}
 	return p, p.check()
-}
-
-// checkPlain refuses what could be taken for something else: values that are missing, and YAML's tags
-// and aliases.
-func checkPlain(n *yaml.Node) error {
-	switch {
-	case n.Kind == yaml.AliasNode:
-		return fmt.Errorf("line %d: YAML aliases are not supported: repeat the value", n.Line)
-	case n.Style&yaml.TaggedStyle != 0:
-		return fmt.Errorf("line %d: YAML tags are not supported: write the value without %s", n.Line, n.Tag)
-	case n.ShortTag() == "!!null":
-		return fmt.Errorf("line %d: a value is missing: give one, or remove its name", n.Line)
-	}
-	for _, child := range n.Content {
-		if err := checkPlain(child); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Go's names for types and what surrounds them, in errors of the YAML package.
-var (
-	unknownField = regexp.MustCompile(`field (\S+) not found in type \S+`)
-	otherKind    = regexp.MustCompile("cannot unmarshal !!\\w+( `.*`)? into .+")
-)
-
-// mistakes rewrites an error of the YAML package without Go's names for types.
-func mistakes(err error) error {
-	var several *yaml.TypeError
-	if !errors.As(err, &several) {
-		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
-	}
-	var all []error
-	for _, text := range several.Errors {
-		text = unknownField.ReplaceAllString(text, "there is no field $1")
-		all = append(all, errors.New(otherKind.ReplaceAllString(text, "the value$1 is of the wrong kind")))
-	}
-	return errors.Join(all...)
 }
 
 // check returns every mistake that can be found without an instance.

@@ -53,7 +53,7 @@ func (s *survey) findPolicies(ctx context.Context) error {
 			return fmt.Errorf("policy %q: %w", p.Name, err)
 		}
 		s.there["CreateRamPolicy "+p.Name] = true
-		if !p.Document.equals(existing.Policy.PolicyDocument) {
+		if !p.Document.Equal(existing.Policy.PolicyDocument) {
 			s.differ("policy %q has another document", p.Name)
 		}
 		s.compare("policy", p.Name, p.Description, existing.Policy.Description)
@@ -177,7 +177,7 @@ func (s *survey) findKey(ctx context.Context, k Key) error {
 		return err
 	}
 	policy, err := keyPolicy(ctx, s.caller, m.KeyId)
-	if err == nil && !k.Policy.equals(policy) {
+	if err == nil && !k.Policy.Equal(policy) {
 		s.differ("key %q has another policy", k.Alias)
 	}
 	return err

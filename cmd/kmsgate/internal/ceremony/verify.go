@@ -73,7 +73,7 @@ func (p Proof) check() error {
 		if k.Protect && t.Keys[i].DeletionProtection != "Enabled" {
 			return fmt.Errorf("key %q is not protected from deletion, as the plan says", k.Alias)
 		}
-		if k.Policy != "" && !k.Policy.equals(t.Keys[i].Policy) {
+		if k.Policy != "" && !k.Policy.Equal(t.Keys[i].Policy) {
 			return fmt.Errorf("key %q does not have the policy of the plan", k.Alias)
 		}
 		if r := t.Keys[i]; r.Alias != k.Alias || string(r.KeySpec) != k.Spec || len(r.KeyVersionIds) == 0 {
