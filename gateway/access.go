@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -133,7 +134,8 @@ func accessKeysOf(records *store.Records, userName string) (keys []store.AccessK
 func createAccessKey(
 	ctx context.Context, c *call, req *kms.CreateAccessKeyRequest,
 ) (*kms.CreateAccessKeyResponse, error) {
-	id, secret := "KMSG"+rand.Text()[:24], rand.Text()
+	preset := presetOf(ctx)
+	id, secret := cmp.Or(preset.AccessKeyId, "KMSG"+rand.Text()[:24]), cmp.Or(preset.AccessKeySecret, rand.Text())
 	access := store.AccessKey{AccessKeyId: id, UserName: req.UserName, Active: true, CreationDate: c.now}
 	c.entry.Subject = kms.Clip(req.UserName)
 	put := func(tx *store.Tx) error {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"encoding/pem"
 	"errors"
@@ -50,7 +51,7 @@ func createClientKey(
 	if err := authorizeNamed(c, "AapName", req.AapName); err != nil {
 		return nil, err
 	}
-	k := store.ClientKey{ClientKeyId: clientKeyPrefix + uuid.NewString(), AapName: req.AapName,
+	k := store.ClientKey{ClientKeyId: cmp.Or(presetOf(ctx).ClientKeyId, clientKeyPrefix+uuid.NewString()), AapName: req.AapName,
 		NotBefore: start, NotAfter: end, CreationDate: c.now}
 	put := func(tx *store.Tx) error {
 		if tx.ClientKeys().Len() >= identity.MaxClientKeys {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"regexp"
 	"slices"
@@ -57,7 +58,7 @@ func createNamedKey(ctx context.Context, c *call, req *kms.CreateNamedKeyRequest
 
 // makeKey creates a key, and changes records with it in the same transaction.
 func makeKey(ctx context.Context, c *call, req *kms.CreateKeyRequest, change func(permitted, *store.Tx) error) (*kms.CreateKeyResponse, error) {
-	key, err := newKey(c, req)
+	key, err := newKey(ctx, c, req)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +83,7 @@ func makeKey(ctx context.Context, c *call, req *kms.CreateKeyRequest, change fun
 
 // newKey returns the record of the key that CreateKey asks for. It refuses parameters that
 // are invalid by themselves.
-func newKey(c *call, req *kms.CreateKeyRequest) (store.Key, error) {
+func newKey(ctx context.Context, c *call, req *kms.CreateKeyRequest) (store.Key, error) {
 	oneOf := func(name, value string, values ...string) error {
 		if value != "" && !slices.Contains(values, value) {
 			return kms.InvalidParameter(name, "%q is not one of %v", kms.Clip(value), values)
@@ -100,12 +101,13 @@ func newKey(c *call, req *kms.CreateKeyRequest) (store.Key, error) {
 			return store.Key{}, err
 		}
 	}
+	preset := presetOf(ctx)
 	key := store.Key{
-		KeyId:           uuid.NewString(),
+		KeyId:           cmp.Or(preset.KeyId, uuid.NewString()),
 		KeySpec:         hsm.KeySpec(req.KeySpec),
 		KeyUsage:        signVerify,
 		KeyState:        store.Enabled,
-		Origin:          originKMS,
+		Origin:          cmp.Or(preset.Origin, originKMS),
 		ProtectionLevel: req.ProtectionLevel,
 		Description:     req.Description,
 		Creator:         c.principal.Name,

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -21,7 +22,7 @@ func createVersion(
 	if err := c.prepare(change); err != nil {
 		return store.KeyVersion{}, err
 	}
-	version := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: uuid.NewString(), CreationDate: c.now}
+	version := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: cmp.Or(presetOf(ctx).KeyVersionId, uuid.NewString()), CreationDate: c.now}
 	c.entry.KeyId, c.entry.KeyVersionId = version.KeyId, version.KeyVersionId
 	return c.server.pairs.Create(ctx, version, key.KeySpec, recorder{c}, change)
 }

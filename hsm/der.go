@@ -60,8 +60,9 @@ func MarshalECPublicKey(spec KeySpec, point []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// parseECPoint is the inverse of MarshalECPublicKey. It rejects every other encoding.
-func parseECPoint(spec KeySpec, spki []byte) ([]byte, error) {
+// ParseECPublicKey returns the uncompressed point of a SubjectPublicKeyInfo. It is the inverse of
+// MarshalECPublicKey, and rejects every other encoding.
+func ParseECPublicKey(spec KeySpec, spki []byte) ([]byte, error) {
 	input := cryptobyte.String(spki)
 	var seq, algorithm cryptobyte.String
 	var keyType, curve asn1.ObjectIdentifier

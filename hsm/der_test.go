@@ -50,7 +50,7 @@ func FuzzPublicKeyDER(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, spki []byte) {
 		for spec := range curves {
-			point, err := parseECPoint(spec, spki)
+			point, err := ParseECPublicKey(spec, spki)
 			if err != nil {
 				continue
 			}

@@ -77,7 +77,7 @@ func verifyP256(pub publicKey, digest, sig []byte) bool {
 }
 
 func parseP256K(spki []byte) (publicKey, error) {
-	point, err := parseECPoint(EC_P256K, spki)
+	point, err := ParseECPublicKey(EC_P256K, spki)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func verifyP256K(pub publicKey, digest, sig []byte) bool {
 }
 
 func parseSM2(spki []byte) (publicKey, error) {
-	point, err := parseECPoint(EC_SM2, spki)
+	point, err := ParseECPublicKey(EC_SM2, spki)
 	if err != nil {
 		return nil, err
 	}

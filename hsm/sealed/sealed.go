@@ -75,11 +75,26 @@ func (b *Backend) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hs
 	if err != nil {
 		return hsm.Key{}, fmt.Errorf("generating an SM2 key: %w", err)
 	}
+	return b.add(ctx, private, id)
+}
+
+// Import is Generate with an existing private key, 32 bytes big-endian. It is for tests: a key that
+// was ever outside is not protected.
+func (b *Backend) Import(ctx context.Context, scalar, id []byte) (hsm.Key, error) {
+	private, err := sm2.NewPrivateKey(scalar)
+	if err != nil {
+		return hsm.Key{}, fmt.Errorf("reading an SM2 key: %w", err)
+	}
+	return b.add(ctx, private, id)
+}
+
+// add seals and tests a key.
+func (b *Backend) add(ctx context.Context, private *sm2.PrivateKey, id []byte) (hsm.Key, error) {
 	public, err := marshalPublic(&private.PublicKey)
 	if err != nil {
 		return hsm.Key{}, err
 	}
-	key := hsm.Key{ID: id, Spec: spec, Public: public}
+	key := hsm.Key{ID: id, Spec: hsm.EC_SM2, Public: public}
 	scalar := private.D.FillBytes(make([]byte, scalarSize))
 	defer clear(scalar)
 	if key.Sealed, err = b.sealer.Seal(ctx, scalar, additionalData(key)); err != nil {

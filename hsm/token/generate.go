@@ -107,6 +107,11 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	if _, ok := generators[spec]; !ok {
 		return hsm.Key{}, fmt.Errorf("%w: a token cannot make keys of KeySpec %q", hsm.ErrKeySpec, spec)
 	}
+	return t.make(ctx, spec, id, func(s *session) (hsm.Key, error) { return s.generate(spec, id, labelKey) })
+}
+
+// make makes a key pair by calling f, and tests it.
+func (t *Token) make(ctx context.Context, spec hsm.KeySpec, id []byte, f func(*session) (hsm.Key, error)) (hsm.Key, error) {
 	if len(id) != idSize {
 		return hsm.Key{}, fmt.Errorf("making a key: the id has %d bytes, not %d", len(id), idSize)
 	}
@@ -121,7 +126,7 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 			return hsm.Key{}, fmt.Errorf("the token already has a key with CKA_ID %x", id)
 		}
 		begun = true
-		return s.generate(spec, id, labelKey)
+		return f(s)
 	})
 	if err != nil {
 		return hsm.Key{}, err
@@ -135,8 +140,7 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	return key, nil
 }
 
-// generate makes a key pair, checks its attributes and flushes. If one of these steps fails,
-// it destroys the key pair.
+// generate makes a key pair, and keeps it.
 func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, error) {
 	g := generators[spec]
 	parameters, err := g.public()
@@ -151,6 +155,12 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 	if err != nil {
 		return hsm.Key{}, err
 	}
+	return s.keep(spec, id, label, public, private, promised)
+}
+
+// keep checks the halves of a new key pair, and that its private half has attributes, and flushes. If
+// one of these steps fails, it destroys the key pair.
+func (s *session) keep(spec hsm.KeySpec, id []byte, label string, public, private pkcs11.ObjectHandle, want map[uint]bool) (hsm.Key, error) {
 	if err := s.checkHalf(private, pkcs11.CKO_PRIVATE_KEY, id); err != nil {
 		return hsm.Key{}, err
 	}
@@ -158,8 +168,9 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 		return hsm.Key{}, err
 	}
 	key := hsm.Key{ID: slices.Clone(id), Spec: spec}
-	if key.Public, err = g.export(s.p11, public); err == nil {
-		err = checkPromised(s.p11, private)
+	var err error
+	if key.Public, err = generators[spec].export(s.p11, public); err == nil {
+		err = checkPromised(s.p11, private, want)
 	}
 	if err == nil {
 		err = s.flush()
@@ -177,8 +188,8 @@ func (s *session) generate(spec hsm.KeySpec, id []byte, label string) (hsm.Key, 
 // binding does not define.
 const curveNotSupported pkcs11.Error = 0x140
 
-// checkPromised returns an error unless the private key has the promised attributes.
-func checkPromised(s *p11.Session, private pkcs11.ObjectHandle) error {
+// checkPromised returns an error unless a private key has the promised attributes.
+func checkPromised(s *p11.Session, private pkcs11.ObjectHandle, promised map[uint]bool) error {
 	for typ, want := range promised {
 		got, err := s.Bool(private, typ)
 		if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/privatekey"
 	"github.com/kmsgate/kmsgate/internal/ca"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/store"
@@ -49,6 +50,9 @@ type Options struct {
 
 	// Device returns the device that a configuration names. It is required.
 	Device func(*config.Config, Options) hsm.Device
+	// Given, if not nil, returns the private key that is used instead of a new one for a CKA_ID. It
+	// is for tests.
+	Given func(id []byte) (privatekey.Key, bool)
 	// Collectors, if not nil, returns the metrics of the open token.
 	Collectors func(hsm.Token) []prometheus.Collector
 

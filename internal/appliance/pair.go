@@ -37,6 +37,9 @@ func (a *Appliance) openPair(ctx context.Context) (err error) {
 	}
 	software.Store(sealed.New(a.token))
 	a.keys = hsm.Route{Token: a.token, Sealed: software.Load(), Logger: a.options.Logger}
+	if a.options.Given != nil {
+		a.keys = importing(a.token, software.Load(), a.options)
+	}
 	a.OnClose("the token", a.token.Close)
 	if err := a.ensureAuditKey(ctx); err != nil {
 		return err

@@ -198,6 +198,13 @@ func (s *Session) GenerateKeyPair(mechanism uint, publicTemplate, privateTemplat
 	return public, private, err
 }
 
+// Create creates an object (C_CreateObject).
+func (s *Session) Create(template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	return result(s.module, "C_CreateObject", func() (pkcs11.ObjectHandle, error) {
+		return s.module.ctx.CreateObject(s.handle, template)
+	})
+}
+
 // Copy copies an object. The template contains the attributes that differ in the copy.
 func (s *Session) Copy(o pkcs11.ObjectHandle, template ...*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
 	return result(s.module, "C_CopyObject", func() (pkcs11.ObjectHandle, error) {
