@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"hsm/hsmtest/rig": {"softhsm", "golang.org/x/sys"},
 	"hsm/sealed":      {"hsm", "github.com/emmansun/gmsm"},
 	// The only package that links C, together with its internal package, which calls the module.
-	"hsm/token": {"hsm", "hsm/token/internal/p11", "internal/secret",
+	"hsm/token": {"hsm", "hsm/privatekey", "hsm/token/internal/p11", "internal/secret",
 		"github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
 	// Files that survive a crash intact, and locks. The standard library has the system call flock
 	// only in its frozen package syscall.
@@ -86,7 +86,7 @@ var mayImport = map[string][]string{
 	// Opens everything that a configuration names.
 	"internal/appliance": {"internal/ca", "internal/config",
 		"gateway", "gateway/audit", "gateway/keypair", "gateway/kms", "gateway/limit",
-		"hsm", "hsm/sealed", "internal/durable", "store",
+		"hsm", "hsm/privatekey", "hsm/sealed", "internal/durable", "store",
 		"github.com/google/uuid",               // the audit log's key has an ID like those of key versions
 		"github.com/prometheus/client_golang"}, // the token's metrics
 	// The PKCS#11 token of an appliance.
@@ -120,7 +120,7 @@ var mayImport = map[string][]string{
 		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "github.com/google/uuid", "golang.org/x/sys"},
 	// Creates what a plan names, and proves it.
 	"cmd/kmsgate/internal/ceremony": {"cmd/kmsgate/internal/attestation", "cmd/kmsgate/internal/target", "gateway/audit", "gateway/kms", "hsm",
-		"internal/durable", "github.com/google/uuid", "go.yaml.in/yaml"},
+		"internal/durable", "internal/strictyaml", "github.com/google/uuid"},
 	// A gateway for the tests of what signs through one.
 	"cmd/kmsgate/internal/signer/signertest": {"gateway/audit", "gateway/kms", "hsm", "hsm/hsmtest"},
 	// Finds the problems of a gateway, its token and its records.
@@ -130,7 +130,12 @@ var mayImport = map[string][]string{
 	"internal/clientkey": {"gateway/identity", "gateway/kms", "internal/durable"},
 	// A gateway for development: everything in one directory.
 	"internal/dev": {"internal/appliance", "internal/clientkey", "internal/config", "internal/printable",
-		"internal/serve", "gateway/kms", "hsm", "internal/durable", "store", "github.com/spf13/pflag"},
+		"internal/serve", "internal/strictyaml", "gateway", "gateway/kms", "hsm", "hsm/privatekey", "internal/durable", "store",
+		"github.com/google/uuid", "github.com/spf13/pflag"},
+	// The same inside other people's tests.
+	"kmsgatetest": {"hsm", "hsm/software", "internal/appliance", "internal/config", "internal/dev"},
+	// YAML that people write.
+	"internal/strictyaml": {"go.yaml.in/yaml"},
 	// The same with keys in software.
 	"cmd/kmsgate-dev": {"hsm", "hsm/software", "internal/appliance", "internal/config", "internal/dev", "github.com/spf13/pflag"},
 	// How commands are built, and what they print.

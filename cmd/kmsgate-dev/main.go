@@ -63,7 +63,7 @@ func run(args []string) int {
 	fmt.Fprintln(os.Stderr, "kmsgate-dev: for tests only: nothing protects the keys")
 	if len(o.Command) == 0 {
 		o.Command = nil
-		o.Ready = func(envFile string, env dev.Environment) { dev.PrintBanner(os.Stdout, envFile, env) }
+		o.Ready = func(envFile string, env dev.Environment) { o.PrintBanner(os.Stdout, envFile, env) }
 	}
 	o.Log = os.Stderr
 	o.Appliance.Device = func(c *config.Config, _ appliance.Options) hsm.Device {

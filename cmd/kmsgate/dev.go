@@ -53,7 +53,7 @@ with the command's exit status.`,
 			o.Token = func(dir string) config.Token { return config.Token{SoftHSM: filepath.Join(dir, "softhsm")} }
 			if len(args) == 0 { // otherwise the output is the command's
 				o.Command = nil
-				o.Ready = func(envFile string, env dev.Environment) { a.printReady(cmd, envFile, env) }
+				o.Ready = func(envFile string, env dev.Environment) { a.printReady(cmd, &o, envFile, env) }
 			}
 			return dev.Run(cmd.Context(), o)
 		},
@@ -64,9 +64,9 @@ with the command's exit status.`,
 }
 
 // printReady prints what a program needs to use the gateway, without its secrets.
-func (a *operator) printReady(cmd *cobra.Command, envFile string, env dev.Environment) {
+func (a *operator) printReady(cmd *cobra.Command, o *dev.Options, envFile string, env dev.Environment) {
 	if a.Output.Value() == cli.OutputTable {
-		dev.PrintBanner(cmd.OutOrStdout(), envFile, env)
+		o.PrintBanner(cmd.OutOrStdout(), envFile, env)
 		return
 	}
 	ready := struct{ EnvFile, Endpoint, CAFile, AccessKeyId, ClientKeyFile string }{

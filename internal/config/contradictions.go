@@ -3,11 +3,12 @@ package config
 import (
 	"fmt"
 	"strings"
+	"syscall"
 )
 
 // maxSocket is the maximum length of a socket's path in bytes: sun_path without its
 // terminating zero, unix(7).
-const maxSocket = 107
+const maxSocket = len(syscall.RawSockaddrUnix{}.Path) - 1 // 107 on Linux, 103 on macOS
 
 // An optionalDefault is a default that another field can exclude.
 type optionalDefault struct {

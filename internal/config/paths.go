@@ -12,8 +12,7 @@ import (
 const FileName = "kmsgate.yaml"
 
 // SocketIn returns the path of the admin socket of an instance with all its files in dir. It
-// is in dir, or in a temporary directory if the path would be longer than the 107 bytes that
-// Linux allows.
+// is in dir, or in a temporary directory if the path would be longer than maxSocket.
 func SocketIn(dir string) string {
 	if path := filepath.Join(dir, "admin/admin.sock"); len(path) <= maxSocket {
 		return path

@@ -17,26 +17,31 @@ var callScript string
 
 // PrintBanner prints what a newcomer needs next. It prints no secret: the file envFile holds
 // the secrets.
-func PrintBanner(w io.Writer, envFile string, env Environment) {
+func (o *Options) PrintBanner(w io.Writer, envFile string, env Environment) {
+	keys := "alias/dev-rsa-2048 alias/dev-rsa-3072 alias/dev-ec-p256 alias/dev-ec-p256k alias/dev-ec-sm2"
+	if o.Seed != nil {
+		keys = fmt.Sprintf("%d of the seed", len(o.Seed.Keys))
+	}
+	clientKey := ""
+	if file := env.Get("KMSGATE_CLIENT_KEY_FILE"); file != "" {
+		clientKey = "\n  client key  " + file + " (the file below has its password)"
+	}
+	quoted := printable.Shell(envFile)
 	fmt.Fprintf(w, `kmsgate serves Alibaba Cloud KMS's signing API.
 
   endpoint    %s
   CA          %s
-  access key  %s (the file below has its secret)
-  client key  %s (the file below has its password)
-  keys        alias/dev-rsa-2048 alias/dev-rsa-3072 alias/dev-ec-p256 alias/dev-ec-p256k alias/dev-ec-sm2
+  access key  %s (the file below has its secret)%s
+  keys        %s
 
 To use the gateway from a program, give Alibaba Cloud's SDK this endpoint, CA and
 access key. They are also variables, in a file that a shell can source:
 
   . %s
 
-To sign a digest now, paste this into a shell (it needs curl and openssl):
-
-. %s
-%s
-Press Ctrl-C to stop the gateway.
-`, env.Get("KMSGATE_ENDPOINT"), env.Get("KMSGATE_CA_FILE"), env.Get("KMSGATE_ACCESS_KEY_ID"),
-		env.Get("KMSGATE_CLIENT_KEY_FILE"), printable.Shell(envFile), printable.Shell(envFile),
-		strings.TrimSpace(callScript)+"\n")
+`, env.Get("KMSGATE_ENDPOINT"), env.Get("KMSGATE_CA_FILE"), env.Get("KMSGATE_ACCESS_KEY_ID"), clientKey, keys, quoted)
+	if env.Get("KMSGATE_KEY_EC_P256") != "" {
+		fmt.Fprintf(w, "To sign a digest now, paste this into a shell (it needs curl and openssl):\n\n. %s\n%s\n\n", quoted, strings.TrimSpace(callScript))
+	}
+	fmt.Fprintln(w, "Press Ctrl-C to stop the gateway.")
 }

@@ -26,7 +26,7 @@ const (
 // clientKey returns the variables of the client key in the directory. It creates a key, and
 // the access point, if they are missing. A client key without its file is useless, so another
 // key replaces it.
-func (g *gateway) clientKey(ctx context.Context, a *appliance.Appliance) (Environment, error) {
+func (g *runner) clientKey(ctx context.Context, a *appliance.Appliance) (Environment, error) {
 	if err := ensureAccessPoint(ctx, a); err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (g *gateway) clientKey(ctx context.Context, a *appliance.Appliance) (Enviro
 
 // usableClientKey returns the password of the client key in the directory. The password is
 // empty if the directory has no key that is valid for another 24 hours.
-func (g *gateway) usableClientKey(a *appliance.Appliance) (password string, err error) {
+func (g *runner) usableClientKey(a *appliance.Appliance) (password string, err error) {
 	text, err := os.ReadFile(g.path(clientKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -93,7 +93,7 @@ func ensureAccessPoint(ctx context.Context, a *appliance.Appliance) error {
 }
 
 // createClientKey creates a client key, and writes the key and its password to files.
-func (g *gateway) createClientKey(ctx context.Context, a *appliance.Appliance) (password string, err error) {
+func (g *runner) createClientKey(ctx context.Context, a *appliance.Appliance) (password string, err error) {
 	password = clientkey.NewPassword()
 	// The old key goes first: an interruption must not leave it beside the new password.
 	if err := os.Remove(g.path(clientKeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

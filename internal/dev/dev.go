@@ -41,9 +41,15 @@ type Options struct {
 	Region   string   // empty: that of the directory, or cn-hangzhou
 	Account  string   // empty: that of the directory, or 1000000000000001
 
+	// Seed, if not nil, is what a new directory begins with, instead of a user, a client key and a
+	// key of each KeySpec. A directory is always run with the same seed.
+	Seed *Seed
+
 	// Command, if not empty, is run when the gateway serves, with the gateway's environment. The
 	// gateway ends when the command does.
 	Command []string
+
+	seedFile string // set by AddFlags
 
 	// Appliance says what opens the token and writes backups. Its other fields are not used.
 	Appliance appliance.Options
@@ -71,7 +77,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer listeners.Close()
-	g := gateway{Options: o}
+	g := runner{Options: o}
 	remove, err := g.prepareDir()
 	if err != nil {
 		return err
@@ -90,10 +96,10 @@ func Run(ctx context.Context, o Options) (err error) {
 }
 
 // A gateway is a dev gateway during a Run.
-type gateway struct{ Options }
+type runner struct{ Options }
 
 // prepareDir makes g.Dir absolute, or creates a temporary directory, which remove removes.
-func (g *gateway) prepareDir() (remove func() error, err error) {
+func (g *runner) prepareDir() (remove func() error, err error) {
 	if g.Dir == "" {
 		if g.Dir, err = os.MkdirTemp("", "kmsgate-dev-"); err != nil {
 			return nil, err
@@ -104,10 +110,10 @@ func (g *gateway) prepareDir() (remove func() error, err error) {
 	return func() error { return nil }, err
 }
 
-func (g *gateway) path(name string) string { return filepath.Join(g.Dir, name) }
+func (g *runner) path(name string) string { return filepath.Join(g.Dir, name) }
 
 // configuration generates the configuration. Only the address differs from start to start.
-func (g *gateway) configuration() (*config.Config, error) {
+func (g *runner) configuration() (*config.Config, error) {
 	c := config.Default()
 	c.Directory = g.Dir
 	var err error
@@ -133,7 +139,7 @@ func (g *gateway) configuration() (*config.Config, error) {
 
 // instance returns the instance of the directory, or the one that the options name. They must not
 // contradict each other.
-func (g *gateway) instance() (config.Instance, error) {
+func (g *runner) instance() (config.Instance, error) {
 	found, err := g.existingInstance()
 	if err != nil {
 		return found, err
@@ -151,7 +157,7 @@ func (g *gateway) instance() (config.Instance, error) {
 }
 
 // existingInstance returns the instance of the directory, or the zero Instance if there is none yet.
-func (g *gateway) existingInstance() (config.Instance, error) {
+func (g *runner) existingInstance() (config.Instance, error) {
 	existing, err := config.LoadWritten(g.path(config.FileName))
 	if err == nil {
 		return existing.Instance, nil
@@ -172,12 +178,16 @@ func (g *gateway) existingInstance() (config.Instance, error) {
 }
 
 // serve provisions whatever the directory lacks, and serves until ctx is done.
-func (g *gateway) serve(ctx context.Context, c *config.Config, l *serve.Listeners) (err error) {
-	a, err := appliance.Open(ctx, c, appliance.Options{
+func (g *runner) serve(ctx context.Context, c *config.Config, l *serve.Listeners) (err error) {
+	o := appliance.Options{
 		Provision: true, EchoStringToSign: true, AcceptAuditLoss: g.AcceptAuditLoss,
 		Device: g.Appliance.Device, Collectors: g.Appliance.Collectors, Archiver: g.Appliance.Archiver,
-		Logger: c.Log.Logger(g.Log), Locked: g.removeEnv,
-	})
+		Logger: c.Log.Logger(g.Log), Locked: func() error { return errors.Join(g.removeEnv(), g.checkSeed()) },
+	}
+	if g.Seed != nil {
+		o.Given = g.Seed.given
+	}
+	a, err := appliance.Open(ctx, c, o)
 	if err != nil {
 		return err
 	}
@@ -238,7 +248,7 @@ func (g *gateway) serve(ctx context.Context, c *config.Config, l *serve.Listener
 
 // removeEnv removes the file env that a killed gateway leaves. Programs wait for that file
 // until this gateway serves.
-func (g *gateway) removeEnv() error {
+func (g *runner) removeEnv() error {
 	if err := os.Remove(g.path("env")); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -246,7 +256,10 @@ func (g *gateway) removeEnv() error {
 }
 
 // provision creates the keys and credentials that the directory lacks.
-func (g *gateway) provision(ctx context.Context, a *appliance.Appliance) (Environment, error) {
+func (g *runner) provision(ctx context.Context, a *appliance.Appliance) (Environment, error) {
+	if g.Seed != nil {
+		return g.applySeed(ctx, a)
+	}
 	keys, err := Provision(ctx, a)
 	if err != nil {
 		return nil, err
@@ -259,7 +272,7 @@ func (g *gateway) provision(ctx context.Context, a *appliance.Appliance) (Enviro
 }
 
 // describe returns the variables that clients need to use the gateway.
-func (g *gateway) describe(c *config.Config, l *serve.Listeners) Environment {
+func (g *runner) describe(c *config.Config, l *serve.Listeners) Environment {
 	address := l.Addresses()[0].(*net.TCPAddr)
 	host := address.IP.String()
 	if address.IP.IsUnspecified() {

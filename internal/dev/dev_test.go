@@ -177,9 +177,9 @@ func TestStoppedWhileStarting(t *testing.T) {
 // TestBanner tests that the banner names the file with the secrets, but has none of them.
 func TestBanner(t *testing.T) {
 	env := dev.Environment{{"KMSGATE_ENDPOINT", "127.0.0.1:8443"}, {"KMSGATE_ACCESS_KEY_ID", "LTAI"},
-		{"KMSGATE_ACCESS_KEY_SECRET", "hunter2"}, {"KMSGATE_CLIENT_KEY_PASSWORD", "hunter2"}}
+		{"KMSGATE_ACCESS_KEY_SECRET", "hunter2"}, {"KMSGATE_KEY_EC_P256", "k"}, {"KMSGATE_CLIENT_KEY_PASSWORD", "hunter2"}}
 	var b bytes.Buffer
-	dev.PrintBanner(&b, "/tmp/a dir/env", env)
+	new(dev.Options).PrintBanner(&b, "/tmp/a dir/env", env)
 	if text := b.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "127.0.0.1:8443") ||
 		!strings.Contains(text, ". '/tmp/a dir/env'\n") || !strings.Contains(text, "curl ") {
 		t.Errorf("PrintBanner: got %s", text)

@@ -3,14 +3,20 @@ package dev
 import (
 	"fmt"
 	"net"
+	"os"
 
 	"github.com/spf13/pflag"
 )
+
+// seedVariable is the environment variable with the path of a seed that need not exist. An image sets
+// it, so that a file can be mounted there.
+const seedVariable = "KMSGATE_SEED"
 
 // AddFlags adds the flags that set options.
 func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Dir, "dir", "", "`DIR` of the gateway's files (default: a temporary one, removed at the end)")
 	flags.StringVar(&o.Listen, "listen", "127.0.0.1:8443", "`ADDRESS` (host:port) of the HTTPS server; port 0 takes a free one")
+	flags.StringVar(&o.seedFile, "seed", "", "`FILE` with users, access keys, policies and keys with fixed ids (default: that of $"+seedVariable+", if it exists)")
 	flags.StringSliceVar(&o.Names, "name", nil, "a `NAME` for the certificate, such as that of a container; can be repeated")
 	flags.StringVar(&o.Instance, "instance", "", "`ID` of the instance: kst-… (default: a random one)")
 	flags.StringVar(&o.Region, "region", "", "`REGION` in ARNs (default: "+regionId+")")
@@ -18,10 +24,18 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.Verbose, "verbose", false, "log every request")
 }
 
-// Check returns an error about the options that AddFlags sets.
-func (o *Options) Check() error {
+// Check returns an error about the options that AddFlags sets. It reads the seed.
+func (o *Options) Check() (err error) {
 	if host, _, err := net.SplitHostPort(o.Listen); err != nil || host == "" {
 		return fmt.Errorf("--listen %q: must be host:port, such as 127.0.0.1:8443, or 0.0.0.0:8443 for all addresses", o.Listen)
 	}
-	return nil
+	if file := os.Getenv(seedVariable); o.seedFile == "" && file != "" {
+		if _, err := os.Stat(file); err == nil {
+			o.seedFile = file
+		}
+	}
+	if o.seedFile != "" {
+		o.Seed, err = LoadSeed(o.seedFile)
+	}
+	return err
 }

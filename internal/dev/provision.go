@@ -25,11 +25,7 @@ func Provision(ctx context.Context, a *appliance.Appliance) (Environment, error)
 	if err != nil {
 		return nil, fmt.Errorf("creating an access key: %w", err)
 	}
-	env := Environment{
-		{"KMSGATE_ACCESS_KEY_ID", id}, {"KMSGATE_ACCESS_KEY_SECRET", secret},
-		// The default chain of Alibaba Cloud's SDKs reads these.
-		{"ALIBABA_CLOUD_ACCESS_KEY_ID", id}, {"ALIBABA_CLOUD_ACCESS_KEY_SECRET", secret},
-	}
+	env := accessKeyEnvironment(id, secret)
 	for _, spec := range keySpecs {
 		keyId, versionId, err := ensureKey(ctx, a, spec)
 		if err != nil {
@@ -40,6 +36,15 @@ func Provision(ctx context.Context, a *appliance.Appliance) (Environment, error)
 			[2]string{"KMSGATE_KEYVERSION_" + string(spec), versionId})
 	}
 	return env, nil
+}
+
+// accessKeyEnvironment returns the variables for an access key: ours, and those that the default chain
+// of Alibaba Cloud's SDKs reads.
+func accessKeyEnvironment(id, secret string) Environment {
+	return Environment{
+		{"KMSGATE_ACCESS_KEY_ID", id}, {"KMSGATE_ACCESS_KEY_SECRET", secret},
+		{"ALIBABA_CLOUD_ACCESS_KEY_ID", id}, {"ALIBABA_CLOUD_ACCESS_KEY_SECRET", secret},
+	}
 }
 
 // keySpecs are the KeySpecs of a new dev gateway's keys. RSA_4096 is left out because

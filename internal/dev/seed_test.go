@@ -1,0 +1,165 @@
+package dev_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/privatekey"
+	"github.com/kmsgate/kmsgate/internal/dev"
+)
+
+// seedText is a seed with everything that one can have. The private key is in key.pem.
+const seedText = `policies:
+  - name: sign
+    document: {Version: "1", Statement: [{Effect: Allow, Action: ["kms:*"], Resource: ["*"]}]}
+users:
+  - {name: app, description: tests, policies: [sign, AliyunKMSReadOnlyAccess], access_keys: [{id: LTAI0001, secret: s3cret}]}
+keys:
+  - id: key-1
+    spec: EC_P256
+    description: for tests
+    aliases: [alias/one, alias/uno]
+    tags: {team: app}
+    policy: {Version: "1", Statement: [{Effect: Allow, Principal: {RAM: ["acs:ram::1:*"]}, Action: ["kms:*"], Resource: ["*"]}]}
+    versions:
+      - {id: 11111111-1111-4111-8111-111111111111, private_key_file: key.pem}
+      - {id: 22222222-1111-4111-8111-111111111111}
+  - {id: key-2, spec: EC_SM2, disabled: true, versions: [{id: 33333333-1111-4111-8111-111111111111}]}
+access_points:
+  - {name: app, keys: [key-1], client_keys: [{id: KAAP.44444444-1111-4111-8111-111111111111, password: "Test-only-1"}]}
+`
+
+// writeSeed writes a seed and its private key, and returns the directory and the public key.
+func writeSeed(t *testing.T) (dir string, public []byte) {
+	t.Helper()
+	dir = t.TempDir()
+	k, err := privatekey.New(hsm.EC_P256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := k.PEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"key.pem": string(text), "seed.yaml": seedText} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, k.Public()
+}
+
+// TestSeed runs a gateway with a seed, completes one that was interrupted, and runs it again.
+func TestSeed(t *testing.T) {
+	where, public := writeSeed(t)
+	seed, err := dev.LoadSeed(filepath.Join(where, "seed.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "new")
+	var first string
+	for range 2 {
+		run(t, dev.Options{Dir: dir, Seed: seed}, func(_ string, env dev.Environment) {
+			env = withoutEndpoint(env)
+			if first == "" {
+				first = fmt.Sprint(env)
+			}
+			if again := fmt.Sprint(env); again != first {
+				t.Errorf("the environment is now %s, was %s", again, first)
+			}
+			for name, want := range map[string]string{
+				"KMSGATE_ACCESS_KEY_ID": "LTAI0001", "KMSGATE_ACCESS_KEY_SECRET": "s3cret", "KMSGATE_CLIENT_KEY_PASSWORD": "Test-only-1",
+				"KMSGATE_KEY_EC_P256": "key-1", "KMSGATE_KEYVERSION_EC_P256": "11111111-1111-4111-8111-111111111111", "KMSGATE_KEY_EC_SM2": "key-2",
+			} {
+				if got := env.Get(name); got != want {
+					t.Errorf("%s is %q, want %q", name, got, want)
+				}
+			}
+			if text, err := os.ReadFile(env.Get("KMSGATE_CLIENT_KEY_FILE")); err != nil || !strings.Contains(string(text), "KAAP.44444444-1111-4111-8111-111111111111") {
+				t.Errorf("the client key is %q, %v", text, err)
+			}
+		})
+		// An interrupted start can have created the client key and lost its file.
+		if err := os.RemoveAll(filepath.Join(dir, "clientkeys")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	texts, err := filepath.Glob(filepath.Join(dir, "software", "1111*.pem"))
+	if err != nil || len(texts) != 1 {
+		t.Fatalf("the files are %q, %v", texts, err)
+	}
+	text, err := os.ReadFile(texts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := privatekey.Parse(text); err != nil || !bytes.Equal(got.Public(), public) {
+		t.Errorf("the key is not the seed's: %v", err)
+	}
+	for name, o := range map[string]dev.Options{"no seed": {Dir: dir}, "another seed": {Dir: dir, Seed: changedSeed(t)}} {
+		o.Listen, o.Appliance.Device = "127.0.0.1:0", softwareKeys
+		if err := dev.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "was made from another seed, or without one") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func changedSeed(t *testing.T) *dev.Seed {
+	t.Helper()
+	seed, err := dev.ParseSeed([]byte("keys: []\n"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seed
+}
+
+// TestSeedWithoutUsers: a seed without an access key has one that may do everything.
+func TestSeedWithoutUsers(t *testing.T) {
+	run(t, dev.Options{Seed: changedSeed(t)}, func(_ string, env dev.Environment) {
+		if env.Get("KMSGATE_ACCESS_KEY_SECRET") == "" || env.Get("KMSGATE_CLIENT_KEY_FILE") != "" {
+			t.Errorf("the environment is %v", env)
+		}
+	})
+}
+
+// TestSeedMistakes: each mistake in a seed is named.
+func TestSeedMistakes(t *testing.T) {
+	dir, _ := writeSeed(t)
+	for want, replace := range map[string][2]string{
+		"there is no field secrets":                                     {"secret:", "secrets:"},
+		`policy "sign" has no document`:                                 {"    document: {Version: \"1\", Statement: [{Effect: Allow, Action: [\"kms:*\"], Resource: [\"*\"]}]}\n", ""},
+		"a user has no name":                                            {"name: app, description", "name: '', description"},
+		`user "app" is there twice`:                                     {"users:\n", "users:\n  - {name: app}\n"},
+		`access key "LTAI 1": its id must`:                              {"LTAI0001", "LTAI 1"},
+		`access key "LTAI0001" has no secret`:                           {", secret: s3cret", ""},
+		`key "key 1": its id must`:                                      {"id: key-1\n", "id: key 1\n"},
+		`key "key-1" is there twice`:                                    {"id: key-2", "id: key-1"},
+		`spec "EC" is not one of`:                                       {"spec: EC_P256", "spec: EC"},
+		`alias "one": 400 InvalidParameter`:                             {"alias/one", "one"},
+		`alias "alias/one" is there twice`:                              {"alias/uno", "alias/one"},
+		`key "key-2" has no versions`:                                   {"versions: [{id: 33333333-1111-4111-8111-111111111111}]", "versions: []"},
+		`version "x" of key "key-2": its id must be`:                    {"33333333-1111-4111-8111-111111111111", "x"},
+		`version "22222222-1111-4111-8111-111111111111" is there twice`: {"33333333", "22222222"},
+		"none.pem: no such file":                                        {"key.pem", "none.pem"},
+		"its private key: it has no private key in PEM":                 {"key.pem", "seed.yaml"},
+		"its private key is of KeySpec EC_P256, not EC_SM2":             {"spec: EC_P256", "spec: EC_SM2"},
+		"both private_key and private_key_file":                         {"private_key_file: key.pem", "private_key: x, private_key_file: key.pem"},
+		`the seed has no key "key-3"`:                                   {"keys: [key-1]", "keys: [key-3]"},
+		`its id must be KAAP. and a UUID`:                               {"KAAP.44444444", "KAAP.4444"},
+	} {
+		text := strings.Replace(seedText, replace[0], replace[1], 1)
+		if _, err := dev.ParseSeed([]byte(text), dir); text == seedText || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", want, err)
+		}
+	}
+}
+
+// FuzzParseSeed checks that no text makes ParseSeed panic.
+func FuzzParseSeed(f *testing.F) {
+	f.Add([]byte(seedText))
+	f.Fuzz(func(_ *testing.T, text []byte) { _, _ = dev.ParseSeed(text, "/nonexistent") })
+}
