@@ -13,8 +13,8 @@
 // token returns a wrong signature without an error, and one faulty CRT signature is enough to
 // compute an RSA private key.
 //
-// The package is pure Go. The backends are hsm/token (PKCS#11) and hsm/sealed (SM2 in
-// software, sealed by the token). Package hsm/hsmtest holds the contract that every backend
+// The package is pure Go. The backends are hsm/token (PKCS#11), hsm/sealed (SM2 in software, sealed
+// by the token) and, for tests, hsm/software. Package hsm/hsmtest holds the contract that every backend
 // and Route is tested against.
 package hsm
 

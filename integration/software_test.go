@@ -26,7 +26,7 @@ func TestInsideTest(t *testing.T) {
 	}
 	digest := sha256.Sum256([]byte("hello"))
 	for _, spec := range devgateway.KeySpecs {
-		keyId, versionId := g.Key(string(spec))
+		keyId, versionId := g.Key(t, string(spec))
 		for _, alg := range hsm.Algorithms(spec) {
 			_, _, signature, err := newSDK{sdk}.sign(keyId, versionId, alg, digest[:])
 			if err != nil {

@@ -35,8 +35,6 @@ type Gateway struct {
 
 	// Env has the variables that kmsgate dev exports (docs/dev.md).
 	Env map[string]string
-
-	t testing.TB
 }
 
 // started counts gateways, to give each a different address: SDKs keep connections for each address
@@ -71,7 +69,7 @@ func Start(t testing.TB, seed string) *Gateway {
 	})
 	select {
 	case env := <-ready:
-		return newGateway(t, env)
+		return newGateway(env)
 	case err := <-ended:
 		ended <- nil
 		t.Fatalf("kmsgatetest: starting the gateway: %v", err)
@@ -79,8 +77,8 @@ func Start(t testing.TB, seed string) *Gateway {
 	}
 }
 
-func newGateway(t testing.TB, env dev.Environment) *Gateway {
-	g := &Gateway{Env: make(map[string]string), t: t}
+func newGateway(env dev.Environment) *Gateway {
+	g := &Gateway{Env: make(map[string]string)}
 	for _, v := range env {
 		g.Env[v[0]] = v[1]
 	}
@@ -92,11 +90,11 @@ func newGateway(t testing.TB, env dev.Environment) *Gateway {
 
 // Key returns the first key of a KeySpec, such as EC_P256, and its first version. It fails the test if
 // there is none.
-func (g *Gateway) Key(spec string) (keyId, keyVersionId string) {
-	g.t.Helper()
+func (g *Gateway) Key(t testing.TB, spec string) (keyId, keyVersionId string) {
+	t.Helper()
 	keyId, keyVersionId = g.Env["KMSGATE_KEY_"+spec], g.Env["KMSGATE_KEYVERSION_"+spec]
 	if keyId == "" {
-		g.t.Fatalf("kmsgatetest: the gateway has no key of KeySpec %s", spec)
+		t.Fatalf("kmsgatetest: the gateway has no key of KeySpec %s", spec)
 	}
 	return keyId, keyVersionId
 }

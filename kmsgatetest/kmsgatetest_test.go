@@ -28,7 +28,7 @@ keys:
   - {id: key-1, spec: EC_P256, versions: [{id: 11111111-1111-4111-8111-111111111111}]}
 `
 	fixed, random := kmsgatetest.Start(t, seed), kmsgatetest.Start(t, "")
-	if keyId, versionId := fixed.Key("EC_P256"); keyId != "key-1" || versionId != "11111111-1111-4111-8111-111111111111" || fixed.AccessKeyId != "LTAI0001" || fixed.AccessKeySecret != "s3cret" {
+	if keyId, versionId := fixed.Key(t, "EC_P256"); keyId != "key-1" || versionId != "11111111-1111-4111-8111-111111111111" || fixed.AccessKeyId != "LTAI0001" || fixed.AccessKeySecret != "s3cret" {
 		t.Errorf("the seed's gateway is %+v", fixed)
 	}
 	for _, g := range []*kmsgatetest.Gateway{fixed, random} {
@@ -49,7 +49,7 @@ func sign(t *testing.T, g *kmsgatetest.Gateway) {
 		t.Fatal(err)
 	}
 	digest := sha256.Sum256([]byte("hello"))
-	keyId, versionId := g.Key("EC_P256")
+	keyId, versionId := g.Key(t, "EC_P256")
 	var signed kms.AsymmetricSignResponse
 	if err := c.Call(t.Context(), "AsymmetricSign", map[string]string{"KeyId": keyId, "KeyVersionId": versionId, "Algorithm": "ECDSA_SHA_256",
 		"Digest": base64.StdEncoding.EncodeToString(digest[:])}, &signed); err != nil {
@@ -85,9 +85,9 @@ func (f *failing) Fatalf(format string, args ...any) {
 // TestMistakes: what cannot be had fails the test with a message.
 func TestMistakes(t *testing.T) {
 	for want, f := range map[string]func(t testing.TB){
-		"kmsgatetest: the seed has mistakes:\nline 1: there is no field key":    func(t testing.TB) { kmsgatetest.Start(t, "key: []\n") },
-		"kmsgatetest: starting the gateway: policy \"p\": CreateRamPolicy: 400": func(t testing.TB) { kmsgatetest.Start(t, "policies: [{name: p, document: '{}'}]\n") },
-		"kmsgatetest: the gateway has no key of KeySpec EC_P256":                func(t testing.TB) { kmsgatetest.Start(t, "keys: []\n").Key("EC_P256") },
+		"kmsgatetest: the seed has mistakes:\nline 1: there is no field key":   func(t testing.TB) { kmsgatetest.Start(t, "key: []\n") },
+		"kmsgatetest: starting the gateway: user \"kmsgate\": CreateUser: 400": func(t testing.TB) { kmsgatetest.Start(t, "users: [{name: kmsgate}]\n") },
+		"kmsgatetest: the gateway has no key of KeySpec EC_P256":               func(t testing.TB) { kmsgatetest.Start(t, "keys: []\n").Key(t, "EC_P256") },
 	} {
 		fails := &failing{TB: t}
 		done := make(chan bool)

@@ -41,6 +41,10 @@ type Key struct {
 	Policy          string // the key policy, a JSON document; empty if the key has none
 }
 
+// OriginSeed is the Origin of a key with a private key that a seed of kmsgate dev has. Such a key is
+// for tests: the private key was never only in the token.
+const OriginSeed = "DEV_SEED"
+
 // A KeyVersion is one key pair of a Key.
 type KeyVersion struct {
 	KeyId        string

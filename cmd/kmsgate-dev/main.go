@@ -3,11 +3,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -49,20 +49,15 @@ func run(args []string) int {
 	if err == nil {
 		err = o.Check()
 	}
-	if o.Command = flags.Args(); err == nil && len(o.Command) > 0 {
-		if flags.ArgsLenAtDash() != 0 {
-			err = fmt.Errorf("unexpected argument %q: write -- before a command", o.Command[0])
-		} else {
-			_, err = exec.LookPath(o.Command[0])
-		}
+	if err == nil {
+		err = o.SetCommand(flags.Args(), flags.ArgsLenAtDash())
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "kmsgate-dev: %v (see kmsgate-dev --help)\n", err)
 		return exitUsage
 	}
 	fmt.Fprintln(os.Stderr, "kmsgate-dev: for tests only: nothing protects the keys")
-	if len(o.Command) == 0 {
-		o.Command = nil
+	if o.Command == nil {
 		o.Ready = func(envFile string, env dev.Environment) { o.PrintBanner(os.Stdout, envFile, env) }
 	}
 	o.Log = os.Stderr
@@ -72,13 +67,10 @@ func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	err = dev.Run(ctx, o)
-	if status := new(dev.StatusError); errors.As(err, &status) {
-		return status.Status
-	}
+	status, err := dev.Status(dev.Run(ctx, o))
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "kmsgate-dev: %v\n", err)
-		return 1
+		return cmp.Or(status, 1)
 	}
-	return 0
+	return status
 }

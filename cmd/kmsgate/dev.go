@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os/exec"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -37,13 +36,8 @@ with the command's exit status.`,
 			if err := o.Check(); err != nil {
 				return cli.UsageError(err)
 			}
-			if o.Command = args; len(args) > 0 {
-				if cmd.ArgsLenAtDash() != 0 {
-					return cli.Usagef("unexpected argument %q: write -- before a command", args[0])
-				}
-				if _, err := exec.LookPath(args[0]); err != nil {
-					return cli.UsageError(err)
-				}
+			if err := o.SetCommand(args, cmd.ArgsLenAtDash()); err != nil {
+				return cli.UsageError(err)
 			}
 			if _, err := softhsm.Module(); err != nil { // before anything is created
 				return err
@@ -51,15 +45,13 @@ with the command's exit status.`,
 			o.Log = cmd.ErrOrStderr()
 			o.Appliance = hardware.Options(appliance.Options{Archiver: backup.NewArchiver})
 			o.Token = func(dir string) config.Token { return config.Token{SoftHSM: filepath.Join(dir, "softhsm")} }
-			if len(args) == 0 { // otherwise the output is the command's
-				o.Command = nil
+			if o.Command == nil { // otherwise the output is the command's
 				o.Ready = func(envFile string, env dev.Environment) { a.printReady(cmd, &o, envFile, env) }
 			}
 			return dev.Run(cmd.Context(), o)
 		},
 	}
 	o.AddFlags(cmd.Flags())
-	acceptAuditLossFlag(cmd, &o.AcceptAuditLoss)
 	return cmd
 }
 

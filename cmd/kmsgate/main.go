@@ -3,8 +3,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -39,13 +39,11 @@ func run() int {
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	root := rootCommand(new(cli.TargetFlags))
 	err := root.ExecuteContext(ctx)
-	if status := new(dev.StatusError); errors.As(err, &status) {
-		return status.Status // the command of kmsgate dev has said why
-	}
+	status, err := dev.Status(err) // the command of kmsgate dev has said why
 	if err != nil {
 		cli.ReportError(os.Stderr, os.Args[1:], err)
 	}
-	return cli.ExitStatus(err)
+	return cmp.Or(status, cli.ExitStatus(err))
 }
 
 // The groups of the root command's help.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/store"
 )
 
 func serveCommand() *cobra.Command {
@@ -66,6 +68,11 @@ func serveAppliance(ctx context.Context, c *config.Config, o appliance.Options) 
 		return err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
+	for k := range a.Store.Now().Keys().All() {
+		if k.Origin == store.OriginSeed {
+			return fmt.Errorf("key %s has a private key from the seed of a kmsgate dev, which others have, too: run kmsgate dev, or create an instance of your own (kmsgate init)", k.KeyId)
+		}
+	}
 	if err := listeners.ListenAdmin(a); err != nil {
 		return err
 	}

@@ -86,6 +86,9 @@ func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.K
 		return store.KeyVersion{}, err
 	}
 	defer p.freeze.exit()
+	if p.cfg.Backend.Has(hsm.Key{ID: id[:]}) == nil { // ids are random, except in tests
+		return store.KeyVersion{}, fmt.Errorf("there is a key pair with the id %s already", version.KeyVersionId)
+	}
 	orphan := store.Orphan{
 		KeyVersionId: version.KeyVersionId,
 		Since:        version.CreationDate,
@@ -109,7 +112,7 @@ func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.K
 	}
 	if err == nil {
 		err = r.Write(func(tx *store.Tx) error {
-			return errors.Join(update(tx), tx.Versions().Put(version), tx.Orphans().Delete(orphan.KeyVersionId))
+			return errors.Join(update(tx), tx.Versions().Create(version), tx.Orphans().Delete(orphan.KeyVersionId))
 		})
 	}
 	if errors.Is(err, store.ErrUncertain) {

@@ -79,6 +79,9 @@ func TestReopen(t *testing.T) {
 		t.Fatalf("Import: %v", err)
 	}
 	keys = append(keys, imported)
+	if again, err := first.Generate(t.Context(), hsm.EC_P256, imported.ID); err == nil {
+		t.Errorf("a key with an ID that exists: %+v", again)
+	}
 	second := open(t, dir)
 	if plaintext, err := second.Unseal(t.Context(), sealed, nil); err != nil || string(plaintext) != "secret" {
 		t.Errorf("Unseal: %q, %v", plaintext, err)

@@ -66,7 +66,32 @@ type Token struct {
 
 // A pair is a key pair that is read from its file when it is used for the first time.
 type pair struct {
-	read func() (privatekey.Key, error)
+	path string
+
+	mu      sync.Mutex
+	private *privatekey.Key // guarded by mu; nil until it is read
+}
+
+// read returns the key pair. It tries again after an error.
+func (p *pair) read() (privatekey.Key, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.private != nil {
+		return *p.private, nil
+	}
+	text, err := os.ReadFile(p.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return privatekey.Key{}, fmt.Errorf("%w: %w", hsm.ErrNotFound, err)
+	}
+	if err != nil {
+		return privatekey.Key{}, err
+	}
+	k, err := privatekey.Parse(text)
+	if err != nil {
+		return k, fmt.Errorf("reading %q: %w", p.path, err)
+	}
+	p.private = &k
+	return k, nil
 }
 
 var _ hsm.Token = (*Token)(nil)
@@ -118,27 +143,13 @@ func Open(dir string, provision bool) (*Token, error) {
 	for _, entry := range entries {
 		name, isKey := strings.CutSuffix(entry.Name(), keySuffix)
 		if id, err := hex.DecodeString(name); err == nil && isKey {
-			t.keys[string(id)] = t.pairIn(t.path(id))
+			t.keys[string(id)] = &pair{path: t.path(id)}
 		}
 	}
 	return t, err
 }
 
 func (t *Token) path(id []byte) string { return filepath.Join(t.dir, hex.EncodeToString(id)+keySuffix) }
-
-func (t *Token) pairIn(path string) *pair {
-	return &pair{read: sync.OnceValues(func() (privatekey.Key, error) {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return privatekey.Key{}, err
-		}
-		k, err := privatekey.Parse(text)
-		if err != nil {
-			return k, fmt.Errorf("reading %q: %w", path, err)
-		}
-		return k, nil
-	})}
-}
 
 // Close does nothing: every change is in the files.
 func (t *Token) Close() error { return nil }
@@ -164,6 +175,9 @@ func (t *Token) Import(ctx context.Context, k privatekey.Key, id []byte) (hsm.Ke
 }
 
 func (t *Token) add(ctx context.Context, k privatekey.Key, id []byte) (hsm.Key, error) {
+	if err := t.Has(hsm.Key{ID: id}); err == nil {
+		return hsm.Key{}, fmt.Errorf("there is a key with the ID %x already", id)
+	}
 	if t.dir != "" {
 		text, err := k.PEM()
 		if err != nil {
@@ -174,10 +188,13 @@ func (t *Token) add(ctx context.Context, k privatekey.Key, id []byte) (hsm.Key, 
 		}
 	}
 	t.mu.Lock()
-	t.keys[string(id)] = &pair{read: func() (privatekey.Key, error) { return k, nil }}
+	t.keys[string(id)] = &pair{path: t.path(id), private: &k}
 	t.mu.Unlock()
 	key := hsm.Key{ID: bytes.Clone(id), Spec: k.Spec(), Public: k.Public()}
-	return key, hsm.SelfTest(ctx, t, key)
+	if err := hsm.SelfTest(ctx, t, key); err != nil {
+		return hsm.Key{}, errors.Join(err, t.Destroy(context.WithoutCancel(ctx), key))
+	}
+	return key, nil
 }
 
 // find returns a key pair. The error is hsm.ErrNotFound if there is none.
@@ -237,7 +254,7 @@ func (t *Token) Quarantine(ctx context.Context, k hsm.Key) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, ok := t.keys[string(k.ID)]; ok && t.dir != "" {
-		t.keys[string(k.ID)] = t.pairIn(t.path(k.ID))
+		t.keys[string(k.ID)] = &pair{path: t.path(k.ID)}
 	}
 	return ctx.Err()
 }

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // A StatusError is the exit status of a command that has failed.
@@ -18,33 +21,74 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the command ended with exit status %d", e.Status)
 }
 
+// Status parts an error of Run into the exit status of the command, which has said itself what is wrong,
+// and other errors. The status is 0 if the command has not failed.
+func Status(err error) (status int, rest error) {
+	switch e := err.(type) {
+	case *StatusError:
+		return e.Status, nil
+	case interface{ Unwrap() []error }:
+		for _, part := range e.Unwrap() {
+			s, other := Status(part)
+			status, rest = max(status, s), errors.Join(rest, other)
+		}
+		return status, rest
+	}
+	return 0, err
+}
+
 // hidden are variables of the environment that would make an SDK use another credential.
 var hidden = []string{"ALIBABA_CLOUD_SECURITY_TOKEN", "ALIBABA_CLOUD_PROFILE", "ALIBABA_CLOUD_CREDENTIALS_URI"}
 
-// runCommand runs a command with an environment, and returns a *StatusError if it fails. If ctx is
-// done, the command gets SIGTERM, unless that is because of an interrupt: a terminal sends that to the
-// command, too.
-func runCommand(ctx context.Context, command []string, env Environment) error {
-	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+// commandEnvironment returns the environment of a command: this process's, without the variables of
+// another gateway, and env.
+func commandEnvironment(env Environment) (all []string) {
 	for _, v := range os.Environ() {
-		if name, _, _ := strings.Cut(v, "="); !slices.Contains(hidden, name) {
-			cmd.Env = append(cmd.Env, v)
+		if name, _, _ := strings.Cut(v, "="); !slices.Contains(hidden, name) && !strings.HasPrefix(name, "KMSGATE_") {
+			all = append(all, v)
 		}
 	}
 	for _, v := range env {
-		cmd.Env = append(cmd.Env, v[0]+"="+v[1])
+		all = append(all, v[0]+"="+v[1])
 	}
+	return all
+}
+
+// runCommand runs a command, and returns a *StatusError if it fails. It passes SIGINT and SIGTERM on.
+// When ctx is done, it sends SIGTERM.
+func runCommand(ctx context.Context, command []string, env Environment) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdin, os.Stdout, os.Stderr, commandEnvironment(env)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() {
-		if !strings.Contains(context.Cause(ctx).Error(), syscall.SIGINT.String()) {
-			_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for done := ctx.Done(); ; {
+		select {
+		case err := <-ended:
+			return statusOf(err)
+		case s := <-signals:
+			if s != syscall.SIGINT || !isForeground() { // a terminal sends SIGINT to the command, too
+				_ = cmd.Process.Signal(s) // it may have ended
+			}
+		case <-done:
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			done = nil
 		}
-	})
-	defer stop()
-	err := cmd.Wait()
+	}
+}
+
+// isForeground reports whether this process belongs to the foreground of a terminal.
+func isForeground() bool {
+	group, err := unix.IoctlGetInt(int(os.Stdin.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+func statusOf(err error) error {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
 		return err

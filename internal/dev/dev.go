@@ -1,5 +1,5 @@
-// Package dev runs `kmsgate dev`: a gateway for development and tests, with a dedicated
-// SoftHSM token and all other files in one directory.
+// Package dev runs a gateway for development and tests, with all its files in one directory: kmsgate
+// dev with its own SoftHSM token, kmsgate-dev and kmsgatetest with keys in software.
 package dev
 
 import (
@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
@@ -36,6 +37,7 @@ type Options struct {
 	Verbose         bool   // log every request
 	AcceptAuditLoss bool   // continue although audit lines are lost
 
+	CAFile   string   // for the CA's certificate; empty: ca.pem in Dir
 	Names    []string // DNS names and IP addresses for the certificate, besides those of this machine
 	Instance string   // the instance's id; empty: that of the directory, or a random one
 	Region   string   // empty: that of the directory, or cn-hangzhou
@@ -84,8 +86,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 	defer func() {
-		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-			err = nil // stopped during the start, which the next start completes
+		if !errors.Is(err, context.Canceled) || ctx.Err() == nil {
+			return
+		}
+		err = nil // stopped during the start, which the next start completes
+		if g.Command != nil {
+			err = &StatusError{128 + int(syscall.SIGTERM)} // the command was not run
 		}
 	}()
 	c, err := g.configuration()
@@ -95,7 +101,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	return g.serve(ctx, c, listeners)
 }
 
-// A gateway is a dev gateway during a Run.
+// A runner is a gateway during a Run.
 type runner struct{ Options }
 
 // prepareDir makes g.Dir absolute, or creates a temporary directory, which remove removes.
@@ -124,7 +130,7 @@ func (g *runner) configuration() (*config.Config, error) {
 		c.Token = g.Token(g.Dir)
 	}
 	c.Store.File, c.Audit.File = g.path("kmsgate.db"), g.path("audit.log")
-	c.TLS.CAFile, c.TLS.CAKeyFile = g.path("ca.pem"), g.path("ca-key.pem")
+	c.TLS.CAFile, c.TLS.CAKeyFile = cmp.Or(g.CAFile, g.path("ca.pem")), g.path("ca-key.pem")
 	c.Admin.Socket = config.SocketIn(g.Dir)
 	listener := config.DefaultListener()
 	listener.Address = g.Listen
@@ -134,7 +140,22 @@ func (g *runner) configuration() (*config.Config, error) {
 	if g.Verbose {
 		c.Log.Level = "debug"
 	}
-	return &c, nil
+	return &c, g.checkConfiguration(c)
+}
+
+// checkConfiguration checks what the options say, before anything is created.
+func (g *runner) checkConfiguration(c config.Config) error {
+	if g.Token == nil {
+		c.Token = config.Token{SoftHSM: g.path("unused")} // there is no configuration file
+	}
+	text, err := c.Marshal()
+	if err != nil {
+		return err
+	}
+	if _, err := config.Parse(text, g.Dir); err != nil {
+		return fmt.Errorf("the options contradict what is possible:\n%w", err)
+	}
+	return nil
 }
 
 // instance returns the instance of the directory, or the one that the options name. They must not
@@ -169,6 +190,9 @@ func (g *runner) existingInstance() (config.Instance, error) {
 		return config.Instance{}, nil
 	}
 	// The directory is one without a configuration.
+	if err := appliance.CheckNotInUse(g.Dir); err != nil {
+		return config.Instance{}, err
+	}
 	db, err := store.Open(g.path("kmsgate.db"))
 	if err != nil {
 		return config.Instance{}, err
@@ -232,8 +256,8 @@ func (g *runner) serve(ctx context.Context, c *config.Config, l *serve.Listeners
 	if g.Command == nil {
 		return <-served
 	}
-	running, giveUp := context.WithCancelCause(ctx)
-	defer giveUp(nil)
+	running, giveUp := context.WithCancel(context.Background())
+	defer giveUp()
 	ended := make(chan error, 1)
 	go func() { ended <- runCommand(running, g.Command, env) }()
 	select {
@@ -241,7 +265,7 @@ func (g *runner) serve(ctx context.Context, c *config.Config, l *serve.Listeners
 		stop()
 		return errors.Join(err, <-served)
 	case err := <-served: // the gateway has failed
-		giveUp(errors.New("the gateway has ended"))
+		giveUp()
 		return errors.Join(err, <-ended)
 	}
 }
@@ -258,6 +282,7 @@ func (g *runner) removeEnv() error {
 // provision creates the keys and credentials that the directory lacks.
 func (g *runner) provision(ctx context.Context, a *appliance.Appliance) (Environment, error) {
 	if g.Seed != nil {
+		a.Server.CarryOutDeletions(ctx) // an interrupted start can have left a key pair with an id of the seed
 		return g.applySeed(ctx, a)
 	}
 	keys, err := Provision(ctx, a)

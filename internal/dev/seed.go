@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -9,13 +10,16 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/google/uuid"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
 	"github.com/kmsgate/kmsgate/internal/strictyaml"
+	"github.com/kmsgate/kmsgate/policy"
 )
 
 // maxSeed is the largest seed, in bytes.
@@ -86,9 +90,6 @@ type SeedClientKey struct {
 	Password string `yaml:"password"`
 }
 
-// originSeed is the Origin of keys whose private key comes from a seed.
-const originSeed = "KMSGATE_DEV_SEED"
-
 // LoadSeed reads a seed and the files that it names.
 func LoadSeed(path string) (*Seed, error) {
 	text, err := readSmall(path)
@@ -139,6 +140,7 @@ type seedChecker struct {
 }
 
 var (
+	isName        = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`).MatchString
 	isKeyId       = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`).MatchString
 	isAccessKeyId = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`).MatchString
 	isClientKeyId = regexp.MustCompile(`^KAAP\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`).MatchString
@@ -152,18 +154,36 @@ func (c *seedChecker) need(ok bool, format string, args ...any) {
 
 // unique checks that a name is there, and only once.
 func (c *seedChecker) unique(kind, name string) {
-	c.need(name != "", "a %s has no name", kind)
+	c.need(name != "", "one %s has no %s", kind, cmp.Or(idOf[kind], "name"))
 	c.need(name == "" || !c.names[kind+" "+name], "%s %q is there twice", kind, name)
 	c.names[kind+" "+name] = true
+}
+
+// idOf are the kinds of things that have an id instead of a name.
+var idOf = map[string]string{"access key": "id", "key": "id", "version": "id", "client key": "id"}
+
+// needName checks a name as the gateway does.
+func (c *seedChecker) needName(kind, name string) {
+	c.need(name == "" || isName(name), "%s %q must have 1 to 64 of the characters A-Za-z0-9._@-", kind, name)
 }
 
 func (c *seedChecker) check() {
 	for _, p := range c.seed.Policies {
 		c.unique("policy", p.Name)
 		c.need(p.Document != "", "policy %q has no document", p.Name)
+		c.needName("policy", p.Name)
+		if _, err := policy.Parse(string(p.Document)); p.Document != "" && err != nil {
+			c.need(false, "policy %q: %w", p.Name, err)
+		}
 	}
 	for _, u := range c.seed.Users {
 		c.unique("user", u.Name)
+		c.needName("user", u.Name)
+		for i, name := range u.Policies {
+			_, isSystem := identity.SystemPolicies[name]
+			c.need(isSystem || c.names["policy "+name], "user %q: policy %q is neither in the seed nor a system policy", u.Name, name)
+			c.need(!slices.Contains(u.Policies[:i], name), "user %q has policy %q twice", u.Name, name)
+		}
 		for _, a := range u.AccessKeys {
 			c.unique("access key", a.ID)
 			c.need(a.ID == "" || isAccessKeyId(a.ID), "access key %q: its id must have 1 to 128 letters, digits and _.-", a.ID)
@@ -175,12 +195,16 @@ func (c *seedChecker) check() {
 	}
 	for _, a := range c.seed.AccessPoints {
 		c.unique("access point", a.Name)
+		c.needName("access point", a.Name)
 		for _, id := range a.Keys {
 			c.need(c.names["key "+id], "access point %q: the seed has no key %q", a.Name, id)
 		}
 		for _, k := range a.ClientKeys {
 			c.unique("client key", k.ID)
 			c.need(k.ID == "" || isClientKeyId(k.ID), "client key %q: its id must be KAAP. and a UUID in lower case", k.ID)
+			if err := identity.CheckPassword(k.Password); err != nil {
+				c.need(false, "client key %q: %w", k.ID, err)
+			}
 		}
 	}
 }
@@ -198,6 +222,9 @@ func (c *seedChecker) checkKey(k SeedKey) {
 		if err := kms.CheckAliasName(alias); err != nil {
 			c.need(false, "alias %q: %w", alias, err)
 		}
+	}
+	if _, err := policy.ParseKeyPolicy(string(k.Policy)); k.Policy != "" && err != nil {
+		c.need(false, "key %q: its policy: %w", k.ID, err)
 	}
 	c.need(len(k.Versions) > 0, "key %q has no versions: give at least one, with an id", k.ID)
 	for _, v := range k.Versions {

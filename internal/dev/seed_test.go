@@ -2,14 +2,18 @@ package dev_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/kmsgate/kmsgate/gateway/adminclient"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
+	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/dev"
 )
 
@@ -29,7 +33,7 @@ keys:
     versions:
       - {id: 11111111-1111-4111-8111-111111111111, private_key_file: key.pem}
       - {id: 22222222-1111-4111-8111-111111111111}
-  - {id: key-2, spec: EC_SM2, disabled: true, versions: [{id: 33333333-1111-4111-8111-111111111111}]}
+  - {id: key-2, spec: EC_SM2, disabled: true, versions: [{id: 33333333-1111-4111-8111-111111111111}, {id: 55555555-1111-4111-8111-111111111111}]}
 access_points:
   - {name: app, keys: [key-1], client_keys: [{id: KAAP.44444444-1111-4111-8111-111111111111, password: "Test-only-1"}]}
 `
@@ -62,9 +66,14 @@ func TestSeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "new")
-	var first string
-	for range 2 {
+	var first, keys string
+	for range 3 {
 		run(t, dev.Options{Dir: dir, Seed: seed}, func(_ string, env dev.Environment) {
+			if all := allKeys(t, env.Get("KMSGATE_ADMIN_SOCKET")); keys != "" && all != keys {
+				t.Errorf("the keys are now\n%s\nwere\n%s", all, keys)
+			} else {
+				keys = all
+			}
 			env = withoutEndpoint(env)
 			if first == "" {
 				first = fmt.Sprint(env)
@@ -89,6 +98,11 @@ func TestSeed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for want, n := range map[string]int{"DEV_SEED": 1, "Aliyun_KMS": 1, "KeyState:Disabled": 1, "KeyState:Enabled": 1, "BEGIN PUBLIC KEY": 2} {
+		if got := strings.Count(keys, want); got != n {
+			t.Errorf("the keys have %q %d times, want %d:\n%s", want, got, n, keys)
+		}
+	}
 	texts, err := filepath.Glob(filepath.Join(dir, "software", "1111*.pem"))
 	if err != nil || len(texts) != 1 {
 		t.Fatalf("the files are %q, %v", texts, err)
@@ -100,11 +114,78 @@ func TestSeed(t *testing.T) {
 	if got, err := privatekey.Parse(text); err != nil || !bytes.Equal(got.Public(), public) {
 		t.Errorf("the key is not the seed's: %v", err)
 	}
-	for name, o := range map[string]dev.Options{"no seed": {Dir: dir}, "another seed": {Dir: dir, Seed: changedSeed(t)}} {
+	without := filepath.Join(t.TempDir(), "without")
+	run(t, dev.Options{Dir: without}, func(string, dev.Environment) {})
+	for want, o := range map[string]dev.Options{
+		"was made from a seed: give --seed": {Dir: dir},
+		"was made from another seed":        {Dir: dir, Seed: changedSeed(t)},
+		"was made without a seed":           {Dir: without, Seed: seed},
+		"has instance":                      {Dir: without, Account: "42"},
+	} {
 		o.Listen, o.Appliance.Device = "127.0.0.1:0", softwareKeys
-		if err := dev.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "was made from another seed, or without one") {
-			t.Errorf("%s: got %v", name, err)
+		if err := dev.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", want, err)
 		}
+	}
+}
+
+// allKeys returns what a gateway says of its keys, with the public keys of all versions.
+func allKeys(t *testing.T, socket string) (all string) {
+	t.Helper()
+	c := adminclient.Dial(socket)
+	ask := func(action string, answer any, parameters map[string]string) {
+		t.Helper()
+		if err := c.Call(t.Context(), action, parameters, answer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, keyId := range []string{"key-1", "key-2"} {
+		var k kms.DescribeKeyResponse
+		ask("DescribeKey", &k, map[string]string{"KeyId": keyId})
+		all += fmt.Sprintf("%+v\n", k.KeyMetadata)
+		var versions kms.ListKeyVersionsResponse
+		ask("ListKeyVersions", &versions, map[string]string{"KeyId": keyId})
+		for _, v := range versions.KeyVersions.KeyVersion {
+			all += v.KeyVersionId
+			if k.KeyMetadata.KeyState == "Disabled" { // KMS then shows no public key
+				continue
+			}
+			var public kms.GetPublicKeyResponse
+			ask("GetPublicKey", &public, map[string]string{"KeyId": keyId, "KeyVersionId": v.KeyVersionId})
+			all += public.PublicKey
+		}
+	}
+	return all
+}
+
+// TestOptions: options that make no gateway are refused before anything is created.
+func TestOptions(t *testing.T) {
+	for want, o := range map[string]dev.Options{
+		"instance.account": {Account: "acme"},
+		"instance.region":  {Region: "no region"},
+		"instance.id":      {Instance: "no id"},
+		"tls.names":        {Names: []string{"kms:8443"}},
+	} {
+		o.Dir, o.Listen, o.Appliance.Device = filepath.Join(t.TempDir(), "new"), "127.0.0.1:0", softwareKeys
+		ctx, stop := context.WithCancel(t.Context())
+		o.Ready = func(string, dev.Environment) { stop() } // it must not come to that
+		if err := dev.Run(ctx, o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", want, err)
+		}
+		stop()
+		if _, err := os.Stat(o.Dir); err == nil {
+			t.Errorf("%s: the directory was created", want)
+		}
+	}
+}
+
+// TestCommandNotRun: a start that is stopped before the command is run has not succeeded.
+func TestCommandNotRun(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	err := dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Command: []string{"true"}, Appliance: appliance.Options{Device: softwareKeys}})
+	if status, rest := dev.Status(err); status != 143 || rest != nil {
+		t.Errorf("got status %d, %v, want 143", status, rest)
 	}
 }
 
@@ -132,7 +213,7 @@ func TestSeedMistakes(t *testing.T) {
 	for want, replace := range map[string][2]string{
 		"there is no field secrets":                                     {"secret:", "secrets:"},
 		`policy "sign" has no document`:                                 {"    document: {Version: \"1\", Statement: [{Effect: Allow, Action: [\"kms:*\"], Resource: [\"*\"]}]}\n", ""},
-		"a user has no name":                                            {"name: app, description", "name: '', description"},
+		"one user has no name":                                          {"name: app, description", "name: '', description"},
 		`user "app" is there twice`:                                     {"users:\n", "users:\n  - {name: app}\n"},
 		`access key "LTAI 1": its id must`:                              {"LTAI0001", "LTAI 1"},
 		`access key "LTAI0001" has no secret`:                           {", secret: s3cret", ""},
@@ -141,13 +222,20 @@ func TestSeedMistakes(t *testing.T) {
 		`spec "EC" is not one of`:                                       {"spec: EC_P256", "spec: EC"},
 		`alias "one": 400 InvalidParameter`:                             {"alias/one", "one"},
 		`alias "alias/one" is there twice`:                              {"alias/uno", "alias/one"},
-		`key "key-2" has no versions`:                                   {"versions: [{id: 33333333-1111-4111-8111-111111111111}]", "versions: []"},
+		`key "key-2" has no versions`:                                   {"versions: [{id: 33333333-1111-4111-8111-111111111111}, {id: 55555555-1111-4111-8111-111111111111}]", "versions: []"},
 		`version "x" of key "key-2": its id must be`:                    {"33333333-1111-4111-8111-111111111111", "x"},
 		`version "22222222-1111-4111-8111-111111111111" is there twice`: {"33333333", "22222222"},
 		"none.pem: no such file":                                        {"key.pem", "none.pem"},
 		"its private key: it has no private key in PEM":                 {"key.pem", "seed.yaml"},
 		"its private key is of KeySpec EC_P256, not EC_SM2":             {"spec: EC_P256", "spec: EC_SM2"},
 		"both private_key and private_key_file":                         {"private_key_file: key.pem", "private_key: x, private_key_file: key.pem"},
+		"one version has no id":                                         {"{id: 22222222-1111-4111-8111-111111111111}", "{private_key: x}"},
+		`policy "sign": `:                                               {"Effect: Allow, Action: [\"kms:*\"]", "Effect: Permit, Action: [\"kms:*\"]"},
+		`policy "si gn" must have`:                                      {"name: sign", "name: si gn"},
+		`user "app": policy "AliyunKMSNone" is neither`:                 {"AliyunKMSReadOnlyAccess", "AliyunKMSNone"},
+		`user "app" has policy "sign" twice`:                            {"[sign,", "[sign, sign,"},
+		`key "key-1": its policy: `:                                     {"Effect: Allow, Principal", "Effect: Permit, Principal"},
+		`client key "KAAP.44444444-1111-4111-8111-111111111111": `:      {"Test-only-1", "x"},
 		`the seed has no key "key-3"`:                                   {"keys: [key-1]", "keys: [key-3]"},
 		`its id must be KAAP. and a UUID`:                               {"KAAP.44444444", "KAAP.4444"},
 	} {

@@ -32,13 +32,18 @@ func (g *runner) checkSeed() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err == nil && string(recorded) == hash || err != nil && hash == "" {
+	_, dbErr := os.Stat(g.path("kmsgate.db"))
+	switch isNew := errors.Is(dbErr, fs.ErrNotExist); {
+	case string(recorded) == hash:
 		return nil
-	}
-	if _, statErr := os.Stat(g.path("kmsgate.db")); errors.Is(statErr, fs.ErrNotExist) {
+	case isNew:
 		return durable.Write(g.path(seedFile), []byte(hash), 0o600)
+	case len(recorded) == 0:
+		return fmt.Errorf("the directory %q was made without a seed: use another directory, or leave --seed out", g.Dir)
+	case hash == "":
+		return fmt.Errorf("the directory %q was made from a seed: give --seed FILE, or use another directory", g.Dir)
 	}
-	return fmt.Errorf("the directory %q was made from another seed, or without one: use another directory, or remove this one", g.Dir)
+	return fmt.Errorf("the directory %q was made from another seed: use another directory, or remove this one", g.Dir)
 }
 
 // A seeder creates what a seed names, through the operations of the gateway. It leaves existing things as
@@ -149,17 +154,23 @@ func (s *seeder) key(ctx context.Context, k SeedKey) error {
 	if err != nil {
 		return err
 	}
-	existed := s.records.Keys().Has(k.ID)
-	for i, v := range k.Versions {
-		preset := gateway.Preset{KeyId: k.ID, KeyVersionId: v.ID}
+	existing, err := s.records.Keys().Get(k.ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	existed, preset := err == nil, gateway.Preset{KeyId: k.ID}
+	for _, v := range k.Versions {
 		if _, given := s.g.Seed.pems[v.ID]; given {
-			preset.Origin = originSeed
+			preset.Origin = store.OriginSeed
 		}
+	}
+	for i, v := range k.Versions {
+		preset.KeyVersionId = v.ID
 		if i == 0 {
 			err = s.do(ctx, existed, preset, "CreateKey", nil, "KeySpec", k.Spec, "Description", k.Description,
 				"Policy", string(k.Policy), "Tags", string(text))
 		} else {
-			_, getErr := s.records.Versions().Get(v.ID)
+			_, getErr := s.records.Version(k.ID, v.ID)
 			err = s.do(ctx, getErr == nil, preset, "CreateKeyVersion", nil, "KeyId", k.ID)
 		}
 		if err != nil {
@@ -171,7 +182,9 @@ func (s *seeder) key(ctx context.Context, k SeedKey) error {
 			return fmt.Errorf("alias %q: %w", alias, err)
 		}
 	}
-	return s.do(ctx, existed || !k.Disabled, gateway.Preset{}, "DisableKey", nil, "KeyId", k.ID)
+	// Last: a disabled key gets no versions.
+	disabled := !k.Disabled || existing.KeyState == store.Disabled
+	return s.do(ctx, disabled, gateway.Preset{}, "DisableKey", nil, "KeyId", k.ID)
 }
 
 // accessPoint creates an access point with its permission policy and client keys. It returns the
