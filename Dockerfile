@@ -14,10 +14,15 @@ FROM ${RUN_IMAGE}
 RUN apt-get update \
  && apt-get install -y --no-install-recommends softhsm2 \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --uid 10001 --home-dir /var/lib/kmsgate --create-home kmsgate \
- && chmod 0700 /var/lib/kmsgate
+ && useradd --system --uid 10001 --home-dir /var/lib/kmsgate kmsgate \
+ && mkdir -m 1777 /var/lib/kmsgate /ca
 COPY --from=build /kmsgate /usr/local/bin/kmsgate
+# The gateway writes only here, as any user. Its own directory admits nobody else.
+VOLUME ["/var/lib/kmsgate", "/ca"]
 USER 10001
 EXPOSE 8443
+# A seed, if one is mounted there, and the socket that the health check asks.
+ENV KMSGATE_SEED=/seed.yaml KMSGATE_ADMIN_SOCKET=/var/lib/kmsgate/dev/admin/admin.sock
+HEALTHCHECK --interval=2s --timeout=2s --start-period=30s CMD ["kmsgate", "user", "list"]
 ENTRYPOINT ["kmsgate"]
-CMD ["dev", "--dir", "/var/lib/kmsgate/dev", "--listen", "0.0.0.0:8443"]
+CMD ["dev", "--dir", "/var/lib/kmsgate/dev", "--ca-file", "/ca/ca.pem", "--listen", "0.0.0.0:8443"]
