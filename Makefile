@@ -20,7 +20,7 @@ LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
 LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(hardware|backup|target|doctor|cli|signer|batch|ceremony|attestation)$$
 
 .PHONY: vendor build demo run test setup setup-test check generate unit integration fuzz bench soak
-.PHONY: full image-test clean
+.PHONY: examples example-go example-python example-node example-java full image-test clean
 
 build: bin/kmsgate bin/kmsgate-dev
 
@@ -38,7 +38,7 @@ demo: setup build
 run: setup build
 	bin/kmsgate dev $(RUN)
 
-test: setup-test check unit integration
+test: setup-test check unit integration example-go
 
 # Installs the Debian packages named in $$missing.
 INSTALL = [ -n "$$missing" ] || exit 0; \
@@ -136,8 +136,29 @@ soak: setup-test
 		-run '^(TestKilledAtAnyMoment|TestFaultsUnderLoad)$$' . -args -soak $(SOAK) -seed $(SEED)
 	$(GO) -C integration test -race -count=1 -v -timeout 1h -run '^TestManyKeys$$' . -args -keys $(KEYS)
 
+# Runs the examples, each against a new gateway. `make test` runs the one in Go.
+EXAMPLE = bin/kmsgate-dev --seed examples/seed.yaml --listen 127.0.0.1:0 --
+examples: example-go example-python example-node example-java
+
+example-go: bin/kmsgate-dev
+	$(GO) -C examples/go build -o ../../bin/example-go .
+	$(EXAMPLE) bin/example-go
+
+example-python: bin/kmsgate-dev
+	python3 -m venv bin/_python && bin/_python/bin/pip install -q -r examples/python/requirements.txt
+	$(EXAMPLE) bin/_python/bin/python examples/python/main.py
+
+example-node: bin/kmsgate-dev
+	@mkdir -p bin/_node && cp examples/node/* bin/_node
+	npm ci --prefix bin/_node --no-audit --no-fund --loglevel=error
+	$(EXAMPLE) sh -c 'NODE_EXTRA_CA_CERTS=$$KMSGATE_CA_FILE node bin/_node/main.js'
+
+example-java: bin/kmsgate-dev
+	mvn -q -f examples/java compile
+	$(EXAMPLE) mvn -q -f examples/java exec:java
+
 # What takes too long for `make test`, and is run before a release.
-full: image-test fuzz
+full: image-test examples fuzz
 
 # Builds the image with buildah on a base made by debootstrap, and runs the image.
 image-test:
