@@ -21,8 +21,8 @@ COPY --from=build /kmsgate /usr/local/bin/kmsgate
 VOLUME ["/var/lib/kmsgate", "/ca"]
 USER 10001
 EXPOSE 8443
-# A seed, if one is mounted there, and the socket that the health check asks.
+# The gateway reads a seed from the first path if one is mounted there. The health check uses the socket.
 ENV KMSGATE_SEED=/seed.yaml KMSGATE_ADMIN_SOCKET=/var/lib/kmsgate/dev/admin/admin.sock
-HEALTHCHECK --interval=2s --timeout=2s --start-period=30s CMD ["kmsgate", "user", "list"]
+HEALTHCHECK --interval=2s --timeout=2s --retries=15 CMD ["kmsgate", "user", "list"]
 ENTRYPOINT ["kmsgate"]
 CMD ["dev", "--dir", "/var/lib/kmsgate/dev", "--ca-file", "/ca/ca.pem", "--listen", "0.0.0.0:8443"]

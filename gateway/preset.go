@@ -2,8 +2,8 @@ package gateway
 
 import "context"
 
-// A Preset has ids that an operation otherwise chooses at random, and still does if they are empty. It is for
-// tests that need fixed ids: only callers in this process can have one.
+// A Preset fixes values that an operation otherwise chooses: ids, secrets and the Origin. An empty field
+// changes nothing. It is for tests: only callers in this process can set one.
 type Preset struct {
 	KeyId           string // 1 to 64 letters, digits and hyphens
 	KeyVersionId    string // a UUID

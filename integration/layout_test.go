@@ -130,7 +130,7 @@ var mayImport = map[string][]string{
 	"internal/clientkey": {"gateway/identity", "gateway/kms", "internal/durable"},
 	// A gateway for development: everything in one directory.
 	"internal/dev": {"internal/appliance", "internal/clientkey", "internal/config", "internal/printable",
-		"internal/serve", "internal/strictyaml", "gateway", "gateway/identity", "gateway/kms", "policy", "golang.org/x/sys", "hsm", "hsm/privatekey", "internal/durable", "store",
+		"internal/serve", "internal/strictyaml", "gateway", "gateway/identity", "gateway/keypair", "gateway/kms", "policy", "golang.org/x/sys", "hsm", "hsm/privatekey", "internal/durable", "store",
 		"github.com/google/uuid", "github.com/spf13/pflag"},
 	// The same inside other people's tests.
 	"kmsgatetest": {"hsm", "hsm/software", "internal/appliance", "internal/config", "internal/dev"},

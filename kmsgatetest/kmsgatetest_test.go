@@ -85,9 +85,9 @@ func (f *failing) Fatalf(format string, args ...any) {
 // TestMistakes: what cannot be had fails the test with a message.
 func TestMistakes(t *testing.T) {
 	for want, f := range map[string]func(t testing.TB){
-		"kmsgatetest: the seed has mistakes:\nline 1: there is no field key":   func(t testing.TB) { kmsgatetest.Start(t, "key: []\n") },
-		"kmsgatetest: starting the gateway: user \"kmsgate\": CreateUser: 400": func(t testing.TB) { kmsgatetest.Start(t, "users: [{name: kmsgate}]\n") },
-		"kmsgatetest: the gateway has no key of KeySpec EC_P256":               func(t testing.TB) { kmsgatetest.Start(t, "keys: []\n").Key(t, "EC_P256") },
+		"kmsgatetest: the seed has mistakes:\nline 1: there is no field key": func(t testing.TB) { kmsgatetest.Start(t, "key: []\n") },
+		"kmsgatetest: the seed has mistakes:\nuser \"kmsgate\" is reserved":  func(t testing.TB) { kmsgatetest.Start(t, "users: [{name: kmsgate}]\n") },
+		"kmsgatetest: the gateway has no key of KeySpec EC_P256":             func(t testing.TB) { kmsgatetest.Start(t, "keys: []\n").Key(t, "EC_P256") },
 	} {
 		fails := &failing{TB: t}
 		done := make(chan bool)

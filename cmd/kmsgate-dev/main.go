@@ -66,7 +66,7 @@ func run(args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once, unless a command runs, which gets it
 	status, err := dev.Status(dev.Run(ctx, o))
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "kmsgate-dev: %v\n", err)

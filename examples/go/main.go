@@ -22,7 +22,7 @@ import (
 	"github.com/emmansun/gmsm/smx509"
 )
 
-// A key is a key version.
+// A key names one version of a key.
 type key struct{ keyId, keyVersionId string }
 
 var (
@@ -98,7 +98,7 @@ func publicKey(client *kms.Client, k key) ([]byte, error) {
 	return block.Bytes, nil
 }
 
-// signECDSA: the signature is the ASN.1 of r and s.
+// signECDSA signs and verifies with ECDSA. The signature is the ASN.1 of r and s.
 func signECDSA(client *kms.Client, digest []byte) error {
 	signature, err := sign(client, ecKey, "ECDSA_SHA_256", digest)
 	if err != nil {
@@ -119,7 +119,7 @@ func signECDSA(client *kms.Client, digest []byte) error {
 	return nil
 }
 
-// signPSS: the salt has 32 bytes.
+// signPSS signs and verifies with RSA-PSS. The salt has 32 bytes.
 func signPSS(client *kms.Client, digest []byte) error {
 	signature, err := sign(client, rsaKey, "RSA_PSS_SHA_256", digest)
 	if err != nil {
@@ -141,7 +141,7 @@ func signPSS(client *kms.Client, digest []byte) error {
 	return nil
 }
 
-// signSM2: the digest is SM3(Z_A || message), where Z_A contains the signer's id and public key
+// signSM2 signs and verifies with SM2. The digest is SM3(Z_A || message), where Z_A contains the signer's id and public key
 // (GB/T 32918.2, 5.5).
 func signSM2(client *kms.Client) error {
 	der, err := publicKey(client, sm2Key)

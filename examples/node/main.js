@@ -1,4 +1,4 @@
-// Signs with Alibaba Cloud's SDK and verifies each signature without it.
+// Signs with Alibaba Cloud's SDK. Verifies ECDSA and RSA-PSS itself, and SM2 through KMS.
 // Run it with NODE_EXTRA_CA_CERTS=$KMSGATE_CA_FILE: the SDK has no setting for a CA.
 const crypto = require('crypto');
 const Kms = require('@alicloud/kms20160120');

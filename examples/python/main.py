@@ -1,4 +1,4 @@
-"""Signs with Alibaba Cloud's SDK and verifies each signature without it."""
+"""Signs with Alibaba Cloud's SDK. Verifies ECDSA and RSA-PSS itself, and SM2 through KMS."""
 import base64
 import hashlib
 import os
@@ -16,7 +16,6 @@ RSA = ("key-example-rsa", "11111111-1111-4111-8111-111111111111")
 EC = ("key-example-ec", "22222222-2222-4222-8222-222222222222")
 SM2 = ("key-example-sm2", "33333333-3333-4333-8333-333333333333")
 
-# The SDK's default credentials are ALIBABA_CLOUD_ACCESS_KEY_ID and _SECRET.
 client = Client(Config(
     endpoint=os.environ["KMSGATE_ENDPOINT"],  # host:port
     ca=os.environ["KMSGATE_CA_FILE"],         # a path

@@ -185,6 +185,9 @@ func Parse(text []byte) (k Key, err error) {
 	if block == nil {
 		return k, errors.New("it has no private key in PEM")
 	}
+	if block.Headers["DEK-Info"] != "" {
+		block.Type = "ENCRYPTED PRIVATE KEY" // of PKCS#1 or SEC 1 with a password
+	}
 	switch block.Type {
 	case "PRIVATE KEY":
 		return parsePKCS8(block.Bytes)
@@ -197,7 +200,7 @@ func Parse(text []byte) (k Key, err error) {
 	case "EC PRIVATE KEY", "SM2 PRIVATE KEY":
 		return parseEC(block.Bytes, nil)
 	}
-	return k, fmt.Errorf("it is a %s, not a private key without a password", block.Type)
+	return k, fmt.Errorf("it is a %s, not an unencrypted private key (openssl pkey -in FILE -out NEW removes a password)", block.Type)
 }
 
 func parsePKCS8(der []byte) (k Key, err error) {
@@ -235,7 +238,7 @@ func parseEC(der, curve []byte) (k Key, err error) {
 			return newEC(spec, key.PrivateKey)
 		}
 	}
-	return k, fmt.Errorf("%w: the curve of the private key", hsm.ErrKeySpec)
+	return k, fmt.Errorf("%w: the private key is not on P-256, secp256k1 or SM2", hsm.ErrKeySpec)
 }
 
 // PEM returns the private key as PKCS#8 in PEM.

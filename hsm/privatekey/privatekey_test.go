@@ -75,9 +75,9 @@ func TestParse(t *testing.T) {
 	}
 	for want, text := range map[string][]byte{
 		"no private key in PEM":   []byte("x"),
-		"without a password":      openssl("genrsa", "-aes128", "-passout", "pass:x", "2048"),
+		"not an unencrypted":      openssl("genrsa", "-aes128", "-passout", "pass:x", "2048"),
 		"RSA key of 1024 bits":    openssl("genrsa", "1024"),
-		"the curve of the":        openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"),
+		"not on P-256":            openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"),
 		"ed25519.PrivateKey":      openssl("genpkey", "-algorithm", "ed25519"),
 		"reading PKCS#8":          []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
 		"reading an ECPrivateKey": []byte("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n"),

@@ -236,7 +236,7 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 	return nil
 }
 
-// Has returns nil if there is a file for the key pair.
+// Has returns nil if the Token knows the key pair. It does not read the file.
 func (t *Token) Has(k hsm.Key) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -4,7 +4,8 @@
 // What it guarantees:
 //
 //   - A private key never leaves the token. The token generates it as sensitive and not
-//     extractable, and the package then checks these attributes.
+//     extractable, and the package then checks these attributes. The exception is Import, for
+//     tests: the token then reports that the key was outside.
 //   - An [hsm.Route] verifies every signature of a Token and reports a wrong one by
 //     Quarantine. Then the Token drops the key's session copy, requests a canary signature,
 //     and searches for the key before it signs with it again. Without a Route, a Token

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/kmsgate/kmsgate/hsm"
@@ -9,7 +10,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/sealed"
 )
 
-// An importer is a token that takes private keys from outside.
+// An importer is a token that can import private keys.
 type importer interface {
 	Import(ctx context.Context, k privatekey.Key, id []byte) (hsm.Key, error)
 }
@@ -17,7 +18,7 @@ type importer interface {
 // importing returns a Route that uses given private keys instead of new ones.
 func importing(t hsm.Token, s *sealed.Backend, o Options) hsm.Backend {
 	intoToken := func(_ context.Context, k privatekey.Key, _ []byte) (hsm.Key, error) {
-		return hsm.Key{}, fmt.Errorf("%w: the token takes no private keys from outside", hsm.ErrKeySpec)
+		return hsm.Key{}, errors.New("the token cannot import private keys: leave private_key out of the seed")
 	}
 	if i, ok := t.(importer); ok {
 		intoToken = i.Import

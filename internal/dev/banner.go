@@ -20,7 +20,7 @@ var callScript string
 func (o *Options) PrintBanner(w io.Writer, envFile string, env Environment) {
 	keys := "alias/dev-rsa-2048 alias/dev-rsa-3072 alias/dev-ec-p256 alias/dev-ec-p256k alias/dev-ec-sm2"
 	if o.Seed != nil {
-		keys = fmt.Sprintf("%d of the seed", len(o.Seed.Keys))
+		keys = fmt.Sprintf("%d from the seed", len(o.Seed.Keys))
 	}
 	clientKey := ""
 	if file := env.Get("KMSGATE_CLIENT_KEY_FILE"); file != "" {

@@ -21,8 +21,8 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the command ended with exit status %d", e.Status)
 }
 
-// Status parts an error of Run into the exit status of the command, which has said itself what is wrong,
-// and other errors. The status is 0 if the command has not failed.
+// Status splits an error of Run into the exit status of the command, which has reported its failure, and
+// all other errors. The status is 0 if the command has not failed.
 func Status(err error) (status int, rest error) {
 	switch e := err.(type) {
 	case *StatusError:
@@ -37,14 +37,14 @@ func Status(err error) (status int, rest error) {
 	return 0, err
 }
 
-// hidden are variables of the environment that would make an SDK use another credential.
-var hidden = []string{"ALIBABA_CLOUD_SECURITY_TOKEN", "ALIBABA_CLOUD_PROFILE", "ALIBABA_CLOUD_CREDENTIALS_URI"}
+// otherCredentials are variables of the environment that would make an SDK use another credential.
+var otherCredentials = []string{"ALIBABA_CLOUD_SECURITY_TOKEN", "ALIBABA_CLOUD_PROFILE", "ALIBABA_CLOUD_CREDENTIALS_URI"}
 
-// commandEnvironment returns the environment of a command: this process's, without the variables of
-// another gateway, and env.
+// commandEnvironment returns the environment of a command: this process's, minus the variables of another
+// gateway, plus env.
 func commandEnvironment(env Environment) (all []string) {
 	for _, v := range os.Environ() {
-		if name, _, _ := strings.Cut(v, "="); !slices.Contains(hidden, name) && !strings.HasPrefix(name, "KMSGATE_") {
+		if name, _, _ := strings.Cut(v, "="); !slices.Contains(otherCredentials, name) && !strings.HasPrefix(name, "KMSGATE_") {
 			all = append(all, v)
 		}
 	}

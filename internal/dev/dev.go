@@ -153,7 +153,7 @@ func (g *runner) checkConfiguration(c config.Config) error {
 		return err
 	}
 	if _, err := config.Parse(text, g.Dir); err != nil {
-		return fmt.Errorf("the options contradict what is possible:\n%w", err)
+		return fmt.Errorf("invalid option (--instance, --region, --account, --name, --listen or --ca-file):\n%w", err)
 	}
 	return nil
 }

@@ -11,10 +11,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/gateway/identity"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
@@ -94,7 +96,7 @@ type SeedClientKey struct {
 func LoadSeed(path string) (*Seed, error) {
 	text, err := readSmall(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading the seed: %w", err)
 	}
 	s, err := ParseSeed(text, filepath.Dir(path))
 	if err != nil {
@@ -172,6 +174,8 @@ func (c *seedChecker) check() {
 		c.unique("policy", p.Name)
 		c.need(p.Document != "", "policy %q has no document", p.Name)
 		c.needName("policy", p.Name)
+		_, isSystem := identity.SystemPolicies[p.Name]
+		c.need(!isSystem, "policy %q is a system policy: give another name, or leave it out", p.Name)
 		if _, err := policy.Parse(string(p.Document)); p.Document != "" && err != nil {
 			c.need(false, "policy %q: %w", p.Name, err)
 		}
@@ -179,6 +183,7 @@ func (c *seedChecker) check() {
 	for _, u := range c.seed.Users {
 		c.unique("user", u.Name)
 		c.needName("user", u.Name)
+		c.need(u.Name != keypair.GatewayPrincipal, "user %q is reserved", u.Name)
 		for i, name := range u.Policies {
 			_, isSystem := identity.SystemPolicies[name]
 			c.need(isSystem || c.names["policy "+name], "user %q: policy %q is neither in the seed nor a system policy", u.Name, name)
@@ -217,6 +222,9 @@ func (c *seedChecker) checkKey(k SeedKey) {
 		known = known || string(spec) == k.Spec
 	}
 	c.need(known, "key %q: spec %q is not one of %v", k.ID, k.Spec, hsm.KeySpecs())
+	for name := range k.Tags {
+		c.need(name != "" && !strings.HasPrefix(name, "aliyun") && !strings.HasPrefix(name, "acs:"), "key %q: the tag %q is reserved", k.ID, name)
+	}
 	for _, alias := range k.Aliases {
 		c.unique("alias", alias)
 		if err := kms.CheckAliasName(alias); err != nil {

@@ -3,6 +3,7 @@ package dev_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/store"
 )
 
 // seedText is a seed with everything that one can have. The private key is in key.pem.
@@ -98,6 +100,13 @@ func TestSeed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A start that is killed while the token makes a key pair leaves the pair as an orphan.
+	interrupt(t, filepath.Join(dir, "kmsgate.db"), "key-1", "22222222-1111-4111-8111-111111111111")
+	run(t, dev.Options{Dir: dir, Seed: seed}, func(_ string, env dev.Environment) {
+		if all := allKeys(t, env.Get("KMSGATE_ADMIN_SOCKET")); strings.Count(all, "BEGIN PUBLIC KEY") != 2 || all == keys {
+			t.Errorf("after an interrupted start the keys are\n%s", all)
+		}
+	})
 	for want, n := range map[string]int{"DEV_SEED": 1, "Aliyun_KMS": 1, "KeyState:Disabled": 1, "KeyState:Enabled": 1, "BEGIN PUBLIC KEY": 2} {
 		if got := strings.Count(keys, want); got != n {
 			t.Errorf("the keys have %q %d times, want %d:\n%s", want, got, n, keys)
@@ -126,6 +135,30 @@ func TestSeed(t *testing.T) {
 		if err := dev.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
+	}
+}
+
+// interrupt makes a key version an orphan, as it is while it is created.
+func interrupt(t *testing.T, database, keyId, versionId string) {
+	t.Helper()
+	db, err := store.Open(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	v, err := db.Now().Version(keyId, versionId)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(func(tx *store.Tx) error {
+		return errors.Join(tx.Versions().Delete(keyId+"/"+versionId),
+			tx.Orphans().Put(store.Orphan{KeyVersionId: versionId, Since: v.CreationDate, Key: hsm.Key{ID: v.Key.ID, Spec: v.Key.Spec}}))
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -233,6 +266,9 @@ func TestSeedMistakes(t *testing.T) {
 		`policy "sign": `:                                               {"Effect: Allow, Action: [\"kms:*\"]", "Effect: Permit, Action: [\"kms:*\"]"},
 		`policy "si gn" must have`:                                      {"name: sign", "name: si gn"},
 		`user "app": policy "AliyunKMSNone" is neither`:                 {"AliyunKMSReadOnlyAccess", "AliyunKMSNone"},
+		`policy "AliyunKMSFullAccess" is a system policy`:               {"name: sign", "name: AliyunKMSFullAccess"},
+		`user "kmsgate" is reserved`:                                    {"name: app, description", "name: kmsgate, description"},
+		`the tag "acs:team" is reserved`:                                {"{team:", "{acs:team:"},
 		`user "app" has policy "sign" twice`:                            {"[sign,", "[sign, sign,"},
 		`key "key-1": its policy: `:                                     {"Effect: Allow, Principal", "Effect: Permit, Principal"},
 		`client key "KAAP.44444444-1111-4111-8111-111111111111": `:      {"Test-only-1", "x"},

@@ -18,17 +18,17 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// seedFile has the hash of the seed that a directory was made from.
-const seedFile = "seed.sha256"
+// seedHashFile has the hash of the seed that a directory was made from.
+const seedHashFile = "seed.sha256"
 
-// checkSeed checks that the directory is new or was made from the same seed. A directory that was made
-// without one is an error, too.
+// checkSeed checks that the directory is new, or was made from the same seed or, like this run, without
+// one.
 func (g *runner) checkSeed() error {
 	hash := ""
 	if g.Seed != nil {
 		hash = g.Seed.hash
 	}
-	recorded, err := os.ReadFile(g.path(seedFile))
+	recorded, err := os.ReadFile(g.path(seedHashFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -37,9 +37,9 @@ func (g *runner) checkSeed() error {
 	case string(recorded) == hash:
 		return nil
 	case isNew:
-		return durable.Write(g.path(seedFile), []byte(hash), 0o600)
+		return durable.Write(g.path(seedHashFile), []byte(hash), 0o600)
 	case len(recorded) == 0:
-		return fmt.Errorf("the directory %q was made without a seed: use another directory, or leave --seed out", g.Dir)
+		return fmt.Errorf("the directory %q was made without a seed: use another directory, or start without --seed and $KMSGATE_SEED", g.Dir)
 	case hash == "":
 		return fmt.Errorf("the directory %q was made from a seed: give --seed FILE, or use another directory", g.Dir)
 	}

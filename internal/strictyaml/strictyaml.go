@@ -1,5 +1,5 @@
-// Package strictyaml decodes YAML that people write, such as a plan or a seed. It refuses what could
-// mean something else than its writer thinks, and names the line of a mistake.
+// Package strictyaml decodes YAML that people write, such as a plan or a seed. It refuses YAML that a
+// writer can misread, and names the line of a mistake.
 package strictyaml
 
 import (

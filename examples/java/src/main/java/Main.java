@@ -19,7 +19,7 @@ import java.util.Base64;
 import java.util.HexFormat;
 import org.bouncycastle.crypto.digests.SM3Digest;
 
-/** Signs with Alibaba Cloud's SDK and verifies each signature without it. */
+/** Signs with Alibaba Cloud's SDK. Verifies ECDSA and RSA-PSS itself, and SM2 through KMS. */
 public class Main {
     record Key(String keyId, String keyVersionId) {}
 
