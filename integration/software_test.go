@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/kmsgate/kmsgate/hsm"
@@ -40,6 +41,30 @@ func TestInsideTest(t *testing.T) {
 				t.Errorf("%s: openssl says %v, %v", alg, ok, err)
 			}
 		}
+	}
+}
+
+// TestSeedDocumented starts a gateway with the seed that docs/dev.md shows.
+func TestSeedDocumented(t *testing.T) {
+	t.Parallel()
+	_, seed, _ := strings.Cut(readPage(t, "../docs/dev.md"), "\n```yaml\n")
+	seed, _, _ = strings.Cut(seed, "\n```\n")
+	path := filepath.Join(t.TempDir(), "app.pem")
+	if out, err := exec.Command("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	want, err := exec.Command("openssl", "pkey", "-in", path, "-pubout").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := kmsgatetest.Start(t, strings.Replace(seed, "app.pem", path, 1))
+	sdk, err := devgateway.SDK(g.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyId, versionId := g.Key(t, "EC_P256")
+	if public, err := (newSDK{sdk}).publicKey(keyId, versionId); err != nil || strings.TrimSpace(public) != strings.TrimSpace(string(want)) {
+		t.Errorf("the public key is %q, %v, want %q", public, err, want)
 	}
 }
 
