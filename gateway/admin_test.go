@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -276,35 +275,6 @@ func TestAdminErrors(t *testing.T) {
 	}
 }
 
-// TestCreateNamedKeyAtOnce sends requests for one alias at the same time. One key is created, and the
-// token keeps one pair.
-func TestCreateNamedKeyAtOnce(t *testing.T) {
-	b := newBench(t)
-	c := b.admin()
-	keys, pairs := b.db.Now().Keys().Len(), b.backend.Len()
-	const requests = 8
-	errs := make([]error, requests)
-	var group sync.WaitGroup
-	for i := range errs {
-		group.Go(func() {
-			errs[i] = c.Call(t.Context(), "CreateNamedKey", params("AliasName", "alias/once", "KeySpec", "EC_P256"), nil)
-		})
-	}
-	group.Wait()
-	created := 0
-	for _, err := range errs {
-		switch {
-		case err == nil:
-			created++
-		case !errors.Is(err, kms.ErrAliasExists):
-			t.Errorf("got %v, want %v", err, kms.ErrAliasExists)
-		}
-	}
-	if b.db.Now().Keys().Len() != keys+1 || b.backend.Len() != pairs+1 || created != 1 {
-		t.Errorf("got %d answers, %d keys and %d pairs more, want one each", created, b.db.Now().Keys().Len()-keys, b.backend.Len()-pairs)
-	}
-}
-
 func (b *bench) audited(code string) bool {
 	return slices.ContainsFunc(b.auditLines(), func(e audit.Entry) bool { return e.Code == code })
 }
@@ -327,59 +297,6 @@ func TestNoAdministrationFromTheWorld(t *testing.T) {
 		if b.everything() != before {
 			t.Errorf("%s: the refused request changed records", action)
 		}
-	}
-}
-
-// TestListenAdmin checks the mode of the admin socket, and in which directories it is created.
-func TestListenAdmin(t *testing.T) {
-	dir := socketDir(t)
-	path := filepath.Join(dir, "admin.sock")
-	mode := func() os.FileMode {
-		t.Helper()
-		info, err := os.Stat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return info.Mode()
-	}
-	first, err := front.ListenUnix(path)
-	if err != nil || mode() != os.ModeSocket|0o600 {
-		t.Fatalf("ListenUnix: got mode %v, %v, want a socket with mode 0600", mode(), err)
-	}
-	// A process that was killed leaves its socket behind.
-	first.(*net.UnixListener).SetUnlinkOnClose(false)
-	first.Close()
-	second, err := front.ListenUnix(path)
-	if err != nil || mode() != os.ModeSocket|0o600 {
-		t.Fatalf("ListenUnix over a stale socket: got mode %v, %v, want a socket with mode 0600", mode(), err)
-	}
-	b := newBench(t)
-	b.serveAdmin(second)
-	if err := adminclient.Dial(path).Call(t.Context(), "ListUsers", nil, nil); err != nil {
-		t.Errorf("ListUsers through the socket: %v", err)
-	}
-	for _, dirMode := range []os.FileMode{0o755, 0o701, 0o710, 0o770, 0o704} {
-		if err := os.Chmod(dir, dirMode); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := front.ListenUnix(filepath.Join(dir, "other.sock")); err == nil || !strings.Contains(err.Error(), "chmod 700") {
-			t.Errorf("ListenUnix in a directory with mode %o: got error %v, want one that suggests chmod 700",
-				dirMode, err)
-		}
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	// A file that is not a socket must stay.
-	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := front.ListenUnix(file); err == nil {
-		t.Error("ListenUnix replaced a file that is not a socket")
-	}
-	if content, err := os.ReadFile(file); err != nil || string(content) != "mine" {
-		t.Errorf("the file: got %q, %v, want \"mine\"", content, err)
 	}
 }
 

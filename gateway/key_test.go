@@ -2,11 +2,15 @@ package gateway_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
 func TestKeyMetadata(t *testing.T) {
@@ -117,5 +121,34 @@ func TestListAliases(t *testing.T) {
 	}
 	if diff := cmp.Diff(any(map[string]any{"Alias": want}), a.Body["Aliases"]); diff != "" || a.Body["TotalCount"] != 3.0 {
 		t.Errorf("got %v, want 3 aliases in total (- want, + got): %s", a.Body, diff)
+	}
+}
+
+// TestCreateNamedKeyAtOnce sends requests for one alias at the same time. One key is created, and the
+// token keeps one pair.
+func TestCreateNamedKeyAtOnce(t *testing.T) {
+	b := newBench(t)
+	c := b.admin()
+	keys, pairs := b.db.Now().Keys().Len(), b.backend.Len()
+	const requests = 8
+	errs := make([]error, requests)
+	var group sync.WaitGroup
+	for i := range errs {
+		group.Go(func() {
+			errs[i] = c.Call(t.Context(), "CreateNamedKey", params("AliasName", "alias/once", "KeySpec", "EC_P256"), nil)
+		})
+	}
+	group.Wait()
+	created := 0
+	for _, err := range errs {
+		switch {
+		case err == nil:
+			created++
+		case !errors.Is(err, kms.ErrAliasExists):
+			t.Errorf("got %v, want %v", err, kms.ErrAliasExists)
+		}
+	}
+	if b.db.Now().Keys().Len() != keys+1 || b.backend.Len() != pairs+1 || created != 1 {
+		t.Errorf("got %d answers, %d keys and %d pairs more, want one each", created, b.db.Now().Keys().Len()-keys, b.backend.Len()-pairs)
 	}
 }

@@ -11,12 +11,15 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/adminclient"
+	"github.com/kmsgate/kmsgate/gateway/front"
 )
 
 // serve serves the bench's gateway on a free port, as the product does.
@@ -210,5 +213,58 @@ func (b *bench) beginPost(address string, roots *x509.CertPool, arrived *atomic.
 		}
 		defer resp.Body.Close()
 		return resp.StatusCode
+	}
+}
+
+// TestListenAdmin checks the mode of the admin socket, and in which directories it is created.
+func TestListenAdmin(t *testing.T) {
+	dir := socketDir(t)
+	path := filepath.Join(dir, "admin.sock")
+	mode := func() os.FileMode {
+		t.Helper()
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Mode()
+	}
+	first, err := front.ListenUnix(path)
+	if err != nil || mode() != os.ModeSocket|0o600 {
+		t.Fatalf("ListenUnix: got mode %v, %v, want a socket with mode 0600", mode(), err)
+	}
+	// A process that was killed leaves its socket behind.
+	first.(*net.UnixListener).SetUnlinkOnClose(false)
+	first.Close()
+	second, err := front.ListenUnix(path)
+	if err != nil || mode() != os.ModeSocket|0o600 {
+		t.Fatalf("ListenUnix over a stale socket: got mode %v, %v, want a socket with mode 0600", mode(), err)
+	}
+	b := newBench(t)
+	b.serveAdmin(second)
+	if err := adminclient.Dial(path).Call(t.Context(), "ListUsers", nil, nil); err != nil {
+		t.Errorf("ListUsers through the socket: %v", err)
+	}
+	for _, dirMode := range []os.FileMode{0o755, 0o701, 0o710, 0o770, 0o704} {
+		if err := os.Chmod(dir, dirMode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := front.ListenUnix(filepath.Join(dir, "other.sock")); err == nil || !strings.Contains(err.Error(), "chmod 700") {
+			t.Errorf("ListenUnix in a directory with mode %o: got error %v, want one that suggests chmod 700",
+				dirMode, err)
+		}
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// A file that is not a socket must stay.
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := front.ListenUnix(file); err == nil {
+		t.Error("ListenUnix replaced a file that is not a socket")
+	}
+	if content, err := os.ReadFile(file); err != nil || string(content) != "mine" {
+		t.Errorf("the file: got %q, %v, want \"mine\"", content, err)
 	}
 }

@@ -50,6 +50,32 @@ func TestCreate(t *testing.T) {
 	}
 }
 
+// TestCreateTwice creates a version with an id that exists. The pair with that id stays, with its record.
+func TestCreateTwice(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, spec := range []hsm.KeySpec{hsm.EC_P256, hsm.EC_SM2} {
+		k := key(spec)
+		v := store.KeyVersion{KeyId: k.KeyId, KeyVersionId: uuid.NewString(), CreationDate: day}
+		putKey := func(tx *store.Tx) error { return tx.Keys().Put(k) }
+		made, err := b.Create(t.Context(), v, spec, recorder{db: b.db}, putKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := b.Create(t.Context(), v, spec, recorder{db: b.db}, putKey); err == nil {
+			t.Errorf("%s: created %+v a second time", spec, again)
+		}
+		recorded, err := b.db.Now().Version(k.KeyId, v.KeyVersionId)
+		if err != nil || string(recorded.Key.Public) != string(made.Key.Public) {
+			t.Errorf("%s: recorded %+v, %v, want %+v", spec, recorded, err, made)
+		}
+		if err := hsm.SelfTest(t.Context(), b.backend, made.Key); err != nil {
+			t.Errorf("%s: %v", spec, err)
+		}
+	}
+	b.checkAgreement(0, 0)
+}
+
 // TestCreateCutOff cuts a creation off at each of its steps. It must leave a version that signs, or
 // nothing, or a recorded orphan. After the next CarryOutDeletions there must be no orphan.
 func TestCreateCutOff(t *testing.T) {

@@ -54,12 +54,18 @@ func commandEnvironment(env Environment) (all []string) {
 	return all
 }
 
-// runCommand runs a command, and returns a *StatusError if it fails. It passes SIGINT and SIGTERM on.
-// When ctx is done, it sends SIGTERM.
-func runCommand(ctx context.Context, command []string, env Environment) error {
+// errNotRun means that a signal came before the command was started.
+var errNotRun = &StatusError{128 + int(syscall.SIGTERM)}
+
+// runCommand runs a command unless ctx is done, and returns a *StatusError if it fails. It passes SIGINT
+// and SIGTERM on. When the gateway no longer serves, it sends SIGTERM.
+func runCommand(ctx, serves context.Context, command []string, env Environment) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(signals)
+	if ctx.Err() != nil { // by a signal that came before Notify
+		return errNotRun
+	}
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdin, os.Stdout, os.Stderr, commandEnvironment(env)
 	if err := cmd.Start(); err != nil {
@@ -67,7 +73,7 @@ func runCommand(ctx context.Context, command []string, env Environment) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	for done := ctx.Done(); ; {
+	for done := serves.Done(); ; {
 		select {
 		case err := <-ended:
 			return statusOf(err)

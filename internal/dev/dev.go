@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
@@ -91,7 +90,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 		err = nil // stopped during the start, which the next start completes
 		if g.Command != nil {
-			err = &StatusError{128 + int(syscall.SIGTERM)} // the command was not run
+			err = errNotRun
 		}
 	}()
 	c, err := g.configuration()
@@ -232,8 +231,11 @@ func (g *runner) serve(ctx context.Context, c *config.Config, l *serve.Listeners
 	if err != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	env := append(g.describe(c, l), provisioned...)
+	return g.serveUntil(ctx, a, l, append(g.describe(c, l), provisioned...))
+}
 
+// serveUntil serves until ctx is done or, if there is a command, until that has ended.
+func (g *runner) serveUntil(ctx context.Context, a *appliance.Appliance, l *serve.Listeners, env Environment) error {
 	// A command that is asked to end may still use the gateway.
 	until := ctx
 	if g.Command != nil {
@@ -256,10 +258,10 @@ func (g *runner) serve(ctx context.Context, c *config.Config, l *serve.Listeners
 	if g.Command == nil {
 		return <-served
 	}
-	running, giveUp := context.WithCancel(context.Background())
+	serves, giveUp := context.WithCancel(context.Background())
 	defer giveUp()
 	ended := make(chan error, 1)
-	go func() { ended <- runCommand(running, g.Command, env) }()
+	go func() { ended <- runCommand(ctx, serves, g.Command, env) }()
 	select {
 	case err := <-ended:
 		stop()

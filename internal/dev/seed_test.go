@@ -220,6 +220,18 @@ func TestCommandNotRun(t *testing.T) {
 	if status, rest := dev.Status(err); status != 143 || rest != nil {
 		t.Errorf("got status %d, %v, want 143", status, rest)
 	}
+	// At the last moment: Ready comes just before the command.
+	ctx, stop = context.WithCancel(t.Context())
+	defer stop()
+	mark := filepath.Join(t.TempDir(), "mark")
+	err = dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Command: []string{"touch", mark},
+		Appliance: appliance.Options{Device: softwareKeys}, Ready: func(string, dev.Environment) { stop() }})
+	if status, rest := dev.Status(err); status != 143 || rest != nil {
+		t.Errorf("stopped at the last moment: got status %d, %v, want 143", status, rest)
+	}
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("the command was run")
+	}
 }
 
 func changedSeed(t *testing.T) *dev.Seed {
