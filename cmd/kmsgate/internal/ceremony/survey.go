@@ -240,7 +240,10 @@ func (s *survey) try(ctx context.Context, steps []step) error {
 		}
 		parameters := s.parameters(step)
 		parameters["DryRun"] = "true"
-		if err := s.caller.Call(ctx, step.Action, parameters, nil); !errors.Is(err, kms.ErrDryRun) {
+		switch err := s.caller.Call(ctx, step.Action, parameters, nil); {
+		case err == nil:
+			failed = append(failed, fmt.Errorf("%s of %q: the gateway carried it out instead of trying it", step.Action, step.Name))
+		case !errors.Is(err, kms.ErrDryRun):
 			failed = append(failed, fmt.Errorf("%s of %q: %w", step.Action, step.Name, err))
 		}
 	}
