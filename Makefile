@@ -17,7 +17,7 @@ GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exe
 
 # The packages that link C. All others must build without a C compiler.
 LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
-LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(hardware|backup|target|doctor|cli|signer|batch|ceremony|attestation)$$
+LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(hardware|hardware/hardwaretest|backup|target|doctor|cli|signer|batch|ceremony|attestation)$$
 
 .PHONY: vendor build demo run test setup setup-test check generate unit integration fuzz bench soak
 .PHONY: examples example-go example-python example-node example-java full image-test clean

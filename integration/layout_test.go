@@ -92,6 +92,8 @@ var mayImport = map[string][]string{
 	// The PKCS#11 token of an appliance.
 	"cmd/kmsgate/internal/hardware": {"internal/appliance", "internal/config", "hsm", "hsm/token", "softhsm",
 		"github.com/prometheus/client_golang"},
+	// An appliance with a token for tests.
+	"cmd/kmsgate/internal/hardware/hardwaretest": {"cmd/kmsgate/internal/hardware", "internal/appliance", "internal/config"},
 	// netutil limits the number of connections.
 	"internal/serve": {"internal/appliance", "internal/config",
 		"gateway", "gateway/front", "golang.org/x/net"},
@@ -133,11 +135,13 @@ var mayImport = map[string][]string{
 		"internal/serve", "internal/strictyaml", "gateway", "gateway/identity", "gateway/keypair", "gateway/kms", "policy", "golang.org/x/sys", "hsm", "hsm/privatekey", "internal/durable", "store",
 		"github.com/google/uuid", "github.com/spf13/pflag"},
 	// The same inside other people's tests.
-	"kmsgatetest": {"hsm", "hsm/software", "internal/appliance", "internal/config", "internal/dev"},
+	"kmsgatetest": {"internal/dev", "internal/softwarekeys"},
 	// YAML that people write.
 	"internal/strictyaml": {"go.yaml.in/yaml"},
 	// The same with keys in software.
-	"cmd/kmsgate-dev": {"hsm", "hsm/software", "internal/appliance", "internal/config", "internal/dev", "github.com/spf13/pflag"},
+	"cmd/kmsgate-dev": {"internal/dev", "internal/softwarekeys", "github.com/spf13/pflag"},
+	// Keys in software for an appliance.
+	"internal/softwarekeys": {"hsm", "hsm/software", "internal/appliance", "internal/config"},
 	// How commands are built, and what they print.
 	"cmd/kmsgate/internal/cli": {"internal/config", "internal/printable",
 		"cmd/kmsgate/internal/target", "gateway/kms", "github.com/spf13/cobra", "github.com/spf13/pflag",
@@ -157,7 +161,7 @@ var mayImport = map[string][]string{
 }
 
 // linksC are the packages that need a C compiler. All others build without one.
-var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/hardware",
+var linksC = []string{"hsm/token", "hsm/token/internal/p11", "cmd/kmsgate", "cmd/kmsgate/internal/hardware", "cmd/kmsgate/internal/hardware/hardwaretest",
 	"cmd/kmsgate/internal/backup", "cmd/kmsgate/internal/target",
 	"cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/cli", "cmd/kmsgate/internal/signer",
 	"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/ceremony", "cmd/kmsgate/internal/attestation"}

@@ -10,17 +10,13 @@ package kmsgatetest
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 
-	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/hsm/software"
-	"github.com/kmsgate/kmsgate/internal/appliance"
-	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/internal/softwarekeys"
 )
 
 // A Gateway is a gateway that serves until its test ends.
@@ -47,9 +43,7 @@ var started atomic.Int32
 func Start(t testing.TB, seed string) *Gateway {
 	t.Helper()
 	o := dev.Options{Listen: address(), Log: output{t}}
-	o.Appliance.Device = func(c *config.Config, _ appliance.Options) hsm.Device {
-		return software.Device(filepath.Join(c.Directory, "software"))
-	}
+	o.Appliance.Device = softwarekeys.Device
 	o.Dir = t.TempDir()
 	if seed != "" {
 		var err error

@@ -9,16 +9,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/pflag"
 
-	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/hsm/software"
-	"github.com/kmsgate/kmsgate/internal/appliance"
-	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/internal/softwarekeys"
 )
 
 const usage = `Run a gateway for tests, with keys in software. Nothing protects them.
@@ -61,9 +57,7 @@ func run(args []string) int {
 		o.Ready = func(envFile string, env dev.Environment) { o.PrintBanner(os.Stdout, envFile, env) }
 	}
 	o.Log = os.Stderr
-	o.Appliance.Device = func(c *config.Config, _ appliance.Options) hsm.Device {
-		return software.Device(filepath.Join(c.Directory, "software"))
-	}
+	o.Appliance.Device = softwarekeys.Device
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once, unless a command runs, which gets it

@@ -11,11 +11,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/hsm/software"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/internal/softwarekeys"
 )
 
 // run runs a dev gateway until it serves, calls ready, and stops it.
@@ -24,7 +23,7 @@ func run(t *testing.T, o dev.Options, ready func(envFile string, env dev.Environ
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	called := false
-	o.Listen, o.Log, o.Appliance.Device = "127.0.0.1:0", t.Output(), softwareKeys
+	o.Listen, o.Log, o.Appliance.Device = "127.0.0.1:0", t.Output(), softwarekeys.Device
 	o.Ready = func(envFile string, env dev.Environment) {
 		called = true
 		ready(envFile, env)
@@ -38,11 +37,6 @@ func run(t *testing.T, o dev.Options, ready func(envFile string, env dev.Environ
 // withoutEndpoint returns env without the endpoint, which differs from start to start.
 func withoutEndpoint(env dev.Environment) dev.Environment {
 	return slices.DeleteFunc(slices.Clone(env), func(v [2]string) bool { return v[0] == "KMSGATE_ENDPOINT" })
-}
-
-// softwareKeys is a device that needs no PKCS#11 module.
-func softwareKeys(c *config.Config, _ appliance.Options) hsm.Device {
-	return software.Device(filepath.Join(c.Directory, "software"))
 }
 
 // TestRunAgain tests that a later run in the same directory serves the same keys with the same
@@ -85,7 +79,7 @@ func TestProvision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: true, Device: softwareKeys, Logger: config.Log{}.Quiet(t.Output())})
+	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: true, Device: softwarekeys.Device, Logger: config.Log{}.Quiet(t.Output())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +163,7 @@ func TestTemporary(t *testing.T) {
 func TestStoppedWhileStarting(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	if err := dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Appliance: appliance.Options{Device: softwareKeys}}); err != nil {
+	if err := dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Appliance: appliance.Options{Device: softwarekeys.Device}}); err != nil {
 		t.Errorf("Run: %v", err)
 	}
 }

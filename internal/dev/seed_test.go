@@ -16,6 +16,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/internal/softwarekeys"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -131,7 +132,7 @@ func TestSeed(t *testing.T) {
 		"was made without a seed":           {Dir: without, Seed: seed},
 		"has instance":                      {Dir: without, Account: "42"},
 	} {
-		o.Listen, o.Appliance.Device = "127.0.0.1:0", softwareKeys
+		o.Listen, o.Appliance.Device = "127.0.0.1:0", softwarekeys.Device
 		if err := dev.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
@@ -199,7 +200,7 @@ func TestOptions(t *testing.T) {
 		"instance.id":      {Instance: "no id"},
 		"tls.names":        {Names: []string{"kms:8443"}},
 	} {
-		o.Dir, o.Listen, o.Appliance.Device = filepath.Join(t.TempDir(), "new"), "127.0.0.1:0", softwareKeys
+		o.Dir, o.Listen, o.Appliance.Device = filepath.Join(t.TempDir(), "new"), "127.0.0.1:0", softwarekeys.Device
 		ctx, stop := context.WithCancel(t.Context())
 		o.Ready = func(string, dev.Environment) { stop() } // it must not come to that
 		if err := dev.Run(ctx, o); err == nil || !strings.Contains(err.Error(), want) {
@@ -216,7 +217,7 @@ func TestOptions(t *testing.T) {
 func TestCommandNotRun(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	err := dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Command: []string{"true"}, Appliance: appliance.Options{Device: softwareKeys}})
+	err := dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Command: []string{"true"}, Appliance: appliance.Options{Device: softwarekeys.Device}})
 	if status, rest := dev.Status(err); status != 143 || rest != nil {
 		t.Errorf("got status %d, %v, want 143", status, rest)
 	}
@@ -225,7 +226,7 @@ func TestCommandNotRun(t *testing.T) {
 	defer stop()
 	mark := filepath.Join(t.TempDir(), "mark")
 	err = dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Command: []string{"touch", mark},
-		Appliance: appliance.Options{Device: softwareKeys}, Ready: func(string, dev.Environment) { stop() }})
+		Appliance: appliance.Options{Device: softwarekeys.Device}, Ready: func(string, dev.Environment) { stop() }})
 	if status, rest := dev.Status(err); status != 143 || rest != nil {
 		t.Errorf("stopped at the last moment: got status %d, %v, want 143", status, rest)
 	}

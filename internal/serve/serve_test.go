@@ -9,17 +9,15 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/kmsgate/kmsgate/gateway/adminclient"
-	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/hsm/software"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/internal/softwarekeys"
 )
 
 // TestListen tests that Listen listens on all addresses or on none.
@@ -78,11 +76,6 @@ func TestListenTwice(t *testing.T) {
 	}
 }
 
-// softwareKeys is a device that needs no PKCS#11 module.
-func softwareKeys(c *config.Config, _ appliance.Options) hsm.Device {
-	return software.Device(filepath.Join(c.Directory, "software"))
-}
-
 // TestServe tests that the API and the admin socket respond, and end together.
 func TestServe(t *testing.T) {
 	dir := t.TempDir()
@@ -96,7 +89,7 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: true, Device: softwareKeys, Logger: config.Log{}.Quiet(t.Output())})
+	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: true, Device: softwarekeys.Device, Logger: config.Log{}.Quiet(t.Output())})
 	if err != nil {
 		t.Fatal(err)
 	}

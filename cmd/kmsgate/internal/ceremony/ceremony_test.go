@@ -12,13 +12,11 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware/hardwaretest"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
-	"github.com/kmsgate/kmsgate/internal/appliance"
-	"github.com/kmsgate/kmsgate/internal/config"
 )
 
 // A bench is an instance on a SoftHSM token.
@@ -32,21 +30,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	t.Setenv("SOFTHSM2_CONF", "") // opening sets it; the test's end puts it back
-	dir := t.TempDir()
-	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\nadmin: {socket: " + config.SocketIn(dir) + "}\n"
-	path := filepath.Join(dir, config.FileName)
-	if err := errors.Join(os.Chmod(dir, 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	c, err := config.Load(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := hardware.Open(t.Context(), c, appliance.Options{Provision: true, Logger: config.Log{}.Quiet(t.Output())})
-	if err != nil {
-		t.Fatal(err)
-	}
+	path, a := hardwaretest.Open(t)
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +43,7 @@ func newBench(t *testing.T) *bench {
 			t.Error(err)
 		}
 	})
-	publicKey, err := os.ReadFile(c.AuditPublicKeyFile())
+	publicKey, err := os.ReadFile(a.Config.AuditPublicKeyFile())
 	if err != nil {
 		t.Fatal(err)
 	}

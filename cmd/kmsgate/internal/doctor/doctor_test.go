@@ -14,6 +14,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/doctor"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware/hardwaretest"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/internal/appliance"
@@ -26,21 +27,7 @@ import (
 // appliance.
 func initialized(t *testing.T, change func(a *appliance.Appliance)) *config.Config {
 	t.Helper()
-	t.Setenv("SOFTHSM2_CONF", "") // Open sets it; the test restores it
-	dir := t.TempDir()
-	path := filepath.Join(dir, config.FileName)
-	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\n"
-	if err := errors.Join(os.Chmod(dir, 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	c, err := config.Load(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := hardware.Open(t.Context(), c, appliance.Options{Provision: true, Logger: config.Log{}.Quiet(t.Output())})
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, a := hardwaretest.Open(t)
 	call(t, a, "CreateKey", map[string]string{"KeySpec": "EC_P256"})
 	if change != nil {
 		change(a)
@@ -48,7 +35,7 @@ func initialized(t *testing.T, change func(a *appliance.Appliance)) *config.Conf
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return c
+	return a.Config
 }
 
 func call(t *testing.T, a *appliance.Appliance, action string, parameters map[string]string) {

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware/hardwaretest"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/internal/appliance"
@@ -24,24 +24,10 @@ import (
 // directory and an open appliance.
 func initialized(t *testing.T) (dir string, a *appliance.Appliance) {
 	t.Helper()
-	t.Setenv("SOFTHSM2_CONF", "") // opening sets it; the test's end puts it back
 	t.Setenv(target.SocketVariable, "")
-	dir = t.TempDir()
-	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\nadmin: {socket: " + config.SocketIn(dir) + "}\n"
-	path := filepath.Join(dir, config.FileName)
-	if err := errors.Join(os.Chmod(dir, 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	c, err := config.Load(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err = hardware.Open(t.Context(), c, appliance.Options{Provision: true, Logger: config.Log{}.Quiet(t.Output())})
-	if err != nil {
-		t.Fatal(err)
-	}
+	path, a := hardwaretest.Open(t)
 	t.Cleanup(func() { closeNow(t, a) })
-	return dir, a
+	return filepath.Dir(path), a
 }
 
 func closeNow(t *testing.T, c io.Closer) {
