@@ -51,6 +51,7 @@ var (
 // kinds lists every kind.
 var kinds = []interface {
 	load(tx *bbolt.Tx, version int, r *Records) error
+	save(tx *bbolt.Tx, r *Records) error
 	fork(src, dst *Records)
 }{
 	keys, versions, aliases, users, accessKeys, orphans, nonces, ramPolicies, outbox, networkRules, permissionPolicies,
@@ -93,6 +94,13 @@ func (r *Records) fork() *Records {
 		k.fork(r, next)
 	}
 	return next
+}
+
+// metaFields returns the records in the bucket meta, by key.
+func (r *Records) metaFields() map[string]any {
+	return map[string]any{
+		string(keyInstance): &r.instance, string(keyAuditKey): &r.auditKey, string(keyAuditHead): &r.auditHead,
+	}
 }
 
 // Try calls f with a transaction on a copy of the records, discards the copy and returns f's error.

@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -12,12 +13,15 @@ import (
 type Snapshot struct{ bolt *bbolt.Tx }
 
 // Snapshot returns a Snapshot with all changes for which Update has returned. The caller must close
-// it. After ErrUncertain, Snapshot returns that error, because the file's content is unknown.
+// it. While the file cannot be written, Snapshot returns ErrUnwritable, because the file's content is
+// unknown.
 func (s *Store) Snapshot() (*Snapshot, error) {
-	s.updating.Lock() // a snapshot must not fall between a commit and its publication
-	defer s.updating.Unlock()
-	if s.commitErr != nil {
-		return nil, s.commitErr
+	if !s.lock(time.After(updateTimeout)) { // a snapshot must not fall between a commit and its publication
+		return nil, fmt.Errorf("%w: an earlier change has not ended", ErrUnwritable)
+	}
+	defer s.unlock()
+	if err := s.failure(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
 	bolt, err := s.db.Begin(false)
 	if err != nil {

@@ -4,6 +4,8 @@
 // It guarantees:
 //
 //   - A change is atomic, and is on stable storage when [Store.Update] returns.
+//   - If a commit fails, the file is written anew from the records in memory, so that the change is
+//     known not to have happened. Until that succeeds, changes are refused and reading goes on.
 //   - A reader sees all records as they were at one moment.
 //   - Reading takes no lock and does no I/O, because all records are also in memory.
 //   - The file holds no secret in the clear. The token seals access-key secrets and software keys.
@@ -16,6 +18,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,9 +37,12 @@ var (
 	ErrNotFound = errors.New("no such record")
 	// ErrExists means that the record already exists.
 	ErrExists = errors.New("record already exists")
-	// ErrUncertain means that a commit failed. Only opening the file again shows whether it
-	// contains the commit's changes. Until then the Store accepts no more changes.
-	ErrUncertain = errors.New("a database commit failed with unknown outcome (restart kmsgate to reload the database)")
+	// ErrUncertain means that a commit failed or has not ended in time. Whether it takes place is known
+	// once the Store can be changed again, or when the file is opened again.
+	ErrUncertain = errors.New("a database commit has not succeeded, and its outcome is not known yet")
+	// ErrUnwritable means that the file cannot be written and that nothing was changed. The Store tries
+	// again until it can.
+	ErrUnwritable = errors.New("the database cannot be written; nothing was changed")
 	// ErrLocked means that another process has the file open.
 	ErrLocked = errors.New("the database is in use by another process")
 	// ErrDamaged means that the file's content is not what kmsgate wrote.
@@ -46,14 +53,21 @@ const restoreAdvice = "(restore it from a backup: kmsgate restore)"
 
 // A Store is an open database. It is safe for concurrent use.
 type Store struct {
-	db      *bbolt.DB
+	path    string
+	db      *bbolt.DB               // replaced by rebuild; guarded by updating
 	current atomic.Pointer[Records] // replaced while updating is held, read at any time
 
-	// updating is held from the fork of the records until the result is published. bbolt's lock is
-	// not enough: bbolt releases it before the commit can be published, and the next writer would
-	// fork outdated records.
-	updating  sync.Mutex
-	commitErr error // the first failure of a commit, kept permanently; guarded by updating
+	// updating holds a token while nobody changes records. Whoever has taken the token has the lock,
+	// from the fork of the records until the result is published. bbolt's lock is not enough: bbolt
+	// releases it before the commit can be published, and the next writer would fork outdated records.
+	updating chan struct{}
+	since    atomic.Pointer[time.Time] // when updating was taken; nil while it is free
+
+	commit     func(*bbolt.Tx) error // (*bbolt.Tx).Commit, except in tests; guarded by updating
+	faults     faults
+	closing    chan struct{}
+	closeOnce  func() error
+	background sync.WaitGroup // mend, and the closing of files that rebuild has replaced
 }
 
 // Open opens the file at path and creates it with mode 0600 if it does not exist. Open refuses a
@@ -68,21 +82,29 @@ func Open(path string) (*Store, error) {
 	case err != nil:
 		return nil, fmt.Errorf("opening the database %q: %w", path, err)
 	}
-	// Writing the list of free pages at every commit would cost more as the records grow in number.
-	// bbolt computes it at opening instead.
-	options := &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true}
-	db, err := bbolt.Open(path, 0o600, options)
+	if err := os.Remove(rebuiltName(path)); err != nil && !errors.Is(err, fs.ErrNotExist) { // a kill leaves it
+		return nil, fmt.Errorf("opening the database %q: %w", path, err)
+	}
+	db, err := bbolt.Open(path, 0o600, options())
 	if errors.Is(err, bberrors.ErrTimeout) {
 		return nil, fmt.Errorf("opening the database %q: %w", path, ErrLocked)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the database %q: %w", path, err)
 	}
-	s := &Store{db: db}
+	s := &Store{path: path, db: db, updating: make(chan struct{}, 1), commit: (*bbolt.Tx).Commit, closing: make(chan struct{})}
+	s.closeOnce = sync.OnceValue(s.close)
+	s.unlock()
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("reading the database %q: %w", path, err), db.Close())
 	}
 	return s, nil
+}
+
+func options() *bbolt.Options {
+	// Writing the list of free pages at every commit would cost more as the records grow in number.
+	// bbolt computes it at opening instead.
+	return &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true}
 }
 
 func (s *Store) load() error {
@@ -92,12 +114,10 @@ func (s *Store) load() error {
 		if err != nil {
 			return err
 		}
-		for key, field := range map[*[]byte]any{
-			&keyInstance: &first.instance, &keyAuditKey: &first.auditKey, &keyAuditHead: &first.auditHead,
-		} {
-			if value := tx.Bucket(bucketMeta).Get(*key); value != nil {
+		for key, field := range first.metaFields() {
+			if value := tx.Bucket(bucketMeta).Get([]byte(key)); value != nil {
 				if err := json.Unmarshal(value, field); err != nil {
-					return unreadable(fmt.Sprintf("record %q in bucket %q", *key, bucketMeta), err)
+					return unreadable(fmt.Sprintf("record %q in bucket %q", key, bucketMeta), err)
 				}
 			}
 		}
@@ -120,38 +140,141 @@ func unreadable(record string, err error) error {
 	return fmt.Errorf("%w: decoding %s: %w %s", ErrDamaged, record, err, restoreAdvice)
 }
 
-// Close closes the file.
-func (s *Store) Close() error { return s.db.Close() }
+// Close closes the file once a change that is being made has ended, but waits at most 5 s for that. After
+// that, changes fail.
+func (s *Store) Close() error { return s.closeOnce() }
+
+func (s *Store) close() error {
+	close(s.closing)
+	select {
+	case <-s.updating: // and never given back
+	case <-time.After(updateTimeout):
+		return fmt.Errorf("the database %q was not closed: a change has not ended for %v (check the disk)", s.path, updateTimeout)
+	}
+	err := s.db.Close()
+	s.background.Wait()
+	return err
+}
 
 // Now returns the records at this moment. They are read-only, and later changes do not affect them.
 func (s *Store) Now() *Records { return s.current.Load() }
 
+// updateTimeout is how long Update takes at most, the wait for earlier changes included. SDKs give up
+// after 10 s.
+const updateTimeout = 5 * time.Second
+
 // Update calls f with a transaction in which records can be changed. If f returns nil, the changes
 // are on stable storage when Update returns nil. If f returns an error, Update returns that error
-// and nothing has changed. If the commit fails, Update returns ErrUncertain, as does every later
-// Update. Updates run one at a time.
+// and nothing has changed. Updates run one at a time. If f must wait for others longer than 5 s, or
+// the file cannot be written, the error is ErrUnwritable. If the commit takes longer than these 5 s,
+// or if it fails and its outcome is not known yet, the error is ErrUncertain.
 func (s *Store) Update(f func(tx *Tx) error) error {
-	s.updating.Lock()
-	defer s.updating.Unlock()
-	if s.commitErr != nil {
-		return s.commitErr
-	}
-	bolt, err := s.db.Begin(true)
+	deadline := time.NewTimer(updateTimeout)
+	defer deadline.Stop()
+	u, err := s.begin(deadline.C)
 	if err != nil {
-		return fmt.Errorf("beginning a database transaction: %w", err)
-	}
-	defer bolt.Rollback() // does nothing after Commit
-	tx := &Tx{Records: s.current.Load().fork(), bolt: bolt}
-	defer func() { tx.done = true }()
-	if err := f(tx); err != nil {
 		return err
 	}
-	if err := bolt.Commit(); err != nil {
-		// Perhaps the pages were written and only the flush failed. bbolt would then continue with
-		// the new pages, but the records in memory are the old ones.
-		s.commitErr = fmt.Errorf("%w: %w", ErrUncertain, err)
-		return s.commitErr
+	if err := u.run(f); err != nil {
+		return err
 	}
-	s.current.Store(tx.Records)
+	done := make(chan error, 1)
+	go func() { done <- u.commit() }()
+	select {
+	case err := <-done:
+		return err
+	case <-deadline.C:
+	}
+	if u.answered.CompareAndSwap(false, true) {
+		return fmt.Errorf("%w: the file %q has not been flushed for %v", ErrUncertain, s.path, updateTimeout)
+	}
+	return <-done
+}
+
+// lock takes the lock, and reports false if giveUp comes first.
+func (s *Store) lock(giveUp <-chan time.Time) bool {
+	select {
+	case <-s.updating:
+	case <-giveUp:
+		return false
+	case <-s.closing:
+		return false
+	}
+	now := time.Now()
+	s.since.Store(&now)
+	return true
+}
+
+func (s *Store) unlock() {
+	s.since.Store(nil)
+	s.updating <- struct{}{}
+}
+
+// An update is one call of Update. It has the lock.
+type update struct {
+	store    *Store
+	bolt     *bbolt.Tx
+	tx       *Tx
+	answered atomic.Bool // Update has returned, or commit has decided that it will return its error
+}
+
+// begin takes the lock and begins a transaction.
+func (s *Store) begin(giveUp <-chan time.Time) (*update, error) {
+	if err := s.failure(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
+	}
+	if !s.lock(giveUp) {
+		return nil, fmt.Errorf("%w: an earlier change has not ended", ErrUnwritable)
+	}
+	err := s.failure()
+	if err == nil {
+		var bolt *bbolt.Tx
+		if bolt, err = s.db.Begin(true); err == nil {
+			return &update{store: s, bolt: bolt, tx: &Tx{Records: s.current.Load().fork(), bolt: bolt}}, nil
+		}
+	}
+	s.unlock()
+	return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
+}
+
+// run calls f. Unless it returns nil, the transaction has ended.
+func (u *update) run(f func(tx *Tx) error) error {
+	ended := true
+	defer func() {
+		u.tx.done = true
+		if ended { // by an error, or by a panic of f
+			_ = u.bolt.Rollback()
+			u.store.unlock()
+		}
+	}()
+	if err := f(u.tx); err != nil {
+		return err
+	}
+	ended = false
 	return nil
+}
+
+// commit commits the transaction and publishes the records. It releases the lock.
+func (u *update) commit() (err error) {
+	s := u.store
+	defer s.unlock()
+	if failure := u.flush(); failure == nil {
+		s.current.Store(u.tx.Records)
+	} else {
+		err = s.recover(failure)
+	}
+	if !u.answered.CompareAndSwap(false, true) && u.tx.late != nil {
+		u.tx.late(err)
+	}
+	return err
+}
+
+// flush commits the transaction. bbolt panics where it finds the file damaged.
+func (u *update) flush() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in the commit: %v", p)
+		}
+	}()
+	return u.store.commit(u.bolt)
 }

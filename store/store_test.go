@@ -117,6 +117,14 @@ func TestRoundTrip(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("file mode: got %v, %v, want -rw-------", info.Mode(), err)
 	}
+	s = open(t, path)
+	check(s)
+	store.FailCommit(s, errors.New("the flush failed")) // writes the file anew
+	if err := s.Update(func(*store.Tx) error { return nil }); !errors.Is(err, store.ErrUnwritable) {
+		t.Errorf("a failed commit: got %v, want ErrUnwritable", err)
+	}
+	check(s)
+	s.Close()
 	check(open(t, path))
 }
 

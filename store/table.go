@@ -148,3 +148,16 @@ func (k kind[R]) load(tx *bbolt.Tx, version int, dst *Records) error {
 		return nil
 	})
 }
+
+// save writes the whole bucket, which does not exist yet.
+func (k kind[R]) save(tx *bbolt.Tx, src *Records) error {
+	b, err := tx.CreateBucket([]byte(k.bucket))
+	if err != nil {
+		return err
+	}
+	(*k.field(src)).Scan(func(id string, r R) bool {
+		err = putJSON(b, id, r)
+		return err == nil
+	})
+	return err
+}

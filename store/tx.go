@@ -16,7 +16,12 @@ type Tx struct {
 	*Records
 	bolt *bbolt.Tx // nil in a trial
 	done bool      // the transaction has ended; readers may already see its records
+	late func(err error)
 }
+
+// OnLate makes the Store call f, once, if Update returns ErrUncertain because the commit takes too long. f
+// gets the commit's error when it has ended. f must not change records.
+func (tx *Tx) OnLate(f func(err error)) { tx.late = f }
 
 // Keys returns the keys.
 func (tx *Tx) Keys() Writable[Key] { return keys.writable(tx) }

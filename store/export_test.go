@@ -1,0 +1,26 @@
+package store
+
+import (
+	"errors"
+
+	"go.etcd.io/bbolt"
+)
+
+// FailCommit makes the next commit fail with err after it has written the file, as when its flush fails.
+func FailCommit(s *Store, err error) {
+	s.commit = func(tx *bbolt.Tx) error {
+		s.commit = (*bbolt.Tx).Commit
+		return errors.Join(tx.Commit(), err)
+	}
+}
+
+// HangCommit makes the next commit hang until release is called.
+func HangCommit(s *Store) (release func()) {
+	released := make(chan struct{})
+	s.commit = func(tx *bbolt.Tx) error {
+		s.commit = (*bbolt.Tx).Commit
+		<-released
+		return tx.Commit()
+	}
+	return func() { close(released) }
+}
