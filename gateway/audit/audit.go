@@ -36,6 +36,10 @@
 // abandons that file, and the next one begins with an abandoned event, which follows the last line
 // known to be flushed. Later lines in the abandoned file are void. If another process removes,
 // replaces or changes the file, the log does not write until the file is restored.
+//
+// If a flush hangs, callers wait at most 2.5 s, and their requests are refused. A line that has been
+// written by then is followed by an unanswered event, which names it. Lines whose callers have left
+// before they are written are not written, except those of changes.
 package audit
 
 import (
@@ -116,8 +120,10 @@ type Log struct {
 
 	fileStart   time.Time // when the first current file was created
 	state       atomic.Pointer[state]
-	full        chan uint64        // the first line of a file that has reached RotateSize
-	stop        context.CancelFunc // stops maintain
+	writing     atomic.Pointer[time.Time] // when the writer began the batch that it writes; nil if it writes none
+	resumed     chan struct{}             // the log can be written again
+	full        chan uint64               // the first line of a file that has reached RotateSize
+	stop        context.CancelFunc        // stops maintain
 	maintaining sync.WaitGroup
 
 	signing sync.Mutex // held while a checkpoint is signed and written
@@ -139,8 +145,21 @@ type pending struct {
 	rotate uint64 // end the file with this first line, unless it has ended; 0 for none
 	head   Head   // the written line; set before result is sent
 	result chan error
-	lost   func() // called if the line is not written; nil if a caller waits for result
+	caller atomic.Int32 // callerWaits at first
+
+	offered bool // no caller has ever waited
+
+	// unattended, if not nil, gets the result if no caller waits for it. The line is then written even
+	// if its caller has left.
+	unattended func(err error)
 }
+
+// The states of the caller of a pending line.
+const (
+	callerWaits = iota
+	callerLeft
+	callerAnswered // or about to be
+)
 
 // Open opens the log and continues at its end. A new file has mode 0600. Open checks the chain of
 // the last file, and reads earlier files only as far as it needs to find Expect. Verify checks the
@@ -158,7 +177,8 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.open == nil {
 		cfg.open = func(path string, flag int) (file, error) { return os.OpenFile(path, flag, 0o600) }
 	}
-	l := &Log{cfg: cfg, queue: make(chan *pending, maxBatch), done: make(chan struct{}), full: make(chan uint64, 1)}
+	l := &Log{cfg: cfg, queue: make(chan *pending, maxBatch), done: make(chan struct{}), full: make(chan uint64, 1),
+		resumed: make(chan struct{}, 1)}
 	l.w = writer{log: l}
 	if err := l.w.resume(); err != nil {
 		return nil, fmt.Errorf("opening the audit log %q: %w", cfg.Path, err)
@@ -180,10 +200,30 @@ func Open(cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// Append adds an entry and returns when it is on stable storage. If Append returns an error, the
-// line is not in the log, and the action that it records must not happen.
+// appendTimeout is how long a caller waits for a line. It is the time that SDKs give a signature.
+const appendTimeout = 2500 * time.Millisecond
+
+// ErrSlow is the error of Append for a line that was not flushed in time.
+var ErrSlow = fmt.Errorf("writing the audit log: the file was not flushed within %v (check the disk)", appendTimeout)
+
+// errFull is the error of a line that could not even be queued.
+var errFull = errors.New("writing the audit log: lines arrive faster than they can be written")
+
+// Append adds an entry and returns when it is on stable storage, after 2.5 s at most. If Append returns
+// an error, the action that the line records must not happen: the line is not in the log, or it is
+// followed by an unanswered event.
 func (l *Log) Append(e Entry) error {
 	_, err := l.append(e, 0)
+	return err
+}
+
+// AppendChange is like Append, for a change that has happened: the line is written even if Append has
+// returned an error because that takes too long. Then unattended gets the result.
+func (l *Log) AppendChange(e Entry, unattended func(err error)) error {
+	entry, err := json.Marshal(e)
+	if err == nil {
+		_, err = l.write(&pending{entry: entry, unattended: unattended})
+	}
 	return err
 }
 
@@ -198,8 +238,18 @@ func (l *Log) append(line any, rotate uint64) (Head, error) {
 
 func (l *Log) write(p *pending) (Head, error) {
 	p.result = make(chan error, 1)
-	if !l.put(p, true) {
-		return Head{}, errClosed
+	timeout := time.NewTimer(appendTimeout)
+	defer timeout.Stop()
+	if err := l.put(p, timeout.C); err != nil {
+		return Head{}, err
+	}
+	select {
+	case err := <-p.result:
+		return p.head, err
+	case <-timeout.C:
+	}
+	if p.caller.CompareAndSwap(callerWaits, callerLeft) {
+		return Head{}, ErrSlow
 	}
 	err := <-p.result
 	return p.head, err
@@ -217,28 +267,39 @@ func (l *Log) OfferSuppressed(now time.Time, n int, source string, lost func()) 
 
 func (l *Log) offer(line any, lost func()) {
 	entry, err := json.Marshal(line)
-	if err != nil || l.Err() != nil || !l.put(&pending{entry: entry, result: make(chan error, 1), lost: lost}, false) {
+	p := &pending{entry: entry, offered: true, result: make(chan error, 1), unattended: func(err error) {
+		if err != nil {
+			lost()
+		}
+	}}
+	p.caller.Store(callerLeft)
+	// Lines for which callers wait have half of the queue to themselves.
+	if err != nil || l.Err() != nil || len(l.queue) >= maxBatch/2 || l.put(p, nil) != nil {
 		lost()
 	}
 }
 
-// put queues p for the writer and reports whether it did. Without wait it uses at most half of the
-// queue, so that callers that wait have room.
-func (l *Log) put(p *pending, wait bool) bool {
+// put queues p for the writer, and waits until there is room or giveUp comes. It does not wait if
+// giveUp is nil.
+func (l *Log) put(p *pending, giveUp <-chan time.Time) error {
 	l.closing.RLock()
 	defer l.closing.RUnlock()
-	if l.closed || !wait && len(l.queue) >= maxBatch/2 {
-		return false
-	}
-	if wait {
-		l.queue <- p
-		return true
+	if l.closed {
+		return errClosed
 	}
 	select {
 	case l.queue <- p:
-		return true
+		return nil
 	default:
-		return false
+	}
+	if giveUp == nil {
+		return errFull
+	}
+	select {
+	case l.queue <- p:
+		return nil
+	case <-giveUp:
+		return errFull
 	}
 }
 
@@ -265,7 +326,24 @@ func (l *Log) Head() Head { return l.state.Load().head }
 
 // Err returns the reason why the log cannot be written, or nil if it can. While it returns an
 // error, callers should not begin an action that needs a line.
-func (l *Log) Err() error { return l.state.Load().failing }
+func (l *Log) Err() error {
+	if err := l.state.Load().failing; err != nil {
+		return err
+	}
+	if wait := l.OldestWait(); wait > appendTimeout {
+		return fmt.Errorf("the audit log %q has not been flushed for %v (check the disk)", l.cfg.Path, wait.Round(time.Second))
+	}
+	return nil
+}
+
+// OldestWait returns how long the oldest line that is not on stable storage yet has been waiting for
+// the disk.
+func (l *Log) OldestWait() time.Duration {
+	if since := l.writing.Load(); since != nil {
+		return time.Since(*since)
+	}
+	return 0
+}
 
 // Free returns the number of free bytes on the log's file system.
 func (l *Log) Free() (uint64, error) {
@@ -276,8 +354,11 @@ func (l *Log) Free() (uint64, error) {
 	return fs.Bavail * uint64(fs.Bsize), nil
 }
 
+// closeTimeout is how long Close waits for a flush that hangs.
+const closeTimeout = 5 * time.Second
+
 // Close writes a last checkpoint, waits until all queued lines are written and closes the file.
-// After that, Append returns an error.
+// After that, Append returns an error. If a flush hangs, Close returns an error after some seconds.
 func (l *Log) Close() error {
 	l.stop()
 	l.maintaining.Wait()
@@ -295,7 +376,11 @@ func (l *Log) Close() error {
 	}
 	l.closed = true
 	close(l.queue)
-	<-l.done
+	select {
+	case <-l.done:
+	case <-time.After(closeTimeout):
+		return fmt.Errorf("the audit log %q was not closed: a flush has not ended for %v (check the disk)", l.cfg.Path, closeTimeout)
+	}
 	if l.Err() == nil && l.Head().Seq > 0 {
 		l.keep(Checkpoint{Head: l.Head(), Time: time.Now().UTC()}, true)
 	}

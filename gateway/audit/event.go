@@ -18,6 +18,7 @@ const (
 	KindUnwitnessed Kind = "unwitnessed"
 	KindLost        Kind = "lost"
 	KindRestored    Kind = "restored"
+	KindUnanswered  Kind = "unanswered"
 )
 
 // An Event is a line that the log writes about itself. Each kind has a field of the same name,
@@ -34,6 +35,7 @@ type Event struct {
 	Unwitnessed uint64      `json:",omitempty"` // the number of lines
 	Lost        string      `json:",omitempty"` // who accepted the loss, and what was lost
 	Restored    *Checkpoint `json:",omitempty"` // the head of the log when the backup was taken
+	Unanswered  []uint64    `json:",omitempty"` // the numbers of the lines
 
 	inferred bool // the line has no Kind, because an earlier version wrote it
 }
@@ -97,6 +99,13 @@ var kinds = []kindInfo{
 		meaning: "the instance was restored from a backup that was taken when the named line was the log's last",
 		isSet:   func(e *Event) bool { return e.Restored != nil },
 		prepare: (*reading).restored,
+	},
+	{
+		kind: KindUnanswered,
+		meaning: "the named lines were written so late that their requests had been refused: no result was returned, " +
+			"but a change among them has happened",
+		isSet: func(e *Event) bool { return len(e.Unanswered) > 0 },
+		text:  func(e *Event) string { return fmt.Sprintf("(%d unanswered)", len(e.Unanswered)) },
 	},
 }
 

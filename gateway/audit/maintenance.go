@@ -30,6 +30,7 @@ func (l *Log) maintain(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-early.C:
+		case <-l.resumed: // lines that were written before have waited for a checkpoint
 		case rotate = <-l.full:
 		case <-ticker.C:
 			if l.cfg.RotateAge > 0 && time.Since(fileStart) >= l.cfg.RotateAge {

@@ -26,18 +26,19 @@ type file interface {
 
 // A writer owns the current file. Only one goroutine uses it.
 type writer struct {
-	log       *Log
-	file      file // nil if there is none yet or it was rotated
-	size      int64
-	first     uint64 // Seq of the file's first line
-	fileStart time.Time
-	notBefore time.Time // the earliest next attempt after a failed flush
-	head      Head      // the last flushed line
-	failing   error     // why the last attempt to write failed
-	abandoned string    // why the previous file was abandoned; cleared once a line records it
-	rotating  bool      // the file must be rotated before the next line
-	buffer    bytes.Buffer
-	waiting   []*pending
+	log        *Log
+	file       file // nil if there is none yet or it was rotated
+	size       int64
+	first      uint64 // Seq of the file's first line
+	fileStart  time.Time
+	notBefore  time.Time // the earliest next attempt after a failed flush
+	head       Head      // the last flushed line
+	failing    error     // why the last attempt to write failed
+	unanswered []uint64  // lines that were written after their callers had left; no event names them yet
+	abandoned  string    // why the previous file was abandoned; cleared once a line records it
+	rotating   bool      // the file must be rotated before the next line
+	buffer     bytes.Buffer
+	waiting    []*pending
 }
 
 // run writes all queued lines, flushes once and releases the callers that wait, until queue is
@@ -59,13 +60,37 @@ func (w *writer) run() {
 			}
 			w.waiting = w.waiting[:0] // an empty batch only tests whether the log can be written again
 		}
-		err := w.writeBatch()
-		for _, p := range w.waiting {
-			p.result <- err
-			if err != nil && p.lost != nil {
-				p.lost()
-			}
-		}
+		w.serve()
+	}
+}
+
+// serve writes the waiting lines and answers their callers. If some of them have left meanwhile, it
+// then writes a line that says so.
+func (w *writer) serve() {
+	began := time.Now()
+	w.log.writing.Store(&began)
+	defer w.log.writing.Store(nil)
+	err := w.writeBatch()
+	for _, p := range w.waiting {
+		w.answer(p, err)
+	}
+	if len(w.unanswered) > 0 {
+		w.waiting = w.waiting[:0]
+		_ = w.writeBatch() // if it fails, the next batch has the line
+	}
+}
+
+// answer gives the result to the line's caller, or to whoever takes it in the caller's place.
+func (w *writer) answer(p *pending, err error) {
+	p.result <- err
+	if p.caller.CompareAndSwap(callerWaits, callerAnswered) {
+		return
+	}
+	if !p.offered && p.head.Seq > 0 && err == nil {
+		w.unanswered = append(w.unanswered, p.head.Seq)
+	}
+	if p.unattended != nil {
+		p.unattended(err)
 	}
 }
 
@@ -118,6 +143,10 @@ func (w *writer) report(err error) {
 			attrs...)
 	case err == nil && w.failing != nil:
 		w.log.cfg.Logger.Info("the audit log can be written again", "path", w.log.cfg.Path)
+		select {
+		case w.log.resumed <- struct{}{}:
+		default: // the signal is already pending
+		}
 	}
 	w.failing = err
 	w.log.state.Store(&state{w.head, w.first, err})
@@ -137,10 +166,18 @@ func (w *writer) writeLines() error {
 	} else if event != nil {
 		add(event)
 	}
-	for _, p := range w.waiting {
-		if p.entry != nil {
-			add(p.entry)
+	if len(w.unanswered) > 0 {
+		event, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnanswered, Unanswered: w.unanswered})
+		if err != nil {
+			return err
 		}
+		add(event)
+	}
+	for _, p := range w.waiting {
+		if p.entry == nil || p.unattended == nil && p.caller.Load() == callerLeft {
+			continue
+		}
+		add(p.entry)
 		p.head = head
 	}
 	if w.buffer.Len() == 0 {
@@ -149,7 +186,7 @@ func (w *writer) writeLines() error {
 	if err := w.append(w.buffer.Bytes()); err != nil {
 		return err
 	}
-	w.head, w.abandoned = head, ""
+	w.head, w.abandoned, w.unanswered = head, "", nil
 	return nil
 }
 
