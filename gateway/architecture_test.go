@@ -28,11 +28,11 @@ var mayUse = map[string][]string{
 		"gateway.go", "run.go", // opens and maintains
 		"backup.go",            // copies the whole file
 		"clientcertificate.go", // works before there is a request
-		"metrics.go",
+		"metrics.go", "health.go",
 	},
 	"Snapshot": {"backup.go"},
 	"Update":   {"change.go"},
-	"Backend":  {"gateway.go", "metrics.go", "sign.go", "inspect.go"}, // signs for a version that c.version returned
+	"Backend":  {"gateway.go", "health.go", "sign.go", "inspect.go"}, // signs for a version that c.version returned
 	"Owners":   {"inspect.go"},                                        // for local administrators
 }
 

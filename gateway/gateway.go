@@ -31,6 +31,9 @@ type Config struct {
 	// Collectors are Prometheus collectors to register beside the gateway's.
 	Collectors []prometheus.Collector
 
+	// Details return sentences for /ready, each empty if there is nothing to say.
+	Details []func() string
+
 	// Inspector lists and examines the objects in Backend's token. Nil disables the
 	// operations that need it.
 	Inspector hsm.Inspector

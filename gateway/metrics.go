@@ -1,13 +1,8 @@
 package gateway
 
 import (
-	"context"
-	"net/http"
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
@@ -51,6 +46,23 @@ func newMetrics(s *Server) *metrics {
 				}
 				return float64(free)
 			}),
+		gauge("kmsgate_audit_oldest_wait_seconds",
+			"How long the oldest line that is not on stable storage yet has been waiting for the disk.",
+			func() float64 { return s.config.Audit.OldestWait().Seconds() }),
+		gauge("kmsgate_database_failing",
+			"1 while the database cannot be written; the gateway then signs, but makes no change.",
+			func() float64 {
+				if s.config.Store.Status().Failing != nil {
+					return 1
+				}
+				return 0
+			}),
+		gauge("kmsgate_database_oldest_wait_seconds", "How long the oldest change has been waiting for the disk.",
+			func() float64 { return s.config.Store.Status().Waiting.Seconds() }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "kmsgate_database_faults_total",
+			Help: "Commits that failed, after each of which the database is written anew.",
+		}, func() float64 { return float64(s.config.Store.Status().Faults) }),
 		gauge("kmsgate_key_versions_missing", "Key versions whose private key was missing at the last check.",
 			func() float64 {
 				missing, _ := s.pairs.Health()
@@ -98,41 +110,4 @@ func (m *metrics) count(c *call, apiErr *kms.Error) {
 	}
 	m.requests.WithLabelValues(string(c.door.name()), action, code).Inc()
 	m.duration.WithLabelValues(action).Observe(c.entry.DurationNanoseconds.Seconds())
-}
-
-// readyTimeout is how long the token may take to show that it can sign.
-const readyTimeout = time.Second
-
-// MetricsHandler returns a handler for the operator's network. It reveals no secrets.
-//
-//   - /metrics serves the metrics.
-//   - /ready answers 200 and "ok" if the gateway can sign, or 503 and the reason.
-//   - /live answers 200 and "ok" while the process runs. It does not depend on the token,
-//     because a restart of the gateway would not bring the token back.
-func (s *Server) MetricsHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
-		if err := s.ready(r.Context()); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		writeOK(w)
-	})
-	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { writeOK(w) })
-	return mux
-}
-
-func writeOK(w http.ResponseWriter) {
-	_, _ = w.Write([]byte("ok\n")) // an error means that the client has disconnected
-}
-
-// ready returns the reason why the gateway cannot sign, or nil if it can.
-func (s *Server) ready(ctx context.Context) error {
-	if err := s.config.Audit.Err(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
-	return s.config.Backend.Health(ctx)
 }

@@ -21,6 +21,7 @@ func (s *Server) Run(ctx context.Context) {
 func (s *Server) maintain(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	var database databaseWatch
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -28,6 +29,7 @@ func (s *Server) maintain(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		database.look(s)
 		if n%60 == 0 {
 			s.Flush()
 		} else if s.journal.Pending() {

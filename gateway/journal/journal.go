@@ -8,6 +8,7 @@ package journal
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -43,7 +44,8 @@ const removedPerChange = 8
 
 // Update calls f to change records, and writes entry, the audit line of the change, into
 // the same transaction: both are on disk or neither is. Its errors are f's and the
-// store's. When Update returns nil, the caller must Append the entry.
+// store's. When Update returns nil, the caller must Append the entry. If the error is
+// store.ErrUncertain and the change takes place later, the line is pending.
 func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
 	removed := j.takeRemovable(removedPerChange)
 	err := j.records.Update(func(tx *store.Tx) error {
@@ -53,6 +55,11 @@ func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
 		if err := f(tx); err != nil {
 			return err
 		}
+		tx.OnLate(func(err error) {
+			if err == nil {
+				j.addPending(entry)
+			}
+		})
 		text, err := json.Marshal(entry)
 		if err != nil {
 			return fmt.Errorf("encoding the audit line of request %q: %w", entry.RequestId, err)
@@ -66,17 +73,21 @@ func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
 }
 
 // Append writes the line of a change to the log and returns when it is on disk. If the log
-// cannot write it, the line is pending, and Append returns the error of the log.
+// cannot write it, the line is pending, and Append returns the error of the log. If writing takes too
+// long, Append returns an error, too, and the line is pending if it is not written after all.
 func (j *Journal) Append(entry audit.Entry) error {
-	if err := j.log.Append(entry); err != nil {
-		entry.Late = true
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		j.pending = append(j.pending, entry)
-		return err
+	written := func(err error) {
+		if err != nil {
+			j.addPending(entry)
+			return
+		}
+		j.addRemovable(entry.RequestId)
 	}
-	j.addRemovable(entry.RequestId)
-	return nil
+	err := j.log.AppendChange(entry, written)
+	if !errors.Is(err, audit.ErrSlow) {
+		written(err)
+	}
+	return err
 }
 
 // Pending reports whether there are lines that Append could not write to the log and Flush
@@ -160,6 +171,13 @@ func (j *Journal) addRemovable(requestIds ...string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.removable = append(j.removable, requestIds...)
+}
+
+func (j *Journal) addPending(entry audit.Entry) {
+	entry.Late = true
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.pending = append(j.pending, entry)
 }
 
 func (j *Journal) takePending() []audit.Entry {

@@ -63,8 +63,8 @@ func (p *Pairs) CarryOutDeletions(ctx context.Context) {
 // destroyLeftOrphan destroys a pair that was recorded as an orphan, if it still is one. It first
 // checks that the pair is not being made, then that the orphan is still recorded. The order
 // matters: Create marks a pair as being made before it records the orphan, and removes the mark
-// after it has deleted the orphan. The second check changes records, so that it fails after an
-// ErrUncertain.
+// after it has deleted the orphan. The second check changes records, so that it fails while the
+// database cannot be written: the outcome of a creation may then not be known.
 func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 	if _, making := p.making.Load(o.KeyVersionId); making {
 		return nil

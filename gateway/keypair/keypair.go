@@ -70,8 +70,8 @@ type Recorder interface {
 // returns its error.
 //
 // If Create returns an error, no version is recorded, and the pair is destroyed now or by a later
-// CarryOutDeletions. The exception is store.ErrUncertain: the version may be recorded, so its pair
-// is kept. For a KeySpec that the token does not offer, the error is kms.ErrUnsupportedOperation.
+// CarryOutDeletions. The exception is store.ErrUncertain: the version may be recorded later, so its pair
+// is kept until that is known. For a KeySpec that the token does not offer, the error is kms.ErrUnsupportedOperation.
 // Create ignores the end of ctx, so that it finishes what it has begun.
 func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.KeySpec, r Recorder,
 	update func(tx *store.Tx) error) (store.KeyVersion, error) {

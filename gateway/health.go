@@ -1,0 +1,85 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// readyTimeout is how long the token may take to show that it can sign.
+const readyTimeout = time.Second
+
+// MetricsHandler returns a handler for the operator's network. It reveals no secrets.
+//
+//   - /metrics serves the metrics.
+//   - /ready answers 200 and "ok" if the gateway can sign, or 503 and the reason. After "ok" it has a
+//     line "warning: …" for everything that does not work or soon will not, but does not keep the
+//     gateway from signing.
+//   - /live answers 200 and "ok" while the process runs. It does not depend on the token,
+//     because a restart of the gateway would not bring the token back.
+func (s *Server) MetricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.ready(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		writeOK(w)
+		for _, warning := range s.warnings() {
+			_, _ = fmt.Fprintf(w, "warning: %s\n", warning)
+		}
+	})
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { writeOK(w) })
+	return mux
+}
+
+func writeOK(w http.ResponseWriter) {
+	_, _ = w.Write([]byte("ok\n")) // an error means that the client has disconnected
+}
+
+// ready returns the reason why the gateway cannot sign, or nil if it can.
+func (s *Server) ready(ctx context.Context) error {
+	if err := s.config.Audit.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	return s.config.Backend.Health(ctx)
+}
+
+// warnings returns a sentence for everything that an operator should know although the gateway can sign.
+func (s *Server) warnings() (all []string) {
+	if failing := s.config.Store.Status().Failing; failing != nil {
+		all = append(all, fmt.Sprintf("no change can be made: %v", failing))
+	}
+	for _, detail := range s.config.Details {
+		if sentence := detail(); sentence != "" {
+			all = append(all, sentence)
+		}
+	}
+	return all
+}
+
+// A databaseWatch remembers what the log says about the database.
+type databaseWatch struct {
+	faults  int64
+	failing bool
+}
+
+// look logs what has changed since the last look.
+func (w *databaseWatch) look(s *Server) {
+	status, logger := s.config.Store.Status(), s.config.Logger
+	switch {
+	case status.Failing != nil && !w.failing:
+		logger.Error("the database cannot be written; the gateway signs, but makes no change until it can", "err", status.Failing)
+	case status.Failing == nil && w.failing:
+		logger.Info("the database can be written again")
+	case status.Faults > w.faults && status.Failing == nil:
+		logger.Warn("a commit of the database failed; its change was not made, and the database was written anew", "err", status.LastFault)
+	}
+	w.faults, w.failing = status.Faults, status.Failing != nil
+}
