@@ -198,7 +198,7 @@ func (c *connection) start(provision bool) error {
 	for range c.token.cfg.Sessions {
 		work = append(work, c.worker(c.token.jobs, &err))
 	}
-	work = append(work, c.worker(c.token.changes, &err), c.worker(c.token.slowChanges, &err))
+	work = append(work, c.worker(c.token.changes, &err), c.worker(c.token.slowChanges, &err), c.worker(c.token.probes, &err))
 	if err != nil {
 		return err
 	}

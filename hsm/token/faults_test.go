@@ -1,10 +1,12 @@
 package token_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 	"strings"
@@ -291,6 +293,70 @@ func testHang(t *testing.T, function string) {
 		t.Errorf("Sign after the call returned: %v", err)
 	}
 	expectIntact(t, f)
+}
+
+// TestOneCallHangs makes one call hang for longer than its limit, while others return. OnHang is not
+// called, and the others go on.
+func TestOneCallHangs(t *testing.T) {
+	for _, function := range []string{"C_Sign", "C_GenerateKeyPair"} {
+		t.Run(function, func(t *testing.T) { testOneCallHangs(t, function) })
+	}
+}
+
+func testOneCallHangs(t *testing.T, function string) {
+	f, cfg := newFaulty(t)
+	told := make(chan struct{}, 1)
+	cfg.Logger = slog.New(tellOf{slog.DiscardHandler, "a call into the token does not return", told})
+	cfg.WatchEvery, cfg.HangAfter, cfg.GenerateAfter = 20*time.Millisecond, time.Second, time.Second
+	cfg.Sessions = 2
+	cfg.OnHang = func(err error) { t.Errorf("OnHang(%v)", err) }
+	tok := open(t, cfg)
+	key := generate(t, tok, hsm.EC_P256)
+	f.Hang(function, 1)
+	hanging := make(chan error, 1)
+	go func() {
+		if function == "C_Sign" {
+			hanging <- signWithin(tok, key, time.Minute)
+			return
+		}
+		_, err := tok.Generate(t.Context(), hsm.EC_P256, bytes.Repeat([]byte{7}, 16))
+		hanging <- err
+	}()
+	waitFor(t, "the call to hang", func() bool { return f.InFlight() >= 1 })
+	select {
+	case <-told:
+	case <-time.After(time.Minute):
+		t.Error("the log does not say that a call hangs")
+	}
+	for began := time.Now(); time.Since(began) < 2*cfg.HangAfter; {
+		if err := signWithin(tok, key, time.Minute); err != nil {
+			t.Fatalf("Sign beside a call that hangs: %v", err)
+		}
+	}
+	f.Release()
+	if err := <-hanging; err != nil {
+		t.Errorf("the call that hung: %v", err)
+	}
+	expectIntact(t, f)
+}
+
+// tellOf is a handler that sends a signal for each record with a message.
+type tellOf struct {
+	slog.Handler
+	message string
+	told    chan<- struct{}
+}
+
+func (h tellOf) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h tellOf) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, h.message) {
+		select {
+		case h.told <- struct{}{}:
+		default:
+		}
+	}
+	return nil
 }
 
 // TestLossesLeaveNothing loses the connection a thousand times, and then a thousand sessions.

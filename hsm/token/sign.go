@@ -72,7 +72,7 @@ func (t *Token) Quarantine(ctx context.Context, k hsm.Key) error {
 			c.copies.drop(o)
 		}
 	}
-	return t.canary(ctx)
+	return t.canary(ctx, t.jobs)
 }
 
 // check returns an error unless sig is k's signature of digest.

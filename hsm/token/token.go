@@ -67,18 +67,22 @@ type Config struct {
 	// OnLoss, if not nil, is called when the connection is lost.
 	OnLoss func()
 
-	// OnHang is called when a call into the module, BeforeLogin or AfterChange has not
-	// returned within HangAfter. The call cannot be cancelled, and the module cannot be
-	// finalized during it. So the process should exit and its supervisor restart it. Nil
-	// means panic.
+	// OnHang is called when the token hangs: a call into the module, BeforeLogin or AfterChange has
+	// not returned within its limit, and there is no connection, or a canary signature in another
+	// session does not return either. The call cannot be cancelled, and the module cannot be
+	// finalized during it. So the process should exit and its supervisor restart it. Nil means panic.
 	OnHang func(error)
 
-	// WatchEvery is the interval of canary signatures, HangAfter the maximum duration of a
-	// call, and RecheckEvery the interval at which the copier checks that the token still
-	// has the keys of session copies. Zero means 5 s, 30 s and 30 s.
+	// WatchEvery is the interval of canary signatures, and RecheckEvery the interval at which the
+	// copier checks that the token still has the keys of session copies. Zero means 5 s and 30 s.
 	WatchEvery   time.Duration
-	HangAfter    time.Duration
 	RecheckEvery time.Duration
+
+	// HangAfter is the limit of a call, and GenerateAfter that of a call that makes a key. While such
+	// a call is in flight, others may take as long. Time in which the process does not run does not
+	// count. Zero means 30 s and 10 minutes.
+	HangAfter     time.Duration
+	GenerateAfter time.Duration
 
 	Logger *slog.Logger // nil means slog.Default()
 }
@@ -102,6 +106,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.CopyIdle = cmp.Or(c.CopyIdle, 10*time.Second)
 	c.WatchEvery = cmp.Or(c.WatchEvery, 5*time.Second)
 	c.HangAfter = cmp.Or(c.HangAfter, 30*time.Second)
+	c.GenerateAfter = cmp.Or(c.GenerateAfter, 10*time.Minute)
 	c.RecheckEvery = cmp.Or(c.RecheckEvery, 30*time.Second)
 	noop := func() error { return nil }
 	if c.BeforeLogin == nil {
@@ -142,6 +147,7 @@ type Token struct {
 
 	jobs    *queue // for the workers that sign, seal and make random bytes
 	changes *queue // for the one worker that changes the token
+	probes  *queue // for the worker that only makes canary signatures for the watchdog
 
 	// slowChanges is for the worker that makes and destroys RSA_4096 key pairs. A client waits
 	// 10 s for a key, and such a pair takes seconds. A few of them in the queue for changes
@@ -167,7 +173,8 @@ func Open(cfg Config) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	go t.watch() // before connecting, which can hang too
+	go t.watchLosses()
+	go t.watchCalls() // before connecting, which can hang too
 	c, err := t.connect(t.cfg.Provision)
 	if err != nil {
 		close(t.done)
@@ -193,6 +200,7 @@ func newToken(cfg Config) (*Token, error) {
 		module:  module,
 		jobs:    newQueue(cfg.Queue, cfg.Sessions),
 		changes: newQueue(cfg.Queue, 1),
+		probes:  newQueue(1, 1),
 
 		slowChanges: newQueue(cfg.Queue, 1),
 		closing:     make(chan struct{}),
@@ -214,20 +222,23 @@ func (t *Token) Health(ctx context.Context) error {
 	if t.current.Load() == nil {
 		return t.outage()
 	}
-	return t.canary(ctx)
+	if err := t.canary(ctx, t.jobs); err != nil {
+		return t.explain(err)
+	}
+	return nil
 }
 
 // outage returns the error for calls while the token is disconnected.
 func (t *Token) outage() error {
 	if err := t.downErr.Load(); err != nil {
-		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, *err)
+		return t.explain(fmt.Errorf("%w: %w", hsm.ErrUnavailable, *err))
 	}
-	return fmt.Errorf("%w: the gateway is connecting to it", hsm.ErrUnavailable)
+	return t.explain(fmt.Errorf("%w: the gateway is connecting to it", hsm.ErrUnavailable))
 }
 
-// canary has a worker make and verify a canary signature.
-func (t *Token) canary(ctx context.Context) error {
-	_, err := run(ctx, t, t.jobs, func(s *session) (struct{}, error) {
+// canary has a worker of q make and verify a canary signature.
+func (t *Token) canary(ctx context.Context, q *queue) error {
+	_, err := run(ctx, t, q, func(s *session) (struct{}, error) {
 		return struct{}{}, s.checkAlive()
 	})
 	return err
@@ -270,29 +281,6 @@ func (t *Token) Stats() Stats {
 		Copies:    c != nil && c.copies.enabled(),
 
 		OneAtATime: c != nil && t.module.OneAtATime(),
-	}
-}
-
-// watch monitors the token, even while it is idle. It has a worker make canary
-// signatures, which detect a loss so that unsealed keys are dropped. It also reports calls
-// that do not return.
-func (t *Token) watch() {
-	tick := time.NewTicker(t.cfg.WatchEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-t.done:
-			return
-		case <-tick.C:
-		}
-		if call, took := t.module.Longest(); took > t.cfg.HangAfter {
-			t.cfg.OnHang(fmt.Errorf("%s in module %q has not returned for %v and cannot be cancelled; "+
-				"this process must be restarted", call, t.cfg.Module, took.Round(time.Second)))
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), t.cfg.WatchEvery)
-		_ = t.Health(ctx) // the worker that fails marks the connection as lost
-		cancel()
 	}
 }
 

@@ -538,23 +538,6 @@ func TestSlowKeysDelayNoOthers(t *testing.T) {
 	}
 }
 
-// TestHangReported sets a limit for calls that generating an RSA key exceeds, since that takes
-// at least tens of milliseconds.
-func TestHangReported(t *testing.T) {
-	soft, _ := newSoftHSM(t)
-	hung := make(chan error, 1)
-	cfg := config(soft)
-	cfg.WatchEvery, cfg.HangAfter = time.Millisecond, 3*time.Millisecond
-	cfg.OnHang = func(err error) { hung <- err }
-	tok := open(t, cfg)
-	for len(hung) == 0 {
-		generate(t, tok, hsm.RSA_3072)
-	}
-	if err := <-hung; !strings.Contains(err.Error(), "restarted") {
-		t.Errorf("OnHang(%v), want an error that says to restart", err)
-	}
-}
-
 func TestCloseLeavesNothing(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	before := runtime.NumGoroutine()

@@ -13,12 +13,12 @@ type calls struct {
 
 // A call is one call into the module.
 type call struct {
-	name  string
-	began time.Time // with a monotonic clock reading
+	name string
+	age  time.Duration // guarded by calls.mu
 }
 
 func (c *calls) begin(name string) *call {
-	begun := &call{name, time.Now()}
+	begun := &call{name: name}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.all == nil {
@@ -34,14 +34,31 @@ func (c *calls) end(ended *call) {
 	delete(c.all, ended)
 }
 
-// longest returns the call that has been in flight for longest, and for how long.
-func (c *calls) longest() (name string, took time.Duration) {
+// age makes the calls in flight older by d. While one of the calls excuses the others, only that one
+// becomes older.
+func (c *calls) age(d time.Duration, excuses func(Call) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	excused := false
+	for one := range c.all {
+		if excuses(Call{one.name, one.age}) {
+			one.age += d
+			excused = true
+		}
+	}
+	for one := range c.all {
+		if !excused {
+			one.age += d
+		}
+	}
+}
+
+// inFlight returns the calls in flight.
+func (c *calls) inFlight() (all []Call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for one := range c.all {
-		if t := time.Since(one.began); t > took {
-			name, took = one.name, t
-		}
+		all = append(all, Call{one.name, one.age})
 	}
-	return name, took
+	return all
 }

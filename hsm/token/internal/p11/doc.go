@@ -6,8 +6,8 @@
 //     absurd length, the call returns an error and the process survives. A search ends and
 //     lists each object once. No two sessions have the same handle, since two goroutines
 //     in one session crash the process.
-//   - It is timed. [Module.Longest] returns the call that has been in flight for longest,
-//     since a call cannot be cancelled and Finalize must not run during it.
+//   - It has an age. [Module.InFlight] returns the calls in flight and [Module.Age] makes them
+//     older, since a call cannot be cancelled and Finalize must not run during it.
 //   - Its errors are marked. An error from the module is an [Error], and [Is] finds the
 //     PKCS#11 code in it.
 //

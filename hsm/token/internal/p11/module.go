@@ -2,6 +2,7 @@ package p11
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,9 +44,22 @@ func (m *Module) SetOneAtATime(enable bool) { m.oneAtATime.Store(enable) }
 // OneAtATime reports whether calls are serialized.
 func (m *Module) OneAtATime() bool { return m.oneAtATime.Load() }
 
-// Longest returns the call that has been in flight for longest, and for how long. It returns
-// zero values if no call is in flight.
-func (m *Module) Longest() (call string, took time.Duration) { return m.calls.longest() }
+// A Call is a call in flight.
+type Call struct {
+	Name string
+	Age  time.Duration // as Module.Age has counted it
+}
+
+// Generates reports whether the call makes a key, which can take minutes.
+func (c Call) Generates() bool { return strings.HasPrefix(c.Name, "C_GenerateKey") }
+
+// Age makes the calls in flight older by d. The caller counts the time, because the clock runs on while
+// the process stands still. While a call is in flight that excuses the others, the others become no
+// older: some modules do one thing at a time.
+func (m *Module) Age(d time.Duration, excuses func(Call) bool) { m.calls.age(d, excuses) }
+
+// InFlight returns the calls in flight.
+func (m *Module) InFlight() []Call { return m.calls.inFlight() }
 
 // Call calls f, which uses the module through another binding or can hang for another reason.
 // Call protects and times f like the calls of this package, but does not mark its error.

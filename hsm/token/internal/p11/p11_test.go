@@ -3,8 +3,10 @@ package p11_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -58,31 +60,41 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestLongest makes one of several calls hang.
-func TestLongest(t *testing.T) {
+// TestAge makes one of several calls hang, and lets time pass.
+func TestAge(t *testing.T) {
 	m := new(p11.Module)
 	hanging, release, done := make(chan struct{}), make(chan struct{}), make(chan error)
 	go func() {
 		done <- m.Call("C_Hang", func() error { close(hanging); <-release; return errOwn })
 	}()
 	<-hanging
-	for range 10 {
-		if err := m.Call("C_Quick", func() error {
-			if name, took := m.Longest(); name != "C_Hang" || took <= 0 {
-				t.Errorf("Longest: %q, %v, want C_Hang", name, took)
-			}
-			return nil
-		}); err != nil {
-			t.Error(err)
+	pass := func(excuses bool) { m.Age(time.Second, func(c p11.Call) bool { return excuses && c.Generates() }) }
+	want := func(moment, calls string) {
+		t.Helper()
+		all := m.InFlight()
+		slices.SortFunc(all, func(a, b p11.Call) int { return strings.Compare(a.Name, b.Name) })
+		if got := fmt.Sprint(all); got != calls {
+			t.Errorf("%s: got %s, want %s", moment, got, calls)
 		}
 	}
+	want("at first", "[{C_Hang 0s}]")
+	pass(true)
+	want("after a second", "[{C_Hang 1s}]")
+	if err := m.Call("C_GenerateKeyPair", func() error {
+		pass(true)
+		want("while a key is made", "[{C_GenerateKeyPair 1s} {C_Hang 1s}]")
+		pass(false)
+		want("after its limit", "[{C_GenerateKeyPair 2s} {C_Hang 2s}]")
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	want("after that", "[{C_Hang 2s}]")
 	close(release)
 	if err := <-done; err != errOwn {
 		t.Errorf("Call: %v, want the function's own error", err)
 	}
-	if name, took := m.Longest(); name != "" || took != 0 {
-		t.Errorf("Longest without a call in flight: %q, %v, want zero values", name, took)
-	}
+	want("at the end", "[]")
 }
 
 func TestOneAtATime(t *testing.T) {
@@ -324,11 +336,11 @@ func TestWrongAnswers(t *testing.T) {
 		signed <- err
 	}()
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		if name, _ := m.Longest(); name == "C_Sign" && f.InFlight() == 1 {
+		if calls := m.InFlight(); len(calls) == 1 && calls[0].Name == "C_Sign" && f.InFlight() == 1 {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Error("Longest does not return the hanging call")
+			t.Error("InFlight does not return the hanging call")
 			break
 		}
 	}
