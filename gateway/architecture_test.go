@@ -33,7 +33,7 @@ var mayUse = map[string][]string{
 	"Snapshot": {"backup.go"},
 	"Update":   {"change.go"},
 	"Backend":  {"gateway.go", "health.go", "sign.go", "inspect.go"}, // signs for a version that c.version returned
-	"Owners":   {"inspect.go"},                                        // for local administrators
+	"Owners":   {"inspect.go"},                                       // for local administrators
 }
 
 // TestOnlyWayToAKey checks that operations reach the records of keys only through the call, which

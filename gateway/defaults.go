@@ -7,6 +7,7 @@ const (
 	DefaultMaxKeys            = 100_000
 	DefaultMaxAliases         = 100_000
 	DefaultMinVersionInterval = 7 * 24 * time.Hour // as in KMS
+	DefaultGenerationTimeout  = 10 * time.Minute
 )
 
 // DefaultListener returns a [Listener] with the default in every field that has one.

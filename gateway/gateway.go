@@ -50,6 +50,10 @@ type Config struct {
 	// DefaultMinVersionInterval; a negative value means that there is no limit.
 	MinVersionInterval time.Duration
 
+	// GenerationTimeout is how long a local administrator waits for a new key pair. Zero means
+	// DefaultGenerationTimeout. Network clients wait 25 s at most: their connections end before.
+	GenerationTimeout time.Duration
+
 	// Archiver makes the archives of CreateBackup. Nil disables CreateBackup.
 	Archiver Archiver
 
@@ -104,6 +108,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.MinVersionInterval == 0 {
 		cfg.MinVersionInterval = DefaultMinVersionInterval
+	}
+	if cfg.GenerationTimeout == 0 {
+		cfg.GenerationTimeout = DefaultGenerationTimeout
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -24,6 +24,11 @@ func createVersion(
 	}
 	version := store.KeyVersion{KeyId: key.KeyId, KeyVersionId: cmp.Or(presetOf(ctx).KeyVersionId, uuid.NewString()), CreationDate: c.now}
 	c.entry.KeyId, c.entry.KeyVersionId = version.KeyId, version.KeyVersionId
+	if name := c.door.name(); name == kms.Admin || name == kms.Local {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.server.config.GenerationTimeout)
+		defer cancel()
+	}
 	return c.server.pairs.Create(ctx, version, key.KeySpec, recorder{c}, change)
 }
 

@@ -16,8 +16,12 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// callTime is the time that the gateway has to answer, except to [Client.Stream].
-const callTime = time.Minute
+// The time that the gateway has to answer, except to [Client.Stream]. It bounds the making of a key
+// pair itself: some tokens take minutes.
+const (
+	callTime   = time.Minute
+	createTime = 24 * time.Hour
+)
 
 // A Client calls one gateway. Its methods are safe for concurrent use.
 type Client struct{ http http.Client }
@@ -41,7 +45,12 @@ func (c *Client) Call(ctx context.Context, action string, parameters map[string]
 
 // Do is like Call, for a request that can be on behalf of a user.
 func (c *Client) Do(ctx context.Context, request kms.AdminRequest, resp any) error {
-	ctx, cancel := context.WithTimeout(ctx, callTime)
+	limit := callTime
+	switch request.Action {
+	case "CreateKey", "CreateKeyVersion", "CreateNamedKey":
+		limit = createTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	answer, err := c.post(ctx, request)
 	if err != nil {

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -47,6 +50,37 @@ func TestCreate(t *testing.T) {
 	b.checkAgreement(0, 0)
 	if b.Making() {
 		t.Error("Making after Create: true, want false")
+	}
+}
+
+// TestCreateWaits checks how long Create waits for a token that does not answer.
+func TestCreateWaits(t *testing.T) {
+	for _, tc := range []struct {
+		spec     hsm.KeySpec
+		deadline time.Duration // of the caller; 0 means none
+		want     time.Duration
+	}{
+		{hsm.EC_P256, 0, 10 * time.Second},
+		{hsm.RSA_4096, 0, 25 * time.Second},
+		{hsm.RSA_4096, 10 * time.Minute, 10 * time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.backend.Fail(hsmtest.ErrHang)
+			ctx, cancel := context.WithCancel(t.Context())
+			if tc.deadline > 0 {
+				ctx, cancel = context.WithTimeout(ctx, tc.deadline)
+			}
+			defer cancel()
+			k := key(tc.spec)
+			v := store.KeyVersion{KeyId: k.KeyId, KeyVersionId: uuid.NewString(), CreationDate: day}
+			began := time.Now()
+			_, err := b.Create(ctx, v, tc.spec, recorder{db: b.db}, func(tx *store.Tx) error { return tx.Keys().Put(k) })
+			// Then it tries for 3 s to destroy what the token may have made.
+			if took := time.Since(began); err == nil || took < tc.want || took > tc.want+5*time.Second {
+				t.Errorf("%s, deadline %v: returned %v after %v, want an error after %v", tc.spec, tc.deadline, err, took, tc.want)
+			}
+		})
 	}
 }
 

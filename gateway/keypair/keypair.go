@@ -48,7 +48,7 @@ func New(cfg Config) *Pairs {
 // SoftHSM takes 0.9 s.
 const destroyTimeout = 3 * time.Second
 
-// createTimeout returns how long making a key pair may take.
+// createTimeout returns how long making a key pair may take, unless the caller says.
 func createTimeout(spec hsm.KeySpec) time.Duration {
 	if spec == hsm.RSA_3072 || spec == hsm.RSA_4096 {
 		return 25 * time.Second // usually seconds, but with a long tail, and longer on a busy machine
@@ -72,11 +72,16 @@ type Recorder interface {
 // If Create returns an error, no version is recorded, and the pair is destroyed now or by a later
 // CarryOutDeletions. The exception is store.ErrUncertain: the version may be recorded later, so its pair
 // is kept until that is known. For a KeySpec that the token does not offer, the error is kms.ErrUnsupportedOperation.
-// Create ignores the end of ctx, so that it finishes what it has begun.
+// The token may take until ctx's deadline, or else 10 s, 25 s for RSA_3072 and RSA_4096. Otherwise Create
+// ignores the end of ctx, so that it finishes what it has begun.
 func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.KeySpec, r Recorder,
 	update func(tx *store.Tx) error) (store.KeyVersion, error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(createTimeout(spec))
+	}
 	ctx = context.WithoutCancel(ctx)
-	making, cancel := context.WithTimeout(ctx, createTimeout(spec))
+	making, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	id, err := uuid.Parse(version.KeyVersionId)
 	if err != nil {

@@ -15,6 +15,7 @@ func (a *Appliance) gatewayConfig(log *audit.Log) gateway.Config {
 		Quotas:  quotas(c.Quotas),
 		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases,
 		MinVersionInterval: c.Limits.VersionInterval,
+		GenerationTimeout:  c.Token.GenerationTimeout,
 		SigningUser:        c.Admin.SigningUser,
 		EchoStringToSign:   a.options.EchoStringToSign,
 	}

@@ -61,6 +61,10 @@ type Token struct {
 	UserType string `yaml:"user_type" oneof:"user crypto_user"` // the type of user to log in as
 	Sessions int    `yaml:"sessions"`                           // concurrent signatures; 0: one per core
 
+	// GenerationTimeout is how long the token may take for one key pair before the gateway takes it for
+	// hanging; 0: 10 minutes. Local administrators wait as long for a key, network clients at most 25 s.
+	GenerationTimeout time.Duration `yaml:"generation_timeout"`
+
 	// SessionCopies controls whether the gateway copies keys into sessions to sign with them.
 	// With auto it does so if the token can, and signs faster then; with off it never does.
 	SessionCopies string `yaml:"session_copies" oneof:"auto off"`

@@ -7,7 +7,7 @@ import "time"
 // empty the fields that it excludes.
 func Default() Config {
 	return Config{
-		Token: Token{Label: "kmsgate", PINFile: "pin", UserType: "user", SessionCopies: "auto"},
+		Token: Token{Label: "kmsgate", PINFile: "pin", UserType: "user", GenerationTimeout: 10 * time.Minute, SessionCopies: "auto"},
 		Store: Store{File: "kmsgate.db"},
 		Audit: Audit{
 			File:            "audit.log",

@@ -32,11 +32,12 @@ func TestDefaultsAreTheGateways(t *testing.T) {
 			[]float64{q.DedicatedUser, q.DedicatedInstance},
 			[]float64{float64(d.Quotas.Dedicated.PerUser), float64(d.Quotas.Dedicated.Instance)},
 		},
-		"limits.keys":             {gateway.DefaultMaxKeys, d.Limits.Keys},
-		"limits.aliases":          {gateway.DefaultMaxAliases, d.Limits.Aliases},
-		"limits.version_interval": {gateway.DefaultMinVersionInterval, d.Limits.VersionInterval},
-		"audit.checkpoint_every":  {audit.DefaultCheckpointEvery, d.Audit.CheckpointEvery},
-		"audit.rotate_size":       {int64(audit.DefaultRotateSize), int64(d.Audit.RotateSize)},
+		"limits.keys":              {gateway.DefaultMaxKeys, d.Limits.Keys},
+		"limits.aliases":           {gateway.DefaultMaxAliases, d.Limits.Aliases},
+		"limits.version_interval":  {gateway.DefaultMinVersionInterval, d.Limits.VersionInterval},
+		"token.generation_timeout": {gateway.DefaultGenerationTimeout, d.Token.GenerationTimeout},
+		"audit.checkpoint_every":   {audit.DefaultCheckpointEvery, d.Audit.CheckpointEvery},
+		"audit.rotate_size":        {int64(audit.DefaultRotateSize), int64(d.Audit.RotateSize)},
 	} {
 		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
 			t.Errorf("%s: - gateway, + configuration:\n%s", name, diff)

@@ -70,7 +70,7 @@ func TestExcludedDefaults(t *testing.T) {
 	}{
 		{"module: /lib/module.so", "{module: m, serial: abc}", func(c *Config) bool { return c.Token.Label == "" && c.Token.PINFile != "" }},
 		{"module: /lib/module.so", "{module: m, pin_env: PIN}", func(c *Config) bool { return c.Token.Label == "kmsgate" && c.Token.PINFile == "" }},
-		{"module: /lib/module.so", "softhsm: soft", func(c *Config) bool { return c.Token == Token{SoftHSM: "/etc/soft", SessionCopies: "auto"} }},
+		{"module: /lib/module.so", "softhsm: soft", func(c *Config) bool { return c.Token == Token{SoftHSM: "/etc/soft", GenerationTimeout: 10 * time.Minute, SessionCopies: "auto"} }},
 		{"listeners:", "tls: {certificate: c, key: k}\nlisteners:", func(c *Config) bool { return c.TLS.CAFile == "" && c.TLS.CAKeyFile == "" }},
 		{"listeners:", "audit: {rotate_age: 0, rotate_size: 65536}\nlisteners:", func(c *Config) bool { return c.Audit.RotateAge == 0 && c.Audit.RotateSize == 64*KiB }},
 		{"listeners:", "limits: {version_interval: 90m}\nlisteners:", func(c *Config) bool { return c.Limits.VersionInterval == 90*time.Minute }},
@@ -248,7 +248,7 @@ admin: {socket: /s, uids: [1]}
 	}
 	_, err := Load(path)
 	want := fmt.Sprintf(`the configuration %q has mistakes:
-line 1: token: must be a section with the fields module, label, serial, pin_file, pin_env, user_type, sessions, session_copies, softhsm_conf, softhsm
+line 1: token: must be a section with the fields module, label, serial, pin_file, pin_env, user_type, sessions, generation_timeout, session_copies, softhsm_conf, softhsm
 line 2: instance.region: is missing: it must be the id of a region, such as cn-hangzhou
 line 3: instance.id: must be a string: put the value in quotes
 line 4: instance.account: must be a string: put the value in quotes

@@ -108,7 +108,7 @@ func (t device) tokenConfig(provision bool) (token.Config, error) {
 	c := t.config.Token
 	cfg := token.Config{
 		Module: c.Module, Label: c.Label, Serial: c.Serial, UserType: c.UserTypeNumber(),
-		Sessions: c.Sessions, NoSessionCopies: c.SessionCopies == "off",
+		Sessions: c.Sessions, GenerateAfter: c.GenerationTimeout, NoSessionCopies: c.SessionCopies == "off",
 		Provision: provision, InsistOnPIN: t.insistOnPIN, Logger: t.logger,
 	}
 	if c.SoftHSM == "" {
