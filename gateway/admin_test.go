@@ -118,6 +118,8 @@ func (b *bench) adminScenario(action string) []string {
 		"DetachPolicyFromUser": {"UserName", "u-" + action, "PolicyName", "policy-of-u-" + action},
 		"SimulatePolicy":       append(user, "ActionName", "kms:ListKeys"),
 		"GetAuditHead":         {},
+		"DescribeClock":        {},
+		"ConfirmClock":         {},
 		"CreateNamedKey":       {"AliasName", "alias/new", "KeySpec", "EC_P256", "Description", "new", "Tags", `[{"TagKey":"a","TagValue":"b"}]`},
 		"CreateAttestation":    {"Kind", "ceremony", "Document", strings.Repeat("0a", 32), "KeyVersions.1.KeyId", b.key.KeyId, "KeyVersions.1.KeyVersionId", b.key.KeyVersionId},
 		"CreateBackup":         {"Recipients.1", "age1test"},
@@ -135,7 +137,7 @@ func (b *bench) everything() string {
 	s := b.records()
 	records := b.db.Now()
 	objects, _ := b.backend.Objects(b.t.Context()) // fails while the backend is down
-	s += fmt.Sprint(len(objects), slices.Collect(records.Users().All()), slices.Collect(records.RamPolicies().All()), slices.Collect(records.AccessKeys().All()), slices.Collect(records.Nonces().All()), records.Instance(), records.AuditKey(), b.backend.Len())
+	s += fmt.Sprint(len(objects), slices.Collect(records.Users().All()), slices.Collect(records.RamPolicies().All()), slices.Collect(records.AccessKeys().All()), slices.Collect(records.Nonces().All()), records.Instance(), records.AuditKey(), records.Clock(), b.backend.Len())
 	return s
 }
 

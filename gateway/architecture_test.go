@@ -28,10 +28,10 @@ var mayUse = map[string][]string{
 		"gateway.go", "run.go", // opens and maintains
 		"backup.go",            // copies the whole file
 		"clientcertificate.go", // works before there is a request
-		"metrics.go", "health.go",
+		"metrics.go", "health.go", "time.go",
 	},
 	"Snapshot": {"backup.go"},
-	"Update":   {"change.go"},
+	"Update":   {"change.go", "time.go"},                             // time.go records the time
 	"Backend":  {"gateway.go", "health.go", "sign.go", "inspect.go"}, // signs for a version that c.version returned
 	"Owners":   {"inspect.go"},                                       // for local administrators
 }

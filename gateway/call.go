@@ -27,7 +27,7 @@ type call struct {
 	// The door sets these to what the request claims and asks for.
 	action     string
 	parameters map[string]string
-	nonce      *store.Nonce // a change by this call stores it; nil if the request has none
+	nonce      *store.Nonce // a change by this call stores it; nil if the request has none or it is stored
 
 	records   *store.Records      // the records of the one moment that the call sees
 	principal *identity.Principal // nil until the claim is verified

@@ -92,7 +92,9 @@ func (c *call) write(f func(tx *store.Tx) error) error {
 	entry := c.entry
 	entry.Status = http.StatusOK
 	err := c.server.journal.Update(entry, withNonce(c, f))
-	c.changed = c.changed || err == nil
+	if err == nil {
+		c.changed, c.nonce = true, nil
+	}
 	return err
 }
 
@@ -102,7 +104,11 @@ func (c *call) record(f func(tx *store.Tx) error) error {
 	if err := c.checkConfirmed(); err != nil {
 		return err
 	}
-	return c.server.config.Store.Update(withNonce(c, f))
+	err := c.server.config.Store.Update(withNonce(c, f))
+	if err == nil {
+		c.nonce = nil
+	}
+	return err
 }
 
 // checkConfirmed returns an error unless the call has confirmed and may write.
@@ -113,11 +119,12 @@ func (c *call) checkConfirmed() error {
 	return nil
 }
 
-// withNonce returns a function that stores the call's nonce, if any, and calls f.
+// withNonce returns a function that stores the call's nonce, unless there is none or it is stored, and
+// calls f.
 func withNonce(c *call, f func(tx *store.Tx) error) func(tx *store.Tx) error {
 	return func(tx *store.Tx) error {
 		if c.nonce != nil {
-			if err := tx.PutNonce(*c.nonce, c.now); err != nil {
+			if err := tx.PutNonce(*c.nonce, forgetNonces(c.server)); err != nil {
 				return err
 			}
 		}
@@ -133,7 +140,7 @@ func checkNewVersion(c *call, records *store.Records, key permitted) error {
 		return kms.ErrLimitExceeded.Because("The key has %d versions already.", maxVersions)
 	}
 	minInterval := c.server.config.MinVersionInterval
-	if len(versions) > 0 && c.now.Before(versions[len(versions)-1].CreationDate.Add(minInterval)) {
+	if minInterval > 0 && len(versions) > 0 && c.now.Before(versions[len(versions)-1].CreationDate.Add(minInterval)) {
 		return kms.ErrRejectedUnsupported.Because("A key can have a new version every %v.", minInterval)
 	}
 	return nil

@@ -54,6 +54,7 @@ var sentinels = []struct {
 	{hsm.ErrNoRandom, kms.ErrUnsupportedOperation.Because("The token does not generate random numbers."), false},
 	{hsm.ErrNotFound, kms.ErrKeyUnavailable, false}, // the record exists, only the key pair is missing
 	{store.ErrExists, kms.ErrAliasExists, false},
+	{store.ErrNonceUsed, kms.ErrNonceUsed, false},
 	{store.ErrUnwritable, kms.ErrUnavailable.Because("The records cannot be written at the moment; nothing was changed."), false},
 	{store.ErrUncertain, kms.ErrUnavailable.Because("The records cannot be written at the moment; the change may still take place."), false},
 	{hsm.ErrBusy, kms.ErrUnavailable, false},

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/clock"
 	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/journal"
@@ -70,8 +71,9 @@ type Config struct {
 	// sender, so it is for development only.
 	EchoStringToSign bool
 
-	Now    func() time.Time // nil means time.Now
-	Logger *slog.Logger     // nil means slog.Default()
+	Now    func() time.Time     // nil means clock.Wall
+	Seen   func() time.Duration // nil means clock.Seen
+	Logger *slog.Logger         // nil means slog.Default()
 }
 
 // A Server serves one instance. Use [New].
@@ -82,6 +84,7 @@ type Server struct {
 	arns     kms.ARNs       // of that instance
 
 	// Each of these guards its own state.
+	clock           *clock.Clock
 	callers         *identity.Registry
 	journal         *journal.Journal
 	pairs           *keypair.Pairs
@@ -113,7 +116,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.GenerationTimeout = DefaultGenerationTimeout
 	}
 	if cfg.Now == nil {
-		cfg.Now = time.Now
+		cfg.Now = clock.Wall
+	}
+	if cfg.Seen == nil {
+		cfg.Seen = clock.Seen
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -138,7 +144,9 @@ func (s *Server) resume(ctx context.Context) error {
 	}
 	s.arns = kms.ARNs{RegionId: s.instance.RegionId, AccountId: s.instance.AccountId}
 	var err error
-	s.callers, err = identity.Open(ctx, records, s.arns, s.config.Sealer, s.config.Now(), s.config.Logger)
+	s.clock = clock.New(s.config.Now, s.config.Seen, records.Clock().Last, records.Clock().Problem)
+	s.callers, err = identity.Open(ctx, records, identity.Config{ARNs: s.arns, Sealer: s.config.Sealer,
+		Logger: s.config.Logger, Now: s.config.Now, Seen: s.config.Seen, MaxNonces: maxNonces()})
 	if err != nil {
 		return err
 	}
@@ -146,9 +154,13 @@ func (s *Server) resume(ctx context.Context) error {
 		return err
 	}
 	s.pairs = keypair.New(keypair.Config{Records: s.config.Store, Backend: s.config.Backend, Journal: s.journal,
-		Audit: s.config.Audit, Now: s.config.Now, Logger: s.config.Logger})
+		Audit: s.config.Audit, Now: s.config.Now, ClockProblem: s.clock.Problem, Logger: s.config.Logger})
 	return s.pairs.DeleteDueKeys()
 }
+
+// maxNonces returns how many nonces may be remembered. They take at most a quarter of the memory: a
+// nonce takes up to 24 bytes, and the garbage collector may let the heap double.
+func maxNonces() int { return int(limit.Memory() / 8 / 24) }
 
 // AccessKeySecret returns the secret of an access key. It is for `kmsgate dev`, which shows
 // the same credentials at every start.

@@ -61,8 +61,9 @@ type testKey struct{ KeyId, KeyVersionId string }
 
 // A clock stands still until the test moves it.
 type clock struct {
-	mu  sync.Mutex
-	now time.Time // guarded by mu
+	mu   sync.Mutex
+	now  time.Time     // guarded by mu
+	seen time.Duration // guarded by mu
 }
 
 func (c *clock) Now() time.Time {
@@ -71,10 +72,24 @@ func (c *clock) Now() time.Time {
 	return c.now
 }
 
-func (c *clock) move(d time.Duration) {
+// Seen returns the time that was seen to pass: as much as move has moved the clock, but not jump.
+func (c *clock) Seen() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen
+}
+
+// jump moves only the clock.
+func (c *clock) jump(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now = c.now.Add(d)
+}
+
+func (c *clock) move(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now, c.seen = c.now.Add(d), c.seen+d
 }
 
 // newBench starts a gateway with a user, root, that has full access, and one key.
@@ -121,6 +136,7 @@ func (b *bench) open(change ...func(*gateway.Config)) {
 		Inspector:          b.backend,
 		Audit:              b.log,
 		Now:                b.clock.Now,
+		Seen:               b.clock.Seen,
 		MinVersionInterval: -1,
 		Logger:             quiet,
 		LogLines:           limit.LogLines{PerSource: 1e6, Total: 1e6},

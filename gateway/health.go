@@ -29,7 +29,7 @@ func (s *Server) MetricsHandler() http.Handler {
 			return
 		}
 		writeOK(w)
-		for _, warning := range s.warnings() {
+		for _, warning := range warnings(s) {
 			_, _ = fmt.Fprintf(w, "warning: %s\n", warning)
 		}
 	})
@@ -52,11 +52,11 @@ func (s *Server) ready(ctx context.Context) error {
 }
 
 // warnings returns a sentence for everything that an operator should know although the gateway can sign.
-func (s *Server) warnings() (all []string) {
+func warnings(s *Server) (all []string) {
 	if failing := s.config.Store.Status().Failing; failing != nil {
 		all = append(all, fmt.Sprintf("no change can be made: %v", failing))
 	}
-	for _, detail := range s.config.Details {
+	for _, detail := range append([]func() string{func() string { return heldDeletions(s) }}, s.config.Details...) {
 		if sentence := detail(); sentence != "" {
 			all = append(all, sentence)
 		}
@@ -79,7 +79,7 @@ func (w *databaseWatch) look(s *Server) {
 	case status.Failing == nil && w.failing:
 		logger.Info("the database can be written again")
 	case status.Faults > w.faults && status.Failing == nil:
-		logger.Warn("a commit of the database failed; its change was not made, and the database was written anew", "err", status.LastFault)
+		logger.Warn("a commit of the database failed; its change was not made, and the database was rewritten", "err", status.LastFault)
 	}
 	w.faults, w.failing = status.Faults, status.Failing != nil
 }

@@ -230,7 +230,7 @@ func (b *bench) tryNew() error {
 		return err
 	}
 	defer log.Close()
-	_, err = gateway.New(b.t.Context(), gateway.Config{Store: db, Backend: b.backend, Sealer: b.backend, Audit: log, Now: b.clock.Now, Logger: quiet})
+	_, err = gateway.New(b.t.Context(), gateway.Config{Store: db, Backend: b.backend, Sealer: b.backend, Audit: log, Now: b.clock.Now, Seen: b.clock.Seen, Logger: quiet})
 	return err
 }
 

@@ -61,7 +61,7 @@ func newMetrics(s *Server) *metrics {
 			func() float64 { return s.config.Store.Status().Waiting.Seconds() }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "kmsgate_database_faults_total",
-			Help: "Commits that failed, after each of which the database is written anew.",
+			Help: "Commits that failed. The gateway rewrites the database after each.",
 		}, func() float64 { return float64(s.config.Store.Status().Faults) }),
 		gauge("kmsgate_key_versions_missing", "Key versions whose private key was missing at the last check.",
 			func() float64 {
@@ -76,6 +76,21 @@ func newMetrics(s *Server) *metrics {
 			}),
 		gauge("kmsgate_client_keys_first_expiry_seconds",
 			"When the first of the valid client keys expires, in seconds since 1970; 0 if there is none.", s.firstExpiry),
+		gauge("kmsgate_clock_believed",
+			"1 if this machine's clock agrees with the time that passes; otherwise no key is deleted.",
+			func() float64 {
+				if s.clock.Problem() == "" {
+					return 1
+				}
+				return 0
+			}),
+		gauge("kmsgate_nonces", "Nonces that are remembered.", func() float64 { return float64(s.callers.Nonces().Total) }),
+		gauge("kmsgate_nonces_max", "The most nonces that the memory allows. Beyond them, requests are refused.",
+			func() float64 { return float64(s.callers.Nonces().Max) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "kmsgate_nonces_refused_total",
+			Help: "Requests refused because too many nonces are remembered.",
+		}, func() float64 { return float64(s.callers.Nonces().Refusals) }),
 		gauge("kmsgate_native_body_bytes", "Bytes reserved for large bodies of native requests.", s.bodies.Bytes),
 		gauge("kmsgate_audit_lines", "The number of the audit log's last line.",
 			func() float64 { return float64(s.config.Audit.Head().Seq) }),

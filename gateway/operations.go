@@ -142,6 +142,9 @@ var operations = byName(
 
 	op("GetAuditHead", getAuditHead),
 
+	op("DescribeClock", describeClock),
+	op("ConfirmClock", confirmClock),
+
 	op("CreateNamedKey", createNamedKey),
 	op("CreateAttestation", createAttestation),
 	op("CreateBackup", createBackup),

@@ -22,6 +22,7 @@ func (s *Server) maintain(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var database databaseWatch
+	var hand clockWatch
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -30,6 +31,7 @@ func (s *Server) maintain(ctx context.Context) {
 		case <-tick.C:
 		}
 		database.look(s)
+		hand.look(s)
 		if n%60 == 0 {
 			s.Flush()
 		} else if s.journal.Pending() {
@@ -46,6 +48,7 @@ func (s *Server) Flush() {
 		s.pairs.RecordUse()
 	}
 	s.reportSuppressed()
+	recordClock(s)
 }
 
 // reportSuppressed writes one audit line for all refusals that have none. While the audit

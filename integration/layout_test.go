@@ -57,8 +57,10 @@ var mayImport = map[string][]string{
 	"gateway/front": {"gateway/limit", "golang.org/x/sys"},
 	// A change of records and its audit line are one transaction.
 	"gateway/journal": {"gateway/audit", "store"},
+	// Whether this machine's clock can be believed.
+	"gateway/clock": {},
 	// Limits of the resources that one caller may use.
-	"gateway/limit": {"gateway/kms", "golang.org/x/time"},
+	"gateway/limit": {"gateway/kms", "golang.org/x/time", "golang.org/x/sys"}, // sys: the machine's memory
 	// The lifecycle of a key pair: creation, monitoring, tests and destruction.
 	"gateway/keypair": {"gateway/audit", "gateway/identity", "gateway/journal", "gateway/kms", "hsm", "store",
 		"github.com/google/uuid"},
@@ -71,7 +73,7 @@ var mayImport = map[string][]string{
 	// A client of the API. It reads the string to sign as the server does.
 	"gateway/apiclient": {"gateway/acs", "gateway/kms", "internal/secret", "github.com/google/uuid"},
 	// The service. Only its doors import Echo.
-	"gateway": {"gateway/acs", "gateway/audit", "gateway/front", "gateway/identity", "gateway/journal",
+	"gateway": {"gateway/acs", "gateway/audit", "gateway/clock", "gateway/front", "gateway/identity", "gateway/journal",
 		"gateway/keypair", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store",
 		"google.golang.org/protobuf", "github.com/labstack/echo", "github.com/google/uuid",
 		"github.com/prometheus/client_golang"},

@@ -56,7 +56,7 @@ func (s *Store) failure() error {
 	return nil
 }
 
-// mendInterval is the time between two attempts to write the file anew.
+// mendInterval is the time between two attempts to rewrite the file.
 const mendInterval = time.Second
 
 // recover handles the failure of a commit, and returns Update's error for it. The file is not believed
@@ -74,7 +74,7 @@ func (s *Store) recover(failure error) error {
 	return fmt.Errorf("%w: %w", ErrUncertain, failure)
 }
 
-// mend rebuilds the file as soon as that is possible.
+// mend rebuilds the file as soon as possible.
 func (s *Store) mend() {
 	tick := time.NewTicker(mendInterval)
 	defer tick.Stop()
@@ -129,7 +129,7 @@ func (s *Store) writeAll(name string) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = db.Update(func(tx *bbolt.Tx) error { return s.current.Load().save(tx) })
+	err = db.Update(func(tx *bbolt.Tx) error { return save(tx, s.current.Load()) })
 	if err == nil {
 		err = db.Sync()
 	}
@@ -141,13 +141,13 @@ func (s *Store) writeAll(name string) (*bbolt.DB, error) {
 }
 
 // save writes all records to an empty file.
-func (r *Records) save(tx *bbolt.Tx) error {
+func save(tx *bbolt.Tx, r *Records) error {
 	meta, err := tx.CreateBucket(bucketMeta)
 	if err != nil {
 		return err
 	}
 	err = meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))
-	for key, field := range r.metaFields() {
+	for key, field := range metaFields(r) {
 		err = errors.Join(err, putJSON(meta, key, field))
 	}
 	for _, k := range kinds {

@@ -43,7 +43,7 @@ func putAlias(name string) func(tx *store.Tx) error {
 }
 
 // waitFor waits until a condition holds.
-func waitFor(t *testing.T, what string, holds func() bool) {
+func waitFor(t *testing.T, condition string, holds func() bool) {
 	t.Helper()
 	deadline := time.After(time.Minute)
 	tick := time.NewTicker(time.Millisecond)
@@ -51,7 +51,7 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 	for !holds() {
 		select {
 		case <-deadline:
-			t.Fatalf("waited a minute: %s", what)
+			t.Fatalf("waited a minute: %s", condition)
 		case <-tick.C:
 		}
 	}
@@ -103,7 +103,7 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// TestFullOnlyOnce checks that a failed commit does not take place if the file can be written anew at once.
+// TestFullOnlyOnce checks that a failed commit does not take place if the file can be rewritten at once.
 func TestFullOnlyOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
@@ -165,7 +165,7 @@ func TestSnapshotOutlivesRebuild(t *testing.T) {
 	}
 }
 
-// TestHangingCommit checks that changes are answered while a commit hangs, and that its outcome is told
+// TestHangingCommit checks that changes are answered while a commit hangs, and that its outcome is reported
 // when it is known.
 func TestHangingCommit(t *testing.T) { synctest.Test(t, testHangingCommit) }
 
@@ -173,10 +173,7 @@ func testHangingCommit(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
 	release := store.HangCommit(s)
 	outcome := make(chan error, 1)
-	err := s.Update(func(tx *store.Tx) error {
-		tx.OnLate(func(err error) { outcome <- err })
-		return putAlias("alias/hanging")(tx)
-	})
+	err := s.UpdateLate(putAlias("alias/hanging"), func(err error) { outcome <- err })
 	if !errors.Is(err, store.ErrUncertain) {
 		t.Fatalf("got %v, want ErrUncertain", err)
 	}

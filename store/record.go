@@ -150,6 +150,13 @@ type Nonce struct {
 	Until       time.Time
 }
 
+// A ClockState is what must be known of this machine's clock after a restart.
+type ClockState struct {
+	Last       time.Time // the last time known
+	Problem    string    // why the clock cannot be believed; empty if it can
+	NonceFloor time.Time // the latest Until of a nonce that was forgotten
+}
+
 // An AuditHead describes the audit-log line that was recorded last, with the audit key's signature.
 type AuditHead struct {
 	Seq       uint64

@@ -63,6 +63,7 @@ type Records struct {
 	instance           Instance
 	auditKey           hsm.Key
 	auditHead          AuditHead
+	clock              ClockState
 	keys               *rows[Key]
 	versions           *rows[KeyVersion]
 	aliases            *rows[Alias]
@@ -88,7 +89,8 @@ func (r *Records) fork() *Records {
 	r.forking.Lock()
 	defer r.forking.Unlock()
 	next := &Records{
-		instance: r.instance, auditKey: r.auditKey, auditHead: r.auditHead, keyAliases: r.keyAliases.Copy(),
+		instance: r.instance, auditKey: r.auditKey, auditHead: r.auditHead, clock: r.clock,
+		keyAliases: r.keyAliases.Copy(),
 	}
 	for _, k := range kinds {
 		k.fork(r, next)
@@ -97,9 +99,10 @@ func (r *Records) fork() *Records {
 }
 
 // metaFields returns the records in the bucket meta, by key.
-func (r *Records) metaFields() map[string]any {
+func metaFields(r *Records) map[string]any {
 	return map[string]any{
 		string(keyInstance): &r.instance, string(keyAuditKey): &r.auditKey, string(keyAuditHead): &r.auditHead,
+		string(keyClock): &r.clock,
 	}
 }
 
@@ -121,6 +124,9 @@ func (r *Records) AuditKey() hsm.Key { return r.auditKey }
 
 // AuditHead returns the audit-log line that SetAuditHead recorded last.
 func (r *Records) AuditHead() AuditHead { return r.auditHead }
+
+// Clock returns what SetClock recorded last, or the zero ClockState.
+func (r *Records) Clock() ClockState { return r.clock }
 
 // Keys returns the keys, ordered by KeyId.
 func (r *Records) Keys() Table[Key] { return keys.table(r) }

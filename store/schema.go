@@ -18,6 +18,7 @@ import (
 //	    instance    Instance
 //	    auditkey    hsm.Key: the one that signs the audit log's checkpoints
 //	    audithead   AuditHead
+//	    clock       ClockState, once there is one
 //	keys            KeyId                    → Key
 //	versions        KeyId "/" KeyVersionId   → KeyVersion
 //	aliases         AliasName                → Alias
@@ -49,6 +50,7 @@ var (
 	keyInstance  = []byte("instance")
 	keyAuditKey  = []byte("auditkey")
 	keyAuditHead = []byte("audithead")
+	keyClock     = []byte("clock")
 )
 
 // migrate brings the file to schemaVersion and returns the version that it had. A new file has

@@ -4,8 +4,8 @@
 // It guarantees:
 //
 //   - A change is atomic, and is on stable storage when [Store.Update] returns.
-//   - If a commit fails, the file is written anew from the records in memory, so that the change is
-//     known not to have happened. Until that succeeds, changes are refused and reading goes on.
+//   - If a commit fails, the file is rewritten from the records in memory, so that the change is
+//     known not to have happened. Until that succeeds, changes are refused and reading continues.
 //   - A reader sees all records as they were at one moment.
 //   - Reading takes no lock and does no I/O, because all records are also in memory.
 //   - The file holds no secret in the clear. The token seals access-key secrets and software keys.
@@ -37,6 +37,8 @@ var (
 	ErrNotFound = errors.New("no such record")
 	// ErrExists means that the record already exists.
 	ErrExists = errors.New("record already exists")
+	// ErrNonceUsed means that a nonce was used, or may have been.
+	ErrNonceUsed = errors.New("the nonce was used")
 	// ErrUncertain means that a commit failed or has not ended in time. Whether it takes place is known
 	// once the Store can be changed again, or when the file is opened again.
 	ErrUncertain = errors.New("a database commit has not succeeded, and its outcome is not known yet")
@@ -57,7 +59,7 @@ type Store struct {
 	db      *bbolt.DB               // replaced by rebuild; guarded by updating
 	current atomic.Pointer[Records] // replaced while updating is held, read at any time
 
-	// updating holds a token while nobody changes records. Whoever has taken the token has the lock,
+	// updating holds a token while nobody changes records. The caller that has taken the token has the lock,
 	// from the fork of the records until the result is published. bbolt's lock is not enough: bbolt
 	// releases it before the commit can be published, and the next writer would fork outdated records.
 	updating chan struct{}
@@ -114,7 +116,7 @@ func (s *Store) load() error {
 		if err != nil {
 			return err
 		}
-		for key, field := range first.metaFields() {
+		for key, field := range metaFields(first) {
 			if value := tx.Bucket(bucketMeta).Get([]byte(key)); value != nil {
 				if err := json.Unmarshal(value, field); err != nil {
 					return unreadable(fmt.Sprintf("record %q in bucket %q", key, bucketMeta), err)
@@ -168,13 +170,18 @@ const updateTimeout = 5 * time.Second
 // and nothing has changed. Updates run one at a time. If f must wait for others longer than 5 s, or
 // the file cannot be written, the error is ErrUnwritable. If the commit takes longer than these 5 s,
 // or if it fails and its outcome is not known yet, the error is ErrUncertain.
-func (s *Store) Update(f func(tx *Tx) error) error {
+func (s *Store) Update(f func(tx *Tx) error) error { return s.UpdateLate(f, nil) }
+
+// UpdateLate is like Update. If it returns ErrUncertain because the commit takes too long, it calls late,
+// once, with the commit's error when the commit has ended. late must not change records.
+func (s *Store) UpdateLate(f func(tx *Tx) error, late func(err error)) error {
 	deadline := time.NewTimer(updateTimeout)
 	defer deadline.Stop()
 	u, err := s.begin(deadline.C)
 	if err != nil {
 		return err
 	}
+	u.late = late
 	if err := u.run(f); err != nil {
 		return err
 	}
@@ -215,7 +222,8 @@ type update struct {
 	store    *Store
 	bolt     *bbolt.Tx
 	tx       *Tx
-	answered atomic.Bool // Update has returned, or commit has decided that it will return its error
+	late     func(err error) // nil if nobody wants to know
+	answered atomic.Bool     // Update has returned, or commit has decided that it will return its error
 }
 
 // begin takes the lock and begins a transaction.
@@ -263,8 +271,8 @@ func (u *update) commit() (err error) {
 	} else {
 		err = s.recover(failure)
 	}
-	if !u.answered.CompareAndSwap(false, true) && u.tx.late != nil {
-		u.tx.late(err)
+	if !u.answered.CompareAndSwap(false, true) && u.late != nil {
+		u.late(err)
 	}
 	return err
 }

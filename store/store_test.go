@@ -119,7 +119,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	s = open(t, path)
 	check(s)
-	store.FailCommit(s, errors.New("the flush failed")) // writes the file anew
+	store.FailCommit(s, errors.New("the flush failed")) // rewrites the file
 	if err := s.Update(func(*store.Tx) error { return nil }); !errors.Is(err, store.ErrUnwritable) {
 		t.Errorf("a failed commit: got %v, want ErrUnwritable", err)
 	}
@@ -500,4 +500,38 @@ func TestMigrate3(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestNonceUsed checks that a nonce can be used once, and that none is accepted that could have been
+// forgotten.
+func TestNonceUsed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	put := func(nonce string, until, forget time.Time) error {
+		return s.Update(func(tx *store.Tx) error {
+			return tx.PutNonce(store.Nonce{AccessKeyId: "ak", Nonce: nonce, Until: until}, forget)
+		})
+	}
+	if err := put("a", day, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := put("a", day, time.Time{}); !errors.Is(err, store.ErrNonceUsed) {
+		t.Errorf("the same nonce: got %v, want ErrNonceUsed", err)
+	}
+	if err := put("b", day.Add(time.Hour), day.Add(time.Minute)); err != nil { // forgets a
+		t.Fatal(err)
+	}
+	for range 2 {
+		if s.Now().Nonces().Len() != 1 {
+			t.Errorf("got %d nonces, want 1", s.Now().Nonces().Len())
+		}
+		if err := put("a", day, time.Time{}); !errors.Is(err, store.ErrNonceUsed) {
+			t.Errorf("a nonce that was forgotten: got %v, want ErrNonceUsed", err)
+		}
+		s.Close()
+		s = open(t, path)
+	}
+	if err := put("c", day.Add(time.Second), time.Time{}); err != nil {
+		t.Errorf("a later nonce: %v", err)
+	}
 }

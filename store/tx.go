@@ -16,12 +16,7 @@ type Tx struct {
 	*Records
 	bolt *bbolt.Tx // nil in a trial
 	done bool      // the transaction has ended; readers may already see its records
-	late func(err error)
 }
-
-// OnLate makes the Store call f, once, if Update returns ErrUncertain because the commit takes too long. f
-// gets the commit's error when it has ended. f must not change records.
-func (tx *Tx) OnLate(f func(err error)) { tx.late = f }
 
 // Keys returns the keys.
 func (tx *Tx) Keys() Writable[Key] { return keys.writable(tx) }
@@ -61,20 +56,40 @@ func (tx *Tx) Orphans() Writable[Orphan] { return orphans.writable(tx) }
 // Outbox returns the audit lines that may not be in the log yet.
 func (tx *Tx) Outbox() Writable[Outbox] { return outbox.writable(tx) }
 
-// PutNonce writes a nonce. It also deletes up to two nonces that expired before now, so that
-// expired nonces do not accumulate.
-func (tx *Tx) PutNonce(n Nonce, now time.Time) error {
+// PutNonce writes a nonce, and returns ErrNonceUsed if it exists. It also deletes up to two nonces whose
+// Until is before forget, so that old ones do not accumulate. From then on, a nonce is also ErrNonceUsed
+// if its Until is not after that of a deleted one: it may have been used.
+func (tx *Tx) PutNonce(n Nonce, forget time.Time) error {
 	all := nonces.writable(tx)
+	if all.Has(nonces.id(n)) || !n.Until.After(tx.clock.NonceFloor) {
+		return fmt.Errorf("%w: %q of access key %q", ErrNonceUsed, n.Nonce, n.AccessKeyId)
+	}
+	forgotten := false
 	for range 2 {
 		id, oldest, ok := all.rows.Min()
-		if !ok || !oldest.Until.Before(now) { // at Until itself the gateway may still accept a request
+		if !ok || !oldest.Until.Before(forget) {
 			break
 		}
 		if err := all.Delete(id); err != nil {
 			return err
 		}
+		tx.clock.NonceFloor, forgotten = oldest.Until, true
+	}
+	if forgotten {
+		if err := tx.SetClock(tx.clock); err != nil {
+			return err
+		}
 	}
 	return all.Put(n)
+}
+
+// SetClock records what must be known of this machine's clock after a restart.
+func (tx *Tx) SetClock(c ClockState) error {
+	if err := tx.write(string(bucketMeta), string(keyClock), c); err != nil {
+		return err
+	}
+	tx.clock = c
+	return nil
 }
 
 // SetInstance records the instance that the database belongs to.

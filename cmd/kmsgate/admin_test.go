@@ -297,6 +297,9 @@ var commandLines = []commandLine{
 		"KeyId  KeyVersionId  KeySpec  Signatures  MinMilliseconds  MedianMilliseconds  MaxMilliseconds  Error\nk      v             EC_P256  3           1.5              2                   2.25             \n",
 		`[{"KeyId":"k","KeyVersionId":"v","KeySpec":"EC_P256","Signatures":3,"MinMilliseconds":1.5,"MedianMilliseconds":2,"MaxMilliseconds":2.25,"Error":""}]`},
 
+	{"clock show", map[string]string{"DescribeClock": `{"Clock":{"Time":"t","Believed":false,"Reason":"it jumped","KeysDue":2}}`}, []string{"DescribeClock"},
+		"Time      t\nBelieved  false\nReason    it jumped\nKeysDue   2\n", `{"Time":"t","Believed":false,"Reason":"it jumped","KeysDue":2}`},
+	{"clock confirm --yes", map[string]string{"ConfirmClock": `{}`}, []string{"ConfirmClock"}, "The gateway believes its clock.\n", `{}`},
 	{"audit head", map[string]string{"GetAuditHead": `{"Head":"abc"}`}, []string{"GetAuditHead"}, "abc\n", `{"Head":"abc"}`},
 }
 

@@ -64,8 +64,8 @@ func (w *writer) run() {
 	}
 }
 
-// serve writes the waiting lines and answers their callers. If some of them have left meanwhile, it
-// then writes a line that says so.
+// serve writes the waiting lines and answers their callers. If some of them have left by then, it
+// writes a line that says so.
 func (w *writer) serve() {
 	began := time.Now()
 	w.log.writing.Store(&began)
@@ -80,7 +80,7 @@ func (w *writer) serve() {
 	}
 }
 
-// answer gives the result to the line's caller, or to whoever takes it in the caller's place.
+// answer sends the result to the line's caller, or calls unattended if the caller has left.
 func (w *writer) answer(p *pending, err error) {
 	p.result <- err
 	if p.caller.CompareAndSwap(callerWaits, callerAnswered) {

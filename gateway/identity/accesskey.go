@@ -42,7 +42,7 @@ func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.
 		}
 		return nil, kms.ErrSignatureMismatch
 	}
-	if err := r.nonces.use(claim.AccessKeyId, claim.Nonce, claim.Time.Add(TimeWindow), now); err != nil {
+	if err := r.nonces.use(access.AccessKeyId, claim.Nonce, claim.Time.Add(TimeWindow), now); err != nil {
 		return nil, err
 	}
 	r.secrets.setUsed(access.AccessKeyId, now)

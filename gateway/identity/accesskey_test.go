@@ -2,6 +2,9 @@ package identity_test
 
 import (
 	"errors"
+	"fmt"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,7 +74,7 @@ func TestOpenRefuses(t *testing.T) {
 	a := b.putAccessKey("AK", "secret")
 	a.AccessKeyId = "COPY"
 	b.update(func(tx *store.Tx) error { return tx.AccessKeys().Put(a) })
-	if _, err := identity.Open(t.Context(), b.db.Now(), arns, b.sealer, noon, quiet); err == nil {
+	if _, err := identity.Open(t.Context(), b.db.Now(), b.config(noon)); err == nil {
 		t.Error("Open: got no error for a secret that was sealed for another access key")
 	}
 }
@@ -100,7 +103,8 @@ func TestNonce(t *testing.T) {
 	}
 	expired := early.Add(identity.TimeWindow + time.Second)
 	check("a replay after the window", b.claim("AK", "secret", "n", early), expired, kms.ErrTimeStampExpired)
-	later := noon.Add(2*identity.TimeWindow + time.Minute)
+	b.seen = 2*identity.TimeWindow + time.Minute
+	later := noon.Add(b.seen)
 	check("a later request with the same nonce", b.claim("AK", "secret", "n", later), later, nil)
 }
 
@@ -205,4 +209,94 @@ func TestRecordUse(t *testing.T) {
 	if n := b.db.Now().AccessKeys().Len(); n != 1 {
 		t.Errorf("after RecordUse: got %d access keys, want 1: a deleted one stays deleted", n)
 	}
+}
+
+// TestNoncesOutliveJumps sets the clock an hour ahead and back. A nonce is remembered all the time.
+func TestNoncesOutliveJumps(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	claim := b.claim("AK", "secret", "n", noon)
+	if _, err := b.AccessKey(b.db.Now(), claim, noon); err != nil {
+		t.Fatal(err)
+	}
+	b.seen = time.Minute
+	ahead := noon.Add(time.Hour)
+	if _, err := b.AccessKey(b.db.Now(), b.claim("AK", "secret", "m", ahead), ahead); err != nil {
+		t.Fatal(err)
+	}
+	b.seen = 2 * time.Minute
+	if _, err := b.AccessKey(b.db.Now(), claim, noon.Add(b.seen)); !errors.Is(err, kms.ErrNonceUsed) {
+		t.Errorf("after the jumps: got %v, want %v", err, kms.ErrNonceUsed)
+	}
+}
+
+// TestTooManyNonces fills the memory for nonces from one access key. Another can still be used.
+func TestTooManyNonces(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.putAccessKey("AK2", "secret2")
+	b.maxNonces = 100
+	b.open(noon)
+	use := func(accessKeyId, secret string, n int) error {
+		_, err := b.AccessKey(b.db.Now(), b.claim(accessKeyId, secret, fmt.Sprint(n), noon), noon)
+		return err
+	}
+	if err := use("AK2", "secret2", 0); err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for n := range 200 {
+		if err := use("AK", "secret", n); errors.Is(err, kms.ErrThrottling) && strings.Contains(err.Error(), "memory") {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if refused != 101 {
+		t.Errorf("refused %d of 200 requests, want 101", refused)
+	}
+	for n := range 20 {
+		if err := use("AK2", "secret2", n+1); err != nil {
+			t.Errorf("another access key: %v", err)
+		}
+	}
+	if s := b.Nonces(); s.Total != 120 || s.Max != 100 || s.Refusals != refused {
+		t.Errorf("figures: got %+v, want 120 of 100 and %d refusals", s, refused)
+	}
+	b.seen = identity.TimeWindow + 2*time.Minute
+	if s := b.Nonces(); s.Total != 0 {
+		t.Errorf("after their time: got %d nonces, want none", s.Total)
+	}
+	if err := use("AK", "secret", 200); err != nil {
+		t.Errorf("after their time: %v", err)
+	}
+}
+
+// TestNonceSize checks that a nonce takes at most 48 bytes, however large the request is, and that its
+// memory is given back.
+func TestNonceSize(t *testing.T) {
+	b := newBench(t)
+	b.maxNonces = 1 << 30
+	b.open(noon)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	const count = 100_000
+	long := strings.Repeat("x", 1000)
+	for n := range count {
+		b.UseNonce("AK", fmt.Sprint(long, n), noon.Add(time.Duration(n)*5*time.Millisecond), noon)
+	}
+	if each := (heap() - before) / count; each > 48 {
+		t.Errorf("a nonce takes %d bytes, want at most 48", each)
+	}
+	b.seen = time.Hour
+	b.Nonces()
+	if after := heap(); after > before+before/10+(1<<16) {
+		t.Errorf("after their time: %d bytes of heap, before %d", after, before)
+	}
+	runtime.KeepAlive(b)
 }

@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
@@ -37,6 +38,9 @@ type bench struct {
 	t      testing.TB
 	db     *store.Store
 	sealer *hsmtest.Fake
+	seen   time.Duration // how much time has been seen to pass
+
+	maxNonces int // 0 means very many
 }
 
 // newBench returns a bench with a user, app, that has an access key, AK, with the secret
@@ -65,7 +69,7 @@ func newBench(t testing.TB) *bench {
 func (b *bench) open(now time.Time) {
 	b.t.Helper()
 	var err error
-	if b.Registry, err = identity.Open(b.t.Context(), b.db.Now(), arns, b.sealer, now, quiet); err != nil {
+	if b.Registry, err = identity.Open(b.t.Context(), b.db.Now(), b.config(now)); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -129,4 +133,10 @@ func newRSA() *rsa.PrivateKey {
 		panic(err)
 	}
 	return key
+}
+
+// config returns the configuration of a registry that is opened now.
+func (b *bench) config(now time.Time) identity.Config {
+	return identity.Config{ARNs: arns, Sealer: b.sealer, Logger: quiet, MaxNonces: cmp.Or(b.maxNonces, 1<<20),
+		Now: func() time.Time { return now }, Seen: func() time.Duration { return b.seen }}
 }

@@ -1,83 +1,118 @@
 package identity
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"sync"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// maxNonces is how many nonces are remembered for one access key. It allows some 550 requests
-// per second for half an hour.
-const maxNonces = 1_000_000
-
-// nonces remembers which nonces were used. The zero value is ready for use.
+// nonces remembers which nonces were used. It holds nothing of a request but a hash of 8 bytes. In a Go
+// map that takes 10 to 20 bytes (TestNonceSize); as nonces are forgotten by the minute, nothing else
+// is kept for each of them.
 type nonces struct {
-	mu    sync.Mutex
-	seen  map[nonceHash]struct{}  // guarded by mu, like the fields below
-	count map[string]int          // of nonces, by AccessKeyId
-	byEnd map[int64][]endingNonce // by the first minute in which they can be forgotten
-	swept int64                   // the minute of the last sweep
+	seen func() time.Duration
+	max  int               // how many nonces may be remembered
+	key  [sha256.Size]byte // random, so that nobody can choose nonces with equal hashes
+
+	mu       sync.Mutex
+	minutes  map[int64]*minute // by the minute in which the nonces' requests expire; guarded by mu, like the fields below
+	counts   map[string]int    // by AccessKeyId
+	total    int
+	refusals int // because there were too many
 }
 
-// A nonceHash represents an AccessKeyId and a nonce in 16 bytes, so that a long nonce costs
-// no more memory than a short one.
-type nonceHash [16]byte
-
-type endingNonce struct {
-	hash        nonceHash
-	accessKeyId string
+// A minute holds the nonces of the requests that expire in one minute.
+type minute struct {
+	hashes map[uint64]struct{}
+	counts map[string]int // by AccessKeyId
+	end    time.Duration  // in time seen: when the last of the requests expires
 }
 
-func hashNonce(accessKeyId, nonce string) nonceHash {
-	sum := sha256.Sum256([]byte(accessKeyId + "\x00" + nonce))
-	return nonceHash(sum[:16])
+func newNonces(seen func() time.Duration, limit int) *nonces {
+	n := &nonces{seen: seen, max: limit, minutes: make(map[int64]*minute), counts: make(map[string]int)}
+	_, _ = rand.Read(n.key[:]) // never fails
+	return n
 }
 
-// use remembers a nonce until a time. It returns kms.ErrNonceUsed if the nonce is remembered
-// already, and kms.ErrThrottling if the access key has too many.
+func (n *nonces) hash(accessKeyId, nonce string) uint64 {
+	text := append(n.key[:len(n.key):len(n.key)], accessKeyId...)
+	sum := sha256.Sum256(append(append(text, 0), nonce...))
+	return binary.LittleEndian.Uint64(sum[:8])
+}
+
+// use remembers a nonce until a time, which it counts in time that is seen to pass: a clock that jumps
+// makes it forget nothing. It returns kms.ErrNonceUsed if the nonce is remembered already, and
+// kms.ErrTooManyNonces if there are too many and the access key has more than its share. accessKeyId
+// must not be a part of the request, which it would keep in memory.
 func (n *nonces) use(accessKeyId, nonce string, until, now time.Time) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.sweep(now)
-	hash := hashNonce(accessKeyId, nonce)
-	if _, used := n.seen[hash]; used {
-		return kms.ErrNonceUsed
+	seen := n.seen()
+	n.sweep(seen)
+	hash := n.hash(accessKeyId, nonce)
+	for _, m := range n.minutes { // at most 32, two for every minute of TimeWindow
+		if _, used := m.hashes[hash]; used {
+			return kms.ErrNonceUsed
+		}
 	}
-	if n.count[accessKeyId] >= maxNonces {
-		return kms.ErrThrottling
+	if n.isFull(accessKeyId) {
+		n.refusals++
+		return kms.ErrTooManyNonces
 	}
-	if n.seen == nil {
-		n.seen = make(map[nonceHash]struct{})
-		n.count = make(map[string]int)
-		n.byEnd = make(map[int64][]endingNonce)
+	expires := until.Unix() / 60
+	m := n.minutes[expires]
+	if m == nil {
+		m = &minute{hashes: make(map[uint64]struct{}), counts: make(map[string]int)}
+		n.minutes[expires] = m
 	}
-	n.seen[hash] = struct{}{}
-	n.count[accessKeyId]++
-	end := minute(until) + 1
-	n.byEnd[end] = append(n.byEnd[end], endingNonce{hash, accessKeyId})
+	m.hashes[hash] = struct{}{}
+	m.counts[accessKeyId]++
+	m.end = max(m.end, seen+until.Sub(now))
+	n.counts[accessKeyId]++
+	n.total++
 	return nil
 }
 
-// sweep forgets the nonces that are past their time, at most once a minute.
-func (n *nonces) sweep(now time.Time) {
-	if minute(now) == n.swept {
-		return
+// isFull reports whether an access key may have no more nonces. Once there are max nonces, those access
+// keys may have none that have more than the average, so that one program does not stop all others.
+func (n *nonces) isFull(accessKeyId string) bool {
+	if n.total < n.max {
+		return false
 	}
-	n.swept = minute(now)
-	for end, ending := range n.byEnd {
-		if end > n.swept {
+	return n.total >= n.max+n.max/4 || n.counts[accessKeyId] >= n.total/max(1, len(n.counts))
+}
+
+// sweep forgets the nonces whose requests have expired.
+func (n *nonces) sweep(seen time.Duration) {
+	for expires, m := range n.minutes {
+		if m.end >= seen { // at its end the gateway may still accept a request
 			continue
 		}
-		for _, e := range ending {
-			delete(n.seen, e.hash)
-			if n.count[e.accessKeyId]--; n.count[e.accessKeyId] == 0 {
-				delete(n.count, e.accessKeyId)
+		for accessKeyId, count := range m.counts {
+			if n.counts[accessKeyId] -= count; n.counts[accessKeyId] == 0 {
+				delete(n.counts, accessKeyId)
 			}
 		}
-		delete(n.byEnd, end)
+		n.total -= len(m.hashes)
+		delete(n.minutes, expires)
 	}
 }
 
-func minute(t time.Time) int64 { return t.Unix() / 60 }
+// NonceStats are figures about the nonces that are remembered.
+type NonceStats struct {
+	Total, Max int
+	Refusals   int // requests refused because there were too many nonces
+}
+
+// Nonces returns the figures of this moment.
+func (r *Registry) Nonces() NonceStats {
+	n := r.nonces
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sweep(n.seen())
+	return NonceStats{n.total, n.max, n.refusals}
+}

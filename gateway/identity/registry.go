@@ -29,27 +29,37 @@ type Registry struct {
 	logger *slog.Logger
 
 	secrets     secrets
-	nonces      nonces
+	nonces      *nonces
 	seals       seals
 	ramPolicies documents
 	keyPolicies documents
 }
 
+// A Config configures a Registry. All fields are required.
+type Config struct {
+	ARNs   kms.ARNs
+	Sealer hsm.Sealer // unseals the secrets of access keys
+	Logger *slog.Logger
+
+	Now       func() time.Time
+	Seen      func() time.Duration // how much time the process has seen pass
+	MaxNonces int                  // how many nonces may be remembered
+}
+
 // Open returns a Registry with the secrets of all access keys, which it has the token
-// unseal, and the nonces in records that can still be replayed at now. It fails if the token
+// unseal, and the nonces in records that can still be replayed. It fails if the token
 // cannot unseal one of the secrets.
-func Open(
-	ctx context.Context, records *store.Records, arns kms.ARNs, sealer hsm.Sealer, now time.Time, logger *slog.Logger,
-) (*Registry, error) {
-	r := &Registry{arns: arns, sealer: sealer, logger: logger}
+func Open(ctx context.Context, records *store.Records, cfg Config) (*Registry, error) {
+	r := &Registry{arns: cfg.ARNs, sealer: cfg.Sealer, logger: cfg.Logger, nonces: newNonces(cfg.Seen, cfg.MaxNonces)}
 	r.ramPolicies.parse, r.keyPolicies.parse = policy.Parse, policy.ParseKeyPolicy
 	for a := range records.AccessKeys().All() {
-		secret, err := UnsealAccessKey(ctx, sealer, a)
+		secret, err := UnsealAccessKey(ctx, cfg.Sealer, a)
 		if err != nil {
 			return nil, fmt.Errorf("unsealing access key %q: %w", a.AccessKeyId, err)
 		}
 		r.Keep(a, secret)
 	}
+	now := cfg.Now()
 	for n := range records.Nonces().All() {
 		if n.Until.Before(now) { // at Until, the request can still be replayed
 			continue

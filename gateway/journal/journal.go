@@ -48,24 +48,24 @@ const removedPerChange = 8
 // store.ErrUncertain and the change takes place later, the line is pending.
 func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
 	removed := j.takeRemovable(removedPerChange)
-	err := j.records.Update(func(tx *store.Tx) error {
+	late := func(err error) {
+		if err == nil {
+			j.addPending(entry)
+		}
+	}
+	err := j.records.UpdateLate(func(tx *store.Tx) error {
 		if err := remove(tx, removed); err != nil {
 			return err
 		}
 		if err := f(tx); err != nil {
 			return err
 		}
-		tx.OnLate(func(err error) {
-			if err == nil {
-				j.addPending(entry)
-			}
-		})
 		text, err := json.Marshal(entry)
 		if err != nil {
 			return fmt.Errorf("encoding the audit line of request %q: %w", entry.RequestId, err)
 		}
 		return tx.Outbox().Put(store.Outbox{RequestId: entry.RequestId, After: j.log.Head().Seq, Entry: text})
-	})
+	}, late)
 	if err != nil {
 		j.addRemovable(removed...)
 	}

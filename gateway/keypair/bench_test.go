@@ -103,6 +103,8 @@ type bench struct {
 	journal *journal.Journal
 	backend *backend
 	clock   clock
+
+	clockProblem string // why the clock cannot be believed
 }
 
 func newBench(t testing.TB) *bench {
@@ -253,5 +255,6 @@ func (b *bench) checkAgreement(orphans, orphanPairs int) {
 func (b *bench) config() keypair.Config {
 	return keypair.Config{
 		Records: b.db, Backend: b.backend, Journal: b.journal, Audit: b.log, Now: b.clock.Now, Logger: quiet,
+		ClockProblem: func() string { return b.clockProblem },
 	}
 }

@@ -93,9 +93,13 @@ func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 }
 
 // DeleteDueKeys deletes the records of the keys whose deletion is due, and writes an audit line for
-// each. The key pairs become orphans. DeleteDueKeys stops at the first error.
+// each. The key pairs become orphans. DeleteDueKeys stops at the first error. It deletes nothing while
+// the clock cannot be believed.
 func (p *Pairs) DeleteDueKeys() error {
 	now := p.cfg.Now().UTC()
+	if p.cfg.ClockProblem() != "" {
+		return nil
+	}
 	for _, keyId := range p.dueKeys(now) {
 		if err := p.deleteKey(keyId, now); err != nil {
 			return fmt.Errorf("deleting key %q: %w", keyId, err)
@@ -112,7 +116,8 @@ func KeepDueKeys(records *store.Store, log *audit.Log, principal string, now fun
 	if err != nil {
 		return err
 	}
-	p := New(Config{Records: records, Journal: changes, Audit: log, Now: now, Logger: logger})
+	p := New(Config{Records: records, Journal: changes, Audit: log, Now: now, Logger: logger,
+		ClockProblem: func() string { return "" }})
 	for _, keyId := range p.dueKeys(p.cfg.Now().UTC()) {
 		if err := p.keepKey(keyId, principal); err != nil {
 			return fmt.Errorf("cancelling the deletion of key %q: %w", keyId, err)
@@ -132,6 +137,9 @@ func (p *Pairs) keepKey(keyId, principal string) error {
 		return tx.Keys().Put(k)
 	})
 }
+
+// Due returns the number of keys whose deletion is due.
+func (p *Pairs) Due() int { return len(p.dueKeys(p.cfg.Now().UTC())) }
 
 func (p *Pairs) dueKeys(now time.Time) (due []string) {
 	for k := range p.cfg.Records.Now().Keys().All() {

@@ -26,6 +26,9 @@ type Config struct {
 	Audit   *audit.Log
 	Now     func() time.Time
 	Logger  *slog.Logger
+
+	// ClockProblem returns why Now cannot be believed, or "" if it can. While it cannot, no key is deleted.
+	ClockProblem func() string
 }
 
 // A Pairs manages the key pairs of an instance. Its methods are safe for concurrent use. Use [New]

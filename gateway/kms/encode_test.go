@@ -38,6 +38,7 @@ func responses() []kms.Response {
 		new(kms.GenerateRandomResponse),
 		new(kms.CreateAttestationResponse),
 		new(kms.GetAuditHeadResponse),
+		new(kms.DescribeClockResponse),
 		new(kms.GetClientKeyResponse),
 		new(kms.GetKeyPolicyResponse),
 		new(kms.GetKmsInstanceResponse),

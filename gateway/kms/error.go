@@ -116,6 +116,10 @@ var (
 // ErrAuditLog is the answer to every request while the gateway cannot write the audit log.
 var ErrAuditLog = ErrUnavailable.Because("The gateway cannot write the audit log, and does nothing without it.")
 
+// ErrTooManyNonces is the answer to a request whose nonce cannot be remembered.
+var ErrTooManyNonces = ErrThrottling.Because(
+	"The gateway remembers as many requests as its memory allows, most of them of this access key.")
+
 // ErrAuditPending is the answer to a change that the gateway carried out but whose audit line it
 // could not write.
 var ErrAuditPending = ErrUnavailable.Because("The request was carried out. " +

@@ -320,6 +320,11 @@ var Operations = []Operation{
 	{Name: "GetAuditHead", Door: Admin, Quota: QuotaAdministration,
 		Request: reflect.TypeFor[NoRequest](), Response: reflect.TypeFor[GetAuditHeadResponse]()},
 
+	{Name: "DescribeClock", Door: Admin, Quota: QuotaAdministration,
+		Request: reflect.TypeFor[NoRequest](), Response: reflect.TypeFor[DescribeClockResponse]()},
+	{Name: "ConfirmClock", Door: Admin, Quota: QuotaAdministration,
+		Request: reflect.TypeFor[NoRequest](), Response: reflect.TypeFor[EmptyResponse]()},
+
 	{Name: "CreateNamedKey", Door: Admin, Quota: QuotaAdministration,
 		Request: reflect.TypeFor[CreateNamedKeyRequest](), Response: reflect.TypeFor[CreateKeyResponse]()},
 	{Name: "CreateAttestation", Door: Admin, Quota: QuotaAdministration, Timeout: inspectTimeout,

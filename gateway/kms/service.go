@@ -78,3 +78,17 @@ type GetAuditHeadResponse struct {
 	Result
 	Head string
 }
+
+// A ClockState says whether the gateway believes this machine's clock.
+type ClockState struct {
+	Time     string // what the clock shows
+	Believed bool
+	Reason   string // why it is not believed
+	KeysDue  int    // keys whose deletion is due; they are deleted only while the clock is believed
+}
+
+// DescribeClockResponse is the answer to DescribeClock.
+type DescribeClockResponse struct {
+	Result
+	Clock ClockState
+}

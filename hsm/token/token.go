@@ -173,8 +173,8 @@ func Open(cfg Config) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	go t.watchLosses()
-	go t.watchCalls() // before connecting, which can hang too
+	go t.watch()
+	go (&watchdog{token: t}).run() // before connecting, which can hang too
 	c, err := t.connect(t.cfg.Provision)
 	if err != nil {
 		close(t.done)
@@ -223,7 +223,7 @@ func (t *Token) Health(ctx context.Context) error {
 		return t.outage()
 	}
 	if err := t.canary(ctx, t.jobs); err != nil {
-		return t.explain(err)
+		return explain(t, err)
 	}
 	return nil
 }
@@ -231,9 +231,9 @@ func (t *Token) Health(ctx context.Context) error {
 // outage returns the error for calls while the token is disconnected.
 func (t *Token) outage() error {
 	if err := t.downErr.Load(); err != nil {
-		return t.explain(fmt.Errorf("%w: %w", hsm.ErrUnavailable, *err))
+		return explain(t, fmt.Errorf("%w: %w", hsm.ErrUnavailable, *err))
 	}
-	return t.explain(fmt.Errorf("%w: the gateway is connecting to it", hsm.ErrUnavailable))
+	return explain(t, fmt.Errorf("%w: the gateway is connecting to it", hsm.ErrUnavailable))
 }
 
 // canary has a worker of q make and verify a canary signature.

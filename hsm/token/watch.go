@@ -8,9 +8,9 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
-// watchLosses has a worker make canary signatures, even while the token is idle. They detect a loss, so
+// watch has a worker make canary signatures, even while the token is idle. They detect a loss, so
 // that unsealed keys are dropped.
-func (t *Token) watchLosses() {
+func (t *Token) watch() {
 	tick := time.NewTicker(t.cfg.WatchEvery)
 	defer tick.Stop()
 	for {
@@ -33,13 +33,13 @@ type watchdog struct {
 	told   bool          // the log says that a call does not return
 }
 
-// watchCalls calls OnHang if the token hangs. It counts time by its own ticks. A tick that comes late
-// counts once: the process, or the machine, stood still or had no processor.
-func (t *Token) watchCalls() {
+// run calls OnHang if the token hangs. It counts time by its own ticks. A tick that comes late counts
+// once: the process, or the machine, stood still or had no processor.
+func (w *watchdog) run() {
+	t := w.token
 	interval := min(time.Second, t.cfg.WatchEvery)
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	w := watchdog{token: t}
 	for last := time.Now(); ; {
 		select {
 		case <-t.done:
@@ -61,7 +61,8 @@ func (t *Token) watchCalls() {
 }
 
 // overdue returns the oldest call beyond its limit.
-func (t *Token) overdue() (oldest p11.Call, found bool) {
+func (w *watchdog) overdue() (oldest p11.Call, found bool) {
+	t := w.token
 	for _, c := range t.module.InFlight() {
 		limit := t.cfg.HangAfter
 		if c.Generates() {
@@ -77,7 +78,7 @@ func (t *Token) overdue() (oldest p11.Call, found bool) {
 // look returns an error if the token hangs.
 func (w *watchdog) look(passed time.Duration) error {
 	t := w.token
-	call, found := t.overdue()
+	call, found := w.overdue()
 	if !found {
 		*w = watchdog{token: t}
 		return nil
@@ -121,7 +122,7 @@ const longCall = 2 * time.Second
 
 // explain adds to an error that the token has not answered which call has been in flight for long, if
 // there is one.
-func (t *Token) explain(err error) error {
+func explain(t *Token, err error) error {
 	var longest p11.Call
 	for _, c := range t.module.InFlight() {
 		if c.Age > longest.Age {

@@ -70,7 +70,9 @@ func TestExcludedDefaults(t *testing.T) {
 	}{
 		{"module: /lib/module.so", "{module: m, serial: abc}", func(c *Config) bool { return c.Token.Label == "" && c.Token.PINFile != "" }},
 		{"module: /lib/module.so", "{module: m, pin_env: PIN}", func(c *Config) bool { return c.Token.Label == "kmsgate" && c.Token.PINFile == "" }},
-		{"module: /lib/module.so", "softhsm: soft", func(c *Config) bool { return c.Token == Token{SoftHSM: "/etc/soft", GenerationTimeout: 10 * time.Minute, SessionCopies: "auto"} }},
+		{"module: /lib/module.so", "softhsm: soft", func(c *Config) bool {
+			return c.Token == Token{SoftHSM: "/etc/soft", GenerationTimeout: 10 * time.Minute, SessionCopies: "auto"}
+		}},
 		{"listeners:", "tls: {certificate: c, key: k}\nlisteners:", func(c *Config) bool { return c.TLS.CAFile == "" && c.TLS.CAKeyFile == "" }},
 		{"listeners:", "audit: {rotate_age: 0, rotate_size: 65536}\nlisteners:", func(c *Config) bool { return c.Audit.RotateAge == 0 && c.Audit.RotateSize == 64*KiB }},
 		{"listeners:", "limits: {version_interval: 90m}\nlisteners:", func(c *Config) bool { return c.Limits.VersionInterval == 90*time.Minute }},
