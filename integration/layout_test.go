@@ -78,15 +78,19 @@ var mayImport = map[string][]string{
 		"google.golang.org/protobuf", "github.com/labstack/echo", "github.com/google/uuid",
 		"github.com/prometheus/client_golang"},
 	// The configuration file.
-	"internal/config": {"internal/secret", "go.yaml.in/yaml"},
+	"internal/config": {"internal/ca", "internal/secret", "go.yaml.in/yaml",
+		"internal/servercert"}, // one check of an operator's certificate, for kmsgate config check and for a change
 	// The format of backups. Only this package imports age. Flushing all files at once needs a
 	// system call that the standard library lacks.
 	"cmd/kmsgate/internal/backup/archive": {"gateway/audit", "internal/secret", "filippo.io/age", "golang.org/x/sys"},
 	// The CA that kmsgate init creates, as files.
-	"internal/ca":                  {"internal/durable"},
-	"cmd/kmsgate/internal/version": {},
+	"internal/ca": {"internal/durable"},
+	// The listeners' certificate, which changes while they serve.
+	"internal/servercert":                {"internal/ca"},
+	"internal/servercert/servercerttest": {}, // certificates of an operator, for tests
+	"cmd/kmsgate/internal/version":       {},
 	// Opens everything that a configuration names.
-	"internal/appliance": {"internal/ca", "internal/config",
+	"internal/appliance": {"internal/ca", "internal/config", "internal/servercert",
 		"gateway", "gateway/audit", "gateway/keypair", "gateway/kms", "gateway/limit",
 		"hsm", "hsm/privatekey", "hsm/sealed", "internal/durable", "store",
 		"github.com/google/uuid",               // the audit log's key has an ID like those of key versions

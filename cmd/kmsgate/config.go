@@ -18,11 +18,16 @@ func (a *operator) configCommand() *cobra.Command {
 		Example: `  kmsgate config check --config /etc/kmsgate/kmsgate.yaml`,
 		Args:    cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := loadChecked(path); err != nil {
+			c, err := loadChecked(path)
+			if err != nil {
 				return err
 			}
 			checked := struct{ Config string }{path}
-			return a.Print(cmd, cli.View{Value: checked, Text: fmt.Sprintf("%s: no mistakes\n", printable.Text(path))})
+			v := cli.View{Value: checked, Text: fmt.Sprintf("%s: no mistakes\n", printable.Text(path))}
+			for _, w := range c.Warnings() {
+				v.Warnings = append(v.Warnings, w.String())
+			}
+			return a.Print(cmd, v)
 		},
 	}
 	configFlag(check, &path)

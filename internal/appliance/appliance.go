@@ -23,6 +23,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
 	"github.com/kmsgate/kmsgate/internal/ca"
 	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/servercert"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -32,12 +33,13 @@ type Appliance struct {
 	Store  *store.Store
 	Server *gateway.Server // nil if OpenStaged opened it
 
-	options Options
-	device  hsm.Device
-	keys    hsm.Backend
-	token   hsm.Token
-	ca      *ca.Authority  // nil if the configuration names a certificate
-	closers []func() error // in the order of opening
+	options      Options
+	device       hsm.Device
+	keys         hsm.Backend
+	token        hsm.Token
+	ca           *ca.Authority            // nil if the configuration names a certificate
+	certificates *servercert.Certificates // of the listeners; nil if OpenStaged opened it
+	closers      []func() error           // in the order of opening
 }
 
 // Options configure how an appliance is opened. The zero value suits an appliance that
@@ -98,6 +100,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 	if err := a.openCA(); err != nil {
 		return nil, err
 	}
+	a.openCertificates()
 	log, err := a.openAudit(nil)
 	if err != nil {
 		return nil, err

@@ -25,6 +25,8 @@ func (a *Appliance) gatewayConfig(log *audit.Log) gateway.Config {
 	if a.options.Collectors != nil {
 		g.Collectors = a.options.Collectors(a.token)
 	}
+	g.Collectors = append(g.Collectors, a.certificateCollectors()...)
+	g.Details = append(g.Details, a.certificates.Detail)
 	if a.options.Archiver != nil {
 		g.Archiver = a.options.Archiver(a)
 	}

@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -8,8 +9,12 @@ import (
 	"net"
 	"os"
 	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kmsgate/kmsgate/internal/ca"
+	"github.com/kmsgate/kmsgate/internal/servercert"
 )
 
 // openCA opens the CA, unless the configuration names a certificate. With Provision it
@@ -36,29 +41,39 @@ func (a *Appliance) openCA() (err error) {
 	return err
 }
 
+// openCertificates prepares the listeners' certificate, which ServerTLS makes. The CA must be open.
+func (a *Appliance) openCertificates() {
+	t := a.Config.TLS
+	a.certificates = servercert.New(servercert.Config{
+		CA: a.ca, CertificateFile: t.Certificate, KeyFile: t.Key, Logger: a.options.Logger,
+	})
+}
+
 // ServerTLS returns the TLS configuration of listeners at these addresses. Its certificate is
-// the one that the configuration names, or else one that the CA issues now.
+// the one that the configuration names, or else one that the CA issues now. RunCertificates and
+// ReloadCertificate replace it.
 func (a *Appliance) ServerTLS(addresses ...net.Addr) (*tls.Config, error) {
-	certificate, err := a.serverCertificate(addresses)
-	if err != nil {
+	if err := a.certificates.Start(a.serverNames(addresses)); err != nil {
 		return nil, err
 	}
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS12, // as the real service's instances
-		NextProtos:   []string{"http/1.1"},
-		Certificates: []tls.Certificate{certificate},
+		MinVersion:     tls.VersionTLS12, // as the real service's instances
+		NextProtos:     []string{"http/1.1"},
+		GetCertificate: a.certificates.GetCertificate,
 	}, nil
 }
 
-func (a *Appliance) serverCertificate(addresses []net.Addr) (tls.Certificate, error) {
-	t := a.Config.TLS
-	if a.ca == nil {
-		certificate, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
-		if err != nil {
-			return certificate, fmt.Errorf("loading the certificate %q with the key %q: %w", t.Certificate, t.Key, err)
-		}
-		return certificate, nil
-	}
+// RunCertificates keeps the listeners' certificate current until ctx is done. Call ServerTLS
+// first. See [servercert.Certificates.Run].
+func (a *Appliance) RunCertificates(ctx context.Context) { a.certificates.Run(ctx) }
+
+// ReloadCertificate takes the certificate and the key that the configuration names if they have
+// changed, or has the CA renew a certificate that is due, and logs the result. It keeps the
+// certificate in use if the other one would not serve clients. Before ServerTLS it does nothing.
+func (a *Appliance) ReloadCertificate() { a.certificates.Reload() }
+
+// serverNames returns the DNS names and IP addresses of certificates that the CA issues.
+func (a *Appliance) serverNames(addresses []net.Addr) []string {
 	id := a.Config.Instance.ID
 	names := []string{"localhost", "127.0.0.1", "::1", id, id + ".cryptoservice.kms.aliyuncs.com"}
 	if hostname, err := os.Hostname(); err == nil { // other containers use this name
@@ -69,7 +84,23 @@ func (a *Appliance) serverCertificate(addresses []net.Addr) (tls.Certificate, er
 			names = append(names, tcp.IP.String())
 		}
 	}
-	names = append(names, t.Names...)
+	names = append(names, a.Config.TLS.Names...)
 	slices.Sort(names)
-	return a.ca.Issue(slices.Compact(names))
+	return slices.Compact(names)
+}
+
+// certificateCollectors returns the metrics of the server's certificate and of the CA's.
+func (a *Appliance) certificateCollectors() []prometheus.Collector {
+	expiry := func(certificate string, when func() time.Time) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "kmsgate_certificate_expiry_seconds",
+			Help:        "When a certificate expires, in seconds since 1970: the server's, and that of the gateway's CA.",
+			ConstLabels: prometheus.Labels{"certificate": certificate},
+		}, func() float64 { return float64(max(0, when().Unix())) }) // there is none before ServerTLS
+	}
+	all := []prometheus.Collector{expiry("server", a.certificates.Expiry)}
+	if a.ca != nil {
+		all = append(all, expiry("ca", a.ca.NotAfter))
+	}
+	return all
 }

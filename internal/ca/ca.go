@@ -1,7 +1,7 @@
 // Package ca is a gateway's certificate authority (CA). One file holds its key and its
 // certificate, so neither exists without the other. A second file holds only the
-// certificate, for clients to trust. At every start the CA issues the server's certificate,
-// whose private key is never written to a file.
+// certificate, for clients to trust. The CA issues the server's certificates, whose private
+// keys are never written to a file.
 package ca
 
 import (
@@ -170,18 +170,25 @@ func (a *Authority) parse(content []byte) error {
 }
 
 // Issue issues a server certificate with a new key for hosts, which are DNS names or IP
-// addresses.
-func (a *Authority) Issue(hosts []string) (tls.Certificate, error) {
+// addresses. The certificate is valid for 825 days from now, but no longer than the CA's. A CA
+// that has expired still issues certificates, which have expired, too. Leaf is set.
+func (a *Authority) Issue(hosts []string, now time.Time) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	now := time.Now()
+	from, until := now.Add(-clockSkew), now.Add(serverValidity)
+	if until.After(a.cert.NotAfter) {
+		until = a.cert.NotAfter
+	}
+	if !from.Before(until) { // the CA has expired, or the clock is wrong
+		from = a.cert.NotBefore
+	}
 	template := &x509.Certificate{
 		SerialNumber: serial(),
 		Subject:      pkix.Name{CommonName: "kmsgate"},
-		NotBefore:    now.Add(-clockSkew),
-		NotAfter:     now.Add(serverValidity),
+		NotBefore:    from,
+		NotAfter:     until,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
@@ -196,7 +203,11 @@ func (a *Authority) Issue(hosts []string) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("issuing the server's certificate: %w", err)
 	}
-	return tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: key}, nil
+	leaf, err := x509.ParseCertificate(cert)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("issuing the server's certificate: %w", err)
+	}
+	return tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: key, Leaf: leaf}, nil
 }
 
 func serial() *big.Int {

@@ -143,13 +143,16 @@ func TestReadRefuses(t *testing.T) {
 func TestIssue(t *testing.T) {
 	certFile, keyFile := files(t)
 	a := create(t, certFile, keyFile)
-	issued, err := a.Issue([]string{"localhost", "127.0.0.1", "::1", "kst-x.cryptoservice.kms.aliyuncs.com"})
+	issued, err := a.Issue([]string{"localhost", "127.0.0.1", "::1", "kst-x.cryptoservice.kms.aliyuncs.com"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	leaf, err := x509.ParseCertificate(issued.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || !leaf.Equal(issued.Leaf) {
+		t.Fatalf("Issue: got another Leaf than the certificate, or %v", err)
+	}
+	if days := time.Until(leaf.NotAfter).Hours() / 24; days < 824 || days > 826 {
+		t.Errorf("the certificate is valid for %g days, want 825", days)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(a.Certificate())) {
@@ -165,8 +168,33 @@ func TestIssue(t *testing.T) {
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err == nil {
 		t.Error("the certificate is valid for clients")
 	}
-	again, err := a.Issue([]string{"localhost"})
+	again, err := a.Issue([]string{"localhost"}, time.Now())
 	if err != nil || string(again.Certificate[0]) == string(issued.Certificate[0]) {
 		t.Errorf("a second Issue: got %v or the same certificate", err)
+	}
+}
+
+// TestIssueAtTheEnd tests that no certificate outlives the CA, and that a CA that has expired, or
+// whose clock is wrong, issues one whose validity does not end before it begins.
+func TestIssueAtTheEnd(t *testing.T) {
+	certFile, keyFile := files(t)
+	a := create(t, certFile, keyFile)
+	for name, now := range map[string]time.Time{
+		"100 days before":    a.NotAfter().AddDate(0, 0, -100),
+		"a second before":    a.NotAfter().Add(-time.Second),
+		"a year after":       a.NotAfter().AddDate(1, 0, 0),
+		"the clock is reset": time.Unix(0, 0),
+	} {
+		issued, err := a.Issue([]string{"localhost"}, now)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if issued.Leaf.NotAfter.After(a.NotAfter()) {
+			t.Errorf("%s: the certificate ends at %v, the CA at %v", name, issued.Leaf.NotAfter, a.NotAfter())
+		}
+		if !issued.Leaf.NotBefore.Before(issued.Leaf.NotAfter) {
+			t.Errorf("%s: the certificate is valid from %v until %v", name, issued.Leaf.NotBefore, issued.Leaf.NotAfter)
+		}
 	}
 }

@@ -1,12 +1,14 @@
 package config
 
 import (
-	"crypto/tls"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/kmsgate/kmsgate/internal/ca"
+	"github.com/kmsgate/kmsgate/internal/servercert"
 )
 
 // Check checks the files and directories that a configuration from [Parse] names. Its error
@@ -81,30 +83,32 @@ func (l *ledger) checkRegular(field, path string) {
 	}
 }
 
-// checkKeyPair reports a certificate that is not valid now, and a key that is not its private
-// key.
+// checkKeyPair reports everything that makes clients refuse the operator's certificate now.
 func (l *ledger) checkKeyPair(t TLS, now time.Time) {
-	chain, err := os.ReadFile(t.Certificate)
+	var faults servercert.Faults
+	if _, err := servercert.Load(t.Certificate, t.Key, now); errors.As(err, &faults) {
+		for _, f := range faults {
+			l.report(f.Field, "%s", f.What)
+		}
+	}
+}
+
+// Warnings returns which certificates expire soon or have expired: an operator's within 30 days,
+// that of the gateway's CA within a year. A file that cannot be used has none: Check or the start
+// of the gateway reports it.
+func (c *Config) Warnings() []servercert.Warning { return c.warnings(time.Now()) }
+
+func (c *Config) warnings(now time.Time) []servercert.Warning {
+	if c.TLS.Certificate == "" {
+		authority, err := ca.Read(c.TLS.CAKeyFile)
+		if err != nil {
+			return nil
+		}
+		return servercert.CAWarnings(authority.NotAfter(), now)
+	}
+	certificate, err := servercert.Load(c.TLS.Certificate, c.TLS.Key, now)
 	if err != nil {
-		l.report("tls.certificate", "%v (%s)", err, accessHint(err, "correct the path"))
+		return nil
 	}
-	key, err := os.ReadFile(t.Key)
-	if err != nil {
-		l.report("tls.key", "%v (%s)", err, accessHint(err, "correct the path"))
-	}
-	if chain == nil || key == nil {
-		return
-	}
-	pair, err := tls.X509KeyPair(chain, key)
-	switch {
-	case err != nil:
-		l.report("tls.key", "does not match tls.certificate: they must be a private key and its certificate chain in "+
-			"PEM, the server's certificate first: %v", err)
-	case now.After(pair.Leaf.NotAfter):
-		l.report("tls.certificate", "the certificate expired at %s (renew it)",
-			pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
-	case now.Before(pair.Leaf.NotBefore):
-		l.report("tls.certificate", "the certificate is not valid before %s (wait, or correct this machine's clock)",
-			pair.Leaf.NotBefore.UTC().Format(time.RFC3339))
-	}
+	return servercert.OperatorWarnings(certificate.Leaf.NotAfter, now)
 }

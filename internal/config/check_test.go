@@ -1,14 +1,8 @@
 package config
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +11,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/kmsgate/kmsgate/internal/ca"
+	"github.com/kmsgate/kmsgate/internal/servercert/servercerttest"
 )
 
 // onDisk returns a configuration that passes Check, in a new directory.
@@ -45,37 +42,25 @@ func write(t *testing.T, path, content string, mode os.FileMode) {
 	}
 }
 
-// certify writes a certificate and its key to dir/cert and dir/key.
-func certify(t *testing.T, dir string, from, until time.Time) {
+// certify writes a certificate and its key to dir/cert and dir/key. change, if not nil, changes the
+// certificate before it is signed.
+func certify(t *testing.T, dir string, change func(template *x509.Certificate)) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: until}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(dir, "cert"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})),
-		0o644)
-	write(t, filepath.Join(dir, "key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), 0o600)
+	certificate, key := servercerttest.NewIssuer(t).Issue(t, change)
+	write(t, filepath.Join(dir, "cert"), string(certificate), 0o644)
+	write(t, filepath.Join(dir, "key"), string(key), 0o600)
+}
+
+// A checkTest spoils a configuration that passes Check.
+type checkTest struct {
+	name  string
+	spoil func(c *Config, dir string)
+	want  []string // the starts of the mistakes; none: no mistake
 }
 
 func TestCheck(t *testing.T) {
-	now := time.Now()
-	for _, test := range []struct {
-		name  string
-		spoil func(c *Config, dir string)
-		want  []string // the starts of the mistakes; none: no mistake
-	}{
+	for _, test := range []checkTest{
 		{"softhsm", func(c *Config, dir string) { c.Token = Token{SoftHSM: dir + "/new"} }, nil},
-		{"own certificate", func(c *Config, dir string) { certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour)) },
-			nil},
 		{"no directory", func(c *Config, dir string) { c.Directory = dir + "/none" }, []string{"directory: stat"}},
 		{"a file for a directory", func(c *Config, dir string) { c.Directory = dir + "/pin" },
 			[]string{`directory: "%s/pin" is not a directory`}},
@@ -97,20 +82,6 @@ func TestCheck(t *testing.T) {
 		}},
 		{"no PIN variable", func(c *Config, dir string) { c.Token.PINFile, c.Token.PINEnv = "", "KMSGATE_NONE" },
 			[]string{`token.pin_env: the environment variable "KMSGATE_NONE" is not set`}},
-		{"no certificate, no key", func(c *Config, dir string) {}, []string{"tls.certificate: open", "tls.key: open"}},
-		{"another's key", func(c *Config, dir string) {
-			certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour))
-			first, err := os.ReadFile(dir + "/key")
-			if err != nil {
-				t.Fatal(err)
-			}
-			certify(t, dir, now.Add(-time.Hour), now.Add(time.Hour))
-			write(t, dir+"/key", string(first), 0o600)
-		}, []string{"tls.key: does not match tls.certificate: they must be"}},
-		{"expired", func(c *Config, dir string) { certify(t, dir, now.Add(-2*time.Hour), now.Add(-time.Hour)) },
-			[]string{"tls.certificate: the certificate expired at"}},
-		{"not yet valid", func(c *Config, dir string) { certify(t, dir, now.Add(time.Hour), now.Add(2*time.Hour)) },
-			[]string{"tls.certificate: the certificate is not valid before"}},
 		{"all", func(c *Config, dir string) {
 			c.Directory, c.Token.Module, c.Token.PINFile = dir+"/none", dir+"/none", dir+"/none"
 		}, []string{"directory: ", "token.module: ", "token.pin_file: "}},
@@ -118,12 +89,84 @@ func TestCheck(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := onDisk(t)
 			dir := c.Directory
-			if strings.Contains(test.name, "certificate") || strings.Contains(fmt.Sprint(test.want), "tls.") {
-				c.TLS = TLS{Certificate: dir + "/cert", Key: dir + "/key"}
-			}
 			test.spoil(c, dir)
 			expectMistakes(t, c.Check(), dir, test.want)
 		})
+	}
+}
+
+// TestCheckCertificate tests that Check says why clients would refuse an operator's certificate.
+func TestCheckCertificate(t *testing.T) {
+	now := time.Now()
+	for _, test := range []checkTest{
+		{"a good one", func(_ *Config, dir string) { certify(t, dir, nil) }, nil},
+		{"no certificate, no key", func(*Config, string) {}, []string{"tls.certificate: open", "tls.key: open"}},
+		{"another's key", func(_ *Config, dir string) {
+			certify(t, dir, nil)
+			first, err := os.ReadFile(dir + "/key")
+			if err != nil {
+				t.Fatal(err)
+			}
+			certify(t, dir, nil)
+			write(t, dir+"/key", string(first), 0o600)
+		}, []string{"tls.key: does not match tls.certificate: they must be"}},
+		{"expired", func(_ *Config, dir string) {
+			certify(t, dir, func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Minute) })
+		}, []string{"tls.certificate: the certificate expired at"}},
+		{"not yet valid", func(_ *Config, dir string) {
+			certify(t, dir, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Hour) })
+		}, []string{"tls.certificate: the certificate is not valid before"}},
+		{"common name only", func(_ *Config, dir string) {
+			certify(t, dir, func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, nil })
+		}, []string{"tls.certificate: the certificate has no subject alternative name (SAN), and clients ignore its common name (CN)"}},
+		{"for clients", func(_ *Config, dir string) {
+			certify(t, dir, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
+		}, []string{"tls.certificate: the certificate is not for servers: its extended key usage has no serverAuth, only clientAuth"}},
+		{"encrypted key", func(_ *Config, dir string) {
+			certify(t, dir, nil)
+			write(t, dir+"/key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", 0o600)
+		}, []string{"tls.key: the private key is encrypted"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := onDisk(t)
+			c.TLS = TLS{Certificate: c.Directory + "/cert", Key: c.Directory + "/key"}
+			test.spoil(c, c.Directory)
+			expectMistakes(t, c.Check(), c.Directory, test.want)
+		})
+	}
+}
+
+// TestWarnings tests that Warnings reports an operator's certificate 30 days before it expires, and
+// that of the CA a year before.
+func TestWarnings(t *testing.T) {
+	own := onDisk(t)
+	own.TLS = TLS{Certificate: own.Directory + "/cert", Key: own.Directory + "/key"}
+	var end time.Time
+	certify(t, own.Directory, func(c *x509.Certificate) { end = c.NotAfter })
+	issued := onDisk(t)
+	authority, err := ca.Create(issued.TLS.CAFile, issued.TLS.CAKeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const day = 24 * time.Hour
+	for _, test := range []struct {
+		name string
+		c    *Config
+		now  time.Time
+		want string // the warning's start; empty: no warning
+	}{
+		{"own, in time", own, end.Add(-31 * day), ""},
+		{"own, soon", own, end.Add(-29 * day), "the server's certificate expires at " + end.UTC().Format(time.RFC3339)},
+		{"the CA's, in time", issued, authority.NotAfter().Add(-366 * day), ""},
+		{"the CA's, soon", issued, authority.NotAfter().Add(-364 * day), "the CA's certificate expires at"},
+		{"the CA's, too late", issued, authority.NotAfter().Add(time.Second), "the CA's certificate expired at"},
+		{"no CA yet", onDisk(t), authority.NotAfter(), ""},
+	} {
+		got := test.c.warnings(test.now)
+		if test.want == "" && len(got) > 0 ||
+			test.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0].String(), test.want)) {
+			t.Errorf("%s: got the warnings %v, want %q", test.name, got, test.want)
+		}
 	}
 }
 

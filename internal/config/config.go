@@ -94,7 +94,8 @@ type Audit struct {
 }
 
 // TLS is the certificate of all listeners: the one that the operator provides, or else one
-// that the gateway's CA issues at every start.
+// that the gateway's CA issues at every start and renews. A running gateway takes what the
+// operator writes to the files Certificate and Key.
 type TLS struct {
 	CAFile      string   `yaml:"ca_file" is:"path"`     // the CA's certificate for clients, which kmsgate writes
 	CAKeyFile   string   `yaml:"ca_key_file" is:"path"` // the CA's key and certificate, which init creates

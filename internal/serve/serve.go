@@ -115,6 +115,7 @@ func (l *Listeners) Serve(ctx context.Context, a *appliance.Appliance) error {
 	running, stopRunning := context.WithCancel(context.WithoutCancel(ctx))
 	var background sync.WaitGroup
 	background.Go(func() { a.Server.Run(running) })
+	background.Go(func() { a.RunCertificates(running) })
 	defer background.Wait()
 	defer stopRunning()
 

@@ -2,15 +2,14 @@ package doctor
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
-	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/internal/ca"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/softhsm"
@@ -32,6 +31,7 @@ func (dr *Doctor) examineFiles(d *Diagnosis) []softhsm.Finding {
 			d.problem("correct the configuration, or the file that it names", "The configuration has a mistake: %s.", m)
 		}
 	}
+	d.certificates(c)
 	for _, path := range []string{c.Store.File, c.Audit.File, c.TLS.CAKeyFile, c.Token.PINFile, c.Token.SoftHSM} {
 		d.file(c, path)
 	}
@@ -87,12 +87,18 @@ func (dr *Doctor) examineCA() []Finding {
 	} else if err := a.CheckCertificateFile(c.TLS.CAFile); err != nil {
 		d.problem("follow this advice; the gateway does not start until then", "%v.", err)
 	}
-	if expiry := a.NotAfter(); time.Now().After(expiry) {
-		d.problem(fmt.Sprintf("move its files %q and %q away, create another CA with kmsgate init --new-ca, and give "+
-			"its certificate to every client", c.TLS.CAKeyFile, c.TLS.CAFile),
-			"The CA's certificate expired at %s, so clients refuse the gateway.", kms.FormatTime(expiry))
-	}
 	return d.Findings
+}
+
+// certificates reports certificates that expire soon or have expired.
+func (d *Diagnosis) certificates(c *config.Config) {
+	for _, w := range c.Warnings() {
+		report := d.note
+		if w.Expired {
+			report = d.problem
+		}
+		report(w.Do, "%s.", strings.ToUpper(w.What[:1])+w.What[1:])
+	}
 }
 
 func ownerOfPath(path string) int {

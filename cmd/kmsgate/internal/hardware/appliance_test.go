@@ -2,7 +2,6 @@ package hardware_test
 
 import (
 	"bytes"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -19,6 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/ca"
 	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/servercert/servercerttest"
 )
 
 // newConfig returns the configuration of an appliance with a SoftHSM token. Neither exists yet.
@@ -257,10 +257,11 @@ func TestServerTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, err := x509.ParseCertificate(cfg.Certificates[0].Certificate[0])
+	certificate, err := cfg.GetCertificate(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	leaf := certificate.Leaf
 	for _, host := range []string{"localhost", "127.0.0.1", "::1", "192.0.2.7", "kms.example", "kst-test", "kst-test.cryptoservice.kms.aliyuncs.com"} {
 		if err := leaf.VerifyHostname(host); err != nil {
 			t.Error(err)
@@ -269,13 +270,19 @@ func TestServerTLS(t *testing.T) {
 	if err := leaf.VerifyHostname("0.0.0.0"); err == nil {
 		t.Error("the certificate is valid for the unspecified address")
 	}
-	c.TLS.Certificate, c.TLS.Key = c.TLS.CAFile, c.TLS.CAKeyFile // a certificate of the operator
 	closeNow(t, a)
+	c.TLS.Certificate, c.TLS.Key = filepath.Join(c.Directory, "own.pem"), filepath.Join(c.Directory, "own-key.pem")
+	chain, key := servercerttest.NewIssuer(t).Issue(t, nil)
+	servercerttest.Replace(t, c.TLS.Certificate, chain)
+	servercerttest.Replace(t, c.TLS.Key, key)
 	own := open(t, c, options(t))
-	if cfg, err := own.ServerTLS(); err != nil || len(cfg.Certificates) != 1 {
-		t.Errorf("ServerTLS with the operator's certificate: %v", err)
+	if cfg, err = own.ServerTLS(); err != nil {
+		t.Fatalf("ServerTLS with the operator's certificate: %v", err)
 	}
-	c.TLS.Key = filepath.Join(c.Directory, "none")
+	if certificate, err := cfg.GetCertificate(nil); err != nil || certificate.Leaf.Issuer.CommonName != "an operator's CA" {
+		t.Errorf("GetCertificate: got %v, want the operator's certificate", err)
+	}
+	remove(t, c.TLS.Key)
 	if _, err := own.ServerTLS(); err == nil || !strings.Contains(err.Error(), c.TLS.Certificate) {
 		t.Errorf("ServerTLS without the key: got %v, want an error with %q", err, c.TLS.Certificate)
 	}
