@@ -18,7 +18,7 @@ require (
 	github.com/tidwall/btree v1.8.2 // ordered records in memory; each change forks them in constant time
 	go.etcd.io/bbolt v1.5.0 // records on disk
 	go.yaml.in/yaml/v3 v3.0.4 // configuration
-	golang.org/x/crypto v0.57.0 // cryptobyte: strict DER
+	golang.org/x/crypto v0.57.0 // cryptobyte: strict DER; scrypt: refused PINs
 	golang.org/x/net v0.58.0 // netutil: limits the number of connections
 	golang.org/x/sys v0.49.0 // syncfs, flock, prctl
 	golang.org/x/time v0.16.0 // rate: token buckets

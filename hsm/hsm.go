@@ -118,8 +118,8 @@ var (
 	// ErrRefused: the token works but rejected this operation twice; retrying may not
 	// help. It wraps ErrUnavailable.
 	ErrRefused = fmt.Errorf("%w: it works but rejected this operation", ErrUnavailable)
-	// ErrPIN: the token refused the PIN, or reported so few attempts left that the gateway made
-	// none. It is final, because another attempt can lock the token.
+	// ErrPIN: the token refused the PIN, or the gateway made no attempt because that could lock
+	// the token. It lasts until an operator sets the right PIN or unlocks the token.
 	ErrPIN = errors.New("the token's PIN was not accepted")
 	// ErrNotOurs: the token lacks the objects that provisioning makes, or no token has the label
 	// or serial number.

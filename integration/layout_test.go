@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"hsm/sealed":      {"hsm", "github.com/emmansun/gmsm"},
 	// The only package that links C, together with its internal package, which calls the module.
 	"hsm/token": {"hsm", "hsm/privatekey", "hsm/token/internal/p11", "internal/secret",
+		"internal/durable", "golang.org/x/crypto", // the record of refused PINs, hashed by scrypt
 		"github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
 	// Files that survive a crash intact, and locks. The standard library has the system call flock
 	// only in its frozen package syscall.

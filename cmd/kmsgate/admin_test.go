@@ -299,7 +299,7 @@ var commandLines = []commandLine{
 
 	{"clock show", map[string]string{"DescribeClock": `{"Clock":{"Time":"t","Believed":false,"Reason":"it jumped","KeysDue":2}}`}, []string{"DescribeClock"},
 		"Time      t\nBelieved  false\nReason    it jumped\nKeysDue   2\n", `{"Time":"t","Believed":false,"Reason":"it jumped","KeysDue":2}`},
-	{"clock confirm --yes", map[string]string{"ConfirmClock": `{}`}, []string{"ConfirmClock"}, "The gateway believes its clock.\n", `{}`},
+	{"clock confirm --yes", map[string]string{"ConfirmClock": `{}`}, []string{"ConfirmClock"}, "The gateway believes its clock.\n", `{"RequestId":""}`},
 	{"audit head", map[string]string{"GetAuditHead": `{"Head":"abc"}`}, []string{"GetAuditHead"}, "abc\n", `{"Head":"abc"}`},
 }
 
@@ -411,7 +411,7 @@ func TestEveryCommand(t *testing.T) {
 // TestVerbs holds the names of commands to one vocabulary.
 func TestVerbs(t *testing.T) {
 	verbs := strings.Fields("create list show update delete enable disable " + // of every family
-		"schedule-deletion cancel-deletion protect unprotect public-key create-version tag untag attach detach simulate reset " +
+		"schedule-deletion cancel-deletion protect unprotect public-key create-version tag untag attach detach simulate reset confirm " +
 		"head verify tail search export check example info test") // of one
 	for _, family := range rootCommand(new(fakeGateway)).Commands() {
 		if family.Name() == "completion" {

@@ -58,7 +58,7 @@ that exists, first move both its files away.`,
 	configFlag(cmd, &path)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&o.NewCA, "new-ca", false, "only create another CA, whose certificate every client needs")
-	insistOnPINFlag(cmd, &o.InsistOnPIN)
+	cli.InsistOnPINFlag(cmd.Flags(), &o.InsistOnPIN)
 	return cmd
 }
 

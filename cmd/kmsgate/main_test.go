@@ -8,7 +8,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"kmsgate": func() { os.Exit(run()) }})
+	testscript.Main(m, map[string]func(){"kmsgate": func() { os.Exit(run()) }, "setpin": setPIN})
 }
 
 // TestScripts runs the command line as the scripts in testdata have it.

@@ -69,7 +69,7 @@ continues at their end. FILE - means standard input.`,
 	flags.StringVar(&f.options.PINFile, "pin-file", "", "`FILE` with the PIN of the HSM's user, if it differs from the backup's")
 	flags.BoolVar(&f.options.AcceptLostKeys, "accept-lost-keys", false, "continue although some keys do not sign; they are listed")
 	flags.BoolVar(&f.options.KeepDueKeys, "keep-due-keys", false, "enable keys whose deletion fell due since the backup; otherwise the first start deletes them")
-	insistOnPINFlag(cmd, &f.options.InsistOnPIN)
+	cli.InsistOnPINFlag(flags, &f.options.InsistOnPIN)
 	_ = cmd.MarkFlagRequired("target") // it was added above
 	cmd.MarkFlagsOneRequired("identity", "passphrase-file")
 	cmd.MarkFlagsMutuallyExclusive("identity", "passphrase-file")

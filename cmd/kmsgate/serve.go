@@ -25,8 +25,9 @@ func serveCommand() *cobra.Command {
 		Long: `Run the instance that kmsgate init created, until SIGTERM or SIGINT. The gateway then
 answers the requests that have arrived, and ends with exit status 0.
 
-The exit status is 77 if the token rejects the PIN: a supervisor must not start the
-gateway again, because each attempt brings the token closer to locking the PIN.`,
+The exit status is 77 if the token rejects the PIN, or could lock if the gateway tried it.
+A supervisor need not start the gateway again: it does not try a rejected PIN twice. A
+running gateway that is refused waits for another PIN in token.pin_file.`,
 		Example: `  kmsgate serve --config /etc/kmsgate/kmsgate.yaml`,
 		Args:    cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -40,16 +41,12 @@ gateway again, because each attempt brings the token closer to locking the PIN.`
 	}
 	configFlag(cmd, &path)
 	acceptAuditLossFlag(cmd, &o.AcceptAuditLoss)
-	insistOnPINFlag(cmd, &o.InsistOnPIN)
+	cli.InsistOnPINFlag(cmd.Flags(), &o.InsistOnPIN)
 	return cmd
 }
 
 func acceptAuditLossFlag(cmd *cobra.Command, accept *bool) {
 	cmd.Flags().BoolVar(accept, "accept-audit-loss", false, "continue without audit lines that are permanently lost; the log records that you did")
-}
-
-func insistOnPINFlag(cmd *cobra.Command, insist *bool) {
-	cmd.Flags().BoolVar(insist, "insist-on-pin", false, "use the PIN although the token reports that few attempts are left")
 }
 
 func serveAppliance(ctx context.Context, c *config.Config, o appliance.Options) (err error) {

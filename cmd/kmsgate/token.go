@@ -83,7 +83,7 @@ func (a *operator) inspectBare(
 		return err
 	}
 	logger := config.Log{}.Quiet(cmd.ErrOrStderr())
-	return hardware.InspectToken(token, logger, func(i hsm.Inspector) error {
+	return hardware.InspectToken(token, cli.InsistsOnPIN(cmd), logger, func(i hsm.Inspector) error {
 		v, err := inspect(cmd.Context(), i, parameters)
 		return errors.Join(a.Print(cmd, v), err)
 	})

@@ -83,8 +83,8 @@ func (t *Token) findAlone() error {
 	return err
 }
 
-// login finds the token and logs in, unless a wrong PIN could lock the token. A login
-// applies to all sessions that the process has with the token.
+// login finds the token and logs in, if pins allows an attempt. A login applies to all sessions
+// that the process has with the token.
 func (c *connection) login() error {
 	t := c.token
 	repeated, err := t.module.Initialize()
@@ -98,7 +98,8 @@ func (c *connection) login() error {
 	if err != nil {
 		return err
 	}
-	if err := t.cfg.checkPINState(info); err != nil {
+	pin, err := t.pins.choose(info)
+	if err != nil {
 		return err
 	}
 	if err := t.module.Call("Config.BeforeLogin", t.cfg.BeforeLogin); err != nil {
@@ -109,30 +110,7 @@ func (c *connection) login() error {
 	if err != nil {
 		return err
 	}
-	err = s.p11.Login(cmp.Or(t.cfg.UserType, pkcs11.CKU_USER), string(t.cfg.PIN))
-	if p11.Is(err, pinErrors...) {
-		return fmt.Errorf("%w: %w", hsm.ErrPIN, err)
-	}
-	if p11.Is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
-		return nil
-	}
-	return err
-}
-
-// pinErrors are the return values with which a token rejects the PIN or the user.
-var pinErrors = []pkcs11.Error{pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE,
-	pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_USER_PIN_NOT_INITIALIZED, pkcs11.CKR_USER_TYPE_INVALID}
-
-// checkPINState returns an error if a wrong PIN could lock the token.
-func (c Config) checkPINState(info pkcs11.TokenInfo) error {
-	const lowCount = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
-	switch {
-	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
-		return fmt.Errorf("%w: the token reports that it is locked (the security officer can set a new PIN)", hsm.ErrPIN)
-	case info.Flags&lowCount != 0 && !c.InsistOnPIN:
-		return fmt.Errorf("%w: the token reports that few attempts are left, so the gateway made none", hsm.ErrPIN)
-	}
-	return nil
+	return t.pins.judge(s.p11.Login(cmp.Or(t.cfg.UserType, pkcs11.CKU_USER), string(pin)))
 }
 
 // A noTokenError is the label or serial number that no token has.

@@ -17,7 +17,9 @@
 //   - A lost connection is replaced as a whole, and only when no call is in flight. Both are
 //     necessary: closing sessions or finalizing a module while a C_Sign runs kills the
 //     process, and sessions and object handles do not survive a loss.
-//   - A refused PIN is not tried again. Tokens count failed attempts and then lock.
+//   - A PIN that the token has refused is not tried again before a good login, not even by a
+//     later process (Config.RefusedPINFile). Tokens count failed attempts and then lock. After a
+//     loss, the PIN that worked is used again; pin.go decides.
 //
 // # Structure
 //
@@ -41,7 +43,8 @@
 // works, the error concerns the job only, and the job gets a second try in a new session.
 // If not, the connection is lost: its workers stop and return their jobs to the queue, and
 // the supervisor closes everything and reconnects until that succeeds. The queue persists.
-// Callers wait for the next connection until their contexts end.
+// Callers wait for the next connection until their contexts end. While the supervisor waits for
+// another PIN, it fails their jobs instead.
 //
 // # The two bindings
 //

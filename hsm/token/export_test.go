@@ -16,3 +16,11 @@ func ForceCopies(t testing.TB) {
 	copyGain = forced
 	t.Cleanup(func() { copyGain = before })
 }
+
+// CheapHashes makes the hashes of refused PINs cheap until the test ends. It is for tests with
+// many refusals, and must be called before the test opens a token.
+func CheapHashes(t testing.TB) {
+	before := scryptN
+	scryptN = 1 << 4
+	t.Cleanup(func() { scryptN = before })
+}

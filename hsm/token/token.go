@@ -54,9 +54,20 @@ type Config struct {
 	// Provision makes the sealing key and the canary key if the token lacks them.
 	Provision bool
 
-	// InsistOnPIN uses the PIN even if the token reports that few attempts are left. Set
-	// it only if the PIN is known to be right.
+	// InsistOnPIN makes the first login use PIN even if RefusedPINFile says that the token
+	// refused it, or the token reports that one more wrong PIN locks it. A locked token is left
+	// alone anyway. Set it only if the PIN is known to be right.
 	InsistOnPIN bool
+
+	// ReadPIN, if not nil, reads the PIN again from where PIN came from. A Token calls it after
+	// the token has refused the PIN that worked before, and then every second until it returns a
+	// PIN that the token has not refused. Nil means that the PIN cannot change.
+	ReadPIN func() (PIN, error)
+
+	// RefusedPINFile is the path of a file that remembers the PINs which the token has refused
+	// since the last login, as salted hashes. No login uses one of them. One process at a time
+	// may use the file. If it is empty, only this process knows which PINs were refused.
+	RefusedPINFile string
 
 	// BeforeLogin, if not nil, is called before every login. AfterChange, if not nil, is
 	// called after objects were made or destroyed, before the result is returned to the
@@ -134,6 +145,7 @@ type Token struct {
 	cfg    Config
 	log    *slog.Logger
 	module *p11.Module
+	pins   pins // used by the goroutine that connects
 
 	current atomic.Pointer[connection] // nil while disconnected
 	downErr atomic.Pointer[error]      // why the token is disconnected; nil if unknown
@@ -166,8 +178,10 @@ var (
 	_ hsm.Randomizer = (*Token)(nil)
 )
 
-// Open connects to the token and logs in. The error is hsm.ErrPIN if the PIN is the
-// reason, and hsm.ErrUnavailable otherwise. The Token reconnects after a loss.
+// Open connects to the token and logs in, with one attempt at most. The error is hsm.ErrPIN if
+// the PIN is the reason, and hsm.ErrUnavailable otherwise. The Token reconnects after a loss,
+// with the PIN that worked. If the token refuses that PIN, operations fail with hsm.ErrUnavailable
+// and hsm.ErrPIN until Config.ReadPIN returns the right one.
 func Open(cfg Config) (*Token, error) {
 	t, err := newToken(cfg)
 	if err != nil {
@@ -198,6 +212,7 @@ func newToken(cfg Config) (*Token, error) {
 		cfg:     cfg,
 		log:     cfg.Logger,
 		module:  module,
+		pins:    newPINs(cfg),
 		jobs:    newQueue(cfg.Queue, cfg.Sessions),
 		changes: newQueue(cfg.Queue, 1),
 		probes:  newQueue(1, 1),
@@ -284,7 +299,7 @@ func (t *Token) Stats() Stats {
 	}
 }
 
-// supervise replaces lost connections until Close or until the token refuses the PIN.
+// supervise replaces lost connections until Close.
 func (t *Token) supervise(c *connection) {
 	defer close(t.done)
 	for c != nil {
@@ -314,8 +329,7 @@ const (
 	slowAfter = 30 * time.Second
 )
 
-// reconnect tries to connect until it succeeds. If more tries are useless, it sets t.doneErr
-// and returns nil.
+// reconnect tries to connect until it succeeds. After Close, it sets t.doneErr and returns nil.
 func (t *Token) reconnect() *connection {
 	reported, began := "", time.Now()
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
@@ -335,10 +349,8 @@ func (t *Token) reconnect() *connection {
 		}
 		t.downErr.Store(&err)
 		if errors.Is(err, hsm.ErrPIN) {
-			t.log.Error("the token refused the PIN; not retrying: set the right PIN and restart",
-				"token", t.cfg.tokenName(), "err", err)
-			t.doneErr = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
-			return nil
+			t.pins.await(t, err)
+			continue
 		}
 		if reason := err.Error(); reason != reported { // log each reason once, not at every try
 			t.log.Warn("the token is still unavailable; retrying", "token", t.cfg.tokenName(), "err", reason)

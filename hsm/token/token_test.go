@@ -260,34 +260,6 @@ func TestWrongToken(t *testing.T) {
 	}
 }
 
-// TestPIN counts login attempts: a refused PIN is tried once, and not again while the
-// token reports that few attempts are left.
-func TestPIN(t *testing.T) {
-	soft, _ := newSoftHSM(t)
-	logins := 0
-	cfg := config(soft)
-	cfg.BeforeLogin = func() error { logins++; return nil }
-	right := cfg.PIN
-	cfg.PIN = "not the PIN"
-	if _, err := token.Open(cfg); !errors.Is(err, hsm.ErrPIN) || logins != 1 {
-		t.Errorf("Open with a wrong PIN: %v after %d logins, want ErrPIN after 1", err, logins)
-	}
-	cfg.PIN = right
-	if _, err := token.Open(cfg); !errors.Is(err, hsm.ErrPIN) || logins != 1 {
-		t.Errorf("Open after a refused PIN: %v after %d logins, want ErrPIN and no further one", err, logins)
-	}
-	cfg.InsistOnPIN = true
-	open(t, cfg)
-	if logins != 2 {
-		t.Errorf("%d logins, want 2", logins)
-	}
-	for _, s := range []string{cfg.PIN.String(), cfg.PIN.GoString(), cfg.PIN.LogValue().String()} {
-		if strings.Contains(s, soft.PIN()) {
-			t.Errorf("a PIN prints as %q, want a placeholder", s)
-		}
-	}
-}
-
 func TestRefusedConfig(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	for name, change := range map[string]func(*token.Config){

@@ -48,7 +48,7 @@ type Options struct {
 	Provision       bool // create whatever is missing
 	NewCA           bool // create a CA for an appliance that has lost its CA
 	AcceptAuditLoss bool // continue although audit lines are lost
-	InsistOnPIN     bool // use the PIN although few attempts are left
+	InsistOnPIN     bool // use the PIN although the token refused it before, or is about to lock
 
 	// Device returns the device that a configuration names. It is required.
 	Device func(*config.Config, Options) hsm.Device

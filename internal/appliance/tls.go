@@ -91,12 +91,12 @@ func (a *Appliance) serverNames(addresses []net.Addr) []string {
 
 // certificateCollectors returns the metrics of the server's certificate and of the CA's.
 func (a *Appliance) certificateCollectors() []prometheus.Collector {
-	expiry := func(certificate string, when func() time.Time) prometheus.Collector {
+	expiry := func(certificate string, end func() time.Time) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "kmsgate_certificate_expiry_seconds",
 			Help:        "When a certificate expires, in seconds since 1970: the server's, and that of the gateway's CA.",
 			ConstLabels: prometheus.Labels{"certificate": certificate},
-		}, func() float64 { return float64(max(0, when().Unix())) }) // there is none before ServerTLS
+		}, func() float64 { return float64(max(0, end().Unix())) }) // there is none before ServerTLS
 	}
 	all := []prometheus.Collector{expiry("server", a.certificates.Expiry)}
 	if a.ca != nil {

@@ -140,10 +140,10 @@ func (l *ledger) checkAddresses(c *Config) {
 	check("metrics.listen", c.Metrics.Listen)
 }
 
-// checkFiles reports a file that two fields name, because one use would overwrite the other's
+// checkFiles reports a file that two uses share, because one would overwrite the other's
 // content. Only tls.certificate and tls.key can be the same file.
 func (l *ledger) checkFiles(c *Config) {
-	fields := map[string]string{} // by path
+	fields := map[string]string{c.RefusedPINFile(): "the record of refused PINs"} // by path
 	for _, f := range append(c.writtenFiles(),
 		[2]string{"token.pin_file", c.Token.PINFile},
 		[2]string{"token.softhsm_conf", c.Token.SoftHSMConf},

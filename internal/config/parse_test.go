@@ -215,6 +215,7 @@ func TestMistakes(t *testing.T) {
 		{minimal + "store: {file: a}\naudit: {file: a}", "line 10: audit.file: is also the file of store.file"},
 		{replaced(module, module+"\n  softhsm_conf: kmsgate.db"), "line 7: token.softhsm_conf: is also the file of store.file"},
 		{minimal + "store: {file: ./x/../pin}", "line 9: store.file: is also the file of token.pin_file"},
+		{replaced(module, module+"\n  pin_file: pin-refused"), "line 7: token.pin_file: is also the file of the record of refused PINs"},
 	} {
 		c, err := Parse([]byte(test.content), "/etc/kmsgate")
 		var mistakes Mistakes

@@ -26,3 +26,7 @@ func SocketIn(dir string) string {
 func (c *Config) AuditPublicKeyFile() string {
 	return filepath.Join(c.Directory, "audit-public-key.pem")
 }
+
+// RefusedPINFile returns the path of the file that remembers, as hashes, which PINs the token has
+// refused since the last login. It is not part of a backup.
+func (c *Config) RefusedPINFile() string { return filepath.Join(c.Directory, "pin-refused") }

@@ -15,8 +15,8 @@ import (
 const maxPIN = 1024
 
 // PIN reads the token's user PIN from its file or environment variable, without a newline at
-// its end. It returns an error for a doubtful PIN, because an attempt with a wrong PIN could
-// lock the token.
+// its end. Every call reads it again. PIN returns an error for a doubtful PIN, because an attempt
+// with a wrong PIN could lock the token.
 func (c *Config) PIN() (secret.Text, error) {
 	switch {
 	case c.Token.SoftHSM != "":

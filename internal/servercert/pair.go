@@ -98,8 +98,8 @@ func (f files) parse(now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		faults = append(faults, Fault{certificateField, fmt.Sprintf("%v (it must be the certificate chain in PEM, the "+
 			"server's certificate first)", err)})
-	} else if what := faultsOf(leaf, now); what != nil {
-		faults = append(faults, Fault{certificateField, strings.Join(what, "; ")})
+	} else if found := faultsOf(leaf, now); found != nil {
+		faults = append(faults, Fault{certificateField, strings.Join(found, "; ")})
 	}
 	var pair tls.Certificate
 	if isEncrypted(f.key) {

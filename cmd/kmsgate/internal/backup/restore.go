@@ -38,7 +38,7 @@ type RestoreOptions struct {
 
 	AcceptLostKeys bool // continue although some keys do not sign
 	KeepDueKeys    bool // cancel deletions that fell due since the backup
-	InsistOnPIN    bool // use the PIN although few attempts are left
+	InsistOnPIN    bool // use the PIN although the token is about to lock
 
 	// NewLogger returns the logger for the log settings of the backup's configuration. Nil
 	// means slog.Default.

@@ -22,8 +22,8 @@ const (
 	ExitNotFound    = 3 // a key, user, policy or other thing that the command names does not exist
 	ExitRefused     = 4 // the gateway refused the operation
 	ExitUnreachable = 5 // the gateway, or its token, does not answer
-	// ExitPIN: the token rejected the PIN. A supervisor must not start the program again:
-	// each attempt brings the token nearer to locking the PIN. (EX_NOPERM of sysexits.h.)
+	// ExitPIN: the token rejected the PIN, or no attempt was made because it could lock. A
+	// supervisor gains nothing by starting the program again. (EX_NOPERM of sysexits.h.)
 	ExitPIN = 77
 )
 

@@ -180,7 +180,7 @@ var tokenProblems = map[string]struct{ sentence, do string }{
 	},
 	"USER_PIN_TO_BE_CHANGED": {
 		"The token requires its user PIN to be changed.",
-		"change it with the token's tools, stop the gateway, and store the new PIN where the configuration names it",
+		"store a new PIN where the configuration names it, and then change it with the token's tools",
 	},
 	"ERROR_STATE": {
 		"The token reports an error state.",

@@ -32,7 +32,7 @@ func (dr *Doctor) examineFiles(d *Diagnosis) []softhsm.Finding {
 		}
 	}
 	d.certificates(c)
-	for _, path := range []string{c.Store.File, c.Audit.File, c.TLS.CAKeyFile, c.Token.PINFile, c.Token.SoftHSM} {
+	for _, path := range []string{c.Store.File, c.Audit.File, c.TLS.CAKeyFile, c.Token.PINFile, c.RefusedPINFile(), c.Token.SoftHSM} {
 		d.file(c, path)
 	}
 	return d.softFiles(c)

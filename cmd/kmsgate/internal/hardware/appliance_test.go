@@ -370,7 +370,7 @@ func TestInspectToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	inspect := func(hsm.Inspector) error { t.Error("InspectToken used a PIN that others can read"); return nil }
-	err = hardware.InspectToken(config.Token{Module: "/nonexistent.so", Label: "x", PINFile: pin}, nil, inspect)
+	err = hardware.InspectToken(config.Token{Module: "/nonexistent.so", Label: "x", PINFile: pin}, false, nil, inspect)
 	if err == nil || !strings.Contains(err.Error(), "reading the token's PIN: ") {
 		t.Errorf("InspectToken with a PIN that others can read: got %v, want an error of reading the PIN", err)
 	}

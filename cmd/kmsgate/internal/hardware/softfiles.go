@@ -36,14 +36,17 @@ func SoftHSMFiles(c *config.Config) (softhsm.Files, bool, error) {
 	return softhsm.FilesOf(c.Token.Module, guardedDir(c))
 }
 
-// adopt sets the PIN of a token that kmsgate did not create, and guards its files if it is a
-// SoftHSM token.
+// adopt sets the PIN of a token that kmsgate did not create, and where its PIN can change. It
+// guards the token's files if it is a SoftHSM token.
 func (t device) adopt(cfg *token.Config) error {
 	pin, err := t.config.PIN()
 	if err != nil {
 		return err
 	}
-	cfg.PIN = pin
+	cfg.PIN, cfg.RefusedPINFile = pin, t.config.RefusedPINFile()
+	if t.config.Token.PINFile != "" { // a variable cannot change
+		cfg.ReadPIN = t.config.PIN
+	}
 	if err := pointSoftHSM(t.config.Token); err != nil {
 		return err
 	}

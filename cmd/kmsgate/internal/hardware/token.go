@@ -17,8 +17,10 @@ import (
 )
 
 // InspectToken calls inspect with the token that t names, which need not belong to an
-// appliance. It leaves nothing in the token.
-func InspectToken(t config.Token, logger *slog.Logger, inspect func(hsm.Inspector) error) error {
+// appliance. It leaves nothing in the token. It makes one attempt with the PIN, which it does not
+// remember if the token refuses it. With insistOnPIN it does so even if one more wrong PIN locks
+// the token.
+func InspectToken(t config.Token, insistOnPIN bool, logger *slog.Logger, inspect func(hsm.Inspector) error) error {
 	pin, err := (&config.Config{Token: t}).PIN()
 	if err != nil {
 		return fmt.Errorf("reading the token's PIN: %w", err)
@@ -26,9 +28,10 @@ func InspectToken(t config.Token, logger *slog.Logger, inspect func(hsm.Inspecto
 	if err := pointSoftHSM(t); err != nil {
 		return err
 	}
-	return token.Inspect(token.Config{
-		Module: t.Module, Label: t.Label, Serial: t.Serial, PIN: pin, UserType: t.UserTypeNumber(), Logger: logger,
-	}, inspect)
+	return explainPIN(t, token.Inspect(token.Config{
+		Module: t.Module, Label: t.Label, Serial: t.Serial, PIN: pin, UserType: t.UserTypeNumber(),
+		InsistOnPIN: insistOnPIN, Logger: logger,
+	}, inspect))
 }
 
 // Open opens an appliance with its PKCS#11 token. See [appliance.Open].
@@ -143,21 +146,22 @@ func (t device) String() string {
 // explain adds advice to an error of connecting to the token.
 func (t device) explain(err error) error {
 	if errors.Is(err, hsm.ErrPIN) {
-		return fmt.Errorf("%w (check the PIN in %s; if it is right and few attempts are left, start once with "+
-			"--insist-on-pin)",
-			err, t.pinSource())
+		return explainPIN(t.config.Token, err)
 	}
 	return t.explainFiles(err)
 }
 
-// pinSource describes where the PIN comes from.
-func (t device) pinSource() string {
-	switch c := t.config.Token; {
-	case c.SoftHSM != "":
-		return fmt.Sprintf("the directory %q", c.SoftHSM)
-	case c.PINEnv != "":
-		return fmt.Sprintf("the environment variable %q", c.PINEnv)
-	default:
-		return fmt.Sprintf("the file %q", c.PINFile)
+// explainPIN adds advice to hsm.ErrPIN. It returns other errors unchanged.
+func explainPIN(t config.Token, err error) error {
+	if !errors.Is(err, hsm.ErrPIN) {
+		return err
 	}
+	source := fmt.Sprintf("the file %q", t.PINFile)
+	switch {
+	case t.SoftHSM != "":
+		source = fmt.Sprintf("the directory %q", t.SoftHSM)
+	case t.PINEnv != "":
+		source = fmt.Sprintf("the environment variable %q", t.PINEnv)
+	}
+	return fmt.Errorf("%w (check the PIN in %s; if it is right, give --insist-on-pin once)", err, source)
 }

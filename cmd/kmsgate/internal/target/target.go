@@ -44,12 +44,16 @@ var ErrUnreachable = errors.New("no gateway answers")
 // ErrNoTarget means that nothing addresses a gateway.
 var ErrNoTarget = errors.New("which gateway? Give --config FILE, or --socket PATH of a running one (or " + SocketVariable + "), or --dir DIR of a kmsgate dev")
 
-// A Target addresses one gateway, by one of its fields. If all are empty, SocketVariable in
-// the environment addresses it.
+// A Target addresses one gateway, by one of its paths or by an endpoint. If all are empty,
+// SocketVariable in the environment addresses it.
 type Target struct {
 	Socket string // the admin socket of a running gateway
 	Config string // the configuration file of a gateway, running or stopped
 	Dir    string // the directory of a `kmsgate dev`, running or stopped
+
+	// InsistOnPIN makes Dial use the PIN of a stopped gateway although the token refused it
+	// before, or is about to lock.
+	InsistOnPIN bool
 
 	Endpoint string // the API endpoint of a gateway, or of KMS, elsewhere: host or host:port
 	CAFile   string // the certificates to trust at Endpoint, in PEM; empty: those of the system
@@ -94,7 +98,7 @@ func (t Target) Dial(ctx context.Context, log io.Writer) (Caller, error) {
 		return t.dialEndpoint()
 	}
 	if path := t.configFile(); t.Socket == "" && path != "" {
-		return dialConfig(ctx, path, log)
+		return dialConfig(ctx, path, appliance.Options{InsistOnPIN: t.InsistOnPIN}, log)
 	}
 	return t.DialRunning()
 }
@@ -162,7 +166,7 @@ func dialSocket(path string) (Caller, error) {
 	return adminclient.Dial(path), nil
 }
 
-func dialConfig(ctx context.Context, path string, log io.Writer) (Caller, error) {
+func dialConfig(ctx context.Context, path string, o appliance.Options, log io.Writer) (Caller, error) {
 	c, err := config.Load(path)
 	if err != nil {
 		return nil, err
@@ -178,7 +182,8 @@ func dialConfig(ctx context.Context, path string, log io.Writer) (Caller, error)
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	a, err := hardware.Open(ctx, c, appliance.Options{Archiver: backup.NewArchiver, Logger: c.Log.Quiet(log)})
+	o.Archiver, o.Logger = backup.NewArchiver, c.Log.Quiet(log)
+	a, err := hardware.Open(ctx, c, o)
 	if errors.Is(err, appliance.ErrInUse) {
 		return nil, fmt.Errorf("%w at the admin socket %s, but another kmsgate process has the instance open: wait until it ends, or give the gateway's socket with --socket", ErrUnreachable, c.Admin.Socket)
 	}

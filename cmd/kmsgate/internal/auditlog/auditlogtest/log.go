@@ -173,6 +173,8 @@ func NewEvent(kind audit.Kind, head audit.Checkpoint) audit.Event {
 		e.Lost = "accepted by the operator at start"
 	case audit.KindRestored:
 		e.Restored = &head
+	case audit.KindUnanswered:
+		e.Unanswered = []uint64{1, 2}
 	}
 	return e
 }
