@@ -60,10 +60,8 @@ func migrate(tx *bbolt.Tx) (version int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if text := meta.Get(keySchema); text != nil {
-		if version, err = strconv.Atoi(string(text)); err != nil {
-			return 0, unreadable("the schema version", err)
-		}
+	if version, err = storedVersion(tx); err != nil {
+		return 0, err
 	}
 	if version > schemaVersion {
 		return 0, fmt.Errorf("schema version %d is from a newer kmsgate; this one supports up to %d (upgrade kmsgate)",

@@ -70,11 +70,15 @@ type Store struct {
 	closing    chan struct{}
 	closeOnce  func() error
 	background sync.WaitGroup // mend, and the closing of files that rebuild has replaced
+
+	migratedFrom int // see Migrated
+	migratedCopy string
 }
 
 // Open opens the file at path and creates it with mode 0600 if it does not exist. Open refuses a
-// file with a newer schema version. The error for a damaged file is ErrDamaged, and that for a file
-// in use by another process is ErrLocked.
+// file with a newer schema version. It migrates a file with an older one, after it has copied the
+// file to PATH.schema-VERSION: see [Store.Migrated]. Without the copy it changes nothing. The error
+// for a damaged file is ErrDamaged, and that for a file in use by another process is ErrLocked.
 func Open(path string) (*Store, error) {
 	switch err := bboltcheck.Check(path); {
 	case errors.Is(err, durable.ErrLocked):
@@ -84,15 +88,15 @@ func Open(path string) (*Store, error) {
 	case err != nil:
 		return nil, fmt.Errorf("opening the database %q: %w", path, err)
 	}
-	if err := os.Remove(rebuiltName(path)); err != nil && !errors.Is(err, fs.ErrNotExist) { // a kill leaves it
-		return nil, fmt.Errorf("opening the database %q: %w", path, err)
-	}
 	db, err := bbolt.Open(path, 0o600, options())
 	if errors.Is(err, bberrors.ErrTimeout) {
 		return nil, fmt.Errorf("opening the database %q: %w", path, ErrLocked)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the database %q: %w", path, err)
+	}
+	if err := os.Remove(rebuiltName(path)); err != nil && !errors.Is(err, fs.ErrNotExist) { // a kill leaves it
+		return nil, errors.Join(fmt.Errorf("opening the database %q: %w", path, err), db.Close())
 	}
 	s := &Store{path: path, db: db, updating: make(chan struct{}, 1), commit: (*bbolt.Tx).Commit, closing: make(chan struct{})}
 	s.closeOnce = sync.OnceValue(s.close)
@@ -110,6 +114,9 @@ func options() *bbolt.Options {
 }
 
 func (s *Store) load() error {
+	if err := s.keepCopy(); err != nil {
+		return err
+	}
 	first := &Records{keyAliases: new(btree.Set[string])}
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		version, err := migrate(tx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync/atomic"
 
@@ -52,10 +53,12 @@ func (a *Appliance) openPair(ctx context.Context) (err error) {
 func (a *Appliance) openDatabase(ctx context.Context) error {
 	path := a.Config.Store.File
 	open := func() (err error) {
-		if a.Store, err = store.Open(path); err == nil {
-			a.OnClose("the database", a.Store.Close)
+		if a.Store, err = store.Open(path); err != nil {
+			return err
 		}
-		return err
+		a.OnClose("the database", a.Store.Close)
+		ReportMigration(a.options.Logger, a.Store)
+		return nil
 	}
 	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
 		if err := open(); err != nil {
@@ -82,6 +85,14 @@ func (a *Appliance) openDatabase(ctx context.Context) error {
 		}
 	}
 	return a.Store.Update(func(tx *store.Tx) error { return tx.SetInstance(a.identity()) })
+}
+
+// ReportMigration logs that opening a database has migrated it, if it has.
+func ReportMigration(logger *slog.Logger, s *store.Store) {
+	if from, copied := s.Migrated(); from > 0 {
+		logger.Info("the database was migrated", "from", from, "to", store.SchemaVersion, "copy", copied,
+			"advice", "keep the copy until you are sure that you will not go back to the earlier kmsgate, then remove it")
+	}
 }
 
 // checkInstance reports whether the database belongs to the configuration's instance. It

@@ -56,6 +56,10 @@ var placed = []string{
 	savedConfig, archivedDatabase, archivedCA, archivedCAKey, archivedAuditKey, archivedPIN, archivedToken, "guarded",
 }
 
+// migratedDatabase is the prefix of the database's copies in earlier schema versions: opening the
+// database of an old backup makes one.
+const migratedDatabase = archivedDatabase + ".schema-"
+
 // begin creates Dir, or checks that it holds only files of the audit log and of a killed
 // restore, and locks it for this process. finish unlocks Dir, and removes the files of a
 // restore that failed.
@@ -107,7 +111,7 @@ func (r *restoration) isOwnFile(name string) bool {
 		return true
 	}
 	_, err := os.Stat(r.staging(""))
-	return err == nil && slices.Contains(placed, name)
+	return err == nil && (slices.Contains(placed, name) || strings.HasPrefix(name, migratedDatabase))
 }
 
 // logFile is the audit log's name in a restored appliance.

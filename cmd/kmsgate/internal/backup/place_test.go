@@ -17,7 +17,7 @@ func TestStartsOver(t *testing.T) {
 	}{
 		"killed before": {[]string{"lock", "restoring/kmsgate.db", "restoring/kmsgate.yaml"}, true},
 		"killed in between": {[]string{"lock", "restoring/kmsgate.db", "ca.pem", "softhsm/pin",
-			"kmsgate.yaml.backup", "audit.log"}, true},
+			"kmsgate.yaml.backup", "kmsgate.db.schema-3", "audit.log"}, true},
 		"somebody's":           {[]string{"kmsgate.db", "ca.pem"}, false},
 		"an instance":          {[]string{"restoring/x", "kmsgate.yaml", "kmsgate.db"}, false},
 		"another file with it": {[]string{"restoring/x", "precious"}, false},

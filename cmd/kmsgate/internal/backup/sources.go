@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/internal/config"
@@ -69,12 +70,16 @@ func (a archiver) tokenSources() ([]source, error) {
 }
 
 // listFiles lists a token's files in dir, with names in the directory name of an archive. It
-// leaves out files that end with .new, which are being written, and softhsm2.conf, which
-// kmsgate writes at every start for a token in token.softhsm.
+// leaves out files that end with .new, which are being written, softhsm2.conf, which kmsgate
+// writes at every start for a token in token.softhsm, and the directories of the file system
+// itself, such as lost+found and .snapshot.
 func listFiles(dir, name string) (all []source, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if filepath.Ext(path) == ".new" || d != nil && d.Name() == "softhsm2.conf" {
 			return nil
+		}
+		if d != nil && d.IsDir() && path != dir && (d.Name() == "lost+found" || strings.HasPrefix(d.Name(), ".")) {
+			return fs.SkipDir
 		}
 		if err != nil || d.IsDir() {
 			return err

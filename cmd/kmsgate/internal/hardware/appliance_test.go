@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
@@ -19,6 +21,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/ca"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/servercert/servercerttest"
+	"github.com/kmsgate/kmsgate/store"
 )
 
 // newConfig returns the configuration of an appliance with a SoftHSM token. Neither exists yet.
@@ -316,6 +319,35 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeNow(t, open(t, c, o))
+}
+
+// TestMigrated tests that Open logs that it has migrated the database, and where the copy is.
+func TestMigrated(t *testing.T) {
+	c := initialized(t)
+	db, err := bbolt.Open(c.Store.File, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("3")) })
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	o := options(t)
+	o.Logger = config.Log{Format: "text", Level: "info"}.Logger(&log)
+	closeNow(t, open(t, c, o))
+	want := fmt.Sprintf(`msg="the database was migrated" from=3 to=%d copy=%s.schema-3 advice=`, store.SchemaVersion, c.Store.File)
+	if strings.Count(log.String(), want) != 1 {
+		t.Errorf("Open of a database in an old version: got the log\n%s\nwant once %s", &log, want)
+	}
+	if _, err := os.Stat(c.Store.File + ".schema-3"); err != nil {
+		t.Error(err)
+	}
+	log.Reset()
+	closeNow(t, open(t, c, o))
+	if strings.Contains(log.String(), "migrated") {
+		t.Errorf("Open of a migrated database: got the log\n%s", &log)
+	}
 }
 
 // TestAuditLoss tests that Open refuses a missing audit log, unless the loss is accepted.
