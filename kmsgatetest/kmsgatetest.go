@@ -52,7 +52,7 @@ func Start(t testing.TB, seed string) *Gateway {
 		}
 	}
 	ready, ended := make(chan dev.Environment, 1), make(chan error, 1)
-	o.Ready = func(_ string, env dev.Environment) { ready <- env }
+	o.Ready = func(_ string, env dev.Environment, _ []string) { ready <- env }
 	ctx, stop := context.WithCancel(context.Background())
 	go func() { ended <- dev.Run(ctx, o) }()
 	t.Cleanup(func() {

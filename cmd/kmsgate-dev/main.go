@@ -54,7 +54,9 @@ func run(args []string) int {
 	}
 	fmt.Fprintln(os.Stderr, "kmsgate-dev: for tests only: nothing protects the keys")
 	if o.Command == nil {
-		o.Ready = func(envFile string, env dev.Environment) { o.PrintBanner(os.Stdout, envFile, env) }
+		o.Ready = func(envFile string, env dev.Environment, notices []string) {
+			o.PrintBanner(os.Stdout, envFile, env, notices)
+		}
 	}
 	o.Log = os.Stderr
 	o.Appliance.Device = softwarekeys.Device

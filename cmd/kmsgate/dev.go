@@ -46,7 +46,9 @@ with the command's exit status.`,
 			o.Appliance = hardware.Options(appliance.Options{Archiver: backup.NewArchiver})
 			o.Token = func(dir string) config.Token { return config.Token{SoftHSM: filepath.Join(dir, "softhsm")} }
 			if o.Command == nil { // otherwise the output is the command's
-				o.Ready = func(envFile string, env dev.Environment) { a.printReady(cmd, &o, envFile, env) }
+				o.Ready = func(envFile string, env dev.Environment, notices []string) {
+					a.printReady(cmd, &o, envFile, env, notices)
+				}
 			}
 			return dev.Run(cmd.Context(), o)
 		},
@@ -56,13 +58,16 @@ with the command's exit status.`,
 }
 
 // printReady prints what a program needs to use the gateway, without its secrets.
-func (a *operator) printReady(cmd *cobra.Command, o *dev.Options, envFile string, env dev.Environment) {
+func (a *operator) printReady(cmd *cobra.Command, o *dev.Options, envFile string, env dev.Environment, notices []string) {
 	if a.Output.Value() == cli.OutputTable {
-		o.PrintBanner(cmd.OutOrStdout(), envFile, env)
+		o.PrintBanner(cmd.OutOrStdout(), envFile, env, notices)
 		return
 	}
-	ready := struct{ EnvFile, Endpoint, CAFile, AccessKeyId, ClientKeyFile string }{
-		envFile, env.Get("KMSGATE_ENDPOINT"), env.Get("KMSGATE_CA_FILE"), env.Get("KMSGATE_ACCESS_KEY_ID"), env.Get("KMSGATE_CLIENT_KEY_FILE"),
+	ready := struct {
+		EnvFile, Endpoint, CAFile, AccessKeyId, ClientKeyFile string
+		Notices                                               []string `json:",omitempty"`
+	}{
+		envFile, env.Get("KMSGATE_ENDPOINT"), env.Get("KMSGATE_CA_FILE"), env.Get("KMSGATE_ACCESS_KEY_ID"), env.Get("KMSGATE_CLIENT_KEY_FILE"), notices,
 	}
 	_ = a.Print(cmd, cli.View{Value: ready}) // a closed output does not end the gateway
 }

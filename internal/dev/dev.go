@@ -61,8 +61,9 @@ type Options struct {
 	Log io.Writer // nil: nothing is logged
 
 	// Ready, if not nil, is called when the gateway serves, with the path of the file that
-	// holds the environment.
-	Ready func(envFile string, env Environment)
+	// holds the environment. notices are sentences, without a full stop, about keys that the
+	// environment does not name because they are disabled or to be deleted.
+	Ready func(envFile string, env Environment, notices []string)
 }
 
 // Run creates whatever the directory lacks and serves until ctx is done. A later run in the
@@ -196,6 +197,7 @@ func (g *runner) existingInstance() (config.Instance, error) {
 	if err != nil {
 		return config.Instance{}, err
 	}
+	appliance.ReportMigration(config.Default().Log.Logger(g.Log), db)
 	i := db.Now().Instance()
 	return config.Instance{ID: i.InstanceId, Region: i.RegionId, Account: i.AccountId}, db.Close()
 }
@@ -227,15 +229,20 @@ func (g *runner) serve(ctx context.Context, c *config.Config, l *serve.Listeners
 	if err := l.ListenAdmin(a); err != nil {
 		return err
 	}
-	provisioned, err := g.provision(ctx, a)
+	provisioned, notices, err := g.provision(ctx, a)
 	if err != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	return g.serveUntil(ctx, a, l, append(g.describe(c, l), provisioned...))
+	for _, notice := range notices {
+		o.Logger.Warn(notice)
+	}
+	return g.serveUntil(ctx, a, l, append(g.describe(c, l), provisioned...), notices)
 }
 
 // serveUntil serves until ctx is done or, if there is a command, until that has ended.
-func (g *runner) serveUntil(ctx context.Context, a *appliance.Appliance, l *serve.Listeners, env Environment) error {
+func (g *runner) serveUntil(
+	ctx context.Context, a *appliance.Appliance, l *serve.Listeners, env Environment, notices []string,
+) error {
 	// A command that is asked to end may still use the gateway.
 	until := ctx
 	if g.Command != nil {
@@ -253,7 +260,7 @@ func (g *runner) serveUntil(ctx context.Context, a *appliance.Appliance, l *serv
 	}
 	a.OnClose("the directory", func() error { return os.Remove(g.path("env")) })
 	if g.Ready != nil {
-		g.Ready(g.path("env"), env)
+		g.Ready(g.path("env"), env, notices)
 	}
 	if g.Command == nil {
 		return <-served
@@ -281,21 +288,22 @@ func (g *runner) removeEnv() error {
 	return nil
 }
 
-// provision creates the keys and credentials that the directory lacks.
-func (g *runner) provision(ctx context.Context, a *appliance.Appliance) (Environment, error) {
+// provision creates the keys and credentials that the directory lacks. notices are those of
+// Options.Ready.
+func (g *runner) provision(ctx context.Context, a *appliance.Appliance) (env Environment, notices []string, err error) {
 	if g.Seed != nil {
 		a.Server.CarryOutDeletions(ctx) // an interrupted start can have left a key pair with an id of the seed
 		return g.applySeed(ctx, a)
 	}
-	keys, err := Provision(ctx, a)
+	keys, notices, err := Provision(ctx, a)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	clientKey, err := g.clientKey(ctx, a)
 	if err != nil {
-		return nil, fmt.Errorf("creating a client key: %w", err)
+		return nil, nil, fmt.Errorf("creating a client key: %w", err)
 	}
-	return append(keys, clientKey...), nil
+	return append(keys, clientKey...), notices, nil
 }
 
 // describe returns the variables that clients need to use the gateway.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,22 +12,34 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kmsgate/kmsgate/gateway/adminclient"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/dev"
 	"github.com/kmsgate/kmsgate/internal/softwarekeys"
 )
 
-// run runs a dev gateway until it serves, calls ready, and stops it.
+// run runs a dev gateway until it serves, calls ready, and stops it. It wants no notices.
 func run(t *testing.T, o dev.Options, ready func(envFile string, env dev.Environment)) {
+	t.Helper()
+	runWithNotices(t, o, func(envFile string, env dev.Environment, notices []string) {
+		if notices != nil {
+			t.Errorf("Run: got the notices %q, want none", notices)
+		}
+		ready(envFile, env)
+	})
+}
+
+func runWithNotices(t *testing.T, o dev.Options, ready func(envFile string, env dev.Environment, notices []string)) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	called := false
 	o.Listen, o.Log, o.Appliance.Device = "127.0.0.1:0", t.Output(), softwarekeys.Device
-	o.Ready = func(envFile string, env dev.Environment) {
+	o.Ready = func(envFile string, env dev.Environment, notices []string) {
 		called = true
-		ready(envFile, env)
+		ready(envFile, env, notices)
 		stop()
 	}
 	if err := dev.Run(ctx, o); err != nil || !called {
@@ -90,9 +103,9 @@ func TestProvision(t *testing.T) {
 	}()
 	provision := func() dev.Environment {
 		t.Helper()
-		env, err := dev.Provision(t.Context(), a)
-		if err != nil {
-			t.Fatal(err)
+		env, notices, err := dev.Provision(t.Context(), a)
+		if err != nil || notices != nil {
+			t.Fatalf("Provision: %v, notices %q, want none", err, notices)
 		}
 		return env
 	}
@@ -119,6 +132,65 @@ func TestProvision(t *testing.T) {
 		a.Store.Now().Users().Len() != 1 {
 		t.Errorf("Provision with a disabled access key: got %v, want another key of the same user", again)
 	}
+}
+
+// TestUnusableKeys tests that a gateway starts although its keys are disabled or to be deleted and
+// their aliases gone. It leaves these keys alone, and has others in their places.
+func TestUnusableKeys(t *testing.T) {
+	dir := t.TempDir()
+	var first, second dev.Environment
+	call := func(env dev.Environment, answer any, action string, parameters ...string) {
+		t.Helper()
+		all := make(map[string]string)
+		for i := 0; i < len(parameters); i += 2 {
+			all[parameters[i]] = parameters[i+1]
+		}
+		if err := adminclient.Dial(env.Get("KMSGATE_ADMIN_SOCKET")).Call(t.Context(), action, all, answer); err != nil {
+			t.Errorf("%s %q: %v", action, parameters, err)
+		}
+	}
+	run(t, dev.Options{Dir: dir}, func(_ string, env dev.Environment) {
+		first = env
+		call(env, nil, "ScheduleKeyDeletion", "KeyId", env.Get("KMSGATE_KEY_EC_P256"), "PendingWindowInDays", "7")
+		call(env, nil, "DisableKey", "KeyId", env.Get("KMSGATE_KEY_EC_SM2"))
+		call(env, nil, "DeleteAlias", "AliasName", "alias/dev-ec-p256k")
+		call(env, nil, "ScheduleKeyDeletion", "KeyId", env.Get("KMSGATE_KEY_EC_P256K"), "PendingWindowInDays", "7")
+	})
+	states := map[string]string{"EC_P256": "PendingDeletion", "EC_SM2": "Disabled", "EC_P256K": "PendingDeletion"}
+	check := func(env dev.Environment) {
+		t.Helper()
+		for spec, state := range states {
+			var old, named kms.DescribeKeyResponse
+			keyId, alias := env.Get("KMSGATE_KEY_"+spec), "alias/dev-"+strings.ToLower(strings.ReplaceAll(spec, "_", "-"))
+			call(env, &old, "DescribeKey", "KeyId", first.Get("KMSGATE_KEY_"+spec))
+			call(env, &named, "DescribeKey", "KeyId", alias)
+			if old.KeyMetadata.KeyState != state || keyId == old.KeyMetadata.KeyId || named.KeyMetadata.KeyId != keyId {
+				t.Errorf("%s: the key is %s, its alias names %s, the old key is %+v, want another key with the alias, and the old one %s",
+					spec, keyId, named.KeyMetadata.KeyId, old.KeyMetadata, state)
+			}
+			call(env, nil, "TestKeyVersion", "KeyId", keyId, "KeyVersionId", env.Get("KMSGATE_KEYVERSION_"+spec))
+		}
+		if env.Get("KMSGATE_KEY_RSA_2048") != first.Get("KMSGATE_KEY_RSA_2048") {
+			t.Error("a key that can sign was replaced")
+		}
+	}
+	runWithNotices(t, dev.Options{Dir: dir}, func(_ string, env dev.Environment, notices []string) {
+		second = env
+		check(env)
+		text := strings.Join(notices, "\n")
+		for spec, state := range states {
+			want := fmt.Sprintf("now names key %s, because key %s is %s", env.Get("KMSGATE_KEY_"+spec), first.Get("KMSGATE_KEY_"+spec), state)
+			if len(notices) != len(states) || !strings.Contains(text, want) {
+				t.Errorf("Run: got the notices %q, want %q", notices, want)
+			}
+		}
+	})
+	run(t, dev.Options{Dir: dir}, func(_ string, env dev.Environment) { // no further keys
+		check(env)
+		if !slices.Equal(withoutEndpoint(env), withoutEndpoint(second)) {
+			t.Errorf("third run: got %v, want %v", env, second)
+		}
+	})
 }
 
 // TestClientKeyReplaced tests that Run replaces a client key whose file or password is missing.
@@ -173,8 +245,8 @@ func TestBanner(t *testing.T) {
 	env := dev.Environment{{"KMSGATE_ENDPOINT", "127.0.0.1:8443"}, {"KMSGATE_ACCESS_KEY_ID", "LTAI"},
 		{"KMSGATE_ACCESS_KEY_SECRET", "hunter2"}, {"KMSGATE_KEY_EC_P256", "k"}, {"KMSGATE_CLIENT_KEY_PASSWORD", "hunter2"}}
 	var b bytes.Buffer
-	new(dev.Options).PrintBanner(&b, "/tmp/a dir/env", env)
-	if text := b.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "127.0.0.1:8443") ||
+	new(dev.Options).PrintBanner(&b, "/tmp/a dir/env", env, []string{"one", "two"})
+	if text := b.String(); strings.Contains(text, "hunter2") || !strings.Contains(text, "\n  note        one\n  note        two\n\n") || !strings.Contains(text, "127.0.0.1:8443") ||
 		!strings.Contains(text, ". '/tmp/a dir/env'\n") || !strings.Contains(text, "curl ") {
 		t.Errorf("PrintBanner: got %s", text)
 	}

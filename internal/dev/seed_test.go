@@ -139,6 +139,46 @@ func TestSeed(t *testing.T) {
 	}
 }
 
+// TestSeedKeyToBeDeleted tests that a gateway with a seed starts although keys of the seed are to be
+// deleted. It leaves them alone, and the environment does not name them.
+func TestSeedKeyToBeDeleted(t *testing.T) {
+	where, _ := writeSeed(t)
+	seed, err := dev.LoadSeed(filepath.Join(where, "seed.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	run(t, dev.Options{Dir: dir, Seed: seed}, func(_ string, env dev.Environment) {
+		c := adminclient.Dial(env.Get("KMSGATE_ADMIN_SOCKET"))
+		err := c.Call(t.Context(), "DeleteAlias", map[string]string{"AliasName": "alias/one"}, nil)
+		for _, keyId := range []string{"key-1", "key-2"} {
+			parameters := map[string]string{"KeyId": keyId, "PendingWindowInDays": "7"}
+			err = errors.Join(err, c.Call(t.Context(), "ScheduleKeyDeletion", parameters, nil))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	runWithNotices(t, dev.Options{Dir: dir, Seed: seed}, func(_ string, env dev.Environment, notices []string) {
+		for _, name := range []string{"KMSGATE_KEY_EC_P256", "KMSGATE_KEY_EC_SM2"} {
+			if id := env.Get(name); id != "" {
+				t.Errorf("%s is %q, want no key, because it is to be deleted", name, id)
+			}
+		}
+		c := adminclient.Dial(env.Get("KMSGATE_ADMIN_SOCKET"))
+		for i, keyId := range []string{"key-1", "key-2"} {
+			var k kms.DescribeKeyResponse
+			err := c.Call(t.Context(), "DescribeKey", map[string]string{"KeyId": keyId}, &k)
+			if err != nil || k.KeyMetadata.KeyState != "PendingDeletion" {
+				t.Errorf("%s: got state %s, %v, want PendingDeletion", keyId, k.KeyMetadata.KeyState, err)
+			}
+			if len(notices) != 2 || !strings.Contains(notices[i], "kmsgate key cancel-deletion "+keyId) {
+				t.Errorf("notices: got %q, want one about %s", notices, keyId)
+			}
+		}
+	})
+}
+
 // interrupt makes a key version an orphan, as it is while it is created.
 func interrupt(t *testing.T, database, keyId, versionId string) {
 	t.Helper()
@@ -202,7 +242,7 @@ func TestOptions(t *testing.T) {
 	} {
 		o.Dir, o.Listen, o.Appliance.Device = filepath.Join(t.TempDir(), "new"), "127.0.0.1:0", softwarekeys.Device
 		ctx, stop := context.WithCancel(t.Context())
-		o.Ready = func(string, dev.Environment) { stop() } // it must not come to that
+		o.Ready = func(string, dev.Environment, []string) { stop() } // it must not come to that
 		if err := dev.Run(ctx, o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
@@ -226,7 +266,7 @@ func TestCommandNotRun(t *testing.T) {
 	defer stop()
 	mark := filepath.Join(t.TempDir(), "mark")
 	err = dev.Run(ctx, dev.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Command: []string{"touch", mark},
-		Appliance: appliance.Options{Device: softwarekeys.Device}, Ready: func(string, dev.Environment) { stop() }})
+		Appliance: appliance.Options{Device: softwarekeys.Device}, Ready: func(string, dev.Environment, []string) { stop() }})
 	if status, rest := dev.Status(err); status != 143 || rest != nil {
 		t.Errorf("stopped at the last moment: got status %d, %v, want 143", status, rest)
 	}

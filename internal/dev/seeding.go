@@ -72,18 +72,18 @@ func (s *seeder) do(ctx context.Context, done bool, preset gateway.Preset, actio
 }
 
 // applySeed creates what the seed names and is missing, and returns its part of the environment.
-func (g *runner) applySeed(ctx context.Context, a *appliance.Appliance) (Environment, error) {
+// notices are those of Options.Ready.
+func (g *runner) applySeed(ctx context.Context, a *appliance.Appliance) (env Environment, notices []string, err error) {
 	s := &seeder{g: g, a: a, records: a.Store.Now()}
 	for _, p := range g.Seed.Policies {
 		if err := s.do(ctx, s.records.RamPolicies().Has(p.Name), gateway.Preset{}, "CreateRamPolicy", nil,
 			"PolicyName", p.Name, "PolicyDocument", string(p.Document), "Description", p.Description); err != nil {
-			return nil, fmt.Errorf("policy %q: %w", p.Name, err)
+			return nil, nil, fmt.Errorf("policy %q: %w", p.Name, err)
 		}
 	}
-	var env Environment
 	for _, u := range g.Seed.Users {
 		if err := s.user(ctx, u); err != nil {
-			return nil, fmt.Errorf("user %q: %w", u.Name, err)
+			return nil, nil, fmt.Errorf("user %q: %w", u.Name, err)
 		}
 		for _, k := range u.AccessKeys {
 			if env == nil {
@@ -94,13 +94,17 @@ func (g *runner) applySeed(ctx context.Context, a *appliance.Appliance) (Environ
 	if env == nil {
 		id, secret, err := ensureAccessKey(ctx, a)
 		if err != nil {
-			return nil, fmt.Errorf("creating an access key: %w", err)
+			return nil, nil, fmt.Errorf("creating an access key: %w", err)
 		}
 		env = accessKeyEnvironment(id, secret)
 	}
 	for _, k := range g.Seed.Keys {
+		if existing, err := s.records.Keys().Get(k.ID); err == nil && existing.KeyState == store.PendingDeletion {
+			notices = append(notices, fmt.Sprintf("key %s of the seed is to be deleted (kmsgate key cancel-deletion %[1]s keeps it)", k.ID))
+			continue // it can neither be used nor changed
+		}
 		if err := s.key(ctx, k); err != nil {
-			return nil, fmt.Errorf("key %q: %w", k.ID, err)
+			return nil, nil, fmt.Errorf("key %q: %w", k.ID, err)
 		}
 		if env.Get("KMSGATE_KEY_"+k.Spec) == "" {
 			env = append(env, [2]string{"KMSGATE_KEY_" + k.Spec, k.ID}, [2]string{"KMSGATE_KEYVERSION_" + k.Spec, k.Versions[0].ID})
@@ -109,13 +113,13 @@ func (g *runner) applySeed(ctx context.Context, a *appliance.Appliance) (Environ
 	for _, p := range g.Seed.AccessPoints {
 		added, err := s.accessPoint(ctx, p)
 		if err != nil {
-			return nil, fmt.Errorf("access point %q: %w", p.Name, err)
+			return nil, nil, fmt.Errorf("access point %q: %w", p.Name, err)
 		}
 		if env.Get("KMSGATE_CLIENT_KEY_FILE") == "" {
 			env = append(env, added...)
 		}
 	}
-	return env, nil
+	return env, notices, nil
 }
 
 func (s *seeder) user(ctx context.Context, u SeedUser) error {
