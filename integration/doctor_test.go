@@ -36,11 +36,11 @@ func TestDoctorDestroysStrays(t *testing.T) {
 		if out, err := kmsgate(t, "token", "list", "--dir", dir); err != nil || strings.Count(out, "stray") != 2 {
 			t.Errorf("running %v: token list: %v, want two stray objects, got:\n%s", running, err, out)
 		}
-		out, err := kmsgate(t, "doctor", "--dir", dir)
+		out, err := kmsgate(t, "doctor", "--timeout", "2m", "--dir", dir)
 		if err == nil || strings.Count(out, "problem: ") != 2 || strings.Count(out, id) != 2 {
 			t.Errorf("running %v: doctor: %v, want two problems with CKA_ID %s, got:\n%s", running, err, id, out)
 		}
-		out, err = kmsgate(t, "doctor", "--dir", dir, "--repair", "--yes")
+		out, err = kmsgate(t, "doctor", "--timeout", "2m", "--dir", dir, "--repair", "--yes")
 		if err != nil || strings.Count(out, "Destroyed ") != 2 || !strings.Contains(out, "No problems were found.") {
 			t.Errorf("running %v: doctor --repair: %v, want two objects destroyed, got:\n%s", running, err, out)
 		}
@@ -181,7 +181,7 @@ func damaged(t *testing.T, small, file string, cut bool, size int64) (outcome st
 	if err != nil {
 		t.Fatal(err)
 	}
-	examined, doctorErr := runCommand("doctor", "--config", configuration)
+	examined, doctorErr := runCommand("doctor", "--timeout", "2m", "--config", configuration)
 	log, started := startAndStop(t, configuration)
 	tested, testErr := runCommand("token", "test", "--config", configuration, "--count", "1")
 	switch {

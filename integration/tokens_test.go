@@ -132,7 +132,7 @@ func testRestoreOnSameToken(t *testing.T, dir string, env map[string]string, tok
 		{"--socket", env["KMSGATE_ADMIN_SOCKET"]},
 		{"--config", filepath.Join(restored, "kmsgate.yaml")},
 	} {
-		output := runOnToken(t, tok, append([]string{"doctor"}, target...)...)
+		output := runOnToken(t, tok, append([]string{"doctor", "--timeout", "2m"}, target...)...)
 		if !strings.Contains(output, "No problems were found.") {
 			t.Errorf("kmsgate doctor %s: want no problems, got:\n%s", strings.Join(target, " "), output)
 		}

@@ -20,6 +20,9 @@ type Finding struct {
 	// Empty means that the path is an object's file without content. SoftHSM ignores such a file,
 	// and [RemoveEmpty] removes it.
 	Empty bool
+
+	// Lost means that SoftHSM does not find the token until Do is done.
+	Lost bool
 }
 
 // Examine examines every file of every token. It changes nothing and does not call SoftHSM.
@@ -57,6 +60,9 @@ func (t tokenFiles) examine() ([]Finding, error) {
 		all = append(all, Finding{Path: filepath.Join(dir, "generation"), What: "is missing; SoftHSM recreates it"})
 	}
 	for _, e := range entries {
+		if e.IsDir() { // such as .snapshot; SoftHSM has only files there
+			continue
+		}
 		found, err := examineFile(filepath.Join(dir, e.Name()), names)
 		if err != nil {
 			return nil, err
@@ -82,7 +88,7 @@ func (t tokenFiles) examineObject() ([]Finding, error) {
 		found.Do = "nothing: every command that opens the token, such as kmsgate serve, restores the copy first"
 		return []Finding{found}, nil
 	}
-	found.Problem = true
+	found.Problem, found.Lost = true, true
 	found.What += ", and no copy exists; it holds the key that encrypts the token's keys, which are unusable without it"
 	found.Do = fmt.Sprintf("restore %q from a backup; without a backup this token's content is lost",
 		filepath.Dir(t.object))

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -115,6 +116,43 @@ func TestExamineLost(t *testing.T) {
 	if found := examine(t, soft.Files); len(found) != 1 || found[0].Problem ||
 		!strings.Contains(found[0].What, "no longer exists") {
 		t.Errorf("a copy for a missing token: got %+v, want one harmless finding", found)
+	}
+}
+
+// TestExamineForeignDirectories checks that Examine ignores directories that file systems and
+// administrators make among the tokens and in a token. A directory with a UUID as its name, or with
+// a copy, is a token.
+func TestExamineForeignDirectories(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "softhsm")
+	soft := open(t, dir)
+	objects, err := filepath.Glob(filepath.Join(dir, "tokens", "*", "token.object"))
+	if err != nil || len(objects) != 1 {
+		t.Fatalf("token.object: got %v, %v, want one file", objects, err)
+	}
+	token := filepath.Dir(objects[0])
+	for _, path := range []string{filepath.Join(soft.Tokens, "lost+found"), filepath.Join(soft.Tokens, ".snapshot", "daily"),
+		filepath.Join(soft.Tokens, "old tokens"), filepath.Join(token, "lost+found"), filepath.Join(token, ".snapshot")} {
+		if err := errors.Join(os.MkdirAll(path, 0o700), os.Chmod(path, 0o777)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found := examine(t, soft.Files); len(found) != 0 {
+		t.Errorf("foreign directories: got %+v, want no findings", found)
+	}
+	if err := login(open(t, dir)); err != nil {
+		t.Errorf("login beside foreign directories: %v", err)
+	}
+	const uuid = "11111111-1111-4111-8111-111111111111"
+	if err := errors.Join(os.Mkdir(filepath.Join(soft.Tokens, uuid), 0o700),
+		os.WriteFile(filepath.Join(soft.Guarded, "old tokens.token.object"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	found := examine(t, soft.Files)
+	for _, name := range []string{uuid, "old tokens"} {
+		path := filepath.Join(soft.Tokens, name, "token.object")
+		if !slices.ContainsFunc(found, func(f softhsm.Finding) bool { return f.Path == path && f.Problem && f.Lost }) {
+			t.Errorf("directory %q without its token.object: got %+v, want a lost token", name, found)
+		}
 	}
 }
 

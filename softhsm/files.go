@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"golang.org/x/sys/unix"
 
@@ -139,7 +140,25 @@ func (t tokenFiles) copy() ([]byte, error) {
 	return content, err
 }
 
-// eachToken calls visit for every token. SoftHSM names the tokens' directories by UUIDs.
+// isUUID reports whether a directory has a name such as SoftHSM chooses for that of a token.
+var isUUID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`).MatchString
+
+// isToken reports whether the directory with this name is, or was, a token's. A directory without a
+// UUID as its name is one only if its token.object or a copy of that exists: otherwise it is the
+// file system's, such as lost+found or .snapshot, or an administrator's.
+func (t tokenFiles) isToken(name string) bool {
+	if isUUID(name) {
+		return true
+	}
+	for _, path := range []string{t.object, t.guarded} {
+		if _, err := os.Lstat(path); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// eachToken calls visit for every token.
 func (f Files) eachToken(visit func(t tokenFiles) error) error {
 	entries, err := os.ReadDir(f.Tokens)
 	if err != nil {
@@ -151,6 +170,9 @@ func (f Files) eachToken(visit func(t tokenFiles) error) error {
 		}
 		t := tokenFiles{filepath.Join(f.Tokens, e.Name(), objectFile),
 			filepath.Join(f.Guarded, e.Name()+"."+objectFile)}
+		if !t.isToken(e.Name()) {
+			continue
+		}
 		if err := visit(t); err != nil {
 			return fmt.Errorf("checking the files of SoftHSM token %q: %w", e.Name(), err)
 		}

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -78,7 +80,7 @@ func TestDoctor(t *testing.T) {
 		"more strays than keys": {func(g *fakeGateway) {
 			g.answers["ListTokenObjects"] = objects(anAuditKey + "," + aStray + "," + aStray)
 		}, true,
-			[]string{"problem: The token has 2 private keys without a record and 1 with one, so the database seems to be outdated", "do: do nothing until you are sure"}},
+			[]string{"problem: The token has 2 private keys without a record and 1 with one, so the database seems to be outdated", "    also: An object in the token has no record: a private key", "do: put the right database back"}},
 		"half an object": {func(g *fakeGateway) {
 			g.answers["ListTokenObjects"] = objects(`{"Class":"public key","Label":"kmsgate","Use":"stray"}`)
 		}, true, []string{`a public key with label "kmsgate" and no CKA_ID`}},
@@ -110,6 +112,11 @@ func TestDoctor(t *testing.T) {
 		"overloaded": {func(g *fakeGateway) {
 			g.refuse["TestKeyVersion"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
 		}, true, []string{"problem: Version v of key k could not be tested"}},
+		"forbidden": {func(g *fakeGateway) {
+			g.refuse["ListKmsInstances"] = &kms.Error{Status: 403, Code: "Forbidden.NoPermission", Message: "x"}
+		}, true, []string{"problem: The gateway does not answer your requests, because you are neither root nor the gateway's user: 403", "do: run it as root: sudo kmsgate doctor"}},
+		"no audit log": {func(g *fakeGateway) { g.refuse["ListKmsInstances"] = kms.ErrAuditLog }, true,
+			[]string{"problem: The gateway refuses every request: 503 ServiceUnavailableTemporary"}},
 		"no list": {func(g *fakeGateway) {
 			g.refuse["ListTokenObjects"] = &kms.Error{Status: 503, Code: "ServiceUnavailableTemporary", Message: "x"}
 		}, true, []string{"problem: The token could not be compared with the records: 503 ServiceUnavailableTemporary: x."}},
@@ -160,6 +167,9 @@ func TestDoctor(t *testing.T) {
 		if (err != nil) != tc.problem || stderr != "" || g.closed != 1 {
 			t.Errorf("%s: %v, stderr %q, closed %d times", name, err, stderr, g.closed)
 		}
+		if !strings.HasPrefix(stdout, fmt.Sprintf("You are uid %d", os.Getuid())) {
+			t.Errorf("%s: the first line is not about the user:\n%s", name, stdout)
+		}
 		for _, want := range tc.want {
 			if !strings.Contains(stdout, want) {
 				t.Errorf("%s: %q is not in\n%s", name, want, stdout)
@@ -167,7 +177,7 @@ func TestDoctor(t *testing.T) {
 		}
 		stdout, _, _ = g.kmsgate("", "doctor", "-o", "json") // the error is the same
 		var d doctor.Diagnosis
-		if err := json.Unmarshal([]byte(stdout), &d); err != nil || d.Findings == nil || d.Offers == nil || (d.Problems() > 0) != tc.problem {
+		if err := json.Unmarshal([]byte(stdout), &d); err != nil || d.Findings == nil || d.Offers == nil || d.UID != os.Getuid() || (d.Problems() > 0) != tc.problem {
 			t.Errorf("%s: %v, %+v", name, err, d)
 		}
 	}

@@ -82,6 +82,8 @@ func TestMistakes(t *testing.T) {
 		"config check f":                    `unexpected argument "f": usage: kmsgate config check --config FILE [flags]`,
 		"serve":                             "--config is missing (see kmsgate serve --help)",
 		"dev extra":                         `unexpected argument "extra": write -- before a command`,
+		"doctor --timeout soon":             `--timeout "soon": must be a time with its unit, such as 30s or 10m`,
+		"doctor --timeout 10ms":             "--timeout 10ms: must be at least 1s",
 		"audit tail -n many":                `--lines "many": must be a whole number`,
 		"audit tail -n -1":                  "--lines -1: must be 0 or more",
 		"audit tail a b":                    `unexpected argument "b": usage: kmsgate audit tail [FILE] [flags]`,

@@ -290,6 +290,23 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// TestCommandLine: a command line can be pasted into a shell.
+func TestCommandLine(t *testing.T) {
+	cmd := &cobra.Command{Use: "try", Run: func(*cobra.Command, []string) {}}
+	for _, name := range []string{"repair", "yes", "force"} {
+		cmd.Flags().Bool(name, false, "")
+	}
+	cmd.Flags().String("config", "", "")
+	cmd.Flags().String("dir", "", "")
+	cmd.SetArgs([]string{"--repair", "--yes=false", "--config", "it's mine"})
+	if err := cmd.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := cli.CommandLine(cmd), `try --config 'it'\''s mine' --repair`; got != want {
+		t.Errorf("CommandLine: got %s, want %s", got, want)
+	}
+}
+
 // TestExitStatus: a wrapped error keeps its exit status.
 func TestExitStatus(t *testing.T) {
 	for want, errs := range map[int][]error{

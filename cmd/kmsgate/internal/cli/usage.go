@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // Explain has root and all its commands explain every mistake in a command line in this
@@ -139,11 +141,13 @@ func explainFlag(cmd *cobra.Command, err error) error {
 	return &usageError{err}
 }
 
-// reason replaces the words of strconv for a flag that is a number or a truth value.
+// reason replaces the words of Go for a flag that is a number, a duration or a truth value.
 func reason(f *pflag.Flag, err error) error {
 	switch f.Value.Type() {
 	case "int":
 		return errors.New("must be a whole number")
+	case "duration":
+		return errors.New("must be a time with its unit, such as 30s or 10m")
 	case "bool":
 		if _, ours := f.Value.(*Parameter); !ours {
 			return errors.New("must be true or false")
@@ -230,4 +234,19 @@ func given(cmd *cobra.Command, names []string) (present []string) {
 		}
 	}
 	return present
+}
+
+// CommandLine returns the line that runs a command again with the flags that it was given, for a
+// shell. It leaves out arguments.
+func CommandLine(cmd *cobra.Command) string {
+	line := cmd.CommandPath()
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch {
+		case f.Value.Type() != "bool":
+			line += " --" + f.Name + " " + printable.Shell(f.Value.String())
+		case f.Value.String() == "true":
+			line += " --" + f.Name
+		}
+	})
+	return line
 }

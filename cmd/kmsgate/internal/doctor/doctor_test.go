@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -47,9 +48,16 @@ func call(t *testing.T, a *appliance.Appliance, action string, parameters map[st
 
 func doctorOf(t *testing.T, c *config.Config) *doctor.Doctor {
 	t.Helper()
-	d := &doctor.Doctor{Config: c, Dial: func() (target.Caller, error) {
-		return target.Target{Dir: c.Directory}.Dial(t.Context(), t.Output())
-	}}
+	d := &doctor.Doctor{
+		Configuration: func() (*config.Config, error) { return c, nil },
+		Dial: func(onlyRunning bool) (target.Caller, error) {
+			if onlyRunning {
+				return target.Target{Dir: c.Directory}.DialRunning()
+			}
+			return target.Target{Dir: c.Directory}.Dial(t.Context(), t.Output())
+		},
+		Timeout: 2 * time.Minute, // a busy machine must not make a difference
+	}
 	t.Cleanup(func() {
 		if err := d.Close(); err != nil {
 			t.Error(err)
@@ -76,6 +84,9 @@ func TestHealthy(t *testing.T) {
 	}
 	if len(found.Offers) != len(hsm.KeySpecs()) {
 		t.Errorf("Examine: got the offers %+v, want one per KeySpec", found.Offers)
+	}
+	if found.UID != os.Getuid() || found.Incomplete {
+		t.Errorf("Examine: got uid %d, incomplete %v, want this process's and false", found.UID, found.Incomplete)
 	}
 }
 
@@ -125,13 +136,16 @@ func TestStrays(t *testing.T) {
 }
 
 // TestOldDatabase tests that Repair would destroy nothing if the token has more keys without a
-// record than with one.
+// record than with one, and that Examine reports this as one problem.
 func TestOldDatabase(t *testing.T) {
 	found := doctorOf(t, initialized(t, unrecorded(t, 4))).Examine(t.Context())
 	expectFinding(t, found, doctor.Problem, "the database seems to be outdated", "kmsgate restore")
-	expectFinding(t, found, doctor.Problem, "An object in the token has no record", "do nothing until you are sure")
-	if len(found.Strays()) != 0 {
-		t.Errorf("Strays: got %q, want none", found.Strays())
+	if len(found.Strays()) != 0 || found.Problems() != 1 {
+		t.Errorf("Examine: got %+v and the strays %q, want one problem and no strays", found.Findings, found.Strays())
+	}
+	symptoms := strings.Join(found.Findings[0].Symptoms, "\n")
+	if n := strings.Count(symptoms, "An object in the token has no record: a private key"); n != 4 {
+		t.Errorf("Examine: got the symptoms %q, want four private keys", symptoms)
 	}
 }
 
@@ -296,17 +310,82 @@ func TestEmptyFile(t *testing.T) {
 	}
 }
 
+// TestOneCause tests that Examine reports one problem if all that is wrong has one cause.
+func TestOneCause(t *testing.T) {
+	c := initialized(t, nil)
+	for _, test := range []struct {
+		name           string
+		spoil, restore func() error
+		sentence, do   string
+		symptoms       []string // parts of them
+	}{
+		{"files that are public",
+			func() error { return errors.Join(os.Chmod(c.Store.File, 0o604), os.Chmod(c.Audit.File, 0o606)) },
+			func() error { return errors.Join(os.Chmod(c.Store.File, 0o600), os.Chmod(c.Audit.File, 0o600)) },
+			strconv.Quote(c.Store.File) + " has mode", "chmod o= " + c.Store.File + " " + c.Audit.File,
+			[]string{strconv.Quote(c.Audit.File) + " has mode"}},
+		{"no directory",
+			func() error { return os.Rename(c.Directory, c.Directory+".away") },
+			func() error { return os.Rename(c.Directory+".away", c.Directory) },
+			"directory " + strconv.Quote(c.Directory) + " does not exist, so nothing else was examined", "mount its file system", nil},
+		{"a token that is lost", // last, because nothing restores it
+			func() error { return loseToken(c) }, func() error { return nil },
+			"token.object\" is missing, so SoftHSM does not find the token", "from a backup",
+			[]string{"The instance cannot be opened: "}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if err := test.spoil(); err != nil {
+				t.Fatal(err)
+			}
+			found := doctorOf(t, c).Examine(t.Context())
+			expectFinding(t, found, doctor.Problem, test.sentence, test.do)
+			if found.Problems() != 1 || len(found.Findings[0].Symptoms) != len(test.symptoms) {
+				t.Errorf("Examine: got %+v, want one problem with %d symptoms", found.Findings, len(test.symptoms))
+			}
+			for _, symptom := range test.symptoms {
+				if !strings.Contains(strings.Join(found.Findings[0].Symptoms, "\n"), symptom) {
+					t.Errorf("Examine: got %+v, want the symptom %q", found.Findings, symptom)
+				}
+			}
+			if err := test.restore(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// loseToken removes the token.object of an instance and its copy.
+func loseToken(c *config.Config) error {
+	files, _, err := hardware.SoftHSMFiles(c)
+	if err != nil {
+		return err
+	}
+	lost, err := filepath.Glob(filepath.Join(files.Tokens, "*", "token.object"))
+	copies, globErr := filepath.Glob(filepath.Join(files.Guarded, "*"))
+	err = errors.Join(err, globErr)
+	for _, path := range append(lost, copies...) {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
+
 // TestNothingToExamine tests that Examine reports an unreadable configuration and an unreachable
 // gateway.
 func TestNothingToExamine(t *testing.T) {
-	d := doctor.Doctor{ConfigError: errors.New("line 3: token: is missing")}
+	configuration := func(err error) func() (*config.Config, error) {
+		return func() (*config.Config, error) { return nil, err }
+	}
+	d := doctor.Doctor{Configuration: configuration(errors.New("line 3: token: is missing"))}
 	found := d.Examine(t.Context())
 	expectFinding(t, found, doctor.Problem, "The configuration cannot be read: line 3", "nothing else was examined")
 	errDial := errors.New("no gateway answers")
-	d = doctor.Doctor{Dial: func() (target.Caller, error) { return nil, errDial }}
+	d = doctor.Doctor{Configuration: configuration(nil), Dial: func(bool) (target.Caller, error) { return nil, errDial }}
 	found = d.Examine(context.Background())
 	expectFinding(t, found, doctor.Note, "The configuration and the files were not examined.", "--config")
 	expectFinding(t, found, doctor.Problem, "The instance cannot be opened: no gateway answers.", "")
+	if !errors.Is(found.OpenError(), errDial) {
+		t.Errorf("OpenError: got %v, want the error of Dial", found.OpenError())
+	}
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}

@@ -1,166 +1,207 @@
 package doctor
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
-	"time"
 
-	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
-	"github.com/kmsgate/kmsgate/internal/ca"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
-// examineFiles examines whatever needs nothing opened. It returns SoftHSM's empty files,
-// which emptyFiles judges once the missing keys are known.
-func (dr *Doctor) examineFiles(d *Diagnosis) []softhsm.Finding {
-	c := dr.Config
-	if c == nil {
-		d.note("pass the configuration with --config FILE, or the directory of kmsgate dev with --dir DIR",
-			"The configuration and the files were not examined.")
+// examineFiles examines whatever needs nothing opened, all of it at the same time: each part can
+// hang. It returns SoftHSM's empty files, which emptyFiles judges once the missing keys are
+// known.
+func (e *examination) examineFiles(ctx context.Context) []softhsm.Finding {
+	c := e.config
+	if c == nil || len(e.found.late) > 0 { // if the directory hangs, so do its files
 		return nil
 	}
-	if err := c.Check(); err != nil {
-		mistakes := config.Mistakes{{What: err.Error()}}
-		errors.As(err, &mistakes)
-		for _, m := range mistakes {
-			d.problem("correct the configuration, or the file that it names", "The configuration has a mistake: %s.", m)
+	ctx, cancel := share(ctx, 0.4)
+	defer cancel()
+	var files []pending[instanceFile]
+	for _, f := range instanceFiles(c) {
+		files = append(files, start(step{fmt.Sprintf("Examining the file %q", f.path), fileAdvice}, f.stat))
+	}
+	authority := start(step{fmt.Sprintf("Reading the CA's key %q", c.TLS.CAKeyFile), fileAdvice},
+		func() []Finding { return examineCA(c) })
+	certificates := start(step{"Reading the certificates", fileAdvice}, func() []Finding { return examineCertificates(c) })
+	soft := start(step{"Examining SoftHSM's files", fileAdvice}, func() softFiles { return examineSoftHSM(c) })
+	disks := start(step{"Examining the instance's file systems", fileAdvice}, e.examineDisks)
+	check := start(step{"Checking the files that the configuration names", fileAdvice},
+		func() config.Mistakes { return checkFiles(c) })
+
+	var examined []instanceFile
+	for _, f := range files {
+		examined = append(examined, collect(ctx, e, f))
+	}
+	e.ca = collect(ctx, e, authority)
+	e.found.Findings = append(e.found.Findings, collect(ctx, e, certificates)...)
+	softHSM := collect(ctx, e, soft)
+	e.found.Findings = append(e.found.Findings, collect(ctx, e, disks)...)
+	mistakes := collect(ctx, e, check)
+	e.found.mistakes(c, mistakes)
+	e.found.files(c, examined, mistakes, e.owner)
+	if !names(mistakes, "token.softhsm_conf") {
+		e.found.Findings = append(e.found.Findings, softHSM.findings...)
+	}
+	return softHSM.empty
+}
+
+// checkFiles returns the mistakes of a configuration that concern the files that it names.
+func checkFiles(c *config.Config) config.Mistakes {
+	err := c.Check()
+	if err == nil {
+		return nil
+	}
+	mistakes := config.Mistakes{{What: err.Error()}}
+	errors.As(err, &mistakes)
+	return mistakes
+}
+
+// names reports whether one of the mistakes is that of a field.
+func names(all config.Mistakes, field string) bool {
+	return slices.ContainsFunc(all, func(m config.Mistake) bool { return m.Field == field })
+}
+
+// mistakes adds one problem for each directory or field with mistakes.
+func (d *Diagnosis) mistakes(c *config.Config, all config.Mistakes) {
+	findings := make(map[string]int) // the index of the finding about a directory
+	for _, m := range all {
+		dir := directoryOf(c, m.Field)
+		if i, ok := findings[dir]; ok && dir != "" {
+			d.Findings[i].Symptoms = append(d.Findings[i].Symptoms, fmt.Sprintf("%s.", m))
+			continue
+		}
+		findings[dir] = len(d.Findings)
+		d.problem("correct the configuration, or the file that it names", "The configuration has a mistake: %s.", m)
+	}
+}
+
+// directoryOf returns the directory that Config.Check examines for a field. It is empty for a
+// field for which Check examines a file.
+func directoryOf(c *config.Config, field string) string {
+	path := map[string]string{
+		"store.file": c.Store.File, "audit.file": c.Audit.File, "tls.ca_file": c.TLS.CAFile,
+		"tls.ca_key_file": c.TLS.CAKeyFile, "admin.socket": c.Admin.Socket, "token.softhsm": c.Token.SoftHSM,
+	}[field]
+	switch {
+	case field == "directory":
+		return c.Directory
+	case path == "":
+		return ""
+	}
+	return filepath.Dir(path)
+}
+
+// An instanceFile is a file or directory of an instance that the gateway's user must be able
+// to use, and nobody else.
+type instanceFile struct {
+	field, path string
+	info        fs.FileInfo // nil if err is not nil
+	err         error
+}
+
+func instanceFiles(c *config.Config) (all []instanceFile) {
+	for _, f := range []instanceFile{
+		{field: "store.file", path: c.Store.File}, {field: "audit.file", path: c.Audit.File},
+		{field: "tls.ca_key_file", path: c.TLS.CAKeyFile},
+		{field: "token.pin_file", path: c.Token.PINFile}, {path: c.RefusedPINFile()}, {field: "token.softhsm", path: c.Token.SoftHSM},
+	} {
+		if f.path != "" {
+			all = append(all, f)
 		}
 	}
-	d.certificates(c)
-	for _, path := range []string{c.Store.File, c.Audit.File, c.TLS.CAKeyFile, c.Token.PINFile, c.RefusedPINFile(), c.Token.SoftHSM} {
-		d.file(c, path)
-	}
-	return d.softFiles(c)
+	return all
 }
 
-// file examines a file's owner and mode.
-func (d *Diagnosis) file(c *config.Config, path string) {
-	if path == "" {
-		return
+func (f instanceFile) stat() instanceFile {
+	f.info, f.err = os.Stat(f.path)
+	return f
+}
+
+// files reports owners and modes. service is the owner of the instance's directory, or -1.
+func (d *Diagnosis) files(c *config.Config, all []instanceFile, mistakes config.Mistakes, service int) {
+	var public, foreign Finding
+	var publicPaths, foreignPaths []string
+	for _, f := range all {
+		switch {
+		case f.info == nil && f.err == nil: // it has not been examined in time
+			continue
+		case errors.Is(f.err, fs.ErrNotExist): // opening reports a required file that is missing
+			continue
+		case f.err != nil && names(mistakes, f.field):
+			continue
+		case f.err != nil:
+			d.problem("run kmsgate doctor as root or as the gateway's user", "%q cannot be examined: %v.", f.path, f.err)
+			continue
+		}
+		if f.info.Mode().Perm()&0o007 != 0 && f.path != c.Token.PINFile { // Config.Check reports the PIN file's mode
+			public.also(fmt.Sprintf("%q has mode %v, so every user of this machine can use it.", f.path, f.info.Mode()))
+			publicPaths = append(publicPaths, f.path)
+		}
+		if owner := ownerOf(f.info); owner >= 0 && service >= 0 && owner != service {
+			foreign.also(fmt.Sprintf("%q belongs to uid %d but the directory %q to uid %d, so the gateway may not be able "+
+				"to use the file.", f.path, owner, c.Directory, service))
+			foreignPaths = append(foreignPaths, f.path)
+		}
 	}
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return // opening reports a required file that is missing
+	if publicPaths != nil {
+		public.Do = "chmod o= " + strings.Join(publicPaths, " ")
+		d.Findings = append(d.Findings, public)
 	}
-	if err != nil {
-		d.problem("run kmsgate doctor as root or as the gateway's user", "%q cannot be examined: %v.", path, err)
-		return
-	}
-	if info.Mode().Perm()&0o007 != 0 && path != c.Token.PINFile { // Config.Check has reported the PIN file's mode
-		d.problem("chmod o= "+path, "%q has mode %v, so every user of this machine can use it.",
-			path, info.Mode())
-	}
-	if owner, service := ownerOf(info), ownerOfPath(c.Directory); owner >= 0 && service >= 0 && owner != service {
-		d.problem("change its owner to the gateway's user with chown",
-			"%q belongs to uid %d but the directory %q to uid %d, so the gateway may not be able to use the file.",
-			path, owner, c.Directory, service)
+	if foreignPaths != nil {
+		foreign.Do = fmt.Sprintf("give the gateway's user what belongs to it: chown %d %s", service, strings.Join(foreignPaths, " "))
+		foreign.causes = foreignPaths
+		d.Findings = append(d.Findings, foreign)
 	}
 }
 
-// examineCA examines the gateway's CA. A running gateway does not need the CA's files before
-// its next start.
-func (dr *Doctor) examineCA() []Finding {
-	c := dr.Config
-	if c == nil || c.TLS.Certificate != "" {
-		return nil
+// also adds a sentence to a problem, which is empty at first.
+func (f *Finding) also(sentence string) {
+	if f.What == "" {
+		f.Severity, f.What = Problem, sentence
+		return
 	}
-	d := new(Diagnosis)
-	a, err := ca.Read(c.TLS.CAKeyFile)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		d.problem(ca.LostAdvice, "The CA's key %q is missing, and the gateway does not start without it.",
-			c.TLS.CAKeyFile)
-		return d.Findings
-	case err != nil:
-		d.problem("correct this; the gateway does not start without its CA", "The CA cannot be read: %v.", err)
-		return d.Findings
+	f.Symptoms = append(f.Symptoms, sentence)
+}
+
+// examineDisks reports file systems on which the gateway cannot write.
+func (dr *Doctor) examineDisks() []Finding {
+	c, d, statfs := dr.config, new(Diagnosis), dr.statfs
+	if statfs == nil {
+		statfs = syscall.Statfs
 	}
-	if _, err := os.Stat(c.TLS.CAFile); errors.Is(err, fs.ErrNotExist) {
-		d.note("do nothing; kmsgate writes the file again whenever it opens the instance, as at the gateway's next "+
-			"start",
-			"The CA's certificate %q, which is for clients, was missing.", c.TLS.CAFile)
-	} else if err := a.CheckCertificateFile(c.TLS.CAFile); err != nil {
-		d.problem("follow this advice; the gateway does not start until then", "%v.", err)
+	reported := make(map[syscall.Fsid]bool)
+	for _, dir := range []string{c.Directory, filepath.Dir(c.Store.File), filepath.Dir(c.Audit.File), c.Token.SoftHSM} {
+		var disk syscall.Statfs_t
+		if dir == "" || statfs(dir, &disk) != nil || reported[disk.Fsid] {
+			continue // Config.Check, or opening, reports a directory that is missing
+		}
+		switch {
+		case disk.Flags&syscall.MS_RDONLY != 0: // ST_RDONLY has the same value
+			d.problem("remount it writable; if the system made it read-only after an error, check the disk first",
+				"The file system of %q is read-only, so the gateway can change nothing and sign nothing.", dir)
+		case disk.Blocks > 0 && disk.Bavail == 0:
+			d.problem("free space on it",
+				"The file system of %q is full, so the gateway can change nothing and sign nothing.", dir)
+		case disk.Files > 0 && disk.Ffree == 0:
+			d.problem("remove files on it",
+				"The file system of %q has no free inode, so the gateway cannot create files.", dir)
+		default:
+			continue
+		}
+		reported[disk.Fsid] = true
+		d.Findings[len(d.Findings)-1].causes = []string{
+			syscall.EROFS.Error(), syscall.ENOSPC.Error(), syscall.EDQUOT.Error(), kms.ErrAuditLog.Message,
+		}
 	}
 	return d.Findings
-}
-
-// certificates reports certificates that expire soon or have expired.
-func (d *Diagnosis) certificates(c *config.Config) {
-	for _, w := range c.Warnings() {
-		report := d.note
-		if w.Expired {
-			report = d.problem
-		}
-		report(w.Do, "%s.", strings.ToUpper(w.What[:1])+w.What[1:])
-	}
-}
-
-func ownerOfPath(path string) int {
-	info, err := os.Stat(path)
-	if err != nil {
-		return -1 // Config.Check has reported the error
-	}
-	return ownerOf(info)
-}
-
-func ownerOf(info fs.FileInfo) int {
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
-		return int(owner.Uid)
-	}
-	return -1
-}
-
-// softFiles adds the findings about SoftHSM's files, and returns those about empty files
-// instead.
-func (d *Diagnosis) softFiles(c *config.Config) (empty []softhsm.Finding) {
-	files, ok, err := hardware.SoftHSMFiles(c)
-	if err != nil {
-		d.problem("correct this and run kmsgate doctor again", "SoftHSM's files were not examined: %v.", err)
-		return nil
-	}
-	if _, err := os.Stat(files.Tokens); !ok || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	found, err := files.Examine()
-	if err != nil {
-		d.problem("run kmsgate doctor as root or as the gateway's user", "SoftHSM's files cannot be examined: %v.", err)
-	}
-	for _, f := range found {
-		switch {
-		case f.Empty:
-			empty = append(empty, f)
-		case f.Problem:
-			d.problem(f.Do, "%q %s.", f.Path, f.What)
-		default:
-			d.note(f.Do, "%q %s.", f.Path, f.What)
-		}
-	}
-	return empty
-}
-
-// emptyFiles decides which empty files Repair may remove. It keeps all of them while a
-// private key is missing: one can be the remnant of that key. It keeps those younger than
-// softhsm.EmptyFor: creating a key pair takes seconds.
-func (d *Diagnosis) emptyFiles(empty []softhsm.Finding, keep bool) {
-	for _, f := range empty {
-		info, err := os.Stat(f.Path)
-		switch {
-		case err != nil || info.Size() > 0:
-			continue // destroyed or written since
-		case keep:
-			d.note("leave it while a private key is missing; it can be the remnant of that key",
-				"%q %s.", f.Path, f.What)
-		case time.Since(info.ModTime()) < softhsm.EmptyFor:
-			d.note("run kmsgate doctor again in a minute; SoftHSM may be about to write it", "%q %s.", f.Path, f.What)
-		default:
-			d.empty = append(d.empty, filepath.Clean(f.Path))
-			d.note("remove it with kmsgate doctor --repair", "%q %s.", f.Path, f.What)
-		}
-	}
 }

@@ -10,10 +10,10 @@ import (
 // examineSigningUser reports a configured signing user that does not exist: no local signature
 // would succeed without --user.
 func (dr *Doctor) examineSigningUser(ctx context.Context, d *Diagnosis) {
-	if dr.Config == nil || dr.Config.Admin.SigningUser == "" {
+	if dr.config == nil || dr.config.Admin.SigningUser == "" {
 		return
 	}
-	name := dr.Config.Admin.SigningUser
+	name := dr.config.Admin.SigningUser
 	var answer kms.ListUsersResponse
 	if err := dr.gateway.Call(ctx, "ListUsers", nil, &answer); err != nil {
 		d.problem("run kmsgate doctor again", "The users could not be listed: %v.", err)

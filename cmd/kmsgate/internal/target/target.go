@@ -193,6 +193,17 @@ func dialConfig(ctx context.Context, path string, o appliance.Options, log io.Wr
 	return inProcess{a}, nil
 }
 
+// An OwnerError means that the gateway is stopped and its directory belongs to another user, who
+// is the only one that can open the instance.
+type OwnerError struct {
+	Dir string
+	UID int // the owner of Dir
+}
+
+func (e *OwnerError) Error() string {
+	return fmt.Sprintf("the gateway is stopped, and %s belongs to uid %d: run as that user (setpriv --reuid %[2]d --clear-groups, or sudo -u '#%[2]d')", e.Dir, e.UID)
+}
+
 // checkOwner keeps root from leaving files that the service cannot open, and tells another
 // user who can.
 func checkOwner(dir string) error {
@@ -201,7 +212,7 @@ func checkOwner(dir string) error {
 		return err
 	}
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Getuid() {
-		return fmt.Errorf("the gateway is stopped, and %s belongs to uid %d: run as that user (setpriv --reuid %[2]d --clear-groups, or sudo -u '#%[2]d')", dir, owner.Uid)
+		return &OwnerError{dir, int(owner.Uid)}
 	}
 	return nil
 }
