@@ -117,7 +117,7 @@ func (c *call) charge() error {
 		if name == kms.QuotaDedicatedInstance {
 			userName = "" // all callers share it
 		}
-		perSecond := c.server.config.Quotas.PerSecond(name, c.principal.Quotas)
+		perSecond := c.server.quotas.Load().PerSecond(name, c.principal.Quotas)
 		if !c.server.buckets.Take(userName, name, perSecond, c.server.config.Now) {
 			c.entry.Quota = string(name)
 			return kms.ErrThrottling

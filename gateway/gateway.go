@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,7 +40,7 @@ type Config struct {
 	// operations that need it.
 	Inspector hsm.Inspector
 
-	Quotas   limit.Quotas
+	Quotas   limit.Quotas   // until SetQuotas replaces them
 	LogLines limit.LogLines // limits the audit lines of callers who cannot authenticate
 
 	// MaxKeys and MaxAliases are the most keys and aliases that the instance can have. Zero
@@ -88,6 +89,7 @@ type Server struct {
 	callers         *identity.Registry
 	journal         *journal.Journal
 	pairs           *keypair.Pairs
+	quotas          atomic.Pointer[limit.Quotas]
 	buckets         limit.Buckets
 	bodies          limit.Bodies
 	unauthenticated *limit.Unauthenticated
@@ -124,11 +126,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	if err := cfg.Quotas.Check(); err != nil {
-		return nil, err
-	}
 	cfg.Backend = hsm.NewRoute(cfg.Backend, cfg.Logger)
 	s := &Server{config: cfg, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), connections: front.NewProcess()}
+	if err := s.SetQuotas(cfg.Quotas); err != nil {
+		return nil, err
+	}
 	s.metrics = newMetrics(s)
 	if err := s.resume(ctx); err != nil {
 		return nil, err
@@ -161,6 +163,17 @@ func (s *Server) resume(ctx context.Context) error {
 // maxNonces returns how many nonces may be remembered. They take at most a quarter of the memory: a
 // nonce takes up to 24 bytes, and the garbage collector may let the heap double.
 func maxNonces() int { return int(limit.Memory() / 8 / 24) }
+
+// SetQuotas replaces the general quotas for all requests that are charged from now on. Quotas of
+// single users stay. If q is not valid, it returns an error and changes nothing. The caller must not
+// change q afterwards.
+func (s *Server) SetQuotas(q limit.Quotas) error {
+	if err := q.Check(); err != nil {
+		return err
+	}
+	s.quotas.Store(&q)
+	return nil
+}
 
 // AccessKeySecret returns the secret of an access key. It is for `kmsgate dev`, which shows
 // the same credentials at every start.

@@ -26,7 +26,7 @@ func listQuotas(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListQuotasRe
 			UserName: userName, QueriesPerSecond: perSecond})
 	}
 	for _, name := range limit.Names() {
-		add(name, "", c.server.config.Quotas.PerSecond(name, nil))
+		add(name, "", c.server.quotas.Load().PerSecond(name, nil))
 	}
 	for u := range c.records.Users().All() {
 		for _, name := range slices.Sorted(maps.Keys(u.Quotas)) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
 // listen closes the bench's listener and serves as another kind of listener.
@@ -295,6 +296,36 @@ func TestSetUserQuota(t *testing.T) {
 	b.want(b.do(alice, "AsymmetricSign", b.signParams()...), 429, throttled)
 	b.want(b.do(bob, "AsymmetricSign", b.signParams()...), 200, "")
 	b.want(b.do(bob, "AsymmetricSign", b.signParams()...), 200, "")
+}
+
+// TestSetQuotas checks that new quotas apply from the next request on, that a user's quota stays, and
+// that invalid quotas change nothing.
+func TestSetQuotas(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(c *gateway.Config) { c.Quotas.Shared = map[string]float64{"key_read": 3} })
+	b.listen(gateway.Listener{Gateway: gateway.SharedGateway})
+	alice, bob := b.newUser("alice", ""), b.newUser("bob", "")
+	b.local("SetUserQuota", nil, "UserName", "bob", "QuotaName", "key_read", "QueriesPerSecond", "2")
+	checkServed := func(c credential, want int) {
+		t.Helper()
+		codes := b.countCodes(1, 20, func() answer { return b.do(c, "DescribeKey", "KeyId", b.key.KeyId) })
+		if codes[""] != want || codes[throttled] != 20-want {
+			t.Errorf("codes in a second: %v, want %d successes", codes, want)
+		}
+	}
+	checkServed(alice, 3)
+	checkServed(bob, 2)
+	if err := b.server.SetQuotas(limit.Quotas{Shared: map[string]float64{"key_read": 7}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.server.SetQuotas(limit.Quotas{Shared: map[string]float64{"key_read": 0}}); err == nil {
+		t.Error("SetQuotas with a quota of 0: got no error")
+	}
+	b.clock.move(time.Minute) // for the first, the bucket holds no more than before
+	checkServed(alice, 3)
+	b.clock.move(time.Minute)
+	checkServed(alice, 7)
+	checkServed(bob, 2)
 }
 
 // TestBusinessOnly checks that a listener for business operations offers the three business

@@ -308,6 +308,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	secrets := map[string]string{
 		"the PIN": strings.TrimSpace(string(pin)), "the AccessKeySecret": g.Env["KMSGATE_ACCESS_KEY_SECRET"],
 	}
+	waitFor(t, "the last request in the log", func() bool { return strings.Contains(g.Output(), "request refused") })
 	places := map[string]string{"its output": g.Output()}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {

@@ -78,9 +78,14 @@ var mayImport = map[string][]string{
 		"gateway/keypair", "gateway/kms", "gateway/limit", "gateway/nativepb", "hsm", "policy", "store",
 		"google.golang.org/protobuf", "github.com/labstack/echo", "github.com/google/uuid",
 		"github.com/prometheus/client_golang"},
-	// The configuration file.
-	"internal/config": {"internal/ca", "internal/secret", "go.yaml.in/yaml",
+	// The configuration file, with the format of the log.
+	"internal/config": {"internal/ca", "internal/logsink", "internal/secret", "go.yaml.in/yaml",
 		"internal/servercert"}, // one check of an operator's certificate, for kmsgate config check and for a change
+	// A log that never makes the gateway wait.
+	"internal/logsink": {},
+	// How processes react to signals. The standard library cannot restore a handler that C code has
+	// replaced.
+	"internal/signals": {"golang.org/x/sys"},
 	// The format of backups. Only this package imports age. Flushing all files at once needs a
 	// system call that the standard library lacks.
 	"cmd/kmsgate/internal/backup/archive": {"gateway/audit", "internal/secret", "filippo.io/age", "golang.org/x/sys"},
@@ -91,13 +96,13 @@ var mayImport = map[string][]string{
 	"internal/servercert/servercerttest": {}, // certificates of an operator, for tests
 	"cmd/kmsgate/internal/version":       {},
 	// Opens everything that a configuration names.
-	"internal/appliance": {"internal/ca", "internal/config", "internal/servercert",
+	"internal/appliance": {"internal/ca", "internal/config", "internal/logsink", "internal/servercert",
 		"gateway", "gateway/audit", "gateway/keypair", "gateway/kms", "gateway/limit",
 		"hsm", "hsm/privatekey", "hsm/sealed", "internal/durable", "store",
 		"github.com/google/uuid",               // the audit log's key has an ID like those of key versions
-		"github.com/prometheus/client_golang"}, // the token's metrics
+		"github.com/prometheus/client_golang"}, // the metrics of the token and of the log
 	// The PKCS#11 token of an appliance.
-	"cmd/kmsgate/internal/hardware": {"internal/appliance", "internal/config", "hsm", "hsm/token", "softhsm",
+	"cmd/kmsgate/internal/hardware": {"internal/appliance", "internal/config", "internal/logsink", "hsm", "hsm/token", "softhsm",
 		"github.com/prometheus/client_golang"},
 	// An appliance with a token for tests.
 	"cmd/kmsgate/internal/hardware/hardwaretest": {"cmd/kmsgate/internal/hardware", "internal/appliance", "internal/config"},
@@ -139,14 +144,15 @@ var mayImport = map[string][]string{
 	"internal/clientkey": {"gateway/identity", "gateway/kms", "internal/durable"},
 	// A gateway for development: everything in one directory.
 	"internal/dev": {"internal/appliance", "internal/clientkey", "internal/config", "internal/printable",
-		"internal/serve", "internal/strictyaml", "gateway", "gateway/identity", "gateway/keypair", "gateway/kms", "policy", "golang.org/x/sys", "hsm", "hsm/privatekey", "internal/durable", "store",
+		"internal/serve", "internal/signals", "internal/strictyaml", "gateway", "gateway/identity", "gateway/keypair", "gateway/kms", "policy", "golang.org/x/sys", "hsm", "hsm/privatekey", "internal/durable", "store",
 		"github.com/google/uuid", "github.com/spf13/pflag"},
 	// The same inside other people's tests.
 	"kmsgatetest": {"internal/dev", "internal/softwarekeys"},
 	// YAML that people write.
 	"internal/strictyaml": {"go.yaml.in/yaml"},
 	// The same with keys in software.
-	"cmd/kmsgate-dev": {"internal/dev", "internal/softwarekeys", "github.com/spf13/pflag"},
+	"cmd/kmsgate-dev": {"internal/config", "internal/dev", "internal/logsink", "internal/signals", "internal/softwarekeys",
+		"github.com/spf13/pflag"},
 	// Keys in software for an appliance.
 	"internal/softwarekeys": {"hsm", "hsm/software", "internal/appliance", "internal/config"},
 	// How commands are built, and what they print.
@@ -159,7 +165,7 @@ var mayImport = map[string][]string{
 		"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/ceremony",
 		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "internal/clientkey",
 		"internal/config", "internal/dev", "cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/hardware", "softhsm",
-		"internal/printable", "internal/serve", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
+		"internal/logsink", "internal/printable", "internal/serve", "internal/signals", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
 		"cmd/kmsgate/internal/version",
 		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "internal/secret", "store",
 		"policy", // warns of actions that match no operation

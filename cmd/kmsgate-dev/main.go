@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/internal/logsink"
+	"github.com/kmsgate/kmsgate/internal/signals"
 	"github.com/kmsgate/kmsgate/internal/softwarekeys"
 )
 
@@ -29,8 +31,10 @@ DIR/env in its environment, and ends with the command's exit status.
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// exitUsage is the exit status for a wrong command line, as that of kmsgate.
-const exitUsage = 2
+const (
+	exitUsage  = 2               // the exit status for a wrong command line, as that of kmsgate
+	bannerTime = 2 * time.Second // how long the start may wait for the reader of standard output
+)
 
 func run(args []string) int {
 	var o dev.Options
@@ -52,20 +56,29 @@ func run(args []string) int {
 		fmt.Fprintf(os.Stderr, "kmsgate-dev: %v (see kmsgate-dev --help)\n", err)
 		return exitUsage
 	}
-	fmt.Fprintln(os.Stderr, "kmsgate-dev: for tests only: nothing protects the keys")
+	return serve(o)
+}
+
+// serve runs a gateway until a signal or its command ends it, and returns the exit status.
+func serve(o dev.Options) int {
+	signals.SurviveBrokenPipes()
+	sink := logsink.New(os.Stderr, config.Default().Log.DroppedLine)
+	defer sink.Close(logsink.FlushTime)
+	fmt.Fprintln(sink, "kmsgate-dev: for tests only: nothing protects the keys")
 	if o.Command == nil {
 		o.Ready = func(envFile string, env dev.Environment, notices []string) {
-			o.PrintBanner(os.Stdout, envFile, env, notices)
+			logsink.Within(bannerTime, func() { o.PrintBanner(os.Stdout, envFile, env, notices) })
 		}
 	}
-	o.Log = os.Stderr
-	o.Appliance.Device = softwarekeys.Device
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	o.Log = sink
+	o.Appliance.Device, o.Appliance.LogSink = softwarekeys.Device, sink
+	ctx, stop := signals.Context(context.Background())
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once, unless a command runs, which gets it
+	ctx, stopTerminal := signals.WithTerminal(ctx)
+	defer stopTerminal()
 	status, err := dev.Status(dev.Run(ctx, o))
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "kmsgate-dev: %v\n", err)
+		fmt.Fprintf(sink, "kmsgate-dev: %v\n", err)
 		return cmp.Or(status, 1)
 	}
 	return status

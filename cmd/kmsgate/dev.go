@@ -11,6 +11,8 @@ import (
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/internal/logsink"
+	"github.com/kmsgate/kmsgate/internal/signals"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
@@ -42,19 +44,32 @@ with the command's exit status.`,
 			if _, err := softhsm.Module(); err != nil { // before anything is created
 				return err
 			}
-			o.Log = cmd.ErrOrStderr()
-			o.Appliance = hardware.Options(appliance.Options{Archiver: backup.NewArchiver})
-			o.Token = func(dir string) config.Token { return config.Token{SoftHSM: filepath.Join(dir, "softhsm")} }
-			if o.Command == nil { // otherwise the output is the command's
-				o.Ready = func(envFile string, env dev.Environment, notices []string) {
-					a.printReady(cmd, &o, envFile, env, notices)
-				}
-			}
-			return dev.Run(cmd.Context(), o)
+			return a.runDev(cmd, o)
 		},
 	}
 	o.AddFlags(cmd.Flags())
 	return cmd
+}
+
+// runDev runs the gateway until a signal or its command ends it, or its terminal is gone.
+func (a *operator) runDev(cmd *cobra.Command, o dev.Options) error {
+	signals.SurviveBrokenPipes()
+	log := config.Default().Log
+	sink := logsink.New(cmd.ErrOrStderr(), log.DroppedLine)
+	defer sink.Close(logsink.FlushTime)
+	ctx, stop := signals.WithTerminal(cmd.Context())
+	defer stop()
+	guardSignals(ctx, log.Quiet(sink))
+	o.Log = sink
+	o.Appliance = hardware.Options(appliance.Options{Archiver: backup.NewArchiver, LogSink: sink})
+	o.Token = func(dir string) config.Token { return config.Token{SoftHSM: filepath.Join(dir, "softhsm")} }
+	o.About = aboutProgram(o.Token(""))
+	if o.Command == nil { // otherwise the output is the command's
+		o.Ready = func(envFile string, env dev.Environment, notices []string) {
+			logsink.Within(reportTime, func() { a.printReady(cmd, &o, envFile, env, notices) })
+		}
+	}
+	return dev.Run(ctx, o)
 }
 
 // printReady prints what a program needs to use the gateway, without its secrets.

@@ -9,7 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -17,7 +17,13 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/version"
 	"github.com/kmsgate/kmsgate/internal/dev"
+	"github.com/kmsgate/kmsgate/internal/logsink"
+	"github.com/kmsgate/kmsgate/internal/signals"
 )
+
+// reportTime is how long the process may wait for the reader of its output: a gateway that starts, and
+// every command that ends with an error.
+const reportTime = 2 * time.Second
 
 func main() {
 	os.Exit(run())
@@ -34,14 +40,13 @@ func run() int {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2 * runtime.NumCPU())
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signals.Context(context.Background())
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	root := rootCommand(new(cli.TargetFlags))
 	err := root.ExecuteContext(ctx)
 	status, err := dev.Status(err) // the command of kmsgate dev has said why
 	if err != nil {
-		cli.ReportError(os.Stderr, os.Args[1:], err)
+		logsink.Within(reportTime, func() { cli.ReportError(os.Stderr, os.Args[1:], err) })
 	}
 	return cmp.Or(status, cli.ExitStatus(err))
 }

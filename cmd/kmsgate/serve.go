@@ -4,44 +4,58 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/version"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/logsink"
 	"github.com/kmsgate/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/internal/signals"
+	"github.com/kmsgate/kmsgate/softhsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
 func serveCommand() *cobra.Command {
-	var path string
-	o := appliance.Options{Archiver: backup.NewArchiver}
+	s := service{options: appliance.Options{Archiver: backup.NewArchiver}}
 	cmd := &cobra.Command{
 		Use:   "serve --config FILE",
 		Short: "Run the instance that kmsgate init created",
 		Long: `Run the instance that kmsgate init created, until SIGTERM or SIGINT. The gateway then
 answers the requests that have arrived, and ends with exit status 0.
 
+SIGHUP makes it read FILE again. It takes over the quotas and the log's level, and looks
+at the certificate. It names other changes, which need a restart.
+
 The exit status is 77 if the token rejects the PIN, or could lock if the gateway tried it.
 A supervisor need not start the gateway again: it does not try a rejected PIN twice. A
 running gateway that is refused waits for another PIN in token.pin_file.`,
 		Example: `  kmsgate serve --config /etc/kmsgate/kmsgate.yaml`,
 		Args:    cli.Arguments(""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadChecked(path)
-			if err != nil {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			signals.SurviveBrokenPipes()
+			s.hangups = signals.Hangups() // from now on: SIGHUP must not end the start either
+			if s.config, err = loadChecked(s.path); err != nil {
 				return err
 			}
-			o.Logger = c.Log.Logger(cmd.ErrOrStderr())
-			return serveAppliance(cmd.Context(), c, o)
+			sink := logsink.New(cmd.ErrOrStderr(), s.config.Log.DroppedLine)
+			defer sink.Close(logsink.FlushTime)
+			s.options.LogSink = sink
+			s.options.Logger, s.level = s.config.Log.Logger(sink)
+			return s.run(cmd.Context())
 		},
 	}
-	configFlag(cmd, &path)
-	acceptAuditLossFlag(cmd, &o.AcceptAuditLoss)
-	cli.InsistOnPINFlag(cmd.Flags(), &o.InsistOnPIN)
+	configFlag(cmd, &s.path)
+	acceptAuditLossFlag(cmd, &s.options.AcceptAuditLoss)
+	cli.InsistOnPINFlag(cmd.Flags(), &s.options.InsistOnPIN)
 	return cmd
 }
 
@@ -49,7 +63,38 @@ func acceptAuditLossFlag(cmd *cobra.Command, accept *bool) {
 	cmd.Flags().BoolVar(accept, "accept-audit-loss", false, "continue without audit lines that are permanently lost; the log records that you did")
 }
 
-func serveAppliance(ctx context.Context, c *config.Config, o appliance.Options) (err error) {
+// A service is a run of kmsgate serve.
+type service struct {
+	path    string // of the configuration
+	config  *config.Config
+	options appliance.Options
+	level   *slog.LevelVar // of the options' logger
+	hangups <-chan os.Signal
+}
+
+// run serves until ctx is done. It logs the signal that ended it, and how long it ran.
+func (s *service) run(ctx context.Context) error {
+	began, logger := time.Now(), s.options.Logger
+	logged := make(chan struct{})
+	unregister := context.AfterFunc(ctx, func() {
+		defer close(logged)
+		logger.Info("stopping", "signal", signals.EndedBy(ctx))
+	})
+	err := s.serve(ctx)
+	if unregister() {
+		return err // no signal came
+	}
+	<-logged
+	about := []any{"signal", signals.EndedBy(ctx), "uptime", time.Since(began).Round(time.Second)}
+	if errors.Is(err, context.Canceled) { // during the start
+		about, err = append(about, "err", err), nil
+	}
+	logger.Info("stopped", about...)
+	return err
+}
+
+func (s *service) serve(ctx context.Context) (err error) {
+	c, logger := s.config, s.options.Logger
 	var api []string
 	for _, l := range c.Listeners {
 		api = append(api, l.Address)
@@ -60,7 +105,8 @@ func serveAppliance(ctx context.Context, c *config.Config, o appliance.Options) 
 		return err
 	}
 	defer listeners.Close()
-	a, err := hardware.Open(ctx, c, o)
+	guardSignals(ctx, logger)
+	a, err := hardware.Open(ctx, c, s.options)
 	if err != nil {
 		return err
 	}
@@ -73,10 +119,26 @@ func serveAppliance(ctx context.Context, c *config.Config, o appliance.Options) 
 	if err := listeners.ListenAdmin(a); err != nil {
 		return err
 	}
-	var addresses []string
-	for _, address := range listeners.Addresses() {
-		addresses = append(addresses, address.String())
+	load := func() (*config.Config, error) { return loadChecked(s.path) }
+	reloader := serve.NewReloader(a, load, logger, s.level)
+	return listeners.Serve(ctx, a, func(about []any) {
+		logger.Info("serving", append(about, aboutProgram(c.Token)...)...)
+		go reloader.Run(ctx, s.hangups)
+	})
+}
+
+// guardSignals keeps the token's module from taking signals.
+func guardSignals(ctx context.Context, logger *slog.Logger) {
+	signals.Guard(ctx, func(name string) {
+		logger.Warn("the PKCS#11 module had replaced the handler of a signal; the gateway has restored it", "signal", name)
+	})
+}
+
+// aboutProgram returns attributes for the log's line about a start: the program and its module.
+func aboutProgram(t config.Token) []any {
+	module := t.Module
+	if t.SoftHSM != "" {
+		module, _ = softhsm.Module() // it was found before
 	}
-	o.Logger.Info("serving", "instance", c.Instance.ID, "listeners", addresses)
-	return listeners.Serve(ctx, a)
+	return []any{"module", module, "version", version.String(), "go", runtime.Version()}
 }

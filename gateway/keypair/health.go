@@ -93,6 +93,7 @@ const maxNamed = 10
 // the token cannot answer.
 func (p *Pairs) checkKeys() error {
 	existing, missing := make(map[string]bool), make(map[string]bool)
+	var named []string
 	for v := range p.cfg.Records.Now().Versions().All() {
 		existing[v.KeyVersionId] = true
 		err := p.cfg.Backend.Has(v.Key)
@@ -102,16 +103,16 @@ func (p *Pairs) checkKeys() error {
 				continue
 			}
 			missing[v.KeyVersionId] = true
-			if len(missing) <= maxNamed {
-				p.cfg.Logger.Error("a key version cannot sign: its private key is missing (run kmsgate doctor)",
-					"KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "err", err)
+			if len(named) < maxNamed {
+				named = append(named, v.KeyId+"/"+v.KeyVersionId)
 			}
 		case err != nil:
 			return err
 		}
 	}
-	if n := len(missing); n > maxNamed {
-		p.cfg.Logger.Error("more private keys are missing (run kmsgate doctor to list them all)", "missing", n)
+	if n := len(missing); n > 0 {
+		p.cfg.Logger.Error("key versions cannot sign: their private keys are missing (run kmsgate doctor to list them all)",
+			"missing", n, "versions", named)
 	}
 	p.health.setMissing(missing)
 	p.health.prune(existing)
@@ -131,6 +132,7 @@ const testPause = 9
 // for another public key, before a client needs them.
 func (p *Pairs) testKeys(ctx context.Context) {
 	failed := 0
+	var named []string
 	for v := range p.cfg.Records.Now().Versions().All() {
 		err := p.testKey(ctx, v)
 		if ctx.Err() != nil {
@@ -143,11 +145,12 @@ func (p *Pairs) testKeys(ctx context.Context) {
 		if failed++; failed <= maxNamed {
 			p.cfg.Logger.Error("a key version failed its test signature (run kmsgate doctor)",
 				"KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "err", err)
+			named = append(named, v.KeyId+"/"+v.KeyVersionId)
 		}
 	}
-	if failed > maxNamed {
-		p.cfg.Logger.Error("more key versions failed their test signatures (run kmsgate doctor to list them all)",
-			"failing", failed)
+	if failed > 1 { // the log has one line a second for a reason, so it may lack some of these
+		p.cfg.Logger.Error("key versions failed their test signatures (run kmsgate doctor to list them all)",
+			"failing", failed, "versions", named)
 	}
 }
 

@@ -48,6 +48,12 @@ var started atomic.Int32
 // accepts connections. args are appended to the command line. The process has the environment that
 // Environment returns. Start returns an error if the gateway is not ready within a minute.
 func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, error) {
+	return StartLogging(ctx, binary, dir, nil, args...)
+}
+
+// StartLogging is like Start, but the process has stderr as its standard error. If stderr is nil,
+// Output returns standard error, too.
+func StartLogging(ctx context.Context, binary, dir string, stderr *os.File, args ...string) (*Gateway, error) {
 	g := &Gateway{Dir: dir, exited: make(chan error, 1), output: new(output)}
 	n := started.Add(1)
 	listen := fmt.Sprintf("127.0.%d.%d:0", n/250, n%250+2)
@@ -55,6 +61,9 @@ func Start(ctx context.Context, binary, dir string, args ...string) (*Gateway, e
 	g.cmd = exec.Command(binary, args...)
 	g.cmd.Env = Environment()
 	g.cmd.Stdout, g.cmd.Stderr = g.output, g.output
+	if stderr != nil {
+		g.cmd.Stderr = stderr
+	}
 	// The file env may be left from an earlier run. Start takes a new one as the sign of readiness.
 	if err := os.Remove(filepath.Join(dir, "env")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -18,11 +18,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
 	"github.com/kmsgate/kmsgate/internal/ca"
 	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/logsink"
 	"github.com/kmsgate/kmsgate/internal/servercert"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -37,6 +39,7 @@ type Appliance struct {
 	device       hsm.Device
 	keys         hsm.Backend
 	token        hsm.Token
+	log          *audit.Log               // nil if OpenStaged opened it
 	ca           *ca.Authority            // nil if the configuration names a certificate
 	certificates *servercert.Certificates // of the listeners; nil if OpenStaged opened it
 	closers      []func() error           // in the order of opening
@@ -71,6 +74,10 @@ type Options struct {
 	Archiver func(*Appliance) gateway.Archiver
 
 	Logger *slog.Logger // nil means slog.Default()
+
+	// LogSink, if not nil, is what Logger writes to. Its dropped lines are a metric, and it is
+	// flushed before a hanging token ends the process.
+	LogSink *logsink.Sink
 }
 
 // ErrNotInitialized means that the configuration's appliance was never created.
@@ -101,12 +108,11 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 		return nil, err
 	}
 	a.openCertificates()
-	log, err := a.openAudit(nil)
-	if err != nil {
+	if a.log, err = a.openAudit(nil); err != nil {
 		return nil, err
 	}
-	a.OnClose("the audit log", log.Close)
-	if a.Server, err = gateway.New(ctx, a.gatewayConfig(log)); err != nil {
+	a.OnClose("the audit log", a.log.Close)
+	if a.Server, err = gateway.New(ctx, a.gatewayConfig()); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -163,6 +169,12 @@ func (a *Appliance) Close() (err error) {
 func (a *Appliance) VerifyAll(ctx context.Context) (keypair.Verified, error) {
 	return keypair.VerifyAll(ctx, a.Store, a.keys, a.token)
 }
+
+// Device names the appliance's token in messages, such as `the token with label "kms"`.
+func (a *Appliance) Device() string { return a.device.String() }
+
+// AuditLine returns the number of the audit log's last line. Open must have opened the appliance.
+func (a *Appliance) AuditLine() uint64 { return a.log.Head().Seq }
 
 // identity returns the KMS instance that the configuration names.
 func (a *Appliance) identity() store.Instance {

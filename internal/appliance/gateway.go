@@ -1,18 +1,19 @@
 package appliance
 
 import (
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kmsgate/kmsgate/gateway"
-	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/internal/config"
 )
 
-func (a *Appliance) gatewayConfig(log *audit.Log) gateway.Config {
+func (a *Appliance) gatewayConfig() gateway.Config {
 	c := a.Config
 	g := gateway.Config{
-		Store: a.Store, Backend: a.keys, Sealer: a.token, Random: a.token, Inspector: a.token, Audit: log,
+		Store: a.Store, Backend: a.keys, Sealer: a.token, Random: a.token, Inspector: a.token, Audit: a.log,
 		Logger:  a.options.Logger,
-		Quotas:  quotas(c.Quotas),
+		Quotas:  Quotas(c.Quotas),
 		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases,
 		MinVersionInterval: c.Limits.VersionInterval,
 		GenerationTimeout:  c.Token.GenerationTimeout,
@@ -27,6 +28,12 @@ func (a *Appliance) gatewayConfig(log *audit.Log) gateway.Config {
 	}
 	g.Collectors = append(g.Collectors, a.certificateCollectors()...)
 	g.Details = append(g.Details, a.certificates.Detail)
+	if sink := a.options.LogSink; sink != nil {
+		g.Collectors = append(g.Collectors, prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "kmsgate_log_lines_dropped_total",
+			Help: "Lines of the gateway's log that were dropped because nobody read standard error.",
+		}, func() float64 { return float64(sink.Dropped()) }))
+	}
 	if a.options.Archiver != nil {
 		g.Archiver = a.options.Archiver(a)
 	}
@@ -36,7 +43,8 @@ func (a *Appliance) gatewayConfig(log *audit.Log) gateway.Config {
 	return g
 }
 
-func quotas(q config.Quotas) limit.Quotas {
+// Quotas returns the quotas of a configuration as the gateway has them.
+func Quotas(q config.Quotas) limit.Quotas {
 	s := q.Shared
 	return limit.Quotas{
 		Shared: map[string]float64{

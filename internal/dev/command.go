@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kmsgate/kmsgate/internal/signals"
 )
 
 // A StatusError is the exit status of a command that has failed.
@@ -58,11 +60,11 @@ func commandEnvironment(env Environment) (all []string) {
 var errNotRun = &StatusError{128 + int(syscall.SIGTERM)}
 
 // runCommand runs a command unless ctx is done, and returns a *StatusError if it fails. It passes SIGINT
-// and SIGTERM on. When the gateway no longer serves, it sends SIGTERM.
+// and SIGTERM on. When the gateway no longer serves, or its terminal is gone, it sends SIGTERM.
 func runCommand(ctx, serves context.Context, command []string, env Environment) error {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	defer signal.Stop(signals)
+	received := make(chan os.Signal, 2)
+	signal.Notify(received, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(received)
 	if ctx.Err() != nil { // by a signal that came before Notify
 		return errNotRun
 	}
@@ -73,14 +75,19 @@ func runCommand(ctx, serves context.Context, command []string, env Environment) 
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	for done := serves.Done(); ; {
+	for done, stopping := serves.Done(), ctx.Done(); ; {
 		select {
 		case err := <-ended:
 			return statusOf(err)
-		case s := <-signals:
+		case s := <-received:
 			if s != syscall.SIGINT || !isForeground() { // a terminal sends SIGINT to the command, too
 				_ = cmd.Process.Signal(s) // it may have ended
 			}
+		case <-stopping:
+			if signals.EndedBy(ctx) == unix.SignalName(unix.SIGHUP) {
+				_ = cmd.Process.Signal(syscall.SIGTERM)
+			}
+			stopping = nil
 		case <-done:
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 			done = nil

@@ -13,12 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/durable"
 	"github.com/kmsgate/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/internal/signals"
 	"github.com/kmsgate/kmsgate/store"
 )
 
@@ -52,13 +54,15 @@ type Options struct {
 
 	seedFile string // set by AddFlags
 
-	// Appliance says what opens the token and writes backups. Its other fields are not used.
+	// Appliance says what opens the token and writes backups, and has the sink that Log writes to,
+	// if there is one. Its other fields are not used.
 	Appliance appliance.Options
 	// Token, if not nil, returns the token of the configuration file, which other commands read.
 	// Without it there is no such file.
 	Token func(dir string) config.Token
 
-	Log io.Writer // nil: nothing is logged
+	Log   io.Writer // nil: nothing is logged
+	About []any     // attributes of the program, for the line about the start that Verbose logs
 
 	// Ready, if not nil, is called when the gateway serves, with the path of the file that
 	// holds the environment. notices are sentences, without a full stop, about keys that the
@@ -197,17 +201,18 @@ func (g *runner) existingInstance() (config.Instance, error) {
 	if err != nil {
 		return config.Instance{}, err
 	}
-	appliance.ReportMigration(config.Default().Log.Logger(g.Log), db)
+	appliance.ReportMigration(config.Default().Log.Quiet(g.Log), db)
 	i := db.Now().Instance()
 	return config.Instance{ID: i.InstanceId, Region: i.RegionId, Account: i.AccountId}, db.Close()
 }
 
 // serve provisions whatever the directory lacks, and serves until ctx is done.
 func (g *runner) serve(ctx context.Context, c *config.Config, l *serve.Listeners) (err error) {
+	logger, _ := c.Log.Logger(g.Log)
 	o := appliance.Options{
 		Provision: true, EchoStringToSign: true, AcceptAuditLoss: g.AcceptAuditLoss,
 		Device: g.Appliance.Device, Collectors: g.Appliance.Collectors, Archiver: g.Appliance.Archiver,
-		Logger: c.Log.Logger(g.Log), Locked: func() error { return errors.Join(g.removeEnv(), g.checkSeed()) },
+		Logger: logger, LogSink: g.Appliance.LogSink, Locked: func() error { return errors.Join(g.removeEnv(), g.checkSeed()) },
 	}
 	if g.Seed != nil {
 		o.Given = g.Seed.given
@@ -234,14 +239,19 @@ func (g *runner) serve(ctx context.Context, c *config.Config, l *serve.Listeners
 		return errors.Join(err, ctx.Err())
 	}
 	for _, notice := range notices {
-		o.Logger.Warn(notice)
+		logger.Warn(notice)
 	}
-	return g.serveUntil(ctx, a, l, append(g.describe(c, l), provisioned...), notices)
+	began := time.Now()
+	defer func() {
+		logger.Debug("stopped", "signal", signals.EndedBy(ctx), "uptime", time.Since(began).Round(time.Second))
+	}()
+	report := func(about []any) { logger.Debug("serving", append(about, g.About...)...) }
+	return g.serveUntil(ctx, a, l, report, append(g.describe(c, l), provisioned...), notices)
 }
 
 // serveUntil serves until ctx is done or, if there is a command, until that has ended.
 func (g *runner) serveUntil(
-	ctx context.Context, a *appliance.Appliance, l *serve.Listeners, env Environment, notices []string,
+	ctx context.Context, a *appliance.Appliance, l *serve.Listeners, report func(about []any), env Environment, notices []string,
 ) error {
 	// A command that is asked to end may still use the gateway.
 	until := ctx
@@ -251,7 +261,7 @@ func (g *runner) serveUntil(
 	serving, stop := context.WithCancel(until)
 	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- l.Serve(serving, a) }()
+	go func() { served <- l.Serve(serving, a, report) }()
 	// The kernel has accepted connections since Listen, so a program that now reads env can
 	// connect at once.
 	if err := durable.Write(g.path("env"), []byte(env.String()), 0o600); err != nil {

@@ -38,7 +38,7 @@ func startServing(t *testing.T, dir, text string) (*serve.Listeners, *appliance.
 		t.Fatal(errors.Join(err, a.Close()))
 	}
 	served := make(chan error, 1)
-	go func() { served <- l.Serve(t.Context(), a) }()
+	go func() { served <- l.Serve(t.Context(), a, nil) }()
 	t.Cleanup(func() {
 		if err := errors.Join(<-served, a.Close()); err != nil {
 			t.Error(err)

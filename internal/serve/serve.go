@@ -106,11 +106,15 @@ func (l *Listeners) Addresses() (all []net.Addr) {
 }
 
 // Serve serves the appliance until ctx is done or a listener fails, and then waits for the
-// requests in flight. Call ListenAdmin first.
-func (l *Listeners) Serve(ctx context.Context, a *appliance.Appliance) error {
+// requests in flight. Call ListenAdmin first. Before it serves, it calls report, unless that is
+// nil, with attributes for the log that say what is served.
+func (l *Listeners) Serve(ctx context.Context, a *appliance.Appliance, report func(about []any)) error {
 	tlsConfig, err := a.ServerTLS(l.Addresses()...)
 	if err != nil {
 		return err
+	}
+	if report != nil {
+		report(append(l.about(a), certificate(a.Config.TLS, tlsConfig)...))
 	}
 	running, stopRunning := context.WithCancel(context.WithoutCancel(ctx))
 	var background sync.WaitGroup

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -103,9 +104,21 @@ func TestServe(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	served := make(chan error, 1)
-	go func() { served <- l.Serve(ctx, a) }()
+	served, reported := make(chan error, 1), make(chan string, 1)
+	go func() { served <- l.Serve(ctx, a, func(about []any) { reported <- slog.Group("", about...).String() }) }()
 
+	var about string
+	select {
+	case about = <-reported:
+	case err := <-served:
+		t.Fatalf("Serve: %v", err)
+	}
+	for _, want := range []string{"instance=kst-test", "token=" + a.Device(), l.Addresses()[0].String(), l.Addresses()[1].String(),
+		c.Admin.Socket, "certificate=issued by the gateway's CA", "certificate_expires=20", "audit_line="} {
+		if !strings.Contains(about, want) {
+			t.Errorf("Serve reports %s, which lacks %q", about, want)
+		}
+	}
 	pem, err := os.ReadFile(c.TLS.CAFile)
 	roots := x509.NewCertPool()
 	if err != nil || !roots.AppendCertsFromPEM(pem) {

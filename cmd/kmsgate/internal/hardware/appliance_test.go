@@ -334,7 +334,7 @@ func TestMigrated(t *testing.T) {
 	}
 	var log bytes.Buffer
 	o := options(t)
-	o.Logger = config.Log{Format: "text", Level: "info"}.Logger(&log)
+	o.Logger, _ = config.Log{Format: "text", Level: "info"}.Logger(&log)
 	closeNow(t, open(t, c, o))
 	want := fmt.Sprintf(`msg="the database was migrated" from=3 to=%d copy=%s.schema-3 advice=`, store.SchemaVersion, c.Store.File)
 	if strings.Count(log.String(), want) != 1 {

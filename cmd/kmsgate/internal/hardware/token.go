@@ -13,6 +13,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/logsink"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
@@ -52,7 +53,7 @@ func Options(o appliance.Options) appliance.Options {
 
 // Device returns the PKCS#11 token that a configuration names.
 func Device(c *config.Config, o appliance.Options) hsm.Device {
-	return device{c, o.InsistOnPIN, o.Logger}
+	return device{c, o.InsistOnPIN, o.Logger, o.LogSink}
 }
 
 // A device is a PKCS#11 token.
@@ -60,6 +61,7 @@ type device struct {
 	config      *config.Config
 	insistOnPIN bool
 	logger      *slog.Logger
+	sink        *logsink.Sink // behind logger, or nil
 }
 
 // A noDirError is the directory of a SoftHSM token that does not exist.
@@ -81,6 +83,7 @@ func (t device) Open(provision bool, onLoss func()) (hsm.Token, error) {
 	cfg.OnLoss = onLoss
 	cfg.OnHang = func(err error) {
 		t.logger.Error("exiting: the supervisor must restart the gateway", "err", err)
+		t.sink.Close(logsink.FlushTime)
 		os.Exit(1)
 	}
 	tok, err := token.Open(cfg)

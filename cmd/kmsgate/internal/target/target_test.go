@@ -92,7 +92,7 @@ func TestDial(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- l.Serve(ctx, running) }()
+	go func() { served <- l.Serve(ctx, running, nil) }()
 	t.Setenv(target.SocketVariable, a.Config.Admin.Socket)
 	for n, where := range []target.Target{{Dir: dir}, {Config: path}, {Socket: a.Config.Admin.Socket}, {}} {
 		c := dial(t, where)
