@@ -125,15 +125,18 @@ bench: setup
 	$(GO_TEST) test ./hsm/token -run '^$$' -bench Sign -benchtime 500ms -count 8
 	$(GO_TEST) -C integration test -run '^TestManyKeys$$' -count=1 -v -timeout 1h . -args -plain -keys $(KEYS)
 
-# Runs two long tests for SOAK each: a gateway that is killed at random moments, with its files on
-# a disk, and a gateway whose token fails in every way that the test knows. A test that fails
-# prints the SEED that repeats its random choices. A third test creates KEYS keys.
+# Runs three long tests for SOAK each: a gateway that is killed at random moments, with its files on
+# a disk, a gateway whose token fails in every way that the test knows, and a gateway against a
+# model of its records. A test that fails prints the SEED that repeats its random choices. A fourth
+# test creates KEYS keys.
 SOAK ?= 30m
 SEED ?= 0
 SOAK_TMP ?= /var/tmp
 soak: setup-test
 	TMPDIR=$(SOAK_TMP) $(GO) -C integration test -race -count=1 -v -timeout 48h \
 		-run '^(TestKilledAtAnyMoment|TestFaultsUnderLoad)$$' . -args -soak $(SOAK) -seed $(SEED)
+	$(GO_TEST) test ./gateway -race -count=1 -v -timeout 48h -run '^TestModel$$' \
+		-args -soak $(SOAK) -rapid.checks 500 -rapid.seed $(SEED)
 	$(GO) -C integration test -race -count=1 -v -timeout 1h -run '^TestManyKeys$$' . -args -keys $(KEYS)
 
 # Runs the examples, each against a new gateway. `make test` runs the one in Go.

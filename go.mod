@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	filippo.io/age v1.3.2 // backups: encryption to recipients and passphrases
 	github.com/ThalesGroup/crypto11 v1.6.1 // the PKCS#11 module's lifecycle, login and AES key
+	github.com/anishathalye/porcupine v1.3.1 // tests: whether concurrent answers fit a sequential model
 	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1 // secp256k1, which the standard library lacks
 	github.com/emmansun/gmsm v0.44.1 // SM2 and SM3
 	github.com/google/go-cmp v0.7.0 // tests: differences
@@ -22,6 +23,7 @@ require (
 	golang.org/x/net v0.58.0 // netutil: limits the number of connections
 	golang.org/x/sys v0.49.0 // syncfs, flock, prctl
 	golang.org/x/time v0.16.0 // rate: token buckets
+	pgregory.net/rapid v1.3.0 // tests: random programs, shortened when one fails
 	software.sslmate.com/src/go-pkcs12 v0.7.4 // client keys: the PKCS#12 files that KMS's instance SDKs read
 )
 

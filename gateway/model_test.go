@@ -1,232 +1,187 @@
 package gateway_test
 
 import (
+	"flag"
 	"fmt"
 	"maps"
-	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A model is a simple model of the gateway's records.
-type model struct {
-	keys    map[string]*modelKey
-	aliases map[string]string // AliasName → KeyId
+// soak is how long TestModel draws new programs.
+var soak = flag.Duration("soak", 0, "how long TestModel runs (0: one round of programs)")
+
+// init sets how many programs TestModel draws in a round. The command line can change it. A failed
+// program leaves no file in the tree: the seed that rapid prints repeats it.
+func init() {
+	for name, value := range map[string]string{"rapid.checks": "300", "rapid.nofailfile": "true"} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err) // rapid has renamed its flag
+		}
+	}
 }
 
-type modelKey struct {
-	state     string
-	deleteAt  time.Time
-	protected bool
-	versions  int
-	tags      map[string]string
+// A program is what clients and disturbances do to a gateway at the same time. It is data, so that
+// rapid can shorten one that fails.
+type program struct {
+	Clients      [][]request // for each client, its requests in order
+	Disturbances []disturbance
 }
 
-// A step is one request, with the answer and the change that the model expects.
-type step struct {
-	action string
-	params []string
-	want   string       // the code of the answer; empty for success
-	apply  func(answer) // changes the model if the request succeeds; nil means no change
+// A request is one request of a client.
+type request struct {
+	Pause   time.Duration // before it
+	Action  string
+	Slot    int  // which key: the one that was created last in this slot
+	Alias   int  // which alias
+	ByAlias bool // the alias names the key, where the operation allows it
+	Tag     int
+	Value   string // of a tag or a description
+	Version int    // which version of the key signs
+	Protect bool
 }
 
-// TestModel sends random sequences of operations. It compares every answer, and the records at the
-// end, with the model.
+const (
+	modelSlots   = 3
+	modelAliases = 3
+	modelTags    = 2
+)
+
+// modelReads and modelChanges are the operations of programs. rapid replaces requests that do not
+// matter by the first operation.
+var (
+	modelReads = []string{
+		"DescribeKey", "AsymmetricSign", "ListKeyVersions", "ListResourceTags", "ListAliasesByKeyId", "ListAliases", "ListKeys",
+	}
+	modelChanges = []string{
+		"CreateKey", "CreateKeyVersion", "CreateAlias", "UpdateAlias", "DeleteAlias", "TagResource", "UntagResource",
+		"DisableKey", "EnableKey", "ScheduleKeyDeletion", "CancelKeyDeletion", "SetDeletionProtection", "UpdateKeyDescription",
+	}
+	modelActions = slices.Concat(modelReads[:2], modelChanges, modelReads[2:])
+)
+
+// pauses are shorter and longer than the calls of the token, and longer than the interval at which
+// the log tries again.
+var pauses = rapid.SampledFrom([]time.Duration{0, 10 * time.Millisecond, 30 * time.Millisecond, 2 * time.Second, 6 * time.Second})
+
+var requests = rapid.Custom(func(t *rapid.T) request {
+	return request{
+		Pause:   pauses.Draw(t, "pause"),
+		Action:  rapid.SampledFrom(modelActions).Draw(t, "action"),
+		Slot:    rapid.IntRange(0, modelSlots-1).Draw(t, "slot"),
+		Alias:   rapid.IntRange(0, modelAliases-1).Draw(t, "alias"),
+		ByAlias: rapid.Bool().Draw(t, "by alias"),
+		Tag:     rapid.IntRange(0, modelTags-1).Draw(t, "tag"),
+		Value:   rapid.SampledFrom([]string{"a", "b"}).Draw(t, "value"),
+		Version: rapid.IntRange(0, 2).Draw(t, "version"),
+		Protect: rapid.Bool().Draw(t, "protect"),
+	}
+})
+
+var disturbances = rapid.Custom(func(t *rapid.T) disturbance {
+	return disturbance{
+		Pause: pauses.Draw(t, "pause"),
+		Kind:  rapid.IntRange(0, len(kindsOfDisturbance)-1).Draw(t, "kind"),
+	}
+})
+
+// TestModel runs random programs against a gateway: concurrent clients, restarts, kills, faults of
+// the token and of the audit log, time that passes, and a wall clock that jumps.
+//
+// The answers must be those of a sequential model of the records, in one order that agrees with the
+// order of the calls. A key must be deleted only after its window was seen to pass. The audit log
+// must have one line for each answer, in an order that agrees with that of the calls. A restart
+// must show the same records. In the end, every recorded key pair must sign, and the token must
+// have no other. -soak runs programs for longer; -rapid.seed repeats one.
 func TestModel(t *testing.T) {
-	for seed := range uint64(5) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel() // the test waits for the disk
-			b := newBench(t)
-			m := &model{
-				keys: map[string]*modelKey{
-					b.key.KeyId: {state: store.Enabled, versions: 1, tags: map[string]string{}},
-				},
-				aliases: map[string]string{"alias/test": b.key.KeyId},
-			}
-			random := rand.New(rand.NewPCG(seed, 0))
-			for n := range 300 {
-				if random.IntN(20) == 0 {
-					b.clock.move(3 * 24 * time.Hour)
-					b.server.CarryOutDeletions(t.Context())
-					m.deleteDue(b.clock.Now())
-				}
-				s := m.step(random, b.clock.Now())
-				a := b.do(b.root, s.action, s.params...)
-				if a.Code != s.want {
-					t.Fatalf("step %d: %s %v: %q (%s), want %q", n, s.action, s.params, a.Code, a.Message, s.want)
-				}
-				if a.Code == "" && s.apply != nil {
-					s.apply(a)
-				}
-			}
-			m.compare(b)
-		})
+	t.Parallel() // it waits for the disk
+	parent := t.TempDir()
+	var first sync.Once
+	check := func(rt *rapid.T) {
+		p := program{
+			Clients:      rapid.SliceOfN(rapid.SliceOfN(requests, 4, 20), 2, 4).Draw(rt, "clients"),
+			Disturbances: rapid.SliceOfN(disturbances, 0, 10).Draw(rt, "disturbances"),
+		}
+		dir, err := os.MkdirTemp(parent, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		s := newSimulation(dir)
+		rapid.SyncTest(rt, func(*rapid.T) { s.run(p) })
+		failures := s.judge()
+		if len(failures) == 0 {
+			return
+		}
+		// The clients may never take turns in this way again, so the first failure is logged at once.
+		report, kinds := fmt.Sprintf("%+v", p), make(map[string]bool)
+		for _, f := range failures {
+			report += "\n" + f.kind + ": " + f.detail
+			kinds[f.kind] = true
+		}
+		first.Do(func() { t.Log(report) })
+		rt.Log(report)
+		// rapid shortens a program as long as the message stays the same, so it names no keys.
+		rt.Fatal(strings.Join(slices.Sorted(maps.Keys(kinds)), "; "))
 	}
-}
-
-// deleteDue deletes the keys whose deletion is due.
-func (m *model) deleteDue(now time.Time) {
-	for keyId, k := range m.keys {
-		if k.state == store.PendingDeletion && !k.deleteAt.After(now) {
-			delete(m.keys, keyId)
-			maps.DeleteFunc(m.aliases, func(_, target string) bool { return target == keyId })
+	for began := time.Now(); ; {
+		rapid.Check(t, check)
+		if time.Since(began) >= *soak {
+			return
 		}
 	}
 }
 
-// step returns a random request for a key, by its id or an alias. The key may not exist.
-func (m *model) step(random *rand.Rand, now time.Time) step {
-	ids := append(slices.Sorted(maps.Keys(m.keys)), "missing")
-	keyId := ids[random.IntN(len(ids))]
-	alias := fmt.Sprintf("alias/%d", random.IntN(4))
-	name, k := keyId, m.keys[keyId]
-	missing := "Forbidden.KeyNotFound"
-	if random.IntN(3) == 0 {
-		name = alias
-		k = m.keys[m.aliases[alias]]
-		missing = "Forbidden.AliasNotFound"
+// TestModelRefuses checks which histories TestModel accepts.
+func TestModelRefuses(t *testing.T) {
+	const week = 7 * day
+	create := modelCall{req: modelInput{action: "CreateKey", keyId: "k", version: "v"}, answered: true, status: 200}
+	alias := modelCall{req: modelInput{action: "CreateAlias", keyId: "k", alias: "alias/a"}, answered: true, status: 200}
+	disable := modelCall{req: modelInput{action: "DisableKey", keyId: "k"}, answered: true, status: 200}
+	schedule := modelCall{req: modelInput{action: "ScheduleKeyDeletion", keyId: "k"}, answered: true, status: 200}
+	destroy := modelCall{req: modelInput{action: deleteKey, keyId: "k"}, answered: true, status: 200}
+	passes := func(d time.Duration) modelCall {
+		return modelCall{req: modelInput{action: passTime, passes: d}, answered: true, status: 200}
 	}
-	// onKey returns a step that requires the key. If the key exists, expect returns the expected
-	// code and the change.
-	onKey := func(action string, expect func() (string, func(answer)), pairs ...string) step {
-		s := step{action: action, params: append([]string{"KeyId", name}, pairs...), want: missing}
-		if k != nil {
-			s.want, s.apply = expect()
-		}
-		return s
+	describe := func(state string) modelCall {
+		return modelCall{req: modelInput{action: "DescribeKey", keyId: "k"}, answered: true, status: 200, value: keyText(state, false, "")}
 	}
-	rejection := map[string]string{
-		store.Enabled: "", store.Disabled: "Rejected.Disabled", store.PendingDeletion: "Rejected.PendingDeletion",
+	aliases := func(text string) modelCall {
+		return modelCall{req: modelInput{action: "ListAliases"}, answered: true, status: 200, value: text}
 	}
-	setState := func(state string) func() (string, func(answer)) {
-		return func() (string, func(answer)) {
-			if k.state == store.PendingDeletion {
-				return "Rejected.StateModifiedFailed", nil
+	for name, tc := range map[string]struct {
+		calls []modelCall // one after another
+		want  bool
+	}{
+		"a change that is seen":          {[]modelCall{create, disable, describe(store.Disabled)}, true},
+		"a lost change":                  {[]modelCall{create, disable, describe(store.Enabled)}, false},
+		"a change before its request":    {[]modelCall{create, describe(store.Disabled), disable}, false},
+		"a deletion at its time":         {[]modelCall{create, schedule, passes(week), destroy}, true},
+		"a deletion too early":           {[]modelCall{create, schedule, passes(week - time.Hour), destroy}, false},
+		"a deletion without a request":   {[]modelCall{create, passes(week), destroy}, false},
+		"a deletion with its alias":      {[]modelCall{create, alias, schedule, passes(week), destroy, aliases("")}, true},
+		"an alias that outlives its key": {[]modelCall{create, alias, schedule, passes(week), destroy, aliases("alias/a=k")}, false},
+		"a signature of a disabled key": {[]modelCall{create, disable, {req: modelInput{action: "AsymmetricSign", keyId: "k", version: "v"},
+			answered: true, status: 200, value: "k v"}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSimulation(t.TempDir())
+			for _, c := range tc.calls {
+				c.began, c.ended = s.order.Add(1), s.order.Add(1)
+				s.calls = append(s.calls, &c)
 			}
-			return "", func(answer) { k.state = state }
-		}
-	}
-	switch random.IntN(12) {
-	case 0:
-		return step{action: "CreateKey", params: []string{"KeySpec", "EC_P256"}, apply: func(a answer) {
-			keyId := a.Body["KeyMetadata"].(map[string]any)["KeyId"].(string)
-			m.keys[keyId] = &modelKey{state: store.Enabled, versions: 1, tags: map[string]string{}}
-		}}
-	case 1:
-		return onKey("EnableKey", setState(store.Enabled))
-	case 2:
-		return onKey("DisableKey", setState(store.Disabled))
-	case 3:
-		return onKey("ScheduleKeyDeletion", func() (string, func(answer)) {
-			if k.state == store.PendingDeletion || k.protected {
-				return "Rejected.StateModifiedFailed", nil
+			s.checkHistory(nil)
+			if got := len(s.failures) == 0; got != tc.want {
+				t.Errorf("accepted: %v, want %v: %v", got, tc.want, s.failures)
 			}
-			return "", func(answer) { k.state, k.deleteAt = store.PendingDeletion, now.Add(7*24*time.Hour) }
-		}, "PendingWindowInDays", "7")
-	case 4:
-		return onKey("CancelKeyDeletion", func() (string, func(answer)) {
-			if k.state != store.PendingDeletion {
-				return "Rejected.StateModifiedFailed", nil
-			}
-			return "", func(answer) { k.state = store.Enabled }
 		})
-	case 5:
-		protect := random.IntN(3) == 0
-		return onKey("SetDeletionProtection", func() (string, func(answer)) {
-			if k.state == store.PendingDeletion {
-				return "Rejected.PendingDeletion", nil
-			}
-			return "", func(answer) { k.protected = protect }
-		}, "EnableDeletionProtection", fmt.Sprint(protect))
-	case 6:
-		return onKey("CreateKeyVersion", func() (string, func(answer)) {
-			return rejection[k.state], func(answer) { k.versions++ }
-		})
-	case 7:
-		s := onKey("CreateAlias", func() (string, func(answer)) {
-			target := keyId
-			if name == alias {
-				target = m.aliases[alias]
-			}
-			switch {
-			case k.state == store.PendingDeletion:
-				return "Rejected.StateModifiedFailed", nil
-			case m.aliases[alias] != "":
-				return "AliasAlreadyExists", nil
-			}
-			return "", func(answer) { m.aliases[alias] = target }
-		}, "AliasName", alias)
-		return s
-	case 8:
-		return onKey("UpdateAlias", func() (string, func(answer)) {
-			target := keyId
-			if name == alias {
-				target = m.aliases[alias]
-			}
-			switch {
-			case m.aliases[alias] == "":
-				return "Forbidden.AliasNotFound", nil
-			case k.state == store.PendingDeletion:
-				return "Rejected.PendingDeletion", nil
-			}
-			return "", func(answer) { m.aliases[alias] = target }
-		}, "AliasName", alias)
-	case 9:
-		if m.aliases[alias] == "" {
-			return step{action: "DeleteAlias", params: []string{"AliasName", alias}, want: "Forbidden.AliasNotFound"}
-		}
-		return step{
-			action: "DeleteAlias",
-			params: []string{"AliasName", alias},
-			apply:  func(answer) { delete(m.aliases, alias) },
-		}
-	case 10:
-		tag := fmt.Sprint(random.IntN(3))
-		return onKey("TagResource", func() (string, func(answer)) {
-			return "", func(answer) { k.tags[tag] = "v" }
-		}, "Tags", `[{"TagKey":"`+tag+`","TagValue":"v"}]`)
-	}
-	tag := fmt.Sprint(random.IntN(3))
-	return onKey("UntagResource", func() (string, func(answer)) {
-		return "", func(answer) { delete(k.tags, tag) }
-	}, "TagKeys", `["`+tag+`"]`)
-}
-
-// compare compares the records and the number of key pairs with the model.
-func (m *model) compare(b *bench) {
-	b.t.Helper()
-	got := &model{keys: map[string]*modelKey{}, aliases: map[string]string{}}
-	pairs := 0
-	records := b.db.Now()
-	for k := range records.Keys().All() {
-		tags := maps.Clone(k.Tags)
-		if tags == nil {
-			tags = map[string]string{}
-		}
-		versions := len(records.VersionsOf(k.KeyId))
-		pairs += versions
-		got.keys[k.KeyId] = &modelKey{state: k.KeyState, protected: k.Protected, versions: versions, tags: tags}
-		if k.KeyState == store.PendingDeletion {
-			got.keys[k.KeyId].deleteAt = k.DeleteDate
-		}
-	}
-	for a := range records.Aliases().All() {
-		got.aliases[a.AliasName] = a.KeyId
-	}
-	for _, k := range m.keys {
-		if k.state != store.PendingDeletion {
-			k.deleteAt = time.Time{}
-		}
-	}
-	if diff := cmp.Diff(m, got, cmp.AllowUnexported(model{}, modelKey{})); diff != "" {
-		b.t.Errorf("records (-want +got):\n%s", diff)
-	}
-	if n := b.backend.Len(); n != pairs {
-		b.t.Errorf("%d key pairs in the token, want %d: one for each version", n, pairs)
 	}
 }

@@ -127,7 +127,7 @@ type reasons struct {
 
 // An occurrence is the last record of a reason that was handed on.
 type occurrence struct {
-	at   time.Time
+	time time.Time
 	held int // records that were held back since then
 }
 
@@ -146,14 +146,14 @@ func (r *reasons) pass(reason string, now time.Time) (repeated int, ok bool) {
 	}
 	switch {
 	case o == nil:
-		r.byText[reason] = &occurrence{at: now}
+		r.byText[reason] = &occurrence{time: now}
 		return 0, true
-	case now.Sub(o.at) < errorInterval:
+	case now.Sub(o.time) < errorInterval:
 		o.held++
 		return 0, false
 	}
 	repeated = o.held
-	*o = occurrence{at: now}
+	*o = occurrence{time: now}
 	return repeated, true
 }
 
@@ -165,7 +165,7 @@ func (r *reasons) forget(now time.Time) {
 	}
 	r.forgot = now
 	for text, o := range r.byText {
-		if text != "" && now.Sub(o.at) >= errorInterval {
+		if text != "" && now.Sub(o.time) >= errorInterval {
 			delete(r.byText, text)
 		}
 	}

@@ -45,7 +45,7 @@ func Guard(ctx context.Context, restored func(name string)) {
 	}()
 }
 
-// restore gives a signal its action back if it has another one, and reports whether it had.
+// restore restores the action of a signal if it has another one, and reports whether it had.
 func restore(s unix.Signal, want action) bool {
 	now, err := currentAction(s)
 	if err != nil || now == want {
