@@ -74,6 +74,7 @@ type Config struct {
 
 	Now    func() time.Time     // nil means clock.Wall
 	Seen   func() time.Duration // nil means clock.Seen
+	Clock  *clock.Clock         // of Now and Seen; nil means one that continues from the Store's records
 	Logger *slog.Logger         // nil means slog.Default()
 }
 
@@ -146,7 +147,9 @@ func (s *Server) resume(ctx context.Context) error {
 	}
 	s.arns = kms.ARNs{RegionId: s.instance.RegionId, AccountId: s.instance.AccountId}
 	var err error
-	s.clock = clock.New(s.config.Now, s.config.Seen, records.Clock().Last, records.Clock().Problem)
+	if s.clock = s.config.Clock; s.clock == nil {
+		s.clock = clock.New(s.config.Now, s.config.Seen, records.Clock().Last, records.Clock().Problem)
+	}
 	s.callers, err = identity.Open(ctx, records, identity.Config{ARNs: s.arns, Sealer: s.config.Sealer,
 		Logger: s.config.Logger, Now: s.config.Now, Seen: s.config.Seen, MaxNonces: maxNonces()})
 	if err != nil {

@@ -97,7 +97,7 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/internal/version":       {},
 	// Opens everything that a configuration names.
 	"internal/appliance": {"internal/ca", "internal/config", "internal/logsink", "internal/servercert",
-		"gateway", "gateway/audit", "gateway/keypair", "gateway/kms", "gateway/limit",
+		"gateway", "gateway/audit", "gateway/clock", "gateway/keypair", "gateway/kms", "gateway/limit",
 		"hsm", "hsm/privatekey", "hsm/sealed", "internal/durable", "store",
 		"github.com/google/uuid",               // the audit log's key has an ID like those of key versions
 		"github.com/prometheus/client_golang"}, // the metrics of the token and of the log

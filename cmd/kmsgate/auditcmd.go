@@ -39,7 +39,8 @@ Keep it out of reach of anyone who can change the log. Later, kmsgate audit veri
 of any line leaves a trace.
 
 Without FILE, the commands read the log that --config or $`+auditFileVariable+`
-names, including its rotated files.`,
+names, including its rotated and compressed files. If lines are missing or a file is
+damaged, they say so and end with an exit status other than 0.`,
 		head, a.verifyCommand(), a.tailCommand(), a.searchCommand(), a.exportCommand())
 	cmd.PersistentPreRunE = func(*cobra.Command, []string) error {
 		file, _, err := a.Dialer.AuditFiles()
@@ -63,18 +64,6 @@ func logPath(args []string) (string, error) {
 	return "", cli.Usagef("which log? Give FILE, or the gateway's configuration with --config, or set %s", auditFileVariable)
 }
 
-// logFiles returns the files that a command line names, or all files of the log.
-func logFiles(args []string) ([]string, error) {
-	if len(args) > 0 {
-		return args, nil
-	}
-	path, err := logPath(nil)
-	if err != nil {
-		return nil, err
-	}
-	return auditlog.Files(path)
-}
-
 // A verification holds the flags of kmsgate audit verify.
 type verification struct{ publicKey, after, expect string }
 
@@ -83,7 +72,8 @@ func (a *auditor) verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "verify [FILE…]", Short: "Verify the log, and show how far it is proven",
 		Long: `Verify the log, and show how far it is proven: up to its last checkpoint, a line that a
-key in the token has signed. Give the files in order, the oldest first.
+key in the token has signed. Give the files in order, the oldest first. If retention has
+deleted the first lines, verification begins after them.
 
 Only --expect can show that lines were cut off at the end. It needs a head that kmsgate
 audit head printed earlier. With --after HEAD, the first file must continue from that
@@ -122,11 +112,14 @@ func (a *auditor) verify(cmd *cobra.Command, v verification, args []string) erro
 }
 
 func verifyLog(ctx context.Context, verifier audit.Verifier, args []string) (audit.VerifyResult, error) {
-	names, err := logFiles(args)
+	if len(args) > 0 {
+		return auditlog.Verify(ctx, verifier, args)
+	}
+	path, err := logPath(nil)
 	if err != nil {
 		return audit.VerifyResult{}, err
 	}
-	return auditlog.Verify(ctx, verifier, names)
+	return auditlog.VerifyLog(ctx, verifier, path)
 }
 
 func (v verification) verifier(app *cli.App) (verifier audit.Verifier, err error) {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -51,15 +53,24 @@ func search(cmd *cobra.Command, args []string, flags *filterFlags, format auditl
 	if err != nil {
 		return err
 	}
-	names, err := logFiles(args)
-	if err != nil {
-		return err
-	}
-	found, err := auditlog.Search(cmd.Context(), names, filter, newWriter(cmd.OutOrStdout(), format))
+	out := newWriter(cmd.OutOrStdout(), format)
+	found, err := searchFiles(cmd.Context(), args, filter, out)
 	if err == nil && found == 0 {
 		fmt.Fprintln(cmd.ErrOrStderr(), "kmsgate: no line matches"+flags.doubts())
 	}
 	return err
+}
+
+// searchFiles searches the files that a command line names, or the whole log.
+func searchFiles(ctx context.Context, args []string, filter *auditlog.Filter, out *auditlog.Writer) (int, error) {
+	if len(args) > 0 {
+		return auditlog.Search(ctx, args, filter, out)
+	}
+	path, err := logPath(nil)
+	if err != nil {
+		return 0, err
+	}
+	return auditlog.SearchLog(ctx, path, filter, out)
 }
 
 // newWriter returns a writer of lines. A table fits the terminal.
@@ -204,8 +215,8 @@ func (a *auditor) tail(cmd *cobra.Command, args []string, n int, follow bool) er
 			return err
 		}
 	}
-	if !follow {
-		return out.Flush()
+	if err := errors.Join(out.Flush(), tail.Gaps()); err != nil || !follow {
+		return err
 	}
 	ticker := time.NewTicker(followEvery)
 	defer ticker.Stop()

@@ -21,7 +21,17 @@
 // The log at PATH is rotated by renaming it to PATH.N, where N is the number of its first line in
 // 16 digits. The chain continues in the next file. [Files] lists them in order. The log of an
 // instance that was restored from a backup can begin with a restored event, which contains the
-// checkpoint of the line that it follows. The earlier lines are in the earlier log.
+// checkpoint of the line that it follows. The earlier lines are in the earlier log. An operator can
+// compress a rotated file with gzip, to PATH.N.gz.
+//
+// # Retention
+//
+// With RetainAge or RetainSize, the log deletes its oldest rotated files. Before it removes a file,
+// it verifies that the file's lines form a chain from the log's beginning to the next file, and that
+// checkpoints cover all of them. It then writes a deleted event, which names the file's last line,
+// and a checkpoint that covers this event. A log without the file begins after that line, and
+// [Verifier] accepts this because of the event. It never deletes a file that does not verify, nor a
+// later one.
 //
 // # Faults
 //
@@ -94,13 +104,25 @@ type Config struct {
 	RotateSize      int64         // in bytes; zero means DefaultRotateSize
 	RotateAge       time.Duration // zero means never
 
+	// RetainAge and RetainSize make the log delete its oldest rotated files: those whose lines are
+	// all older than RetainAge, and as many as it takes until all files together have at most
+	// RetainSize bytes on disk. They need Sign and Key. Zero means never.
+	RetainAge  time.Duration
+	RetainSize int64
+	Key        PublicKey // checks the signatures of Sign
+
+	// Trusted reports whether the clock can be relied on. While it returns false, the log deletes
+	// nothing. Nil means always.
+	Trusted func() bool
+
 	// WarnFree is the number of free bytes on the log's file system below which the log warns. It
 	// warns once, and again only after more bytes were free in between.
 	WarnFree uint64
 
 	Logger *slog.Logger // nil means slog.Default()
 
-	open func(path string, flag int) (file, error) // nil means os.OpenFile; tests inject faults
+	open   func(path string, flag int) (file, error) // nil means os.OpenFile; tests inject faults
+	remove func(path string) error                   // removes an old file; nil means os.Remove; tests inject faults
 }
 
 // maxBatch is the maximum number of lines in one flush.
@@ -123,11 +145,13 @@ type Log struct {
 	writing     atomic.Pointer[time.Time] // when the writer began the batch that it writes; nil if it writes none
 	resumed     chan struct{}             // the log can be written again
 	full        chan uint64               // the first line of a file that has reached RotateSize
+	rotated     chan struct{}             // receives after a rotation
 	stop        context.CancelFunc        // stops maintain
 	maintaining sync.WaitGroup
 
 	signing sync.Mutex // held while a checkpoint is signed and written
 	covered Head       // the last line with a checkpoint; guarded by signing
+	kept    uint64     // the last line whose checkpoint Keep has stored; guarded by signing
 
 	w writer // used only by the writer goroutine once that runs
 }
@@ -165,20 +189,14 @@ const (
 // the last file, and reads earlier files only as far as it needs to find Expect. Verify checks the
 // whole log.
 func Open(cfg Config) (*Log, error) {
-	if cfg.CheckpointEvery == 0 {
-		cfg.CheckpointEvery = DefaultCheckpointEvery
+	retain := cfg.RetainAge > 0 || cfg.RetainSize > 0
+	if retain && (cfg.Sign == nil || cfg.Key == nil) {
+		return nil, fmt.Errorf("opening the audit log %q: only a log with a key for checkpoints can delete files",
+			cfg.Path)
 	}
-	if cfg.RotateSize == 0 {
-		cfg.RotateSize = DefaultRotateSize
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
-	}
-	if cfg.open == nil {
-		cfg.open = func(path string, flag int) (file, error) { return os.OpenFile(path, flag, 0o600) }
-	}
+	cfg = cfg.withDefaults()
 	l := &Log{cfg: cfg, queue: make(chan *pending, maxBatch), done: make(chan struct{}), full: make(chan uint64, 1),
-		resumed: make(chan struct{}, 1)}
+		rotated: make(chan struct{}, 1), resumed: make(chan struct{}, 1)}
 	l.w = writer{log: l}
 	if err := l.w.resume(); err != nil {
 		return nil, fmt.Errorf("opening the audit log %q: %w", cfg.Path, err)
@@ -196,8 +214,31 @@ func Open(cfg Config) (*Log, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	l.stop = cancel
 	l.maintaining.Go(func() { l.maintain(ctx) })
+	if retain {
+		r := &retention{log: l, opened: time.Now(), lastTime: l.w.lastTime}
+		l.maintaining.Go(func() { r.run(ctx) })
+	}
 	go l.w.run()
 	return l, nil
+}
+
+func (cfg Config) withDefaults() Config {
+	if cfg.CheckpointEvery == 0 {
+		cfg.CheckpointEvery = DefaultCheckpointEvery
+	}
+	if cfg.RotateSize == 0 {
+		cfg.RotateSize = DefaultRotateSize
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.open == nil {
+		cfg.open = func(path string, flag int) (file, error) { return os.OpenFile(path, flag, 0o600) }
+	}
+	if cfg.remove == nil {
+		cfg.remove = os.Remove
+	}
+	return cfg
 }
 
 // appendTimeout is how long a caller waits for a line. It is the time that SDKs give a signature.

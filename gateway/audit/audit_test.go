@@ -74,7 +74,7 @@ func verify(t *testing.T, path string) (audit.VerifyResult, error) {
 	}
 	var files []audit.File
 	for _, p := range paths {
-		files = append(files, audit.File{Name: filepath.Base(p), Reader: bytes.NewReader(read(t, p))})
+		files = append(files, audit.File{Name: filepath.Base(p), Reader: audit.Decompress(p, bytes.NewReader(read(t, p)))})
 	}
 	return audit.Verifier{Key: &key.PublicKey}.Verify(files...)
 }

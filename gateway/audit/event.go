@@ -19,6 +19,7 @@ const (
 	KindLost        Kind = "lost"
 	KindRestored    Kind = "restored"
 	KindUnanswered  Kind = "unanswered"
+	KindDeleted     Kind = "deleted"
 )
 
 // An Event is a line that the log writes about itself. Each kind has a field of the same name,
@@ -36,8 +37,16 @@ type Event struct {
 	Lost        string      `json:",omitempty"` // who accepted the loss, and what was lost
 	Restored    *Checkpoint `json:",omitempty"` // the head of the log when the backup was taken
 	Unanswered  []uint64    `json:",omitempty"` // the numbers of the lines
+	Deleted     *Deletion   `json:",omitempty"` // the end of the deleted file
 
 	inferred bool // the line has no Kind, because an earlier version wrote it
+}
+
+// A Deletion names a file that retention deletes. The log flushes the event, and a checkpoint that
+// covers it, before it removes the file.
+type Deletion struct {
+	Head        // the last line of the file: the one that the next file follows
+	File string // the file's name, without its directory
 }
 
 // A kindInfo describes how to show, explain and verify events of one kind.
@@ -70,6 +79,7 @@ var kinds = []kindInfo{
 		kind:    KindRecovered,
 		meaning: "a crash tore the line before this one; no request was answered because of the torn line",
 		isSet:   func(e *Event) bool { return e.Recovered },
+		accept:  (*reading).doubt,
 	},
 	{
 		kind:    KindAbandoned,
@@ -86,13 +96,15 @@ var kinds = []kindInfo{
 		kind: KindUnwitnessed,
 		meaning: "at its start after a crash, the gateway found this many lines " +
 			"after the last one recorded in the database",
-		isSet: func(e *Event) bool { return e.Unwitnessed > 0 },
-		text:  func(e *Event) string { return fmt.Sprintf("(%d unwitnessed)", e.Unwitnessed) },
+		isSet:  func(e *Event) bool { return e.Unwitnessed > 0 },
+		text:   func(e *Event) string { return fmt.Sprintf("(%d unwitnessed)", e.Unwitnessed) },
+		accept: (*reading).doubt,
 	},
 	{
 		kind:    KindLost,
 		meaning: "the operator accepted that lines before this one are missing or changed",
 		isSet:   func(e *Event) bool { return e.Lost != "" },
+		accept:  (*reading).doubt,
 	},
 	{
 		kind:    KindRestored,
@@ -106,6 +118,12 @@ var kinds = []kindInfo{
 			"but a change among them has happened",
 		isSet: func(e *Event) bool { return len(e.Unanswered) > 0 },
 		text:  func(e *Event) string { return fmt.Sprintf("(%d unanswered)", len(e.Unanswered)) },
+	},
+	{
+		kind:    KindDeleted,
+		meaning: "retention deletes the named file, which ends with the named line; the log can begin after that line",
+		isSet:   func(e *Event) bool { return e.Deleted != nil },
+		accept:  (*reading).deleted,
 	},
 }
 

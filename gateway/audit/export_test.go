@@ -8,3 +8,6 @@ func (c *Config) SetOpen(open func(path string, flag int) (TestFile, error)) { c
 
 // KindOfFields exports kindOfFields to tests.
 func (e *Event) KindOfFields() Kind { return e.kindOfFields() }
+
+// SetRemove lets a test make the removal of files fail.
+func (c *Config) SetRemove(remove func(path string) error) { c.remove = remove }

@@ -69,7 +69,23 @@ func (l *Log) checkpoint(ctx context.Context, rotate uint64) error {
 	if written.Seq == c.Seq+1 {
 		l.covered = written // no line in between is left for the next checkpoint
 	}
-	l.keep(*c, false)
+	if l.keep(*c, false) {
+		l.kept = c.Seq
+	}
+	return nil
+}
+
+// prove writes a checkpoint that covers a line, unless there is one. It returns an error unless the
+// checkpoint is also stored elsewhere, so that the next Open expects this line or a later one.
+func (l *Log) prove(ctx context.Context, seq uint64) error {
+	if err := l.checkpoint(ctx, 0); err != nil {
+		return err
+	}
+	l.signing.Lock()
+	defer l.signing.Unlock()
+	if l.kept < seq {
+		return fmt.Errorf("no checkpoint that covers line %d is stored yet", seq)
+	}
 	return nil
 }
 
@@ -90,13 +106,16 @@ func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
 	return &c, nil
 }
 
-func (l *Log) keep(c Checkpoint, ended bool) {
+// keep passes a checkpoint to Keep, and reports whether there was no error.
+func (l *Log) keep(c Checkpoint, ended bool) bool {
 	if l.cfg.Keep == nil {
-		return
+		return true
 	}
-	if err := l.cfg.Keep(c, ended); err != nil {
+	err := l.cfg.Keep(c, ended)
+	if err != nil {
 		l.cfg.Logger.Warn("storing a checkpoint outside the audit log failed", "err", err)
 	}
+	return err == nil
 }
 
 func (l *Log) sign(ctx context.Context, head Head) (Checkpoint, error) {

@@ -11,7 +11,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,34 +18,6 @@ import (
 
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
-
-// rotatedSuffix matches the suffix of a rotated file's name.
-var rotatedSuffix = regexp.MustCompile(`^\.[0-9]{16}(\.[0-9]{8}T[0-9.]+)?$`)
-
-// Files returns the existing files of the log at path, the oldest first and path
-// itself last.
-func Files(path string) ([]string, error) {
-	all, err := os.ReadDir(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	var files []string
-	current := false
-	for _, f := range all {
-		suffix, ok := strings.CutPrefix(f.Name(), filepath.Base(path))
-		switch {
-		case ok && suffix == "":
-			current = true
-		case ok && rotatedSuffix.MatchString(suffix):
-			files = append(files, path+suffix)
-		}
-	}
-	slices.Sort(files) // orders them by the number of their first line
-	if current {
-		files = append(files, path)
-	}
-	return files, nil
-}
 
 // resume finds the log's end and repairs the damage of a crash there. It changes nothing before it
 // has checked that the log is not missing lines.
@@ -74,15 +45,16 @@ func (w *writer) resume() error {
 
 // A tail is the end of a log. The expected line is Config.Expect.
 type tail struct {
-	path      string // of the last file; empty if the log has no file
-	size      int64  // of the file's lines that form a chain, without a torn one
-	first     Line   // the file's first line
-	head      Head   // the last line of the chain
-	fragment  []byte // the part of a line after the chain; nil if there is none
-	ended     bool   // the last line, complete or not, has its newline
-	expectEnd int64  // the offset after the expected line
-	newer     uint64 // the number of lines after the expected one
-	hasExpect bool   // the log has the expected line
+	path      string    // of the last file; empty if the log has no file
+	size      int64     // of the file's lines that form a chain, without a torn one
+	first     Line      // the file's first line
+	head      Head      // the last line of the chain
+	time      time.Time // of that line
+	fragment  []byte    // the part of a line after the chain; nil if there is none
+	ended     bool      // the last line, complete or not, has its newline
+	expectEnd int64     // the offset after the expected line
+	newer     uint64    // the number of lines after the expected one
+	hasExpect bool      // the log has the expected line
 }
 
 // findEnd follows the chain of the last file. If the process ended after renaming a file and before
@@ -105,7 +77,7 @@ func (w *writer) findEnd() (tail, error) {
 			continue // the file was created but never written
 		}
 		t.path = files[n-1]
-		if n > 1 {
+		if n > 1 && firstSeq(t.path) == math.MaxUint64 { // only then is the line before the file needed
 			if err := t.startAfter(files[n-2]); err != nil {
 				return t, err
 			}
@@ -117,36 +89,16 @@ func (w *writer) findEnd() (tail, error) {
 
 // startAfter sets the head to the last line of the previous file, as far as it is known.
 func (t *tail) startAfter(previous string) error {
-	f, err := os.Open(previous)
-	if err != nil {
-		return err
+	last, ok, err := lastLine(previous)
+	if ok {
+		t.head, t.time = Head{last.Seq, hashOf(last.text)}, last.Time()
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	last, end, err := lastLines(f, info.Size(), 1)
-	if err != nil {
-		return err
-	}
-	// The text after the last newline can be a line that lacks only its newline.
-	rest := make([]byte, info.Size()-end)
-	if _, err := f.ReadAt(rest, end); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if line, ok := parseLine(rest); ok {
-		last = []textLine{{line, rest}}
-	}
-	for _, line := range last {
-		t.head = Head{line.Seq, hashOf(line.text)}
-	}
-	return nil
+	return err
 }
 
 // walk reads the file up to the first line that does not follow the previous one.
 func (t *tail) walk(expect Head) error {
-	f, err := os.Open(t.path)
+	f, err := openFile(t.path)
 	if err != nil {
 		return err
 	}
@@ -159,7 +111,7 @@ func (t *tail) walk(expect Head) error {
 			return nil
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
-			return err
+			return fmt.Errorf("reading %q: %w", t.path, err)
 		}
 		if err := t.step(text, n == 1, expect); err != nil {
 			return lossf("line %d of %q: %w", n, t.path, err)
@@ -199,7 +151,8 @@ func (t *tail) step(text []byte, first bool, expect Head) error {
 	if first {
 		t.first = line
 	}
-	t.head, t.fragment, t.ended = Head{line.Seq, hashOf(text)}, nil, ended
+	t.head, t.time = Head{line.Seq, hashOf(text)}, line.Time()
+	t.fragment, t.ended = nil, ended
 	t.size += length
 	if t.hasExpect {
 		t.newer++
@@ -248,9 +201,12 @@ var errFound = errors.New("found")
 
 // continueAt opens the last file for writing and repairs its end.
 func (w *writer) continueAt(t tail) error {
-	w.head = t.head
-	if t.path == "" {
+	w.head, w.lastTime = t.head, t.time
+	switch {
+	case t.path == "":
 		return w.begin()
+	case isCompressed(t.path):
+		return w.continueAfter(t)
 	}
 	if err := w.reclaim(t.path); err != nil {
 		return err
@@ -261,6 +217,26 @@ func (w *writer) continueAt(t tail) error {
 	}
 	w.size, w.first, w.fileStart = t.size, t.first.Seq, t.first.Time()
 	if err := w.repairEnd(t); err != nil {
+		return errors.Join(err, w.close())
+	}
+	return nil
+}
+
+// continueAfter begins a file after a compressed one. The operator compressed it after the process
+// had renamed it and before the next file began.
+func (w *writer) continueAfter(t tail) error {
+	if t.fragment != nil || !t.ended {
+		return fmt.Errorf("%q ends with an incomplete line, which cannot be repaired in a compressed file "+
+			"(decompress it with gzip -d)", t.path)
+	}
+	// A file at the log's path is empty: otherwise it would be the last one.
+	if err := os.Remove(w.log.cfg.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := w.begin(); err != nil || t.newer == 0 || w.log.cfg.Expect.Seq == 0 {
+		return err
+	}
+	if err := w.writeEvent(Event{Kind: KindUnwitnessed, Unwitnessed: t.newer}); err != nil {
 		return errors.Join(err, w.close())
 	}
 	return nil
@@ -324,8 +300,8 @@ func isFragment(line []byte) bool {
 	return bytes.HasPrefix(line, []byte(prefix)) || strings.HasPrefix(prefix, string(line))
 }
 
-// readFrom calls f with the lines from number seq on and their text. It starts again if the log is
-// rotated in the meantime.
+// readFrom calls f with the lines from number seq on and their text, as far as the log still has
+// them. It starts again if the log's files change in the meantime.
 func (l *Log) readFrom(seq uint64, f func(line Line, text []byte) error) error {
 	files, err := Files(l.cfg.Path)
 	for err == nil {
@@ -358,27 +334,10 @@ func scanFiles(files []string, seq uint64, f func(line Line, text []byte) error)
 	return nil
 }
 
-// firstSeq returns the number of a file's first line, or the greatest possible number if the file
-// has none.
-func firstSeq(path string) uint64 {
-	f, err := os.Open(path)
-	if err != nil {
-		return math.MaxUint64
-	}
-	defer f.Close()
-	s := scanLines(f)
-	if s.Scan() {
-		if line, ok := parseLine(s.Bytes()); ok {
-			return line.Seq
-		}
-	}
-	return math.MaxUint64
-}
-
 func scanFile(path string, seq, limit uint64, f func(line Line, text []byte) error) error {
-	file, err := os.Open(path)
+	file, err := openFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the file was rotated after it was listed
+		return nil // the file was rotated, compressed or deleted after it was listed
 	}
 	if err != nil {
 		return err
@@ -395,7 +354,10 @@ func scanFile(path string, seq, limit uint64, f func(line Line, text []byte) err
 			}
 		}
 	}
-	return s.Err()
+	if err := s.Err(); err != nil {
+		return fmt.Errorf("reading %q: %w", path, err)
+	}
+	return nil
 }
 
 // seqOf returns the number of a line without parsing the rest.
@@ -438,7 +400,7 @@ func (w *writer) acceptLoss(t tail, reason error) error {
 			return err
 		}
 	}
-	w.head = t.head
+	w.head, w.lastTime = t.head, t.time
 	if err := w.begin(); err != nil {
 		return err
 	}

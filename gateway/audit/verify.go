@@ -10,7 +10,7 @@ import (
 // A Verifier configures the verification of a log.
 type Verifier struct {
 	Key    PublicKey   // checks checkpoints; with nil, signatures are not checked and nothing is proven
-	After  *Checkpoint // verification begins after this line; nil means that the first file begins with line 1
+	After  *Checkpoint // verification begins after this line; nil means at the log's beginning
 	Expect *Checkpoint // a line that the log must contain; nil means none
 }
 
@@ -24,17 +24,20 @@ type VerifyResult struct {
 	ProvenTime  time.Time // when that checkpoint was signed
 	Void        uint64    // void lines: those in abandoned files after the last line known to be flushed
 	Restored    []Head    `json:",omitempty"` // the heads of the backups restored, in the order of the lines
+	Deleted     *Head     `json:",omitempty"` // the last line that retention deleted, if the log begins after it
 }
 
 // ErrTorn is Verify's error for an incomplete last line. Either it is being written, a crash tore
 // it, or someone cut the file.
 var ErrTorn = errors.New("the last line is incomplete: it is being written, a crash tore it, or the file was cut")
 
-// ErrFilesMissing is Verify's error for a first file that does not begin with line 1. With
-// [Verifier].After such a file can be verified separately.
+// ErrFilesMissing is Verify's error for a first file that does not begin with line 1, unless a
+// restored event or a deleted event explains that. With [Verifier].After such a file can be verified
+// separately.
 var ErrFilesMissing = errors.New("the files before it are missing")
 
-// A File is one of a log's files, with its name for errors.
+// A File is one of a log's files, with its name for errors. The reader of a compressed file is that
+// of [Decompress].
 type File struct {
 	Name string
 	io.Reader
@@ -43,10 +46,12 @@ type File struct {
 // Verify reads a log's files, the oldest first. Its error names the first wrong line, as counted in
 // its file. The result covers the lines before it. With a Key, a log without a checkpoint is an
 // error, because anyone can write such a log.
+//
+// A log whose oldest files retention has deleted begins with a line N+1. Verify accepts that if a
+// deleted event in the log names line N and a checkpoint covers this event.
 func (v Verifier) Verify(files ...File) (VerifyResult, error) {
-	r := &reading{Verifier: v, head: emptyHead}
-	r.hashes[emptyHead.Seq] = emptyHead.Hash
-	if err := r.begin(); err != nil {
+	r := newReading(v)
+	if err := r.start(); err != nil {
 		return VerifyResult{}, err
 	}
 	for _, file := range files {
@@ -65,15 +70,30 @@ const historySize = 1 << 16
 type reading struct {
 	Verifier
 	result    VerifyResult
+	name      string // of the current file
 	head      Head   // the last line
 	torn      string // the hash of the last line if it is torn; otherwise empty
 	first     bool   // the next line is the first of its file
 	fileErr   error  // the error at the end of the previous file, unless that end is void
 	hashes    [historySize]string
 	hasExpect bool // the line Expect was read
+
+	beginning beginning
+	follows   *Head       // the line that the current file follows; nil until its first line was read
+	newest    time.Time   // the latest time of a line
+	done      func() bool // called after each line; true ends the reading with errDone; nil means to read all lines
 }
 
-func (r *reading) begin() error {
+// errDone ends a reading before the end of the log.
+var errDone = errors.New("done")
+
+func newReading(v Verifier) *reading {
+	r := &reading{Verifier: v, head: emptyHead}
+	r.hashes[emptyHead.Seq] = emptyHead.Hash
+	return r
+}
+
+func (r *reading) start() error {
 	for role, c := range map[string]*Checkpoint{"starting": r.After, "expected": r.Expect} {
 		if c != nil && r.Key != nil && !c.Check(r.Key) {
 			return fmt.Errorf("the signature of the %s head does not match the public key", role)
@@ -96,17 +116,20 @@ func (r *reading) advance(head Head) {
 
 // remembers reports whether head is one of the last lines.
 func (r *reading) remembers(head Head) bool {
-	return head.Seq <= r.head.Seq && head.Seq+historySize > r.head.Seq && r.hashes[head.Seq%historySize] == head.Hash
+	return head.Seq <= r.head.Seq && head.Seq+historySize > r.head.Seq && head.Hash != "" &&
+		r.hashes[head.Seq%historySize] == head.Hash
 }
 
 func (r *reading) file(file File) error {
-	r.first = true
+	r.name, r.first, r.follows = file.Name, true, nil
 	lines := scanLines(file)
 	n := 1
 	for ; lines.Scan(); n++ {
 		err := r.line(lines.Bytes())
 		switch {
 		case err == nil:
+		case errors.Is(err, errDone):
+			return err
 		case r.fileErr != nil: // the end of the previous file is not void
 			return r.fileErr
 		case r.first:
@@ -141,6 +164,7 @@ func (r *reading) line(text []byte) error {
 	if err != nil {
 		return err
 	}
+	r.beginAt(line)
 	if kind.prepare != nil {
 		if err := kind.prepare(r, line); err != nil {
 			return err
@@ -149,6 +173,24 @@ func (r *reading) line(text []byte) error {
 	if err := r.checkNext(line); err != nil {
 		return err
 	}
+	r.accept(line, text)
+	if kind.accept != nil {
+		if err := kind.accept(r, line); err != nil {
+			return err
+		}
+	}
+	if r.done != nil && r.done() {
+		return errDone
+	}
+	return nil
+}
+
+// accept records a line as the next one of the chain.
+func (r *reading) accept(line Line, text []byte) {
+	if r.follows == nil {
+		follows := r.head
+		r.follows = &follows
+	}
 	r.torn, r.first = "", false
 	r.advance(Head{line.Seq, hashOf(text)})
 	r.result.Lines++
@@ -156,10 +198,9 @@ func (r *reading) line(text []byte) error {
 	if r.result.Lines == 1 {
 		r.result.First = r.head
 	}
-	if kind.accept != nil {
-		return kind.accept(r, line)
+	if t := line.Time(); t.After(r.newest) {
+		r.newest = t
 	}
-	return nil
 }
 
 // kindOf returns the description of a line's kind. It is empty for the line of a request and for a
@@ -188,19 +229,12 @@ func (r *reading) skip(line Line, text []byte) (skipped bool, err error) {
 	return true, nil
 }
 
-// restored checks and records the backup head that a line names. A log can begin after such a head
-// as it can after After, because the key has signed both. The head alone proves nothing about the
-// lines after it.
-func (r *reading) restored(line Line) error {
-	head := line.Event.Restored
-	switch {
-	case r.Key != nil && !head.Check(r.Key):
-		return errors.New("the signature of its backup head does not match the public key")
-	case r.result.Lines == 0 && r.After == nil && line.Seq > 1 && line.Prev == head.Hash && line.Seq == head.Seq+1:
-		r.advance(head.Head)
+// missingLines says that the lines from first to last are missing.
+func missingLines(first, last uint64) string {
+	if first == last {
+		return fmt.Sprintf("line %d is missing", first)
 	}
-	r.result.Restored = append(r.result.Restored, head.Head)
-	return nil
+	return fmt.Sprintf("lines %d to %d are missing", first, last)
 }
 
 // checkNext checks that a line is the next one.
@@ -210,10 +244,11 @@ func (r *reading) checkNext(line Line) error {
 		want = r.torn
 	}
 	switch {
-	case r.result.Lines == 0 && r.After == nil && line.Seq != r.head.Seq+1:
-		return fmt.Errorf("the log begins with line %d: %w", line.Seq, ErrFilesMissing)
 	case r.result.Lines == 0 && r.After != nil && line.Seq > r.After.Seq+1:
-		return fmt.Errorf("the log begins with line %d: the lines from %d on are missing", line.Seq, r.After.Seq+1)
+		return fmt.Errorf("the log begins with line %d: %s after the starting head (if retention has deleted them, "+
+			"verify without that head)", line.Seq, missingLines(r.After.Seq+1, line.Seq-1))
+	case line.Seq > r.head.Seq+1:
+		return fmt.Errorf("%s: line %d follows line %d", missingLines(r.head.Seq+1, line.Seq-1), line.Seq, r.head.Seq)
 	case line.Seq != r.head.Seq+1 || line.Prev != want:
 		return fmt.Errorf("a line was changed, removed or moved: Seq %d after %.16s… does not follow Seq %d with %.16s…",
 			line.Seq, line.Prev, r.head.Seq, want)
@@ -235,20 +270,23 @@ func (r *reading) abandon(line Line) error {
 	void := r.head.Seq - target.Seq
 	r.result.Lines, r.result.Void = r.result.Lines-min(void, r.result.Lines), r.result.Void+void
 	r.head, r.torn, r.fileErr = target, "", nil
+	r.beginning.abandon(target)
 	return nil
 }
 
 func (r *reading) checkpoint(line Line) error {
 	c := line.Event.Checkpoint
-	skipped := r.After != nil && c.Seq < r.After.Seq // the named line was skipped
+	// The named line can be one that was skipped or deleted.
+	skipped := r.After != nil && c.Seq < r.After.Seq || r.beginning.lacks(c.Seq)
 	if c.Seq >= line.Seq || !skipped && !r.remembers(c.Head) {
 		return fmt.Errorf("its checkpoint names Seq %d with %.16s…, which is not an earlier line", c.Seq, c.Hash)
 	}
+	if r.Key != nil && !c.Check(r.Key) {
+		return errors.New("the signature of its checkpoint does not match the public key")
+	}
+	r.cover(c.Seq)
 	if r.Key == nil {
 		return nil
-	}
-	if !c.Check(r.Key) {
-		return errors.New("the signature of its checkpoint does not match the public key")
 	}
 	r.result.Checkpoints++
 	if c.Seq > r.result.Proven.Seq {
@@ -264,6 +302,13 @@ func (r *reading) end() error {
 		return r.fileErr
 	case r.torn != "":
 		return ErrTorn
+	case r.beginning.after.Seq > 0 && !r.beginning.explained:
+		after := r.beginning.after.Seq
+		return fmt.Errorf("%s: the log begins with line %d: %s, without a line about the deletion: %w",
+			r.beginning.file, after+1, missingLines(1, after), ErrFilesMissing)
+	case r.Expect != nil && !r.hasExpect && r.beginning.lacks(r.Expect.Seq):
+		return fmt.Errorf("line %d cannot be compared: retention has deleted the lines up to %d (expect a later head)",
+			r.Expect.Seq, r.beginning.after.Seq)
 	case r.Expect != nil && !r.hasExpect && r.Expect.Seq > r.head.Seq:
 		return fmt.Errorf("the log ends with line %d but had line %d at %s: its end was cut off",
 			r.head.Seq, r.Expect.Seq, r.Expect.Time.UTC().Format(time.RFC3339))

@@ -33,6 +33,7 @@ type writer struct {
 	fileStart  time.Time
 	notBefore  time.Time // the earliest next attempt after a failed flush
 	head       Head      // the last flushed line
+	lastTime   time.Time // of the last line when the log was opened; zero if it had none
 	failing    error     // why the last attempt to write failed
 	unanswered []uint64  // lines that were written after their callers had left; no event names them yet
 	abandoned  string    // why the previous file was abandoned; cleared once a line records it
@@ -279,10 +280,7 @@ func (w *writer) checkFile() error {
 
 // rotate renames the file to PATH.N, where N is the number of its first line.
 func (w *writer) rotate() error {
-	name := rotatedName(w.log.cfg.Path, w.first)
-	if _, err := os.Lstat(name); err == nil {
-		name += "." + time.Now().UTC().Format("20060102T150405.000000000")
-	}
+	name := newRotatedName(w.log.cfg.Path, w.first)
 	move := func() error { return os.Rename(w.log.cfg.Path, name) }
 	if w.size == 0 { // it was abandoned before any line in it was flushed
 		move = func() error { return os.Remove(w.log.cfg.Path) }
@@ -293,6 +291,10 @@ func (w *writer) rotate() error {
 	select {
 	case <-w.log.full: // the signal may be pending for the old file
 	default:
+	}
+	select {
+	case w.log.rotated <- struct{}{}:
+	default: // the signal is already pending
 	}
 	if err := w.close(); err != nil && w.abandoned == "" {
 		w.log.cfg.Logger.Warn("closing a rotated file of the audit log failed", "path", name, "err", err)
@@ -321,5 +323,3 @@ func (w *writer) close() error {
 	w.file = nil
 	return err
 }
-
-func rotatedName(path string, first uint64) string { return fmt.Sprintf("%s.%016d", path, first) }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/clock"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
@@ -41,6 +42,7 @@ type Appliance struct {
 	token        hsm.Token
 	log          *audit.Log               // nil if OpenStaged opened it
 	ca           *ca.Authority            // nil if the configuration names a certificate
+	clock        *clock.Clock             // nil if OpenStaged opened it
 	certificates *servercert.Certificates // of the listeners; nil if OpenStaged opened it
 	closers      []func() error           // in the order of opening
 }
@@ -108,6 +110,8 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 		return nil, err
 	}
 	a.openCertificates()
+	last := a.Store.Now().Clock()
+	a.clock = clock.New(clock.Wall, clock.Seen, last.Last, last.Problem)
 	if a.log, err = a.openAudit(nil); err != nil {
 		return nil, err
 	}

@@ -104,14 +104,21 @@ func (a *Appliance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 	for o := range records.Outbox().All() {
 		pending = max(pending, o.After)
 	}
+	public, err := audit.DecodePublicKey(key.Public)
+	if err != nil {
+		return nil, fmt.Errorf("reading the audit log's key in the database: %w", err)
+	}
 	c := a.Config.Audit
 	log, err := audit.Open(audit.Config{
 		Path: c.File, CheckpointEvery: c.CheckpointEvery,
 		RotateSize: int64(c.RotateSize), RotateAge: c.RotateAge, WarnFree: uint64(c.WarnFree),
-		Logger: a.options.Logger,
-		Expect: audit.Head{Seq: head.Seq, Hash: head.Hash}, Ended: head.Ended, MinSeq: pending, Restored: restored,
+		RetainSize: int64(c.KeepSize), RetainAge: c.KeepAge,
+		Logger:  a.options.Logger,
+		Trusted: func() bool { return a.clock != nil && a.clock.Problem() == "" },
+		Expect:  audit.Head{Seq: head.Seq, Hash: head.Hash}, Ended: head.Ended, MinSeq: pending, Restored: restored,
 		AcceptLoss: a.options.AcceptAuditLoss, AcceptLossHint: acceptAuditLossHint,
 		Sign: func(ctx context.Context, digest []byte) ([]byte, error) { return a.signWith(ctx, key, digest) },
+		Key:  public,
 		Keep: func(c audit.Checkpoint, ended bool) error {
 			head := headOf(c)
 			head.Ended = ended

@@ -11,7 +11,7 @@ import (
 func (a *Appliance) gatewayConfig() gateway.Config {
 	c := a.Config
 	g := gateway.Config{
-		Store: a.Store, Backend: a.keys, Sealer: a.token, Random: a.token, Inspector: a.token, Audit: a.log,
+		Store: a.Store, Backend: a.keys, Sealer: a.token, Random: a.token, Inspector: a.token, Clock: a.clock, Audit: a.log,
 		Logger:  a.options.Logger,
 		Quotas:  Quotas(c.Quotas),
 		MaxKeys: c.Limits.Keys, MaxAliases: c.Limits.Aliases,

@@ -90,6 +90,8 @@ type Audit struct {
 	CheckpointEvery time.Duration `yaml:"checkpoint_every" min:"1s"`
 	RotateSize      Size          `yaml:"rotate_size" min:"64KiB"` // a smaller value lacks its unit
 	RotateAge       time.Duration `yaml:"rotate_age"`              // 0: rotate by size only
+	KeepAge         time.Duration `yaml:"keep_age"`                // age of the newest line beyond which to delete a file; 0: never
+	KeepSize        Size          `yaml:"keep_size"`               // total size beyond which to delete the oldest files; 0: never
 	WarnFree        Size          `yaml:"warn_free"`               // free disk space below which to warn; 0: never
 }
 

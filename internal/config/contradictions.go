@@ -51,6 +51,7 @@ func (l *ledger) checkContradictions(c *Config) {
 	l.checkCertificate(c.TLS)
 	l.checkAddresses(c)
 	l.checkFiles(c)
+	l.checkAudit(c.Audit)
 	if n := len(c.Admin.Socket); n > maxSocket {
 		l.report("admin.socket", "the path has %d bytes, but a socket's path can have at most %d: choose a shorter "+
 			"path, such as /run/kmsgate/admin.sock", n, maxSocket)
@@ -118,6 +119,17 @@ func (l *ledger) checkCertificate(t TLS) {
 			l.report(f[0], "cannot be combined with tls.certificate and tls.key: it applies to certificates that "+
 				"kmsgate issues")
 		}
+	}
+}
+
+// checkAudit reports a size that would delete almost every old file, because it lacks its unit, and
+// a name that marks a compressed file.
+func (l *ledger) checkAudit(a Audit) {
+	if a.KeepSize > 0 && a.KeepSize/2 < a.RotateSize {
+		l.report("audit.keep_size", "must be 0, or at least twice audit.rotate_size, which is %s", a.RotateSize)
+	}
+	if strings.HasSuffix(a.File, ".gz") {
+		l.report("audit.file", "must not end with .gz, which marks compressed files")
 	}
 }
 

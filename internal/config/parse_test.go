@@ -75,6 +75,7 @@ func TestExcludedDefaults(t *testing.T) {
 		}},
 		{"listeners:", "tls: {certificate: c, key: k}\nlisteners:", func(c *Config) bool { return c.TLS.CAFile == "" && c.TLS.CAKeyFile == "" }},
 		{"listeners:", "audit: {rotate_age: 0, rotate_size: 65536}\nlisteners:", func(c *Config) bool { return c.Audit.RotateAge == 0 && c.Audit.RotateSize == 64*KiB }},
+		{"listeners:", "audit: {keep_age: 8760h, keep_size: 200MiB}\nlisteners:", func(c *Config) bool { return c.Audit.KeepAge == 8760*time.Hour && c.Audit.KeepSize == 200*MiB }},
 		{"listeners:", "limits: {version_interval: 90m}\nlisteners:", func(c *Config) bool { return c.Limits.VersionInterval == 90*time.Minute }},
 	} {
 		c, err := Parse([]byte(strings.Replace(minimal, test.old, test.new, 1)), "/etc")
@@ -153,6 +154,9 @@ func TestMistakes(t *testing.T) {
 		{minimal + "audit: {rotate_size: [1]}", "line 9: audit.rotate_size: must be a single value"},
 		{minimal + "audit: {rotate_size: 100}", "line 9: audit.rotate_size: must be at least 64KiB"},
 		{minimal + "audit: {rotate_size: -1MiB}", "line 9: audit.rotate_size: must not be negative"},
+		{minimal + "audit: {keep_age: -1h}", "line 9: audit.keep_age: must not be negative"},
+		{minimal + "audit: {keep_age: 365d}", "line 9: audit.keep_age: must be a number with its unit"},
+		{minimal + "audit: {keep_size: -1MiB}", "line 9: audit.keep_size: must not be negative"},
 		{minimal + "audit: {warn_free: 9999999999GiB}", "line 9: audit.warn_free: is too large"},
 		{minimal + "audit: {warn_free: 99999999999999999999}", "line 9: audit.warn_free: is too large"},
 
@@ -214,6 +218,9 @@ func TestMistakes(t *testing.T) {
 		{minimal + "store: {file: audit.log}", "line 9: store.file: is also the file of audit.file"},
 		{minimal + "store: {file: a}\naudit: {file: a}", "line 10: audit.file: is also the file of store.file"},
 		{replaced(module, module+"\n  softhsm_conf: kmsgate.db"), "line 7: token.softhsm_conf: is also the file of store.file"},
+		{minimal + "audit: {keep_size: 100}", "line 9: audit.keep_size: must be 0, or at least twice audit.rotate_size, which is 100MiB"},
+		{minimal + "audit: {rotate_size: 1MiB, keep_size: 2047KiB}", "line 9: audit.keep_size: must be 0, or at least twice audit.rotate_size, which is 1MiB"},
+		{minimal + "audit: {file: log.gz}", "line 9: audit.file: must not end with .gz"},
 		{minimal + "store: {file: ./x/../pin}", "line 9: store.file: is also the file of token.pin_file"},
 		{replaced(module, module+"\n  pin_file: pin-refused"), "line 7: token.pin_file: is also the file of the record of refused PINs"},
 	} {

@@ -1,86 +1,89 @@
 // Package auditlog reads the files of an audit log for an operator: it searches, exports,
-// follows and verifies them.
+// follows and verifies them. It reads compressed files like all others.
 //
 // Its output cannot control a terminal, whatever the files contain, and a line of the
-// log stays on one line. Only [Verify] checks the files; all other functions trust them.
-// Reading stops soon after its context is done, even on a file that blocks, such as a named
-// pipe.
+// log stays on one line. Only [Verify] checks the content of the files. All other functions
+// check only that no line is missing, by the numbers of the lines. Reading stops soon after
+// its context is done, even on a file that blocks, such as a named pipe.
 package auditlog
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
-// Files returns the names of the files of the log at a path, the oldest first. If there is
-// none, it returns an error.
-func Files(path string) ([]string, error) {
-	names, err := audit.Files(path)
-	if err == nil && len(names) == 0 {
-		err = fmt.Errorf("no audit log at %q (name its file, or the configuration with --config)", path)
-	}
-	return names, err
-}
-
-// OpenFile opens a file for reading. It closes the file when ctx is done, which ends a
-// blocked read.
-func OpenFile(ctx context.Context, name string) (*os.File, error) {
-	f, err := os.Open(name)
-	if err == nil {
-		context.AfterFunc(ctx, func() { f.Close() })
-	}
-	return f, err
-}
-
-// Search writes the lines that filter matches to out, and returns their number.
+// Search writes the lines of the named files that filter matches to out, and returns their
+// number. If lines are missing, or a file is damaged, Search still searches all files, and
+// then returns an error that names the missing lines. Lines before the first file do not
+// count as missing.
 func Search(ctx context.Context, names []string, filter *Filter, out *Writer) (found int, err error) {
-	err = eachLine(ctx, names, func(line audit.Line) error {
-		if !filter.Match(line) {
-			return nil
-		}
-		found++
-		return out.Write(line)
-	})
-	return found, errors.Join(err, out.Flush())
+	return search(named(ctx, names), new(gaps), filter, out)
 }
 
-// eachLine calls f with every line of the files.
-func eachLine(ctx context.Context, names []string, f func(audit.Line) error) error {
-	for _, name := range names {
-		file, err := OpenFile(ctx, name)
-		if err != nil {
-			return err
-		}
-		err = audit.Read(file, f)
-		file.Close()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			return fmt.Errorf("reading %q: %w", name, err)
+// SearchLog is [Search] for all files of the log at a path. Lines at its beginning are missing
+// unless the log says that retention has deleted them, or that they are in an earlier log.
+func SearchLog(ctx context.Context, path string, filter *Filter, out *Writer) (found int, err error) {
+	files, err := ofLog(ctx, path)
+	if err != nil {
+		return 0, err
+	}
+	return search(files, &gaps{whole: true}, filter, out)
+}
+
+func search(files []*file, gaps *gaps, filter *Filter, out *Writer) (found int, err error) {
+	var damage []error
+	for _, f := range files {
+		var written error
+		gaps.next(f.name)
+		err := audit.Read(f, func(line audit.Line) error {
+			gaps.see(line)
+			if !filter.Match(line) {
+				return nil
+			}
+			found++
+			written = out.Write(line)
+			return written
+		})
+		err = errors.Join(err, f.Close())
+		switch {
+		case f.ctx.Err() != nil:
+			return found, errors.Join(f.ctx.Err(), out.Flush())
+		case written != nil:
+			return found, errors.Join(written, out.Flush())
+		case err != nil:
+			damage = append(damage, fmt.Errorf("reading %q%s: %w", f.name, gaps.position(), err))
 		}
 	}
-	return nil
+	return found, errors.Join(errors.Join(damage...), gaps.err(), out.Flush())
 }
 
-// Verify verifies the files, which must be in order, the oldest first. See audit.Verifier.
+// Verify verifies the named files, which must be in order, the oldest first. See
+// audit.Verifier.
 func Verify(ctx context.Context, v audit.Verifier, names []string) (audit.VerifyResult, error) {
-	var files []audit.File
-	for _, name := range names {
-		f, err := OpenFile(ctx, name)
-		if err != nil {
-			return audit.VerifyResult{}, err
-		}
-		defer f.Close()
-		files = append(files, audit.File{Name: name, Reader: f})
+	return verify(ctx, v, named(ctx, names))
+}
+
+// VerifyLog is [Verify] for all files of the log at a path.
+func VerifyLog(ctx context.Context, v audit.Verifier, path string) (audit.VerifyResult, error) {
+	files, err := ofLog(ctx, path)
+	if err != nil {
+		return audit.VerifyResult{}, err
 	}
-	result, err := v.Verify(files...)
+	return verify(ctx, v, files)
+}
+
+func verify(ctx context.Context, v audit.Verifier, files []*file) (audit.VerifyResult, error) {
+	var all []audit.File
+	for _, f := range files {
+		defer f.Close()
+		all = append(all, audit.File{Name: f.name, Reader: f})
+	}
+	result, err := v.Verify(all...)
 	switch {
 	case ctx.Err() != nil:
 		return result, ctx.Err()
@@ -105,7 +108,11 @@ func Summary(r audit.VerifyResult) string {
 	}
 	text := fmt.Sprintf("proven: lines %d to %d, up to %s",
 		r.First.Seq, r.Proven.Seq, r.ProvenTime.UTC().Format(time.RFC3339))
-	if r.Restored != nil && r.First.Seq > 1 {
+	switch {
+	case r.Deleted != nil:
+		text += fmt.Sprintf("; lines 1 to %d were deleted by retention; verification begins at line %d",
+			r.Deleted.Seq, r.First.Seq)
+	case r.Restored != nil && r.First.Seq > 1:
 		text += fmt.Sprintf("; the log continues after line %d of an earlier log, with the records of a backup",
 			r.First.Seq-1)
 	}

@@ -143,6 +143,52 @@ func TestFollowReplaced(t *testing.T) {
 	}
 }
 
+// TestFollowCompressed follows a log whose files are rotated and compressed between two wakes, also the
+// one that is being followed.
+func TestFollowCompressed(t *testing.T) {
+	log := auditlogtest.New(t)
+	log.Requests(2)
+	f := follow(t, log.Path)
+	f.expect("")
+	log.Requests(2)
+	log.Compress(log.Rotate(1))
+	log.Requests(2)
+	log.Compress(log.Rotate(5))
+	log.Requests(2)
+	log.Rotate(7)
+	log.Requests(1)
+	f.expect("3 4 5 6 7 8 9")
+	log.Compress(log.Rotate(9))
+	f.expect("3 4 5 6 7 8 9") // no file exists at the path now
+	log.Requests(1)
+	f.expect("3 4 5 6 7 8 9 10")
+	f.stop()
+	if err := <-f.ended; err != nil {
+		t.Errorf("Follow: %v", err)
+	}
+}
+
+// TestFollowGap removes a file that follows the one that is being followed.
+func TestFollowGap(t *testing.T) {
+	log := auditlogtest.New(t)
+	log.Requests(2)
+	f := follow(t, log.Path)
+	f.expect("")
+	log.Rotate(1)
+	log.Requests(2)
+	remove(t, log.Rotate(3))
+	log.Requests(1)
+	var err error
+	select {
+	case f.wake <- time.Time{}:
+		err = <-f.ended
+	case err = <-f.ended: // it was still reading
+	}
+	if err == nil || !strings.Contains(err.Error(), "lines 3 to 4 are missing") {
+		t.Errorf("Follow: got %v, want \"lines 3 to 4 are missing\"", err)
+	}
+}
+
 func TestFollowFails(t *testing.T) {
 	log := auditlogtest.New(t)
 	log.Requests(2)

@@ -3,6 +3,8 @@
 package auditlogtest
 
 import (
+	"bytes"
+	"compress/gzip"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -129,6 +131,40 @@ func (l *Log) Rotate(first int) string {
 	return name
 }
 
+// Delete appends the event of retention that deletes a rotated file, with a checkpoint that covers
+// it, and removes the file. end is the last line of the file.
+func (l *Log) Delete(name string, end audit.Head) {
+	l.t.Helper()
+	l.Events(audit.Event{Kind: audit.KindDeleted, Deleted: &audit.Deletion{Head: end, File: filepath.Base(name)}})
+	l.Checkpoint()
+	if err := os.Remove(name); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// Compress compresses a rotated file with gzip, as two members, and returns its new name.
+func (l *Log) Compress(name string) string {
+	l.t.Helper()
+	content, err := os.ReadFile(name)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var compressed bytes.Buffer
+	for _, part := range [][]byte{content[:len(content)/2], content[len(content)/2:]} {
+		w := gzip.NewWriter(&compressed)
+		if _, err := w.Write(part); err != nil {
+			l.t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	if err := os.Remove(name); err != nil {
+		l.t.Fatal(err)
+	}
+	return l.File(filepath.Base(name)+".gz", compressed.String())
+}
+
 // Key returns the public key that verifies the log's checkpoints.
 func (l *Log) Key() audit.PublicKey { return &l.key.PublicKey }
 
@@ -175,6 +211,8 @@ func NewEvent(kind audit.Kind, head audit.Checkpoint) audit.Event {
 		e.Restored = &head
 	case audit.KindUnanswered:
 		e.Unanswered = []uint64{1, 2}
+	case audit.KindDeleted:
+		e.Deleted = &audit.Deletion{Head: head.Head, File: "audit.log.0000000000000001"}
 	}
 	return e
 }
@@ -204,5 +242,6 @@ func HostileLines(text string) []audit.Line {
 	event.Time = Begin
 	event.Checkpoint = &audit.Checkpoint{Head: audit.Head{Seq: 1, Hash: text}, Time: Begin}
 	event.Restored = event.Checkpoint
+	event.Deleted = &audit.Deletion{Head: event.Checkpoint.Head, File: text}
 	return []audit.Line{{Seq: 1, Prev: text, Entry: entry}, {Seq: 2, Prev: text, Event: event}}
 }
