@@ -101,8 +101,9 @@ unit:
 	$(GO_TEST) test -race -parallel 8 -timeout 15m ./...
 
 integration:
-	# -count=1: the test cache does not know that the tests build ../cmd/kmsgate.
-	$(GO_TEST) -C integration test -race -count=1 -timeout 15m ./...
+	# -count=1: the test cache does not know that the tests build ../cmd/kmsgate. -parallel: most of
+	# the parallel tests wait for a fault to pass.
+	$(GO_TEST) -C integration test -race -count=1 -parallel 4 -timeout 15m ./...
 
 # Fuzzes each target for FUZZTIME. The limit of 20 executions keeps the fuzzer from spending that
 # time on minimizing inputs: targets that touch files never behave the same way twice.
@@ -125,16 +126,19 @@ bench: setup
 	$(GO_TEST) test ./hsm/token -run '^$$' -bench Sign -benchtime 500ms -count 8
 	$(GO_TEST) -C integration test -run '^TestManyKeys$$' -count=1 -v -timeout 1h . -args -plain -keys $(KEYS)
 
-# Runs three long tests for SOAK each: a gateway that is killed at random moments, with its files on
-# a disk, a gateway whose token fails in every way that the test knows, and a gateway against a
-# model of its records. A test that fails prints the SEED that repeats its random choices. A fourth
-# test creates KEYS keys.
+# Runs the long tests, several of them for SOAK each, with their files on a disk: gateways that are
+# killed at random moments, whose token, system calls, clock, processor or power fails, and that get
+# the largest requests; and one against a model of its records. A test that fails prints the SEED
+# that repeats its random choices. The last test creates KEYS keys. The tests need root, and a loop
+# device. They run one at a time, because one of them takes the processors away.
 SOAK ?= 30m
 SEED ?= 0
 SOAK_TMP ?= /var/tmp
+SOAK_TESTS := TestKilledAtAnyMoment|TestFaultsUnderLoad|TestSystemCallsFail|TestStandsStill|TestLogStalls
+SOAK_TESTS := $(SOAK_TESTS)|TestSlowGeneration|TestClockSteps|TestResourcesReturn|TestPowerLoss|TestPowerLossOnDevice
 soak: setup-test
-	TMPDIR=$(SOAK_TMP) $(GO) -C integration test -race -count=1 -v -timeout 48h \
-		-run '^(TestKilledAtAnyMoment|TestFaultsUnderLoad)$$' . -args -soak $(SOAK) -seed $(SEED)
+	TMPDIR=$(SOAK_TMP) $(GO) -C integration test -race -count=1 -parallel 1 -v -timeout 48h \
+		-run '^($(SOAK_TESTS))$$' . -args -soak $(SOAK) -seed $(SEED)
 	$(GO_TEST) test ./gateway -race -count=1 -v -timeout 48h -run '^TestModel$$' \
 		-args -soak $(SOAK) -rapid.checks 500 -rapid.seed $(SEED)
 	$(GO) -C integration test -race -count=1 -v -timeout 1h -run '^TestManyKeys$$' . -args -keys $(KEYS)

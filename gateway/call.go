@@ -21,7 +21,8 @@ import (
 type call struct {
 	server    *Server
 	door      door
-	now       time.Time
+	now       time.Time // on this machine's clock, for records and decisions
+	began     time.Time // the same moment, on the monotonic clock too
 	requestId string
 
 	// The door sets these to what the request claims and asks for.
@@ -42,7 +43,8 @@ type call struct {
 // serve takes one request through the corridor: read, authenticate, look the operation
 // up, charge its quota, decode, run, write the audit line, answer.
 func (s *Server) serve(ctx context.Context, d door, source string) error {
-	c := &call{server: s, door: d, now: s.config.Now().UTC(), requestId: uuid.NewString()}
+	c := &call{server: s, door: d, began: s.config.Now(), requestId: uuid.NewString()}
+	c.now = c.began.UTC().Round(0)
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d.name()), Source: source}
 	resp, err := catchPanic(func() (kms.Response, error) {
 		if err := d.read(c); err != nil {
@@ -156,7 +158,7 @@ func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
 		c.entry.Status, c.entry.Code = apiErr.Status, apiErr.Code
 		c.entry.Reason = kms.ClipTo(kms.MaxReason, err.Error())
 	}
-	c.entry.DurationNanoseconds = c.server.config.Now().Sub(c.now)
+	c.entry.DurationNanoseconds = c.server.config.Now().Sub(c.began)
 	if auditErr := c.audit(); auditErr != nil {
 		auditErr = errors.Join(auditErr, discard(resp))
 		apiErr, resp, err = kms.ErrAuditLog, nil, auditErr

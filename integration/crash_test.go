@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -140,11 +141,16 @@ func openAudit(db *store.Store, path string) (*audit.Log, error) {
 		}})
 }
 
+// inspecting is held while this process has a token open: it can use one at a time.
+var inspecting sync.Mutex
+
 // checkObjects compares the token's objects with the records, while no gateway runs. The token must
 // have both halves of each recorded key pair, and no other halves. Remains of objects whose
 // creation was interrupted do not count.
 func checkObjects(t *testing.T, dir string) {
 	t.Helper()
+	inspecting.Lock()
+	defer inspecting.Unlock()
 	want := recordedPairs(t, dir)
 	soft, err := softhsm.Open(filepath.Join(dir, "softhsm"), nil)
 	if err != nil {

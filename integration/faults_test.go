@@ -57,8 +57,8 @@ var functions = map[string]int{
 }
 
 // TestFaultsUnderLoad injects random faults into a token, one after the other, while 32 callers
-// sign and one creates keys. Each fault ends within a second, so no call may fail: the timeout is
-// 2.5 s for signing and 10 s for creating a key. No incomplete key may remain.
+// sign and one creates and changes keys. Each fault ends within a second, so no call may fail: the
+// timeout is 2.5 s for signing and 10 s for creating a key. No incomplete key may remain.
 func TestFaultsUnderLoad(t *testing.T) {
 	g, f := startOnFaults(t)
 	random := newRandom(t)
@@ -98,44 +98,31 @@ func TestFaultsUnderLoad(t *testing.T) {
 	}
 	slices.Sort(names) // so that a seed always selects the same faults
 	l := startLoad(t, g.Env, 32)
-	all := &versionSet{versions: make(map[string]string)}
-	client, err := devgateway.SDK(g.Env)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.callers.Go(func() {
-		for !l.stop.Load() {
-			keyId, versionId, err := newKey(client)
-			if err != nil {
-				t.Errorf("creating a key: %v", err)
-				return
-			}
-			all.add(keyId, versionId)
-			<-time.After(20 * time.Millisecond) // limits the number of keys
-		}
-	})
+	changes := newLedger(random)
+	changes.start(t, g.Env, 0, 1)
 	for done := soaked(12); !done(); {
 		name := names[random.IntN(len(names))]
 		before := l.count()
 		faults[name]()
 		waitFor(t, "signatures after the fault "+name, func() bool { return l.count() > before+64 })
-		if failures := l.failures(); failures != "" {
+		if failures := l.failures() + changes.failures(); failures != "" {
 			t.Fatalf("after the fault %q: %s", name, failures)
 		}
 	}
 	l.end()
-	if failures := l.failures(); failures != "" {
+	changes.stop()
+	if failures := l.failures() + changes.failures(); failures != "" {
 		t.Errorf("after all faults: %s", failures)
 	}
 	if n := f.Collisions(); n != 0 {
 		t.Errorf("the gateway closed sessions or finalized the module %d times during a call, want none", n)
 	}
-	t.Logf("%d signatures, %d keys created", l.count(), all.len())
+	t.Logf("%d signatures, %d changes", l.count(), changes.count(changing, answered))
 	if _, metrics := observe(t, g.Env, "/metrics"); !strings.Contains(metrics, "\nkmsgate_token_connected 1\n") ||
 		strings.Contains(metrics, "\nkmsgate_token_losses_total 0\n") {
 		t.Errorf("the metrics do not show a token that was lost and is connected again:\n%s", metrics)
 	}
-	checkVersions(t, g, all)
+	changes.check(t, g.Env)
 	verifyAudit(t, g.Dir)
 	if err := g.Stop(); err != nil {
 		t.Error(err)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/kmsgate/kmsgate/integration/devgateway"
+	"github.com/kmsgate/kmsgate/integration/syscalls"
 )
 
 var (
@@ -19,6 +20,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	syscalls.Main()
 	os.Exit(run(m))
 }
 

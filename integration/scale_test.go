@@ -25,7 +25,8 @@ var keysInGateway = flag.Int("keys", 200, "how many keys TestManyKeys creates")
 func TestManyKeys(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
-	all := &versionSet{versions: make(map[string]string)}
+	all := make(map[string]string) // KeyVersionId → KeyId; guarded by mu until creators have ended
+	var mu sync.Mutex
 	began := time.Now()
 	var creators sync.WaitGroup
 	var left atomic.Int64
@@ -42,12 +43,14 @@ func TestManyKeys(t *testing.T) {
 					t.Errorf("creating a key: %v", err)
 					return
 				}
-				all.add(keyId, versionId)
+				mu.Lock()
+				all[versionId] = keyId
+				mu.Unlock()
 			}
 		})
 	}
 	creators.Wait()
-	t.Logf("%d keys created in %v", all.len(), time.Since(began).Round(time.Millisecond))
+	t.Logf("%d keys created in %v", len(all), time.Since(began).Round(time.Millisecond))
 	if err := g.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -87,11 +90,11 @@ func TestManyKeys(t *testing.T) {
 
 // latencies signs with up to 64 of the keys, at a rate of 200 signatures a second, which leaves the
 // machine some room. It returns the 50th and the 99th percentile of the durations.
-func latencies(t *testing.T, g *devgateway.Gateway, all *versionSet) []time.Duration {
+func latencies(t *testing.T, g *devgateway.Gateway, all map[string]string) []time.Duration {
 	t.Helper()
 	type key struct{ keyId, versionId string }
 	var keys []key
-	for versionId, keyId := range all.versions {
+	for versionId, keyId := range all {
 		if keys = append(keys, key{keyId, versionId}); len(keys) == 64 {
 			break
 		}

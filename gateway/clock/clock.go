@@ -19,6 +19,12 @@ const (
 	Agreement = 24 * time.Hour
 )
 
+// Wall returns the time of this machine's clock.
+func Wall() time.Time { return wall() }
+
+// Seen returns how much time this process has seen pass.
+func Seen() time.Duration { return seen() }
+
 // A Clock compares this machine's clock with the time that the process has seen pass. Its methods are
 // safe for concurrent use. Create one with [New].
 type Clock struct {
@@ -35,7 +41,8 @@ type Clock struct {
 // New returns a Clock. last is the last time that was known before this process, or zero, and reason says
 // why the clock was not believed then, or is empty.
 func New(wall func() time.Time, seen func() time.Duration, last time.Time, reason string) *Clock {
-	c := &Clock{wall: wall, seen: seen, anchor: wall(), anchored: seen(), reason: reason}
+	c := &Clock{wall: wall, seen: seen, reason: reason}
+	c.anchor, c.anchored = c.Now(), seen()
 	c.since = c.anchored
 	if last.IsZero() || reason != "" {
 		return c
@@ -51,8 +58,9 @@ func New(wall func() time.Time, seen func() time.Duration, last time.Time, reaso
 
 func format(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// Now returns the time of this machine's clock.
-func (c *Clock) Now() time.Time { return c.wall() }
+// Now returns the time of this machine's clock, without a reading of the monotonic clock, which does not
+// follow jumps.
+func (c *Clock) Now() time.Time { return c.wall().Round(0) }
 
 // Seen returns how much time the process has seen pass.
 func (c *Clock) Seen() time.Duration { return c.seen() }
@@ -61,7 +69,7 @@ func (c *Clock) Seen() time.Duration { return c.seen() }
 func (c *Clock) Problem() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now, seen := c.wall(), c.seen()
+	now, seen := c.Now(), c.seen()
 	passed := seen - c.anchored
 	switch jump := now.Sub(c.anchor) - passed; {
 	case jump.Abs() > Tolerance:
@@ -81,5 +89,5 @@ func (c *Clock) Problem() string {
 func (c *Clock) Confirm() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.anchor, c.anchored, c.reason = c.wall(), c.seen(), ""
+	c.anchor, c.anchored, c.reason = c.Now(), c.seen(), ""
 }

@@ -57,6 +57,18 @@ func TestJumps(t *testing.T) {
 	}
 }
 
+// TestMonotonic checks that the readings of the monotonic clock in times do not hide a jump.
+func TestMonotonic(t *testing.T) {
+	began := time.Now()
+	now := began
+	c := clock.New(func() time.Time { return now }, func() time.Duration { return 0 }, time.Time{}, "")
+	now = began.Add(time.Hour) // moves both readings
+	expect(t, "after a jump", c, "it jumped by 1h")
+	if got := c.Now(); got != got.Round(0) {
+		t.Errorf("Now: %v has a reading of the monotonic clock", got)
+	}
+}
+
 // TestCorrections moves the clock as a time server does that corrects it slowly, and in small steps that
 // together are a jump.
 func TestCorrections(t *testing.T) {

@@ -10,9 +10,3 @@ func wall() time.Time { return time.Now() }
 // seen returns how much time this process has seen pass: a clock that nobody can set, and that stands
 // still while the machine is suspended.
 func seen() time.Duration { return time.Since(began) }
-
-// Wall returns the time of this machine's clock.
-func Wall() time.Time { return wall() }
-
-// Seen returns how much time this process has seen pass.
-func Seen() time.Duration { return seen() }

@@ -96,7 +96,7 @@ func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 // each. The key pairs become orphans. DeleteDueKeys stops at the first error. It deletes nothing while
 // the clock cannot be believed.
 func (p *Pairs) DeleteDueKeys() error {
-	now := p.cfg.Now().UTC()
+	now := p.cfg.Now().UTC().Round(0)
 	if p.cfg.ClockProblem() != "" {
 		return nil
 	}
@@ -139,7 +139,7 @@ func (p *Pairs) keepKey(keyId, principal string) error {
 }
 
 // Due returns the number of keys whose deletion is due.
-func (p *Pairs) Due() int { return len(p.dueKeys(p.cfg.Now().UTC())) }
+func (p *Pairs) Due() int { return len(p.dueKeys(p.cfg.Now().Round(0))) }
 
 func (p *Pairs) dueKeys(now time.Time) (due []string) {
 	for k := range p.cfg.Records.Now().Keys().All() {
