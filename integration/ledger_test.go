@@ -138,7 +138,7 @@ func (l *ledger) set(f fact, value string) {
 	l.facts[f] = []string{value}
 }
 
-// change makes a change that gives a fact the value that do returns, and reports whether the
+// change makes a change after which a fact has the value that do returns, and reports whether the
 // gateway has acknowledged it.
 func (l *ledger) change(t *testing.T, f fact, do func() (value string, err error)) bool {
 	value, err := do()

@@ -28,7 +28,7 @@ type rawRequest struct {
 }
 
 // sign returns the request with a signature of a time. It can be sent more than once.
-func (q rawRequest) sign(env map[string]string, at time.Time) (*http.Request, error) {
+func (q rawRequest) sign(env map[string]string, signed time.Time) (*http.Request, error) {
 	body := q.form.Encode()
 	u := url.URL{Scheme: "https", Host: env["KMSGATE_ENDPOINT"], Path: "/",
 		RawQuery: strings.ReplaceAll(q.query.Encode(), "+", "%20")}
@@ -42,7 +42,7 @@ func (q rawRequest) sign(env map[string]string, at time.Time) (*http.Request, er
 	hash := sha256.Sum256([]byte(body))
 	for name, value := range map[string]string{
 		"x-acs-action": q.action, "x-acs-version": "2016-01-20", "x-acs-content-sha256": hex.EncodeToString(hash[:]),
-		"x-acs-date": at.UTC().Format("2006-01-02T15:04:05Z"), "x-acs-signature-nonce": uuid.NewString() + q.nonce,
+		"x-acs-date": signed.UTC().Format("2006-01-02T15:04:05Z"), "x-acs-signature-nonce": uuid.NewString() + q.nonce,
 	} {
 		r.Header.Set(name, value)
 	}

@@ -184,7 +184,7 @@ func failEachCall(t *testing.T, g *instance, l *ledger) {
 func failCall(t *testing.T, g *instance, l *ledger, f callFault, way string, n int) bool {
 	t.Helper()
 	if f.file == tokens && f.call != "syncfs" && way == hanging {
-		return false // a token all of whose calls hang ends the process
+		return false // if all calls of a token hang, the process ends
 	}
 	event := fmt.Sprintf("call %d, %s, %s", n, f, way)
 	if f.trigger != "" {
@@ -198,7 +198,7 @@ func failCall(t *testing.T, g *instance, l *ledger, f callFault, way string, n i
 	before := l.tally()
 	i := g.watch.Inject(fault)
 	defer i.Lift()
-	const work = 40 // changes, each of which makes several calls
+	const work = 40 // changes; each makes several calls
 	waitLong(t, event, func() bool {
 		return i.Hits() > 0 || l.count(changing, answered) >= before[answer{changing, answered}]+work
 	})

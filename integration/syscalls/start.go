@@ -142,7 +142,7 @@ func filter() []unix.SockFilter {
 		{Code: end, K: unix.SECCOMP_RET_ALLOW},
 		{Code: load, K: numberOffset},
 	}
-	left := len(names) // comparisons that are still to come, each of which jumps to the last instruction
+	left := len(names) // comparisons still to come; each jumps to the last instruction
 	for number := range names {
 		all = append(all, unix.SockFilter{Code: equals, K: uint32(number), Jt: uint8(left)})
 		left--

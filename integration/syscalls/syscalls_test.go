@@ -73,7 +73,7 @@ func writeRecords() error {
 	return os.Rename("records", "renamed")
 }
 
-// flushSome makes changes of which some are flushed.
+// flushSome makes changes, and flushes some of them.
 func flushSome() error {
 	for _, step := range []func() error{
 		func() error { return write("flushed", "1", true) },
