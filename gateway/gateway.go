@@ -53,7 +53,7 @@ type Config struct {
 	MinVersionInterval time.Duration
 
 	// GenerationTimeout is how long a local administrator waits for a new key pair. Zero means
-	// DefaultGenerationTimeout. Network clients wait 25 s at most: their connections end before.
+	// DefaultGenerationTimeout. Network clients wait 25 s at most, because their connections do not last longer.
 	GenerationTimeout time.Duration
 
 	// Archiver makes the archives of CreateBackup. Nil disables CreateBackup.
@@ -159,7 +159,7 @@ func (s *Server) resume(ctx context.Context) error {
 		return err
 	}
 	s.pairs = keypair.New(keypair.Config{Records: s.config.Store, Backend: s.config.Backend, Journal: s.journal,
-		Audit: s.config.Audit, Now: s.config.Now, ClockProblem: s.clock.Problem, Logger: s.config.Logger})
+		Audit: s.config.Audit, Now: s.config.Now, ReadClock: s.clock.Read, Logger: s.config.Logger})
 	return s.pairs.DeleteDueKeys()
 }
 

@@ -54,7 +54,11 @@ func scheduleKeyDeletion(_ context.Context, c *call, req *kms.ScheduleKeyDeletio
 			return kms.ErrStateModifiedFailed.Because("The key is protected from deletion.")
 		}
 		k.KeyState = store.PendingDeletion
-		k.DeleteDate = c.now.Add(time.Duration(days) * 24 * time.Hour)
+		window := time.Duration(days) * 24 * time.Hour
+		k.DeleteDate, k.DeleteWindow = c.now.Add(window), 0
+		if c.server.clock.Problem() != "" {
+			k.DeleteWindow = window
+		}
 		return nil
 	}))
 }
@@ -64,7 +68,7 @@ func cancelKeyDeletion(_ context.Context, c *call, req *kms.KeyRequest) (*kms.Em
 		if k.KeyState != store.PendingDeletion {
 			return kms.ErrStateModifiedFailed.Because("The key state is %s.", k.KeyState)
 		}
-		k.KeyState, k.DeleteDate = store.Enabled, time.Time{}
+		k.KeyState, k.DeleteDate, k.DeleteWindow = store.Enabled, time.Time{}, 0
 		return nil
 	}))
 }

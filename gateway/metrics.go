@@ -85,7 +85,7 @@ func newMetrics(s *Server) *metrics {
 				return 0
 			}),
 		gauge("kmsgate_nonces", "Nonces that are remembered.", func() float64 { return float64(s.callers.Nonces().Total) }),
-		gauge("kmsgate_nonces_max", "The most nonces that the memory allows. Beyond them, requests are refused.",
+		gauge("kmsgate_nonces_max", "The number of nonces from which the access keys with the most nonces are refused.",
 			func() float64 { return float64(s.callers.Nonces().Max) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "kmsgate_nonces_refused_total",
@@ -117,7 +117,8 @@ func gauge(name, help string, value func() float64) prometheus.Collector {
 
 func (m *metrics) count(c *call, apiErr *kms.Error) {
 	action, code := c.action, "OK"
-	if _, ok := kms.Find(action); !ok {
+	o, ok := kms.Find(action)
+	if action = o.Name; !ok {
 		action = "unknown"
 	}
 	if apiErr != nil {

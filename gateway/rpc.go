@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/identity"
@@ -53,7 +54,8 @@ func (d *rpcDoor) read(c *call) error {
 		return err
 	}
 	d.setClaim(c, claim)
-	c.nonce = &store.Nonce{AccessKeyId: claim.AccessKeyId, Nonce: claim.Nonce, Until: claim.Time.Add(identity.TimeWindow)}
+	// The record of a nonce must not keep the whole request in memory.
+	c.nonce = &store.Nonce{AccessKeyId: strings.Clone(claim.AccessKeyId), Nonce: strings.Clone(claim.Nonce), Until: claim.Time.Add(identity.TimeWindow)}
 	return nil
 }
 

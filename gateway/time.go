@@ -9,18 +9,18 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// keepNonces is how long the nonce of a change is kept after its request has expired. It is for a clock
-// that goes back: within this time, no request that was carried out is carried out again. A clock that
-// goes back further makes the gateway refuse all changes whose time stamps it has seen before.
-const keepNonces = 24 * time.Hour
+// maxHeldNonces is how many nonces of changes are kept at least while the clock cannot be believed. They
+// take some 50 MB.
+const maxHeldNonces = 100_000
 
-// forgetNonces returns the time before which the nonces of changes can be forgotten, or zero while the
-// clock cannot be believed.
+// forgetNonces returns the time before which the nonces of changes can be forgotten: those of requests
+// that have expired. While the clock cannot be believed, all are kept: once they were forgotten, no change
+// with an earlier time stamp would be accepted.
 func forgetNonces(s *Server) time.Time {
-	if s.clock.Problem() != "" {
+	if s.clock.Problem() != "" && s.config.Store.Now().Nonces().Len() < maxHeldNonces {
 		return time.Time{}
 	}
-	return s.clock.Now().Add(-keepNonces)
+	return s.clock.Now()
 }
 
 // A clockWatch remembers what the log and the database say about the clock.
@@ -70,8 +70,8 @@ func heldDeletions(s *Server) string {
 	if due == 0 {
 		return ""
 	}
-	return fmt.Sprintf("keys that are due are not deleted (%d), because this machine's clock cannot be believed: %s "+
-		"(kmsgate clock confirm)", due, problem)
+	return fmt.Sprintf("%d keys are due but not deleted, because this machine's clock cannot be believed: %s "+
+		"(check it with kmsgate clock show, then run kmsgate clock confirm)", due, problem)
 }
 
 func describeClock(_ context.Context, c *call, _ *kms.NoRequest) (*kms.DescribeClockResponse, error) {
@@ -88,7 +88,7 @@ func describeClock(_ context.Context, c *call, _ *kms.NoRequest) (*kms.DescribeC
 // confirmClock makes the gateway believe the clock. Keys whose deletion is due are then deleted.
 func confirmClock(_ context.Context, c *call, _ *kms.NoRequest) (*kms.EmptyResponse, error) {
 	err := c.update(func(tx *store.Tx) error {
-		// The floor could be in a future that never was: nonces were forgotten then.
+		// This also resets NonceFloor: a clock that was ahead can have set it to a time in the future.
 		return tx.SetClock(store.ClockState{Last: c.server.clock.Now().UTC()})
 	})
 	if err == nil {

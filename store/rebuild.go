@@ -59,8 +59,8 @@ func (s *Store) failure() error {
 // mendInterval is the time between two attempts to rewrite the file.
 const mendInterval = time.Second
 
-// recover handles the failure of a commit, and returns Update's error for it. The file is not believed
-// any more: perhaps the pages were written and only the flush failed, and after a failed flush the
+// recover handles the failure of a commit, and returns Update's error for it. The content of the file
+// is no longer trusted: perhaps the pages were written and only the flush failed, and after a failed flush the
 // kernel may have dropped the pages and marked them clean. The caller has the lock.
 func (s *Store) recover(failure error) error {
 	s.faults.count.Add(1)
@@ -136,7 +136,7 @@ func (s *Store) writeAll(name string) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	db.NoSync, db.NoGrowSync = false, false
+	db.NoSync, db.NoGrowSync, db.AllocSize = false, false, allocation
 	return db, nil
 }
 

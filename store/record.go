@@ -35,10 +35,13 @@ type Key struct {
 	Creator         string
 	CreationDate    time.Time
 	DeleteDate      time.Time // zero unless KeyState is PendingDeletion
-	Protected       bool      // deletion protection is on
-	ProtectedWhy    string    // DeletionProtectionDescription
-	Tags            map[string]string
-	Policy          string // the key policy, a JSON document; empty if the key has none
+	// DeleteWindow is not zero if the clock could not be believed when the deletion was scheduled. The
+	// window then begins when the clock can be believed.
+	DeleteWindow time.Duration `json:",omitzero"`
+	Protected    bool          // deletion protection is on
+	ProtectedWhy string        // DeletionProtectionDescription
+	Tags         map[string]string
+	Policy       string // the key policy, a JSON document; empty if the key has none
 }
 
 // OriginSeed is the Origin of a key with a private key that a seed of kmsgate dev has. Such a key is

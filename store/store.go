@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,7 +42,7 @@ var (
 	ErrNonceUsed = errors.New("the nonce was used")
 	// ErrUncertain means that a commit failed or has not ended in time. Whether it takes place is known
 	// once the Store can be changed again, or when the file is opened again.
-	ErrUncertain = errors.New("a database commit has not succeeded, and its outcome is not known yet")
+	ErrUncertain = errors.New("a database commit failed or has not ended, and its outcome is not known yet")
 	// ErrUnwritable means that the file cannot be written and that nothing was changed. The Store tries
 	// again until it can.
 	ErrUnwritable = errors.New("the database cannot be written; nothing was changed")
@@ -80,6 +81,9 @@ type Store struct {
 // file to PATH.schema-VERSION: see [Store.Migrated]. Without the copy it changes nothing. The error
 // for a damaged file is ErrDamaged, and that for a file in use by another process is ErrLocked.
 func Open(path string) (*Store, error) {
+	if resolved, err := filepath.EvalSymlinks(path); err == nil {
+		path = resolved // rebuild replaces the file itself
+	}
 	switch err := bboltcheck.Check(path); {
 	case errors.Is(err, durable.ErrLocked):
 		return nil, fmt.Errorf("opening the database %q: %w", path, ErrLocked)
@@ -98,6 +102,7 @@ func Open(path string) (*Store, error) {
 	if err := os.Remove(rebuiltName(path)); err != nil && !errors.Is(err, fs.ErrNotExist) { // a kill leaves it
 		return nil, errors.Join(fmt.Errorf("opening the database %q: %w", path, err), db.Close())
 	}
+	db.AllocSize = allocation
 	s := &Store{path: path, db: db, updating: make(chan struct{}, 1), commit: (*bbolt.Tx).Commit, closing: make(chan struct{})}
 	s.closeOnce = sync.OnceValue(s.close)
 	s.unlock()
@@ -107,10 +112,17 @@ func Open(path string) (*Store, error) {
 	return s, nil
 }
 
+const (
+	initialMapping = 1 << 30 // bytes: some 500,000 keys
+	allocation     = 1 << 20 // bytes by which the file grows
+)
+
 func options() *bbolt.Options {
 	// Writing the list of free pages at every commit would cost more as the records grow in number.
 	// bbolt computes it at opening instead.
-	return &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true}
+	// A file that outgrows its mapping cannot be written while a Snapshot is open. Address space is free.
+	return &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true,
+		InitialMmapSize: initialMapping}
 }
 
 func (s *Store) load() error {
@@ -160,9 +172,18 @@ func (s *Store) close() error {
 	case <-time.After(updateTimeout):
 		return fmt.Errorf("the database %q was not closed: a change has not ended for %v (check the disk)", s.path, updateTimeout)
 	}
-	err := s.db.Close()
-	s.background.Wait()
-	return err
+	closed := make(chan error, 1)
+	go func() {
+		err := s.db.Close()
+		s.background.Wait()
+		closed <- err
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(updateTimeout): // bbolt has panicked in a commit and holds its lock, or a flush hangs
+		return fmt.Errorf("the database %q was not closed within %v", s.path, updateTimeout)
+	}
 }
 
 // Now returns the records at this moment. They are read-only, and later changes do not affect them.
@@ -235,7 +256,7 @@ type update struct {
 
 // begin takes the lock and begins a transaction.
 func (s *Store) begin(giveUp <-chan time.Time) (*update, error) {
-	if err := s.failure(); err != nil {
+	if err := s.Status().Failing; err != nil { // do not wait for a disk that hangs
 		return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
 	if !s.lock(giveUp) {

@@ -316,7 +316,7 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	cut := filepath.Join(dir, "cut")
-	if err := os.WriteFile(cut, whole[:len(whole)/2], 0o600); err != nil {
+	if err := os.WriteFile(cut, whole[:3*os.Getpagesize()], 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, err = store.Open(cut)

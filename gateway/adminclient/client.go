@@ -16,8 +16,8 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// The time that the gateway has to answer, except to [Client.Stream]. It bounds the making of a key
-// pair itself: some tokens take minutes.
+// The time that the gateway has to answer, except to [Client.Stream]. The gateway itself limits
+// the time for a key pair, because some tokens take minutes.
 const (
 	callTime   = time.Minute
 	createTime = 24 * time.Hour

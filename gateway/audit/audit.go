@@ -47,9 +47,9 @@
 // known to be flushed. Later lines in the abandoned file are void. If another process removes,
 // replaces or changes the file, the log does not write until the file is restored.
 //
-// If a flush hangs, callers wait at most 2.5 s, and their requests are refused. A line that has been
-// written by then is followed by an unanswered event, which names it. Lines whose callers have left
-// before they are written are not written, except those of changes.
+// If a flush hangs, callers wait at most 2.5 s, and their requests are refused. If a line is written
+// although its caller was refused, an unanswered event after it names it. A line that is not written
+// when its caller leaves is dropped, unless it is about a change.
 package audit
 
 import (
@@ -241,7 +241,7 @@ func (cfg Config) withDefaults() Config {
 	return cfg
 }
 
-// appendTimeout is how long a caller waits for a line. It is the time that SDKs give a signature.
+// appendTimeout is how long a caller waits for a line. SDKs wait about as long for a signature.
 const appendTimeout = 2500 * time.Millisecond
 
 // ErrSlow is the error of Append for a line that was not flushed in time.
@@ -258,8 +258,8 @@ func (l *Log) Append(e Entry) error {
 	return err
 }
 
-// AppendChange is like Append, for a change that has happened: the line is written even if Append has
-// returned an error because that takes too long. Then unattended gets the result.
+// AppendChange is like Append, for a change that was made. If it returns ErrSlow, the log still writes
+// the line, and calls unattended with the result.
 func (l *Log) AppendChange(e Entry, unattended func(err error)) error {
 	entry, err := json.Marshal(e)
 	if err == nil {
@@ -402,7 +402,12 @@ const closeTimeout = 5 * time.Second
 // After that, Append returns an error. If a flush hangs, Close returns an error after some seconds.
 func (l *Log) Close() error {
 	l.stop()
-	l.maintaining.Wait()
+	maintained := make(chan struct{})
+	go func() { l.maintaining.Wait(); close(maintained) }()
+	select {
+	case <-maintained:
+	case <-time.After(closeTimeout): // a directory hangs
+	}
 	if l.isClosed() {
 		return nil
 	}

@@ -114,8 +114,8 @@ var kinds = []kindInfo{
 	},
 	{
 		kind: KindUnanswered,
-		meaning: "the named lines were written so late that their requests had been refused: no result was returned, " +
-			"but a change among them has happened",
+		meaning: "the named lines were written after their callers had got 503: no result was returned, " +
+			"but if a line is about a change, the change was made",
 		isSet: func(e *Event) bool { return len(e.Unanswered) > 0 },
 		text:  func(e *Event) string { return fmt.Sprintf("(%d unanswered)", len(e.Unanswered)) },
 	},

@@ -144,7 +144,7 @@ func (l *Log) warn(warned bool) bool {
 	}
 	if !warned {
 		l.cfg.Logger.Warn("the audit log's disk is filling up; on a full disk the gateway signs nothing "+
-			"(move rotated files, PATH.N, to other storage)", "free", free, "path", l.cfg.Path)
+			"(compress rotated files, PATH.N, with gzip, or let the gateway delete them: audit.keep_size)", "free", free, "path", l.cfg.Path)
 	}
 	return true
 }

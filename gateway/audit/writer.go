@@ -37,6 +37,7 @@ type writer struct {
 	failing    error     // why the last attempt to write failed
 	unanswered []uint64  // lines that were written after their callers had left; no event names them yet
 	abandoned  string    // why the previous file was abandoned; cleared once a line records it
+	leftover   bool      // begin has left an empty file at the log's path
 	rotating   bool      // the file must be rotated before the next line
 	buffer     bytes.Buffer
 	waiting    []*pending
@@ -72,6 +73,9 @@ func (w *writer) serve() {
 	w.log.writing.Store(&began)
 	defer w.log.writing.Store(nil)
 	err := w.writeBatch()
+	if err == nil && time.Since(began) > appendTimeout {
+		w.signalResumed()
+	}
 	for _, p := range w.waiting {
 		w.answer(p, err)
 	}
@@ -144,10 +148,7 @@ func (w *writer) report(err error) {
 			attrs...)
 	case err == nil && w.failing != nil:
 		w.log.cfg.Logger.Info("the audit log can be written again", "path", w.log.cfg.Path)
-		select {
-		case w.log.resumed <- struct{}{}:
-		default: // the signal is already pending
-		}
+		w.signalResumed()
 	}
 	w.failing = err
 	w.log.state.Store(&state{w.head, w.first, err})
@@ -302,14 +303,30 @@ func (w *writer) rotate() error {
 	return nil
 }
 
+// signalResumed asks for a checkpoint of the lines that have waited for one.
+func (w *writer) signalResumed() {
+	select {
+	case w.log.resumed <- struct{}{}:
+	default: // the signal is already pending
+	}
+}
+
 // begin creates the next file.
 func (w *writer) begin() error {
+	if w.leftover {
+		if err := os.Remove(w.log.cfg.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		w.leftover = false
+	}
 	f, err := w.log.cfg.open(w.log.cfg.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return err
 	}
 	if err := durable.SyncDir(filepath.Dir(w.log.cfg.Path)); err != nil {
-		return errors.Join(err, f.Close(), os.Remove(w.log.cfg.Path))
+		removeErr := os.Remove(w.log.cfg.Path)
+		w.leftover = removeErr != nil
+		return errors.Join(err, f.Close(), removeErr)
 	}
 	w.file, w.size, w.first, w.fileStart = f, 0, w.head.Seq+1, time.Now()
 	return nil

@@ -1,5 +1,5 @@
 // Package clock tells whether this machine's clock can be believed. A dead battery, a wrong time server
-// or a suspended machine makes it jump, and what cannot be undone must not happen because of that.
+// or a suspended machine makes it jump, and such a jump must not cause an action that cannot be undone.
 package clock
 
 import (
@@ -49,9 +49,9 @@ func New(wall func() time.Time, seen func() time.Duration, last time.Time, reaso
 	}
 	switch gap := c.anchor.Sub(last); {
 	case gap < -Tolerance:
-		c.reason = fmt.Sprintf("at the start at %s it was behind the last time known, %s", format(c.anchor), format(last))
+		c.reason = fmt.Sprintf("at the start it showed %s, which is before the last recorded time, %s", format(c.anchor), format(last))
 	case gap > MaxGap:
-		c.reason = fmt.Sprintf("at the start at %s, the last time known was %s, and nobody has seen the time between pass", format(c.anchor), format(last))
+		c.reason = fmt.Sprintf("at the start it showed %s; the last recorded time is %s, and no gateway ran in between to confirm it", format(c.anchor), format(last))
 	}
 	return c
 }
@@ -67,9 +67,16 @@ func (c *Clock) Seen() time.Duration { return c.seen() }
 
 // Problem returns why the clock cannot be believed, or "" if it can. It notices a jump at once.
 func (c *Clock) Problem() string {
+	_, problem := c.Read()
+	return problem
+}
+
+// Read returns the time, and why it cannot be believed, or "" if it can.
+func (c *Clock) Read() (now time.Time, problem string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now, seen := c.Now(), c.seen()
+	now = c.Now()
+	seen := c.seen()
 	passed := seen - c.anchored
 	switch jump := now.Sub(c.anchor) - passed; {
 	case jump.Abs() > Tolerance:
@@ -82,7 +89,7 @@ func (c *Clock) Problem() string {
 	if c.reason != "" && seen-c.since >= Agreement {
 		c.reason = ""
 	}
-	return c.reason
+	return now, c.reason
 }
 
 // Confirm makes the Clock believe this machine's clock as it is now.

@@ -93,9 +93,9 @@ func TestStart(t *testing.T) {
 		noon.Add(-time.Minute):        "",
 		noon.Add(-time.Hour):          "",
 		noon.Add(time.Minute):         "",
-		noon.Add(-3 * time.Hour):      "nobody has seen",
-		noon.Add(-9 * 24 * time.Hour): "nobody has seen",
-		noon.Add(time.Hour):           "behind the last time known",
+		noon.Add(-3 * time.Hour):      "no gateway ran",
+		noon.Add(-9 * 24 * time.Hour): "no gateway ran",
+		noon.Add(time.Hour):           "before the last recorded time",
 	} {
 		h := hands{wall: noon, seen: time.Minute}
 		expect(t, "last "+last.String(), h.clock(last, ""), want)

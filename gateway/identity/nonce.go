@@ -11,8 +11,8 @@ import (
 )
 
 // nonces remembers which nonces were used. It holds nothing of a request but a hash of 8 bytes. In a Go
-// map that takes 10 to 20 bytes (TestNonceSize); as nonces are forgotten by the minute, nothing else
-// is kept for each of them.
+// map that takes up to 24 bytes, on which the caller can count; as nonces are forgotten by the minute,
+// nothing else is kept for each of them.
 type nonces struct {
 	seen func() time.Duration
 	max  int               // how many nonces may be remembered
@@ -77,8 +77,9 @@ func (n *nonces) use(accessKeyId, nonce string, until, now time.Time) error {
 	return nil
 }
 
-// isFull reports whether an access key may have no more nonces. Once there are max nonces, those access
-// keys may have none that have more than the average, so that one program does not stop all others.
+// isFull reports whether an access key may have no more nonces. Once there are max nonces, an access key
+// that has the average number or more gets no further ones, so that one program does not stop all
+// others. At a quarter above max, no access key does.
 func (n *nonces) isFull(accessKeyId string) bool {
 	if n.total < n.max {
 		return false

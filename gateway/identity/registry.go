@@ -65,7 +65,9 @@ func Open(ctx context.Context, records *store.Records, cfg Config) (*Registry, e
 			continue
 		}
 		err := r.nonces.use(n.AccessKeyId, n.Nonce, n.Until, now)
-		if err != nil && !errors.Is(err, kms.ErrNonceUsed) { // records have a nonce twice if the clock was set back
+		// Records have a nonce twice if the clock was set back. One that does not fit into the memory is
+		// refused by the records.
+		if err != nil && !errors.Is(err, kms.ErrNonceUsed) && !errors.Is(err, kms.ErrTooManyNonces) {
 			return nil, fmt.Errorf("restoring the nonces of access key %q: %w", n.AccessKeyId, err)
 		}
 	}

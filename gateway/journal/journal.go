@@ -101,8 +101,12 @@ func (j *Journal) Pending() bool {
 // Flush appends the pending lines, marked Late, and removes the outbox records of all lines
 // that are in the log. The next Flush retries whatever fails.
 func (j *Journal) Flush() {
-	for _, entry := range j.takePending() {
-		_ = j.Append(entry) // if it fails, the line is pending again
+	pending := j.takePending()
+	for i, entry := range pending {
+		if j.Append(entry) != nil { // this line is pending again; the others would wait for the same fault
+			j.addPending(pending[i+1:]...)
+			break
+		}
 	}
 	removable := j.takeRemovable(1 << 20)
 	if len(removable) == 0 {
@@ -173,11 +177,13 @@ func (j *Journal) addRemovable(requestIds ...string) {
 	j.removable = append(j.removable, requestIds...)
 }
 
-func (j *Journal) addPending(entry audit.Entry) {
-	entry.Late = true
+func (j *Journal) addPending(entries ...audit.Entry) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.pending = append(j.pending, entry)
+	for _, entry := range entries {
+		entry.Late = true
+		j.pending = append(j.pending, entry)
+	}
 }
 
 func (j *Journal) takePending() []audit.Entry {

@@ -255,6 +255,6 @@ func (b *bench) checkAgreement(orphans, orphanPairs int) {
 func (b *bench) config() keypair.Config {
 	return keypair.Config{
 		Records: b.db, Backend: b.backend, Journal: b.journal, Audit: b.log, Now: b.clock.Now, Logger: quiet,
-		ClockProblem: func() string { return b.clockProblem },
+		ReadClock: func() (time.Time, string) { return b.clock.Now(), b.clockProblem },
 	}
 }

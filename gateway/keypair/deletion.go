@@ -54,10 +54,17 @@ func (p *Pairs) CarryOutDeletions(ctx context.Context) {
 		}
 		p.cfg.Logger.Error("destroying a key pair that belongs to no key failed; retrying",
 			"KeyVersionId", o.KeyVersionId, "err", err)
-		if ctx.Err() != nil || p.cfg.Backend.Health(ctx) != nil {
+		if ctx.Err() != nil || !p.isHealthy(ctx) {
 			return // destroying the next orphan would fail as well
 		}
 	}
+}
+
+// isHealthy reports whether the backend answers in time that it works.
+func (p *Pairs) isHealthy(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, testTimeout)
+	defer cancel()
+	return p.cfg.Backend.Health(ctx) == nil
 }
 
 // destroyLeftOrphan destroys a pair that was recorded as an orphan, if it still is one. It first
@@ -96,9 +103,16 @@ func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 // each. The key pairs become orphans. DeleteDueKeys stops at the first error. It deletes nothing while
 // the clock cannot be believed.
 func (p *Pairs) DeleteDueKeys() error {
-	now := p.cfg.Now().UTC().Round(0)
-	if p.cfg.ClockProblem() != "" {
+	now, problem := p.cfg.ReadClock()
+	if problem != "" {
 		return nil
+	}
+	for k := range p.cfg.Records.Now().Keys().All() {
+		if k.DeleteWindow > 0 {
+			if err := p.beginWindow(k.KeyId, now); err != nil {
+				return fmt.Errorf("beginning the deletion window of key %q: %w", k.KeyId, err)
+			}
+		}
 	}
 	for _, keyId := range p.dueKeys(now) {
 		if err := p.deleteKey(keyId, now); err != nil {
@@ -117,7 +131,7 @@ func KeepDueKeys(records *store.Store, log *audit.Log, principal string, now fun
 		return err
 	}
 	p := New(Config{Records: records, Journal: changes, Audit: log, Now: now, Logger: logger,
-		ClockProblem: func() string { return "" }})
+		ReadClock: func() (time.Time, string) { return now(), "" }})
 	for _, keyId := range p.dueKeys(p.cfg.Now().UTC()) {
 		if err := p.keepKey(keyId, principal); err != nil {
 			return fmt.Errorf("cancelling the deletion of key %q: %w", keyId, err)
@@ -133,9 +147,26 @@ func (p *Pairs) keepKey(keyId, principal string) error {
 		if err != nil {
 			return err
 		}
-		k.KeyState, k.DeleteDate = store.Enabled, time.Time{}
+		k.KeyState, k.DeleteDate, k.DeleteWindow = store.Enabled, time.Time{}, 0
 		return tx.Keys().Put(k)
 	})
+}
+
+// beginWindow makes the deletion window of a key begin now. It was scheduled when the clock could not be
+// believed.
+func (p *Pairs) beginWindow(keyId string, now time.Time) error {
+	err := p.change(p.entry("ScheduleKeyDeletion", keyId, GatewayPrincipal), func(tx *store.Tx) error {
+		k, err := tx.Keys().Get(keyId)
+		if err != nil || k.DeleteWindow == 0 {
+			return errNotDue // cancelled or deleted by now
+		}
+		k.DeleteDate, k.DeleteWindow = now.UTC().Add(k.DeleteWindow), 0
+		return tx.Keys().Put(k)
+	})
+	if errors.Is(err, errNotDue) {
+		return nil
+	}
+	return err
 }
 
 // Due returns the number of keys whose deletion is due.
@@ -153,9 +184,9 @@ func (p *Pairs) dueKeys(now time.Time) (due []string) {
 var errNotDue = errors.New("the key is no longer due for deletion")
 
 // IsDue reports whether the deletion of a key is due: the key is PendingDeletion, and its
-// DeleteDate is not after now.
+// DeleteDate is not after now. It is not due while its window has not begun.
 func IsDue(k store.Key, now time.Time) bool {
-	return k.KeyState == store.PendingDeletion && !k.DeleteDate.After(now)
+	return k.KeyState == store.PendingDeletion && k.DeleteWindow == 0 && !k.DeleteDate.After(now)
 }
 
 // deleteKey deletes the records of a key if it is still due, and writes an audit line as an
@@ -199,7 +230,11 @@ func (p *Pairs) change(entry audit.Entry, f func(tx *store.Tx) error) error {
 		return err
 	}
 	if err != nil {
-		entry.Status, entry.Code = kms.ErrInternal.Status, kms.ErrInternal.Code
+		answer := kms.ErrInternal
+		if errors.Is(err, store.ErrUnwritable) || errors.Is(err, store.ErrUncertain) {
+			answer = kms.ErrUnavailable
+		}
+		entry.Status, entry.Code = answer.Status, answer.Code
 		entry.Reason = kms.ClipTo(kms.MaxReason, err.Error())
 		return errors.Join(err, p.cfg.Audit.Append(entry))
 	}

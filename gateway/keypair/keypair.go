@@ -27,8 +27,9 @@ type Config struct {
 	Now     func() time.Time
 	Logger  *slog.Logger
 
-	// ClockProblem returns why Now cannot be believed, or "" if it can. While it cannot, no key is deleted.
-	ClockProblem func() string
+	// ReadClock returns the time, and why it cannot be believed, or "" if it can. While it cannot, no key is
+	// deleted.
+	ReadClock func() (now time.Time, problem string)
 }
 
 // A Pairs manages the key pairs of an instance. Its methods are safe for concurrent use. Use [New]
@@ -75,17 +76,20 @@ type Recorder interface {
 // If Create returns an error, no version is recorded, and the pair is destroyed now or by a later
 // CarryOutDeletions. The exception is store.ErrUncertain: the version may be recorded later, so its pair
 // is kept until that is known. For a KeySpec that the token does not offer, the error is kms.ErrUnsupportedOperation.
-// The token may take until ctx's deadline, or else 10 s, 25 s for RSA_3072 and RSA_4096. Otherwise Create
-// ignores the end of ctx, so that it finishes what it has begun.
+// The token may take until ctx's deadline. Without a deadline, and if ctx is cancelled, it may take 10 s,
+// 25 s for RSA_3072 and RSA_4096, so that Create finishes what it has begun.
 func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.KeySpec, r Recorder,
 	update func(tx *store.Tx) error) (store.KeyVersion, error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(createTimeout(spec))
 	}
-	ctx = context.WithoutCancel(ctx)
-	making, cancel := context.WithDeadline(ctx, deadline)
+	making, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
+	// A caller that has left, or a gateway that stops, waits no longer than a caller without a deadline.
+	usual := time.Now().Add(createTimeout(spec))
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(time.Until(usual), cancel) })()
+	ctx = context.WithoutCancel(ctx)
 	id, err := uuid.Parse(version.KeyVersionId)
 	if err != nil {
 		return store.KeyVersion{}, err

@@ -57,7 +57,7 @@ func (p Parameter) decode(parameters map[string]string, into reflect.Value) erro
 func (p Parameter) decodeField(text string, into reflect.Value) error {
 	switch p.Kind {
 	case Text:
-		into.SetString(text)
+		into.SetString(strings.Clone(text)) // records keep it, but must not keep the whole request
 		return p.checkText(text)
 	case Integer:
 		n, err := strconv.ParseInt(text, 10, 32)
@@ -121,7 +121,7 @@ func decodeList(parameters map[string]string, name string, into reflect.Value) e
 func decodeMember(parameters map[string]string, name string, into reflect.Value) (sent int) {
 	fill := func(name string, into reflect.Value) {
 		if text, ok := parameters[name]; ok {
-			into.SetString(text)
+			into.SetString(strings.Clone(text)) // records keep it, but must not keep the whole request
 			sent++
 		}
 	}

@@ -118,7 +118,7 @@ var ErrAuditLog = ErrUnavailable.Because("The gateway cannot write the audit log
 
 // ErrTooManyNonces is the answer to a request whose nonce cannot be remembered.
 var ErrTooManyNonces = ErrThrottling.Because(
-	"The gateway remembers as many requests as its memory allows, most of them of this access key.")
+	"The gateway's memory for nonces is full, and it accepts no further request of this access key for now. Send fewer requests.")
 
 // ErrAuditPending is the answer to a change that the gateway carried out but whose audit line it
 // could not write.

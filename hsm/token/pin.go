@@ -69,7 +69,7 @@ func (p *pins) choose(info pkcs11.TokenInfo) (PIN, error) {
 	const wrongPINs = pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_FINAL_TRY
 	if info.Flags&wrongPINs != 0 && !p.warned {
 		p.warned = true
-		p.log.Warn("somebody entered a wrong user PIN since the last login to the token",
+		p.log.Warn("somebody has entered a wrong user PIN since the last good login to the token",
 			"token", p.token, "flags", flagNames(info.Flags&wrongPINs, tokenFlags))
 	}
 	return p.pin, nil
@@ -124,8 +124,8 @@ const (
 	offerInterval = time.Second
 	// settleTime is how long the source must stay the same before the PIN in it is tried.
 	settleTime = 50 * time.Millisecond
-	// stateInterval is how often the gateway looks whether a token in which it may not try a PIN
-	// has left that state. Looking costs no attempt.
+	// stateInterval is how often the gateway checks whether the token has left a state in which the
+	// gateway tries no PIN. Checking costs no attempt.
 	stateInterval = 5 * time.Second
 )
 
@@ -155,10 +155,10 @@ func (p *pins) report(err error, withheld bool) {
 		return
 	}
 	p.reason = err.Error()
-	advice := "the token refused the PIN, which is not tried again: set the right PIN and restart"
+	advice := "the token refused the PIN, which is not tried again: set the right PIN and restart the gateway"
 	switch {
 	case withheld:
-		advice = "the gateway may not try a PIN in the token's state; looking at it again every " + stateInterval.String()
+		advice = "the gateway tries no PIN while the token is in this state, which it checks every " + stateInterval.String()
 	case p.read != nil:
 		advice = "the token refused the PIN, which is not tried again: put the right PIN where the configuration names it"
 	}

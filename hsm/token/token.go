@@ -65,7 +65,7 @@ type Config struct {
 	ReadPIN func() (PIN, error)
 
 	// RefusedPINFile is the path of a file that remembers the PINs which the token has refused
-	// since the last login, as salted hashes. No login uses one of them. One process at a time
+	// since the last login, as salted hashes. Only a login with InsistOnPIN uses one of them. One process at a time
 	// may use the file. If it is empty, only this process knows which PINs were refused.
 	RefusedPINFile string
 
@@ -78,9 +78,9 @@ type Config struct {
 	// OnLoss, if not nil, is called when the connection is lost.
 	OnLoss func()
 
-	// OnHang is called when the token hangs: a call into the module, BeforeLogin or AfterChange has
-	// not returned within its limit, and there is no connection, or a canary signature in another
-	// session does not return either. The call cannot be cancelled, and the module cannot be
+	// OnHang is called when the token hangs: a call into the module has not returned within its limit,
+	// and a canary signature in another session does not return either. Without a connection, there is
+	// no such signature, and the limit is six times HangAfter. The call cannot be cancelled, and the module cannot be
 	// finalized during it. So the process should exit and its supervisor restart it. Nil means panic.
 	OnHang func(error)
 
@@ -223,12 +223,20 @@ func newToken(cfg Config) (*Token, error) {
 	}, nil
 }
 
-// Close finalizes the module, which logs out, once the calls in flight have returned.
-// Waiting jobs fail with hsm.ErrUnavailable.
+// closeTimeout is how long Close waits for calls in flight. Making a key pair can take minutes.
+const closeTimeout = 10 * time.Second
+
+// Close finalizes the module, which logs out, once the calls in flight have returned. If one of them takes
+// longer than 10 s, Close returns an error, and the process should exit. Waiting jobs fail with
+// hsm.ErrUnavailable.
 func (t *Token) Close() error {
 	t.closeOnce.Do(func() { close(t.closing) })
-	<-t.done
-	return nil
+	select {
+	case <-t.done:
+		return nil
+	case <-time.After(closeTimeout):
+		return explain(t, errors.New("a call into the token has not returned"))
+	}
 }
 
 // Health returns nil if the token makes a good signature now. While disconnected, it

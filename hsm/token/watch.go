@@ -2,9 +2,13 @@ package token
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
 )
 
@@ -52,7 +56,7 @@ func (w *watchdog) run() {
 			passed = interval
 		}
 		last = now
-		t.module.Age(passed, func(c p11.Call) bool { return c.Generates() && c.Age < t.cfg.GenerateAfter })
+		t.module.Age(passed, w.excuses)
 		if err := w.look(passed); err != nil {
 			t.cfg.OnHang(err)
 			return
@@ -60,13 +64,23 @@ func (w *watchdog) run() {
 	}
 }
 
-// overdue returns the oldest call beyond its limit.
+// connectFactor is how many times HangAfter a call may take while there is no connection. Network HSMs
+// can take two minutes until they give up connecting.
+const connectFactor = 6
+
+// overdue returns the oldest call into the module beyond its limit. Config.BeforeLogin and
+// Config.AfterChange wait for a disk, which a restart would not repair.
 func (w *watchdog) overdue() (oldest p11.Call, found bool) {
 	t := w.token
 	for _, c := range t.module.InFlight() {
 		limit := t.cfg.HangAfter
-		if c.Generates() {
+		switch {
+		case strings.HasPrefix(c.Name, "Config."):
+			continue
+		case c.Generates():
 			limit = t.cfg.GenerateAfter
+		case t.current.Load() == nil:
+			limit *= connectFactor
 		}
 		if c.Age > limit && c.Age > oldest.Age {
 			oldest, found = c, true
@@ -85,27 +99,36 @@ func (w *watchdog) look(passed time.Duration) error {
 	}
 	hang := fmt.Errorf("%s in module %q has not returned for %v and cannot be cancelled", call.Name, t.cfg.Module, call.Age.Round(time.Second))
 	if t.current.Load() == nil {
-		return fmt.Errorf("%w; there is no connection to the token, and no other before it returns; this process must be restarted", hang)
+		return fmt.Errorf("%w; the gateway cannot connect to the token before the call returns; this process must be restarted", hang)
 	}
 	if !w.told {
 		w.told = true
-		t.log.Error("a call into the token does not return; the gateway tries whether others do", "err", hang)
+		t.log.Error("a call into the token does not return; the gateway checks whether others do", "err", hang)
 	}
 	switch {
 	case w.probe == nil:
 		w.probe, w.probed = make(chan struct{}), 0
 		go func(done chan struct{}) {
-			defer close(done)
-			_ = t.canary(context.Background(), t.probes) // whether it returns matters, not what
+			// Whether it returns matters, not what. ErrBusy means that earlier ones have not returned.
+			if err := t.canary(context.Background(), t.probes); !errors.Is(err, hsm.ErrBusy) {
+				close(done)
+			}
 		}(w.probe)
 	case isClosed(w.probe):
 		w.probe = nil
 	case w.probed > t.cfg.HangAfter:
-		return fmt.Errorf("%w, nor does a signature in another session; this process must be restarted", hang)
-	default:
+		return fmt.Errorf("%w; a signature in another session does not return either; this process must be restarted", hang)
+	case !w.generates():
 		w.probed += passed
 	}
 	return nil
+}
+
+// generates reports whether a key is being made within its time. All other calls may then wait for it.
+func (w *watchdog) generates() bool { return slices.ContainsFunc(w.token.module.InFlight(), w.excuses) }
+
+func (w *watchdog) excuses(c p11.Call) bool {
+	return c.Generates() && c.Age < w.token.cfg.GenerateAfter
 }
 
 func isClosed(c <-chan struct{}) bool {

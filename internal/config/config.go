@@ -61,8 +61,8 @@ type Token struct {
 	UserType string `yaml:"user_type" oneof:"user crypto_user"` // the type of user to log in as
 	Sessions int    `yaml:"sessions"`                           // concurrent signatures; 0: one per core
 
-	// GenerationTimeout is how long the token may take for one key pair before the gateway takes it for
-	// hanging; 0: 10 minutes. Local administrators wait as long for a key, network clients at most 25 s.
+	// GenerationTimeout is how long the token may take for one key pair before the gateway
+	// decides that the token hangs; 0: 10 minutes. Local administrators wait as long for a key, network clients at most 25 s.
 	GenerationTimeout time.Duration `yaml:"generation_timeout"`
 
 	// SessionCopies controls whether the gateway copies keys into sessions to sign with them.

@@ -3,8 +3,9 @@
 // runs: a handshake uses the certificate that was in use when the handshake began, so a change
 // fails none.
 //
-// The certificate in use is replaced only by one that serves clients at least as long. Everything
-// else is refused, and the certificate in use stays.
+// An operator's certificate is replaced only by one that expires no sooner. A certificate of the CA is
+// replaced when it is due, or when it is not valid yet because the clock was ahead. Everything else is
+// refused, and the certificate in use stays.
 package servercert
 
 import (

@@ -188,10 +188,10 @@ func (dr *Doctor) examineDisks() []Finding {
 		switch {
 		case disk.Flags&syscall.MS_RDONLY != 0: // ST_RDONLY has the same value
 			d.problem("remount it writable; if the system made it read-only after an error, check the disk first",
-				"The file system of %q is read-only, so the gateway can change nothing and sign nothing.", dir)
+				"The file system of %q is read-only, so the gateway cannot write the files on it.", dir)
 		case disk.Blocks > 0 && disk.Bavail == 0:
 			d.problem("free space on it",
-				"The file system of %q is full, so the gateway can change nothing and sign nothing.", dir)
+				"The file system of %q is full, so the gateway cannot write the files on it.", dir)
 		case disk.Files > 0 && disk.Ffree == 0:
 			d.problem("remove files on it",
 				"The file system of %q has no free inode, so the gateway cannot create files.", dir)
