@@ -114,3 +114,21 @@ func TestReplayAfterJump(t *testing.T) {
 		}
 	}
 }
+
+// TestScheduledByWrongClock schedules a deletion while the clock is a year behind. The window begins when
+// the clock has been corrected and can be believed again.
+func TestScheduledByWrongClock(t *testing.T) {
+	const day = 24 * time.Hour
+	b := newBench(t)
+	keyId := b.newKey()
+	b.clock.jump(-365 * day)
+	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", keyId, "PendingWindowInDays", "7"), 200, "")
+	b.clock.jump(365 * day)
+	for range 8 { // a day until the clock is believed, and seven days
+		b.server.CarryOutDeletions(t.Context())
+		b.want(b.do(b.root, "DescribeKey", "KeyId", keyId), 200, "")
+		b.clock.move(day)
+	}
+	b.server.CarryOutDeletions(t.Context())
+	b.want(b.do(b.root, "DescribeKey", "KeyId", keyId), 404, "Forbidden.KeyNotFound")
+}

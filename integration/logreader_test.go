@@ -151,7 +151,7 @@ func TestLogReaderReturns(t *testing.T) {
 	g, r := startLogging(t)
 	fillLog(t, g)
 	var log bytes.Buffer
-	report := regexp.MustCompile(`(\d+) log lines were dropped because nobody read standard error`)
+	report := regexp.MustCompile(`(\d+) log lines were dropped because standard error could not be written`)
 	if err := r.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}

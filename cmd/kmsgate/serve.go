@@ -50,6 +50,7 @@ refuses the PIN while the gateway runs, it waits for another PIN in token.pin_fi
 			defer sink.Close(logsink.FlushTime)
 			s.options.LogSink = sink
 			s.options.Logger, s.level = s.config.Log.Logger(sink)
+			s.notices = s.config.Log.Notices(sink)
 			return s.run(cmd.Context())
 		},
 	}
@@ -69,12 +70,13 @@ type service struct {
 	config  *config.Config
 	options appliance.Options
 	level   *slog.LevelVar // of the options' logger
+	notices *slog.Logger   // logs whatever the level
 	hangups <-chan os.Signal
 }
 
 // run serves until ctx is done. It logs the signal that ended it, and how long it ran.
 func (s *service) run(ctx context.Context) error {
-	began, logger := time.Now(), s.options.Logger
+	began, logger := time.Now(), s.notices
 	logged := make(chan struct{})
 	unregister := context.AfterFunc(ctx, func() {
 		defer close(logged)
@@ -122,7 +124,7 @@ func (s *service) serve(ctx context.Context) (err error) {
 	load := func() (*config.Config, error) { return loadChecked(s.path) }
 	reloader := serve.NewReloader(a, load, logger, s.level)
 	return listeners.Serve(ctx, a, func(about []any) {
-		logger.Info("serving", append(about, aboutProgram(c.Token)...)...)
+		s.notices.Info("serving", append(about, aboutProgram(c.Token)...)...)
 		go reloader.Run(ctx, s.hangups)
 	})
 }

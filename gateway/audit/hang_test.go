@@ -115,3 +115,30 @@ func testCheckpointAfterFault(t *testing.T) {
 	}
 	closeLog(t, l)
 }
+
+// TestCheckpointAfterHang checks the same for a flush that hangs.
+func TestCheckpointAfterHang(t *testing.T) { synctest.Test(t, testCheckpointAfterHang) }
+
+func testCheckpointAfterHang(t *testing.T) {
+	path := t.TempDir() + "/audit.log"
+	hang := make(chan struct{}, 1)
+	cfg := config(path)
+	cfg.CheckpointEvery = time.Hour
+	cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
+		f, err := os.OpenFile(path, flag, 0o600)
+		return hangingFile{f, hang}, err
+	})
+	l := openConfig(t, cfg)
+	time.Sleep(2 * time.Second) // the first checkpoint's turn has passed: there was no line
+	hang <- struct{}{}
+	if err := l.Append(audit.Entry{}); !errors.Is(err, audit.ErrSlow) {
+		t.Fatalf("Append: got %v, want ErrSlow", err)
+	}
+	time.Sleep(10 * time.Second)
+	<-hang
+	time.Sleep(10 * time.Second)
+	if !strings.Contains(string(read(t, path)), `"checkpoint"`) {
+		t.Errorf("no checkpoint 10 s after the flush has returned:\n%s", read(t, path))
+	}
+	closeLog(t, l)
+}

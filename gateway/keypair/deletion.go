@@ -54,14 +54,14 @@ func (p *Pairs) CarryOutDeletions(ctx context.Context) {
 		}
 		p.cfg.Logger.Error("destroying a key pair that belongs to no key failed; retrying",
 			"KeyVersionId", o.KeyVersionId, "err", err)
-		if ctx.Err() != nil || !p.isHealthy(ctx) {
+		if ctx.Err() != nil || !isHealthy(ctx, p) {
 			return // destroying the next orphan would fail as well
 		}
 	}
 }
 
 // isHealthy reports whether the backend answers in time that it works.
-func (p *Pairs) isHealthy(ctx context.Context) bool {
+func isHealthy(ctx context.Context, p *Pairs) bool {
 	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()
 	return p.cfg.Backend.Health(ctx) == nil
@@ -109,7 +109,7 @@ func (p *Pairs) DeleteDueKeys() error {
 	}
 	for k := range p.cfg.Records.Now().Keys().All() {
 		if k.DeleteWindow > 0 {
-			if err := p.beginWindow(k.KeyId, now); err != nil {
+			if err := beginWindow(p, k.KeyId, now); err != nil {
 				return fmt.Errorf("beginning the deletion window of key %q: %w", k.KeyId, err)
 			}
 		}
@@ -154,7 +154,7 @@ func (p *Pairs) keepKey(keyId, principal string) error {
 
 // beginWindow makes the deletion window of a key begin now. It was scheduled when the clock could not be
 // believed.
-func (p *Pairs) beginWindow(keyId string, now time.Time) error {
+func beginWindow(p *Pairs, keyId string, now time.Time) error {
 	err := p.change(p.entry("ScheduleKeyDeletion", keyId, GatewayPrincipal), func(tx *store.Tx) error {
 		k, err := tx.Keys().Get(keyId)
 		if err != nil || k.DeleteWindow == 0 {

@@ -21,11 +21,13 @@ type pins struct {
 	token string              // names the token in messages
 	read  func() (PIN, error) // Config.ReadPIN
 
-	pin     PIN    // the PIN to try
-	worked  bool   // the last login of this process was with it
-	insist  bool   // Config.InsistOnPIN, until the first attempt
-	serial  string // of the token
-	refused refusals
+	pin    PIN    // the PIN to try
+	worked bool   // the last login of this process was with it, to the token with the serial number workedOn
+	insist bool   // Config.InsistOnPIN, until the first attempt
+	serial string // of the token
+
+	workedOn string
+	refused  refusals
 
 	warned bool   // the log has the token's warning about wrong PINs
 	reason string // in the log, why the gateway waits
@@ -61,7 +63,7 @@ func (p *pins) choose(info pkcs11.TokenInfo) (PIN, error) {
 		return "", fmt.Errorf("%w: %w", hsm.ErrPIN, withheldError("the token reports that it is locked, so the gateway "+
 			"made no attempt (the security officer can set a new PIN)"))
 	}
-	if !p.worked && !p.insist {
+	if !(p.worked && p.workedOn == p.serial) && !p.insist {
 		if err := p.checkGuess(info.Flags); err != nil {
 			return "", err
 		}
@@ -90,6 +92,9 @@ func (p *pins) checkGuess(flags uint) error {
 		return fmt.Errorf("%w: the token with serial number %q refused this PIN at %s, so the gateway made no further attempt",
 			hsm.ErrPIN, p.serial, known.Time.Format(time.RFC3339))
 	}
+	if err := p.refused.prepare(); err != nil {
+		return fmt.Errorf("a refusal of the PIN could not be recorded, so the gateway made no attempt: %w", err)
+	}
 	return nil
 }
 
@@ -98,7 +103,7 @@ func (p *pins) checkGuess(flags uint) error {
 func (p *pins) judge(err error) error {
 	switch {
 	case err == nil:
-		p.worked, p.insist = true, false
+		p.worked, p.workedOn, p.insist = true, p.serial, false
 		p.warned, p.reason, p.source = false, "", ""
 		if err := p.refused.clear(); err != nil {
 			p.log.Warn("cannot remove the record of refused PINs after a good login: remove it",
@@ -113,6 +118,10 @@ func (p *pins) judge(err error) error {
 	p.worked, p.insist = false, false
 	p.warned, p.reason = true, "" // the wrong PIN was the gateway's
 	err = fmt.Errorf("%w: %w", hsm.ErrPIN, err)
+	if p11.Is(err, pkcs11.CKR_PIN_LOCKED) {
+		p.refused.remember(p.serial, p.pin) // in this process only: it says nothing about the PIN
+		return err
+	}
 	if addErr := p.refused.add(p.serial, p.pin); addErr != nil {
 		return fmt.Errorf("%w; this could not be recorded, so do not start the gateway with this PIN again: %w", err, addErr)
 	}
@@ -127,6 +136,9 @@ const (
 	// stateInterval is how often the gateway checks whether the token has left a state in which the
 	// gateway tries no PIN. Checking costs no attempt.
 	stateInterval = 5 * time.Second
+	// returnInterval is how often the gateway looks whether another token has the label, for which the PIN
+	// has not been refused.
+	returnInterval = time.Minute
 )
 
 // await waits after err, an hsm.ErrPIN of connecting, until there is a reason to connect again, or
@@ -142,8 +154,8 @@ func (p *pins) await(t *Token, err error) {
 	p.report(err, withheld)
 	stop := reject(fmt.Errorf("%w: %w", hsm.ErrUnavailable, err), t.jobs, t.changes, t.slowChanges, t.probes)
 	defer stop()
-	for sleep(t.closing, interval) {
-		if p.takeOffer(t.closing) || withheld {
+	for waited := time.Duration(0); sleep(t.closing, interval); waited += interval {
+		if p.takeOffer(t.closing) || withheld || waited >= returnInterval {
 			return
 		}
 	}

@@ -135,8 +135,20 @@ func (r *refusals) add(serial string, pin PIN) error {
 	if known, err := r.find(serial, pin); err == nil && known != nil {
 		r.known = slices.DeleteFunc(r.known, func(e refusal) bool { return e.TokenSerial == serial && e.pin == pin })
 	}
+	r.remember(serial, pin)
+	return r.write()
+}
+
+// remember records in memory that the token with a serial number refused a PIN just now.
+func (r *refusals) remember(serial string, pin PIN) {
 	r.damage = nil
 	r.known = append(r.known, refusal{TokenSerial: serial, Time: time.Now().UTC().Truncate(time.Second), pin: pin})
+}
+
+// prepare makes sure that a refusal can be recorded: it writes the file.
+func (r *refusals) prepare() error { return r.write() }
+
+func (r *refusals) write() error {
 	if r.path == "" {
 		return nil
 	}

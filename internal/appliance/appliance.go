@@ -109,7 +109,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 	if err := a.openCA(); err != nil {
 		return nil, err
 	}
-	a.openCertificates()
+	openCertificates(a)
 	last := a.Store.Now().Clock()
 	a.clock = clock.New(clock.Wall, clock.Seen, last.Last, last.Problem)
 	if a.log, err = a.openAudit(nil); err != nil {

@@ -26,12 +26,12 @@ func (a *Appliance) gatewayConfig() gateway.Config {
 	if a.options.Collectors != nil {
 		g.Collectors = a.options.Collectors(a.token)
 	}
-	g.Collectors = append(g.Collectors, a.certificateCollectors()...)
+	g.Collectors = append(g.Collectors, certificateCollectors(a)...)
 	g.Details = append(g.Details, a.certificates.Detail)
 	if sink := a.options.LogSink; sink != nil {
 		g.Collectors = append(g.Collectors, prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "kmsgate_log_lines_dropped_total",
-			Help: "Lines of the gateway's log that were dropped because nobody read standard error.",
+			Help: "Lines of the gateway's log that were dropped because standard error could not be written.",
 		}, func() float64 { return float64(sink.Dropped()) }))
 	}
 	if a.options.Archiver != nil {

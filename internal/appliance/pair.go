@@ -90,7 +90,7 @@ func (a *Appliance) openDatabase(ctx context.Context) error {
 // ReportMigration logs that opening a database has migrated it, if it has.
 func ReportMigration(logger *slog.Logger, s *store.Store) {
 	if from, copied := s.Migrated(); from > 0 {
-		logger.Info("the database was migrated", "from", from, "to", store.SchemaVersion, "copy", copied,
+		logger.Warn("the database was migrated", "from", from, "to", store.SchemaVersion, "copy", copied,
 			"advice", "keep the copy until you are sure that you will not go back to the earlier kmsgate, then remove it")
 	}
 }

@@ -42,10 +42,11 @@ func (a *Appliance) openCA() (err error) {
 }
 
 // openCertificates prepares the listeners' certificate, which ServerTLS makes. The CA must be open.
-func (a *Appliance) openCertificates() {
+func openCertificates(a *Appliance) {
 	t := a.Config.TLS
 	a.certificates = servercert.New(servercert.Config{
 		CA: a.ca, CertificateFile: t.Certificate, KeyFile: t.Key, Logger: a.options.Logger,
+		Believed: func() bool { return a.clock == nil || a.clock.Problem() == "" },
 	})
 }
 
@@ -53,7 +54,7 @@ func (a *Appliance) openCertificates() {
 // the one that the configuration names, or else one that the CA issues now. RunCertificates and
 // ReloadCertificate replace it.
 func (a *Appliance) ServerTLS(addresses ...net.Addr) (*tls.Config, error) {
-	if err := a.certificates.Start(a.serverNames(addresses)); err != nil {
+	if err := a.certificates.Start(serverNames(a, addresses)); err != nil {
 		return nil, err
 	}
 	return &tls.Config{
@@ -73,7 +74,7 @@ func (a *Appliance) RunCertificates(ctx context.Context) { a.certificates.Run(ct
 func (a *Appliance) ReloadCertificate() { a.certificates.Reload() }
 
 // serverNames returns the DNS names and IP addresses of certificates that the CA issues.
-func (a *Appliance) serverNames(addresses []net.Addr) []string {
+func serverNames(a *Appliance, addresses []net.Addr) []string {
 	id := a.Config.Instance.ID
 	names := []string{"localhost", "127.0.0.1", "::1", id, id + ".cryptoservice.kms.aliyuncs.com"}
 	if hostname, err := os.Hostname(); err == nil { // other containers use this name
@@ -90,7 +91,7 @@ func (a *Appliance) serverNames(addresses []net.Addr) []string {
 }
 
 // certificateCollectors returns the metrics of the server's certificate and of the CA's.
-func (a *Appliance) certificateCollectors() []prometheus.Collector {
+func certificateCollectors(a *Appliance) []prometheus.Collector {
 	expiry := func(certificate string, end func() time.Time) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "kmsgate_certificate_expiry_seconds",

@@ -21,11 +21,15 @@ func (l Log) Logger(w io.Writer) (*slog.Logger, *slog.LevelVar) {
 // Quiet returns a logger for commands: it writes warnings and errors only.
 func (l Log) Quiet(w io.Writer) *slog.Logger { return slog.New(l.handler(w, slog.LevelWarn)) }
 
+// Notices returns a logger for what must be logged whatever the level: that the gateway serves, and why it
+// ends.
+func (l Log) Notices(w io.Writer) *slog.Logger { return slog.New(l.handler(w, slog.LevelInfo)) }
+
 // DroppedLine returns the line that reports n lines of the log that were dropped, whatever the
 // level.
 func (l Log) DroppedLine(n uint64) []byte {
 	var b bytes.Buffer
-	l.Quiet(&b).Warn(fmt.Sprintf("%d log lines were dropped because nobody read standard error", n))
+	l.Quiet(&b).Warn(fmt.Sprintf("%d log lines were dropped because standard error could not be written", n))
 	return b.Bytes()
 }
 

@@ -119,7 +119,7 @@ func (l *Listeners) Serve(ctx context.Context, a *appliance.Appliance, report fu
 	running, stopRunning := context.WithCancel(context.WithoutCancel(ctx))
 	var background sync.WaitGroup
 	background.Go(func() { a.Server.Run(running) })
-	background.Go(func() { a.RunCertificates(running) })
+	go a.RunCertificates(running) // it can wait for the operator's files, and must not delay the end
 	defer background.Wait()
 	defer stopRunning()
 

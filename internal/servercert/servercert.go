@@ -28,6 +28,7 @@ const (
 	renewEvery = time.Minute      // between two looks whether a certificate of the CA is due
 	renewSoon  = time.Second      // the shortest wait for a certificate that is almost due
 	warnEvery  = 24 * time.Hour   // between two logged warnings
+	settleTime = time.Second      // how long the operator's files must stay the same before they are used
 )
 
 // Config says where the certificate comes from: the CA or, if it is nil, the two files.
@@ -37,8 +38,11 @@ type Config struct {
 	CertificateFile string // the operator's certificate chain in PEM, the server's certificate first
 	KeyFile         string // its private key in PEM
 
-	Now    func() time.Time // the wall clock; nil means time.Now
-	Logger *slog.Logger     // nil means slog.Default()
+	Now func() time.Time // the wall clock; nil means time.Now
+	// Believed reports whether Now can be believed; nil means that it can. While it cannot, the CA renews
+	// nothing: clients whose clocks are right would refuse a certificate of the future.
+	Believed func() bool
+	Logger   *slog.Logger // nil means slog.Default()
 }
 
 // Certificates hold the certificate in use. They are safe for concurrent use.
@@ -69,6 +73,9 @@ type refusal struct {
 func New(c Config) *Certificates {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Believed == nil {
+		c.Believed = func() bool { return true }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -218,7 +225,7 @@ func (c *Certificates) renew(current *served) (*served, digest, error) {
 	now, leaf := c.now(), current.certificate.Leaf
 	// The clock was ahead when that certificate was issued.
 	early := now.Before(leaf.NotBefore)
-	due := !now.Before(current.renewal) && c.config.CA.NotAfter().After(leaf.NotAfter)
+	due := !now.Before(current.renewal) && c.config.CA.NotAfter().After(leaf.NotAfter) && c.config.Believed()
 	if !early && !due {
 		return nil, digest{}, nil
 	}
@@ -245,6 +252,11 @@ func (c *Certificates) reread(current *served) (*served, digest, error) {
 	content := f.digest()
 	if content == current.content {
 		return nil, content, nil
+	}
+	// A chain that is being written can be a valid, shorter one.
+	time.Sleep(settleTime)
+	if again := read(c.config.CertificateFile, c.config.KeyFile); again.digest() != content {
+		return nil, content, nil // the next look finds the rest
 	}
 	certificate, err := f.parse(c.now())
 	if err != nil {

@@ -7,17 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guardInterval is the pause between two looks at the handlers.
-const guardInterval = time.Second
+// guardInterval is the pause between two looks at the handlers. While the token is away, its module is
+// initialized up to a hundred times a second, and can replace them each time.
+const guardInterval = 20 * time.Millisecond
 
-// Guard keeps the handlers that SIGHUP, SIGINT and SIGTERM have now, until ctx is done. A PKCS#11
+// Guard keeps the handlers that SIGHUP, SIGINT, SIGPIPE and SIGTERM have now, until ctx is done. A PKCS#11
 // module can replace them when it is initialized, and the signals would then no longer reach the
-// gateway. Once a second, Guard looks for replaced handlers and restores them. It calls restored
+// gateway. Fifty times a second, Guard looks for replaced handlers and restores them. It calls restored
 // with the name of each such signal, once. Call it after Context and Hangups, and before the module
 // is loaded. On systems other than Linux it does nothing.
 func Guard(ctx context.Context, restored func(name string)) {
 	kept := make(map[unix.Signal]action)
-	for _, s := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM} {
+	for _, s := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGPIPE, unix.SIGTERM} {
 		if a, err := currentAction(s); err == nil {
 			kept[s] = a
 		}

@@ -90,6 +90,9 @@ func WithTerminal(parent context.Context) (ctx context.Context, stop func()) {
 // hasTerminal reports whether the process has a controlling terminal.
 func hasTerminal() bool {
 	fd, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		return true // it cannot be known
+	}
 	if err != nil {
 		return false
 	}
