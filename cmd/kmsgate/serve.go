@@ -35,9 +35,9 @@ answers the requests that have arrived, and ends with exit status 0.
 SIGHUP makes it read FILE again. It applies the quotas and the log level, and reads the
 certificate. Its log names other changes, which need a restart.
 
-The exit status is 77 if the token refuses the PIN, or if one more wrong PIN could lock the
-token. Restarting does not help: the gateway never tries a refused PIN twice. If the token
-refuses the PIN while the gateway runs, it waits for another PIN in token.pin_file.`,
+The exit status is 77 if the token refuses the PIN, or if one more wrong PIN could lock
+the token. Restarting does not help: the gateway never tries a refused PIN twice. If the
+token refuses the PIN while the gateway runs, it waits for another PIN in token.pin_file.`,
 		Example: `  kmsgate serve --config /etc/kmsgate/kmsgate.yaml`,
 		Args:    cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
