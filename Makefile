@@ -103,7 +103,7 @@ unit:
 integration:
 	# -count=1: the test cache does not know that the tests build ../cmd/kmsgate. -parallel: most of
 	# the parallel tests wait for a fault to pass.
-	$(GO_TEST) -C integration test -race -count=1 -parallel 4 -timeout 15m ./...
+	$(GO_TEST) -C integration test -race -count=1 -parallel 6 -timeout 15m ./...
 
 # Fuzzes each target for FUZZTIME. The limit of 20 executions keeps the fuzzer from spending that
 # time on minimizing inputs: targets that touch files never behave the same way twice.

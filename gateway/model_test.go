@@ -22,7 +22,7 @@ var soak = flag.Duration("soak", 0, "how long TestModel runs (0: one round of pr
 // init sets how many programs TestModel draws in a round. The command line can change it. A failed
 // program leaves no file in the tree: the seed that rapid prints repeats it.
 func init() {
-	for name, value := range map[string]string{"rapid.checks": "300", "rapid.nofailfile": "true"} {
+	for name, value := range map[string]string{"rapid.checks": "100", "rapid.nofailfile": "true"} {
 		if err := flag.Set(name, value); err != nil {
 			panic(err) // rapid has renamed its flag
 		}

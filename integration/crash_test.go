@@ -14,6 +14,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/clock"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/sealed"
 	"github.com/kmsgate/kmsgate/hsm/token"
@@ -115,9 +116,10 @@ func carryOutDeletions(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	now := func() time.Time { return time.Now().Add(8 * 24 * time.Hour) }
 	server, err := gateway.New(t.Context(), gateway.Config{
 		Store: db, Backend: hsm.Route{Token: tok, Sealed: sealed.New(tok)}, Sealer: tok, Audit: log,
-		Now: func() time.Time { return time.Now().Add(8 * 24 * time.Hour) },
+		Now: now, Clock: clock.New(now, clock.Seen, time.Time{}, ""), // which the gateway believes
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -124,6 +124,7 @@ func checkServes(t *testing.T, g *devgateway.Gateway) {
 // TestLogReaderStalls has nobody read the log. The gateway must serve, reconnect to its token, and
 // stop.
 func TestLogReaderStalls(t *testing.T) {
+	t.Parallel()
 	g, _ := startLogging(t)
 	fillLog(t, g)
 	checkServes(t, g)
@@ -148,6 +149,7 @@ func TestLogReaderStalls(t *testing.T) {
 // TestLogReaderReturns has nobody read the log for a while, and then never again. The log must
 // report the lines that it lacks, and the gateway must serve and stop.
 func TestLogReaderReturns(t *testing.T) {
+	t.Parallel()
 	g, r := startLogging(t)
 	fillLog(t, g)
 	var log bytes.Buffer

@@ -89,6 +89,7 @@ func (p *logged) waitForStatus(t *testing.T) int {
 // TestReload changes the configuration of `kmsgate serve` and sends SIGHUP. The log must say what
 // was started, what was reloaded, and what ended it.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("", "reload") // a short name, because a socket's path is limited
 	if err != nil {
 		t.Fatal(err)
@@ -153,6 +154,7 @@ func TestReload(t *testing.T) {
 // TestHangup sends SIGHUP to `kmsgate dev`, as tools that rotate logs do. It must continue. Its log
 // must say what it serves, and what ended it.
 func TestHangup(t *testing.T) {
+	t.Parallel()
 	g := start(t, t.TempDir()+"/gateway", "--verbose")
 	for range 3 {
 		if err := unix.Kill(g.Pid(), unix.SIGHUP); err != nil {
@@ -193,6 +195,7 @@ func openTerminal(t *testing.T) (master, slave *os.File) {
 // TestTerminalCloses runs `kmsgate dev` in a terminal. A SIGHUP must not end it while the terminal
 // exists. When the terminal closes, the gateway must end and remove its temporary directory.
 func TestTerminalCloses(t *testing.T) {
+	t.Parallel()
 	for _, command := range [][]string{nil, {"sh", "-c", `trap "" HUP; echo begun > "$BEGUN"; while :; do sleep 0.05; done`}} {
 		temporary := t.TempDir()
 		master, slave := openTerminal(t)

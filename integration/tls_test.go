@@ -53,6 +53,7 @@ func pool(t *testing.T, pemText string) *x509.CertPool {
 // serves and clients connect. The gateway must present the new certificate without a restart or a
 // signal, and no handshake may fail.
 func TestCertificateReplaced(t *testing.T) {
+	t.Parallel()
 	g := start(t, t.TempDir()+"/gateway")
 	if err := g.Stop(); err != nil {
 		t.Fatal(err)

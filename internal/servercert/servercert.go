@@ -24,11 +24,11 @@ import (
 
 // No wait is longer than these, because the wall clock can jump and files change unannounced.
 const (
-	readEvery  = 10 * time.Second // between two looks at the operator's files
-	renewEvery = time.Minute      // between two looks whether a certificate of the CA is due
-	renewSoon  = time.Second      // the shortest wait for a certificate that is almost due
-	warnEvery  = 24 * time.Hour   // between two logged warnings
-	settleTime = time.Second      // how long the operator's files must stay the same before they are used
+	readEvery  = 10 * time.Second       // between two looks at the operator's files
+	renewEvery = time.Minute            // between two looks whether a certificate of the CA is due
+	renewSoon  = time.Second            // the shortest wait for a certificate that is almost due
+	warnEvery  = 24 * time.Hour         // between two logged warnings
+	settleTime = 200 * time.Millisecond // how long the operator's files must stay the same before they are used
 )
 
 // Config says where the certificate comes from: the CA or, if it is nil, the two files.
