@@ -30,14 +30,19 @@ func newMetrics(s *Server) *metrics {
 		}, []string{"action"}),
 	}
 	m.registry.MustRegister(m.requests, m.duration,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		gauge("kmsgate_audit_failing", "1 while the audit log cannot be written; the gateway then signs and changes nothing.",
-			func() float64 {
-				if s.config.Audit.Err() != nil {
-					return 1
-				}
-				return 0
-			}),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(diskMetrics(s)...)
+	m.registry.MustRegister(keyMetrics(s)...)
+	m.registry.MustRegister(requestMetrics(s)...)
+	m.registry.MustRegister(s.config.Collectors...)
+	return m
+}
+
+// diskMetrics are about the audit log and the database.
+func diskMetrics(s *Server) []prometheus.Collector {
+	return []prometheus.Collector{
+		flag("kmsgate_audit_failing", "1 while the audit log cannot be written; the gateway then signs and changes nothing.",
+			func() bool { return s.config.Audit.Err() != nil }),
 		gauge("kmsgate_audit_free_bytes", "Free bytes on the file system of the audit log, -1 if unknown.",
 			func() float64 {
 				free, err := s.config.Audit.Free()
@@ -46,23 +51,24 @@ func newMetrics(s *Server) *metrics {
 				}
 				return float64(free)
 			}),
+		gauge("kmsgate_audit_lines", "The number of the audit log's last line.",
+			func() float64 { return float64(s.config.Audit.Head().Seq) }),
 		gauge("kmsgate_audit_oldest_wait_seconds",
 			"How long the oldest line that is not on stable storage yet has been waiting for the disk.",
 			func() float64 { return s.config.Audit.OldestWait().Seconds() }),
-		gauge("kmsgate_database_failing",
+		flag("kmsgate_database_failing",
 			"1 while the database cannot be written; the gateway then signs, but makes no change.",
-			func() float64 {
-				if s.config.Store.Status().Failing != nil {
-					return 1
-				}
-				return 0
-			}),
+			func() bool { return s.config.Store.Status().Failing != nil }),
 		gauge("kmsgate_database_oldest_wait_seconds", "How long the oldest change has been waiting for the disk.",
 			func() float64 { return s.config.Store.Status().Waiting.Seconds() }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "kmsgate_database_faults_total",
-			Help: "Commits that failed. The gateway rewrites the database after each.",
-		}, func() float64 { return float64(s.config.Store.Status().Faults) }),
+		counter("kmsgate_database_faults_total", "Commits that failed. The gateway rewrites the database after each.",
+			func() float64 { return float64(s.config.Store.Status().Faults) }),
+	}
+}
+
+// keyMetrics are about keys and what limits their lives.
+func keyMetrics(s *Server) []prometheus.Collector {
+	return []prometheus.Collector{
 		gauge("kmsgate_key_versions_missing", "Key versions whose private key was missing at the last check.",
 			func() float64 {
 				missing, _ := s.pairs.Health()
@@ -76,27 +82,22 @@ func newMetrics(s *Server) *metrics {
 			}),
 		gauge("kmsgate_client_keys_first_expiry_seconds",
 			"When the first of the valid client keys expires, in seconds since 1970; 0 if there is none.", s.firstExpiry),
-		gauge("kmsgate_clock_believed",
+		flag("kmsgate_clock_believed",
 			"1 if this machine's clock agrees with the time that passes; otherwise no key is deleted.",
-			func() float64 {
-				if s.clock.Problem() == "" {
-					return 1
-				}
-				return 0
-			}),
+			func() bool { return s.clock.Problem() == "" }),
+	}
+}
+
+// requestMetrics are about what requests leave in memory.
+func requestMetrics(s *Server) []prometheus.Collector {
+	return []prometheus.Collector{
 		gauge("kmsgate_nonces", "Nonces that are remembered.", func() float64 { return float64(s.callers.Nonces().Total) }),
 		gauge("kmsgate_nonces_max", "The number of nonces from which the access keys with the most nonces are refused.",
 			func() float64 { return float64(s.callers.Nonces().Max) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "kmsgate_nonces_refused_total",
-			Help: "Requests refused because too many nonces are remembered.",
-		}, func() float64 { return float64(s.callers.Nonces().Refusals) }),
+		counter("kmsgate_nonces_refused_total", "Requests refused because too many nonces are remembered.",
+			func() float64 { return float64(s.callers.Nonces().Refusals) }),
 		gauge("kmsgate_native_body_bytes", "Bytes reserved for large bodies of native requests.", s.bodies.Bytes),
-		gauge("kmsgate_audit_lines", "The number of the audit log's last line.",
-			func() float64 { return float64(s.config.Audit.Head().Seq) }),
-	)
-	m.registry.MustRegister(s.config.Collectors...)
-	return m
+	}
 }
 
 // firstExpiry returns when the first of the valid client keys expires, in seconds since
@@ -113,6 +114,20 @@ func (s *Server) firstExpiry() (seconds float64) {
 
 func gauge(name, help string, value func() float64) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+}
+
+// flag is a gauge that is 1 or 0.
+func flag(name, help string, value func() bool) prometheus.Collector {
+	return gauge(name, help, func() float64 {
+		if value() {
+			return 1
+		}
+		return 0
+	})
+}
+
+func counter(name, help string, value func() float64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value)
 }
 
 func (m *metrics) count(c *call, apiErr *kms.Error) {

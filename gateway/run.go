@@ -33,7 +33,7 @@ func (s *Server) maintain(ctx context.Context) {
 		database.look(s)
 		hand.look(s)
 		if n%60 == 0 {
-			s.Flush()
+			flush(s)
 		} else if s.journal.Pending() {
 			s.journal.Flush()
 		}
@@ -42,13 +42,18 @@ func (s *Server) maintain(ctx context.Context) {
 
 // Flush does the work that Run does at its end. It is for a Server without a Run.
 func (s *Server) Flush() {
+	flush(s)
+	recordClock(s)
+}
+
+// flush writes what waits to be written.
+func flush(s *Server) {
 	s.journal.Flush()
 	if s.config.Audit.Err() == nil { // if the disk is too full for the log, it is too full for the database
 		s.callers.RecordUse(s.config.Store)
 		s.pairs.RecordUse()
 	}
 	s.reportSuppressed()
-	recordClock(s)
 }
 
 // reportSuppressed writes one audit line for all refusals that have none. While the audit

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -135,7 +136,7 @@ func largestInputs(t *testing.T, g *instance) (all []input, end func()) {
 	t.Helper()
 	client := &http.Client{Transport: trusting(t, g.env), Timeout: longWait}
 	raw := func(q rawRequest) func() error {
-		q.action = "DescribeRegions"
+		q.action = cmp.Or(q.action, "DescribeRegions")
 		return func() error {
 			r, err := q.sign(g.env, time.Now())
 			if err != nil {
@@ -157,12 +158,18 @@ func largestInputs(t *testing.T, g *instance) (all []input, end func()) {
 		return err
 	}
 	unknown := url.Values{"Unknown": {strings.Repeat("x", 256<<10-1<<10)}}
+	keyId, _, err := newKey(require[*kms.Client](t)(devgateway.SDK(g.env)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := url.Values{"KeyId": {keyId}, "EnableDeletionProtection": {"false"}, "Unknown": {strings.Repeat("x", 250<<10)}}
 	all = []input{
 		{"a small request", 400, raw(rawRequest{})},
 		{"the largest nonce", 200, raw(rawRequest{nonce: strings.Repeat("x", 256-36)})},
 		{"a header of 256 KiB", 100, raw(rawRequest{padding: 256 << 10})},
 		{"a query of 255 KiB", 50, raw(rawRequest{query: unknown})},
 		{"a body of 255 KiB", 50, raw(rawRequest{form: unknown})},
+		{"a change with a query of 250 KiB", 50, raw(rawRequest{action: "SetDeletionProtection", query: change})},
 		{"an admin request of 1 MiB", 20, adminRequest},
 		{"a native request of 3 MiB", 10, nativeInput(t, g)},
 		{"connections", 2, func() error { return connect(t, g, 16) }},

@@ -59,10 +59,10 @@ func (s *Store) failure() error {
 // mendInterval is the time between two attempts to rewrite the file.
 const mendInterval = time.Second
 
-// recover handles the failure of a commit, and returns Update's error for it. The content of the file
+// handleFailure handles the failure of a commit, and returns Update's error for it. The content of the file
 // is no longer trusted: perhaps the pages were written and only the flush failed, and after a failed flush the
 // kernel may have dropped the pages and marked them clean. The caller has the lock.
-func (s *Store) recover(failure error) error {
+func (s *Store) handleFailure(failure error) error {
 	s.faults.count.Add(1)
 	s.faults.last.Store(&failure)
 	if err := s.rebuild(); err == nil {

@@ -297,7 +297,7 @@ func (u *update) commit() (err error) {
 	if failure := u.flush(); failure == nil {
 		s.current.Store(u.tx.Records)
 	} else {
-		err = s.recover(failure)
+		err = s.handleFailure(failure)
 	}
 	if !u.answered.CompareAndSwap(false, true) && u.late != nil {
 		u.late(err)

@@ -16,14 +16,7 @@ var auditCommands = []string{"verify", "search -o json", "export", "export -o cs
 // rotated ones and their last lines.
 func newAuditLog(t *testing.T) (log *auditlogtest.Log, names []string, ends []audit.Head) {
 	t.Helper()
-	log = auditlogtest.New(t)
-	for _, first := range []int{1, 6} {
-		log.Requests(4)
-		log.Checkpoint()
-		names, ends = append(names, log.Rotate(first)), append(ends, log.Head)
-	}
-	log.Requests(4)
-	log.Checkpoint()
+	log, names, ends = auditlogtest.NewRotated(t)
 	t.Setenv(auditFileVariable, log.Path)
 	t.Setenv(auditKeyVariable, log.KeyFile())
 	return log, names, ends

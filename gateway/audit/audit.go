@@ -110,7 +110,7 @@ type Config struct {
 	RetainSize int64
 	Key        PublicKey // checks the signatures of Sign
 
-	// Trusted reports whether the clock can be relied on. While it returns false, the log deletes
+	// Trusted reports whether the clock can be believed. While it returns false, the log deletes
 	// nothing. Nil means always.
 	Trusted func() bool
 

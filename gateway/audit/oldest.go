@@ -89,7 +89,7 @@ func (r *retention) checkBeginning(ctx context.Context, b beginning, files []ver
 		}
 	}
 	if !r.log.cfg.AcceptLoss {
-		return fmt.Errorf("the log begins with line %d: %s, without a line about the deletion: %w",
+		return fmt.Errorf("the log begins with line %d: %s, and no line proves that retention deleted them: %w",
 			b.after.Seq+1, missingLines(1, b.after.Seq), ErrFilesMissing)
 	}
 	_, err := r.log.append(Event{Time: time.Now().UTC(), Kind: KindLost,

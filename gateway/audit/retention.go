@@ -34,7 +34,7 @@ type retention struct {
 	named    Head    // the line that the last deleted event of this process names
 	namedBy  uint64  // the number of that event
 	held     timed   // the oldest file, if it cannot be deleted, and when to try again
-	newest   timed   // the oldest file and the time of its newest line: of its last one before it was verified
+	newest   timed   // the oldest file and the time of its newest line; before it is verified, that of its last line
 	reported version // the file that the last error was about
 }
 
@@ -73,7 +73,7 @@ func (r *retention) deleteOldest(ctx context.Context) bool {
 	}
 	files, err := r.list()
 	if err != nil || len(files) < 2 {
-		return false // an error shows in writing the log, too
+		return false // the writer reports the same error
 	}
 	oldest := files[0]
 	if r.held.version == oldest && time.Now().Before(r.held.time) || !r.isDue(files) {
@@ -105,7 +105,7 @@ func (r *retention) lists(files []version) bool {
 	return err == nil && slices.EqualFunc(files, again, func(a, b version) bool { return a.path == b.path })
 }
 
-// mayDelete reports whether the log can be written and the clock is trusted.
+// mayDelete reports whether the log can be written and the clock can be believed.
 func (r *retention) mayDelete() bool {
 	return r.log.Err() == nil && (r.log.cfg.Trusted == nil || r.log.cfg.Trusted())
 }
@@ -156,8 +156,8 @@ func (r *retention) isDue(files []version) bool {
 	return r.now().Sub(r.newest.time) > cfg.RetainAge
 }
 
-// now returns the time as far as the log shows that it passed: the time of the last line when the
-// log was opened, and the time since then by the monotonic clock. A clock that is set ahead does not
+// now returns the time of the last line when the log was opened, plus the time since then by the
+// monotonic clock. A clock that is set ahead does not
 // change it. It never exceeds the time of the clock, so that a clock that was ahead for a while does
 // not matter once it is right again.
 func (r *retention) now() time.Time {

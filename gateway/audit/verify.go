@@ -304,7 +304,7 @@ func (r *reading) end() error {
 		return ErrTorn
 	case r.beginning.after.Seq > 0 && !r.beginning.explained:
 		after := r.beginning.after.Seq
-		return fmt.Errorf("%s: the log begins with line %d: %s, without a line about the deletion: %w",
+		return fmt.Errorf("%s: the log begins with line %d: %s, and no line proves that retention deleted them: %w",
 			r.beginning.file, after+1, missingLines(1, after), ErrFilesMissing)
 	case r.Expect != nil && !r.hasExpect && r.beginning.lacks(r.Expect.Seq):
 		return fmt.Errorf("line %d cannot be compared: retention has deleted the lines up to %d (expect a later head)",

@@ -16,6 +16,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest/rig"
 	"github.com/kmsgate/kmsgate/hsm/token"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
@@ -83,9 +84,7 @@ func TestAnothersWrongPIN(t *testing.T) {
 	tok.Close()
 	inAnotherProcess(t, "enter", "not-the-PIN")
 	expectSigns(t, open(t, cfg), key)
-	if tried := f.Calls("C_Login") - logins; tried != 2 {
-		t.Errorf("%d logins, want 2: one after the loss and one by Open", tried)
-	}
+	expectTried(t, f, logins, 2)
 }
 
 // TestPIN counts login attempts. A refused PIN is tried once, however often a supervisor starts
@@ -149,9 +148,7 @@ func TestPINChanged(t *testing.T) {
 	if err := tok.Health(t.Context()); !errors.Is(err, hsm.ErrPIN) {
 		t.Errorf("Health: %v, want ErrPIN", err)
 	}
-	if tried := f.Calls("C_Login") - logins; tried != 1 {
-		t.Errorf("the refused PIN was tried %d times, want 1", tried)
-	}
+	expectTried(t, f, logins, 1)
 }
 
 // A pinSource is where an operator puts the PIN. It counts how often it was read.
@@ -256,9 +253,7 @@ func TestPINCorrected(t *testing.T) {
 	source.pin.Store(token.PIN("right"))
 	waitFor(t, "the right PIN to be used", func() bool { return tok.Health(t.Context()) == nil })
 	expectSigns(t, tok, key)
-	if tried := f.Calls("C_Login") - logins; tried != 3 {
-		t.Errorf("%d PINs were tried, want 3", tried)
-	}
+	expectTried(t, f, logins, 3)
 }
 
 // TestClosedWhileWaiting closes a Token that waits for another PIN. The next process does not try
@@ -286,9 +281,15 @@ func TestClosedWhileWaiting(t *testing.T) {
 	if _, err := token.Open(cfg); !errors.Is(err, hsm.ErrPIN) {
 		t.Errorf("Open with the refused PIN: %v, want ErrPIN", err)
 	}
-	if tried := f.Calls("C_Login") - logins; tried != 0 {
-		t.Errorf("the refused PIN was tried %d times by the next process, want 0", tried)
-	}
+	expectTried(t, f, logins, 0)
 	cfg.PIN = "right"
 	open(t, cfg)
+}
+
+// expectTried checks how many PINs have been tried since there were so many logins.
+func expectTried(t *testing.T, f *rig.Faults, logins, want int) {
+	t.Helper()
+	if tried := f.Calls("C_Login") - logins; tried != want {
+		t.Errorf("%d PINs were tried, want %d", tried, want)
+	}
 }

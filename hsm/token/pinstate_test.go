@@ -57,15 +57,11 @@ func testFlagsAtReconnect(t *testing.T, f *rig.Faults, cfg token.Config, flags u
 	} else {
 		waitFor(t, "the Token to withhold the PIN", func() bool { return errors.Is(tok.Health(t.Context()), hsm.ErrPIN) })
 	}
-	if tried := f.Calls("C_Login") - logins; tried != attempts {
-		t.Errorf("the PIN was tried %d times, want %d", tried, attempts)
-	}
+	expectTried(t, f, logins, attempts)
 	f.SetTokenFlags(0)
 	waitFor(t, "the Token to heal", func() bool { return tok.Health(t.Context()) == nil })
 	expectSigns(t, tok, key)
-	if tried := f.Calls("C_Login") - logins; tried != 1 {
-		t.Errorf("the PIN was tried %d times in all, want 1", tried)
-	}
+	expectTried(t, f, logins, 1)
 }
 
 // TestFinalTry has a token refuse the PIN that worked, and report that one more wrong PIN locks
@@ -86,15 +82,11 @@ func TestFinalTry(t *testing.T) {
 		err := tok.Health(t.Context())
 		return errors.Is(err, hsm.ErrPIN) && strings.Contains(err.Error(), "one more wrong PIN locks it")
 	})
-	if tried := f.Calls("C_Login") - logins; tried != 1 {
-		t.Errorf("%d PINs were tried, want only the one that worked before", tried)
-	}
+	expectTried(t, f, logins, 1)
 	f.SetTokenFlags(0)
 	waitFor(t, "the Token to heal", func() bool { return tok.Health(t.Context()) == nil })
 	expectSigns(t, tok, key)
-	if tried := f.Calls("C_Login") - logins; tried != 2 {
-		t.Errorf("%d PINs were tried, want 2", tried)
-	}
+	expectTried(t, f, logins, 2)
 }
 
 // TestPINCodes makes the login fail with every error that refuses the PIN.

@@ -13,7 +13,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/miekg/pkcs11"
+
 	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest/rig"
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
@@ -187,4 +190,30 @@ func TestRefusedByAnotherToken(t *testing.T) {
 	if f := readRefused(t, cfg.RefusedPINFile); *logins != 2 || len(f.Refused) != 2 || f.Refused[0].TokenSerial == f.Refused[1].TokenSerial {
 		t.Errorf("%d logins, and the record is %+v, want 2 and both tokens", *logins, f)
 	}
+}
+
+// TestRefusalCannotBeRecorded opens a Token where no refusal can be recorded. The PIN is not tried: each
+// restart would try it again.
+func TestRefusalCannotBeRecorded(t *testing.T) {
+	cfg, logins := newRefusing(t)
+	cfg.RefusedPINFile = filepath.Join(t.TempDir(), "missing", "pin-refused")
+	tok, err := token.Open(cfg)
+	if err == nil {
+		tok.Close()
+	}
+	if !errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrPIN) || *logins != 0 {
+		t.Errorf("Open: %v after %d logins, want ErrUnavailable without one", err, *logins)
+	}
+}
+
+// TestLockedIsNoRefusal has a token answer that it is locked. That says nothing about the PIN, so it is not
+// recorded, and the PIN works after the token has been unlocked.
+func TestLockedIsNoRefusal(t *testing.T) {
+	f, cfg := newFaulty(t)
+	cfg.RefusedPINFile = filepath.Join(t.TempDir(), "pin-refused")
+	f.Fail("C_Login", pkcs11.CKR_PIN_LOCKED, rig.Always)
+	expectErrPIN(t, cfg)
+	f.Clear("C_Login")
+	tok := open(t, cfg)
+	expectSigns(t, tok, generate(t, tok, hsm.EC_P256))
 }

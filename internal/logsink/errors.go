@@ -19,7 +19,8 @@ const (
 
 // LimitErrors returns a handler that hands records on to next. Of the records of level ERROR or
 // above, it hands on one for each reason and second, and holds the others back. The next record
-// with that reason then has the attribute "repeated", the number of records held back before it.
+// with that reason then has the attribute "repeated", the number of records held back before it. If
+// none comes, or a thousand other reasons come first, that number is not reported.
 //
 // A reason is the record's message and the text of its attribute "err", without the identifiers in
 // that text. Other attributes, such as RequestId and KeyId, do not belong to the reason.

@@ -41,9 +41,6 @@ func certificate(c config.TLS, served *tls.Config) []any {
 
 // servedLeaf returns the server's certificate that a client without a server name gets.
 func servedLeaf(c *tls.Config) (*x509.Certificate, error) {
-	if c.GetCertificate == nil {
-		return x509.ParseCertificate(c.Certificates[0].Certificate[0])
-	}
 	served, err := c.GetCertificate(&tls.ClientHelloInfo{})
 	if err != nil {
 		return nil, err

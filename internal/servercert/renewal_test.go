@@ -123,3 +123,20 @@ func TestOperatorsCertificateExpires(t *testing.T) {
 		}
 	})
 }
+
+// TestClockNotBelieved tests that a clock that is ahead and cannot be believed renews nothing.
+func TestClockNotBelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := issued(t)
+		b.start()
+		first := b.leaf()
+		b.run()
+		b.doubtful.Store(true)
+		b.jump(600 * day)
+		time.Sleep(10 * time.Minute)
+		b.expectSame("while the clock cannot be believed", first)
+		b.doubtful.Store(false)
+		time.Sleep(2 * time.Minute)
+		b.expectReplaced("once it can", first)
+	})
+}

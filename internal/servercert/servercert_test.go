@@ -24,6 +24,7 @@ type bench struct {
 	*servercert.Certificates
 	t         *testing.T
 	ahead     atomic.Int64 // how far the wall clock is ahead, in nanoseconds
+	doubtful  atomic.Bool  // the clock cannot be believed
 	log       safeBuffer
 	authority *ca.Authority          // nil if the certificate is an operator's
 	issuer    *servercerttest.Issuer // of the operator's certificate
@@ -64,6 +65,8 @@ func (b *bench) config() servercert.Config {
 	return servercert.Config{
 		Now:    func() time.Time { return time.Now().Add(time.Duration(b.ahead.Load())) },
 		Logger: slog.New(slog.NewTextHandler(&b.log, nil)),
+
+		Believed: func() bool { return !b.doubtful.Load() },
 	}
 }
 

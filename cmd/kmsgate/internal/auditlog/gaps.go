@@ -81,7 +81,7 @@ func missing(first, last uint64) string {
 func (g *gaps) err() error {
 	found := g.found
 	if g.whole && g.last > 0 && !g.explained {
-		beginning := fmt.Sprintf("%s, without a line about the deletion: %q begins with line %d",
+		beginning := fmt.Sprintf("%s, and no line says that retention deleted them: %q begins with line %d",
 			missing(1, g.first.Seq-1), g.firstFile, g.first.Seq)
 		found = append([]string{beginning}, found...)
 	}

@@ -16,20 +16,6 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
-// threeFiles writes a log of the lines 1 to 15 in three files, and returns the names of the first two.
-func threeFiles(t *testing.T) (log *auditlogtest.Log, names []string, ends []audit.Head) {
-	t.Helper()
-	log = auditlogtest.New(t)
-	for _, first := range []int{1, 6} {
-		log.Requests(4)
-		log.Checkpoint()
-		names, ends = append(names, log.Rotate(first)), append(ends, log.Head)
-	}
-	log.Requests(4)
-	log.Checkpoint()
-	return log, names, ends
-}
-
 // searchLog returns the numbers of a log's lines, as a search finds them, and the error of the search.
 func searchLog(t *testing.T, path string) (string, error) {
 	t.Helper()
@@ -88,7 +74,7 @@ func TestGaps(t *testing.T) {
 		}, numbers(1, 5) + " " + numbers(11, 15), "lines 6 to 10 are missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			log, names, _ := threeFiles(t)
+			log, names, _ := auditlogtest.NewRotated(t)
 			tc.damage(t, log, names)
 			got, err := searchLog(t, log.Path)
 			if got != tc.found {
@@ -142,7 +128,7 @@ func replace(t *testing.T, name, old, replacement string) {
 
 // TestNamedFiles searches named files. Lines before the first one may be missing, but no line after it.
 func TestNamedFiles(t *testing.T) {
-	log, names, _ := threeFiles(t)
+	log, names, _ := auditlogtest.NewRotated(t)
 	for _, tc := range []struct {
 		names []string
 		want  string
@@ -163,7 +149,7 @@ func TestNamedFiles(t *testing.T) {
 
 // TestDeleted reads a log whose oldest files retention has deleted.
 func TestDeleted(t *testing.T) {
-	log, names, ends := threeFiles(t)
+	log, names, ends := auditlogtest.NewRotated(t)
 	for i, name := range names {
 		log.Delete(name, ends[i])
 		log.Requests(1)
@@ -188,7 +174,7 @@ func TestDeleted(t *testing.T) {
 		t.Errorf("Summary of a log with a later restoration: got %q, want nothing about an earlier log", got)
 	}
 	// The event names another line.
-	other, _, _ := threeFiles(t)
+	other, _, _ := auditlogtest.NewRotated(t)
 	other.Events(audit.Event{Kind: audit.KindDeleted, Deleted: &audit.Deletion{Head: audit.Head{Seq: 10, Hash: strings.Repeat("1", 64)}}})
 	other.Checkpoint()
 	files, err := auditlog.Files(other.Path)
@@ -206,7 +192,7 @@ func TestDeleted(t *testing.T) {
 // same log without compression.
 func TestCompressed(t *testing.T) {
 	for compressed := range 4 {
-		log, names, _ := threeFiles(t)
+		log, names, _ := auditlogtest.NewRotated(t)
 		v := audit.Verifier{Key: log.Key()}
 		want, err := auditlog.VerifyLog(t.Context(), v, log.Path)
 		if err != nil {
@@ -243,7 +229,7 @@ func TestCompressed(t *testing.T) {
 // TestCompressedDamaged cuts off a compressed file. Every function returns an error that names it and
 // the missing lines.
 func TestCompressedDamaged(t *testing.T) {
-	log, names, _ := threeFiles(t)
+	log, names, _ := auditlogtest.NewRotated(t)
 	name := log.Compress(names[1])
 	content, err := os.ReadFile(name)
 	if err != nil {

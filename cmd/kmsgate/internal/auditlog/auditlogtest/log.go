@@ -45,6 +45,21 @@ func New(t testing.TB) *Log {
 	return &Log{Path: filepath.Join(t.TempDir(), "audit.log"), Head: audit.Head{Hash: strings.Repeat("0", 64)}, t: t, key: key}
 }
 
+// NewRotated returns a log of the lines 1 to 15 in three files, the names of the two rotated ones, and
+// their last lines.
+func NewRotated(t testing.TB) (log *Log, names []string, ends []audit.Head) {
+	t.Helper()
+	log = New(t)
+	for _, first := range []int{1, 6} {
+		log.Requests(4)
+		log.Checkpoint()
+		names, ends = append(names, log.Rotate(first)), append(ends, log.Head)
+	}
+	log.Requests(4)
+	log.Checkpoint()
+	return log, names, ends
+}
+
 // Write appends text to the log's file.
 func (l *Log) Write(text string) {
 	l.t.Helper()
