@@ -162,14 +162,14 @@ func largestInputs(t *testing.T, g *instance) (all []input, end func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	change := url.Values{"KeyId": {keyId}, "EnableDeletionProtection": {"false"}, "Unknown": {strings.Repeat("x", 250<<10)}}
+	change := url.Values{"KeyId": {keyId}, "EnableDeletionProtection": {"false"}}
 	all = []input{
 		{"a small request", 400, raw(rawRequest{})},
 		{"the largest nonce", 200, raw(rawRequest{nonce: strings.Repeat("x", 256-36)})},
 		{"a header of 256 KiB", 100, raw(rawRequest{padding: 256 << 10})},
 		{"a query of 255 KiB", 50, raw(rawRequest{query: unknown})},
 		{"a body of 255 KiB", 50, raw(rawRequest{form: unknown})},
-		{"a change with a query of 250 KiB", 50, raw(rawRequest{action: "SetDeletionProtection", query: change})},
+		{"a change with a header of 256 KiB", 50, raw(rawRequest{action: "SetDeletionProtection", query: change, padding: 256 << 10})},
 		{"an admin request of 1 MiB", 20, adminRequest},
 		{"a native request of 3 MiB", 10, nativeInput(t, g)},
 		{"connections", 2, func() error { return connect(t, g, 16) }},
