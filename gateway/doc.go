@@ -39,6 +39,7 @@
 //	gateway/identity  from a claim to a principal, and what a principal may do
 //	gateway/limit     how much of the gateway one caller may use
 //	gateway/journal   a change of records and its audit line as one transaction
+//	gateway/clock     whether this machine's clock can be believed
 //	gateway/keypair   key pairs: creating, watching, testing and destroying them
 //	gateway/audit     the audit log
 //
@@ -48,6 +49,9 @@
 //     answer is an error. Refusals of unauthenticated callers are the exception: they do
 //     not wait for the disk, and beyond a limit they share a line.
 //   - A change of records and its audit line are one transaction.
+//   - A disk that is full, fails or hangs needs no restart. While the records cannot be written, the
+//     gateway signs.
+//   - A key is deleted only while this machine's clock can be believed.
 //   - The gateway acts only for authenticated callers. A policy must allow the action, and
 //     none may deny it. Only callers who may use a key learn whether it exists.
 //   - A call sees the records of one moment.

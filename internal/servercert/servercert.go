@@ -128,7 +128,7 @@ func (c *Certificates) Expiry() time.Time {
 }
 
 // Run keeps the certificate current until ctx is done. It takes the operator's certificate
-// within 10 s of a change of its files. It has the CA issue another certificate, with a new key,
+// some 10 s after a change of its files. It has the CA issue another certificate, with a new key,
 // within a minute of the moment when two thirds of the certificate's life have passed on the wall
 // clock. It logs each replacement, each content that it refuses, and once a day all [Warning]s.
 // Call Start first.
