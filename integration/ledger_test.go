@@ -218,7 +218,7 @@ func (l *ledger) prove(t *testing.T, g *instance) {
 	g.wrapper, g.stderr, g.watch = nil, nil, nil
 	g.start(t)
 	l.check(t, g.env)
-	if out, err := kmsgate(t, "doctor", "--socket", g.env["KMSGATE_ADMIN_SOCKET"]); err != nil || !strings.Contains(out, "No problems were found.") {
+	if out, err := kmsgate(t, "doctor", "--timeout", "2m", "--socket", g.env["KMSGATE_ADMIN_SOCKET"]); err != nil || !strings.Contains(out, "No problems were found.") {
 		t.Errorf("kmsgate doctor: %v, want no problems, got:\n%s", err, out)
 	}
 	head := strings.TrimSpace(administer(t, g.env, "audit", "head"))
