@@ -20,7 +20,7 @@ LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
 LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(hardware|hardware/hardwaretest|backup|target|doctor|cli|signer|batch|ceremony|attestation)$$
 
 .PHONY: vendor build demo run test setup setup-test check generate unit integration fuzz bench soak
-.PHONY: examples example-go example-python example-node example-java full image-test clean
+.PHONY: examples example-go example-python example-node example-java full darwin image-test clean
 
 build: bin/kmsgate bin/kmsgate-dev
 
@@ -71,15 +71,15 @@ setup-test: setup
 	[ -x /usr/sbin/pkcsslotd ] && has opencryptoki/libopencryptoki.so.0 || missing="$$missing opencryptoki"; \
 	$(INSTALL)
 
+# With -race, vet and staticcheck use the compiled packages of the tests.
 check: setup-test bin/staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted" >&2; exit 1; }
-	$(GO) vet ./...
-	$(GO) -C integration vet ./...
-	bin/staticcheck ./...
-	cd integration && ../bin/staticcheck ./...
+	$(GO) vet -race ./...
+	$(GO) -C integration vet -race ./...
+	GOFLAGS="$$GOFLAGS -race" bin/staticcheck ./...
+	cd integration && GOFLAGS="$$GOFLAGS -race" ../bin/staticcheck ./...
 	$(GO) -C integration run ./words ..
 	CGO_ENABLED=0 $(GO) build $$($(GO) list ./... | grep -vE '$(LINKS_C)')
-	CGO_ENABLED=0 GOOS=darwin $(GO) vet ./cmd/kmsgate-dev
 	@mkdir -p bin/_generated; $(PROTOC)bin/_generated
 	@grep -v '^// *protoc  *v' $(NATIVEPB).pb.go >bin/_generated/have; \
 		grep -v '^// *protoc  *v' bin/_generated/$(NATIVEPB).pb.go >bin/_generated/want; \
@@ -165,7 +165,11 @@ example-java: bin/kmsgate-dev
 	$(EXAMPLE) mvn -q -f examples/java exec:java
 
 # What takes too long for `make test`, and is run before a release.
-full: image-test examples fuzz
+full: image-test examples fuzz darwin
+
+# Checks what kmsgate dev compiles on macOS.
+darwin:
+	CGO_ENABLED=0 GOOS=darwin $(GO) vet ./cmd/kmsgate-dev
 
 # Builds the image with buildah on a base made by debootstrap, and runs the image.
 image-test:
