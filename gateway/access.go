@@ -131,6 +131,10 @@ func accessKeysOf(records *store.Records, userName string) (keys []store.AccessK
 }
 
 // createAccessKey creates an access key. Its id has 120 random bits, its secret 130.
+// maxAccessKeysOfUser is how many access keys a user can have. The user's deletion deletes all of them in one
+// change.
+const maxAccessKeysOfUser = 1000
+
 func createAccessKey(
 	ctx context.Context, c *call, req *kms.CreateAccessKeyRequest,
 ) (*kms.CreateAccessKeyResponse, error) {
@@ -141,6 +145,9 @@ func createAccessKey(
 	put := func(tx *store.Tx) error {
 		if !tx.Users().Has(req.UserName) {
 			return kms.ErrUserNotFound
+		}
+		if n := len(accessKeysOf(tx.Records, req.UserName)); n >= maxAccessKeysOfUser {
+			return kms.ErrLimitExceeded.Because("The user has %d access keys.", n)
 		}
 		return tx.AccessKeys().Create(access)
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -44,6 +45,17 @@ func checkNewAlias(c *call, records *store.Records, permitted permitted, aliasNa
 		return kms.ErrAliasExists
 	case records.Aliases().Len() >= c.server.config.MaxAliases:
 		return kms.ErrLimitExceeded.Because("There are %d aliases.", c.server.config.MaxAliases)
+	}
+	return checkAliasCount(records, key.KeyId)
+}
+
+// maxAliasesOfKey is how many aliases a key can have. Its deletion deletes all of them in one change.
+const maxAliasesOfKey = 10_000
+
+// checkAliasCount refuses another alias of a key that has maxAliasesOfKey.
+func checkAliasCount(records *store.Records, keyId string) error {
+	if len(records.AliasesOf(keyId)) >= maxAliasesOfKey {
+		return kms.ErrLimitExceeded.Because("The key has %d aliases.", maxAliasesOfKey)
 	}
 	return nil
 }
@@ -95,7 +107,7 @@ func updateAlias(_ context.Context, c *call, req *kms.UpdateAliasRequest) (*kms.
 		if err != nil {
 			return err
 		}
-		if err := checkAliasTarget(key); err != nil {
+		if err := cmp.Or(checkAliasTarget(key), checkAliasCount(tx.Records, key.KeyId)); err != nil {
 			return err
 		}
 		alias.KeyId = target.KeyId

@@ -23,6 +23,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 // A fakeArchiver encrypts nothing. Its archive has the ids of the key pairs in the token and the
@@ -109,7 +110,7 @@ func unpack(t *testing.T, octets []byte) (ids [][]byte, db *store.Store) {
 	if err := os.WriteFile(path, rest, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	db, err := store.Open(path)
+	db, err := storetest.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}

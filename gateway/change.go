@@ -91,9 +91,9 @@ func (c *call) write(f func(tx *store.Tx) error) error {
 	}
 	entry := c.entry
 	entry.Status = http.StatusOK
-	err := c.server.journal.Update(entry, withNonce(c, f))
+	err := c.server.journal.Update(&entry, withNonce(c, f))
 	if err == nil {
-		c.changed, c.nonce = true, nil
+		c.changed, c.nonce, c.entry.Change = true, nil, entry.Change
 	}
 	return err
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 // TestPrecedence sends requests with several errors at once. Each request is like the one before
@@ -381,7 +382,7 @@ func TestAccessKeys(t *testing.T) {
 	}
 	b.want(b.do(credential{"KMSGMOVED", b.root.AccessKeySecret}, "ListKeys"), 500, "InternalFailure")
 	b.stop()
-	if db, err := store.Open(b.dir + "/db"); err != nil {
+	if db, err := storetest.Open(b.dir + "/db"); err != nil {
 		t.Fatal(err)
 	} else {
 		defer db.Close()

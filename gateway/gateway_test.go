@@ -31,6 +31,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -119,7 +120,7 @@ func (b *bench) start(change ...func(*gateway.Config)) {
 func (b *bench) open(change ...func(*gateway.Config)) {
 	b.t.Helper()
 	var err error
-	if b.db, err = store.Open(filepath.Join(b.dir, "db")); err != nil {
+	if b.db, err = storetest.Open(filepath.Join(b.dir, "db")); err != nil {
 		b.t.Fatal(err)
 	}
 	if err := b.db.Update(func(tx *store.Tx) error { return tx.SetInstance(instance) }); err != nil {

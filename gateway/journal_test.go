@@ -16,6 +16,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 func (b *bench) outbox() (left []store.Outbox) {
@@ -216,7 +217,7 @@ func TestOutboxOfAnotherLog(t *testing.T) {
 // tryNew starts a gateway on the bench's directory, ends it, and returns the error of the start.
 func (b *bench) tryNew() error {
 	b.t.Helper()
-	db, err := store.Open(filepath.Join(b.dir, "db"))
+	db, err := storetest.Open(filepath.Join(b.dir, "db"))
 	if err != nil {
 		b.t.Fatal(err)
 	}

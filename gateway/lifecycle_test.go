@@ -19,6 +19,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 // newKey creates a key through the API and returns its id.
@@ -206,7 +207,7 @@ func TestKeepDueKeys(t *testing.T) {
 	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", later, "PendingWindowInDays", "30"), 200, "")
 	b.stop()
 	b.clock.move(8 * 24 * time.Hour)
-	db, err := store.Open(filepath.Join(b.dir, "db"))
+	db, err := storetest.Open(filepath.Join(b.dir, "db"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 // A process is a gateway from its start to its stop, or to its kill.
@@ -56,7 +57,7 @@ func (s *simulation) open(dir, before string) (*process, error) {
 	p := &process{dir: dir}
 	p.token = &processToken{Fake: s.backend, simulation: s, killed: make(chan struct{})}
 	var err error
-	if p.db, err = store.Open(filepath.Join(dir, "db")); err != nil {
+	if p.db, err = storetest.Open(filepath.Join(dir, "db")); err != nil {
 		return nil, err
 	}
 	if before == "" {

@@ -113,6 +113,8 @@ var (
 	ErrNotFound = errors.New("no such private key")
 	// ErrBusy: too much work is waiting; the same call may succeed later.
 	ErrBusy = errors.New("too many operations are waiting for the token")
+	// ErrNoCounter: the token cannot keep a number.
+	ErrNoCounter = errors.New("the token keeps no data objects")
 	// ErrUnavailable: the token is absent or did not answer in time.
 	ErrUnavailable = errors.New("the token is unavailable")
 	// ErrRefused: the token works but rejected this operation twice; retrying may not

@@ -108,7 +108,7 @@ func carryOutDeletions(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := store.Open(filepath.Join(dir, "kmsgate.db"))
+	db, err := store.Open(t.Context(), filepath.Join(dir, "kmsgate.db"), tok, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,13 +153,13 @@ func checkObjects(t *testing.T, dir string) {
 	t.Helper()
 	inspecting.Lock()
 	defer inspecting.Unlock()
-	want := recordedPairs(t, dir)
 	soft, err := softhsm.Open(filepath.Join(dir, "softhsm"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var objects []hsm.Object
 	cfg := token.Config{Module: soft.Module, Label: softhsm.Label, PIN: token.PIN(soft.PIN())}
+	want := recordedPairs(t, dir, cfg)
 	err = token.Inspect(cfg, func(i hsm.Inspector) (err error) {
 		objects, err = i.Objects(t.Context())
 		return err
@@ -189,9 +189,14 @@ func checkObjects(t *testing.T, dir string) {
 
 // recordedPairs returns the CKA_IDs of all key pairs that must be in the token. There must be no
 // records of orphans.
-func recordedPairs(t *testing.T, dir string) map[string]bool {
+func recordedPairs(t *testing.T, dir string, cfg token.Config) map[string]bool {
 	t.Helper()
-	db, err := store.Open(filepath.Join(dir, "kmsgate.db"))
+	tok, err := token.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tok.Close()
+	db, err := store.Open(t.Context(), filepath.Join(dir, "kmsgate.db"), tok, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

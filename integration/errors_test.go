@@ -35,6 +35,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 // A faulty gateway runs in the test's process on a backend that fails on demand, so that tests can
@@ -61,7 +62,7 @@ func newFaulty(t *testing.T, change func(*gateway.Config)) *faulty {
 	t.Helper()
 	f := &faulty{t: t}
 	var err error
-	if f.db, err = store.Open(filepath.Join(t.TempDir(), "db")); err != nil {
+	if f.db, err = storetest.Open(filepath.Join(t.TempDir(), "db")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.db.Close() })

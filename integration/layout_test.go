@@ -43,6 +43,8 @@ var mayImport = map[string][]string{
 	"policy": {},
 	// Records contain an hsm.Key. Only this package imports bbolt.
 	"store": {"hsm", "internal/durable", "store/bboltcheck", "go.etcd.io/bbolt", "github.com/tidwall/btree"},
+	// Databases of tests, sealed by a fake token.
+	"store/storetest": {"hsm/hsmtest", "store"},
 	// A check whether bbolt can read a file without crashing. It locks the file during the check.
 	"store/bboltcheck": {"internal/durable"},
 	// The files of a SoftHSM token. The caller passes the function that initializes a token, so

@@ -8,8 +8,9 @@ import (
 
 // FailCommit makes the next commit fail with err after it has written the file, as when its flush fails.
 func FailCommit(s *Store, err error) {
-	s.commit = func(tx *bbolt.Tx) error {
-		s.commit = (*bbolt.Tx).Commit
+	e := s.engine.(*boltEngine)
+	e.commitBolt = func(tx *bbolt.Tx) error {
+		e.commitBolt = (*bbolt.Tx).Commit
 		return errors.Join(tx.Commit(), err)
 	}
 }
@@ -17,8 +18,9 @@ func FailCommit(s *Store, err error) {
 // HangCommit makes the next commit hang until release is called.
 func HangCommit(s *Store) (release func()) {
 	released := make(chan struct{})
-	s.commit = func(tx *bbolt.Tx) error {
-		s.commit = (*bbolt.Tx).Commit
+	e := s.engine.(*boltEngine)
+	e.commitBolt = func(tx *bbolt.Tx) error {
+		e.commitBolt = (*bbolt.Tx).Commit
 		<-released
 		return tx.Commit()
 	}

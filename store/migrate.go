@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
@@ -24,30 +26,49 @@ const SchemaVersion = schemaVersion
 // the copy that Open made before it changed anything. from is 0 if Open migrated nothing.
 func (s *Store) Migrated() (from int, copied string) { return s.migratedFrom, s.migratedCopy }
 
-// keepCopy copies the file, if it is one to migrate. It changes nothing else.
-func (s *Store) keepCopy() error {
-	return s.db.View(func(tx *bbolt.Tx) error {
-		version, err := storedVersion(tx)
-		if err != nil || version <= 0 || version >= schemaVersion {
-			return err
-		}
-		path, err := writeCopy(tx, fmt.Sprintf("%s.schema-%d", s.db.Path(), version))
-		if err != nil {
-			return fmt.Errorf("nothing was changed: copying it, before migrating it from schema version %d to %d: %w "+
-				"(the directory needs space for a copy)", version, schemaVersion, err)
-		}
-		s.migratedFrom, s.migratedCopy = version, path
-		return nil
+// migrate reads a file of an earlier version, keeps a copy, and replaces the file by one of the current
+// version.
+func (s *Store) migrate(ctx context.Context, keys hsm.Sealer, f *File) error {
+	copied, err := f.engine.keepCopy(f.version)
+	if err != nil {
+		return fmt.Errorf("nothing was changed: copying it, before migrating it from schema version %d to %d: %w "+
+			"(the directory needs space for a copy)", f.version, schemaVersion, err)
+	}
+	r, err := f.engine.readOld(f.version)
+	if err != nil {
+		return err
+	}
+	if err := s.newDataKey(ctx, keys); err != nil {
+		return err
+	}
+	r.number = 1
+	if err := s.reset(r); err != nil {
+		return err
+	}
+	s.migratedFrom, s.migratedCopy = f.version, copied
+	return nil
+}
+
+func (e *boltEngine) keepCopy(version int) (path string, err error) {
+	err = e.db.View(func(tx *bbolt.Tx) error {
+		path, err = writeCopy(tx, fmt.Sprintf("%s.schema-%d", e.db.Path(), version))
+		return err
 	})
+	return path, err
+}
+
+func (e *boltEngine) readOld(version int) (*Records, error) {
+	tx, err := e.db.Begin(true)
+	if err != nil {
+		return nil, err
+	}
+	r, err := loadOld(tx, version)
+	return r, errors.Join(err, tx.Rollback())
 }
 
 // storedVersion returns the schema version of the file. A new file has version 0.
-func storedVersion(tx *bbolt.Tx) (version int, err error) {
-	meta := tx.Bucket(bucketMeta)
-	if meta == nil {
-		return 0, nil
-	}
-	text := meta.Get(keySchema)
+func storedVersion(tx transaction) (version int, err error) {
+	text := tx.get(bucketMeta, keySchema)
 	if text == nil {
 		return 0, nil
 	}

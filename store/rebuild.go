@@ -1,24 +1,17 @@
 package store
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 	"sync/atomic"
 	"time"
-
-	"go.etcd.io/bbolt"
-
-	"github.com/kmsgate/kmsgate/internal/durable"
 )
 
 // faults are what has failed in writing the file.
 type faults struct {
-	failing atomic.Pointer[error] // why the file cannot be written; nil if it can
-	last    atomic.Pointer[error] // of the last commit that failed
-	count   atomic.Int64
+	tampered atomic.Pointer[error] // who else has changed the records; nil if nobody has
+	failing  atomic.Pointer[error] // why the file cannot be written; nil if it can
+	last     atomic.Pointer[error] // of the last commit that failed
+	count    atomic.Int64
 }
 
 // A Status says whether the file can be written.
@@ -48,8 +41,19 @@ func (s *Store) Status() Status {
 	return st
 }
 
+// Tampered returns ErrTampered if somebody else has changed the records, and nil otherwise.
+func (s *Store) Tampered() error {
+	if tampered := s.faults.tampered.Load(); tampered != nil {
+		return *tampered
+	}
+	return nil
+}
+
 // failure returns why the file cannot be written, or nil.
 func (s *Store) failure() error {
+	if err := s.Tampered(); err != nil {
+		return err
+	}
 	if failing := s.faults.failing.Load(); failing != nil {
 		return *failing
 	}
@@ -59,9 +63,7 @@ func (s *Store) failure() error {
 // mendInterval is the time between two attempts to rewrite the file.
 const mendInterval = time.Second
 
-// handleFailure handles the failure of a commit, and returns Update's error for it. The content of the file
-// is no longer trusted: perhaps the pages were written and only the flush failed, and after a failed flush the
-// kernel may have dropped the pages and marked them clean. The caller has the lock.
+// handleFailure handles the failure of a commit, and returns Update's error for it. The caller has the lock.
 func (s *Store) handleFailure(failure error) error {
 	s.faults.count.Add(1)
 	s.faults.last.Store(&failure)
@@ -98,60 +100,8 @@ func (s *Store) mend() {
 	}
 }
 
-// rebuiltName returns the name of the file that rebuild writes.
-func rebuiltName(path string) string { return path + ".rebuilt" }
-
-// rebuild replaces the file by a new one with the current records. If it fails, the old file is still
-// open, and it is uncertain which of them is at the path. The caller has the lock.
+// rebuild makes the engine hold the current records. The caller has the lock.
 func (s *Store) rebuild() error {
-	name := rebuiltName(s.path)
-	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	db, err := s.writeAll(name)
-	if err != nil {
-		return errors.Join(err, os.Remove(name))
-	}
-	if err := errors.Join(os.Rename(name, s.path), durable.SyncDir(filepath.Dir(s.path))); err != nil {
-		return errors.Join(err, db.Close())
-	}
-	old := s.db
-	s.db = db
-	s.background.Go(func() { _ = old.Close() }) // waits for snapshots; its content does not matter any more
-	return nil
-}
-
-// writeAll writes the current records to a new file, flushes it and leaves it open.
-func (s *Store) writeAll(name string) (*bbolt.DB, error) {
-	o := options()
-	o.NoSync, o.NoGrowSync = true, true
-	db, err := bbolt.Open(name, 0o600, o)
-	if err != nil {
-		return nil, err
-	}
-	err = db.Update(func(tx *bbolt.Tx) error { return save(tx, s.current.Load()) })
-	if err == nil {
-		err = db.Sync()
-	}
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	db.NoSync, db.NoGrowSync, db.AllocSize = false, false, allocation
-	return db, nil
-}
-
-// save writes all records to an empty file.
-func save(tx *bbolt.Tx, r *Records) error {
-	meta, err := tx.CreateBucket(bucketMeta)
-	if err != nil {
-		return err
-	}
-	err = meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))
-	for key, field := range metaFields(r) {
-		err = errors.Join(err, putJSON(meta, key, field))
-	}
-	for _, k := range kinds {
-		err = errors.Join(err, k.save(tx, r))
-	}
-	return err
+	r := s.current.Load()
+	return s.engine.rewrite(func(tx transaction) error { return s.fill(tx, r) })
 }

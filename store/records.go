@@ -3,13 +3,14 @@ package store
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/tidwall/btree"
-	"go.etcd.io/bbolt"
 
 	"github.com/kmsgate/kmsgate/hsm"
 )
@@ -48,18 +49,32 @@ var (
 		field: func(r *Records) **rows[ClientKey] { return &r.clientKeys }}
 )
 
-// kinds lists every kind.
-var kinds = []interface {
-	load(tx *bbolt.Tx, version int, r *Records) error
-	save(tx *bbolt.Tx, r *Records) error
+type anyKind interface {
+	name() string
+	clear(r *Records)
+	load(r *Records, id string, value []byte) error
+	save(r *Records, put func(id string, record any) error) error
 	fork(src, dst *Records)
-}{
+}
+
+// kinds lists every kind.
+var kinds = []anyKind{
 	keys, versions, aliases, users, accessKeys, orphans, nonces, ramPolicies, outbox, networkRules, permissionPolicies,
 	accessPoints, clientKeys,
 }
 
+// kindOf has every kind by its bucket.
+var kindOf = func() map[string]anyKind {
+	all := make(map[string]anyKind)
+	for _, k := range kinds {
+		all[k.name()] = k
+	}
+	return all
+}()
+
 // Records are all records at one moment. They do not change, and are safe for concurrent use.
 type Records struct {
+	number             uint64
 	instance           Instance
 	auditKey           hsm.Key
 	auditHead          AuditHead
@@ -83,13 +98,22 @@ type Records struct {
 	forking sync.Mutex // held while the trees are copied; copying a tree also writes to the original
 }
 
+// newRecords returns no records.
+func newRecords() *Records {
+	r := &Records{keyAliases: new(btree.Set[string])}
+	for _, k := range kinds {
+		k.clear(r)
+	}
+	return r
+}
+
 // fork returns a copy that can be changed without changing r. The time does not depend on the
 // number of records, because the trees copy a node only when it is written.
 func (r *Records) fork() *Records {
 	r.forking.Lock()
 	defer r.forking.Unlock()
 	next := &Records{
-		instance: r.instance, auditKey: r.auditKey, auditHead: r.auditHead, clock: r.clock,
+		number: r.number, instance: r.instance, auditKey: r.auditKey, auditHead: r.auditHead, clock: r.clock,
 		keyAliases: r.keyAliases.Copy(),
 	}
 	for _, k := range kinds {
@@ -101,8 +125,7 @@ func (r *Records) fork() *Records {
 // metaFields returns the records in the bucket meta, by key.
 func metaFields(r *Records) map[string]any {
 	return map[string]any{
-		string(keyInstance): &r.instance, string(keyAuditKey): &r.auditKey, string(keyAuditHead): &r.auditHead,
-		string(keyClock): &r.clock,
+		keyInstance: &r.instance, keyAuditKey: &r.auditKey, keyAuditHead: &r.auditHead, keyClock: &r.clock,
 	}
 }
 
@@ -112,6 +135,29 @@ func (r *Records) Try(f func(tx *Tx) error) error {
 	tx := &Tx{Records: r.fork()}
 	defer func() { tx.done = true }()
 	return f(tx)
+}
+
+// Number returns the number of the change that made the records, or that a Tx makes. Changes have increasing
+// numbers. The number of a change that failed may be given to another.
+func (r *Records) Number() uint64 { return r.number }
+
+// Dump calls f with every record, until f returns an error: the bucket, the id, and the record, which can be
+// encoded as JSON. Records of one bucket are ordered by id.
+func (r *Records) Dump(f func(bucket, id string, record any) error) error {
+	fields := metaFields(r)
+	for _, id := range slices.Sorted(maps.Keys(fields)) {
+		if field := reflect.ValueOf(fields[id]).Elem(); !field.IsZero() {
+			if err := f(bucketMeta, id, field.Interface()); err != nil {
+				return err
+			}
+		}
+	}
+	for _, k := range kinds {
+		if err := k.save(r, func(id string, record any) error { return f(k.name(), id, record) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Instance returns the instance that the database belongs to, or the zero Instance before

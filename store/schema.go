@@ -2,20 +2,19 @@ package store
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"strconv"
 
 	"go.etcd.io/bbolt"
-	bberrors "go.etcd.io/bbolt/errors"
 )
 
-// schemaVersion is the version of the file's layout. The file is a bbolt database. All values
-// except the version are JSON.
+// schemaVersion is the version of the file's layout. The file is a bbolt database. All values are
+// JSON, sealed with the data key, except the three in clear.
 //
 //	meta
-//	    schema      the version of this layout, in decimal
-//	    instance    Instance
+//	    schema      in clear: the version of this layout, in decimal
+//	    instance    in clear: Instance
+//	    datakey     in clear: the data key, sealed by the token
+//	    head        head
 //	    auditkey    hsm.Key: the one that signs the audit log's checkpoints
 //	    audithead   AuditHead
 //	    clock       ClockState, once there is one
@@ -35,49 +34,65 @@ import (
 //
 // Earlier versions:
 //
+//   - 4 had all values in clear, and neither datakey nor head.
 //   - 3 also had the bucket retiredkeys, with the remains of deleted client keys.
 //   - 2 lacked the last four buckets.
 //   - 1 also lacked policies, outbox, auditkey and audithead. Its User held the documents of
 //     policies instead of their names.
-const schemaVersion = 4
+const schemaVersion = 5
 
-// completeSince is the first version that has all buckets of the current one.
+// sealedSince is the first version whose values are sealed.
+const sealedSince = 5
+
+// completeSince is the first version that has all buckets of the current one; in version 5, an empty one may be
+// missing.
 const completeSince = 3
 
-var (
-	bucketMeta   = []byte("meta")
-	keySchema    = []byte("schema")
-	keyInstance  = []byte("instance")
-	keyAuditKey  = []byte("auditkey")
-	keyAuditHead = []byte("audithead")
-	keyClock     = []byte("clock")
+const (
+	bucketMeta   = "meta"
+	keySchema    = "schema"
+	keyInstance  = "instance"
+	keyDataKey   = "datakey"
+	keyHead      = "head"
+	keyAuditKey  = "auditkey"
+	keyAuditHead = "audithead"
+	keyClock     = "clock"
 )
 
-// migrate brings the file to schemaVersion and returns the version that it had. A new file has
-// version 0.
-func migrate(tx *bbolt.Tx) (version int, err error) {
-	meta, err := tx.CreateBucketIfNotExists(bucketMeta)
-	if err != nil {
-		return 0, err
-	}
-	if version, err = storedVersion(tx); err != nil {
-		return 0, err
-	}
-	if version > schemaVersion {
-		return 0, fmt.Errorf("schema version %d is from a newer kmsgate; this one supports up to %d (upgrade kmsgate)",
-			version, schemaVersion)
-	}
+// inClear reports whether a value is not sealed.
+func inClear(bucket, id string) bool {
+	return bucket == bucketMeta && (id == keySchema || id == keyInstance || id == keyDataKey)
+}
+
+// loadOld reads the records of a version before sealedSince. It changes the transaction, which must
+// therefore be rolled back.
+func loadOld(tx *bbolt.Tx, version int) (*Records, error) {
 	if version == 1 {
 		if err := extractPolicies(tx); err != nil {
-			return 0, fmt.Errorf("migrating the policies from schema version 1: %w", err)
+			return nil, fmt.Errorf("migrating the policies from schema version 1: %w", err)
 		}
 	}
-	if version == 3 {
-		if err := tx.DeleteBucket([]byte("retiredkeys")); err != nil && !errors.Is(err, bberrors.ErrBucketNotFound) {
-			return 0, fmt.Errorf("removing the deleted client keys of schema version 3: %w", err)
+	r := newRecords()
+	for id, field := range metaFields(r) {
+		if value := tx.Bucket([]byte(bucketMeta)).Get([]byte(id)); value != nil {
+			if err := json.Unmarshal(value, field); err != nil {
+				return nil, unreadable(fmt.Sprintf("record %q in bucket %q", id, bucketMeta), err)
+			}
 		}
 	}
-	return version, meta.Put(keySchema, []byte(strconv.Itoa(schemaVersion)))
+	for _, k := range kinds {
+		b := tx.Bucket([]byte(k.name()))
+		if b == nil && version >= completeSince {
+			return nil, fmt.Errorf("%w: bucket %q is missing %s", ErrDamaged, k.name(), restoreAdvice)
+		}
+		if b == nil {
+			continue
+		}
+		if err := b.ForEach(func(id, value []byte) error { return k.load(r, string(id), value) }); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
 }
 
 // extractPolicies moves the policy documents of schema version 1 from the users into RamPolicy

@@ -23,9 +23,20 @@ func (s *Store) Snapshot() (*Snapshot, error) {
 	if err := s.failure(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
-	bolt, err := s.db.Begin(false)
+	if err := s.checkUnaltered(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
+	}
+	snapshot, err := s.engine.snapshot()
 	if err != nil {
 		return nil, fmt.Errorf("beginning a database snapshot: %w", err)
+	}
+	return snapshot, nil
+}
+
+func (e *boltEngine) snapshot() (*Snapshot, error) {
+	bolt, err := e.db.Begin(false)
+	if err != nil {
+		return nil, err
 	}
 	return &Snapshot{bolt}, nil
 }

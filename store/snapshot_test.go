@@ -10,13 +10,14 @@ import (
 	"testing"
 
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 // TestCopy copies the database while it is changed. Each copy must have all changes up to one
 // moment and none after it.
 func TestCopy(t *testing.T) {
 	dir := t.TempDir()
-	s, err := store.Open(filepath.Join(dir, "db"))
+	s, err := storetest.Open(filepath.Join(dir, "db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func TestCopy(t *testing.T) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c, err := store.Open(path)
+		c, err := storetest.Open(path)
 		if err != nil {
 			t.Fatal(err)
 		}

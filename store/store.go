@@ -8,28 +8,23 @@
 //     known not to have happened. Until that succeeds, changes are refused and reading continues.
 //   - A reader sees all records as they were at one moment.
 //   - Reading takes no lock and does no I/O, because all records are also in memory.
-//   - The file holds no secret in the clear. The token seals access-key secrets and software keys.
+//   - Every record is sealed with a data key that only the token can unseal, and bound to its place. A sealed
+//     head covers all of them. If a record is changed, moved, removed or brought back behind the Store's
+//     back, the file cannot be opened, and an open one cannot be changed any more.
 //
 // Records are values. The byte slices and maps that they refer to are shared and must not be
 // modified.
 package store
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/tidwall/btree"
-	"go.etcd.io/bbolt"
-	bberrors "go.etcd.io/bbolt/errors"
-
-	"github.com/kmsgate/kmsgate/internal/durable"
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store/bboltcheck"
 )
 
@@ -48,17 +43,35 @@ var (
 	ErrUnwritable = errors.New("the database cannot be written; nothing was changed")
 	// ErrLocked means that another process has the file open.
 	ErrLocked = errors.New("the database is in use by another process")
+	// ErrSealed means that the data key could not be unsealed.
+	ErrSealed = errors.New("the database's key cannot be unsealed")
+	// ErrTampered means that somebody else has changed the records.
+	ErrTampered = errors.New("the records were not written by this gateway")
 	// ErrDamaged means that the file's content is not what kmsgate wrote.
 	ErrDamaged = bboltcheck.ErrDamaged
 )
+
+// newStore returns a Store without records.
+func newStore(f *File, o Options) *Store {
+	s := &Store{path: f.path, options: o, engine: f.engine, updating: make(chan struct{}, 1), closing: make(chan struct{})}
+	s.closeOnce = sync.OnceValue(s.close)
+	s.unlock()
+	return s
+}
 
 const restoreAdvice = "(restore it from a backup: kmsgate restore)"
 
 // A Store is an open database. It is safe for concurrent use.
 type Store struct {
 	path    string
-	db      *bbolt.DB               // replaced by rebuild; guarded by updating
+	options Options
+	engine  engine // guarded by updating
+	sealer  sealer
 	current atomic.Pointer[Records] // replaced while updating is held, read at any time
+
+	sealedKey  []byte // the data key, as it is in the engine
+	head       head   // guarded by updating, as sealedHead is
+	sealedHead []byte // as it is in the engine
 
 	// updating holds a token while nobody changes records. The caller that has taken the token has the lock,
 	// from the fork of the records until the result is published. bbolt's lock is not enough: bbolt
@@ -66,99 +79,29 @@ type Store struct {
 	updating chan struct{}
 	since    atomic.Pointer[time.Time] // when updating was taken; nil while it is free
 
-	commit     func(*bbolt.Tx) error // (*bbolt.Tx).Commit, except in tests; guarded by updating
 	faults     faults
 	closing    chan struct{}
 	closeOnce  func() error
-	background sync.WaitGroup // mend, and the closing of files that rebuild has replaced
+	background sync.WaitGroup // mend
 
 	migratedFrom int // see Migrated
 	migratedCopy string
 }
 
-// Open opens the file at path and creates it with mode 0600 if it does not exist. Open refuses a
-// file with a newer schema version. It migrates a file with an older one, after it has copied the
-// file to PATH.schema-VERSION: see [Store.Migrated]. Without the copy it changes nothing. The error
-// for a damaged file is ErrDamaged, and that for a file in use by another process is ErrLocked.
-func Open(path string) (*Store, error) {
-	if resolved, err := filepath.EvalSymlinks(path); err == nil {
-		path = resolved // rebuild replaces the file itself
-	}
-	switch err := bboltcheck.Check(path); {
-	case errors.Is(err, durable.ErrLocked):
-		return nil, fmt.Errorf("opening the database %q: %w", path, ErrLocked)
-	case errors.Is(err, ErrDamaged):
-		return nil, fmt.Errorf("opening the database %q: %w %s", path, err, restoreAdvice)
-	case err != nil:
-		return nil, fmt.Errorf("opening the database %q: %w", path, err)
-	}
-	db, err := bbolt.Open(path, 0o600, options())
-	if errors.Is(err, bberrors.ErrTimeout) {
-		return nil, fmt.Errorf("opening the database %q: %w", path, ErrLocked)
-	}
+// Options configure a Store. The zero value suits a gateway.
+type Options struct {
+	// Rerun makes Update call each function twice, the first time with records that are then discarded. It is for
+	// tests: an engine may have to repeat a change.
+	Rerun bool
+}
+
+// Open opens the file at path, whose data key keys can unseal: see [OpenFile] and [File.Unseal].
+func Open(ctx context.Context, path string, keys hsm.Sealer, o Options) (*Store, error) {
+	f, err := OpenFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the database %q: %w", path, err)
+		return nil, err
 	}
-	if err := os.Remove(rebuiltName(path)); err != nil && !errors.Is(err, fs.ErrNotExist) { // a kill leaves it
-		return nil, errors.Join(fmt.Errorf("opening the database %q: %w", path, err), db.Close())
-	}
-	db.AllocSize = allocation
-	s := &Store{path: path, db: db, updating: make(chan struct{}, 1), commit: (*bbolt.Tx).Commit, closing: make(chan struct{})}
-	s.closeOnce = sync.OnceValue(s.close)
-	s.unlock()
-	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("reading the database %q: %w", path, err), db.Close())
-	}
-	return s, nil
-}
-
-const (
-	initialMapping = 1 << 30 // bytes: some 500,000 keys
-	allocation     = 1 << 20 // bytes by which the file grows
-)
-
-func options() *bbolt.Options {
-	// Writing the list of free pages at every commit would cost more as the records grow in number.
-	// bbolt computes it at opening instead.
-	// A file that outgrows its mapping cannot be written while a Snapshot is open. Address space is free.
-	return &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true,
-		InitialMmapSize: initialMapping}
-}
-
-func (s *Store) load() error {
-	if err := s.keepCopy(); err != nil {
-		return err
-	}
-	first := &Records{keyAliases: new(btree.Set[string])}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		version, err := migrate(tx)
-		if err != nil {
-			return err
-		}
-		for key, field := range metaFields(first) {
-			if value := tx.Bucket(bucketMeta).Get([]byte(key)); value != nil {
-				if err := json.Unmarshal(value, field); err != nil {
-					return unreadable(fmt.Sprintf("record %q in bucket %q", key, bucketMeta), err)
-				}
-			}
-		}
-		for _, k := range kinds {
-			if err := k.load(tx, version, first); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	s.current.Store(first)
-	return nil
-}
-
-// unreadable returns the error for a record that cannot be decoded.
-func unreadable(record string, err error) error {
-	return fmt.Errorf("%w: decoding %s: %w %s", ErrDamaged, record, err, restoreAdvice)
+	return f.Unseal(ctx, keys, o)
 }
 
 // Close closes the file once a change that is being made has ended, but waits at most 5 s for that. After
@@ -174,7 +117,7 @@ func (s *Store) close() error {
 	}
 	closed := make(chan error, 1)
 	go func() {
-		err := s.db.Close()
+		err := s.engine.close()
 		s.background.Wait()
 		closed <- err
 	}()
@@ -213,6 +156,10 @@ func (s *Store) UpdateLate(f func(tx *Tx) error, late func(err error)) error {
 	if err := u.run(f); err != nil {
 		return err
 	}
+	if len(u.tx.writes) == 0 {
+		s.unlock()
+		return nil
+	}
 	done := make(chan error, 1)
 	go func() { done <- u.commit() }()
 	select {
@@ -248,13 +195,12 @@ func (s *Store) unlock() {
 // An update is one call of Update. It has the lock.
 type update struct {
 	store    *Store
-	bolt     *bbolt.Tx
 	tx       *Tx
 	late     func(err error) // nil if nobody wants to know
 	answered atomic.Bool     // Update has returned, or commit has decided that it will return its error
 }
 
-// begin takes the lock and begins a transaction.
+// begin takes the lock.
 func (s *Store) begin(giveUp <-chan time.Time) (*update, error) {
 	if err := s.Status().Failing; err != nil { // do not wait for a disk that hangs
 		return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
@@ -262,42 +208,52 @@ func (s *Store) begin(giveUp <-chan time.Time) (*update, error) {
 	if !s.lock(giveUp) {
 		return nil, fmt.Errorf("%w: an earlier change has not ended", ErrUnwritable)
 	}
-	err := s.failure()
-	if err == nil {
-		var bolt *bbolt.Tx
-		if bolt, err = s.db.Begin(true); err == nil {
-			return &update{store: s, bolt: bolt, tx: &Tx{Records: s.current.Load().fork(), bolt: bolt}}, nil
-		}
+	if err := s.failure(); err != nil {
+		s.unlock()
+		return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
-	s.unlock()
-	return nil, fmt.Errorf("%w: %w", ErrUnwritable, err)
+	return &update{store: s}, nil
 }
 
-// run calls f. Unless it returns nil, the transaction has ended.
+// run calls f. Unless it returns nil, the update has ended.
 func (u *update) run(f func(tx *Tx) error) error {
 	ended := true
 	defer func() {
-		u.tx.done = true
 		if ended { // by an error, or by a panic of f
-			_ = u.bolt.Rollback()
 			u.store.unlock()
 		}
 	}()
-	if err := f(u.tx); err != nil {
+	if u.store.options.Rerun {
+		if err := u.try(f); err != nil {
+			return err
+		}
+	}
+	if err := u.try(f); err != nil {
 		return err
 	}
 	ended = false
 	return nil
 }
 
+// try calls f with a new transaction.
+func (u *update) try(f func(tx *Tx) error) error {
+	u.tx = &Tx{Records: u.store.current.Load().fork(), writes: make(map[place][]byte)}
+	u.tx.number++
+	defer func() { u.tx.done = true }()
+	err := f(u.tx)
+	if n := len(u.tx.writes); err == nil && n > MaxWrites {
+		err = fmt.Errorf("a change of %d records is greater than the limit of %d", n, MaxWrites)
+	}
+	return err
+}
+
 // commit commits the transaction and publishes the records. It releases the lock.
 func (u *update) commit() (err error) {
 	s := u.store
 	defer s.unlock()
-	if failure := u.flush(); failure == nil {
+	err = s.write(u.tx)
+	if err == nil {
 		s.current.Store(u.tx.Records)
-	} else {
-		err = s.handleFailure(failure)
 	}
 	if !u.answered.CompareAndSwap(false, true) && u.late != nil {
 		u.late(err)
@@ -305,12 +261,42 @@ func (u *update) commit() (err error) {
 	return err
 }
 
-// flush commits the transaction. bbolt panics where it finds the file damaged.
-func (u *update) flush() (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in the commit: %v", p)
+// write seals the writes of a transaction, and makes them together with a new head.
+func (s *Store) write(tx *Tx) error {
+	if err := s.checkUnaltered(); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnwritable, err)
+	}
+	change, err := s.engine.begin()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnwritable, err)
+	}
+	next := head{N: tx.number, TxId: tx.id, Schema: schemaVersion, D: s.head.D}
+	for where, value := range tx.writes {
+		if err := s.put(change, &next, where, value); err != nil {
+			change.rollback()
+			return fmt.Errorf("%w: %w", ErrUnwritable, err)
 		}
-	}()
-	return u.store.commit(u.bolt)
+	}
+	sealed, err := s.sealer.putHead(change, next)
+	if err != nil {
+		change.rollback()
+		return fmt.Errorf("%w: %w", ErrUnwritable, err)
+	}
+	if err := change.commit(); err != nil {
+		return s.handleFailure(err)
+	}
+	s.head, s.sealedHead = next, sealed
+	return nil
+}
+
+// put seals and writes one value, and updates the digest.
+func (s *Store) put(tx transaction, next *head, p place, value []byte) error {
+	if value != nil && !inClear(p.bucket, p.id) {
+		value = s.sealer.seal(p.bucket, p.id, value)
+	}
+	next.D = s.sealer.replace(next.D, p.bucket, p.id, tx.get(p.bucket, p.id), value)
+	if value == nil {
+		return tx.delete(p.bucket, p.id)
+	}
+	return tx.put(p.bucket, p.id, value)
 }

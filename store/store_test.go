@@ -12,17 +12,17 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.etcd.io/bbolt"
 
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 var day = time.Date(2026, 11, 21, 20, 56, 37, 0, time.UTC)
 
 func open(t *testing.T, path string) *store.Store {
 	t.Helper()
-	s, err := store.Open(path)
+	s, err := storetest.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestRoundTrip(t *testing.T) {
 	s = open(t, path)
 	check(s)
 	store.FailCommit(s, errors.New("the flush failed")) // rewrites the file
-	if err := s.Update(func(*store.Tx) error { return nil }); !errors.Is(err, store.ErrUnwritable) {
+	if err := s.Update(putAlias("alias/failed")); !errors.Is(err, store.ErrUnwritable) {
 		t.Errorf("a failed commit: got %v, want ErrUnwritable", err)
 	}
 	check(s)
@@ -273,28 +273,12 @@ func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "db")
 	s := open(t, path)
-	if _, err := store.Open(path); !errors.Is(err, store.ErrLocked) {
+	if _, err := storetest.Open(path); !errors.Is(err, store.ErrLocked) {
 		t.Errorf("Open of a locked file: got %v, want ErrLocked", err)
 	}
 	s.Close()
-	tamper := func(bucket, key, value string) {
-		t.Helper()
-		db, err := bbolt.Open(path, 0o600, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(key), []byte(value)) })
-		if err := errors.Join(err, db.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	tamper("keys", "k1", "{")
-	if _, err := store.Open(path); !errors.Is(err, store.ErrDamaged) ||
-		!strings.Contains(err.Error(), `"k1" in bucket "keys"`) || !strings.Contains(err.Error(), "kmsgate restore") {
-		t.Errorf("Open with a damaged record: got %v, want ErrDamaged, the record's id and advice", err)
-	}
-	tamper("meta", "schema", "1000")
-	if _, err := store.Open(path); err == nil || !strings.Contains(err.Error(), "newer kmsgate") {
+	put(t, path, "meta", "schema", "1000")
+	if _, err := storetest.Open(path); err == nil || !strings.Contains(err.Error(), "newer kmsgate") {
 		t.Errorf("Open of a newer schema: got %v, want \"newer kmsgate\"", err)
 	}
 	whole, err := os.ReadFile(path)
@@ -305,7 +289,7 @@ func TestOpenRefuses(t *testing.T) {
 	if err := os.WriteFile(cut, whole[:3*os.Getpagesize()], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err = store.Open(cut)
+	_, err = storetest.Open(cut)
 	if !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), "kmsgate restore") {
 		t.Errorf("Open of a truncated file: got %v, want ErrDamaged and advice", err)
 	}
@@ -313,114 +297,8 @@ func TestOpenRefuses(t *testing.T) {
 	if err := os.WriteFile(garbage, []byte(strings.Repeat("garbage ", 4096)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Open(garbage); !errors.Is(err, store.ErrDamaged) {
+	if _, err := storetest.Open(garbage); !errors.Is(err, store.ErrDamaged) {
 		t.Errorf("Open of a file that is not a database: got %v, want ErrDamaged", err)
-	}
-}
-
-// TestMigrate1 opens a file of schema version 1, in which a user has policy documents instead of
-// names.
-func TestMigrate1(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "db")
-	db, err := bbolt.Open(path, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const own = `{"Version":"1","Statement":[{"Effect":"Allow","Action":"kms:AsymmetricSign","Resource":"*"}]}`
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for bucket, records := range map[string]map[string]string{
-			"meta":     {"schema": "1", "instance": `{"InstanceId":"kst-1","RegionId":"r","AccountId":"1"}`},
-			"keys":     {"k1": `{"KeyId":"k1","KeySpec":"EC_P256","KeyState":"Enabled"}`},
-			"versions": {}, "aliases": {}, "orphans": {}, "nonces": {},
-			"users": {
-				"dev": `{"UserName":"dev","Policies":["{\"Version\":\"1\",\"Statement\":` +
-					`[{\"Effect\":\"Allow\",\"Action\":\"kms:*\",\"Resource\":\"*\"}]}"],` +
-					`"CreationDate":"2026-11-21T20:56:37Z"}`,
-				"own": `{"UserName":"own","Policies":[` + fmt.Sprintf("%q", own) +
-					`],"CreationDate":"2026-11-21T20:56:37Z"}`,
-			},
-			"accesskeys": {"ak": `{"AccessKeyId":"ak","UserName":"dev","Sealed":"BA==","Active":true,` +
-				`"CreationDate":"2026-11-21T20:56:37Z"}`},
-		} {
-			b, err := tx.CreateBucket([]byte(bucket))
-			if err != nil {
-				return err
-			}
-			for id, value := range records {
-				if err := b.Put([]byte(id), []byte(value)); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // the second time the file is already migrated
-		s := open(t, path)
-		records := s.Now()
-		want := []store.User{
-			{UserName: "dev", Policies: []string{"AliyunKMSFullAccess"}, CreationDate: day},
-			{UserName: "own", Policies: []string{"own-1"}, CreationDate: day},
-		}
-		if diff := cmp.Diff(want, slices.Collect(records.Users().All())); diff != "" {
-			t.Error(diff)
-		}
-		wantPolicy := store.RamPolicy{PolicyName: "own-1", Description: "migrated from schema version 1",
-			PolicyDocument: own, CreationDate: day, UpdateDate: day}
-		if diff := cmp.Diff([]store.RamPolicy{wantPolicy}, slices.Collect(records.RamPolicies().All())); diff != "" {
-			t.Error(diff)
-		}
-		if a, err := records.AccessKeys().Get("ak"); err != nil || !a.Active || records.Keys().Len() != 1 {
-			t.Errorf("got access key %+v, %v and %d keys, want an active access key and 1 key",
-				a, err, records.Keys().Len())
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// TestMigrate2 opens a file of schema version 2, which lacks the buckets for client keys. In a file
-// of a later version such a missing bucket is damage.
-func TestMigrate2(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "db")
-	s := open(t, path)
-	update(t, s, func(tx *store.Tx) error { return tx.Keys().Put(store.Key{KeyId: "k1"}) })
-	tamper := func(version string) {
-		t.Helper()
-		db, err := bbolt.Open(path, 0o600, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = db.Update(func(tx *bbolt.Tx) (err error) {
-			for _, bucket := range []string{"networkrules", "permissions", "accesspoints", "clientkeys"} {
-				if tx.Bucket([]byte(bucket)) != nil {
-					err = errors.Join(err, tx.DeleteBucket([]byte(bucket)))
-				}
-			}
-			return errors.Join(err, tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte(version)))
-		})
-		if err := errors.Join(err, db.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.Close()
-	tamper("2")
-	s = open(t, path)
-	update(t, s, func(tx *store.Tx) error {
-		if tx.Keys().Len() != 1 || tx.AccessPoints().Len() != 0 {
-			t.Errorf("got %d keys and %d access points, want 1 and 0", tx.Keys().Len(), tx.AccessPoints().Len())
-		}
-		return tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "billing"})
-	})
-	s.Close()
-	for _, version := range []string{"4", "3"} {
-		tamper(version)
-		if _, err := store.Open(path); !errors.Is(err, store.ErrDamaged) {
-			t.Errorf("Open of a version %s file with missing buckets: got %v, want ErrDamaged", version, err)
-		}
 	}
 }
 
@@ -445,45 +323,4 @@ func TestDeleteAccessPoint(t *testing.T) {
 	if !errors.Is(err, store.ErrNotFound) || records.AccessPoints().Len() != 1 {
 		t.Errorf("got %v and %d access points, want ErrNotFound and 1", err, records.AccessPoints().Len())
 	}
-}
-
-// TestMigrate3 opens a file of schema version 3 and checks that the remains of deleted client keys
-// are removed.
-func TestMigrate3(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "db")
-	s := open(t, path)
-	update(t, s, func(tx *store.Tx) error { return tx.Keys().Put(store.Key{KeyId: "k1"}) })
-	s.Close()
-	raw := func(f func(tx *bbolt.Tx) error) {
-		t.Helper()
-		db, err := bbolt.Open(path, 0o600, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(db.Update(f), db.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	raw(func(tx *bbolt.Tx) error {
-		b, err := tx.CreateBucket([]byte("retiredkeys"))
-		if err != nil {
-			return err
-		}
-		return errors.Join(b.Put([]byte("1"), []byte(`{"ClientKeyId":"1"}`)),
-			tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("3")))
-	})
-	s = open(t, path)
-	update(t, s, func(tx *store.Tx) error {
-		if tx.Keys().Len() != 1 {
-			t.Errorf("got %d keys, want 1", tx.Keys().Len())
-		}
-		return nil
-	})
-	s.Close()
-	raw(func(tx *bbolt.Tx) error {
-		if tx.Bucket([]byte("retiredkeys")) != nil {
-			t.Error("the bucket \"retiredkeys\" still exists")
-		}
-		return nil
-	})
 }

@@ -6,7 +6,6 @@ import (
 	"iter"
 
 	"github.com/tidwall/btree"
-	"go.etcd.io/bbolt"
 )
 
 // A Table holds the records of one kind at one moment, ordered by id.
@@ -126,37 +125,25 @@ func (k kind[R]) reindex(r *Records, id string, after *R) {
 
 func (k kind[R]) fork(src, dst *Records) { *k.field(dst) = (*k.field(src)).Copy() }
 
-// load reads the whole bucket. It creates a missing bucket only if the file had a version before
-// completeSince; a new file has version 0.
-func (k kind[R]) load(tx *bbolt.Tx, version int, dst *Records) error {
-	if version >= completeSince && tx.Bucket([]byte(k.bucket)) == nil {
-		return fmt.Errorf("%w: bucket %q is missing %s", ErrDamaged, k.bucket, restoreAdvice)
+func (k kind[R]) name() string { return k.bucket }
+
+func (k kind[R]) clear(r *Records) { *k.field(r) = new(rows[R]) }
+
+// load adds a record.
+func (k kind[R]) load(r *Records, id string, value []byte) error {
+	var record R
+	if err := json.Unmarshal(value, &record); err != nil {
+		return unreadable(fmt.Sprintf("record %q in bucket %q", id, k.bucket), err)
 	}
-	b, err := tx.CreateBucketIfNotExists([]byte(k.bucket))
-	if err != nil {
-		return err
-	}
-	all := new(rows[R])
-	*k.field(dst) = all
-	return b.ForEach(func(id, value []byte) error {
-		var r R
-		if err := json.Unmarshal(value, &r); err != nil {
-			return unreadable(fmt.Sprintf("record %q in bucket %q", id, k.bucket), err)
-		}
-		k.reindex(dst, string(id), &r)
-		all.Set(string(id), r)
-		return nil
-	})
+	k.reindex(r, id, &record)
+	(*k.field(r)).Set(id, record)
+	return nil
 }
 
-// save writes the whole bucket, which does not exist yet.
-func (k kind[R]) save(tx *bbolt.Tx, src *Records) error {
-	b, err := tx.CreateBucket([]byte(k.bucket))
-	if err != nil {
-		return err
-	}
-	(*k.field(src)).Scan(func(id string, r R) bool {
-		err = putJSON(b, id, r)
+// save calls put with each record.
+func (k kind[R]) save(r *Records, put func(id string, record any) error) (err error) {
+	(*k.field(r)).Scan(func(id string, record R) bool {
+		err = put(id, record)
 		return err == nil
 	})
 	return err

@@ -6,16 +6,15 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
 // A Tx is a transaction that changes records. It reads the records with its own changes applied.
 type Tx struct {
 	*Records
-	bolt *bbolt.Tx // nil in a trial
-	done bool      // the transaction has ended; readers may already see its records
+	id     string           // see SetId
+	writes map[place][]byte // encoded records, nil to delete; the map is nil in a trial
+	done   bool             // the transaction has ended; readers may already see its records
 }
 
 // Keys returns the keys.
@@ -85,7 +84,7 @@ func (tx *Tx) PutNonce(n Nonce, forget time.Time) error {
 
 // SetClock records what must be known of this machine's clock after a restart.
 func (tx *Tx) SetClock(c ClockState) error {
-	if err := tx.write(string(bucketMeta), string(keyClock), c); err != nil {
+	if err := tx.write(bucketMeta, keyClock, c); err != nil {
 		return err
 	}
 	tx.clock = c
@@ -94,7 +93,7 @@ func (tx *Tx) SetClock(c ClockState) error {
 
 // SetInstance records the instance that the database belongs to.
 func (tx *Tx) SetInstance(i Instance) error {
-	if err := tx.write(string(bucketMeta), string(keyInstance), i); err != nil {
+	if err := tx.write(bucketMeta, keyInstance, i); err != nil {
 		return err
 	}
 	tx.instance = i
@@ -103,7 +102,7 @@ func (tx *Tx) SetInstance(i Instance) error {
 
 // SetAuditKey records the key that signs the audit log's checkpoints.
 func (tx *Tx) SetAuditKey(k hsm.Key) error {
-	if err := tx.write(string(bucketMeta), string(keyAuditKey), k); err != nil {
+	if err := tx.write(bucketMeta, keyAuditKey, k); err != nil {
 		return err
 	}
 	tx.auditKey = k
@@ -112,12 +111,25 @@ func (tx *Tx) SetAuditKey(k hsm.Key) error {
 
 // SetAuditHead records a line of the audit log as its head.
 func (tx *Tx) SetAuditHead(h AuditHead) error {
-	if err := tx.write(string(bucketMeta), string(keyAuditHead), h); err != nil {
+	if err := tx.write(bucketMeta, keyAuditHead, h); err != nil {
 		return err
 	}
 	tx.auditHead = h
 	return nil
 }
+
+// SetId records which request makes the change.
+func (tx *Tx) SetId(requestId string) { tx.id = requestId }
+
+// Skip makes the number of the change greater than n. The change must write a record.
+func (tx *Tx) Skip(n uint64) { tx.number = max(tx.number, n+1) }
+
+// A place is where a record is written.
+type place struct{ bucket, id string }
+
+// MaxWrites is how many records one change may write. The greatest changes are the deletions of a key with up
+// to 10,000 aliases, and of an access point with up to 10,000 client keys.
+const MaxWrites = 25_000
 
 func (tx *Tx) write(bucket, id string, record any) error {
 	value, err := json.Marshal(record)
@@ -127,11 +139,8 @@ func (tx *Tx) write(bucket, id string, record any) error {
 	if tx.done {
 		return errDone
 	}
-	if tx.bolt == nil {
-		return nil
-	}
-	if err := tx.bolt.Bucket([]byte(bucket)).Put([]byte(id), value); err != nil {
-		return fmt.Errorf("writing record %q to bucket %q: %w", id, bucket, err)
+	if tx.writes != nil {
+		tx.writes[place{bucket, id}] = value
 	}
 	return nil
 }
@@ -140,11 +149,8 @@ func (tx *Tx) erase(bucket, id string) error {
 	if tx.done {
 		return errDone
 	}
-	if tx.bolt == nil {
-		return nil
-	}
-	if err := tx.bolt.Bucket([]byte(bucket)).Delete([]byte(id)); err != nil {
-		return fmt.Errorf("deleting record %q from bucket %q: %w", id, bucket, err)
+	if tx.writes != nil {
+		tx.writes[place{bucket, id}] = nil
 	}
 	return nil
 }

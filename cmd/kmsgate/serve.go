@@ -56,6 +56,8 @@ token refuses the PIN while the gateway runs, it waits for another PIN in token.
 	}
 	configFlag(cmd, &s.path)
 	acceptAuditLossFlag(cmd, &s.options.AcceptAuditLoss)
+	cmd.Flags().BoolVar(&s.options.AcceptStoreRollback, "accept-store-rollback", false,
+		"continue with a database that lacks the last changes; the log records that you did")
 	cli.InsistOnPINFlag(cmd.Flags(), &s.options.InsistOnPIN)
 	return cmd
 }

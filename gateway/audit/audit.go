@@ -90,6 +90,15 @@ type Config struct {
 	MinSeq     uint64 // the number of a line after Expect that the log must reach; zero means none
 	AcceptLoss bool
 
+	// Changes, if not nil, returns the number of the records' last change. Checkpoint events have it, and each
+	// line of a change has the number of its change. If a line that Open reads has a greater number, the
+	// records are older than the log, and Open returns a RollbackError. So it does if SeenChange is greater, which
+	// is the number that something else has seen. With AcceptRollback or Restored, Open continues instead, with
+	// a rolledback event.
+	Changes        func() uint64
+	SeenChange     uint64
+	AcceptRollback bool
+
 	// AcceptLossHint tells the operator how to set AcceptLoss. It is part of the log messages about
 	// a removed or replaced file.
 	AcceptLossHint string
@@ -124,6 +133,14 @@ type Config struct {
 	remove func(path string) error                   // removes an old file; nil means os.Remove; tests inject faults
 }
 
+// changes returns the number of the records' last change, or 0 if it is not known.
+func (c Config) changes() uint64 {
+	if c.Changes == nil {
+		return 0
+	}
+	return c.Changes()
+}
+
 // maxBatch is the maximum number of lines in one flush.
 const maxBatch = 1024
 
@@ -152,6 +169,8 @@ type Log struct {
 	covered Head       // the last line with a checkpoint; guarded by signing
 	kept    uint64     // the last line whose checkpoint Keep has stored; guarded by signing
 
+	lastChange uint64 // see LastChange
+
 	w writer // used only by the writer goroutine once that runs
 }
 
@@ -161,6 +180,9 @@ type state struct {
 	file    uint64 // the first line of the file that the writer writes
 	failing error  // why the log cannot be written; nil if it can
 }
+
+// LastChange returns the greatest number of a change in the lines that Open has read, or SeenChange.
+func (l *Log) LastChange() uint64 { return l.lastChange }
 
 // Open opens the log and continues at its end. A new file has mode 0600. Open checks the chain of
 // the last file, and reads earlier files only as far as it needs to find Expect. Verify checks the

@@ -41,6 +41,7 @@ type Entry struct {
 	Code                string        `json:",omitempty"` // the API's error code; empty for success
 	Reason              string        `json:",omitempty"` // details that the client did not receive
 	DurationNanoseconds time.Duration `json:",omitempty"` // from the request to this line
+	Change              uint64        `json:",omitempty"` // of a successful change: its number in the database
 	Late                bool          `json:",omitempty"` // the line of a change that the log could not write when it happened
 }
 

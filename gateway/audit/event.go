@@ -20,10 +20,11 @@ const (
 	KindRestored    Kind = "restored"
 	KindUnanswered  Kind = "unanswered"
 	KindDeleted     Kind = "deleted"
+	KindRolledBack  Kind = "rolledback"
 )
 
 // An Event is a line that the log writes about itself. Each kind has a field of the same name,
-// which is set. Source belongs to KindSuppressed. KindAbandoned also has Resumed.
+// which is set. Source belongs to KindSuppressed, and Changes to KindCheckpoint. KindAbandoned also has Resumed.
 type Event struct {
 	Time        time.Time
 	Kind        Kind        `json:",omitempty"`
@@ -38,8 +39,16 @@ type Event struct {
 	Restored    *Checkpoint `json:",omitempty"` // the head of the log when the backup was taken
 	Unanswered  []uint64    `json:",omitempty"` // the numbers of the lines
 	Deleted     *Deletion   `json:",omitempty"` // the end of the deleted file
+	Changes     uint64      `json:",omitempty"` // the number of the database's last change
+	RolledBack  *Rollback   `json:",omitempty"` // how far the database is behind
 
 	inferred bool // the line has no Kind, because an earlier version wrote it
+}
+
+// A Rollback tells that the database is older than something that has seen it.
+type Rollback struct {
+	Found uint64 // the number of the database's last change
+	Seen  uint64 // the greatest number of a change in the log or in the token
 }
 
 // A Deletion names a file that retention deletes. The log flushes the event, and a checkpoint that
@@ -124,6 +133,12 @@ var kinds = []kindInfo{
 		meaning: "retention deletes the named file, which ends with the named line; the log can begin after that line",
 		isSet:   func(e *Event) bool { return e.Deleted != nil },
 		accept:  (*reading).deleted,
+	},
+	{
+		kind: KindRolledBack,
+		meaning: "the operator insisted on a database that lacks the last changes in the log or in the token, " +
+			"or restored one from a backup",
+		isSet: func(e *Event) bool { return e.RolledBack != nil },
 	},
 }
 

@@ -62,7 +62,7 @@ func (l *Log) checkpoint(ctx context.Context, rotate uint64) error {
 		}
 		return err
 	}
-	written, err := l.append(Event{Time: c.Time, Kind: KindCheckpoint, Checkpoint: c}, rotate)
+	written, err := l.append(Event{Time: c.Time, Kind: KindCheckpoint, Checkpoint: c, Changes: l.cfg.changes()}, rotate)
 	if err != nil {
 		return err
 	}

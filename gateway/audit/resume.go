@@ -26,21 +26,38 @@ func (w *writer) resume() error {
 	if err == nil && w.log.cfg.Restored != nil && end.path == "" {
 		end.head = w.log.cfg.Restored.Head
 	} else if err == nil {
-		err = w.checkExpected(end)
+		err = w.checkExpected(&end)
 	}
-	if err != nil && w.log.cfg.AcceptLoss {
-		return w.acceptLoss(end, err)
+	var rolledBack *RollbackError
+	switch {
+	case errors.As(err, &rolledBack):
+		return errors.Join(err, w.close())
+	case err != nil && w.log.cfg.AcceptLoss:
+		err = w.acceptLoss(end, err)
+	case err != nil:
+		return errors.Join(err, w.close())
+	default:
+		err = w.continueAt(end)
+	}
+	if err == nil && w.log.cfg.Restored != nil {
+		err = w.writeEvent(Event{Kind: KindRestored, Restored: w.log.cfg.Restored})
+	}
+	w.log.lastChange = end.change
+	if found, older := w.compareChanges(end); err == nil && older {
+		err = w.writeEvent(Event{Kind: KindRolledBack, RolledBack: &Rollback{Found: found, Seen: end.change}})
 	}
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
-	if err := w.continueAt(end); err != nil || w.log.cfg.Restored == nil {
-		return err
-	}
-	if err := w.writeEvent(Event{Kind: KindRestored, Restored: w.log.cfg.Restored}); err != nil {
-		return errors.Join(err, w.close())
-	}
 	return nil
+}
+
+// A RollbackError means that the records lack changes that the log has, or that SeenChange counts.
+type RollbackError struct{ Rollback }
+
+func (e *RollbackError) Error() string {
+	return fmt.Sprintf("the database is an older one: its last change is number %d, but the audit log or the token has "+
+		"seen number %d", e.Found, e.Seen)
 }
 
 // A tail is the end of a log. The expected line is Config.Expect.
@@ -55,12 +72,23 @@ type tail struct {
 	expectEnd int64     // the offset after the expected line
 	newer     uint64    // the number of lines after the expected one
 	hasExpect bool      // the log has the expected line
+	change    uint64    // the greatest number of a change
+}
+
+// saw notes the number of a change.
+func (t *tail) saw(line Line) {
+	switch {
+	case line.Entry != nil:
+		t.change = max(t.change, line.Entry.Change)
+	case line.Event != nil:
+		t.change = max(t.change, line.Event.Changes)
+	}
 }
 
 // findEnd follows the chain of the last file. If the process ended after renaming a file and before
 // beginning the next one, the renamed file is the last.
 func (w *writer) findEnd() (tail, error) {
-	t := tail{head: emptyHead, first: Line{Seq: 1}, ended: true}
+	t := tail{change: w.log.cfg.SeenChange, head: emptyHead, first: Line{Seq: 1}, ended: true}
 	files, err := Files(w.log.cfg.Path)
 	if err != nil {
 		return t, err
@@ -157,34 +185,44 @@ func (t *tail) step(text []byte, first bool, expect Head) error {
 	if t.hasExpect {
 		t.newer++
 	}
+	t.saw(line)
 	if t.head == expect {
 		t.hasExpect, t.expectEnd = true, t.size
 	}
 	return nil
 }
 
+// compareChanges reports whether the log has a line of a later change than the records.
+func (w *writer) compareChanges(t tail) (found uint64, older bool) {
+	if w.log.cfg.Changes == nil {
+		return 0, false
+	}
+	found = w.log.cfg.Changes()
+	return found, t.change > found
+}
+
 // checkExpected returns a LossError unless the log has the expected line and reaches the minimum
 // number.
-func (w *writer) checkExpected(t tail) error {
+func (w *writer) checkExpected(t *tail) error {
 	expect := w.log.cfg.Expect
 	minSeq := max(expect.Seq, w.log.cfg.MinSeq)
 	if t.head.Seq < minSeq {
 		return lossf("the log ends with line %d but had line %d: its end is missing", t.head.Seq, minSeq)
 	}
-	if expect.Seq == 0 {
-		return nil
-	}
 	if !t.hasExpect && t.first.Seq > expect.Seq {
 		err := w.log.readFrom(expect.Seq, func(line Line, text []byte) error {
-			if line.Seq == expect.Seq && hashOf(text) == expect.Hash {
-				return errFound
-			}
+			t.hasExpect = t.hasExpect || line.Seq == expect.Seq && hashOf(text) == expect.Hash
+			t.saw(line)
 			return nil
 		})
-		if err != nil && !errors.Is(err, errFound) {
+		if err != nil {
 			return err
 		}
-		t.hasExpect = err != nil
+	}
+	if found, older := w.compareChanges(*t); older && w.log.cfg.Restored == nil && !w.log.cfg.AcceptRollback {
+		return &RollbackError{Rollback{Found: found, Seen: t.change}}
+	} else if older && t.hasExpect || expect.Seq == 0 {
+		return nil
 	}
 	if !t.hasExpect {
 		return lossf("line %d is not the recorded one: the log was changed", expect.Seq)
@@ -195,9 +233,6 @@ func (w *writer) checkExpected(t tail) error {
 	}
 	return nil
 }
-
-// errFound ends a search that succeeded.
-var errFound = errors.New("found")
 
 // continueAt opens the last file for writing and repairs its end.
 func (w *writer) continueAt(t tail) error {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -143,22 +145,25 @@ func (r *Registry) RecordUse(db *store.Store) {
 	if len(used) == 0 {
 		return
 	}
-	err := db.Update(func(tx *store.Tx) error {
-		for id, lastUsed := range used {
-			a, err := tx.AccessKeys().Get(id)
-			if errors.Is(err, store.ErrNotFound) {
-				continue // deleted since its use
+	var err error
+	for ids := range slices.Chunk(slices.Collect(maps.Keys(used)), store.MaxWrites) {
+		err = errors.Join(err, db.Update(func(tx *store.Tx) error {
+			for _, id := range ids {
+				a, err := tx.AccessKeys().Get(id)
+				if errors.Is(err, store.ErrNotFound) {
+					continue // deleted since its use
+				}
+				if err != nil {
+					return err
+				}
+				a.LastUsedDate = used[id]
+				if err := tx.AccessKeys().Put(a); err != nil {
+					return err
+				}
 			}
-			if err != nil {
-				return err
-			}
-			a.LastUsedDate = lastUsed
-			if err := tx.AccessKeys().Put(a); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+			return nil
+		}))
+	}
 	if err != nil {
 		r.logger.Warn("cannot record when access keys were last used", "err", err)
 	}

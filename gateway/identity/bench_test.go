@@ -24,6 +24,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 var (
@@ -49,7 +50,7 @@ func newBench(t testing.TB) *bench {
 	t.Helper()
 	b := &bench{t: t, sealer: new(hsmtest.Fake)}
 	var err error
-	if b.db, err = store.Open(filepath.Join(t.TempDir(), "db")); err != nil {
+	if b.db, err = storetest.Open(filepath.Join(t.TempDir(), "db")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.db.Close() })

@@ -43,14 +43,15 @@ func Open(records *store.Store, log *audit.Log, logger *slog.Logger) (*Journal, 
 const removedPerChange = 8
 
 // Update calls f to change records, and writes entry, the audit line of the change, into
-// the same transaction: both are on disk or neither is. Its errors are f's and the
+// the same transaction: both are on disk or neither is. It sets entry.Change. Its errors are f's and the
 // store's. When Update returns nil, the caller must Append the entry. If the error is
 // store.ErrUncertain and the change takes place later, the line is pending.
-func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
+func (j *Journal) Update(entry *audit.Entry, f func(tx *store.Tx) error) error {
+	line := *entry // the caller may change its own after Update has returned
 	removed := j.takeRemovable(removedPerChange)
 	late := func(err error) {
 		if err == nil {
-			j.addPending(entry)
+			j.addPending(line)
 		}
 	}
 	err := j.records.UpdateLate(func(tx *store.Tx) error {
@@ -60,16 +61,20 @@ func (j *Journal) Update(entry audit.Entry, f func(tx *store.Tx) error) error {
 		if err := f(tx); err != nil {
 			return err
 		}
-		text, err := json.Marshal(entry)
+		tx.SetId(line.RequestId)
+		line.Change = tx.Number()
+		text, err := json.Marshal(line)
 		if err != nil {
-			return fmt.Errorf("encoding the audit line of request %q: %w", entry.RequestId, err)
+			return fmt.Errorf("encoding the audit line of request %q: %w", line.RequestId, err)
 		}
-		return tx.Outbox().Put(store.Outbox{RequestId: entry.RequestId, After: j.log.Head().Seq, Entry: text})
+		return tx.Outbox().Put(store.Outbox{RequestId: line.RequestId, After: j.log.Head().Seq, Entry: text})
 	}, late)
 	if err != nil {
 		j.addRemovable(removed...)
+		return err
 	}
-	return err
+	entry.Change = line.Change
+	return nil
 }
 
 // Append writes the line of a change to the log and returns when it is on disk. If the log
@@ -108,13 +113,12 @@ func (j *Journal) Flush() {
 			break
 		}
 	}
-	removable := j.takeRemovable(1 << 20)
-	if len(removable) == 0 {
-		return
-	}
-	if err := j.records.Update(func(tx *store.Tx) error { return remove(tx, removable) }); err != nil {
-		j.addRemovable(removable...)
-		j.logger.Warn("cannot remove logged audit lines from the database; will retry", "err", err)
+	for removable := j.takeRemovable(store.MaxWrites); len(removable) > 0; removable = j.takeRemovable(store.MaxWrites) {
+		if err := j.records.Update(func(tx *store.Tx) error { return remove(tx, removable) }); err != nil {
+			j.addRemovable(removable...)
+			j.logger.Warn("cannot remove logged audit lines from the database; will retry", "err", err)
+			return
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/journal"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -43,7 +44,7 @@ func newBench(t testing.TB) *bench {
 func (b *bench) start() {
 	b.t.Helper()
 	var err error
-	if b.db, err = store.Open(filepath.Join(b.dir, "db")); err != nil {
+	if b.db, err = storetest.Open(filepath.Join(b.dir, "db")); err != nil {
 		b.t.Fatal(err)
 	}
 	if b.log, err = audit.Open(audit.Config{Path: b.logPath(), Logger: quiet}); err != nil {
@@ -66,6 +67,9 @@ func entry(requestId string) audit.Entry {
 	return audit.Entry{RequestId: requestId, Action: "CreateAlias", Status: 200}
 }
 
+// update makes a change without appending its line.
+func (b *bench) update(e audit.Entry, f func(tx *store.Tx) error) error { return b.Update(&e, f) }
+
 // put returns a change that adds a user with the name id.
 func put(id string) func(tx *store.Tx) error {
 	return func(tx *store.Tx) error { return tx.Users().Put(store.User{UserName: id}) }
@@ -74,7 +78,7 @@ func put(id string) func(tx *store.Tx) error {
 // change makes a change and appends its audit line.
 func (b *bench) change(id string) {
 	b.t.Helper()
-	if err := errors.Join(b.Update(entry(id), put(id)), b.Append(entry(id))); err != nil {
+	if err := errors.Join(b.update(entry(id), put(id)), b.Append(entry(id))); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -140,7 +144,7 @@ func TestUpdate(t *testing.T) {
 	b := newBench(t)
 	b.change("0") // the log needs a line
 	refused := errors.New("refused")
-	err := b.Update(entry("no"), func(tx *store.Tx) error {
+	err := b.update(entry("no"), func(tx *store.Tx) error {
 		return errors.Join(put("no")(tx), refused)
 	})
 	if !errors.Is(err, refused) || b.db.Now().Users().Has("no") {
@@ -148,7 +152,7 @@ func TestUpdate(t *testing.T) {
 			err, refused, b.db.Now().Users().Has("no"))
 	}
 	b.check("after a refusal", []string{"0"}, []string{"0"})
-	err = b.Update(entry("1"), func(tx *store.Tx) error {
+	err = b.update(entry("1"), func(tx *store.Tx) error {
 		if tx.Outbox().Has("1") {
 			t.Error("the outbox record was written before the change was made")
 		}
@@ -186,7 +190,7 @@ func TestRemoval(t *testing.T) {
 			t.Errorf("after change %d: got %q in the outbox, want only its record", i, got)
 		}
 	}
-	if err := b.Update(entry("no"), func(*store.Tx) error { return errors.New("refused") }); err == nil {
+	if err := b.update(entry("no"), func(*store.Tx) error { return errors.New("refused") }); err == nil {
 		t.Fatal("a change that fails: got no error")
 	}
 	b.check("after a refusal", []string{"2"}, []string{"0", "1", "2"})
@@ -198,7 +202,7 @@ func TestRemoval(t *testing.T) {
 	var changes sync.WaitGroup
 	for i := range n {
 		changes.Go(func() {
-			if err := b.Update(entry(fmt.Sprint("m", i)), put("m")); err != nil {
+			if err := b.update(entry(fmt.Sprint("m", i)), put("m")); err != nil {
 				t.Error(err)
 			}
 		})
@@ -229,7 +233,7 @@ func TestLogFails(t *testing.T) {
 		b.change("0")
 		restore := b.hideLog()
 		for _, id := range []string{"1", "2"} {
-			if err := b.Update(entry(id), put(id)); err != nil {
+			if err := b.update(entry(id), put(id)); err != nil {
 				t.Fatal(err)
 			}
 			if err := b.Append(entry(id)); err == nil || !b.Pending() {
@@ -264,21 +268,21 @@ func TestKill(t *testing.T) {
 		lines []string
 	}{
 		"before the change": {func(*bench) error { return nil }, []string{"0"}},
-		"before the line":   {func(b *bench) error { return b.Update(entry("1"), put("1")) }, []string{"0", "1 late"}},
+		"before the line":   {func(b *bench) error { return b.update(entry("1"), put("1")) }, []string{"0", "1 late"}},
 		"after the line": {func(b *bench) error {
-			return errors.Join(b.Update(entry("1"), put("1")), b.Append(entry("1")))
+			return errors.Join(b.update(entry("1"), put("1")), b.Append(entry("1")))
 		}, []string{"0", "1"}},
 		"between two lines": {func(b *bench) error {
-			return errors.Join(b.Update(entry("1"), put("1")), b.Update(entry("2"), put("2")), b.Append(entry("2")))
+			return errors.Join(b.update(entry("1"), put("1")), b.update(entry("2"), put("2")), b.Append(entry("2")))
 		}, []string{"0", "2", "1 late"}},
 		"after a line whose outbox record comes later": {func(b *bench) error {
-			return errors.Join(b.Update(entry("2"), put("2")), b.log.Append(entry("2")), b.log.Append(entry("x")),
-				b.Update(entry("1"), put("1")))
+			return errors.Join(b.update(entry("2"), put("2")), b.log.Append(entry("2")), b.log.Append(entry("x")),
+				b.update(entry("1"), put("1")))
 		}, []string{"0", "2", "x", "1 late"}},
 		"after a refusal of the same request": {func(b *bench) error {
 			refusal := entry("1")
 			refusal.Status, refusal.Code = 503, "ServiceUnavailableTemporary"
-			return errors.Join(b.Update(entry("1"), put("1")), b.log.Append(refusal))
+			return errors.Join(b.update(entry("1"), put("1")), b.log.Append(refusal))
 		}, []string{"0", "1", "1 late"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -302,7 +306,7 @@ func TestKill(t *testing.T) {
 func TestOpenFails(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	if err := b.Update(entry("1"), put("1")); err != nil {
+	if err := b.update(entry("1"), put("1")); err != nil {
 		t.Fatal(err)
 	}
 	restore := b.hideLog()

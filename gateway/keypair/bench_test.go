@@ -21,6 +21,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 var (
@@ -111,7 +112,7 @@ func newBench(t testing.TB) *bench {
 	t.Helper()
 	b := &bench{t: t, dir: t.TempDir(), backend: &backend{Fake: new(hsmtest.Fake)}, clock: clock{now: day}}
 	var err error
-	if b.db, err = store.Open(filepath.Join(b.dir, "db")); err != nil {
+	if b.db, err = storetest.Open(filepath.Join(b.dir, "db")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.db.Close() })

@@ -80,8 +80,9 @@ func (p *Pairs) destroyLeftOrphan(ctx context.Context, o store.Orphan) error {
 		return err
 	}
 	defer p.freeze.exit()
-	left := false
+	var left bool
 	err := p.cfg.Records.Update(func(tx *store.Tx) error {
+		left = false // of an earlier attempt
 		now, err := tx.Orphans().Get(o.KeyVersionId)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil
@@ -225,7 +226,7 @@ func (p *Pairs) entry(action, keyId, principal string) audit.Entry {
 // change makes a change and writes its audit line. A change that fails gets an audit line, too,
 // unless the error is errNotDue.
 func (p *Pairs) change(entry audit.Entry, f func(tx *store.Tx) error) error {
-	err := p.cfg.Journal.Update(entry, f)
+	err := p.cfg.Journal.Update(&entry, f)
 	if errors.Is(err, errNotDue) {
 		return err
 	}

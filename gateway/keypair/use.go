@@ -2,6 +2,8 @@ package keypair
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -51,22 +53,26 @@ func (p *Pairs) RecordUse() {
 	if len(used) == 0 {
 		return
 	}
-	err := p.cfg.Records.Update(func(tx *store.Tx) error {
-		for id, use := range used {
-			version, err := tx.Version(use.keyId, id)
-			if errors.Is(err, store.ErrNotFound) {
-				continue // it was deleted after it signed
+	var err error
+	for ids := range slices.Chunk(slices.Collect(maps.Keys(used)), store.MaxWrites) {
+		err = errors.Join(err, p.cfg.Records.Update(func(tx *store.Tx) error {
+			for _, id := range ids {
+				use := used[id]
+				version, err := tx.Version(use.keyId, id)
+				if errors.Is(err, store.ErrNotFound) {
+					continue // it was deleted after it signed
+				}
+				if err != nil {
+					return err
+				}
+				version.LastUsedDate = use.date
+				if err := tx.Versions().Put(version); err != nil {
+					return err
+				}
 			}
-			if err != nil {
-				return err
-			}
-			version.LastUsedDate = use.date
-			if err := tx.Versions().Put(version); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+			return nil
+		}))
+	}
 	if err != nil {
 		p.cfg.Logger.Warn("recording when key versions last signed failed", "err", err)
 	}

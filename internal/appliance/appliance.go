@@ -53,7 +53,9 @@ type Options struct {
 	Provision       bool // create whatever is missing
 	NewCA           bool // create a CA for an appliance that has lost its CA
 	AcceptAuditLoss bool // continue although audit lines are lost
-	InsistOnPIN     bool // use the PIN although the token refused it before, or is about to lock
+	// AcceptStoreRollback lets the database be older than the audit log, or than the token has seen.
+	AcceptStoreRollback bool
+	InsistOnPIN         bool // use the PIN although the token refused it before, or is about to lock
 
 	// Device returns the device that a configuration names. It is required.
 	Device func(*config.Config, Options) hsm.Device
@@ -106,13 +108,14 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 	if err := a.openPair(ctx); err != nil {
 		return nil, err
 	}
+	a.keepCounter()
 	if err := a.openCA(); err != nil {
 		return nil, err
 	}
 	openCertificates(a)
 	last := a.Store.Now().Clock()
 	a.clock = clock.New(clock.Wall, clock.Seen, last.Last, last.Problem)
-	if a.log, err = a.openAudit(nil); err != nil {
+	if a.log, err = a.openAudit(ctx, nil); err != nil {
 		return nil, err
 	}
 	a.OnClose("the audit log", a.log.Close)

@@ -18,10 +18,6 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// hasAuditKey reports whether the token is completely provisioned: the audit log's key is
-// created last.
-func (a *Appliance) hasAuditKey() bool { return a.Store.Now().AuditKey().ID != nil }
-
 // AuditPublicKey returns the public half of the key that signs the audit log's
 // checkpoints, as a DER-encoded SubjectPublicKeyInfo.
 func (a *Appliance) AuditPublicKey() []byte { return a.Store.Now().AuditKey().Public }
@@ -97,7 +93,7 @@ const acceptAuditLossHint = "put the right file back; if it is lost, start once 
 
 // openAudit opens the log. restored is the head of the backup that the database was restored
 // from; it is nil if the database was not restored.
-func (a *Appliance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
+func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (*audit.Log, error) {
 	records := a.Store.Now()
 	head, key := records.AuditHead(), records.AuditKey()
 	var pending uint64 // the last line that an outbox record follows
@@ -108,6 +104,10 @@ func (a *Appliance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the audit log's key in the database: %w", err)
 	}
+	counted, err := a.counted(ctx)
+	if err != nil {
+		return nil, err
+	}
 	c := a.Config.Audit
 	log, err := audit.Open(audit.Config{
 		Path: c.File, CheckpointEvery: c.CheckpointEvery,
@@ -116,7 +116,9 @@ func (a *Appliance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 		Logger:  a.options.Logger,
 		Trusted: func() bool { return a.clock != nil && a.clock.Problem() == "" },
 		Expect:  audit.Head{Seq: head.Seq, Hash: head.Hash}, Ended: head.Ended, MinSeq: pending, Restored: restored,
-		AcceptLoss: a.options.AcceptAuditLoss, AcceptLossHint: acceptAuditLossHint,
+		Changes: func() uint64 { return a.Store.Now().Number() }, SeenChange: counted,
+		AcceptRollback: a.options.AcceptStoreRollback,
+		AcceptLoss:     a.options.AcceptAuditLoss, AcceptLossHint: acceptAuditLossHint,
 		Sign: func(ctx context.Context, digest []byte) ([]byte, error) { return a.signWith(ctx, key, digest) },
 		Key:  public,
 		Keep: func(c audit.Checkpoint, ended bool) error {
@@ -129,7 +131,13 @@ func (a *Appliance) openAudit(restored *audit.Checkpoint) (*audit.Log, error) {
 	if loss := new(audit.LossError); errors.As(err, &loss) && restored == nil {
 		err = fmt.Errorf("%w (%s)", err, acceptAuditLossHint)
 	}
-	return log, err
+	if err != nil {
+		return nil, explainRollback(err)
+	}
+	if err := a.catchUp(log.LastChange()); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	return log, nil
 }
 
 func headOf(c audit.Checkpoint) store.AuditHead {
@@ -140,11 +148,11 @@ func headOf(c audit.Checkpoint) store.AuditHead {
 // records that in the log. With keepDueKeys it then cancels the deletions that a gateway
 // would carry out at its start. opened reports whether the log's files were taken over; it
 // can be true although err is not nil.
-func (a *Appliance) ContinueLog(head audit.Checkpoint, keepDueKeys bool) (opened bool, err error) {
+func (a *Appliance) ContinueLog(ctx context.Context, head audit.Checkpoint, keepDueKeys bool) (opened bool, err error) {
 	if err := a.Store.Update(func(tx *store.Tx) error { return tx.SetAuditHead(headOf(head)) }); err != nil {
 		return false, err
 	}
-	log, err := a.openAudit(&head)
+	log, err := a.openAudit(ctx, &head)
 	if err != nil {
 		return false, fmt.Errorf("%w (if these files belong to another instance, move them away: the log then starts "+
 			"after line %d)",

@@ -82,14 +82,14 @@ func hasContent(path string) bool {
 	return err == nil && info.Size() > 0
 }
 
-// leftoverKeys describes the private keys in the token that have kmsgate's label and no
-// record in the database.
+// leftoverKeys describes the private keys in the token that have kmsgate's label. The database has no
+// records.
 func (a *Appliance) leftoverKeys(ctx context.Context) (leftovers []string, err error) {
-	known, n := a.recorded(), 0
+	n := 0
 	err = a.device.Inspect(func(inspector hsm.Inspector) error {
 		objects, err := inspector.Objects(ctx)
 		for _, o := range objects {
-			if o.Ours && o.Purpose == hsm.PurposeKey && o.Class == hsm.ClassPrivateKey && !known[string(o.ID)] {
+			if o.Ours && o.Purpose == hsm.PurposeKey && o.Class == hsm.ClassPrivateKey {
 				n++
 			}
 		}
@@ -106,21 +106,4 @@ func (a *Appliance) leftoverKeys(ctx context.Context) (leftovers []string, err e
 		leftovers = []string{fmt.Sprintf("%d signing %s of kmsgate in %s", n, noun, a.device)}
 	}
 	return leftovers, nil
-}
-
-// recorded returns the CKA_IDs of the key pairs in the database, including those that were
-// about to be created.
-func (a *Appliance) recorded() map[string]bool {
-	known := make(map[string]bool)
-	if a.Store == nil {
-		return known
-	}
-	records := a.Store.Now()
-	for o := range records.Orphans().All() {
-		known[string(o.Key.ID)] = true
-	}
-	for v := range records.Versions().All() {
-		known[string(v.Key.ID)] = true
-	}
-	return known
 }

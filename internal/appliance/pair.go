@@ -17,12 +17,30 @@ import (
 // openPair opens the database and the token, which must belong together. It opens the
 // database first: once the database belongs to an instance, nothing is created in the token,
 // which might be another instance's. It also creates the database first: a token with keys
-// but no database then belongs to an instance that has lost its database.
+// but no database then belongs to an instance that has lost its database. The token unseals the
+// database.
 func (a *Appliance) openPair(ctx context.Context) (err error) {
-	if err := a.openDatabase(ctx); err != nil {
+	database, err := a.openDatabase(ctx)
+	if err != nil {
 		return err
 	}
-	complete := a.hasAuditKey()
+	complete := database.Complete()
+	if err := a.openToken(complete); err != nil {
+		return errors.Join(err, database.Close())
+	}
+	if a.Store, err = database.Unseal(ctx, a.token, store.Options{}); err != nil {
+		return a.explainSealed(err)
+	}
+	a.OnClose("the database", a.Store.Close)
+	reportMigration(a.options.Logger, a.Store)
+	if err := a.ensureAuditKey(ctx); err != nil {
+		return err
+	}
+	return a.checkToken(ctx)
+}
+
+// openToken opens the token. With Provision it creates what the token lacks, unless the database is complete.
+func (a *Appliance) openToken(complete bool) (err error) {
 	// The connection can be lost before there is a backend whose keys to drop.
 	var software atomic.Pointer[sealed.Backend]
 	a.token, err = a.device.Open(a.options.Provision && !complete, func() {
@@ -42,53 +60,64 @@ func (a *Appliance) openPair(ctx context.Context) (err error) {
 		a.keys = importing(a.token, software.Load(), a.options)
 	}
 	a.OnClose("the token", a.token.Close)
-	if err := a.ensureAuditKey(ctx); err != nil {
-		return err
-	}
-	return a.checkToken(ctx)
+	return nil
 }
 
-// openDatabase opens the database. With Provision it creates a missing database, unless
+// explainSealed adds advice to the error of a database that the token does not unseal although it works.
+func (a *Appliance) explainSealed(err error) error {
+	if !errors.Is(err, store.ErrSealed) || hsm.IsTransient(err) {
+		return err
+	}
+	return a.foreign(fmt.Errorf("%w: %w", keypair.ErrForeignToken, err))
+}
+
+// foreign adds advice to an error for a token that does not belong to the database.
+func (a *Appliance) foreign(err error) error {
+	return fmt.Errorf("%w; nothing was changed; the configuration names %s and the database %q (%s)",
+		err, a.device, a.Config.Store.File, lostTokenHint)
+}
+
+// openDatabase opens the database, still sealed. With Provision it creates a missing database, unless
 // there are leftovers of another instance.
-func (a *Appliance) openDatabase(ctx context.Context) error {
+func (a *Appliance) openDatabase(ctx context.Context) (_ *store.File, err error) {
 	path := a.Config.Store.File
-	open := func() (err error) {
-		if a.Store, err = store.Open(path); err != nil {
-			return err
+	var database *store.File
+	defer func() {
+		if err != nil && database != nil {
+			err = errors.Join(err, database.Close())
 		}
-		a.OnClose("the database", a.Store.Close)
-		ReportMigration(a.options.Logger, a.Store)
-		return nil
-	}
-	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
-		if err := open(); err != nil {
-			return err
+	}()
+	if info, statErr := os.Stat(path); statErr == nil && info.Size() > 0 {
+		if database, err = store.OpenFile(path); err != nil {
+			return nil, err
 		}
 	}
-	started, err := a.checkInstance()
+	ours, err := a.checkInstance(database)
 	switch {
 	case err != nil:
-		return err
-	case started && a.hasAuditKey():
-		return nil
-	case started && !a.options.Provision:
-		return ErrNotInitialized // an init was interrupted
+		return nil, err
+	case ours && database.Complete():
+		return database, nil
+	case ours && !a.options.Provision:
+		return nil, ErrNotInitialized // an init was interrupted
 	case !a.options.Provision:
-		return a.explainMissing(ctx)
+		return nil, a.explainMissing(ctx)
+	case ours && database.Started():
+		return database, nil // an init was interrupted; the token proves that it is the right one
 	}
-	if err := a.checkUnused(ctx, started); err != nil {
-		return err
+	if err := a.checkUnused(ctx, ours); err != nil {
+		return nil, err
 	}
-	if a.Store == nil {
-		if err := open(); err != nil {
-			return err
+	if database == nil {
+		if database, err = store.OpenFile(path); err != nil {
+			return nil, err
 		}
 	}
-	return a.Store.Update(func(tx *store.Tx) error { return tx.SetInstance(a.identity()) })
+	return database, database.SetInstance(a.identity())
 }
 
-// ReportMigration logs that opening a database has migrated it, if it has.
-func ReportMigration(logger *slog.Logger, s *store.Store) {
+// reportMigration logs that opening a database has migrated it, if it has.
+func reportMigration(logger *slog.Logger, s *store.Store) {
 	if from, copied := s.Migrated(); from > 0 {
 		logger.Warn("the database was migrated", "from", from, "to", store.SchemaVersion, "copy", copied,
 			"advice", "keep the copy until you are sure that you will not go back to the earlier kmsgate, then remove it")
@@ -97,11 +126,11 @@ func ReportMigration(logger *slog.Logger, s *store.Store) {
 
 // checkInstance reports whether the database belongs to the configuration's instance. It
 // returns an error if the database belongs to another instance.
-func (a *Appliance) checkInstance() (exists bool, err error) {
-	if a.Store == nil {
+func (a *Appliance) checkInstance(database *store.File) (ours bool, err error) {
+	if database == nil {
 		return false, nil
 	}
-	found, want := a.Store.Now().Instance(), a.identity()
+	found, want := database.Instance(), a.identity()
 	if found != want && found != (store.Instance{}) {
 		err = fmt.Errorf("the database %q belongs to instance %q, region %q, account %q, "+
 			"but the configuration has instance %q, region %q, account %q (correct the configuration)",
@@ -119,8 +148,7 @@ const lostTokenHint = "name the right token in the configuration; if it is lost,
 func (a *Appliance) checkToken(ctx context.Context) error {
 	err := keypair.MatchesToken(ctx, a.Store, a.keys, a.token)
 	if errors.Is(err, keypair.ErrForeignToken) {
-		return fmt.Errorf("%w; nothing was changed; the configuration names %s and the database %q (%s)",
-			err, a.device, a.Config.Store.File, lostTokenHint)
+		return a.foreign(err)
 	}
 	return err
 }

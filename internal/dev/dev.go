@@ -37,6 +37,8 @@ type Options struct {
 	Listen          string // address and port for HTTPS; port 0 is any free port
 	Verbose         bool   // log every request
 	AcceptAuditLoss bool   // continue although audit lines are lost
+	// AcceptStoreRollback continues with a database that lacks the last changes.
+	AcceptStoreRollback bool
 
 	CAFile   string   // for the CA's certificate; empty: ca.pem in Dir
 	Names    []string // DNS names and IP addresses for the certificate, besides those of this machine
@@ -197,12 +199,11 @@ func (g *runner) existingInstance() (config.Instance, error) {
 	if err := appliance.CheckNotInUse(g.Dir); err != nil {
 		return config.Instance{}, err
 	}
-	db, err := store.Open(g.path("kmsgate.db"))
+	db, err := store.OpenFile(g.path("kmsgate.db"))
 	if err != nil {
 		return config.Instance{}, err
 	}
-	appliance.ReportMigration(config.Default().Log.Quiet(g.Log), db)
-	i := db.Now().Instance()
+	i := db.Instance()
 	return config.Instance{ID: i.InstanceId, Region: i.RegionId, Account: i.AccountId}, db.Close()
 }
 
@@ -211,7 +212,8 @@ func (g *runner) serve(ctx context.Context, c *config.Config, l *serve.Listeners
 	logger, _ := c.Log.Logger(g.Log)
 	o := appliance.Options{
 		Provision: true, EchoStringToSign: true, AcceptAuditLoss: g.AcceptAuditLoss,
-		Device: g.Appliance.Device, Collectors: g.Appliance.Collectors, Archiver: g.Appliance.Archiver,
+		AcceptStoreRollback: g.AcceptStoreRollback,
+		Device:              g.Appliance.Device, Collectors: g.Appliance.Collectors, Archiver: g.Appliance.Archiver,
 		Logger: logger, LogSink: g.Appliance.LogSink, Locked: func() error { return errors.Join(g.removeEnv(), g.checkSeed()) },
 	}
 	if g.Seed != nil {

@@ -26,6 +26,7 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Region, "region", "", "`REGION` in ARNs (default: "+regionId+")")
 	flags.StringVar(&o.Account, "account", "", "`ACCOUNT` in ARNs: digits (default: "+accountId+")")
 	flags.BoolVar(&o.AcceptAuditLoss, "accept-audit-loss", false, "continue without audit lines that are permanently lost; the log records that you did")
+	flags.BoolVar(&o.AcceptStoreRollback, "accept-store-rollback", false, "continue with a database that lacks the last changes; the log records that you did")
 	flags.BoolVar(&o.Verbose, "verbose", false, "log every request")
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
+	"github.com/kmsgate/kmsgate/hsm/software"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/dev"
 	"github.com/kmsgate/kmsgate/internal/softwarekeys"
@@ -182,7 +183,11 @@ func TestSeedKeyToBeDeleted(t *testing.T) {
 // interrupt makes a key version an orphan, as it is while it is created.
 func interrupt(t *testing.T, database, keyId, versionId string) {
 	t.Helper()
-	db, err := store.Open(database)
+	keys, err := software.Open(filepath.Join(filepath.Dir(database), "software"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := store.Open(t.Context(), database, keys, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

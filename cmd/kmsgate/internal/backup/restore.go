@@ -250,7 +250,7 @@ func (r *restoration) verifyAll(ctx context.Context, a *appliance.Appliance, log
 	case err != nil:
 		logger.Warn("continuing without keys that do not sign", "err", err)
 	}
-	opened, err := a.ContinueLog(r.head, r.KeepDueKeys)
+	opened, err := a.ContinueLog(ctx, r.head, r.KeepDueKeys)
 	r.wroteLog = r.ownLog && opened
 	return err
 }

@@ -2,10 +2,12 @@ package hardware_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -321,32 +323,127 @@ func TestLeftovers(t *testing.T) {
 	closeNow(t, open(t, c, o))
 }
 
-// TestMigrated tests that Open logs that it has migrated the database, and where the copy is.
-func TestMigrated(t *testing.T) {
-	c := initialized(t)
-	db, err := bbolt.Open(c.Store.File, 0o600, nil)
+// extractOld extracts an instance that the last kmsgate with schema version 4 has written. It has an EC_P256
+// and an EC_SM2 key, and an alias.
+func extractOld(t *testing.T) *config.Config {
+	t.Helper()
+	t.Setenv("SOFTHSM2_CONF", "")
+	dir := t.TempDir()
+	if out, err := exec.Command("tar", "-xzf", "testdata/schema-4.tar.gz", "-C", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	text := "instance: {id: kst-old, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\n"
+	c, err := config.Parse([]byte(text), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("3")) })
-	if err := errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
+	return c
+}
+
+// TestMigrated tests that Open migrates the database of an earlier version, logs where its copy is, and that all
+// keys sign.
+func TestMigrated(t *testing.T) {
+	c := extractOld(t)
 	var log bytes.Buffer
 	o := options(t)
 	o.Logger, _ = config.Log{Format: "text", Level: "info"}.Logger(&log)
-	closeNow(t, open(t, c, o))
-	want := fmt.Sprintf(`msg="the database was migrated" from=3 to=%d copy=%s.schema-3 advice=`, store.SchemaVersion, c.Store.File)
+	a := open(t, c, o)
+	if verified, err := a.VerifyAll(t.Context()); err != nil || verified.Keys != 2 || !a.Store.Now().Aliases().Has("alias/old") {
+		t.Errorf("got %+v, %v, want 2 keys that sign, and their alias", verified, err)
+	}
+	createKey(t, a)
+	closeNow(t, a)
+	want := fmt.Sprintf(`msg="the database was migrated" from=4 to=%d copy=%s.schema-4 advice=`, store.SchemaVersion, c.Store.File)
 	if strings.Count(log.String(), want) != 1 {
 		t.Errorf("Open of a database in an old version: got the log\n%s\nwant once %s", &log, want)
 	}
-	if _, err := os.Stat(c.Store.File + ".schema-3"); err != nil {
+	if _, err := os.Stat(c.Store.File + ".schema-4"); err != nil {
 		t.Error(err)
 	}
 	log.Reset()
 	closeNow(t, open(t, c, o))
 	if strings.Contains(log.String(), "migrated") {
 		t.Errorf("Open of a migrated database: got the log\n%s", &log)
+	}
+	// Without the changes that were made since, the old database is not migrated again.
+	if err := os.Rename(c.Store.File+".schema-4", c.Store.File); err != nil {
+		t.Fatal(err)
+	}
+	_ = expectRefused(t, c, options(t), "the database is an older one")
+}
+
+// TestForgedOldVersion writes a database in an old version, whose records are not sealed, in place of a sealed
+// one. Open must not believe it.
+func TestForgedOldVersion(t *testing.T) {
+	c := initialized(t)
+	a := open(t, c, options(t))
+	createKey(t, a)
+	forged := filepath.Join(t.TempDir(), "forged")
+	db, err := bbolt.Open(forged, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		put := func(bucket, id string, value []byte) error {
+			b, err := tx.CreateBucketIfNotExists([]byte(bucket))
+			if err != nil {
+				return err
+			}
+			return b.Put([]byte(id), value)
+		}
+		err := a.Store.Now().Dump(func(bucket, id string, record any) error {
+			value, err := json.Marshal(record)
+			return errors.Join(err, put(bucket, id, value))
+		})
+		return errors.Join(err, put("meta", "schema", []byte("2")))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	closeNow(t, a)
+	if err := os.Rename(forged, c.Store.File); err != nil {
+		t.Fatal(err)
+	}
+	_ = expectRefused(t, c, options(t), "the database is an older one")
+}
+
+// TestStoreRollback replaces a database by an older one: a copy that was made while the
+// gateway ran, and one that was made after a stop. Open refuses both, until the operator insists.
+func TestStoreRollback(t *testing.T) {
+	for name, hot := range map[string]bool{"hot copy": true, "cold copy": false} {
+		t.Run(name, func(t *testing.T) {
+			c := initialized(t)
+			a := open(t, c, options(t))
+			createKey(t, a)
+			if !hot {
+				closeNow(t, a)
+			}
+			older, err := os.ReadFile(c.Store.File)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !hot {
+				a = open(t, c, options(t))
+			}
+			lost := createKey(t, a)
+			closeNow(t, a)
+			if err := os.WriteFile(c.Store.File, older, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_ = expectRefused(t, c, options(t), "start once with --accept-store-rollback")
+			o := options(t)
+			o.AcceptStoreRollback = true
+			a = open(t, c, o)
+			if a.Store.Now().Keys().Has(lost) || a.Store.Now().Keys().Len() != 1 {
+				t.Error("the records are not those of the older database")
+			}
+			closeNow(t, a)
+			closeNow(t, open(t, c, options(t))) // it is the newest database now
+			log, err := os.ReadFile(c.Audit.File)
+			if err != nil || bytes.Count(log, []byte(`"RolledBack":{"Found":`)) != 1 {
+				t.Errorf("the audit log does not tell of the rollback: %v\n%s", err, log)
+			}
+		})
 	}
 }
 

@@ -1,0 +1,96 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// A head covers all values. A value that is changed without the head is found out, and only the owner of the
+// data key can change the head.
+type head struct {
+	N      uint64 // the number of changes that were made
+	TxId   string // of the last change: a RequestId, or empty for a change that no request made
+	Schema int
+	D      digest // of all values but the head
+}
+
+// tampered returns ErrTampered with a reason.
+func tampered(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format+" %s", append(append([]any{ErrTampered}, args...), restoreAdvice)...)
+}
+
+// putHead seals a head and writes it.
+func (s sealer) putHead(tx transaction, h head) (sealed []byte, err error) {
+	text, err := json.Marshal(h)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the database's head: %w", err)
+	}
+	sealed = s.seal(bucketMeta, keyHead, text)
+	return sealed, tx.put(bucketMeta, keyHead, sealed)
+}
+
+// readHead reads the head and checks that it covers all values.
+func (s sealer) readHead(tx transaction) (h head, sealed []byte, err error) {
+	sealed = bytes.Clone(tx.get(bucketMeta, keyHead))
+	if sealed == nil {
+		return h, nil, tampered("its head is missing")
+	}
+	text, err := s.open(bucketMeta, keyHead, sealed)
+	if err == nil {
+		err = json.Unmarshal(text, &h)
+	}
+	if err != nil {
+		return h, nil, tampered("its head cannot be read (%w)", err)
+	}
+	d, err := s.digestOf(tx)
+	if err == nil && d != h.D {
+		err = tampered("its records are not those of its last change, number %d", h.N)
+	}
+	return h, sealed, err
+}
+
+// digestOf computes the digest of all values but the head.
+func (s sealer) digestOf(tx transaction) (d digest, err error) {
+	err = tx.all(func(bucket, id string, value []byte) error {
+		if bucket != bucketMeta || id != keyHead {
+			d = s.replace(d, bucket, id, nil, value)
+		}
+		return nil
+	})
+	return d, err
+}
+
+// verify checks that the engine holds what the Store wrote last. The caller has the lock.
+func (s *Store) verify() error {
+	return s.engine.view(func(tx transaction) error {
+		_, sealed, err := s.sealer.readHead(tx)
+		if err == nil && !bytes.Equal(sealed, s.sealedHead) {
+			err = tampered("an older state was put in its place")
+		}
+		return err
+	})
+}
+
+// checkUnaltered verifies the values if somebody else may have changed them since the last change. If
+// they were changed, it makes every later change fail. The caller has the lock.
+func (s *Store) checkUnaltered() error {
+	altered, err := s.engine.altered()
+	if err == nil && !altered {
+		return nil
+	}
+	if err == nil {
+		err = s.verify()
+	}
+	if err == nil {
+		s.engine.unaltered()
+		return nil
+	}
+	if !errors.Is(err, ErrTampered) {
+		err = tampered("it was changed while it was open (%w)", err)
+	}
+	err = fmt.Errorf("the database %q: %w", s.path, err)
+	s.faults.tampered.Store(&err)
+	return err
+}
