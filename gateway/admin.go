@@ -109,6 +109,8 @@ func (d *adminDoor) authenticate(_ context.Context, c *call) (*identity.Principa
 
 func (d *adminDoor) lookup(c *call) (operation, error) { return d.caller.lookup(c) }
 
+func (d *adminDoor) charges(c *call) []kms.Quota { return d.caller.charges(c) }
+
 func (d *adminDoor) errorOf(err error) *kms.Error { return localError(err) }
 
 func (d *adminDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -40,8 +41,8 @@ type call struct {
 	entry audit.Entry // the audit line, filled in along the way
 }
 
-// serve takes one request through the corridor: read, authenticate, look the operation
-// up, charge its quota, decode, run, write the audit line, answer.
+// serve takes one request through the corridor: read, authenticate, look the operation up,
+// charge a quota, decode, run, write the audit line, answer.
 func (s *Server) serve(ctx context.Context, d door, source string) error {
 	c := &call{server: s, door: d, began: s.config.Now(), requestId: uuid.NewString()}
 	c.now = c.began.UTC().Round(0)
@@ -59,6 +60,9 @@ func (s *Server) serve(ctx context.Context, d door, source string) error {
 // do carries out a request that the door has read, and returns the response.
 func (c *call) do(ctx context.Context) (kms.Response, error) {
 	if err := c.authenticate(ctx); err != nil {
+		return nil, err
+	}
+	if err := checkReserve(c); err != nil {
 		return nil, err
 	}
 	// DryRun applies to every operation: a caller who sets it wants nothing done.
@@ -82,13 +86,28 @@ func (c *call) authenticate(ctx context.Context) (err error) {
 	return nil
 }
 
-// operate looks the operation up, charges its quotas and runs it.
-func (c *call) operate(ctx context.Context) (resp kms.Response, err error) {
-	if c.operation, err = c.door.lookup(c); err != nil {
-		return nil, err
+// checkReserve refuses a call over the network while the audit log's disk is so full that the rest
+// is kept for administrators, who are at the local doors.
+func checkReserve(c *call) error {
+	if !c.door.name().IsRemote() {
+		return nil
 	}
+	if err := c.server.config.Audit.Scarce(); err != nil {
+		return fmt.Errorf("%w (%w)", kms.ErrAuditLog, err)
+	}
+	return nil
+}
+
+// operate looks the operation up, charges its quotas and runs it. It charges a call of an
+// operation that does not exist, too.
+func (c *call) operate(ctx context.Context) (resp kms.Response, err error) {
+	var unknown error
+	c.operation, unknown = c.door.lookup(c)
 	if err := c.charge(); err != nil {
 		return nil, err
+	}
+	if unknown != nil {
+		return nil, unknown
 	}
 	if text := c.parameters["DryRun"]; text != "" {
 		if _, ok := kms.ParseBool(text); !ok {
@@ -108,10 +127,10 @@ func (c *call) operate(ctx context.Context) (resp kms.Response, err error) {
 	return resp, nil
 }
 
-// charge counts the call against each quota of its operation. It returns
+// charge counts the call against each quota that the door names. It returns
 // Rejected.Throttling if one of them is used up.
 func (c *call) charge() error {
-	for i, name := range c.operation.charges {
+	for i, name := range c.door.charges(c) {
 		if i == 0 {
 			c.entry.Quota = string(name)
 		}
@@ -171,16 +190,27 @@ func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
 	return resp, apiErr
 }
 
-// audit writes the call's audit line and waits until it is on disk. For an unauthenticated
-// caller it does not wait, and beyond a limit it only counts the refusal.
+// audit writes the call's audit line and waits until it is on disk. Refusals are an exception,
+// unless they are those of administrators: beyond a limit, and while the rest of the disk is kept
+// for administrators, audit only counts them. It does not wait for the lines of callers who could
+// not authenticate.
 func (c *call) audit() error {
-	switch {
-	case c.changed:
+	log, refusals := c.server.config.Audit, c.server.refusals
+	if c.changed {
 		return c.server.journal.Append(c.entry)
-	case c.entry.Principal != "":
-		return c.server.config.Audit.Append(c.entry)
-	case c.server.unauthenticated.Allow(c.entry.Source, c.server.config.Now):
-		c.server.config.Audit.Offer(c.entry, func() { c.server.unauthenticated.Count(c.entry.Source) })
+	}
+	refusal := limit.Refusal{Time: c.now, Source: c.entry.Source, Principal: c.entry.Principal, Code: c.entry.Code}
+	isStranger := refusal.Principal == ""
+	switch {
+	case refusal.Code == "", !isStranger && !c.door.name().IsRemote():
+		return log.Append(c.entry)
+	case log.Scarce() != nil:
+		refusals.Count(refusal)
+	case !refusals.Allow(refusal, c.server.config.Now): // it is counted
+	case isStranger:
+		log.Offer(c.entry, func() { refusals.Count(refusal) })
+	default:
+		return log.Append(c.entry)
 	}
 	return nil
 }

@@ -12,9 +12,9 @@
 //   - inprocess.go serves this process itself.
 //
 // Behind the doors, every call takes the same path, the corridor (call.go). The corridor
-// reads the request, authenticates the caller, looks the operation up, charges its quota,
-// decodes its parameters, runs it, writes the audit line, and answers. A door knows nothing
-// of operations, and the corridor knows nothing of the wire.
+// reads the request, authenticates the caller, looks the operation up, charges a quota, whether
+// or not the operation exists, decodes its parameters, runs it, writes the audit line, and
+// answers. A door knows nothing of operations, and the corridor knows nothing of the wire.
 //
 // # Operations
 //
@@ -46,8 +46,11 @@
 // # Guarantees
 //
 //   - No answer leaves before its audit line is on disk. If the line cannot be written, the
-//     answer is an error. Refusals of unauthenticated callers are the exception: they do
-//     not wait for the disk, and beyond a limit they share a line.
+//     answer is an error. Refusals over the network are the exception: they carry no signature
+//     and change nothing. Beyond a limit, those of one caller with one code share a line, and
+//     they do not wait for it. Those of unauthenticated callers never wait for the disk.
+//   - No caller over the network fills the disk of the audit log: every authenticated request
+//     is charged to a quota, and the rest of the disk is kept for administrators.
 //   - A change of records and its audit line are one transaction.
 //   - A disk that is full, fails or hangs needs no restart. While the records cannot be written, the
 //     gateway signs.

@@ -18,11 +18,11 @@ func TestQuotasDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	business := []kms.Quota{kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance}
-	asymmetric := []kms.Quota{kms.QuotaAsymmetric}
+	other, asymmetric := []kms.Quota{kms.QuotaDedicatedOther}, []kms.Quota{kms.QuotaAsymmetric}
 	want := "| listener | operations | charged to |\n|---|---|---|\n" +
 		fmt.Sprintf("| dedicated | business operations: %s | `%s`, and `%s`, which all users share |\n",
 			chargedTo(t, DedicatedGateway, business), business[0], business[1]) +
-		"| dedicated | all others | nothing |\n" +
+		fmt.Sprintf("| dedicated | all others, also those that do not exist | `%s` |\n", other[0]) +
 		fmt.Sprintf("| shared | %s | `%s` |\n", chargedTo(t, SharedGateway, asymmetric), asymmetric[0])
 	if !strings.Contains(string(page), "\n"+want) {
 		t.Errorf("docs/access.md lacks the rows\n%s", want)
@@ -30,7 +30,7 @@ func TestQuotasDocumented(t *testing.T) {
 }
 
 // chargedTo returns the names of the operations that a listener charges to quotas. It requires that
-// a dedicated listener charges all other operations to nothing.
+// a dedicated listener charges all other operations to QuotaDedicatedOther.
 func chargedTo(t *testing.T, gateway string, quotas []kms.Quota) string {
 	t.Helper()
 	var names []string
@@ -40,8 +40,8 @@ func chargedTo(t *testing.T, gateway string, quotas []kms.Quota) string {
 		case !o.Door.IsRemote():
 		case slices.Equal(charges, quotas):
 			names = append(names, o.Name)
-		case gateway == DedicatedGateway && len(charges) > 0:
-			t.Errorf("a dedicated listener charges %s to %q, want %q or nothing", o.Name, charges, quotas)
+		case gateway == DedicatedGateway && !slices.Equal(charges, []kms.Quota{kms.QuotaDedicatedOther}):
+			t.Errorf("a dedicated listener charges %s to %q, want %q or %q", o.Name, charges, quotas, kms.QuotaDedicatedOther)
 		}
 	}
 	return strings.Join(names, ", ")

@@ -22,8 +22,12 @@ type door interface {
 	// principal. It is called again after the rest of a request has been read.
 	authenticate(ctx context.Context, c *call) (*identity.Principal, error)
 
-	// lookup returns the operation that the call asks for, with the quotas to charge.
+	// lookup returns the operation that the call asks for.
 	lookup(c *call) (operation, error)
+
+	// charges returns the quotas to charge for the call's operation, which is zero if lookup
+	// returned an error. It is empty if the call costs nothing.
+	charges(c *call) []kms.Quota
 
 	// errorOf returns the error that the client receives for err.
 	errorOf(err error) *kms.Error

@@ -14,4 +14,4 @@ const (
 )
 
 // Sources returns how many sources of unauthenticated callers have a limit at the moment.
-func (s *Server) Sources() int { return s.unauthenticated.Sources() }
+func (s *Server) Sources() int { return s.refusals.Sources() }

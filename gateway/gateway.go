@@ -41,7 +41,7 @@ type Config struct {
 	Inspector hsm.Inspector
 
 	Quotas   limit.Quotas   // until SetQuotas replaces them
-	LogLines limit.LogLines // limits the audit lines of callers who cannot authenticate
+	LogLines limit.LogLines // limits the audit lines about refusals
 
 	// MaxKeys and MaxAliases are the most keys and aliases that the instance can have. Zero
 	// means DefaultMaxKeys and DefaultMaxAliases.
@@ -86,16 +86,16 @@ type Server struct {
 	arns     kms.ARNs       // of that instance
 
 	// Each of these guards its own state.
-	clock           *clock.Clock
-	callers         *identity.Registry
-	journal         *journal.Journal
-	pairs           *keypair.Pairs
-	quotas          atomic.Pointer[limit.Quotas]
-	buckets         limit.Buckets
-	bodies          limit.Bodies
-	unauthenticated *limit.Unauthenticated
-	connections     *front.Process
-	metrics         *metrics
+	clock       *clock.Clock
+	callers     *identity.Registry
+	journal     *journal.Journal
+	pairs       *keypair.Pairs
+	quotas      atomic.Pointer[limit.Quotas]
+	buckets     limit.Buckets
+	bodies      limit.Bodies
+	refusals    *limit.Refusals
+	connections *front.Process
+	metrics     *metrics
 }
 
 // New returns a Server. It unseals the access keys, loads the nonces of requests that
@@ -128,7 +128,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Logger = slog.Default()
 	}
 	cfg.Backend = hsm.NewRoute(cfg.Backend, cfg.Logger)
-	s := &Server{config: cfg, unauthenticated: limit.NewUnauthenticated(cfg.LogLines), connections: front.NewProcess()}
+	s := &Server{config: cfg, refusals: limit.NewRefusals(cfg.LogLines), connections: front.NewProcess()}
 	if err := s.SetQuotas(cfg.Quotas); err != nil {
 		return nil, err
 	}

@@ -51,9 +51,11 @@ type bench struct {
 	// listener is the configuration of the handler. A test that changes it must start the bench
 	// again.
 	listener gateway.Listener
-	clock    clock
-	root     credential
-	key      testKey // EC_P256, alias/test
+	// auditConfig, if not nil, changes the configuration of the audit log at the next start.
+	auditConfig func(*audit.Config)
+	clock       clock
+	root        credential
+	key         testKey // EC_P256, alias/test
 }
 
 type credential struct{ AccessKeyId, AccessKeySecret string }
@@ -126,7 +128,11 @@ func (b *bench) open(change ...func(*gateway.Config)) {
 	if err := b.db.Update(func(tx *store.Tx) error { return tx.SetInstance(instance) }); err != nil {
 		b.t.Fatal(err)
 	}
-	if b.log, err = audit.Open(audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet}); err != nil {
+	logConfig := audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet}
+	if b.auditConfig != nil {
+		b.auditConfig(&logConfig)
+	}
+	if b.log, err = audit.Open(logConfig); err != nil {
 		b.t.Fatal(err)
 	}
 	cfg := gateway.Config{
@@ -140,7 +146,7 @@ func (b *bench) open(change ...func(*gateway.Config)) {
 		Seen:               b.clock.Seen,
 		MinVersionInterval: -1,
 		Logger:             quiet,
-		LogLines:           limit.LogLines{PerSource: 1e6, Total: 1e6},
+		LogLines:           limit.LogLines{PerSource: 1e6, Total: 1e6, PerCaller: 1e6},
 		Archiver:           &fakeArchiver{backend: b.backend},
 	}
 	for _, f := range change {

@@ -41,9 +41,12 @@ func writeOK(w http.ResponseWriter) {
 	_, _ = w.Write([]byte("ok\n")) // an error means that the client has disconnected
 }
 
-// ready returns the reason why the gateway cannot sign, or nil if it can.
+// ready returns the reason why the gateway cannot sign for users, or nil if it can.
 func (s *Server) ready(ctx context.Context) error {
 	if err := s.config.Audit.Err(); err != nil {
+		return err
+	}
+	if err := s.config.Audit.Scarce(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)

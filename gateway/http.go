@@ -92,6 +92,8 @@ func (d *httpDoor) setClaim(c *call, claim *acs.Claim) {
 	c.entry.Action = kms.Clip(claim.Action)
 }
 
+func (d *httpDoor) charges(c *call) []kms.Quota { return d.listener.charges(c.operation.Operation) }
+
 // setRetryAfter asks the client to retry after one second, if apiErr is temporary.
 func (d *httpDoor) setRetryAfter(apiErr *kms.Error) {
 	if apiErr.Status == http.StatusTooManyRequests || apiErr.Status == http.StatusServiceUnavailable {

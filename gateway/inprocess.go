@@ -80,6 +80,8 @@ func (d *localDoor) authenticate(_ context.Context, c *call) (*identity.Principa
 
 func (d *localDoor) lookup(c *call) (operation, error) { return d.caller.lookup(c) }
 
+func (d *localDoor) charges(c *call) []kms.Quota { return d.caller.charges(c) }
+
 func (d *localDoor) errorOf(err error) *kms.Error { return localError(err) }
 
 func (d *localDoor) answer(_ *call, resp kms.Response, apiErr *kms.Error) error {

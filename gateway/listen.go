@@ -54,15 +54,16 @@ func (l Listener) withDefaults() Listener {
 	return l
 }
 
-// charges returns the quotas that a call of an operation is charged to.
+// charges returns the quotas that a call of an operation is charged to. The zero Operation means
+// one that does not exist, or that the listener does not offer.
 func (l *Listener) charges(o kms.Operation) []kms.Quota {
 	switch {
 	case l.Gateway == SharedGateway:
-		return []kms.Quota{o.Quota}
+		return []kms.Quota{cmp.Or(o.Quota, kms.QuotaKeyRead)}
 	case o.Business:
 		return []kms.Quota{kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance}
 	}
-	return nil
+	return []kms.Quota{kms.QuotaDedicatedOther}
 }
 
 const (

@@ -46,16 +46,19 @@ const signAction = "AsymmetricSign"
 var errNobodySigns = kms.ErrNoPermission.Because(
 	"A local signature needs a user, whose policies apply: set OnBehalfOf, or AsAdministrator to sign without policies.")
 
-// lookup returns the call's operation. The local doors offer every operation without a quota; on
-// behalf of a user, they offer those that the user could ask for, and charge the user's quotas
-// as a dedicated listener does.
+// lookup returns the call's operation. The local doors offer every operation; on behalf of a user,
+// they offer those that the user could ask for.
 func (l localCaller) lookup(c *call) (operation, error) {
 	if c.action == "" {
 		return operation{}, kms.MissingParameter("Action")
 	}
-	o, err := lookup(c.action, func(o operation) bool { return c.principal.OnBehalfOf == "" || o.Door != kms.Admin })
-	if err == nil && c.principal.OnBehalfOf != "" {
-		o.charges = new(Listener).charges(o.Operation)
+	return lookup(c.action, func(o operation) bool { return c.principal.OnBehalfOf == "" || o.Door != kms.Admin })
+}
+
+// charges returns no quota or, on behalf of a user, the quotas that a dedicated listener charges.
+func (l localCaller) charges(c *call) []kms.Quota {
+	if c.principal.OnBehalfOf == "" {
+		return nil
 	}
-	return o, err
+	return new(Listener).charges(c.operation.Operation)
 }

@@ -51,6 +51,9 @@ func diskMetrics(s *Server) []prometheus.Collector {
 				}
 				return float64(free)
 			}),
+		flag("kmsgate_audit_reserve_used",
+			"1 while the disk of the audit log is so full that the gateway serves only administrators.",
+			func() bool { return s.config.Audit.Scarce() != nil }),
 		gauge("kmsgate_audit_lines", "The number of the audit log's last line.",
 			func() float64 { return float64(s.config.Audit.Head().Seq) }),
 		gauge("kmsgate_audit_oldest_wait_seconds",

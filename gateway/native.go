@@ -86,7 +86,7 @@ func (d *nativeDoor) lookup(c *call) (operation, error) {
 		return operation{}, kms.ErrUnsupportedOperation.Because("A signing gateway has no operation %q.", c.action)
 	}
 	do := nativeOperations[c.action]
-	o := operation{Operation: description, charges: d.listener.charges(description)}
+	o := operation{Operation: description}
 	o.run = func(ctx context.Context, c *call) (kms.Response, error) {
 		body, release, err := d.readBody(ctx, c)
 		if err != nil {

@@ -10,8 +10,7 @@ import (
 // An operation is what a call asks for: a description and a function.
 type operation struct {
 	kms.Operation
-	charges []kms.Quota // the door's lookup sets it
-	run     func(ctx context.Context, c *call) (kms.Response, error)
+	run func(ctx context.Context, c *call) (kms.Response, error)
 }
 
 // op binds f to the description of an operation. The operation's run decodes the call's

@@ -19,7 +19,8 @@ func listQuotas(_ context.Context, c *call, _ *kms.NoRequest) (*kms.ListQuotasRe
 	resp := new(kms.ListQuotasResponse)
 	add := func(name kms.Quota, userName string, perSecond float64) {
 		kind := SharedGateway
-		if name == kms.QuotaDedicatedUser || name == kms.QuotaDedicatedInstance {
+		switch name {
+		case kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance, kms.QuotaDedicatedOther:
 			kind = DedicatedGateway
 		}
 		resp.Quotas.Quota = append(resp.Quotas.Quota, kms.QuotaItem{Gateway: kind, QuotaName: string(name),

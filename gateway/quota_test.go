@@ -165,10 +165,13 @@ func TestQuotaClasses(t *testing.T) {
 }
 
 // TestDedicatedQuota checks that business operations are limited for each user and for the
-// instance, and that other operations are not. Without configured quotas, nothing is limited.
+// instance, and that other operations have another limit for each user. Without configured
+// quotas, nothing is limited.
 func TestDedicatedQuota(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, func(c *gateway.Config) { c.Quotas.DedicatedUser, c.Quotas.DedicatedInstance = 5, 8 })
+	b := newBench(t, func(c *gateway.Config) {
+		c.Quotas.DedicatedUser, c.Quotas.DedicatedInstance, c.Quotas.DedicatedOther = 5, 8, 10
+	})
 	b.listen(gateway.Listener{Gateway: gateway.DedicatedGateway})
 	alice, bob := b.newUser("alice", ""), b.newUser("bob", "")
 	ask := func(c credential, action string, p ...string) (passed bool, quota string) {
@@ -205,10 +208,14 @@ func TestDedicatedQuota(t *testing.T) {
 			t.Errorf("request %d: passed %v, quota %q, want %v and %q", i+1, passed, quota, want.passed, want.quota)
 		}
 	}
-	for range 10 {
-		if passed, quota := ask(alice, "DescribeKey", "KeyId", b.key.KeyId); !passed || quota != "" {
-			t.Errorf("DescribeKey: passed %v, quota %q, want true and no quota", passed, quota)
+	for i := range 11 {
+		passed, quota := ask(alice, "DescribeKey", "KeyId", b.key.KeyId)
+		if passed != (i < 10) || quota != "dedicated_other" {
+			t.Errorf("DescribeKey %d: passed %v, quota %q, want %v and dedicated_other", i+1, passed, quota, i < 10)
 		}
+	}
+	if passed, _ := ask(bob, "DescribeKey", "KeyId", b.key.KeyId); !passed {
+		t.Error("DescribeKey by bob was throttled, want a separate quota")
 	}
 	b.clock.move(time.Second)
 	for i := range 5 {
@@ -264,7 +271,7 @@ func TestSetUserQuota(t *testing.T) {
 		}
 		return s
 	}
-	const defaults = "shared key_read  3; dedicated dedicated  2; dedicated dedicated_instance  0; "
+	const defaults = "shared key_read  3; dedicated dedicated  2; dedicated dedicated_instance  0; dedicated dedicated_other  0; "
 	checkServed(alice, 3)
 	set("10")
 	checkServed(alice, 0) // in the same second, the bucket is still empty, but it fills faster
@@ -336,6 +343,7 @@ func TestBusinessOnly(t *testing.T) {
 	for _, kind := range []string{gateway.DedicatedGateway, gateway.SharedGateway} {
 		b.listen(gateway.Listener{Gateway: kind, BusinessOnly: true})
 		for _, action := range operationsOf(kms.RPC) {
+			b.clock.move(time.Second) // refills the quota
 			p := b.scenario(action)
 			before := b.records()
 			a := b.do(b.root, action, p...)
@@ -344,8 +352,9 @@ func TestBusinessOnly(t *testing.T) {
 				continue
 			}
 			b.want(a, 400, "UnsupportedOperation")
-			if e, _ := b.auditLine(a.RequestId); e.Code != a.Code || e.Quota != "" || e.Principal != "root" {
-				t.Errorf("%s: audit line %+v, want %s by root without a quota", action, e, a.Code)
+			quota := map[string]string{gateway.DedicatedGateway: "dedicated_other", gateway.SharedGateway: "key_read"}[kind]
+			if e, _ := b.auditLine(a.RequestId); e.Code != a.Code || e.Quota != quota || e.Principal != "root" {
+				t.Errorf("%s: audit line %+v, want %s by root with the quota %s", action, e, a.Code, quota)
 			}
 			if b.records() != before {
 				t.Errorf("%s changed records, although it was refused", action)

@@ -78,7 +78,6 @@ func (d *rpcDoor) lookup(c *call) (operation, error) {
 		return operation{}, kms.ErrUnsupportedOperation.Because(
 			"This endpoint serves only business operations; %q is not one.", c.action)
 	}
-	o.charges = d.listener.charges(o.Operation)
 	return o, nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
 )
 
 // Run does the periodic work until ctx is done: it appends pending audit lines, reports
@@ -56,14 +58,17 @@ func flush(s *Server) {
 	s.reportSuppressed()
 }
 
-// reportSuppressed writes one audit line for all refusals that have none. While the audit
-// log cannot be written, it leaves them for later.
+// reportSuppressed writes an audit line for the refusals of each caller and code that have none,
+// and one for those of all callers who could not authenticate. While the audit log cannot be
+// written, or only for administrators, it leaves them for later.
 func (s *Server) reportSuppressed() {
-	if s.config.Audit.Err() != nil {
+	log := s.config.Audit
+	if log.Err() != nil || log.Scarce() != nil {
 		return
 	}
-	if n, last := s.unauthenticated.TakeSuppressed(); n > 0 {
-		s.config.Audit.OfferSuppressed(s.config.Now().UTC(), n, last, func() { s.unauthenticated.CountAgain(n) })
+	for _, c := range s.refusals.TakeCounted() {
+		log.OfferSuppressed(audit.Event{Time: s.config.Now().UTC(), Source: c.Source, Suppressed: c.N,
+			Principal: c.Principal, Code: c.Code, First: c.First, Last: c.Last}, func() { s.refusals.CountAgain(c) })
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 )
 
-// newLimitedBench returns a bench with limits on the audit lines of unauthenticated requests.
+// newLimitedBench returns a bench with limits on the audit lines about refusals.
 func newLimitedBench(t *testing.T, lines limit.LogLines) *bench {
 	t.Helper()
 	return newBench(t, func(c *gateway.Config) { c.LogLines = lines })
@@ -49,7 +49,8 @@ func (b *bench) refusals(events int) (lines []audit.Entry, suppressed []audit.Ev
 }
 
 // TestSuppressed checks that unauthenticated requests have a limited number of audit lines and one
-// event that counts the rest. Every authenticated request has its line.
+// event that counts the rest, with the times of the first and the last. They take no line from
+// authenticated callers.
 func TestSuppressed(t *testing.T) {
 	b := newLimitedBench(t, limit.LogLines{PerSource: 3, PerSourcePerMinute: 2, Total: 1000, TotalPerMinute: 1000})
 	guess := func(n int) {
@@ -68,7 +69,8 @@ func TestSuppressed(t *testing.T) {
 	}
 	lines, suppressed := b.refusals(1)
 	if len(lines) != 3 || len(suppressed) != 1 || suppressed[0].Suppressed != 7 ||
-		suppressed[0].Source != "127.0.0.1" || !suppressed[0].Time.Equal(b.clock.Now()) {
+		suppressed[0].Source != "127.0.0.1" || suppressed[0].Code != "" || !suppressed[0].Time.Equal(b.clock.Now()) ||
+		!suppressed[0].First.Equal(b.clock.Now()) || !suppressed[0].Last.Equal(b.clock.Now()) {
 		t.Errorf("10 refusals: %d lines and %+v, want 3 lines and an event that counts 7", len(lines), suppressed)
 	}
 	if lines, suppressed = b.refusals(1); len(lines) != 3 || len(suppressed) != 1 {

@@ -32,6 +32,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	ours "github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
@@ -80,8 +81,9 @@ func newFaulty(t *testing.T, change func(*gateway.Config)) *faulty {
 	t.Cleanup(func() { log.Close() })
 	cfg := gateway.Config{
 		Store: f.db, Backend: &f.backend, Sealer: &f.backend, Random: &f.backend, Audit: log,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Now:    func() time.Time { return time.Now().Add(time.Duration(f.offset.Load())) },
+		Logger:   slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Now:      func() time.Time { return time.Now().Add(time.Duration(f.offset.Load())) },
+		LogLines: limit.LogLines{PerCaller: 1e6}, // tests look for the line of each refusal
 	}
 	change(&cfg)
 	if f.server, err = gateway.New(t.Context(), cfg); err != nil {

@@ -70,7 +70,8 @@ var mayImport = map[string][]string{
 	// The identity of a caller, and the caller's permissions.
 	"gateway/identity": {"gateway/acs", "gateway/kms", "hsm", "policy", "store",
 		"software.sslmate.com/src/go-pkcs12"}, // the format of client key files
-	"gateway/audit": {"internal/durable"}, // a new file of the log must survive a power failure
+	"gateway/audit": {"internal/durable", // a new file of the log must survive a power failure
+		"internal/printable"}, // text that callers chose is inert in a line
 	// A client of the admin door.
 	"gateway/adminclient": {"gateway/kms"},
 	// A client of the API. It reads the string to sign as the server does.

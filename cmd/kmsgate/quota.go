@@ -17,8 +17,9 @@ func (a *admin) quotaCommand() *cobra.Command {
 The gateway's quotas apply to every user, unless kmsgate quota update sets others for one
 user. The gateway refuses requests beyond a quota with 429 Rejected.Throttling. The
 listener decides which quota a request counts against: signatures count against
-"dedicated" on a dedicated gateway and against "asymmetric" on a shared one. 0 means no
-limit.`,
+"dedicated" on a dedicated gateway and against "asymmetric" on a shared one. On a
+dedicated gateway, everything but business operations counts against "dedicated_other".
+0 means no limit.`,
 		a.Commands(cli.Task{
 			Verb: "list", Short: "List the quotas of the gateway and of users",
 			Example: "kmsgate quota list",

@@ -89,10 +89,11 @@ func (l *Log) write(p *pending) (Head, error) {
 // log is busy or fails, Offer calls lost. It is for lines on which nothing depends.
 func (l *Log) Offer(e Entry, lost func()) { l.offer(e, lost) }
 
-// OfferSuppressed adds a line that counts n refusals without separate lines, in the same way as
-// Offer. The last refusal came from source.
-func (l *Log) OfferSuppressed(now time.Time, n int, source string, lost func()) {
-	l.offer(Event{Time: now, Kind: KindSuppressed, Suppressed: n, Source: source}, lost)
+// OfferSuppressed adds a line that counts refusals without separate lines, in the same way as
+// Offer. It sets the event's Kind.
+func (l *Log) OfferSuppressed(e Event, lost func()) {
+	e.Kind = KindSuppressed
+	l.offer(e, lost)
 }
 
 func (l *Log) offer(line any, lost func()) {

@@ -50,6 +50,13 @@
 // If a flush hangs, callers wait at most 2.5 s, and their requests are refused. If a line is written
 // although its caller was refused, an unanswered event after it names it. A line that is not written
 // when its caller leaves is dropped, unless it is about a change.
+//
+// # Hostile text
+//
+// Lines have text that callers chose. Characters that are not printable are escaped as \uXXXX:
+// control characters, marks that change the writing direction, and invisible ones. So a line can
+// be shown on a terminal as it is. Lines of earlier versions can have such characters. A hash is
+// always that of a line's bytes as they are.
 package audit
 
 import (
@@ -60,7 +67,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -127,6 +133,14 @@ type Config struct {
 	// warns once, and again only after more bytes were free in between.
 	WarnFree uint64
 
+	// Reserve is the number of free bytes on that file system that are kept for the lines of
+	// administrators, but at most 5 % of the file system: see Scarce. Zero means none.
+	Reserve uint64
+
+	// Space measures the file system. The log calls it once a second, in one goroutine. Nil means
+	// to ask the system about the directory of Path.
+	Space func() (Space, error)
+
 	Logger *slog.Logger // nil means slog.Default()
 
 	open   func(path string, flag int) (file, error) // nil means os.OpenFile; tests inject faults
@@ -164,6 +178,8 @@ type Log struct {
 	rotated     chan struct{}             // receives after a rotation
 	stop        context.CancelFunc        // stops maintain
 	maintaining sync.WaitGroup
+
+	gauge gauge // the space for the log
 
 	signing sync.Mutex // held while a checkpoint is signed and written
 	covered Head       // the last line with a checkpoint; guarded by signing
@@ -210,8 +226,10 @@ func Open(cfg Config) (*Log, error) {
 				l.w.close())
 		}
 	}
+	l.gauge.measure(cfg.Space)
 	ctx, cancel := context.WithCancel(context.Background())
 	l.stop = cancel
+	go l.watchSpace(ctx) // Close does not wait for it: the file system may hang
 	l.maintaining.Go(func() { l.maintain(ctx) })
 	if retain {
 		r := &retention{log: l, opened: time.Now(), lastTime: l.w.lastTime}
@@ -230,6 +248,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.Space == nil {
+		cfg.Space = func() (Space, error) { return spaceOf(cfg.Path) }
 	}
 	if cfg.open == nil {
 		cfg.open = func(path string, flag int) (file, error) { return os.OpenFile(path, flag, 0o600) }
@@ -280,15 +301,6 @@ func (l *Log) OldestWait() time.Duration {
 		return time.Since(*since)
 	}
 	return 0
-}
-
-// Free returns the number of free bytes on the log's file system.
-func (l *Log) Free() (uint64, error) {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(l.cfg.Path, &fs); err != nil {
-		return 0, err
-	}
-	return fs.Bavail * uint64(fs.Bsize), nil
 }
 
 // closeTimeout is how long Close waits for a flush that hangs.

@@ -11,6 +11,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // An Entry is a line about one request.
@@ -67,7 +69,8 @@ func (l Line) Time() time.Time {
 // hasKind reports whether the line is an event of kind k.
 func (l Line) hasKind(k Kind) bool { return l.Event != nil && l.Event.Kind == k }
 
-// MarshalJSON returns the line as it is in the log.
+// MarshalJSON returns the line as it is in the log. In a line of an earlier version, it escapes
+// characters that are not printable, which that version did not.
 func (l Line) MarshalJSON() ([]byte, error) {
 	var content any = cmp.Or(l.Entry, new(Entry))
 	if l.Event != nil {
@@ -82,27 +85,27 @@ func (l Line) MarshalJSON() ([]byte, error) {
 		return nil, err
 	}
 	prev, err := json.Marshal(l.Prev) // a line that was read can have any text as its Prev
-	return fmt.Appendf(nil, `{"Seq":%d,"Prev":%s,%s`, l.Seq, prev, text[1:]), err
+	return printable.JSON(fmt.Appendf(nil, `{"Seq":%d,"Prev":%s,%s`, l.Seq, prev, text[1:])), err
 }
 
 // UnmarshalJSON reads a line, including one written by an earlier version.
 func (l *Line) UnmarshalJSON(text []byte) error {
-	// Time and Source belong to either the Entry or the Event. Here they hide the embedded fields
-	// of the same name.
+	// These fields belong to either the Entry or the Event. Here they hide the embedded fields of
+	// the same name.
 	var read struct {
 		Seq  uint64
 		Prev string
 		Time time.Time
 		Entry
 		Event
-		Source string
+		Source, Principal, Code string
 	}
 	if err := json.Unmarshal(text, &read); err != nil {
 		return err
 	}
 	*l = Line{Seq: read.Seq, Prev: read.Prev}
 	event := read.Event
-	event.Time, event.Source = read.Time, read.Source
+	event.Time, event.Source, event.Principal, event.Code = read.Time, read.Source, read.Principal, read.Code
 	if event.Kind == "" {
 		event.Kind, event.inferred = event.kindOfFields(), true
 	}
@@ -111,7 +114,7 @@ func (l *Line) UnmarshalJSON(text []byte) error {
 		return nil
 	}
 	entry := read.Entry
-	entry.Time, entry.Source = read.Time, read.Source
+	entry.Time, entry.Source, entry.Principal, entry.Code = read.Time, read.Source, read.Principal, read.Code
 	l.Entry = &entry
 	return nil
 }
@@ -130,9 +133,10 @@ func hashOf(line []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// format returns the line that follows h, without its newline. The entry is JSON.
+// format returns the line that follows h, without its newline. The entry is JSON. In the line,
+// characters that are not printable are escaped.
 func (h Head) format(entry []byte) []byte {
-	return fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, h.Seq+1, h.Hash, entry[1:])
+	return fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, h.Seq+1, h.Hash, printable.JSON(entry)[1:])
 }
 
 func parseLine(text []byte) (line Line, ok bool) {

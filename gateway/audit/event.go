@@ -24,7 +24,8 @@ const (
 )
 
 // An Event is a line that the log writes about itself. Each kind has a field of the same name,
-// which is set. Source belongs to KindSuppressed, and Changes to KindCheckpoint. KindAbandoned also has Resumed.
+// which is set. Source, Principal, Code, First and Last belong to KindSuppressed, and Changes to
+// KindCheckpoint. KindAbandoned also has Resumed.
 type Event struct {
 	Time        time.Time
 	Kind        Kind        `json:",omitempty"`
@@ -41,6 +42,14 @@ type Event struct {
 	Deleted     *Deletion   `json:",omitempty"` // the end of the deleted file
 	Changes     uint64      `json:",omitempty"` // the number of the database's last change
 	RolledBack  *Rollback   `json:",omitempty"` // how far the database is behind
+
+	// What the refusals that Suppressed counts have in common, and the times of the first and the
+	// last. Without a Code, their callers could not authenticate. With a Code but without a
+	// Principal, they had several callers.
+	Principal string    `json:",omitempty"`
+	Code      string    `json:",omitempty"`
+	First     time.Time `json:",omitzero"`
+	Last      time.Time `json:",omitzero"`
 
 	inferred bool // the line has no Kind, because an earlier version wrote it
 }
@@ -79,8 +88,8 @@ var kinds = []kindInfo{
 	},
 	{
 		kind: KindSuppressed,
-		meaning: "this many refusals of unauthenticated callers have no separate line; " +
-			"`Source` is the address of the last one",
+		meaning: "this many refusals have no separate line: those of one `Principal` with one `Code` or, without " +
+			"these, of unauthenticated callers; `First` and `Last` are their times, `Source` is the last one's address",
 		isSet: func(e *Event) bool { return e.Suppressed > 0 },
 		text:  func(e *Event) string { return fmt.Sprintf("(%d suppressed)", e.Suppressed) },
 	},

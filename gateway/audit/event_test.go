@@ -32,7 +32,7 @@ func TestKindsComplete(t *testing.T) {
 	}
 	var determined []audit.Kind
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[audit.Event]()) {
-		if !field.IsExported() || slices.Contains([]string{"Time", "Kind", "Source", "Changes"}, field.Name) {
+		if !field.IsExported() || slices.Contains([]string{"Time", "Kind", "Source", "Changes", "Principal", "Code", "First", "Last"}, field.Name) {
 			continue
 		}
 		var e audit.Event
@@ -222,6 +222,27 @@ func TestLinesAsWritten(t *testing.T) {
 		if (line.Entry == nil) == (line.Event == nil) {
 			t.Errorf("got Entry %v and Event %v, want exactly one: %s", line.Entry, line.Event, text)
 		}
+	}
+}
+
+// TestSuppressedAsWritten checks every character of a line that counts the refusals of one caller,
+// and that reading it gives the same event.
+func TestSuppressedAsWritten(t *testing.T) {
+	first := time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC)
+	e := audit.Event{Time: first.Add(time.Minute), Kind: audit.KindSuppressed, Source: "192.0.2.7", Suppressed: 7,
+		Principal: "alice", Code: "Rejected.Throttling", First: first, Last: first.Add(time.Second)}
+	text, err := json.Marshal(audit.Line{Seq: 1, Prev: "p", Event: &e})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"Seq":1,"Prev":"p","Time":"2026-11-22T04:01:00Z","Kind":"suppressed","Source":"192.0.2.7","Suppressed":7,` +
+		`"Principal":"alice","Code":"Rejected.Throttling","First":"2026-11-22T04:00:00Z","Last":"2026-11-22T04:00:01Z"}`
+	if string(text) != want {
+		t.Errorf("the line: got\n%s\nwant\n%s", text, want)
+	}
+	var line audit.Line
+	if err := json.Unmarshal(text, &line); err != nil || line.Event == nil || !reflect.DeepEqual(*line.Event, e) {
+		t.Errorf("read again: got %+v, %v, want %+v", line.Event, err, e)
 	}
 }
 

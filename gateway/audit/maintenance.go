@@ -17,7 +17,7 @@ const maxLag = historySize / 2
 // checkpointRetryDelay is the delay before the log retries a checkpoint that failed.
 const checkpointRetryDelay = 5 * time.Second
 
-// maintain writes checkpoints, rotates the log and watches the free space.
+// maintain writes checkpoints, rotates the log and warns before the disk is full.
 func (l *Log) maintain(ctx context.Context) {
 	ticker := time.NewTicker(l.cfg.CheckpointEvery)
 	defer ticker.Stop()

@@ -69,13 +69,16 @@ func (w *writer) run() {
 // serve writes the waiting lines and answers their callers. If some of them have left by then, it
 // writes a line that says so.
 func (w *writer) serve() {
-	began := time.Now()
+	began, late := time.Now(), false
 	w.log.writing.Store(&began)
-	defer w.log.writing.Store(nil)
+	defer func() {
+		w.log.writing.Store(nil)
+		if late { // only now can a checkpoint be written: until then, Err tells of the wait
+			w.signalResumed()
+		}
+	}()
 	err := w.writeBatch()
-	if err == nil && time.Since(began) > appendTimeout {
-		w.signalResumed()
-	}
+	late = err == nil && time.Since(began) > appendTimeout
 	for _, p := range w.waiting {
 		w.answer(p, err)
 	}
@@ -221,6 +224,7 @@ func (w *writer) append(text []byte) error {
 		return w.abandon(fmt.Errorf("flushing the file: %w", err))
 	}
 	w.size += int64(len(text))
+	w.log.gauge.written.Add(uint64(len(text)))
 	return nil
 }
 

@@ -114,8 +114,8 @@ If several errors apply to a request, the answer is the first of them in this or
 3. size
 4. malformed parameters
 5. signature: incomplete, method, token, time, access key, value, nonce
-6. action
-7. quota
+6. quota
+7. action
 8. single parameters
 9. permission
 10. existence of the alias, the key and the version

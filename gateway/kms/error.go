@@ -23,7 +23,7 @@ func (e *Error) Is(target error) bool {
 }
 
 // The errors of the API. If several apply, the client gets the first in the order of the gateway's
-// checks: route, size, parameters, signature, action, quota, single parameters, permission,
+// checks: route, size, parameters, signature, quota, action, single parameters, permission,
 // existence, state, and whether algorithm and digest fit the key.
 var (
 	ErrApiNotFound = define(404, "InvalidApi.NotFound",

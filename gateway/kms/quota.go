@@ -21,6 +21,9 @@ const (
 	QuotaDedicatedUser     Quota = "dedicated"
 	QuotaDedicatedInstance Quota = "dedicated_instance"
 
+	// A dedicated gateway charges all other requests to this quota.
+	QuotaDedicatedOther Quota = "dedicated_other"
+
 	// QuotaAdministration has no limit, because administration is local to the machine.
 	QuotaAdministration Quota = "administration"
 )

@@ -141,7 +141,7 @@ func TestBucketsForget(t *testing.T) {
 // documented one.
 func TestQuotas(t *testing.T) {
 	t.Parallel()
-	q := limit.Quotas{Shared: map[string]float64{"key_read": 7}, DedicatedUser: 3, DedicatedInstance: 4}
+	q := limit.Quotas{Shared: map[string]float64{"key_read": 7}, DedicatedUser: 3, DedicatedInstance: 4, DedicatedOther: 6}
 	for name, tc := range map[string]struct {
 		quota      kms.Quota
 		userLimits map[string]float64
@@ -154,6 +154,7 @@ func TestQuotas(t *testing.T) {
 		"dedicated":                {kms.QuotaDedicatedUser, nil, 3},
 		"dedicated, user's limit":  {kms.QuotaDedicatedUser, map[string]float64{"dedicated": 5}, 5},
 		"dedicated instance":       {kms.QuotaDedicatedInstance, nil, 4},
+		"dedicated, other":         {kms.QuotaDedicatedOther, nil, 6},
 		"administration":           {kms.QuotaAdministration, nil, 0},
 	} {
 		if got := q.PerSecond(tc.quota, tc.userLimits); got != tc.want {
@@ -164,15 +165,16 @@ func TestQuotas(t *testing.T) {
 		t.Errorf("Check(%v): %v", q, err)
 	}
 	for _, invalid := range []map[string]float64{
-		{"nothing": 1}, {"key_read": 0}, {"key_read": -1}, {"dedicated": 1}, {"administration": 1},
+		{"nothing": 1}, {"key_read": 0}, {"key_read": -1}, {"dedicated": 1}, {"dedicated_other": 1},
+		{"administration": 1},
 	} {
 		if (limit.Quotas{Shared: invalid}).Check() == nil {
 			t.Errorf("Check(%v): got no error", invalid)
 		}
 	}
 	names := limit.Names()
-	if len(names) != 9 || slices.Contains(names, kms.QuotaAdministration) {
-		t.Errorf("Names: got %q, want 9 names without %q", names, kms.QuotaAdministration)
+	if len(names) != 10 || slices.Contains(names, kms.QuotaAdministration) {
+		t.Errorf("Names: got %q, want 10 names without %q", names, kms.QuotaAdministration)
 	}
 	for _, name := range names {
 		if got, want := limit.IsUserQuota(name), name != kms.QuotaDedicatedInstance; got != want {
@@ -181,38 +183,49 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
-// TestUnauthenticated checks the limits per source and in total, and that refusals without a
-// line are counted.
-func TestUnauthenticated(t *testing.T) {
+// stranger returns a refusal of a caller who cannot authenticate.
+func stranger(c *clock, source string) limit.Refusal {
+	return limit.Refusal{Time: c.now, Source: source, Code: "SignatureDoesNotMatch"}
+}
+
+// known returns a refusal of an authenticated caller.
+func known(c *clock, principal, code string) limit.Refusal {
+	return limit.Refusal{Time: c.now, Source: "192.0.2.1", Principal: principal, Code: code}
+}
+
+// TestStrangers checks the limits per source and in total, and that refusals without a line are
+// counted.
+func TestStrangers(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
-	u := limit.NewUnauthenticated(limit.LogLines{PerSource: 3, PerSourcePerMinute: 2, Total: 10, TotalPerMinute: 6})
+	r := limit.NewRefusals(limit.LogLines{PerSource: 3, PerSourcePerMinute: 2, Total: 10, TotalPerMinute: 6})
 	check := func(name, source string, n, want int) {
 		t.Helper()
-		if got := count(n, func() bool { return u.Allow(source, c.Now) }); got != want {
+		if got := count(n, func() bool { return r.Allow(stranger(c, source), c.Now) }); got != want {
 			t.Errorf("%s: got %d lines for %d refusals, want %d", name, got, n, want)
 		}
 	}
-	suppressed := func(want int, wantLast string) {
+	counted := func(want ...limit.Counted) {
 		t.Helper()
-		if n, last := u.TakeSuppressed(); n != want || last != wantLast {
-			t.Errorf("got %d refusals without a line, the last from %q; want %d, %q", n, last, want, wantLast)
+		if got := r.TakeCounted(); !slices.Equal(got, want) {
+			t.Errorf("refusals without a line: got %+v, want %+v", got, want)
 		}
 	}
 	check("at first", "192.0.2.1", 5, 3)
 	check("a second source", "192.0.2.2", 4, 3)
-	suppressed(3, "192.0.2.2")
-	suppressed(0, "192.0.2.2")
+	counted(limit.Counted{N: 3, First: noon, Last: noon, Source: "192.0.2.2"})
+	counted()
 	check("a third source", "192.0.2.3", 3, 3)
 	check("the last line in total", "192.0.2.4", 3, 1)
-	suppressed(2, "192.0.2.4")
-	u.CountAgain(2)
-	u.Count("192.0.2.5")
-	suppressed(3, "192.0.2.5")
+	lost := limit.Counted{N: 2, First: noon, Last: noon, Source: "192.0.2.4"}
+	counted(lost)
 	c.now = c.now.Add(30 * time.Second)
+	r.Count(stranger(c, "192.0.2.5"))
+	r.CountAgain(lost)
+	counted(limit.Counted{N: 3, First: noon, Last: c.now, Source: "192.0.2.5"})
 	check("after half a minute", "192.0.2.1", 3, 1)
 	check("a source with all its lines", "192.0.2.9", 3, 2) // the total has only two
-	suppressed(2+1, "192.0.2.9")
+	counted(limit.Counted{N: 2 + 1, First: c.now, Last: c.now, Source: "192.0.2.9"})
 	c.now = c.now.Add(time.Hour)
 	check("after an hour", "192.0.2.1", 2, 2)
 	c.now = c.now.Add(-time.Minute)
@@ -221,18 +234,78 @@ func TestUnauthenticated(t *testing.T) {
 	check("clock as before", "192.0.2.1", 2, 0)
 }
 
-// TestUnauthenticatedDefaults checks that zero fields have the value of DefaultLogLines.
-func TestUnauthenticatedDefaults(t *testing.T) {
+// TestKnownCallers checks that authenticated callers have a limit each, whatever the codes of their
+// refusals, and that refusals without a line are counted by caller and code.
+func TestKnownCallers(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
-	u := limit.NewUnauthenticated(limit.LogLines{PerSource: 2000})
-	allow := func() bool { return u.Allow("192.0.2.1", c.Now) }
+	r := limit.NewRefusals(limit.LogLines{PerCaller: 3, PerCallerPerMinute: 60, Total: 1, PerSource: 1})
+	check := func(name, principal, code string, n, want int) {
+		t.Helper()
+		if got := count(n, func() bool { return r.Allow(known(c, principal, code), c.Now) }); got != want {
+			t.Errorf("%s: got %d lines for %d refusals, want %d", name, got, n, want)
+		}
+	}
+	check("alice at first", "alice", "Forbidden.NoPermission", 5, 3)
+	check("alice with another code", "alice", "Rejected.Throttling", 4, 0)
+	check("bob", "bob", "Rejected.Throttling", 4, 3)
+	if !r.Allow(stranger(c, "192.0.2.1"), c.Now) {
+		t.Error("a stranger: got no line, want the one of its source")
+	}
+	c.now = c.now.Add(2 * time.Second)
+	check("alice after two seconds", "alice", "Forbidden.NoPermission", 5, 2)
+	want := []limit.Counted{
+		{Principal: "alice", Code: "Forbidden.NoPermission", N: 5, First: noon, Last: c.now, Source: "192.0.2.1"},
+		{Principal: "alice", Code: "Rejected.Throttling", N: 4, First: noon, Last: noon, Source: "192.0.2.1"},
+		{Principal: "bob", Code: "Rejected.Throttling", N: 1, First: noon, Last: noon, Source: "192.0.2.1"},
+	}
+	if got := r.TakeCounted(); !slices.Equal(got, want) {
+		t.Errorf("refusals without a line: got %+v, want %+v", got, want)
+	}
+}
+
+// TestCountedBounded checks that the memory for counts is bounded: beyond MaxCounted callers and
+// codes, the callers with one code are counted together, and no refusal is lost.
+func TestCountedBounded(t *testing.T) {
+	t.Parallel()
+	c := &clock{noon}
+	r := limit.NewRefusals(limit.LogLines{})
+	const surplus = 100
+	for i := range limit.MaxCounted + surplus {
+		r.Count(known(c, fmt.Sprint("user-", i), "Forbidden.NoPermission"))
+		r.Count(known(c, "user-0", "Forbidden.NoPermission"))
+	}
+	r.Count(stranger(c, "192.0.2.1"))
+	all := r.TakeCounted()
+	n := 0
+	for _, counted := range all {
+		n += counted.N
+	}
+	if len(all) != limit.MaxCounted+2 || n != 2*(limit.MaxCounted+surplus)+1 {
+		t.Errorf("got %d counts of %d refusals, want %d of %d", len(all), n, limit.MaxCounted+2, 2*(limit.MaxCounted+surplus)+1)
+	}
+	others := limit.Counted{Code: "Forbidden.NoPermission", N: surplus, First: noon, Last: noon, Source: "192.0.2.1"}
+	if !slices.Contains(all, others) {
+		t.Errorf("got no count %+v of the callers beyond MaxCounted", others)
+	}
+}
+
+// TestLogLinesDefaults checks that zero fields have the value of DefaultLogLines.
+func TestLogLinesDefaults(t *testing.T) {
+	t.Parallel()
+	c := &clock{noon}
+	r := limit.NewRefusals(limit.LogLines{PerSource: 2000})
+	allow := func() bool { return r.Allow(stranger(c, "192.0.2.1"), c.Now) }
 	if got, want := count(1500, allow), int(limit.DefaultLogLines.Total); got != want {
 		t.Errorf("got %d lines in total, want %d", got, want)
 	}
-	u = limit.NewUnauthenticated(limit.LogLines{})
+	r = limit.NewRefusals(limit.LogLines{})
 	if got, want := count(1500, allow), int(limit.DefaultLogLines.PerSource); got != want {
 		t.Errorf("got %d lines for one source, want %d", got, want)
+	}
+	refuse := func() bool { return r.Allow(known(c, "alice", "Rejected.Throttling"), c.Now) }
+	if got, want := count(1500, refuse), int(limit.DefaultLogLines.PerCaller); got != want {
+		t.Errorf("got %d lines for one caller, want %d", got, want)
 	}
 }
 
@@ -241,27 +314,29 @@ func TestUnauthenticatedDefaults(t *testing.T) {
 func TestSources(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}
-	u := limit.NewUnauthenticated(limit.LogLines{PerSource: 1, PerSourcePerMinute: 1, Total: 1e6})
-	source := func(i int) string { return fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255) }
+	r := limit.NewRefusals(limit.LogLines{PerSource: 1, PerSourcePerMinute: 1, Total: 1e6})
+	allow := func(i int) bool {
+		return r.Allow(stranger(c, fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)), c.Now)
+	}
 	for i := range limit.MaxSources {
-		if !u.Allow(source(i), c.Now) {
+		if !allow(i) {
 			t.Fatalf("source %d: got no line, want one", i)
 		}
 	}
-	if got := count(10, func() bool { return u.Allow(source(limit.MaxSources), c.Now) }); got != 1 {
+	if got := count(10, func() bool { return allow(limit.MaxSources) }); got != 1 {
 		t.Errorf("a source beyond MaxSources: got %d lines, want 1", got)
 	}
-	if u.Allow(source(limit.MaxSources+1), c.Now) {
+	if allow(limit.MaxSources + 1) {
 		t.Error("two sources beyond MaxSources got a line each, want one for both")
 	}
-	if n := u.Sources(); n != limit.MaxSources+1 {
+	if n := r.Sources(); n != limit.MaxSources+1 {
 		t.Errorf("Sources: got %d, want %d", n, limit.MaxSources+1)
 	}
 	c.now = c.now.Add(time.Minute)
-	if !u.Allow(source(limit.MaxSources+2), c.Now) {
+	if !allow(limit.MaxSources + 2) {
 		t.Error("a new source a minute later: got no line, want one")
 	}
-	if n := u.Sources(); n != 1 {
+	if n := r.Sources(); n != 1 {
 		t.Errorf("Sources a minute later: got %d, want 1", n)
 	}
 }
@@ -281,10 +356,10 @@ func TestNetworkOf(t *testing.T) {
 		}
 	}
 	c := &clock{noon}
-	u := limit.NewUnauthenticated(limit.LogLines{PerSource: 2})
+	r := limit.NewRefusals(limit.LogLines{PerSource: 2})
 	got := 0
 	for _, source := range []string{"2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"} {
-		got += count(1, func() bool { return u.Allow(source, c.Now) })
+		got += count(1, func() bool { return r.Allow(stranger(c, source), c.Now) })
 	}
 	if got != 3 {
 		t.Errorf("got %d lines for two networks, want 3", got)
@@ -339,9 +414,9 @@ func TestLogLimitsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	limits := limit.DefaultLogLines
-	want := "| lines for refusals of unauthenticated callers | one source | all sources |\n|---|---|---|\n" +
-		fmt.Sprintf("| at first | %s | %s |\n", grouped(limits.PerSource), grouped(limits.Total)) +
-		fmt.Sprintf("| after that, per minute | %s | %s |\n", grouped(limits.PerSourcePerMinute), grouped(limits.TotalPerMinute))
+	want := "| lines for refusals | of one authenticated caller | of one other source | of all other sources |\n|---|---|---|---|\n" +
+		fmt.Sprintf("| at first | %s | %s | %s |\n", grouped(limits.PerCaller), grouped(limits.PerSource), grouped(limits.Total)) +
+		fmt.Sprintf("| after that, per minute | %s | %s | %s |\n", grouped(limits.PerCallerPerMinute), grouped(limits.PerSourcePerMinute), grouped(limits.TotalPerMinute))
 	if !strings.Contains(string(page), "\n"+want+"\n") {
 		t.Errorf("docs/audit.md lacks the table\n%s", want)
 	}

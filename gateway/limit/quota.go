@@ -20,14 +20,18 @@ var documentedQuotas = map[kms.Quota]float64{
 	kms.QuotaActivation:   1,
 }
 
-// DefaultQuotas returns the quotas that apply unless [Quotas] sets others: those that KMS
-// documents.
+// dedicatedOther is the default of [Quotas.DedicatedOther]. KMS allows an account half of that for
+// reading keys and less for changing them. Only for listing the tags of keys it allows more.
+const dedicatedOther = 100
+
+// DefaultQuotas returns the quotas of a new configuration: those that KMS documents, and for a
+// dedicated gateway 100 requests per second that are not business operations.
 func DefaultQuotas() Quotas {
 	shared := make(map[string]float64)
 	for name, perSecond := range documentedQuotas {
 		shared[string(name)] = perSecond
 	}
-	return Quotas{Shared: shared}
+	return Quotas{Shared: shared, DedicatedOther: dedicatedOther}
 }
 
 // Quotas is the limits of an instance, in queries per second.
@@ -41,6 +45,10 @@ type Quotas struct {
 	// dedicated gateways, for one user and for all users together. Zero means no limit.
 	DedicatedUser     float64
 	DedicatedInstance float64
+
+	// DedicatedOther limits all other requests of one user on listeners of dedicated gateways,
+	// also those for operations that do not exist. Zero means no limit.
+	DedicatedOther float64
 }
 
 // Check returns an error if Shared names an unknown quota or has a limit that is not
@@ -68,6 +76,8 @@ func (q Quotas) PerSecond(quota kms.Quota, userLimits map[string]float64) float6
 		return q.DedicatedUser
 	case kms.QuotaDedicatedInstance:
 		return q.DedicatedInstance
+	case kms.QuotaDedicatedOther:
+		return q.DedicatedOther
 	}
 	if perSecond, ok := q.Shared[string(quota)]; ok {
 		return perSecond
@@ -78,10 +88,10 @@ func (q Quotas) PerSecond(quota kms.Quota, userLimits map[string]float64) float6
 // Names returns the names of all quotas, those of shared gateways first.
 func Names() []kms.Quota {
 	shared := slices.Sorted(maps.Keys(documentedQuotas))
-	return append(shared, kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance)
+	return append(shared, kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance, kms.QuotaDedicatedOther)
 }
 
 // IsUserQuota reports whether a quota can have a different limit for each user.
 func IsUserQuota(quota kms.Quota) bool {
-	return quota == kms.QuotaDedicatedUser || documentedQuotas[quota] > 0
+	return quota == kms.QuotaDedicatedUser || quota == kms.QuotaDedicatedOther || documentedQuotas[quota] > 0
 }

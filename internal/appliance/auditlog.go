@@ -111,7 +111,7 @@ func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (
 	c := a.Config.Audit
 	log, err := audit.Open(audit.Config{
 		Path: c.File, CheckpointEvery: c.CheckpointEvery,
-		RotateSize: int64(c.RotateSize), RotateAge: c.RotateAge, WarnFree: uint64(c.WarnFree),
+		RotateSize: int64(c.RotateSize), RotateAge: c.RotateAge, WarnFree: uint64(c.WarnFree), Reserve: uint64(c.Reserve),
 		RetainSize: int64(c.KeepSize), RetainAge: c.KeepAge,
 		Logger:  a.options.Logger,
 		Trusted: func() bool { return a.clock != nil && a.clock.Problem() == "" },

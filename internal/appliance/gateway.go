@@ -53,5 +53,6 @@ func Quotas(q config.Quotas) limit.Quotas {
 			"instance_read": float64(s.InstanceRead), "activation": float64(s.Activation),
 		},
 		DedicatedUser: float64(q.Dedicated.PerUser), DedicatedInstance: float64(q.Dedicated.Instance),
+		DedicatedOther: float64(q.Dedicated.Other),
 	}
 }

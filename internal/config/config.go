@@ -93,6 +93,7 @@ type Audit struct {
 	KeepAge         time.Duration `yaml:"keep_age"`                // age of the newest line beyond which to delete a file; 0: never
 	KeepSize        Size          `yaml:"keep_size"`               // total size beyond which to delete the oldest files; 0: never
 	WarnFree        Size          `yaml:"warn_free"`               // free disk space below which to warn; 0: never
+	Reserve         Size          `yaml:"reserve"`                 // free disk space for administrators, at most 5 % of the disk; 0: none
 }
 
 // TLS is the certificate of all listeners: the one that the operator provides, or else one
@@ -144,11 +145,11 @@ type SharedQuotas struct {
 	Activation   int `yaml:"activation" min:"1"`
 }
 
-// DedicatedQuotas are a dedicated gateway's limits, in business operations per second. Zero
-// means no limit.
+// DedicatedQuotas are a dedicated gateway's limits, in requests per second. Zero means no limit.
 type DedicatedQuotas struct {
-	PerUser  int `yaml:"per_user"`
-	Instance int `yaml:"instance"`
+	PerUser  int `yaml:"per_user"` // business operations of one user
+	Instance int `yaml:"instance"` // business operations of all users
+	Other    int `yaml:"other"`    // all other requests of one user
 }
 
 // Limits limit the number and the age of resources.

@@ -15,6 +15,7 @@ func Default() Config {
 			RotateSize:      100 * MiB,
 			RotateAge:       24 * time.Hour,
 			WarnFree:        GiB,
+			Reserve:         64 * MiB,
 		},
 		TLS:    TLS{CAFile: "ca.pem", CAKeyFile: "ca-key.pem"},
 		Quotas: defaultQuotas(),
@@ -35,6 +36,7 @@ func defaultQuotas() Quotas {
 			InstanceRead: 50,
 			Activation:   1,
 		},
+		Dedicated: DedicatedQuotas{Other: 100},
 	}
 }
 

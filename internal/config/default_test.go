@@ -29,8 +29,8 @@ func TestDefaultsAreTheGateways(t *testing.T) {
 			"instance_read": float64(shared.InstanceRead), "activation": float64(shared.Activation),
 		}},
 		"a dedicated gateway's quotas": {
-			[]float64{q.DedicatedUser, q.DedicatedInstance},
-			[]float64{float64(d.Quotas.Dedicated.PerUser), float64(d.Quotas.Dedicated.Instance)},
+			[]float64{q.DedicatedUser, q.DedicatedInstance, q.DedicatedOther},
+			[]float64{float64(d.Quotas.Dedicated.PerUser), float64(d.Quotas.Dedicated.Instance), float64(d.Quotas.Dedicated.Other)},
 		},
 		"limits.keys":              {gateway.DefaultMaxKeys, d.Limits.Keys},
 		"limits.aliases":           {gateway.DefaultMaxAliases, d.Limits.Aliases},

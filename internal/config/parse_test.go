@@ -157,6 +157,8 @@ func TestMistakes(t *testing.T) {
 		{minimal + "audit: {keep_age: -1h}", "line 9: audit.keep_age: must not be negative"},
 		{minimal + "audit: {keep_age: 365d}", "line 9: audit.keep_age: must be a number with its unit"},
 		{minimal + "audit: {keep_size: -1MiB}", "line 9: audit.keep_size: must not be negative"},
+		{minimal + "quotas: {dedicated: {other: -1}}", "line 9: quotas.dedicated.other: must not be negative"},
+		{minimal + "audit: {reserve: 64MB}", "line 9: audit.reserve: must be a whole number of bytes"},
 		{minimal + "audit: {warn_free: 9999999999GiB}", "line 9: audit.warn_free: is too large"},
 		{minimal + "audit: {warn_free: 99999999999999999999}", "line 9: audit.warn_free: is too large"},
 

@@ -143,6 +143,7 @@ func (g *runner) configuration() (*config.Config, error) {
 	c.Listeners = []config.Listener{listener}
 	c.TLS.Names = g.Names
 	c.Limits.VersionInterval = 0
+	c.Quotas.Dedicated.Other = 0
 	if g.Verbose {
 		c.Log.Level = "debug"
 	}

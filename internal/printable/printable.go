@@ -4,6 +4,7 @@ package printable
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -34,6 +35,9 @@ func Lines(text string) string {
 // only between values, and all other such characters only in strings. The result decodes to
 // the same value.
 func JSON(text []byte) []byte {
+	if !slices.ContainsFunc(text, func(b byte) bool { return b != '\n' && (b < ' ' || b > '~') }) {
+		return text // ASCII, as almost always
+	}
 	var b []byte
 	for _, r := range string(text) {
 		switch {

@@ -1,6 +1,7 @@
 package auditlog
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,7 +26,9 @@ func Fields() []Field {
 	}
 	return []Field{
 		{"user", "NAME", "of this user's requests, or on behalf of the user", false,
-			func(l audit.Line) []string { return []string{entryOf(l).Principal, entryOf(l).OnBehalfOf} }},
+			func(l audit.Line) []string {
+				return []string{cmp.Or(entryOf(l).Principal, eventOf(l).Principal), entryOf(l).OnBehalfOf}
+			}},
 		{"login", "UID", "of local people who logged in with this uid", false,
 			value(func(e audit.Entry) string { return e.LoginUid })},
 		{"action", "ACTION", "of this operation, such as AsymmetricSign", true,

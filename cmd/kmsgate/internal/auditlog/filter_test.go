@@ -88,6 +88,33 @@ func TestFilter(t *testing.T) {
 	}
 }
 
+// TestFilterCounted tests that a search for a user's refusals finds the line that counts those
+// without a separate line, and that the table shows whose they are.
+func TestFilterCounted(t *testing.T) {
+	log := auditlogtest.New(t)
+	log.Append(audit.Entry{RequestId: "r-1", Principal: "alice", Code: "Forbidden.NoPermission"})
+	log.Events(
+		audit.Event{Kind: audit.KindSuppressed, Suppressed: 7, Source: "192.0.2.7", Principal: "alice", Code: "Forbidden.NoPermission"},
+		audit.Event{Kind: audit.KindSuppressed, Suppressed: 8, Source: "192.0.2.8"},
+	)
+	for words, want := range map[string]string{
+		"user=alice":                              "1 2",
+		"user=alice code=Forbidden.NoPermission":  "1 2",
+		"user=alice code=Rejected.Throttling":     "",
+		"source=192.0.2.7 code=":                  "",
+		"source=192.0.2.8 user= code=":            "3",
+		"source=192.0.2.7 user=alice request-id=": "2",
+	} {
+		if got := found(t, search(t, auditlog.JSON, newFilter(t, words), log.Path)); got != want {
+			t.Errorf("%s: got lines %s, want %s", words, got, want)
+		}
+	}
+	table := search(t, auditlog.Table, newFilter(t, "source=192.0.2.7"), log.Path)
+	if got := strings.Join(strings.Fields(table[strings.Index(table, "\n"):]), " "); !strings.HasSuffix(got, "alice (7 suppressed) - Forbidden.NoPermission 192.0.2.7 -") {
+		t.Errorf("the table: got %s, want the user and the code", got)
+	}
+}
+
 func TestParseTime(t *testing.T) {
 	now := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Time{

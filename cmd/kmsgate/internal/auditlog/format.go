@@ -102,7 +102,8 @@ func lineColumns() []lineColumn {
 	}
 }
 
-// person returns the principal of a line, with the user on whose behalf it asked.
+// person returns the principal of a line, with the user on whose behalf it asked. If a line counts
+// requests, it is their principal.
 func person(l audit.Line) string {
 	e := entryOf(l)
 	switch {
@@ -111,7 +112,7 @@ func person(l audit.Line) string {
 	case e.AsAdministrator:
 		return e.Principal + " as admin"
 	}
-	return e.Principal
+	return cmp.Or(e.Principal, eventOf(l).Principal)
 }
 
 // columnGap is the number of spaces between columns.
@@ -185,13 +186,14 @@ func sourceOf(l audit.Line) string { return cmp.Or(entryOf(l).Source, eventOf(l)
 // Success is the code of a successful response, as in the metrics.
 const Success = "OK"
 
-// outcome returns the code of a response. It is empty for a line about the log itself.
+// outcome returns the code of a response, or of those that a line counts. It is empty for other
+// lines about the log itself.
 func outcome(l audit.Line) string {
 	e := entryOf(l)
 	if e.Code == "" && e.RequestId != "" {
 		return Success
 	}
-	return e.Code
+	return cmp.Or(e.Code, eventOf(l).Code)
 }
 
 // csvColumns returns the names of all fields that lines can have. Kind is the last column
