@@ -20,7 +20,6 @@ require (
 	go.etcd.io/bbolt v1.5.0 // records on disk
 	go.yaml.in/yaml/v3 v3.0.4 // configuration
 	golang.org/x/crypto v0.57.0 // cryptobyte: strict DER; scrypt: refused PINs
-	golang.org/x/net v0.58.0 // netutil: limits the number of connections
 	golang.org/x/sys v0.49.0 // syncfs, flock, prctl
 	golang.org/x/time v0.16.0 // rate: token buckets
 	pgregory.net/rapid v1.3.0 // tests: random programs, shortened when one fails
@@ -47,6 +46,7 @@ require (
 	github.com/valyala/bytebufferpool v1.0.0 // indirect
 	github.com/valyala/fasttemplate v1.2.2 // indirect
 	go.yaml.in/yaml/v2 v2.4.2 // indirect
+	golang.org/x/net v0.58.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	golang.org/x/tools v0.49.0 // indirect
 )

@@ -31,9 +31,9 @@ var mayUse = map[string][]string{
 		"metrics.go", "health.go", "time.go",
 	},
 	"Snapshot": {"backup.go"},
-	"Update":   {"change.go", "time.go"},                             // time.go records the time
-	"Backend":  {"gateway.go", "health.go", "sign.go", "inspect.go"}, // signs for a version that c.version returned
-	"Owners":   {"inspect.go"},                                       // for local administrators
+	"Update":   {"change.go", "time.go"},                // time.go records the time
+	"Backend":  {"gateway.go", "sign.go", "inspect.go"}, // signs for a version that c.version returned
+	"Owners":   {"inspect.go"},                          // for local administrators
 }
 
 // TestOnlyWayToAKey checks that operations reach the records of keys only through the call, which

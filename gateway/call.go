@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/gateway/limit"
@@ -83,6 +84,7 @@ func (c *call) authenticate(ctx context.Context) (err error) {
 		return err
 	}
 	c.entry.Principal = c.principal.Name
+	front.Authenticated(ctx)
 	return nil
 }
 

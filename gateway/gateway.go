@@ -95,6 +95,7 @@ type Server struct {
 	bodies      limit.Bodies
 	refusals    *limit.Refusals
 	connections *front.Process
+	health      *healthCheck
 	metrics     *metrics
 }
 
@@ -128,7 +129,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Logger = slog.Default()
 	}
 	cfg.Backend = hsm.NewRoute(cfg.Backend, cfg.Logger)
-	s := &Server{config: cfg, refusals: limit.NewRefusals(cfg.LogLines), connections: front.NewProcess()}
+	s := &Server{config: cfg, refusals: limit.NewRefusals(cfg.LogLines),
+		connections: front.NewProcess(limit.NewKnown()), health: newHealthCheck(cfg.Backend.Health)}
 	if err := s.SetQuotas(cfg.Quotas); err != nil {
 		return nil, err
 	}

@@ -9,15 +9,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// readyTimeout is how long the token may take to show that it can sign.
-const readyTimeout = time.Second
+// readyTimeout is how long the token may take to show that it can sign, and healthTime how long
+// its answer counts.
+const (
+	readyTimeout = time.Second
+	healthTime   = time.Second
+)
 
 // MetricsHandler returns a handler for the operator's network. It reveals no secrets.
 //
 //   - /metrics serves the metrics.
-//   - /ready answers 200 and "ok" if the gateway can sign, or 503 and the reason. After "ok" it has a
-//     line "warning: …" for everything that does not work or soon will not, but does not keep the
-//     gateway from signing.
+//   - /ready answers 200 and "ok" if the gateway can sign, or 503 and the reason. It asks the token at
+//     most once a second. After "ok" it has a line "warning: …" for everything that does not work or
+//     soon will not, but does not keep the gateway from signing.
 //   - /live answers 200 and "ok" while the process runs. It does not depend on the token,
 //     because a restart of the gateway would not bring the token back.
 func (s *Server) MetricsHandler() http.Handler {
@@ -49,9 +53,39 @@ func (s *Server) ready(ctx context.Context) error {
 	if err := s.config.Audit.Scarce(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
-	return s.config.Backend.Health(ctx)
+	return s.health.ask(ctx)
+}
+
+// A healthCheck asks the token whether it can sign: once at a time, and at most once a second,
+// because anyone on the operator's network can ask, and each check takes a signature. Create one
+// with newHealthCheck. It is safe for concurrent use.
+type healthCheck struct {
+	check func(context.Context) error
+	turn  chan struct{} // holds an element while somebody uses the fields below
+	ended time.Time     // when the last check ended; zero before the first
+	err   error         // its result
+}
+
+func newHealthCheck(check func(context.Context) error) *healthCheck {
+	return &healthCheck{check: check, turn: make(chan struct{}, 1)}
+}
+
+// ask returns the result of a check that ended within the last second. If there is none, it
+// makes one, which does not end with ctx.
+func (h *healthCheck) ask(ctx context.Context) error {
+	select {
+	case h.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-h.turn }()
+	if h.ended.IsZero() || time.Since(h.ended) >= healthTime {
+		checking, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
+		defer cancel()
+		h.err = h.check(checking)
+		h.ended = time.Now()
+	}
+	return h.err
 }
 
 // warnings returns a sentence for everything that an operator should know although the gateway can sign.

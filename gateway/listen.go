@@ -32,12 +32,14 @@ type Listener struct {
 
 	// MaxConnections limits the open connections in total, and MaxPerSource those of one
 	// IPv4 address or one IPv6 /64. Zero means 1,024 and 128. All listeners together use at
-	// most half of the files that the process may open.
+	// most half of the files that the process may open. A quarter of the connections is kept for
+	// sources from which a caller authenticated within ten minutes.
 	MaxConnections int
 	MaxPerSource   int
 
 	// HeaderTime limits how long a client may take for a request's header, ReadTime for the
 	// whole request, and IdleTime between two requests. Zero means 10 s, 30 s and 2 minutes.
+	// IdleTime is at most 5 s until a caller has authenticated on the connection.
 	HeaderTime, ReadTime, IdleTime time.Duration
 }
 
@@ -71,8 +73,14 @@ const (
 	readTime   = 30 * time.Second
 	writeTime  = 60 * time.Second
 	idleTime   = 2 * time.Minute
-	maxHeader  = 320 << 10 // bytes, including a query of 256 KiB; net/http refuses more, without JSON
 )
+
+// maxHeader is the most bytes of a request's header; net/http refuses more, without JSON. The
+// SDKs send all parameters in the query. The largest documented request is a CreateKey with the
+// longest Description, 20 tags and the longest Policy. If every character is three bytes of
+// UTF-8, each escaped as %XX, these are 72, 68 and 96 KiB. Other parameters take less than 4 KiB.
+// 16 KiB are left for the fields, which [front.Serve] bounds.
+const maxHeader = 256 << 10
 
 // Serve serves the RPC API and the native API over TLS on l until ctx is done. Then it lets
 // the requests in flight finish. A client that speaks plain HTTP, as an old SDK does by

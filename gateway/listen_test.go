@@ -107,48 +107,6 @@ func TestGarbage(t *testing.T) {
 	b.want(readAnswer(t, resp), 200, "")
 }
 
-// TestConnectionsPerSource checks that one source cannot take all connections, and can connect
-// again after it has closed some.
-func TestConnectionsPerSource(t *testing.T) {
-	b := newBench(t)
-	address, _ := b.serve()
-	dial := func() net.Conn {
-		t.Helper()
-		conn, err := net.Dial("tcp", address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		return conn
-	}
-	answered := func(conn net.Conn) bool {
-		t.Helper()
-		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") // fails if the connection is refused
-		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		return err == nil && resp.StatusCode == 404
-	}
-	var open []net.Conn
-	for range gateway.MaxPerSource {
-		open = append(open, dial())
-	}
-	if !answered(open[len(open)-1]) {
-		t.Fatalf("connection %d of one source is not served", gateway.MaxPerSource)
-	}
-	if answered(dial()) {
-		t.Errorf("connection %d of one source is served, want it refused", gateway.MaxPerSource+1)
-	}
-	for _, conn := range open {
-		conn.Close()
-	}
-	deadline := time.Now().Add(20 * time.Second)
-	for !answered(dial()) {
-		if time.Now().After(deadline) {
-			t.Fatal("after the others were closed, a connection is not served within 20 s")
-		}
-	}
-}
-
 // TestLateRequests checks that a request whose body comes late counts at the time when it is
 // complete. If it counted at the time of its header, it would set the bucket's clock back and
 // refill the bucket.

@@ -34,6 +34,7 @@ func newMetrics(s *Server) *metrics {
 	m.registry.MustRegister(diskMetrics(s)...)
 	m.registry.MustRegister(keyMetrics(s)...)
 	m.registry.MustRegister(requestMetrics(s)...)
+	m.registry.MustRegister(connectionMetrics(s)...)
 	m.registry.MustRegister(s.config.Collectors...)
 	return m
 }

@@ -25,6 +25,7 @@ func (s *Server) maintain(ctx context.Context) {
 	defer tick.Stop()
 	var database databaseWatch
 	var hand clockWatch
+	var connections connectionWatch
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -34,6 +35,7 @@ func (s *Server) maintain(ctx context.Context) {
 		}
 		database.look(s)
 		hand.look(s)
+		connections.look(s)
 		if n%60 == 0 {
 			flush(s)
 		} else if s.journal.Pending() {

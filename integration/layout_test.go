@@ -63,7 +63,7 @@ var mayImport = map[string][]string{
 	// Whether this machine's clock can be believed.
 	"gateway/clock": {},
 	// Limits of the resources that one caller may use.
-	"gateway/limit": {"gateway/kms", "golang.org/x/time", "golang.org/x/sys"}, // sys: the machine's memory
+	"gateway/limit": {"gateway/kms", "internal/memlimit", "golang.org/x/time", "golang.org/x/sys"}, // sys: the machine's memory
 	// The lifecycle of a key pair: creation, monitoring, tests and destruction.
 	"gateway/keypair": {"gateway/audit", "gateway/identity", "gateway/journal", "gateway/kms", "hsm", "store",
 		"github.com/google/uuid"},
@@ -86,6 +86,8 @@ var mayImport = map[string][]string{
 		"internal/servercert"}, // one check of an operator's certificate, for kmsgate config check and for a change
 	// A log that never makes the gateway wait.
 	"internal/logsink": {},
+	// The memory limit of this process's cgroup, and whether its memory can be swapped out.
+	"internal/memlimit": {},
 	// How processes react to signals. The standard library cannot restore a handler that C code has
 	// replaced.
 	"internal/signals": {"golang.org/x/sys"},
@@ -109,9 +111,8 @@ var mayImport = map[string][]string{
 		"github.com/prometheus/client_golang"},
 	// An appliance with a token for tests.
 	"cmd/kmsgate/internal/hardware/hardwaretest": {"cmd/kmsgate/internal/hardware", "internal/appliance", "internal/config"},
-	// netutil limits the number of connections.
-	"internal/serve": {"internal/appliance", "internal/config",
-		"gateway", "gateway/front", "golang.org/x/net"},
+	// Listens, and serves an open appliance.
+	"internal/serve": {"internal/appliance", "internal/config", "gateway", "gateway/front"},
 	// Makes text that others chose harmless for a terminal.
 	"internal/printable": {},
 	// The files of an audit log: the engine of kmsgate audit.
@@ -168,7 +169,7 @@ var mayImport = map[string][]string{
 		"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/ceremony",
 		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "internal/clientkey",
 		"internal/config", "internal/dev", "cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/hardware", "softhsm",
-		"internal/logsink", "internal/printable", "internal/serve", "internal/signals", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
+		"internal/logsink", "internal/memlimit", "internal/printable", "internal/serve", "internal/signals", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
 		"cmd/kmsgate/internal/version",
 		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "internal/secret", "store",
 		"policy", // warns of actions that match no operation

@@ -18,6 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/version"
 	"github.com/kmsgate/kmsgate/internal/dev"
 	"github.com/kmsgate/kmsgate/internal/logsink"
+	"github.com/kmsgate/kmsgate/internal/memlimit"
 	"github.com/kmsgate/kmsgate/internal/signals"
 )
 
@@ -31,6 +32,7 @@ func main() {
 
 func run() int {
 	harden()
+	memlimit.Set(os.DirFS("/"))
 	// At the file size limit (ulimit -f), a write fails as it does on a full disk. The signal
 	// would end the process.
 	signal.Ignore(unix.SIGXFSZ)
@@ -98,16 +100,12 @@ Start here:
 	return root
 }
 
-// harden keeps secrets in this process's memory out of core files and swap, and from other
-// processes of the same user. Where the system refuses that, the process runs without it.
+// harden keeps secrets in this process's memory out of core files, and from other processes of
+// the same user. Where the system refuses that, the process runs without it. It locks no memory:
+// Go cannot give locked memory back, so one flood of requests would keep its memory for good.
 func harden() {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	// Under a limit, locked memory would run out at some point.
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur == unix.RLIM_INFINITY {
-		_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
-	}
 }
 
 func (a *operator) versionCommand() *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"runtime"
@@ -18,6 +19,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/logsink"
+	"github.com/kmsgate/kmsgate/internal/memlimit"
 	"github.com/kmsgate/kmsgate/internal/serve"
 	"github.com/kmsgate/kmsgate/internal/signals"
 	"github.com/kmsgate/kmsgate/softhsm"
@@ -110,6 +112,7 @@ func (s *service) serve(ctx context.Context) (err error) {
 	}
 	defer listeners.Close()
 	guardSignals(ctx, logger)
+	warnOfSwap(logger, os.DirFS("/"))
 	a, err := hardware.Open(ctx, c, s.options)
 	if err != nil {
 		return err
@@ -136,6 +139,14 @@ func guardSignals(ctx context.Context, logger *slog.Logger) {
 	signals.Guard(ctx, func(name string) {
 		logger.Warn("the PKCS#11 module had replaced the handler of a signal; the gateway has restored it", "signal", name)
 	})
+}
+
+// warnOfSwap logs that secrets in memory can reach a disk, if they can. root is the root directory.
+func warnOfSwap(logger *slog.Logger, root fs.FS) {
+	if memlimit.Swappable(root) {
+		logger.Warn("this machine can swap the gateway's memory out to a disk, and secrets with it " +
+			"(set MemorySwapMax=0 for the service, as docs/kmsgate.service does, or run swapoff -a)")
+	}
 }
 
 // aboutProgram returns attributes for the log's line about a start: the program and its module.

@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -125,6 +126,17 @@ func wantClosed(t *testing.T, name string, client net.Conn) {
 	if _, err := io.Copy(io.Discard, client); err != nil {
 		t.Errorf("%s: got %v when reading, want it closed", name, err)
 	}
+}
+
+// isOpen reports whether the other end of a connection is open. It must be called in a synctest
+// bubble, when no data is on its way to the client.
+func isOpen(client net.Conn) bool {
+	synctest.Wait()
+	if err := client.SetReadDeadline(time.Now()); err != nil {
+		return false
+	}
+	_, err := client.Read(make([]byte, 1))
+	return errors.Is(err, os.ErrDeadlineExceeded) && client.SetReadDeadline(time.Time{}) == nil
 }
 
 // certificate returns a self-signed certificate with an extension of length bytes.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"net"
-	"sync"
 )
 
 // A boundedConn reads a limited number of bytes and then fails. It is not safe for
@@ -26,15 +25,14 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A countedConn calls release when it is first closed.
+// A countedConn gives its place up when it is closed.
 type countedConn struct {
 	net.Conn
-	once    sync.Once
-	release func()
+	place *place
 }
 
 func (c *countedConn) Close() error {
-	c.once.Do(c.release)
+	c.place.leave()
 	return c.Conn.Close()
 }
 

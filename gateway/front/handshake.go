@@ -13,7 +13,7 @@ const firstByteTime = 5 * time.Second
 
 // sniff waits for the first byte of a connection, does the TLS handshake if that byte begins
 // one, and passes the connection to Accept. It closes a connection that fails.
-func (l *listener) sniff(conn net.Conn) {
+func (l *listener) sniff(conn *countedConn) {
 	const handshake = 0x16 // the TLS record type of a ClientHello
 	peeked := &peekedConn{conn, bufio.NewReader(conn)}
 	if err := conn.SetReadDeadline(time.Now().Add(firstByteTime)); err != nil {
@@ -30,14 +30,15 @@ func (l *listener) sniff(conn net.Conn) {
 		return
 	}
 	var ready net.Conn = peeked
-	if first[0] == handshake {
+	if first[0] == handshake && l.config != nil {
 		if ready, err = l.handshake(peeked); err != nil {
+			conn.place.failHandshake()
 			conn.Close()
 			return
 		}
 	}
 	select {
-	case l.accepted <- ready:
+	case l.accepted <- newHTTPConn(ready, conn.place):
 	case <-l.closed:
 		conn.Close()
 	}

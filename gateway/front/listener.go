@@ -4,10 +4,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
 // A listener accepts a limited number of connections, and tells TLS from plain HTTP by the
@@ -21,23 +20,23 @@ type listener struct {
 	err      error // why accepting ended; set before closed is closed
 
 	limits   Limits
-	process  *Process // shared by all listeners
-	mu       sync.Mutex
-	total    int            // connections open; guarded by mu
-	bySource map[string]int // connections open, by network; guarded by mu
+	process  *Process             // shared by all listeners; its lock guards the fields below
+	room     room                 // the connections that are open
+	bySource map[netip.Prefix]int // the same, by source
 }
 
 // Limits bound the connections of one listener. Zero fields admit no connection.
 type Limits struct {
-	Connections   int           // the connections that can be open at once
-	PerSource     int           // the same, from one IPv4 address or one IPv6 /64
+	Connections   int           // the connections that can be open at once; a quarter is kept for known sources
+	PerSource     int           // the same, from one source
 	HandshakeTime time.Duration // the longest time for a TLS handshake
 }
 
-// Listen returns a listener that accepts the connections to l within limits. Its connections
-// are *tls.Conn whose handshake is complete, or plain HTTP. It closes a connection beyond
-// the limits at once. All listeners of a process share process. Closing the returned listener
-// closes l.
+// Listen returns a listener that accepts the connections to l within limits, for [Serve]. Its
+// connections have completed their TLS handshake and have a method ConnectionState, or they are
+// plain HTTP. If config is nil, all are plain. For a connection beyond the limits it closes the
+// oldest one that has not authenticated; if there is none that may be closed, it closes the new
+// one. All listeners of a process share process. Closing the returned listener closes l.
 func Listen(l net.Listener, config *tls.Config, limits Limits, process *Process) net.Listener {
 	limited := &listener{
 		Listener: l,
@@ -46,7 +45,8 @@ func Listen(l net.Listener, config *tls.Config, limits Limits, process *Process)
 		closed:   make(chan struct{}),
 		limits:   limits,
 		process:  process,
-		bySource: make(map[string]int),
+		room:     room{limit: limits.Connections},
+		bySource: make(map[netip.Prefix]int),
 	}
 	go limited.accept()
 	return limited
@@ -67,42 +67,15 @@ func (l *listener) accept() {
 			l.end(err)
 			return
 		}
-		source := sourceOf(conn)
-		if !l.admit(source) {
+		place, evicted := l.process.admit(l, conn)
+		for _, old := range evicted {
+			_ = old.Close() // waits until its descriptor is free; whoever uses it gets an error
+		}
+		if place == nil {
 			conn.Close()
 			continue
 		}
-		go l.sniff(&countedConn{Conn: conn, release: func() { l.release(source) }})
-	}
-}
-
-// sourceOf returns the network that a connection counts against.
-func sourceOf(conn net.Conn) string {
-	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
-	if err != nil {
-		host = conn.RemoteAddr().String()
-	}
-	return limit.NetworkOf(host)
-}
-
-func (l *listener) admit(source string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.total >= l.limits.Connections || l.bySource[source] >= l.limits.PerSource || !l.process.take() {
-		return false
-	}
-	l.total++
-	l.bySource[source]++
-	return true
-}
-
-func (l *listener) release(source string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.process.release()
-	l.total--
-	if l.bySource[source]--; l.bySource[source] == 0 {
-		delete(l.bySource, source)
+		go l.sniff(&countedConn{conn, place})
 	}
 }
 

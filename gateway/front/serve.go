@@ -15,10 +15,15 @@ const shutdownTime = 10 * time.Second
 // Serve serves l until ctx is done. It then closes l, waits up to shutdownTime for the
 // requests in flight, and cuts off the rest. If l fails before ctx is done, Serve cuts off
 // the requests in flight at once and returns the listener's error. In both cases, every
-// handler has returned when Serve returns.
+// handler has returned when Serve returns. Serve sets the server's ConnState.
+//
+// If l is from [Listen], a connection has 5 s between two requests until one was verified
+// ([Authenticated]), and then the server's IdleTimeout. The fields of a header can be 128 with
+// 16 KiB.
 func Serve(ctx context.Context, server *http.Server, l net.Listener) error {
 	var handlers handlerGroup
 	server.Handler = handlers.track(server.Handler)
+	server.ConnState, server.ConnContext = follow, withConn(server.ConnContext)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	select {
@@ -54,6 +59,9 @@ func (g *handlerGroup) track(h http.Handler) http.Handler {
 			panic(http.ErrAbortHandler)
 		}
 		defer g.running.Done()
+		if c, ok := r.Context().Value(connKey{}).(*httpConn); ok {
+			c.state.Store(handling)
+		}
 		h.ServeHTTP(w, r)
 	})
 }

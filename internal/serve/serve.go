@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/internal/appliance"
@@ -158,18 +156,24 @@ func listenerOf(c config.Listener) gateway.Listener {
 	}
 }
 
+// The bounds of the metrics port. Nobody authenticates there, so the oldest connection makes room for
+// a new one. The connections do not count among those of the API, and leave file descriptors to the
+// token.
+const (
+	metricsConnections          = 32
+	metricsConnectionsPerSource = 8
+	metricsHeaderTime           = 5 * time.Second
+	metricsIdleTime             = 5 * time.Second
+	metricsTime                 = 10 * time.Second // for reading a request, and for its answer
+	metricsHeader               = 8 << 10          // bytes
+)
+
+// serveMetrics serves h on the metrics port until ctx is done.
 func serveMetrics(ctx context.Context, l net.Listener, h http.Handler) error {
-	const timeout = 10 * time.Second
-	const maxConnections = 16 // leaves file descriptors to the token
-	l = netutil.LimitListener(l, maxConnections)
 	server := &http.Server{
-		Handler: h, ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: time.Minute,
-		ErrorLog: log.New(io.Discard, "", 0),
+		Handler: h, ReadHeaderTimeout: metricsHeaderTime, ReadTimeout: metricsTime, WriteTimeout: metricsTime,
+		IdleTimeout: metricsIdleTime, MaxHeaderBytes: metricsHeader, ErrorLog: log.New(io.Discard, "", 0),
 	}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	limits := front.Limits{Connections: metricsConnections, PerSource: metricsConnectionsPerSource}
+	return front.Serve(ctx, server, front.Listen(l, nil, limits, front.NewProcess(nil)))
 }

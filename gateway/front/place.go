@@ -1,0 +1,122 @@
+package front
+
+import (
+	"container/list"
+	"net"
+	"net/netip"
+	"sync/atomic"
+)
+
+// A place is what an open connection takes up. Its methods are safe for concurrent use.
+type place struct {
+	// These do not change.
+	process  *Process
+	listener *listener
+	source   netip.Prefix
+	conn     net.Conn // closed to make room
+
+	authenticated atomic.Bool
+
+	// The process's lock guards these.
+	unknown bool          // the source was unknown, and the connection has not authenticated
+	element *list.Element // of the process's list; nil after authenticating or leaving
+	large   bool          // the connection counts as one that sends a large header
+	left    bool          // the place is no longer taken
+	evicted bool          // another connection took it
+}
+
+// authenticate records that the connection carried a request that was verified. From now on it
+// is not closed to make room.
+func (c *place) authenticate() {
+	if c.authenticated.Load() {
+		return
+	}
+	p := c.process
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.element == nil {
+		return // closed meanwhile
+	}
+	p.unauthenticated.Remove(c.element)
+	c.element = nil
+	p.add(c, -1)
+	c.unknown = false
+	p.add(c, 1)
+	c.authenticated.Store(true)
+}
+
+// leave gives the place up. Further calls do nothing.
+func (c *place) leave() {
+	c.process.mu.Lock()
+	defer c.process.mu.Unlock()
+	c.process.remove(c)
+}
+
+// failHandshake counts a failed TLS handshake, unless the connection was closed to make room.
+func (c *place) failHandshake() {
+	c.process.mu.Lock()
+	defer c.process.mu.Unlock()
+	if !c.evicted {
+		c.process.counts.Handshakes++
+	}
+}
+
+// beginLargeHeader reports whether the connection may send a large header. If so, the caller
+// must call endLargeHeader when the request has ended.
+func (c *place) beginLargeHeader() bool {
+	p := c.process
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.large.take(c) {
+		p.counts.LargeHeaders++
+		return false
+	}
+	return true
+}
+
+func (c *place) endLargeHeader() {
+	c.process.mu.Lock()
+	defer c.process.mu.Unlock()
+	c.process.large.release(c)
+}
+
+// Connections from unknown sources that have not authenticated can send so many large headers
+// at once, in all and from one source. Reading one takes up to 1 MiB for a while, because
+// net/http copies the request line several times.
+const (
+	maxLargeHeaders          = 64
+	maxLargeHeadersPerSource = 16
+)
+
+// largeHeaders counts the connections that send a large header. Its caller must guard it.
+type largeHeaders struct {
+	total    int
+	bySource map[netip.Prefix]int
+}
+
+// take counts a connection if it comes from an unknown source and has not authenticated. It
+// reports whether there was room.
+func (h *largeHeaders) take(c *place) bool {
+	if !c.unknown || c.large {
+		return true
+	}
+	if c.left || h.total >= maxLargeHeaders || h.bySource[c.source] >= maxLargeHeadersPerSource {
+		return false
+	}
+	c.large = true
+	h.total++
+	h.bySource[c.source]++
+	return true
+}
+
+// release counts a connection no longer. It does nothing if the connection is not counted.
+func (h *largeHeaders) release(c *place) {
+	if !c.large {
+		return
+	}
+	c.large = false
+	h.total--
+	if h.bySource[c.source]--; h.bySource[c.source] == 0 {
+		delete(h.bySource, c.source)
+	}
+}

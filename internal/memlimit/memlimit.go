@@ -1,0 +1,85 @@
+// Package memlimit keeps this process below the memory limit of its cgroup, and finds out whether
+// its memory can be swapped out. It reads what Linux says below /proc and /sys. Where nothing is said,
+// there is neither a limit nor swap.
+//
+// The functions take the root directory, which is os.DirFS("/") except in tests.
+package memlimit
+
+import (
+	"io/fs"
+	"os"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+// Set makes the garbage collector work harder when this process nears the limit of its cgroup: it
+// sets Go's memory limit to 90 % of that limit. The rest is for what Go does not count, such as
+// the memory of a PKCS#11 module. Set does nothing if the environment has GOMEMLIMIT, or if there
+// is no limit.
+func Set(root fs.FS) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	if limit, ok := Cgroup(root); ok {
+		debug.SetMemoryLimit(int64(limit / 10 * 9))
+	}
+}
+
+// unlimited is what version 1 of cgroups has, rounded to pages, where there is no limit.
+const unlimited = 1 << 62
+
+// Cgroup returns the least of the memory limits, in bytes, of this process's cgroups and of the
+// groups around them. ok is false if there is no limit.
+func Cgroup(root fs.FS) (limit uint64, ok bool) {
+	limit = unlimited
+	files := settings(root, "", "sys/fs/cgroup", "memory.max")
+	for _, file := range append(files, settings(root, "memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes")...) {
+		n, err := strconv.ParseUint(read(root, file), 10, 64)
+		if err == nil && n > 0 { // or "max"
+			limit = min(limit, n)
+		}
+	}
+	return limit, limit < unlimited
+}
+
+// Swappable reports whether this machine has swap, and may swap this process out. It does not see
+// the settings of version 1 of cgroups.
+func Swappable(root fs.FS) bool {
+	if len(strings.Split(read(root, "proc/swaps"), "\n")) < 2 { // only the table's head
+		return false
+	}
+	for _, file := range settings(root, "", "sys/fs/cgroup", "memory.swap.max") {
+		if read(root, file) == "0" {
+			return false
+		}
+	}
+	return true
+}
+
+// settings returns the paths of a setting for this process's cgroup and for the groups around it.
+// controller selects the hierarchy, which is mounted at dir; it is empty for version 2 of cgroups.
+// In a container, the process's own group can be at dir itself.
+func settings(root fs.FS, controller, dir, name string) []string {
+	files := []string{path.Join(dir, name)}
+	for line := range strings.Lines(read(root, "proc/self/cgroup")) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) < 3 || fields[1] != controller {
+			continue
+		}
+		for group := path.Clean("/" + fields[2]); group != "/"; group = path.Dir(group) {
+			files = append(files, path.Join(dir, group, name))
+		}
+	}
+	return files
+}
+
+// read returns the text of a file without space around it. A file that cannot be read has none.
+func read(root fs.FS, file string) string {
+	text, err := fs.ReadFile(root, file)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
