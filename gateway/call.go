@@ -27,7 +27,8 @@ type call struct {
 	began     time.Time // the same moment, on the monotonic clock too
 	requestId string
 
-	// The door sets these to what the request claims and asks for.
+	// The door sets these to what the request claims and asks for, by the time that the claim is
+	// verified.
 	action     string
 	parameters map[string]string
 	nonce      *store.Nonce // a change by this call stores it; nil if the request has none or it is stored
@@ -45,7 +46,7 @@ type call struct {
 // serve takes one request through the corridor: read, authenticate, look the operation up,
 // charge a quota, decode, run, write the audit line, answer.
 func (s *Server) serve(ctx context.Context, d door, source string) error {
-	c := &call{server: s, door: d, began: s.config.Now(), requestId: uuid.NewString()}
+	c := &call{server: s, door: d, began: s.config.Now(), requestId: uuid.NewString(), records: s.config.Store.Now()}
 	c.now = c.began.UTC().Round(0)
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d.name()), Source: source}
 	resp, err := catchPanic(func() (kms.Response, error) {

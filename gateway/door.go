@@ -14,12 +14,14 @@ type door interface {
 	// name returns the door's name in the audit log and in metrics.
 	name() kms.Door
 
-	// read sets c's action, parameters and nonce, and the audit line's part of them, to
-	// what the request claims and asks for. None of it is verified yet.
+	// read reads the request, as far as its caller need not be known for that. It refuses
+	// early what costs little to refuse.
 	read(c *call) error
 
 	// authenticate verifies the request's claim against c.records and returns the caller's
-	// principal. It is called again after the rest of a request has been read.
+	// principal. By then, c's action, parameters and nonce, and the audit line's part of
+	// them, are what the request claims and asks for. It is called again after the rest of a
+	// request has been read.
 	authenticate(ctx context.Context, c *call) (*identity.Principal, error)
 
 	// lookup returns the operation that the call asks for.

@@ -36,23 +36,30 @@ func TestPrecedence(t *testing.T) {
 	tooLarge := strings.NewReader(strings.Repeat("a", gateway.MaxBody+1))
 	b.want(b.send("PUT", "/path", tooLarge), 404, "InvalidApi.NotFound")
 	b.want(b.send("PUT", "/?a=1&a=2", nil), 403, "UnsupportedHTTPMethod")
-	b.want(b.send("POST", "/?a=1&a=2", strings.NewReader(strings.Repeat("a", gateway.MaxBody+1))),
+	inQuery := "/?AccessKeyId=unknown&Signature=x&a=1&a=2"
+	b.want(b.send("POST", inQuery+strings.Repeat("a", gateway.MaxBody), nil), 413, "InvalidParameter")
+	chunked := io.MultiReader(strings.NewReader(strings.Repeat("a", gateway.MaxBody-1))) // of unknown length
+	b.want(b.send("POST", inQuery, chunked), 404, "InvalidAccessKeyId.NotFound")
+	b.want(b.send("POST", "/?a=1&a=2", strings.NewReader("AccessKeyId=unknown&"+strings.Repeat("a", gateway.MaxBody))),
 		413, "InvalidParameter")
+	b.want(b.send("POST", "/?a=1&a=2", strings.NewReader("b=%zz&AccessKeyId=unknown")), 404, "InvalidAccessKeyId.NotFound")
 	b.want(b.send("POST", "/?a=1&a=2", nil), 400, "ParseRequestParameterException")
 	b.want(b.send("POST", "/?Signature=x", nil), 400, "IncompleteSignature")
+	b.inHeaderPrecedence()
 
 	send := func(c credential, action string, pairs ...string) answer {
 		t.Helper()
 		return b.send("GET", "/?"+b.sign(c, "GET", action, params(pairs...)).Encode(), nil)
 	}
-	unknown := credential{"unknown", "wrong"}
+	wrong := credential{b.root.AccessKeyId, "wrong"}
 	extend := func(more ...string) []string { return append(slices.Clone(bad), more...) }
-	b.want(send(unknown, "Nonsense", extend("SignatureMethod", "HMAC-MD5", "SecurityToken", "t", "Timestamp", "now")...), 400, "InvalidSignatureMethod")
-	b.want(send(unknown, "Nonsense", extend("SecurityToken", "t", "Timestamp", "now")...), 400, "InvalidSecurityToken.Malformed")
-	b.want(send(unknown, "Nonsense", extend("Timestamp", "now")...), 400, "InvalidTimeStamp.Format")
-	b.want(send(unknown, "Nonsense", extend("Timestamp", "2026-11-21T20:41:36Z")...), 400, "InvalidTimeStamp.Expired")
-	b.want(send(unknown, "Nonsense", bad...), 404, "InvalidAccessKeyId.NotFound")
-	b.want(send(credential{b.root.AccessKeyId, "wrong"}, "Nonsense", bad...), 400, "SignatureDoesNotMatch")
+	all := extend("SignatureMethod", "HMAC-MD5", "SecurityToken", "t", "Timestamp", "now")
+	b.want(send(credential{"unknown", "wrong"}, "Nonsense", all...), 404, "InvalidAccessKeyId.NotFound")
+	b.want(send(wrong, "Nonsense", all...), 400, "InvalidSignatureMethod")
+	b.want(send(wrong, "Nonsense", extend("SecurityToken", "t", "Timestamp", "now")...), 400, "InvalidSecurityToken.Malformed")
+	b.want(send(wrong, "Nonsense", extend("Timestamp", "now")...), 400, "InvalidTimeStamp.Format")
+	b.want(send(wrong, "Nonsense", extend("Timestamp", "2026-11-21T20:41:36Z")...), 400, "InvalidTimeStamp.Expired")
+	b.want(send(wrong, "Nonsense", bad...), 400, "SignatureDoesNotMatch")
 	b.want(send(limited, "Nonsense", bad...), 404, "InvalidApi.NotFound")
 	b.want(send(limited, "Encrypt", bad...), 400, "UnsupportedOperation")
 	b.want(send(limited, "AsymmetricSign", b.signParams("Digest", "")...), 400, "MissingParameter")
@@ -83,6 +90,31 @@ func TestPrecedence(t *testing.T) {
 	next(503, "ServiceUnavailableTemporary")
 	b.backend.Fail(nil)
 	next(200, "")
+}
+
+// inHeaderPrecedence does the same with signatures in the Authorization header.
+func (b *bench) inHeaderPrecedence() {
+	b.t.Helper()
+	unknown := credential{"unknown", "wrong"}
+	send := func(c credential, body string, change ...func(h http.Header)) answer {
+		b.t.Helper()
+		r := b.signHeader(c, "Nonsense", body, change...)
+		r.URL.RawQuery = "a=1&a=2"
+		return b.roundTrip(r)
+	}
+	date := func(text string) func(h http.Header) { return func(h http.Header) { h.Set("x-acs-date", text) } }
+	token := func(h http.Header) { h.Set("x-acs-security-token", "t") }
+	method := func(h http.Header) { h.Set("Authorization", "ACS3-RSA-SHA256 x") }
+	b.want(send(unknown, "a=3", date("now"), token, method), 400, "InvalidSignatureMethod")
+	b.want(send(unknown, "a=3", date("now"), token), 400, "InvalidSecurityToken.Malformed")
+	b.want(send(unknown, "a=3", date("now")), 400, "InvalidTimeStamp.Format")
+	b.want(send(unknown, "a=3", date("2026-11-21T20:41:36Z")), 400, "InvalidTimeStamp.Expired")
+	b.want(send(unknown, "a=3"), 404, "InvalidAccessKeyId.NotFound")
+	wrong := credential{b.root.AccessKeyId, "wrong"}
+	b.want(send(wrong, strings.Repeat("a", gateway.MaxBody+1)), 413, "InvalidParameter")
+	b.want(send(wrong, "a=3"), 400, "ParseRequestParameterException")
+	b.want(b.roundTrip(b.signHeader(wrong, "Nonsense", "Action=Other")), 400, "ParseRequestParameterException")
+	b.want(b.roundTrip(b.signHeader(wrong, "Nonsense", "b=1")), 400, "SignatureDoesNotMatch")
 }
 
 // setKey changes the bench's key in the store.

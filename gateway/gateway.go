@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -86,17 +87,21 @@ type Server struct {
 	arns     kms.ARNs       // of that instance
 
 	// Each of these guards its own state.
-	clock       *clock.Clock
-	callers     *identity.Registry
-	journal     *journal.Journal
-	pairs       *keypair.Pairs
-	quotas      atomic.Pointer[limit.Quotas]
-	buckets     limit.Buckets
-	bodies      limit.Bodies
-	refusals    *limit.Refusals
-	connections *front.Process
-	health      *healthCheck
-	metrics     *metrics
+	clock          *clock.Clock
+	callers        *identity.Registry
+	journal        *journal.Journal
+	pairs          *keypair.Pairs
+	quotas         atomic.Pointer[limit.Quotas]
+	buckets        limit.Buckets
+	bodies         limit.Bodies  // of native requests
+	knownBodies    *limit.Bodies // of RPC requests, before authentication
+	strangerBodies *limit.Bodies // the same, from networks that are not known
+	gate           *limit.Gate
+	known          *limit.Known
+	refusals       *limit.Refusals
+	connections    *front.Process
+	health         *healthCheck
+	metrics        *metrics
 }
 
 // New returns a Server. It unseals the access keys, loads the nonces of requests that
@@ -129,8 +134,17 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Logger = slog.Default()
 	}
 	cfg.Backend = hsm.NewRoute(cfg.Backend, cfg.Logger)
-	s := &Server{config: cfg, refusals: limit.NewRefusals(cfg.LogLines),
-		connections: front.NewProcess(limit.NewKnown()), health: newHealthCheck(cfg.Backend.Health)}
+	known := limit.NewKnown()
+	s := &Server{
+		config:         cfg,
+		knownBodies:    limit.KnownBodies(),
+		strangerBodies: limit.StrangerBodies(),
+		gate:           limit.NewGate(runtime.GOMAXPROCS(0)),
+		known:          known,
+		refusals:       limit.NewRefusals(cfg.LogLines),
+		connections:    front.NewProcess(known),
+		health:         newHealthCheck(cfg.Backend.Health),
+	}
 	if err := s.SetQuotas(cfg.Quotas); err != nil {
 		return nil, err
 	}

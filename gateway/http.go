@@ -1,13 +1,17 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"net/netip"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 )
 
 // Handler returns the handler of the RPC API and the native API for the clients of a
@@ -19,8 +23,10 @@ func (s *Server) Handler(listener Listener) http.Handler {
 	// The handler runs before routing, because Echo's router answers OPTIONS by itself.
 	e.Pre(func(echo.HandlerFunc) echo.HandlerFunc {
 		return func(ec echo.Context) error {
+			d := s.newHTTPDoor(ec, &listener)
+			defer d.release() // also after a panic
 			_, err := catchPanic(func() (kms.Response, error) {
-				return nil, s.serve(ec.Request().Context(), s.newHTTPDoor(ec, &listener), ec.RealIP())
+				return nil, s.serve(ec.Request().Context(), d.door(), ec.RealIP())
 			})
 			return err
 		}
@@ -30,19 +36,15 @@ func (s *Server) Handler(listener Listener) http.Handler {
 			return // the client has part of an answer and sees that it is truncated
 		}
 		// The answer failed after the audit line was written. No known input leads here.
-		_ = s.serve(ec.Request().Context(), &brokenDoor{s.newHTTPDoor(ec, &listener), err}, ec.RealIP())
+		_ = s.serve(ec.Request().Context(), &brokenDoor{s.newHTTPDoor(ec, &listener).door(), err}, ec.RealIP())
 	}
 	return e
 }
 
-// newHTTPDoor returns the door for a request: the native API's if the request's headers are
-// those of the native API, and otherwise the RPC API's. The other door never sees it.
-func (s *Server) newHTTPDoor(ec echo.Context, listener *Listener) door {
-	d := httpDoor{server: s, ec: ec, listener: listener}
-	if acs.IsNative(ec.Request().Header) {
-		return &nativeDoor{httpDoor: d}
-	}
-	return &rpcDoor{httpDoor: d}
+// newHTTPDoor returns the common part of the door for a request.
+func (s *Server) newHTTPDoor(ec echo.Context, listener *Listener) *httpDoor {
+	network := limit.PrefixOf(ec.RealIP())
+	return &httpDoor{server: s, ec: ec, listener: listener, network: network, known: s.known.Has(network)}
 }
 
 // An httpDoor is the common part of the two doors on one port.
@@ -51,6 +53,78 @@ type httpDoor struct {
 	ec       echo.Context
 	listener *Listener
 	claim    *acs.Claim // nil until it is parsed
+
+	network  netip.Prefix  // that the request counts against until its caller is authenticated
+	known    bool          // callers from the network authenticated a short while ago
+	slot     bool          // the request holds a slot of the gate
+	bodies   *limit.Bodies // that counts the request's bytes; nil if they are few
+	reserved int64         // bytes in bodies
+}
+
+// door returns the door for the request: the native API's if the request's headers are
+// those of the native API, and otherwise the RPC API's. The other door never sees it.
+func (d *httpDoor) door() door {
+	if acs.IsNative(d.ec.Request().Header) {
+		return &nativeDoor{d}
+	}
+	return &rpcDoor{httpDoor: d}
+}
+
+// reserve counts n bytes of a request until release. If there is no room for them, it
+// returns an error: the bytes of all requests whose callers are not known yet are limited.
+func (d *httpDoor) reserve(n int64) error {
+	if n <= limit.SmallRequest {
+		return nil
+	}
+	bodies := d.server.strangerBodies
+	if d.known {
+		bodies = d.server.knownBodies
+	}
+	if !bodies.Reserve(d.network.String(), n) {
+		d.server.metrics.refuse(refusedBytes)
+		return kms.ErrUnavailable.Because("Too many large requests are in progress.")
+	}
+	d.bodies, d.reserved = bodies, n
+	return nil
+}
+
+// release undoes reserve.
+func (d *httpDoor) release() {
+	if d.bodies != nil {
+		d.bodies.Release(d.network.String(), d.reserved)
+		d.bodies = nil
+	}
+}
+
+// enter takes a slot of the gate, in which the request may be parsed and its signature be
+// checked. It returns an error if no slot becomes free in time. The request must not wait for
+// the network or the token while it holds a slot.
+func (d *httpDoor) enter(ctx context.Context) error {
+	if d.server.gate.Enter(ctx, d.network, d.known) {
+		d.slot = true
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d.server.metrics.refuse(refusedSlots)
+	return kms.ErrUnavailable.Because("Too many requests of callers who are not authenticated are in progress.")
+}
+
+// leave frees the slot, if the request holds one.
+func (d *httpDoor) leave() {
+	if d.slot {
+		d.slot = false
+		d.server.gate.Leave(d.network, d.known)
+	}
+}
+
+// admit records that the caller is authenticated, so that its network is known from now on. It
+// frees the slot.
+func (d *httpDoor) admit() {
+	d.leave()
+	d.known = true
+	d.server.known.Add(d.network)
 }
 
 // checkConnection refuses a request with a wrong path or method, without TLS, or on a
@@ -83,16 +157,20 @@ func checkRoute(r *http.Request) error {
 	return nil
 }
 
-// setClaim stores a claim in the door and in the call. It is not verified yet.
+// setClaim stores a claim in the door and in the call, without its parameters. It is not
+// verified yet.
 func (d *httpDoor) setClaim(c *call, claim *acs.Claim) {
 	d.claim = claim
-	c.action, c.parameters = claim.Action, claim.Parameters
+	c.action = claim.Action
 	c.entry.Protocol = claim.Protocol
-	c.entry.AccessKeyId = kms.Clip(claim.AccessKeyId)
-	c.entry.Action = kms.Clip(claim.Action)
+	c.entry.AccessKeyId, c.entry.Action = clipped(claim.AccessKeyId), clipped(claim.Action)
 }
 
 func (d *httpDoor) charges(c *call) []kms.Quota { return d.listener.charges(c.operation.Operation) }
+
+// clipped returns a text for the audit line. The line must not keep the whole request in memory
+// while it waits for the disk.
+func clipped(text string) string { return strings.Clone(kms.Clip(text)) }
 
 // setRetryAfter asks the client to retry after one second, if apiErr is temporary.
 func (d *httpDoor) setRetryAfter(apiErr *kms.Error) {

@@ -14,7 +14,14 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	refused  *prometheus.CounterVec
 }
+
+// Why a request was refused before its caller was authenticated: the values of a label.
+const (
+	refusedSlots = "slots" // all slots of the gate were taken
+	refusedBytes = "bytes" // all bytes for large requests were taken
+)
 
 func newMetrics(s *Server) *metrics {
 	m := &metrics{
@@ -28,8 +35,15 @@ func newMetrics(s *Server) *metrics {
 			Help:    "Time from a request's arrival to its audit line on disk, by action.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25},
 		}, []string{"action"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kmsgate_early_refusals_total",
+			Help: "Requests refused before their callers were authenticated, because others had taken all slots or bytes.",
+		}, []string{"reason"}),
 	}
-	m.registry.MustRegister(m.requests, m.duration,
+	for _, reason := range []string{refusedSlots, refusedBytes} {
+		m.refused.WithLabelValues(reason) // shows zero until the first one
+	}
+	m.registry.MustRegister(m.requests, m.duration, m.refused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(diskMetrics(s)...)
 	m.registry.MustRegister(keyMetrics(s)...)
@@ -101,6 +115,10 @@ func requestMetrics(s *Server) []prometheus.Collector {
 		counter("kmsgate_nonces_refused_total", "Requests refused because too many nonces are remembered.",
 			func() float64 { return float64(s.callers.Nonces().Refusals) }),
 		gauge("kmsgate_native_body_bytes", "Bytes reserved for large bodies of native requests.", s.bodies.Bytes),
+		gauge("kmsgate_rpc_request_bytes", "Bytes reserved for large requests of the RPC API from networks that are known.",
+			s.knownBodies.Bytes),
+		gauge("kmsgate_rpc_stranger_bytes", "Bytes reserved for large requests of the RPC API from all other networks.",
+			s.strangerBodies.Bytes),
 	}
 }
 
@@ -146,3 +164,6 @@ func (m *metrics) count(c *call, apiErr *kms.Error) {
 	m.requests.WithLabelValues(string(c.door.name()), action, code).Inc()
 	m.duration.WithLabelValues(action).Observe(c.entry.DurationNanoseconds.Seconds())
 }
+
+// refuse counts a request that was refused before its caller was authenticated.
+func (m *metrics) refuse(reason string) { m.refused.WithLabelValues(reason).Inc() }

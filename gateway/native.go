@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"regexp"
 
@@ -26,7 +25,7 @@ const nativeVersion = "dkms-gcs-0.2"
 // A nativeDoor is the door for programs with client keys. They speak the protocol of KMS's
 // Instance SDK (dkms-gcs): headers that name the operation, and a body of protobuf. The
 // protocol has no nonces, so no operation of this door changes anything.
-type nativeDoor struct{ httpDoor }
+type nativeDoor struct{ *httpDoor }
 
 func (d *nativeDoor) name() kms.Door { return kms.Native }
 
@@ -35,11 +34,10 @@ func (d *nativeDoor) read(c *call) error {
 		return err
 	}
 	r := d.ec.Request()
-	contentType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
 	case r.Method != http.MethodPost:
 		return kms.ErrHTTPMethod
-	case err != nil || contentType != acs.NativeContentType:
+	case acs.MediaType(r.Header) != acs.NativeContentType:
 		return kms.ErrNativeContentType.Saying("Content-Type %q is unsupported.", kms.Clip(r.Header.Get("Content-Type")))
 	case r.ContentLength > kms.MaxNativeBody:
 		return errNativeTooLarge
@@ -49,6 +47,7 @@ func (d *nativeDoor) read(c *call) error {
 		return nativeClaimError(err)
 	}
 	d.setClaim(c, claim)
+	c.parameters = claim.Parameters()
 	return nil
 }
 
@@ -66,7 +65,17 @@ func nativeClaimError(err error) error {
 }
 
 func (d *nativeDoor) authenticate(ctx context.Context, c *call) (*identity.Principal, error) {
-	return d.server.callers.ClientKey(ctx, c.records, d.claim, d.server.config.Now())
+	if err := d.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer d.leave()
+	// ClientKey may ask the token, and calls leave before.
+	p, err := d.server.callers.ClientKey(ctx, c.records, d.claim, d.server.config.Now(), d.leave)
+	if err != nil {
+		return nil, err
+	}
+	d.admit()
+	return p, nil
 }
 
 // nativeNamePattern is the syntax of an operation's name.

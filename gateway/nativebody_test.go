@@ -40,25 +40,36 @@ func (c nativeClient) startSlow(req proto.Message, hold int) *slowRequest {
 	if err != nil {
 		c.b.t.Fatal(err)
 	}
-	r := c.request("Sign", body)
-	config := c.b.http.Client().Transport.(*http.Transport).TLSClientConfig
-	conn, err := tls.Dial("tcp", c.b.http.Listener.Addr().String(), config)
-	if err != nil {
-		c.b.t.Fatal(err)
-	}
-	c.b.t.Cleanup(func() { conn.Close() })
-	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n", len(body))
-	if err := r.Header.Write(conn); err != nil {
-		c.b.t.Fatal(err)
-	}
-	if _, err := conn.Write(append([]byte("\r\n"), body[:len(body)-hold]...)); err != nil {
-		c.b.t.Fatal(err)
-	}
-	return &slowRequest{c.b, conn, body[len(body)-hold:]}
+	return c.b.startSlow("/", c.request("Sign", body).Header, body, hold)
 }
 
-// end sends the rest of the body and returns the answer.
+// startSlow sends the header of a POST request and its body without the last hold bytes.
+func (b *bench) startSlow(target string, header http.Header, body []byte, hold int) *slowRequest {
+	b.t.Helper()
+	config := b.http.Client().Transport.(*http.Transport).TLSClientConfig
+	conn, err := tls.Dial("tcp", b.http.Listener.Addr().String(), config)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { conn.Close() })
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n", target, len(body))
+	if err := header.Write(conn); err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := conn.Write(append([]byte("\r\n"), body[:len(body)-hold]...)); err != nil {
+		b.t.Fatal(err)
+	}
+	return &slowRequest{b, conn, body[len(body)-hold:]}
+}
+
+// end sends the rest of a native request and returns the answer.
 func (s *slowRequest) end() answer {
+	s.b.t.Helper()
+	return s.b.readNative(s.response(), new(nativepb.SignResponse))
+}
+
+// response sends the rest of the body and returns the response.
+func (s *slowRequest) response() *http.Response {
 	s.b.t.Helper()
 	if _, err := s.conn.Write(s.rest); err != nil {
 		s.b.t.Fatal(err)
@@ -67,7 +78,7 @@ func (s *slowRequest) end() answer {
 	if err != nil {
 		s.b.t.Fatal(err)
 	}
-	return s.b.readNative(resp, new(nativepb.SignResponse))
+	return resp
 }
 
 // awaitLine waits for an audit line with the given access key and code.

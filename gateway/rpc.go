@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,12 +24,15 @@ const apiVersion = "2016-01-20"
 // An rpcDoor is the door of the RPC API. Parameters come in the query, in a form or in both,
 // signed with an access key. Answers are JSON or XML.
 type rpcDoor struct {
-	httpDoor
-	format *kms.Format // nil until the parameters are read
+	*httpDoor
+	head *acs.Head // nil until it is read
+	body string
 }
 
 func (d *rpcDoor) name() kms.Door { return kms.RPC }
 
+// read refuses what can be refused before the body is read, and reads the body. It does not
+// parse the parameters: authenticate does, in a slot of the gate.
 func (d *rpcDoor) read(c *call) error {
 	if err := d.checkConnection(); err != nil {
 		return err
@@ -37,30 +41,93 @@ func (d *rpcDoor) read(c *call) error {
 	if len(r.URL.RawQuery) > maxBody { // the SDKs send everything in the query
 		return kms.ErrTooLarge.Because("A query may have at most %d bytes.", maxBody)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
-	if isTooLarge(err) {
-		return kms.ErrTooLarge.Because("A body may have at most %d bytes.", maxBody)
-	}
-	if err != nil {
-		return kms.ErrParseRequest.Because("The body ended too early.")
-	}
-	request, err := acs.NewRequest(r, body)
-	if err != nil {
+	var err error
+	if d.head, err = acs.ReadHead(r); err != nil {
 		return err
 	}
-	d.format = kms.FormatOf(request.Parameter("Format"))
-	claim, err := acs.Parse(request)
-	if err != nil {
+	if err := d.checkHead(c); err != nil {
 		return err
 	}
-	d.setClaim(c, claim)
-	// The record of a nonce must not keep the whole request in memory.
-	c.nonce = &store.Nonce{AccessKeyId: strings.Clone(claim.AccessKeyId), Nonce: strings.Clone(claim.Nonce), Until: claim.Time.Add(identity.TimeWindow)}
+	if d.body, err = d.readBody(); err != nil {
+		return err
+	}
+	if d.head.AccessKeyId == "" {
+		d.head.Scan(d.body)
+		return d.checkHead(c)
+	}
 	return nil
 }
 
-func (d *rpcDoor) authenticate(_ context.Context, c *call) (*identity.Principal, error) {
-	return d.server.callers.AccessKey(c.records, d.claim, d.server.config.Now())
+// checkHead refuses a request whose time stamp or access key is not valid, as far as the head
+// has them. Nothing of a request that passes is verified.
+func (d *rpcDoor) checkHead(c *call) error {
+	h := d.head
+	if h.AccessKeyId == "" {
+		return nil
+	}
+	c.action = h.Action
+	c.entry.Protocol, c.entry.AccessKeyId, c.entry.Action = h.Protocol, clipped(h.AccessKeyId), clipped(h.Action)
+	if h.Time != nil {
+		if err := identity.CheckTime(*h.Time, d.server.config.Now()); err != nil {
+			return err
+		}
+	}
+	_, err := identity.ActiveAccessKey(c.records, h.AccessKeyId)
+	return err
+}
+
+var errTooLarge = kms.ErrTooLarge.Because("A body may have at most %d bytes.", maxBody)
+
+// readBody reads the body, which takes as long as the client likes. It counts the request's
+// bytes until the request ends.
+func (d *rpcDoor) readBody() (string, error) {
+	r := d.ec.Request()
+	n := r.ContentLength
+	if n > maxBody {
+		// A client that is still sending may never read the answer.
+		_, _ = io.CopyN(io.Discard, r.Body, maxBody+1)
+		return "", errTooLarge
+	}
+	if n < 0 {
+		n = 2 * maxBody // its buffer grows, and is copied then
+	}
+	if err := d.reserve(int64(len(r.URL.RawQuery)) + n); err != nil {
+		return "", err
+	}
+	if n == 0 {
+		return "", nil
+	}
+	var body strings.Builder
+	body.Grow(int(max(r.ContentLength, 0))) // if the length is known, the buffer never grows
+	_, err := io.CopyBuffer(&body, http.MaxBytesReader(nil, r.Body, maxBody), make([]byte, min(n, 8<<10)))
+	if isTooLarge(err) {
+		return "", errTooLarge
+	}
+	if err != nil {
+		return "", kms.ErrParseRequest.Because("The body ended too early.")
+	}
+	return body.String(), nil
+}
+
+func (d *rpcDoor) authenticate(ctx context.Context, c *call) (*identity.Principal, error) {
+	if err := d.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer d.leave()
+	claim, err := d.head.Claim(d.body)
+	if err != nil {
+		return nil, err
+	}
+	d.setClaim(c, claim)
+	p, err := d.server.callers.AccessKey(c.records, claim, d.server.config.Now())
+	if err != nil {
+		return nil, err
+	}
+	d.admit()
+	c.parameters = claim.Parameters()
+	// The record of a nonce must not keep the whole request in memory.
+	c.nonce = &store.Nonce{AccessKeyId: strings.Clone(claim.AccessKeyId), Nonce: strings.Clone(claim.Nonce), Until: claim.Time.Add(identity.TimeWindow)}
+	return p, nil
 }
 
 func (d *rpcDoor) lookup(c *call) (operation, error) {
@@ -98,7 +165,7 @@ func (d *rpcDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
 	if apiErr == nil {
 		return d.write(c, http.StatusOK, c.action+"Response", resp)
 	}
-	if d.server.config.EchoStringToSign && errors.Is(apiErr, kms.ErrSignatureMismatch) && c.parameters["Password"] == "" {
+	if d.server.config.EchoStringToSign && errors.Is(apiErr, kms.ErrSignatureMismatch) && d.claim.Parameters()["Password"] == "" {
 		// The string is added here and not in the original error, because that is logged. The
 		// string is the request's URI in another form, and URIs must not be logged.
 		apiErr = apiErr.Because("server string to sign is:%s", d.claim.StringToSign())
@@ -110,14 +177,18 @@ func (d *rpcDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
 }
 
 func (d *rpcDoor) write(c *call, status int, root string, body any) error {
-	format := d.format
-	if format == nil { // read failed before it had the parameters
-		format = kms.FormatOf(d.ec.QueryParam("Format"))
-	}
+	format := d.format(c)
 	text, err := format.Encode(root, body)
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
 	}
 	d.ec.Response().Header().Set("X-Acs-Request-Id", c.requestId)
 	return d.ec.Blob(status, format.ContentType, text)
+}
+
+// format returns the format that the request asks for. Before the parameters are parsed, it
+// looks for the first parameter of that name.
+func (d *rpcDoor) format(c *call) *kms.Format {
+	query := d.ec.Request().URL.RawQuery
+	return kms.FormatOf(cmp.Or(c.parameters["Format"], acs.Find(query, "Format"), acs.Find(d.body, "Format")))
 }

@@ -52,11 +52,7 @@ func (q rawRequest) sign(env map[string]string, signed time.Time) (*http.Request
 			env["KMSGATE_ACCESS_KEY_ID"], strings.Repeat(" ", q.padding), signature))
 	}
 	authorize(make([]byte, sha256.Size))
-	read, err := acs.NewRequest(r, []byte(body))
-	if err != nil {
-		return nil, err
-	}
-	claim, err := acs.ParseHeader(read)
+	claim, err := acs.Parse(r, body)
 	if err != nil {
 		return nil, err
 	}

@@ -14,11 +14,11 @@ package acs
 import (
 	"crypto/rsa"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"mime"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -40,82 +40,72 @@ var (
 	ErrTimeFormat = errors.New("malformed time stamp")
 )
 
-// A Request holds the parts of an HTTP request that this package needs.
-type Request struct {
-	Method string
-	Host   string // as received, port included
-	Header http.Header
-	Query  map[string]string // decoded
-	Form   map[string]string // decoded from the body
-	Body   []byte
+// A Head is what a request claims before its body is read and before its parameters are split. It
+// costs little, so the gateway can refuse an unknown caller early. Nothing in it is verified. The
+// [Claim] has all of it again.
+type Head struct {
+	Protocol    string     // as in Claim; empty if no access key was found
+	AccessKeyId string     // empty if only the body can have it
+	Action      string     // may be empty
+	Time        *time.Time // nil for signature version 1.0, whose time stamp is one of the parameters
+
+	method    string
+	host      string // as received, port included
+	query     string // as received
+	header    http.Header
+	signature *headerSignature // nil for signature version 1.0
 }
 
-// NewRequest returns the Request for an HTTP request. body must be the complete body of r. Errors
-// are ErrParameters.
-func NewRequest(r *http.Request, body []byte) (*Request, error) {
-	query, err := parseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, fmt.Errorf("%w: parsing the query: %w", ErrParameters, err)
+// ReadHead returns the Head of a request, and does not read its body. For a header signature it checks
+// everything in the headers. For signature version 1.0 it looks for the access key in the query, as
+// Scan does.
+func ReadHead(r *http.Request) (*Head, error) {
+	h := &Head{method: r.Method, host: r.Host, query: r.URL.RawQuery, header: r.Header}
+	if len(r.Header["Authorization"]) == 0 {
+		h.Scan(h.query)
+		return h, nil
 	}
-	form, err := parseForm(r.Header, body)
-	if err != nil {
-		return nil, fmt.Errorf("%w: parsing the body: %w", ErrParameters, err)
-	}
-	for name := range form {
-		if _, ok := query[name]; ok {
-			return nil, fmt.Errorf("%w: the query and the body both contain %q", ErrParameters, name)
-		}
-	}
-	return &Request{r.Method, r.Host, r.Header, query, form, body}, nil
-}
-
-// Parameter returns a parameter of the query or the form, or "" if the request has no such
-// parameter.
-func (r *Request) Parameter(name string) string {
-	if value, ok := r.Query[name]; ok {
-		return value
-	}
-	return r.Form[name]
-}
-
-// parseQuery decodes a query or form and refuses a repeated name. Clients escape differently: a
-// space is + or %20, and * is escaped or not. Signatures are therefore computed over the decoded
-// values, never over the received text.
-func parseQuery(raw string) (map[string]string, error) {
-	values, err := url.ParseQuery(raw)
+	signature, err := h.readSignature()
 	if err != nil {
 		return nil, err
 	}
-	parameters := make(map[string]string, len(values))
-	for name, v := range values {
-		if len(v) != 1 {
-			return nil, fmt.Errorf("%q occurs %d times", name, len(v))
-		}
-		if !isName(name) {
-			// The message omits the name, which can be the part of a password after an &.
-			return nil, errors.New("a parameter has an invalid name")
-		}
-		parameters[name] = v[0]
-	}
-	return parameters, nil
+	h.signature = signature
+	h.Protocol, h.AccessKeyId, h.Time = signature.algorithm, signature.accessKeyId, &signature.date
+	h.Action = signature.headers["x-acs-action"]
+	return h, nil
 }
 
-// isName reports whether a parameter's name consists of letters, digits and "._-". ACS3 signs names
-// without escaping them, so with "=" or "&" in a name one signature could fit two requests.
-func isName(s string) bool {
-	return s != "" && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == ""
+// Scan looks for the access key and the action in a query or form, unless the head has an access key.
+// It does not split the text.
+func (h *Head) Scan(text string) {
+	if h.AccessKeyId != "" {
+		return
+	}
+	if h.AccessKeyId = Find(text, "AccessKeyId"); h.AccessKeyId != "" {
+		h.Protocol = protocolRPC
+	}
+	if h.Action == "" {
+		h.Action = Find(text, "Action")
+	}
 }
 
-func parseForm(h http.Header, body []byte) (map[string]string, error) {
-	if len(body) == 0 {
-		return nil, nil // old SDKs send a Content-Type even without a body
+// MediaType returns the Content-Type of a request without its parameters. It returns "" if the
+// Content-Type is missing, malformed or longer than maxContentType.
+func MediaType(h http.Header) string {
+	text := h.Get("Content-Type")
+	if len(text) > maxContentType {
+		return ""
 	}
-	contentType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	if err != nil || contentType != "application/x-www-form-urlencoded" {
-		return nil, errors.New("the Content-Type is not application/x-www-form-urlencoded")
+	mediaType, _, err := mime.ParseMediaType(text)
+	if err != nil {
+		return ""
 	}
-	return parseQuery(string(body))
+	return mediaType
 }
+
+// maxContentType is the maximum length of a Content-Type in bytes. Clients send less than 80. Parsing
+// the parameters of a very long one would cost more than all the rest of a request.
+const maxContentType = 1024
 
 // A Claim is the identity that a request claims, and what the request asks for. It is unverified
 // until VerifySecret or VerifyKey returns true.
@@ -126,26 +116,31 @@ type Claim struct {
 	Version     string // the API's version
 	Nonce       string // empty in the native API
 	Time        time.Time
-	Parameters  map[string]string // all parameters except those that belong to the signature
 
-	// WrongBodyHash reports that the signed hash is not that of the body. No secret verifies then.
+	// WrongBodyHash reports that VerifySecret returned false although the signature is valid: the
+	// signed hash is not that of the body.
 	WrongBodyHash bool
 
-	toSign    func() string
-	verify    func(toSign, secret string) bool                // nil unless signed with a secret
-	verifyKey func(toSign string, public *rsa.PublicKey) bool // nil unless signed with a key
-	bodyHash  string                                          // only in the native API; hexadecimal
+	parameters func() map[string]string
+	toSign     func() string
+	verify     func(secret string) bool                        // nil unless signed with a secret
+	verifyKey  func(toSign string, public *rsa.PublicKey) bool // nil unless signed with a key
+	bodyHash   string                                          // only in the native API; hexadecimal
 }
 
+// Parameters returns all parameters except those that belong to the signature, decoded. It makes the
+// map at each call. The gateway calls it only for a verified claim, so that others cost no map.
+func (c *Claim) Parameters() map[string]string { return c.parameters() }
+
 // StringToSign returns the string that the client must have signed. It computes the string at each
-// call, because the string can be five times as long as the request, too much to keep for every
-// caller.
+// call, because the string can be five times as long as the request. VerifySecret does not need the
+// string as a whole.
 func (c *Claim) StringToSign() string { return c.toSign() }
 
 // VerifySecret reports whether the request was signed with this AccessKeySecret. It compares in
 // constant time.
 func (c *Claim) VerifySecret(secret string) bool {
-	return c.verify != nil && c.verify(c.toSign(), secret)
+	return c.verify != nil && c.verify(secret)
 }
 
 // VerifyKey reports whether a native request was signed with the private key that belongs to
@@ -156,56 +151,55 @@ func (c *Claim) VerifyKey(public *rsa.PublicKey) bool {
 
 // Covers reports whether a native request's signature covers this body.
 func (c *Claim) Covers(body []byte) bool {
-	return strings.EqualFold(c.bodyHash, hexHash(sha256.New, body))
+	hash := sha256.Sum256(body)
+	return strings.EqualFold(c.bodyHash, hex.EncodeToString(hash[:]))
 }
 
-// Parse reads the claim of a request with a header signature or a signature of version 1.0.
-func Parse(r *Request) (*Claim, error) {
-	_, inQuery := r.Query["Signature"]
-	_, inForm := r.Form["Signature"]
-	inHeader := len(r.Header["Authorization"]) > 0
-	var claim *Claim
-	var err error
+// Parse reads the claim of a request with a header signature or a signature of version 1.0. body must
+// be the complete body of r.
+func Parse(r *http.Request, body string) (*Claim, error) {
+	h, err := ReadHead(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.Claim(body)
+}
+
+// Claim reads the claim of the request. body must be its complete body.
+func (h *Head) Claim(body string) (*Claim, error) {
+	p, err := h.split(body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrParameters, err)
+	}
+	_, signed := p.find("Signature")
 	switch {
-	case inHeader && (inQuery || inForm):
+	case h.signature != nil && signed:
 		return nil, fmt.Errorf("%w: both an Authorization header and a Signature parameter are present (send only one)",
 			ErrIncomplete)
-	case inHeader:
-		claim, err = ParseHeader(r)
-	case inQuery || inForm:
-		claim, err = ParseRPC(r)
-	default:
-		return nil, fmt.Errorf("%w: neither an Authorization header nor a Signature parameter is present",
-			ErrIncomplete)
+	case h.signature != nil:
+		return h.headerClaim(p, body)
+	case signed:
+		return h.rpcClaim(p)
 	}
-	if err == nil && len(claim.Nonce) > maxNonce {
-		return nil, fmt.Errorf("%w: the nonce is longer than %d bytes", ErrIncomplete, maxNonce)
-	}
-	return claim, err
+	return nil, fmt.Errorf("%w: neither an Authorization header nor a Signature parameter is present",
+		ErrIncomplete)
 }
 
-// maxNonce is the maximum length of a nonce in bytes. Clients send at most 64 characters.
-const maxNonce = 256
-
-// parameters returns the parameters of the query and the form, without those in skip.
-func (r *Request) parameters(skip map[string]bool) map[string]string {
-	all := make(map[string]string, len(r.Query)+len(r.Form))
-	for _, part := range []map[string]string{r.Query, r.Form} {
-		for name, value := range part {
-			if !skip[name] {
-				all[name] = value
-			}
-		}
+// checkNonce refuses a long nonce. Clients send at most 64 characters.
+func checkNonce(nonce string) error {
+	const maxNonce = 256
+	if len(nonce) > maxNonce {
+		return fmt.Errorf("%w: the nonce is longer than %d bytes", ErrIncomplete, maxNonce)
 	}
-	return all
+	return nil
 }
 
-// header returns the value of a header, or ErrIncomplete if the header does not occur exactly once.
-func (r *Request) header(name string) (string, error) {
+// value returns the value of a header, or ErrIncomplete if the header does not occur exactly once.
+func (h *Head) value(name string) (string, error) {
 	if name == "host" {
-		return r.Host, nil
+		return h.host, nil
 	}
-	values := r.Header.Values(name)
+	values := h.header.Values(name)
 	if len(values) != 1 {
 		return "", fmt.Errorf("%w: the header %s occurs %d times, want once", ErrIncomplete, name, len(values))
 	}
@@ -214,8 +208,9 @@ func (r *Request) header(name string) (string, error) {
 
 // checkAction refuses a request whose header and parameter name different actions. Only one of the
 // two is signed, and which one depends on the protocol.
-func (r *Request) checkAction(parameter string) error {
-	for _, header := range r.Header.Values("X-Acs-Action") {
+func (h *Head) checkAction(p parameters) error {
+	parameter := p.get("Action")
+	for _, header := range h.header.Values("X-Acs-Action") {
 		if parameter != "" && header != parameter {
 			return fmt.Errorf("%w: the header x-acs-action is %q but the parameter Action is %q",
 				ErrParameters, header, parameter)
@@ -224,12 +219,9 @@ func (r *Request) checkAction(parameter string) error {
 	return nil
 }
 
-// hasToken reports whether the request carries an STS token anywhere. Its sender claims an STS
-// identity, which the gateway does not have.
-func (r *Request) hasToken() bool {
-	return len(r.Header.Values("X-Acs-Security-Token")) > 0 ||
-		r.Query["SecurityToken"] != "" || r.Form["SecurityToken"] != ""
-}
+// hasToken reports whether the headers carry an STS token. Its sender claims an STS identity, which
+// the gateway does not have.
+func (h *Head) hasToken() bool { return len(h.header.Values("X-Acs-Security-Token")) > 0 }
 
 func parseTime(source, s string) (time.Time, error) {
 	t, err := time.Parse(kms.TimeLayout, s)
@@ -237,11 +229,4 @@ func parseTime(source, s string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("%w: %s is %.40q, want the form %s", ErrTimeFormat, source, s, kms.TimeLayout)
 	}
 	return t, nil
-}
-
-// escape percent-encodes all characters except RFC 3986's unreserved ones.
-func escape(s string) string {
-	// QueryEscape keeps "-_.~", letters and digits. It turns a space into a plus and escapes a
-	// plus.
-	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
 }

@@ -1,6 +1,7 @@
 package acs
 
 import (
+	"bufio"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/emmansun/gmsm/sm3"
 )
@@ -51,9 +53,13 @@ func sum(h func() hash.Hash, key []byte, text string) []byte {
 	return mac.Sum(nil)
 }
 
-func hexHash(h func() hash.Hash, data []byte) string {
+// hexHash returns the hash of what write writes, in hexadecimal. A text can be hashed in pieces, so
+// that it is never in memory as a whole.
+func hexHash(h func() hash.Hash, write func(w *bufio.Writer)) string {
 	d := h()
-	d.Write(data)
+	w := bufio.NewWriter(d)
+	write(w)
+	w.Flush()
 	return hex.EncodeToString(d.Sum(nil))
 }
 
@@ -62,26 +68,33 @@ func hexHash(h func() hash.Hash, data []byte) string {
 // does not sign it, and signature version 1.0 never does.
 var requiredHeaders = []string{"x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce"}
 
-// ParseHeader reads a claim from an Authorization header of the form
+// A headerSignature is the signature in an Authorization header, with the headers that it covers.
+type headerSignature struct {
+	authorization
+	headers map[string]string // by name in lower case
+	date    time.Time         // of x-acs-date
+}
+
+// readSignature reads the signature from an Authorization header of the form
 //
 //	ACS3-HMAC-SHA256 Credential=<AccessKeyId>,SignedHeaders=<h1;h2;…>,Signature=<hex>
 //
 // or the same with ACS3-HMAC-SM3, or with ACS4-HMAC-SHA256 and a Credential of
 // <AccessKeyId>/<yyyymmdd>/<region>/<product>/aliyun_v4_request.
-func ParseHeader(r *Request) (*Claim, error) {
-	auth, err := parseAuthorization(r)
+func (h *Head) readSignature() (*headerSignature, error) {
+	auth, err := h.parseAuthorization()
 	if err != nil {
 		return nil, err
 	}
-	headers, err := r.signedHeaders(auth.signedHeaders, auth.scheme.contentHeader)
+	headers, err := h.signedHeaders(auth.signedHeaders, auth.scheme.contentHeader)
 	if err != nil {
 		return nil, err
 	}
-	if r.hasToken() {
+	if err := checkNonce(headers["x-acs-signature-nonce"]); err != nil {
+		return nil, err
+	}
+	if h.hasToken() {
 		return nil, ErrToken
-	}
-	if err := r.checkAction(r.parameters(nil)["Action"]); err != nil {
-		return nil, err
 	}
 	date, err := parseTime("the header x-acs-date", headers["x-acs-date"])
 	if err != nil {
@@ -91,28 +104,45 @@ func ParseHeader(r *Request) (*Claim, error) {
 		return nil, fmt.Errorf("%w: the credential's scope must begin with the day of x-acs-date "+
 			"and end with aliyun_v4_request", ErrIncomplete)
 	}
-	s := auth.scheme
-	bodyHash := headers[s.contentHeader]
-	wrongBody := !strings.EqualFold(bodyHash, hexHash(s.hash, r.Body))
-	return &Claim{
+	return &headerSignature{auth, headers, date}, nil
+}
+
+// headerClaim returns the claim of a request with a header signature.
+func (h *Head) headerClaim(p parameters, body string) (*Claim, error) {
+	if p.get("SecurityToken") != "" {
+		return nil, ErrToken
+	}
+	if err := h.checkAction(p); err != nil {
+		return nil, err
+	}
+	auth := h.signature
+	s, headers := auth.scheme, auth.headers
+	c := &Claim{
 		Protocol:    auth.algorithm,
 		AccessKeyId: auth.accessKeyId,
 		Action:      headers["x-acs-action"],
 		Version:     headers["x-acs-version"],
 		Nonce:       headers["x-acs-signature-nonce"],
-		Time:        date,
-		Parameters:  r.parameters(map[string]bool{"Action": true, "SecurityToken": true}),
-		// The signature covers only the body's hash, so the hash has to be checked, too.
-		WrongBodyHash: wrongBody,
+		Time:        auth.date,
+		parameters: func() map[string]string {
+			return p.decoded(map[string]bool{"Action": true, "SecurityToken": true})
+		},
 		toSign: func() string {
-			canonical := r.canonical(s, auth.signedHeaders, headers, bodyHash)
-			return auth.algorithm + "\n" + hexHash(s.hash, []byte(canonical))
+			return auth.algorithm + "\n" + hexHash(s.hash, func(w *bufio.Writer) { h.writeCanonical(w, p) })
 		},
-		verify: func(toSign, secret string) bool {
-			want := sum(s.hash, s.derive(s.hash, secret, auth.scope), toSign)
-			return hmac.Equal(want, auth.signature) && !wrongBody
-		},
-	}, nil
+	}
+	c.verify = func(secret string) bool {
+		want := sum(s.hash, s.derive(s.hash, secret, auth.scope), c.toSign())
+		if !hmac.Equal(want, auth.signature) {
+			return false
+		}
+		// The signature covers only the body's hash, so the hash has to be checked, too. Nobody
+		// without the secret makes the gateway compute it.
+		bodyHash := hexHash(s.hash, func(w *bufio.Writer) { w.WriteString(body) })
+		c.WrongBodyHash = !strings.EqualFold(headers[s.contentHeader], bodyHash)
+		return !c.WrongBodyHash
+	}
+	return c, nil
 }
 
 // An authorization holds the parts of an Authorization header.
@@ -125,8 +155,8 @@ type authorization struct {
 	signature     []byte
 }
 
-func parseAuthorization(r *Request) (a authorization, err error) {
-	text, err := r.header("Authorization")
+func (h *Head) parseAuthorization() (a authorization, err error) {
+	text, err := h.value("Authorization")
 	if err != nil {
 		return a, err
 	}
@@ -141,12 +171,17 @@ func parseAuthorization(r *Request) (a authorization, err error) {
 	for field := range strings.SplitSeq(fields, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(field), "=")
 		if _, ok := seen[name]; ok || value == "" {
-			return a, fmt.Errorf("%w: field %q of the Authorization header is empty or occurs twice", ErrIncomplete,
+			return a, fmt.Errorf("%w: field %.40q of the Authorization header is empty or occurs twice", ErrIncomplete,
 				name)
 		}
-		seen[name] = value
+		if seen[name] = value; len(seen) > 3 {
+			return a, fmt.Errorf("%w: the Authorization header has more than three fields", ErrIncomplete)
+		}
 	}
-	parts := strings.Split(seen["Credential"], "/")
+	if strings.Count(seen["SignedHeaders"], ";") >= maxSignedHeaders {
+		return a, fmt.Errorf("%w: the signature covers more than %d headers", ErrIncomplete, maxSignedHeaders)
+	}
+	parts := strings.SplitN(seen["Credential"], "/", 6) // one more than any scheme has
 	a.accessKeyId, a.scope = parts[0], parts[1:]
 	a.signedHeaders = strings.Split(seen["SignedHeaders"], ";")
 	a.signature, err = hex.DecodeString(seen["Signature"])
@@ -158,14 +193,17 @@ func parseAuthorization(r *Request) (a authorization, err error) {
 	return a, nil
 }
 
+// maxSignedHeaders is the greatest number of headers that a signature covers. SDKs sign fewer than 20.
+const maxSignedHeaders = 64
+
 // signedHeaders returns the values of the headers that a signature covers.
-func (r *Request) signedHeaders(names []string, contentHeader string) (map[string]string, error) {
+func (h *Head) signedHeaders(names []string, contentHeader string) (map[string]string, error) {
 	signed := make(map[string]string, len(names))
 	for _, name := range names {
 		if _, ok := signed[name]; ok || name != strings.ToLower(name) {
 			return nil, fmt.Errorf("%w: SignedHeaders contains %q twice or not in lower case", ErrIncomplete, name)
 		}
-		value, err := r.header(name)
+		value, err := h.value(name)
 		if err != nil {
 			return nil, err
 		}
@@ -179,25 +217,37 @@ func (r *Request) signedHeaders(names []string, contentHeader string) (map[strin
 	return signed, nil
 }
 
-// canonical returns the canonical request: the method, path, query, headers, header names and the
+// writeCanonical writes the canonical request: the method, path, query, headers, header names and the
 // body's hash.
-func (r *Request) canonical(s scheme, names []string, headers map[string]string, hash string) string {
-	var b strings.Builder
-	b.WriteString(r.Method + "\n/\n")
-	for i, name := range slices.Sorted(maps.Keys(r.Query)) {
-		if i > 0 {
-			b.WriteByte('&')
+func (h *Head) writeCanonical(w *bufio.Writer, p parameters) {
+	auth := h.signature
+	w.WriteString(h.method + "\n/\n")
+	first := true
+	for _, one := range p {
+		if one.inForm {
+			continue // the body's hash covers it
 		}
-		if value := r.Query[name]; value != "" {
-			b.WriteString(name + "=" + escape(value))
-		} else {
-			b.WriteString(name + s.empty)
+		if !first {
+			w.WriteByte('&')
 		}
+		first = false
+		w.WriteString(one.name)
+		if one.encoded == "" {
+			w.WriteString(auth.scheme.empty)
+			continue
+		}
+		w.WriteByte('=')
+		escapedOnce.write(w, one)
 	}
-	b.WriteByte('\n')
-	for _, name := range names {
-		b.WriteString(name + ":" + headers[name] + "\n")
+	w.WriteByte('\n')
+	for _, name := range auth.signedHeaders {
+		w.WriteString(name)
+		w.WriteByte(':')
+		w.WriteString(auth.headers[name])
+		w.WriteByte('\n')
 	}
-	b.WriteString("\n" + strings.Join(names, ";") + "\n" + hash)
-	return b.String()
+	w.WriteByte('\n')
+	w.WriteString(strings.Join(auth.signedHeaders, ";"))
+	w.WriteByte('\n')
+	w.WriteString(auth.headers[auth.scheme.contentHeader])
 }

@@ -97,9 +97,11 @@ func ParseNative(r *http.Request) (*Claim, error) {
 		Action:      signed[nativeName],
 		Version:     signed[nativeVersion],
 		Time:        date,
-		Parameters:  map[string]string{"KeyVersionId": signed[NativeKeyVersionHeader]},
 		bodyHash:    signed["content-sha256"],
-		toSign:      func() string { return nativeStringToSign(r.Method, signed) },
+		parameters: func() map[string]string {
+			return map[string]string{"KeyVersionId": signed[NativeKeyVersionHeader]}
+		},
+		toSign: func() string { return nativeStringToSign(r.Method, signed) },
 		verifyKey: func(toSign string, public *rsa.PublicKey) bool {
 			digest := sha256.Sum256([]byte(toSign))
 			return rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], signature) == nil
@@ -107,8 +109,13 @@ func ParseNative(r *http.Request) (*Claim, error) {
 	}, nil
 }
 
+// maxNativeHeaders is the greatest number of headers that a native signature covers. SDKs sign fewer
+// than 12.
+const maxNativeHeaders = 64
+
 // nativeHeaders returns the headers that a native signature covers and the Authorization header, by
-// name in lower case. It refuses a header that occurs twice as ambiguous.
+// name in lower case. It refuses a header that occurs twice as ambiguous, and more than
+// maxNativeHeaders.
 func nativeHeaders(h http.Header) (map[string]string, error) {
 	signed := make(map[string]string)
 	for name, values := range h {
@@ -117,7 +124,7 @@ func nativeHeaders(h http.Header) (map[string]string, error) {
 		if !ok && !strings.HasPrefix(lower, nativePrefix) {
 			continue
 		}
-		if len(values) != 1 {
+		if len(values) != 1 || len(signed) >= maxNativeHeaders {
 			if param == "" {
 				param = lower
 			}

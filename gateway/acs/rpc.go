@@ -1,14 +1,16 @@
 package acs
 
 import (
+	"bufio"
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/base64"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 )
+
+// protocolRPC is the Protocol of a claim with a signature of version 1.0.
+const protocolRPC = "RPC-1.0"
 
 // signatureParameters belong to the signature and are not parameters of the operation.
 var signatureParameters = map[string]bool{
@@ -16,64 +18,80 @@ var signatureParameters = map[string]bool{
 	"SignatureVersion": true, "SignatureNonce": true, "SignatureType": true, "Timestamp": true, "SecurityToken": true,
 }
 
-// ParseRPC reads a claim of signature version 1.0, in which everything is a parameter in the query
-// or the form. It does not use the headers x-acs-action and x-acs-version, which clients send
-// without signing them.
-func ParseRPC(r *Request) (*Claim, error) {
-	p := r.parameters(nil)
+// rpcClaim returns the claim of a request with a signature of version 1.0, in which everything is a
+// parameter in the query or the form. It does not use the headers x-acs-action and x-acs-version,
+// which clients send without signing them.
+func (h *Head) rpcClaim(p parameters) (*Claim, error) {
 	required := []string{"AccessKeyId", "Signature", "SignatureMethod", "SignatureVersion", "SignatureNonce",
 		"Timestamp"}
 	for _, name := range required {
-		if p[name] == "" {
+		if p.get(name) == "" {
 			return nil, fmt.Errorf("%w: the parameter %s is missing", ErrIncomplete, name)
 		}
 	}
-	if p["SignatureMethod"] != "HMAC-SHA1" || p["SignatureVersion"] != "1.0" || p["SignatureType"] != "" {
+	method, version, kind := p.get("SignatureMethod"), p.get("SignatureVersion"), p.get("SignatureType")
+	if method != "HMAC-SHA1" || version != "1.0" || kind != "" {
 		return nil, fmt.Errorf("%w: SignatureMethod %.40q, SignatureVersion %.40q, SignatureType %.40q "+
-			`(supported: "HMAC-SHA1", "1.0", "")`,
-			ErrMethod, p["SignatureMethod"], p["SignatureVersion"], p["SignatureType"])
+			`(supported: "HMAC-SHA1", "1.0", "")`, ErrMethod, method, version, kind)
 	}
-	signature, err := base64.StdEncoding.DecodeString(p["Signature"])
+	signature, err := base64.StdEncoding.DecodeString(p.get("Signature"))
 	if err != nil || len(signature) != sha1.Size {
 		return nil, fmt.Errorf("%w: the parameter Signature is not %d bytes in Base64", ErrIncomplete, sha1.Size)
 	}
-	if r.hasToken() {
-		return nil, ErrToken
-	}
-	if err := r.checkAction(p["Action"]); err != nil {
+	nonce := p.get("SignatureNonce")
+	if err := checkNonce(nonce); err != nil {
 		return nil, err
 	}
-	date, err := parseTime("the parameter Timestamp", p["Timestamp"])
+	if h.hasToken() || p.get("SecurityToken") != "" {
+		return nil, ErrToken
+	}
+	if err := h.checkAction(p); err != nil {
+		return nil, err
+	}
+	date, err := parseTime("the parameter Timestamp", p.get("Timestamp"))
 	if err != nil {
 		return nil, err
 	}
 	return &Claim{
-		Protocol:    "RPC-1.0",
-		AccessKeyId: p["AccessKeyId"],
-		Action:      p["Action"],
-		Version:     p["Version"],
-		Nonce:       p["SignatureNonce"],
+		Protocol:    protocolRPC,
+		AccessKeyId: p.get("AccessKeyId"),
+		Action:      p.get("Action"),
+		Version:     p.get("Version"),
+		Nonce:       nonce,
 		Time:        date,
-		Parameters:  r.parameters(signatureParameters),
-		toSign:      func() string { return stringToSignRPC(r.Method, p) },
-		verify: func(toSign, secret string) bool {
+		parameters:  func() map[string]string { return p.decoded(signatureParameters) },
+		toSign: func() string {
+			var b strings.Builder
+			w := bufio.NewWriter(&b)
+			h.writeToSign(w, p)
+			w.Flush()
+			return b.String()
+		},
+		verify: func(secret string) bool {
 			mac := hmac.New(sha1.New, []byte(secret+"&"))
-			mac.Write([]byte(toSign))
+			w := bufio.NewWriter(mac)
+			h.writeToSign(w, p)
+			w.Flush()
 			return hmac.Equal(mac.Sum(nil), signature)
 		},
 	}, nil
 }
 
-func stringToSignRPC(method string, parameters map[string]string) string {
-	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		if name == "Signature" {
+// writeToSign writes the string to sign: the method, the path, and the query of all parameters, which
+// is percent-encoded once more. Names need no escaping.
+func (h *Head) writeToSign(w *bufio.Writer, p parameters) {
+	w.WriteString(h.method + "&%2F&")
+	first := true
+	for _, one := range p {
+		if one.name == "Signature" {
 			continue
 		}
-		if b.Len() > 0 {
-			b.WriteByte('&')
+		if !first {
+			w.WriteString("%26")
 		}
-		b.WriteString(escape(name) + "=" + escape(parameters[name]))
+		first = false
+		w.WriteString(one.name)
+		w.WriteString("%3D")
+		escapedTwice.write(w, one)
 	}
-	return method + "&" + escape("/") + "&" + escape(b.String())
 }

@@ -159,11 +159,7 @@ func (c *Client) request(ctx context.Context, action string, parameters map[stri
 		return fmt.Sprintf("ACS3-HMAC-SHA256 Credential=%s,SignedHeaders=host;x-acs-action;x-acs-content-sha256;x-acs-date;x-acs-signature-nonce;x-acs-version,Signature=%x", c.id, signature)
 	}
 	r.Header.Set("Authorization", authorization(make([]byte, sha256.Size)))
-	read, err := acs.NewRequest(r, nil)
-	if err != nil {
-		return nil, fmt.Errorf("signing the request: %w", err)
-	}
-	claim, err := acs.ParseHeader(read)
+	claim, err := acs.Parse(r, "")
 	if err != nil {
 		return nil, fmt.Errorf("signing the request: %w", err)
 	}

@@ -39,18 +39,14 @@ func TestCall(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		read, err := acs.NewRequest(r, body)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		claim, err := acs.Parse(read)
+		claim, err := acs.Parse(r, string(body))
 		if err != nil || !claim.VerifySecret(accessKeySecret) || claim.Action != "DescribeKey" || claim.Version != "2016-01-20" {
 			t.Errorf("got the claim %+v, %v, want a valid one of DescribeKey", claim, err)
 			return
 		}
+		read := claim.Parameters()
 		for name, want := range parameters {
-			if got := claim.Parameters[name]; got != want {
+			if got := read[name]; got != want {
 				t.Errorf("%s: got %q, want %q", name, got, want)
 			}
 		}

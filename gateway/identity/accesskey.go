@@ -21,18 +21,12 @@ import (
 // Only the nonces of valid signatures are remembered. All checks work in memory, so an
 // unauthenticated caller cannot make the token do anything.
 func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.Time) (*Principal, error) {
-	if claim.Time.Before(now.Add(-TimeWindow)) || claim.Time.After(now.Add(TimeWindow)) {
-		return nil, kms.ErrTimeStampExpired
-	}
-	access, err := records.AccessKeys().Get(claim.AccessKeyId)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, kms.ErrAccessKeyNotFound
-	}
-	if err != nil {
+	if err := CheckTime(claim.Time, now); err != nil {
 		return nil, err
 	}
-	if !access.Active {
-		return nil, kms.ErrAccessKeyInactive
+	access, err := ActiveAccessKey(records, claim.AccessKeyId)
+	if err != nil {
+		return nil, err
 	}
 	secret, err := r.Secret(access)
 	if err != nil {
@@ -53,6 +47,31 @@ func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.
 		return nil, err
 	}
 	return r.User(records, user)
+}
+
+// CheckTime returns kms.ErrTimeStampExpired if the time stamp of a request is not within
+// TimeWindow. A door can call it before it has the whole request; AccessKey calls it again.
+func CheckTime(stamp, now time.Time) error {
+	if stamp.Before(now.Add(-TimeWindow)) || stamp.After(now.Add(TimeWindow)) {
+		return kms.ErrTimeStampExpired
+	}
+	return nil
+}
+
+// ActiveAccessKey returns the record of an access key, kms.ErrAccessKeyNotFound or
+// kms.ErrAccessKeyInactive. A door can call it before it has the whole request; AccessKey calls
+// it again.
+func ActiveAccessKey(records *store.Records, accessKeyId string) (store.AccessKey, error) {
+	access, err := records.AccessKeys().Get(accessKeyId)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return store.AccessKey{}, kms.ErrAccessKeyNotFound
+	case err != nil:
+		return store.AccessKey{}, err
+	case !access.Active:
+		return store.AccessKey{}, kms.ErrAccessKeyInactive
+	}
+	return access, nil
 }
 
 // secretAAD returns the additional data that binds a sealed secret to its AccessKeyId.

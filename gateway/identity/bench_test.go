@@ -113,11 +113,7 @@ func (b *bench) claim(accessKeyId, secret, nonce string, timestamp time.Time) *a
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	request, err := acs.NewRequest(r, nil)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	claim, err := acs.Parse(request)
+	claim, err := acs.Parse(r, "")
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -24,10 +24,10 @@ const MaxClientKeys = 10_000
 // ClientKey verifies the claim of a client key and returns its access point. It checks, in
 // this order, that the time is within TimeWindow, the client key exists, the signature is
 // valid, the client key is in force, and the token sealed its record. It asks the token
-// once for each record. The native API has no nonce, so it must not offer an operation that
-// changes anything.
+// once for each record. Before it asks, when the signature is verified, it calls verified.
+// The native API has no nonce, so it must not offer an operation that changes anything.
 func (r *Registry) ClientKey(
-	ctx context.Context, records *store.Records, claim *acs.Claim, now time.Time,
+	ctx context.Context, records *store.Records, claim *acs.Claim, now time.Time, verified func(),
 ) (*Principal, error) {
 	if claim.Time.Before(now.Add(-TimeWindow)) || claim.Time.After(now.Add(TimeWindow)) {
 		return nil, kms.ErrNativeTime
@@ -47,6 +47,7 @@ func (r *Registry) ClientKey(
 	if err != nil {
 		return nil, err
 	}
+	verified()
 	if err := r.checkSeal(ctx, key); err != nil {
 		return nil, err
 	}

@@ -126,7 +126,7 @@ func TestClientKey(t *testing.T) {
 	end := k.NotAfter
 	b.sealer.Fail(hsmtest.ErrPanic) // if the registry calls the token
 	ask := func(claim *acs.Claim, now time.Time) (*identity.Principal, error) {
-		return b.ClientKey(t.Context(), b.db.Now(), claim, now)
+		return b.ClientKey(t.Context(), b.db.Now(), claim, now, func() {})
 	}
 	signed := func(date time.Time) *acs.Claim { return b.nativeClaim(clientKeyId, clientRSA(), date) }
 	for name, tc := range map[string]struct {
@@ -181,13 +181,13 @@ func TestForgedClientKey(t *testing.T) {
 			b := newBench(t)
 			k := b.newClientKey()
 			claim := b.nativeClaim(clientKeyId, clientRSA(), noon)
-			if _, err := b.ClientKey(t.Context(), b.db.Now(), claim, noon); err != nil {
+			if _, err := b.ClientKey(t.Context(), b.db.Now(), claim, noon, func() {}); err != nil {
 				t.Fatal(err)
 			}
 			forge(&k)
 			b.update(func(tx *store.Tx) error { return tx.ClientKeys().Put(k) })
 			for range 2 {
-				p, err := b.ClientKey(t.Context(), b.db.Now(), claim, noon)
+				p, err := b.ClientKey(t.Context(), b.db.Now(), claim, noon, func() {})
 				if p != nil || !errors.Is(err, kms.ErrNativeClientKey) {
 					t.Errorf("got %+v, %v, want error %v", p, err, kms.ErrNativeClientKey)
 				}

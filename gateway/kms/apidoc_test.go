@@ -111,19 +111,24 @@ If several errors apply to a request, the answer is the first of them in this or
 
 1. route and method
 2. plain HTTP
-3. size
-4. malformed parameters
-5. signature: incomplete, method, token, time, access key, value, nonce
-6. quota
-7. action
-8. single parameters
-9. permission
-10. existence of the alias, the key and the version
-11. state
-12. usage
-13. whether algorithm and digest fit the key
-14. limits
-15. the token
+3. size of the query
+4. an Authorization header: incomplete, method, token, time
+5. access key, unless it is in the form
+6. size of the body, and room for it
+7. access key in the form
+8. malformed parameters
+9. a signature in the parameters: incomplete, method, token, time
+10. the signature's value, nonce
+11. quota
+12. action
+13. single parameters
+14. permission
+15. existence of the alias, the key and the version
+16. state
+17. usage
+18. whether algorithm and digest fit the key
+19. limits
+20. the token
 `)
 	return b.String()
 }

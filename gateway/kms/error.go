@@ -23,8 +23,8 @@ func (e *Error) Is(target error) bool {
 }
 
 // The errors of the API. If several apply, the client gets the first in the order of the gateway's
-// checks: route, size, parameters, signature, quota, action, single parameters, permission,
-// existence, state, and whether algorithm and digest fit the key.
+// checks: route, size, access key, parameters, signature, quota, action, single parameters,
+// permission, existence, state, and whether algorithm and digest fit the key.
 var (
 	ErrApiNotFound = define(404, "InvalidApi.NotFound",
 		"Specified api is not found, please check your url and method.")

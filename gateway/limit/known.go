@@ -3,48 +3,84 @@ package limit
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// knownTime is how long a source is known after a caller authenticated from it.
-const knownTime = 10 * time.Minute
+const (
+	// KnownTime is how long a network is known after one of its callers authenticated.
+	KnownTime = 10 * time.Minute
 
-// Known remembers from which sources, each an IPv4 address or an IPv6 /64, a caller authenticated
-// within the last ten minutes. It is safe for concurrent use. Create one with [NewKnown].
+	// MaxKnown is the greatest number of networks that are known.
+	MaxKnown = 4096
+
+	knownUpdate = time.Minute // how often the time of a network is written
+)
+
+// Known holds the networks from which callers authenticated within KnownTime, at most
+// MaxKnown of them, as [PrefixOf] returns them. Its memory is bounded, and no caller can add a
+// network without authenticating. The methods are safe for concurrent use. Create one with
+// [NewKnown].
 type Known struct {
-	mu    sync.Mutex
-	until map[netip.Prefix]time.Time // guarded by mu
+	began time.Time // times are durations since then, on the monotonic clock
+
+	mu       sync.RWMutex
+	networks map[netip.Prefix]*atomic.Int64 // when a caller last authenticated; guarded by mu
 }
 
-// NewKnown returns a Known without sources.
-func NewKnown() *Known { return &Known{until: make(map[netip.Prefix]time.Time)} }
+// NewKnown returns a Known without networks.
+func NewKnown() *Known {
+	return &Known{began: time.Now(), networks: make(map[netip.Prefix]*atomic.Int64)}
+}
 
-// Add records that a caller authenticated from a source.
+// Add records that a caller from a network authenticated now. If there are MaxKnown others,
+// the network that authenticated least recently is forgotten. For a network that was added
+// within the last minute, Add allocates nothing and only reads. It ignores the zero Prefix.
 func (k *Known) Add(source netip.Prefix) {
+	if !source.IsValid() {
+		return
+	}
+	now := time.Since(k.began)
+	k.mu.RLock()
+	last, ok := k.networks[source]
+	k.mu.RUnlock()
+	if ok {
+		if now-time.Duration(last.Load()) >= knownUpdate {
+			last.Store(int64(now))
+		}
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.until[source] = time.Now().Add(knownTime)
+	if _, ok := k.networks[source]; !ok && len(k.networks) >= MaxKnown {
+		k.forgetLocked(now)
+	}
+	last = new(atomic.Int64)
+	last.Store(int64(now))
+	k.networks[source] = last
 }
 
-// Has reports whether a source is known.
+// forgetLocked forgets the networks that are no longer known, and at least the oldest.
+func (k *Known) forgetLocked(now time.Duration) {
+	var oldest netip.Prefix
+	first := now + 1
+	for network, last := range k.networks {
+		switch added := time.Duration(last.Load()); {
+		case now-added >= KnownTime:
+			delete(k.networks, network)
+		case added < first:
+			oldest, first = network, added
+		}
+	}
+	if len(k.networks) >= MaxKnown {
+		delete(k.networks, oldest)
+	}
+}
+
+// Has reports whether a network is known. It allocates nothing.
 func (k *Known) Has(source netip.Prefix) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return time.Now().Before(k.until[source])
-}
-
-// PrefixOf returns the network that an address counts against, as NetworkOf does: an IPv4
-// address or an IPv6 /64. For text that is not an address it returns the zero Prefix.
-func PrefixOf(source string) netip.Prefix {
-	address, err := netip.ParseAddr(source)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	address = address.Unmap().WithZone("")
-	bits := address.BitLen()
-	if address.Is6() {
-		bits = 64
-	}
-	prefix, _ := address.Prefix(bits) // the address is valid, and has as many bits
-	return prefix
+	k.mu.RLock()
+	last, ok := k.networks[source]
+	k.mu.RUnlock()
+	return ok && time.Since(k.began)-time.Duration(last.Load()) < KnownTime
 }

@@ -354,6 +354,13 @@ func TestNetworkOf(t *testing.T) {
 		if got := limit.NetworkOf(source); got != want {
 			t.Errorf("NetworkOf(%q): got %q, want %q", source, got, want)
 		}
+		prefix := limit.PrefixOf(source)
+		if got := prefix.IsValid(); got != (source != "@" && source != "") {
+			t.Errorf("PrefixOf(%q): got %v", source, prefix)
+		}
+		if got := strings.TrimSuffix(prefix.String(), "/32"); prefix.IsValid() && got != want {
+			t.Errorf("PrefixOf(%q): got %v, want the network %s", source, prefix, want)
+		}
 	}
 	c := &clock{noon}
 	r := limit.NewRefusals(limit.LogLines{PerSource: 2})
@@ -404,6 +411,30 @@ func TestBodies(t *testing.T) {
 	reserve("a", perCaller, true)
 	if n := kms.MaxNativeBody; perCaller/n < 2 {
 		t.Errorf("the limit of one caller is %d bytes, want room for two bodies of %d", perCaller, n)
+	}
+}
+
+// TestBodiesOfNetworks checks the limits for requests whose callers are not authenticated yet.
+func TestBodiesOfNetworks(t *testing.T) {
+	t.Parallel()
+	const largest = 512 << 10 // the largest query and body
+	for name, tc := range map[string]struct {
+		bodies      *limit.Bodies
+		each, inAll int
+	}{
+		"known":    {limit.KnownBodies(), 32, 128},
+		"stranger": {limit.StrangerBodies(), 8, 64},
+	} {
+		got := count(1000, func() bool { return tc.bodies.Reserve("192.0.2.1", largest) })
+		if got != tc.each {
+			t.Errorf("%s: one network reserved %d requests, want %d", name, got, tc.each)
+		}
+		for i := range 100 {
+			got += count(1000, func() bool { return tc.bodies.Reserve(fmt.Sprint("10.0.0.", i), largest) })
+		}
+		if got != tc.inAll {
+			t.Errorf("%s: all networks reserved %d requests, want %d", name, got, tc.inAll)
+		}
 	}
 }
 

@@ -206,15 +206,28 @@ func (l *lineLimits) take(caller string, now time.Time) bool {
 // addresses as it likes, so a /64 counts as one. Text that is not an address is returned
 // unchanged.
 func NetworkOf(source string) string {
+	switch prefix := PrefixOf(source); {
+	case !prefix.IsValid():
+		return source
+	case prefix.IsSingleIP():
+		return prefix.Addr().String()
+	default:
+		return prefix.String()
+	}
+}
+
+// PrefixOf returns the network that an address counts against, as NetworkOf does: an IPv4
+// address or an IPv6 /64. For text that is not an address it returns the zero Prefix.
+func PrefixOf(source string) netip.Prefix {
 	address, err := netip.ParseAddr(source)
 	if err != nil {
-		return source
+		return netip.Prefix{}
 	}
 	address = address.Unmap().WithZone("")
+	bits := address.BitLen()
 	if address.Is6() {
-		if prefix, err := address.Prefix(64); err == nil {
-			return prefix.String()
-		}
+		bits = 64
 	}
-	return address.String()
+	prefix, _ := address.Prefix(bits) // the address is valid, and has as many bits
+	return prefix
 }
