@@ -8,7 +8,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN go build -trimpath -o /kmsgate ./cmd/kmsgate
+RUN make bin/kmsgate KMSGATE=/kmsgate
 
 FROM ${RUN_IMAGE}
 RUN apt-get update \

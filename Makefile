@@ -19,14 +19,19 @@ GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exe
 LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
 LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(hardware|hardware/hardwaretest|backup|target|doctor|cli|signer|batch|ceremony|attestation)$$
 
-.PHONY: vendor build demo run test setup setup-test check generate unit integration fuzz bench soak
+.PHONY: vendor build demo run test setup setup-test check vuln generate unit integration fuzz bench soak
 .PHONY: examples example-go example-python example-node example-java full darwin image-test clean
 
 build: bin/kmsgate bin/kmsgate-dev
 
+# The program is loaded at a random address, and its linkage tables are read-only once it runs.
+HARDENED := -buildmode=pie -ldflags '-extldflags "-Wl,-z,relro,-z,now"'
+# The file to build kmsgate as: make bin/kmsgate KMSGATE=FILE.
+KMSGATE := bin/kmsgate
+
 .PHONY: bin/kmsgate bin/kmsgate-dev
 bin/kmsgate:
-	$(GO) build -trimpath -o $@ ./cmd/kmsgate
+	$(GO) build -trimpath $(HARDENED) -o $(KMSGATE) ./cmd/kmsgate
 
 bin/kmsgate-dev:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/kmsgate-dev
@@ -85,9 +90,21 @@ check: setup-test bin/staticcheck
 		grep -v '^// *protoc  *v' bin/_generated/$(NATIVEPB).pb.go >bin/_generated/want; \
 		cmp bin/_generated/have bin/_generated/want || { \
 		echo "$(NATIVEPB).pb.go does not match $(NATIVEPB).proto: run make generate" >&2; exit 1; }
+	@$(MAKE) --no-print-directory vuln
+
+# Fails if the program can reach code with a known vulnerability. The database must be reachable for
+# that; VULNDB names a copy, by https:// or file://.
+VULNDB ?= https://vuln.go.dev
+vuln: setup bin/govulncheck
+	@if ! curl -fsS --max-time 20 -o /dev/null $(VULNDB)/index/db.json 2>/dev/null; then \
+		echo "make: $(VULNDB) cannot be reached, so nothing was checked for known vulnerabilities" >&2; \
+	else bin/govulncheck -db $(VULNDB) ./...; fi
 
 bin/staticcheck: integration/go.mod
 	$(GO) -C integration build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+bin/govulncheck: integration/go.mod
+	$(GO) -C integration build -o ../bin/govulncheck golang.org/x/vuln/cmd/govulncheck
 
 # protoc generates $(NATIVEPB).pb.go, the native API's messages, from $(NATIVEPB).proto.
 NATIVEPB := gateway/nativepb/native
@@ -176,7 +193,7 @@ image-test:
 	integration/image-test.sh
 
 # Writes bin/kmsgate-src.tar.gz: the sources of the last commit with all modules that the program
-# needs. They build without a network: go build -mod=vendor ./cmd/kmsgate
+# needs. They build without a network: make bin/kmsgate
 vendor:
 	@rm -rf bin/_vendor && mkdir -p bin/_vendor/kmsgate
 	git archive HEAD | tar -x -C bin/_vendor/kmsgate

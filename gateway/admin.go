@@ -22,7 +22,8 @@ import (
 const maxAdminBody = 1 << 20
 
 // ServeAdmin serves every operation on a unix socket until ctx is done. It serves only
-// root and the user that the gateway runs as. Their principal is local:<uid>.
+// root and the user that the gateway runs as. Their principal is local:<uid>. Every answer has
+// the instance's id in its header kms.InstanceHeader.
 func (s *Server) ServeAdmin(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           s.adminHandler(),
@@ -41,11 +42,14 @@ func (s *Server) adminHandler() http.Handler {
 		// A backup takes longer than any other answer. So each write has a deadline, and read
 		// removes the deadline for reading.
 		d := &adminDoor{server: s, w: &deadlineWriter{w, http.NewResponseController(w)}, r: r}
-		if err := d.identify(); err == nil && r.Method == http.MethodGet {
+		w.Header().Set(kms.InstanceHeader, s.instance.InstanceId)
+		switch err := d.identify(); {
+		case err == nil && r.Method == http.MethodHead: // the header is the answer
+		case err == nil && r.Method == http.MethodGet:
 			metrics.ServeHTTP(d.w, r)
-			return
+		default:
+			_ = s.serve(r.Context(), d, d.source) // the door logs its errors and returns none
 		}
-		_ = s.serve(r.Context(), d, d.source) // the door logs its errors and returns none
 	})
 }
 

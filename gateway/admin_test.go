@@ -421,6 +421,53 @@ func TestAdminPeer(t *testing.T) {
 	}
 }
 
+// TestInstanceHeader tests that every answer of the admin door says which instance it is from, and
+// that a client that expects another instance has nothing carried out.
+func TestInstanceHeader(t *testing.T) {
+	b := newBench(t)
+	path := filepath.Join(socketDir(t), "admin.sock")
+	b.openAdmin(path)
+	raw := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	defer raw.CloseIdleConnections()
+	for _, tc := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"HEAD", "/", "", 200}, {"GET", "/live", "", 200}, {"GET", "/nothing", "", 404},
+		{"POST", "/", "nonsense", 400}, {"POST", "/", `{"Action":"ListUsers"}`, 200},
+	} {
+		r, err := newRequest(t, tc.method, "http://kmsgate"+tc.path, tc.body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := raw.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get(kms.InstanceHeader); got != instance.InstanceId || resp.StatusCode != tc.status {
+			t.Errorf("%s %s: got status %d and instance %q, want %d and %q", tc.method, tc.path, resp.StatusCode, got, tc.status, instance.InstanceId)
+		}
+	}
+	before, lines := b.everything(), len(b.auditLines())
+	for expected, want := range map[string]error{instance.InstanceId: nil, "kst-other": adminclient.ErrUntrusted} {
+		c := adminclient.New(adminclient.Gateway{Socket: path, Instance: expected})
+		if want != nil {
+			if err := c.Call(t.Context(), "CreateUser", params("UserName", "intruder"), nil); !errors.Is(err, want) {
+				t.Errorf("a client that expects %q: got %v, want %v", expected, err, want)
+			}
+		} else if err := c.Call(t.Context(), "ListUsers", nil, nil); err != nil {
+			t.Errorf("a client that expects %q: %v", expected, err)
+		}
+		c.Close()
+	}
+	if got := len(b.auditLines()); got != lines+1 || b.everything() != before {
+		t.Errorf("got %d new audit lines, want only that of ListUsers, and no changed record", got-lines)
+	}
+}
+
 // callAsUser has a child with another uid call a socket that the child can open. The socket is
 // outside of t.TempDir, which other users cannot enter.
 func (b *bench) callAsUser(uid uint32) {

@@ -1,10 +1,12 @@
 package integration
 
 import (
+	"debug/elf"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,7 +68,7 @@ func TestAirGapped(t *testing.T) {
 }
 
 // TestVendored builds the program from the tarball of make vendor, without a network and without
-// the modules of this machine.
+// the modules of this machine. The program must be hardened.
 func TestVendored(t *testing.T) {
 	t.Parallel()
 	clone := filepath.Join(t.TempDir(), "clone")
@@ -82,11 +84,43 @@ func TestVendored(t *testing.T) {
 	run(clone, "make", "vendor")
 	dir := t.TempDir()
 	run(dir, "tar", "xzf", filepath.Join(clone, "bin", "kmsgate-src.tar.gz"))
-	build := exec.Command("go", "build", "-mod=vendor", "-o", "kmsgate-built", "./cmd/kmsgate")
+	build := exec.Command("make", "bin/kmsgate")
 	build.Dir = filepath.Join(dir, "kmsgate")
+	built := filepath.Join(build.Dir, "bin", "kmsgate")
 	build.Env = append(os.Environ(), "GOPROXY=off", "GOFLAGS=", "GOMODCACHE="+t.TempDir(), "GOTOOLCHAIN=local")
 	withoutNetwork(t, build)
-	if out, err := exec.Command(filepath.Join(build.Dir, "kmsgate-built"), "version").Output(); err != nil || !strings.HasPrefix(string(out), "kmsgate ") {
+	if out, err := exec.Command(built, "version").Output(); err != nil || !strings.HasPrefix(string(out), "kmsgate ") {
 		t.Errorf("the program that was built: got %q, %v", out, err)
+	}
+	checkHardened(t, built)
+}
+
+// checkHardened checks that a program is loaded at a random address, and that no pointer in its
+// linkage tables can be changed once it runs (full RELRO).
+func checkHardened(t *testing.T, program string) {
+	t.Helper()
+	f, err := elf.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.Type != elf.ET_DYN {
+		t.Errorf("the program is an %v, want %v: a position-independent one", f.Type, elf.ET_DYN)
+	}
+	if !slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_GNU_RELRO }) {
+		t.Errorf("the program has no segment %v", elf.PT_GNU_RELRO)
+	}
+	bound := false // when it is loaded, instead of when it calls a function
+	for tag, set := range map[elf.DynTag]uint64{
+		elf.DT_BIND_NOW: 0, elf.DT_FLAGS: uint64(elf.DF_BIND_NOW), elf.DT_FLAGS_1: uint64(elf.DF_1_NOW),
+	} {
+		values, err := f.DynValue(tag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bound = bound || slices.ContainsFunc(values, func(v uint64) bool { return v&set == set })
+	}
+	if !bound {
+		t.Errorf("the program has none of %v, %v and %v", elf.DT_BIND_NOW, elf.DF_BIND_NOW, elf.DF_1_NOW)
 	}
 }

@@ -94,11 +94,7 @@ listeners: [{address: "127.0.0.1:0"}]
 // doctor must be right: if it reports no problem, the gateway starts and every key signs;
 // otherwise, it names the file. A gateway that does not start must say why.
 func TestDamagedFiles(t *testing.T) {
-	small, err := os.MkdirTemp("", "small") // a short name, because a socket's path is limited
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(small) })
+	small := t.TempDir()
 	configuration := filepath.Join(small, "kmsgate.yaml")
 	if err := os.WriteFile(configuration, []byte(smallConfiguration), 0o600); err != nil {
 		t.Fatal(err)

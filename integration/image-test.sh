@@ -41,7 +41,7 @@ cp -rT /usr/local/share/ca-certificates "$work/run-base/usr/local/share/ca-certi
 echo "== adding a Go toolchain to a copy of it"
 cp -a "$work/run-base" "$work/build-base"
 chroot "$work/build-base" sh -c 'export DEBIAN_FRONTEND=noninteractive
-	apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' \
+	apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev make' \
 	>"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
 cp -a "$(go env GOROOT)" "$work/build-base/usr/local/go"
 

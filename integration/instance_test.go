@@ -51,7 +51,7 @@ log: {level: debug}
 // ends.
 func newInstance(t *testing.T, program string, environment ...string) *instance {
 	t.Helper()
-	parent, err := os.MkdirTemp("", "instance") // a short name, because a socket's path is limited
+	parent, err := os.MkdirTemp("", "instance") // a short name, because the tests' own programs connect to the socket by its path
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,8 +56,13 @@ var mayImport = map[string][]string{
 	// The API's vocabulary: requests, responses and errors. Responses contain hsm's KeySpecs and
 	// surveys.
 	"gateway/kms": {"hsm"},
-	// Connections: their number, their owners, TLS, and the identity of the admin socket's peer.
-	"gateway/front": {"gateway/limit", "golang.org/x/sys"},
+	// Connections: their number, their owners, TLS, and the admin socket's peer.
+	"gateway/front": {"gateway/limit", "internal/unixsocket"},
+	// Unix sockets, whatever the length of their paths, and the identity of the other end.
+	"internal/unixsocket":                {"golang.org/x/sys"},
+	"internal/unixsocket/unixsockettest": {}, // sockets of other users, for tests
+	// Which other users of this machine can change a file.
+	"internal/ownership": {},
 	// A change of records and its audit line are one transaction.
 	"gateway/journal": {"gateway/audit", "store"},
 	// Whether this machine's clock can be believed.
@@ -72,8 +77,8 @@ var mayImport = map[string][]string{
 		"software.sslmate.com/src/go-pkcs12"}, // the format of client key files
 	"gateway/audit": {"internal/durable", // a new file of the log must survive a power failure
 		"internal/printable"}, // text that callers chose is inert in a line
-	// A client of the admin door.
-	"gateway/adminclient": {"gateway/kms"},
+	// A client of the admin door. It makes sure that the right gateway is there.
+	"gateway/adminclient": {"gateway/kms", "internal/ownership", "internal/unixsocket"},
 	// A client of the API. It reads the string to sign as the server does.
 	"gateway/apiclient": {"gateway/acs", "gateway/kms", "internal/secret", "github.com/google/uuid"},
 	// The service. Only its doors import Echo.
@@ -82,7 +87,8 @@ var mayImport = map[string][]string{
 		"google.golang.org/protobuf", "github.com/labstack/echo", "github.com/google/uuid",
 		"github.com/prometheus/client_golang"},
 	// The configuration file, with the format of the log.
-	"internal/config": {"internal/ca", "internal/logsink", "internal/secret", "go.yaml.in/yaml",
+	"internal/config": {"internal/ca", "internal/logsink", "internal/ownership", "internal/secret", "internal/unixsocket",
+		"go.yaml.in/yaml",
 		"internal/servercert"}, // one check of an operator's certificate, for kmsgate config check and for a change
 	// A log that never makes the gateway wait.
 	"internal/logsink": {},
@@ -107,7 +113,8 @@ var mayImport = map[string][]string{
 		"github.com/google/uuid",               // the audit log's key has an ID like those of key versions
 		"github.com/prometheus/client_golang"}, // the metrics of the token and of the log
 	// The PKCS#11 token of an appliance.
-	"cmd/kmsgate/internal/hardware": {"internal/appliance", "internal/config", "internal/logsink", "hsm", "hsm/token", "softhsm",
+	"cmd/kmsgate/internal/hardware": {"internal/appliance", "internal/config", "internal/logsink", "internal/ownership",
+		"hsm", "hsm/token", "softhsm",
 		"github.com/prometheus/client_golang"},
 	// An appliance with a token for tests.
 	"cmd/kmsgate/internal/hardware/hardwaretest": {"cmd/kmsgate/internal/hardware", "internal/appliance", "internal/config"},
@@ -143,7 +150,7 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/internal/signer/signertest": {"gateway/audit", "gateway/kms", "hsm", "hsm/hsmtest"},
 	// Finds the problems of a gateway, its token and its records.
 	"cmd/kmsgate/internal/doctor": {"internal/appliance", "internal/ca", "cmd/kmsgate/internal/hardware",
-		"internal/config", "cmd/kmsgate/internal/target", "gateway/kms", "hsm", "softhsm"},
+		"internal/config", "internal/ownership", "cmd/kmsgate/internal/target", "gateway/kms", "hsm", "softhsm"},
 	// Client keys as files.
 	"internal/clientkey": {"gateway/identity", "gateway/kms", "internal/durable"},
 	// A gateway for development: everything in one directory.

@@ -90,11 +90,7 @@ func (p *logged) waitForStatus(t *testing.T) int {
 // was started, what was reloaded, and what ended it.
 func TestReload(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "reload") // a short name, because a socket's path is limited
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := t.TempDir()
 	file := filepath.Join(dir, "kmsgate.yaml")
 	configure := func(more string) {
 		t.Helper()

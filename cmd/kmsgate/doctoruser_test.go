@@ -47,22 +47,36 @@ func TestDoctorOfAnotherUser(t *testing.T) {
 		return
 	}
 	const stranger, service = 65534, 54321
-	describe(dir)
+	instance := filepath.Join(dir, "instance")
+	if err := errors.Join(os.Mkdir(instance, 0o700), os.Chmod(instance, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	describe(instance)
 	oneProblem(t, stranger, configuration,
-		fmt.Sprintf("directory %q belongs to uid 0", dir), "do: run it as root: sudo "+command+"\n")
-	if err := os.Chown(dir, service, service); err != nil {
+		fmt.Sprintf("directory %q belongs to uid 0", instance), "do: run it as root: sudo "+command+"\n")
+	if err := os.Chown(instance, service, service); err != nil {
 		t.Fatal(err)
 	}
 	oneProblem(t, stranger, configuration,
-		fmt.Sprintf("directory %q belongs to uid %d", dir, service),
+		fmt.Sprintf("directory %q belongs to uid %d", instance, service),
 		fmt.Sprintf("do: run it as that user: sudo -u '#%d' %s; or, while the gateway runs, as root: sudo %s\n", service, command, command))
+	oneProblem(t, 0, configuration, "the gateway is stopped",
+		fmt.Sprintf("do: run it as that user: sudo -u '#%d' %s\n", service, command))
+
+	// The user that owns the configuration's directory can replace the configuration.
+	if err := os.Chown(dir, service, service); err != nil {
+		t.Fatal(err)
+	}
+	for _, uid := range []int{stranger, 0} {
+		oneProblem(t, uid, configuration,
+			"The configuration cannot be read, so nothing else was examined: refusing the configuration",
+			fmt.Sprintf("do: run it as that user: sudo -u '#%d' %s\n", service, command))
+	}
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	oneProblem(t, stranger, configuration,
 		"The configuration cannot be read, so nothing else was examined",
-		fmt.Sprintf("do: run it as that user: sudo -u '#%d' %s\n", service, command))
-	oneProblem(t, 0, configuration, "the gateway is stopped",
 		fmt.Sprintf("do: run it as that user: sudo -u '#%d' %s\n", service, command))
 }
 

@@ -162,13 +162,15 @@ func forge(t *testing.T, path string, files map[string]string) {
 }
 
 // TestForgedBackup restores what somebody has made who knows the recipient: without
-// the audit public key not at all, and with --unverified no module is loaded that
-// came with it, and no file comes to be that no backup has.
+// the audit public key not at all, and with --unverified no module is loaded that came with it or
+// that another user can write, and no file comes to be that no backup has.
 func TestForgedBackup(t *testing.T) {
 	const configuration = "instance: {id: kst-forged, region: cn-hangzhou, account: '1'}\ntoken: {module: %s, label: kmsgate, pin_file: pin}\nlisteners: [{address: '127.0.0.1:0'}]\n"
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	if err := os.WriteFile(path("key.txt"), []byte(testIdentity), 0o600); err != nil {
+	err := errors.Join(os.WriteFile(path("key.txt"), []byte(testIdentity), 0o600),
+		os.WriteFile(path("writable.so"), nil, 0o600), os.Chmod(path("writable.so"), 0o666))
+	if err != nil {
 		t.Fatal(err)
 	}
 	module := func(name string) map[string]string {
@@ -186,6 +188,7 @@ func TestForgedBackup(t *testing.T) {
 		"without the key":        {module("/nonexistent.so"), nil, "whose backup is it?"},
 		"a module in it":         {addFile(module("softhsm/evil.so"), "softhsm/evil.so"), []string{"--unverified"}, "is in the target directory"},
 		"a module, up and down":  {addFile(module("../restoring/pin"), "ca.pem"), []string{"--unverified"}, "is in the target directory"},
+		"a module of all users":  {module(path("writable.so")), []string{"--unverified"}, `writable.so" is writable by all users`},
 		"a file that is nothing": {addFile(module("/nonexistent.so"), "evil.so"), []string{"--unverified"}, `it has an unexpected file "evil.so"`},
 		"an audit log":           {addFile(module("/nonexistent.so"), "audit.log"), []string{"--unverified"}, `it has an unexpected file "audit.log"`},
 		"what a restore leaves":  {addFile(module("/nonexistent.so"), "restoring/x"), []string{"--unverified"}, "it has an unexpected file"},

@@ -1,5 +1,8 @@
 // Package adminclient calls operations of a running gateway through its admin socket. Only
 // root and the user that the gateway runs as can do so.
+//
+// A socket is a file, so another user of the machine may have put another one there. A client sends
+// nothing before it knows that the right gateway is at the other end: see [Gateway].
 package adminclient
 
 import (
@@ -11,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
@@ -24,16 +28,30 @@ const (
 )
 
 // A Client calls one gateway. Its methods are safe for concurrent use.
-type Client struct{ http http.Client }
+type Client struct {
+	gateway Gateway
+	http    http.Client
+}
 
-// Dial returns a client of the gateway whose admin socket is at path. It does not connect:
-// the first call does.
-func Dial(path string) *Client {
-	return &Client{http.Client{
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
-		}},
-	}}
+// Dial returns a client of the gateway whose admin socket is at path, whichever that is.
+func Dial(path string) *Client { return New(Gateway{Socket: path}) }
+
+// New returns a client of a gateway. It does not connect: the first call does.
+func New(g Gateway) *Client {
+	connect := func(ctx context.Context, _, _ string) (net.Conn, error) { return g.connect(ctx) }
+	return &Client{g, http.Client{Transport: &http.Transport{DialContext: connect}}}
+}
+
+// Probe connects to the socket, and says why it cannot or must not. It sends nothing, so it does not
+// compare the instance: each connection of a call does, before anything else is sent.
+func (c *Client) Probe(ctx context.Context) error {
+	g := c.gateway
+	g.Instance = ""
+	conn, err := g.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // Call calls an operation and decodes its response into resp, unless that is nil. It waits
@@ -100,7 +118,10 @@ func (c *Client) post(ctx context.Context, request kms.AdminRequest) (*http.Resp
 	}
 	answer, err := c.http.Do(r)
 	var connection *net.OpError
+	var failed *url.Error
 	switch {
+	case errors.Is(err, ErrUntrusted) && errors.As(err, &failed):
+		return nil, failed.Err
 	case errors.As(err, &connection) && connection.Op == "dial", errors.Is(ctx.Err(), context.Canceled):
 		return nil, fmt.Errorf("calling the gateway: %w", err)
 	case err != nil:

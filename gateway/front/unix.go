@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"github.com/kmsgate/kmsgate/internal/unixsocket"
 )
 
 // ListenUnix creates the admin socket at path, with mode 0600. Its directory must belong to
@@ -37,7 +39,7 @@ func ListenUnix(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("removing the old admin socket: %w", err)
 		}
 	}
-	l, err := net.Listen("unix", path)
+	l, err := unixsocket.Listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("creating the admin socket: %w", err)
 	}
@@ -60,7 +62,7 @@ type PeerProcess struct {
 // WithPeer returns ctx with the peer of a unix socket, for [Peer]. Set it as
 // [http.Server.ConnContext]. For other connections it returns ctx.
 func WithPeer(ctx context.Context, conn net.Conn) context.Context {
-	uid, pid, err := peerOf(conn)
+	uid, pid, err := unixsocket.Peer(conn)
 	if err != nil {
 		return ctx
 	}
@@ -88,18 +90,4 @@ func LoginUid(pid int) string {
 		return ""
 	}
 	return strconv.FormatUint(uid, 10)
-}
-
-// peerOf returns the uid and the pid of the process at the other end of a unix socket.
-func peerOf(conn net.Conn) (uid uint32, pid int, err error) {
-	socket, ok := conn.(*net.UnixConn)
-	if !ok {
-		return 0, 0, errors.New("the connection is not a unix socket")
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return 0, 0, err
-	}
-	controlErr := raw.Control(func(fd uintptr) { uid, pid, err = credentials(int(fd)) })
-	return uid, pid, errors.Join(controlErr, err)
 }

@@ -20,6 +20,10 @@ type AdminRequest struct {
 // MaxReference is the longest AdminRequest.Reference, in characters.
 const MaxReference = 128
 
+// InstanceHeader is the header of every answer of the admin door with the InstanceId of its gateway.
+// A client that expects a certain gateway sends a HEAD to / first, which holds nothing.
+const InstanceHeader = "X-Kmsgate-Instance"
+
 // OctetStream is the Content-Type of an answer that consists of octets instead of a message.
 const OctetStream = "application/octet-stream"
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kmsgate/kmsgate/internal/ca"
+	"github.com/kmsgate/kmsgate/internal/ownership"
 	"github.com/kmsgate/kmsgate/internal/servercert"
 )
 
@@ -28,6 +29,7 @@ func (c *Config) Check() error {
 	}
 	if c.Token.SoftHSM == "" {
 		l.checkRegular("token.module", c.Token.Module)
+		l.checkOwnership("token.module", c.Token.Module)
 		if _, err := c.PIN(); err != nil {
 			l.report(c.pinField(), "%v", err)
 		}
@@ -80,6 +82,14 @@ func (l *ledger) checkRegular(field, path string) {
 		l.report(field, "%v (%s)", err, accessHint(err, "correct the path"))
 	} else if !info.Mode().IsRegular() {
 		l.report(field, "%q is not a regular file (correct the path)", path)
+	}
+}
+
+// checkOwnership reports a file that another user can change or replace.
+func (l *ledger) checkOwnership(field, path string) {
+	var other *ownership.Error
+	if errors.As(ownership.CheckFile(path), &other) {
+		l.report(field, "%v", other)
 	}
 }
 

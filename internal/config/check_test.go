@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kmsgate/kmsgate/internal/ca"
+	"github.com/kmsgate/kmsgate/internal/ownership"
 	"github.com/kmsgate/kmsgate/internal/servercert/servercerttest"
 )
 
@@ -67,7 +68,10 @@ func TestCheck(t *testing.T) {
 		{"open directory", func(c *Config, dir string) { chmod(t, dir, 0o777) }, []string{
 			`directory: the directory "%s" is writable by all users, who could replace its files (run chmod o-w %s)`,
 			`admin.socket: the directory "%s" is accessible to users other than its owner (run chmod 700 %s`,
+			`token.module: "%s" is writable by all users (run chmod o-w %s)`,
 		}},
+		{"writable module", func(c *Config, dir string) { chmod(t, dir+"/module.so", 0o666) },
+			[]string{`token.module: "%s/module.so" is writable by all users (run chmod o-w %s/module.so)`}},
 		{"no directory of the store", func(c *Config, dir string) { c.Store.File = dir + "/none/db" },
 			[]string{"store.file: stat"}},
 		{"no module", func(c *Config, dir string) { c.Token.Module = dir + "/none" }, []string{"token.module: stat"}},
@@ -166,6 +170,43 @@ func TestWarnings(t *testing.T) {
 		if test.want == "" && len(got) > 0 ||
 			test.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0].String(), test.want)) {
 			t.Errorf("%s: got the warnings %v, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+// TestLoadRefuses tests that Load refuses a configuration that another user can write, or that is in
+// a directory that another user can write. Reading it is no mistake.
+func TestLoadRefuses(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(path string) error
+		want   string // a part of the error; empty: none
+	}{
+		"nobody else":            {func(path string) error { return os.Chmod(path, 0o600) }, ""},
+		"all can read it":        {func(path string) error { return os.Chmod(path, 0o644) }, ""},
+		"all can write it":       {func(path string) error { return os.Chmod(path, 0o666) }, `kmsgate.yaml" is writable by all users (run chmod o-w `},
+		"all can replace it":     {func(path string) error { return os.Chmod(filepath.Dir(path), 0o777) }, `" is writable by all users (run chmod o-w `},
+		"it is in a sticky one":  {func(path string) error { return os.Chmod(filepath.Dir(path), 0o777|os.ModeSticky) }, ""},
+		"it belongs to another":  {func(path string) error { return os.Chown(path, 65534, 65534) }, "belongs to uid 65534"},
+		"its directory does":     {func(path string) error { return os.Chown(filepath.Dir(path), 65534, 65534) }, "belongs to uid 65534"},
+		"another group writes":   {func(path string) error { return errors.Join(os.Chown(path, -1, 65534), os.Chmod(path, 0o660)) }, "is writable by a group"},
+		"another group reads it": {func(path string) error { return errors.Join(os.Chown(path, -1, 65534), os.Chmod(path, 0o640)) }, ""},
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, FileName)
+		chmod(t, dir, 0o755)
+		write(t, path, minimal, 0o644)
+		if err := test.change(path); errors.Is(err, syscall.EPERM) && os.Getuid() != 0 {
+			continue // only root can give files to other users
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(path)
+		var other *ownership.Error
+		if (c == nil) == (test.want == "") || test.want != "" && (!errors.As(err, &other) || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: got %v, %v, want the error %q", name, c, err, test.want)
+		}
+		if written, err := LoadWritten(path); err != nil || written == nil {
+			t.Errorf("%s: LoadWritten: got %v", name, err)
 		}
 	}
 }

@@ -3,12 +3,9 @@ package config
 import (
 	"fmt"
 	"strings"
-	"syscall"
-)
 
-// maxSocket is the maximum length of a socket's path in bytes: sun_path without its
-// terminating zero, unix(7).
-const maxSocket = len(syscall.RawSockaddrUnix{}.Path) - 1 // 107 on Linux, 103 on macOS
+	"github.com/kmsgate/kmsgate/internal/unixsocket"
+)
 
 // An optionalDefault is a default that another field can exclude.
 type optionalDefault struct {
@@ -52,9 +49,8 @@ func (l *ledger) checkContradictions(c *Config) {
 	l.checkAddresses(c)
 	l.checkFiles(c)
 	l.checkAudit(c.Audit)
-	if n := len(c.Admin.Socket); n > maxSocket {
-		l.report("admin.socket", "the path has %d bytes, but a socket's path can have at most %d: choose a shorter "+
-			"path, such as /run/kmsgate/admin.sock", n, maxSocket)
+	if err := unixsocket.CheckPath(c.Admin.Socket); err != nil {
+		l.report("admin.socket", "%v", err)
 	}
 }
 

@@ -13,17 +13,24 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/kmsgate/kmsgate/internal/ownership"
 )
 
 // maxFile is the maximum size of a configuration in bytes, ten times what one needs. It refuses
 // other files before they are parsed.
 const maxFile = 64 << 10
 
-// Load reads the configuration file. If the file can be read, its error wraps [Mistakes].
-func Load(path string) (*Config, error) { return load(path, func(*yaml.Node) {}) }
+// Load reads the configuration file. It refuses a file that another user can change or replace, with
+// an [*ownership.Error]: the configuration chooses the code that the gateway loads, and the socket
+// that commands trust. If the file can be read, another error wraps [Mistakes].
+func Load(path string) (*Config, error) {
+	return load(path, ownership.CheckOpen, func(*yaml.Node) {})
+}
 
-// load reads the configuration file. It calls change with the document before it decodes it.
-func load(path string, change func(root *yaml.Node)) (*Config, error) {
+// load reads the configuration file. It calls check before it reads the file, and change with the
+// document before it decodes it.
+func load(path string, check func(*os.File) error, change func(root *yaml.Node)) (*Config, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("opening the configuration: %w (%s)", err, accessHint(err, ""))
@@ -32,6 +39,9 @@ func load(path string, change func(root *yaml.Node)) (*Config, error) {
 		return nil, fmt.Errorf("opening the configuration: %w", err)
 	}
 	defer f.Close()
+	if err := check(f); err != nil {
+		return nil, fmt.Errorf("refusing the configuration: %w", err)
+	}
 	content, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)

@@ -185,7 +185,7 @@ func TestMistakes(t *testing.T) {
 		{minimal + "log: {format: xml}", "line 9: log.format: must be text or json"},
 		{minimal + "log: {level: warning}", "line 9: log.level: must be debug, info, warn or error"},
 		{minimal + `store: {file: "a\nb"}`, "line 9: store.file: has a character that is not printable"},
-		{minimal + "admin: {socket: " + strings.Repeat("/long", 22) + "}", "line 9: admin.socket: the path has 110 bytes, but a socket's path can have at most 107"},
+		{minimal + "admin: {socket: /" + strings.Repeat("s", 110) + "}", "line 9: admin.socket: the socket's name has 110 bytes, but at this path it can have at most 82"},
 
 		// Missing.
 		{replaced(account, ""), "line 1: instance.account: is missing: it must be the id of an account"},

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -77,9 +78,10 @@ func TestListenTwice(t *testing.T) {
 	}
 }
 
-// TestServe tests that the API and the admin socket respond, and end together.
+// TestServe tests that the API and the admin socket respond, and end together. The path of the
+// socket is longer than the kernel's address of a socket.
 func TestServe(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
 	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: unused}\nlisteners: [{address: '127.0.0.1:0'}, {address: '127.0.0.1:0', gateway: shared}]\nadmin: {socket: " + config.SocketIn(dir) + "}\n"
 	c, err := config.Parse([]byte(text), dir)
 	if err != nil {

@@ -158,7 +158,9 @@ func (r *restoration) auditHead() (audit.Checkpoint, error) {
 }
 
 // applyOptions returns the saved configuration with the module and the PIN file of the
-// options. It refuses a module in Dir: a module is code, which must not come with the backup.
+// options. It refuses a module in Dir: a module is code, which must not come with the backup. It also
+// refuses one that another user can change, because a backup that only its own key has signed could
+// name it.
 func (r *restoration) applyOptions(saved *config.Config) (*config.Config, error) {
 	c := *saved
 	var err error
@@ -177,6 +179,9 @@ func (r *restoration) applyOptions(saved *config.Config) (*config.Config, error)
 		return nil, fmt.Errorf("%w: its PKCS#11 module %q is in the target directory %q (name the installed module "+
 			"with --module)",
 			archive.ErrBroken, c.Token.Module, r.Dir)
+	}
+	if c.Token.SoftHSM == "" {
+		return &c, hardware.CheckModule(c.Token.Module)
 	}
 	return &c, nil
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/ownership"
 )
 
 // identify records which user examines the gateway: most things that a doctor cannot do, it
@@ -62,7 +63,7 @@ func (e *examination) configure(ctx context.Context) bool {
 	type loaded struct {
 		config *config.Config
 		err    error
-		owner  int // of a configuration that this user may not read, or -1
+		owner  int // of a configuration that this user may not read or must not trust, or -1
 	}
 	ctx, cancel := share(ctx, 0.5)
 	defer cancel()
@@ -134,8 +135,13 @@ func (e *examination) enter(ctx context.Context) bool {
 }
 
 // ownerBehind returns the owner of the file that this user may not use, or of the directory
-// above it that this user may not enter. It returns -1 if err has another reason.
+// above it that this user may not enter, or who could change the file. It returns -1 if err has
+// another reason.
 func ownerBehind(err error) int {
+	var other *ownership.Error
+	if errors.As(err, &other) {
+		return other.Owner
+	}
 	var denied *fs.PathError
 	if !errors.As(err, &denied) || !errors.Is(err, fs.ErrPermission) {
 		return -1

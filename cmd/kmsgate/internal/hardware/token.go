@@ -14,6 +14,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/logsink"
+	"github.com/kmsgate/kmsgate/internal/ownership"
 	"github.com/kmsgate/kmsgate/softhsm"
 )
 
@@ -26,13 +27,23 @@ func InspectToken(t config.Token, insistOnPIN bool, logger *slog.Logger, inspect
 	if err != nil {
 		return fmt.Errorf("reading the token's PIN: %w", err)
 	}
-	if err := pointSoftHSM(t); err != nil {
+	if err := errors.Join(CheckModule(t.Module), pointSoftHSM(t)); err != nil {
 		return err
 	}
 	return explainPIN(t, token.Inspect(token.Config{
 		Module: t.Module, Label: t.Label, Serial: t.Serial, PIN: pin, UserType: t.UserTypeNumber(),
 		InsistOnPIN: insistOnPIN, Logger: logger,
 	}, inspect))
+}
+
+// CheckModule refuses a PKCS#11 module that another user can change or replace: a module is code,
+// which loading runs. It does not refuse a missing file, because loading that says more.
+func CheckModule(path string) error {
+	err := ownership.CheckFile(path)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("refusing the PKCS#11 module: %w", err)
 }
 
 // Open opens an appliance with its PKCS#11 token. See [appliance.Open].
@@ -118,10 +129,19 @@ func (t device) tokenConfig(provision bool) (token.Config, error) {
 		Provision: provision, InsistOnPIN: t.insistOnPIN, Logger: t.logger,
 	}
 	if c.SoftHSM == "" {
+		if err := CheckModule(c.Module); err != nil {
+			return cfg, err
+		}
 		return cfg, t.adopt(&cfg)
 	}
 	if _, err := os.Stat(c.SoftHSM); !provision && errors.Is(err, os.ErrNotExist) {
 		return cfg, noDirError(c.SoftHSM)
+	}
+	// An error of Module is that of Open, too.
+	if module, err := softhsm.Module(); err == nil {
+		if err := CheckModule(module); err != nil {
+			return cfg, err
+		}
 	}
 	soft, err := softhsm.Open(c.SoftHSM, func(module, label, officerPIN, userPIN string) error {
 		return token.Init(module, label, token.PIN(officerPIN), token.PIN(userPIN))

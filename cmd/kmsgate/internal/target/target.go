@@ -4,13 +4,13 @@
 package target
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -47,7 +47,10 @@ var ErrNoTarget = errors.New("which gateway? Give --config FILE, or --socket PAT
 // A Target addresses one gateway, by one of its paths or by an endpoint. If all are empty,
 // SocketVariable in the environment addresses it.
 type Target struct {
-	Socket string // the admin socket of a running gateway
+	// Socket is the admin socket of a running gateway. Its instance and its user are unknown, so the
+	// gateway must belong to root or to this process's user. See [adminclient.Gateway].
+	Socket string
+
 	Config string // the configuration file of a gateway, running or stopped
 	Dir    string // the directory of a `kmsgate dev`, running or stopped
 
@@ -105,21 +108,18 @@ func (t Target) Dial(ctx context.Context, log io.Writer) (Caller, error) {
 
 // DialRunning returns a caller of the gateway if it is running, else ErrUnreachable.
 func (t Target) DialRunning() (Caller, error) {
-	socket := t.Socket
-	if path := t.configFile(); socket == "" && path != "" {
+	if path := t.configFile(); t.Socket == "" && path != "" {
 		c, err := config.Load(path)
 		if err != nil {
 			return nil, err
 		}
-		socket = c.Admin.Socket
+		return dialSocket(context.Background(), gatewayOf(c))
 	}
-	if socket == "" {
-		socket = os.Getenv(SocketVariable)
-	}
+	socket := cmp.Or(t.Socket, os.Getenv(SocketVariable))
 	if socket == "" {
 		return nil, ErrNoTarget
 	}
-	return dialSocket(socket)
+	return dialSocket(context.Background(), adminclient.Gateway{Socket: socket})
 }
 
 // The environment variables with the credential for an endpoint, as Alibaba Cloud's SDKs read
@@ -152,18 +152,26 @@ func (t Target) dialEndpoint() (Caller, error) {
 	return apiclient.New(c)
 }
 
-func dialSocket(path string) (Caller, error) {
-	conn, err := net.Dial("unix", path)
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("opening the admin socket %s as uid %d: run as root or as the gateway's user (%w)", path, os.Getuid(), err)
-	}
+// gatewayOf returns what the configuration says about a running gateway.
+func gatewayOf(c *config.Config) adminclient.Gateway {
+	owner, err := ownerOf(c.Directory)
 	if err != nil {
-		return nil, fmt.Errorf("%w at the admin socket %s: is it running? (%w)", ErrUnreachable, path, err)
+		owner = 0 // nobody runs a gateway in a directory that is missing
 	}
-	if err := conn.Close(); err != nil {
+	return adminclient.Gateway{Socket: c.Admin.Socket, Owner: owner, Instance: c.Instance.ID}
+}
+
+func dialSocket(ctx context.Context, g adminclient.Gateway) (Caller, error) {
+	client := adminclient.New(g)
+	switch err := client.Probe(ctx); {
+	case errors.Is(err, adminclient.ErrUntrusted):
 		return nil, err
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("opening the admin socket %s as uid %d: run as root or as the gateway's user (%w)", g.Socket, os.Getuid(), err)
+	case err != nil:
+		return nil, fmt.Errorf("%w at the admin socket %s: is it running? (%w)", ErrUnreachable, g.Socket, err)
 	}
-	return adminclient.Dial(path), nil
+	return client, nil
 }
 
 func dialConfig(ctx context.Context, path string, o appliance.Options, log io.Writer) (Caller, error) {
@@ -171,7 +179,7 @@ func dialConfig(ctx context.Context, path string, o appliance.Options, log io.Wr
 	if err != nil {
 		return nil, err
 	}
-	running, err := dialSocket(c.Admin.Socket)
+	running, err := dialSocket(ctx, gatewayOf(c))
 	if err == nil || !errors.Is(err, ErrUnreachable) {
 		return running, err
 	}
@@ -207,14 +215,24 @@ func (e *OwnerError) Error() string {
 // checkOwner keeps root from leaving files that the service cannot open, and tells another
 // user who can.
 func checkOwner(dir string) error {
+	owner, err := ownerOf(dir)
+	if err == nil && owner != os.Getuid() {
+		return &OwnerError{dir, owner}
+	}
+	return err
+}
+
+// ownerOf returns the uid of a directory's owner.
+func ownerOf(dir string) (int, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Getuid() {
-		return &OwnerError{dir, int(owner.Uid)}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("the owner of %q is unknown", dir)
 	}
-	return nil
+	return int(owner.Uid), nil
 }
 
 // inProcess calls an appliance that is open in this process, as the user that the process

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,10 +16,13 @@ import (
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware/hardwaretest"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
+	"github.com/kmsgate/kmsgate/gateway/adminclient"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/internal/ownership"
 	"github.com/kmsgate/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/internal/unixsocket/unixsockettest"
 )
 
 // initialized makes an appliance in a directory as `kmsgate dev` makes it, and returns the
@@ -99,11 +104,98 @@ func TestDial(t *testing.T) {
 		createUser(t, c, "running"+strconv.Itoa(n))
 		closeNow(t, c)
 	}
+	expectOtherInstance(t, dir)
 	stop()
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
 	closeNow(t, running)
+}
+
+// expectOtherInstance has a configuration name the socket of the gateway in dir, and another
+// instance. The gateway there carries nothing out.
+func expectOtherInstance(t *testing.T, dir string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, config.FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(dir, "other.yaml")
+	if err := os.WriteFile(other, bytes.Replace(text, []byte("kst-test"), []byte("kst-other"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, target.Target{Config: other})
+	defer closeNow(t, c)
+	for range 2 { // it would be there the second time
+		if err := c.Call(t.Context(), "CreateUser", map[string]string{"UserName": "misled"}, nil); !errors.Is(err, adminclient.ErrUntrusted) ||
+			!strings.Contains(err.Error(), `has the instance "kst-test", but the configuration has "kst-other"`) {
+			t.Errorf("another instance than the configuration's: got %v", err)
+		}
+	}
+}
+
+// TestForeignSocket: another user listens at the socket of a stopped gateway, or the gateway runs as
+// the owner of its directory.
+func TestForeignSocket(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can listen as another user")
+	}
+	const stranger, service = 65534, 54321
+	dir, a := initialized(t)
+	closeNow(t, a)
+	socket := a.Config.Admin.Socket
+	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l := unixsockettest.ListenAs(t, stranger, socket)
+	for _, where := range []target.Target{{Dir: dir}, {Config: filepath.Join(dir, config.FileName)}, {Socket: socket}} {
+		for name, dial := range map[string]func() (target.Caller, error){
+			"Dial":        func() (target.Caller, error) { return where.Dial(t.Context(), t.Output()) },
+			"DialRunning": where.DialRunning,
+		} {
+			if c, err := dial(); c != nil || !errors.Is(err, adminclient.ErrUntrusted) || !strings.Contains(err.Error(), "belongs to uid 65534") {
+				t.Errorf("%s of %+v: got %v, %v, want adminclient.ErrUntrusted", name, where, c, err)
+			}
+		}
+	}
+	closeNow(t, l)
+
+	// The service's directory, and a configuration of root's elsewhere.
+	configuration := filepath.Join(t.TempDir(), config.FileName)
+	text, err := os.ReadFile(filepath.Join(dir, config.FileName))
+	err = errors.Join(err, os.WriteFile(configuration, fmt.Appendf(nil, "directory: %s\n%s", dir, text), 0o600),
+		os.Remove(socket), os.Chown(dir, service, service), os.Chown(filepath.Dir(socket), service, service))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unixsockettest.ListenAs(t, service, socket)
+	closeNow(t, dial(t, target.Target{Config: configuration}))
+	if c, err := (target.Target{Socket: socket}).DialRunning(); !errors.Is(err, adminclient.ErrUntrusted) {
+		t.Errorf("the service without a configuration: got %v, %v, want adminclient.ErrUntrusted", c, err)
+	}
+}
+
+// TestWritableConfiguration: nothing is opened or called through a configuration that another user
+// can write.
+func TestWritableConfiguration(t *testing.T) {
+	dir, a := initialized(t)
+	closeNow(t, a)
+	path := filepath.Join(dir, config.FileName)
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	where := target.Target{Dir: dir}
+	for name, use := range map[string]func() error{
+		"Dial":          func() error { _, err := where.Dial(t.Context(), t.Output()); return err },
+		"DialRunning":   func() error { _, err := where.DialRunning(); return err },
+		"Configuration": func() error { _, err := where.Configuration(); return err },
+		"AuditFiles":    func() error { _, _, err := where.AuditFiles(); return err },
+	} {
+		var other *ownership.Error
+		if err := use(); !errors.As(err, &other) || other.Path != path {
+			t.Errorf("%s: got %v, want that others can write %q", name, err, path)
+		}
+	}
 }
 
 // TestDialRefuses tells what is missing.
