@@ -25,6 +25,7 @@ var mayUse = map[string][]string{
 	"Store": {
 		"call.go",              // takes the snapshot that a call sees
 		"change.go",            // writes
+		"release.go",           // asks for a key's state again
 		"gateway.go", "run.go", // opens and maintains
 		"backup.go",            // copies the whole file
 		"clientcertificate.go", // works before there is a request

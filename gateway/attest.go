@@ -72,8 +72,8 @@ func attestKeys(ctx context.Context, c *call, inspector hsm.Inspector, names []k
 	return all, nil
 }
 
-// attestKey describes a key version. With an inspector it signs with the key once and reads its
-// attributes.
+// attestKey describes a key version whose public key the backend has proven. With an inspector it
+// signs with the key once and reads its attributes.
 func attestKey(ctx context.Context, c *call, inspector hsm.Inspector, name kms.KeyVersionName) (a kms.AttestedKey, err error) {
 	key, err := c.key(name.KeyId)
 	if err != nil {
@@ -89,7 +89,7 @@ func attestKey(ctx context.Context, c *call, inspector hsm.Inspector, name kms.K
 		a.Protection = kms.ProtectionSealed
 	}
 	if inspector == nil {
-		return a, nil
+		return a, c.server.pairs.Prove(ctx, version)
 	}
 	if _, err := tryVersion(ctx, c, key, version, 1); err != nil {
 		return a, err

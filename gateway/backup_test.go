@@ -374,7 +374,7 @@ func TestProve(t *testing.T) {
 func TestMatchesToken(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	auditKey, err := b.backend.Generate(t.Context(), hsm.EC_P256, bytes.Repeat([]byte{9}, 16))
+	auditKey, err := b.backend.Audit().Generate(t.Context(), hsm.EC_P256, bytes.Repeat([]byte{9}, 16))
 	if err == nil {
 		err = b.db.Update(func(tx *store.Tx) error { return tx.SetAuditKey(auditKey) })
 	}
@@ -386,25 +386,26 @@ func TestMatchesToken(t *testing.T) {
 	unavailable.Fail(fmt.Errorf("%w: away", hsm.ErrUnavailable))
 	for name, c := range map[string]struct {
 		backend *hsmtest.Fake
-		sealer  hsm.Sealer
+		token   keypair.Token
 		want    error
 	}{
 		"right token":                      {b.backend, b.backend, nil},
-		"another token":                    {other, b.backend, keypair.ErrForeignToken},
-		"another sealing key":              {b.backend, otherSealer{other}, keypair.ErrForeignToken},
-		"unavailable":                      {unavailable, b.backend, hsm.ErrUnavailable},
-		"unavailable after the first call": {b.backend, unavailable, hsm.ErrUnavailable},
+		"another token":                    {other, other, keypair.ErrForeignToken},
+		"another sealing key":              {b.backend, otherSealer{b.backend, errors.New("sealed by another key")}, keypair.ErrForeignToken},
+		"unavailable":                      {unavailable, unavailable, hsm.ErrUnavailable},
+		"unavailable after the first call": {b.backend, otherSealer{b.backend, hsm.ErrUnavailable}, hsm.ErrUnavailable},
 	} {
-		err := keypair.MatchesToken(t.Context(), b.db, c.backend, c.sealer)
+		err := keypair.MatchesToken(t.Context(), b.db, c.backend, c.token)
 		if !errors.Is(err, c.want) || c.want == hsm.ErrUnavailable && errors.Is(err, keypair.ErrForeignToken) {
 			t.Errorf("%s: got error %v, want %v", name, err, c.want)
 		}
 	}
 }
 
-// An otherSealer cannot unseal anything, as if it had another sealing key.
-type otherSealer struct{ *hsmtest.Fake }
-
-func (otherSealer) Unseal(context.Context, []byte, []byte) ([]byte, error) {
-	return nil, errors.New("sealed by another key")
+// An otherSealer cannot unseal anything.
+type otherSealer struct {
+	*hsmtest.Fake
+	err error // of Unseal
 }
+
+func (o otherSealer) Unseal(context.Context, []byte, []byte) ([]byte, error) { return nil, o.err }

@@ -40,11 +40,14 @@ type call struct {
 	confirmed bool
 	changed   bool // the call changed records, and its audit line is in the outbox
 
+	used *store.KeyVersion // the answer tells something made with this version's key pair; nil if nothing
+	line uint64            // the number of the audit line; 0 until it is written, and for a change
+
 	entry audit.Entry // the audit line, filled in along the way
 }
 
 // serve takes one request through the corridor: read, authenticate, look the operation up,
-// charge a quota, decode, run, write the audit line, answer.
+// charge a quota, decode, run, write the audit line, check the key's state again, answer.
 func (s *Server) serve(ctx context.Context, d door, source string) error {
 	c := &call{server: s, door: d, began: s.config.Now(), requestId: uuid.NewString(), records: s.config.Store.Now()}
 	c.now = c.began.UTC().Round(0)
@@ -55,8 +58,8 @@ func (s *Server) serve(ctx context.Context, d door, source string) error {
 		}
 		return c.do(ctx)
 	})
-	resp, apiErr := c.finish(resp, err)
-	return d.answer(c, resp, apiErr)
+	resp, apiErr, err := c.finish(resp, err)
+	return release(c, resp, apiErr, err)
 }
 
 // do carries out a request that the door has read, and returns the response.
@@ -170,9 +173,9 @@ func catchPanic(f func() (kms.Response, error)) (resp kms.Response, err error) {
 	return f()
 }
 
-// finish writes the audit line and returns what the client receives: resp or an error. If
-// the line cannot be written, that is an error, even if the operation succeeded.
-func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
+// finish writes the audit line and returns what the client receives: resp or an error, with its
+// cause. If the line cannot be written, that is an error, even if the operation succeeded.
+func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error, error) {
 	var apiErr *kms.Error
 	c.entry.Status = http.StatusOK
 	if err != nil {
@@ -188,16 +191,14 @@ func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error) {
 			apiErr = kms.ErrAuditPending
 		}
 	}
-	c.server.metrics.count(c, apiErr)
-	c.log(apiErr, err)
-	return resp, apiErr
+	return resp, apiErr, err
 }
 
 // audit writes the call's audit line and waits until it is on disk. Refusals are an exception,
 // unless they are those of administrators: beyond a limit, and while the rest of the disk is kept
 // for administrators, audit only counts them. It does not wait for the lines of callers who could
 // not authenticate.
-func (c *call) audit() error {
+func (c *call) audit() (err error) {
 	log, refusals := c.server.config.Audit, c.server.refusals
 	if c.changed {
 		return c.server.journal.Append(c.entry)
@@ -206,7 +207,8 @@ func (c *call) audit() error {
 	isStranger := refusal.Principal == ""
 	switch {
 	case refusal.Code == "", !isStranger && !c.door.name().IsRemote():
-		return log.Append(c.entry)
+		c.line, err = log.AppendNumbered(c.entry)
+		return err
 	case log.Scarce() != nil:
 		refusals.Count(refusal)
 	case !refusals.Allow(refusal, c.server.config.Now): // it is counted

@@ -14,7 +14,7 @@
 // Behind the doors, every call takes the same path, the corridor (call.go). The corridor
 // reads the request, authenticates the caller, looks the operation up, charges a quota, whether
 // or not the operation exists, decodes its parameters, runs it, writes the audit line, and
-// answers. A door knows nothing of operations, and the corridor knows nothing of the wire.
+// answers (release.go). A door knows nothing of operations, and the corridor knows nothing of the wire.
 //
 // # Operations
 //
@@ -57,7 +57,10 @@
 //   - A key is deleted only while this machine's clock can be believed.
 //   - The gateway acts only for authenticated callers. A policy must allow the action, and
 //     none may deny it. Only callers who may use a key learn whether it exists.
-//   - A call sees the records of one moment.
+//   - A call sees the records of one moment. An answer that was made with a key leaves only if the
+//     key may be used at that moment, too: none follows the answer to DisableKey.
+//   - The gateway answers with a public key, or with what it verified, only after the token has
+//     proven that it holds the private key.
 //   - The gateway answers every request that reaches the handler, even after a panic. Errors
 //     have the API's own codes, as JSON, XML or protobuf.
 //   - A backup shows one moment. It has every key pair that its records refer to, and no

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -102,6 +103,8 @@ type Server struct {
 	connections    *front.Process
 	health         *healthCheck
 	metrics        *metrics
+
+	releasing sync.RWMutex // held for reading while an answer that was made with a key is sent; see release
 }
 
 // New returns a Server. It unseals the access keys, loads the nonces of requests that

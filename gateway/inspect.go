@@ -71,7 +71,7 @@ func listTokenObjects(ctx context.Context, c *call, _ *kms.NoRequest) (*kms.List
 	private := make(map[string]int)
 	for _, o := range objects {
 		resp.Objects.Object = append(resp.Objects.Object, newTokenObject(o, owners, making))
-		if o.Ours && o.Purpose == hsm.PurposeKey && o.Class == hsm.ClassPrivateKey {
+		if o.Ours && (o.Purpose == hsm.PurposeKey || o.Purpose == hsm.PurposeAudit) && o.Class == hsm.ClassPrivateKey {
 			private[string(o.ID)]++
 		}
 	}
@@ -178,7 +178,7 @@ func tryVersion(ctx context.Context, c *call, key permitted, version store.KeyVe
 		defer c.server.config.Backend.Forget(version.Key)
 	}
 	times, err := c.server.pairs.Test(ctx, version.Key, count)
-	c.server.pairs.RecordTest(version.KeyVersionId, err)
+	c.server.pairs.RecordTest(version, err)
 	if err != nil {
 		return nil, explain(err)
 	}

@@ -40,6 +40,10 @@ func (s *simulation) readLog() (lines []audit.Line) {
 			err = audit.Read(bytes.NewReader(content), func(line audit.Line) error {
 				if line.Entry != nil {
 					lines = append(lines, line)
+					return nil
+				}
+				for _, seq := range line.Event.Unanswered {
+					s.withheld[seq] = true
 				}
 				return nil
 			})
@@ -74,6 +78,19 @@ func succeeded(lines []audit.Line) (n int) {
 	return n
 }
 
+// tells reports whether a line tells of the answer to a call. If the line is unanswered, it tells of
+// the result that the call did not get.
+func (s *simulation) tells(line audit.Line, c *modelCall) bool {
+	e := line.Entry
+	if e.Action != c.req.action || e.Late {
+		return false
+	}
+	if s.withheld[line.Seq] {
+		return e.Status == 200 && c.status != 200
+	}
+	return e.Status == c.status && e.Code == c.code
+}
+
 // isOutage reports whether the gateway did not answer, or answered that it cannot serve now.
 func (c *modelCall) isOutage() bool { return !c.answered || c.status >= 500 }
 
@@ -91,7 +108,7 @@ func (s *simulation) checkLines(lines []audit.Line) {
 		switch {
 		case c.req.action == passTime:
 		case !c.isOutage():
-			if len(its) != 1 || its[0].Entry.Action != c.req.action || its[0].Entry.Status != c.status || its[0].Entry.Code != c.code || its[0].Entry.Late {
+			if len(its) != 1 || !s.tells(its[0], c) {
 				s.fail("an answer does not have one line", "%+v: %s", c, linesText(its))
 				continue
 			}

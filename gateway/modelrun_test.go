@@ -37,13 +37,14 @@ type simulation struct {
 	versions map[string][]string // KeyId → KeyVersionIds that were acknowledged
 	calls    []*modelCall
 	failures []failure
+	withheld map[uint64]bool // the lines that the log calls unanswered
 }
 
 // A failure is a difference from what must be. The kind is the same for the same mistake.
 type failure struct{ kind, detail string }
 
 func newSimulation(dir string) *simulation {
-	return &simulation{dir: dir, backend: new(hsmtest.Fake), versions: make(map[string][]string)}
+	return &simulation{dir: dir, backend: new(hsmtest.Fake), versions: make(map[string][]string), withheld: make(map[uint64]bool)}
 }
 
 func (s *simulation) fail(kind, format string, args ...any) {

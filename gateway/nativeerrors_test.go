@@ -124,6 +124,8 @@ func TestNativeErrors(t *testing.T) {
 		b.backend.Fail(err)
 		want(c.do("Sign", sign(b.key.KeyId), nil), 503, "ServiceUnavailableTemporary", "")
 	}
+	b.backend.Fail(errors.New("the secret of the token"))
+	want(c.do("Sign", sign(b.key.KeyId), nil), 500, "InternalFailure", "Internal Failure.")
 	// These errors do not pass, so clients must not try again.
 	for _, err := range []error{hsm.ErrNotFound, hsm.ErrRefused} {
 		b.backend.Fail(err)
@@ -131,8 +133,6 @@ func TestNativeErrors(t *testing.T) {
 	}
 	b.backend.Fail(hsm.ErrRefused)
 	want(c.do("GenerateRandom", &nativepb.GenerateRandomRequest{Length: 1}, nil), 409, "Rejected.Unavailable", "")
-	b.backend.Fail(errors.New("the secret of the token"))
-	want(c.do("Sign", sign(b.key.KeyId), nil), 500, "InternalFailure", "Internal Failure.")
 	for _, e := range kms.NativeErrors() {
 		if !seen[e.Code] {
 			t.Errorf("the test does not provoke %s", e.Code)

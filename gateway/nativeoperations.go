@@ -98,7 +98,7 @@ func nativeSign(ctx context.Context, c *call, req *nativepb.SignRequest) (*nativ
 		Algorithm: string(s.alg), MessageType: messageType}, nil
 }
 
-func nativeVerify(_ context.Context, c *call, req *nativepb.VerifyRequest) (*nativepb.VerifyResponse, error) {
+func nativeVerify(ctx context.Context, c *call, req *nativepb.VerifyRequest) (*nativepb.VerifyResponse, error) {
 	m, messageType, err := nativeMessage(req.Digest, req.Message, req.MessageType)
 	if err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func nativeVerify(_ context.Context, c *call, req *nativepb.VerifyRequest) (*nat
 	if err != nil {
 		return nil, err
 	}
-	valid, err := verifySignature(c, s, req.Signature)
+	valid, err := verifySignature(ctx, c, s, req.Signature)
 	if err != nil {
 		return nil, err
 	}
@@ -119,12 +119,12 @@ func nativeVerify(_ context.Context, c *call, req *nativepb.VerifyRequest) (*nat
 }
 
 func nativeGetPublicKey(
-	_ context.Context, c *call, req *nativepb.GetPublicKeyRequest,
+	ctx context.Context, c *call, req *nativepb.GetPublicKeyRequest,
 ) (*nativepb.GetPublicKeyResponse, error) {
 	if req.KeyId == "" {
 		return nil, kms.MissingParameter("KeyId")
 	}
-	version, err := publicKeyVersion(c, req.KeyId, c.parameters["KeyVersionId"])
+	version, err := publicKeyVersion(ctx, c, req.KeyId, c.parameters["KeyVersionId"])
 	if err != nil {
 		return nil, err
 	}

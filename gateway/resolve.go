@@ -143,7 +143,25 @@ func (c *call) version(key permitted, keyVersionId string) (store.KeyVersion, er
 		return store.KeyVersion{}, err
 	}
 	c.entry.KeyVersionId = version.KeyVersionId
-	return version, keypair.CheckRecord(version, key.Key)
+	return version, keypair.CheckRecord(version, key.Key, c.records.AuditKey())
+}
+
+// checkStillUsable returns the error of a call that uses a version, if records do not allow that any
+// more.
+func checkStillUsable(records *store.Records, version store.KeyVersion) error {
+	key, err := records.Keys().Get(version.KeyId)
+	if errors.Is(err, store.ErrNotFound) {
+		return kms.ErrKeyNotFound
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := records.Version(version.KeyId, version.KeyVersionId); errors.Is(err, store.ErrNotFound) {
+		return kms.ErrKeyVersionNotFound
+	} else if err != nil {
+		return err
+	}
+	return checkUsable(key)
 }
 
 // currentKey returns the current record of a permitted key.

@@ -23,14 +23,14 @@ func asymmetricSign(ctx context.Context, c *call, req *kms.AsymmetricSignRequest
 }
 
 func asymmetricVerify(
-	_ context.Context, c *call, req *kms.AsymmetricVerifyRequest,
+	ctx context.Context, c *call, req *kms.AsymmetricVerifyRequest,
 ) (*kms.AsymmetricVerifyResponse, error) {
 	m := message{parameter: "Digest", bytes: req.Digest}
 	s, err := resolveSigning(c, req.KeyId, req.KeyVersionId, req.Algorithm, m)
 	if err != nil {
 		return nil, err
 	}
-	valid, err := verifySignature(c, s, req.Value)
+	valid, err := verifySignature(ctx, c, s, req.Value)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +88,7 @@ func resolveSigning(c *call, keyName, keyVersionId, algorithm string, m message)
 		return s, err
 	}
 	c.entry.Algorithm, c.entry.Digest = string(s.alg), s.digest
+	c.used = &s.version
 	return s, nil
 }
 
@@ -97,15 +98,16 @@ func makeSignature(ctx context.Context, c *call, s signing) ([]byte, error) {
 		return nil, err
 	}
 	signature, err := c.server.config.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)
-	if err == nil {
-		c.server.pairs.Used(s.version)
-	}
-	return signature, err
+	return signature, c.server.pairs.Signed(s.version, err)
 }
 
-// verifySignature confirms, and reports whether a signature is valid.
-func verifySignature(c *call, s signing, signature []byte) (valid bool, err error) {
+// verifySignature confirms, and reports whether a signature is valid for a public key that the
+// backend has proven.
+func verifySignature(ctx context.Context, c *call, s signing, signature []byte) (valid bool, err error) {
 	if err := c.confirm(); err != nil {
+		return false, err
+	}
+	if err := c.server.pairs.Prove(ctx, s.version); err != nil {
 		return false, err
 	}
 	if valid, err = hsm.Verify(s.version.Key, s.alg, s.digest, signature); err != nil {
@@ -162,8 +164,8 @@ func checkUsable(key store.Key) error {
 	return nil
 }
 
-func getPublicKey(_ context.Context, c *call, req *kms.GetPublicKeyRequest) (*kms.GetPublicKeyResponse, error) {
-	version, err := publicKeyVersion(c, req.KeyId, req.KeyVersionId)
+func getPublicKey(ctx context.Context, c *call, req *kms.GetPublicKeyRequest) (*kms.GetPublicKeyResponse, error) {
+	version, err := publicKeyVersion(ctx, c, req.KeyId, req.KeyVersionId)
 	if err != nil {
 		return nil, err
 	}
@@ -171,8 +173,9 @@ func getPublicKey(_ context.Context, c *call, req *kms.GetPublicKeyRequest) (*km
 		PublicKey: hsm.PublicKeyPEM(version.Key.Public)}, nil
 }
 
-// publicKeyVersion returns a version whose public key the caller may read.
-func publicKeyVersion(c *call, keyName, keyVersionId string) (store.KeyVersion, error) {
+// publicKeyVersion confirms, and returns a version whose public key the caller may read and the
+// backend has proven.
+func publicKeyVersion(ctx context.Context, c *call, keyName, keyVersionId string) (store.KeyVersion, error) {
 	key, err := c.key(keyName)
 	if err != nil {
 		return store.KeyVersion{}, err
@@ -184,5 +187,9 @@ func publicKeyVersion(c *call, keyName, keyVersionId string) (store.KeyVersion, 
 	if err := checkUsable(key.Key); err != nil {
 		return store.KeyVersion{}, err
 	}
-	return version, c.confirm()
+	if err := c.confirm(); err != nil {
+		return store.KeyVersion{}, err
+	}
+	c.used = &version
+	return version, c.server.pairs.Prove(ctx, version)
 }

@@ -113,8 +113,6 @@ var (
 	ErrNotFound = errors.New("no such private key")
 	// ErrBusy: too much work is waiting; the same call may succeed later.
 	ErrBusy = errors.New("too many operations are waiting for the token")
-	// ErrNoCounter: the token cannot keep a number.
-	ErrNoCounter = errors.New("the token keeps no data objects")
 	// ErrUnavailable: the token is absent or did not answer in time.
 	ErrUnavailable = errors.New("the token is unavailable")
 	// ErrRefused: the token works but rejected this operation twice; retrying may not
@@ -128,6 +126,10 @@ var (
 	ErrNotOurs = errors.New("the token was not provisioned for kmsgate, or is not the same token as before")
 	// ErrNoRandom: the token has no usable random number generator.
 	ErrNoRandom = errors.New("the token has no usable random number generator")
+	// ErrReserved: the key signs the audit log, so it is not destroyed.
+	ErrReserved = errors.New("the key is reserved for the audit log")
+	// ErrNoCounter: the token cannot store a number.
+	ErrNoCounter = errors.New("the token does not store data objects")
 	// ErrKeySpec: the KeySpec is unknown, or this backend cannot make such keys.
 	ErrKeySpec = errors.New("KeySpec not supported")
 	// ErrAlgorithm: the Algorithm is unknown or does not fit the KeySpec.

@@ -109,7 +109,8 @@ const (
 	ClassPrivateKey = "private key"
 	ClassPublicKey  = "public key"
 	ClassSecretKey  = "secret key"
-	ClassOther      = "other" // certificates, data
+	ClassData       = "data"
+	ClassOther      = "other" // such as certificates
 )
 
 // The purposes of kmsgate's objects.
@@ -117,6 +118,8 @@ const (
 	PurposeKey     = "key"     // one half of a key pair that signs
 	PurposeCanary  = "canary"  // one half of the pair that shows whether the token works
 	PurposeSealing = "sealing" // the sealing key
+	PurposeAudit   = "audit"   // one half of the pair that signs the audit log
+	PurposeCounter = "counter" // the number of a Counter
 
 	// PurposeNone: the object lacks even a class, so no application uses it. SoftHSM leaves
 	// such objects if it is killed while it makes a key.

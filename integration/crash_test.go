@@ -171,7 +171,7 @@ func checkObjects(t *testing.T, dir string) {
 	halves := make(map[string]int) // by CKA_ID
 	for _, o := range objects {
 		switch o.Purpose {
-		case hsm.PurposeKey:
+		case hsm.PurposeKey, hsm.PurposeAudit:
 			if halves[string(o.ID)]++; !want[string(o.ID)] {
 				t.Errorf("the token has a %s object with CKA_ID %x, which no record accounts for", o.Class, o.ID)
 			}

@@ -16,7 +16,7 @@ type pending struct {
 	result chan error
 	caller atomic.Int32 // callerWaits at first
 
-	offered bool // no caller has ever waited
+	offered bool // no request depends on the line
 
 	// unattended, if not nil, gets the result if no caller waits for it. The line is then written even
 	// if its caller has left.
@@ -43,7 +43,25 @@ var errFull = errors.New("writing the audit log: lines arrive faster than they c
 // an error, the action that the line records must not happen: the line is not in the log, or it is
 // followed by an unanswered event.
 func (l *Log) Append(e Entry) error {
-	_, err := l.append(e, 0)
+	_, err := l.AppendNumbered(e)
+	return err
+}
+
+// AppendNumbered is like Append, and also returns the number of the line.
+func (l *Log) AppendNumbered(e Entry) (seq uint64, err error) {
+	head, err := l.append(e, 0)
+	return head.Seq, err
+}
+
+// AppendUnanswered adds an unanswered event for a line that Append has written: its caller gets no
+// result. It returns when the event is on stable storage, after 2.5 s at most. If it returns an error,
+// the event may be missing.
+func (l *Log) AppendUnanswered(seq uint64) error {
+	event, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnanswered, Unanswered: []uint64{seq}})
+	if err == nil {
+		// The event is written even if nobody waits for it any more, and no other event names it.
+		_, err = l.write(&pending{entry: event, offered: true, unattended: func(error) {}})
+	}
 	return err
 }
 

@@ -49,7 +49,8 @@
 //
 // If a flush hangs, callers wait at most 2.5 s, and their requests are refused. If a line is written
 // although its caller was refused, an unanswered event after it names it. A line that is not written
-// when its caller leaves is dropped, unless it is about a change.
+// when its caller leaves is dropped, unless it is about a change. AppendUnanswered names a line whose
+// caller is refused after it was written.
 //
 // # Hostile text
 //

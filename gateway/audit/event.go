@@ -132,8 +132,9 @@ var kinds = []kindInfo{
 	},
 	{
 		kind: KindUnanswered,
-		meaning: "the named lines were written after their callers had got 503: no result was returned, " +
-			"but if a line is about a change, the change was made",
+		meaning: "the named lines are of requests that got no result: their callers had got 503 before the line " +
+			"was written, or the key was disabled or deleted before the answer left; " +
+			"if a line is about a change, the change was made",
 		isSet: func(e *Event) bool { return len(e.Unanswered) > 0 },
 		text:  func(e *Event) string { return fmt.Sprintf("(%d unanswered)", len(e.Unanswered)) },
 	},

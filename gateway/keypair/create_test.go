@@ -43,7 +43,7 @@ func TestCreate(t *testing.T) {
 		if !b.db.Now().Keys().Has(k.KeyId) {
 			t.Errorf("%s: the key was not recorded", spec)
 		}
-		if err := keypair.CheckRecord(recorded, k); err != nil {
+		if err := keypair.CheckRecord(recorded, k, hsm.Key{}); err != nil {
 			t.Errorf("CheckRecord of a new %s version: %v, want no error", spec, err)
 		}
 	}
@@ -316,21 +316,29 @@ func TestForget(t *testing.T) {
 }
 
 // TestCheckRecord checks that a record is refused if it holds the pair of another version or of
-// another KeySpec.
+// another KeySpec, or the audit log's key.
 func TestCheckRecord(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	k, v := b.newKey(nil)
 	_, other := b.newKey(nil)
+	auditKey := hsm.Key{ID: []byte("audit key 123456"), Public: other.Key.Public}
+	if err := keypair.CheckRecord(v, k, auditKey); err != nil {
+		t.Errorf("a good record: %v, want no error", err)
+	}
+	if err := keypair.CheckRecord(v, k, hsm.Key{ID: v.Key.ID}); !errors.Is(err, kms.ErrKeyUnavailable) {
+		t.Errorf("the id of the audit log's key: %v, want %v", err, kms.ErrKeyUnavailable)
+	}
 	for name, change := range map[string]func(k *store.Key, v *store.KeyVersion){
-		"another's pair":  func(_ *store.Key, v *store.KeyVersion) { v.Key = other.Key },
-		"another KeySpec": func(k *store.Key, _ *store.KeyVersion) { k.KeySpec = hsm.EC_P256K },
-		"no UUID":         func(_ *store.Key, v *store.KeyVersion) { v.KeyVersionId = "v" },
-		"no pair":         func(_ *store.Key, v *store.KeyVersion) { v.Key = hsm.Key{} },
+		"another's pair":             func(_ *store.Key, v *store.KeyVersion) { v.Key = other.Key },
+		"another KeySpec":            func(k *store.Key, _ *store.KeyVersion) { k.KeySpec = hsm.EC_P256K },
+		"no UUID":                    func(_ *store.Key, v *store.KeyVersion) { v.KeyVersionId = "v" },
+		"the audit log's public key": func(_ *store.Key, v *store.KeyVersion) { v.Key.Public = other.Key.Public },
+		"no pair":                    func(_ *store.Key, v *store.KeyVersion) { v.Key = hsm.Key{} },
 	} {
 		key, version := k, v
 		change(&key, &version)
-		if err := keypair.CheckRecord(version, key); !errors.Is(err, kms.ErrKeyUnavailable) {
+		if err := keypair.CheckRecord(version, key, auditKey); !errors.Is(err, kms.ErrKeyUnavailable) {
 			t.Errorf("%s: %v, want %v", name, err, kms.ErrKeyUnavailable)
 		}
 	}

@@ -300,6 +300,18 @@ func TestOwners(t *testing.T) {
 		"audit key": {
 			object: hsm.Object{ID: auditKey.ID, Ours: true},
 			want:   kms.Owner{Use: kms.UseAudit}},
+		"audit key with its purpose": {
+			object: hsm.Object{ID: auditKey.ID, Ours: true, Purpose: hsm.PurposeAudit},
+			want:   kms.Owner{Use: kms.UseAudit}},
+		"an audit key that is being made": {
+			object: hsm.Object{ID: []byte("orphan"), Ours: true, Purpose: hsm.PurposeAudit},
+			want:   kms.Owner{Use: kms.UseOrphan, KeyVersionId: "o"}},
+		"a version's id with the audit key's purpose": {
+			object: hsm.Object{ID: v.Key.ID, Ours: true, Purpose: hsm.PurposeAudit},
+			want:   kms.Owner{Use: kms.UseStray}},
+		"counter": {
+			object: hsm.Object{Ours: true, Class: hsm.ClassData, Purpose: hsm.PurposeCounter},
+			want:   kms.Owner{Use: kms.UseCounter}},
 		"orphan": {
 			object: hsm.Object{ID: []byte("orphan"), Ours: true},
 			want:   kms.Owner{Use: kms.UseOrphan, KeyVersionId: "o"}},

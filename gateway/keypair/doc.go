@@ -14,5 +14,6 @@
 //
 // The package guarantees that no pair of a recorded version is destroyed, that no pair of a deleted
 // key is destroyed while the audit log is known to fail, and that records and token agree while
-// they are frozen for a backup.
+// they are frozen for a backup. It proves that the backend holds the private half of a recorded
+// public key before anyone relies on that public key.
 package keypair

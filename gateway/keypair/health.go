@@ -1,6 +1,7 @@
 package keypair
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -13,38 +14,61 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A health holds the key versions that are known to be missing or failing.
+// A health holds which key versions are known to sign, to be missing or to fail.
 type health struct {
-	mu      sync.Mutex      // guards the maps
+	// proven maps a KeyVersionId to the public key, a []byte, for which the last signature of the
+	// version in this process was valid. A version in missing or failing is not in it.
+	proven sync.Map
+
+	mu      sync.Mutex      // guards the maps; held while proven changes
 	missing map[string]bool // by KeyVersionId: the token has no private key
-	failing map[string]bool // by KeyVersionId: the last test signature failed
+	failing map[string]bool // by KeyVersionId: the last signature failed
 }
 
 func (h *health) setMissing(missing map[string]bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.missing = missing
+	for id := range missing {
+		h.proven.Delete(id)
+	}
 }
 
-// record records the result of a test signature. It ignores a transient error, which says nothing
-// about the version.
-func (h *health) record(keyVersionId string, err error) {
-	if err != nil && hsm.IsTransient(err) {
+// isProven reports whether the last signature of a version was valid for its recorded public key.
+func (h *health) isProven(v store.KeyVersion) bool {
+	public, ok := h.proven.Load(v.KeyVersionId)
+	return ok && bytes.Equal(public.([]byte), v.Key.Public)
+}
+
+// isBroken reports whether a version is known to be missing or to fail.
+func (h *health) isBroken(v store.KeyVersion) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.missing[v.KeyVersionId] || h.failing[v.KeyVersionId]
+}
+
+// record records the result of a signature, which a Route has verified. It ignores a transient
+// error, which says nothing about the version.
+func (h *health) record(v store.KeyVersion, err error) {
+	if err != nil && hsm.IsTransient(err) || err == nil && h.isProven(v) {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.failing, keyVersionId)
 	if err == nil {
+		delete(h.missing, v.KeyVersionId)
+		delete(h.failing, v.KeyVersionId)
+		h.proven.Store(v.KeyVersionId, v.Key.Public)
 		return
 	}
+	h.proven.Delete(v.KeyVersionId)
 	if h.failing == nil {
 		h.failing = make(map[string]bool)
 	}
-	h.failing[keyVersionId] = true
+	h.failing[v.KeyVersionId] = true
 }
 
-// prune drops the failures of versions that no longer exist.
+// prune drops what is known of versions that no longer exist.
 func (h *health) prune(existing map[string]bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -53,6 +77,12 @@ func (h *health) prune(existing map[string]bool) {
 			delete(h.failing, id)
 		}
 	}
+	h.proven.Range(func(id, _ any) bool {
+		if !existing[id.(string)] {
+			h.proven.Delete(id)
+		}
+		return true
+	})
 }
 
 func (h *health) counts() (missing, failing int) {
@@ -67,7 +97,7 @@ const (
 )
 
 // watchKeys checks for missing private keys at once and then every hour, until ctx is done.
-func (p *Pairs) watchKeys(ctx context.Context) {
+func watchKeys(ctx context.Context, p *Pairs) {
 	for ctx.Err() == nil {
 		pause := checkInterval
 		if err := p.checkKeys(); err != nil {
@@ -99,7 +129,7 @@ func (p *Pairs) checkKeys() error {
 		err := p.cfg.Backend.Has(v.Key)
 		switch {
 		case errors.Is(err, hsm.ErrNotFound):
-			if !p.isRecorded(v) { // deleted since the loop began
+			if !isRecorded(p, v) { // deleted since the loop began
 				continue
 			}
 			missing[v.KeyVersionId] = true
@@ -119,7 +149,7 @@ func (p *Pairs) checkKeys() error {
 	return nil
 }
 
-func (p *Pairs) isRecorded(v store.KeyVersion) bool {
+func isRecorded(p *Pairs, v store.KeyVersion) bool {
 	_, err := p.cfg.Records.Now().Version(v.KeyId, v.KeyVersionId)
 	return err == nil
 }
@@ -138,10 +168,13 @@ func (p *Pairs) testKeys(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err == nil || !p.isRecorded(v) {
+		if !isRecorded(p, v) {
 			continue
 		}
-		p.health.record(v.KeyVersionId, err)
+		p.health.record(v, err)
+		if err == nil {
+			continue
+		}
 		if failed++; failed <= maxNamed {
 			p.cfg.Logger.Error("a key version failed its test signature (run kmsgate doctor)",
 				"KeyId", v.KeyId, "KeyVersionId", v.KeyVersionId, "err", err)
@@ -157,7 +190,7 @@ func (p *Pairs) testKeys(ctx context.Context) {
 // testKey has a version sign once, as soon as the token can, and then pauses.
 func (p *Pairs) testKey(ctx context.Context, v store.KeyVersion) error {
 	for ; ; sleep(ctx, retryInterval) {
-		if ctx.Err() != nil || !p.isRecorded(v) {
+		if ctx.Err() != nil || !isRecorded(p, v) {
 			return ctx.Err()
 		}
 		if p.cfg.Backend.Health(ctx) != nil {
@@ -206,12 +239,13 @@ func (p *Pairs) testSignature(ctx context.Context, k hsm.Key, alg hsm.Algorithm)
 	return time.Since(began), err
 }
 
-// RecordTest records the result of a test signature of a version, for Health. A nil error clears an
-// earlier failure. A transient error changes nothing, because it says nothing about the version.
-func (p *Pairs) RecordTest(keyVersionId string, err error) { p.health.record(keyVersionId, err) }
+// RecordTest records the result of a test signature of a version, for Health and Prove. A nil error
+// clears an earlier failure. A transient error changes nothing, because it says nothing about the
+// version.
+func (p *Pairs) RecordTest(v store.KeyVersion, err error) { p.health.record(v, err) }
 
 // Health returns the number of versions whose private key was missing when Run last checked, and
-// the number of versions that failed their last test signature.
+// the number of versions whose last signature failed. A version that has signed since is in neither.
 func (p *Pairs) Health() (missing, failing int) { return p.health.counts() }
 
 // Run carries out deletions every ten seconds, checks for missing private keys every hour, and has
@@ -219,7 +253,7 @@ func (p *Pairs) Health() (missing, failing int) { return p.health.counts() }
 func (p *Pairs) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { poll(ctx, p.CarryOutDeletions) })
-	running.Go(func() { p.watchKeys(ctx) })
+	running.Go(func() { watchKeys(ctx, p) })
 	running.Go(func() { p.testKeys(ctx) })
 	running.Wait()
 }

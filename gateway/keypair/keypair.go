@@ -1,7 +1,6 @@
 package keypair
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -135,6 +134,7 @@ func (p *Pairs) Create(ctx context.Context, version store.KeyVersion, spec hsm.K
 		orphan.Key.Sealed = version.Key.Sealed
 		return store.KeyVersion{}, errors.Join(err, p.destroy(ctx, orphan))
 	}
+	p.health.record(version, nil) // Generate has made a signature
 	return version, nil
 }
 
@@ -165,16 +165,4 @@ func (p *Pairs) Forget(keyId string) {
 	for _, v := range p.cfg.Records.Now().VersionsOf(keyId) {
 		p.cfg.Backend.Forget(v.Key)
 	}
-}
-
-// CheckRecord returns kms.ErrKeyUnavailable if the record of a version does not hold the key pair
-// that was made for that version. A record with another version's pair would sign with the wrong
-// key.
-func CheckRecord(version store.KeyVersion, key store.Key) error {
-	id, err := uuid.Parse(version.KeyVersionId)
-	if err != nil || !bytes.Equal(id[:], version.Key.ID) || version.Key.Spec != key.KeySpec {
-		return fmt.Errorf("%w (the record of version %q holds the key pair %x of KeySpec %q)",
-			kms.ErrKeyUnavailable, version.KeyVersionId, version.Key.ID, version.Key.Spec)
-	}
-	return nil
 }

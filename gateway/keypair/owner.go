@@ -40,7 +40,7 @@ func Owners(records *store.Records) map[string]OwnedKey {
 // made: an object without a CKA_ID may then become one of them, so OwnerOf does not report it as a
 // stray.
 func OwnerOf(o hsm.Object, records map[string]OwnedKey, making bool) OwnedKey {
-	if record, ok := records[string(o.ID)]; ok && o.Ours && o.Purpose == hsm.PurposeKey {
+	if record, ok := records[string(o.ID)]; ok && o.Ours && fits(o, record) {
 		return record
 	}
 	use := kms.UseStray
@@ -51,10 +51,18 @@ func OwnerOf(o hsm.Object, records map[string]OwnedKey, making bool) OwnedKey {
 		use = kms.UseSealing
 	case o.Purpose == hsm.PurposeCanary:
 		use = kms.UseCanary
+	case o.Purpose == hsm.PurposeCounter:
+		use = kms.UseCounter
 	case making && len(o.ID) == 0:
 		use = kms.UseOrphan
 	}
 	return OwnedKey{Owner: kms.Owner{Use: use, Aliases: kms.AliasNames{Alias: []string{}}}}
+}
+
+// fits reports whether an object can be one half of a recorded key pair. The audit log's key has a
+// separate purpose, unless an earlier kmsgate made it. The key pair of a version never has that one.
+func fits(o hsm.Object, record OwnedKey) bool {
+	return o.Purpose == hsm.PurposeKey || o.Purpose == hsm.PurposeAudit && record.Use != kms.UseVersion
 }
 
 // Owners returns all currently recorded key pairs with their owners, by CKA_ID.

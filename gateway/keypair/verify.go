@@ -23,15 +23,24 @@ type Verified struct {
 // ErrForeignToken means that the token does not belong to the records.
 var ErrForeignToken = errors.New("the token does not belong to this database")
 
-// MatchesToken returns ErrForeignToken if the backend and the sealer do not belong to the records.
+// A Token is what MatchesToken needs of a token besides the keys that sign for users.
+type Token interface {
+	hsm.Sealer
+	hsm.AuditKeeper
+}
+
+// MatchesToken returns ErrForeignToken if the backend and the token do not belong to the records.
 // It tries the audit log's key, one software key and one access key. It does not check every key,
-// which takes long: see VerifyAll. If the token is unavailable or refuses an operation, the error
-// is not ErrForeignToken.
-func MatchesToken(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) error {
+// which takes long: see VerifyAll. If the token is unavailable or refuses an operation, or the
+// records fail CheckAuditKey, the error is not ErrForeignToken.
+func MatchesToken(ctx context.Context, db *store.Store, backend hsm.Backend, token Token) error {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	records := db.Now()
-	if err := hsm.SelfTest(ctx, backend, records.AuditKey()); err != nil {
+	if err := CheckAuditKey(records); err != nil {
+		return err
+	}
+	if err := hsm.SelfTest(ctx, token.Audit(), records.AuditKey()); err != nil {
 		return foreign("it does not have the audit log's key", err)
 	}
 	if v, ok := softwareKey(records); ok {
@@ -40,7 +49,7 @@ func MatchesToken(ctx context.Context, db *store.Store, backend hsm.Backend, sea
 		}
 	}
 	for _, a := range records.AccessKeys().Page(0, 1) {
-		if _, err := identity.UnsealAccessKey(ctx, sealer, a); err != nil {
+		if _, err := identity.UnsealAccessKey(ctx, token, a); err != nil {
 			return foreign("it cannot unseal the access keys", err)
 		}
 	}
@@ -78,8 +87,8 @@ const maxFailures = 10
 // of every client key. Its error names the first ten failures and counts the others. Its Verified
 // counts the successes. VerifyAll changes nothing.
 func VerifyAll(ctx context.Context, db *store.Store, backend hsm.Backend, sealer hsm.Sealer) (Verified, error) {
-	vr := verifier{backend: backend, sealer: sealer}
 	records := db.Now()
+	vr := verifier{backend: backend, sealer: sealer, auditKey: records.AuditKey()}
 	for k := range records.Keys().All() {
 		vr.key(ctx, k, records.VersionsOf(k.KeyId))
 	}
@@ -98,10 +107,11 @@ func VerifyAll(ctx context.Context, db *store.Store, backend hsm.Backend, sealer
 // A verifier is the state of one call of VerifyAll.
 type verifier struct {
 	Verified
-	backend hsm.Backend
-	sealer  hsm.Sealer
-	failed  int
-	errs    []error // of the first maxFailures failures
+	backend  hsm.Backend
+	sealer   hsm.Sealer
+	auditKey hsm.Key
+	failed   int
+	errs     []error // of the first maxFailures failures
 }
 
 func (vr *verifier) fail(err error) {
@@ -132,7 +142,7 @@ func (vr *verifier) version(ctx context.Context, k store.Key, v store.KeyVersion
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := CheckRecord(v, k); err != nil {
+	if err := CheckRecord(v, k, vr.auditKey); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/hsm"
@@ -18,7 +20,7 @@ import (
 // audit key.
 func (b *bench) newCredentials() (auditKey hsm.Key) {
 	b.t.Helper()
-	auditKey, err := b.backend.Fake.Generate(b.t.Context(), hsm.EC_P256, []byte("audit key 123456"))
+	auditKey, err := b.backend.Audit().Generate(b.t.Context(), hsm.EC_P256, []byte("audit key 123456"))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -76,6 +78,49 @@ func TestMatchesToken(t *testing.T) {
 		return errors.Join(err, tx.AccessKeys().Put(a))
 	})
 	wantForeign(matches(), "access keys")
+}
+
+// TestPlantedAuditKey plants the audit log's key in the records of a version and of an orphan. The
+// start refuses such records, and names the first of them.
+func TestPlantedAuditKey(t *testing.T) {
+	t.Parallel()
+	for name, plant := range map[string]func(tx *store.Tx, v store.KeyVersion, auditKey hsm.Key) error{
+		"both halves": func(tx *store.Tx, v store.KeyVersion, auditKey hsm.Key) error {
+			v.KeyVersionId, v.Key = uuid.UUID(auditKey.ID).String(), auditKey
+			return tx.Versions().Put(v)
+		},
+		"its id": func(tx *store.Tx, v store.KeyVersion, auditKey hsm.Key) error {
+			v.Key.ID = auditKey.ID
+			return tx.Versions().Put(v)
+		},
+		"its public key": func(tx *store.Tx, v store.KeyVersion, auditKey hsm.Key) error {
+			v.Key.Public = auditKey.Public
+			return tx.Versions().Put(v)
+		},
+		"to be destroyed": func(tx *store.Tx, _ store.KeyVersion, auditKey hsm.Key) error {
+			return tx.Orphans().Put(store.Orphan{KeyVersionId: "o", Key: hsm.Key{ID: auditKey.ID, Spec: auditKey.Spec}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			auditKey := b.newCredentials()
+			_, v := b.newKey(nil)
+			if err := keypair.MatchesToken(t.Context(), b.db, b.backend, b.backend); err != nil {
+				t.Fatal(err)
+			}
+			b.update(func(tx *store.Tx) error { return plant(tx, v, auditKey) })
+			err := keypair.MatchesToken(t.Context(), b.db, b.backend, b.backend)
+			if err == nil || !strings.Contains(err.Error(), "audit log's key") || errors.Is(err, keypair.ErrForeignToken) {
+				t.Errorf("MatchesToken: %v, want an error about the audit log's key", err)
+			}
+			for _, v := range b.versions() {
+				err := hsm.SelfTest(t.Context(), b.backend, v.Key)
+				if wrong := string(v.Key.ID) == string(auditKey.ID); wrong && !errors.Is(err, hsm.ErrNotFound) {
+					t.Errorf("signing with the planted record: %v, want ErrNotFound", err)
+				}
+			}
+		})
+	}
 }
 
 // TestVerifyAll checks that VerifyAll counts the records that work and names those that do not,

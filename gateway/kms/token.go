@@ -14,6 +14,7 @@ const (
 	UseAudit    = "audit key"
 	UseSealing  = "sealing key"
 	UseCanary   = "canary"
+	UseCounter  = "counter"
 	UseOrphan   = "being made or destroyed"
 	UseStray    = "stray"     // has the gateway's label, but belongs to no record
 	UseAnothers = "another's" // does not have the gateway's label

@@ -1,5 +1,5 @@
-// Package hsmtest tests every hsm.Backend, including hsm.Route, against one contract, and
-// every hsm.Randomizer against another. Its Fake passes both.
+// Package hsmtest tests every hsm.Backend, including hsm.Route, against one contract, and every
+// hsm.Randomizer and every hsm.AuditKeeper against another. Its Fake passes all three.
 package hsmtest
 
 import (

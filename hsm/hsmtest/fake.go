@@ -12,9 +12,9 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/privatekey"
 )
 
-// Fake is an hsm.Backend, hsm.Sealer and hsm.Randomizer in memory, for tests of code that uses a
-// backend. It supports every KeySpec, passes TestBackend, and fails on request. The zero value
-// is ready for use.
+// Fake is an hsm.Backend, hsm.Sealer, hsm.Randomizer and hsm.AuditKeeper in memory, for tests of
+// code that uses a backend. It supports every KeySpec, passes TestBackend, and fails on request.
+// The zero value is ready for use.
 type Fake struct {
 	mu   sync.Mutex
 	keys map[string]signer // by Key.ID
@@ -26,6 +26,9 @@ type Fake struct {
 
 	made    map[string]hsm.Key // by Key.ID; for Objects
 	planted []hsm.Object
+
+	audit    map[string]bool // by Key.ID; made for the audit log
+	reserved string          // the Key.ID that Reserve keeps for the audit log
 }
 
 var (
@@ -106,6 +109,11 @@ func (f *Fake) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.K
 // Sign signs with a key that Generate made. It calls hsm.Check first, for tests that use a
 // Fake without a Route.
 func (f *Fake) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	return f.sign(ctx, k, alg, digest, false)
+}
+
+// sign signs with a key that is for signing or, with audit, for the audit log.
+func (f *Fake) sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte, audit bool) ([]byte, error) {
 	if err := hsm.Check(k.Spec, alg, digest); err != nil {
 		return nil, err
 	}
@@ -114,6 +122,7 @@ func (f *Fake) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []
 	}
 	f.mu.Lock()
 	sign, ok := f.keys[string(k.ID)]
+	ok = ok && f.isAudit(k.ID) == audit
 	f.mu.Unlock()
 	if !ok {
 		return nil, fmt.Errorf("%w: %x", hsm.ErrNotFound, k.ID)
@@ -131,16 +140,24 @@ func (f *Fake) Destroy(ctx context.Context, k hsm.Key) error {
 	if f.failDestroy != nil {
 		return f.failDestroy
 	}
+	if f.reserved == string(k.ID) {
+		return fmt.Errorf("destroying key %x: %w", k.ID, hsm.ErrReserved)
+	}
 	delete(f.keys, string(k.ID))
 	delete(f.made, string(k.ID))
+	delete(f.audit, string(k.ID))
 	return nil
 }
 
 // Has reports whether Generate made k.
 func (f *Fake) Has(k hsm.Key) error {
+	return f.has(k, false)
+}
+
+func (f *Fake) has(k hsm.Key, audit bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := f.keys[string(k.ID)]; !ok {
+	if _, ok := f.keys[string(k.ID)]; !ok || f.isAudit(k.ID) != audit {
 		return fmt.Errorf("%w: %x", hsm.ErrNotFound, k.ID)
 	}
 	return nil

@@ -78,6 +78,9 @@ func (f *Fake) Objects(ctx context.Context) ([]hsm.Object, error) {
 			Handle: uint(1001 + 2*i), Class: hsm.ClassPublicKey, Label: "kmsgate", ID: k.ID,
 			KeySpec: k.Spec, Public: k.Public, Ours: true, Purpose: hsm.PurposeKey,
 		}
+		if f.audit[string(k.ID)] {
+			o.Label, o.Purpose = "kmsgate-audit", hsm.PurposeAudit
+		}
 		all = append(all, o)
 		if _, ok := f.keys[id]; ok {
 			o.Handle, o.Class, o.Public = o.Handle+1, hsm.ClassPrivateKey, nil

@@ -29,6 +29,8 @@ func TestContract(t *testing.T) {
 	for name, tok := range map[string]hsm.Token{"memory": software.New(), "directory": open(t, t.TempDir())} {
 		t.Run(name, func(t *testing.T) {
 			hsmtest.TestBackend(t, tok, hsm.KeySpecs()...)
+			hsmtest.TestBackend(t, tok.Audit(), hsm.EC_P256, hsm.RSA_2048)
+			hsmtest.TestAuditKeeper(t, tok)
 			hsmtest.TestRandomizer(t, tok)
 			sealed, err := tok.Seal(t.Context(), []byte("secret"), []byte("aad"))
 			if err != nil || bytes.Contains(sealed, []byte("secret")) {
@@ -79,6 +81,10 @@ func TestReopen(t *testing.T) {
 		t.Fatalf("Import: %v", err)
 	}
 	keys = append(keys, imported)
+	auditKey, err := first.Audit().Generate(t.Context(), hsm.EC_P256, bytes.Repeat([]byte{10}, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if again, err := first.Generate(t.Context(), hsm.EC_P256, imported.ID); err == nil {
 		t.Errorf("a key with an ID that exists: %+v", again)
 	}
@@ -91,6 +97,13 @@ func TestReopen(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if err := hsm.SelfTest(t.Context(), second.Audit(), auditKey); err != nil {
+		t.Error(err)
+	}
+	if err := hsm.SelfTest(t.Context(), second, auditKey); !errors.Is(err, hsm.ErrNotFound) {
+		t.Errorf("signing with the audit key: %v, want ErrNotFound", err)
+	}
+	keys = append(keys, auditKey)
 	objects := 0
 	if err := d.Inspect(func(i hsm.Inspector) error {
 		all, err := i.Objects(t.Context())

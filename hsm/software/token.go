@@ -23,10 +23,11 @@ import (
 )
 
 // The files in the directory of a Token. Each key pair is in a file of PEM, named after its ID in
-// hexadecimal.
+// hexadecimal. The audit log's key has another suffix than the keys that sign for users.
 const (
 	sealingKeyFile = "sealing.key"
 	keySuffix      = ".pem"
+	auditSuffix    = ".audit.pem"
 	sealingKeySize = 32 // bytes, for AES-256
 )
 
@@ -60,13 +61,15 @@ type Token struct {
 	dir  string // empty: in memory only
 	seal cipher.AEAD
 
-	mu   sync.Mutex
-	keys map[string]*pair // by ID; guarded by mu
+	mu       sync.Mutex
+	keys     map[string]*pair // by ID; guarded by mu
+	reserved string           // the ID of the key that Reserve keeps for the audit log; guarded by mu
 }
 
 // A pair is a key pair that is read from its file when it is used for the first time.
 type pair struct {
-	path string
+	path  string
+	audit bool // it was made for the audit log
 
 	mu      sync.Mutex
 	private *privatekey.Key // guarded by mu; nil until it is read
@@ -141,21 +144,32 @@ func Open(dir string, provision bool) (*Token, error) {
 	}
 	entries, err := os.ReadDir(dir)
 	for _, entry := range entries {
-		name, isKey := strings.CutSuffix(entry.Name(), keySuffix)
-		if id, err := hex.DecodeString(name); err == nil && isKey {
-			t.keys[string(id)] = &pair{path: t.path(id)}
+		name, isAudit := strings.CutSuffix(entry.Name(), auditSuffix)
+		name, isKey := strings.CutSuffix(name, keySuffix)
+		if id, err := hex.DecodeString(name); err == nil && (isAudit || isKey) {
+			t.keys[string(id)] = &pair{path: t.path(id, isAudit), audit: isAudit}
 		}
 	}
 	return t, err
 }
 
-func (t *Token) path(id []byte) string { return filepath.Join(t.dir, hex.EncodeToString(id)+keySuffix) }
+func (t *Token) path(id []byte, audit bool) string {
+	suffix := keySuffix
+	if audit {
+		suffix = auditSuffix
+	}
+	return filepath.Join(t.dir, hex.EncodeToString(id)+suffix)
+}
 
 // Close does nothing: every change is in the files.
 func (t *Token) Close() error { return nil }
 
 // Generate makes a key pair and writes its file.
 func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
+	return t.generate(ctx, spec, id, false)
+}
+
+func (t *Token) generate(ctx context.Context, spec hsm.KeySpec, id []byte, audit bool) (hsm.Key, error) {
 	if err := ctx.Err(); err != nil {
 		return hsm.Key{}, err
 	}
@@ -163,7 +177,7 @@ func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.
 	if err != nil {
 		return hsm.Key{}, err
 	}
-	return t.add(ctx, k, id)
+	return t.add(ctx, k, id, audit)
 }
 
 // Import is Generate with an existing key pair.
@@ -171,64 +185,88 @@ func (t *Token) Import(ctx context.Context, k privatekey.Key, id []byte) (hsm.Ke
 	if err := ctx.Err(); err != nil {
 		return hsm.Key{}, err
 	}
-	return t.add(ctx, k, id)
+	return t.add(ctx, k, id, false)
 }
 
-func (t *Token) add(ctx context.Context, k privatekey.Key, id []byte) (hsm.Key, error) {
-	if err := t.Has(hsm.Key{ID: id}); err == nil {
+func (t *Token) add(ctx context.Context, k privatekey.Key, id []byte, audit bool) (hsm.Key, error) {
+	t.mu.Lock()
+	_, exists := t.keys[string(id)]
+	t.mu.Unlock()
+	if exists {
 		return hsm.Key{}, fmt.Errorf("there is a key with the ID %x already", id)
 	}
+	path := t.path(id, audit)
 	if t.dir != "" {
 		text, err := k.PEM()
 		if err != nil {
 			return hsm.Key{}, err
 		}
-		if err := durable.Write(t.path(id), text, 0o600); err != nil {
+		if err := durable.Write(path, text, 0o600); err != nil {
 			return hsm.Key{}, err
 		}
 	}
 	t.mu.Lock()
-	t.keys[string(id)] = &pair{path: t.path(id), private: &k}
+	t.keys[string(id)] = &pair{path: path, audit: audit, private: &k}
 	t.mu.Unlock()
 	key := hsm.Key{ID: bytes.Clone(id), Spec: k.Spec(), Public: k.Public()}
-	if err := hsm.SelfTest(ctx, t, key); err != nil {
+	var b hsm.Backend = t
+	if audit {
+		b = t.Audit()
+	}
+	if err := hsm.SelfTest(ctx, b, key); err != nil {
 		return hsm.Key{}, errors.Join(err, t.Destroy(context.WithoutCancel(ctx), key))
 	}
 	return key, nil
 }
 
-// find returns a key pair. The error is hsm.ErrNotFound if there is none.
-func (t *Token) find(id []byte) (privatekey.Key, error) {
+// find returns a key pair that is for signing or, with audit, for the audit log. The error is
+// hsm.ErrNotFound if there is none.
+func (t *Token) find(id []byte, audit bool) (*pair, error) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	p, ok := t.keys[string(id)]
-	t.mu.Unlock()
-	if !ok {
-		return privatekey.Key{}, fmt.Errorf("%w: %x", hsm.ErrNotFound, id)
+	if !ok || audit != (p.audit || t.reserved == string(id)) {
+		return nil, fmt.Errorf("%w: %x", hsm.ErrNotFound, id)
 	}
-	return p.read()
+	return p, nil
 }
 
 // Sign signs in this process.
 func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	return t.sign(ctx, k, alg, digest, false)
+}
+
+func (t *Token) sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte, audit bool) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	private, err := t.find(k.ID)
+	p, err := t.find(k.ID, audit)
+	if err != nil {
+		return nil, err
+	}
+	private, err := p.read()
 	if err != nil {
 		return nil, err
 	}
 	return private.Sign(alg, digest)
 }
 
-// Destroy removes the key pair's file.
+// Destroy removes the key pair's file, whatever the key is for. The error is hsm.ErrReserved if it
+// is reserved for the audit log.
 func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.dir != "" {
-		if err := os.Remove(t.path(k.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if t.reserved == string(k.ID) {
+		return fmt.Errorf("destroying key %x: %w", k.ID, hsm.ErrReserved)
+	}
+	for _, audit := range []bool{false, true} {
+		if t.dir == "" {
+			break
+		}
+		if err := os.Remove(t.path(k.ID, audit)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -238,12 +276,8 @@ func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 
 // Has returns nil if the Token knows the key pair. It does not read the file.
 func (t *Token) Has(k hsm.Key) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, ok := t.keys[string(k.ID)]; !ok {
-		return fmt.Errorf("%w: %x", hsm.ErrNotFound, k.ID)
-	}
-	return nil
+	_, err := t.find(k.ID, false)
+	return err
 }
 
 // Forget does nothing: there is no faster copy.
@@ -253,8 +287,8 @@ func (t *Token) Forget(hsm.Key) {}
 func (t *Token) Quarantine(ctx context.Context, k hsm.Key) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.keys[string(k.ID)]; ok && t.dir != "" {
-		t.keys[string(k.ID)] = &pair{path: t.path(k.ID)}
+	if p, ok := t.keys[string(k.ID)]; ok && t.dir != "" {
+		t.keys[string(k.ID)] = &pair{path: p.path, audit: p.audit}
 	}
 	return ctx.Err()
 }
@@ -315,10 +349,10 @@ func (t *Token) Objects(ctx context.Context) (all []hsm.Object, err error) {
 		return nil, err
 	}
 	t.mu.Lock()
-	ids := slices.Sorted(maps.Keys(t.keys))
+	pairs := maps.Clone(t.keys)
 	t.mu.Unlock()
-	for i, id := range ids {
-		k, err := t.find([]byte(id))
+	for i, id := range slices.Sorted(maps.Keys(pairs)) {
+		k, err := pairs[id].read()
 		if errors.Is(err, hsm.ErrNotFound) {
 			continue
 		}
@@ -327,6 +361,9 @@ func (t *Token) Objects(ctx context.Context) (all []hsm.Object, err error) {
 		}
 		o := hsm.Object{Handle: uint(1 + 2*i), Class: hsm.ClassPublicKey, Label: "kmsgate", ID: []byte(id),
 			KeySpec: k.Spec(), Public: k.Public(), Ours: true, Purpose: hsm.PurposeKey}
+		if pairs[id].audit {
+			o.Label, o.Purpose = "kmsgate-audit", hsm.PurposeAudit
+		}
 		all = append(all, o)
 		o.Handle, o.Class, o.Public = o.Handle+1, hsm.ClassPrivateKey, nil
 		all = append(all, o)
@@ -336,11 +373,13 @@ func (t *Token) Objects(ctx context.Context) (all []hsm.Object, err error) {
 
 // DestroyObject destroys the key pair that an object belongs to.
 func (t *Token) DestroyObject(ctx context.Context, o hsm.Object) error {
-	k := hsm.Key{ID: o.ID}
-	if err := t.Has(k); err != nil {
-		return err
+	t.mu.Lock()
+	_, ok := t.keys[string(o.ID)]
+	t.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("%w: %x", hsm.ErrNotFound, o.ID)
 	}
-	return t.Destroy(ctx, k)
+	return t.Destroy(ctx, hsm.Key{ID: o.ID})
 }
 
 // Attributes reports that a key can leave the token.

@@ -18,7 +18,7 @@ func (t *Token) Attributes(ctx context.Context, k hsm.Key) ([]hsm.Attribute, err
 		if k.Sealed != nil {
 			return readAttributes(s.p11, s.conn.sealing.handle)
 		}
-		o, err := s.locate(k.ID)
+		o, err := s.locate(labelKey, k.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -27,7 +27,7 @@ func (t *Token) Attributes(ctx context.Context, k hsm.Key) ([]hsm.Attribute, err
 			return all, err
 		}
 		o.stale.Store(true)
-		if o, err = s.locate(k.ID); err != nil {
+		if o, err = s.locate(labelKey, k.ID); err != nil {
 			return nil, err
 		}
 		return readAttributes(s.p11, o.handle)

@@ -29,11 +29,11 @@ var (
 // curves. The sealing key must already have identified the token: then a token that has only
 // lost its canary key is still good.
 func (c *connection) findCanary(s *session, provision bool) error {
-	found, err := findCanaries(s.p11, pkcs11.CKO_PRIVATE_KEY)
+	found, err := findCanaries(s.p11)
 	if err != nil {
 		return err
 	}
-	if len(found) > 0 {
+	if len(found.private) > 0 {
 		// A kill may leave a canary key that does not sign. If the operator allows
 		// provisioning, it is replaced. Otherwise it means that the token does not work.
 		if c.canary, err = useCanary(s.p11, found); err == nil || !provision {
@@ -49,21 +49,38 @@ func (c *connection) findCanary(s *session, provision bool) error {
 	if err := makeCanary(s); err != nil {
 		return fmt.Errorf("making a canary key: %w", err)
 	}
-	if found, err = findCanaries(s.p11, pkcs11.CKO_PRIVATE_KEY); err != nil {
+	if found, err = findCanaries(s.p11); err != nil {
 		return err
 	}
 	c.canary, err = useCanary(s.p11, found)
 	return err
 }
 
-func findCanaries(s *p11.Session, class uint) ([]pkcs11.ObjectHandle, error) {
-	found, err := s.Find(
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCanary))
+// canaryHalves are the halves of the canary keys in the token.
+type canaryHalves struct{ private, public []pkcs11.ObjectHandle }
+
+// findCanaries finds both halves in one search, because a search takes long among many keys.
+func findCanaries(s *p11.Session) (halves canaryHalves, err error) {
+	found, err := s.Find(pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCanary))
 	if err != nil {
-		return nil, fmt.Errorf("finding the canary key: %w", err)
+		return halves, fmt.Errorf("finding the canary key: %w", err)
 	}
-	return found, nil
+	for _, o := range found {
+		class, err := s.Uint(o, pkcs11.CKA_CLASS)
+		if p11.Is(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+			continue // a kill left it incomplete
+		}
+		if err != nil {
+			return halves, fmt.Errorf("finding the canary key: %w", err)
+		}
+		switch class {
+		case pkcs11.CKO_PRIVATE_KEY:
+			halves.private = append(halves.private, o)
+		case pkcs11.CKO_PUBLIC_KEY:
+			halves.public = append(halves.public, o)
+		}
+	}
+	return halves, nil
 }
 
 // canaryTries is how often connecting tries the canary keys: another try takes less time than
@@ -71,15 +88,11 @@ func findCanaries(s *p11.Session, class uint) ([]pkcs11.ObjectHandle, error) {
 const canaryTries = 3
 
 // useCanary returns the first of the private keys that signs.
-func useCanary(s *p11.Session, found []pkcs11.ObjectHandle) (canaryKey, error) {
-	public, err := findCanaries(s, pkcs11.CKO_PUBLIC_KEY)
-	if err != nil {
-		return canaryKey{}, err
-	}
+func useCanary(s *p11.Session, found canaryHalves) (canaryKey, error) {
 	reason := errors.New("not found")
 	for range canaryTries {
-		for _, o := range found {
-			canary, err := loadCanary(s, o, public)
+		for _, o := range found.private {
+			canary, err := loadCanary(s, o, found.public)
 			if err == nil {
 				err = canary.try(s)
 			}
@@ -92,7 +105,7 @@ func useCanary(s *p11.Session, found []pkcs11.ObjectHandle) (canaryKey, error) {
 			}
 		}
 	}
-	return canaryKey{}, fmt.Errorf("trying %d canary keys: none signs: %w", len(found), reason)
+	return canaryKey{}, fmt.Errorf("trying %d canary keys: none signs: %w", len(found.private), reason)
 }
 
 // loadCanary reads the attributes of a canary key.

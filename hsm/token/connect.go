@@ -38,7 +38,7 @@ func (t *Token) login() (*connection, error) {
 	}
 	c := &connection{
 		token: t, c11: c11, lost: make(chan struct{}),
-		handles: handles{byID: make(map[keyID]*object)}, copies: noCopies{},
+		handles: newHandles(labelKey), audit: newHandles(labelAudit), copies: noCopies{},
 	}
 	if err := p11.Protect(c.login); err != nil {
 		c.close()
@@ -69,12 +69,12 @@ func (t *Token) openModule() (c11 *crypto11.Context, err error) {
 		return c11, nil
 	}
 	t.log.Debug("crypto11 cannot open the module", "err", err)
-	return nil, t.findAlone()
+	return nil, findAlone(t)
 }
 
 // findAlone finds the token without crypto11. It initializes the module for that and
 // finalizes it again.
-func (t *Token) findAlone() error {
+func findAlone(t *Token) error {
 	if _, err := t.module.Initialize(); err != nil {
 		return fmt.Errorf("initializing the module: %w", err)
 	}
@@ -190,7 +190,7 @@ func (c *connection) start(provision bool) error {
 // learn reads which keys are in the token. If provision is set, it makes a missing sealing
 // key.
 func (c *connection) learn(s *session, provision bool) error {
-	if err := c.handles.scan(s); err != nil {
+	if err := c.scan(s); err != nil {
 		return err
 	}
 	// The sealing key identifies the token, so it comes before the canary.
@@ -200,13 +200,21 @@ func (c *connection) learn(s *session, provision bool) error {
 	if err := c.findCanary(s, provision); err != nil {
 		return err
 	}
-	if c.handles.len() >= c.token.previousKeys {
+	if c.handles.len()+c.audit.len() >= c.token.previousKeys {
 		return nil
 	}
 	// Another application deleted keys, or the token did not find them. Scan again, because
 	// the gateway rejects requests for a missing key until the key is found.
-	c.handles.byID = make(map[keyID]*object)
-	return c.handles.scan(s)
+	c.handles, c.audit = newHandles(labelKey), newHandles(labelAudit)
+	return c.scan(s)
+}
+
+// scan fills the tables of keys.
+func (c *connection) scan(s *session) error {
+	if err := c.handles.scan(s); err != nil {
+		return err
+	}
+	return c.audit.scan(s)
 }
 
 // worker opens a session and returns the function that a worker with this session runs. It

@@ -16,7 +16,8 @@ type connection struct {
 	token   *Token
 	c11     *crypto11.Context // nil if crypto11 could not open the module
 	slot    uint
-	handles handles
+	handles *handles // of the signing keys
+	audit   *handles // of the audit log's key
 	copies  sessionCopies
 	sealing sealingKey
 	canary  canaryKey

@@ -154,7 +154,7 @@ func (t *Token) Forget(k hsm.Key) {
 	if c == nil {
 		return
 	}
-	if o := c.handles.get(k.ID); o != nil {
+	if o := c.known(k.ID); o != nil {
 		c.copies.drop(o)
 	}
 }

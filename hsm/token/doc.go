@@ -6,6 +6,8 @@
 //   - A private key never leaves the token. The token generates it as sensitive and not
 //     extractable, and the package then checks these attributes. The exception is Import, for
 //     tests: the token then reports that the key was outside.
+//   - The audit log's key has a separate label, or was reserved. Token.Sign never finds it, and
+//     Token.Audit finds no other.
 //   - An [hsm.Route] verifies every signature of a Token and reports a wrong one by
 //     Quarantine. Then the Token drops the key's session copy, requests a canary signature,
 //     and searches for the key before it signs with it again. Without a Route, a Token

@@ -104,25 +104,34 @@ var promised = map[uint]bool{
 // flushed and the key has made a good signature. On an error, it tries to destroy the key
 // pair, unless ctx was done before.
 func (t *Token) Generate(ctx context.Context, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
+	return generate(ctx, t, labelKey, spec, id)
+}
+
+// generate makes a key pair for a use, which is its label.
+func generate(ctx context.Context, t *Token, use string, spec hsm.KeySpec, id []byte) (hsm.Key, error) {
 	if _, ok := generators[spec]; !ok {
 		return hsm.Key{}, fmt.Errorf("%w: a token cannot make keys of KeySpec %q", hsm.ErrKeySpec, spec)
 	}
-	return t.make(ctx, spec, id, func(s *session) (hsm.Key, error) { return s.generate(spec, id, labelKey) })
+	var b hsm.Backend = t
+	if use == labelAudit {
+		b = t.Audit()
+	}
+	return makePair(ctx, t, b, spec, id, func(s *session) (hsm.Key, error) { return s.generate(spec, id, use) })
 }
 
-// make makes a key pair by calling f, and tests it.
-func (t *Token) make(ctx context.Context, spec hsm.KeySpec, id []byte, f func(*session) (hsm.Key, error)) (hsm.Key, error) {
+// makePair makes a key pair by calling f, and tests it with b.
+func makePair(ctx context.Context, t *Token, b hsm.Backend, spec hsm.KeySpec, id []byte, f func(*session) (hsm.Key, error)) (hsm.Key, error) {
 	if len(id) != idSize {
 		return hsm.Key{}, fmt.Errorf("making a key: the id has %d bytes, not %d", len(id), idSize)
 	}
 	begun := false
-	key, err := run(ctx, t, t.changeQueue(spec), func(s *session) (hsm.Key, error) {
+	key, err := run(ctx, t, changeQueue(t, spec), func(s *session) (hsm.Key, error) {
 		if begun { // the previous try was interrupted and may have left one half or both
-			if err := s.destroy(id, s.conn.handles.get(id)); err != nil {
+			if err := s.destroy(id, s.conn.known(id)); err != nil {
 				return hsm.Key{}, err
 			}
 		}
-		if s.conn.handles.get(id) != nil {
+		if s.conn.known(id) != nil {
 			return hsm.Key{}, fmt.Errorf("the token already has a key with CKA_ID %x", id)
 		}
 		begun = true
@@ -131,7 +140,7 @@ func (t *Token) make(ctx context.Context, spec hsm.KeySpec, id []byte, f func(*s
 	if err != nil {
 		return hsm.Key{}, err
 	}
-	if err := hsm.SelfTest(ctx, hsm.Route{Token: t, Logger: t.log}, key); err != nil {
+	if err := hsm.SelfTest(ctx, hsm.Route{Token: b, Logger: t.log}, key); err != nil {
 		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		err = fmt.Errorf("%w: the new key failed its test: %w", hsm.ErrUnavailable, err)
@@ -178,8 +187,11 @@ func (s *session) keep(spec hsm.KeySpec, id []byte, label string, public, privat
 	if err != nil {
 		return hsm.Key{}, errors.Join(err, p11.Cause(s.p11.Destroy(private)), p11.Cause(s.p11.Destroy(public)))
 	}
-	if label == labelKey {
+	switch label {
+	case labelKey:
 		s.conn.handles.put(id, private, public)
+	case labelAudit:
+		s.conn.audit.put(id, private, public)
 	}
 	return key, nil
 }
@@ -235,23 +247,27 @@ func exportEC(spec hsm.KeySpec) func(*p11.Session, pkcs11.ObjectHandle) ([]byte,
 
 // changeQueue returns the queue for changes of keys of a KeySpec. A key is made and
 // destroyed through the same queue, so that it cannot be destroyed before it is made.
-func (t *Token) changeQueue(spec hsm.KeySpec) *queue {
+func changeQueue(t *Token, spec hsm.KeySpec) *queue {
 	if spec == hsm.RSA_4096 {
 		return t.slowChanges
 	}
 	return t.changes
 }
 
-// Destroy destroys both halves of k in the token. It succeeds if they are already gone.
+// Destroy destroys both halves of k in the token, whatever k is for. It succeeds if they are
+// already gone. The error is hsm.ErrReserved if k is reserved for the audit log.
 func (t *Token) Destroy(ctx context.Context, k hsm.Key) error {
 	if len(k.ID) != idSize {
 		return fmt.Errorf("destroying a key: the id has %d bytes, not %d", len(k.ID), idSize)
 	}
+	if err := errReserved(t, k.ID); err != nil {
+		return err
+	}
 	var known *object
 	var conn *connection // the connection whose table known is from
-	_, err := run(ctx, t, t.changeQueue(k.Spec), func(s *session) (struct{}, error) {
+	_, err := run(ctx, t, changeQueue(t, k.Spec), func(s *session) (struct{}, error) {
 		if conn != s.conn {
-			known, conn = s.conn.handles.get(k.ID), s.conn
+			known, conn = s.conn.known(k.ID), s.conn
 		}
 		return struct{}{}, s.destroy(k.ID, known)
 	})
@@ -296,11 +312,25 @@ func (s *session) destroy(id []byte, known *object) error {
 	return s.destroyPair(id, private, public)
 }
 
-func findHalves(s *p11.Session, class uint, id []byte) ([]pkcs11.ObjectHandle, error) {
-	return s.Find(
+// findHalves finds the halves of one class of the key pairs with a CKA_ID that are for signing or
+// for the audit log.
+func findHalves(s *p11.Session, class uint, id []byte) (halves []pkcs11.ObjectHandle, err error) {
+	found, err := s.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range found { // reading a label is cheaper than a second search
+		label, err := s.Attribute(o, pkcs11.CKA_LABEL)
+		if err != nil && !p11.Is(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+			return nil, err
+		}
+		if string(label) == labelKey || string(label) == labelAudit {
+			halves = append(halves, o)
+		}
+	}
+	return halves, nil
 }
 
 // destroyPair destroys the halves of a key pair and flushes. It destroys the private halves

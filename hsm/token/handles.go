@@ -20,6 +20,8 @@ const (
 	labelCanary  = "kmsgate-canary"  // both halves of the canary key
 	labelSealing = "kmsgate-sealing" // the sealing key: AES, or a generic secret for HMAC
 	labelTrial   = "kmsgate-trial"   // session keys of a Survey's trials
+	labelAudit   = "kmsgate-audit"   // both halves of the audit log's key
+	labelCounter = "kmsgate-head"    // the data object with the number of a Counter
 )
 
 // idSize is the length of a signing key's CKA_ID: a KeyVersionId's 16 bytes.
@@ -27,13 +29,17 @@ const idSize = 16
 
 type keyID [idSize]byte
 
-// handles is a table of the handles of the private keys. A scan at connecting fills it, and
-// later every creation adds to it. A request for a known key does not search the token, which
-// takes 1.2 s among 10,000 keys on SoftHSM.
+// handles is a table of the handles of the private keys with one label. A scan at connecting
+// fills it, and later every creation adds to it. A request for a known key does not search the
+// token, which takes 1.2 s among 10,000 keys on SoftHSM.
 type handles struct {
+	label string
+
 	mu   sync.RWMutex
 	byID map[keyID]*object // guarded by mu
 }
+
+func newHandles(label string) *handles { return &handles{label: label, byID: make(map[keyID]*object)} }
 
 // An object is one private key in the token.
 type object struct {
@@ -94,10 +100,10 @@ const (
 	progressEvery = time.Second
 )
 
-// scan fills the table with every private key that has kmsgate's label. It fails if it
+// scan fills the table with every private key that has the table's label. It fails if it
 // cannot read one of them.
 func (h *handles) scan(s *session) error {
-	found, err := findKeys(s.p11)
+	found, err := findKeys(s.p11, h.label)
 	if err != nil {
 		return err
 	}
@@ -126,14 +132,14 @@ func (h *handles) scan(s *session) error {
 			h.add(s, id, handle)
 		}
 	}
-	return confirmDeleted(s.p11, refused)
+	return confirmDeleted(s.p11, h.label, refused)
 }
 
-// findKeys finds the private keys that have kmsgate's label.
-func findKeys(s *p11.Session) ([]pkcs11.ObjectHandle, error) {
+// findKeys finds the private keys that have a label.
+func findKeys(s *p11.Session, label string) ([]pkcs11.ObjectHandle, error) {
 	found, err := s.Find(
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelKey))
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label))
 	if err != nil {
 		return nil, fmt.Errorf("scanning the token: %w", err)
 	}
@@ -141,11 +147,11 @@ func findKeys(s *p11.Session) ([]pkcs11.ObjectHandle, error) {
 }
 
 // confirmDeleted returns an error if the token still lists a key whose handle it rejected.
-func confirmDeleted(s *p11.Session, refused []pkcs11.ObjectHandle) error {
+func confirmDeleted(s *p11.Session, label string, refused []pkcs11.ObjectHandle) error {
 	if len(refused) == 0 {
 		return nil
 	}
-	found, err := findKeys(s)
+	found, err := findKeys(s, label)
 	if err != nil {
 		return err
 	}
@@ -176,12 +182,13 @@ func errDuplicateKey(id []byte) error {
 	return fmt.Errorf("%w: the token has several keys with CKA_ID %x, so none is used", hsm.ErrNotFound, id)
 }
 
-// locate returns the object of a private key. If the token rejected the key's handle, locate
-// searches for the key.
-func (s *session) locate(id []byte) (*object, error) {
-	o := s.conn.handles.get(id)
+// locate returns the object of a private key that is for a use. If the token rejected the key's
+// handle, locate searches for the key.
+func (s *session) locate(use string, id []byte) (*object, error) {
+	table := s.conn.table(use, id)
+	o := table.get(id)
 	if o == nil {
-		s.conn.token.seek(id)
+		seek(s.conn.token, use, id)
 		return nil, errNoKey(id)
 	}
 	if o.duplicate {
@@ -192,12 +199,10 @@ func (s *session) locate(id []byte) (*object, error) {
 	}
 	o.search.Lock() // its other holders release it after a few calls
 	defer o.search.Unlock()
-	if now := s.conn.handles.get(id); now != nil && now != o && !now.stale.Load() {
+	if now := table.get(id); now != nil && now != o && !now.stale.Load() {
 		return now, nil // another worker has found it
 	}
-	found, err := s.p11.Find(
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
+	found, err := findPrivate(s.p11, table.label, id)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +217,14 @@ func (s *session) locate(id []byte) (*object, error) {
 		return nil, fmt.Errorf("%w: the token now has %d keys with CKA_ID %x instead of one", hsm.ErrNotFound, len(found), id)
 	}
 	s.conn.copies.drop(o)
-	return s.conn.handles.put(id, found[0], 0), nil
+	return table.put(id, found[0], 0), nil
+}
+
+func findPrivate(s *p11.Session, label string, id []byte) ([]pkcs11.ObjectHandle, error) {
+	return s.Find(
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, id))
 }
 
 // checkPairGone abandons the connection if a private key is no longer found but its public
@@ -237,10 +249,10 @@ const (
 	seekPauseFactor = 9
 )
 
-// seek searches the token in the background for a key that is not in the table, because
-// someone may have restored the key. Later requests for the key then find it.
-func (t *Token) seek(id []byte) {
-	if !t.seeking.CompareAndSwap(false, true) {
+// seek searches the token in the background for a key for a use that is not in the table,
+// because someone may have restored the key. Later requests for the key then find it.
+func seek(t *Token, use string, id []byte) {
+	if use == labelKey && isReserved(t, id) || !t.seeking.CompareAndSwap(false, true) {
 		return
 	}
 	go func() {
@@ -249,9 +261,10 @@ func (t *Token) seek(id []byte) {
 		began := time.Now()
 		// After an error, the next request for the key starts another search.
 		_, _ = run(ctx, t, t.changes, func(s *session) (struct{}, error) {
-			found, err := findHalves(s.p11, pkcs11.CKO_PRIVATE_KEY, id)
-			if err == nil && len(found) == 1 && s.conn.handles.get(id) == nil {
-				s.conn.handles.put(id, found[0], 0)
+			table := s.conn.table(use, id)
+			found, err := findPrivate(s.p11, table.label, id)
+			if err == nil && len(found) == 1 && table.get(id) == nil {
+				table.put(id, found[0], 0)
 			}
 			return struct{}{}, err
 		})
@@ -260,9 +273,11 @@ func (t *Token) seek(id []byte) {
 	}()
 }
 
-// forgetHandle removes a key from the table and drops its copy.
+// forgetHandle removes a key from the tables and drops its copy.
 func (c *connection) forgetHandle(id []byte) {
-	if o := c.handles.drop(id); o != nil {
-		c.copies.drop(o)
+	for _, table := range []*handles{c.handles, c.audit} {
+		if o := table.drop(id); o != nil {
+			c.copies.drop(o)
+		}
 	}
 }

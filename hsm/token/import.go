@@ -21,7 +21,7 @@ func (t *Token) Import(ctx context.Context, k privatekey.Key, id []byte) (hsm.Ke
 	if _, ok := generators[k.Spec()]; !ok {
 		return hsm.Key{}, fmt.Errorf("%w: a token cannot use keys of KeySpec %q", hsm.ErrKeySpec, k.Spec())
 	}
-	return t.make(ctx, k.Spec(), id, func(s *session) (hsm.Key, error) { return s.create(k, id) })
+	return makePair(ctx, t, t, k.Spec(), id, func(s *session) (hsm.Key, error) { return s.create(k, id) })
 }
 
 // create creates the halves of an existing key pair, and keeps them.

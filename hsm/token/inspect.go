@@ -274,12 +274,15 @@ var purposes = map[string]string{
 	labelKey:     hsm.PurposeKey,
 	labelCanary:  hsm.PurposeCanary,
 	labelSealing: hsm.PurposeSealing,
+	labelAudit:   hsm.PurposeAudit,
+	labelCounter: hsm.PurposeCounter,
 }
 
 var classes = map[uint]string{
 	pkcs11.CKO_PRIVATE_KEY: hsm.ClassPrivateKey,
 	pkcs11.CKO_PUBLIC_KEY:  hsm.ClassPublicKey,
 	pkcs11.CKO_SECRET_KEY:  hsm.ClassSecretKey,
+	pkcs11.CKO_DATA:        hsm.ClassData,
 }
 
 // readObject reads an object's attributes. A missing attribute stays zero: an object whose
@@ -302,7 +305,7 @@ func readObject(s *p11.Session, handle pkcs11.ObjectHandle) (o hsm.Object, err e
 	if class == nil && err == nil && o.Label == "" && o.ID == nil {
 		o.Purpose, o.Ours = hsm.PurposeNone, true
 	}
-	if o.Class != hsm.ClassOther {
+	if o.Class != hsm.ClassOther && o.Class != hsm.ClassData {
 		keyType := p11.Uint(read(pkcs11.CKA_KEY_TYPE))
 		o.KeyType = keyTypeName(keyType)
 		if err == nil {
@@ -378,7 +381,10 @@ func destroyObject(s *session, o hsm.Object) error {
 	if now.Class != o.Class || now.Label != o.Label || !bytes.Equal(now.ID, o.ID) {
 		return fmt.Errorf("%w: handle %d is now another object's", hsm.ErrNotFound, o.Handle)
 	}
-	if now.Class == hsm.ClassPrivateKey && now.Purpose == hsm.PurposeKey {
+	if err := errReserved(s.conn.token, now.ID); err != nil {
+		return err
+	}
+	if now.Class == hsm.ClassPrivateKey && (now.Purpose == hsm.PurposeKey || now.Purpose == hsm.PurposeAudit) {
 		s.conn.forgetHandle(now.ID)
 	}
 	if err := s.p11.Destroy(pkcs11.ObjectHandle(o.Handle)); err != nil {

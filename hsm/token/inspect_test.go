@@ -104,7 +104,7 @@ func TestObjects(t *testing.T) {
 	}
 	for kind, want := range map[string]int{
 		"private key/key": 3, "public key/key": 3, "private key/canary": 1, "public key/canary": 1,
-		"secret key/sealing": 1, "other/": 1,
+		"secret key/sealing": 1, "data/": 1,
 	} {
 		if counts[kind] != want {
 			t.Errorf("%d objects of class/purpose %s, want %d", counts[kind], kind, want)

@@ -48,11 +48,16 @@ func digestInfo(digest []byte) []byte {
 // Sign signs digest in the token. It does not verify the signature: a Route does that in
 // the caller's goroutine, because sessions are scarce.
 func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	return sign(ctx, t, labelKey, k, alg, digest)
+}
+
+// sign signs with a key that is for a use.
+func sign(ctx context.Context, t *Token, use string, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
 	m, ok := mechanisms[alg]
 	if !ok {
 		return nil, fmt.Errorf("%w: a token cannot hold %s keys", hsm.ErrNotFound, k.Spec)
 	}
-	raw, err := run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.signWith(k.ID, m, digest) })
+	raw, err := run(ctx, t, t.jobs, func(s *session) ([]byte, error) { return s.signWith(use, k.ID, m, digest) })
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +71,12 @@ func (t *Token) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest [
 // drops k's session copy. It returns nil if the token makes a good signature with its canary
 // key.
 func (t *Token) Quarantine(ctx context.Context, k hsm.Key) error {
+	return quarantine(ctx, t, labelKey, k)
+}
+
+func quarantine(ctx context.Context, t *Token, use string, k hsm.Key) error {
 	if c := t.current.Load(); c != nil {
-		if o := c.handles.get(k.ID); o != nil {
+		if o := c.table(use, k.ID).get(k.ID); o != nil {
 			o.stale.Store(true)
 			c.copies.drop(o)
 		}
@@ -87,9 +96,9 @@ func check(k hsm.Key, alg hsm.Algorithm, digest, sig []byte) error {
 	return nil
 }
 
-// signWith makes a raw signature with the private key that has the CKA_ID id.
-func (s *session) signWith(id []byte, m mechanism, digest []byte) ([]byte, error) {
-	o, err := s.locate(id)
+// signWith makes a raw signature with the private key that is for a use and has the CKA_ID id.
+func (s *session) signWith(use string, id []byte, m mechanism, digest []byte) ([]byte, error) {
+	o, err := s.locate(use, id)
 	if err != nil {
 		return nil, err
 	}

@@ -138,7 +138,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// A Token is an hsm.Backend, hsm.Sealer and hsm.Randomizer on a PKCS#11 token. A process may
+// A Token is an hsm.Token and an hsm.Counter on a PKCS#11 token. A process may
 // open only one Token for a module at a time, because a Token initializes and finalizes the
 // module for the whole process. Use [Open].
 type Token struct {
@@ -152,6 +152,8 @@ type Token struct {
 	losses  atomic.Int64               // lost connections
 
 	previousKeys int // how many keys the previous connection knew; used by connect only
+
+	reserved atomic.Pointer[[]byte] // the CKA_ID of the key that Reserve keeps for the audit log
 
 	seeking atomic.Bool // a search for a key that is not in the table runs or ended a moment ago
 
@@ -173,9 +175,8 @@ type Token struct {
 }
 
 var (
-	_ hsm.Backend    = (*Token)(nil)
-	_ hsm.Sealer     = (*Token)(nil)
-	_ hsm.Randomizer = (*Token)(nil)
+	_ hsm.Token   = (*Token)(nil)
+	_ hsm.Counter = (*Token)(nil)
 )
 
 // Open connects to the token and logs in, with one attempt at most. The error is hsm.ErrPIN if
@@ -269,12 +270,15 @@ func (t *Token) canary(ctx context.Context, q *queue) error {
 
 // Has returns nil if k's private key is in the table of keys that the scan at connecting and
 // later creations fill. While disconnected, it returns ErrUnavailable.
-func (t *Token) Has(k hsm.Key) error {
+func (t *Token) Has(k hsm.Key) error { return has(t, labelKey, k) }
+
+// has is Has for a key that is for a use.
+func has(t *Token, use string, k hsm.Key) error {
 	c := t.current.Load()
 	if c == nil {
 		return t.outage()
 	}
-	switch o := c.handles.get(k.ID); {
+	switch o := c.table(use, k.ID).get(k.ID); {
 	case o == nil:
 		return errNoKey(k.ID)
 	case o.duplicate:
@@ -319,7 +323,7 @@ func (t *Token) supervise(c *connection) {
 		case <-t.closing:
 			c.lose(errClosed)
 		}
-		t.previousKeys = c.handles.len()
+		t.previousKeys = c.handles.len() + c.audit.len()
 		t.downErr.Store(&c.lossErr)
 		t.current.Store(nil)
 		c.workers.Wait()

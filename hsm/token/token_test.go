@@ -98,6 +98,10 @@ func TestContract(t *testing.T) {
 	t.Run("route", func(t *testing.T) {
 		hsmtest.TestBackend(t, hsm.Route{Token: tok, Sealed: sealed.New(tok)}, hsm.EC_P256, hsm.EC_SM2)
 	})
+	t.Run("audit", func(t *testing.T) {
+		hsmtest.TestAuditKeeper(t, tok)
+		hsmtest.TestBackend(t, tok.Audit(), hsm.EC_P256, hsm.RSA_2048)
+	})
 	t.Run("random", func(t *testing.T) { hsmtest.TestRandomizer(t, tok) })
 }
 

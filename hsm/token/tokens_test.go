@@ -35,6 +35,8 @@ func TestP11Kit(t *testing.T) {
 		hsmtest.TestBackend(t, tok, hsm.RSA_2048, hsm.RSA_3072, hsm.EC_P256, hsm.EC_P256K)
 	})
 	t.Run("sealed", func(t *testing.T) { hsmtest.TestBackend(t, sealed.New(tok), hsm.EC_SM2) })
+	t.Run("audit", func(t *testing.T) { hsmtest.TestAuditKeeper(t, tok) })
+	t.Run("counter", func(t *testing.T) { testCounter(t, tok) })
 	t.Run("random", func(t *testing.T) { hsmtest.TestRandomizer(t, tok) })
 }
 
@@ -44,6 +46,8 @@ func TestOpenCryptoki(t *testing.T) {
 	tok := open(t, token.Config{Module: soft.Module, Label: soft.Label, PIN: token.PIN(soft.PIN), Provision: true})
 	t.Run("token", func(t *testing.T) { hsmtest.TestBackend(t, tok, hsm.RSA_2048, hsm.RSA_3072) })
 	t.Run("sealed", func(t *testing.T) { hsmtest.TestBackend(t, sealed.New(tok), hsm.EC_SM2) })
+	t.Run("audit", func(t *testing.T) { hsmtest.TestBackend(t, tok.Audit(), hsm.RSA_2048) })
+	t.Run("counter", func(t *testing.T) { testCounter(t, tok) })
 	t.Run("random", func(t *testing.T) { hsmtest.TestRandomizer(t, tok) })
 	for _, spec := range []hsm.KeySpec{hsm.EC_P256, hsm.EC_P256K} {
 		_, err := tok.Generate(t.Context(), spec, make([]byte, 16))

@@ -33,11 +33,14 @@ func (a *Appliance) signWith(ctx context.Context, key hsm.Key, digest []byte) ([
 	if key.Spec == hsm.EC_P256 {
 		algorithm = hsm.ECDSA_SHA_256
 	}
-	return a.keys.Sign(ctx, key, algorithm, digest)
+	return auditKeys(a).Sign(ctx, key, algorithm, digest)
 }
 
+// auditKeys returns the backend of the audit log's key, which signs nothing else.
+func auditKeys(a *Appliance) hsm.Backend { return hsm.NewRoute(a.token.Audit(), a.options.Logger) }
+
 // ensureAuditKey creates the key that signs the audit log's checkpoints if it is missing,
-// and writes its public half to a file for auditors.
+// reserves it in the token, and writes its public half to a file for auditors.
 func (a *Appliance) ensureAuditKey(ctx context.Context) error {
 	key := a.Store.Now().AuditKey()
 	if key.ID == nil {
@@ -50,6 +53,7 @@ func (a *Appliance) ensureAuditKey(ctx context.Context) error {
 		}
 		key = created
 	}
+	a.token.Reserve(key.ID)
 	path := a.Config.AuditPublicKeyFile()
 	if existing, err := os.ReadFile(path); err == nil {
 		if block, _ := pem.Decode(existing); block != nil && !bytes.Equal(block.Bytes, key.Public) {
@@ -79,7 +83,7 @@ func (a *Appliance) createAuditKey(ctx context.Context, spec hsm.KeySpec) (hsm.K
 	if err := a.Store.Update(func(tx *store.Tx) error { return tx.Orphans().Put(orphan) }); err != nil {
 		return hsm.Key{}, err
 	}
-	key, err := a.keys.Generate(ctx, spec, id[:])
+	key, err := auditKeys(a).Generate(ctx, spec, id[:])
 	if err != nil {
 		return hsm.Key{}, err
 	}

@@ -89,7 +89,7 @@ func (a *Appliance) leftoverKeys(ctx context.Context) (leftovers []string, err e
 	err = a.device.Inspect(func(inspector hsm.Inspector) error {
 		objects, err := inspector.Objects(ctx)
 		for _, o := range objects {
-			if o.Ours && o.Purpose == hsm.PurposeKey && o.Class == hsm.ClassPrivateKey {
+			if o.Ours && (o.Purpose == hsm.PurposeKey || o.Purpose == hsm.PurposeAudit) && o.Class == hsm.ClassPrivateKey {
 				n++
 			}
 		}

@@ -12,15 +12,6 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// A counter is a token that remembers the number of a change, so that an older database is found out
-// even beside an audit log that is as old.
-type counter interface {
-	// Counter returns the number, and whether there is one.
-	Counter(ctx context.Context) (n uint64, known bool, err error)
-	// SetCounter replaces the number. A token that cannot keep one returns hsm.ErrNoCounter.
-	SetCounter(ctx context.Context, n uint64) error
-}
-
 // counterInterval is the time between two writes of the number to the token. Tokens wear out.
 const counterInterval = time.Hour
 
@@ -32,7 +23,7 @@ const rollbackHint = "put the right database back, or restore a backup with `kms
 
 // counted returns the number of the last change that the token has seen, or 0 if it keeps none.
 func (a *Appliance) counted(ctx context.Context) (uint64, error) {
-	c, ok := a.token.(counter)
+	c, ok := a.token.(hsm.Counter)
 	if !ok {
 		return 0, nil
 	}
@@ -65,7 +56,7 @@ func (a *Appliance) catchUp(seen uint64) error {
 // keepCounter writes the number of the last change to the token from time to time, and when the
 // appliance is closed.
 func (a *Appliance) keepCounter() {
-	c, ok := a.token.(counter)
+	c, ok := a.token.(hsm.Counter)
 	if !ok {
 		return
 	}
@@ -93,7 +84,7 @@ func (a *Appliance) keepCounter() {
 
 // writeCounter writes the number of the last change to the token. A failure is no reason to stop: the
 // number only finds out an attack.
-func (a *Appliance) writeCounter(c counter) {
+func (a *Appliance) writeCounter(c hsm.Counter) {
 	ctx, cancel := context.WithTimeout(context.Background(), counterTimeout)
 	defer cancel()
 	err := c.SetCounter(ctx, a.Store.Now().Number())

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/backup/archive"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
@@ -320,6 +322,34 @@ func TestLostKeys(t *testing.T) {
 	restored, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o)
 	if err != nil || restored.Verified.Keys != 1 {
 		t.Errorf("Restore with AcceptLostKeys: got %+v, %v, want 1 key", restored, err)
+	}
+}
+
+// TestPlantedAuditKey tests that Restore refuses records with the audit log's key in a key version,
+// even if lost keys are accepted.
+func TestPlantedAuditKey(t *testing.T) {
+	a, keyId := original(t)
+	auditKey := a.Store.Now().AuditKey()
+	id, err := uuid.FromBytes(auditKey.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = a.Store.Update(func(tx *store.Tx) error {
+		return tx.Versions().Put(store.KeyVersion{KeyId: keyId, KeyVersionId: id.String(), Key: auditKey})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := writeBackup(t, a)
+	closeNow(t, a)
+	o := restoreOptions(t)
+	o.AcceptLostKeys = true
+	if _, err := backup.Restore(t.Context(), bytes.NewReader(sealed), o); err == nil ||
+		!strings.Contains(err.Error(), "holds the audit log's key") {
+		t.Errorf("Restore: got %v, want an error about the audit log's key", err)
+	}
+	if _, err := os.Stat(o.Dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the directory: got %v, want fs.ErrNotExist", err)
 	}
 }
 

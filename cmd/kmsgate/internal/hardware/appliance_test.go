@@ -2,6 +2,7 @@ package hardware_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,11 +14,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
+	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/ca"
@@ -163,6 +166,36 @@ func TestAuditKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = expectRefused(t, c, options(t), "does not match the database")
+}
+
+// TestPlantedAuditKey plants the audit log's key in the record of a user's key. The gateway does not
+// sign with it, not even the digest of a checkpoint, and does not start with such a record.
+func TestPlantedAuditKey(t *testing.T) {
+	c, o := newConfig(t), options(t)
+	o.Provision = true
+	a := open(t, c, o)
+	auditKey := a.Store.Now().AuditKey()
+	id, err := uuid.FromBytes(auditKey.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	planted := store.KeyVersion{KeyId: createKey(t, a), KeyVersionId: id.String(), Key: auditKey}
+	if err := a.Store.Update(func(tx *store.Tx) error { return tx.Versions().Put(planted) }); err != nil {
+		t.Fatal(err)
+	}
+	checkpoint := audit.Checkpoint{Head: audit.Head{Seq: 1, Hash: strings.Repeat("0", 64)}}
+	request := kms.AdminRequest{Action: "AsymmetricSign", AsAdministrator: true, Parameters: map[string]string{
+		"KeyId": planted.KeyId, "KeyVersionId": planted.KeyVersionId, "Algorithm": string(hsm.ECDSA_SHA_256),
+		"Digest": base64.StdEncoding.EncodeToString(checkpoint.Digest()),
+	}}
+	if err := a.Server.Do(t.Context(), request, nil); !errors.Is(err, kms.ErrKeyUnavailable) {
+		t.Errorf("AsymmetricSign with the planted record: got %v, want %v", err, kms.ErrKeyUnavailable)
+	}
+	if _, err := a.SignWithAuditKey(t.Context(), checkpoint.Digest()); err != nil {
+		t.Errorf("SignWithAuditKey: %v", err)
+	}
+	closeNow(t, a)
+	_ = expectRefused(t, c, options(t), "holds the audit log's key")
 }
 
 // TestNotInitialized tests that Open without Provision creates nothing but the lock.

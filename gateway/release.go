@@ -1,0 +1,49 @@
+package gateway
+
+import (
+	"errors"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
+)
+
+// release sends the answer. An answer that was made with a key version leaves only if the version
+// may be used at that moment: another call may have disabled or deleted the key while the backend
+// signed, or while the audit line was written. The answer to a change is sent only after all
+// answers for which that moment was before the change. So once DisableKey is answered, no signature
+// follows.
+//
+// An answer counts as sent when the connection has its bytes. It has less than the 2 KiB that
+// net/http buffers, so a client that does not read delays no change.
+func release(c *call, resp kms.Response, apiErr *kms.Error, err error) error {
+	s := c.server
+	if c.changed {
+		awaitReleases(s)
+	}
+	if apiErr == nil && c.used != nil {
+		s.releasing.RLock()
+		if err = checkStillUsable(s.config.Store.Now(), *c.used); err == nil {
+			defer s.releasing.RUnlock()
+		} else {
+			s.releasing.RUnlock()
+			resp, apiErr, err = withhold(c, err)
+		}
+	}
+	s.metrics.count(c, apiErr)
+	c.log(apiErr, err)
+	return c.door.answer(c, resp, apiErr)
+}
+
+// awaitReleases returns when all answers that are past their check have been sent.
+func awaitReleases(s *Server) {
+	s.releasing.Lock()
+	defer s.releasing.Unlock()
+}
+
+// withhold returns the answer of a call whose key version may not be used any more. The audit line
+// says that the call succeeded, so withhold adds an event which says that no result was returned.
+func withhold(c *call, err error) (kms.Response, *kms.Error, error) {
+	if auditErr := c.server.config.Audit.AppendUnanswered(c.line); auditErr != nil {
+		return nil, kms.ErrAuditLog, errors.Join(err, auditErr)
+	}
+	return nil, c.door.errorOf(err), err
+}

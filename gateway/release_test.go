@@ -1,0 +1,182 @@
+package gateway_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/kmsgate/kmsgate/gateway"
+	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// A heldBackend holds back signatures that it has made, while held is set.
+type heldBackend struct {
+	*hsmtest.Fake
+	held   atomic.Bool
+	signed chan struct{}
+	resume chan struct{}
+}
+
+func (h *heldBackend) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
+	signature, err := h.Fake.Sign(ctx, k, alg, digest)
+	if h.held.Load() {
+		h.signed <- struct{}{}
+		<-h.resume
+	}
+	return signature, err
+}
+
+// unanswered returns the audit lines about an action that succeeded and whose callers, as the log
+// says, got no result. all is how many lines about successes of the action there are.
+func (b *bench) unanswered(action string) (withheld []audit.Line, all int) {
+	b.t.Helper()
+	content, err := os.ReadFile(filepath.Join(b.dir, "audit.log"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var lines []audit.Line
+	var named []uint64
+	err = audit.Read(bytes.NewReader(content), func(line audit.Line) error {
+		switch {
+		case line.Event != nil:
+			named = append(named, line.Event.Unanswered...)
+		case line.Entry.Action == action && line.Entry.Status == 200:
+			lines = append(lines, line)
+		}
+		return nil
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	all = len(lines)
+	return slices.DeleteFunc(lines, func(line audit.Line) bool { return !slices.Contains(named, line.Seq) }), all
+}
+
+// TestAnswerAfterChange lets operations with a key succeed, and has another caller take the key away
+// before their answers leave. No result leaves, and the log says so.
+func TestAnswerAfterChange(t *testing.T) {
+	for change, tc := range map[string]struct {
+		make func(b *bench)
+		want *kms.Error
+	}{
+		"DisableKey": {func(b *bench) { b.local("DisableKey", nil, "KeyId", b.key.KeyId) }, kms.ErrKeyDisabled},
+		"ScheduleKeyDeletion": {func(b *bench) {
+			b.local("ScheduleKeyDeletion", nil, "KeyId", b.key.KeyId, "PendingWindowInDays", "7")
+		}, kms.ErrKeyPendingDeletion},
+		"deletion": {func(b *bench) {
+			if err := b.db.Update(func(tx *store.Tx) error { return tx.Keys().Delete(b.key.KeyId) }); err != nil {
+				b.t.Fatal(err)
+			}
+		}, kms.ErrKeyNotFound},
+		"UpdateKeyDescription": {func(b *bench) {
+			b.local("UpdateKeyDescription", nil, "KeyId", b.key.KeyId, "Description", "new")
+		}, nil},
+	} {
+		for _, action := range []string{"AsymmetricSign", "AsymmetricVerify", "GetPublicKey"} {
+			t.Run(change+", "+action, func(t *testing.T) { testAnswerAfterChange(t, action, tc.make, tc.want) })
+		}
+	}
+}
+
+func testAnswerAfterChange(t *testing.T, action string, change func(b *bench), want *kms.Error) {
+	h := &heldBackend{signed: make(chan struct{}), resume: make(chan struct{})}
+	hold := func(c *gateway.Config) {
+		h.Fake = c.Backend.(*hsmtest.Fake)
+		c.Backend = h
+	}
+	b := newBench(t, hold)
+	b.stop()
+	b.start(hold) // so that the first GetPublicKey needs a test signature
+	p := map[string][]string{
+		"AsymmetricSign": b.signParams(), "AsymmetricVerify": b.signParams("Value", "AAAA"),
+		"GetPublicKey": {"KeyId", b.key.KeyId, "KeyVersionId", b.key.KeyVersionId},
+	}[action]
+	h.held.Store(true)
+	answered := make(chan error, 1)
+	var result struct{ Value, PublicKey any }
+	go func() {
+		request := kms.AdminRequest{Action: action, Parameters: params(p...), AsAdministrator: true}
+		answered <- b.server.Do(t.Context(), request, &result)
+	}()
+	<-h.signed
+	h.held.Store(false)
+	change(b)
+	h.resume <- struct{}{}
+	err := <-answered
+	withheld, all := b.unanswered(action)
+	if all != 1 {
+		t.Fatalf("%d lines about the request, want 1", all)
+	}
+	if want == nil {
+		if err != nil || len(withheld) != 0 {
+			t.Errorf("got %v and unanswered lines %v, want an answer", err, withheld)
+		}
+		return
+	}
+	if !errors.Is(err, want) || result.Value != nil || result.PublicKey != nil {
+		t.Errorf("got %v, %+v, want only %v", err, result, want)
+	}
+	if len(withheld) != 1 || withheld[0].Entry.KeyId != b.key.KeyId {
+		t.Errorf("unanswered lines: %+v, want the one of the request", withheld)
+	}
+}
+
+// An interruptedWriter calls a function before it takes the answer.
+type interruptedWriter struct {
+	*httptest.ResponseRecorder
+	before func()
+}
+
+func (w *interruptedWriter) Write(p []byte) (int, error) {
+	w.before()
+	return w.ResponseRecorder.Write(p)
+}
+
+// TestChangeAwaitsAnswers disables a key while a signature is handed to its connection. DisableKey is
+// answered after that.
+func TestChangeAwaitsAnswers(t *testing.T) {
+	b := newBench(t)
+	var mu sync.Mutex
+	var order []string // guarded by mu
+	note := func(event string) {
+		mu.Lock()
+		defer mu.Unlock()
+		order = append(order, event)
+	}
+	disabled := make(chan error, 1)
+	w := &interruptedWriter{ResponseRecorder: httptest.NewRecorder(), before: func() {
+		go func() {
+			err := b.server.Call(t.Context(), "DisableKey", params("KeyId", b.key.KeyId), nil)
+			note("DisableKey")
+			disabled <- err
+		}()
+		b.eventually("the line of DisableKey", func() bool {
+			return slices.ContainsFunc(b.auditLines(), func(e audit.Entry) bool { return e.Action == "DisableKey" })
+		})
+		note("AsymmetricSign")
+	}}
+	query := b.sign(b.root, http.MethodGet, "AsymmetricSign", params(b.signParams()...))
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/?"+query.Encode(), nil)
+	r.TLS = new(tls.ConnectionState)
+	b.server.Handler(b.listener).ServeHTTP(w, r)
+	if err := <-disabled; err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != http.StatusOK || !slices.Equal(order, []string{"AsymmetricSign", "DisableKey"}) {
+		t.Errorf("got %d and the answers in the order %v, want the signature first", w.Code, order)
+	}
+	b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 409, "Rejected.Disabled")
+}

@@ -1,0 +1,132 @@
+package token
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/token/internal/p11"
+)
+
+// A storedCounter is what the token has of a Counter: a data object whose value is the number in
+// decimal. A kill can leave several objects.
+type storedCounter struct {
+	n       uint64 // the greatest number
+	known   bool   // one of the objects has a number
+	objects []pkcs11.ObjectHandle
+}
+
+// errNoNumber: the token has objects with the counter's label, but none of them has a number.
+var errNoNumber = fmt.Errorf("no object with the label %q in the token has a number: something else "+
+	"made them (remove them with the token's tools)", labelCounter)
+
+// Counter implements hsm.Counter. The worker for changes runs it, so signing continues.
+func (t *Token) Counter(ctx context.Context) (n uint64, known bool, err error) {
+	c, err := run(ctx, t, t.changes, findCounter)
+	if err == nil && !c.known && len(c.objects) > 0 {
+		err = errNoNumber
+	}
+	return c.n, c.known, err
+}
+
+// SetCounter implements hsm.Counter. It makes a new object and then destroys the earlier ones: no
+// attribute of an object is ever changed, because SoftHSM does that in place, and a kill at that
+// moment destroys the object.
+func (t *Token) SetCounter(ctx context.Context, n uint64) error {
+	_, err := run(ctx, t, t.changes, func(s *session) (struct{}, error) { return struct{}{}, setCounter(s, n) })
+	return err
+}
+
+// findCounter finds the counter's objects.
+func findCounter(s *session) (c storedCounter, err error) {
+	found, err := s.p11.Find(
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_DATA),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCounter))
+	if err != nil {
+		return c, err
+	}
+	if len(found) == 0 {
+		return c, s.checkAlive() // without its files, SoftHSM finds no objects
+	}
+	for _, o := range found {
+		if err := checkCounter(s, o); err != nil {
+			return c, err
+		}
+		c.objects = append(c.objects, o)
+		value, err := s.p11.Attribute(o, pkcs11.CKA_VALUE)
+		if err != nil && !p11.Is(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+			return c, err
+		}
+		if n, err := strconv.ParseUint(string(value), 10, 64); err == nil {
+			c.n, c.known = max(c.n, n), true
+		}
+	}
+	return c, nil
+}
+
+// checkCounter checks that a handle is that of one of the counter's objects, since a token may
+// return a wrong handle.
+func checkCounter(s *session, o pkcs11.ObjectHandle) error {
+	class, err := s.p11.Uint(o, pkcs11.CKA_CLASS)
+	if err != nil {
+		return err
+	}
+	label, err := s.p11.Attribute(o, pkcs11.CKA_LABEL)
+	if err != nil {
+		return err
+	}
+	if class != pkcs11.CKO_DATA || string(label) != labelCounter {
+		return s.loseConnection(fmt.Errorf("the token returned the handle of another object, labelled %q, for the one labelled %q",
+			label, labelCounter))
+	}
+	return nil
+}
+
+// noDataObjects are the return values of C_CreateObject of tokens that do not store data objects.
+var noDataObjects = []pkcs11.Error{
+	pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_READ_ONLY,
+	pkcs11.CKR_TEMPLATE_INCONSISTENT, pkcs11.CKR_TEMPLATE_INCOMPLETE, pkcs11.CKR_ACTION_PROHIBITED,
+	pkcs11.CKR_FUNCTION_NOT_SUPPORTED, pkcs11.CKR_TOKEN_WRITE_PROTECTED,
+}
+
+// setCounter makes the object with a number, and destroys the others once it is durable.
+func setCounter(s *session, n uint64) error {
+	old, err := findCounter(s)
+	if err != nil || old.known && old.n == n && len(old.objects) == 1 {
+		return err
+	}
+	text := strconv.FormatUint(n, 10)
+	made, err := s.p11.Create([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_DATA),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, labelCounter),
+		pkcs11.NewAttribute(pkcs11.CKA_APPLICATION, "kmsgate"),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE, text),
+	})
+	if p11.Is(err, noDataObjects...) {
+		return fmt.Errorf("%w: %w", hsm.ErrNoCounter, p11.Cause(err))
+	}
+	if err != nil {
+		return err
+	}
+	value, err := s.p11.Attribute(made, pkcs11.CKA_VALUE)
+	if err != nil {
+		return err
+	}
+	if string(value) != text {
+		return p11.Wrap("C_CreateObject", fmt.Errorf("the new object has the value %q, not %q", value, text))
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	for _, o := range old.objects {
+		if err := s.p11.Destroy(o); err != nil && !p11.Is(err, p11.HandleErrors...) {
+			return err
+		}
+	}
+	return s.flush()
+}
