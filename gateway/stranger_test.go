@@ -219,7 +219,7 @@ func (b *bench) strangerRequests() (all []strangerRequest) {
 	for name, value := range long {
 		values.Set(name, value)
 	}
-	many := strings.Repeat("&a=b", size/4)
+	parameters := strings.Repeat("&a=b", size/4)
 	content := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 	for name, c := range map[string]struct {
 		credential
@@ -237,10 +237,10 @@ func (b *bench) strangerRequests() (all []strangerRequest) {
 		all = append(all,
 			strangerRequest{name: "RPC-query-" + name, query: rpc, code: c.code},
 			strangerRequest{name: "RPC-form-" + name, header: content, form: rpc, code: c.code},
-			strangerRequest{name: "RPC-many-" + name, header: content, form: short + many, code: tooMany},
+			strangerRequest{name: "RPC-parameters-" + name, header: content, form: short + parameters, code: tooMany},
 			strangerRequest{name: "ACS3-query-" + name, header: header, query: values.Encode(), code: c.code},
 			strangerRequest{name: "ACS3-form-" + name, header: header, form: values.Encode(), code: c.code},
-			strangerRequest{name: "ACS3-many-" + name, header: header, form: "a=b" + many, code: tooMany})
+			strangerRequest{name: "ACS3-parameters-" + name, header: header, form: "a=b" + parameters, code: tooMany})
 	}
 	slices.SortFunc(all, func(a, b strangerRequest) int { return strings.Compare(a.name, b.name) })
 	return all

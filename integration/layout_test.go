@@ -42,7 +42,8 @@ var mayImport = map[string][]string{
 	// Pure functions of documents and requests.
 	"policy": {},
 	// Records contain an hsm.Key. Only this package imports bbolt.
-	"store": {"hsm", "internal/durable", "store/bboltcheck", "go.etcd.io/bbolt", "github.com/tidwall/btree"},
+	"store": {"hsm", "internal/durable", "store/bboltcheck", "go.etcd.io/bbolt", "github.com/tidwall/btree",
+		"golang.org/x/sys/unix"}, // the time of a file's last change
 	// Databases of tests, sealed by a fake token.
 	"store/storetest": {"hsm/hsmtest", "store"},
 	// A check whether bbolt can read a file without crashing. It locks the file during the check.

@@ -174,7 +174,7 @@ func (s *Store) fill(tx transaction, r *Records) error {
 	if err != nil {
 		return err
 	}
-	err = r.Dump(func(bucket, id string, record any) error {
+	err = Dump(r, func(bucket, id string, record any) error {
 		value, err := json.Marshal(record)
 		if err != nil {
 			return fmt.Errorf("encoding record %q for bucket %q: %w", id, bucket, err)

@@ -143,7 +143,7 @@ func (r *Records) Number() uint64 { return r.number }
 
 // Dump calls f with every record, until f returns an error: the bucket, the id, and the record, which can be
 // encoded as JSON. Records of one bucket are ordered by id.
-func (r *Records) Dump(f func(bucket, id string, record any) error) error {
+func Dump(r *Records, f func(bucket, id string, record any) error) error {
 	fields := metaFields(r)
 	for _, id := range slices.Sorted(maps.Keys(fields)) {
 		if field := reflect.ValueOf(fields[id]).Elem(); !field.IsZero() {

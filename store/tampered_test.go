@@ -238,7 +238,7 @@ func TestNumbers(t *testing.T) {
 		t.Errorf("after one change: got number %d, want %d", n, first+1)
 	}
 	update(t, s, func(tx *store.Tx) error {
-		tx.Skip(100)
+		store.Skip(tx, 100)
 		return putAlias("alias/2")(tx)
 	})
 	if err := s.Close(); err != nil {

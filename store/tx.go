@@ -12,7 +12,7 @@ import (
 // A Tx is a transaction that changes records. It reads the records with its own changes applied.
 type Tx struct {
 	*Records
-	id     string           // see SetId
+	id     string           // see SetTxId
 	writes map[place][]byte // encoded records, nil to delete; the map is nil in a trial
 	done   bool             // the transaction has ended; readers may already see its records
 }
@@ -118,11 +118,11 @@ func (tx *Tx) SetAuditHead(h AuditHead) error {
 	return nil
 }
 
-// SetId records which request makes the change.
-func (tx *Tx) SetId(requestId string) { tx.id = requestId }
+// SetTxId records which request makes the change.
+func SetTxId(tx *Tx, requestId string) { tx.id = requestId }
 
 // Skip makes the number of the change greater than n. The change must write a record.
-func (tx *Tx) Skip(n uint64) { tx.number = max(tx.number, n+1) }
+func Skip(tx *Tx, n uint64) { tx.number = max(tx.number, n+1) }
 
 // A place is where a record is written.
 type place struct{ bucket, id string }

@@ -102,7 +102,7 @@ Start here:
 
 // harden keeps secrets in this process's memory out of core files, and from other processes of
 // the same user. Where the system refuses that, the process runs without it. It locks no memory:
-// Go cannot give locked memory back, so one flood of requests would keep its memory for good.
+// Go cannot give locked memory back, so the memory of one flood of requests would never be free again.
 func harden() {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)

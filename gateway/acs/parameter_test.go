@@ -206,12 +206,12 @@ func TestManyHeaders(t *testing.T) {
 	if err := send(65); !errors.Is(err, acs.ErrIncomplete) {
 		t.Errorf("65 signed headers: got %v, want ErrIncomplete", err)
 	}
-	many := http.Header{}
+	tooMany := http.Header{}
 	for i := range 65 {
-		many.Set(fmt.Sprintf("X-Kms-%d", i), "x")
+		tooMany.Set(fmt.Sprintf("X-Kms-%d", i), "x")
 	}
 	r := rpcRequest("")
-	r.Header = many
+	r.Header = tooMany
 	if _, err := acs.ParseNative(r); !errors.As(err, new(*acs.ParamError)) {
 		t.Errorf("65 headers of the native API: got %v, want a ParamError", err)
 	}

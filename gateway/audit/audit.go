@@ -199,7 +199,7 @@ type state struct {
 }
 
 // LastChange returns the greatest number of a change in the lines that Open has read, or SeenChange.
-func (l *Log) LastChange() uint64 { return l.lastChange }
+func LastChange(l *Log) uint64 { return l.lastChange }
 
 // Open opens the log and continues at its end. A new file has mode 0600. Open checks the chain of
 // the last file, and reads earlier files only as far as it needs to find Expect. Verify checks the

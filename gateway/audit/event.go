@@ -43,8 +43,8 @@ type Event struct {
 	Changes     uint64      `json:",omitempty"` // the number of the database's last change
 	RolledBack  *Rollback   `json:",omitempty"` // how far the database is behind
 
-	// What the refusals that Suppressed counts have in common, and the times of the first and the
-	// last. Without a Code, their callers could not authenticate. With a Code but without a
+	// The common properties of the refusals that Suppressed counts, and the times of the first and
+	// the last. Without a Code, their callers could not authenticate. With a Code but without a
 	// Principal, they had several callers.
 	Principal string    `json:",omitempty"`
 	Code      string    `json:",omitempty"`

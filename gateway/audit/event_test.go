@@ -226,7 +226,7 @@ func TestLinesAsWritten(t *testing.T) {
 }
 
 // TestSuppressedAsWritten checks every character of a line that counts the refusals of one caller,
-// and that reading it gives the same event.
+// and that reading it returns the same event.
 func TestSuppressedAsWritten(t *testing.T) {
 	first := time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC)
 	e := audit.Event{Time: first.Add(time.Minute), Kind: audit.KindSuppressed, Source: "192.0.2.7", Suppressed: 7,

@@ -47,7 +47,7 @@ type gauge struct {
 type measurement struct {
 	Space
 	written uint64    // bytes that the log had written before
-	at      time.Time // when it ended
+	ended   time.Time // when it ended
 	err     error     // why it failed; Space and written are then those of the one before
 }
 
@@ -57,7 +57,7 @@ func (g *gauge) measure(space func() (Space, error)) {
 	if last := g.last.Load(); m.err != nil && last != nil {
 		m.Space, m.written = last.Space, last.written
 	}
-	m.at = time.Now()
+	m.ended = time.Now()
 	g.last.Store(&m)
 }
 
@@ -76,7 +76,7 @@ func (l *Log) Free() (uint64, error) {
 	if m.err != nil {
 		return 0, m.err
 	}
-	if age := time.Since(m.at); age > maxMeasureAge {
+	if age := time.Since(m.ended); age > maxMeasureAge {
 		return 0, fmt.Errorf("the file system of the audit log %q has not answered for %v (check the disk)",
 			l.cfg.Path, age.Round(time.Second))
 	}

@@ -25,7 +25,7 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A countedConn gives its place up when it is closed.
+// A countedConn leaves its place when it is closed.
 type countedConn struct {
 	net.Conn
 	place *place

@@ -142,8 +142,8 @@ func Authenticated(ctx context.Context) {
 	}
 }
 
-// The bounds of a request's header. The SDKs send fewer than 30 fields, with less than 4 KiB. What is
-// large is in the request line, which [http.Server.MaxHeaderBytes] bounds: net/http keeps it as
+// The bounds of a request's header. The SDKs send fewer than 30 fields, with less than 4 KiB. Long
+// values are in the request line, which [http.Server.MaxHeaderBytes] bounds: net/http keeps it as
 // one string, whereas a field takes 200 bytes even if it is empty.
 const (
 	maxFields     = 128

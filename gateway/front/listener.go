@@ -69,7 +69,7 @@ func (l *listener) accept() {
 		}
 		place, evicted := l.process.admit(l, conn)
 		for _, old := range evicted {
-			_ = old.Close() // waits until its descriptor is free; whoever uses it gets an error
+			_ = old.Close() // waits until its descriptor is free; the goroutine that uses it gets an error
 		}
 		if place == nil {
 			conn.Close()

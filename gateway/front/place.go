@@ -35,7 +35,7 @@ func (c *place) authenticate() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.element == nil {
-		return // closed meanwhile
+		return // it was closed
 	}
 	p.unauthenticated.Remove(c.element)
 	c.element = nil
@@ -45,7 +45,7 @@ func (c *place) authenticate() {
 	c.authenticated.Store(true)
 }
 
-// leave gives the place up. Further calls do nothing.
+// leave frees the place. Further calls do nothing.
 func (c *place) leave() {
 	c.process.mu.Lock()
 	defer c.process.mu.Unlock()

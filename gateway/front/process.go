@@ -89,7 +89,7 @@ func (r *room) add(n int, unknown bool) {
 	}
 }
 
-// admit gives a new connection to l its place. To make room, it takes the places of the oldest
+// admit assigns a place to a new connection to l. To make room, it takes the places of the oldest
 // connections that have not authenticated, and returns these connections; the caller must close
 // them. It returns no place if there is no room: connections that have authenticated keep their
 // places, and so do those from known sources if the new one comes from an unknown one.
@@ -110,8 +110,8 @@ func (p *Process) admit(l *listener, conn net.Conn) (admitted *place, evicted []
 		evicted = append(evicted, old.conn)
 		return true
 	}
-	makeRoom := func(in func(*place) bool) bool {
-		return evict(func(old *place) bool { return old.unknown && in(old) }) || known && evict(in)
+	makeRoom := func(counts func(*place) bool) bool {
+		return evict(func(old *place) bool { return old.unknown && counts(old) }) || known && evict(counts)
 	}
 	here := func(old *place) bool { return old.listener == l }
 	anywhere := func(*place) bool { return true }

@@ -61,7 +61,7 @@ func (j *Journal) Update(entry *audit.Entry, f func(tx *store.Tx) error) error {
 		if err := f(tx); err != nil {
 			return err
 		}
-		tx.SetId(line.RequestId)
+		store.SetTxId(tx, line.RequestId)
 		line.Change = tx.Number()
 		text, err := json.Marshal(line)
 		if err != nil {

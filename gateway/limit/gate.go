@@ -102,7 +102,7 @@ func (l *lane) takeLocked(network netip.Prefix) bool {
 	return true
 }
 
-// leave frees a slot, and gives it to the first request that may have it.
+// leave frees a slot, and lets the first request have it that may.
 func (l *lane) leave(network netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -284,9 +284,9 @@ func TestCountedBounded(t *testing.T) {
 	if len(all) != limit.MaxCounted+2 || n != 2*(limit.MaxCounted+surplus)+1 {
 		t.Errorf("got %d counts of %d refusals, want %d of %d", len(all), n, limit.MaxCounted+2, 2*(limit.MaxCounted+surplus)+1)
 	}
-	others := limit.Counted{Code: "Forbidden.NoPermission", N: surplus, First: noon, Last: noon, Source: "192.0.2.1"}
-	if !slices.Contains(all, others) {
-		t.Errorf("got no count %+v of the callers beyond MaxCounted", others)
+	overflow := limit.Counted{Code: "Forbidden.NoPermission", N: surplus, First: noon, Last: noon, Source: "192.0.2.1"}
+	if !slices.Contains(all, overflow) {
+		t.Errorf("got no count %+v of the callers beyond MaxCounted", overflow)
 	}
 }
 

@@ -108,7 +108,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 	if err := a.openPair(ctx); err != nil {
 		return nil, err
 	}
-	a.keepCounter()
+	keepCounter(a)
 	if err := a.openCA(); err != nil {
 		return nil, err
 	}

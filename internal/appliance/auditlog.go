@@ -108,7 +108,7 @@ func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (
 	if err != nil {
 		return nil, fmt.Errorf("reading the audit log's key in the database: %w", err)
 	}
-	counted, err := a.counted(ctx)
+	counted, err := counted(ctx, a.token)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (
 	if err != nil {
 		return nil, explainRollback(err)
 	}
-	if err := a.catchUp(log.LastChange()); err != nil {
+	if err := catchUp(a.Store, audit.LastChange(log)); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 	return log, nil

@@ -29,7 +29,7 @@ func (a *Appliance) openPair(ctx context.Context) (err error) {
 		return errors.Join(err, database.Close())
 	}
 	if a.Store, err = database.Unseal(ctx, a.token, store.Options{}); err != nil {
-		return a.explainSealed(err)
+		return explainSealed(a, err)
 	}
 	a.OnClose("the database", a.Store.Close)
 	reportMigration(a.options.Logger, a.Store)
@@ -64,15 +64,15 @@ func (a *Appliance) openToken(complete bool) (err error) {
 }
 
 // explainSealed adds advice to the error of a database that the token does not unseal although it works.
-func (a *Appliance) explainSealed(err error) error {
+func explainSealed(a *Appliance, err error) error {
 	if !errors.Is(err, store.ErrSealed) || hsm.IsTransient(err) {
 		return err
 	}
-	return a.foreign(fmt.Errorf("%w: %w", keypair.ErrForeignToken, err))
+	return foreign(a, fmt.Errorf("%w: %w", keypair.ErrForeignToken, err))
 }
 
 // foreign adds advice to an error for a token that does not belong to the database.
-func (a *Appliance) foreign(err error) error {
+func foreign(a *Appliance, err error) error {
 	return fmt.Errorf("%w; nothing was changed; the configuration names %s and the database %q (%s)",
 		err, a.device, a.Config.Store.File, lostTokenHint)
 }
@@ -148,7 +148,7 @@ const lostTokenHint = "name the right token in the configuration; if it is lost,
 func (a *Appliance) checkToken(ctx context.Context) error {
 	err := keypair.MatchesToken(ctx, a.Store, a.keys, a.token)
 	if errors.Is(err, keypair.ErrForeignToken) {
-		return a.foreign(err)
+		return foreign(a, err)
 	}
 	return err
 }

@@ -22,8 +22,8 @@ const rollbackHint = "put the right database back, or restore a backup with `kms
 	"the changes that this database lacks, start once with --accept-store-rollback"
 
 // counted returns the number of the last change that the token has seen, or 0 if it keeps none.
-func (a *Appliance) counted(ctx context.Context) (uint64, error) {
-	c, ok := a.token.(hsm.Counter)
+func counted(ctx context.Context, t hsm.Token) (uint64, error) {
+	c, ok := t.(hsm.Counter)
 	if !ok {
 		return 0, nil
 	}
@@ -43,19 +43,19 @@ func explainRollback(err error) error {
 }
 
 // catchUp makes the number of the next change greater than all that the audit log or the token have seen.
-func (a *Appliance) catchUp(seen uint64) error {
-	if a.Store.Now().Number() >= seen {
+func catchUp(s *store.Store, seen uint64) error {
+	if s.Now().Number() >= seen {
 		return nil
 	}
-	return a.Store.Update(func(tx *store.Tx) error {
-		tx.Skip(seen)
+	return s.Update(func(tx *store.Tx) error {
+		store.Skip(tx, seen)
 		return tx.SetClock(tx.Clock())
 	})
 }
 
 // keepCounter writes the number of the last change to the token from time to time, and when the
 // appliance is closed.
-func (a *Appliance) keepCounter() {
+func keepCounter(a *Appliance) {
 	c, ok := a.token.(hsm.Counter)
 	if !ok {
 		return
@@ -70,21 +70,21 @@ func (a *Appliance) keepCounter() {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				a.writeCounter(c)
+				writeCounter(a, c)
 			}
 		}
 	})
 	a.OnClose("the number of the last change", func() error { // the audit log is closed already
 		cancel()
 		done.Wait()
-		a.writeCounter(c)
+		writeCounter(a, c)
 		return nil
 	})
 }
 
 // writeCounter writes the number of the last change to the token. A failure is no reason to stop: the
 // number only finds out an attack.
-func (a *Appliance) writeCounter(c hsm.Counter) {
+func writeCounter(a *Appliance, c hsm.Counter) {
 	ctx, cancel := context.WithTimeout(context.Background(), counterTimeout)
 	defer cancel()
 	err := c.SetCounter(ctx, a.Store.Now().Number())

@@ -23,10 +23,10 @@ import (
 type Error struct {
 	Path  string // of the file, or of a directory or symbolic link that leads to it
 	Owner int    // the owner of Path if that is the other user, else -1
-	what  string // continues a sentence that starts with Path
+	text  string // continues a sentence that starts with Path
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%q %s", e.Path, e.what) }
+func (e *Error) Error() string { return fmt.Sprintf("%q %s", e.Path, e.text) }
 
 // Trusts reports whether this process believes a user: root, the user that it runs as, and more.
 func Trusts(uid int, more ...int) bool {

@@ -424,7 +424,7 @@ func TestForgedOldVersion(t *testing.T) {
 			}
 			return b.Put([]byte(id), value)
 		}
-		err := a.Store.Now().Dump(func(bucket, id string, record any) error {
+		err := store.Dump(a.Store.Now(), func(bucket, id string, record any) error {
 			value, err := json.Marshal(record)
 			return errors.Join(err, put(bucket, id, value))
 		})
