@@ -2,6 +2,9 @@
 # that are missing, through sudo if the user is not root.
 
 GO ?= go
+# go.mod names a Go without known vulnerabilities, which go downloads. Where it cannot, the installed
+# one is used.
+export GOTOOLCHAIN := $(shell GOTOOLCHAIN=auto $(GO) version >/dev/null 2>&1 && echo auto || echo local)
 # More arguments of `kmsgate dev` for `make run`, such as --listen ADDRESS.
 RUN ?=
 
@@ -95,10 +98,10 @@ check: setup-test bin/staticcheck
 # Fails if the program can reach code with a known vulnerability. The database must be reachable for
 # that; VULNDB names a copy, by https:// or file://.
 VULNDB ?= https://vuln.go.dev
-vuln: setup bin/govulncheck
+vuln: setup
 	@if ! curl -fsS --max-time 20 -o /dev/null $(VULNDB)/index/db.json 2>/dev/null; then \
 		echo "make: $(VULNDB) cannot be reached, so nothing was checked for known vulnerabilities" >&2; \
-	else bin/govulncheck -db $(VULNDB) ./...; fi
+	else $(MAKE) --no-print-directory bin/govulncheck && bin/govulncheck -db $(VULNDB) ./...; fi
 
 bin/staticcheck: integration/go.mod
 	$(GO) -C integration build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
