@@ -67,7 +67,7 @@ func (c *call) do(ctx context.Context) (kms.Response, error) {
 	if err := c.authenticate(ctx); err != nil {
 		return nil, err
 	}
-	if err := checkReserve(c); err != nil {
+	if err := checkServing(c); err != nil {
 		return nil, err
 	}
 	// DryRun applies to every operation: a caller who sets it wants nothing done.
@@ -92,11 +92,14 @@ func (c *call) authenticate(ctx context.Context) (err error) {
 	return nil
 }
 
-// checkReserve refuses a call over the network while the audit log's disk is so full that the rest
-// is kept for administrators, who are at the local doors.
-func checkReserve(c *call) error {
+// checkServing refuses a call over the network if somebody else has changed the database, or while the
+// audit log's disk is so full that the rest is kept for administrators, who are at the local doors.
+func checkServing(c *call) error {
 	if !c.door.name().IsRemote() {
 		return nil
+	}
+	if err := c.server.config.Store.Tampered(); err != nil {
+		return fmt.Errorf("%w (%w)", kms.ErrUnavailable, err)
 	}
 	if err := c.server.config.Audit.Scarce(); err != nil {
 		return fmt.Errorf("%w (%w)", kms.ErrAuditLog, err)

@@ -47,6 +47,9 @@ func writeOK(w http.ResponseWriter) {
 
 // ready returns the reason why the gateway cannot sign for users, or nil if it can.
 func (s *Server) ready(ctx context.Context) error {
+	if err := s.config.Store.Tampered(); err != nil {
+		return err
+	}
 	if err := s.config.Audit.Err(); err != nil {
 		return err
 	}

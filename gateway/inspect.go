@@ -10,6 +10,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/hsm"
@@ -106,6 +109,9 @@ func destroyTokenObject(ctx context.Context, c *call, req *kms.DestroyTokenObjec
 	if err != nil {
 		return nil, err
 	}
+	if err := checkNotLost(c.server.config.Audit, o); err != nil {
+		return nil, err
+	}
 	// A key pair is recorded before it is made. An object that was seen and has no record
 	// now will therefore never get one. The check is a change of records for two reasons: a
 	// change fails if an earlier one may have been lost, and its audit line is certain
@@ -124,6 +130,36 @@ func destroyTokenObject(ctx context.Context, c *call, req *kms.DestroyTokenObjec
 		err = kms.ErrObjectNotFound
 	}
 	return emptyResponse(err)
+}
+
+// checkNotLost refuses a key pair that the audit log says was created, and whose key was not deleted. The
+// database that has no record of it is then an older one.
+func checkNotLost(log *audit.Log, o hsm.Object) error {
+	id, err := uuid.FromBytes(o.ID)
+	if err != nil || o.Purpose != hsm.PurposeKey {
+		return nil
+	}
+	var keyId string
+	err = audit.Search(log, id.String(), func(line audit.Line) error {
+		if e := line.Entry; e != nil && e.Change > 0 && e.KeyVersionId == id.String() {
+			keyId = e.KeyId
+		}
+		return nil
+	})
+	if err != nil || keyId == "" {
+		return err
+	}
+	deleted := false
+	err = audit.Search(log, keyId, func(line audit.Line) error {
+		e := line.Entry
+		deleted = deleted || e != nil && e.Change > 0 && e.KeyId == keyId && e.Action == keypair.DeleteKey
+		return nil
+	})
+	if err != nil || deleted {
+		return err
+	}
+	return kms.ErrObjectInUse.Because("The audit log says that key %s was created with it, and was not deleted: the database "+
+		"seems to be an older one. Restore a newer one.", keyId)
 }
 
 // findObject returns the object that a request describes.

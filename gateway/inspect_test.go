@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -168,6 +169,42 @@ func TestDestroyTokenObject(t *testing.T) {
 	}
 	if a := b.do(b.root, "AsymmetricSign", b.scenario("AsymmetricSign")...); a.Status != 200 {
 		t.Errorf("AsymmetricSign afterwards: got %+v, want 200", a)
+	}
+}
+
+// TestCreatedAndNotDeleted removes the record of a key, as a database that is older than the key does. The key
+// pair must not be destroyed. After the deletion of a key, a pair that the token still has is a stray.
+func TestCreatedAndNotDeleted(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	destroy := func(versionId string) error {
+		t.Helper()
+		id := uuid.MustParse(versionId)
+		b.backend.Plant(hsm.Object{Class: hsm.ClassPrivateKey, Label: "kmsgate", ID: id[:], Ours: true, Purpose: hsm.PurposeKey})
+		for _, o := range b.objects().Objects.Object {
+			if o.ObjectId == hex.EncodeToString(id[:]) {
+				return b.server.Call(t.Context(), "DestroyTokenObject", params(o.parameters()...), nil)
+			}
+		}
+		return errors.New("the object is not listed")
+	}
+	lost := b.newKey()
+	lostVersion := b.versions(lost)[0]
+	if err := b.db.Update(func(tx *store.Tx) error {
+		return errors.Join(tx.Keys().Delete(lost), tx.Orphans().Delete(lostVersion))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := destroy(lostVersion); err == nil || !strings.Contains(err.Error(), "was not deleted") {
+		t.Errorf("a pair of a key that was not deleted: got %v, want a refusal", err)
+	}
+	deleted := b.newKey()
+	deletedVersion := b.versions(deleted)[0]
+	b.want(b.do(b.root, "ScheduleKeyDeletion", "KeyId", deleted, "PendingWindowInDays", "7"), 200, "")
+	b.clock.move(8 * 24 * time.Hour)
+	b.server.CarryOutDeletions(t.Context())
+	if err := destroy(deletedVersion); err != nil {
+		t.Errorf("a pair that the deletion left: got %v, want none", err)
 	}
 }
 

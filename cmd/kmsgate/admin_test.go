@@ -412,7 +412,7 @@ func TestEveryCommand(t *testing.T) {
 func TestVerbs(t *testing.T) {
 	verbs := strings.Fields("create list show update delete enable disable " + // of every family
 		"schedule-deletion cancel-deletion protect unprotect public-key create-version tag untag attach detach simulate reset confirm " +
-		"head verify tail search export check example info test") // of one
+		"head verify tail search export check example info test dump") // of one
 	for _, family := range rootCommand(new(fakeGateway)).Commands() {
 		if family.Name() == "completion" {
 			continue // cobra's

@@ -351,6 +351,16 @@ func (l *Log) readFrom(seq uint64, f func(line Line, text []byte) error) error {
 	return err
 }
 
+// Search calls f with the log's lines that have text in them, as far as the log still has them.
+func Search(l *Log, text string, f func(Line) error) error {
+	return l.readFrom(1, func(line Line, content []byte) error {
+		if !bytes.Contains(content, []byte(text)) {
+			return nil
+		}
+		return f(line)
+	})
+}
+
 // scanFiles calls f with the lines of files from number seq on. It skips the void lines at the end
 // of a file, whose numbers occur again in the next file.
 func scanFiles(files []string, seq uint64, f func(line Line, text []byte) error) error {

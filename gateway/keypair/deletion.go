@@ -193,7 +193,7 @@ func IsDue(k store.Key, now time.Time) bool {
 // deleteKey deletes the records of a key if it is still due, and writes an audit line as an
 // operation does.
 func (p *Pairs) deleteKey(keyId string, now time.Time) error {
-	err := p.change(p.entry("DeleteKey", keyId, GatewayPrincipal), func(tx *store.Tx) error {
+	err := p.change(p.entry(DeleteKey, keyId, GatewayPrincipal), func(tx *store.Tx) error {
 		k, err := tx.Keys().Get(keyId)
 		if err != nil || !IsDue(k, now) {
 			return errNotDue // cancelled or deleted since dueKeys
@@ -205,6 +205,9 @@ func (p *Pairs) deleteKey(keyId string, now time.Time) error {
 	}
 	return err
 }
+
+// DeleteKey is the action in the audit line of a deletion that was due.
+const DeleteKey = "DeleteKey"
 
 // GatewayPrincipal is the principal in the audit log for actions that the gateway takes by itself.
 // No user can have this name.

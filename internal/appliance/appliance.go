@@ -108,7 +108,6 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 	if err := a.openPair(ctx); err != nil {
 		return nil, err
 	}
-	keepCounter(a)
 	if err := a.openCA(); err != nil {
 		return nil, err
 	}
@@ -118,6 +117,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 	if a.log, err = a.openAudit(ctx, nil); err != nil {
 		return nil, err
 	}
+	keepCounter(a) // only now is it certain that the database is not an older one
 	a.OnClose("the audit log", a.log.Close)
 	if a.Server, err = gateway.New(ctx, a.gatewayConfig()); err != nil {
 		return nil, err
@@ -134,6 +134,21 @@ func OpenStaged(ctx context.Context, c *config.Config, o Options) (*Appliance, e
 		err = a.openPair(ctx)
 	}
 	if err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+// OpenRecords opens only the database of an appliance, and the token, which unseals it. No other process can
+// open the appliance until Close.
+func OpenRecords(ctx context.Context, c *config.Config, o Options) (*Appliance, error) {
+	a := newAppliance(c, o)
+	unlock, err := LockDirectory(c.Directory)
+	if err != nil {
+		return nil, err
+	}
+	a.closers = append(a.closers, unlock)
+	if err := a.openPair(ctx); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil

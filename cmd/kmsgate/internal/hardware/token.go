@@ -56,6 +56,11 @@ func OpenStaged(ctx context.Context, c *config.Config, o appliance.Options) (*ap
 	return appliance.OpenStaged(ctx, c, Options(o))
 }
 
+// OpenRecords is [appliance.OpenRecords] of an appliance with a PKCS#11 token.
+func OpenRecords(ctx context.Context, c *config.Config, o appliance.Options) (*appliance.Appliance, error) {
+	return appliance.OpenRecords(ctx, c, Options(o))
+}
+
 // Options returns options of an appliance with a PKCS#11 token.
 func Options(o appliance.Options) appliance.Options {
 	o.Device, o.Collectors = Device, collectors
