@@ -137,15 +137,15 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Logger = slog.Default()
 	}
 	cfg.Backend = hsm.NewRoute(cfg.Backend, cfg.Logger)
-	known := limit.NewKnown()
+	known, gate := limit.NewKnown(), limit.NewGate(runtime.GOMAXPROCS(0))
 	s := &Server{
 		config:         cfg,
 		knownBodies:    limit.KnownBodies(),
 		strangerBodies: limit.StrangerBodies(),
-		gate:           limit.NewGate(runtime.GOMAXPROCS(0)),
+		gate:           gate,
 		known:          known,
 		refusals:       limit.NewRefusals(cfg.LogLines),
-		connections:    front.NewProcess(known),
+		connections:    front.NewProcess(known, gate),
 		health:         newHealthCheck(cfg.Backend.Health),
 	}
 	if err := s.SetQuotas(cfg.Quotas); err != nil {

@@ -10,7 +10,21 @@ import (
 // concurrent use.
 type boundedConn struct {
 	net.Conn
-	remaining int // bytes; a negative number means no limit
+	remaining int    // bytes; a negative number means no limit
+	leave     func() // frees the connection's slot of the gate; nil if it has none
+}
+
+// Write frees the slot: the server's part of the handshake is computed when it is written.
+func (c *boundedConn) Write(p []byte) (int, error) {
+	c.free()
+	return c.Conn.Write(p)
+}
+
+func (c *boundedConn) free() {
+	if c.leave != nil {
+		c.leave()
+		c.leave = nil
+	}
 }
 
 func (c *boundedConn) Read(p []byte) (int, error) {

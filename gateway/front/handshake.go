@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"time"
 )
@@ -53,6 +54,7 @@ const maxHandshake = 24 << 10
 // a parsed certificate takes much more memory than its encoding.
 func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
 	bounded := &boundedConn{Conn: conn, remaining: maxHandshake}
+	defer bounded.free()
 	tlsConn := tls.Server(bounded, l.config)
 	ctx, cancel := context.WithTimeout(context.Background(), l.limits.HandshakeTime)
 	defer cancel()
@@ -61,4 +63,32 @@ func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
 	}
 	bounded.remaining = -1
 	return tlsConn, nil
+}
+
+var errBusy = errors.New("too many TLS handshakes are waiting")
+
+// withGate returns a configuration with which a handshake waits for a slot of the process's gate once the
+// client has sent its ClientHello, and keeps it while the server computes its answer. A client that
+// sends slowly has no slot.
+func withGate(config *tls.Config, p *Process) *tls.Config {
+	if config == nil || p.gate == nil {
+		return config
+	}
+	config = config.Clone()
+	next := config.GetConfigForClient
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if conn, ok := hello.Conn.(*boundedConn); ok && conn.leave == nil {
+			source := sourceOf(conn)
+			known := p.known != nil && p.known.Has(source)
+			if !p.gate.Enter(hello.Context(), source, known) {
+				return nil, errBusy
+			}
+			conn.leave = func() { p.gate.Leave(source, known) }
+		}
+		if next == nil {
+			return nil, nil
+		}
+		return next(hello)
+	}
+	return config
 }

@@ -23,7 +23,7 @@ var ample = front.Limits{Connections: 100, PerSource: 100, HandshakeTime: 10 * t
 // one is closed. Unknown sources share three quarters of the connections.
 func TestLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, front.Limits{Connections: 5, PerSource: 2}, front.NewProcess(nil), nil)
+		b := newBench(t, front.Limits{Connections: 5, PerSource: 2}, front.NewProcess(nil, nil), nil)
 		names := make(map[net.Conn]string)
 		var open []net.Conn
 		for _, tc := range []struct {
@@ -58,7 +58,7 @@ func TestLimits(t *testing.T) {
 func TestNoConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, limits := range []front.Limits{{Connections: 1}, {PerSource: 1}} {
-			b := newBench(t, limits, front.NewProcess(nil), nil)
+			b := newBench(t, limits, front.NewProcess(nil, nil), nil)
 			client, server := b.talk("192.0.2.1:1")
 			if server != nil {
 				t.Errorf("%+v: a connection is accepted, want none", limits)
@@ -119,7 +119,7 @@ func newProcess(t *testing.T, files uint64, known *limit.Known) *front.Process {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &lowered); err != nil {
 		t.Fatal(err)
 	}
-	process := front.NewProcess(known)
+	process := front.NewProcess(known, nil)
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limits := front.Limits{Connections: 100, PerSource: 4, HandshakeTime: 10 * time.Second}
 		config := &tls.Config{Certificates: []tls.Certificate{certificate(t, 0)}}
-		process := front.NewProcess(nil)
+		process := front.NewProcess(nil, nil)
 		b := newBench(t, limits, process, config)
 		silent := []net.Conn{b.dial("192.0.2.1:1"), b.dial("192.0.2.1:2"), b.dial("192.0.2.1:3")}
 		go func() { _, _ = silent[2].Write([]byte{0x16}) }() // a handshake that stops after one byte
@@ -162,7 +162,7 @@ type connectionStater interface{ ConnectionState() tls.ConnectionState }
 // its handshake when it is accepted, and a plain one has lost no byte.
 func TestTLS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, ample, front.NewProcess(nil), &tls.Config{
+		b := newBench(t, ample, front.NewProcess(nil, nil), &tls.Config{
 			Certificates: []tls.Certificate{certificate(t, 0)},
 			ClientAuth:   tls.RequireAnyClientCert,
 		})
@@ -219,7 +219,7 @@ func TestTLS(t *testing.T) {
 // error ends it.
 func TestAcceptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, ample, front.NewProcess(nil), nil)
+		b := newBench(t, ample, front.NewProcess(nil, nil), nil)
 		for range 3 {
 			b.network.errs <- syscall.EMFILE
 		}
@@ -237,7 +237,7 @@ func TestAcceptFails(t *testing.T) {
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
-		l := front.Listen(n, nil, ample, front.NewProcess(nil))
+		l := front.Listen(n, nil, ample, front.NewProcess(nil, nil))
 		client, server := net.Pipe()
 		n.conns <- remoteConn{server, "192.0.2.1:1"}
 		go func() { _, _ = io.WriteString(client, "GET") }()

@@ -19,6 +19,7 @@ import (
 // authenticated from it within the last ten minutes.
 type Process struct {
 	known *limit.Known // nil: no source is known
+	gate  *limit.Gate  // nil: TLS handshakes do not wait
 
 	mu              sync.Mutex
 	room            room      // guarded by mu, like the fields below
@@ -42,9 +43,10 @@ type Counts struct {
 }
 
 // NewProcess returns a Process without connections. The limit is half of RLIMIT_NOFILE at
-// the time of the call. If known is nil, no source is known.
-func NewProcess(known *limit.Known) *Process {
-	p := &Process{known: known, large: largeHeaders{bySource: make(map[netip.Prefix]int)}}
+// the time of the call. If known is nil, no source is known. TLS handshakes wait for a slot of gate
+// before they compute, unless it is nil.
+func NewProcess(known *limit.Known, gate *limit.Gate) *Process {
+	p := &Process{known: known, gate: gate, large: largeHeaders{bySource: make(map[netip.Prefix]int)}}
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur > math.MaxInt32 {
 		p.room.limit = math.MaxInt32

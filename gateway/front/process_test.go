@@ -28,7 +28,7 @@ type site struct {
 
 func newSite(t *testing.T, limits front.Limits) *site {
 	known := limit.NewKnown()
-	s := &site{t, newNetwork(), known, front.NewProcess(known)}
+	s := &site{t, newNetwork(), known, front.NewProcess(known, nil)}
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/in" {
 			front.Authenticated(r.Context())

@@ -12,7 +12,8 @@ import (
 const GateTime = 2 * time.Second
 
 // A Gate bounds how much of the machine's cores requests use before their callers are
-// authenticated. Such a request holds a slot while it is parsed and its signature checked.
+// authenticated. Such a request holds a slot while it is parsed and its signature checked, and
+// so does a TLS handshake while the server computes its part.
 // The networks that are [Known] have separate slots, so that strangers do not delay them.
 // Requests wait for a slot in their order. The methods are safe for concurrent use. Create
 // one with [NewGate].

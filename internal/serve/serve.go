@@ -175,5 +175,5 @@ func serveMetrics(ctx context.Context, l net.Listener, h http.Handler) error {
 		IdleTimeout: metricsIdleTime, MaxHeaderBytes: metricsHeader, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	limits := front.Limits{Connections: metricsConnections, PerSource: metricsConnectionsPerSource}
-	return front.Serve(ctx, server, front.Listen(l, nil, limits, front.NewProcess(nil)))
+	return front.Serve(ctx, server, front.Listen(l, nil, limits, front.NewProcess(nil, nil)))
 }
