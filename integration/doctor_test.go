@@ -105,8 +105,8 @@ func TestDamagedFiles(t *testing.T) {
 		}
 	}
 	files, err := filepath.Glob(filepath.Join(small, "softhsm", "tokens", "*", "*"))
-	if err != nil || len(files) != 17 {
-		t.Fatalf("got %d files, %v, want 17: those of 7 objects and of the token", len(files), err)
+	if err != nil || len(files) != 19 {
+		t.Fatalf("got %d files, %v, want 19: those of 8 objects and of the token", len(files), err)
 	}
 	outcomes := make(map[string]int)
 	var mu sync.Mutex // guards outcomes
@@ -137,8 +137,8 @@ func TestDamagedFiles(t *testing.T) {
 			}
 		}
 		locks, err := filepath.Glob(filepath.Join(small, "softhsm", "tokens", "*", "*-*.lock"))
-		if err != nil || len(locks) != 7 {
-			t.Fatalf("got %d locks of objects, %v, want 7", len(locks), err)
+		if err != nil || len(locks) != 8 {
+			t.Fatalf("got %d locks of objects, %v, want 8", len(locks), err)
 		}
 		try(t, "a lock deleted", locks[0], false, 0)
 	})

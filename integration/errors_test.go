@@ -237,6 +237,9 @@ func (f *faulty) inState(state string) error {
 
 // failing signs while the backend fails with an error.
 func (f *faulty) failing(fault error) error {
+	if err := f.sign(f.root, nil); err != nil { // a version whose last signature failed has its own error
+		return err
+	}
 	f.backend.Fail(fault)
 	defer f.backend.Fail(nil)
 	return f.sign(f.root, nil)

@@ -44,6 +44,7 @@ token: {softhsm: softhsm}
 listeners: [{address: "%s", idle_timeout: 2m}]
 audit: {checkpoint_every: 1s, rotate_size: 64KiB, warn_free: 0}
 limits: {version_interval: 0s}
+quotas: {dedicated: {other: 0}}
 log: {level: debug}
 `
 
