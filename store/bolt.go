@@ -23,6 +23,7 @@ type boltEngine struct {
 	db         *bbolt.DB             // replaced by rewrite
 	commitBolt func(*bbolt.Tx) error // (*bbolt.Tx).Commit, except in tests
 	print      filePrint             // of the file after the last commit
+	seen       filePrint             // of the file when altered looked at it
 	background sync.WaitGroup        // the closing of files that rewrite has replaced
 }
 
@@ -52,7 +53,9 @@ func openBolt(path string) (*boltEngine, error) {
 	}
 	db.AllocSize = allocation
 	e := &boltEngine{path: path, db: db, commitBolt: (*bbolt.Tx).Commit}
-	e.unaltered()
+	if err := e.opened(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	return e, nil
 }
 
@@ -108,7 +111,7 @@ func (e *boltEngine) rewrite(fill func(tx transaction) error) error {
 	}
 	old := e.db
 	e.db = db
-	e.unaltered()
+	_ = e.opened()                              // if it fails, the next change finds out
 	e.background.Go(func() { _ = old.Close() }) // waits for snapshots; its content does not matter any more
 	return nil
 }
@@ -132,31 +135,66 @@ func (e *boltEngine) writeNew(name string, fill func(tx transaction) error) (*bb
 	return db, nil
 }
 
-// A filePrint changes whenever the file at a path is written or replaced. It is the zero filePrint if there
-// is no file.
+// A filePrint changes whenever the file at a path is written or replaced.
 type filePrint struct {
 	device, inode uint64
 	size          int64
 	changed       unix.Timespec // ctime, which no program can set
 }
 
-func printOf(path string) filePrint {
+func (p filePrint) isFile(other filePrint) bool {
+	return p.device == other.device && p.inode == other.inode
+}
+
+// printOf returns the print of the file at a path, or errMoved if there is none.
+func printOf(path string) (filePrint, error) {
 	var s unix.Stat_t
-	if unix.Stat(path, &s) != nil {
-		return filePrint{}
+	err := ignoringEINTR(func() error { return unix.Stat(path, &s) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return filePrint{}, errMoved
 	}
-	return filePrint{uint64(s.Dev), s.Ino, s.Size, s.Ctim}
+	if err != nil {
+		return filePrint{}, fmt.Errorf("looking at the file %q: %w", path, err)
+	}
+	return filePrint{uint64(s.Dev), s.Ino, s.Size, s.Ctim}, nil
+}
+
+func ignoringEINTR(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 func (e *boltEngine) altered() (bool, error) {
-	now := printOf(e.path)
-	if now.device != e.print.device || now.inode != e.print.inode {
-		return true, errors.New("the file was removed, or another was put in its place")
+	now, err := printOf(e.path)
+	if err != nil {
+		return true, err
 	}
+	if !now.isFile(e.print) {
+		return true, errMoved
+	}
+	e.seen = now
 	return now != e.print, nil
 }
 
-func (e *boltEngine) unaltered() { e.print = printOf(e.path) }
+func (e *boltEngine) unaltered() { e.print = e.seen }
+
+// opened notes the print of a file that was opened or written anew.
+func (e *boltEngine) opened() error {
+	now, err := printOf(e.path)
+	e.print = now
+	return err
+}
+
+// committed notes the print of the file after a commit. If it fails, or another file is there, the next
+// change finds out.
+func (e *boltEngine) committed() {
+	if now, err := printOf(e.path); err == nil && now.isFile(e.print) {
+		e.print = now
+	}
+}
 
 // A boltTx is a transaction of a boltEngine.
 type boltTx struct {
@@ -210,7 +248,7 @@ func (t boltTx) commit() (err error) {
 	if err := t.engine.commitBolt(t.bolt); err != nil {
 		return err
 	}
-	t.engine.unaltered()
+	t.engine.committed()
 	return nil
 }
 

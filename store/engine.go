@@ -1,5 +1,7 @@
 package store
 
+import "errors"
+
 // An engine keeps values in buckets, by id. The Store makes one change at a time, and never changes an
 // engine that is being rewritten.
 type engine interface {
@@ -11,15 +13,18 @@ type engine interface {
 	// writes to an empty transaction, on stable storage. If rewrite fails, it can be called again.
 	rewrite(fill func(tx transaction) error) error
 	// altered reports whether somebody else may have changed the values since the last commit. If they are
-	// no longer where they were, it returns an error.
+	// no longer where they were, it returns errMoved. Other errors say that it is not known.
 	altered() (bool, error)
-	// unaltered says that the values are as the last commit left them, although altered reported a change.
+	// unaltered says that the values are as the last commit left them, although altered reported a change
+	// a moment ago.
 	unaltered()
 	// snapshot returns the values at this moment.
 	snapshot() (*Snapshot, error)
 	// close closes the engine.
 	close() error
 }
+
+var errMoved = errors.New("the file was removed, or another was put in its place")
 
 // A transaction reads and writes the values of an engine.
 type transaction interface {

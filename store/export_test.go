@@ -26,3 +26,14 @@ func HangCommit(s *Store) (release func()) {
 	}
 	return func() { close(released) }
 }
+
+// Remove removes a value from the engine, and makes the engine believe that the Store did it.
+func Remove(s *Store, bucket, id string) {
+	tx, err := s.engine.begin()
+	if err == nil {
+		err = errors.Join(tx.delete(bucket, id), tx.commit())
+	}
+	if err != nil {
+		panic(err)
+	}
+}

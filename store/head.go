@@ -77,20 +77,33 @@ func (s *Store) verify() error {
 // they were changed, it makes every later change fail. The caller has the lock.
 func (s *Store) checkUnaltered() error {
 	altered, err := s.engine.altered()
-	if err == nil && !altered {
-		return nil
+	switch {
+	case errors.Is(err, errMoved):
+		return s.setTampered(tampered("it was changed while it was open (%w)", err))
+	case err != nil || !altered:
+		return err
 	}
-	if err == nil {
-		err = s.verify()
+	if err := s.verify(); err != nil {
+		if !errors.Is(err, ErrTampered) {
+			err = tampered("it was changed while it was open (%w)", err)
+		}
+		return s.setTampered(err)
 	}
-	if err == nil {
-		s.engine.unaltered()
-		return nil
-	}
-	if !errors.Is(err, ErrTampered) {
-		err = tampered("it was changed while it was open (%w)", err)
-	}
+	s.engine.unaltered()
+	return nil
+}
+
+// setTampered makes every later change fail, and returns the reason.
+func (s *Store) setTampered(err error) error {
 	err = fmt.Errorf("the database %q: %w", s.path, err)
 	s.faults.tampered.Store(&err)
 	return err
+}
+
+// catchDamage turns a panic into an error: bbolt panics where it finds the file damaged, and so does an access
+// to the mapping of a file that was cut off. It must be deferred.
+func (s *Store) catchDamage(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%w: %w", ErrUnwritable, s.setTampered(tampered("it was damaged while it was open (%v)", p)))
+	}
 }

@@ -51,6 +51,7 @@ var (
 
 type anyKind interface {
 	name() string
+	has(r *Records, id string) bool
 	clear(r *Records)
 	load(r *Records, id string, value []byte) error
 	save(r *Records, put func(id string, record any) error) error

@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -262,7 +263,9 @@ func (u *update) commit() (err error) {
 }
 
 // write seals the writes of a transaction, and makes them together with a new head.
-func (s *Store) write(tx *Tx) error {
+func (s *Store) write(tx *Tx) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer s.catchDamage(&err)
 	if err := s.checkUnaltered(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
@@ -272,6 +275,10 @@ func (s *Store) write(tx *Tx) error {
 	}
 	next := head{N: tx.number, TxId: tx.id, Schema: schemaVersion, D: s.head.D}
 	for where, value := range tx.writes {
+		if err := s.checkPresence(change, where); err != nil {
+			change.rollback()
+			return fmt.Errorf("%w: %w", ErrUnwritable, err)
+		}
 		if err := s.put(change, &next, where, value); err != nil {
 			change.rollback()
 			return fmt.Errorf("%w: %w", ErrUnwritable, err)
@@ -287,6 +294,17 @@ func (s *Store) write(tx *Tx) error {
 	}
 	s.head, s.sealedHead = next, sealed
 	return nil
+}
+
+// checkPresence refuses to replace a record that somebody else has removed, or added, since it was read.
+// Otherwise, a record that was removed before its deletion could be brought back: the digest would still
+// have it.
+func (s *Store) checkPresence(tx transaction, p place) error {
+	k, ok := kindOf[p.bucket]
+	if !ok || k.has(s.current.Load(), p.id) == (tx.get(p.bucket, p.id) != nil) {
+		return nil
+	}
+	return s.setTampered(tampered("record %q in bucket %q was removed or added", p.id, p.bucket))
 }
 
 // put seals and writes one value, and updates the digest.

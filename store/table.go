@@ -127,6 +127,8 @@ func (k kind[R]) fork(src, dst *Records) { *k.field(dst) = (*k.field(src)).Copy(
 
 func (k kind[R]) name() string { return k.bucket }
 
+func (k kind[R]) has(r *Records, id string) bool { return k.table(r).Has(id) }
+
 func (k kind[R]) clear(r *Records) { *k.field(r) = new(rows[R]) }
 
 // load adds a record.

@@ -148,6 +148,61 @@ func TestTamperedWhileOpen(t *testing.T) {
 	}
 }
 
+// TestDamagedWhileOpen damages the file of an open Store. The next change must fail, and the process go on.
+func TestDamagedWhileOpen(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, path string){
+		"cut off": func(t *testing.T, path string) {
+			if err := os.Truncate(path, 2*int64(os.Getpagesize())); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"filled with garbage": func(t *testing.T, path string) {
+			content := read(t, path)
+			for i := 2 * os.Getpagesize(); i < len(content); i++ {
+				content[i] = 0xa5
+			}
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteAt(content, 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "db")
+			s, err := storetest.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			update(t, s, putAlias("alias/1"))
+			damage(t, path)
+			if err := s.Update(putAlias("alias/2")); !errors.Is(err, store.ErrTampered) {
+				t.Errorf("a change: got %v, want ErrTampered", err)
+			}
+			if !s.Now().Aliases().Has("alias/1") {
+				t.Error("the records cannot be read")
+			}
+		})
+	}
+}
+
+// TestBroughtBack removes a record from the file before the Store deletes it, without being noticed, so that it
+// could be brought back afterwards.
+func TestBroughtBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	fill(t, path)
+	s := open(t, path)
+	store.Remove(s, "keys", "k1")
+	if err := s.Update(func(tx *store.Tx) error { return tx.Keys().Delete("k1") }); !errors.Is(err, store.ErrTampered) {
+		t.Errorf("the deletion: got %v, want ErrTampered", err)
+	}
+}
+
 // TestTouched changes the file's times and its links, as a program that makes backups does. That is no
 // change of the records.
 func TestTouched(t *testing.T) {
