@@ -141,7 +141,7 @@ func checkNotLost(log *audit.Log, o hsm.Object) error {
 	}
 	var keyId string
 	err = audit.Search(log, id.String(), func(line audit.Line) error {
-		if e := line.Entry; e != nil && e.Change > 0 && e.KeyVersionId == id.String() {
+		if e := line.Entry; e != nil && e.Code == "" && !e.DryRun && e.KeyVersionId == id.String() {
 			keyId = e.KeyId
 		}
 		return nil
@@ -152,7 +152,7 @@ func checkNotLost(log *audit.Log, o hsm.Object) error {
 	deleted := false
 	err = audit.Search(log, keyId, func(line audit.Line) error {
 		e := line.Entry
-		deleted = deleted || e != nil && e.Change > 0 && e.KeyId == keyId && e.Action == keypair.DeleteKey
+		deleted = deleted || e != nil && e.Code == "" && e.KeyId == keyId && e.Action == keypair.DeleteKey
 		return nil
 	})
 	if err != nil || deleted {

@@ -72,6 +72,10 @@ func (f *File) Complete() bool { return f.complete }
 // Started reports whether the database has a data key: a token was ready to seal it.
 func (f *File) Started() bool { return f.hasDataKey || f.version > 0 && f.version < sealedSince }
 
+// Sealed reports whether the records are sealed. Those of earlier schema versions are not: nothing shows who
+// wrote them.
+func (f *File) Sealed() bool { return f.version == 0 || f.version >= sealedSince }
+
 // SetInstance records the instance that a new database belongs to, before there is a data key.
 func (f *File) SetInstance(i Instance) error {
 	text, err := json.Marshal(i)

@@ -79,11 +79,22 @@ type tail struct {
 func (t *tail) saw(line Line) {
 	switch {
 	case line.Entry != nil:
-		t.change = max(t.change, line.Entry.Change)
+		t.sawChange(line.Entry.Change)
 	case line.Event != nil:
-		t.change = max(t.change, line.Event.Changes)
+		t.sawChange(line.Event.Changes)
 	}
 }
+
+// sawChange notes the number of a change, unless no gateway reaches it.
+func (t *tail) sawChange(n uint64) {
+	if n <= MaxChange {
+		t.change = max(t.change, n)
+	}
+}
+
+// MaxChange is the greatest number of a change that Open believes. A million changes a second reach it after
+// 146,000 years.
+const MaxChange = 1 << 62
 
 // findEnd follows the chain of the last file. If the process ended after renaming a file and before
 // beginning the next one, the renamed file is the last.

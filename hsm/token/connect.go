@@ -214,7 +214,7 @@ func (c *connection) scan(s *session) error {
 	if err := c.handles.scan(s); err != nil {
 		return err
 	}
-	return c.audit.scan(s)
+	return c.scanAudit(s)
 }
 
 // worker opens a session and returns the function that a worker with this session runs. It

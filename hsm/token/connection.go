@@ -16,8 +16,9 @@ type connection struct {
 	token   *Token
 	c11     *crypto11.Context // nil if crypto11 could not open the module
 	slot    uint
-	handles *handles // of the signing keys
-	audit   *handles // of the audit log's key
+	handles *handles      // of the signing keys
+	audit   *handles      // of the audit log's key
+	counter storedCounter // only the worker for changes uses it once that runs
 	copies  sessionCopies
 	sealing sealingKey
 	canary  canaryKey

@@ -44,7 +44,8 @@ func testCounter(t *testing.T, tok *token.Token) {
 var counterTemplate = []*pkcs11.Attribute{
 	pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 	pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_DATA),
-	pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kmsgate-head"),
+	pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+	pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kmsgate-audit"),
 }
 
 // plantCounter makes an object as another process with the PIN could, or as a kill leaves one.
@@ -82,6 +83,10 @@ func TestCounter(t *testing.T) {
 	for _, value := range []string{"41", "39", "-5", "99999999999999999999", "x"} {
 		plantCounter(t, soft.Module, value)
 	}
+	if err := tok.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tok = open(t, config(soft))
 	expectCounter(t, tok, "with several objects", 41)
 	setCounter(t, tok, 42)
 	expectCounter(t, tok, "after SetCounter", 42)
@@ -103,7 +108,11 @@ func TestCounterForeign(t *testing.T) {
 	soft, _ := newSoftHSM(t)
 	tok := open(t, config(soft))
 	plantCounter(t, soft.Module, "forty")
-	if n, known, err := tok.Counter(t.Context()); known || err == nil || !strings.Contains(err.Error(), "kmsgate-head") {
+	if err := tok.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tok = open(t, config(soft))
+	if n, known, err := tok.Counter(t.Context()); known || err == nil || !strings.Contains(err.Error(), "kmsgate-audit") {
 		t.Errorf("Counter: %d, %v, %v, want an error that names the label", n, known, err)
 	}
 	setCounter(t, tok, 1)

@@ -20,8 +20,7 @@ const (
 	labelCanary  = "kmsgate-canary"  // both halves of the canary key
 	labelSealing = "kmsgate-sealing" // the sealing key: AES, or a generic secret for HMAC
 	labelTrial   = "kmsgate-trial"   // session keys of a Survey's trials
-	labelAudit   = "kmsgate-audit"   // both halves of the audit log's key
-	labelCounter = "kmsgate-head"    // the data object with the number of a Counter
+	labelAudit   = "kmsgate-audit"   // both halves of the audit log's key, and the data object of the Counter
 )
 
 // idSize is the length of a signing key's CKA_ID: a KeyVersionId's 16 bytes.
@@ -107,6 +106,11 @@ func (h *handles) scan(s *session) error {
 	if err != nil {
 		return err
 	}
+	return h.scanFound(s, found)
+}
+
+// scanFound fills the table with the private keys of a search.
+func (h *handles) scanFound(s *session, found []pkcs11.ObjectHandle) error {
 	var refused []pkcs11.ObjectHandle
 	reported := time.Now()
 	for i, handle := range found {

@@ -275,7 +275,6 @@ var purposes = map[string]string{
 	labelCanary:  hsm.PurposeCanary,
 	labelSealing: hsm.PurposeSealing,
 	labelAudit:   hsm.PurposeAudit,
-	labelCounter: hsm.PurposeCounter,
 }
 
 var classes = map[uint]string{
@@ -302,6 +301,9 @@ func readObject(s *p11.Session, handle pkcs11.ObjectHandle) (o hsm.Object, err e
 	}
 	o.Label, o.ID = string(read(pkcs11.CKA_LABEL)), read(pkcs11.CKA_ID)
 	o.Purpose, o.Ours = purposes[o.Label]
+	if o.Purpose == hsm.PurposeAudit && o.Class == hsm.ClassData {
+		o.Purpose = hsm.PurposeCounter
+	}
 	if class == nil && err == nil && o.Label == "" && o.ID == nil {
 		o.Purpose, o.Ours = hsm.PurposeNone, true
 	}

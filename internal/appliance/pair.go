@@ -28,11 +28,20 @@ func (a *Appliance) openPair(ctx context.Context) (err error) {
 	if err := a.openToken(complete); err != nil {
 		return errors.Join(err, database.Close())
 	}
+	created := !database.Started()
+	if err := checkSealed(ctx, a, database); err != nil {
+		return errors.Join(err, database.Close())
+	}
 	if a.Store, err = database.Unseal(ctx, a.token, store.Options{}); err != nil {
 		return explainSealed(a, err)
 	}
 	a.OnClose("the database", a.Store.Close)
 	reportMigration(a.options.Logger, a.Store)
+	if created { // the token may have the number of an earlier instance
+		if err := catchUpToken(ctx, a); err != nil {
+			return err
+		}
+	}
 	if err := a.ensureAuditKey(ctx); err != nil {
 		return err
 	}

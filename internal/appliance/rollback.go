@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
+	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// counterInterval is the time between two writes of the number to the token. Tokens wear out.
+// counterInterval is the time between two writes of the number to the token while the gateway serves. Tokens
+// wear out.
 const counterInterval = time.Hour
 
 // counterTimeout is how long the token may take to store the number.
@@ -31,7 +34,33 @@ func counted(ctx context.Context, t hsm.Token) (uint64, error) {
 	if err != nil && !errors.Is(err, hsm.ErrNoCounter) {
 		return 0, fmt.Errorf("reading the number of the last change from the token: %w", err)
 	}
+	if n > audit.MaxChange {
+		return 0, fmt.Errorf("the token says that the database's last change is number %d, which no gateway reaches: something "+
+			"else wrote it (remove the data object with kmsgate's label with the token's tools)", n)
+	}
 	return n, nil
+}
+
+// checkSealed refuses a database whose records are not sealed if the token has seen a sealed one. An earlier
+// kmsgate wrote it, or an attacker.
+func checkSealed(ctx context.Context, a *Appliance, database *store.File) error {
+	if database.Sealed() || a.options.AcceptStoreRollback {
+		return nil
+	}
+	if n, err := counted(ctx, a.token); err != nil || n == 0 {
+		return err
+	}
+	return fmt.Errorf("the database %q is an older one, or a forged one: its records are not sealed, but this kmsgate has "+
+		"sealed them before (%s)", a.Config.Store.File, rollbackHint)
+}
+
+// catchUpToken is catchUp with the number in the token.
+func catchUpToken(ctx context.Context, a *Appliance) error {
+	n, err := counted(ctx, a.token)
+	if err != nil {
+		return err
+	}
+	return catchUp(a.Store, n)
 }
 
 // explainRollback adds advice to a RollbackError.
@@ -42,24 +71,40 @@ func explainRollback(err error) error {
 	return err
 }
 
-// catchUp makes the number of the next change greater than all that the audit log or the token have seen.
+// catchUp makes the number of the next change greater than all that the audit log or the token have seen. If
+// the records are older, their orphans are forgotten: since then, such a key pair may have become that of a
+// key. What is left of it in the token is then a stray, which only an operator destroys.
 func catchUp(s *store.Store, seen uint64) error {
 	if s.Now().Number() >= seen {
 		return nil
 	}
 	return s.Update(func(tx *store.Tx) error {
 		store.Skip(tx, seen)
-		return tx.SetClock(tx.Clock())
+		err := tx.SetClock(tx.Clock())
+		for o := range s.Now().Orphans().All() {
+			err = errors.Join(err, tx.Orphans().Delete(o.KeyVersionId))
+		}
+		return err
 	})
 }
 
-// keepCounter writes the number of the last change to the token from time to time, and when the
+// keepDueKeys cancels the deletions that the gateway would carry out at its start, if the operator insists on an
+// older database: they may have been cancelled in a newer one.
+func keepDueKeys(a *Appliance) error {
+	if !a.options.AcceptStoreRollback {
+		return nil
+	}
+	return keypair.KeepDueKeys(a.Store, a.log, fmt.Sprintf("local:%d", os.Getuid()), time.Now, a.options.Logger)
+}
+
+// keepCounter writes the number of the last change to the token at once, from time to time, and when the
 // appliance is closed.
 func keepCounter(a *Appliance) {
 	c, ok := a.token.(hsm.Counter)
 	if !ok {
 		return
 	}
+	writeCounter(a, c) // otherwise, a gateway that is often killed would never write it
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {

@@ -402,7 +402,7 @@ func TestMigrated(t *testing.T) {
 	if err := os.Rename(c.Store.File+".schema-4", c.Store.File); err != nil {
 		t.Fatal(err)
 	}
-	_ = expectRefused(t, c, options(t), "the database is an older one")
+	_ = expectRefused(t, c, options(t), "its records are not sealed")
 }
 
 // TestForgedOldVersion writes a database in an old version, whose records are not sealed, in place of a sealed
@@ -437,7 +437,7 @@ func TestForgedOldVersion(t *testing.T) {
 	if err := os.Rename(forged, c.Store.File); err != nil {
 		t.Fatal(err)
 	}
-	_ = expectRefused(t, c, options(t), "the database is an older one")
+	_ = expectRefused(t, c, options(t), "its records are not sealed")
 }
 
 // TestStoreRollback replaces a database by an older one: a copy that was made while the
