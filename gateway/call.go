@@ -58,6 +58,9 @@ func (s *Server) serve(ctx context.Context, d door, source string) error {
 		}
 		return c.do(ctx)
 	})
+	if c.principal == nil {
+		front.Unauthenticated(ctx)
+	}
 	resp, apiErr, err := c.finish(resp, err)
 	return release(c, resp, apiErr, err)
 }

@@ -137,7 +137,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Logger = slog.Default()
 	}
 	cfg.Backend = hsm.NewRoute(cfg.Backend, cfg.Logger)
-	known, gate := limit.NewKnown(), limit.NewGate(runtime.GOMAXPROCS(0))
+	known, gate := limit.NewKnown(), limit.NewGate(min(runtime.NumCPU(), runtime.GOMAXPROCS(0)))
 	s := &Server{
 		config:         cfg,
 		knownBodies:    limit.KnownBodies(),

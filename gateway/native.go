@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strconv"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -133,6 +134,7 @@ func (d *nativeDoor) write(status int, m proto.Message) error {
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
 	}
+	d.ec.Response().Header().Set("Content-Length", strconv.Itoa(len(body)))
 	return d.ec.Blob(status, acs.NativeContentType, body)
 }
 

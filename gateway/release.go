@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"errors"
+	"net/http"
+	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
@@ -12,8 +14,8 @@ import (
 // answers for which that moment was before the change. So once DisableKey is answered, no signature
 // follows.
 //
-// An answer counts as sent when the connection has its bytes. It has less than the 2 KiB that
-// net/http buffers, so a client that does not read delays no change.
+// An answer counts as sent when the connection has its bytes. A client that does not read delays a change by
+// at most handOverTime: its connection is closed then.
 func release(c *call, resp kms.Response, apiErr *kms.Error, err error) error {
 	s := c.server
 	if c.changed {
@@ -30,7 +32,22 @@ func release(c *call, resp kms.Response, apiErr *kms.Error, err error) error {
 	}
 	s.metrics.count(c, apiErr)
 	c.log(apiErr, err)
-	return c.door.answer(c, resp, apiErr)
+	err = c.door.answer(c, resp, apiErr)
+	if d, ok := c.door.(interface{ handOver() }); ok && apiErr == nil && c.used != nil {
+		d.handOver()
+	}
+	return err
+}
+
+// handOverTime is the time that a connection has to take the bytes of an answer.
+const handOverTime = time.Second
+
+// handOver writes the answer, which net/http would otherwise do later, to the connection.
+func (d *httpDoor) handOver() {
+	response := http.NewResponseController(d.ec.Response())
+	_ = response.SetWriteDeadline(time.Now().Add(handOverTime)) // tests' connections have none
+	_ = response.Flush()                                        // the client learns of a failure: it gets no answer
+	_ = response.SetWriteDeadline(time.Time{})
 }
 
 // awaitReleases returns when all answers that are past their check have been sent.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/kmsgate/kmsgate/gateway/acs"
@@ -183,6 +184,7 @@ func (d *rpcDoor) write(c *call, status int, root string, body any) error {
 		return fmt.Errorf("encoding an answer: %w", err)
 	}
 	d.ec.Response().Header().Set("X-Acs-Request-Id", c.requestId)
+	d.ec.Response().Header().Set("Content-Length", strconv.Itoa(len(text)))
 	return d.ec.Blob(status, format.ContentType, text)
 }
 

@@ -63,7 +63,7 @@ var mayImport = map[string][]string{
 	"internal/unixsocket":                {"golang.org/x/sys"},
 	"internal/unixsocket/unixsockettest": {}, // sockets of other users, for tests
 	// Which other users of this machine can change a file.
-	"internal/ownership": {},
+	"internal/ownership": {"golang.org/x/sys"},
 	// A change of records and its audit line are one transaction.
 	"gateway/journal": {"gateway/audit", "store"},
 	// Whether this machine's clock can be believed.
@@ -155,7 +155,7 @@ var mayImport = map[string][]string{
 	// Client keys as files.
 	"internal/clientkey": {"gateway/identity", "gateway/kms", "internal/durable"},
 	// A gateway for development: everything in one directory.
-	"internal/dev": {"internal/appliance", "internal/clientkey", "internal/config", "internal/printable",
+	"internal/dev": {"internal/appliance", "internal/clientkey", "internal/config", "internal/ownership", "internal/printable",
 		"internal/serve", "internal/signals", "internal/strictyaml", "gateway", "gateway/identity", "gateway/keypair", "gateway/kms", "policy", "golang.org/x/sys", "hsm", "hsm/privatekey", "internal/durable", "store",
 		"github.com/google/uuid", "github.com/spf13/pflag"},
 	// The same inside other people's tests.

@@ -181,7 +181,7 @@ func (e *boltEngine) altered() (bool, error) {
 
 func (e *boltEngine) unaltered() { e.print = e.seen }
 
-// opened notes the print of a file that was opened or written anew.
+// opened notes the print of a file that was opened or written again.
 func (e *boltEngine) opened() error {
 	now, err := printOf(e.path)
 	e.print = now

@@ -10,21 +10,11 @@ import (
 // concurrent use.
 type boundedConn struct {
 	net.Conn
-	remaining int    // bytes; a negative number means no limit
-	leave     func() // frees the connection's slot of the gate; nil if it has none
-}
+	remaining int // bytes; a negative number means no limit
 
-// Write frees the slot: the server's part of the handshake is computed when it is written.
-func (c *boundedConn) Write(p []byte) (int, error) {
-	c.free()
-	return c.Conn.Write(p)
-}
-
-func (c *boundedConn) free() {
-	if c.leave != nil {
-		c.leave()
-		c.leave = nil
-	}
+	// While the server computes, between reading and writing, the connection has a slot of the gate.
+	enter func() (leave func(), err error) // waits for the slot
+	leave func()                           // frees it; nil if the connection has none
 }
 
 func (c *boundedConn) Read(p []byte) (int, error) {
@@ -34,9 +24,27 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 	if c.remaining == 0 {
 		return 0, fmt.Errorf("the client sent more than %d bytes during its TLS handshake", maxHandshake)
 	}
+	c.free()
 	n, err := c.Conn.Read(p[:min(len(p), c.remaining)])
 	c.remaining -= n
+	if err == nil {
+		c.leave, err = c.enter()
+	}
 	return n, err
+}
+
+func (c *boundedConn) Write(p []byte) (int, error) {
+	if c.remaining >= 0 {
+		c.free()
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *boundedConn) free() {
+	if c.leave != nil {
+		c.leave()
+		c.leave = nil
+	}
 }
 
 // A countedConn leaves its place when it is closed.

@@ -53,11 +53,12 @@ const maxHandshake = 24 << 10
 // limit bounds memory: Go keeps a parsed certificate as long as the connection is open, and
 // a parsed certificate takes much more memory than its encoding.
 func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
-	bounded := &boundedConn{Conn: conn, remaining: maxHandshake}
-	defer bounded.free()
-	tlsConn := tls.Server(bounded, l.config)
 	ctx, cancel := context.WithTimeout(context.Background(), l.limits.HandshakeTime)
 	defer cancel()
+	bounded := &boundedConn{Conn: conn, remaining: maxHandshake,
+		enter: func() (func(), error) { return l.process.turn(ctx, conn) }}
+	defer bounded.free()
+	tlsConn := tls.Server(bounded, l.config)
 	if err := tlsConn.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}
@@ -67,28 +68,15 @@ func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
 
 var errBusy = errors.New("too many TLS handshakes are waiting")
 
-// withGate returns a configuration with which a handshake waits for a slot of the process's gate once the
-// client has sent its ClientHello, and keeps it while the server computes its answer. A client that
-// sends slowly has no slot.
-func withGate(config *tls.Config, p *Process) *tls.Config {
-	if config == nil || p.gate == nil {
-		return config
+// turn waits for a slot of the process's gate for a connection, and returns what frees it.
+func (p *Process) turn(ctx context.Context, conn net.Conn) (leave func(), err error) {
+	if p.gate == nil {
+		return func() {}, nil
 	}
-	config = config.Clone()
-	next := config.GetConfigForClient
-	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		if conn, ok := hello.Conn.(*boundedConn); ok && conn.leave == nil {
-			source := sourceOf(conn)
-			known := p.known != nil && p.known.Has(source)
-			if !p.gate.Enter(hello.Context(), source, known) {
-				return nil, errBusy
-			}
-			conn.leave = func() { p.gate.Leave(source, known) }
-		}
-		if next == nil {
-			return nil, nil
-		}
-		return next(hello)
+	source := sourceOf(conn)
+	known := p.known != nil && p.known.Has(source)
+	if !p.gate.Enter(ctx, source, known) {
+		return nil, errBusy
 	}
-	return config
+	return func() { p.gate.Leave(source, known) }, nil
 }

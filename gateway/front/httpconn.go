@@ -142,6 +142,14 @@ func Authenticated(ctx context.Context) {
 	}
 }
 
+// Unauthenticated records that the caller of the request with the context ctx could not authenticate: it is
+// the opposite of Authenticated.
+func Unauthenticated(ctx context.Context) {
+	if c, ok := ctx.Value(connKey{}).(*httpConn); ok {
+		c.place.becomeUnauthenticated()
+	}
+}
+
 // The bounds of a request's header. The SDKs send fewer than 30 fields, with less than 4 KiB. Long
 // values are in the request line, which [http.Server.MaxHeaderBytes] bounds: net/http keeps it as
 // one string, whereas a field takes 200 bytes even if it is empty.

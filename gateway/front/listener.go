@@ -40,7 +40,7 @@ type Limits struct {
 func Listen(l net.Listener, config *tls.Config, limits Limits, process *Process) net.Listener {
 	limited := &listener{
 		Listener: l,
-		config:   withGate(config, process),
+		config:   config,
 		accepted: make(chan net.Conn),
 		closed:   make(chan struct{}),
 		limits:   limits,

@@ -45,6 +45,21 @@ func (c *place) authenticate() {
 	c.authenticated.Store(true)
 }
 
+// becomeUnauthenticated records that a caller on the connection could not authenticate. From now on the connection can be
+// closed to make room again.
+func (c *place) becomeUnauthenticated() {
+	if !c.authenticated.Load() {
+		return
+	}
+	p := c.process
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !c.left && c.element == nil {
+		c.element = p.unauthenticated.PushBack(c)
+		c.authenticated.Store(false)
+	}
+}
+
 // leave frees the place. Further calls do nothing.
 func (c *place) leave() {
 	c.process.mu.Lock()

@@ -34,6 +34,9 @@ func newSite(t *testing.T, limits front.Limits) *site {
 			front.Authenticated(r.Context())
 			known.Add(netip.PrefixFrom(netip.MustParseAddrPort(r.RemoteAddr).Addr(), 32))
 		}
+		if r.URL.Path == "/out" {
+			front.Unauthenticated(r.Context())
+		}
 		_, _ = io.Copy(io.Discard, r.Body)
 	}
 	server := &http.Server{Handler: http.HandlerFunc(handler), ReadHeaderTimeout: 10 * time.Second,
@@ -199,6 +202,25 @@ func TestIdle(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if isOpen(authenticated) {
 			t.Error("after 125 s the authenticated connection is open, want 2 minutes")
+		}
+	})
+}
+
+// TestDistrusted checks that a connection whose caller cannot authenticate any more is closed after 5 s of
+// idle time, as one of a stranger.
+func TestDistrusted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, ample)
+		revoked, _ := s.visit("192.0.2.1:1", "/in")
+		if !get(revoked, "/out") {
+			t.Fatal("the request is not answered")
+		}
+		time.Sleep(6 * time.Second)
+		if isOpen(revoked) {
+			t.Error("the connection is open after 6 s")
+		}
+		if counts := s.process.Counts(); counts.Open != 0 || counts.Unauthenticated != 0 {
+			t.Errorf("got %+v, want no connection", counts)
 		}
 	})
 }

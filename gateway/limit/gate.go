@@ -15,7 +15,7 @@ const GateTime = 2 * time.Second
 // authenticated. Such a request holds a slot while it is parsed and its signature checked, and
 // so does a TLS handshake while the server computes its part.
 // The networks that are [Known] have separate slots, so that strangers do not delay them.
-// Requests wait for a slot in their order. The methods are safe for concurrent use. Create
+// The networks that wait take turns; the requests of one network wait in their order. The methods are safe for concurrent use. Create
 // one with [NewGate].
 type Gate struct{ unknown, known lane }
 
@@ -52,6 +52,9 @@ type lane struct {
 	taken     int                  // guarded by mu, like the fields below
 	byNetwork map[netip.Prefix]int // slots taken
 	waiting   *list.List           // of *waiter; while a slot is free, each has a network with all its slots
+
+	turn  uint64                  // the number of slots that waiters got
+	turns map[netip.Prefix]uint64 // the last turn of each network; empty while nobody waits
 }
 
 // A waiter is a request that waits for a slot.
@@ -61,7 +64,8 @@ type waiter struct {
 }
 
 func newLane(slots, perNetwork int) lane {
-	return lane{slots: slots, perNetwork: perNetwork, byNetwork: make(map[netip.Prefix]int), waiting: list.New()}
+	return lane{slots: slots, perNetwork: perNetwork, byNetwork: make(map[netip.Prefix]int), waiting: list.New(),
+		turns: make(map[netip.Prefix]uint64)}
 }
 
 func (l *lane) enter(ctx context.Context, network netip.Prefix) bool {
@@ -103,7 +107,8 @@ func (l *lane) takeLocked(network netip.Prefix) bool {
 	return true
 }
 
-// leave frees a slot, and lets the first request have it that may.
+// leave frees a slot. It goes to the first request of the network that may have it and has waited longest for
+// a turn.
 func (l *lane) leave(network netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,12 +116,22 @@ func (l *lane) leave(network netip.Prefix) {
 	if l.byNetwork[network]--; l.byNetwork[network] == 0 {
 		delete(l.byNetwork, network)
 	}
+	var next *list.Element
 	for place := l.waiting.Front(); place != nil; place = place.Next() {
-		w := place.Value.(*waiter)
-		if l.takeLocked(w.network) {
-			l.waiting.Remove(place)
-			close(w.entered)
-			return
+		network := place.Value.(*waiter).network
+		if l.byNetwork[network] < l.perNetwork && (next == nil || l.turns[network] < l.turns[next.Value.(*waiter).network]) {
+			next = place
 		}
 	}
+	if next == nil {
+		return
+	}
+	w := l.waiting.Remove(next).(*waiter)
+	l.takeLocked(w.network)
+	l.turn++
+	l.turns[w.network] = l.turn
+	if l.waiting.Len() == 0 {
+		clear(l.turns)
+	}
+	close(w.entered)
 }

@@ -149,3 +149,30 @@ func TestKnownCost(t *testing.T) { // not parallel, because it counts the alloca
 		t.Errorf("got %g allocations, want none", n)
 	}
 }
+
+// TestGateTurns has one network wait with many requests, and another with one. The other's turn is next.
+func TestGateTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := limit.NewGate(1) // one slot for strangers
+		var entered []int
+		wait := func(i int) {
+			go func() {
+				if g.Enter(t.Context(), network(i), false) {
+					entered = append(entered, i)
+				}
+			}()
+			synctest.Wait()
+		}
+		for _, i := range []int{1, 1, 1, 1, 2} {
+			wait(i)
+		}
+		for _, i := range []int{1, 1, 2, 1, 1} {
+			g.Leave(network(i), false)
+			synctest.Wait()
+		}
+		if want := []int{1, 1, 2, 1, 1}; !slices.Equal(entered, want) {
+			t.Errorf("networks %v have entered, want %v", entered, want)
+		}
+	})
+}

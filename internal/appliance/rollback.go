@@ -73,7 +73,7 @@ func explainRollback(err error) error {
 
 // catchUp makes the number of the next change greater than all that the audit log or the token have seen. If
 // the records are older, their orphans are forgotten: since then, such a key pair may have become that of a
-// key. What is left of it in the token is then a stray, which only an operator destroys.
+// key. Its objects in the token are then strays, which only an operator destroys.
 func catchUp(s *store.Store, seen uint64) error {
 	if s.Now().Number() >= seen {
 		return nil

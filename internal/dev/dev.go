@@ -18,6 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/durable"
+	"github.com/kmsgate/kmsgate/internal/ownership"
 	"github.com/kmsgate/kmsgate/internal/printable"
 	"github.com/kmsgate/kmsgate/internal/serve"
 	"github.com/kmsgate/kmsgate/internal/signals"
@@ -118,8 +119,14 @@ func (g *runner) prepareDir() (remove func() error, err error) {
 		}
 		return func() error { return os.RemoveAll(g.Dir) }, nil
 	}
-	g.Dir, err = filepath.Abs(g.Dir)
-	return func() error { return nil }, err
+	if g.Dir, err = filepath.Abs(g.Dir); err != nil {
+		return nil, err
+	}
+	// A directory that another user has made could get another env file, which a shell sources.
+	if err := ownership.CheckDirectory(g.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("refusing the directory: %w", err)
+	}
+	return func() error { return nil }, nil
 }
 
 func (g *runner) path(name string) string { return filepath.Join(g.Dir, name) }

@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // An Error says that another user can change a file or a directory. All other errors of this
@@ -43,13 +45,16 @@ func CheckFile(path string) error {
 }
 
 // CheckOpen is CheckFile for an open file. It also returns an [*Error] if the path that the file
-// was opened by denotes another file now.
+// was opened by denotes another file now. A pipe has no path: only its owner and its mode count.
 func CheckOpen(f *os.File) error {
-	found, err := checkFile(f.Name())
+	opened, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	opened, err := f.Stat()
+	if opened.Mode()&fs.ModeNamedPipe != 0 {
+		return cmp.Or(checkOwner(f.Name(), opened), checkMode(f.Name(), opened))
+	}
+	found, err := checkFile(f.Name())
 	if err != nil {
 		return err
 	}
@@ -149,6 +154,9 @@ func checkOwner(path string, info fs.FileInfo, trusted ...int) error {
 
 func checkMode(path string, info fs.FileInfo) error {
 	mode := info.Mode().Perm()
+	if mode&0o022 != 0 && isReadOnly(path) {
+		return nil // nobody can write it: it is in a volume of Kubernetes, for example
+	}
 	if mode&0o002 != 0 {
 		return &Error{path, -1, "is writable by all users (run chmod o-w " + path + ")"}
 	}
@@ -166,9 +174,15 @@ func checkAbove(dir string) error {
 		if err != nil {
 			return err
 		}
-		if info.Mode()&fs.ModeSticky == 0 && info.Mode().Perm()&0o002 != 0 {
+		if info.Mode()&fs.ModeSticky == 0 && info.Mode().Perm()&0o002 != 0 && !isReadOnly(dir) {
 			return &Error{dir, -1, "is writable by all users, who can replace what is in it (run chmod o-w " + dir + ")"}
 		}
 	}
 	return nil
+}
+
+// isReadOnly reports whether a path is on a file system that is mounted read-only.
+func isReadOnly(path string) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(path, &s) == nil && s.Flags&readOnly != 0
 }

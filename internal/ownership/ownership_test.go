@@ -168,3 +168,16 @@ func TestTrusts(t *testing.T) {
 		t.Error("Trusts: got a wrong answer")
 	}
 }
+
+// TestPipe reads from a pipe, which has no path that somebody could replace.
+func TestPipe(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if err := ownership.CheckOpen(r); err != nil {
+		t.Errorf("a pipe: got %v, want nil", err)
+	}
+}

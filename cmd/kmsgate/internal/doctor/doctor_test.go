@@ -115,9 +115,33 @@ func unrecorded(t *testing.T, n int) func(a *appliance.Appliance) {
 	}
 }
 
+// forgetLog starts another audit log, in which no key was created.
+func forgetLog(t *testing.T, c *config.Config) {
+	t.Helper()
+	if err := os.Remove(c.Audit.File); err != nil {
+		t.Fatal(err)
+	}
+	a, err := hardware.Open(t.Context(), c, appliance.Options{AcceptAuditLoss: true, Logger: config.Log{}.Quiet(t.Output())})
+	if err == nil {
+		err = a.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestStrays tests that Examine finds objects without a record, and that Repair destroys them.
 func TestStrays(t *testing.T) {
-	d := doctorOf(t, initialized(t, unrecorded(t, 1)))
+	c := initialized(t, unrecorded(t, 1))
+	d := doctorOf(t, c)
+	if repaired, err := d.Repair(t.Context(), d.Examine(t.Context())); err == nil || repaired != nil {
+		t.Errorf("Repair of a pair that the audit log says was not deleted: got %q, %v, want an error", repaired, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	forgetLog(t, c)
+	d = doctorOf(t, c)
 	found := d.Examine(t.Context())
 	expectFinding(t, found, doctor.Problem, `a private key with label "kmsgate" and CKA_ID`, "kmsgate doctor --repair")
 	if len(found.Strays()) != 2 {
