@@ -117,8 +117,9 @@ PROTOC = $(GO) build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-
 generate: setup-test
 	$(PROTOC).
 
+# -p: the tests of several packages mostly wait.
 unit:
-	$(GO_TEST) test -race -parallel 8 -timeout 15m ./...
+	$(GO_TEST) test -race -p 4 -parallel 8 -timeout 15m ./...
 
 integration:
 	# -count=1: the test cache does not know that the tests build ../cmd/kmsgate. -parallel: most of
