@@ -87,7 +87,7 @@ check: setup-test bin/staticcheck
 	GOFLAGS="$$GOFLAGS -race" bin/staticcheck ./...
 	cd integration && GOFLAGS="$$GOFLAGS -race" ../bin/staticcheck ./...
 	$(GO) -C integration run ./words ..
-	CGO_ENABLED=0 $(GO) build $$($(GO) list ./... | grep -vE '$(LINKS_C)')
+	CGO_ENABLED=0 $(GO) build -trimpath $$($(GO) list ./... | grep -vE '$(LINKS_C)')
 	@mkdir -p bin/_generated; $(PROTOC)bin/_generated
 	@grep -v '^// *protoc  *v' $(NATIVEPB).pb.go >bin/_generated/have; \
 		grep -v '^// *protoc  *v' bin/_generated/$(NATIVEPB).pb.go >bin/_generated/want; \
@@ -168,8 +168,9 @@ soak: setup-test
 EXAMPLE = bin/kmsgate-dev --seed examples/seed.yaml --listen 127.0.0.1:0 --
 examples: example-go example-python example-node example-java
 
+# With -race, the build uses the compiled packages of the tests.
 example-go: bin/kmsgate-dev
-	$(GO) -C examples/go build -o ../../bin/example-go .
+	$(GO) -C examples/go build -race -o ../../bin/example-go .
 	$(EXAMPLE) bin/example-go
 
 example-python: bin/kmsgate-dev

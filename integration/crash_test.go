@@ -32,6 +32,7 @@ const crashDir = "KMSGATE_CRASH_DIR"
 // one completes. No key may be deleted in part: the other keys must sign, and the token must have
 // the recorded key pairs and no more.
 func TestKilledWhileDeleting(t *testing.T) {
+	t.Parallel()
 	if dir := os.Getenv(crashDir); dir != "" {
 		carryOutDeletions(t, dir)
 		return

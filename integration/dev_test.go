@@ -344,6 +344,7 @@ func TestSecretsStaySecret(t *testing.T) {
 
 // TestTokenLost moves the token's files away from a gateway that signs, and moves them back.
 func TestTokenLost(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
 	signAll(t, g)

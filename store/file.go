@@ -69,7 +69,7 @@ func (f *File) Instance() Instance { return f.instance }
 // new instance.
 func (f *File) Complete() bool { return f.complete }
 
-// Started reports whether the database has a data key: a token was ready to seal it.
+// Started reports whether the database has a data key, or records of an earlier version: a token was ready.
 func (f *File) Started() bool { return f.hasDataKey || f.version > 0 && f.version < sealedSince }
 
 // Sealed reports whether the records are sealed. Those of earlier schema versions are not: nothing shows who

@@ -10,7 +10,7 @@ import (
 // A head covers all values. A value that is changed without the head is found out, and only the owner of the
 // data key can change the head.
 type head struct {
-	N      uint64 // the number of changes that were made
+	N      uint64 // of the last change; numbers increase, with gaps
 	TxId   string // of the last change: a RequestId, or empty for a change that no request made
 	Schema int
 	D      digest // of all values but the head

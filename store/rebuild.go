@@ -8,7 +8,7 @@ import (
 
 // faults are what has failed in writing the file.
 type faults struct {
-	tampered atomic.Pointer[error] // who else has changed the records; nil if nobody has
+	tampered atomic.Pointer[error] // why the records are not those of this gateway; nil if they are
 	failing  atomic.Pointer[error] // why the file cannot be written; nil if it can
 	last     atomic.Pointer[error] // of the last commit that failed
 	count    atomic.Int64

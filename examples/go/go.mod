@@ -2,6 +2,8 @@ module example
 
 go 1.26
 
+toolchain go1.26.11
+
 require (
 	github.com/alibabacloud-go/darabonba-openapi/v2 v2.0.9
 	github.com/alibabacloud-go/kms-20160120/v3 v3.2.3

@@ -99,8 +99,8 @@ type Config struct {
 
 	// Changes, if not nil, returns the number of the records' last change. Checkpoint events have it, and each
 	// line of a change has the number of its change. If a line that Open reads has a greater number, the
-	// records are older than the log, and Open returns a RollbackError. So it does if SeenChange is greater, which
-	// is the number that something else has seen. With AcceptRollback or Restored, Open continues instead, with
+	// records are older than the log, and Open returns a RollbackError. SeenChange is the number
+	// that the token has: if it is greater, Open also returns a RollbackError. With AcceptRollback or Restored, Open continues instead, with
 	// a rolledback event.
 	Changes        func() uint64
 	SeenChange     uint64

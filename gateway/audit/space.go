@@ -96,8 +96,8 @@ func (l *Log) Scarce() error {
 }
 
 // errScarce is the error of Scarce. It has no numbers: each refused request has it.
-var errScarce = errors.New("the disk of the audit log has less free space than the reserve for administrators, " +
-	"so only they are served (make room on it; see audit.reserve)")
+var errScarce = errors.New("the disk of the audit log is almost full: only local administrators are served (make room on " +
+	"it; see audit.reserve)")
 
 // watchSpace measures the space until ctx is done, and logs when it becomes scarce and when it no
 // longer is.

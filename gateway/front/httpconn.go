@@ -133,8 +133,8 @@ func withConn(next func(context.Context, net.Conn) context.Context) func(context
 	}
 }
 
-// Authenticated records that the request with the context ctx was verified. From now on, its
-// connection is not closed to make room for others. For requests that did not come through
+// Authenticated records that the request with the context ctx was verified. Until a request on its
+// connection fails to authenticate, that is not closed to make room for others. For requests that did not come through
 // [Listen] and [Serve], Authenticated does nothing.
 func Authenticated(ctx context.Context) {
 	if c, ok := ctx.Value(connKey{}).(*httpConn); ok {

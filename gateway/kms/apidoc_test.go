@@ -116,19 +116,21 @@ If several errors apply to a request, the answer is the first of them in this or
 5. access key, unless it is in the form
 6. size of the body, and room for it
 7. access key in the form
-8. malformed parameters
-9. a signature in the parameters: incomplete, method, token, time
-10. the signature's value, nonce
-11. quota
-12. action
-13. single parameters
-14. permission
-15. existence of the alias, the key and the version
-16. state
-17. usage
-18. whether algorithm and digest fit the key
-19. limits
-20. the token
+8. a slot for its check
+9. malformed parameters
+10. a signature in the parameters: incomplete, method, token, time
+11. the signature's value, nonce
+12. a changed database, and the reserve of the audit log's disk
+13. quota
+14. action
+15. single parameters
+16. permission
+17. existence of the alias, the key and the version
+18. state
+19. usage
+20. whether algorithm and digest fit the key
+21. limits
+22. the token
 `)
 	return b.String()
 }

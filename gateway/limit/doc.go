@@ -1,6 +1,6 @@
 // Package limit bounds how much of the gateway one caller can use: requests per second
 // ([Quotas], [Buckets]), audit lines about refusals ([Refusals]), memory for large requests
-// ([Bodies]), and time before a caller is authenticated ([Gate]). Strangers are counted by
+// ([Bodies]), and CPU time before authentication ([Gate]). Strangers are counted by
 // network, and apart from the networks from which callers authenticated a short while ago
 // ([Known]).
 //

@@ -15,8 +15,8 @@ const GateTime = 2 * time.Second
 // authenticated. Such a request holds a slot while it is parsed and its signature checked, and
 // so does a TLS handshake while the server computes its part.
 // The networks that are [Known] have separate slots, so that strangers do not delay them.
-// The networks that wait take turns; the requests of one network wait in their order. The methods are safe for concurrent use. Create
-// one with [NewGate].
+// The networks that wait take turns; the requests of one network wait in their order. The methods
+// are safe for concurrent use. Create one with [NewGate].
 type Gate struct{ unknown, known lane }
 
 // NewGate returns a Gate for a machine with a number of cores. Strangers have half as many
@@ -107,8 +107,8 @@ func (l *lane) takeLocked(network netip.Prefix) bool {
 	return true
 }
 
-// leave frees a slot. It goes to the first request of the network that may have it and has waited longest for
-// a turn.
+// leave frees a slot. The slot goes to the network whose last turn is longest ago, among those below
+// their limit. Within a network, it goes to the oldest request.
 func (l *lane) leave(network netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

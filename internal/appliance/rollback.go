@@ -36,7 +36,7 @@ func counted(ctx context.Context, t hsm.Token) (uint64, error) {
 	}
 	if n > audit.MaxChange {
 		return 0, fmt.Errorf("the token says that the database's last change is number %d, which no gateway reaches: something "+
-			"else wrote it (remove the data object with kmsgate's label with the token's tools)", n)
+			"else wrote it (remove the data object \"kmsgate-audit\" with the token's tools)", n)
 	}
 	return n, nil
 }
@@ -50,8 +50,8 @@ func checkSealed(ctx context.Context, a *Appliance, database *store.File) error 
 	if n, err := counted(ctx, a.token); err != nil || n == 0 {
 		return err
 	}
-	return fmt.Errorf("the database %q is an older one, or a forged one: its records are not sealed, but this kmsgate has "+
-		"sealed them before (%s)", a.Config.Store.File, rollbackHint)
+	return fmt.Errorf("the database %q is older or forged: its records are not sealed, but the token has seen a sealed "+
+		"database (%s)", a.Config.Store.File, rollbackHint)
 }
 
 // catchUpToken is catchUp with the number in the token.
@@ -127,8 +127,8 @@ func keepCounter(a *Appliance) {
 	})
 }
 
-// writeCounter writes the number of the last change to the token. A failure is no reason to stop: the
-// number only finds out an attack.
+// writeCounter writes the number of the last change to the token. If it fails, the gateway
+// continues: it needs the number only to detect an older database.
 func writeCounter(a *Appliance, c hsm.Counter) {
 	ctx, cancel := context.WithTimeout(context.Background(), counterTimeout)
 	defer cancel()
