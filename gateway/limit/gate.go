@@ -13,10 +13,10 @@ const GateTime = 2 * time.Second
 
 // A Gate bounds how much of the machine's cores requests use before their callers are
 // authenticated. Such a request holds a slot while it is parsed and its signature checked, and
-// so does a TLS handshake while the server computes its part.
-// The networks that are [Known] have separate slots, so that strangers do not delay them.
-// The networks that wait take turns; the requests of one network wait in their order. The methods
-// are safe for concurrent use. Create one with [NewGate].
+// so does a TLS handshake while the server computes its part. The networks that are [Known] have
+// separate slots, so that strangers do not delay them. The networks that wait take turns; the
+// requests of one network wait in their order. The methods are safe for concurrent use. Create one
+// with [NewGate].
 type Gate struct{ unknown, known lane }
 
 // NewGate returns a Gate for a machine with a number of cores. Strangers have half as many
@@ -51,21 +51,20 @@ type lane struct {
 	mu        sync.Mutex
 	taken     int                  // guarded by mu, like the fields below
 	byNetwork map[netip.Prefix]int // slots taken
-	waiting   *list.List           // of *waiter; while a slot is free, each has a network with all its slots
-
-	turn  uint64                  // the number of slots that waiters got
-	turns map[netip.Prefix]uint64 // the last turn of each network; empty while nobody waits
+	queues    map[netip.Prefix]*queue
+	turns     list.List // of *queue, the next turn first; while a slot is free, each has a network with all its slots
 }
 
-// A waiter is a request that waits for a slot.
-type waiter struct {
+// A queue is the requests of one network that wait for a slot. It exists while there are any.
+type queue struct {
 	network netip.Prefix
-	entered chan struct{} // closed when the request has its slot
+	waiting list.List // of chan struct{}, each closed when its request has its slot
+	turn    *list.Element
 }
 
 func newLane(slots, perNetwork int) lane {
-	return lane{slots: slots, perNetwork: perNetwork, byNetwork: make(map[netip.Prefix]int), waiting: list.New(),
-		turns: make(map[netip.Prefix]uint64)}
+	return lane{slots: slots, perNetwork: perNetwork,
+		byNetwork: make(map[netip.Prefix]int), queues: make(map[netip.Prefix]*queue)}
 }
 
 func (l *lane) enter(ctx context.Context, network netip.Prefix) bool {
@@ -74,14 +73,15 @@ func (l *lane) enter(ctx context.Context, network netip.Prefix) bool {
 		l.mu.Unlock()
 		return true
 	}
-	w := &waiter{network, make(chan struct{})}
-	place := l.waiting.PushBack(w)
+	entered := make(chan struct{})
+	q := l.queueLocked(network)
+	place := q.waiting.PushBack(entered)
 	l.mu.Unlock()
 
 	timer := time.NewTimer(GateTime)
 	defer timer.Stop()
 	select {
-	case <-w.entered:
+	case <-entered:
 		return true
 	case <-timer.C:
 	case <-ctx.Done():
@@ -89,10 +89,11 @@ func (l *lane) enter(ctx context.Context, network netip.Prefix) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {
-	case <-w.entered: // at the last moment
+	case <-entered: // at the last moment
 		return true
 	default:
-		l.waiting.Remove(place)
+		q.waiting.Remove(place)
+		l.dropLocked(q)
 		return false
 	}
 }
@@ -107,8 +108,27 @@ func (l *lane) takeLocked(network netip.Prefix) bool {
 	return true
 }
 
-// leave frees a slot. The slot goes to the network whose last turn is longest ago, among those below
-// their limit. Within a network, it goes to the oldest request.
+// queueLocked returns the queue of a network. The turn of a new one comes last.
+func (l *lane) queueLocked(network netip.Prefix) *queue {
+	q, ok := l.queues[network]
+	if !ok {
+		q = &queue{network: network}
+		q.turn = l.turns.PushBack(q)
+		l.queues[network] = q
+	}
+	return q
+}
+
+// dropLocked forgets a queue in which nobody waits.
+func (l *lane) dropLocked(q *queue) {
+	if q.waiting.Len() == 0 {
+		l.turns.Remove(q.turn)
+		delete(l.queues, q.network)
+	}
+}
+
+// leave frees a slot. It goes to the next network in turn that may have one, and there to the request
+// that has waited longest.
 func (l *lane) leave(network netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -116,22 +136,13 @@ func (l *lane) leave(network netip.Prefix) {
 	if l.byNetwork[network]--; l.byNetwork[network] == 0 {
 		delete(l.byNetwork, network)
 	}
-	var next *list.Element
-	for place := l.waiting.Front(); place != nil; place = place.Next() {
-		network := place.Value.(*waiter).network
-		if l.byNetwork[network] < l.perNetwork && (next == nil || l.turns[network] < l.turns[next.Value.(*waiter).network]) {
-			next = place
+	for turn := l.turns.Front(); turn != nil; turn = turn.Next() {
+		q := turn.Value.(*queue)
+		if l.takeLocked(q.network) {
+			close(q.waiting.Remove(q.waiting.Front()).(chan struct{}))
+			l.turns.MoveToBack(turn)
+			l.dropLocked(q)
+			return
 		}
 	}
-	if next == nil {
-		return
-	}
-	w := l.waiting.Remove(next).(*waiter)
-	l.takeLocked(w.network)
-	l.turn++
-	l.turns[w.network] = l.turn
-	if l.waiting.Len() == 0 {
-		clear(l.turns)
-	}
-	close(w.entered)
 }
