@@ -55,3 +55,76 @@ func (c silentConn) Read([]byte) (int, error) {
 	<-c.end
 	return 0, net.ErrClosed
 }
+
+// TestEachHalfWaits checks that the server waits for a slot again before it computes the second half of a
+// handshake: after a HelloRetryRequest, and in TLS 1.2.
+func TestEachHalfWaits(t *testing.T) {
+	for name, client := range map[string]*tls.Config{
+		"HelloRetryRequest": {CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256}},
+		"TLS 1.2":           {MaxVersion: tls.VersionTLS12},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gate := limit.NewGate(1)
+				b := newBench(t, ample, front.NewProcess(nil, gate), &tls.Config{
+					Certificates: []tls.Certificate{certificate(t, 0)}, CurvePreferences: []tls.CurveID{tls.CurveP256}})
+				client.InsecureSkipVerify = true
+				if err := tls.Client(newAnsweredConn(b.dial("192.0.2.1:1"), nil), client).HandshakeContext(t.Context()); err != nil {
+					t.Fatalf("while a slot is free: got %v, want a handshake", err)
+				}
+				elsewhere := limit.PrefixOf("198.51.100.1")
+				answered := newAnsweredConn(b.dial("192.0.2.1:2"), func() {
+					if !gate.Enter(t.Context(), elsewhere, false) {
+						t.Error("the slot was not freed before the server wrote")
+					}
+				})
+				began := time.Now()
+				if err := tls.Client(answered, client).HandshakeContext(t.Context()); err == nil || time.Since(began) != limit.GateTime {
+					t.Errorf("got %v after %v, want an error after %v", err, time.Since(began), limit.GateTime)
+				}
+				gate.Leave(elsewhere, false)
+			})
+		})
+	}
+}
+
+// An answeredConn calls then when the first answer has arrived. It takes what the server writes at once, as
+// a network does: on a net.Pipe, a client and a server that both write would wait for each other.
+type answeredConn struct {
+	net.Conn
+	then    func()
+	arrived chan []byte
+	rest    []byte
+}
+
+func newAnsweredConn(conn net.Conn, then func()) *answeredConn {
+	c := &answeredConn{Conn: conn, then: then, arrived: make(chan []byte, 100)}
+	go func() {
+		defer close(c.arrived)
+		for {
+			p := make([]byte, 4096)
+			n, err := conn.Read(p)
+			if err != nil {
+				return
+			}
+			c.arrived <- p[:n]
+		}
+	}()
+	return c
+}
+
+func (c *answeredConn) Read(p []byte) (int, error) {
+	if len(c.rest) == 0 {
+		var ok bool
+		if c.rest, ok = <-c.arrived; !ok {
+			return 0, net.ErrClosed
+		}
+		if c.then != nil {
+			c.then()
+			c.then = nil
+		}
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
