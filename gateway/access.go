@@ -130,11 +130,11 @@ func accessKeysOf(records *store.Records, userName string) (keys []store.AccessK
 	return keys
 }
 
-// createAccessKey creates an access key. Its id has 120 random bits, its secret 130.
-// maxAccessKeysOfUser is how many access keys a user can have. The user's deletion deletes all of them in one
-// change.
+// maxAccessKeysOfUser is how many access keys a user can have. The user's deletion deletes all of
+// them in one change.
 const maxAccessKeysOfUser = 1000
 
+// createAccessKey creates an access key. Its id has 120 random bits, its secret 130.
 func createAccessKey(
 	ctx context.Context, c *call, req *kms.CreateAccessKeyRequest,
 ) (*kms.CreateAccessKeyResponse, error) {

@@ -14,8 +14,8 @@ import (
 // answers for which that moment was before the change. So once DisableKey is answered, no signature
 // follows.
 //
-// An answer counts as sent when the connection has its bytes. A client that does not read delays a change by
-// at most handOverTime: its connection is closed then.
+// An answer counts as sent when the connection has its bytes. A client that does not read delays a
+// change by at most handOverTime: its connection is closed then.
 func release(c *call, resp kms.Response, apiErr *kms.Error, err error) error {
 	s := c.server
 	if c.changed {
@@ -32,22 +32,24 @@ func release(c *call, resp kms.Response, apiErr *kms.Error, err error) error {
 	}
 	s.metrics.count(c, apiErr)
 	c.log(apiErr, err)
-	err = c.door.answer(c, resp, apiErr)
-	if d, ok := c.door.(interface{ handOver() }); ok && apiErr == nil && c.used != nil {
-		d.handOver()
+	send := func() error { return c.door.answer(c, resp, apiErr) }
+	if d, ok := c.door.(interface{ handOver(send func() error) error }); ok && apiErr == nil && c.used != nil {
+		return d.handOver(send)
 	}
-	return err
+	return send()
 }
 
 // handOverTime is the time that a connection has to take the bytes of an answer.
 const handOverTime = time.Second
 
-// handOver writes the answer, which net/http would otherwise do later, to the connection.
-func (d *httpDoor) handOver() {
+// handOver calls send, and then writes the answer to the connection, which net/http would otherwise do later.
+func (d *httpDoor) handOver(send func() error) error {
 	response := http.NewResponseController(d.ec.Response())
 	_ = response.SetWriteDeadline(time.Now().Add(handOverTime)) // tests' connections have none
-	_ = response.Flush()                                        // the client learns of a failure: it gets no answer
+	err := send()
+	_ = response.Flush() // the client learns of a failure: it gets no answer
 	_ = response.SetWriteDeadline(time.Time{})
+	return err
 }
 
 // awaitReleases returns when all answers that are past their check have been sent.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 )
 
 // A head covers all values. A value that is changed without the head is found out, and only the owner of the
@@ -75,7 +76,9 @@ func (s *Store) verify() error {
 
 // checkUnaltered verifies the values if somebody else may have changed them since the last change. If
 // they were changed, it makes every later change fail. The caller has the lock.
-func (s *Store) checkUnaltered() error {
+func (s *Store) checkUnaltered() (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer s.catchDamage(&err)
 	altered, err := s.engine.altered()
 	switch {
 	case errors.Is(err, errMoved):
@@ -104,6 +107,6 @@ func (s *Store) setTampered(err error) error {
 // to the mapping of a file that was cut off. It must be deferred.
 func (s *Store) catchDamage(err *error) {
 	if p := recover(); p != nil {
-		*err = fmt.Errorf("%w: %w", ErrUnwritable, s.setTampered(tampered("it was damaged while it was open (%v)", p)))
+		*err = s.setTampered(tampered("it was damaged while it was open (%v)", p))
 	}
 }

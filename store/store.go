@@ -264,6 +264,11 @@ func (u *update) commit() (err error) {
 
 // write seals the writes of a transaction, and makes them together with a new head.
 func (s *Store) write(tx *Tx) (err error) {
+	defer func() {
+		if errors.Is(err, ErrTampered) && !errors.Is(err, ErrUnwritable) {
+			err = fmt.Errorf("%w: %w", ErrUnwritable, err)
+		}
+	}()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.catchDamage(&err)
 	if err := s.checkUnaltered(); err != nil {

@@ -175,14 +175,24 @@ func TestDamagedWhileOpen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "db")
+			changed, err := storetest.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			update(t, changed, putAlias("alias/1"))
+			damage(t, path)
+			if err := changed.Update(putAlias("alias/2")); !errors.Is(err, store.ErrTampered) || !errors.Is(err, store.ErrUnwritable) {
+				t.Errorf("a change: got %v, want ErrTampered and ErrUnwritable", err)
+			}
+			path = filepath.Join(t.TempDir(), "db")
 			s, err := storetest.Open(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			update(t, s, putAlias("alias/1"))
 			damage(t, path)
-			if err := s.Update(putAlias("alias/2")); !errors.Is(err, store.ErrTampered) {
-				t.Errorf("a change: got %v, want ErrTampered", err)
+			if _, err := s.Snapshot(); !errors.Is(err, store.ErrTampered) || !errors.Is(err, store.ErrUnwritable) {
+				t.Errorf("a snapshot: got %v, want ErrTampered and ErrUnwritable", err)
 			}
 			if !s.Now().Aliases().Has("alias/1") {
 				t.Error("the records cannot be read")

@@ -25,8 +25,8 @@ type place struct {
 	evicted bool          // another connection took it
 }
 
-// authenticate records that the connection carried a request that was verified. From now on it
-// is not closed to make room.
+// authenticate records that the connection carried a request that was verified. Until
+// becomeUnauthenticated, it is not closed to make room.
 func (c *place) authenticate() {
 	if c.authenticated.Load() {
 		return
@@ -45,8 +45,8 @@ func (c *place) authenticate() {
 	c.authenticated.Store(true)
 }
 
-// becomeUnauthenticated records that a caller on the connection could not authenticate. From now on the connection can be
-// closed to make room again.
+// becomeUnauthenticated records that a caller on the connection could not authenticate. From now on
+// the connection can be closed to make room again.
 func (c *place) becomeUnauthenticated() {
 	if !c.authenticated.Load() {
 		return

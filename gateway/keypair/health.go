@@ -20,9 +20,9 @@ type health struct {
 	// version in this process was valid. A version in missing or failing is not in it.
 	proven sync.Map
 
-	mu      sync.Mutex      // guards the maps; held while proven changes
-	missing map[string]bool // by KeyVersionId: the token has no private key
-	failing map[string]bool // by KeyVersionId: the last signature failed
+	mu      sync.Mutex           // guards the maps; held while proven changes
+	missing map[string]bool      // by KeyVersionId: the token has no private key
+	failing map[string]time.Time // by KeyVersionId: when the last signature failed
 }
 
 func (h *health) setMissing(missing map[string]bool) {
@@ -44,7 +44,16 @@ func (h *health) isProven(v store.KeyVersion) bool {
 func (h *health) isBroken(v store.KeyVersion) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.missing[v.KeyVersionId] || h.failing[v.KeyVersionId]
+	_, failing := h.failing[v.KeyVersionId]
+	return failing || h.missing[v.KeyVersionId]
+}
+
+// failedLately reports whether the last signature of a version failed within retryInterval.
+func (h *health) failedLately(v store.KeyVersion) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	failed, ok := h.failing[v.KeyVersionId]
+	return ok && time.Since(failed) < retryInterval
 }
 
 // record records the result of a signature, which a Route has verified. It ignores a transient
@@ -63,9 +72,9 @@ func (h *health) record(v store.KeyVersion, err error) {
 	}
 	h.proven.Delete(v.KeyVersionId)
 	if h.failing == nil {
-		h.failing = make(map[string]bool)
+		h.failing = make(map[string]time.Time)
 	}
-	h.failing[v.KeyVersionId] = true
+	h.failing[v.KeyVersionId] = time.Now()
 }
 
 // prune drops what is known of versions that no longer exist.
@@ -93,7 +102,7 @@ func (h *health) counts() (missing, failing int) {
 
 const (
 	checkInterval = time.Hour        // between checks for missing private keys
-	retryInterval = 10 * time.Second // until the next attempt if the token is unavailable
+	retryInterval = 10 * time.Second // until the next attempt if the token is unavailable, or a version fails
 )
 
 // watchKeys checks for missing private keys at once and then every hour, until ctx is done.

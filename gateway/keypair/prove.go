@@ -12,7 +12,8 @@ import (
 
 // Prove returns nil if the backend holds the private half of a version's recorded public key. The
 // proof is a signature that this process has verified with that public key. If there is none yet,
-// Prove has the version make a test signature, for at most 2.5 s.
+// Prove has the version make a test signature, for at most 2.5 s. If a signature failed within the last
+// ten seconds, it does not try again.
 //
 // The error is kms.ErrKeyUnavailable if the version's last signature failed or its private key is
 // missing. It is transient, see hsm.IsTransient, if the backend cannot tell.
@@ -20,7 +21,7 @@ func (p *Pairs) Prove(ctx context.Context, v store.KeyVersion) error {
 	if p.health.isProven(v) {
 		return nil
 	}
-	if p.health.isBroken(v) {
+	if p.health.failedLately(v) {
 		return unavailable(errors.New("the version's last signature failed, or its private key is missing; run kmsgate doctor"))
 	}
 	_, err := p.testSignature(ctx, v.Key, hsm.Algorithms(v.Key.Spec)[0])

@@ -54,8 +54,10 @@ func (c *connection) scanAudit(s *session) error {
 	for _, o := range found {
 		class, err := s.p11.Uint(o, pkcs11.CKA_CLASS)
 		switch {
-		case p11.Is(err, p11.HandleErrors...), p11.Is(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID):
-			continue // it was destroyed, or its creation was interrupted
+		case p11.Is(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID):
+			continue // its creation was interrupted
+		case p11.Is(err, p11.HandleErrors...):
+			private = append(private, o) // scanFound finds out whether it was destroyed
 		case err != nil:
 			return fmt.Errorf("scanning the token: %w", err)
 		case class == pkcs11.CKO_PRIVATE_KEY:

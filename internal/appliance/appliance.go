@@ -44,6 +44,8 @@ type Appliance struct {
 	ca           *ca.Authority            // nil if the configuration names a certificate
 	clock        *clock.Clock             // nil if OpenStaged opened it
 	certificates *servercert.Certificates // of the listeners; nil if OpenStaged opened it
+	rolledBack   bool                     // the database lacked changes when the audit log was opened
+	recordsOnly  bool                     // OpenRecords opens it
 	closers      []func() error           // in the order of opening
 }
 
@@ -142,10 +144,11 @@ func OpenStaged(ctx context.Context, c *config.Config, o Options) (*Appliance, e
 	return a, nil
 }
 
-// OpenRecords opens only the database of an appliance, and the token, which unseals it. No other process can
-// open the appliance until Close.
+// OpenRecords opens only the database of an appliance, and the token, which unseals it. It does not
+// migrate an older database, but refuses it. No other process can open the appliance until Close.
 func OpenRecords(ctx context.Context, c *config.Config, o Options) (*Appliance, error) {
 	a := newAppliance(c, o)
+	a.recordsOnly = true
 	unlock, err := LockDirectory(c.Directory)
 	if err != nil {
 		return nil, err

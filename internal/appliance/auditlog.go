@@ -138,6 +138,7 @@ func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (
 	if err != nil {
 		return nil, explainRollback(err)
 	}
+	a.rolledBack = audit.LastChange(log) > a.Store.Now().Number()
 	if err := catchUp(a.Store, audit.LastChange(log)); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}

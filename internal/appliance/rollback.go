@@ -44,7 +44,12 @@ func counted(ctx context.Context, t hsm.Token) (uint64, error) {
 // checkSealed refuses a database whose records are not sealed if the token has seen a sealed one. An earlier
 // kmsgate wrote it, or an attacker.
 func checkSealed(ctx context.Context, a *Appliance, database *store.File) error {
-	if database.Sealed() || a.options.AcceptStoreRollback {
+	switch {
+	case database.Sealed():
+		return nil
+	case a.recordsOnly:
+		return fmt.Errorf("the database %q is of an earlier kmsgate, and is not sealed (kmsgate serve migrates it)", a.Config.Store.File)
+	case a.options.AcceptStoreRollback:
 		return nil
 	}
 	if n, err := counted(ctx, a.token); err != nil || n == 0 {
@@ -88,10 +93,10 @@ func catchUp(s *store.Store, seen uint64) error {
 	})
 }
 
-// keepDueKeys cancels the deletions that the gateway would carry out at its start, if the operator insists on an
-// older database: they may have been cancelled in a newer one.
+// keepDueKeys cancels the deletions that the gateway would carry out at its start, if the database is an older
+// one: they may have been cancelled in a newer one.
 func keepDueKeys(a *Appliance) error {
-	if !a.options.AcceptStoreRollback {
+	if !a.rolledBack {
 		return nil
 	}
 	return keypair.KeepDueKeys(a.Store, a.log, fmt.Sprintf("local:%d", os.Getuid()), time.Now, a.options.Logger)
