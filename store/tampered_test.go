@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
@@ -116,7 +117,10 @@ func TestTamperedWhileOpen(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"write an earlier content to the file": func(t *testing.T, path string) { write(t, path, read(t, path+".earlier")) },
+		"write an earlier content to the file": func(t *testing.T, path string) {
+			content := read(t, path+".earlier")
+			afterTheLastCommit(t, path, func() { write(t, path, content) })
+		},
 		"remove the file": func(t *testing.T, path string) {
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
@@ -148,6 +152,24 @@ func TestTamperedWhileOpen(t *testing.T) {
 	}
 }
 
+// afterTheLastCommit calls change until the file has another time of change: the kernel counts time
+// in steps of some milliseconds.
+func afterTheLastCommit(t *testing.T, path string, change func()) {
+	t.Helper()
+	changed := func() unix.Timespec {
+		var s unix.Stat_t
+		if err := unix.Stat(path, &s); err != nil {
+			t.Fatal(err)
+		}
+		return s.Ctim
+	}
+	before := changed()
+	waitFor(t, "another time of change", func() bool {
+		change()
+		return changed() != before
+	})
+}
+
 // TestDamagedWhileOpen damages the file of an open Store. The next change must fail, and the process go on.
 func TestDamagedWhileOpen(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, path string){
@@ -161,16 +183,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 			for i := 2 * os.Getpagesize(); i < len(content); i++ {
 				content[i] = 0xa5
 			}
-			f, err := os.OpenFile(path, os.O_WRONLY, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := f.WriteAt(content, 0); err != nil {
-				t.Fatal(err)
-			}
-			if err := f.Close(); err != nil {
-				t.Fatal(err)
-			}
+			afterTheLastCommit(t, path, func() { write(t, path, content) })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
