@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/front"
@@ -41,7 +42,7 @@ func (s *Server) adminHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A backup takes longer than any other answer. So each write has a deadline, and read
 		// removes the deadline for reading.
-		d := &adminDoor{server: s, w: &deadlineWriter{w, http.NewResponseController(w)}, r: r}
+		d := &adminDoor{server: s, w: &deadlineWriter{w, http.NewResponseController(w), writeTime}, r: r}
 		w.Header().Set(kms.InstanceHeader, s.instance.InstanceId)
 		switch err := d.identify(); {
 		case err == nil && r.Method == http.MethodHead: // the header is the answer
@@ -137,6 +138,7 @@ func (d *adminDoor) write(c *call, status int, body any) {
 		status, text = http.StatusInternalServerError, nil
 	}
 	d.w.Header().Set("Content-Type", kms.FormatJSON.ContentType)
+	d.w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	d.w.WriteHeader(status)
 	_, _ = d.w.Write(text) // an error means that the client has disconnected
 }
@@ -157,10 +159,11 @@ func (d *adminDoor) writeOctets(c *call, o octets) {
 type deadlineWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	time    time.Duration // for each write
 }
 
 func (w *deadlineWriter) Write(b []byte) (int, error) {
-	if err := w.control.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+	if err := w.control.SetWriteDeadline(time.Now().Add(w.time)); err != nil {
 		return 0, err
 	}
 	return w.ResponseWriter.Write(b)

@@ -67,7 +67,7 @@ func diskMetrics(s *Server) []prometheus.Collector {
 				return float64(free)
 			}),
 		flag("kmsgate_audit_reserve_used",
-			"1 while the disk of the audit log is so full that the gateway serves only administrators.",
+			"1 while the disk of the audit log is so full that the gateway serves only local administrators.",
 			func() bool { return s.config.Audit.Scarce() != nil }),
 		gauge("kmsgate_audit_lines", "The number of the audit log's last line.",
 			func() float64 { return float64(s.config.Audit.Head().Seq) }),

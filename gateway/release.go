@@ -39,12 +39,21 @@ func release(c *call, resp kms.Response, apiErr *kms.Error, err error) error {
 	return send()
 }
 
-// handOverTime is the time that a connection has to take the bytes of an answer.
-const handOverTime = time.Second
+// handOverTime is the time that a connection has to take the bytes of an answer. A pause of this machine, as for
+// a snapshot, must not cost an answer.
+const handOverTime = 5 * time.Second
+
+func (d *httpDoor) handOver(send func() error) error {
+	return handOver(http.NewResponseController(d.ec.Response()), send)
+}
+
+func (d *adminDoor) handOver(send func() error) error {
+	d.w.time = handOverTime
+	return handOver(d.w.control, send)
+}
 
 // handOver calls send, and then writes the answer to the connection, which net/http would otherwise do later.
-func (d *httpDoor) handOver(send func() error) error {
-	response := http.NewResponseController(d.ec.Response())
+func handOver(response *http.ResponseController, send func() error) error {
 	_ = response.SetWriteDeadline(time.Now().Add(handOverTime)) // tests' connections have none
 	err := send()
 	_ = response.Flush() // the client learns of a failure: it gets no answer

@@ -108,7 +108,11 @@ func (a *auditor) verify(cmd *cobra.Command, v verification, args []string) erro
 	if err != nil {
 		return err
 	}
-	return a.Print(cmd, cli.View{Value: result, Text: auditlog.Summary(result) + "\n"})
+	text := auditlog.Summary(result) + "\n"
+	if v.expect == "" {
+		text += "The database was not opened: lines that are missing at the end would not show (give a head with --expect).\n"
+	}
+	return a.Print(cmd, cli.View{Value: result, Text: text})
 }
 
 func verifyLog(ctx context.Context, verifier audit.Verifier, args []string) (audit.VerifyResult, error) {

@@ -23,7 +23,8 @@ func (a *operator) configCommand() *cobra.Command {
 				return err
 			}
 			checked := struct{ Config string }{path}
-			v := cli.View{Value: checked, Text: fmt.Sprintf("%s: no mistakes\n", printable.Text(path))}
+			v := cli.View{Value: checked, Text: fmt.Sprintf("%s: no mistakes; the database and the token were not opened (kmsgate doctor does that)\n",
+				printable.Text(path))}
 			for _, w := range c.Warnings() {
 				v.Warnings = append(v.Warnings, w.String())
 			}

@@ -28,10 +28,10 @@ func (w *writer) resume() error {
 	} else if err == nil {
 		err = w.checkExpected(&end)
 	}
-	var rolledBack *RollbackError
+	if found, older := w.compareChanges(end); older && w.log.cfg.Restored == nil && !w.log.cfg.AcceptRollback {
+		return errors.Join(&RollbackError{Rollback{Found: found, Seen: end.change}}, w.close())
+	}
 	switch {
-	case errors.As(err, &rolledBack):
-		return errors.Join(err, w.close())
 	case err != nil && w.log.cfg.AcceptLoss:
 		err = w.acceptLoss(end, err)
 	case err != nil:
@@ -230,9 +230,7 @@ func (w *writer) checkExpected(t *tail) error {
 			return err
 		}
 	}
-	if found, older := w.compareChanges(*t); older && w.log.cfg.Restored == nil && !w.log.cfg.AcceptRollback {
-		return &RollbackError{Rollback{Found: found, Seen: t.change}}
-	} else if older && t.hasExpect || expect.Seq == 0 {
+	if _, older := w.compareChanges(*t); older && t.hasExpect || expect.Seq == 0 {
 		return nil
 	}
 	if !t.hasExpect {

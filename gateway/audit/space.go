@@ -109,8 +109,8 @@ func (l *Log) watchSpace(ctx context.Context) {
 			scarce = now
 			free, _ := l.gauge.left()
 			if scarce {
-				l.cfg.Logger.Error("the audit log's disk has less free space than the reserve for administrators; the gateway "+
-					"serves only them until there is more (make room on it; see audit.reserve)", "free", free, "path", l.cfg.Path)
+				l.cfg.Logger.Error("the audit log's disk has less free space than the reserve; the gateway serves only local administrators "+
+					"until there is more (make room on it; see audit.reserve)", "free", free, "path", l.cfg.Path)
 			} else {
 				l.cfg.Logger.Info("the audit log's disk has enough free space again; the gateway serves everybody",
 					"free", free, "path", l.cfg.Path)

@@ -26,7 +26,7 @@ func (p *Pairs) Prove(ctx context.Context, v store.KeyVersion) error {
 	}
 	_, err := p.testSignature(ctx, v.Key, hsm.Algorithms(v.Key.Spec)[0])
 	p.health.record(v, err)
-	if err != nil && !hsm.IsTransient(err) {
+	if err != nil && (!hsm.IsTransient(err) || p.health.isBroken(v)) {
 		return unavailable(err)
 	}
 	return err

@@ -234,7 +234,9 @@ func (r *restoration) verify(ctx context.Context, saved *config.Config) error {
 		staged.Audit.File = filepath.Join(r.Dir, logFile)
 	}
 	logger := r.NewLogger(saved.Log)
-	a, err := hardware.OpenStaged(ctx, staged, appliance.Options{InsistOnPIN: r.InsistOnPIN, Logger: logger})
+	// The operator has chosen the backup, which can be older than what the token has seen, and not sealed.
+	a, err := hardware.OpenStaged(ctx, staged,
+		appliance.Options{InsistOnPIN: r.InsistOnPIN, AcceptStoreRollback: true, Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -403,6 +403,14 @@ func TestMigrated(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = expectRefused(t, c, options(t), "its records are not sealed")
+	// A restore accepts it: an operator has chosen the backup that it is from.
+	o = options(t)
+	o.AcceptStoreRollback = true
+	staged, err := hardware.OpenStaged(t.Context(), c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeNow(t, staged)
 }
 
 // TestForgedOldVersion writes a database in an old version, whose records are not sealed, in place of a sealed
@@ -465,6 +473,9 @@ func TestStoreRollback(t *testing.T) {
 			}
 			_ = expectRefused(t, c, options(t), "start once with --accept-store-rollback")
 			o := options(t)
+			o.AcceptAuditLoss = true // does not accept a rollback, too
+			_ = expectRefused(t, c, o, "start once with --accept-store-rollback")
+			o = options(t)
 			o.AcceptStoreRollback = true
 			a = open(t, c, o)
 			if a.Store.Now().Keys().Has(lost) || a.Store.Now().Keys().Len() != 1 {
