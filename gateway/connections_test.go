@@ -59,6 +59,18 @@ func TestConnectionsPerSource(t *testing.T) {
 	if got := b.metric(`kmsgate_connections_closed_total{reason="source_full"}`); got != "0" {
 		t.Errorf("got %s new connections refused, want 0", got)
 	}
+	before := b.metric("kmsgate_connections_unauthenticated")
+	b.local("UpdateAccessKey", nil, "AccessKeyId", b.root.AccessKeyId, "Status", "Inactive")
+	resp, err := ask(known, "?"+b.sign(b.root, "GET", "ListKeys", nil).Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := readAnswer(t, resp); a.Status == 200 {
+		t.Errorf("with a disabled access key: got %d", a.Status)
+	}
+	if after := b.metric("kmsgate_connections_unauthenticated"); after == before {
+		t.Errorf("still %s unauthenticated connections after one has lost its caller", after)
+	}
 }
 
 // TestMalformed checks that requests are counted which are refused before they have an audit line.

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
@@ -134,18 +135,18 @@ func testAnswerAfterChange(t *testing.T, action string, change func(b *bench), w
 	}
 }
 
-// An interruptedWriter calls a function before it takes the answer.
+// An interruptedWriter calls a function before it writes the answer to the connection.
 type interruptedWriter struct {
 	*httptest.ResponseRecorder
 	before func()
 }
 
-func (w *interruptedWriter) Write(p []byte) (int, error) {
+func (w *interruptedWriter) Flush() {
 	w.before()
-	return w.ResponseRecorder.Write(p)
+	w.ResponseRecorder.Flush()
 }
 
-// TestChangeAwaitsAnswers disables a key while a signature is handed to its connection. DisableKey is
+// TestChangeAwaitsAnswers disables a key while a signature is written to its connection. DisableKey is
 // answered after that.
 func TestChangeAwaitsAnswers(t *testing.T) {
 	b := newBench(t)
@@ -166,12 +167,21 @@ func TestChangeAwaitsAnswers(t *testing.T) {
 		b.eventually("the line of DisableKey", func() bool {
 			return slices.ContainsFunc(b.auditLines(), func(e audit.Entry) bool { return e.Action == "DisableKey" })
 		})
+		select { // a slow machine can only hide that DisableKey does not wait
+		case err := <-disabled:
+			t.Errorf("DisableKey is answered before the signature, with %v", err)
+			disabled <- err
+		case <-time.After(200 * time.Millisecond):
+		}
 		note("AsymmetricSign")
 	}}
 	query := b.sign(b.root, http.MethodGet, "AsymmetricSign", params(b.signParams()...))
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/?"+query.Encode(), nil)
 	r.TLS = new(tls.ConnectionState)
 	b.server.Handler(b.listener).ServeHTTP(w, r)
+	if !w.Flushed {
+		t.Fatal("the answer was not written to the connection")
+	}
 	if err := <-disabled; err != nil {
 		t.Fatal(err)
 	}

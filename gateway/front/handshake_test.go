@@ -38,9 +38,15 @@ func TestHandshakesWait(t *testing.T) {
 		defer close(end)
 		silent := tls.Client(silentConn{b.dial("192.0.2.2:1"), end}, &tls.Config{InsecureSkipVerify: true})
 		go func() { _ = silent.HandshakeContext(t.Context()) }()
+		half := b.dial("192.0.2.3:1")
+		go func() { _, _ = half.Write([]byte{0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3}) }() // the beginning of a ClientHello
+		garbage := b.dial("192.0.2.4:1")
+		go func() { _, _ = garbage.Write([]byte{0x16, 0xff, 0xff, 0, 1, 0}) }() // its handshake fails
 		synctest.Wait()
-		if err := handshake("192.0.2.1:2"); err != nil {
-			t.Errorf("a stranger while another does not go on: got %v, want a handshake", err)
+		for range 3 { // each frees its slot
+			if err := handshake("192.0.2.1:2"); err != nil {
+				t.Errorf("a stranger while others do not go on: got %v, want a handshake", err)
+			}
 		}
 	})
 }
@@ -73,7 +79,9 @@ func TestEachHalfWaits(t *testing.T) {
 					t.Fatalf("while a slot is free: got %v, want a handshake", err)
 				}
 				elsewhere := limit.PrefixOf("198.51.100.1")
+				begun := false
 				answered := newAnsweredConn(b.dial("192.0.2.1:2"), func() {
+					begun = true
 					if !gate.Enter(t.Context(), elsewhere, false) {
 						t.Error("the slot was not freed before the server wrote")
 					}
@@ -81,6 +89,9 @@ func TestEachHalfWaits(t *testing.T) {
 				began := time.Now()
 				if err := tls.Client(answered, client).HandshakeContext(t.Context()); err == nil || time.Since(began) != limit.GateTime {
 					t.Errorf("got %v after %v, want an error after %v", err, time.Since(began), limit.GateTime)
+				}
+				if !begun {
+					t.Fatal("the server has not answered the first half")
 				}
 				gate.Leave(elsewhere, false)
 			})

@@ -206,8 +206,8 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// TestDistrusted checks that a connection whose caller cannot authenticate any more is closed after 5 s of
-// idle time, as one of a stranger.
+// TestDistrusted checks that a connection whose caller cannot authenticate any more is one of a stranger
+// again: it is closed after 5 s of idle time, and makes room for others.
 func TestDistrusted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, ample)
@@ -221,6 +221,19 @@ func TestDistrusted(t *testing.T) {
 		}
 		if counts := s.process.Counts(); counts.Open != 0 || counts.Unauthenticated != 0 {
 			t.Errorf("got %+v, want no connection", counts)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, front.Limits{Connections: 10, PerSource: 1})
+		revoked, _ := s.visit("192.0.2.1:1", "/in")
+		if _, ok := s.visit("192.0.2.1:2", "/"); ok {
+			t.Error("a connection on which a caller has authenticated makes room")
+		}
+		if !get(revoked, "/out") || s.process.Counts().Unauthenticated != 1 {
+			t.Errorf("got %+v, want one unauthenticated connection", s.process.Counts())
+		}
+		if _, ok := s.visit("192.0.2.1:3", "/"); !ok || isOpen(revoked) {
+			t.Error("a connection whose caller could not authenticate does not make room")
 		}
 	})
 }
