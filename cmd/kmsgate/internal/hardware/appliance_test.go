@@ -3,19 +3,16 @@ package hardware_test
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
-	"go.etcd.io/bbolt"
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
 	"github.com/kmsgate/kmsgate/gateway/audit"
@@ -354,141 +351,6 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeNow(t, open(t, c, o))
-}
-
-// extractOld extracts an instance that the last kmsgate with schema version 4 has written. It has an EC_P256
-// and an EC_SM2 key, and an alias.
-func extractOld(t *testing.T) *config.Config {
-	t.Helper()
-	t.Setenv("SOFTHSM2_CONF", "")
-	dir := t.TempDir()
-	if out, err := exec.Command("tar", "-xzf", "testdata/schema-4.tar.gz", "-C", dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	text := "instance: {id: kst-old, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\n"
-	c, err := config.Parse([]byte(text), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// TestMigrated tests that Open migrates the database of an earlier version, logs where its copy is, and that all
-// keys sign.
-func TestMigrated(t *testing.T) {
-	c := extractOld(t)
-	var log bytes.Buffer
-	o := options(t)
-	o.Logger, _ = config.Log{Format: "text", Level: "info"}.Logger(&log)
-	a := open(t, c, o)
-	if verified, err := a.VerifyAll(t.Context()); err != nil || verified.Keys != 2 || !a.Store.Now().Aliases().Has("alias/old") {
-		t.Errorf("got %+v, %v, want 2 keys that sign, and their alias", verified, err)
-	}
-	createKey(t, a)
-	closeNow(t, a)
-	want := fmt.Sprintf(`msg="the database was migrated" from=4 to=%d copy=%s.schema-4 advice=`, store.SchemaVersion, c.Store.File)
-	if strings.Count(log.String(), want) != 1 {
-		t.Errorf("Open of a database in an old version: got the log\n%s\nwant once %s", &log, want)
-	}
-	if _, err := os.Stat(c.Store.File + ".schema-4"); err != nil {
-		t.Error(err)
-	}
-	log.Reset()
-	closeNow(t, open(t, c, o))
-	if strings.Contains(log.String(), "migrated") {
-		t.Errorf("Open of a migrated database: got the log\n%s", &log)
-	}
-	// Without the changes that were made since, the old database is not migrated again.
-	if err := os.Rename(c.Store.File+".schema-4", c.Store.File); err != nil {
-		t.Fatal(err)
-	}
-	_ = expectRefused(t, c, options(t), "its records are not sealed")
-	// A restore accepts it: an operator has chosen the backup that it is from.
-	o = options(t)
-	o.AcceptStoreRollback = true
-	staged, err := hardware.OpenStaged(t.Context(), c, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeNow(t, staged)
-}
-
-// TestForgedOldVersion writes a database in an old version, whose records are not sealed, in place of a sealed
-// one. Open must not believe it.
-func TestForgedOldVersion(t *testing.T) {
-	c := initialized(t)
-	a := open(t, c, options(t))
-	createKey(t, a)
-	forged := filepath.Join(t.TempDir(), "forged")
-	db, err := bbolt.Open(forged, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		put := func(bucket, id string, value []byte) error {
-			b, err := tx.CreateBucketIfNotExists([]byte(bucket))
-			if err != nil {
-				return err
-			}
-			return b.Put([]byte(id), value)
-		}
-		err := store.Dump(a.Store.Now(), func(bucket, id string, record any) error {
-			value, err := json.Marshal(record)
-			return errors.Join(err, put(bucket, id, value))
-		})
-		return errors.Join(err, put("meta", "schema", []byte("2")))
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
-	closeNow(t, a)
-	if err := os.Rename(forged, c.Store.File); err != nil {
-		t.Fatal(err)
-	}
-	_ = expectRefused(t, c, options(t), "its records are not sealed")
-}
-
-// TestStoreRollback replaces a database by an older one: a copy that was made while the
-// gateway ran, and one that was made after a stop. Open refuses both, until the operator insists.
-func TestStoreRollback(t *testing.T) {
-	for name, hot := range map[string]bool{"hot copy": true, "cold copy": false} {
-		t.Run(name, func(t *testing.T) {
-			c := initialized(t)
-			a := open(t, c, options(t))
-			createKey(t, a)
-			if !hot {
-				closeNow(t, a)
-			}
-			older, err := os.ReadFile(c.Store.File)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !hot {
-				a = open(t, c, options(t))
-			}
-			lost := createKey(t, a)
-			closeNow(t, a)
-			if err := os.WriteFile(c.Store.File, older, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			_ = expectRefused(t, c, options(t), "start once with --accept-store-rollback")
-			o := options(t)
-			o.AcceptAuditLoss = true // does not accept a rollback, too
-			_ = expectRefused(t, c, o, "start once with --accept-store-rollback")
-			o = options(t)
-			o.AcceptStoreRollback = true
-			a = open(t, c, o)
-			if a.Store.Now().Keys().Has(lost) || a.Store.Now().Keys().Len() != 1 {
-				t.Error("the records are not those of the older database")
-			}
-			closeNow(t, a)
-			closeNow(t, open(t, c, options(t))) // it is the newest database now
-			log, err := os.ReadFile(c.Audit.File)
-			if err != nil || bytes.Count(log, []byte(`"RolledBack":{"Found":`)) != 1 {
-				t.Errorf("the audit log does not tell of the rollback: %v\n%s", err, log)
-			}
-		})
-	}
 }
 
 // TestAuditLoss tests that Open refuses a missing audit log, unless the loss is accepted.
