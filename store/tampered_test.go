@@ -215,14 +215,23 @@ func TestDamagedWhileOpen(t *testing.T) {
 }
 
 // TestBroughtBack removes a record from the file before the Store deletes it, without being noticed, so that it
-// could be brought back afterwards.
+// could be brought back afterwards; and adds one before the Store does.
 func TestBroughtBack(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "db")
-	fill(t, path)
-	s := open(t, path)
-	store.Remove(s, "keys", "k1")
-	if err := s.Update(func(tx *store.Tx) error { return tx.Keys().Delete("k1") }); !errors.Is(err, store.ErrTampered) {
-		t.Errorf("the deletion: got %v, want ErrTampered", err)
+	for name, change := range map[string]struct {
+		behind func(s *store.Store)
+		then   func(tx *store.Tx) error
+	}{
+		"removed": {func(s *store.Store) { store.Replace(s, "keys", "k1", nil) }, func(tx *store.Tx) error { return tx.Keys().Delete("k1") }},
+		"added": {func(s *store.Store) { store.Replace(s, "keys", "k3", []byte("x")) },
+			func(tx *store.Tx) error { return tx.Keys().Put(store.Key{KeyId: "k3"}) }},
+	} {
+		path := filepath.Join(t.TempDir(), "db")
+		fill(t, path)
+		s := open(t, path)
+		change.behind(s)
+		if err := s.Update(change.then); !errors.Is(err, store.ErrTampered) {
+			t.Errorf("%s: got %v, want ErrTampered", name, err)
+		}
 	}
 }
 
@@ -232,9 +241,14 @@ func TestTouched(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
 	update(t, s, putAlias("alias/1"))
-	if err := errors.Join(os.Link(path, path+".link"), os.Chmod(path, 0o640), os.Chmod(path, 0o600)); err != nil {
+	if err := os.Link(path, path+".link"); err != nil {
 		t.Fatal(err)
 	}
+	afterTheLastCommit(t, path, func() {
+		if err := errors.Join(os.Chmod(path, 0o640), os.Chmod(path, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	})
 	update(t, s, putAlias("alias/2"))
 }
 

@@ -22,12 +22,17 @@ func (p *Pairs) Prove(ctx context.Context, v store.KeyVersion) error {
 		return nil
 	}
 	if p.health.failedLately(v) {
-		return unavailable(errors.New("the version's last signature failed, or its private key is missing; run kmsgate doctor"))
+		return errBroken
 	}
 	_, err := p.testSignature(ctx, v.Key, hsm.Algorithms(v.Key.Spec)[0])
 	p.health.record(v, err)
-	if err != nil && (!hsm.IsTransient(err) || p.health.isBroken(v)) {
+	switch {
+	case err == nil:
+		return nil
+	case !hsm.IsTransient(err):
 		return unavailable(err)
+	case p.health.isBroken(v):
+		return errBroken
 	}
 	return err
 }
@@ -48,6 +53,9 @@ func (p *Pairs) Signed(v store.KeyVersion, err error) error {
 	}
 	return err
 }
+
+// errBroken is the error for a version that is known to fail, and that was not tried again.
+var errBroken = unavailable(errors.New("the version's last signature failed, or its private key is missing; run kmsgate doctor"))
 
 // unavailable returns kms.ErrKeyUnavailable with its cause.
 func unavailable(err error) error { return fmt.Errorf("%w (%w)", kms.ErrKeyUnavailable, err) }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/keypair"
 	"github.com/kmsgate/kmsgate/gateway/kms"
@@ -26,8 +28,9 @@ func (b *bench) expectProof(moment string, v store.KeyVersion, want error) {
 
 // TestProve asks for proofs of public keys: of a new version, after a restart, while the token is
 // away, and of a record whose public key was exchanged.
-func TestProve(t *testing.T) {
-	t.Parallel()
+func TestProve(t *testing.T) { synctest.Test(t, testProve) }
+
+func testProve(t *testing.T) {
 	b := newBench(t)
 	_, v := b.newKey(nil)
 	_, other := b.newKey(nil)
@@ -49,6 +52,13 @@ func TestProve(t *testing.T) {
 	b.expectProof("known to fail, without a token", forged, kms.ErrKeyUnavailable)
 	b.expectProof("the right public key of a version known to fail", v, kms.ErrKeyUnavailable)
 	b.backend.Fail(nil)
+	b.expectProof("known to fail, and tried a moment ago", v, kms.ErrKeyUnavailable)
+	time.Sleep(10 * time.Second) // of the bubble
+	b.backend.Fail(hsm.ErrUnavailable)
+	b.expectProof("known to fail, tried again without a token", v, kms.ErrKeyUnavailable)
+	b.backend.Fail(nil)
+	b.expectProof("tried again", v, nil)
+	b.expectProof("another public key again", forged, kms.ErrKeyUnavailable)
 	b.RecordTest(v, nil)
 	b.expectProof("after a good test signature", v, nil)
 }

@@ -52,7 +52,16 @@ var counterTemplate = []*pkcs11.Attribute{
 func plantCounter(t *testing.T, module, value string) {
 	t.Helper()
 	p11, s := rawSession(t, module)
-	template := append(slices.Clone(counterTemplate), pkcs11.NewAttribute(pkcs11.CKA_VALUE, value))
+	plant(t, p11, s, true, value)
+}
+
+func plant(t *testing.T, p11 *pkcs11.Ctx, s pkcs11.SessionHandle, private bool, value string) {
+	t.Helper()
+	template := []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_DATA),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, private), pkcs11.NewAttribute(pkcs11.CKA_LABEL, "kmsgate-audit"),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE, value),
+	}
 	if _, err := p11.CreateObject(s, template); err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +92,8 @@ func TestCounter(t *testing.T) {
 	for _, value := range []string{"41", "39", "-5", "99999999999999999999", "x"} {
 		plantCounter(t, soft.Module, value)
 	}
+	p11, s := rawSession(t, soft.Module)
+	plant(t, p11, s, false, "50") // any user of a token may make such an object
 	if err := tok.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -17,9 +17,8 @@ func TestReadOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
-		if errors.Is(err, unix.EPERM) {
-			t.Log("this process may not mount file systems")
-			return
+		if errors.Is(err, unix.EPERM) && os.Getenv("CI") == "" {
+			t.Skip("this process may not mount file systems")
 		}
 		t.Fatal(err)
 	}
