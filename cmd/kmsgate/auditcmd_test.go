@@ -44,13 +44,17 @@ func TestVerify(t *testing.T) {
 	t.Setenv(auditFileVariable, log.Path)
 	headFile := log.File("head", early.String()+"\n")
 	const proven = "proven: lines 1 to 3, up to 2026-11-22T01:00:00Z; 12 lines after that checkpoint are chained to it, but no checkpoint covers them yet\n"
-	for name, args := range map[string][]string{
-		"the environment's": {"--audit-public-key", key},
-		"files":             {first, log.Path, "--audit-public-key", key},
-		"a head":            {"--audit-public-key", key, "--expect", late.String()},
-		"a head in a file":  {"--audit-public-key", key, "--expect", "@" + headFile},
+	const unopened = "The database was not opened: lines that are missing at the end would not show (give a head with --expect).\n"
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"the environment's": {[]string{"--audit-public-key", key}, proven + unopened},
+		"files":             {[]string{first, log.Path, "--audit-public-key", key}, proven + unopened},
+		"a head":            {[]string{"--audit-public-key", key, "--expect", late.String()}, proven},
+		"a head in a file":  {[]string{"--audit-public-key", key, "--expect", "@" + headFile}, proven},
 	} {
-		if got, err := runAudit(t, append([]string{"verify"}, args...)...); err != nil || got != proven {
+		if got, err := runAudit(t, append([]string{"verify"}, test.args...)...); err != nil || got != test.want {
 			t.Errorf("verify %s: %q, %v", name, got, err)
 		}
 	}
@@ -64,7 +68,7 @@ func TestVerify(t *testing.T) {
 		t.Error(err)
 	}
 	log.Checkpoint()
-	const since = "proven: lines 5 to 16, up to 2026-11-22T01:00:00Z; the log is whole: its last line is the checkpoint\n"
+	const since = "proven: lines 5 to 16, up to 2026-11-22T01:00:00Z; the log is whole: its last line is the checkpoint\n" + unopened
 	if got, err := runAudit(t, "verify", log.Path, "--after", rotated.String()); err != nil || got != since {
 		t.Errorf("verify of the lines since the rotation: %q, %v", got, err)
 	}
@@ -345,7 +349,7 @@ func TestFollow(t *testing.T) {
 		t.Helper()
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
-		for timeout := time.After(10 * time.Second); seqs(out.String()) != want; {
+		for timeout := time.After(time.Minute); seqs(out.String()) != want; {
 			select {
 			case err := <-ended:
 				t.Fatalf("tail -f ended: %v", err)
