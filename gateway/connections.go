@@ -12,7 +12,7 @@ func connectionMetrics(s *Server) []prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "kmsgate_connections_closed_total",
 			Help: "Connections that the gateway closed early: the oldest unauthenticated one for a new one (evicted), " +
-				"a new one (full, source_full), after a failed TLS handshake (handshake), or during a large header (large_header).",
+				"a new one (full, source_full), after a failed TLS handshake (handshake), without a slot for it (busy), or during a large header (large_header).",
 			ConstLabels: prometheus.Labels{"reason": reason},
 		}, func() float64 { return float64(number(s.connections.Counts())) })
 	}
@@ -25,6 +25,7 @@ func connectionMetrics(s *Server) []prometheus.Collector {
 		closed("full", func(c front.Counts) int { return c.Full }),
 		closed("source_full", func(c front.Counts) int { return c.SourceFull }),
 		closed("handshake", func(c front.Counts) int { return c.Handshakes }),
+		closed("busy", func(c front.Counts) int { return c.Busy }),
 		closed("large_header", func(c front.Counts) int { return c.LargeHeaders }),
 		counter("kmsgate_malformed_requests_total",
 			"Requests that are not HTTP or have too large a header. They have no line in the audit log.",
@@ -41,8 +42,9 @@ type connectionWatch struct {
 	pause    int // seconds until the next line
 }
 
-// look logs that connections were closed because there were too many, at most once a minute. It
-// must be called once a second.
+// look logs that connections were closed because there were too many, or because others took the
+// cores or the memory for handshakes and large headers, at most once a minute. It must be called
+// once a second.
 func (w *connectionWatch) look(s *Server) {
 	if w.pause > 0 {
 		w.pause--
@@ -51,11 +53,12 @@ func (w *connectionWatch) look(s *Server) {
 	counts := s.connections.Counts()
 	evicted := counts.Evicted - w.reported.Evicted
 	refused := counts.Full + counts.SourceFull - w.reported.Full - w.reported.SourceFull
-	if evicted+refused == 0 {
+	busy := counts.Busy + counts.LargeHeaders - w.reported.Busy - w.reported.LargeHeaders
+	if evicted+refused+busy == 0 {
 		return
 	}
 	s.config.Logger.Warn("there were too many connections: the gateway closed the oldest unauthenticated ones, "+
 		"or new ones (if these are your programs, raise max_connections and max_connections_per_source)",
-		"closed", evicted, "refused", refused, "open", counts.Open, "unauthenticated", counts.Unauthenticated)
+		"closed", evicted, "refused", refused, "busy", busy, "open", counts.Open, "unauthenticated", counts.Unauthenticated)
 	w.reported, w.pause = counts, connectionPause
 }

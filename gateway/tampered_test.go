@@ -11,8 +11,9 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
 
-// TestTamperedDatabase replaces the database of a gateway that serves by an earlier copy, in which a key is
-// enabled. At the next change, the gateway stops to serve, and says why.
+// TestTamperedDatabase replaces the database of a gateway that serves by another file: an earlier copy, in which
+// a key is enabled. At the next change, the gateway stops to serve, and says why. (The store's tests change the
+// content of the file.)
 func TestTamperedDatabase(t *testing.T) {
 	b := newBench(t)
 	path := filepath.Join(b.dir, "db")

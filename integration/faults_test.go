@@ -188,9 +188,9 @@ func testHang(t *testing.T, env map[string]string, hang, release func()) {
 		if got, _ := errorCode(t, o.err); got != "503 ServiceUnavailableTemporary" {
 			t.Errorf("signing with a token that hangs: got %q (%v), want 503 ServiceUnavailableTemporary", got, o.err)
 		}
-		// The race detector and 32 SDKs take time, too.
-		if o.took < 2400*time.Millisecond || o.took > 4500*time.Millisecond {
-			t.Errorf("signing with a token that hangs took %v, want 2.5 s", o.took)
+		// How much longer it takes depends on this machine. After 10 s, the SDK would give up with another error.
+		if o.took < 2400*time.Millisecond {
+			t.Errorf("signing with a token that hangs took %v, want 2.5 s at least", o.took)
 		}
 	}
 	testWithoutToken(t, env, sig, digest)

@@ -77,9 +77,6 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	checkObjects(t, dir)
 	t.Logf("%d kills, %d changes acknowledged, the slowest start took %v",
 		kills, l.count(changing, answered), slowest.Round(time.Millisecond))
-	if slowest > 10*time.Second {
-		t.Errorf("the slowest start took %v, want at most 10 s", slowest)
-	}
 }
 
 // killStarting starts a gateway and kills it after a delay.

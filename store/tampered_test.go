@@ -217,8 +217,8 @@ func TestDamagedWhileOpen(t *testing.T) {
 // TestBroughtBack removes a record from the file before the Store deletes it, without being noticed, so that it
 // could be brought back afterwards; and adds one before the Store does.
 func TestBroughtBack(t *testing.T) {
-	for name, change := range map[string]struct {
-		behind func(s *store.Store)
+	for name, test := range map[string]struct {
+		change func(s *store.Store)
 		then   func(tx *store.Tx) error
 	}{
 		"removed": {func(s *store.Store) { store.Replace(s, "keys", "k1", nil) }, func(tx *store.Tx) error { return tx.Keys().Delete("k1") }},
@@ -228,8 +228,8 @@ func TestBroughtBack(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "db")
 		fill(t, path)
 		s := open(t, path)
-		change.behind(s)
-		if err := s.Update(change.then); !errors.Is(err, store.ErrTampered) {
+		test.change(s)
+		if err := s.Update(test.then); !errors.Is(err, store.ErrTampered) {
 			t.Errorf("%s: got %v, want ErrTampered", name, err)
 		}
 	}

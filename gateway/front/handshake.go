@@ -33,7 +33,7 @@ func (l *listener) sniff(conn *countedConn) {
 	var ready net.Conn = peeked
 	if first[0] == handshake && l.config != nil {
 		if ready, err = l.handshake(peeked); err != nil {
-			conn.place.failHandshake()
+			conn.place.failHandshake(err)
 			conn.Close()
 			return
 		}

@@ -17,7 +17,8 @@ func TestHandshakesWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		known, gate := limit.NewKnown(), limit.NewGate(1)
 		known.Add(limit.PrefixOf("192.0.2.9"))
-		b := newBench(t, ample, front.NewProcess(known, gate), &tls.Config{Certificates: []tls.Certificate{certificate(t, 0)}})
+		process := front.NewProcess(known, gate)
+		b := newBench(t, ample, process, &tls.Config{Certificates: []tls.Certificate{certificate(t, 0)}})
 		handshake := func(source string) error {
 			t.Helper()
 			return tls.Client(b.dial(source), &tls.Config{InsecureSkipVerify: true}).HandshakeContext(t.Context())
@@ -32,6 +33,10 @@ func TestHandshakesWait(t *testing.T) {
 		began := time.Now()
 		if err := handshake("192.0.2.1:1"); err == nil || time.Since(began) != limit.GateTime {
 			t.Errorf("a stranger: got %v after %v, want an error after %v", err, time.Since(began), limit.GateTime)
+		}
+		synctest.Wait()
+		if counts := process.Counts(); counts.Busy != 1 || counts.Handshakes != 0 {
+			t.Errorf("got %+v, want one connection that got no slot", counts)
 		}
 		gate.Leave(elsewhere, false)
 		end := make(chan struct{})

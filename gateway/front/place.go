@@ -2,6 +2,7 @@ package front
 
 import (
 	"container/list"
+	"errors"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -67,11 +68,16 @@ func (c *place) leave() {
 	c.process.remove(c)
 }
 
-// failHandshake counts a failed TLS handshake, unless the connection was closed to make room.
-func (c *place) failHandshake() {
+// failHandshake counts a TLS handshake that failed with err, unless the connection was closed to make
+// room.
+func (c *place) failHandshake(err error) {
 	c.process.mu.Lock()
 	defer c.process.mu.Unlock()
-	if !c.evicted {
+	switch {
+	case c.evicted:
+	case errors.Is(err, errBusy):
+		c.process.counts.Busy++
+	default:
 		c.process.counts.Handshakes++
 	}
 }

@@ -38,6 +38,7 @@ type Counts struct {
 	Full         int // new connections closed, because none of the others may be closed for them
 	SourceFull   int // the same, where the source has its share
 	Handshakes   int // connections closed because their TLS handshake failed
+	Busy         int // connections closed because their TLS handshake got no slot of the gate
 	LargeHeaders int // connections closed because too many others were sending a large header
 	Malformed    int // requests that net/http answered itself, because they are not HTTP or too large
 }
