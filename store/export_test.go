@@ -7,8 +7,9 @@ import (
 )
 
 // FailCommit makes the next commit fail with err after it has written the file, as when its flush fails.
-func FailCommit(s *Store, err error) {
-	e := s.engine.(*boltEngine)
+func FailCommit(s *Store, err error) { failCommit(s.engine.(*boltEngine), err) }
+
+func failCommit(e *boltEngine, err error) {
 	e.commitBolt = func(tx *bbolt.Tx) error {
 		e.commitBolt = (*bbolt.Tx).Commit
 		return errors.Join(tx.Commit(), err)
