@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,20 +38,86 @@ func TestPowerLoss(t *testing.T) {
 	g.stop(t)
 }
 
-// losePower starts a gateway, kills it under load, and moves it to a directory with what a power
-// failure would have left.
+// losePower starts a gateway and cuts its power under load.
 func losePower(t *testing.T, g *instance, l *ledger, random *rand.Rand, dropFlushes bool) {
+	t.Helper()
+	disk := newDisk(t, g)
+	disk.DropFlushes = dropFlushes
+	g.startOn(t, disk)
+	l.changeUntil(t, g, random, g.kill)
+	g.moveTo(t, disk)
+}
+
+// TestPowerLossAfterError makes a flush of the database fail while a gateway signs and changes, and makes
+// the kernel drop what was not flushed. The gateway then writes the file again. The power fails as soon as
+// the new file is in its place, or a moment later. The next gateway must have every acknowledged change.
+func TestPowerLossAfterError(t *testing.T) {
+	needsRoot(t)
+	t.Parallel()
+	random := newRandom(t)
+	g, l := newInstance(t, binary), newLedger(random)
+	for n, done := 0, soaked(4); !done(); n++ {
+		atOnce := n%2 == 0
+		var armed, failed, replaced atomic.Bool
+		disk := newDisk(t, g)
+		left := random.IntN(2) // bbolt flushes twice in a commit, at first the pages and then the root
+		disk.FailFlush = func(c syscalls.Call) bool {
+			if !armed.Load() || failed.Load() || !g.match(database)(c) {
+				return false
+			}
+			left--
+			failed.Store(left < 0)
+			return left < 0
+		}
+		watch := g.startOn(t, disk)
+		watch.Intercept(func(c syscalls.Call) syscalls.Action {
+			if !failed.Load() || c.Name != "fsync" || !g.match(directory)(c) {
+				return syscalls.Action{}
+			}
+			replaced.Store(true)
+			if atOnce {
+				return syscalls.Action{Until: make(chan struct{})} // it does nothing more
+			}
+			return syscalls.Action{}
+		})
+		l.changeUntil(t, g, random, func() {
+			armed.Store(true)
+			waitLong(t, "a new file after a flush that failed", replaced.Load)
+			if !atOnce {
+				<-time.After(time.Duration(random.Int64N(int64(30 * time.Millisecond)))) // the end hits any moment
+			}
+			g.kill()
+		})
+		g.moveTo(t, disk)
+	}
+	g.start(t)
+	l.prove(t, g)
+}
+
+func newDisk(t *testing.T, g *instance) *syscalls.Disk {
 	t.Helper()
 	disk, err := syscalls.NewDisk(g.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk.DropFlushes = dropFlushes
-	g.watch = new(syscalls.Watch)
-	g.watch.Intercept(disk.Intercept)
+	return disk
+}
+
+// startOn starts the gateway on a disk.
+func (g *instance) startOn(t *testing.T, disk *syscalls.Disk) *syscalls.Watch {
+	t.Helper()
+	watch := new(syscalls.Watch)
+	watch.Intercept(disk.Intercept)
+	g.watch = watch
 	g.start(t)
 	g.watch = nil
-	l.changeUntil(t, g, random, g.kill)
+	return watch
+}
+
+// moveTo moves the gateway, which was killed, to a directory with what a power failure would have left on
+// the disk.
+func (g *instance) moveTo(t *testing.T, disk *syscalls.Disk) {
+	t.Helper()
 	left, err := os.MkdirTemp("", "instance")
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +138,6 @@ func (l *ledger) changeUntil(t *testing.T, g *instance, random *rand.Rand, end f
 	l.start(t, g.env, signers, changers)
 	waitLong(t, "changes", func() bool { return l.count(changing, answered) >= want })
 	<-time.After(time.Duration(random.Int64N(int64(50 * time.Millisecond)))) // so that the end hits any moment
-	l.stopping.Store(true)
 	end()
 	l.stop()
 }

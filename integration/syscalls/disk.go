@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Disk is what a directory would have after a power failure, in the worst case: of each file, the
@@ -17,6 +19,11 @@ import (
 type Disk struct {
 	// DropFlushes makes the Disk ignore flushes, and the program believe that they succeeded.
 	DropFlushes bool
+
+	// FailFlush, if it is not nil, chooses flushes of a file that fail with EIO. The program then finds in
+	// the file what it has flushed before, and zeros beyond: a kernel that cannot write pages may call
+	// them clean and drop them. Calls of FailFlush never overlap.
+	FailFlush func(Call) bool
 
 	root  string
 	mu    sync.Mutex
@@ -70,6 +77,9 @@ func (d *Disk) Intercept(c Call) Action {
 		err = statErr
 	case info.IsDir():
 		err = d.flushNames(paths[0])
+	case d.FailFlush != nil && d.FailFlush(c):
+		d.err = errors.Join(d.err, d.drop(c.descriptor(), info))
+		return Action{Errno: unix.EIO}
 	default:
 		err = d.flushFile(c.descriptor(), info)
 	}
@@ -113,6 +123,19 @@ func (d *Disk) flushFile(path string, info fs.FileInfo) error {
 		d.files[inode(info)] = file{content, info.Mode().Perm(), info.ModTime(), read}
 	}
 	return err
+}
+
+// drop replaces the content of the file at path by the one that it had when it was flushed. The file keeps its size, because
+// the program may have mapped it. The caller must have the lock.
+func (d *Disk) drop(path string, info fs.FileInfo) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	content := make([]byte, info.Size())
+	copy(content, d.files[inode(info)].content)
+	_, err = f.WriteAt(content, 0)
+	return errors.Join(err, f.Close())
 }
 
 // flushNames flushes the names in a directory. The caller must have the lock.
