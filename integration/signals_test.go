@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -192,6 +193,10 @@ func openTerminal(t *testing.T) (master, slave *os.File) {
 // exists. When the terminal closes, the gateway must end and remove its temporary directory.
 func TestTerminalCloses(t *testing.T) {
 	t.Parallel()
+	// If the tests run under nohup, the gateway would inherit that SIGHUP is ignored.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, unix.SIGHUP)
+	defer signal.Stop(hangups)
 	for _, command := range [][]string{nil, {"sh", "-c", `trap "" HUP; echo begun > "$BEGUN"; while :; do sleep 0.05; done`}} {
 		temporary := t.TempDir()
 		master, slave := openTerminal(t)
