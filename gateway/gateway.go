@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -104,7 +103,7 @@ type Server struct {
 	health         *healthCheck
 	metrics        *metrics
 
-	releasing sync.RWMutex // held for reading while an answer that was made with a key is sent; see release
+	releases releases // of answers that were made with a key
 }
 
 // New returns a Server. It unseals the access keys, loads the nonces of requests that

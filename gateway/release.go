@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
@@ -15,18 +16,17 @@ import (
 // follows.
 //
 // An answer counts as sent when the connection has its bytes. A client that does not read delays a
-// change by at most handOverTime: its connection is closed then.
+// change by at most handOverTime: its connection is closed then. It delays nothing else.
 func release(c *call, resp kms.Response, apiErr *kms.Error, err error) error {
 	s := c.server
 	if c.changed {
-		awaitReleases(s)
+		s.releases.await()
 	}
 	if apiErr == nil && c.used != nil {
-		s.releasing.RLock()
-		if err = checkStillUsable(s.config.Store.Now(), *c.used); err == nil {
-			defer s.releasing.RUnlock()
-		} else {
-			s.releasing.RUnlock()
+		end := s.releases.begin()
+		defer end()
+		if err = checkStillUsable(s.config.Store.Now(), *c.used); err != nil {
+			end()
 			resp, apiErr, err = withhold(c, err)
 		}
 	}
@@ -61,10 +61,51 @@ func handOver(response *http.ResponseController, send func() error) error {
 	return err
 }
 
-// awaitReleases returns when all answers that are past their check have been sent.
-func awaitReleases(s *Server) {
-	s.releasing.Lock()
-	defer s.releasing.Unlock()
+// releases are the answers that are being checked and sent. The zero value has none. It is safe for
+// concurrent use.
+type releases struct {
+	mu     sync.Mutex
+	latest *generation // guarded by mu
+}
+
+// A generation is the answers that began between two calls of await.
+type generation struct {
+	sending  sync.WaitGroup
+	previous *generation // nil once its answers have been sent; guarded by releases.mu
+}
+
+// begin adds an answer. The caller must call end when the answer has been sent or withheld; further calls
+// do nothing.
+func (r *releases) begin() (end func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.latest == nil {
+		r.latest = new(generation)
+	}
+	g := r.latest
+	g.sending.Add(1)
+	return sync.OnceFunc(g.sending.Done)
+}
+
+// await returns when all answers that have begun are sent or withheld. Answers that begin later neither
+// wait for await nor delay it: they see the records of the change that awaits.
+func (r *releases) await() {
+	r.mu.Lock()
+	last := r.latest
+	r.latest = &generation{previous: last}
+	var earlier []*generation
+	for g := last; g != nil; g = g.previous {
+		earlier = append(earlier, g)
+	}
+	r.mu.Unlock()
+	for _, g := range earlier {
+		g.sending.Wait()
+	}
+	if last != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		last.previous = nil
+	}
 }
 
 // withhold returns the answer of a call whose key version may not be used any more. The audit line

@@ -147,9 +147,10 @@ func (w *interruptedWriter) Flush() {
 }
 
 // TestChangeAwaitsAnswers disables a key while a signature is written to its connection. DisableKey is
-// answered after that.
+// answered after that, and signatures with another key do not wait.
 func TestChangeAwaitsAnswers(t *testing.T) {
 	b := newBench(t)
+	other := b.newPair(hsm.EC_P256)
 	var mu sync.Mutex
 	var order []string // guarded by mu
 	note := func(event string) {
@@ -173,6 +174,7 @@ func TestChangeAwaitsAnswers(t *testing.T) {
 			disabled <- err
 		case <-time.After(200 * time.Millisecond):
 		}
+		b.want(b.do(b.root, "AsymmetricSign", b.signParams("KeyId", other.KeyId, "KeyVersionId", other.KeyVersionId)...), 200, "")
 		note("AsymmetricSign")
 	}}
 	query := b.sign(b.root, http.MethodGet, "AsymmetricSign", params(b.signParams()...))
