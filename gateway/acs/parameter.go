@@ -54,6 +54,9 @@ func (h *Head) split(form string) (parameters, error) {
 	if all, err = all.add(form, true); err != nil {
 		return nil, fmt.Errorf("parsing the body: %w", err)
 	}
+	if excess := escapedTwice.size(h.query) + escapedTwice.size(form) - 2*(len(h.query)+len(form)); excess > maxExcess {
+		return nil, errors.New("the request has too many characters that its signature escapes")
+	}
 	slices.SortFunc(all, func(a, b parameter) int { return strings.Compare(a.name, b.name) })
 	for i := 1; i < len(all); i++ {
 		switch {
@@ -165,9 +168,13 @@ func (p parameters) decoded(skip map[string]bool) map[string]string {
 	return all
 }
 
+// maxFound is the greatest number of encoded bytes of a value that Find decodes. The values that it looks for
+// are shorter than 100.
+const maxFound = 512
+
 // Find returns the decoded value of the first parameter with a name in a query or form, or "" if there
 // is none. It does not split the text and does not check it. A name that is escaped in the text is not
-// found.
+// found, and of a long value only the beginning.
 func Find(text, name string) string {
 	name += "="
 	for end := 0; ; {
@@ -178,7 +185,7 @@ func Find(text, name string) string {
 		start := end + i
 		end = start + len(name)
 		if start == 0 || text[start-1] == '&' {
-			encoded, _, _ := strings.Cut(text[end:], "&")
+			encoded, _, _ := strings.Cut(text[end:min(end+maxFound, len(text))], "&")
 			value, _ := url.QueryUnescape(encoded) // "" if it is malformed
 			return value
 		}
@@ -193,8 +200,10 @@ var unreserved = func() (set [256]bool) {
 	return set
 }()
 
-// An escaping holds what a string to sign has for each byte of a value.
+// An escaping holds what a string to sign has for each byte of a value: at most maxEscape bytes.
 type escaping [256]string
+
+const maxEscape = len("%25AB")
 
 // escapedOnce is for a value that is percent-encoded, and escapedTwice for one in a text that is
 // percent-encoded as a whole.
@@ -210,6 +219,19 @@ func newEscaping(percent string) *escaping {
 	return &e
 }
 
+// maxExcess is by how many bytes the string to sign may be longer than twice the query and the form. Clients
+// escape most of what signatures escape. Without the limit, a request could make its string to sign five times
+// as long as itself. The documented requests need less than half of it, whatever characters they have.
+const maxExcess = 128 << 10
+
+// size returns at most how many bytes a query or form has in a string to sign.
+func (e *escaping) size(text string) (n int) {
+	for i := range len(text) {
+		n += len(e[text[i]])
+	}
+	return n
+}
+
 // write writes the decoded value of a parameter, escaped.
 func (e *escaping) write(w *bufio.Writer, p parameter) {
 	for s := p.encoded; s != ""; {
@@ -218,19 +240,34 @@ func (e *escaping) write(w *bufio.Writer, p parameter) {
 			plain++
 		}
 		w.WriteString(s[:plain])
-		if s = s[plain:]; s == "" {
-			return
-		}
+		s = e.writeEscaped(w, s[plain:])
+	}
+}
+
+// writeEscaped writes the bytes at the start of an encoded value that must be escaped, as many as fit into
+// w's buffer, and returns the rest of the value. A value can have 256 KB of them, and each call of w takes
+// longer than the escape.
+func (e *escaping) writeEscaped(w *bufio.Writer, s string) (rest string) {
+	if w.Available() < maxEscape {
+		_ = w.Flush() // w keeps the error
+	}
+	escaped := w.AvailableBuffer()
+	for s != "" && len(escaped)+maxEscape <= cap(escaped) {
 		c, size := s[0], 1
-		switch c {
-		case '%':
+		switch {
+		case unreserved[c]:
+			_, _ = w.Write(escaped)
+			return s
+		case c == '%':
 			c, size = unhex(s[1])<<4|unhex(s[2]), 3
-		case '+':
+		case c == '+':
 			c = ' '
 		}
-		w.WriteString(e[c])
+		escaped = append(escaped, e[c]...)
 		s = s[size:]
 	}
+	_, _ = w.Write(escaped)
+	return s
 }
 
 func isHex(c byte) bool {
