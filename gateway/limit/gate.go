@@ -19,13 +19,10 @@ const GateTime = 2 * time.Second
 // with [NewGate].
 type Gate struct{ unknown, known lane }
 
-// NewGate returns a Gate for a machine with a number of cores. Strangers have half as many
-// slots, and at least one. One network of theirs has at most half of those, rounded up. Known
-// networks have as many slots as there are cores.
-func NewGate(cores int) *Gate {
-	slots := max(1, cores/2)
-	return &Gate{unknown: newLane(slots, (slots+1)/2), known: newLane(cores, cores)}
-}
+// NewGate returns a Gate for a machine with a number of cores. Strangers have half as many slots, and at
+// least one. Known networks have as many slots as there are cores. One network has at most half of the
+// slots of its kind, rounded up.
+func NewGate(cores int) *Gate { return &Gate{unknown: newLane(max(1, cores/2)), known: newLane(cores)} }
 
 // Enter takes a slot for a request from a network. If none is free, it waits for one until
 // GateTime is over or ctx is done. It reports whether it took a slot. If it did, the caller
@@ -62,8 +59,8 @@ type queue struct {
 	turn    *list.Element
 }
 
-func newLane(slots, perNetwork int) lane {
-	return lane{slots: slots, perNetwork: perNetwork,
+func newLane(slots int) lane {
+	return lane{slots: slots, perNetwork: (slots + 1) / 2,
 		byNetwork: make(map[netip.Prefix]int), queues: make(map[netip.Prefix]*queue)}
 }
 

@@ -22,7 +22,7 @@ func network(i int) netip.Prefix {
 func TestGate(t *testing.T) {
 	t.Parallel()
 	for cores, want := range map[int]struct{ stranger, inAll, known int }{
-		1: {1, 1, 1}, 2: {1, 1, 2}, 3: {1, 1, 3}, 4: {1, 2, 4}, 6: {2, 3, 6}, 8: {2, 4, 8}, 64: {16, 32, 64},
+		1: {1, 1, 1}, 2: {1, 1, 1}, 3: {1, 1, 2}, 4: {1, 2, 2}, 6: {2, 3, 3}, 8: {2, 4, 4}, 64: {16, 32, 32},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			g := limit.NewGate(cores)
@@ -43,8 +43,15 @@ func TestGate(t *testing.T) {
 			if got != want.inAll {
 				t.Errorf("%d cores: all strangers got %d slots, want %d", cores, got, want.inAll)
 			}
-			if got := count(want.known+1, enter(network(0), true)); got != want.known {
+			got = count(want.known+1, enter(network(0), true))
+			if got != want.known {
 				t.Errorf("%d cores: a known network got %d slots, want %d", cores, got, want.known)
+			}
+			for i := range cores {
+				got += count(want.known, enter(network(1+i), true))
+			}
+			if got != cores {
+				t.Errorf("%d cores: all known networks got %d slots, want %d", cores, got, cores)
 			}
 			g.Leave(network(0), false)
 			if got := count(2, enter(network(0), false)); got != 1 {

@@ -13,8 +13,6 @@ const (
 
 	// MaxKnown is the greatest number of networks that are known.
 	MaxKnown = 4096
-
-	knownUpdate = time.Minute // how often the time of a network is written
 )
 
 // Known holds the networks from which callers authenticated within KnownTime, at most
@@ -35,7 +33,7 @@ func NewKnown() *Known {
 
 // Add records that a caller from a network authenticated now. If there are MaxKnown others,
 // the network that authenticated least recently is forgotten. For a network that was added
-// within the last minute, Add allocates nothing and only reads. It ignores the zero Prefix.
+// before, Add allocates nothing. It ignores the zero Prefix.
 func (k *Known) Add(source netip.Prefix) {
 	if !source.IsValid() {
 		return
@@ -45,9 +43,7 @@ func (k *Known) Add(source netip.Prefix) {
 	last, ok := k.networks[source]
 	k.mu.RUnlock()
 	if ok {
-		if now-time.Duration(last.Load()) >= knownUpdate {
-			last.Store(int64(now))
-		}
+		last.Store(int64(now))
 		return
 	}
 	k.mu.Lock()
