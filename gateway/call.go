@@ -58,8 +58,8 @@ func (s *Server) serve(ctx context.Context, d door, source string) error {
 		}
 		return c.do(ctx)
 	})
-	if c.principal == nil {
-		front.Unauthenticated(ctx)
+	if c.principal == nil && !errors.Is(err, kms.ErrUnavailable) {
+		front.Unauthenticated(ctx) // a gateway that is busy has not judged the caller
 	}
 	resp, apiErr, err := c.finish(resp, err)
 	return release(c, resp, apiErr, err)

@@ -134,18 +134,18 @@ func TestCertificateOfADeletedKey(t *testing.T) {
 		b.listener = gateway.Listener{ClientCertificates: gateway.RequiredCertificates}
 		address, _ := b.serve()
 		certificate := c.certificate()
-		k := b.newCaller(c, address, &certificate)
-		if native, _ := k.callNative(); native != 200 {
-			t.Fatalf("%s: got %d from the native API before, want 200", name, native)
+		native, rpc := b.newCaller(c, address, &certificate), b.newCaller(c, address, &certificate)
+		if status, _ := native.callNative(); status != 200 {
+			t.Fatalf("%s: got %d from the native API before, want 200", name, status)
 		}
-		if rpc, _ := k.callRPC(); rpc != 200 {
-			t.Fatalf("%s: got %d from the RPC API before, want 200", name, rpc)
+		if status, _ := rpc.callRPC(); status != 200 {
+			t.Fatalf("%s: got %d from the RPC API before, want 200", name, status)
 		}
 		end(b, c)
-		if status, code := k.callRPC(); status == 200 || code == "" {
+		if status, code := rpc.callRPC(); status == 200 || code == "" {
 			t.Errorf("%s: got %d %s from the RPC API on the existing connection, want an error", name, status, code)
 		}
-		if status, code := k.callNative(); status == 200 || code == "" {
+		if status, code := native.callNative(); status == 200 || code == "" {
 			t.Errorf("%s: got %d %s from the native API on the existing connection, want an error", name, status, code)
 		}
 		if status, _ := b.newCaller(c, address, &certificate).callRPC(); status != 0 {

@@ -12,7 +12,8 @@ func connectionMetrics(s *Server) []prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "kmsgate_connections_closed_total",
 			Help: "Connections that the gateway closed early: the oldest unauthenticated one for a new one (evicted), " +
-				"a new one (full, source_full), after a failed TLS handshake (handshake), without a slot for it (busy), or during a large header (large_header).",
+				"a new one (full, source_full), after a failed TLS handshake (handshake), without a slot for it (busy), " +
+				"during a large header (large_header), or after many small TLS records (records).",
 			ConstLabels: prometheus.Labels{"reason": reason},
 		}, func() float64 { return float64(number(s.connections.Counts())) })
 	}
@@ -27,6 +28,7 @@ func connectionMetrics(s *Server) []prometheus.Collector {
 		closed("handshake", func(c front.Counts) int { return c.Handshakes }),
 		closed("busy", func(c front.Counts) int { return c.Busy }),
 		closed("large_header", func(c front.Counts) int { return c.LargeHeaders }),
+		closed("records", func(c front.Counts) int { return c.Records }),
 		counter("kmsgate_malformed_requests_total",
 			"Requests that are not HTTP or have too large a header. They have no line in the audit log.",
 			func() float64 { return float64(s.connections.Counts().Malformed) }),
@@ -53,7 +55,7 @@ func (w *connectionWatch) look(s *Server) {
 	counts := s.connections.Counts()
 	evicted := counts.Evicted - w.reported.Evicted
 	refused := counts.Full + counts.SourceFull - w.reported.Full - w.reported.SourceFull
-	busy := counts.Busy + counts.LargeHeaders - w.reported.Busy - w.reported.LargeHeaders
+	busy := counts.Busy + counts.LargeHeaders + counts.Records - w.reported.Busy - w.reported.LargeHeaders - w.reported.Records
 	if evicted+refused+busy == 0 {
 		return
 	}

@@ -147,6 +147,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		connections:    front.NewProcess(known, gate),
 		health:         newHealthCheck(cfg.Backend.Health),
 	}
+	s.connections.Logger = cfg.Logger
 	if err := s.SetQuotas(cfg.Quotas); err != nil {
 		return nil, err
 	}

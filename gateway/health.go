@@ -14,11 +14,12 @@ import (
 const (
 	readyTimeout = time.Second
 	healthTime   = time.Second
+	maxScrapes   = 2 // at once: each asks all records and connections
 )
 
 // MetricsHandler returns a handler for the operator's network. It reveals no secrets.
 //
-//   - /metrics serves the metrics.
+//   - /metrics serves the metrics, to two callers at once; others get 503.
 //   - /ready answers 200 and "ok" if the gateway can sign, or 503 and the reason. It asks the token at
 //     most once a second. After "ok" it has a line "warning: …" for everything that does not work or
 //     soon will not, but does not keep the gateway from signing.
@@ -26,7 +27,8 @@ const (
 //     because a restart of the gateway would not bring the token back.
 func (s *Server) MetricsHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry,
+		promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
 		if err := s.ready(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)

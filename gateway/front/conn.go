@@ -2,24 +2,42 @@ package front
 
 import (
 	"bufio"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
+	"sync"
+	"time"
 )
 
-// A boundedConn reads a limited number of bytes and then fails. It is not safe for
-// concurrent use.
+// A boundedConn is the connection below TLS. During the handshake, the client can send a limited number of
+// bytes. Until a request was verified, the client must not send many small records. A write waits for the
+// client for a limited time. Its reads must not overlap, as its writes must not.
 type boundedConn struct {
 	net.Conn
-	remaining int // bytes; a negative number means no limit
+	place     *place
+	remaining int // bytes of the handshake; negative after it
+	records   records
 
 	// While the server computes, between reading and writing, the connection has a slot of the gate.
 	enter func() (leave func(), err error) // waits for the slot
 	leave func()                           // frees it; nil if the connection has none
+
+	mu       sync.Mutex
+	deadline time.Time // of writes, as it was set; guarded by mu
+	closing  bool      // guarded by mu
 }
+
+var errRecords = errors.New("the client sent too many small TLS records")
 
 func (c *boundedConn) Read(p []byte) (int, error) {
 	if c.remaining < 0 {
-		return c.Conn.Read(p)
+		n, err := c.Conn.Read(p)
+		if !c.records.add(p[:n]) && !c.place.authenticated.Load() {
+			c.place.process.count(func(counts *Counts) *int { return &counts.Records })
+			return 0, errRecords
+		}
+		return n, err
 	}
 	if c.remaining == 0 {
 		return 0, fmt.Errorf("the client sent more than %d bytes during its TLS handshake", maxHandshake)
@@ -27,6 +45,7 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 	c.free()
 	n, err := c.Conn.Read(p[:min(len(p), c.remaining)])
 	c.remaining -= n
+	c.records.add(p[:n])
 	if err == nil {
 		c.leave, err = c.enter()
 	}
@@ -36,6 +55,8 @@ func (c *boundedConn) Read(p []byte) (int, error) {
 func (c *boundedConn) Write(p []byte) (int, error) {
 	if c.remaining >= 0 {
 		c.free()
+	} else {
+		c.startWriting()
 	}
 	return c.Conn.Write(p)
 }
@@ -45,6 +66,85 @@ func (c *boundedConn) free() {
 		c.leave()
 		c.leave = nil
 	}
+}
+
+const (
+	// writeTime is how long a write waits if no deadline is set. net/http sets none while it reads, when TLS
+	// may have to answer the client.
+	writeTime = 10 * time.Second
+
+	// closeTime is how long a connection that is being closed waits to tell the client so.
+	closeTime = 5 * time.Millisecond
+)
+
+// SetWriteDeadline sets the deadline of writes. The zero Time means that each has writeTime.
+func (c *boundedConn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if latest := time.Now().Add(closeTime); c.closing && (t.IsZero() || t.After(latest)) {
+		t = latest
+	}
+	c.deadline = t
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// SetDeadline sets the deadlines of reads and writes.
+func (c *boundedConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// startWriting sets the deadline of a write if it has none.
+func (c *boundedConn) startWriting() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deadline.IsZero() {
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTime)) // it fails if the connection is closed
+	}
+}
+
+// stopWriting ends the write that waits for the client, if there is one. Later ones have closeTime.
+func (c *boundedConn) stopWriting() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closing = true
+	c.deadline = time.Now()
+	_ = c.Conn.SetWriteDeadline(c.deadline) // it fails if the connection is closed
+}
+
+// Clients put a request into a few records. Each record costs time to decrypt, and a KeyUpdate costs as much as
+// 10 KB, in 27 bytes. Beyond freeRecords, records must have at least smallRecord bytes on average.
+const (
+	freeRecords = 64
+	smallRecord = 128
+)
+
+// records counts the TLS records that have arrived.
+type records struct {
+	count, bytes int64
+	header       [5]byte
+	known        int // bytes of the header that have arrived
+	rest         int // bytes of the record after its header that have not arrived
+}
+
+// add counts the records that begin in p, which arrived next. It reports whether they are large enough.
+func (r *records) add(p []byte) bool {
+	r.bytes += int64(len(p))
+	for len(p) > 0 {
+		if r.rest > 0 {
+			n := min(r.rest, len(p))
+			r.rest -= n
+			p = p[n:]
+			continue
+		}
+		n := copy(r.header[r.known:], p)
+		r.known += n
+		p = p[n:]
+		if r.known == len(r.header) {
+			r.count++
+			r.known, r.rest = 0, int(binary.BigEndian.Uint16(r.header[3:]))
+		}
+	}
+	return r.count <= freeRecords || r.bytes >= r.count*smallRecord
 }
 
 // A countedConn leaves its place when it is closed.

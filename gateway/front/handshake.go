@@ -15,6 +15,12 @@ const firstByteTime = 5 * time.Second
 // sniff waits for the first byte of a connection, does the TLS handshake if that byte begins
 // one, and passes the connection to Accept. It closes a connection that fails.
 func (l *listener) sniff(conn *countedConn) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.process.logPanic(p)
+			conn.Close()
+		}
+	}()
 	const handshake = 0x16 // the TLS record type of a ClientHello
 	peeked := &peekedConn{conn, bufio.NewReader(conn)}
 	if err := conn.SetReadDeadline(time.Now().Add(firstByteTime)); err != nil {
@@ -32,7 +38,7 @@ func (l *listener) sniff(conn *countedConn) {
 	}
 	var ready net.Conn = peeked
 	if first[0] == handshake && l.config != nil {
-		if ready, err = l.handshake(peeked); err != nil {
+		if ready, err = l.handshake(peeked, conn.place); err != nil {
 			conn.place.failHandshake(err)
 			conn.Close()
 			return
@@ -51,11 +57,12 @@ const maxHandshake = 24 << 10
 
 // handshake does the TLS handshake, during which the client can send maxHandshake bytes. The
 // limit bounds memory: Go keeps a parsed certificate as long as the connection is open, and
-// a parsed certificate takes much more memory than its encoding.
-func (l *listener) handshake(conn net.Conn) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), l.limits.HandshakeTime)
+// a parsed certificate takes much more memory than its encoding. The handshake ends when the
+// connection loses its place.
+func (l *listener) handshake(conn net.Conn, place *place) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(place.open, l.limits.HandshakeTime)
 	defer cancel()
-	bounded := &boundedConn{Conn: conn, remaining: maxHandshake,
+	bounded := &boundedConn{Conn: conn, place: place, remaining: maxHandshake,
 		enter: func() (func(), error) { return l.process.turn(ctx, conn) }}
 	defer bounded.free()
 	tlsConn := tls.Server(bounded, l.config)

@@ -3,6 +3,9 @@ package front_test
 import (
 	"crypto/tls"
 	"net"
+	"net/http"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,6 +55,77 @@ func TestHandshakesWait(t *testing.T) {
 			if err := handshake("192.0.2.1:2"); err != nil {
 				t.Errorf("a stranger while others do not go on: got %v, want a handshake", err)
 			}
+		}
+	})
+}
+
+// TestEvictedHandshake checks that a handshake which waits for a slot ends when its connection is closed to make
+// room.
+func TestEvictedHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := limit.NewGate(1)
+		process := front.NewProcess(nil, gate)
+		config := &tls.Config{Certificates: []tls.Certificate{certificate(t, 0)}}
+		b := newBench(t, front.Limits{Connections: 4, PerSource: 1, HandshakeTime: time.Minute}, process, config)
+		source := limit.PrefixOf("192.0.2.1")
+		if !gate.Enter(t.Context(), source, false) {
+			t.Fatal("the gate is full")
+		}
+		handshake := func(conn net.Conn) chan error {
+			done := make(chan error, 1)
+			go func() {
+				done <- tls.Client(newAnsweredConn(conn, nil), &tls.Config{InsecureSkipVerify: true}).HandshakeContext(t.Context())
+			}()
+			synctest.Wait()
+			return done
+		}
+		first := handshake(b.dial("192.0.2.1:1"))
+		goroutines := runtime.NumGoroutine()
+		second := handshake(b.dial("192.0.2.1:2")) // takes the place of the first
+		if err := <-first; err == nil {
+			t.Error("the first handshake succeeds without a connection")
+		}
+		synctest.Wait()
+		if n := runtime.NumGoroutine(); n != goroutines {
+			t.Errorf("%d goroutines with one handshake that waits, and %d with another in its place", goroutines, n)
+		}
+		gate.Leave(source, false)
+		if err := <-second; err != nil {
+			t.Errorf("the second handshake: got %v, want none", err)
+		}
+	})
+}
+
+// TestSmallRecords sends a request in many small TLS records. Its connection is closed unless a caller has
+// authenticated on it.
+func TestSmallRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		process := front.NewProcess(nil, nil)
+		s := serveSite(t, ample, process, &tls.Config{Certificates: []tls.Certificate{certificate(t, 0)}})
+		connect := func(source string) *tls.Conn {
+			return tls.Client(newAnsweredConn(s.dial(source), nil), &tls.Config{InsecureSkipVerify: true})
+		}
+		request := func(c *tls.Conn, path string, size int) bool {
+			text := "GET " + path + " HTTP/1.1\r\nHost: kms.example\r\nA: " + strings.Repeat("a", 300) + "\r\n\r\n"
+			for ; len(text) > size; text = text[size:] {
+				if _, err := c.Write([]byte(text[:size])); err != nil {
+					return false
+				}
+			}
+			return send(c, text) == http.StatusOK
+		}
+		if !request(connect("192.0.2.1:1"), "/", 8) {
+			t.Error("a request in 45 records is not answered")
+		}
+		if request(connect("192.0.2.1:2"), "/", 1) {
+			t.Error("a request in 350 records is answered")
+		}
+		c := connect("192.0.2.1:3")
+		if !request(c, "/in", 300) || !request(c, "/in", 1) {
+			t.Error("an authenticated connection: a request in 350 records is not answered")
+		}
+		if counts := process.Counts(); counts.Records != 1 || counts.Open != 1 {
+			t.Errorf("got %+v, want one connection closed because of its records, and one open", counts)
 		}
 	})
 }

@@ -9,12 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
-	"time"
 )
-
-// unauthenticatedIdleTime is the longest time between two requests of a connection that has not
-// authenticated.
-const unauthenticatedIdleTime = 5 * time.Second
 
 // The states of an httpConn, in the order of a request.
 const (
@@ -24,14 +19,16 @@ const (
 	idle                // the response was sent
 )
 
-// An httpConn is a connection that net/http serves. Its header fields are bounded, and its idle
-// time until it has authenticated. It counts requests that net/http answers without calling a
-// handler.
+// An httpConn is a connection that net/http serves. Its header fields are bounded, and it ends after a
+// request that was not verified. It counts requests that net/http answers without calling a handler.
 type httpConn struct {
 	net.Conn // plain, or a *tls.Conn whose handshake is complete
 	place    *place
 	state    atomic.Int32
-	header   header // of the request that is being read; only net/http's serving goroutine uses it
+
+	// Only net/http's serving goroutine uses these.
+	header header      // of the request that is being read
+	answer http.Header // of the answer to the request that is being handled
 }
 
 // A tlsConn is an httpConn over TLS. net/http finds its methods and sets [http.Request].TLS.
@@ -42,6 +39,14 @@ type tlsConn struct {
 
 func (c *tlsConn) ConnectionState() tls.ConnectionState { return c.session.ConnectionState() }
 func (c *tlsConn) CloseWrite() error                    { return c.session.CloseWrite() }
+
+// Close closes the connection. It never waits for the client: net/http closes connections one by one.
+func (c *tlsConn) Close() error {
+	if bounded, ok := c.session.NetConn().(*boundedConn); ok {
+		bounded.stopWriting()
+	}
+	return c.session.Close()
+}
 
 // newHTTPConn returns conn, plain or a *tls.Conn, as a connection for net/http.
 func newHTTPConn(conn net.Conn, place *place) net.Conn {
@@ -90,14 +95,14 @@ func (c *httpConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// SetReadDeadline shortens the idle time that net/http sets.
-func (c *httpConn) SetReadDeadline(t time.Time) error {
-	if c.state.Load() == idle && !c.place.authenticated.Load() {
-		if latest := time.Now().Add(unauthenticatedIdleTime); t.IsZero() || t.After(latest) {
-			t = latest
-		}
+// handle notes that a handler is called. The connection ends with its answer, unless it calls
+// Authenticated.
+func (c *httpConn) handle(w http.ResponseWriter) {
+	c.state.Store(handling)
+	c.answer = w.Header()
+	if !c.place.authenticated.Load() {
+		c.answer.Set("Connection", "close")
 	}
-	return c.Conn.SetReadDeadline(t)
 }
 
 // follow is the hook [http.Server.ConnState].
@@ -133,12 +138,14 @@ func withConn(next func(context.Context, net.Conn) context.Context) func(context
 	}
 }
 
-// Authenticated records that the request with the context ctx was verified. Until a request on its
-// connection fails to authenticate, that is not closed to make room for others. For requests that did not come through
-// [Listen] and [Serve], Authenticated does nothing.
+// Authenticated records that the request with the context ctx was verified. Its connection stays open after
+// the answer. Until a request on it fails to authenticate, the connection is not closed to make room for others.
+// The handler must call Authenticated before it writes, from its own goroutine. For requests that did not
+// come through [Listen] and [Serve], Authenticated does nothing.
 func Authenticated(ctx context.Context) {
 	if c, ok := ctx.Value(connKey{}).(*httpConn); ok {
 		c.place.authenticate()
+		c.answer.Del("Connection")
 	}
 }
 
@@ -147,6 +154,7 @@ func Authenticated(ctx context.Context) {
 func Unauthenticated(ctx context.Context) {
 	if c, ok := ctx.Value(connKey{}).(*httpConn); ok {
 		c.place.becomeUnauthenticated()
+		c.answer.Set("Connection", "close")
 	}
 }
 

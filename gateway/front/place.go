@@ -2,6 +2,7 @@ package front
 
 import (
 	"container/list"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -14,14 +15,16 @@ type place struct {
 	process  *Process
 	listener *listener
 	source   netip.Prefix
-	conn     net.Conn // closed to make room
+	conn     net.Conn        // closed to make room
+	open     context.Context // done when the place is left
+	close    func()          // ends open
 
 	authenticated atomic.Bool
 
 	// The process's lock guards these.
 	unknown bool          // the source was unknown, and the connection has not authenticated
 	element *list.Element // of the process's list; nil after authenticating or leaving
-	large   bool          // the connection counts as one that sends a large header
+	large   *int          // where the connection counts as one that sends a large header; nil if nowhere
 	left    bool          // the place is no longer taken
 	evicted bool          // another connection took it
 }
@@ -101,9 +104,9 @@ func (c *place) endLargeHeader() {
 	c.process.large.release(c)
 }
 
-// Connections from unknown sources that have not authenticated can send so many large headers
-// at once, in all and from one source. Reading one takes up to 1 MiB for a while, because
-// net/http copies the request line several times.
+// Connections that have not authenticated can send so many large headers at once: all those from unknown
+// sources together, all those from known sources together, and those from one source. Reading one takes
+// up to 1 MiB for a while, because net/http copies the request line several times.
 const (
 	maxLargeHeaders          = 64
 	maxLargeHeadersPerSource = 16
@@ -111,32 +114,39 @@ const (
 
 // largeHeaders counts the connections that send a large header. Its caller must guard it.
 type largeHeaders struct {
-	total    int
-	bySource map[netip.Prefix]int
+	unknown, known int // by source
+	bySource       map[netip.Prefix]int
 }
 
-// take counts a connection if it comes from an unknown source and has not authenticated. It
-// reports whether there was room.
+// take counts a connection that has not authenticated. It reports whether there was room.
 func (h *largeHeaders) take(c *place) bool {
-	if !c.unknown || c.large {
+	if c.large != nil {
 		return true
 	}
-	if c.left || h.total >= maxLargeHeaders || h.bySource[c.source] >= maxLargeHeadersPerSource {
+	total := h.total(c)
+	if c.left || *total >= maxLargeHeaders || h.bySource[c.source] >= maxLargeHeadersPerSource {
 		return false
 	}
-	c.large = true
-	h.total++
+	c.large = total
+	*total++
 	h.bySource[c.source]++
 	return true
 }
 
+func (h *largeHeaders) total(c *place) *int {
+	if c.unknown {
+		return &h.unknown
+	}
+	return &h.known
+}
+
 // release counts a connection no longer. It does nothing if the connection is not counted.
 func (h *largeHeaders) release(c *place) {
-	if !c.large {
+	if c.large == nil {
 		return
 	}
-	c.large = false
-	h.total--
+	*c.large--
+	c.large = nil
 	if h.bySource[c.source]--; h.bySource[c.source] == 0 {
 		delete(h.bySource, c.source)
 	}

@@ -1,10 +1,14 @@
 package front
 
 import (
+	"cmp"
 	"container/list"
+	"context"
+	"log/slog"
 	"math"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"syscall"
 
@@ -18,6 +22,8 @@ import (
 // A source is an IPv4 address or an IPv6 /64. It is known if [limit.Known] has it: a caller
 // authenticated from it within the last ten minutes.
 type Process struct {
+	Logger *slog.Logger // nil means slog.Default()
+
 	known *limit.Known // nil: no source is known
 	gate  *limit.Gate  // nil: TLS handshakes do not wait
 
@@ -40,6 +46,7 @@ type Counts struct {
 	Handshakes   int // connections closed because their TLS handshake failed
 	Busy         int // connections closed because their TLS handshake got no slot of the gate
 	LargeHeaders int // connections closed because too many others were sending a large header
+	Records      int // connections closed because they sent too many small TLS records
 	Malformed    int // requests that net/http answered itself, because they are not HTTP or too large
 }
 
@@ -73,6 +80,12 @@ func (p *Process) count(field func(*Counts) *int) {
 	*field(&p.counts)++
 }
 
+// logPanic logs a panic p of the code that serves a connection.
+func (p *Process) logPanic(value any) {
+	cmp.Or(p.Logger, slog.Default()).Error("serving a connection panicked; the connection was closed",
+		"err", value, "stack", string(debug.Stack()))
+}
+
 // A room is where a limited number of connections fits.
 type room struct {
 	limit   int
@@ -98,6 +111,7 @@ func (r *room) add(n int, unknown bool) {
 // places, and so do those from known sources if the new one comes from an unknown one.
 func (p *Process) admit(l *listener, conn net.Conn) (admitted *place, evicted []net.Conn) {
 	c := &place{process: p, listener: l, source: sourceOf(conn), conn: conn}
+	c.open, c.close = context.WithCancel(context.Background())
 	known := p.known != nil && p.known.Has(c.source)
 	c.unknown = !known
 	p.mu.Lock()
@@ -158,6 +172,7 @@ func (p *Process) remove(c *place) {
 		return
 	}
 	c.left = true
+	c.close()
 	p.add(c, -1)
 	p.large.release(c)
 	if c.element != nil {

@@ -17,9 +17,8 @@ const shutdownTime = 10 * time.Second
 // the requests in flight at once and returns the listener's error. In both cases, every
 // handler has returned when Serve returns. Serve sets the server's ConnState.
 //
-// If l is from [Listen], a connection has 5 s between two requests until one was verified
-// ([Authenticated]), and then the server's IdleTimeout. The fields of a header can be 128 with
-// 16 KiB.
+// If l is from [Listen], a connection ends after a request that was not verified ([Authenticated]). The
+// fields of a header can be 128 with 16 KiB.
 func Serve(ctx context.Context, server *http.Server, l net.Listener) error {
 	var handlers handlerGroup
 	server.Handler = handlers.track(server.Handler)
@@ -60,7 +59,7 @@ func (g *handlerGroup) track(h http.Handler) http.Handler {
 		}
 		defer g.running.Done()
 		if c, ok := r.Context().Value(connKey{}).(*httpConn); ok {
-			c.state.Store(handling)
+			c.handle(w)
 		}
 		h.ServeHTTP(w, r)
 	})

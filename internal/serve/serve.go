@@ -163,7 +163,6 @@ const (
 	metricsConnections          = 32
 	metricsConnectionsPerSource = 8
 	metricsHeaderTime           = 5 * time.Second
-	metricsIdleTime             = 5 * time.Second
 	metricsTime                 = 10 * time.Second // for reading a request, and for its answer
 	metricsHeader               = 8 << 10          // bytes
 )
@@ -172,7 +171,7 @@ const (
 func serveMetrics(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: metricsHeaderTime, ReadTimeout: metricsTime, WriteTimeout: metricsTime,
-		IdleTimeout: metricsIdleTime, MaxHeaderBytes: metricsHeader, ErrorLog: log.New(io.Discard, "", 0),
+		MaxHeaderBytes: metricsHeader, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	limits := front.Limits{Connections: metricsConnections, PerSource: metricsConnectionsPerSource}
 	return front.Serve(ctx, server, front.Listen(l, nil, limits, front.NewProcess(nil, nil)))
