@@ -115,7 +115,8 @@ func (d *nativeDoor) errorOf(err error) *kms.Error { return nativeError(err) }
 
 // answer writes the answer in protobuf. A header names the key version that was used; the
 // transfer SDK looks for it there. Before answer sends an error, it reads the rest of the
-// request: a client that is still sending may never read the error.
+// request: a client that is still sending may never read the error. Of a stranger's request it reads no
+// more than a small body.
 func (d *nativeDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
 	if apiErr == nil {
 		if c.entry.KeyVersionId != "" {
@@ -124,7 +125,11 @@ func (d *nativeDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error
 		return d.write(http.StatusOK, resp.(nativeResponse).Message)
 	}
 	d.setRetryAfter(apiErr)
-	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, d.ec.Request().Body, kms.MaxNativeBody))
+	rest := int64(kms.MaxNativeBody)
+	if c.principal == nil {
+		rest = limit.SmallBody
+	}
+	_, _ = io.CopyN(io.Discard, d.ec.Request().Body, rest)
 	return d.write(apiErr.Status, &nativepb.Error{StatusCode: int32(apiErr.Status), ErrorCode: apiErr.Code,
 		ErrorMessage: apiErr.Message, RequestId: c.requestId})
 }
