@@ -57,6 +57,7 @@ type httpDoor struct {
 	network  netip.Prefix  // that the request counts against until its caller is authenticated
 	known    bool          // callers from the network authenticated a short while ago
 	slot     bool          // the request holds a slot of the gate
+	size     int64         // the bytes of the request that reserve has counted
 	bodies   *limit.Bodies // that counts the request's bytes; nil if they are few
 	reserved int64         // bytes in bodies
 }
@@ -70,21 +71,21 @@ func (d *httpDoor) door() door {
 	return &rpcDoor{httpDoor: d}
 }
 
-// reserve counts n bytes of a request until release. If there is no room for them, it
+// reserve counts n more bytes of a request until release. If there is no room for them, it
 // returns an error: the bytes of all requests whose callers are not known yet are limited.
 func (d *httpDoor) reserve(n int64) error {
-	if n <= limit.SmallRequest {
+	if d.size += n; d.size <= limit.SmallRequest {
 		return nil
 	}
 	bodies := d.server.strangerBodies
 	if d.known {
 		bodies = d.server.knownBodies
 	}
-	if !bodies.Reserve(d.network.String(), n) {
+	if !bodies.Reserve(d.network.String(), d.size-d.reserved) {
 		d.server.metrics.refuse(refusedBytes)
 		return kms.ErrUnavailable.Because("Too many large requests are in progress.")
 	}
-	d.bodies, d.reserved = bodies, n
+	d.bodies, d.reserved = bodies, d.size
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -89,25 +90,53 @@ func (d *rpcDoor) readBody() (string, error) {
 		_, _ = io.CopyN(io.Discard, r.Body, maxBody+1)
 		return "", errTooLarge
 	}
-	if n < 0 {
-		n = 2 * maxBody // its buffer grows, and is copied then
-	}
-	if err := d.reserve(int64(len(r.URL.RawQuery)) + n); err != nil {
+	if err := d.reserve(int64(len(r.URL.RawQuery)) + max(n, 0)); err != nil || n == 0 {
 		return "", err
 	}
-	if n == 0 {
-		return "", nil
+	if n < 0 {
+		return d.readChunked()
 	}
 	var body strings.Builder
-	body.Grow(int(max(r.ContentLength, 0))) // if the length is known, the buffer never grows
-	_, err := io.CopyBuffer(&body, http.MaxBytesReader(nil, r.Body, maxBody), make([]byte, min(n, 8<<10)))
-	if isTooLarge(err) {
-		return "", errTooLarge
+	body.Grow(int(n))
+	_, err := io.CopyBuffer(&body, r.Body, make([]byte, min(n, 8<<10)))
+	return body.String(), readError(err)
+}
+
+// readChunked reads a body of unknown length. It counts the bytes that have arrived, and as many for the copy
+// that it makes of them.
+func (d *rpcDoor) readChunked() (string, error) {
+	const block = 4 << 10
+	arriving := http.MaxBytesReader(nil, d.ec.Request().Body, maxBody)
+	var blocks [][]byte
+	for err := error(nil); !errors.Is(err, io.EOF); {
+		b := bytes.NewBuffer(make([]byte, 0, block+bytes.MinRead))
+		var n int64
+		n, err = io.CopyN(b, arriving, block)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", readError(err)
+		}
+		if err := d.reserve(2 * n); err != nil {
+			return "", err
+		}
+		blocks = append(blocks, b.Bytes())
 	}
-	if err != nil {
-		return "", kms.ErrParseRequest.Because("The body ended too early.")
+	var body strings.Builder
+	body.Grow(len(blocks) * block)
+	for _, b := range blocks {
+		body.Write(b)
 	}
 	return body.String(), nil
+}
+
+// readError returns the answer to a body that cannot be read.
+func readError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isTooLarge(err):
+		return errTooLarge
+	}
+	return kms.ErrParseRequest.Because("The body ended too early.")
 }
 
 func (d *rpcDoor) authenticate(ctx context.Context, c *call) (*identity.Principal, error) {

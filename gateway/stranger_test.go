@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -137,6 +138,41 @@ func TestRequestBytes(t *testing.T) {
 		}
 	}
 	awaitBytes(0)
+	b.eventually("all bytes to be released", func() bool { return b.metric("kmsgate_rpc_request_bytes") == "0" })
+}
+
+// TestChunkedBytes checks that of a body of unknown length only the bytes count that have arrived, and that one
+// which is too large is refused.
+func TestChunkedBytes(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	chunked := func(form string) *http.Request {
+		r := b.signHeader(b.root, "ListKeys", form)
+		r.ContentLength = -1
+		return r
+	}
+	var slow []*io.PipeWriter
+	answers := make(chan answer)
+	for range 100 {
+		form := "Padding=" + strings.Repeat("a", 1000)
+		r := chunked(form)
+		body, rest := io.Pipe()
+		r.Body = body
+		go func() { answers <- b.roundTrip(r) }()
+		if _, err := io.WriteString(rest, form[:999]); err != nil {
+			t.Fatal(err)
+		}
+		slow = append(slow, rest)
+	}
+	b.want(b.roundTrip(chunked("Padding="+strings.Repeat("a", 200_000))), 200, "")
+	b.want(b.roundTrip(chunked("Padding="+strings.Repeat("a", 300_000))), 413, "InvalidParameter")
+	for _, rest := range slow {
+		if _, err := io.WriteString(rest, "aaaaaaaaa"); err != nil {
+			t.Fatal(err)
+		}
+		rest.Close()
+		b.want(<-answers, 200, "")
+	}
 	b.eventually("all bytes to be released", func() bool { return b.metric("kmsgate_rpc_request_bytes") == "0" })
 }
 
