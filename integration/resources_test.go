@@ -3,6 +3,7 @@ package integration
 import (
 	"cmp"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,7 +22,9 @@ import (
 
 	"github.com/kmsgate/kmsgate/gateway/adminclient"
 	ours "github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/integration/devgateway"
+	"github.com/kmsgate/kmsgate/policy"
 )
 
 // An input is a request that is as large as a door permits.
@@ -149,16 +152,8 @@ func largestInputs(t *testing.T, g *instance) (all []input, end func()) {
 			return err
 		}
 	}
-	admin := adminclient.Dial(g.env["KMSGATE_ADMIN_SOCKET"])
-	adminRequest := func() error {
-		err := admin.Call(t.Context(), "ListUsers", map[string]string{"Unknown": strings.Repeat("x", 1<<20-1<<10)}, nil)
-		if refusal := (*ours.Error)(nil); errors.As(err, &refusal) {
-			return nil // the door has read it
-		}
-		return err
-	}
 	unknown := url.Values{"Unknown": {strings.Repeat("x", 256<<10-1<<10)}}
-	keyId, _, err := newKey(require[*kms.Client](t)(devgateway.SDK(g.env)))
+	keyId, keyVersionId, err := newKey(require[*kms.Client](t)(devgateway.SDK(g.env)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,14 +165,41 @@ func largestInputs(t *testing.T, g *instance) (all []input, end func()) {
 		{"a query of 255 KiB", 50, raw(rawRequest{query: unknown})},
 		{"a body of 255 KiB", 50, raw(rawRequest{form: unknown})},
 		{"a change with header fields of 15 KiB", 50, raw(rawRequest{action: "SetDeletionProtection", query: change, padding: 14 << 10})},
-		{"an admin request of 1 MiB", 20, adminRequest},
 		{"a native request of 3 MiB", 10, nativeInput(t, g)},
 		{"connections", 2, func() error { return connect(t, g, 16) }},
 	}
-	return all, func() {
+	atAdmin, endAdmin := adminInputs(t, g, keyId, keyVersionId)
+	return append(all, atAdmin...), func() {
 		client.CloseIdleConnections()
-		_ = admin.Close() // always succeeds
+		endAdmin()
 	}
+}
+
+// adminInputs returns the largest inputs of the local door, and a function that closes its connections.
+func adminInputs(t *testing.T, g *instance, keyId, keyVersionId string) (all []input, end func()) {
+	t.Helper()
+	admin := adminclient.Dial(g.env["KMSGATE_ADMIN_SOCKET"])
+	largest := func() error {
+		err := admin.Call(t.Context(), "ListUsers", map[string]string{"Unknown": strings.Repeat("x", 1<<20-1<<10)}, nil)
+		if refusal := (*ours.Error)(nil); errors.As(err, &refusal) {
+			return nil // the door has read it
+		}
+		return err
+	}
+	const statement = `{"Version":"1","Statement":[{"Effect":"Deny","Action":"kms:DescribeKey","Resource":"*"}]`
+	document := map[string]string{"PolicyName": "large",
+		"PolicyDocument": statement + strings.Repeat(" ", policy.MaxDocument-len(statement)-1) + "}"}
+	if err := admin.Call(t.Context(), "CreateRamPolicy", document, nil); err != nil {
+		t.Fatal(err)
+	}
+	signature := ours.AdminRequest{Action: "AsymmetricSign", AsAdministrator: true, Parameters: map[string]string{
+		"KeyId": keyId, "KeyVersionId": keyVersionId, "Algorithm": string(hsm.ECDSA_SHA_256),
+		"Digest": base64.StdEncoding.EncodeToString(make([]byte, hsm.DigestSize))}}
+	return []input{
+		{"an admin request of 1 MiB", 20, largest},
+		{"a RAM policy of 32 KiB", 50, func() error { return admin.Call(t.Context(), "UpdateRamPolicy", document, nil) }},
+		{"a local signature", 100, func() error { return admin.Do(t.Context(), signature, nil) }},
+	}, func() { _ = admin.Close() } // always succeeds
 }
 
 // nativeInput returns a function that signs a large message with a client key.
