@@ -189,6 +189,7 @@ func TestFaults(t *testing.T) {
 	if err := <-signed; err != nil || f.InFlight() != 0 {
 		t.Errorf("a released call: %v, and %d calls in flight, want nil and 0", err, f.InFlight())
 	}
+	testSerialize(t, f, r)
 	f.Delay("C_SignInit", 50*time.Millisecond)
 	before := time.Now()
 	want("a slow signature", pkcs11.CKR_OK)
@@ -232,6 +233,27 @@ func TestFaults(t *testing.T) {
 	f.FailSlot(r.slot, pkcs11.CKR_DEVICE_ERROR)
 	if _, err := r.GetTokenInfo(r.slot); !errors.Is(err, pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)) {
 		t.Errorf("C_GetTokenInfo after FailSlot: %v, want CKR_DEVICE_ERROR", err)
+	}
+}
+
+// testSerialize expects a call to wait for another one that hangs.
+func testSerialize(t *testing.T, f *rig.Faults, r *raw) {
+	f.Serialize()
+	f.Hang("C_Sign", 1)
+	returned := make(chan error, 2)
+	go func() { _, err := r.sign(); returned <- err }()
+	waitFor(t, "a hanging call", func() bool { return f.Pending("C_Sign") == 0 })
+	calls := f.Calls("C_GetInfo")
+	go func() { _, err := r.GetInfo(); returned <- err }()
+	waitFor(t, "a call that waits", func() bool { return f.InFlight() == 2 })
+	if f.Calls("C_GetInfo") != calls {
+		t.Error("a call began during another one")
+	}
+	f.Release()
+	for range 2 {
+		if err := <-returned; err != nil {
+			t.Errorf("a serialized call: %v", err)
+		}
 	}
 }
 

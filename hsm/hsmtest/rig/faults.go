@@ -54,7 +54,7 @@ func NewFaults(t testing.TB, real string) *Faults {
 	}
 	t.Cleanup(func() {
 		f.Release() // otherwise a hanging call would outlive the test
-		f.request(quit)
+		f.control.ask(quit)
 	})
 	return f
 }
@@ -64,7 +64,7 @@ type control struct {
 	size                                                    atomic.Int64
 	real                                                    [4096]byte
 	inFlight, collisions, sessions, tokenFlags, maxSessions atomic.Int64
-	badSlot, badSlotCode, backwards, lostFlags              atomic.Int64
+	badSlot, badSlotCode, backwards, lostFlags, serial      atomic.Int64
 	hidden                                                  [64]atomic.Int64
 	request, done, released, _                              atomic.Uint32
 	action, result                                          atomic.Int64
@@ -309,6 +309,10 @@ func (f *Faults) FailSlot(slot, code uint) {
 // ReverseSlots makes C_GetSlotList list the slots in reverse order from now on.
 func (f *Faults) ReverseSlots() { f.control.backwards.Store(1) }
 
+// Serialize makes the module do one call at a time from now on. Each call waits until the previous
+// one has returned, even if that one hangs. Calls does not count a call that waits.
+func (f *Faults) Serialize() { f.control.serial.Store(1) }
+
 // HideMechanisms hides the given mechanisms and rejects their use. Previously hidden mechanisms
 // become visible again.
 func (f *Faults) HideMechanisms(mechanisms ...uint) {
@@ -361,7 +365,7 @@ func (f *Faults) act(description string, action int64) {
 	f.acting.Lock()
 	defer f.acting.Unlock()
 	poll(f.t, description, func() bool {
-		asked := f.request(action)
+		asked := f.control.ask(action)
 		for deadline := time.Now().Add(timeout); f.control.done.Load() != asked; {
 			futexWait(&f.control.done, asked-1, time.Second)
 			if time.Now().After(deadline) {
@@ -372,10 +376,11 @@ func (f *Faults) act(description string, action int64) {
 	})
 }
 
-func (f *Faults) request(action int64) uint32 {
-	f.control.action.Store(action)
-	asked := f.control.request.Add(1)
-	futexWake(&f.control.request)
+// ask requests an action. It returns what done will be once the action is.
+func (c *control) ask(action int64) uint32 {
+	c.action.Store(action)
+	asked := c.request.Add(1)
+	futexWake(&c.request)
 	return asked
 }
 

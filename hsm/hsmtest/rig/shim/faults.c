@@ -66,6 +66,7 @@ struct control {
 	_Atomic int64_t bad_slot, bad_slot_code; /* the slot plus one in which C_GetTokenInfo fails */
 	_Atomic int64_t backwards;               /* slots are listed in reverse order */
 	_Atomic int64_t lost_flags;              /* the token flags to remove */
+	_Atomic int64_t serial;                  /* calls wait for each other */
 	_Atomic int64_t hidden[64];              /* mechanisms, each plus one */
 	_Atomic uint32_t request, done, released, padding;
 	_Atomic int64_t action, result;
@@ -78,6 +79,8 @@ static struct control *control;
 static CK_FUNCTION_LIST_PTR real;
 static pthread_rwlock_t calls; /* read: a call is in the real module */
 static _Atomic CK_SLOT_ID slot; /* of the last session */
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+static _Thread_local int has_turn; /* the call of this thread holds turn */
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t old)
 {
@@ -115,8 +118,12 @@ static void delay(int64_t ns)
 static CK_RV enter(int number)
 {
 	struct function *f = &control->functions[number];
-	atomic_fetch_add(&f->calls, 1);
 	atomic_fetch_add(&control->in_flight, 1);
+	if (atomic_load(&control->serial)) {
+		pthread_mutex_lock(&turn);
+		has_turn = 1;
+	}
+	atomic_fetch_add(&f->calls, 1);
 	/* This order matters: the test clears the hang before it releases. */
 	uint32_t released = atomic_load(&control->released);
 	if (take(&f->hang))
@@ -131,6 +138,10 @@ static CK_RV enter(int number)
 
 static CK_RV leave(CK_RV rv)
 {
+	if (has_turn) {
+		has_turn = 0;
+		pthread_mutex_unlock(&turn);
+	}
 	atomic_fetch_sub(&control->in_flight, 1);
 	return rv;
 }
