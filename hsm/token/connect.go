@@ -176,7 +176,10 @@ func (c *connection) start(provision bool) error {
 	for range c.token.cfg.Sessions {
 		work = append(work, c.worker(c.token.jobs, &err))
 	}
-	work = append(work, c.worker(c.token.changes, &err), c.worker(c.token.slowChanges, &err), c.worker(c.token.probes, &err))
+	work = append(work, c.worker(c.token.changes, &err), c.worker(c.token.slowChanges, &err))
+	for range probers {
+		work = append(work, c.worker(c.token.probes, &err))
+	}
 	if err != nil {
 		return err
 	}

@@ -34,8 +34,10 @@
 // exception is RSA_4096 key pairs, which take seconds each: another worker, also with a
 // separate queue, makes and destroys them.
 //
-// The last worker only makes canary signatures, for the watchdog (watch.go). The watchdog ends the
-// process if a call does not return and a canary signature does not return either.
+// The last two workers only make canary signatures, for the watchdog (watch.go). The watchdog ends the
+// process if a call does not return and a canary signature does not return either. It also finds out
+// whether the module signs while it makes a key (overlap.go). If not, signatures fail at once while a
+// key takes long.
 //
 // If that is faster, keys sign through session copies (copies.go). The copies live in the
 // session of one more goroutine, the copier. Config.NoSessionCopies turns them off.

@@ -140,7 +140,7 @@ func makePair(ctx context.Context, t *Token, b hsm.Backend, spec hsm.KeySpec, id
 	if err != nil {
 		return hsm.Key{}, err
 	}
-	if err := hsm.SelfTest(ctx, hsm.Route{Token: b, Logger: t.log}, key); err != nil {
+	if err := hsm.SelfTest(patient(ctx), hsm.Route{Token: b, Logger: t.log}, key); err != nil {
 		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		err = fmt.Errorf("%w: the new key failed its test: %w", hsm.ErrUnavailable, err)

@@ -132,6 +132,11 @@ func runOr[T any](ctx context.Context, t *Token, q *queue, refusal error, do fun
 		}
 		return err
 	}}
+	if q == t.jobs && !isPatient(ctx) {
+		if err := occupied(t); err != nil {
+			return zero, err
+		}
+	}
 	if err := q.put(j); err != nil {
 		return zero, err
 	}
@@ -156,3 +161,12 @@ func waitError(err error) error {
 	}
 	return err
 }
+
+// patient returns a context whose jobs wait until the token has time, even if it is making a key.
+func patient(ctx context.Context) context.Context {
+	return context.WithValue(ctx, patientKey{}, true)
+}
+
+func isPatient(ctx context.Context) bool { return ctx.Value(patientKey{}) != nil }
+
+type patientKey struct{}

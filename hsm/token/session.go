@@ -11,8 +11,8 @@ import (
 )
 
 // otherSessions is the number of sessions beyond Config.Sessions: two hold the login and the
-// module, one makes a key in crypto11, two are for changes, one is the copier's, one the watchdog's.
-const otherSessions = 7
+// module, one makes a key in crypto11, two are for changes, one is the copier's, the others the watchdog's.
+const otherSessions = 6 + probers
 
 // A session is a PKCS#11 session of a connection. It belongs to one goroutine.
 type session struct {

@@ -155,13 +155,15 @@ type Token struct {
 
 	reserved atomic.Pointer[[]byte] // the CKA_ID of the key that Reserve keeps for the audit log
 
+	serial atomic.Bool // overlap has found that the module does one call at a time
+
 	seeking atomic.Bool // a search for a key that is not in the table runs or ended a moment ago
 
 	randomHistory randomHistory
 
 	jobs    *queue // for the workers that sign, seal and make random bytes
 	changes *queue // for the one worker that changes the token
-	probes  *queue // for the worker that only makes canary signatures for the watchdog
+	probes  *queue // for the workers that only make canary signatures for the watchdog
 
 	// slowChanges is for the worker that makes and destroys RSA_4096 key pairs. A client waits
 	// 10 s for a key, and such a pair takes seconds. A few of them in the queue for changes
@@ -216,7 +218,7 @@ func newToken(cfg Config) (*Token, error) {
 		pins:    newPINs(cfg),
 		jobs:    newQueue(cfg.Queue, cfg.Sessions),
 		changes: newQueue(cfg.Queue, 1),
-		probes:  newQueue(1, 1),
+		probes:  newQueue(probers, probers),
 
 		slowChanges: newQueue(cfg.Queue, 1),
 		closing:     make(chan struct{}),
@@ -245,6 +247,9 @@ func (t *Token) Close() error {
 func (t *Token) Health(ctx context.Context) error {
 	if t.current.Load() == nil {
 		return t.outage()
+	}
+	if err := occupied(t); err != nil {
+		return err
 	}
 	if err := t.canary(ctx, t.jobs); err != nil {
 		return explain(t, err)
@@ -294,7 +299,8 @@ type Stats struct {
 	Waiting   int64 // callers waiting for the token
 	Copies    bool  // frequently used keys sign through session copies (Config.NoSessionCopies)
 
-	// OneAtATime: the module accepts one call at a time, so a long call delays all others.
+	// OneAtATime: the module does one call at a time, as far as is known. While it makes a key for
+	// long, signatures fail with hsm.ErrUnavailable.
 	OneAtATime bool
 }
 
@@ -307,7 +313,7 @@ func (t *Token) Stats() Stats {
 		Waiting:   t.jobs.callers.Load() + t.changes.callers.Load() + t.slowChanges.callers.Load(),
 		Copies:    c != nil && c.copies.enabled(),
 
-		OneAtATime: c != nil && t.module.OneAtATime(),
+		OneAtATime: oneAtATime(t),
 	}
 }
 

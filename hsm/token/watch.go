@@ -44,6 +44,7 @@ func (w *watchdog) run() {
 	interval := min(time.Second, t.cfg.WatchEvery)
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	overlap := overlap{token: t}
 	for last := time.Now(); ; {
 		select {
 		case <-t.done:
@@ -57,6 +58,7 @@ func (w *watchdog) run() {
 		}
 		last = now
 		t.module.Age(passed, w.excuses)
+		overlap.look(passed)
 		if err := w.look(passed); err != nil {
 			t.cfg.OnHang(err)
 			return
@@ -140,7 +142,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// longCall is the age from which explain names a call.
+// longCall is the age from which errors name a call.
 const longCall = 2 * time.Second
 
 // explain adds to an error that the token has not answered which call has been in flight for long, if
@@ -155,5 +157,9 @@ func explain(t *Token, err error) error {
 	if longest.Age < longCall {
 		return err
 	}
-	return fmt.Errorf("%w (%s has been running for %v)", err, longest.Name, longest.Age.Round(time.Second))
+	return fmt.Errorf("%w (%s)", err, describe(longest))
+}
+
+func describe(c p11.Call) string {
+	return fmt.Sprintf("%s has been running for %v", c.Name, c.Age.Round(time.Second))
 }

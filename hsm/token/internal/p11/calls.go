@@ -9,18 +9,21 @@ import (
 type calls struct {
 	mu  sync.Mutex
 	all map[*call]struct{} // guarded by mu
+	ids uint64             // guarded by mu
 }
 
 // A call is one call into the module.
 type call struct {
+	id   uint64
 	name string
 	age  time.Duration // guarded by calls.mu
 }
 
 func (c *calls) begin(name string) *call {
-	begun := &call{name: name}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.ids++
+	begun := &call{id: c.ids, name: name}
 	if c.all == nil {
 		c.all = make(map[*call]struct{})
 	}
@@ -41,7 +44,7 @@ func (c *calls) age(d time.Duration, excuses func(Call) bool) {
 	defer c.mu.Unlock()
 	excused := false
 	for one := range c.all {
-		if excuses(Call{one.name, one.age}) {
+		if excuses(Call{one.id, one.name, one.age}) {
 			one.age += d
 			excused = true
 		}
@@ -58,7 +61,7 @@ func (c *calls) inFlight() (all []Call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for one := range c.all {
-		all = append(all, Call{one.name, one.age})
+		all = append(all, Call{one.id, one.name, one.age})
 	}
 	return all
 }

@@ -46,6 +46,7 @@ func (m *Module) OneAtATime() bool { return m.oneAtATime.Load() }
 
 // A Call is a call in flight.
 type Call struct {
+	ID   uint64 // not 0, and different for each call of a Module
 	Name string
 	Age  time.Duration // as Module.Age has counted it
 }

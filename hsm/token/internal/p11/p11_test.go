@@ -77,19 +77,19 @@ func TestAge(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", moment, got, calls)
 		}
 	}
-	want("at first", "[{C_Hang 0s}]")
+	want("at first", "[{1 C_Hang 0s}]")
 	pass(true)
-	want("after a second", "[{C_Hang 1s}]")
+	want("after a second", "[{1 C_Hang 1s}]")
 	if err := m.Call("C_GenerateKeyPair", func() error {
 		pass(true)
-		want("while a key is made", "[{C_GenerateKeyPair 1s} {C_Hang 1s}]")
+		want("while a key is made", "[{2 C_GenerateKeyPair 1s} {1 C_Hang 1s}]")
 		pass(false)
-		want("after its limit", "[{C_GenerateKeyPair 2s} {C_Hang 2s}]")
+		want("after its limit", "[{2 C_GenerateKeyPair 2s} {1 C_Hang 2s}]")
 		return nil
 	}); err != nil {
 		t.Error(err)
 	}
-	want("after that", "[{C_Hang 2s}]")
+	want("after that", "[{1 C_Hang 2s}]")
 	close(release)
 	if err := <-done; err != errOwn {
 		t.Errorf("Call: %v, want the function's own error", err)

@@ -1,0 +1,170 @@
+package token_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/hsmtest/rig"
+	"github.com/kmsgate/kmsgate/hsm/token"
+)
+
+// TestOneCallAtATime makes the call hang that makes a key, in a module that does one call at a time.
+// Callers are told so at once, and nothing ends the process.
+func TestOneCallAtATime(t *testing.T) {
+	o := openOverlap(t, token.Config{WatchEvery: 250 * time.Millisecond})
+	o.faults.Serialize()
+	o.hangGenerate()
+	o.expectTold("the token does one call at a time")
+	for range 3 {
+		o.expectOccupied()
+	}
+	o.release()
+	if err := signWithin(o.tok, o.key, 20*time.Second); err != nil {
+		t.Errorf("Sign after the key was made: %v", err)
+	}
+	if s := o.tok.Stats(); s.Losses != 0 || !s.OneAtATime {
+		t.Errorf("afterwards: %+v, want no loss, and OneAtATime", s)
+	}
+	expectIntact(t, o.faults)
+}
+
+// TestSeveralCallsAtATime makes the call hang that makes a key, in a module that signs at the same time.
+func TestSeveralCallsAtATime(t *testing.T) {
+	o := openOverlap(t, token.Config{WatchEvery: 250 * time.Millisecond})
+	l := startLoad(t, o.tok, o.key)
+	o.hangGenerate()
+	o.expectTold("the token signs while it makes a key")
+	l.waitForMore(64)
+	l.end()
+	if o.tok.Stats().OneAtATime {
+		t.Error("OneAtATime is true, but the token signed while it made a key")
+	}
+	o.release()
+	expectIntact(t, o.faults)
+}
+
+// TestCanaryHangsWhileKeyIsMade makes a canary signature hang, so that the module seems to do one call at
+// a time. Other keys are still made, and the next key shows that it does several. Meanwhile, the call
+// exceeds its limit, and the watchdog does not need the session that hangs.
+func TestCanaryHangsWhileKeyIsMade(t *testing.T) {
+	o := openOverlap(t, token.Config{
+		WatchEvery:    time.Hour, // so that nothing else makes a canary signature before GenerateAfter
+		GenerateAfter: 5 * time.Second,
+	})
+	o.faults.Hang("C_Sign", 1)
+	o.hangGenerate()
+	o.expectTold("the token does one call at a time")
+	o.expectOccupied()
+	signed := o.faults.Calls("C_Sign")
+	waitFor(t, "the watchdog's signatures", func() bool { return o.faults.Calls("C_Sign") > signed+4 })
+	if _, err := o.tok.Generate(t.Context(), hsm.RSA_4096, bytes.Repeat([]byte{8}, 16)); err != nil {
+		t.Errorf("Generate of another key: %v", err)
+	}
+	o.release()
+	o.hangGenerate()
+	o.expectTold("the token signs while it makes a key, after all")
+	if err := signWithin(o.tok, o.key, 20*time.Second); err != nil || o.tok.Stats().OneAtATime {
+		t.Errorf("Sign while the next key is made: %v; %+v, want no error and not OneAtATime", err, o.tok.Stats())
+	}
+	o.release()
+	expectIntact(t, o.faults)
+}
+
+// An overlapTest is a token whose making of keys hangs. OnHang must not be called.
+type overlapTest struct {
+	t      *testing.T
+	faults *rig.Faults
+	tok    *token.Token
+	key    hsm.Key
+	logged chan string // the messages
+	made   chan error  // gets the result of hangGenerate's key
+}
+
+// openOverlap opens a token with the intervals and limits of c.
+func openOverlap(t *testing.T, c token.Config) *overlapTest {
+	t.Helper()
+	f, cfg := newFaulty(t)
+	o := &overlapTest{t: t, faults: f, logged: make(chan string, 1000), made: make(chan error, 1)}
+	cfg.Logger = slog.New(messages{slog.DiscardHandler, o.logged})
+	cfg.WatchEvery, cfg.HangAfter, cfg.GenerateAfter = c.WatchEvery, time.Second, c.GenerateAfter
+	cfg.OnHang = func(err error) { t.Errorf("OnHang(%v)", err) }
+	o.tok = open(t, cfg)
+	o.key = generate(t, o.tok, hsm.EC_P256)
+	return o
+}
+
+// messages is a handler that sends the message of each record.
+type messages struct {
+	slog.Handler
+	logged chan<- string
+}
+
+func (h messages) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h messages) Handle(_ context.Context, r slog.Record) error {
+	select {
+	case h.logged <- r.Message:
+	default:
+	}
+	return nil
+}
+
+// hangGenerate makes a key in a call that hangs.
+func (o *overlapTest) hangGenerate() {
+	o.t.Helper()
+	o.faults.Hang("C_GenerateKeyPair", 1)
+	go func() {
+		id := make([]byte, 16)
+		rand.Read(id)
+		_, err := o.tok.Generate(o.t.Context(), hsm.EC_P256, id)
+		o.made <- err
+	}()
+	waitFor(o.t, "the call to hang", func() bool { return o.faults.Pending("C_GenerateKeyPair") == 0 })
+}
+
+// release ends hangGenerate's call.
+func (o *overlapTest) release() {
+	o.t.Helper()
+	o.faults.Release()
+	if err := <-o.made; err != nil {
+		o.t.Errorf("Generate with a call that hung: %v", err)
+	}
+}
+
+// expectTold waits until a message with a text is logged.
+func (o *overlapTest) expectTold(text string) {
+	o.t.Helper()
+	for deadline := time.After(time.Minute); ; {
+		select {
+		case message := <-o.logged:
+			if strings.Contains(message, text) {
+				return
+			}
+		case <-deadline:
+			o.t.Fatalf("the log does not say: %s", text)
+		}
+	}
+}
+
+// expectOccupied expects errors before the caller's deadline that name the call that hangs.
+func (o *overlapTest) expectOccupied() {
+	o.t.Helper()
+	ctx, cancel := context.WithTimeout(o.t.Context(), time.Minute)
+	defer cancel()
+	for name, err := range map[string]error{"Sign": sign(ctx, o.tok, o.key), "Health": o.tok.Health(ctx)} {
+		if !errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) ||
+			!strings.Contains(err.Error(), "C_GenerateKeyPair") {
+			o.t.Errorf("%s while a key is made: %v, want ErrUnavailable with the call, before the deadline", name, err)
+		}
+	}
+	if !o.tok.Stats().OneAtATime {
+		o.t.Error("OneAtATime is false")
+	}
+}
