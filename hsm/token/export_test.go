@@ -3,7 +3,11 @@ package token
 import (
 	"math"
 	"testing"
+	"time"
 )
+
+// SetClock replaces the clock of the watchdog, which reads it once at each of its ticks.
+func SetClock(c *Config, now func() time.Time) { c.now = now }
 
 // ForceCopies makes connections keep session copies, however slow the trial finds them, until
 // the test ends. It must be called before the test opens a token; further calls do nothing.

@@ -305,8 +305,13 @@ func TestOneCallHangs(t *testing.T) {
 
 func testOneCallHangs(t *testing.T, function string) {
 	f, cfg := newFaulty(t)
-	told := make(chan struct{}, 1)
-	cfg.Logger = slog.New(tellOf{slog.DiscardHandler, "a call into the token does not return", told})
+	told := make(chan struct{})
+	var once sync.Once
+	cfg.Logger = logTo(func(message string) {
+		if strings.Contains(message, "a call into the token does not return") {
+			once.Do(func() { close(told) })
+		}
+	})
 	cfg.WatchEvery, cfg.HangAfter, cfg.GenerateAfter = 20*time.Millisecond, time.Second, time.Second
 	cfg.Sessions = 2
 	cfg.OnHang = func(err error) { t.Errorf("OnHang(%v)", err) }
@@ -340,22 +345,46 @@ func testOneCallHangs(t *testing.T, function string) {
 	expectIntact(t, f)
 }
 
-// tellOf is a handler that sends a signal for each record with a message.
-type tellOf struct {
-	slog.Handler
-	message string
-	told    chan<- struct{}
+// TestStandstill has the process stand still for an hour between any two ticks of the watchdog, during a
+// call that takes much less. Nothing is reported.
+func TestStandstill(t *testing.T) {
+	f, cfg := newFaulty(t)
+	cfg.Logger = logTo(func(message string) {
+		if strings.Contains(message, "a call into the token does not return") {
+			t.Errorf("the log says: %s", message)
+		}
+	})
+	cfg.WatchEvery, cfg.HangAfter = 20*time.Millisecond, 30*time.Minute
+	cfg.OnHang = func(err error) { t.Errorf("OnHang(%v)", err) }
+	var ticks atomic.Int64
+	began := time.Now()
+	token.SetClock(&cfg, func() time.Time { return began.Add(time.Duration(ticks.Add(1)) * time.Hour) })
+	tok := open(t, cfg)
+	key := generate(t, tok, hsm.EC_P256)
+	f.Hang("C_Sign", rig.Always)
+	signed := make(chan error, 1)
+	go func() { signed <- sign(context.Background(), tok, key) }()
+	waitFor(t, "the call to hang", func() bool { return f.InFlight() >= 1 })
+	until := ticks.Load() + 10
+	waitFor(t, "ticks", func() bool { return ticks.Load() >= until })
+	f.Release()
+	if err := <-signed; err != nil {
+		t.Errorf("Sign: %v", err)
+	}
 }
 
-func (h tellOf) Enabled(context.Context, slog.Level) bool { return true }
+// logTo returns a logger that calls f with the message of each record.
+func logTo(f func(message string)) *slog.Logger { return slog.New(messages{slog.DiscardHandler, f}) }
 
-func (h tellOf) Handle(_ context.Context, r slog.Record) error {
-	if strings.Contains(r.Message, h.message) {
-		select {
-		case h.told <- struct{}{}:
-		default:
-		}
-	}
+type messages struct {
+	slog.Handler
+	f func(message string)
+}
+
+func (messages) Enabled(context.Context, slog.Level) bool { return true }
+
+func (m messages) Handle(_ context.Context, r slog.Record) error {
+	m.f(r.Message)
 	return nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -92,28 +91,17 @@ func openOverlap(t *testing.T, c token.Config) *overlapTest {
 	t.Helper()
 	f, cfg := newFaulty(t)
 	o := &overlapTest{t: t, faults: f, logged: make(chan string, 1000), made: make(chan error, 1)}
-	cfg.Logger = slog.New(messages{slog.DiscardHandler, o.logged})
+	cfg.Logger = logTo(func(message string) {
+		select {
+		case o.logged <- message:
+		default:
+		}
+	})
 	cfg.WatchEvery, cfg.HangAfter, cfg.GenerateAfter = c.WatchEvery, time.Second, c.GenerateAfter
 	cfg.OnHang = func(err error) { t.Errorf("OnHang(%v)", err) }
 	o.tok = open(t, cfg)
 	o.key = generate(t, o.tok, hsm.EC_P256)
 	return o
-}
-
-// messages is a handler that sends the message of each record.
-type messages struct {
-	slog.Handler
-	logged chan<- string
-}
-
-func (h messages) Enabled(context.Context, slog.Level) bool { return true }
-
-func (h messages) Handle(_ context.Context, r slog.Record) error {
-	select {
-	case h.logged <- r.Message:
-	default:
-	}
-	return nil
 }
 
 // hangGenerate makes a key in a call that hangs.

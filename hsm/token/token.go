@@ -96,6 +96,8 @@ type Config struct {
 	GenerateAfter time.Duration
 
 	Logger *slog.Logger // nil means slog.Default()
+
+	now func() time.Time // the watchdog's clock; tests set it
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -119,6 +121,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.HangAfter = cmp.Or(c.HangAfter, 30*time.Second)
 	c.GenerateAfter = cmp.Or(c.GenerateAfter, 10*time.Minute)
 	c.RecheckEvery = cmp.Or(c.RecheckEvery, 30*time.Second)
+	if c.now == nil {
+		c.now = time.Now
+	}
 	noop := func() error { return nil }
 	if c.BeforeLogin == nil {
 		c.BeforeLogin = noop

@@ -45,13 +45,13 @@ func (w *watchdog) run() {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	overlap := overlap{token: t}
-	for last := time.Now(); ; {
+	for last := t.cfg.now(); ; {
 		select {
 		case <-t.done:
 			return
 		case <-tick.C:
 		}
-		now := time.Now()
+		now := t.cfg.now()
 		passed := now.Sub(last)
 		if passed > 2*interval {
 			passed = interval
