@@ -80,6 +80,7 @@ type Records struct {
 	auditKey           hsm.Key
 	auditHead          AuditHead
 	clock              ClockState
+	rollback           Rollback
 	keys               *rows[Key]
 	versions           *rows[KeyVersion]
 	aliases            *rows[Alias]
@@ -115,7 +116,7 @@ func (r *Records) fork() *Records {
 	defer r.forking.Unlock()
 	next := &Records{
 		number: r.number, instance: r.instance, auditKey: r.auditKey, auditHead: r.auditHead, clock: r.clock,
-		keyAliases: r.keyAliases.Copy(),
+		rollback: r.rollback, keyAliases: r.keyAliases.Copy(),
 	}
 	for _, k := range kinds {
 		k.fork(r, next)
@@ -127,6 +128,7 @@ func (r *Records) fork() *Records {
 func metaFields(r *Records) map[string]any {
 	return map[string]any{
 		keyInstance: &r.instance, keyAuditKey: &r.auditKey, keyAuditHead: &r.auditHead, keyClock: &r.clock,
+		keyRollback: &r.rollback,
 	}
 }
 
@@ -174,6 +176,9 @@ func (r *Records) AuditHead() AuditHead { return r.auditHead }
 
 // Clock returns what SetClock recorded last, or the zero ClockState.
 func (r *Records) Clock() ClockState { return r.clock }
+
+// Rollback returns what SetRollback recorded last, or the zero Rollback.
+func (r *Records) Rollback() Rollback { return r.rollback }
 
 // Keys returns the keys, ordered by KeyId.
 func (r *Records) Keys() Table[Key] { return keys.table(r) }

@@ -18,6 +18,7 @@ import (
 //	    auditkey    hsm.Key: the one that signs the audit log's checkpoints
 //	    audithead   AuditHead
 //	    clock       ClockState, once there is one
+//	    rollback    Rollback, while there is one
 //	keys            KeyId                    → Key
 //	versions        KeyId "/" KeyVersionId   → KeyVersion
 //	aliases         AliasName                → Alias
@@ -57,6 +58,7 @@ const (
 	keyAuditKey  = "auditkey"
 	keyAuditHead = "audithead"
 	keyClock     = "clock"
+	keyRollback  = "rollback"
 )
 
 // inClear reports whether a value is not sealed.

@@ -91,6 +91,19 @@ func (tx *Tx) SetClock(c ClockState) error {
 	return nil
 }
 
+// SetRollback records a rollback that is not dealt with yet. The zero Rollback means none.
+func (tx *Tx) SetRollback(r Rollback) (err error) {
+	if r == (Rollback{}) {
+		err = tx.erase(bucketMeta, keyRollback)
+	} else {
+		err = tx.write(bucketMeta, keyRollback, r)
+	}
+	if err == nil {
+		tx.rollback = r
+	}
+	return err
+}
+
 // SetInstance records the instance that the database belongs to.
 func (tx *Tx) SetInstance(i Instance) error {
 	if err := tx.write(bucketMeta, keyInstance, i); err != nil {

@@ -100,11 +100,19 @@ type Config struct {
 	// Changes, if not nil, returns the number of the records' last change. Checkpoint events have it, and each
 	// line of a change has the number of its change. If a line that Open reads has a greater number, the
 	// records are older than the log, and Open returns a RollbackError. SeenChange is the number
-	// that the token has: if it is greater, Open also returns a RollbackError. With AcceptRollback or Restored, Open continues instead, with
-	// a rolledback event.
+	// that the token has: if it is greater, Open also returns a RollbackError. With AcceptRollback or
+	// Restored, Open continues instead, with a rolledback event.
 	Changes        func() uint64
 	SeenChange     uint64
 	AcceptRollback bool
+
+	// KeepRollback, if not nil, records a rollback that Open accepts, before Open changes the log.
+	// Afterwards, Changes must return a greater number than Rollback.Seen.
+	KeepRollback func(Rollback) error
+
+	// Rollback, if not nil, is a rollback that KeepRollback has recorded. The process may have ended before
+	// Open had continued the log, so Open does that now.
+	Rollback *Rollback
 
 	// AcceptLossHint tells the operator how to set AcceptLoss. It is part of the log messages about
 	// a removed or replaced file.
@@ -186,8 +194,6 @@ type Log struct {
 	covered Head       // the last line with a checkpoint; guarded by signing
 	kept    uint64     // the last line whose checkpoint Keep has stored; guarded by signing
 
-	lastChange uint64 // see LastChange
-
 	w writer // used only by the writer goroutine once that runs
 }
 
@@ -197,9 +203,6 @@ type state struct {
 	file    uint64 // the first line of the file that the writer writes
 	failing error  // why the log cannot be written; nil if it can
 }
-
-// LastChange returns the greatest number of a change in the lines that Open has read, or SeenChange.
-func LastChange(l *Log) uint64 { return l.lastChange }
 
 // Open opens the log and continues at its end. A new file has mode 0600. Open checks the chain of
 // the last file, and reads earlier files only as far as it needs to find Expect. Verify checks the

@@ -28,23 +28,27 @@ func (w *writer) resume() error {
 	} else if err == nil {
 		err = w.checkExpected(&end)
 	}
-	if found, older := w.compareChanges(end); older && w.log.cfg.Restored == nil && !w.log.cfg.AcceptRollback {
-		return errors.Join(&RollbackError{Rollback{Found: found, Seen: end.change}}, w.close())
-	}
+	rollback, accepted := w.rollback(end)
 	switch {
-	case err != nil && w.log.cfg.AcceptLoss:
+	case rollback != nil && !accepted && w.log.cfg.Restored == nil && !w.log.cfg.AcceptRollback:
+		return &RollbackError{*rollback}
+	case err != nil && !w.log.cfg.AcceptLoss:
+		return err
+	case rollback != nil && !accepted && w.log.cfg.KeepRollback != nil:
+		if err := w.log.cfg.KeepRollback(*rollback); err != nil {
+			return fmt.Errorf("recording that the database is an older one: %w", err)
+		}
+	}
+	if err != nil {
 		err = w.acceptLoss(end, err)
-	case err != nil:
-		return errors.Join(err, w.close())
-	default:
+	} else {
 		err = w.continueAt(end)
 	}
 	if err == nil && w.log.cfg.Restored != nil {
 		err = w.writeEvent(Event{Kind: KindRestored, Restored: w.log.cfg.Restored})
 	}
-	w.log.lastChange = end.change
-	if found, older := w.compareChanges(end); err == nil && older {
-		err = w.writeEvent(Event{Kind: KindRolledBack, RolledBack: &Rollback{Found: found, Seen: end.change}})
+	if err == nil && rollback != nil {
+		err = w.writeEvent(Event{Kind: KindRolledBack, RolledBack: rollback})
 	}
 	if err != nil {
 		return errors.Join(err, w.close())
@@ -203,13 +207,16 @@ func (t *tail) step(text []byte, first bool, expect Head) error {
 	return nil
 }
 
-// compareChanges reports whether the log has a line of a later change than the records.
-func (w *writer) compareChanges(t tail) (found uint64, older bool) {
-	if w.log.cfg.Changes == nil {
-		return 0, false
+// rollback returns how far the records are behind the log, or nil if they are not. accepted means that an
+// earlier Open accepted it.
+func (w *writer) rollback(t tail) (r *Rollback, accepted bool) {
+	cfg := w.log.cfg
+	if cfg.Changes != nil {
+		if found := cfg.Changes(); t.change > found {
+			return &Rollback{Found: found, Seen: t.change}, false
+		}
 	}
-	found = w.log.cfg.Changes()
-	return found, t.change > found
+	return cfg.Rollback, cfg.Rollback != nil
 }
 
 // checkExpected returns a LossError unless the log has the expected line and reaches the minimum
@@ -230,7 +237,7 @@ func (w *writer) checkExpected(t *tail) error {
 			return err
 		}
 	}
-	if _, older := w.compareChanges(*t); older && t.hasExpect || expect.Seq == 0 {
+	if rollback, _ := w.rollback(*t); rollback != nil && t.hasExpect || expect.Seq == 0 {
 		return nil
 	}
 	if !t.hasExpect {

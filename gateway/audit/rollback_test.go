@@ -64,3 +64,38 @@ func TestRollback(t *testing.T) {
 		})
 	}
 }
+
+// TestRollbackRecorded opens a log for older records. Open records that before it changes the log. If the process
+// ends then, the next Open continues the log, although the number of the records no longer shows it.
+func TestRollbackRecorded(t *testing.T) {
+	cfg := config(filepath.Join(t.TempDir(), "audit.log"))
+	cfg.Changes = func() uint64 { return 5 }
+	cfg.Keep = func(c audit.Checkpoint, ended bool) error { cfg.Expect, cfg.Ended = c.Head, ended; return nil }
+	l := openConfig(t, cfg)
+	appendLines(t, l, 1)
+	closeLog(t, l)
+	older := cfg // closed after the first line
+	l = openConfig(t, cfg)
+	if err := l.Append(audit.Entry{RequestId: "r", Action: "CreateAlias", Change: 7}); err != nil {
+		t.Fatal(err)
+	}
+	closeLog(t, l)
+	before := read(t, older.Path)
+
+	killed := errors.New("killed")
+	var recorded *audit.Rollback
+	older.Keep, older.AcceptRollback = nil, true
+	older.KeepRollback = func(r audit.Rollback) error { recorded = &r; return killed }
+	if _, err := audit.Open(older); !errors.Is(err, killed) || recorded == nil || *recorded != (audit.Rollback{Found: 5, Seen: 7}) {
+		t.Fatalf("Open: %v, and it recorded %v, want the rollback from 7 to 5", err, recorded)
+	}
+	if now := read(t, older.Path); string(now) != string(before) {
+		t.Errorf("Open has changed the log before it recorded the rollback:\n%s", now)
+	}
+	older.Changes = func() uint64 { return 8 }
+	older.AcceptRollback, older.KeepRollback, older.Rollback = false, nil, recorded
+	closeLog(t, openConfig(t, older))
+	if now := read(t, older.Path); strings.Count(string(now), `"RolledBack":{"Found":5,"Seen":7}`) != 1 {
+		t.Errorf("the log does not tell of the rollback:\n%s", now)
+	}
+}

@@ -44,7 +44,6 @@ type Appliance struct {
 	ca           *ca.Authority            // nil if the configuration names a certificate
 	clock        *clock.Clock             // nil if OpenStaged opened it
 	certificates *servercert.Certificates // of the listeners; nil if OpenStaged opened it
-	rolledBack   bool                     // the database lacked changes when the audit log was opened
 	recordsOnly  bool                     // OpenRecords opens it
 	closers      []func() error           // in the order of opening
 }

@@ -112,6 +112,10 @@ func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (
 	if err != nil {
 		return nil, err
 	}
+	var rollback *audit.Rollback
+	if r := records.Rollback(); r != (store.Rollback{}) {
+		rollback = (*audit.Rollback)(&r)
+	}
 	c := a.Config.Audit
 	log, err := audit.Open(audit.Config{
 		Path: c.File, CheckpointEvery: c.CheckpointEvery,
@@ -121,8 +125,14 @@ func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (
 		Trusted: func() bool { return a.clock != nil && a.clock.Problem() == "" },
 		Expect:  audit.Head{Seq: head.Seq, Hash: head.Hash}, Ended: head.Ended, MinSeq: pending, Restored: restored,
 		Changes: func() uint64 { return a.Store.Now().Number() }, SeenChange: counted,
-		AcceptRollback: a.options.AcceptStoreRollback,
-		AcceptLoss:     a.options.AcceptAuditLoss, AcceptLossHint: acceptAuditLossHint,
+		AcceptRollback: a.options.AcceptStoreRollback, Rollback: rollback,
+		KeepRollback: func(r audit.Rollback) error {
+			if restored != nil { // the operator has chosen the backup, and what happens to keys that are due
+				return catchUp(a.Store, r.Seen, store.Rollback{})
+			}
+			return catchUp(a.Store, r.Seen, store.Rollback(r))
+		},
+		AcceptLoss: a.options.AcceptAuditLoss, AcceptLossHint: acceptAuditLossHint,
 		Sign: func(ctx context.Context, digest []byte) ([]byte, error) { return a.signWith(ctx, key, digest) },
 		Key:  public,
 		Keep: func(c audit.Checkpoint, ended bool) error {
@@ -137,10 +147,6 @@ func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (
 	}
 	if err != nil {
 		return nil, explainRollback(err)
-	}
-	a.rolledBack = audit.LastChange(log) > a.Store.Now().Number()
-	if err := catchUp(a.Store, audit.LastChange(log)); err != nil {
-		return nil, errors.Join(err, log.Close())
 	}
 	return log, nil
 }

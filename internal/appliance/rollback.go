@@ -65,7 +65,7 @@ func catchUpToken(ctx context.Context, a *Appliance) error {
 	if err != nil {
 		return err
 	}
-	return catchUp(a.Store, n)
+	return catchUp(a.Store, n, store.Rollback{})
 }
 
 // explainRollback adds advice to a RollbackError.
@@ -78,14 +78,15 @@ func explainRollback(err error) error {
 
 // catchUp makes the number of the next change greater than all that the audit log or the token have seen. If
 // the records are older, their orphans are forgotten: since then, such a key pair may have become that of a
-// key. Its objects in the token are then strays, which only an operator destroys.
-func catchUp(s *store.Store, seen uint64) error {
+// key. Its objects in the token are then strays, which only an operator destroys. The same change records
+// rollback, so that a start after a kill still finds it: the number alone does not show it any more.
+func catchUp(s *store.Store, seen uint64, rollback store.Rollback) error {
 	if s.Now().Number() >= seen {
 		return nil
 	}
 	return s.Update(func(tx *store.Tx) error {
 		store.Skip(tx, seen)
-		err := tx.SetClock(tx.Clock())
+		err := errors.Join(tx.SetClock(tx.Clock()), tx.SetRollback(rollback))
 		for o := range s.Now().Orphans().All() {
 			err = errors.Join(err, tx.Orphans().Delete(o.KeyVersionId))
 		}
@@ -94,12 +95,17 @@ func catchUp(s *store.Store, seen uint64) error {
 }
 
 // keepDueKeys cancels the deletions that the gateway would carry out at its start, if the database is an older
-// one: they may have been cancelled in a newer one.
+// one: they may have been cancelled in a newer one. If it fails or the process is killed, the next start
+// calls it again.
 func keepDueKeys(a *Appliance) error {
-	if !a.rolledBack {
+	if a.Store.Now().Rollback() == (store.Rollback{}) {
 		return nil
 	}
-	return keypair.KeepDueKeys(a.Store, a.log, fmt.Sprintf("local:%d", os.Getuid()), time.Now, a.options.Logger)
+	err := keypair.KeepDueKeys(a.Store, a.log, fmt.Sprintf("local:%d", os.Getuid()), time.Now, a.options.Logger)
+	if err != nil {
+		return err
+	}
+	return a.Store.Update(func(tx *store.Tx) error { return tx.SetRollback(store.Rollback{}) })
 }
 
 // keepCounter writes the number of the last change to the token at once, from time to time, and when the

@@ -1,0 +1,187 @@
+package appliance_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kmsgate/kmsgate/hsm"
+	"github.com/kmsgate/kmsgate/hsm/software"
+	"github.com/kmsgate/kmsgate/internal/appliance"
+	"github.com/kmsgate/kmsgate/internal/config"
+	"github.com/kmsgate/kmsgate/store"
+)
+
+// A fixture is an appliance with keys in software, and with a counter in memory.
+type fixture struct {
+	*config.Config
+	counter *counter
+}
+
+// initialized creates an appliance and closes it.
+func initialized(t *testing.T) fixture {
+	t.Helper()
+	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\n"
+	c, err := config.Parse([]byte(text), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := fixture{c, new(counter)}
+	o := f.options(t)
+	o.Provision = true
+	closeNow(t, f.open(t, o))
+	return f
+}
+
+func (f fixture) options(t *testing.T) appliance.Options {
+	t.Helper()
+	return appliance.Options{
+		Logger: config.Log{}.Quiet(t.Output()),
+		Device: func(*config.Config, appliance.Options) hsm.Device { return device{f} },
+	}
+}
+
+func (f fixture) open(t *testing.T, o appliance.Options) *appliance.Appliance {
+	t.Helper()
+	a, err := appliance.Open(t.Context(), f.Config, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeNow(t, a) })
+	return a
+}
+
+// change changes the records while no gateway runs.
+func (f fixture) change(t *testing.T, change func(tx *store.Tx) error) {
+	t.Helper()
+	a, err := appliance.OpenRecords(t.Context(), f.Config, f.options(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(a.Store.Update(change), a.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f fixture) expectRefused(t *testing.T, o appliance.Options, want string) {
+	t.Helper()
+	a, err := appliance.Open(t.Context(), f.Config, o)
+	if err == nil {
+		closeNow(t, a)
+	}
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Open: %v, want an error with %q", err, want)
+	}
+}
+
+func closeNow(t *testing.T, a *appliance.Appliance) {
+	t.Helper()
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A device has keys in software.
+type device struct{ fixture }
+
+func (d device) files() hsm.Device { return software.Device(filepath.Join(d.Directory, "software")) }
+
+func (d device) Open(provision bool, onLoss func()) (hsm.Token, error) {
+	token, err := d.files().Open(provision, onLoss)
+	return struct {
+		hsm.Token
+		*counter
+	}{token, d.counter}, err
+}
+
+func (d device) Inspect(inspect func(hsm.Inspector) error) error { return d.files().Inspect(inspect) }
+
+func (d device) String() string { return d.files().String() }
+
+// A counter is an hsm.Counter that records what is written to it.
+type counter struct {
+	mu     sync.Mutex
+	writes []uint64
+}
+
+func (c *counter) Counter(context.Context) (n uint64, known bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.writes) == 0 {
+		return 0, false, nil
+	}
+	return c.writes[len(c.writes)-1], true, nil
+}
+
+func (c *counter) SetCounter(_ context.Context, n uint64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writes = append(c.writes, n)
+	return nil
+}
+
+// makeDue records two keys without key pairs whose deletion is due.
+func makeDue(tx *store.Tx) error {
+	due := store.Key{KeyState: store.PendingDeletion, DeleteDate: time.Now().Add(-time.Hour)}
+	first, second := due, due
+	first.KeyId, second.KeyId = "key-1", "key-2"
+	return errors.Join(tx.Keys().Put(first), tx.Keys().Put(second))
+}
+
+func expectKept(t *testing.T, a *appliance.Appliance) {
+	t.Helper()
+	a.Server.CarryOutDeletions(t.Context())
+	for _, id := range []string{"key-1", "key-2"} {
+		if k, err := a.Store.Now().Keys().Get(id); err != nil || k.KeyState != store.Enabled {
+			t.Errorf("key %s: state %q, %v, want it kept", id, k.KeyState, err)
+		}
+	}
+}
+
+// TestRollbackCutOff opens an older database that the operator accepts, but the start fails after the number of
+// the last change was raised, and before the keys that are due are kept. A start without the flag keeps them.
+func TestRollbackCutOff(t *testing.T) {
+	f := initialized(t)
+	unreadable := store.Outbox{RequestId: "r", Entry: json.RawMessage(`"no line"`)}
+	f.change(t, func(tx *store.Tx) error { return errors.Join(makeDue(tx), tx.Outbox().Put(unreadable)) })
+	n, _, _ := f.counter.Counter(t.Context())
+	_ = f.counter.SetCounter(t.Context(), n+100)
+	f.expectRefused(t, f.options(t), "start once with --accept-store-rollback")
+	o := f.options(t)
+	o.AcceptStoreRollback = true
+	f.expectRefused(t, o, "decoding the audit line")
+	f.change(t, func(tx *store.Tx) error { return tx.Outbox().Delete(unreadable.RequestId) })
+
+	a := f.open(t, f.options(t))
+	expectKept(t, a)
+	closeNow(t, a)
+	log, err := os.ReadFile(f.Audit.File)
+	if err != nil || !bytes.Contains(log, []byte(`"RolledBack":{"Found":`)) {
+		t.Errorf("the audit log does not tell of the rollback: %v\n%s", err, log)
+	}
+	// The rollback is dealt with: what falls due from now on is deleted.
+	f.change(t, func(tx *store.Tx) error { return makeDue(tx) })
+	a = f.open(t, f.options(t))
+	if left := a.Store.Now().Keys().Len(); left != 0 {
+		t.Errorf("the next start left %d keys whose deletion is due", left)
+	}
+}
+
+// TestRollbackByOne opens an accepted older database that lacks only one change. Opening the log makes a change
+// itself, but does not hide that.
+func TestRollbackByOne(t *testing.T) {
+	f := initialized(t)
+	var n uint64
+	f.change(t, func(tx *store.Tx) error { n = tx.Number(); return makeDue(tx) })
+	_ = f.counter.SetCounter(t.Context(), n+1)
+	o := f.options(t)
+	o.AcceptStoreRollback = true
+	expectKept(t, f.open(t, o))
+}
