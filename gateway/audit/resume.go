@@ -28,10 +28,13 @@ func (w *writer) resume() error {
 	} else if err == nil {
 		err = w.checkExpected(&end)
 	}
+	if err == nil {
+		err = end.implausible
+	}
 	rollback, accepted := w.rollback(end)
 	switch {
 	case rollback != nil && !accepted && w.log.cfg.Restored == nil && !w.log.cfg.AcceptRollback:
-		return &RollbackError{*rollback}
+		return &RollbackError{*rollback, end.uncovered()}
 	case err != nil && !w.log.cfg.AcceptLoss:
 		return err
 	case rollback != nil && !accepted && w.log.cfg.KeepRollback != nil:
@@ -56,14 +59,6 @@ func (w *writer) resume() error {
 	return nil
 }
 
-// A RollbackError means that the records lack changes that the log has, or that SeenChange counts.
-type RollbackError struct{ Rollback }
-
-func (e *RollbackError) Error() string {
-	return fmt.Sprintf("the database is an older one: its last change is number %d, but the audit log or the token has "+
-		"seen number %d", e.Found, e.Seen)
-}
-
 // A tail is the end of a log. The expected line is Config.Expect.
 type tail struct {
 	path      string    // of the last file; empty if the log has no file
@@ -76,34 +71,15 @@ type tail struct {
 	expectEnd int64     // the offset after the expected line
 	newer     uint64    // the number of lines after the expected one
 	hasExpect bool      // the log has the expected line
-	change    uint64    // the greatest number of a change
+	changes
 }
-
-// saw notes the number of a change.
-func (t *tail) saw(line Line) {
-	switch {
-	case line.Entry != nil:
-		t.sawChange(line.Entry.Change)
-	case line.Event != nil:
-		t.sawChange(line.Event.Changes)
-	}
-}
-
-// sawChange notes the number of a change, unless no gateway reaches it.
-func (t *tail) sawChange(n uint64) {
-	if n <= MaxChange {
-		t.change = max(t.change, n)
-	}
-}
-
-// MaxChange is the greatest number of a change that Open believes. A million changes a second reach it after
-// 146,000 years.
-const MaxChange = 1 << 62
 
 // findEnd follows the chain of the last file. If the process ended after renaming a file and before
 // beginning the next one, the renamed file is the last.
 func (w *writer) findEnd() (tail, error) {
-	t := tail{change: w.log.cfg.SeenChange, head: emptyHead, first: Line{Seq: 1}, ended: true}
+	cfg := w.log.cfg
+	t := tail{head: emptyHead, first: Line{Seq: 1}, ended: true}
+	t.changes = changes{known: cfg.Changes != nil, found: cfg.changes(), seen: cfg.SeenChange, change: cfg.SeenChange, key: cfg.Key}
 	files, err := Files(w.log.cfg.Path)
 	if err != nil {
 		return t, err
@@ -200,7 +176,7 @@ func (t *tail) step(text []byte, first bool, expect Head) error {
 	if t.hasExpect {
 		t.newer++
 	}
-	t.saw(line)
+	t.saw(line, text)
 	if t.head == expect {
 		t.hasExpect, t.expectEnd = true, t.size
 	}
@@ -210,13 +186,10 @@ func (t *tail) step(text []byte, first bool, expect Head) error {
 // rollback returns how far the records are behind the log, or nil if they are not. accepted means that an
 // earlier Open accepted it.
 func (w *writer) rollback(t tail) (r *Rollback, accepted bool) {
-	cfg := w.log.cfg
-	if cfg.Changes != nil {
-		if found := cfg.Changes(); t.change > found {
-			return &Rollback{Found: found, Seen: t.change}, false
-		}
+	if t.known && t.change > t.found {
+		return &Rollback{Found: t.found, Seen: t.change}, false
 	}
-	return cfg.Rollback, cfg.Rollback != nil
+	return w.log.cfg.Rollback, w.log.cfg.Rollback != nil
 }
 
 // checkExpected returns a LossError unless the log has the expected line and reaches the minimum
@@ -230,7 +203,7 @@ func (w *writer) checkExpected(t *tail) error {
 	if !t.hasExpect && t.first.Seq > expect.Seq {
 		err := w.log.readFrom(expect.Seq, func(line Line, text []byte) error {
 			t.hasExpect = t.hasExpect || line.Seq == expect.Seq && hashOf(text) == expect.Hash
-			t.saw(line)
+			t.saw(line, text)
 			return nil
 		})
 		if err != nil {

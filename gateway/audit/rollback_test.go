@@ -1,6 +1,9 @@
 package audit_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -36,8 +39,8 @@ func TestRollback(t *testing.T) {
 		"seen elsewhere, accepted":             {last: line(7), found: 7, seen: 9, accept: true},
 		"only a checkpoint":                    {last: none, found: 5},
 		"earlier than a checkpoint":            {last: none, found: 4, older: true},
-		"a number that no gateway reaches":     {last: line(audit.MaxChange + 1), found: 5},
-		"the greatest number that is believed": {last: line(audit.MaxChange), found: 5, older: true},
+		"the greatest number that is believed": {last: line(5 + 1<<40), found: 5, older: true},
+		"ahead of a number seen elsewhere":     {last: line(9 + 1<<40), found: 5, seen: 9, accept: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "audit.log")
@@ -97,5 +100,75 @@ func TestRollbackRecorded(t *testing.T) {
 	closeLog(t, openConfig(t, older))
 	if now := read(t, older.Path); strings.Count(string(now), `"RolledBack":{"Found":5,"Seen":7}`) != 1 {
 		t.Errorf("the log does not tell of the rollback:\n%s", now)
+	}
+}
+
+// TestRollbackUncovered tests that a RollbackError says whether only lines show the rollback that no checkpoint
+// covers: anyone who can write the log's files can add such lines.
+func TestRollbackUncovered(t *testing.T) {
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(b *builder) { b.add(audit.Line{Entry: &audit.Entry{Action: "CreateAlias", Change: 7}}) }
+	for name, test := range map[string]struct {
+		lines func(b *builder)
+		seen  uint64
+		want  uint64
+	}{
+		"covered":                   {lines: func(b *builder) { change(b); b.checkpoint() }},
+		"the first of them covered": {lines: func(b *builder) { change(b); b.checkpoint(); change(b) }},
+		"no checkpoint":             {lines: func(b *builder) { change(b); change(b) }, want: 3},
+		"before a checkpoint":       {lines: func(b *builder) { b.checkpoint(); change(b) }, want: 4},
+		"a checkpoint of another log": {lines: func(b *builder) {
+			change(b)
+			c := audit.Checkpoint{Head: audit.Head{Seq: b.head.Seq, Hash: hashOf("another line")}, Time: b.time}
+			if c.Signature, err = ecdsa.SignASN1(rand.Reader, key, c.Digest()); err != nil {
+				t.Fatal(err)
+			}
+			b.event(audit.Event{Kind: audit.KindCheckpoint, Checkpoint: &c})
+		}, want: 3},
+		"a checkpoint of another key": {lines: func(b *builder) { change(b); b.checkpointBy(other) }, want: 3},
+		"seen elsewhere":              {lines: change, seen: 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := build(t).requests(2)
+			test.lines(b)
+			b.end()
+			cfg := config(b.path)
+			cfg.Key, cfg.SeenChange, cfg.Changes = &key.PublicKey, test.seen, func() uint64 { return 5 }
+			_, err := audit.Open(cfg)
+			rollback := new(audit.RollbackError)
+			if !errors.As(err, &rollback) || rollback.Uncovered != test.want {
+				t.Errorf("Open: %v, want a RollbackError with the uncovered line %d", err, test.want)
+			}
+		})
+	}
+}
+
+// TestImplausibleChange opens a log to which somebody has added a line with a number that no gateway reaches. The
+// operator can accept the loss of that line, but not that the database is older, since it is not.
+func TestImplausibleChange(t *testing.T) {
+	b := build(t).requests(1)
+	b.add(audit.Line{Entry: &audit.Entry{Action: "CreateAlias", Change: 6 + 1<<40}})
+	b.requests(1).end()
+	cfg := config(b.path)
+	cfg.Changes = func() uint64 { return 5 }
+	cfg.Keep = func(c audit.Checkpoint, ended bool) error { cfg.Expect, cfg.Ended = c.Head, ended; return nil }
+	for _, cfg.AcceptRollback = range []bool{false, true} {
+		_, err := audit.Open(cfg)
+		loss := new(audit.LossError)
+		if !errors.As(err, &loss) || !strings.Contains(err.Error(), "line 2 has the number 1099511627782 of a change") {
+			t.Errorf("Open with AcceptRollback %v: %v, want a LossError that names the line", cfg.AcceptRollback, err)
+		}
+	}
+	cfg.AcceptRollback, cfg.AcceptLoss = false, true
+	closeLog(t, openConfig(t, cfg))
+	cfg.AcceptLoss = false
+	for range 2 {
+		closeLog(t, openConfig(t, cfg))
+	}
+	if strings.Contains(string(read(t, b.path)), "RolledBack") {
+		t.Error("the log tells of a rollback, want none")
 	}
 }

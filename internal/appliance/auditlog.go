@@ -108,7 +108,7 @@ func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (
 	if err != nil {
 		return nil, fmt.Errorf("reading the audit log's key in the database: %w", err)
 	}
-	counted, err := counted(ctx, a.token)
+	counted, err := counted(ctx, a.token, records.Number())
 	if err != nil {
 		return nil, err
 	}

@@ -24,8 +24,13 @@ const counterTimeout = 10 * time.Second
 const rollbackHint = "put the right database back, or restore a backup with `kmsgate restore`; if you want to go on without " +
 	"the changes that this database lacks, start once with --accept-store-rollback"
 
-// counted returns the number of the last change that the token has seen, or 0 if it keeps none.
-func counted(ctx context.Context, t hsm.Token) (uint64, error) {
+// maxAhead is how far the number in the token can be ahead of that of the records. It takes the PIN to write it.
+// Forged lines of the audit log raise the number by far less: see audit.Open.
+const maxAhead = 1 << 62
+
+// counted returns the number of the last change that the token has seen, or 0 if it keeps none. number is that of
+// the records, or 0 if they are not known.
+func counted(ctx context.Context, t hsm.Token, number uint64) (uint64, error) {
 	c, ok := t.(hsm.Counter)
 	if !ok {
 		return 0, nil
@@ -34,7 +39,7 @@ func counted(ctx context.Context, t hsm.Token) (uint64, error) {
 	if err != nil && !errors.Is(err, hsm.ErrNoCounter) {
 		return 0, fmt.Errorf("reading the number of the last change from the token: %w", err)
 	}
-	if n > audit.MaxChange {
+	if n > number && n-number > maxAhead {
 		return 0, fmt.Errorf("the token says that the database's last change is number %d, which no gateway reaches: something "+
 			"else wrote it (remove the data object \"kmsgate-audit\" with the token's tools)", n)
 	}
@@ -52,7 +57,7 @@ func checkSealed(ctx context.Context, a *Appliance, database *store.File) error 
 	case a.options.AcceptStoreRollback:
 		return nil
 	}
-	if n, err := counted(ctx, a.token); err != nil || n == 0 {
+	if n, err := counted(ctx, a.token, 0); err != nil || n == 0 {
 		return err
 	}
 	return fmt.Errorf("the database %q is older or forged: its records are not sealed, but the token has seen a sealed "+
@@ -61,7 +66,7 @@ func checkSealed(ctx context.Context, a *Appliance, database *store.File) error 
 
 // catchUpToken is catchUp with the number in the token.
 func catchUpToken(ctx context.Context, a *Appliance) error {
-	n, err := counted(ctx, a.token)
+	n, err := counted(ctx, a.token, a.Store.Now().Number())
 	if err != nil {
 		return err
 	}

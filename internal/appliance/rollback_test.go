@@ -3,10 +3,13 @@ package appliance_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -162,9 +165,8 @@ func TestRollbackCutOff(t *testing.T) {
 	a := f.open(t, f.options(t))
 	expectKept(t, a)
 	closeNow(t, a)
-	log, err := os.ReadFile(f.Audit.File)
-	if err != nil || !bytes.Contains(log, []byte(`"RolledBack":{"Found":`)) {
-		t.Errorf("the audit log does not tell of the rollback: %v\n%s", err, log)
+	if log := read(t, f.Audit.File); !bytes.Contains(log, []byte(`"RolledBack":{"Found":`)) {
+		t.Errorf("the audit log does not tell of the rollback:\n%s", log)
 	}
 	// The rollback is dealt with: what falls due from now on is deleted.
 	f.change(t, func(tx *store.Tx) error { return makeDue(tx) })
@@ -184,4 +186,101 @@ func TestRollbackByOne(t *testing.T) {
 	o := f.options(t)
 	o.AcceptStoreRollback = true
 	expectKept(t, f.open(t, o))
+}
+
+// appendLine adds a line to the audit log as anyone can who may write its file.
+func (f fixture) appendLine(t *testing.T, text string) {
+	t.Helper()
+	log := read(t, f.Audit.File)
+	lines := bytes.Split(bytes.TrimSuffix(log, []byte("\n")), []byte("\n"))
+	log = fmt.Appendf(log, `{"Seq":%d,"Prev":"%x",%s}`+"\n", len(lines)+1, sha256.Sum256(lines[len(lines)-1]), text)
+	write(t, f.Audit.File, log)
+}
+
+// kill closes an appliance, and leaves its files and the counter as if the process had been killed.
+func (f fixture) kill(t *testing.T, a *appliance.Appliance) {
+	t.Helper()
+	database, log, writes := read(t, f.Store.File), read(t, f.Audit.File), slices.Clone(f.counter.writes)
+	closeNow(t, a)
+	f.counter.writes = writes
+	write(t, f.Store.File, database)
+	write(t, f.Audit.File, log)
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+func write(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestForgedChange adds lines with the numbers of changes to the audit log. The start is refused. Whatever the
+// operator then accepts, the instance starts again afterwards, and an older database is still found.
+func TestForgedChange(t *testing.T) {
+	for name, test := range map[string]struct {
+		change uint64
+		want   string
+		accept func(o *appliance.Options)
+	}{
+		"plausible": {1 << 39, "no checkpoint covers them", func(o *appliance.Options) { o.AcceptStoreRollback = true }},
+		"implausible": {1 << 62, "no gateway wrote this line (put the right file back; if it is lost, start once with " +
+			"--accept-audit-loss)", func(o *appliance.Options) { o.AcceptAuditLoss = true }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := initialized(t)
+			a := f.open(t, f.options(t))
+			createUser(t, a, "u1")
+			f.kill(t, a)
+			f.appendLine(t, fmt.Sprintf(`"Action":"CreateUser","Status":200,"Change":%d`, test.change))
+			f.expectRefused(t, f.options(t), test.want)
+			o := f.options(t)
+			test.accept(&o)
+			closeNow(t, f.open(t, o))
+			closeNow(t, f.open(t, f.options(t)))
+			older := read(t, f.Store.File)
+			a = f.open(t, f.options(t))
+			createUser(t, a, "u2")
+			closeNow(t, a)
+			write(t, f.Store.File, older)
+			f.counter.writes = nil // only the log shows it
+			f.expectRefused(t, f.options(t), "the database is an older one")
+		})
+	}
+}
+
+// TestCounterAhead opens an instance whose token has a number that is far ahead of the database's, or that no
+// gateway reaches. Once the operator has accepted the former, it is as good as any other.
+func TestCounterAhead(t *testing.T) {
+	f := initialized(t)
+	_ = f.counter.SetCounter(t.Context(), 1<<63)
+	o := f.options(t)
+	o.AcceptStoreRollback = true
+	f.expectRefused(t, o, "which no gateway reaches")
+	_ = f.counter.SetCounter(t.Context(), 1<<62)
+	f.expectRefused(t, f.options(t), "start once with --accept-store-rollback")
+	closeNow(t, f.open(t, o))
+	for range 2 {
+		a := f.open(t, f.options(t))
+		createUser(t, a, fmt.Sprintf("u%d", len(f.counter.writes)))
+		closeNow(t, a)
+	}
+	if n, _, _ := f.counter.Counter(t.Context()); n <= 1<<62 {
+		t.Errorf("the token has the number %d, want a greater one than before", n)
+	}
+}
+
+func createUser(t *testing.T, a *appliance.Appliance, name string) {
+	t.Helper()
+	if err := a.Server.Call(t.Context(), "CreateUser", map[string]string{"UserName": name}, nil); err != nil {
+		t.Fatal(err)
+	}
 }
