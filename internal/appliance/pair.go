@@ -28,7 +28,6 @@ func (a *Appliance) openPair(ctx context.Context) (err error) {
 	if err := a.openToken(complete); err != nil {
 		return errors.Join(err, database.Close())
 	}
-	created := !database.Started()
 	if err := checkSealed(ctx, a, database); err != nil {
 		return errors.Join(err, database.Close())
 	}
@@ -37,7 +36,7 @@ func (a *Appliance) openPair(ctx context.Context) (err error) {
 	}
 	a.OnClose("the database", a.Store.Close)
 	reportMigration(a.options.Logger, a.Store)
-	if created { // the token may have the number of an earlier instance
+	if !complete { // the token may have the number of an earlier instance; the last init can have been killed
 		if err := catchUpToken(ctx, a); err != nil {
 			return err
 		}

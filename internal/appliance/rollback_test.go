@@ -28,15 +28,21 @@ type fixture struct {
 	counter *counter
 }
 
-// initialized creates an appliance and closes it.
-func initialized(t *testing.T) fixture {
+// newFixture returns an appliance that does not exist yet.
+func newFixture(t *testing.T) fixture {
 	t.Helper()
 	text := "instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: softhsm}\nlisteners: [{address: '127.0.0.1:0'}]\n"
 	c, err := config.Parse([]byte(text), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := fixture{c, new(counter)}
+	return fixture{c, new(counter)}
+}
+
+// initialized creates an appliance and closes it.
+func initialized(t *testing.T) fixture {
+	t.Helper()
+	f := newFixture(t)
 	o := f.options(t)
 	o.Provision = true
 	closeNow(t, f.open(t, o))
@@ -111,14 +117,15 @@ func (d device) String() string { return d.files().String() }
 // A counter is an hsm.Counter that records what is written to it.
 type counter struct {
 	mu     sync.Mutex
-	writes []uint64
+	writes []uint64 // guarded by mu
+	err    error    // of Counter; guarded by mu
 }
 
 func (c *counter) Counter(context.Context) (n uint64, known bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.writes) == 0 {
-		return 0, false, nil
+	if c.err != nil || len(c.writes) == 0 {
+		return 0, false, c.err
 	}
 	return c.writes[len(c.writes)-1], true, nil
 }
@@ -282,5 +289,20 @@ func createUser(t *testing.T, a *appliance.Appliance, name string) {
 	t.Helper()
 	if err := a.Server.Call(t.Context(), "CreateUser", map[string]string{"UserName": name}, nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestInitCutOff creates an instance with a token that has the number of an earlier instance. The first attempt is
+// cut off before the number is read.
+func TestInitCutOff(t *testing.T) {
+	f := newFixture(t)
+	f.counter.writes, f.counter.err = []uint64{100}, errors.New("cut off")
+	o := f.options(t)
+	o.Provision = true
+	f.expectRefused(t, o, "cut off")
+	f.counter.err = nil
+	a := f.open(t, o)
+	if n := a.Store.Now().Number(); n <= 100 {
+		t.Errorf("the number of the instance's last change is %d, want more than 100", n)
 	}
 }
