@@ -77,6 +77,16 @@ func createBackup(ctx context.Context, c *call, req *kms.CreateBackupRequest) (*
 	return &createBackupResponse{Archive: archive}, nil
 }
 
+// OutsideBackup calls f, which changes the token, while no backup copies the token, and returns its error. If ctx
+// ends while it waits for the end of a backup, the error is kms.ErrUnavailable.
+func (s *Server) OutsideBackup(ctx context.Context, f func() error) error {
+	if err := s.pairs.Enter(ctx); err != nil {
+		return err
+	}
+	defer s.pairs.Exit()
+	return f()
+}
+
 // archive copies the records and the key pairs. Until it returns, the gateway neither
 // creates nor destroys key pairs, but continues to sign.
 func (s *Server) archive(ctx context.Context, recipients []string) (Archive, error) {

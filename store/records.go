@@ -81,6 +81,7 @@ type Records struct {
 	auditHead          AuditHead
 	clock              ClockState
 	rollback           Rollback
+	counted            time.Time
 	keys               *rows[Key]
 	versions           *rows[KeyVersion]
 	aliases            *rows[Alias]
@@ -116,7 +117,7 @@ func (r *Records) fork() *Records {
 	defer r.forking.Unlock()
 	next := &Records{
 		number: r.number, instance: r.instance, auditKey: r.auditKey, auditHead: r.auditHead, clock: r.clock,
-		rollback: r.rollback, keyAliases: r.keyAliases.Copy(),
+		rollback: r.rollback, counted: r.counted, keyAliases: r.keyAliases.Copy(),
 	}
 	for _, k := range kinds {
 		k.fork(r, next)
@@ -128,7 +129,7 @@ func (r *Records) fork() *Records {
 func metaFields(r *Records) map[string]any {
 	return map[string]any{
 		keyInstance: &r.instance, keyAuditKey: &r.auditKey, keyAuditHead: &r.auditHead, keyClock: &r.clock,
-		keyRollback: &r.rollback,
+		keyRollback: &r.rollback, keyCounted: &r.counted,
 	}
 }
 
@@ -179,6 +180,9 @@ func (r *Records) Clock() ClockState { return r.clock }
 
 // Rollback returns what SetRollback recorded last, or the zero Rollback.
 func (r *Records) Rollback() Rollback { return r.rollback }
+
+// Counted returns what SetCounted recorded last, or the zero Time.
+func (r *Records) Counted() time.Time { return r.counted }
 
 // Keys returns the keys, ordered by KeyId.
 func (r *Records) Keys() Table[Key] { return keys.table(r) }

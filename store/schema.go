@@ -19,6 +19,7 @@ import (
 //	    audithead   AuditHead
 //	    clock       ClockState, once there is one
 //	    rollback    Rollback, while there is one
+//	    counted     time.Time, once the token has a number
 //	keys            KeyId                    → Key
 //	versions        KeyId "/" KeyVersionId   → KeyVersion
 //	aliases         AliasName                → Alias
@@ -59,6 +60,7 @@ const (
 	keyAuditHead = "audithead"
 	keyClock     = "clock"
 	keyRollback  = "rollback"
+	keyCounted   = "counted"
 )
 
 // inClear reports whether a value is not sealed.

@@ -104,6 +104,15 @@ func (tx *Tx) SetRollback(r Rollback) (err error) {
 	return err
 }
 
+// SetCounted records when the number of a change was written to the token.
+func (tx *Tx) SetCounted(t time.Time) error {
+	if err := tx.write(bucketMeta, keyCounted, t); err != nil {
+		return err
+	}
+	tx.counted = t
+	return nil
+}
+
 // SetInstance records the instance that the database belongs to.
 func (tx *Tx) SetInstance(i Instance) error {
 	if err := tx.write(bucketMeta, keyInstance, i); err != nil {

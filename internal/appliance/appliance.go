@@ -121,11 +121,12 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Appliance, err e
 	if err := keepDueKeys(a); err != nil {
 		return nil, errors.Join(err, a.log.Close())
 	}
-	keepCounter(a) // only now is it certain that the database is not an older one
+	counter := prepareCounter(a)
 	a.OnClose("the audit log", a.log.Close)
 	if a.Server, err = gateway.New(ctx, a.gatewayConfig()); err != nil {
 		return nil, err
 	}
+	counter.start()
 	return a, nil
 }
 

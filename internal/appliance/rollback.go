@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
@@ -13,13 +12,6 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/store"
 )
-
-// counterInterval is the time between two writes of the number to the token while the gateway serves. Tokens
-// wear out.
-const counterInterval = time.Hour
-
-// counterTimeout is how long the token may take to store the number.
-const counterTimeout = 10 * time.Second
 
 const rollbackHint = "put the right database back, or restore a backup with `kmsgate restore`; if you want to go on without " +
 	"the changes that this database lacks, start once with --accept-store-rollback"
@@ -111,46 +103,4 @@ func keepDueKeys(a *Appliance) error {
 		return err
 	}
 	return a.Store.Update(func(tx *store.Tx) error { return tx.SetRollback(store.Rollback{}) })
-}
-
-// keepCounter writes the number of the last change to the token at once, from time to time, and when the
-// appliance is closed.
-func keepCounter(a *Appliance) {
-	c, ok := a.token.(hsm.Counter)
-	if !ok {
-		return
-	}
-	writeCounter(a, c) // otherwise, a gateway that is often killed would never write it
-	ctx, cancel := context.WithCancel(context.Background())
-	var done sync.WaitGroup
-	done.Go(func() {
-		tick := time.NewTicker(counterInterval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				writeCounter(a, c)
-			}
-		}
-	})
-	a.OnClose("the number of the last change", func() error { // the audit log is closed already
-		cancel()
-		done.Wait()
-		writeCounter(a, c)
-		return nil
-	})
-}
-
-// writeCounter writes the number of the last change to the token. If it fails, the gateway
-// continues: it needs the number only to detect an older database.
-func writeCounter(a *Appliance, c hsm.Counter) {
-	ctx, cancel := context.WithTimeout(context.Background(), counterTimeout)
-	defer cancel()
-	err := c.SetCounter(ctx, a.Store.Now().Number())
-	if err != nil && !errors.Is(err, hsm.ErrNoCounter) {
-		a.options.Logger.Warn("writing the number of the database's last change to the token failed; until that succeeds, "+
-			"an older database beside an older audit log may not be noticed", "err", err)
-	}
 }

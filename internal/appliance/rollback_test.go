@@ -116,9 +116,10 @@ func (d device) String() string { return d.files().String() }
 
 // A counter is an hsm.Counter that records what is written to it.
 type counter struct {
-	mu     sync.Mutex
-	writes []uint64 // guarded by mu
-	err    error    // of Counter; guarded by mu
+	mu       sync.Mutex
+	writes   []uint64 // guarded by mu
+	expected int      // see expectWrites
+	err      error    // of Counter; guarded by mu
 }
 
 func (c *counter) Counter(context.Context) (n uint64, known bool, err error) {
@@ -207,7 +208,10 @@ func (f fixture) appendLine(t *testing.T, text string) {
 // kill closes an appliance, and leaves its files and the counter as if the process had been killed.
 func (f fixture) kill(t *testing.T, a *appliance.Appliance) {
 	t.Helper()
-	database, log, writes := read(t, f.Store.File), read(t, f.Audit.File), slices.Clone(f.counter.writes)
+	f.counter.mu.Lock()
+	writes := slices.Clone(f.counter.writes)
+	f.counter.mu.Unlock()
+	database, log := read(t, f.Store.File), read(t, f.Audit.File)
 	closeNow(t, a)
 	f.counter.writes = writes
 	write(t, f.Store.File, database)
