@@ -108,11 +108,16 @@ func (a *auditor) verify(cmd *cobra.Command, v verification, args []string) erro
 	if err != nil {
 		return err
 	}
+	verified := struct {
+		audit.VerifyResult
+		NotChecked string `json:",omitempty"`
+	}{VerifyResult: result}
 	text := auditlog.Summary(result) + "\n"
 	if v.expect == "" {
-		text += "The database was not opened: lines that are missing at the end would not show (give a head with --expect).\n"
+		verified.NotChecked = "The database was not opened: lines that are missing at the end would not show (give a head with --expect)."
+		text += verified.NotChecked + "\n"
 	}
-	return a.Print(cmd, cli.View{Value: result, Text: text})
+	return a.Print(cmd, cli.View{Value: verified, Text: text})
 }
 
 func verifyLog(ctx context.Context, verifier audit.Verifier, args []string) (audit.VerifyResult, error) {

@@ -60,8 +60,12 @@ func TestVerify(t *testing.T) {
 	}
 	t.Setenv(auditKeyVariable, key)
 	got, err := runAudit(t, "verify", "-o", "json")
-	var proof audit.VerifyResult
-	if err := json.Unmarshal([]byte(got), &proof); err != nil || proof.Lines != 16 || proof.Proven != early.Head || proof.Last != late.Head {
+	var proof struct {
+		audit.VerifyResult
+		NotChecked string
+	}
+	if err := json.Unmarshal([]byte(got), &proof); err != nil || proof.Lines != 16 || proof.Proven != early.Head ||
+		proof.Last != late.Head || proof.NotChecked+"\n" != unopened {
 		t.Errorf("verify -o json: %s, %v", got, err)
 	}
 	if err != nil {

@@ -22,9 +22,8 @@ func (a *operator) configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			checked := struct{ Config string }{path}
-			v := cli.View{Value: checked, Text: fmt.Sprintf("%s: no mistakes; the database and the token were not opened (kmsgate doctor does that)\n",
-				printable.Text(path))}
+			checked := struct{ Config, NotChecked string }{path, "the database and the token were not opened (kmsgate doctor does that)"}
+			v := cli.View{Value: checked, Text: fmt.Sprintf("%s: no mistakes; %s\n", printable.Text(path), checked.NotChecked)}
 			for _, w := range c.Warnings() {
 				v.Warnings = append(v.Warnings, w.String())
 			}

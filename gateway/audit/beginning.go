@@ -57,6 +57,12 @@ func (r *reading) beginAt(line Line) {
 	r.advance(b.after)
 }
 
+// rolledBack records how far a database was behind.
+func (r *reading) rolledBack(line Line) error {
+	r.result.RolledBack = append(r.result.RolledBack, *line.Event.RolledBack)
+	return nil
+}
+
 // restored checks and records the backup head that a line names. A log can begin after such a head
 // as it can after After, because the key has signed both. The head alone proves nothing about the
 // lines after it.

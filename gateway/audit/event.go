@@ -148,7 +148,8 @@ var kinds = []kindInfo{
 		kind: KindRolledBack,
 		meaning: "the operator insisted on a database that lacks the last changes in the log or in the token, " +
 			"or restored one from a backup",
-		isSet: func(e *Event) bool { return e.RolledBack != nil },
+		isSet:  func(e *Event) bool { return e.RolledBack != nil },
+		accept: (*reading).rolledBack,
 	},
 }
 

@@ -20,11 +20,12 @@ type VerifyResult struct {
 	First, Last Head
 	LastTime    time.Time
 	Checkpoints uint64
-	Proven      Head      // the last line that a checkpoint covers; zero if there is none
-	ProvenTime  time.Time // when that checkpoint was signed
-	Void        uint64    // void lines: those in abandoned files after the last line known to be flushed
-	Restored    []Head    `json:",omitempty"` // the heads of the backups restored, in the order of the lines
-	Deleted     *Head     `json:",omitempty"` // the last line that retention deleted, if the log begins after it
+	Proven      Head       // the last line that a checkpoint covers; zero if there is none
+	ProvenTime  time.Time  // when that checkpoint was signed
+	Void        uint64     // void lines: those in abandoned files after the last line known to be flushed
+	Restored    []Head     `json:",omitempty"` // the heads of the backups restored, in the order of the lines
+	RolledBack  []Rollback `json:",omitempty"` // the older databases accepted, in the order of the lines
+	Deleted     *Head      `json:",omitempty"` // the last line that retention deleted, if the log begins after it
 }
 
 // ErrTorn is Verify's error for an incomplete last line. Either it is being written, a crash tore

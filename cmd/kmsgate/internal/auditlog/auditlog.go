@@ -116,6 +116,11 @@ func Summary(r audit.VerifyResult) string {
 		text += fmt.Sprintf("; the log continues after line %d of an earlier log, with the records of a backup",
 			r.First.Seq-1)
 	}
+	if n := len(r.RolledBack); n > 0 {
+		last := r.RolledBack[n-1]
+		text += fmt.Sprintf("; an older database was accepted (%d in the log), the last time one with change %d as its last, "+
+			"instead of %d", n, last.Found, last.Seen)
+	}
 	switch more := r.Last.Seq - r.Proven.Seq; more {
 	case 0:
 		return text
