@@ -160,13 +160,6 @@ type ClockState struct {
 	NonceFloor time.Time // the latest Until of a nonce that was forgotten
 }
 
-// A Rollback is an older database that the operator has accepted, until the gateway has kept the keys whose
-// deletion was due in it.
-type Rollback struct {
-	Found uint64 // the number of the database's last change
-	Seen  uint64 // the greatest number of a change in the log or in the token
-}
-
 // An AuditHead describes the audit-log line that was recorded last, with the audit key's signature.
 type AuditHead struct {
 	Seq       uint64

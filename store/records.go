@@ -178,12 +178,6 @@ func (r *Records) AuditHead() AuditHead { return r.auditHead }
 // Clock returns what SetClock recorded last, or the zero ClockState.
 func (r *Records) Clock() ClockState { return r.clock }
 
-// Rollback returns what SetRollback recorded last, or the zero Rollback.
-func (r *Records) Rollback() Rollback { return r.rollback }
-
-// Counted returns what SetCounted recorded last, or the zero Time.
-func (r *Records) Counted() time.Time { return r.counted }
-
 // Keys returns the keys, ordered by KeyId.
 func (r *Records) Keys() Table[Key] { return keys.table(r) }
 

@@ -91,28 +91,6 @@ func (tx *Tx) SetClock(c ClockState) error {
 	return nil
 }
 
-// SetRollback records a rollback that is not dealt with yet. The zero Rollback means none.
-func (tx *Tx) SetRollback(r Rollback) (err error) {
-	if r == (Rollback{}) {
-		err = tx.erase(bucketMeta, keyRollback)
-	} else {
-		err = tx.write(bucketMeta, keyRollback, r)
-	}
-	if err == nil {
-		tx.rollback = r
-	}
-	return err
-}
-
-// SetCounted records when the number of a change was written to the token.
-func (tx *Tx) SetCounted(t time.Time) error {
-	if err := tx.write(bucketMeta, keyCounted, t); err != nil {
-		return err
-	}
-	tx.counted = t
-	return nil
-}
-
 // SetInstance records the instance that the database belongs to.
 func (tx *Tx) SetInstance(i Instance) error {
 	if err := tx.write(bucketMeta, keyInstance, i); err != nil {
@@ -142,9 +120,6 @@ func (tx *Tx) SetAuditHead(h AuditHead) error {
 
 // SetTxId records which request makes the change.
 func SetTxId(tx *Tx, requestId string) { tx.id = requestId }
-
-// Skip makes the number of the change greater than n. The change must write a record.
-func Skip(tx *Tx, n uint64) { tx.number = max(tx.number, n+1) }
 
 // A place is where a record is written.
 type place struct{ bucket, id string }

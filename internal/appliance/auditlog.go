@@ -113,7 +113,7 @@ func (a *Appliance) openAudit(ctx context.Context, restored *audit.Checkpoint) (
 		return nil, err
 	}
 	var rollback *audit.Rollback
-	if r := records.Rollback(); r != (store.Rollback{}) {
+	if r := store.RollbackOf(records); r != (store.Rollback{}) {
 		rollback = (*audit.Rollback)(&r)
 	}
 	c := a.Config.Audit

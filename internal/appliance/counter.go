@@ -85,7 +85,7 @@ func (k *counterKeeper) untilDue(ctx context.Context) time.Duration {
 	if _, known, _ := k.token.Counter(ctx); !known {
 		return 0
 	}
-	elapsed := time.Since(k.appliance.Store.Now().Counted())
+	elapsed := time.Since(store.CountedAt(k.appliance.Store.Now()))
 	if elapsed < 0 { // the clock was set back
 		return 0
 	}
@@ -105,7 +105,7 @@ func (k *counterKeeper) write(ctx context.Context) {
 			return err
 		}
 		// The time is recorded first: a gateway that is killed in between must not write again at each start.
-		if err := records.Update(func(tx *store.Tx) error { return tx.SetCounted(time.Now().UTC()) }); err != nil {
+		if err := records.Update(func(tx *store.Tx) error { return store.SetCountedAt(tx, time.Now().UTC()) }); err != nil {
 			return err
 		}
 		return k.token.SetCounter(ctx, records.Now().Number())

@@ -83,7 +83,7 @@ func catchUp(s *store.Store, seen uint64, rollback store.Rollback) error {
 	}
 	return s.Update(func(tx *store.Tx) error {
 		store.Skip(tx, seen)
-		err := errors.Join(tx.SetClock(tx.Clock()), tx.SetRollback(rollback))
+		err := errors.Join(tx.SetClock(tx.Clock()), store.SetRollback(tx, rollback))
 		for o := range s.Now().Orphans().All() {
 			err = errors.Join(err, tx.Orphans().Delete(o.KeyVersionId))
 		}
@@ -95,12 +95,12 @@ func catchUp(s *store.Store, seen uint64, rollback store.Rollback) error {
 // one: they may have been cancelled in a newer one. If it fails or the process is killed, the next start
 // calls it again.
 func keepDueKeys(a *Appliance) error {
-	if a.Store.Now().Rollback() == (store.Rollback{}) {
+	if store.RollbackOf(a.Store.Now()) == (store.Rollback{}) {
 		return nil
 	}
 	err := keypair.KeepDueKeys(a.Store, a.log, fmt.Sprintf("local:%d", os.Getuid()), time.Now, a.options.Logger)
 	if err != nil {
 		return err
 	}
-	return a.Store.Update(func(tx *store.Tx) error { return tx.SetRollback(store.Rollback{}) })
+	return a.Store.Update(func(tx *store.Tx) error { return store.SetRollback(tx, store.Rollback{}) })
 }
