@@ -149,14 +149,16 @@ bench: setup
 
 # Runs the long tests, several of them for SOAK each, with their files on a disk: gateways that are
 # killed at random moments, whose token, system calls, clock, processor or power fails, and that get
-# the largest requests; and one against a model of its records. A test that fails prints the SEED
-# that repeats its random choices. The last test creates KEYS keys. The tests need root, and a loop
-# device. They run one at a time, because one of them takes the processors away.
+# the largest requests; one whose memory must stay flat, for 27 minutes at least; and one against a
+# model of its records. A test that fails prints the SEED that repeats its random choices. The last
+# test creates KEYS keys. The tests need root, and a loop device. They run one at a time, because one
+# of them takes the processors away.
 SOAK ?= 30m
 SEED ?= 0
 SOAK_TMP ?= /var/tmp
 SOAK_TESTS := TestKilledAtAnyMoment|TestFaultsUnderLoad|TestSystemCallsFail|TestStandsStill|TestLogStalls
 SOAK_TESTS := $(SOAK_TESTS)|TestSlowGeneration|TestClockSteps|TestResourcesReturn|TestPowerLoss|TestPowerLossOnDevice
+SOAK_TESTS := $(SOAK_TESTS)|TestMemoryIsFlat
 soak: setup-test
 	TMPDIR=$(SOAK_TMP) $(GO) -C integration test -race -count=1 -parallel 1 -v -timeout 48h \
 		-run '^($(SOAK_TESTS))$$' . -args -soak $(SOAK) -seed $(SEED)

@@ -21,7 +21,8 @@ import (
 // it checks that the gateway has every change that it acknowledged, and none that it refused. If a
 // call had no answer, or one that does not say that nothing happened, either is right.
 type ledger struct {
-	specs []hsm.KeySpec // of the keys that callers create, in turn
+	specs  []hsm.KeySpec // of the keys that callers create, in turn
+	steady bool          // callers keep their keys and make only changes that add no records for long
 
 	stopping atomic.Bool
 	callers  sync.WaitGroup

@@ -38,15 +38,22 @@ func run(m *testing.M) int {
 	flag.Parse()
 	// The race detector excludes the Makefile's flags. TestVendored builds with them.
 	build := exec.Command("go", "build", "-race", "-o", binary, "./cmd/kmsgate")
-	if *plain {
-		build = exec.Command("make", "-s", "bin/kmsgate", "KMSGATE="+binary)
-	}
 	build.Dir = ".."
+	if *plain {
+		build = buildPlain(binary)
+	}
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building kmsgate: %v\n%s", err, out)
 		return 1
 	}
 	return m.Run()
+}
+
+// buildPlain returns the command that builds kmsgate at a path as the Makefile does.
+func buildPlain(path string) *exec.Cmd {
+	build := exec.Command("make", "-s", "bin/kmsgate", "KMSGATE="+path)
+	build.Dir = ".."
+	return build
 }
 
 // start runs a dev gateway on dir until the test ends.

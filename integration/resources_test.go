@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -97,6 +98,75 @@ func TestResourcesReturn(t *testing.T) {
 	})
 	t.Logf("17 minutes later: %+v", last)
 	g.stop(t)
+}
+
+// A footprint is the memory of a gateway's process that is in RAM, and the nonces that it remembers.
+type footprint struct{ resident, nonces float64 }
+
+func (g *instance) footprint(t *testing.T) footprint {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kibibytes float64
+	_, resident, _ := strings.Cut(string(status), "VmRSS:")
+	if _, err := fmt.Sscan(resident, &kibibytes); err != nil {
+		t.Fatalf("reading the resident memory of the gateway: %v, in\n%s", err, status)
+	}
+	return footprint{1024 * kibibytes, g.metric(t, "kmsgate_nonces")}
+}
+
+func (f footprint) String() string {
+	return fmt.Sprintf("%.1f MiB, %.0f nonces", f.resident/(1<<20), f.nonces)
+}
+
+// isFlat reports whether f differs from base by at most 10 %, besides the memory of nonces.
+func (f footprint) isFlat(base footprint) bool {
+	const nonceSize = 48 // bytes at most
+	return math.Abs(f.resident-base.resident-nonceSize*(f.nonces-base.nonces)) <= 0.1*base.resident
+}
+
+// TestMemoryIsFlat runs a gateway under mixed requests for 27 minutes, or for the time that -soak sets
+// if that is longer. The number of records stays the same, and that of nonces does after 16 minutes.
+// From minute 17 on, the resident memory must stay the same, too. Without -soak, a minute lasts a tenth
+// of a second, and the test only reads the figures.
+func TestMemoryIsFlat(t *testing.T) {
+	t.Parallel()
+	minute, program := long(100*time.Millisecond, max(time.Minute, *soak/27)), binary
+	if *soak > 0 { // the race detector has memory of its own
+		program = filepath.Join(t.TempDir(), "kmsgate")
+		if out, err := buildPlain(program).CombinedOutput(); err != nil {
+			t.Fatalf("building kmsgate: %v\n%s", err, out)
+		}
+	}
+	g, l := newInstance(t, program), newLedger(newRandom(t))
+	l.steady = true
+	g.start(t)
+	signers, changers := callerCounts()
+	l.start(t, g.env, signers, changers)
+	l.served(t, "after the start")
+	clock := time.NewTicker(minute)
+	defer clock.Stop()
+	var base footprint
+	for n := 1; n <= 27; n++ {
+		<-clock.C
+		f := g.footprint(t)
+		if f.resident <= 0 || f.nonces <= 0 {
+			t.Fatalf("minute %d: %v, want more than zero of both", n, f)
+		}
+		t.Logf("minute %d: %v, %d signatures, %d changes", n, f, l.count(signing, answered), l.count(changing, answered))
+		if n == 17 {
+			base = f
+		}
+		if n > 17 && *soak > 0 && !f.isFlat(base) {
+			t.Errorf("minute %d: the resident memory differs by more than 10 %% from minute 17: %v, want %v", n, f, base)
+		}
+	}
+	if failures := l.failures(temporary); failures != "" {
+		t.Errorf("unexpected answers:\n%s", failures)
+	}
+	l.prove(t, g)
 }
 
 // configure replaces before with after in the configuration of a gateway that is stopped.
