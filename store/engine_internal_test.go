@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"go.etcd.io/bbolt"
 )
 
 // An engineKind opens engines of one kind, and does to them what others and the disk do.
@@ -21,8 +23,14 @@ type engineKind struct {
 
 var engineKinds = map[string]engineKind{
 	"bbolt": {
-		open:     func(place string) (engine, error) { return openBolt(place) },
-		failNext: func(e engine, err error) { failCommit(e.(*boltEngine), err) },
+		open: func(place string) (engine, error) { return openBolt(place) },
+		failNext: func(e engine, err error) {
+			b := e.(*boltEngine)
+			b.commitBolt = func(tx *bbolt.Tx) error {
+				b.commitBolt = (*bbolt.Tx).Commit
+				return errors.Join(tx.Commit(), err)
+			}
+		},
 		failing: func(t *testing.T, place string) (mend func()) {
 			obstacle := filepath.Join(rebuiltName(place), "obstacle") // a directory that is not empty stays
 			check(t, os.MkdirAll(obstacle, 0o700))

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kmsgate/kmsgate/store"
+	"github.com/kmsgate/kmsgate/store/storetest"
 )
 
 // limitFiles makes writes beyond a size fail, as on a full disk, until the returned function is called.
@@ -106,12 +107,13 @@ func TestDiskFull(t *testing.T) {
 // TestFullOnlyOnce checks that a failed commit does not take place if the file can be rewritten at once.
 func TestFullOnlyOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	s := open(t, path)
+	disk := new(storetest.Disk)
+	s := openOn(t, disk, path)
 	err := s.Update(putAlias("alias/before"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	store.FailCommit(s, unix.ENOSPC)
+	disk.FailCommit(unix.ENOSPC)
 	if err := s.Update(putAlias("alias/failed")); !errors.Is(err, store.ErrUnwritable) || !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("got %v, want ErrUnwritable and ENOSPC", err)
 	}
@@ -133,8 +135,8 @@ func TestFullOnlyOnce(t *testing.T) {
 
 // TestSnapshotOutlivesRebuild takes a snapshot, makes a commit fail and reads the snapshot.
 func TestSnapshotOutlivesRebuild(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, filepath.Join(dir, "db"))
+	dir, disk := t.TempDir(), new(storetest.Disk)
+	s := openOn(t, disk, filepath.Join(dir, "db"))
 	if err := s.Update(putAlias("alias/before")); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +144,7 @@ func TestSnapshotOutlivesRebuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store.FailCommit(s, unix.EIO)
+	disk.FailCommit(unix.EIO)
 	if err := s.Update(putAlias("alias/failed")); !errors.Is(err, store.ErrUnwritable) {
 		t.Fatalf("got %v, want ErrUnwritable", err)
 	}
@@ -170,8 +172,9 @@ func TestSnapshotOutlivesRebuild(t *testing.T) {
 func TestHangingCommit(t *testing.T) { synctest.Test(t, testHangingCommit) }
 
 func testHangingCommit(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"))
-	release := store.HangCommit(s)
+	disk := new(storetest.Disk)
+	s := openOn(t, disk, filepath.Join(t.TempDir(), "db"))
+	release := disk.HangCommit()
 	outcome := make(chan error, 1)
 	err := s.UpdateLate(putAlias("alias/hanging"), func(err error) { outcome <- err })
 	if !errors.Is(err, store.ErrUncertain) {
@@ -187,6 +190,7 @@ func testHangingCommit(t *testing.T) {
 	if err := <-outcome; err != nil {
 		t.Errorf("the hanging change: got %v, want nil", err)
 	}
+	synctest.Wait() // until the commit has released the lock
 	if err := s.Update(putAlias("alias/after")); err != nil {
 		t.Error(err)
 	}

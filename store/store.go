@@ -94,6 +94,9 @@ type Options struct {
 	// Rerun makes Update call each function twice, the first time with records that are then discarded. It is for
 	// tests: an engine may have to repeat a change.
 	Rerun bool
+	// Commit, unless it is nil, is called for each commit, which it makes with commit. It is for tests: a disk may
+	// fail or hang.
+	Commit func(commit func() error) error
 }
 
 // Open opens the file at path, whose data key keys can unseal: see [OpenFile] and [File.Unseal].
@@ -294,7 +297,11 @@ func (s *Store) write(tx *Tx) (err error) {
 		change.rollback()
 		return fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
-	if err := change.commit(); err != nil {
+	commit := change.commit
+	if f := s.options.Commit; f != nil {
+		commit = func() error { return f(change.commit) }
+	}
+	if err := commit(); err != nil {
 		return s.handleFailure(err)
 	}
 	s.head, s.sealedHead = next, sealed

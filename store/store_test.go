@@ -22,7 +22,12 @@ var day = time.Date(2026, 11, 21, 20, 56, 37, 0, time.UTC)
 
 func open(t *testing.T, path string) *store.Store {
 	t.Helper()
-	s, err := storetest.Open(path)
+	return openOn(t, new(storetest.Disk), path)
+}
+
+func openOn(t *testing.T, disk *storetest.Disk, path string) *store.Store {
+	t.Helper()
+	s, err := disk.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,9 +122,10 @@ func TestRoundTrip(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("file mode: got %v, %v, want -rw-------", info.Mode(), err)
 	}
-	s = open(t, path)
+	disk := new(storetest.Disk)
+	s = openOn(t, disk, path)
 	check(s)
-	store.FailCommit(s, errors.New("the flush failed")) // rewrites the file
+	disk.FailCommit(errors.New("the flush failed")) // rewrites the file
 	if err := s.Update(putAlias("alias/failed")); !errors.Is(err, store.ErrUnwritable) {
 		t.Errorf("a failed commit: got %v, want ErrUnwritable", err)
 	}
