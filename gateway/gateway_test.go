@@ -43,6 +43,7 @@ var instance = store.Instance{InstanceId: "kst-test", RegionId: "cn-hangzhou", A
 type bench struct {
 	t       testing.TB
 	dir     string
+	disk    storetest.Disk
 	db      *store.Store
 	log     *audit.Log
 	backend *hsmtest.Fake
@@ -122,7 +123,7 @@ func (b *bench) start(change ...func(*gateway.Config)) {
 func (b *bench) open(change ...func(*gateway.Config)) {
 	b.t.Helper()
 	var err error
-	if b.db, err = storetest.Open(filepath.Join(b.dir, "db")); err != nil {
+	if b.db, err = b.disk.Open(filepath.Join(b.dir, "db")); err != nil {
 		b.t.Fatal(err)
 	}
 	if err := b.db.Update(func(tx *store.Tx) error { return tx.SetInstance(instance) }); err != nil {

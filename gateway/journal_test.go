@@ -3,11 +3,13 @@ package gateway_test
 import (
 	"bytes"
 	"encoding/json"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -177,6 +179,36 @@ func (b *bench) verify() (audit.VerifyResult, error) {
 		b.t.Fatal(err)
 	}
 	return audit.Verifier{}.Verify(audit.File{Name: "audit.log", Reader: bytes.NewReader(content)})
+}
+
+// TestLateChange lets the commit of a change hang. The answer must say that the change may still take
+// place. After the commit, the change must get its own audit line without a restart.
+func TestLateChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := plainBench(t, 1)
+		b.root = b.newUser("root", "")
+		stop := b.running()
+		defer stop()
+		synctest.Wait()
+		release := b.disk.HangCommit()
+		query := b.sign(b.root, "GET", "CreateAlias", params("AliasName", "alias/late", "KeyId", b.everyRecord()[0].KeyId))
+		w := httptest.NewRecorder()
+		b.server.Handler(b.listener).ServeHTTP(w, httptest.NewRequest("GET", "https://kms/?"+query.Encode(), nil))
+		a := readAnswer(t, w.Result())
+		if a.Status != 503 || a.Code != "ServiceUnavailableTemporary" || !strings.Contains(a.Message, "may still take place") {
+			t.Errorf("got %d %s %q, want 503 that says that the change may still take place", a.Status, a.Code, a.Message)
+		}
+		release()
+		time.Sleep(time.Minute) // pending lines are written every second, the outbox is emptied every minute
+		synctest.Wait()
+		lines := b.linesOf(a.RequestId)
+		if len(lines) != 2 || lines[0].Status != 503 || lines[0].Late || lines[1].Status != 200 || !lines[1].Late || lines[1].Alias != "alias/late" {
+			t.Errorf("got lines %+v, want that of the answer, and a late one of the change", lines)
+		}
+		if left := b.outbox(); len(left) != 0 || !b.db.Now().Aliases().Has("alias/late") {
+			t.Errorf("got %+v in the outbox, want nothing, and the alias", left)
+		}
+	})
 }
 
 // TestOutboxOfAnotherLog checks that a gateway refuses to start, with the reason, if the log ends
