@@ -134,6 +134,19 @@ func TestRoundTrip(t *testing.T) {
 	check(open(t, path))
 }
 
+// TestRerun checks that each change is made twice, and that what the first call wrote is discarded. Tests of
+// other packages rely on that to find changes that cannot be repeated.
+func TestRerun(t *testing.T) {
+	s, calls := open(t, filepath.Join(t.TempDir(), "db")), 0
+	update(t, s, func(tx *store.Tx) error {
+		calls++
+		return tx.Aliases().Create(store.Alias{AliasName: fmt.Sprint("call ", calls)})
+	})
+	if r := s.Now(); calls != 2 || r.Aliases().Has("call 1") || !r.Aliases().Has("call 2") {
+		t.Errorf("got %d calls, want 2 and only the alias of the second; aliases: %+v", calls, r.Aliases().Page(0, 10))
+	}
+}
+
 // TestAllOrNothing checks that a failed transaction changes nothing.
 func TestAllOrNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
