@@ -11,6 +11,7 @@ import (
 
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/cli"
 	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/hardware"
+	"github.com/kmsgate/kmsgate/cmd/kmsgate/internal/target"
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/store"
@@ -24,13 +25,19 @@ func storeCommand() *cobra.Command {
 		Short: "Print the records of the database, which the token unseals",
 		Long: `Print the records of the database, each as a line of JSON with its bucket and its id.
 The database is sealed: only with the instance's token can it be read. The gateway must be
-stopped.
+stopped. Run the command as the gateway's user.
 
 No secret is printed: AccessKeySecrets and software keys are sealed a second time.`,
 		Example: `  kmsgate store dump --config /etc/kmsgate/kmsgate.yaml > records.json`,
 		Args:    cli.Arguments(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadChecked(path)
+			c, err := config.Load(path)
+			if err == nil {
+				err = target.CheckOwner(c.Directory)
+			}
+			if err == nil {
+				err = c.Check()
+			}
 			if err != nil {
 				return err
 			}

@@ -184,7 +184,7 @@ func dialConfig(ctx context.Context, path string, o appliance.Options, log io.Wr
 		return running, err
 	}
 	// Before the files: another user may read none of them, which is no mistake of theirs.
-	if err := checkOwner(c.Directory); err != nil {
+	if err := CheckOwner(c.Directory); err != nil {
 		return nil, err
 	}
 	if err := c.Check(); err != nil {
@@ -201,20 +201,20 @@ func dialConfig(ctx context.Context, path string, o appliance.Options, log io.Wr
 	return inProcess{a}, nil
 }
 
-// An OwnerError means that the gateway is stopped and its directory belongs to another user, who
-// is the only one that can open the instance.
+// An OwnerError means that the gateway's directory belongs to another user. While the gateway is
+// stopped, only that user can open the instance.
 type OwnerError struct {
 	Dir string
 	UID int // the owner of Dir
 }
 
 func (e *OwnerError) Error() string {
-	return fmt.Sprintf("the gateway is stopped, and %s belongs to uid %d: run as that user (setpriv --reuid %[2]d --clear-groups, or sudo -u '#%[2]d')", e.Dir, e.UID)
+	return fmt.Sprintf("opening the instance in %s, which belongs to uid %d: run as that user (setpriv --reuid %[2]d --clear-groups, or sudo -u '#%[2]d')", e.Dir, e.UID)
 }
 
-// checkOwner keeps root from leaving files that the service cannot open, and tells another
-// user who can.
-func checkOwner(dir string) error {
+// CheckOwner returns an OwnerError unless the directory belongs to this process's user. Without it,
+// root would leave files that the service cannot open.
+func CheckOwner(dir string) error {
 	owner, err := ownerOf(dir)
 	if err == nil && owner != os.Getuid() {
 		return &OwnerError{dir, owner}
