@@ -2,8 +2,10 @@ package serve_test
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/kmsgate/kmsgate/internal/appliance"
 	"github.com/kmsgate/kmsgate/internal/config"
 	"github.com/kmsgate/kmsgate/internal/serve"
+	"github.com/kmsgate/kmsgate/internal/servercert/servercerttest"
 	"github.com/kmsgate/kmsgate/internal/softwarekeys"
 )
 
@@ -82,5 +85,56 @@ func TestReload(t *testing.T) {
 	unreadable.Reload()
 	if text := log.String(); !strings.Contains(text, "permission denied") {
 		t.Errorf("a reload of a file that cannot be read logs\n%s", text)
+	}
+}
+
+// TestReloadCertificate tests that a reload takes an operator's certificate that was replaced. Nothing
+// else looks at its files, because the appliance is not served.
+func TestReloadCertificate(t *testing.T) {
+	dir, issuer := t.TempDir(), servercerttest.NewIssuer(t)
+	replace := func() {
+		t.Helper()
+		certificate, key := issuer.Issue(t, nil)
+		servercerttest.Replace(t, filepath.Join(dir, "cert.pem"), certificate)
+		servercerttest.Replace(t, filepath.Join(dir, "key.pem"), key)
+	}
+	load := func() (*config.Config, error) {
+		return config.Parse([]byte("instance: {id: kst-test, region: cn-hangzhou, account: '1'}\ntoken: {softhsm: unused}\n"+
+			"listeners: [{address: '127.0.0.1:0'}]\ntls: {certificate: cert.pem, key: key.pem}\n"), dir)
+	}
+	replace()
+	c, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := appliance.Open(t.Context(), c, appliance.Options{Provision: true, Device: softwarekeys.Device, Logger: config.Log{}.Quiet(t.Output())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	served, err := a.ServerTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := func() *x509.Certificate {
+		t.Helper()
+		certificate, err := served.GetCertificate(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return certificate.Leaf
+	}
+	first := leaf()
+	replace()
+	if !leaf().Equal(first) {
+		t.Error("the certificate was replaced before the reload, so this test cannot fail")
+	}
+	serve.NewReloader(a, load, config.Log{}.Quiet(t.Output()), new(slog.LevelVar)).Reload()
+	if leaf().Equal(first) {
+		t.Error("after the reload: got the first certificate, want the second")
 	}
 }
