@@ -1,7 +1,11 @@
 package integration
 
 import (
+	"cmp"
 	"debug/elf"
+	"encoding/json"
+	"errors"
+	goversion "go/version"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,6 +97,23 @@ func TestVendored(t *testing.T) {
 		t.Errorf("the program that was built: got %q, %v", out, err)
 	}
 	checkHardened(t, built)
+}
+
+// TestToolchain checks that all modules are built with one Go, which can be later than the earliest that they
+// permit: builds then have the fixes of vulnerabilities since.
+func TestToolchain(t *testing.T) {
+	var first string
+	for _, path := range []string{"../go.mod", "go.mod", "../examples/go/go.mod"} {
+		text, err := exec.Command("go", "mod", "edit", "-json", path).Output()
+		var module struct{ Go, Toolchain string }
+		if err := errors.Join(err, json.Unmarshal(text, &module)); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		first = cmp.Or(first, module.Toolchain)
+		if module.Toolchain == "" || module.Toolchain != first || goversion.Compare(module.Toolchain, "go"+module.Go) < 0 {
+			t.Errorf("%s: got toolchain %q, want that of ../go.mod, %q, and at least go%s", path, module.Toolchain, first, module.Go)
+		}
+	}
 }
 
 // checkHardened checks that a program is loaded at a random address, and that no pointer in its
