@@ -94,7 +94,7 @@ var disturbances = rapid.Custom(func(t *rapid.T) disturbance {
 })
 
 // TestModel runs random programs against a gateway: concurrent clients, restarts, kills, faults of
-// the token and of the audit log, time that passes, and a wall clock that jumps.
+// the token, of the audit log and of the database, time that passes, and a wall clock that jumps.
 //
 // The answers must be those of a sequential model of the records, in one order that agrees with the
 // order of the calls. A key must be deleted only after its window was seen to pass. The audit log

@@ -42,6 +42,9 @@ var kindsOfDisturbance = []struct {
 	{"the token works again", (*simulation).healToken},
 	{"the log is away", (*simulation).hideLog},
 	{"the log is back", (*simulation).showLog},
+	{"the database's next commit fails", (*simulation).failCommit},
+	{"the database's next commit hangs", (*simulation).hangCommit},
+	{"the database's disk works again", (*simulation).healDisk},
 }
 
 // pollPause is longer than the interval at which the gateway carries out deletions.
@@ -127,12 +130,12 @@ func (s *simulation) restart() {
 		return
 	}
 	s.showLogOf(p)
+	p.healDisk()
 	p.end()
-	before := recordsText(p.db.Now())
-	if err := p.close(); err != nil {
+	if err := p.close(); err != nil { // waits for a commit
 		s.fail("a process does not stop", "%v", err)
 	}
-	s.start(p.dir, before)
+	s.start(p.dir, recordsText(p.db.Now()))
 }
 
 // kill ends a process while requests are in flight, which wait for the token. The next process
@@ -150,6 +153,7 @@ func (s *simulation) kill() {
 	} else {
 		s.giveUp("the files cannot be copied", err)
 	}
+	p.healDisk()
 	p.end()
 	_ = p.close() // its log may be away
 }
@@ -209,11 +213,38 @@ func (s *simulation) healToken() {
 	}
 }
 
+// current returns the process that serves, or nil if none does.
+func (s *simulation) current() *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.serving
+}
+
+// failCommit makes the next commit fail. The change has not taken place when its caller is told.
+func (s *simulation) failCommit() {
+	if p := s.current(); p != nil {
+		p.healDisk()
+		p.disk.FailCommit(errors.New("the flush failed"))
+	}
+}
+
+// hangCommit makes the next commit hang. Its change takes place after its caller was told that it may.
+func (s *simulation) hangCommit() {
+	if p := s.current(); p != nil {
+		p.healDisk()
+		p.release = p.disk.HangCommit()
+	}
+}
+
+func (s *simulation) healDisk() {
+	if p := s.current(); p != nil {
+		p.healDisk()
+	}
+}
+
 // hideLog renames the log, so that it cannot be written.
 func (s *simulation) hideLog() {
-	s.mu.Lock()
-	p := s.serving
-	s.mu.Unlock()
+	p := s.current()
 	if p == nil || p.hidden {
 		return
 	}
@@ -226,10 +257,7 @@ func (s *simulation) hideLog() {
 }
 
 func (s *simulation) showLog() {
-	s.mu.Lock()
-	p := s.serving
-	s.mu.Unlock()
-	if p != nil {
+	if p := s.current(); p != nil {
 		s.showLogOf(p)
 	}
 }
@@ -250,4 +278,5 @@ func (s *simulation) showLogOf(p *process) {
 func (s *simulation) heal() {
 	s.healToken()
 	s.showLog()
+	s.healDisk()
 }

@@ -21,6 +21,7 @@ import (
 type process struct {
 	dir     string // of its database and its log
 	token   *processToken
+	disk    storetest.Disk // of its database
 	db      *store.Store
 	log     *audit.Log
 	server  *gateway.Server
@@ -28,6 +29,7 @@ type process struct {
 	stopRun context.CancelFunc
 	running sync.WaitGroup // the Server's Run
 	hidden  bool           // the log's file is away; used by one goroutine only
+	release func()         // ends the hang of a commit; nil if there is none; used by that goroutine only
 }
 
 // modelStart is where the wall clock of a simulation starts.
@@ -57,7 +59,7 @@ func (s *simulation) open(dir, before string) (*process, error) {
 	p := &process{dir: dir}
 	p.token = &processToken{Fake: s.backend, simulation: s, killed: make(chan struct{})}
 	var err error
-	if p.db, err = storetest.Open(filepath.Join(dir, "db")); err != nil {
+	if p.db, err = p.disk.Open(filepath.Join(dir, "db")); err != nil {
 		return nil, err
 	}
 	if before == "" {
@@ -81,6 +83,15 @@ func (s *simulation) open(dir, before string) (*process, error) {
 	p.stopRun = stop
 	p.running.Go(func() { p.server.Run(ctx) })
 	return p, nil
+}
+
+// healDisk ends the faults of the database's disk.
+func (p *process) healDisk() {
+	p.disk.FailCommit(nil) // the next commit has no fault
+	if p.release != nil {
+		p.release()
+		p.release = nil
+	}
 }
 
 // end waits for the requests in flight and ends the periodic work.
