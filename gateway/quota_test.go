@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -362,5 +363,16 @@ func TestBusinessOnly(t *testing.T) {
 		}
 		b.want(b.do(b.root, "CreateUser", "UserName", "x"), 404, "InvalidApi.NotFound")
 		b.want(b.do(b.root, "Encrypt"), 400, "UnsupportedOperation")
+	}
+}
+
+// TestNonceMemory checks how many nonces the gateway remembers with a limit of its memory: one for every
+// 192 bytes.
+func TestNonceMemory(t *testing.T) {
+	before := debug.SetMemoryLimit(960_000_000)
+	t.Cleanup(func() { debug.SetMemoryLimit(before) })
+	b := newBench(t)
+	if got := b.metric("kmsgate_nonces_max"); got != "5e+06" {
+		t.Errorf("with 960 MB: got at most %s nonces, want 5e+06", got)
 	}
 }
