@@ -20,8 +20,8 @@ import (
 var keysInGateway = flag.Int("keys", 200, "how many keys TestManyKeys creates")
 
 // TestManyKeys creates many keys through the API, restarts the gateway, and signs first without and
-// then with concurrent calls of CreateKey. It logs the durations. It fails if a call fails, or if
-// the start takes more than 10 s.
+// then with concurrent calls of CreateKey. It logs the durations. It fails if a call fails, or if -plain
+// is set to measure figures and the start takes more than 10 s.
 func TestManyKeys(t *testing.T) {
 	dir := t.TempDir() + "/gateway"
 	g := start(t, dir)
@@ -58,7 +58,7 @@ func TestManyKeys(t *testing.T) {
 	g = start(t, dir)
 	took := time.Since(began)
 	t.Logf("started in %v", took.Round(time.Millisecond))
-	if took > 10*time.Second {
+	if *plain && took > 10*time.Second {
 		t.Errorf("the start took %v, want at most 10 s", took)
 	}
 	if *keysInGateway >= 1000 && !strings.Contains(g.Output(), "reading the keys of the token") {
