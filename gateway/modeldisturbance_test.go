@@ -220,7 +220,7 @@ func (s *simulation) current() *process {
 	return s.serving
 }
 
-// failCommit makes the next commit fail. The change has not taken place when its caller is told.
+// failCommit makes the next commit fail. The change has not taken place when its caller gets the answer.
 func (s *simulation) failCommit() {
 	if p := s.current(); p != nil {
 		p.healDisk()
@@ -228,7 +228,7 @@ func (s *simulation) failCommit() {
 	}
 }
 
-// hangCommit makes the next commit hang. Its change takes place after its caller was told that it may.
+// hangCommit makes the next commit hang. Its change takes place after the caller has got an answer that leaves that open.
 func (s *simulation) hangCommit() {
 	if p := s.current(); p != nil {
 		p.healDisk()

@@ -134,7 +134,7 @@ func (f footprint) isFlat(base footprint) bool {
 func TestMemoryIsFlat(t *testing.T) {
 	t.Parallel()
 	minute, program := long(100*time.Millisecond, max(time.Minute, *soak/27)), binary
-	if *soak > 0 { // the race detector has memory of its own
+	if *soak > 0 { // the race detector takes memory
 		program = filepath.Join(t.TempDir(), "kmsgate")
 		if out, err := buildPlain(program).CombinedOutput(); err != nil {
 			t.Fatalf("building kmsgate: %v\n%s", err, out)

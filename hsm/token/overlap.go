@@ -107,7 +107,7 @@ func setSerial(t *Token, serial bool) {
 // oneAtATime reports whether the module is known to do one call at a time.
 func oneAtATime(t *Token) bool { return t.module.OneAtATime() || t.serial.Load() }
 
-// occupied returns an error if the module has been making a key for long and does nothing else meanwhile.
+// occupied returns an error if the module has been making a key for long and does nothing else at the same time.
 // Otherwise, callers would wait for their whole deadlines.
 func occupied(t *Token) error {
 	if !oneAtATime(t) {

@@ -15,7 +15,7 @@ import (
 )
 
 // TestOneCallAtATime makes the call hang that makes a key, in a module that does one call at a time.
-// Callers are told so at once, and nothing ends the process.
+// Callers get an error that says so at once, and nothing ends the process.
 func TestOneCallAtATime(t *testing.T) {
 	o := openOverlap(t, token.Config{WatchEvery: 250 * time.Millisecond})
 	o.faults.Serialize()
@@ -50,7 +50,7 @@ func TestSeveralCallsAtATime(t *testing.T) {
 }
 
 // TestCanaryHangsWhileKeyIsMade makes a canary signature hang, so that the module seems to do one call at
-// a time. Other keys are still made, and the next key shows that it does several. Meanwhile, the call
+// a time. Other keys are still made, and the next key shows that it does several. The call
 // exceeds its limit, and the watchdog does not need the session that hangs.
 func TestCanaryHangsWhileKeyIsMade(t *testing.T) {
 	o := openOverlap(t, token.Config{

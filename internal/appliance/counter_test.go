@@ -14,13 +14,13 @@ import (
 )
 
 // expectWrites expects n writes of the counter since the last call.
-func (f fixture) expectWrites(t *testing.T, when string, n int) {
+func (f fixture) expectWrites(t *testing.T, event string, n int) {
 	t.Helper()
 	synctest.Wait()
 	f.counter.mu.Lock()
 	defer f.counter.mu.Unlock()
 	if got := len(f.counter.writes) - f.counter.expected; got != n {
-		t.Errorf("%s: got %d writes of the number to the token, want %d", when, got, n)
+		t.Errorf("%s: got %d writes of the number to the token, want %d", event, got, n)
 	}
 	f.counter.expected = len(f.counter.writes)
 }

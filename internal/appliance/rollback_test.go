@@ -269,7 +269,7 @@ func TestForgedChange(t *testing.T) {
 }
 
 // TestCounterAhead opens an instance whose token has a number that is far ahead of the database's, or that no
-// gateway reaches. Once the operator has accepted the former, it is as good as any other.
+// gateway reaches. Once the operator has accepted the former, it is like any other.
 func TestCounterAhead(t *testing.T) {
 	f := initialized(t)
 	_ = f.counter.SetCounter(t.Context(), 1<<63)
