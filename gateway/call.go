@@ -58,11 +58,17 @@ func (s *Server) serve(ctx context.Context, d door, source string) error {
 		}
 		return c.do(ctx)
 	})
-	if c.principal == nil && !errors.Is(err, kms.ErrUnavailable) {
-		front.Unauthenticated(ctx) // a gateway that is busy has not judged the caller
+	if c.principal == nil && isVerdict(c.door.errorOf(err)) {
+		front.Unauthenticated(ctx)
 	}
 	resp, apiErr, err := c.finish(resp, err)
 	return release(c, resp, apiErr, err)
+}
+
+// isVerdict reports whether an error says something about the caller. A gateway that is busy or unavailable has
+// not judged it.
+func isVerdict(e *kms.Error) bool {
+	return e.Status != http.StatusServiceUnavailable && e.Status != http.StatusTooManyRequests
 }
 
 // do carries out a request that the door has read, and returns the response.

@@ -115,8 +115,8 @@ func (d *nativeDoor) errorOf(err error) *kms.Error { return nativeError(err) }
 
 // answer writes the answer in protobuf. A header names the key version that was used; the
 // transfer SDK looks for it there. Before answer sends an error, it reads the rest of the
-// request: a client that is still sending may never read the error. Of a stranger's request it reads no
-// more than a small body.
+// request: a client that is still sending may never read the error. From an unknown network, it reads at
+// most limit.SmallBody bytes for an unauthenticated caller.
 func (d *nativeDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
 	if apiErr == nil {
 		if c.entry.KeyVersionId != "" {
@@ -126,7 +126,7 @@ func (d *nativeDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error
 	}
 	d.setRetryAfter(apiErr)
 	rest := int64(kms.MaxNativeBody)
-	if c.principal == nil {
+	if c.principal == nil && !d.known {
 		rest = limit.SmallBody
 	}
 	_, _ = io.CopyN(io.Discard, d.ec.Request().Body, rest)

@@ -221,7 +221,7 @@ func newEscaping(percent string) *escaping {
 
 // maxExcess is by how many bytes the string to sign may be longer than twice the query and the form. Clients
 // escape most of what signatures escape. Without the limit, a request could make its string to sign five times
-// as long as itself. The documented requests need less than half of it, whatever characters they have.
+// as long as itself. The documented requests need less, whatever characters they have.
 const maxExcess = 128 << 10
 
 // size returns at most how many bytes a query or form has in a string to sign.

@@ -28,7 +28,8 @@ type boundedConn struct {
 	closing  bool      // guarded by mu
 }
 
-var errRecords = errors.New("the client sent too many small TLS records")
+// errRecords is an error of a kind that net/http closes the connection for, without an answer.
+var errRecords error = &net.OpError{Op: "read", Err: errors.New("the client sent too many small TLS records")}
 
 func (c *boundedConn) Read(p []byte) (int, error) {
 	if c.remaining < 0 {

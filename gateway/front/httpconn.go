@@ -68,6 +68,9 @@ func httpConnOf(conn net.Conn) *httpConn {
 
 func (c *httpConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	if errors.Is(err, errRecords) {
+		err = errRecords // TLS wraps it
+	}
 	if n > 0 {
 		c.state.CompareAndSwap(idle, readingHeader)
 	}

@@ -17,15 +17,19 @@ import (
 // if its signature does not return, the other can still show that the token does not hang.
 const probers = 2
 
-// An overlap finds out whether the module signs while it makes a key. For that, it requests one canary
-// signature during each call that has been making a key for long.
+// An overlap finds out whether other calls return while the module makes a key. For each call that has been
+// making a key for longer than longCall, it requests one canary signature, and watches whether that or any
+// other call that began later returns.
 type overlap struct {
 	token *Token
 
-	during  []p11.Call    // the calls that were making keys at the last request
-	result  chan error    // gets the result of the signature; nil if there is no request
-	signed  bool          // it has returned, without an error
-	counted time.Duration // since the request, or since the signature
+	watching bool
+	during   []p11.Call    // the calls that were making keys when it began to watch
+	since    uint64        // the last call that had begun then
+	returned bool          // a later one has returned
+	counted  time.Duration // since it began to watch, or since that return
+
+	overlaps int // times that a later call has returned, since the module was found to do one call at a time
 }
 
 // look is called at each tick of the watchdog.
@@ -34,48 +38,46 @@ func (o *overlap) look(passed time.Duration) {
 	if o.token.current.Load() != nil { // otherwise no worker takes the request
 		making = makingKeys(o.token)
 	}
-	if o.result == nil {
+	if !o.watching {
 		if len(making) > 0 && making[0].Age > longCall && (o.during == nil || making[0].ID != o.during[0].ID) {
-			o.request(making)
+			o.watch(making)
 		}
-		return
-	}
-	if !o.signed && o.receive() {
 		return
 	}
 	if slices.ContainsFunc(o.during, func(c p11.Call) bool { return !containsCall(making, c) }) {
-		if o.signed {
-			o.result = nil // it may have waited for the call that has ended
+		o.watching = false
+		if o.returned { // perhaps because the key was made
+			o.count()
 		}
 		return
 	}
-	// A call that has ended in the module is in flight until its thread runs again. So a signature
-	// only shows that the module did not wait if the calls last for some time after it.
-	if o.counted += passed; o.counted > longCall {
-		setSerial(o.token, !o.signed)
-		if o.signed {
-			o.result = nil
-		}
+	if _, returned := o.token.module.Progress(); !o.returned && returned > o.since {
+		o.returned, o.counted = true, 0
+		return
+	}
+	// A call that has ended in the module is in flight until its thread runs again. So another one that
+	// returns only shows that it did not wait if the calls last for some time after it.
+	switch o.counted += passed; {
+	case o.returned && o.counted > longCall:
+		o.watching = false
+		setSerial(o.token, false)
+	case !o.returned && o.counted > 2*longCall: // less could be a moment in which an HSM does not answer
+		o.overlaps = 0
+		setSerial(o.token, true)
 	}
 }
 
-func (o *overlap) request(during []p11.Call) {
-	t, result := o.token, make(chan error, 1)
-	*o = overlap{token: t, during: during, result: result}
-	go func() { result <- t.canary(context.Background(), t.probes) }()
+func (o *overlap) watch(during []p11.Call) {
+	t := o.token
+	begun, _ := t.module.Progress()
+	*o = overlap{token: t, watching: true, during: during, since: begun, overlaps: o.overlaps}
+	go func() { _ = t.canary(context.Background(), t.probes) }() // ErrBusy means that earlier ones have not returned
 }
 
-// receive reports whether the request has ended since the last tick. An error shows nothing.
-func (o *overlap) receive() bool {
-	select {
-	case err := <-o.result:
-		o.signed, o.counted = err == nil, 0
-		if err != nil {
-			o.result = nil
-		}
-		return true
-	default:
-		return false
+// count counts a call that returned shortly before a key was made. One can be a coincidence.
+func (o *overlap) count() {
+	if o.overlaps++; o.overlaps > 1 {
+		setSerial(o.token, false)
 	}
 }
 
@@ -107,15 +109,16 @@ func setSerial(t *Token, serial bool) {
 // oneAtATime reports whether the module is known to do one call at a time.
 func oneAtATime(t *Token) bool { return t.module.OneAtATime() || t.serial.Load() }
 
-// occupied returns an error if the module has been making a key for long and does nothing else at the same time.
-// Otherwise, callers would wait for their whole deadlines.
+// occupied returns an error if the module does one call at a time and has been making a key for longer than
+// longCall, unless the call has exceeded its limit. Otherwise, callers would wait for their whole deadlines.
 func occupied(t *Token) error {
 	if !oneAtATime(t) {
 		return nil
 	}
-	making := makingKeys(t)
-	if len(making) == 0 || making[0].Age <= longCall {
-		return nil
+	for _, c := range makingKeys(t) {
+		if c.Age > longCall && c.Age < t.cfg.GenerateAfter {
+			return fmt.Errorf("%w: it does one call at a time, and %s", hsm.ErrUnavailable, describe(c))
+		}
 	}
-	return fmt.Errorf("%w: it does one call at a time, and %s", hsm.ErrUnavailable, describe(making[0]))
+	return nil
 }

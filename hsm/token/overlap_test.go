@@ -49,28 +49,53 @@ func TestSeveralCallsAtATime(t *testing.T) {
 	expectIntact(t, o.faults)
 }
 
-// TestCanaryHangsWhileKeyIsMade makes a canary signature hang, so that the module seems to do one call at
-// a time. Other keys are still made, and the next key shows that it does several. The call
-// exceeds its limit, and the watchdog does not need the session that hangs.
+// TestCanaryHangsWhileKeyIsMade makes a canary signature hang, so that the module seems to do one call at a
+// time. The next key shows that it does several.
 func TestCanaryHangsWhileKeyIsMade(t *testing.T) {
-	o := openOverlap(t, token.Config{
-		WatchEvery:    time.Hour, // so that nothing else makes a canary signature before GenerateAfter
-		GenerateAfter: 5 * time.Second,
-	})
-	o.faults.Hang("C_Sign", 1)
+	o := openOverlap(t, token.Config{WatchEvery: time.Hour}) // so that nothing else uses the token
+	o.faults.Hang("C_SignInit", 1)
 	o.hangGenerate()
 	o.expectTold("the token does one call at a time")
 	o.expectOccupied()
-	signed := o.faults.Calls("C_Sign")
-	waitFor(t, "the watchdog's signatures", func() bool { return o.faults.Calls("C_Sign") > signed+4 })
-	if _, err := o.tok.Generate(t.Context(), hsm.RSA_4096, bytes.Repeat([]byte{8}, 16)); err != nil {
-		t.Errorf("Generate of another key: %v", err)
-	}
 	o.release()
 	o.hangGenerate()
 	o.expectTold("the token signs while it makes a key, after all")
 	if err := signWithin(o.tok, o.key, 20*time.Second); err != nil || o.tok.Stats().OneAtATime {
 		t.Errorf("Sign while the next key is made: %v; %+v, want no error and not OneAtATime", err, o.tok.Stats())
+	}
+	o.release()
+	expectIntact(t, o.faults)
+}
+
+// TestOnlyCanaryHangs makes a canary signature hang while a key is made. Other signatures show that the module
+// does several calls at a time.
+func TestOnlyCanaryHangs(t *testing.T) {
+	o := openOverlap(t, token.Config{WatchEvery: time.Hour})
+	o.faults.Hang("C_SignInit", 1)
+	o.hangGenerate()
+	waitFor(t, "the canary signature to hang", func() bool { return o.faults.Pending("C_SignInit") == 0 })
+	l := startLoad(t, o.tok, o.key)
+	o.expectTold("the token signs while it makes a key")
+	l.end()
+	if o.tok.Stats().OneAtATime {
+		t.Error("OneAtATime is true, but the token signed while it made a key")
+	}
+	o.release()
+	expectIntact(t, o.faults)
+}
+
+// TestKeyIsNeverMade makes a canary signature and the generation of a key hang, the key beyond its limit. The
+// watchdog does not need the session that hangs, callers can sign again, and other keys can be made.
+func TestKeyIsNeverMade(t *testing.T) {
+	o := openOverlap(t, token.Config{WatchEvery: time.Hour, GenerateAfter: 8 * time.Second})
+	o.faults.Hang("C_SignInit", 1)
+	o.hangGenerate()
+	o.expectTold("the token does one call at a time")
+	signed := o.faults.Calls("C_Sign")
+	waitFor(t, "the watchdog's signatures", func() bool { return o.faults.Calls("C_Sign") > signed+4 })
+	waitFor(t, "a caller's signature", func() bool { return signWithin(o.tok, o.key, 20*time.Second) == nil })
+	if _, err := o.tok.Generate(t.Context(), hsm.RSA_4096, bytes.Repeat([]byte{8}, 16)); err != nil {
+		t.Errorf("Generate of another key: %v", err)
 	}
 	o.release()
 	expectIntact(t, o.faults)

@@ -31,7 +31,7 @@ type counterKeeper struct {
 // prepareCounter makes the appliance write the number when it is closed. The caller registers the audit log's
 // Close afterwards, so that it comes first: it changes the records.
 func prepareCounter(a *Appliance) *counterKeeper {
-	k := &counterKeeper{appliance: a, idle: true}
+	k := &counterKeeper{appliance: a, idle: true, line: a.log.Head().Seq}
 	k.token, _ = a.token.(hsm.Counter)
 	a.OnClose("the number of the last change", func() error {
 		if !k.idle {
@@ -57,7 +57,6 @@ func (k *counterKeeper) start() {
 		k.write(ctx) // otherwise, a gateway that is often killed would never write it
 		wait = counterInterval
 	}
-	k.line = a.log.Head().Seq
 	var done sync.WaitGroup
 	done.Go(func() {
 		timer := time.NewTimer(wait)
@@ -82,6 +81,8 @@ func (k *counterKeeper) start() {
 
 // untilDue returns the time until the number is to be written again. A token without a number gets one at once.
 func (k *counterKeeper) untilDue(ctx context.Context) time.Duration {
+	ctx, cancel := context.WithTimeout(ctx, counterTimeout)
+	defer cancel()
 	if _, known, _ := k.token.Counter(ctx); !known {
 		return 0
 	}

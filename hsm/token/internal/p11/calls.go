@@ -1,15 +1,17 @@
 package p11
 
 import (
+	"strings"
 	"sync"
 	"time"
 )
 
 // calls is the set of the calls in flight. The zero value is ready for use.
 type calls struct {
-	mu  sync.Mutex
-	all map[*call]struct{} // guarded by mu
-	ids uint64             // guarded by mu
+	mu       sync.Mutex
+	all      map[*call]struct{} // guarded by mu, like the fields below
+	ids      uint64             // the last ID
+	returned uint64             // the greatest ID of a call of the module that has returned
 }
 
 // A call is one call into the module.
@@ -35,6 +37,9 @@ func (c *calls) end(ended *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.all, ended)
+	if strings.HasPrefix(ended.name, "C_") {
+		c.returned = max(c.returned, ended.id)
+	}
 }
 
 // age makes the calls in flight older by d. While one of the calls excuses the others, only that one
@@ -64,4 +69,11 @@ func (c *calls) inFlight() (all []Call) {
 		all = append(all, Call{one.id, one.name, one.age})
 	}
 	return all
+}
+
+// progress returns the IDs of the last call that has begun, and of the last of those that have returned.
+func (c *calls) progress() (begun, returned uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ids, c.returned
 }

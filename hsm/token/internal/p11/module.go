@@ -46,7 +46,7 @@ func (m *Module) OneAtATime() bool { return m.oneAtATime.Load() }
 
 // A Call is a call in flight.
 type Call struct {
-	ID   uint64 // not 0, and different for each call of a Module
+	ID   uint64 // not 0, and greater than those of earlier calls of the Module
 	Name string
 	Age  time.Duration // as Module.Age has counted it
 }
@@ -61,6 +61,10 @@ func (m *Module) Age(d time.Duration, excuses func(Call) bool) { m.calls.age(d, 
 
 // InFlight returns the calls in flight.
 func (m *Module) InFlight() []Call { return m.calls.inFlight() }
+
+// Progress returns the ID of the last call that has begun, and the greatest ID of a call of the module that
+// has returned.
+func (m *Module) Progress() (begun, returned uint64) { return m.calls.progress() }
 
 // Call calls f, which uses the module through another binding or can hang for another reason.
 // Call protects and times f like the calls of this package, but does not mark its error.
