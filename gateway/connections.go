@@ -11,9 +11,10 @@ func connectionMetrics(s *Server) []prometheus.Collector {
 	closed := func(reason string, number func(front.Counts) int) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "kmsgate_connections_closed_total",
-			Help: "Connections that the gateway closed early: the oldest unauthenticated one for a new one (evicted), " +
-				"a new one (full, source_full), after a failed TLS handshake (handshake), without a slot for it (busy), " +
-				"during a large header (large_header), or after many small TLS records (records).",
+			Help: "Connections that the gateway closed early, by reason. evicted: the oldest unauthenticated one, to make room. " +
+				"full, source_full: a new one, at a limit. handshake: the TLS handshake failed. " +
+				"busy: no slot for the handshake. large_header: too many others were sending large headers. " +
+				"records: too many small TLS records.",
 			ConstLabels: prometheus.Labels{"reason": reason},
 		}, func() float64 { return float64(number(s.connections.Counts())) })
 	}

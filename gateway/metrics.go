@@ -115,9 +115,9 @@ func requestMetrics(s *Server) []prometheus.Collector {
 		counter("kmsgate_nonces_refused_total", "Requests refused because too many nonces are remembered.",
 			func() float64 { return float64(s.callers.Nonces().Refusals) }),
 		gauge("kmsgate_native_body_bytes", "Bytes reserved for large bodies of native requests.", s.bodies.Bytes),
-		gauge("kmsgate_rpc_request_bytes", "Bytes reserved for large requests of the RPC API from networks that are known.",
+		gauge("kmsgate_rpc_request_bytes", "Bytes reserved for large requests of the RPC API from known sources.",
 			s.knownBodies.Bytes),
-		gauge("kmsgate_rpc_stranger_bytes", "Bytes reserved for large requests of the RPC API from all other networks.",
+		gauge("kmsgate_rpc_stranger_bytes", "Bytes reserved for large requests of the RPC API from unknown sources.",
 			s.strangerBodies.Bytes),
 	}
 }

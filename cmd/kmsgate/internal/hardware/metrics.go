@@ -25,7 +25,7 @@ func collectors(t hsm.Token) []prometheus.Collector {
 	return []prometheus.Collector{
 		flag("kmsgate_token_connected", "1 while the gateway is connected to the token, else 0.",
 			func(s token.Stats) bool { return s.Connected }),
-		flag("kmsgate_token_one_call_at_a_time", "1 if the token cannot sign while it makes a key, as far as is known, else 0.",
+		flag("kmsgate_token_one_call_at_a_time", "1 if the token is known not to sign while it makes a key, else 0.",
 			func(s token.Stats) bool { return s.OneAtATime }),
 		gauge("kmsgate_token_waiting", "Operations waiting for a session with the token.",
 			func(s token.Stats) float64 { return float64(s.Waiting) }),
