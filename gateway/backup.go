@@ -77,8 +77,8 @@ func createBackup(ctx context.Context, c *call, req *kms.CreateBackupRequest) (*
 	return &createBackupResponse{Archive: archive}, nil
 }
 
-// OutsideBackup calls f, which changes the token, while no backup copies the token, and returns its error. If ctx
-// ends while it waits for the end of a backup, the error is kms.ErrUnavailable.
+// OutsideBackup waits until no backup is copying the token, calls f, which may change the token, and returns its
+// error. No backup begins to copy the token before f returns. If ctx ends first, it returns kms.ErrUnavailable.
 func (s *Server) OutsideBackup(ctx context.Context, f func() error) error {
 	if err := s.pairs.Enter(ctx); err != nil {
 		return err

@@ -102,8 +102,8 @@ func (d *rpcDoor) readBody() (string, error) {
 	return body.String(), readError(err)
 }
 
-// readChunked reads a body of unknown length. It counts the bytes that have arrived, and as many for the copy
-// that it makes of them.
+// readChunked reads a body of unknown length. It reserves two bytes for each that has arrived: one for the byte
+// and one for its copy.
 func (d *rpcDoor) readChunked() (string, error) {
 	const block = 4 << 10
 	arriving := http.MaxBytesReader(nil, d.ec.Request().Body, maxBody)
@@ -128,7 +128,7 @@ func (d *rpcDoor) readChunked() (string, error) {
 	return body.String(), nil
 }
 
-// readError returns the answer to a body that cannot be read.
+// readError returns the API error for an error of reading a body, or nil if err is nil.
 func readError(err error) error {
 	switch {
 	case err == nil:

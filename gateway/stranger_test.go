@@ -141,8 +141,8 @@ func TestRequestBytes(t *testing.T) {
 	b.eventually("all bytes to be released", func() bool { return b.metric("kmsgate_rpc_request_bytes") == "0" })
 }
 
-// TestChunkedBytes checks that of a body of unknown length only the bytes count that have arrived, and that one
-// which is too large is refused.
+// TestChunkedBytes checks that only the bytes that have arrived count for a body of unknown length, and that a body
+// that is too large is refused.
 func TestChunkedBytes(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -369,8 +369,8 @@ func cpuTime(b *testing.B) time.Duration {
 }
 
 // BenchmarkStranger measures the processor time of strangers' requests, without network and token, as a
-// share of the limit: twice the time of a small valid request, and 2 µs for each KB received. Of the valid
-// request, which signs, it measures less than all: other threads write the audit log.
+// share of the limit: twice the time of a small valid request, and 2 µs for each KB received. It does not
+// count all of the valid request's time: other threads write the audit log.
 func BenchmarkStranger(b *testing.B) {
 	g := newBench(b)
 	handler := g.server.Handler(gateway.Listener{})

@@ -193,7 +193,7 @@ func openTerminal(t *testing.T) (master, slave *os.File) {
 // exists. When the terminal closes, the gateway must end and remove its temporary directory.
 func TestTerminalCloses(t *testing.T) {
 	t.Parallel()
-	// If the tests run under nohup, the gateway would inherit that SIGHUP is ignored.
+	// Under nohup, the gateway would inherit an ignored SIGHUP.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, unix.SIGHUP)
 	defer signal.Stop(hangups)

@@ -3,7 +3,7 @@ package store
 import "errors"
 
 // An engine keeps values in buckets, by id. The Store makes one change at a time, and never changes an
-// engine that is being rewritten. TestEngines tries what is said here on every engine.
+// engine that is being rewritten. TestEngines checks this contract for every engine.
 type engine interface {
 	// view calls f with a transaction that only reads.
 	view(f func(tx transaction) error) error

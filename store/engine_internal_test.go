@@ -11,7 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// An engineKind opens engines of one kind, and does to them what others and the disk do.
+// An engineKind opens engines of one kind, and simulates disk faults and other programs that change their files.
 type engineKind struct {
 	open     func(place string) (engine, error)
 	failNext func(e engine, err error)                                      // the next commit fails, after its writes
@@ -37,7 +37,7 @@ var engineKinds = map[string]engineKind{
 			return func() { check(t, os.RemoveAll(rebuiltName(place))) }
 		},
 		meddle: func(t *testing.T, place string, f func(tx transaction) error) {
-			// The lock of an open file keeps bbolt out, but not who writes to a copy and copies it back.
+			// The lock of an open file keeps bbolt out, but not a program that edits a copy and copies it back.
 			copied := filepath.Join(t.TempDir(), "copy")
 			check(t, os.WriteFile(copied, contents(t, place), 0o600))
 			e, err := openBolt(copied)

@@ -2,8 +2,8 @@ package store
 
 import "time"
 
-// A Rollback is an older database that the operator has accepted, until the gateway has kept the keys whose
-// deletion was due in it.
+// A Rollback records that the operator accepted an older database. The gateway removes it once it has
+// cancelled the deletions that were due.
 type Rollback struct {
 	Found uint64 // the number of the database's last change
 	Seen  uint64 // the greatest number of a change in the log or in the token
@@ -25,10 +25,10 @@ func SetRollback(tx *Tx, r Rollback) (err error) {
 	return err
 }
 
-// CountedAt returns when the number of a change was last written to the token, or the zero Time.
+// CountedAt returns when the gateway last began to write a change number to the token, or the zero Time.
 func CountedAt(r *Records) time.Time { return r.counted }
 
-// SetCountedAt records when the number of a change was written to the token.
+// SetCountedAt records when the gateway begins to write a change number to the token.
 func SetCountedAt(tx *Tx, t time.Time) error {
 	if err := tx.write(bucketMeta, keyCounted, t); err != nil {
 		return err

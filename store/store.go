@@ -94,8 +94,8 @@ type Options struct {
 	// Rerun makes Update call each function twice, the first time with records that are then discarded. It is for
 	// tests: an engine may have to repeat a change.
 	Rerun bool
-	// Commit, unless it is nil, is called for each commit, which it makes with commit. It is for tests: a disk may
-	// fail or hang.
+	// Commit, if not nil, is called in place of each commit, and calls commit to make it. Tests use it to make the
+	// disk fail or hang.
 	Commit func(commit func() error) error
 }
 

@@ -24,8 +24,8 @@ func storeCommand() *cobra.Command {
 		Use:   "dump --config FILE",
 		Short: "Print the records of the database, which the token unseals",
 		Long: `Print the records of the database, each as a line of JSON with its bucket and its id.
-The database is sealed: only with the instance's token can it be read. The gateway must be
-stopped. Run the command as the gateway's user.
+Stop the gateway first, and run the command as the gateway's user. The command needs the
+instance's token, because the database is sealed.
 
 No secret is printed: AccessKeySecrets and software keys are sealed a second time.`,
 		Example: `  kmsgate store dump --config /etc/kmsgate/kmsgate.yaml > records.json`,

@@ -55,7 +55,7 @@ func (h *Head) split(form string) (parameters, error) {
 		return nil, fmt.Errorf("parsing the body: %w", err)
 	}
 	if excess := escapedTwice.size(h.query) + escapedTwice.size(form) - 2*(len(h.query)+len(form)); excess > maxExcess {
-		return nil, errors.New("the request has too many characters that its signature escapes")
+		return nil, errors.New("the request has too many special characters (percent-encode them)")
 	}
 	slices.SortFunc(all, func(a, b parameter) int { return strings.Compare(a.name, b.name) })
 	for i := 1; i < len(all); i++ {
@@ -173,8 +173,8 @@ func (p parameters) decoded(skip map[string]bool) map[string]string {
 const maxFound = 512
 
 // Find returns the decoded value of the first parameter with a name in a query or form, or "" if there
-// is none. It does not split the text and does not check it. A name that is escaped in the text is not
-// found, and of a long value only the beginning.
+// is none. It does not split the text and does not check it. Find does not find a name that is escaped in
+// the text, and decodes at most the first maxFound bytes of a value.
 func Find(text, name string) string {
 	name += "="
 	for end := 0; ; {
@@ -219,12 +219,12 @@ func newEscaping(percent string) *escaping {
 	return &e
 }
 
-// maxExcess is by how many bytes the string to sign may be longer than twice the query and the form. Clients
+// maxExcess limits, in bytes, how far the string to sign may exceed twice the length of the query and form. Clients
 // escape most of what signatures escape. Without the limit, a request could make its string to sign five times
 // as long as itself. The documented requests need less, whatever characters they have.
 const maxExcess = 128 << 10
 
-// size returns at most how many bytes a query or form has in a string to sign.
+// size returns an upper bound on the bytes that a query or form takes in a string to sign.
 func (e *escaping) size(text string) (n int) {
 	for i := range len(text) {
 		n += len(e[text[i]])

@@ -110,8 +110,8 @@ type Config struct {
 	// Afterwards, Changes must return a greater number than Rollback.Seen.
 	KeepRollback func(Rollback) error
 
-	// Rollback, if not nil, is a rollback that KeepRollback has recorded. The process may have ended before
-	// Open had continued the log, so Open does that now.
+	// Rollback, if not nil, is a rollback that KeepRollback recorded earlier. The process may have ended before
+	// Open wrote the rolledback event, so Open writes it now.
 	Rollback *Rollback
 
 	// AcceptLossHint tells the operator how to set AcceptLoss. It is part of the log messages about

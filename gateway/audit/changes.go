@@ -5,20 +5,23 @@ import "fmt"
 // A RollbackError means that the records lack changes that the log has, or that SeenChange counts.
 type RollbackError struct {
 	Rollback
-	Uncovered uint64 // the first line that shows it, if only lines show it that no checkpoint covers; otherwise 0
+
+	// Uncovered is the first line that shows the rollback, if no checkpoint covers any such line and the token does
+	// not show it; otherwise 0.
+	Uncovered uint64
 }
 
 func (e *RollbackError) Error() string {
 	text := fmt.Sprintf("the database is an older one: its last change is number %d, but the audit log or the token has "+
 		"seen number %d", e.Found, e.Seen)
 	if e.Uncovered > 0 {
-		text += fmt.Sprintf("; only the lines from number %d on show that, and no checkpoint covers them: make sure that "+
-			"nobody has added them", e.Uncovered)
+		text += fmt.Sprintf("; this shows only in the audit log from line %d on, and no checkpoint covers them; "+
+			"check that nobody added these lines", e.Uncovered)
 	}
 	return text
 }
 
-// changes are what is known of the numbers of changes.
+// changes tracks the change numbers that Open finds in the log.
 type changes struct {
 	known       bool      // the number of the records' last change is known
 	found, seen uint64    // that number, and the one seen elsewhere
@@ -48,8 +51,8 @@ func (c *changes) saw(line Line, text []byte) {
 	}
 	if expected := max(c.found, c.seen); n > expected && n-expected > maxAhead {
 		if c.implausible == nil {
-			c.implausible = lossf("line %d has the number %d of a change, but the database's last change is number %d: "+
-				"no gateway wrote this line", line.Seq, n, c.found)
+			c.implausible = lossf("line %d has change number %d, but the last known change is number %d: "+
+				"no gateway reaches that number", line.Seq, n, expected)
 		}
 		return
 	}
@@ -69,8 +72,8 @@ func (c *changes) saw(line Line, text []byte) {
 	}
 }
 
-// uncovered returns the first line with a greater number than that of the records, if neither a line that a
-// checkpoint covers nor the number seen elsewhere shows that they are older. It returns 0 otherwise, or without a key.
+// uncovered returns the first line with a later change than the records. It returns 0 if a checkpoint covers such a
+// line, if the number seen elsewhere also shows the rollback, or if there is no key.
 func (c *changes) uncovered() uint64 {
 	if c.key == nil || c.seen > c.found || c.covered >= c.later {
 		return 0

@@ -10,9 +10,8 @@ import (
 	"time"
 )
 
-// A boundedConn is the connection below TLS. During the handshake, the client can send a limited number of
-// bytes. Until a request was verified, the client must not send many small records. A write waits for the
-// client for a limited time. Its reads must not overlap, as its writes must not.
+// A boundedConn is the connection below TLS. It limits the bytes of the handshake, small records until a
+// request is verified, and the time of a write. Reads must not overlap each other, and neither must writes.
 type boundedConn struct {
 	net.Conn
 	place     *place
@@ -74,11 +73,11 @@ const (
 	// may have to answer the client.
 	writeTime = 10 * time.Second
 
-	// closeTime is how long a connection that is being closed waits to tell the client so.
+	// closeTime limits how long Close tries to send the TLS close alert.
 	closeTime = 5 * time.Millisecond
 )
 
-// SetWriteDeadline sets the deadline of writes. The zero Time means that each has writeTime.
+// SetWriteDeadline sets the deadline of writes. With the zero Time, each write may take writeTime.
 func (c *boundedConn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

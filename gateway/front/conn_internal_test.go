@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestWriteToStuckClient writes to a client that does not read. TLS may do so at any time, and holds a lock
-// then that closing the connection needs.
+// TestWriteToStuckClient writes to a client that does not read. TLS may write at any time, and then holds a
+// lock that Close needs.
 func TestWriteToStuckClient(t *testing.T) {
 	for name, tc := range map[string]struct {
 		meanwhile func(c *boundedConn)

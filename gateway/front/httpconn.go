@@ -98,8 +98,8 @@ func (c *httpConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// handle notes that a handler is called. The connection ends with its answer, unless it calls
-// Authenticated.
+// handle records that a handler is about to run. Unless the connection is already authenticated, it
+// closes after the answer if the handler does not call Authenticated.
 func (c *httpConn) handle(w http.ResponseWriter) {
 	c.state.Store(handling)
 	c.answer = w.Header()

@@ -104,9 +104,10 @@ func (c *place) endLargeHeader() {
 	c.process.large.release(c)
 }
 
-// Connections that have not authenticated can send so many large headers at once: all those from unknown
-// sources together, all those from known sources together, and those from one source. Reading one takes
-// up to 1 MiB for a while, because net/http copies the request line several times.
+// How many unauthenticated connections can send a large header at once. maxLargeHeaders holds for all
+// unknown sources together, and separately for all known sources together. maxLargeHeadersPerSource holds
+// for each source. Reading a large header takes up to 1 MiB for a while, because net/http copies the request
+// line several times.
 const (
 	maxLargeHeaders          = 64
 	maxLargeHeadersPerSource = 16

@@ -80,7 +80,7 @@ func (p *Process) count(field func(*Counts) *int) {
 	*field(&p.counts)++
 }
 
-// logPanic logs a panic p of the code that serves a connection.
+// logPanic logs value, recovered from a panic while serving a connection, with the stack.
 func (p *Process) logPanic(value any) {
 	cmp.Or(p.Logger, slog.Default()).Error("serving a connection panicked; the connection was closed",
 		"err", value, "stack", string(debug.Stack()))

@@ -17,8 +17,8 @@ const shutdownTime = 10 * time.Second
 // the requests in flight at once and returns the listener's error. In both cases, every
 // handler has returned when Serve returns. Serve sets the server's ConnState.
 //
-// If l is from [Listen], a connection ends after a request that was not verified ([Authenticated]). The
-// fields of a header can be 128 with 16 KiB.
+// If l is from [Listen], a connection ends after a request that was not verified ([Authenticated]). A
+// header can have 128 fields and 16 KiB of fields.
 func Serve(ctx context.Context, server *http.Server, l net.Listener) error {
 	var handlers handlerGroup
 	server.Handler = handlers.track(server.Handler)

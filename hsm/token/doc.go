@@ -36,8 +36,8 @@
 //
 // The last two workers only make canary signatures, for the watchdog (watch.go). The watchdog ends the
 // process if a call does not return and a canary signature does not return either. It also finds out
-// whether the module signs while it makes a key (overlap.go). If not, signatures fail at once while a
-// key takes long.
+// whether the module signs while it makes a key (overlap.go). If it does not, signatures fail at once
+// when a key takes longer than longCall.
 //
 // If that is faster, keys sign through session copies (copies.go). The copies live in the
 // session of one more goroutine, the copier. Config.NoSessionCopies turns them off.

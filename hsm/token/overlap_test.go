@@ -14,7 +14,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm/token"
 )
 
-// TestOneCallAtATime makes the call hang that makes a key, in a module that does one call at a time.
+// TestOneCallAtATime makes the key generation call hang, in a module that does one call at a time.
 // Callers get an error that says so at once, and nothing ends the process.
 func TestOneCallAtATime(t *testing.T) {
 	o := openOverlap(t, token.Config{WatchEvery: 250 * time.Millisecond})
@@ -34,7 +34,7 @@ func TestOneCallAtATime(t *testing.T) {
 	expectIntact(t, o.faults)
 }
 
-// TestSeveralCallsAtATime makes the call hang that makes a key, in a module that signs at the same time.
+// TestSeveralCallsAtATime makes the key generation call hang, in a module that signs at the same time.
 func TestSeveralCallsAtATime(t *testing.T) {
 	o := openOverlap(t, token.Config{WatchEvery: 250 * time.Millisecond})
 	l := startLoad(t, o.tok, o.key)

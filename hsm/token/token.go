@@ -304,8 +304,8 @@ type Stats struct {
 	Waiting   int64 // callers waiting for the token
 	Copies    bool  // frequently used keys sign through session copies (Config.NoSessionCopies)
 
-	// OneAtATime: the module does one call at a time, as far as is known. While it makes a key for
-	// long, signatures fail with hsm.ErrUnavailable.
+	// OneAtATime: the module is known to do one call at a time. If making a key takes longer than 2 s,
+	// signatures fail with hsm.ErrUnavailable until it is made.
 	OneAtATime bool
 }
 

@@ -17,8 +17,9 @@ const counterInterval = time.Hour
 // counterTimeout is how long the token may take to store the number.
 const counterTimeout = 10 * time.Second
 
-// A counterKeeper writes the number of the last change to the token. Tokens wear out. So it writes at most once
-// an hour, even if the gateway starts more often, and when an appliance is closed that something was done with.
+// A counterKeeper writes the number of the last change to the token. Tokens wear out, so it writes at most once an
+// hour while the gateway serves, however often the gateway starts. It also writes when the appliance closes, if the
+// audit log has a line since the start.
 type counterKeeper struct {
 	appliance *Appliance
 	token     hsm.Counter
@@ -28,8 +29,8 @@ type counterKeeper struct {
 	idle bool   // no line has followed it
 }
 
-// prepareCounter makes the appliance write the number when it is closed. The caller registers the audit log's
-// Close afterwards, so that it comes first: it changes the records.
+// prepareCounter makes Close write the number. The caller must register the audit log's Close after this call, so
+// that it runs first: closing the log changes the records.
 func prepareCounter(a *Appliance) *counterKeeper {
 	k := &counterKeeper{appliance: a, idle: true, line: a.log.Head().Seq}
 	k.token, _ = a.token.(hsm.Counter)

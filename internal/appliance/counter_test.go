@@ -25,8 +25,8 @@ func (f fixture) expectWrites(t *testing.T, event string, n int) {
 	f.counter.expected = len(f.counter.writes)
 }
 
-// TestCounterWear tests when the number of the last change is written to the token: at most once an hour, however
-// often the gateway starts, and after a clean stop if something was done.
+// TestCounterWear checks when the gateway writes the number to the token: at most once an hour, however often it
+// starts, and at a clean stop after a line of the audit log.
 func TestCounterWear(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := initialized(t)

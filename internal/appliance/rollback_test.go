@@ -243,7 +243,7 @@ func TestForgedChange(t *testing.T) {
 		accept func(o *appliance.Options)
 	}{
 		"plausible": {1 << 39, "no checkpoint covers them", func(o *appliance.Options) { o.AcceptStoreRollback = true }},
-		"implausible": {1 << 62, "no gateway wrote this line (put the right file back; if it is lost, start once with " +
+		"implausible": {1 << 62, "no gateway reaches that number (put the right file back; if it is lost, start once with " +
 			"--accept-audit-loss)", func(o *appliance.Options) { o.AcceptAuditLoss = true }},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -118,8 +118,8 @@ func Summary(r audit.VerifyResult) string {
 	}
 	if n := len(r.RolledBack); n > 0 {
 		last := r.RolledBack[n-1]
-		text += fmt.Sprintf("; an older database was accepted (%d in the log), the last time one with change %d as its last, "+
-			"instead of %d", n, last.Found, last.Seen)
+		text += fmt.Sprintf("; the database was rolled back (%d in the log), most recently from change %d to change %d",
+			n, last.Seen, last.Found)
 	}
 	switch more := r.Last.Seq - r.Proven.Seq; more {
 	case 0:

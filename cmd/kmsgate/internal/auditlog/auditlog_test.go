@@ -240,7 +240,7 @@ func TestSummary(t *testing.T) {
 		"proven: lines 1 to 9, up to 2026-11-22T00:00:00Z":                                                                                 {First: line(1), Last: line(9), Proven: line(9), ProvenTime: auditlogtest.Begin},
 		"proven: lines 1 to 8, up to 2026-11-22T00:00:00Z; the log is whole: its last line is the checkpoint":                              {First: line(1), Last: line(9), Proven: line(8), ProvenTime: auditlogtest.Begin},
 		"proven: lines 3 to 7, up to 2026-11-22T00:00:00Z; 1 line after that checkpoint is chained to it, but no checkpoint covers it yet": {First: line(3), Last: line(9), Proven: line(7), ProvenTime: auditlogtest.Begin},
-		"proven: lines 1 to 9, up to 2026-11-22T00:00:00Z; an older database was accepted (2 in the log), the last time one with change 6 as its last, instead of 8": {
+		"proven: lines 1 to 9, up to 2026-11-22T00:00:00Z; the database was rolled back (2 in the log), most recently from change 8 to change 6": {
 			First: line(1), Last: line(9), Proven: line(9), ProvenTime: auditlogtest.Begin,
 			RolledBack: []audit.Rollback{{Found: 1, Seen: 2}, {Found: 6, Seen: 8}}},
 		"not proven yet: lines 3 to 9 form a chain, but no checkpoint covers them": {First: line(3), Last: line(9), Proven: line(2), ProvenTime: auditlogtest.Begin},

@@ -209,7 +209,7 @@ type OwnerError struct {
 }
 
 func (e *OwnerError) Error() string {
-	return fmt.Sprintf("opening the instance in %s, which belongs to uid %d: run as that user (setpriv --reuid %[2]d --clear-groups, or sudo -u '#%[2]d')", e.Dir, e.UID)
+	return fmt.Sprintf("opening the instance in %q: the directory belongs to uid %d (run as that user: setpriv --reuid %[2]d --clear-groups, or sudo -u '#%[2]d')", e.Dir, e.UID)
 }
 
 // CheckOwner returns an OwnerError unless the directory belongs to this process's user. Without it,
