@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -58,11 +59,12 @@ func TestPowerLossAfterError(t *testing.T) {
 	g, l := newInstance(t, binary), newLedger(random)
 	for n, done := 0, soaked(4); !done(); n++ {
 		atOnce := n%2 == 0
+		inDatabase, dir := g.match(database), g.dir
 		var armed, failed, replaced atomic.Bool
 		disk := newDisk(t, g)
 		left := random.IntN(2) // bbolt flushes twice in a commit, at first the pages and then the root
 		disk.FailFlush = func(c syscalls.Call) bool {
-			if !armed.Load() || failed.Load() || !g.match(database)(c) {
+			if !armed.Load() || failed.Load() || !inDatabase(c) {
 				return false
 			}
 			left--
@@ -71,7 +73,7 @@ func TestPowerLossAfterError(t *testing.T) {
 		}
 		watch := g.startOn(t, disk)
 		watch.Intercept(func(c syscalls.Call) syscalls.Action {
-			if !failed.Load() || c.Name != "fsync" || !g.match(directory)(c) {
+			if !failed.Load() || c.Name != "fsync" || !slices.Contains(c.Paths(), dir) {
 				return syscalls.Action{}
 			}
 			replaced.Store(true)
