@@ -129,7 +129,7 @@ func (b *bench) open(change ...func(*gateway.Config)) {
 	if err := b.db.Update(func(tx *store.Tx) error { return tx.SetInstance(instance) }); err != nil {
 		b.t.Fatal(err)
 	}
-	logConfig := audit.Config{Path: filepath.Join(b.dir, "audit.log"), Logger: quiet}
+	logConfig := audit.Config{Path: filepath.Join(b.dir, "audit.log"), AppendTimeout: time.Minute, Logger: quiet}
 	if b.auditConfig != nil {
 		b.auditConfig(&logConfig)
 	}

@@ -57,6 +57,7 @@ func (s *simulation) setClock(cfg *gateway.Config) { cfg.Now, cfg.Seen = s.wall,
 // empty.
 func (s *simulation) open(dir, before string) (*process, error) {
 	p := &process{dir: dir}
+	p.disk.Timeout = 5 * time.Second // a gateway's
 	p.token = &processToken{Fake: s.backend, simulation: s, killed: make(chan struct{})}
 	var err error
 	if p.db, err = p.disk.Open(filepath.Join(dir, "db")); err != nil {

@@ -16,7 +16,7 @@ type Snapshot struct{ bolt *bbolt.Tx }
 // it. While the file cannot be written, Snapshot returns ErrUnwritable, because the file's content is
 // unknown.
 func (s *Store) Snapshot() (*Snapshot, error) {
-	if !s.lock(time.After(updateTimeout)) { // a snapshot must not fall between a commit and its publication
+	if !s.lock(time.After(s.options.Timeout)) { // a snapshot must not fall between a commit and its publication
 		return nil, fmt.Errorf("%w: an earlier change has not ended", ErrUnwritable)
 	}
 	defer s.unlock()

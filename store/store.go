@@ -17,6 +17,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,7 @@ var (
 
 // newStore returns a Store without records.
 func newStore(f *File, o Options) *Store {
+	o.Timeout = cmp.Or(o.Timeout, updateTimeout)
 	s := &Store{path: f.path, options: o, engine: f.engine, updating: make(chan struct{}, 1), closing: make(chan struct{})}
 	s.closeOnce = sync.OnceValue(s.close)
 	s.unlock()
@@ -91,6 +93,9 @@ type Store struct {
 
 // Options configure a Store. The zero value suits a gateway.
 type Options struct {
+	// Timeout is how long Update takes at most, the wait for earlier changes included. Zero means 5 s. Tests that
+	// do not expect it to pass choose a long one: their machine can be busy.
+	Timeout time.Duration
 	// Rerun makes Update call each function twice, the first time with records that are then discarded. It is for
 	// tests: an engine may have to repeat a change.
 	Rerun bool
@@ -108,16 +113,16 @@ func Open(ctx context.Context, path string, keys hsm.Sealer, o Options) (*Store,
 	return f.Unseal(ctx, keys, o)
 }
 
-// Close closes the file once a change that is being made has ended, but waits at most 5 s for that. After
-// that, changes fail.
+// Close closes the file once a change that is being made has ended, but waits at most Options.Timeout for
+// that. After that, changes fail.
 func (s *Store) Close() error { return s.closeOnce() }
 
 func (s *Store) close() error {
 	close(s.closing)
 	select {
 	case <-s.updating: // and never given back
-	case <-time.After(updateTimeout):
-		return fmt.Errorf("the database %q was not closed: a change has not ended for %v (check the disk)", s.path, updateTimeout)
+	case <-time.After(s.options.Timeout):
+		return fmt.Errorf("the database %q was not closed: a change has not ended for %v (check the disk)", s.path, s.options.Timeout)
 	}
 	closed := make(chan error, 1)
 	go func() {
@@ -128,29 +133,28 @@ func (s *Store) close() error {
 	select {
 	case err := <-closed:
 		return err
-	case <-time.After(updateTimeout): // bbolt has panicked in a commit and holds its lock, or a flush hangs
-		return fmt.Errorf("the database %q was not closed within %v", s.path, updateTimeout)
+	case <-time.After(s.options.Timeout): // bbolt has panicked in a commit and holds its lock, or a flush hangs
+		return fmt.Errorf("the database %q was not closed within %v", s.path, s.options.Timeout)
 	}
 }
 
 // Now returns the records at this moment. They are read-only, and later changes do not affect them.
 func (s *Store) Now() *Records { return s.current.Load() }
 
-// updateTimeout is how long Update takes at most, the wait for earlier changes included. SDKs give up
-// after 10 s.
+// updateTimeout is the default of Options.Timeout. SDKs give up after 10 s.
 const updateTimeout = 5 * time.Second
 
 // Update calls f with a transaction in which records can be changed. If f returns nil, the changes
 // are on stable storage when Update returns nil. If f returns an error, Update returns that error
-// and nothing has changed. Updates run one at a time. If f must wait for others longer than 5 s, or
-// the file cannot be written, the error is ErrUnwritable. If the commit takes longer than these 5 s,
-// or if it fails and its outcome is not known yet, the error is ErrUncertain.
+// and nothing has changed. Updates run one at a time. If f must wait for others longer than
+// Options.Timeout, or the file cannot be written, the error is ErrUnwritable. If the commit takes longer
+// than that, or if it fails and its outcome is not known yet, the error is ErrUncertain.
 func (s *Store) Update(f func(tx *Tx) error) error { return s.UpdateLate(f, nil) }
 
 // UpdateLate is like Update. If it returns ErrUncertain because the commit takes too long, it calls late,
 // once, with the commit's error when the commit has ended. late must not change records.
 func (s *Store) UpdateLate(f func(tx *Tx) error, late func(err error)) error {
-	deadline := time.NewTimer(updateTimeout)
+	deadline := time.NewTimer(s.options.Timeout)
 	defer deadline.Stop()
 	u, err := s.begin(deadline.C)
 	if err != nil {
@@ -172,7 +176,7 @@ func (s *Store) UpdateLate(f func(tx *Tx) error, late func(err error)) error {
 	case <-deadline.C:
 	}
 	if u.answered.CompareAndSwap(false, true) {
-		return fmt.Errorf("%w: the file %q has not been flushed for %v", ErrUncertain, s.path, updateTimeout)
+		return fmt.Errorf("%w: the file %q has not been flushed for %v", ErrUncertain, s.path, s.options.Timeout)
 	}
 	return <-done
 }

@@ -30,16 +30,17 @@ const (
 	callerAnswered // or about to be
 )
 
-// appendTimeout is how long a caller waits for a line. SDKs wait about as long for a signature.
+// appendTimeout is the default of Config.AppendTimeout. SDKs wait about as long for a signature.
 const appendTimeout = 2500 * time.Millisecond
 
-// ErrSlow is the error of Append for a line that was not flushed in time.
+// ErrSlow is the error of Append for a line that was not flushed within Config.AppendTimeout. It names the
+// default.
 var ErrSlow = fmt.Errorf("writing the audit log: the file was not flushed within %v (check the disk)", appendTimeout)
 
 // errFull is the error of a line that could not even be queued.
 var errFull = errors.New("writing the audit log: lines arrive faster than they can be written")
 
-// Append adds an entry and returns when it is on stable storage, after 2.5 s at most. If Append returns
+// Append adds an entry and returns when it is on stable storage, after Config.AppendTimeout at most. If Append returns
 // an error, the action that the line records must not happen: the line is not in the log, or it is
 // followed by an unanswered event.
 func (l *Log) Append(e Entry) error {
@@ -54,8 +55,8 @@ func (l *Log) AppendNumbered(e Entry) (seq uint64, err error) {
 }
 
 // AppendUnanswered adds an unanswered event for a line that Append has written: its caller gets no
-// result. It returns when the event is on stable storage, after 2.5 s at most. If it returns an error,
-// the event may be missing.
+// result. It returns when the event is on stable storage, after Config.AppendTimeout at most. If it returns
+// an error, the event may be missing.
 func (l *Log) AppendUnanswered(seq uint64) error {
 	event, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnanswered, Unanswered: []uint64{seq}})
 	if err == nil {
@@ -86,7 +87,7 @@ func (l *Log) append(line any, rotate uint64) (Head, error) {
 
 func (l *Log) write(p *pending) (Head, error) {
 	p.result = make(chan error, 1)
-	timeout := time.NewTimer(appendTimeout)
+	timeout := time.NewTimer(l.cfg.AppendTimeout)
 	defer timeout.Stop()
 	if err := l.put(p, timeout.C); err != nil {
 		return Head{}, err

@@ -28,7 +28,7 @@ var key = func() *ecdsa.PrivateKey {
 
 // config returns the Config of a log with checkpoints, but without periodic ones.
 func config(path string) audit.Config {
-	return audit.Config{Path: path, CheckpointEvery: time.Hour,
+	return audit.Config{Path: path, CheckpointEvery: time.Hour, AppendTimeout: time.Minute,
 		Sign: func(_ context.Context, digest []byte) ([]byte, error) {
 			return ecdsa.SignASN1(rand.Reader, key, digest)
 		}}

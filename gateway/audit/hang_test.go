@@ -32,6 +32,7 @@ func testHangingFlush(t *testing.T) {
 	path := t.TempDir() + "/audit.log"
 	hang := make(chan struct{}, 1)
 	cfg := config(path)
+	cfg.AppendTimeout = 0 // a gateway's
 	cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
 		f, err := os.OpenFile(path, flag, 0o600)
 		return hangingFile{f, hang}, err

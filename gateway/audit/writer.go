@@ -78,7 +78,7 @@ func (w *writer) serve() {
 		}
 	}()
 	err := w.writeBatch()
-	late = err == nil && time.Since(began) > appendTimeout
+	late = err == nil && time.Since(began) > w.log.cfg.AppendTimeout
 	for _, p := range w.waiting {
 		w.answer(p, err)
 	}

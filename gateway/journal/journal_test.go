@@ -47,7 +47,7 @@ func (b *bench) start() {
 	if b.db, err = storetest.Open(filepath.Join(b.dir, "db")); err != nil {
 		b.t.Fatal(err)
 	}
-	if b.log, err = audit.Open(audit.Config{Path: b.logPath(), Logger: quiet}); err != nil {
+	if b.log, err = audit.Open(audit.Config{Path: b.logPath(), AppendTimeout: time.Minute, Logger: quiet}); err != nil {
 		b.t.Fatal(err)
 	}
 	if b.Journal, err = journal.Open(b.db, b.log, quiet); err != nil {

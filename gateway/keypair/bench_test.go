@@ -116,7 +116,7 @@ func newBench(t testing.TB) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.db.Close() })
-	if b.log, err = audit.Open(audit.Config{Path: b.logPath(), Logger: quiet}); err != nil {
+	if b.log, err = audit.Open(audit.Config{Path: b.logPath(), AppendTimeout: time.Minute, Logger: quiet}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.log.Close() })

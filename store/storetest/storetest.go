@@ -2,9 +2,11 @@
 package storetest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
@@ -16,12 +18,16 @@ func Open(path string) (*store.Store, error) { return new(Disk).Open(path) }
 
 // A Disk holds databases whose commits can fail or hang. The zero value is a disk without faults.
 type Disk struct {
+	// Timeout is that of [store.Options]. Zero means a minute, since the test's machine can be busy.
+	Timeout time.Duration
+
 	fault atomic.Pointer[func(commit func() error) error] // makes the next commit; nil if it has no fault
 }
 
 // Open is like the function Open, for a database on this disk.
 func (d *Disk) Open(path string) (*store.Store, error) {
-	return store.Open(context.Background(), path, new(hsmtest.Fake), store.Options{Rerun: true, Commit: d.commit})
+	return store.Open(context.Background(), path, new(hsmtest.Fake),
+		store.Options{Timeout: cmp.Or(d.Timeout, time.Minute), Rerun: true, Commit: d.commit})
 }
 
 func (d *Disk) commit(commit func() error) error {
