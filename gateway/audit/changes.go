@@ -30,8 +30,8 @@ type changes struct {
 	implausible error     // the first line with a number that no gateway reaches; nil if there is none
 
 	later   uint64            // the first line with a greater number than found; 0 if there is none
-	hashes  map[uint64]string // of that line and those after it
-	covered uint64            // the last of these lines that a checkpoint covers
+	hashes  map[uint64]string // of that line and those after it, until a checkpoint covers one
+	covered uint64            // that one; 0 if there is none
 }
 
 // maxAhead is how far the number of a change in the log can be ahead of that of the records. A thousand changes a
@@ -58,9 +58,9 @@ func (c *changes) saw(line Line, text []byte) {
 	}
 	c.change = max(c.change, n)
 	if n > c.found && (c.later == 0 || line.Seq < c.later) {
-		c.later, c.hashes = line.Seq, make(map[uint64]string)
+		c.later, c.hashes, c.covered = line.Seq, make(map[uint64]string), 0
 	}
-	if c.later == 0 {
+	if c.later == 0 || c.covered > 0 {
 		return
 	}
 	c.hashes[line.Seq] = hashOf(text)
@@ -68,14 +68,14 @@ func (c *changes) saw(line Line, text []byte) {
 		return
 	}
 	if p := line.Event.Checkpoint; p != nil && c.hashes[p.Seq] == p.Hash && c.key != nil && p.Check(c.key) {
-		c.covered = max(c.covered, p.Seq)
+		c.covered, c.hashes = p.Seq, nil
 	}
 }
 
 // uncovered returns the first line with a later change than the records. It returns 0 if a checkpoint covers such a
 // line, if the number seen elsewhere also shows the rollback, or if there is no key.
 func (c *changes) uncovered() uint64 {
-	if c.key == nil || c.seen > c.found || c.covered >= c.later {
+	if c.key == nil || c.seen > c.found || c.covered > 0 {
 		return 0
 	}
 	return c.later
