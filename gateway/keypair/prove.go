@@ -38,8 +38,7 @@ func (p *Pairs) Prove(ctx context.Context, v store.KeyVersion) error {
 }
 
 // Signed records the result of a client's signature with a version, and returns the error that the
-// client receives: kms.ErrKeyUnavailable if the version is known to fail and the failure is not
-// transient, and otherwise err.
+// client receives: kms.ErrKeyUnavailable if the version is known to fail, and otherwise err.
 func (p *Pairs) Signed(v store.KeyVersion, err error) error {
 	switch {
 	case err == nil:
@@ -48,7 +47,7 @@ func (p *Pairs) Signed(v store.KeyVersion, err error) error {
 	case errors.Is(err, hsm.ErrNotFound):
 		p.health.record(v, err)
 	}
-	if err != nil && !hsm.IsTransient(err) && p.health.isBroken(v) {
+	if err != nil && p.health.isBroken(v) {
 		return unavailable(err)
 	}
 	return err

@@ -93,7 +93,7 @@ func TestSigned(t *testing.T) {
 		{"signed", nil, nil, nil},
 		{"missing", hsm.ErrNotFound, kms.ErrKeyUnavailable, kms.ErrKeyUnavailable},
 		{"refused, and known to fail", hsm.ErrRefused, kms.ErrKeyUnavailable, kms.ErrKeyUnavailable},
-		{"away, and known to fail", hsm.ErrUnavailable, hsm.ErrUnavailable, kms.ErrKeyUnavailable},
+		{"away, and known to fail", hsm.ErrUnavailable, kms.ErrKeyUnavailable, kms.ErrKeyUnavailable},
 		{"signed again", nil, nil, nil},
 	} {
 		if err := b.Signed(v, step.err); !errors.Is(err, step.want) || step.want == nil && err != nil {
