@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
@@ -24,6 +26,48 @@ func (c *countingBackend) Health(ctx context.Context) error {
 	c.calls.Add(1)
 	time.Sleep(100 * time.Millisecond) // on the bubble's clock
 	return c.Fake.Health(ctx)
+}
+
+// A slowCollector waits in each scrape until it is released.
+type slowCollector struct{ begun, release chan struct{} }
+
+func (slowCollector) Describe(chan<- *prometheus.Desc) {}
+
+func (c slowCollector) Collect(chan<- prometheus.Metric) {
+	c.begun <- struct{}{}
+	<-c.release
+}
+
+// TestScrapes asks for the metrics while two others do. The third gets 503, and metrics afterwards.
+func TestScrapes(t *testing.T) {
+	t.Parallel()
+	c := slowCollector{make(chan struct{}), make(chan struct{})}
+	b := newBench(t, func(cfg *gateway.Config) { cfg.Collectors = []prometheus.Collector{c} })
+	handler := b.server.MetricsHandler()
+	scrape := func() int {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		return w.Code
+	}
+	statuses := make(chan int)
+	for range 2 {
+		go func() { statuses <- scrape() }()
+		<-c.begun
+	}
+	if got := scrape(); got != 503 {
+		t.Errorf("a third scrape: got %d, want 503", got)
+	}
+	close(c.release)
+	for range 2 {
+		if got := <-statuses; got != 200 {
+			t.Errorf("a scrape: got %d, want 200", got)
+		}
+	}
+	go func() { statuses <- scrape() }()
+	<-c.begun
+	if got := <-statuses; got != 200 {
+		t.Errorf("afterwards: got %d, want 200", got)
+	}
 }
 
 // TestReadyAsksOnce has many ask at once whether the gateway can sign. The token is asked once, and not
