@@ -125,8 +125,8 @@ func (d *Disk) flushFile(path string, info fs.FileInfo) error {
 	return err
 }
 
-// drop replaces the content of the file at path by the one that it had when it was flushed. The file keeps its size, because
-// the program may have mapped it. The caller must have the lock.
+// drop replaces the content of the file at path by the one that it had when it was flushed. The file
+// keeps its size, because the program may have mapped it. The caller must have the lock.
 func (d *Disk) drop(path string, info fs.FileInfo) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {

@@ -258,6 +258,44 @@ func TestDisk(t *testing.T) {
 	}
 }
 
+// TestFailedFlush makes the third flush of a file fail. What the program has not flushed before is then gone
+// from the file.
+func TestFailedFlush(t *testing.T) {
+	dir := t.TempDir()
+	d, err := syscalls.NewDisk(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flushes, ofRecords := 0, syscalls.WithPrefix(realPath(t, dir)+"/records")
+	d.FailFlush = func(c syscalls.Call) bool {
+		if !ofRecords(c) {
+			return false
+		}
+		flushes++
+		return flushes == 3
+	}
+	after := make(chan string, records) // the file's content at the next write
+	w := new(syscalls.Watch)
+	w.Intercept(d.Intercept)
+	w.Intercept(func(c syscalls.Call) syscalls.Action {
+		if c.Name == "pwrite64" && flushes == 3 {
+			content, err := os.ReadFile(filepath.Join(dir, "records"))
+			if err != nil {
+				content = []byte(err.Error())
+			}
+			after <- string(content)
+		}
+		return syscalls.Action{}
+	})
+	cmd, out := start(t, w, dir, "write")
+	if err := cmd.Wait(); err != nil || strings.Count(out.String(), "ok\n") != records-1 {
+		t.Fatalf("%v: got %s, want one record that was not flushed", err, out)
+	}
+	if got := <-after; got != "xx\x00" {
+		t.Errorf("after the flush that failed, the file has %q, want the first two records and a zero", got)
+	}
+}
+
 // contents returns the contents of the files in a directory and below it.
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
