@@ -13,7 +13,7 @@ import (
 // lock that Close needs.
 func TestWriteToStuckClient(t *testing.T) {
 	for name, tc := range map[string]struct {
-		meanwhile func(c *boundedConn)
+		during func(c *boundedConn)
 		want      time.Duration
 	}{
 		"no deadline": {func(*boundedConn) {}, writeTime},
@@ -37,7 +37,7 @@ func TestWriteToStuckClient(t *testing.T) {
 				done <- err
 			}()
 			synctest.Wait()
-			tc.meanwhile(c)
+			tc.during(c)
 			if err := <-done; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != tc.want {
 				t.Errorf("%s: got %v after %v, want a deadline of %v", name, err, time.Since(began), tc.want)
 			}
