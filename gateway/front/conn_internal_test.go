@@ -14,7 +14,7 @@ import (
 func TestWriteToStuckClient(t *testing.T) {
 	for name, tc := range map[string]struct {
 		during func(c *boundedConn)
-		want      time.Duration
+		want   time.Duration
 	}{
 		"no deadline": {func(*boundedConn) {}, writeTime},
 		"a deadline":  {func(c *boundedConn) { _ = c.SetWriteDeadline(time.Now().Add(time.Second)) }, time.Second},

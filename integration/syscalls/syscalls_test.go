@@ -258,8 +258,8 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-// TestFailedFlush makes the third flush of a file fail. What the program has not flushed before is then gone
-// from the file.
+// TestFailedFlush makes the third flush of a file fail. The file then has only what the program had flushed
+// before.
 func TestFailedFlush(t *testing.T) {
 	dir := t.TempDir()
 	d, err := syscalls.NewDisk(dir)
