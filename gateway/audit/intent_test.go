@@ -1,0 +1,282 @@
+package audit_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kmsgate/kmsgate/gateway/audit"
+)
+
+// intend queues a line.
+func intend(t *testing.T, l *audit.Log, id string) *audit.Intent {
+	t.Helper()
+	i, err := l.Intend(audit.Entry{Time: time.Now(), RequestId: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// written waits until the line of an intent is on stable storage.
+func written(t *testing.T, i *audit.Intent) *audit.Intent {
+	t.Helper()
+	if err := i.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// summary returns a log's lines in a few words each, without checkpoints.
+func summary(t *testing.T, path string) string {
+	t.Helper()
+	files, err := audit.Files(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	for _, file := range files {
+		for text := range strings.Lines(string(read(t, file))) {
+			var line audit.Line
+			if err := line.UnmarshalJSON([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
+			switch e := line.Event; {
+			case e == nil && line.Entry.Intended:
+				words = append(words, "intended "+line.Entry.RequestId)
+			case e == nil && line.Entry.NotReleased > 0:
+				words = append(words, fmt.Sprintf("%s not released: %d", line.Entry.RequestId, line.Entry.NotReleased))
+			case e == nil:
+				words = append(words, line.Entry.RequestId)
+			case e.Kind == audit.KindUnanswered:
+				words = append(words, fmt.Sprint("unanswered ", e.Unanswered))
+			case e.Kind == audit.KindInDoubt:
+				words = append(words, fmt.Sprint("in doubt ", e.InDoubt))
+			case e.Kind != audit.KindCheckpoint:
+				words = append(words, string(e.Kind))
+			}
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+func wantSummary(t *testing.T, path, want string) {
+	t.Helper()
+	if got := summary(t, path); got != want {
+		t.Errorf("lines: got  %s,\nwant %s", got, want)
+	}
+	if _, err := verify(t, path); err != nil {
+		t.Error(err)
+	}
+}
+
+// crash copies the files of a log that is open, as a crash would leave them, and returns the copy's path.
+func crash(t *testing.T, path string) string {
+	t.Helper()
+	dir := t.TempDir()
+	files, err := audit.Files(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(file)), read(t, file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, filepath.Base(path))
+}
+
+// TestIntent queues lines while the disk hangs. Nobody waits before Wait.
+func TestIntent(t *testing.T) { synctest.Test(t, testIntent) }
+
+func testIntent(t *testing.T) {
+	path := t.TempDir() + "/audit.log"
+	hang := make(chan struct{}, 1)
+	cfg := config(path)
+	cfg.AppendTimeout = 0 // a gateway's
+	cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
+		f, err := os.OpenFile(path, flag, 0o600)
+		return hangingFile{f, hang}, err
+	})
+	l := openConfig(t, cfg)
+	appendLines(t, l, 1)
+	hang <- struct{}{}
+	began := time.Now()
+	released, withheld := intend(t, l, "released"), intend(t, l, "withheld")
+	if waited := time.Since(began); waited > 0 {
+		t.Errorf("Intend waited for %v", waited)
+	}
+	time.Sleep(time.Millisecond)
+	<-hang
+	written(t, released).Settle()
+	if err := withheld.Withhold(audit.Entry{RequestId: "withheld"}); err != nil {
+		t.Error(err)
+	}
+	withheld.Settle()
+	hang <- struct{}{}
+	slow := intend(t, l, "slow")
+	if err := slow.Wait(); !errors.Is(err, audit.ErrSlow) {
+		t.Errorf("Wait while the disk hangs: got %v, want ErrSlow", err)
+	}
+	if err := slow.Withhold(audit.Entry{RequestId: "slow"}); !errors.Is(err, audit.ErrSlow) {
+		t.Errorf("Withhold while the disk hangs: got %v, want ErrSlow", err)
+	}
+	slow.Settle()
+	<-hang
+	synctest.Wait()
+	appendLines(t, l, 1)
+	closeLog(t, l)
+	wantSummary(t, path, "0, intended released, intended withheld, withheld not released: 3, intended slow, unanswered [5], 0")
+	closeLog(t, openConfig(t, config(path)))
+	if got := summary(t, path); strings.Contains(got, "doubt") {
+		t.Errorf("after a clean stop: %s", got)
+	}
+}
+
+// TestWithholdFails lets the line fail that says why a result was not released. An event names the first
+// line as soon as the log can be written.
+func TestWithholdFails(t *testing.T) { synctest.Test(t, testWithholdFails) }
+
+func testWithholdFails(t *testing.T) {
+	l, d := openFaulty(t, nil)
+	i := written(t, intend(t, l, "withheld"))
+	d.full.Store(true)
+	if err := i.Withhold(audit.Entry{RequestId: "withheld"}); err == nil {
+		t.Error("Withhold on a full disk: got nil, want an error")
+	}
+	i.Settle()
+	failed := intend(t, l, "failed")
+	if err := failed.Wait(); err == nil {
+		t.Error("Wait on a full disk: got nil, want an error")
+	}
+	failed.Settle()
+	crashed := crash(t, d.path) // the event is not written yet
+	d.full.Store(false)
+	time.Sleep(5 * time.Second)
+	wantSummary(t, d.path, "intended withheld, resumed, unanswered [1]")
+	closeLog(t, l)
+
+	closeLog(t, open(t, crashed))
+	wantSummary(t, crashed, "intended withheld, in doubt [1]")
+}
+
+// TestInDoubt ends a log between the lines of requests and their ends. The next start names the lines in
+// doubt, and no others; the start after that names none.
+func TestInDoubt(t *testing.T) {
+	for name, rotate := range map[string]bool{"one file": false, "a rotated file": true} {
+		t.Run(name, func(t *testing.T) {
+			path := t.TempDir() + "/audit.log"
+			cfg := config(path)
+			var expect atomic.Pointer[audit.Head]
+			cfg.Keep = func(c audit.Checkpoint, _ bool) error {
+				expect.Store(&c.Head)
+				return nil
+			}
+			if rotate {
+				cfg.RotateSize = 1 // each line
+			}
+			l := openConfig(t, cfg)
+			defer l.Close()
+			written(t, intend(t, l, "released")).Settle()
+			written(t, intend(t, l, "first"))
+			withheld := written(t, intend(t, l, "withheld"))
+			if err := withheld.Withhold(audit.Entry{RequestId: "withheld"}); err != nil {
+				t.Fatal(err)
+			}
+			withheld.Settle()
+			if err := l.Withhold(1, audit.Entry{RequestId: "released"}); err != nil { // a line about an earlier line
+				t.Fatal(err)
+			}
+			written(t, intend(t, l, "second")).Settle()
+			written(t, intend(t, l, "third"))
+			crashed := crash(t, path)
+			cfg = config(crashed)
+			if head := expect.Load(); head != nil {
+				cfg.Expect = *head
+			}
+			closeLog(t, openConfig(t, cfg))
+			got := summary(t, crashed)
+			var first, second, third uint64
+			for text := range strings.Lines(allText(t, crashed)) {
+				var line audit.Line
+				if err := line.UnmarshalJSON([]byte(text)); err != nil {
+					t.Fatal(err)
+				}
+				if line.Entry == nil {
+					continue
+				}
+				switch line.Entry.RequestId {
+				case "first":
+					first = line.Seq
+				case "second":
+					second = line.Seq
+				case "third":
+					third = line.Seq
+				}
+			}
+			// The log does not say yet that the second is settled.
+			if want := fmt.Sprint("in doubt ", []uint64{first, second, third}); !strings.HasSuffix(got, want) {
+				t.Errorf("lines: got %s, want %s at the end", got, want)
+			}
+			if result, err := verify(t, crashed); err != nil || len(result.InDoubt) != 3 {
+				t.Errorf("Verify: got %v in doubt, %v, want 3", result.InDoubt, err)
+			}
+			closeLog(t, open(t, crashed))
+			if again := summary(t, crashed); again != got {
+				t.Errorf("the second start wrote lines: got %s, want %s", again, got)
+			}
+		})
+	}
+}
+
+// TestSettledWhileIdle settles a line after its checkpoint was written, and writes no line after that. The next
+// checkpoint says that the line is settled, so a later crash leaves it out of doubt; and then no more checkpoints follow.
+func TestSettledWhileIdle(t *testing.T) { synctest.Test(t, testSettledWhileIdle) }
+
+func testSettledWhileIdle(t *testing.T) {
+	path := t.TempDir() + "/audit.log"
+	cfg := config(path)
+	cfg.CheckpointEvery = time.Minute
+	l := openConfig(t, cfg)
+	i := written(t, intend(t, l, "released"))
+	time.Sleep(90 * time.Second)
+	if closeLog(t, open(t, crash(t, path))); !strings.Contains(allText(t, path), "checkpoint") {
+		t.Error("no checkpoint")
+	}
+	i.Settle()
+	time.Sleep(time.Hour)
+	crashed := crash(t, path)
+	closeLog(t, open(t, crashed))
+	wantSummary(t, crashed, "intended released")
+	if n := strings.Count(allText(t, path), `"Kind":"checkpoint"`); n != 2 {
+		t.Errorf("%d checkpoints in an hour without requests, want 2", n)
+	}
+	closeLog(t, l)
+}
+
+// TestWithhold adds lines about results that were not released, also of lines that no Intent wrote.
+func TestWithhold(t *testing.T) {
+	path := t.TempDir() + "/audit.log"
+	l := open(t, path)
+	seq, err := l.AppendNumbered(audit.Entry{RequestId: "read"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Withhold(seq, audit.Entry{RequestId: "read"}); err != nil {
+		t.Fatal(err)
+	}
+	closeLog(t, l)
+	wantSummary(t, path, "read, read not released: 1")
+	if _, err := l.Intend(audit.Entry{}); err == nil {
+		t.Error("Intend in a closed log: no error")
+	}
+	if err := l.Withhold(seq, audit.Entry{}); err == nil {
+		t.Error("Withhold in a closed log: no error")
+	}
+}
