@@ -41,7 +41,9 @@ type call struct {
 	changed   bool // the call changed records, and its audit line is in the outbox
 
 	used *store.KeyVersion // the answer tells something made with this version's key pair; nil if nothing
-	line uint64            // the number of the audit line; 0 until it is written, and for a change
+	line uint64            // the number of the audit line; 0 until it is written, and for a change or an intent
+
+	intent *audit.Intent // the audit line, if the log writes it while the backend signs; otherwise nil
 
 	entry audit.Entry // the audit line, filled in along the way
 }
@@ -52,6 +54,11 @@ func (s *Server) serve(ctx context.Context, d door, source string) error {
 	c := &call{server: s, door: d, began: s.config.Now(), requestId: uuid.NewString(), records: s.config.Store.Now()}
 	c.now = c.began.UTC().Round(0)
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d.name()), Source: source}
+	defer func() {
+		if c.intent != nil {
+			c.intent.Close()
+		}
+	}()
 	resp, err := catchPanic(func() (kms.Response, error) {
 		if err := d.read(c); err != nil {
 			return nil, err
@@ -212,8 +219,16 @@ func (c *call) finish(resp kms.Response, err error) (kms.Response, *kms.Error, e
 // not authenticate.
 func (c *call) audit() (err error) {
 	log, refusals := c.server.config.Audit, c.server.refusals
-	if c.changed {
+	switch {
+	case c.changed:
 		return c.server.journal.Append(c.entry)
+	case c.intent != nil && c.entry.Code == "":
+		return c.intent.Wait()
+	case c.intent != nil:
+		if c.door.name().IsRemote() {
+			refusals.Use(c.entry.Principal, c.server.config.Now)
+		}
+		return c.intent.Withhold(c.entry)
 	}
 	refusal := limit.Refusal{Time: c.now, Source: c.entry.Source, Principal: c.entry.Principal, Code: c.entry.Code}
 	isStranger := refusal.Principal == ""
@@ -228,6 +243,21 @@ func (c *call) audit() (err error) {
 		log.Offer(c.entry, func() { refusals.Count(refusal) })
 	default:
 		return log.Append(c.entry)
+	}
+	return nil
+}
+
+// intend has the call's audit line written while the backend signs. It must be called after confirm,
+// and the entry must be complete except for the result. If the signature fails, the call needs a second line. So
+// intend does nothing for a remote caller who has used up the lines for refusals: that call's line is written after
+// the signature, if it must have one.
+func intend(c *call) (err error) {
+	if c.door.name().IsRemote() && !c.server.refusals.HasLine(c.entry.Principal, c.server.config.Now) {
+		return nil
+	}
+	c.entry.DurationNanoseconds = c.server.config.Now().Sub(c.began)
+	if c.intent, err = c.server.config.Audit.Intend(c.entry); err != nil {
+		return fmt.Errorf("%w (%w)", kms.ErrAuditLog, err)
 	}
 	return nil
 }

@@ -355,13 +355,16 @@ func (b *bench) auditLines() (entries []audit.Entry) {
 	return entries
 }
 
-// readAudit returns the audit log's lines about requests, and its events.
+// readAudit returns the audit log's lines about requests, and its events. An intended line has the status of a
+// request that succeeded, unless another line says that its result was not released: only that line is returned.
 func (b *bench) readAudit() (entries []audit.Entry, events []audit.Event) {
 	b.t.Helper()
 	content, err := os.ReadFile(filepath.Join(b.dir, "audit.log"))
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	notReleased := make(map[uint64]bool)
+	var lines []audit.Line
 	for text := range bytes.Lines(content) {
 		if !bytes.HasSuffix(text, []byte{'\n'}) {
 			break // the gateway is still writing this line
@@ -372,9 +375,19 @@ func (b *bench) readAudit() (entries []audit.Entry, events []audit.Event) {
 		}
 		if line.Event != nil {
 			events = append(events, *line.Event)
-		} else {
-			entries = append(entries, *line.Entry)
+			continue
 		}
+		lines = append(lines, line)
+		notReleased[line.Entry.NotReleased] = true
+	}
+	for _, line := range lines {
+		if notReleased[line.Seq] {
+			continue
+		}
+		if line.Entry.Intended {
+			line.Entry.Status = 200
+		}
+		entries = append(entries, *line.Entry)
 	}
 	return entries, events
 }

@@ -27,18 +27,23 @@ func (s *simulation) judge() []failure {
 	return s.failures
 }
 
-// readLog verifies the audit log and returns its lines about requests.
+// readLog verifies the audit log and returns its lines about requests. An intended line has the status of a
+// request that succeeded, unless another line says that its result was not released: only that line is returned.
 func (s *simulation) readLog() (lines []audit.Line) {
 	paths, err := audit.Files(filepath.Join(s.ended, logName))
 	if err != nil {
 		s.fail("the log cannot be read", "%v", err)
 	}
+	notReleased := make(map[uint64]bool)
 	var files []audit.File
 	for _, path := range paths {
 		content, err := os.ReadFile(path)
 		if err == nil {
 			err = audit.Read(bytes.NewReader(content), func(line audit.Line) error {
-				if line.Entry != nil {
+				if e := line.Entry; e != nil {
+					if notReleased[e.NotReleased] = true; e.Intended {
+						e.Status = 200
+					}
 					lines = append(lines, line)
 					return nil
 				}
@@ -56,7 +61,7 @@ func (s *simulation) readLog() (lines []audit.Line) {
 	if _, err := (audit.Verifier{}).Verify(files...); err != nil {
 		s.fail("the log does not verify", "%v", err)
 	}
-	return lines
+	return slices.DeleteFunc(lines, func(line audit.Line) bool { return notReleased[line.Seq] })
 }
 
 // linesOf returns the lines by the reference of their call.

@@ -109,10 +109,18 @@ func (r *releases) await() {
 }
 
 // withhold returns the answer of a call whose key version may not be used any more. The audit line
-// says that the call succeeded, so withhold adds an event which says that no result was returned.
+// does not say that, so withhold adds one which says that the result was not released, and why.
 func withhold(c *call, err error) (kms.Response, *kms.Error, error) {
-	if auditErr := c.server.config.Audit.AppendUnanswered(c.line); auditErr != nil {
+	apiErr := c.door.errorOf(err)
+	c.entry.Status, c.entry.Code, c.entry.Reason = apiErr.Status, apiErr.Code, kms.ClipTo(kms.MaxReason, err.Error())
+	var auditErr error
+	if c.intent != nil {
+		auditErr = c.intent.Withhold(c.entry)
+	} else {
+		auditErr = c.server.config.Audit.Withhold(c.line, c.entry)
+	}
+	if auditErr != nil {
 		return nil, kms.ErrAuditLog, errors.Join(err, auditErr)
 	}
-	return nil, c.door.errorOf(err), err
+	return nil, apiErr, err
 }

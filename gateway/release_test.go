@@ -18,6 +18,7 @@ import (
 	"github.com/kmsgate/kmsgate/gateway"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/kms"
+	"github.com/kmsgate/kmsgate/gateway/limit"
 	"github.com/kmsgate/kmsgate/hsm"
 	"github.com/kmsgate/kmsgate/hsm/hsmtest"
 	"github.com/kmsgate/kmsgate/store"
@@ -29,6 +30,7 @@ type heldBackend struct {
 	held   atomic.Bool
 	signed chan struct{}
 	resume chan struct{}
+	err    error // of signatures that were held back; nil if they are good
 }
 
 func (h *heldBackend) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, digest []byte) ([]byte, error) {
@@ -36,34 +38,36 @@ func (h *heldBackend) Sign(ctx context.Context, k hsm.Key, alg hsm.Algorithm, di
 	if h.held.Load() {
 		h.signed <- struct{}{}
 		<-h.resume
+		if h.err != nil {
+			return nil, h.err
+		}
 	}
 	return signature, err
 }
 
-// unanswered returns the audit lines about an action that succeeded and whose callers, as the log
-// says, got no result. all is how many lines about successes of the action there are.
-func (b *bench) unanswered(action string) (withheld []audit.Line, all int) {
+// withheld returns the audit lines which say that the results of an action were not released. all is how many
+// lines say that such a result was made, or was about to be.
+func (b *bench) withheld(action string) (withheld []audit.Entry, all int) {
 	b.t.Helper()
 	content, err := os.ReadFile(filepath.Join(b.dir, "audit.log"))
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	var lines []audit.Line
-	var named []uint64
+	results := make(map[uint64]bool)
 	err = audit.Read(bytes.NewReader(content), func(line audit.Line) error {
-		switch {
-		case line.Event != nil:
-			named = append(named, line.Event.Unanswered...)
-		case line.Entry.Action == action && line.Entry.Status == 200:
-			lines = append(lines, line)
+		switch e := line.Entry; {
+		case e == nil || e.Action != action:
+		case e.Status == 200 || e.Intended:
+			results[line.Seq] = true
+		case results[e.NotReleased]:
+			withheld = append(withheld, *e)
 		}
 		return nil
 	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	all = len(lines)
-	return slices.DeleteFunc(lines, func(line audit.Line) bool { return !slices.Contains(named, line.Seq) }), all
+	return withheld, len(results)
 }
 
 // TestAnswerAfterChange lets operations with a key succeed, and has another caller take the key away
@@ -117,21 +121,79 @@ func testAnswerAfterChange(t *testing.T, action string, change func(b *bench), w
 	change(b)
 	h.resume <- struct{}{}
 	err := <-answered
-	withheld, all := b.unanswered(action)
+	withheld, all := b.withheld(action)
 	if all != 1 {
 		t.Fatalf("%d lines about the request, want 1", all)
 	}
 	if want == nil {
 		if err != nil || len(withheld) != 0 {
-			t.Errorf("got %v and unanswered lines %v, want an answer", err, withheld)
+			t.Errorf("got %v and lines about withheld results %v, want an answer", err, withheld)
 		}
 		return
 	}
 	if !errors.Is(err, want) || result.Value != nil || result.PublicKey != nil {
 		t.Errorf("got %v, %+v, want only %v", err, result, want)
 	}
-	if len(withheld) != 1 || withheld[0].Entry.KeyId != b.key.KeyId {
-		t.Errorf("unanswered lines: %+v, want the one of the request", withheld)
+	if len(withheld) != 1 || withheld[0].KeyId != b.key.KeyId || withheld[0].Code != want.Code {
+		t.Errorf("lines about withheld results: %+v, want one of the request, with %s", withheld, want.Code)
+	}
+}
+
+// TestIntendedLine holds a signature back until its line is in the log, and then lets it fail. The line
+// says what was intended, and another one that no signature was released.
+func TestIntendedLine(t *testing.T) {
+	h := &heldBackend{signed: make(chan struct{}), resume: make(chan struct{}), err: hsm.ErrUnavailable}
+	b := newBench(t, func(c *gateway.Config) {
+		h.Fake = c.Backend.(*hsmtest.Fake)
+		c.Backend = h
+	})
+	h.held.Store(true)
+	answered := make(chan answer, 1)
+	go func() { answered <- b.do(b.root, "AsymmetricSign", b.signParams()...) }()
+	<-h.signed
+	var intended audit.Entry
+	b.eventually("the intended line", func() bool {
+		for _, e := range b.auditLines() {
+			if e.Intended {
+				intended = e
+			}
+		}
+		return intended.Intended
+	})
+	h.resume <- struct{}{}
+	a := b.want(<-answered, 503, "ServiceUnavailableTemporary")
+	if intended.RequestId != a.RequestId || intended.KeyVersionId != b.key.KeyVersionId || intended.Digest == nil || intended.Principal == "" {
+		t.Errorf("the intended line: %+v, want request, version, digest and principal", intended)
+	}
+	withheld, all := b.withheld("AsymmetricSign")
+	if all != 1 || len(withheld) != 1 || withheld[0].RequestId != a.RequestId || withheld[0].Reason == "" {
+		t.Errorf("%d intended lines, and lines about withheld results: %+v, want one of each for the request", all, withheld)
+	}
+}
+
+// TestIntendedLinesAreLimited lets signatures fail without pause. They do not fill the log, and the next good signature
+// has a line.
+func TestIntendedLinesAreLimited(t *testing.T) {
+	const limited, requests = 3, 20
+	var backend *hsmtest.Fake
+	b := newBench(t, func(c *gateway.Config) {
+		c.LogLines = limit.LogLines{PerCaller: limited, PerCallerPerMinute: 1e-9}
+		backend = c.Backend.(*hsmtest.Fake)
+	})
+	backend.Fail(hsm.ErrBusy)
+	for range requests {
+		if a := b.do(b.root, "AsymmetricSign", b.signParams()...); a.Status != 503 {
+			t.Fatalf("got %d %s, want 503", a.Status, a.Code)
+		}
+	}
+	backend.Fail(nil)
+	withheld, all := b.withheld("AsymmetricSign")
+	if len(withheld) != limited || all != limited {
+		t.Errorf("%d intended lines and %d about withheld results, want %d of each", all, len(withheld), limited)
+	}
+	a := b.want(b.do(b.root, "AsymmetricSign", b.signParams()...), 200, "")
+	if e, _ := b.auditLine(a.RequestId); e.Intended {
+		t.Errorf("the line %+v is intended, although another would not be allowed", e)
 	}
 }
 

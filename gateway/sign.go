@@ -92,9 +92,12 @@ func resolveSigning(c *call, keyName, keyVersionId, algorithm string, m message)
 	return s, nil
 }
 
-// makeSignature confirms, and returns the signature.
+// makeSignature confirms, and returns the signature. Its audit line is written at the same time.
 func makeSignature(ctx context.Context, c *call, s signing) ([]byte, error) {
 	if err := c.confirm(); err != nil {
+		return nil, err
+	}
+	if err := intend(c); err != nil {
 		return nil, err
 	}
 	signature, err := c.server.config.Backend.Sign(ctx, s.version.Key, s.alg, s.digest)

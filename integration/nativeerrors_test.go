@@ -241,18 +241,27 @@ func (f *faulty) refusals(code string) (n int) {
 	return n
 }
 
-// lines returns the entries of requests in the audit log.
+// lines returns the entries of requests in the audit log, without intended lines whose results were not
+// released: another line is about the same request.
 func (f *faulty) lines() (all []audit.Entry) {
 	f.t.Helper()
 	content := require[[]byte](f.t)(os.ReadFile(f.auditLog))
+	notReleased := make(map[uint64]bool)
+	var lines []audit.Line
 	err := audit.Read(bytes.NewReader(content), func(line audit.Line) error {
 		if line.Entry != nil {
-			all = append(all, *line.Entry)
+			lines = append(lines, line)
+			notReleased[line.Entry.NotReleased] = true
 		}
 		return nil
 	})
 	if err != nil {
 		f.t.Fatal(err)
+	}
+	for _, line := range lines {
+		if !notReleased[line.Seq] {
+			all = append(all, *line.Entry)
+		}
 	}
 	return all
 }

@@ -194,7 +194,7 @@ func TestSearch(t *testing.T) {
 func TestOwnLines(t *testing.T) {
 	log := auditlogtest.New(t)
 	log.Requests(1)
-	texts := map[audit.Kind]string{audit.KindSuppressed: "(7 suppressed)", audit.KindUnwitnessed: "(3 unwitnessed)", audit.KindUnanswered: "(2 unanswered)"}
+	texts := map[audit.Kind]string{audit.KindSuppressed: "(7 suppressed)", audit.KindUnwitnessed: "(3 unwitnessed)", audit.KindUnanswered: "(2 unanswered)", audit.KindInDoubt: "(2 indoubt)"}
 	var want []string
 	for _, kind := range append(audit.Kinds(), "later") {
 		log.Events(auditlogtest.NewEvent(kind, log.Sign()))

@@ -162,7 +162,7 @@ func operations() (names []string) {
 
 // codes returns all codes that a line can have.
 func codes() []string {
-	names := []string{auditlog.Success}
+	names := []string{auditlog.Success, auditlog.Intended}
 	for _, e := range slices.Concat(kms.Errors(), kms.AdminErrors(), kms.NativeErrors()) {
 		names = append(names, e.Code)
 	}

@@ -10,13 +10,20 @@ import (
 
 // pending is a line on its way to the writer.
 type pending struct {
-	entry  []byte // JSON; nil if there is no line
-	rotate uint64 // end the file with this first line, unless it has ended; 0 for none
-	head   Head   // the written line; set before result is sent
-	result chan error
-	caller atomic.Int32 // callerWaits at first
+	entry   []byte // JSON; nil if there is no line
+	rotate  uint64 // end the file with this first line, unless it has ended; 0 for none
+	head    Head   // the written line; set before result is sent
+	result  chan error
+	awaited bool // by the caller, who has err from result
+	err     error
+	caller  atomic.Int32 // callerWaits at first
 
 	offered bool // no request depends on the line
+
+	// An Intent has queued the line.
+	intended bool
+	number   uint64 // of the line; 0 until it has one
+	withheld bool   // an unanswered event must name the line
 
 	// unattended, if not nil, gets the result if no caller waits for it. The line is then written even
 	// if its caller has left.
@@ -54,18 +61,6 @@ func (l *Log) AppendNumbered(e Entry) (seq uint64, err error) {
 	return head.Seq, err
 }
 
-// AppendUnanswered adds an unanswered event for a line that Append has written: its caller gets no
-// result. It returns when the event is on stable storage, after Config.AppendTimeout at most. If it returns
-// an error, the event may be missing.
-func (l *Log) AppendUnanswered(seq uint64) error {
-	event, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnanswered, Unanswered: []uint64{seq}})
-	if err == nil {
-		// The event is written even if nobody waits for it any more, and no other event names it.
-		_, err = l.write(&pending{entry: event, offered: true, unattended: func(error) {}})
-	}
-	return err
-}
-
 // AppendChange is like Append, for a change that was made. If it returns ErrSlow, the log still writes
 // the line, and calls unattended with the result.
 func (l *Log) AppendChange(e Entry, unattended func(err error)) error {
@@ -86,36 +81,62 @@ func (l *Log) append(line any, rotate uint64) (Head, error) {
 }
 
 func (l *Log) write(p *pending) (Head, error) {
-	p.result = make(chan error, 1)
-	timeout := time.NewTimer(l.cfg.AppendTimeout)
-	defer timeout.Stop()
-	if err := l.put(p, timeout.C); err != nil {
+	deadline := time.Now().Add(l.cfg.AppendTimeout)
+	if err := p.send(l, deadline); err != nil {
 		return Head{}, err
 	}
-	select {
-	case err := <-p.result:
-		return p.head, err
-	case <-timeout.C:
+	return p.await(deadline)
+}
+
+// send queues p for the writer of l, and waits until the deadline if there is no room.
+func (p *pending) send(l *Log, deadline time.Time) error {
+	p.result = make(chan error, 1)
+	err := l.put(p, nil)
+	if !errors.Is(err, errFull) {
+		return err
 	}
-	if p.caller.CompareAndSwap(callerWaits, callerLeft) {
+	timeout := time.NewTimer(time.Until(deadline))
+	defer timeout.Stop()
+	return l.put(p, timeout.C)
+}
+
+// await waits for the result until the deadline. Later calls return the same.
+func (p *pending) await(deadline time.Time) (Head, error) {
+	if p.caller.Load() == callerLeft {
 		return Head{}, ErrSlow
 	}
-	err := <-p.result
-	return p.head, err
+	if !p.awaited {
+		select {
+		case p.err = <-p.result:
+		default:
+			timeout := time.NewTimer(time.Until(deadline))
+			defer timeout.Stop()
+			select {
+			case p.err = <-p.result:
+			case <-timeout.C:
+				if p.caller.CompareAndSwap(callerWaits, callerLeft) {
+					return Head{}, ErrSlow
+				}
+				p.err = <-p.result
+			}
+		}
+		p.awaited = true
+	}
+	return p.head, p.err
 }
 
 // Offer adds an entry without waiting until it is written. If the entry is not written, because the
 // log is busy or fails, Offer calls lost. It is for lines on which nothing depends.
-func (l *Log) Offer(e Entry, lost func()) { l.offer(e, lost) }
+func (l *Log) Offer(e Entry, lost func()) { offer(l, e, lost) }
 
 // OfferSuppressed adds a line that counts refusals without separate lines, in the same way as
 // Offer. It sets the event's Kind.
 func (l *Log) OfferSuppressed(e Event, lost func()) {
 	e.Kind = KindSuppressed
-	l.offer(e, lost)
+	offer(l, e, lost)
 }
 
-func (l *Log) offer(line any, lost func()) {
+func offer(l *Log, line any, lost func()) {
 	entry, err := json.Marshal(line)
 	p := &pending{entry: entry, offered: true, result: make(chan error, 1), unattended: func(err error) {
 		if err != nil {

@@ -49,8 +49,20 @@
 //
 // If a flush hangs, callers wait at most 2.5 s, and their requests are refused. If a line is written
 // although its caller was refused, an unanswered event after it names it. A line that is not written
-// when its caller leaves is dropped, unless it is about a change. AppendUnanswered names a line whose
-// caller is refused after it was written.
+// when its caller leaves is dropped, unless it is about a change.
+//
+// # Intended lines
+//
+// A signature takes the token's time, and its line takes the disk's. So that a caller waits only for
+// the longer of the two, the line can be written while the token signs: see [Log.Intend]. Such a line is
+// Intended: it says what was about to be done, and has no Status. The result is released only once the line is
+// on stable storage, so every released signature has one. If the result is not released, a second line
+// says why and has the number of the first as NotReleased. If that line cannot be written either, an unanswered event
+// names the first.
+//
+// While neither has happened and the result may be on its way, a crash leaves the line in doubt. Lines say up to
+// which number all intended lines are closed (ClosedTo), so Open after a crash finds the lines in doubt,
+// and names them in an indoubt event.
 //
 // # Hostile text
 //
@@ -193,11 +205,13 @@ type Log struct {
 	stop        context.CancelFunc        // stops maintain
 	maintaining sync.WaitGroup
 
-	gauge gauge // the space for the log
+	gauge   gauge // the space for the log
+	intents intents
 
-	signing sync.Mutex // held while a checkpoint is signed and written
-	covered Head       // the last line with a checkpoint; guarded by signing
-	kept    uint64     // the last line whose checkpoint Keep has stored; guarded by signing
+	signing      sync.Mutex // held while a checkpoint is signed and written
+	covered      Head       // the last line with a checkpoint; guarded by signing
+	lastClosedTo uint64     // ClosedTo of the last checkpoint; guarded by signing
+	kept         uint64     // the last line whose checkpoint Keep has stored; guarded by signing
 
 	w writer // used only by the writer goroutine once that runs
 }

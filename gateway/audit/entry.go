@@ -39,12 +39,15 @@ type Entry struct {
 	Digest              []byte        `json:",omitempty"` // Base64
 	Valid               *bool         `json:",omitempty"` // the result of AsymmetricVerify
 	DryRun              bool          `json:",omitempty"`
-	Status              int           `json:",omitempty"` // HTTP status
+	Intended            bool          `json:",omitempty"` // the line says what was about to be done, and no other line says that its result was released
+	Status              int           `json:",omitempty"` // HTTP status; 0 if Intended
 	Code                string        `json:",omitempty"` // the API's error code; empty for success
 	Reason              string        `json:",omitempty"` // details that the client did not receive
 	DurationNanoseconds time.Duration `json:",omitempty"` // from the request to this line
 	Change              uint64        `json:",omitempty"` // of a successful change: its number in the database
 	Late                bool          `json:",omitempty"` // the line of a change that the log could not write when it happened
+	NotReleased         uint64        `json:",omitempty"` // the number of the line whose result was not released, for this line's reason
+	ClosedTo            uint64        `json:",omitempty"` // of an Intended line: all Intended lines up to this number are closed
 }
 
 // A Line is a line of the log. Either Entry or Event is set.
@@ -99,6 +102,7 @@ func (l *Line) UnmarshalJSON(text []byte) error {
 		Entry
 		Event
 		Source, Principal, Code string
+		ClosedTo                uint64
 	}
 	if err := json.Unmarshal(text, &read); err != nil {
 		return err
@@ -106,6 +110,7 @@ func (l *Line) UnmarshalJSON(text []byte) error {
 	*l = Line{Seq: read.Seq, Prev: read.Prev}
 	event := read.Event
 	event.Time, event.Source, event.Principal, event.Code = read.Time, read.Source, read.Principal, read.Code
+	event.ClosedTo = read.ClosedTo
 	if event.Kind == "" {
 		event.Kind, event.inferred = event.kindOfFields(), true
 	}
@@ -115,6 +120,7 @@ func (l *Line) UnmarshalJSON(text []byte) error {
 	}
 	entry := read.Entry
 	entry.Time, entry.Source, entry.Principal, entry.Code = read.Time, read.Source, read.Principal, read.Code
+	entry.ClosedTo = read.ClosedTo
 	l.Entry = &entry
 	return nil
 }

@@ -21,11 +21,12 @@ const (
 	KindUnanswered  Kind = "unanswered"
 	KindDeleted     Kind = "deleted"
 	KindRolledBack  Kind = "rolledback"
+	KindInDoubt     Kind = "indoubt"
 )
 
 // An Event is a line that the log writes about itself. Each kind has a field of the same name,
-// which is set. Source, Principal, Code, First and Last belong to KindSuppressed, and Changes to
-// KindCheckpoint. KindAbandoned also has Resumed.
+// which is set. Source, Principal, Code, First and Last belong to KindSuppressed, and Changes and
+// ClosedTo to KindCheckpoint. KindAbandoned also has Resumed.
 type Event struct {
 	Time        time.Time
 	Kind        Kind        `json:",omitempty"`
@@ -42,6 +43,8 @@ type Event struct {
 	Deleted     *Deletion   `json:",omitempty"` // the end of the deleted file
 	Changes     uint64      `json:",omitempty"` // the number of the database's last change
 	RolledBack  *Rollback   `json:",omitempty"` // how far the database is behind
+	InDoubt     []uint64    `json:",omitempty"` // the numbers of the lines
+	ClosedTo    uint64      `json:",omitempty"` // all Intended lines up to this number are closed
 
 	// The common properties of the refusals that Suppressed counts, and the times of the first and
 	// the last. Without a Code, their callers could not authenticate. With a Code but without a
@@ -132,8 +135,8 @@ var kinds = []kindInfo{
 	},
 	{
 		kind: KindUnanswered,
-		meaning: "the named lines are of requests that got no result: their callers had got 503 before the line " +
-			"was written, or the key was disabled or deleted before the answer left; " +
+		meaning: "the named lines are of requests whose results were not released: their callers had got 503 before " +
+			"the line was written, or the line that says why could not be written; " +
 			"if a line is about a change, the change was made",
 		isSet: func(e *Event) bool { return len(e.Unanswered) > 0 },
 		text:  func(e *Event) string { return fmt.Sprintf("(%d unanswered)", len(e.Unanswered)) },
@@ -150,6 +153,14 @@ var kinds = []kindInfo{
 			"or restored one from a backup",
 		isSet:  func(e *Event) bool { return e.RolledBack != nil },
 		accept: (*reading).rolledBack,
+	},
+	{
+		kind: KindInDoubt,
+		meaning: "at its start after a crash, the gateway found these intended lines, and nothing in the log " +
+			"says whether their results were released",
+		isSet:  func(e *Event) bool { return len(e.InDoubt) > 0 },
+		text:   func(e *Event) string { return fmt.Sprintf("(%d indoubt)", len(e.InDoubt)) },
+		accept: (*reading).inDoubt,
 	},
 }
 

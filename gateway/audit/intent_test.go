@@ -114,11 +114,11 @@ func testIntent(t *testing.T) {
 	}
 	time.Sleep(time.Millisecond)
 	<-hang
-	written(t, released).Settle()
+	written(t, released).Close()
 	if err := withheld.Withhold(audit.Entry{RequestId: "withheld"}); err != nil {
 		t.Error(err)
 	}
-	withheld.Settle()
+	withheld.Close()
 	hang <- struct{}{}
 	slow := intend(t, l, "slow")
 	if err := slow.Wait(); !errors.Is(err, audit.ErrSlow) {
@@ -127,7 +127,7 @@ func testIntent(t *testing.T) {
 	if err := slow.Withhold(audit.Entry{RequestId: "slow"}); !errors.Is(err, audit.ErrSlow) {
 		t.Errorf("Withhold while the disk hangs: got %v, want ErrSlow", err)
 	}
-	slow.Settle()
+	slow.Close()
 	<-hang
 	synctest.Wait()
 	appendLines(t, l, 1)
@@ -150,12 +150,12 @@ func testWithholdFails(t *testing.T) {
 	if err := i.Withhold(audit.Entry{RequestId: "withheld"}); err == nil {
 		t.Error("Withhold on a full disk: got nil, want an error")
 	}
-	i.Settle()
+	i.Close()
 	failed := intend(t, l, "failed")
 	if err := failed.Wait(); err == nil {
 		t.Error("Wait on a full disk: got nil, want an error")
 	}
-	failed.Settle()
+	failed.Close()
 	crashed := crash(t, d.path) // the event is not written yet
 	d.full.Store(false)
 	time.Sleep(5 * time.Second)
@@ -183,17 +183,17 @@ func TestInDoubt(t *testing.T) {
 			}
 			l := openConfig(t, cfg)
 			defer l.Close()
-			written(t, intend(t, l, "released")).Settle()
+			written(t, intend(t, l, "released")).Close()
 			written(t, intend(t, l, "first"))
 			withheld := written(t, intend(t, l, "withheld"))
 			if err := withheld.Withhold(audit.Entry{RequestId: "withheld"}); err != nil {
 				t.Fatal(err)
 			}
-			withheld.Settle()
+			withheld.Close()
 			if err := l.Withhold(1, audit.Entry{RequestId: "released"}); err != nil { // a line about an earlier line
 				t.Fatal(err)
 			}
-			written(t, intend(t, l, "second")).Settle()
+			written(t, intend(t, l, "second")).Close()
 			written(t, intend(t, l, "third"))
 			crashed := crash(t, path)
 			cfg = config(crashed)
@@ -220,7 +220,7 @@ func TestInDoubt(t *testing.T) {
 					third = line.Seq
 				}
 			}
-			// The log does not say yet that the second is settled.
+			// The log does not say yet that the second is closed.
 			if want := fmt.Sprint("in doubt ", []uint64{first, second, third}); !strings.HasSuffix(got, want) {
 				t.Errorf("lines: got %s, want %s at the end", got, want)
 			}
@@ -235,11 +235,11 @@ func TestInDoubt(t *testing.T) {
 	}
 }
 
-// TestSettledWhileIdle settles a line after its checkpoint was written, and writes no line after that. The next
-// checkpoint says that the line is settled, so a later crash leaves it out of doubt; and then no more checkpoints follow.
-func TestSettledWhileIdle(t *testing.T) { synctest.Test(t, testSettledWhileIdle) }
+// TestClosedWhileIdle closes a line after its checkpoint was written, and writes no line after that. The next
+// checkpoint says that the line is closed, so a later crash leaves it out of doubt; and then no more checkpoints follow.
+func TestClosedWhileIdle(t *testing.T) { synctest.Test(t, testClosedWhileIdle) }
 
-func testSettledWhileIdle(t *testing.T) {
+func testClosedWhileIdle(t *testing.T) {
 	path := t.TempDir() + "/audit.log"
 	cfg := config(path)
 	cfg.CheckpointEvery = time.Minute
@@ -249,7 +249,7 @@ func testSettledWhileIdle(t *testing.T) {
 	if closeLog(t, open(t, crash(t, path))); !strings.Contains(allText(t, path), "checkpoint") {
 		t.Error("no checkpoint")
 	}
-	i.Settle()
+	i.Close()
 	time.Sleep(time.Hour)
 	crashed := crash(t, path)
 	closeLog(t, open(t, crashed))

@@ -49,8 +49,9 @@ func (l *Log) maintain(ctx context.Context) {
 	}
 }
 
-// checkpoint adds a checkpoint of the last line, unless that line is itself a checkpoint. With
-// rotate, the first line of a file, it then ends that file, even without a checkpoint, because the log
+// checkpoint adds a checkpoint of the last line, unless that line is itself a checkpoint and says that all
+// intended lines are closed. With rotate, the first line of a file, it then ends that file, even without a
+// checkpoint, because the log
 // must rotate while the token is unavailable.
 func (l *Log) checkpoint(ctx context.Context, rotate uint64) error {
 	l.signing.Lock()
@@ -62,10 +63,12 @@ func (l *Log) checkpoint(ctx context.Context, rotate uint64) error {
 		}
 		return err
 	}
-	written, err := l.append(Event{Time: c.Time, Kind: KindCheckpoint, Checkpoint: c, Changes: l.cfg.changes()}, rotate)
+	closed := closedTo(l)
+	written, err := l.append(Event{Time: c.Time, Kind: KindCheckpoint, Checkpoint: c, Changes: l.cfg.changes(), ClosedTo: closed}, rotate)
 	if err != nil {
 		return err
 	}
+	l.lastClosedTo = closed
 	if written.Seq == c.Seq+1 {
 		l.covered = written // no line in between is left for the next checkpoint
 	}
@@ -89,11 +92,11 @@ func (l *Log) prove(ctx context.Context, seq uint64) error {
 	return nil
 }
 
-// newCheckpoint signs the last line. It returns nil if there is no key or a checkpoint already
-// covers all lines.
+// newCheckpoint signs the last line. It returns nil if there is no key, or if a checkpoint already
+// covers all lines and says that all intended lines are closed.
 func (l *Log) newCheckpoint(ctx context.Context) (*Checkpoint, error) {
 	head := l.Head()
-	if l.cfg.Sign == nil || head == l.covered || head.Seq == 0 || l.Err() != nil {
+	if l.cfg.Sign == nil || head == l.covered && !l.intents.becameClosed(l.lastClosedTo, closedTo(l)) || head.Seq == 0 || l.Err() != nil {
 		return nil, nil
 	}
 	c, err := l.sign(ctx, head)

@@ -31,6 +31,9 @@ func (w *writer) resume() error {
 	if err == nil {
 		err = end.implausible
 	}
+	if err == nil {
+		err = w.findDoubts(&end)
+	}
 	rollback, accepted := w.rollback(end)
 	switch {
 	case rollback != nil && !accepted && w.log.cfg.Restored == nil && !w.log.cfg.AcceptRollback:
@@ -53,6 +56,9 @@ func (w *writer) resume() error {
 	if err == nil && rollback != nil {
 		err = w.writeEvent(Event{Kind: KindRolledBack, RolledBack: rollback})
 	}
+	if err == nil {
+		err = w.writeDoubts(end.doubts)
+	}
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
@@ -72,6 +78,7 @@ type tail struct {
 	newer     uint64    // the number of lines after the expected one
 	hasExpect bool      // the log has the expected line
 	changes
+	doubts
 }
 
 // findEnd follows the chain of the last file. If the process ended after renaming a file and before
@@ -177,6 +184,7 @@ func (t *tail) step(text []byte, first bool, expect Head) error {
 		t.newer++
 	}
 	t.saw(line, text)
+	t.sawIntents(line)
 	if t.head == expect {
 		t.hasExpect, t.expectEnd = true, t.size
 	}
@@ -204,6 +212,7 @@ func (w *writer) checkExpected(t *tail) error {
 		err := w.log.readFrom(expect.Seq, func(line Line, text []byte) error {
 			t.hasExpect = t.hasExpect || line.Seq == expect.Seq && hashOf(text) == expect.Hash
 			t.saw(line, text)
+			t.sawIntents(line)
 			return nil
 		})
 		if err != nil {

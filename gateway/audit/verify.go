@@ -25,6 +25,7 @@ type VerifyResult struct {
 	Void        uint64     // void lines: those in abandoned files after the last line known to be flushed
 	Restored    []Head     `json:",omitempty"` // the heads of the backups restored, in the order of the lines
 	RolledBack  []Rollback `json:",omitempty"` // the older databases accepted, in the order of the lines
+	InDoubt     []uint64   `json:",omitempty"` // lines that a start after a crash named, because nothing tells whether their results were released
 	Deleted     *Head      `json:",omitempty"` // the last line that retention deleted, if the log begins after it
 }
 

@@ -35,7 +35,7 @@ type writer struct {
 	head       Head      // the last flushed line
 	lastTime   time.Time // of the last line when the log was opened; zero if it had none
 	failing    error     // why the last attempt to write failed
-	unanswered []uint64  // lines that were written after their callers had left; no event names them yet
+	unanswered []uint64  // lines whose callers got no result; no event names them yet
 	abandoned  string    // why the previous file was abandoned; cleared once a line records it
 	leftover   bool      // begin has left an empty file at the log's path
 	rotating   bool      // the file must be rotated before the next line
@@ -57,7 +57,7 @@ func (w *writer) run() {
 			}
 			w.gather(first)
 		case <-retry.C:
-			if w.failing == nil {
+			if w.failing == nil && !w.log.intents.hasUnnamed() {
 				continue
 			}
 			w.waiting = w.waiting[:0] // an empty batch only tests whether the log can be written again
@@ -94,8 +94,11 @@ func (w *writer) answer(p *pending, err error) {
 	if p.caller.CompareAndSwap(callerWaits, callerAnswered) {
 		return
 	}
-	if !p.offered && p.head.Seq > 0 && err == nil {
+	switch {
+	case !p.offered && p.head.Seq > 0 && err == nil:
 		w.unanswered = append(w.unanswered, p.head.Seq)
+	case p.intended:
+		w.log.intents.close(p)
 	}
 	if p.unattended != nil {
 		p.unattended(err)
@@ -171,6 +174,7 @@ func (w *writer) writeLines() error {
 	} else if event != nil {
 		add(event)
 	}
+	w.unanswered = append(w.unanswered, w.log.intents.takeUnnamed()...)
 	if len(w.unanswered) > 0 {
 		event, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnanswered, Unanswered: w.unanswered})
 		if err != nil {
@@ -183,7 +187,9 @@ func (w *writer) writeLines() error {
 			continue
 		}
 		add(p.entry)
-		p.head = head
+		if p.head = head; p.intended {
+			w.log.intents.setNumber(p, head.Seq)
+		}
 	}
 	if w.buffer.Len() == 0 {
 		return nil
@@ -191,6 +197,7 @@ func (w *writer) writeLines() error {
 	if err := w.append(w.buffer.Bytes()); err != nil {
 		return err
 	}
+	w.log.intents.named(w.unanswered)
 	w.head, w.abandoned, w.unanswered = head, "", nil
 	return nil
 }

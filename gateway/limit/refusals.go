@@ -116,6 +116,21 @@ func (r *Refusals) Allow(refusal Refusal, clock func() time.Time) bool {
 	return allowed
 }
 
+// HasLine reports whether a refusal of an authenticated caller may have an audit line now.
+func (r *Refusals) HasLine(principal string, clock func() time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	limit, found := r.callers.limits[principal]
+	return !found || limit.TokensAt(r.clock.read(clock)) >= 1
+}
+
+// Use uses one of the lines for refusals of an authenticated caller, if the caller has one.
+func (r *Refusals) Use(principal string, clock func() time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.callers.take(principal, r.clock.read(clock))
+}
+
 // Count counts a refusal that has no line for another reason.
 func (r *Refusals) Count(refusal Refusal) { r.CountAgain(refusal.counted()) }
 

@@ -121,6 +121,9 @@ func Summary(r audit.VerifyResult) string {
 		text += fmt.Sprintf("; the database was rolled back (%d in the log), most recently from change %d to change %d",
 			n, last.Seen, last.Found)
 	}
+	if n := len(r.InDoubt); n > 0 {
+		text += fmt.Sprintf("; in doubt after crashes: the results of %d intended lines, the last of them %d", n, r.InDoubt[n-1])
+	}
 	switch more := r.Last.Seq - r.Proven.Seq; more {
 	case 0:
 		return text

@@ -41,7 +41,7 @@ func Fields() []Field {
 			value(func(e audit.Entry) string { return e.AccessKeyId })},
 		{"source", "IP", "of requests from this " +
 			"address", false, func(l audit.Line) []string { return []string{sourceOf(l)} }},
-		{"code", "CODE", "of requests with this result: OK, or an error code such as Forbidden.NoPermission", true,
+		{"code", "CODE", "of requests with this result: OK, intended (signatures), or an error code such as Forbidden.NoPermission", true,
 			func(l audit.Line) []string { return []string{outcome(l)} }},
 		{"reference", "TEXT", "of requests that belong to this, such as a line of a batch", false,
 			value(func(e audit.Entry) string { return e.Reference })},

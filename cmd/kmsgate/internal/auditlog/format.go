@@ -183,14 +183,20 @@ func subject(l audit.Line) string {
 // address of the last one.
 func sourceOf(l audit.Line) string { return cmp.Or(entryOf(l).Source, eventOf(l).Source) }
 
-// Success is the code of a successful response, as in the metrics.
-const Success = "OK"
+// These are the codes of lines without an error.
+const (
+	Success  = "OK"       // the request succeeded, as in the metrics
+	Intended = "intended" // the line says what was about to be done
+)
 
 // outcome returns the code of a response, or of those that a line counts. It is empty for other
 // lines about the log itself.
 func outcome(l audit.Line) string {
 	e := entryOf(l)
-	if e.Code == "" && e.RequestId != "" {
+	switch {
+	case e.Intended:
+		return Intended
+	case e.Code == "" && e.RequestId != "":
 		return Success
 	}
 	return cmp.Or(e.Code, eventOf(l).Code)

@@ -226,6 +226,8 @@ func NewEvent(kind audit.Kind, head audit.Checkpoint) audit.Event {
 		e.Restored = &head
 	case audit.KindUnanswered:
 		e.Unanswered = []uint64{1, 2}
+	case audit.KindInDoubt:
+		e.InDoubt = []uint64{1, 2}
 	case audit.KindDeleted:
 		e.Deleted = &audit.Deletion{Head: head.Head, File: "audit.log.0000000000000001"}
 	}
