@@ -16,16 +16,31 @@ import (
 
 // Set makes the garbage collector work harder when this process nears the limit of its cgroup: it
 // sets Go's memory limit to 90 % of that limit. The rest is for what Go does not count, such as
-// the memory of a PKCS#11 module. Set does nothing if the environment has GOMEMLIMIT, or if there
+// the memory of a PKCS#11 module. Set does not do this if the environment has GOMEMLIMIT, or if there
 // is no limit.
+//
+// Set also makes the garbage collector work less while the heap is small: see reserve.
 func Set(root fs.FS) {
-	if os.Getenv("GOMEMLIMIT") != "" {
-		return
-	}
-	if limit, ok := Cgroup(root); ok {
+	limit, ok := Cgroup(root)
+	if ok && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(limit / 10 * 9))
 	}
+	size := uint64(reserveSize)
+	if ok {
+		size = min(size, limit/16)
+	}
+	reserve = make([]byte, size)
 }
+
+// reserve is memory that nothing uses. The garbage collector begins when the heap has doubled, and a gateway's
+// heap is a few MB, so it would begin every few milliseconds. It counts the reserve as a part of the heap,
+// but the system provides no memory for it, since nothing touches it. This takes 14 % off the processor time of an
+// EC_P256 signature with 32 callers, 15 % with 8. The heap can grow by that much more before it is collected.
+//
+//lint:ignore U1000 only the garbage collector needs it
+var reserve []byte
+
+const reserveSize = 32 << 20 // bytes
 
 // unlimited is what version 1 of cgroups has, rounded to pages, where there is no limit.
 const unlimited = 1 << 62

@@ -2,6 +2,7 @@ package memlimit_test
 
 import (
 	"math"
+	"runtime"
 	"runtime/debug"
 	"testing"
 	"testing/fstest"
@@ -72,6 +73,24 @@ func TestSet(t *testing.T) {
 		if got := debug.SetMemoryLimit(-1); got != tc.want {
 			t.Errorf("%s: got a memory limit of %d bytes, want %d", name, got, tc.want)
 		}
+	}
+}
+
+// TestSmallHeap tests that the garbage collector leaves a small heap alone, unless there is little memory.
+func TestSmallHeap(t *testing.T) {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
+	next := func(root fstest.MapFS) uint64 {
+		memlimit.Set(root)
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.NextGC
+	}
+	if n := next(system()); n < 64<<20 {
+		t.Errorf("the next collection is at a heap of %d bytes, want at least 64 MiB", n)
+	}
+	if n := next(system("sys/fs/cgroup/memory.max", "67108864")); n > 32<<20 {
+		t.Errorf("with 64 MiB of memory: the next collection is at a heap of %d bytes, want at most 32 MiB", n)
 	}
 }
 
