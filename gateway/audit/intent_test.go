@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -278,5 +280,62 @@ func TestWithhold(t *testing.T) {
 	}
 	if err := l.Withhold(seq, audit.Entry{}); err == nil {
 		t.Error("Withhold in a closed log: no error")
+	}
+}
+
+// A slowFile takes some time for each flush.
+type slowFile struct {
+	*os.File
+	flush time.Duration
+}
+
+func (f slowFile) Sync() error {
+	time.Sleep(f.flush)
+	return f.File.Sync()
+}
+
+// TestIntentsOverlap lets a signature and a flush take 5 ms each. One caller waits for the slower of the two,
+// and not for their sum. With 32 callers, half of them wait for two flushes at most: the one that was under way when
+// they came, and their own.
+func TestIntentsOverlap(t *testing.T) {
+	const step, rounds = 5 * time.Millisecond, 100
+	for callers, want := range map[int]time.Duration{1: step, 32: 2 * step} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := config(t.TempDir() + "/audit.log")
+			cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
+				f, err := os.OpenFile(path, flag, 0o600)
+				return slowFile{f, step}, err
+			})
+			l := openConfig(t, cfg)
+			var mu sync.Mutex
+			var times []time.Duration // guarded by mu
+			var running sync.WaitGroup
+			for range callers {
+				running.Go(func() {
+					for range rounds {
+						began := time.Now()
+						i, err := l.Intend(audit.Entry{RequestId: "signature"})
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						time.Sleep(step) // the token signs
+						if err := i.Wait(); err != nil {
+							t.Error(err)
+						}
+						i.Close()
+						mu.Lock()
+						times = append(times, time.Since(began))
+						mu.Unlock()
+					}
+				})
+			}
+			running.Wait()
+			closeLog(t, l)
+			slices.Sort(times)
+			if median := times[len(times)/2]; median > want {
+				t.Errorf("%d callers: the median is %v, want at most %v", callers, median, want)
+			}
+		})
 	}
 }
