@@ -239,10 +239,11 @@ func BenchmarkAppend(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer l.Close()
+	b.ReportAllocs()
 	b.SetParallelism(32)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if err := l.Append(audit.Entry{Time: time.Now(), RequestId: "id", Action: "AsymmetricSign"}); err != nil {
+			if err := l.Append(signing); err != nil {
 				b.Error(err)
 			}
 		}

@@ -1,16 +1,22 @@
 package audit_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kmsgate/kmsgate/gateway/audit"
 )
@@ -164,4 +170,100 @@ func TestForgedAbandonment(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "abandons lines that were proven") {
 		t.Errorf("Verify: got %+v, %v, want \"abandons lines that were proven\"", result, err)
 	}
+}
+
+// A lineReader makes up a log while it is read.
+type lineReader struct {
+	tb    testing.TB
+	n     uint64 // the number of lines
+	entry []byte // of each line: JSON without its brace
+	head  audit.Head
+	text  []byte            // not read yet
+	next  func(line uint64) // called before each line; nil means nothing
+}
+
+// madeUp returns a log of n lines, each with the same entry, and with a checkpoint for every thousand lines.
+func madeUp(tb testing.TB, n uint64, e audit.Entry) *lineReader {
+	tb.Helper()
+	text, err := json.Marshal(e)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &lineReader{tb: tb, n: n, entry: text[1:], head: audit.Head{Hash: strings.Repeat("0", 64)}}
+}
+
+func (r *lineReader) Read(p []byte) (int, error) {
+	if len(r.text) == 0 && r.head.Seq == r.n {
+		return 0, io.EOF
+	}
+	if len(r.text) == 0 {
+		r.text = append(r.line(), '\n')
+	}
+	n := copy(p, r.text)
+	r.text = r.text[n:]
+	return n, nil
+}
+
+func (r *lineReader) line() []byte {
+	if r.next != nil {
+		r.next(r.head.Seq + 1)
+	}
+	line := fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, r.head.Seq+1, r.head.Hash, r.entry)
+	if r.head.Seq%1000 == 999 {
+		c := audit.Checkpoint{Head: r.head, Time: time.Now().UTC()}
+		var err, signErr error
+		c.Signature, signErr = ecdsa.SignASN1(rand.Reader, key, c.Digest())
+		line, err = json.Marshal(audit.Line{Seq: r.head.Seq + 1, Prev: r.head.Hash, Event: &audit.Event{Time: c.Time, Kind: audit.KindCheckpoint, Checkpoint: &c}})
+		if err := errors.Join(err, signErr); err != nil {
+			r.tb.Fatal(err)
+		}
+	}
+	r.head = audit.Head{Seq: r.head.Seq + 1, Hash: hashOf(string(line))}
+	return line
+}
+
+// TestVerifyMemory checks that verifying takes the same memory for a log of any number of lines.
+func TestVerifyMemory(t *testing.T) {
+	const few, many = 70_000, 140_000 // both more than a verifier remembers
+	var live [2]uint64
+	log := madeUp(t, many, audit.Entry{RequestId: "id"})
+	log.next = func(line uint64) {
+		if line == few || line == many {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			live[line/many] = m.HeapAlloc
+		}
+	}
+	result, err := audit.Verifier{Key: &key.PublicKey}.Verify(audit.File{Name: "audit.log", Reader: log})
+	if err != nil || result.Lines != many {
+		t.Fatalf("Verify: got %+v, %v, want %d lines", result, err, many)
+	}
+	if live[1] > live[0]+(many-few)*4 {
+		t.Errorf("live memory: %d bytes after %d lines and %d after %d, want it constant", live[0], few, live[1], many)
+	}
+}
+
+// signing is the entry of a typical request for a signature.
+var signing = audit.Entry{Time: time.Date(2026, 11, 30, 1, 2, 3, 123_456_789, time.UTC), RequestId: "7f0f24a3-2f0c-4b7c-9d26-0a2e3f5b1c11",
+	Door: "rpc", Protocol: "ACS3-HMAC-SHA256", Source: "192.0.2.7", AccessKeyId: "LTAI5tKq1xVdJ3mPn8sYwZ2b", Principal: "release",
+	Action: "AsymmetricSign", Quota: "sign", KeyId: "key-4c5f0c5e-3f5e-4f5a-9d3e-6a3a4f0e2b11",
+	KeyVersionId: "0b1e2d3c-4a59-4f68-8b7a-1c2d3e4f5a6b", Alias: "alias/release", KeySpec: "EC_P256", Algorithm: "ECDSA_SHA_256",
+	Digest: make([]byte, 32), Status: 200, DurationNanoseconds: 1_234_567}
+
+// BenchmarkVerify verifies a log of 10,000 signatures, whose content is in memory.
+func BenchmarkVerify(b *testing.B) {
+	const lines = 10_000
+	text, err := io.ReadAll(madeUp(b, lines, signing))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		result, err := audit.Verifier{Key: &key.PublicKey}.Verify(audit.File{Name: "audit.log", Reader: bytes.NewReader(text)})
+		if err != nil || result.Lines != lines {
+			b.Fatalf("Verify: got %+v, %v, want %d lines", result, err, lines)
+		}
+	}
+	b.ReportMetric(lines*float64(b.N)/b.Elapsed().Seconds(), "lines/s")
 }
