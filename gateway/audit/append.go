@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -10,9 +9,9 @@ import (
 
 // pending is a line on its way to the writer.
 type pending struct {
-	entry   []byte // JSON; nil if there is no line
-	rotate  uint64 // end the file with this first line, unless it has ended; 0 for none
-	head    Head   // the written line; set before result is sent
+	entry   *[]byte // JSON; nil if there is no line. Once queued, it belongs to the writer, which recycles it
+	rotate  uint64  // end the file with this first line, unless it has ended; 0 for none
+	head    Head    // the written line; set before result is sent
 	result  chan error
 	awaited bool // by the caller, who has err from result
 	err     error
@@ -57,27 +56,31 @@ func (l *Log) Append(e Entry) error {
 
 // AppendNumbered is like Append, and also returns the number of the line.
 func (l *Log) AppendNumbered(e Entry) (seq uint64, err error) {
-	head, err := l.append(e, 0)
+	entry, err := encodeEntry(&e)
+	if err != nil {
+		return 0, err
+	}
+	head, err := l.write(&pending{entry: entry})
 	return head.Seq, err
 }
 
 // AppendChange is like Append, for a change that was made. If it returns ErrSlow, the log still writes
 // the line, and calls unattended with the result.
 func (l *Log) AppendChange(e Entry, unattended func(err error)) error {
-	entry, err := json.Marshal(e)
+	entry, err := encodeEntry(&e)
 	if err == nil {
 		_, err = l.write(&pending{entry: entry, unattended: unattended})
 	}
 	return err
 }
 
-// append writes an Entry or an Event and returns its Head.
-func (l *Log) append(line any, rotate uint64) (Head, error) {
-	entry, err := json.Marshal(line)
+// append writes an event and returns its Head.
+func (l *Log) append(e Event, rotate uint64) (Head, error) {
+	event, err := encodeEvent(e)
 	if err != nil {
 		return Head{}, fmt.Errorf("encoding an audit line: %w", err)
 	}
-	return l.write(&pending{entry: entry, rotate: rotate})
+	return l.write(&pending{entry: &event, rotate: rotate})
 }
 
 func (l *Log) write(p *pending) (Head, error) {
@@ -127,17 +130,21 @@ func (p *pending) await(deadline time.Time) (Head, error) {
 
 // Offer adds an entry without waiting until it is written. If the entry is not written, because the
 // log is busy or fails, Offer calls lost. It is for lines on which nothing depends.
-func (l *Log) Offer(e Entry, lost func()) { offer(l, e, lost) }
+func (l *Log) Offer(e Entry, lost func()) {
+	entry, err := encodeEntry(&e)
+	offer(l, entry, err, lost)
+}
 
 // OfferSuppressed adds a line that counts refusals without separate lines, in the same way as
 // Offer. It sets the event's Kind.
 func (l *Log) OfferSuppressed(e Event, lost func()) {
 	e.Kind = KindSuppressed
-	offer(l, e, lost)
+	event, err := encodeEvent(e)
+	offer(l, &event, err, lost)
 }
 
-func offer(l *Log, line any, lost func()) {
-	entry, err := json.Marshal(line)
+// offer offers an encoded line. err is the error of its encoding.
+func offer(l *Log, entry *[]byte, err error, lost func()) {
 	p := &pending{entry: entry, offered: true, result: make(chan error, 1), unattended: func(err error) {
 		if err != nil {
 			lost()

@@ -7,12 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
 	"strings"
 	"time"
-
-	"github.com/kmsgate/kmsgate/internal/printable"
 )
 
 // An Entry is a line about one request.
@@ -75,20 +72,21 @@ func (l Line) hasKind(k Kind) bool { return l.Event != nil && l.Event.Kind == k 
 // MarshalJSON returns the line as it is in the log. In a line of an earlier version, it escapes
 // characters that are not printable, which that version did not.
 func (l Line) MarshalJSON() ([]byte, error) {
-	var content any = cmp.Or(l.Entry, new(Entry))
+	var content []byte
+	var err error
 	if l.Event != nil {
 		event := *l.Event
 		if event.inferred {
 			event.Kind = ""
 		}
-		content = event
+		content, err = encodeEvent(event)
+	} else {
+		content, err = appendEntry(nil, cmp.Or(l.Entry, new(Entry)))
 	}
-	text, err := json.Marshal(content)
 	if err != nil {
 		return nil, err
 	}
-	prev, err := json.Marshal(l.Prev) // a line that was read can have any text as its Prev
-	return printable.JSON(fmt.Appendf(nil, `{"Seq":%d,"Prev":%s,%s`, l.Seq, prev, text[1:])), err
+	return appendLine(nil, l.Seq, l.Prev, content), nil
 }
 
 // UnmarshalJSON reads a line, including one written by an earlier version.
@@ -136,14 +134,14 @@ var emptyHead = Head{0, strings.Repeat("0", 2*sha256.Size)}
 
 func hashOf(line []byte) string {
 	sum := sha256.Sum256(line)
-	return hex.EncodeToString(sum[:])
+	var text [2 * sha256.Size]byte // on the stack: hex.EncodeToString allocates it
+	hex.Encode(text[:], sum[:])
+	return string(text[:])
 }
 
-// format returns the line that follows h, without its newline. The entry is JSON. In the line,
-// characters that are not printable are escaped.
-func (h Head) format(entry []byte) []byte {
-	return fmt.Appendf(nil, `{"Seq":%d,"Prev":"%s",%s`, h.Seq+1, h.Hash, printable.JSON(entry)[1:])
-}
+// appendNext appends the line that follows h, without its newline. The content is the JSON of an
+// entry or an event.
+func (h Head) appendNext(b, content []byte) []byte { return appendLine(b, h.Seq+1, h.Hash, content) }
 
 func parseLine(text []byte) (line Line, ok bool) {
 	err := line.UnmarshalJSON(text) // json.Unmarshal would parse the text twice

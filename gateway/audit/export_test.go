@@ -11,3 +11,6 @@ func (e *Event) KindOfFields() Kind { return e.kindOfFields() }
 
 // SetRemove lets a test make the removal of files fail.
 func (c *Config) SetRemove(remove func(path string) error) { c.remove = remove }
+
+// AppendEntry exports appendEntry to tests.
+func AppendEntry(b []byte, e *Entry) ([]byte, error) { return appendEntry(b, e) }

@@ -1,9 +1,11 @@
 package audit_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -91,6 +93,45 @@ func testHangingFlush(t *testing.T) {
 	}
 	if want := "[0 first unanswered [2] change unanswered [4] 0]"; fmt.Sprint(got) != want {
 		t.Errorf("lines: got %v, want %v", got, want)
+	}
+	if _, err := verify(t, path); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTextsOfAbandonedLines lets the callers of changes leave while a flush hangs. Other lines are encoded
+// afterwards. Each line must nevertheless have its own text.
+func TestTextsOfAbandonedLines(t *testing.T) { synctest.Test(t, testTextsOfAbandonedLines) }
+
+func testTextsOfAbandonedLines(t *testing.T) {
+	path := t.TempDir() + "/audit.log"
+	hang := make(chan struct{}, 1)
+	cfg := config(path)
+	cfg.AppendTimeout = 0 // a gateway's
+	cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
+		f, err := os.OpenFile(path, flag, 0o600)
+		return hangingFile{f, hang}, err
+	})
+	l := openConfig(t, cfg)
+	hang <- struct{}{} // the disk hangs
+	var want, got []string
+	for n := range 8 {
+		want = append(want, strings.Repeat(fmt.Sprint(n), 10))
+		if err := l.AppendChange(audit.Entry{RequestId: want[n]}, func(error) {}); !errors.Is(err, audit.ErrSlow) {
+			t.Fatalf("change %d: got %v, want ErrSlow", n, err)
+		}
+	}
+	<-hang // the disk continues
+	synctest.Wait()
+	closeLog(t, l)
+	err := audit.Read(bytes.NewReader(read(t, path)), func(line audit.Line) error {
+		if line.Entry != nil {
+			got = append(got, line.Entry.RequestId)
+		}
+		return nil
+	})
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("lines: got %v, %v, want %v", got, err, want)
 	}
 	if _, err := verify(t, path); err != nil {
 		t.Error(err)

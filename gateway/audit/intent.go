@@ -1,8 +1,6 @@
 package audit
 
 import (
-	"encoding/json"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -24,9 +22,9 @@ type Intent struct {
 // If the process ends before that, the next Open names the line in an indoubt event.
 func (l *Log) Intend(e Entry) (*Intent, error) {
 	e.Intended, e.ClosedTo = true, closedTo(l)
-	entry, err := json.Marshal(e)
+	entry, err := encodeEntry(&e)
 	if err != nil {
-		return nil, fmt.Errorf("encoding an audit line: %w", err)
+		return nil, err
 	}
 	i := &Intent{log: l, line: &pending{entry: entry, intended: true}, deadline: time.Now().Add(l.cfg.AppendTimeout)}
 	l.intents.add(i.line)

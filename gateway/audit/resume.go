@@ -3,7 +3,6 @@ package audit
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -300,20 +299,20 @@ func (w *writer) repairEnd(t tail) error {
 		content = append(content, '\n')
 	}
 	if t.fragment != nil {
-		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindRecovered, Recovered: true})
+		entry, err := encodeEvent(Event{Time: time.Now().UTC(), Kind: KindRecovered, Recovered: true})
 		if err != nil {
 			return err
 		}
-		line := Head{t.head.Seq, hashOf(t.fragment)}.format(entry)
+		line := Head{t.head.Seq, hashOf(t.fragment)}.appendNext(nil, entry)
 		content = slices.Concat(content, t.fragment, []byte{'\n'}, line, []byte{'\n'})
 		w.head = Head{t.head.Seq + 1, hashOf(line)}
 	}
 	if t.newer > 0 && w.log.cfg.Expect.Seq > 0 {
-		entry, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: t.newer})
+		entry, err := encodeEvent(Event{Time: time.Now().UTC(), Kind: KindUnwitnessed, Unwitnessed: t.newer})
 		if err != nil {
 			return err
 		}
-		line := w.head.format(entry)
+		line := w.head.appendNext(nil, entry)
 		content = slices.Concat(content, line, []byte{'\n'})
 		w.head = Head{w.head.Seq + 1, hashOf(line)}
 	}
@@ -453,11 +452,11 @@ func (w *writer) acceptLoss(t tail, reason error) error {
 // writeEvent writes and flushes an event.
 func (w *writer) writeEvent(e Event) error {
 	e.Time = time.Now().UTC()
-	entry, err := json.Marshal(e)
+	entry, err := encodeEvent(e)
 	if err != nil {
 		return err
 	}
-	line := w.head.format(entry)
+	line := w.head.appendNext(nil, entry)
 	if err := w.append(append(slices.Clone(line), '\n')); err != nil {
 		return err
 	}

@@ -1,8 +1,6 @@
 package audit
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -39,7 +37,7 @@ type writer struct {
 	abandoned  string    // why the previous file was abandoned; cleared once a line records it
 	leftover   bool      // begin has left an empty file at the log's path
 	rotating   bool      // the file must be rotated before the next line
-	buffer     bytes.Buffer
+	text       []byte    // of a batch
 	waiting    []*pending
 }
 
@@ -88,8 +86,13 @@ func (w *writer) serve() {
 	}
 }
 
-// answer sends the result to the line's caller, or calls unattended if the caller has left.
+// answer sends the result to the line's caller, or calls unattended if the caller has left. The
+// line's text is not used again.
 func (w *writer) answer(p *pending, err error) {
+	if p.entry != nil {
+		recycle(p.entry)
+		p.entry = nil
+	}
 	p.result <- err
 	if p.caller.CompareAndSwap(callerWaits, callerAnswered) {
 		return
@@ -161,13 +164,12 @@ func (w *writer) report(err error) {
 }
 
 func (w *writer) writeLines() error {
-	head := w.head
-	w.buffer.Reset()
+	head, text := w.head, w.text[:0]
 	add := func(entry []byte) {
-		line := head.format(entry)
-		head = Head{head.Seq + 1, hashOf(line)}
-		w.buffer.Write(line)
-		w.buffer.WriteByte('\n')
+		start := len(text)
+		text = head.appendNext(text, entry)
+		head = Head{head.Seq + 1, hashOf(text[start:])}
+		text = append(text, '\n')
 	}
 	if event, err := w.pendingEvent(); err != nil {
 		return err
@@ -176,7 +178,7 @@ func (w *writer) writeLines() error {
 	}
 	w.unanswered = append(w.unanswered, w.log.intents.takeUnnamed()...)
 	if len(w.unanswered) > 0 {
-		event, err := json.Marshal(Event{Time: time.Now().UTC(), Kind: KindUnanswered, Unanswered: w.unanswered})
+		event, err := encodeEvent(Event{Time: time.Now().UTC(), Kind: KindUnanswered, Unanswered: w.unanswered})
 		if err != nil {
 			return err
 		}
@@ -186,15 +188,16 @@ func (w *writer) writeLines() error {
 		if p.entry == nil || p.unattended == nil && p.caller.Load() == callerLeft {
 			continue
 		}
-		add(p.entry)
+		add(*p.entry)
 		if p.head = head; p.intended {
 			w.log.intents.setNumber(p, head.Seq)
 		}
 	}
-	if w.buffer.Len() == 0 {
+	w.text = text
+	if len(text) == 0 {
 		return nil
 	}
-	if err := w.append(w.buffer.Bytes()); err != nil {
+	if err := w.append(text); err != nil {
 		return err
 	}
 	w.log.intents.named(w.unanswered)
@@ -212,7 +215,7 @@ func (w *writer) pendingEvent() ([]byte, error) {
 	if e.Kind = e.kindOfFields(); e.Kind == "" {
 		return nil, nil
 	}
-	return json.Marshal(e)
+	return encodeEvent(e)
 }
 
 // append writes text after the flushed lines and flushes it.
