@@ -134,7 +134,7 @@ fuzz:
 	for target in ./hsm:FuzzSignatureDER ./hsm:FuzzPublicKeyDER \
 		./policy:FuzzMatch ./policy:FuzzParse ./policy:FuzzKeyPolicy ./policy:FuzzDecide \
 		./gateway/acs:FuzzParse ./gateway/acs:FuzzParameters ./gateway/acs:FuzzNative ./gateway/kms:FuzzDecode ./gateway:FuzzNativeDoor \
-		./gateway/audit:FuzzEncodeEntry \
+		./gateway/audit:FuzzEncodeEntry ./gateway/audit:FuzzDecodeEntryLine \
 		./internal/config:FuzzParse ./cmd/kmsgate/internal/ceremony:FuzzParsePlan ./cmd/kmsgate/internal/batch:FuzzJournal ./internal/dev:FuzzParseSeed ./cmd/kmsgate/internal/backup/archive:FuzzExtract; do \
 		$(GO) test $${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" \
 			-fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \

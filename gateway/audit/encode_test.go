@@ -48,7 +48,8 @@ func values(t *testing.T, field reflect.StructField) (values []any) {
 }
 
 // TestEncodeEntry encodes entries with each value of each field, alone and with all other fields
-// set. The text must be that of encoding/json.
+// set. The text must be that of encoding/json. The decoder must be able to decode it, unless a
+// number is negative or large.
 func TestEncodeEntry(t *testing.T) {
 	fields := reflect.VisibleFields(reflect.TypeFor[audit.Entry]())
 	var full audit.Entry
@@ -59,31 +60,43 @@ func TestEncodeEntry(t *testing.T) {
 		for _, value := range values(t, f) {
 			for _, e := range []audit.Entry{{}, full} {
 				reflect.ValueOf(&e).Elem().FieldByIndex(f.Index).Set(reflect.ValueOf(value))
-				checkEncoding(t, e)
+				text := checkEncoding(t, e)
+				n := reflect.ValueOf(value)
+				unusual := n.CanInt() && (n.Int() < 0 || n.Kind() == reflect.Int && n.Int() > math.MaxInt32)
+				if text != nil && !checkDecoding(t, text) && !unusual {
+					t.Errorf("%s: the decoder does not decode %.200s", f.Name, text)
+				}
 			}
 		}
 	}
 }
 
-// checkEncoding checks that an entry has the text of encoding/json. If encoding/json cannot encode the entry, the
-// encoder must return an error, too.
-func checkEncoding(t *testing.T, e audit.Entry) {
+// checkEncoding checks that an entry has the text of encoding/json, and returns a line with it. It
+// returns nil if encoding/json cannot encode the entry; the encoder must return an error then.
+func checkEncoding(t *testing.T, e audit.Entry) (line []byte) {
 	t.Helper()
 	want, wantErr := json.Marshal(e)
 	got, err := audit.AppendEntry(nil, &e)
 	if want = printable.JSON(want); string(got) != string(want) || (err == nil) != (wantErr == nil) {
 		t.Errorf("AppendEntry: got\n%s, %v, want\n%s, %v", got, err, want, wantErr)
 	}
+	if wantErr != nil {
+		return nil
+	}
+	return append([]byte(`{"Seq":18446744073709551615,"Prev":"`+strings.Repeat("0a", 32)+`",`), got[1:]...)
 }
 
-// FuzzEncodeEntry encodes entries with arbitrary values.
+// FuzzEncodeEntry encodes entries with arbitrary values and decodes the lines.
 func FuzzEncodeEntry(f *testing.F) {
 	f.Add(hostile, "alias/中<🔑>", []byte{0xFB, 0xFF}, int64(200), uint64(1), int64(1796000000), 8*3600)
 	f.Add("\xff\"\\\n", "\ufffd", []byte(nil), int64(-1), uint64(math.MaxUint64), int64(math.MaxInt64), -86400)
 	f.Fuzz(func(t *testing.T, a, b string, digest []byte, number int64, change uint64, moment int64, zone int) {
 		valid := number%2 == 0
 		when := time.Unix(moment, number).In(time.FixedZone("", zone%200_000))
-		checkEncoding(t, audit.Entry{Time: when, RequestId: a, Action: b, Alias: a + b, Reason: b + a, Digest: digest, Valid: &valid,
+		text := checkEncoding(t, audit.Entry{Time: when, RequestId: a, Action: b, Alias: a + b, Reason: b + a, Digest: digest, Valid: &valid,
 			DryRun: valid, Status: int(number), DurationNanoseconds: time.Duration(number), Change: change, Late: !valid})
+		if text != nil {
+			checkDecoding(t, text)
+		}
 	})
 }

@@ -144,6 +144,9 @@ func hashOf(line []byte) string {
 func (h Head) appendNext(b, content []byte) []byte { return appendLine(b, h.Seq+1, h.Hash, content) }
 
 func parseLine(text []byte) (line Line, ok bool) {
+	if line, ok := decodeEntryLine(text); ok {
+		return line, true
+	}
 	err := line.UnmarshalJSON(text) // json.Unmarshal would parse the text twice
 	return line, err == nil && line.Seq > 0
 }

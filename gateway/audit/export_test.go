@@ -14,3 +14,6 @@ func (c *Config) SetRemove(remove func(path string) error) { c.remove = remove }
 
 // AppendEntry exports appendEntry to tests.
 func AppendEntry(b []byte, e *Entry) ([]byte, error) { return appendEntry(b, e) }
+
+// DecodeEntryLine exports decodeEntryLine to tests.
+func DecodeEntryLine(text []byte) (line Line, ok bool) { return decodeEntryLine(text) }
