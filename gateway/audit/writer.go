@@ -145,22 +145,24 @@ func (w *writer) writeBatch() error {
 	return nil
 }
 
-// report publishes the result of a batch, and logs it if it differs from the previous one.
+// report publishes the result of a batch, and logs it if it differs from the previous one. It signals
+// only after it has published: while Err returns an error, no checkpoint is written.
 func (w *writer) report(err error) {
+	failed := w.failing
+	w.failing = err
+	w.log.state.Store(&state{w.head, w.first, err})
 	switch {
-	case err != nil && w.failing == nil:
+	case err != nil && failed == nil:
 		attrs := []any{"path", w.log.cfg.Path, "err", err}
 		if loss := new(LossError); errors.As(err, &loss) && w.log.cfg.AcceptLossHint != "" {
 			attrs = append(attrs, "hint", w.log.cfg.AcceptLossHint)
 		}
 		w.log.cfg.Logger.Error("the audit log cannot be written; the gateway signs and changes nothing until it can",
 			attrs...)
-	case err == nil && w.failing != nil:
+	case err == nil && failed != nil:
 		w.log.cfg.Logger.Info("the audit log can be written again", "path", w.log.cfg.Path)
 		w.signalResumed()
 	}
-	w.failing = err
-	w.log.state.Store(&state{w.head, w.first, err})
 }
 
 func (w *writer) writeLines() error {
