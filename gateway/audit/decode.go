@@ -38,12 +38,15 @@ func decodeEntryLine(text []byte) (line Line, ok bool) {
 		Digest:              d.bytes(`,"Digest":`),
 		Valid:               d.flag(`,"Valid":`),
 		DryRun:              d.skip(`,"DryRun":true`),
+		Intended:            d.skip(`,"Intended":true`),
 		Status:              int(d.number(`,"Status":`, 31)),
 		Code:                d.text(`,"Code":`),
 		Reason:              d.text(`,"Reason":`),
 		DurationNanoseconds: time.Duration(d.number(`,"DurationNanoseconds":`, 63)),
 		Change:              d.number(`,"Change":`, 64),
 		Late:                d.skip(`,"Late":true`),
+		NotReleased:         d.number(`,"NotReleased":`, 64),
+		ClosedTo:            d.number(`,"ClosedTo":`, 64),
 	}
 	return line, d.rest == "}" && line.Seq > 0
 }
