@@ -32,28 +32,28 @@ var schemes = []scheme{
 	{EC_SM2, SM2DSA, parseSM2, newSM3, verifySM2},
 }
 
-// KeySpecs lists the KeySpecs that can sign, in the table's order.
-func KeySpecs() []KeySpec {
-	var specs []KeySpec
+// specs and algorithms are the table's KeySpecs, and the algorithms of each. They are made once,
+// because every signature asks for them.
+var specs, algorithms = listSchemes()
+
+func listSchemes() (specs []KeySpec, algorithms map[KeySpec][]Algorithm) {
+	algorithms = make(map[KeySpec][]Algorithm)
 	for _, s := range schemes {
 		if !slices.Contains(specs, s.spec) {
 			specs = append(specs, s.spec)
 		}
+		algorithms[s.spec] = slices.Clip(append(algorithms[s.spec], s.alg))
 	}
-	return specs
+	return slices.Clip(specs), algorithms
 }
 
+// KeySpecs lists the KeySpecs that can sign, in the table's order. The caller must not change the
+// list.
+func KeySpecs() []KeySpec { return specs }
+
 // Algorithms lists the algorithms that fit spec. The list is empty for a KeySpec that
-// cannot sign.
-func Algorithms(spec KeySpec) []Algorithm {
-	var algs []Algorithm
-	for _, s := range schemes {
-		if s.spec == spec {
-			algs = append(algs, s.alg)
-		}
-	}
-	return algs
-}
+// cannot sign. The caller must not change the list.
+func Algorithms(spec KeySpec) []Algorithm { return algorithms[spec] }
 
 // Check returns nil if digest may be signed under alg with a key of spec. Otherwise
 // the error is ErrAlgorithm or ErrDigest and names what would fit.
@@ -78,11 +78,15 @@ func fitting(spec KeySpec, alg Algorithm) (scheme, error) {
 	return schemes[i], nil
 }
 
-// public parses k's public half.
+// public returns k's parsed public half.
 func (s scheme) public(k Key) (publicKey, error) {
+	if pub, ok := parsed.get(k); ok {
+		return pub, nil
+	}
 	pub, err := s.parse(k.Public)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the public key of a %s key: %w", k.Spec, err)
 	}
+	parsed.put(k, pub)
 	return pub, nil
 }
