@@ -40,6 +40,8 @@ type call struct {
 	confirmed bool
 	changed   bool // the call changed records, and its audit line is in the outbox
 
+	conditions conditions // of the request, for policies
+
 	used *store.KeyVersion // the answer tells something made with this version's key pair; nil if nothing
 	line uint64            // the number of the audit line; 0 until it is written, and for a change or an intent
 
@@ -53,6 +55,10 @@ type call struct {
 func (s *Server) serve(ctx context.Context, d door, source string) error {
 	c := &call{server: s, door: d, began: s.config.Now(), requestId: uuid.NewString(), records: s.config.Store.Now()}
 	c.now = c.began.UTC().Round(0)
+	c.conditions = conditions{now: c.now, remote: d.name().IsRemote()}
+	if c.conditions.remote {
+		c.conditions.address = source
+	}
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d.name()), Source: source}
 	defer func() {
 		if c.intent != nil {

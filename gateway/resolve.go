@@ -33,27 +33,36 @@ func (c *call) authorizeKey(keyId string, key *store.Key) error {
 // Forbidden.NoPermission with the reason, which is for the log.
 func (c *call) permit(resource string, key *store.Key) error {
 	d, err := c.server.callers.Decide(c.records, c.principal,
-		identity.Question{Action: c.action, Resource: resource, Key: key, Values: c.conditions()})
+		identity.Question{Action: c.action, Resource: resource, Values: &c.conditions}, key)
 	if err != nil {
 		return err
 	}
 	if !d.Allowed {
-		return fmt.Errorf("%w (%s on %s: %s)", kms.ErrNoPermission, c.action, kms.Clip(resource), d.Reason)
+		return fmt.Errorf("%w (%s on %s: %s)", kms.ErrNoPermission, c.action, kms.Clip(resource), d.Reason())
 	}
 	return nil
 }
 
-// conditions returns the values of the condition keys that depend on the request.
-func (c *call) conditions() map[string]string {
-	values := map[string]string{
-		"acs:CurrentTime":     c.now.Format(time.RFC3339),
-		"acs:SecureTransport": strconv.FormatBool(c.door.name().IsRemote()), // plain HTTP was refused before
-		"acs:MFAPresent":      "false",                                      // a key is a single factor
+// conditions are the values of the condition keys that depend on the request.
+type conditions struct {
+	now     time.Time
+	remote  bool   // over TLS: plain HTTP was refused before
+	address string // the caller's; empty for a caller on this machine
+}
+
+// Value implements policy.Values.
+func (v *conditions) Value(key string) (value string, ok bool) {
+	switch key {
+	case "acs:CurrentTime":
+		return v.now.Format(time.RFC3339), true
+	case "acs:SecureTransport":
+		return strconv.FormatBool(v.remote), true
+	case "acs:MFAPresent":
+		return "false", true // a key is a single factor
+	case "acs:SourceIp":
+		return v.address, v.address != ""
 	}
-	if c.door.name().IsRemote() {
-		values["acs:SourceIp"] = c.entry.Source
-	}
-	return values
+	return "", false
 }
 
 // A permitted key is a key on which the policies allow the call's operation: the caller's

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -81,14 +82,10 @@ func simulateResource(
 	c *call, p *identity.Principal, action string,
 	req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse,
 ) error {
-	values := c.conditions()
-	values["acs:SecureTransport"] = "true"
-	if req.SourceIp != "" {
-		values["acs:SourceIp"] = req.SourceIp
-	}
+	values := &conditions{now: c.now, remote: true, address: cmp.Or(req.SourceIp, c.conditions.address)}
 	d, err := c.server.callers.Decide(c.records, p,
-		identity.Question{Action: action, Resource: resp.Resource, Key: key, Values: values})
-	resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason, d.Policy, d.Statement
+		identity.Question{Action: action, Resource: resp.Resource, Values: values}, key)
+	resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason(), d.Policy, d.Statement
 	if errors.Is(err, kms.ErrNoPermission) {
 		resp.Reason, err = err.Error(), nil
 	}

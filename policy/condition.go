@@ -18,8 +18,8 @@ type condition struct {
 	values  matcher
 }
 
-func (c condition) holds(values map[string]string) bool {
-	value, ok := values[c.key]
+func (c condition) holds(r *Request) bool {
+	value, ok := r.Value(c.key)
 	return (ok && c.values.matches(value)) != c.negated
 }
 

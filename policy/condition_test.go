@@ -91,17 +91,18 @@ func TestOperators(t *testing.T) {
 
 // checkCondition checks that a condition holds, or does not hold, for each of several request
 // values.
-func checkCondition(t *testing.T, operator, key, operands string, values []string, want bool) {
+func checkCondition(t *testing.T, operator, key, operands string, tried []string, want bool) {
 	t.Helper()
 	condition := `"Condition":{"` + operator + `":{"` + key + `":` + operands + `}}}`
 	allow := parse(t, document(`{"Effect":"Allow","Action":"*","Resource":"*",`+condition))
 	deny := parse(t, document(`{"Effect":"Allow","Action":"*","Resource":"*"}`,
 		`{"Effect":"Deny","Action":"*","Resource":"*",`+condition))
-	for _, value := range values {
-		r := policy.Request{Action: "kms:x", Resource: key1, Values: map[string]string{key: value, "acs:other": "x"}}
+	for _, value := range tried {
+		all := values{key: value, "acs:other": "x"}
 		if value == noValue {
-			delete(r.Values, key)
+			delete(all, key)
 		}
+		r := policy.Request{Action: "kms:x", Resource: key1, Values: all}
 		if got := policy.Decide([]policy.Named{allow}, r); got.Allowed != want {
 			t.Errorf("Allow if %s %s %s, value %q: got %+v, want Allowed %v", operator, key, operands, value, got, want)
 		}
@@ -126,7 +127,7 @@ func TestConditionsAreAnded(t *testing.T) {
 		{map[string]string{"kms:tag/a": "1"}, false},
 		{nil, false},
 	} {
-		r := policy.Request{Action: "kms:x", Resource: key1, Values: c.values}
+		r := policy.Request{Action: "kms:x", Resource: key1, Values: values(c.values)}
 		if got := policy.Decide([]policy.Named{p}, r); got.Allowed != c.want {
 			t.Errorf("%v: got %+v, want Allowed %v", c.values, got, c.want)
 		}

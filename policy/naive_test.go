@@ -65,7 +65,7 @@ func naiveApplies(s map[string]any, r policy.Request) bool {
 	for operator, keys := range condition {
 		positive := strings.Replace(operator, "Not", "", 1)
 		for key, operands := range keys.(map[string]any) {
-			value, ok := r.Values[key]
+			value, ok := r.Value(key)
 			holds := ok && slices.ContainsFunc(naiveList(operands), func(operand string) bool {
 				return naiveCompare(positive, operand, value)
 			})
@@ -151,7 +151,7 @@ func checkNaive(t *testing.T, d *dice) naiveVerdict {
 		wantDecision.Policy = fmt.Sprint("p", want.policy)
 	}
 	got := policy.Decide(policies, r)
-	wantDecision.Reason = got.Reason // TestDecision checks the reasons
+	wantDecision.Cause, wantDecision.Sid = got.Cause, got.Sid // TestDecision checks the reasons
 	if got != wantDecision {
 		t.Fatalf("got %+v, want %+v\nrequest %+v\n%s", got, wantDecision, r, strings.Join(documents, "\n"))
 	}

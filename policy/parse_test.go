@@ -107,7 +107,7 @@ func checkResult(t *testing.T, p *policy.Policy, err error) {
 	}
 	policy.Decide([]policy.Named{{Name: "x", Policy: p}}, policy.Request{
 		Action: "kms:AsymmetricSign", Resource: key1, Principal: alice,
-		Values: map[string]string{
+		Values: values{
 			"acs:SourceIp": "10.0.0.1", "acs:CurrentTime": "2026-01-01T00:00:00Z",
 			"acs:MFAPresent": "true", "kms:tag/a": "1",
 		},

@@ -65,14 +65,29 @@ type Request struct {
 	// Principal is the caller's ARN, acs:ram::<account>:user/<name>. Only key policies use it.
 	Principal string
 
-	// Values are the values of the condition keys, by key as documents spell it. A missing key has
-	// no value.
+	// Values are the values of the condition keys. If it is nil, no key has a value.
+	Values Values
+}
+
+// Values are the values of condition keys. Most statements have no conditions, so a value is computed
+// only when a statement needs it.
+type Values interface {
+	// Value returns the value of a condition key as documents spell it. ok is false if the key has no
+	// value.
 	//
 	//   - "acs:SourceIp": an address
 	//   - "acs:CurrentTime": a time like "2006-01-02T15:04:05Z"
 	//   - "acs:SecureTransport" and "acs:MFAPresent": "true" or "false"
 	//   - "kms:tag/<tag-key>": any string
-	Values map[string]string
+	Value(key string) (value string, ok bool)
+}
+
+// Value returns the value of a condition key.
+func (r *Request) Value(key string) (value string, ok bool) {
+	if r.Values == nil {
+		return "", false
+	}
+	return r.Values.Value(key)
 }
 
 // Named is a policy with the name that decisions use for it.
@@ -81,30 +96,46 @@ type Named struct {
 	*Policy
 }
 
-// A Decision is the result of [Decide]. Reason is for the audit log and reveals more than the
-// caller may learn.
+// A Decision is the result of [Decide].
 type Decision struct {
 	Allowed   bool
-	Reason    string
 	Policy    string // the name of the policy that decided; "" if none did
 	Statement int    // the number of the deciding statement, counted from 1; 0 if none decided
+	Sid       string // of the deciding statement; may be empty
+	Cause     string // the reason, if no statement decided
+}
+
+// Reason returns why the request is allowed or denied. It is for the audit log and reveals more than the
+// caller may learn. Few decisions are asked for it, so it is not a field.
+func (d Decision) Reason() string {
+	if d.Statement == 0 {
+		return d.Cause
+	}
+	effect, sid := "denied", ""
+	if d.Allowed {
+		effect = "allowed"
+	}
+	if d.Sid != "" {
+		sid = fmt.Sprintf(" (%q)", d.Sid)
+	}
+	return fmt.Sprintf("%s by statement %d%s of policy %q", effect, d.Statement, sid, d.Policy)
 }
 
 // Decide evaluates a request against all policies that apply to it: the caller's policies and the
 // key policy. If several statements lead to the decision, it names the first.
 func Decide(policies []Named, r Request) Decision {
-	r.Action = strings.ToLower(r.Action)
-	allowed := Decision{Reason: "no statement allows it"}
+	r.Action = strings.ToLower(r.Action) // a caller that passes it in lower case saves the copy
+	allowed := Decision{Cause: "no statement allows it"}
 	for _, p := range policies {
 		if p.Policy == nil { // the document may have denied the request
-			return Decision{Reason: fmt.Sprintf("policy %q was not parsed", p.Name), Policy: p.Name}
+			return Decision{Cause: fmt.Sprintf("policy %q was not parsed", p.Name), Policy: p.Name}
 		}
 		for i := range p.statements {
 			s := &p.statements[i]
-			if s.deny && s.applies(r) {
+			if s.deny && s.applies(&r) {
 				return decision(p, i)
 			}
-			if !allowed.Allowed && !s.deny && s.applies(r) {
+			if !allowed.Allowed && !s.deny && s.applies(&r) {
 				allowed = decision(p, i)
 			}
 		}
@@ -113,22 +144,15 @@ func Decide(policies []Named, r Request) Decision {
 }
 
 func decision(p Named, i int) Decision {
-	s := p.statements[i]
-	effect, sid := "allowed", ""
-	if s.deny {
-		effect = "denied"
-	}
-	if s.sid != "" {
-		sid = fmt.Sprintf(" (%q)", s.sid)
-	}
-	return Decision{!s.deny, fmt.Sprintf("%s by statement %d%s of policy %q", effect, i+1, sid, p.Name), p.Name, i + 1}
+	s := &p.statements[i]
+	return Decision{Allowed: !s.deny, Policy: p.Name, Statement: i + 1, Sid: s.sid}
 }
 
 // applies reports whether the statement applies to r. The Action of r must be in lower case.
-func (s *statement) applies(r Request) bool {
+func (s *statement) applies(r *Request) bool {
 	includes := func(p principal) bool { return p.includes(r.Principal) }
 	return (s.principals == nil || slices.ContainsFunc(s.principals, includes)) &&
 		slices.ContainsFunc(s.actions, func(pattern string) bool { return match(pattern, r.Action) }) &&
 		slices.ContainsFunc(s.resources, func(pattern string) bool { return match(pattern, r.Resource) }) &&
-		!slices.ContainsFunc(s.conditions, func(c condition) bool { return !c.holds(r.Values) })
+		!slices.ContainsFunc(s.conditions, func(c condition) bool { return !c.holds(r) })
 }

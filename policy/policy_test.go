@@ -48,7 +48,7 @@ func TestDecide(t *testing.T) {
 	check := func(want bool, action, resource string, policies ...policy.Named) {
 		t.Helper()
 		got := policy.Decide(policies, policy.Request{Action: action, Resource: resource})
-		if got.Allowed != want || got.Reason == "" {
+		if got.Allowed != want || got.Reason() == "" {
 			t.Errorf("%s on %s: got %+v, want Allowed %v and a reason", action, resource, got, want)
 		}
 	}
@@ -81,30 +81,32 @@ func TestDecision(t *testing.T) {
 	for _, c := range []struct {
 		policies  []policy.Named
 		principal string
-		want      policy.Decision
+		want      policy.Decision // with the reason as its Cause
 	}{
 		{[]policy.Named{ram, keyAlice}, alice, policy.Decision{Allowed: true,
-			Reason: `allowed by statement 2 of policy "ram"`, Policy: "ram", Statement: 2}},
+			Cause: `allowed by statement 2 of policy "ram"`, Policy: "ram", Statement: 2}},
 		{[]policy.Named{keyAlice}, alice, policy.Decision{Allowed: true,
-			Reason: `allowed by statement 1 ("for one") of policy "key"`, Policy: "key", Statement: 1}},
-		{[]policy.Named{keyAlice}, bob, policy.Decision{Reason: "no statement allows it"}},
+			Cause: `allowed by statement 1 ("for one") of policy "key"`, Policy: "key", Statement: 1}},
+		{[]policy.Named{keyAlice}, bob, policy.Decision{Cause: "no statement allows it"}},
 		{[]policy.Named{ram, keyAlice}, bob, policy.Decision{Allowed: true,
-			Reason: `allowed by statement 2 of policy "ram"`, Policy: "ram", Statement: 2}},
+			Cause: `allowed by statement 2 of policy "ram"`, Policy: "ram", Statement: 2}},
 		{[]policy.Named{ram, keyDeny}, alice,
-			policy.Decision{Reason: `denied by statement 2 ("not you") of policy "key"`, Policy: "key", Statement: 2}},
+			policy.Decision{Cause: `denied by statement 2 ("not you") of policy "key"`, Policy: "key", Statement: 2}},
 		{[]policy.Named{keyDeny, ram}, alice,
-			policy.Decision{Reason: `denied by statement 2 ("not you") of policy "key"`, Policy: "key", Statement: 2}},
-		{[]policy.Named{keyDeny}, bob, policy.Decision{Allowed: true, Reason: `allowed by statement 1 of policy "key"`,
+			policy.Decision{Cause: `denied by statement 2 ("not you") of policy "key"`, Policy: "key", Statement: 2}},
+		{[]policy.Named{keyDeny}, bob, policy.Decision{Allowed: true, Cause: `allowed by statement 1 of policy "key"`,
 			Policy: "key", Statement: 1}},
-		{[]policy.Named{key, ramDeny}, bob, policy.Decision{Reason: `denied by statement 1 of policy "ram"`,
+		{[]policy.Named{key, ramDeny}, bob, policy.Decision{Cause: `denied by statement 1 of policy "ram"`,
 			Policy: "ram", Statement: 1}},
-		{[]policy.Named{ramDeny, key}, bob, policy.Decision{Reason: `denied by statement 1 of policy "ram"`,
+		{[]policy.Named{ramDeny, key}, bob, policy.Decision{Cause: `denied by statement 1 of policy "ram"`,
 			Policy: "ram", Statement: 1}},
 		{[]policy.Named{ram, {Name: "lost"}}, bob,
-			policy.Decision{Reason: `policy "lost" was not parsed`, Policy: "lost"}},
+			policy.Decision{Cause: `policy "lost" was not parsed`, Policy: "lost"}},
 	} {
 		r := policy.Request{Action: "kms:AsymmetricSign", Resource: key1, Principal: c.principal}
-		if got := policy.Decide(c.policies, r); got != c.want {
+		got := policy.Decide(c.policies, r)
+		got.Cause, got.Sid = got.Reason(), ""
+		if got != c.want {
 			t.Errorf("%s: got %+v, want %+v", c.principal, got, c.want)
 		}
 	}
@@ -149,7 +151,7 @@ func TestDocumentation(t *testing.T) {
 		{tagged, map[string]string{"kms:tag/team": "sales"}, false},
 		{tagged, map[string]string{"kms:tag/Team": "payments"}, false},
 	} {
-		r := policy.Request{Action: "kms:AsymmetricSign", Resource: key1, Values: c.values}
+		r := policy.Request{Action: "kms:AsymmetricSign", Resource: key1, Values: values(c.values)}
 		if got := policy.Decide([]policy.Named{parse(t, c.document)}, r); got.Allowed != c.want {
 			t.Errorf("%s with %v: got %+v, want Allowed %v", c.document, c.values, got, c.want)
 		}
@@ -164,7 +166,7 @@ func TestConcurrent(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			r := policy.Request{Action: "kms:ListKeys", Resource: key1,
-				Values: map[string]string{"acs:CurrentTime": "2029-01-01T00:00:00Z"}}
+				Values: values{"acs:CurrentTime": "2029-01-01T00:00:00Z"}}
 			if got := policy.Decide([]policy.Named{p}, r); !got.Allowed {
 				t.Errorf("got %+v, want Allowed true", got)
 			}
@@ -184,8 +186,8 @@ func ExampleDecide() {
 	d := policy.Decide([]policy.Named{{Name: "signers", Policy: user}}, policy.Request{
 		Action:   "kms:AsymmetricSign",
 		Resource: "acs:kms:local:1000000000000001:key/4cdd52fa",
-		Values:   map[string]string{"acs:SourceIp": "10.1.2.3"},
+		Values:   values{"acs:SourceIp": "10.1.2.3"},
 	})
-	fmt.Println(d.Allowed, d.Reason)
+	fmt.Println(d.Allowed, d.Reason())
 	// Output: true allowed by statement 1 of policy "signers"
 }

@@ -139,12 +139,21 @@ func (d *dice) document(keyPolicy bool) string {
 	return string(document)
 }
 
+// values are a request's values that are known beforehand.
+type values map[string]string
+
+func (v values) Value(key string) (value string, ok bool) {
+	value, ok = v[key]
+	return value, ok
+}
+
 func (d *dice) request() policy.Request {
+	all := values{}
 	r := policy.Request{
 		Action:    d.pick("kms:AsymmetricSign", "kms:GetPublicKey", "KMS:getpublickey", "kms:ListKeys", "kms:k"),
 		Resource:  "key/" + d.value(),
 		Principal: d.principal(),
-		Values:    map[string]string{},
+		Values:    all,
 	}
 	tag := func() string { return d.pick(d.value(), d.number(), "10.0.0.1") }
 	boolean := func() string { return d.pick("true", "false", "TRUE") }
@@ -159,9 +168,9 @@ func (d *dice) request() policy.Request {
 		switch d.roll(8) {
 		case 1: // no value
 		case 2:
-			r.Values[c.key] = "?"
+			all[c.key] = "?"
 		default:
-			r.Values[c.key] = c.value()
+			all[c.key] = c.value()
 		}
 	}
 	return r

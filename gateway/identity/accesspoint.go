@@ -23,7 +23,7 @@ const (
 
 // keyUserActions are the actions that KeyUser permits with a key. It also permits
 // randomAction, which needs no key.
-var keyUserActions = []string{"kms:AsymmetricSign", "kms:AsymmetricVerify", "kms:GetPublicKey"}
+var keyUserActions = []string{"AsymmetricSign", "AsymmetricVerify", "GetPublicKey"}
 
 const randomAction = "GenerateRandom"
 
@@ -61,9 +61,9 @@ func (r *Registry) AccessPoint(records *store.Records, aapName string) (*Princip
 // decideForAccessPoint evaluates the permission policies of an access point, and then
 // keyPolicies, which can only deny what these permit.
 func (r *Registry) decideForAccessPoint(
-	records *store.Records, p *Principal, request policy.Request, keyPolicies []policy.Named,
+	records *store.Records, p *Principal, action string, request policy.Request, keyPolicies []policy.Named,
 ) policy.Decision {
-	permitted := r.permitted(records, p.accessPoint, request)
+	permitted := r.permitted(records, p.accessPoint, action, request)
 	if !permitted.Allowed {
 		return permitted
 	}
@@ -80,19 +80,19 @@ func (r *Registry) decideForAccessPoint(
 
 // permitted evaluates the permission policies of an access point with their network rules.
 // An access point, policy or rule that does not exist permits nothing.
-func (r *Registry) permitted(records *store.Records, aapName string, request policy.Request) policy.Decision {
-	d := policy.Decision{Reason: "no permission policy permits it"}
-	source, _ := netip.ParseAddr(request.Values["acs:SourceIp"]) // no rule admits the zero address
+func (r *Registry) permitted(records *store.Records, aapName, action string, request policy.Request) policy.Decision {
+	d := policy.Decision{Cause: "no permission policy permits it"}
+	address, _ := request.Value("acs:SourceIp")
+	source, _ := netip.ParseAddr(address) // no rule admits the zero address
 	aap, _ := records.AccessPoints().Get(aapName)
 	for _, name := range aap.Policies {
 		p, _ := records.PermissionPolicies().Get(name)
 		switch {
-		case !slices.Contains(p.Permissions, KeyUser) || !r.covers(p.Resources, request):
+		case !slices.Contains(p.Permissions, KeyUser) || !r.covers(p.Resources, action, request.Resource):
 		case admits(records, p.NetworkRules, source.Unmap()):
-			reason := fmt.Sprintf("allowed by permission policy %q", name)
-			return policy.Decision{Allowed: true, Reason: reason, Policy: name}
+			return policy.Decision{Allowed: true, Cause: fmt.Sprintf("allowed by permission policy %q", name), Policy: name}
 		default: // another policy may permit it from this address
-			d.Reason = whyDenied(records, p, source)
+			d.Cause = whyDenied(records, p, source)
 		}
 	}
 	return d
@@ -111,17 +111,17 @@ func whyDenied(records *store.Records, p store.PermissionPolicy, source netip.Ad
 	return fmt.Sprintf("permission policy %q permits it %s", p.Name, condition)
 }
 
-// covers reports whether KeyUser permits a request if the permission policy has these
+// covers reports whether KeyUser permits an action on a resource if the permission policy has these
 // resources.
-func (r *Registry) covers(resources []string, request policy.Request) bool {
-	if request.Action == "kms:"+randomAction {
-		return request.Resource == r.arns.Resource("*")
+func (r *Registry) covers(permitted []string, action, resource string) bool {
+	if action == randomAction {
+		return resource == r.arns.Resource("*")
 	}
-	keyId, ok := strings.CutPrefix(request.Resource, r.arns.Key(""))
-	if !ok || !slices.Contains(keyUserActions, request.Action) {
+	keyId, ok := strings.CutPrefix(resource, r.arns.Key(""))
+	if !ok || !slices.Contains(keyUserActions, action) {
 		return false
 	}
-	return slices.ContainsFunc(resources, func(resource string) bool {
+	return slices.ContainsFunc(permitted, func(resource string) bool {
 		name, ok := strings.CutPrefix(resource, "key/")
 		if prefix, wildcard := strings.CutSuffix(name, "*"); wildcard {
 			return ok && strings.HasPrefix(keyId, prefix)

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
@@ -11,37 +12,67 @@ import (
 
 // A Question asks whether an action on a resource is allowed.
 type Question struct {
-	Action   string            // in KMS's spelling, without "kms:"
-	Resource string            // an ARN
-	Key      *store.Key        // the key that Resource names, or nil
-	Values   map[string]string // by condition key; must not be nil if Key is set: Decide adds the key's tags
+	Action   string        // in KMS's spelling, without "kms:"
+	Resource string        // an ARN
+	Values   policy.Values // without the key's tags; must not be nil if the question is about a key
 }
 
-// Decide evaluates a principal's policies and, if q.Key is set, the key's policy. If the key
-// policy cannot be parsed, the error is kms.ErrNoPermission. For the owner of the account,
-// who must be able to set another one, Decide ignores such a policy.
-func (r *Registry) Decide(records *store.Records, p *Principal, q Question) (policy.Decision, error) {
-	policies := p.policies
-	if q.Key != nil {
-		for name, value := range q.Key.Tags {
-			q.Values["kms:tag/"+name] = value
-		}
+// keyValues are values with the tags of a key.
+type keyValues struct {
+	policy.Values
+	tags map[string]string
+}
+
+// Value implements policy.Values.
+func (v keyValues) Value(key string) (value string, ok bool) {
+	if name, isTag := strings.CutPrefix(key, "kms:tag/"); isTag {
+		value, ok = v.tags[name]
+		return value, ok
 	}
-	if q.Key != nil && q.Key.Policy != "" {
-		parsed, err := r.keyPolicies.get(q.Key.Policy)
+	return v.Values.Value(key)
+}
+
+// Decide evaluates a principal's policies and the policy of the key that q is about. key is nil if q is
+// about no key, or the key does not exist. It is no part of q, whose Values keep q on the heap: a copy of a
+// record has 300 bytes. If the key policy cannot be parsed, the error is kms.ErrNoPermission. For the owner of the account,
+// who must be able to set another one, Decide ignores such a policy.
+func (r *Registry) Decide(records *store.Records, p *Principal, q Question, key *store.Key) (policy.Decision, error) {
+	policies := p.policies
+	if key != nil && len(key.Tags) > 0 {
+		q.Values = keyValues{q.Values, key.Tags}
+	}
+	if key != nil && key.Policy != "" {
+		parsed, err := r.keyPolicies.get(key.Policy)
 		if err != nil && !p.root {
 			return policy.Decision{}, fmt.Errorf("%w (parsing the policy of key %q: %w)",
-				kms.ErrNoPermission, q.Key.KeyId, err)
+				kms.ErrNoPermission, key.KeyId, err)
 		}
 		if err == nil {
 			policies = append(policies[:len(policies):len(policies)], policy.Named{Name: keyPolicyName, Policy: parsed})
 		}
 	}
-	request := policy.Request{Action: "kms:" + q.Action, Resource: q.Resource, Principal: p.arn, Values: q.Values}
+	request := policy.Request{Action: requestAction(q.Action), Resource: q.Resource, Principal: p.arn, Values: q.Values}
 	if p.accessPoint != "" {
-		return r.decideForAccessPoint(records, p, request, policies), nil
+		return r.decideForAccessPoint(records, p, q.Action, request, policies), nil
 	}
 	return policy.Decide(policies, request), nil
+}
+
+// requestActions are the actions of requests, in lower case, by the operation. They save two texts for each
+// decision.
+var requestActions = func() map[string]string {
+	all := make(map[string]string)
+	for _, o := range kms.Operations {
+		all[o.Name] = strings.ToLower("kms:" + o.Name)
+	}
+	return all
+}()
+
+func requestAction(action string) string {
+	if known, ok := requestActions[action]; ok {
+		return known
+	}
+	return "kms:" + action
 }
 
 // keyPolicyName is the name of a key's policy in decisions. It differs from the names of RAM

@@ -45,14 +45,21 @@ func (b *bench) user(name string, documents ...string) *identity.Principal {
 	return p
 }
 
+// values are a request's values that are known beforehand.
+type values map[string]string
+
+func (v values) Value(key string) (value string, ok bool) {
+	value, ok = v[key]
+	return value, ok
+}
+
 // signWith returns the decision whether a principal may sign with a key.
 func (b *bench) signWith(p *identity.Principal, k store.Key, source string) (policy.Decision, error) {
 	return b.Decide(b.db.Now(), p, identity.Question{
 		Action:   "AsymmetricSign",
 		Resource: arns.Key(k.KeyId),
-		Key:      &k,
-		Values:   map[string]string{"acs:SourceIp": source},
-	})
+		Values:   values{"acs:SourceIp": source},
+	}, &k)
 }
 
 // TestDecide checks that users may do what one of their policies or the key's policy allows
@@ -99,7 +106,7 @@ func TestDecide(t *testing.T) {
 	} {
 		tc.key.KeyId = "k1"
 		d, err := b.signWith(tc.p, tc.key, tc.source)
-		if err != nil || d.Allowed != tc.want || d.Policy != tc.policy || d.Reason == "" {
+		if err != nil || d.Allowed != tc.want || d.Policy != tc.policy || d.Reason() == "" {
 			t.Errorf("%s: got %+v, %v, want allowed %v by %q", name, d, err, tc.want, tc.policy)
 		}
 	}
@@ -108,7 +115,7 @@ func TestDecide(t *testing.T) {
 		t.Errorf("invalid key policy: got %+v, %v, want error %v", d, err, kms.ErrNoPermission)
 	}
 	list := identity.Question{Action: "ListKeys", Resource: arns.Resource("key")}
-	if d, err := b.Decide(b.db.Now(), allowed, list); d.Allowed || err != nil {
+	if d, err := b.Decide(b.db.Now(), allowed, list, nil); d.Allowed || err != nil {
 		t.Errorf("an action that no policy allows: got %+v, %v, want it denied", d, err)
 	}
 }
@@ -159,7 +166,7 @@ func TestDecideForAccessPoint(t *testing.T) {
 			put("office", identity.KeyUser, []string{"key/*"}, "missing", "office"),
 			put("nowhere", identity.KeyUser, []string{"key/*"}, "missing"))
 	})
-	ask := func(policies []string, q identity.Question) (policy.Decision, error) {
+	ask := func(policies []string, q identity.Question, key *store.Key) (policy.Decision, error) {
 		t.Helper()
 		b.update(func(tx *store.Tx) error {
 			return tx.AccessPoints().Put(store.ApplicationAccessPoint{Name: "app", Policies: policies})
@@ -168,7 +175,7 @@ func TestDecideForAccessPoint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return b.Decide(b.db.Now(), p, q)
+		return b.Decide(b.db.Now(), p, q, key)
 	}
 	all, office := []string{"all"}, []string{"office"}
 	denyAll, denyNamesake := statement("Deny", "*", "*", ""), statement("Deny", "*", "user/app", "")
@@ -212,25 +219,22 @@ func TestDecideForAccessPoint(t *testing.T) {
 		q := identity.Question{
 			Action:   tc.action,
 			Resource: arns.Key(tc.keyId),
-			Key:      &store.Key{KeyId: tc.keyId, Policy: tc.keyPolicy},
-			Values:   map[string]string{"acs:SourceIp": tc.address},
+			Values:   values{"acs:SourceIp": tc.address},
 		}
-		d, err := ask(tc.policies, q)
-		if err != nil || d.Allowed != tc.want || d.Policy != tc.policy || d.Reason == "" {
+		d, err := ask(tc.policies, q, &store.Key{KeyId: tc.keyId, Policy: tc.keyPolicy})
+		if err != nil || d.Allowed != tc.want || d.Policy != tc.policy || d.Reason() == "" {
 			t.Errorf("%s: got %+v, %v, want allowed %v by %q", name, d, err, tc.want, tc.policy)
 		}
 	}
 	random := identity.Question{Action: "GenerateRandom", Resource: arns.Resource("*")}
-	if d, err := ask([]string{"one"}, random); err != nil || !d.Allowed {
+	if d, err := ask([]string{"one"}, random, nil); err != nil || !d.Allowed {
 		t.Errorf("random bytes with a key permission: got %+v, %v, want it allowed", d, err)
 	}
-	if d, err := ask([]string{"secrets"}, random); err != nil || d.Allowed {
+	if d, err := ask([]string{"secrets"}, random, nil); err != nil || d.Allowed {
 		t.Errorf("random bytes with a secret permission: got %+v, %v, want it denied", d, err)
 	}
-	invalid := identity.Question{
-		Action: "AsymmetricSign", Resource: arns.Key("k1"), Key: &store.Key{KeyId: "k1", Policy: "{"},
-	}
-	if d, err := ask([]string{"all"}, invalid); d.Allowed || !errors.Is(err, kms.ErrNoPermission) {
+	sign := identity.Question{Action: "AsymmetricSign", Resource: arns.Key("k1")}
+	if d, err := ask([]string{"all"}, sign, &store.Key{KeyId: "k1", Policy: "{"}); d.Allowed || !errors.Is(err, kms.ErrNoPermission) {
 		t.Errorf("invalid key policy: got %+v, %v, want error %v", d, err, kms.ErrNoPermission)
 	}
 	if p, err := b.AccessPoint(b.db.Now(), "missing"); p != nil || !errors.Is(err, kms.ErrAccessKeyNotFound) {
