@@ -8,8 +8,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/identity"
@@ -53,7 +51,7 @@ type call struct {
 // serve takes one request through the corridor: read, authenticate, look the operation up,
 // charge a quota, decode, run, write the audit line, check the key's state again, answer.
 func (s *Server) serve(ctx context.Context, d door, source string) error {
-	c := &call{server: s, door: d, began: s.config.Now(), requestId: uuid.NewString(), records: s.config.Store.Now()}
+	c := &call{server: s, door: d, began: s.config.Now(), requestId: newRequestId(), records: s.config.Store.Now()}
 	c.now = c.began.UTC().Round(0)
 	c.conditions = conditions{now: c.now, remote: d.name().IsRemote()}
 	if c.conditions.remote {
