@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -268,6 +269,9 @@ func intend(c *call) (err error) {
 
 // log writes a line about the request to the operator's log. Each request has one line.
 func (c *call) log(apiErr *kms.Error, err error) {
+	if apiErr == nil && !c.server.config.Logger.Enabled(context.Background(), slog.LevelDebug) {
+		return // the attributes would cost five allocations
+	}
 	attrs := []any{"RequestId", c.requestId, "door", c.door.name(), "action", c.entry.Action,
 		"principal", c.entry.Principal, "source", c.entry.Source, "duration", c.entry.DurationNanoseconds}
 	if apiErr == nil {
