@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"reflect"
+	"strings"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 )
@@ -25,6 +26,9 @@ func op[Req, Resp any, R interface {
 		panic("gateway: the function of " + name + " does not match its description") // a bug in the table below
 	}
 	return operation{Operation: description, run: func(ctx context.Context, c *call) (kms.Response, error) {
+		if !description.Business {
+			c.parameters = copied(c.parameters)
+		}
 		req := new(Req)
 		if err := kms.Decode(c.parameters, req); err != nil {
 			return nil, err
@@ -37,6 +41,16 @@ func op[Req, Resp any, R interface {
 		}
 		return resp, nil
 	}}
+}
+
+// copied returns a copy of parameters that shares no memory with the request. Records keep texts of requests,
+// and must not keep the whole request. A business operation changes no records, which saves it the copies.
+func copied(parameters map[string]string) map[string]string {
+	own := make(map[string]string, len(parameters))
+	for name, value := range parameters {
+		own[strings.Clone(name)] = strings.Clone(value)
+	}
+	return own
 }
 
 // limit returns a context that ends after the operation's time-out.

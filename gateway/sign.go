@@ -127,16 +127,17 @@ func isAlgorithm(alg hsm.Algorithm) bool {
 }
 
 // algorithmFor returns alg if the KeySpec supports it, or the KeySpec's first algorithm if
-// alg is empty.
+// alg is empty. What it returns is not a part of the request, which a token that hangs would keep in memory.
 func algorithmFor(spec hsm.KeySpec, alg hsm.Algorithm) (hsm.Algorithm, error) {
 	algorithms := hsm.Algorithms(spec)
 	if alg == "" && len(algorithms) > 0 {
 		return algorithms[0], nil
 	}
-	if !slices.Contains(algorithms, alg) {
+	i := slices.Index(algorithms, alg)
+	if i < 0 {
 		return "", kms.InvalidParameter("Algorithm", "the key's KeySpec is %s, which signs with %v", spec, algorithms)
 	}
-	return alg, nil
+	return algorithms[i], nil
 }
 
 // checkDigest checks a digest as hsm.Check does, and returns an error for the client.

@@ -19,18 +19,20 @@ import (
 //   - a []string or a slice of structs of strings, sent flat (Name.1, Name.2, … and
 //     Name.1.Member, …) or as JSON text under the name itself.
 //
-// The errors are those that MissingParameter and InvalidParameter return.
+// A text is not copied: it shares the memory of the parameter. The errors are those that MissingParameter
+// and InvalidParameter return.
 func Decode(parameters map[string]string, into any) error {
 	v := reflect.ValueOf(into).Elem()
-	for _, p := range parametersOf(v.Type()) {
-		if err := p.decode(parameters, v.Field(p.field)); err != nil {
+	all := parametersOf(v.Type())
+	for i := range all {
+		if err := all[i].decode(parameters, v.Field(i)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p Parameter) decode(parameters map[string]string, into reflect.Value) error {
+func (p *Parameter) decode(parameters map[string]string, into reflect.Value) error {
 	if p.Kind == List {
 		if err := decodeList(parameters, p.Name, into); err != nil {
 			return err
@@ -41,8 +43,8 @@ func (p Parameter) decode(parameters map[string]string, into reflect.Value) erro
 		return nil
 	}
 	text, sent := parameters[p.Name]
-	if into, ok := into.Addr().Interface().(**string); ok && sent {
-		*into = &text
+	if p.optional && sent {
+		into.Set(reflect.ValueOf(new(text)))
 		return p.checkText(text)
 	}
 	if text == "" {
@@ -54,10 +56,10 @@ func (p Parameter) decode(parameters map[string]string, into reflect.Value) erro
 	return p.decodeField(text, into)
 }
 
-func (p Parameter) decodeField(text string, into reflect.Value) error {
+func (p *Parameter) decodeField(text string, into reflect.Value) error {
 	switch p.Kind {
 	case Text:
-		into.SetString(strings.Clone(text)) // records keep it, but must not keep the whole request
+		into.SetString(text)
 		return p.checkText(text)
 	case Integer:
 		n, err := strconv.ParseInt(text, 10, 32)
@@ -73,9 +75,7 @@ func (p Parameter) decodeField(text string, into reflect.Value) error {
 		}
 		into.Set(reflect.ValueOf(&b))
 	case Bytes:
-		// Strict decoding refuses trailing bits that are not zero: otherwise two texts would
-		// decode to one value.
-		b, err := base64.StdEncoding.Strict().DecodeString(text)
+		b, err := strictBase64.DecodeString(text)
 		if err != nil || strings.ContainsAny(text, "\r\n") {
 			return InvalidParameter(p.Name, "it is not standard Base64 with padding")
 		}
@@ -83,6 +83,9 @@ func (p Parameter) decodeField(text string, into reflect.Value) error {
 	}
 	return nil
 }
+
+// strictBase64 refuses trailing bits that are not zero: otherwise two texts would decode to one value.
+var strictBase64 = base64.StdEncoding.Strict()
 
 // MaxList is the largest number of members of a list parameter.
 const MaxList = 100
@@ -121,7 +124,7 @@ func decodeList(parameters map[string]string, name string, into reflect.Value) e
 func decodeMember(parameters map[string]string, name string, into reflect.Value) (sent int) {
 	fill := func(name string, into reflect.Value) {
 		if text, ok := parameters[name]; ok {
-			into.SetString(strings.Clone(text)) // records keep it, but must not keep the whole request
+			into.SetString(text)
 			sent++
 		}
 	}

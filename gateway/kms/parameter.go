@@ -42,7 +42,7 @@ type Parameter struct {
 	MaxChars int // zero means no limit
 	OneOf    []string
 
-	field int // the index of the field in the request
+	optional bool // the field is a *string
 }
 
 // Limits returns a short description of the limits of the parameter's value, for the
@@ -65,20 +65,21 @@ func (p Parameter) Limits() string {
 
 var parametersByType sync.Map // reflect.Type → []Parameter
 
+// parametersOf returns the parameters of a request's type, in the order of its fields.
 func parametersOf(t reflect.Type) []Parameter {
 	if known, ok := parametersByType.Load(t); ok {
 		return known.([]Parameter)
 	}
 	var all []Parameter
 	for i := range t.NumField() {
-		all = append(all, newParameter(t.Field(i), i))
+		all = append(all, newParameter(t.Field(i)))
 	}
 	parametersByType.Store(t, all)
 	return all
 }
 
-func newParameter(f reflect.StructField, i int) Parameter {
-	p := Parameter{Name: f.Name, Kind: kindOf(f.Type), field: i}
+func newParameter(f reflect.StructField) Parameter {
+	p := Parameter{Name: f.Name, Kind: kindOf(f.Type), optional: f.Type == reflect.TypeFor[*string]()}
 	for word := range strings.SplitSeq(f.Tag.Get("kms"), ",") {
 		name, value, _ := strings.Cut(word, "=")
 		n, _ := strconv.Atoi(value) // TestParameters checks the numbers
@@ -123,7 +124,7 @@ func kindOf(t reflect.Type) Kind {
 
 // checkText returns an InvalidParameter error if text exceeds the parameter's limits. It accepts
 // an empty text, which means the same as a missing parameter.
-func (p Parameter) checkText(text string) error {
+func (p *Parameter) checkText(text string) error {
 	switch {
 	case text == "":
 	case p.MaxBytes > 0 && len(text) > p.MaxBytes:
@@ -137,7 +138,7 @@ func (p Parameter) checkText(text string) error {
 	return nil
 }
 
-func (p Parameter) checkInteger(n int) error {
+func (p *Parameter) checkInteger(n int) error {
 	switch {
 	case p.Min != nil && p.Max != nil && (n < *p.Min || n > *p.Max):
 		return InvalidParameter(p.Name, "%d is not in the range %d to %d", n, *p.Min, *p.Max)
