@@ -20,31 +20,38 @@ import (
 func (s *Server) Handler(listener Listener) http.Handler {
 	e := echo.New()
 	e.IPExtractor = echo.ExtractIPDirect() // any client can forge the headers that name a source
+	handle := func(ec echo.Context) error {
+		d, common := s.newHTTPDoor(ec, &listener)
+		defer common.release() // also after a panic
+		_, err := catchPanic(func() (kms.Response, error) {
+			return nil, s.serve(ec.Request().Context(), d, ec.RealIP())
+		})
+		return err
+	}
 	// The handler runs before routing, because Echo's router answers OPTIONS by itself.
-	e.Pre(func(echo.HandlerFunc) echo.HandlerFunc {
-		return func(ec echo.Context) error {
-			d := s.newHTTPDoor(ec, &listener)
-			defer d.release() // also after a panic
-			_, err := catchPanic(func() (kms.Response, error) {
-				return nil, s.serve(ec.Request().Context(), d.door(), ec.RealIP())
-			})
-			return err
-		}
-	})
+	e.Pre(func(echo.HandlerFunc) echo.HandlerFunc { return handle })
 	e.HTTPErrorHandler = func(err error, ec echo.Context) {
 		if ec.Response().Committed {
 			return // the client has part of an answer and sees that it is truncated
 		}
 		// The answer failed after the audit line was written. No known input leads here.
-		_ = s.serve(ec.Request().Context(), &brokenDoor{s.newHTTPDoor(ec, &listener).door(), err}, ec.RealIP())
+		d, _ := s.newHTTPDoor(ec, &listener)
+		_ = s.serve(ec.Request().Context(), &brokenDoor{d, err}, ec.RealIP())
 	}
 	return e
 }
 
-// newHTTPDoor returns the common part of the door for a request.
-func (s *Server) newHTTPDoor(ec echo.Context, listener *Listener) *httpDoor {
+// newHTTPDoor returns the door for a request, and its common part: the native API's door if the request's
+// headers are those of the native API, and otherwise the RPC API's. The other door never sees it.
+func (s *Server) newHTTPDoor(ec echo.Context, listener *Listener) (door, *httpDoor) {
 	network := limit.PrefixOf(ec.RealIP())
-	return &httpDoor{server: s, ec: ec, listener: listener, network: network, known: s.known.Has(network)}
+	common := httpDoor{server: s, ec: ec, listener: listener, network: network, known: s.known.Has(network)}
+	if acs.IsNative(ec.Request().Header) {
+		d := &nativeDoor{common}
+		return d, &d.httpDoor
+	}
+	d := &rpcDoor{httpDoor: common}
+	return d, &d.httpDoor
 }
 
 // An httpDoor is the common part of the two doors on one port.
@@ -60,15 +67,6 @@ type httpDoor struct {
 	size     int64         // the bytes of the request that reserve has counted
 	bodies   *limit.Bodies // that counts the request's bytes; nil if they are few
 	reserved int64         // bytes in bodies
-}
-
-// door returns the door for the request: the native API's if the request's headers are
-// those of the native API, and otherwise the RPC API's. The other door never sees it.
-func (d *httpDoor) door() door {
-	if acs.IsNative(d.ec.Request().Header) {
-		return &nativeDoor{d}
-	}
-	return &rpcDoor{httpDoor: d}
 }
 
 // reserve counts n more bytes of a request until release. If there is no room for them, it

@@ -63,10 +63,16 @@ func (l *Listener) charges(o kms.Operation) []kms.Quota {
 	case l.Gateway == SharedGateway:
 		return []kms.Quota{cmp.Or(o.Quota, kms.QuotaKeyRead)}
 	case o.Business:
-		return []kms.Quota{kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance}
+		return dedicatedBusiness
 	}
-	return []kms.Quota{kms.QuotaDedicatedOther}
+	return dedicatedOther
 }
+
+// These are made once: every call asks for one of them.
+var (
+	dedicatedBusiness = []kms.Quota{kms.QuotaDedicatedUser, kms.QuotaDedicatedInstance}
+	dedicatedOther    = []kms.Quota{kms.QuotaDedicatedOther}
+)
 
 const (
 	headerTime = 10 * time.Second

@@ -26,7 +26,7 @@ const nativeVersion = "dkms-gcs-0.2"
 // A nativeDoor is the door for programs with client keys. They speak the protocol of KMS's
 // Instance SDK (dkms-gcs): headers that name the operation, and a body of protobuf. The
 // protocol has no nonces, so no operation of this door changes anything.
-type nativeDoor struct{ *httpDoor }
+type nativeDoor struct{ httpDoor }
 
 func (d *nativeDoor) name() kms.Door { return kms.Native }
 

@@ -26,7 +26,7 @@ const apiVersion = "2016-01-20"
 // An rpcDoor is the door of the RPC API. Parameters come in the query, in a form or in both,
 // signed with an access key. Answers are JSON or XML.
 type rpcDoor struct {
-	*httpDoor
+	httpDoor
 	head *acs.Head // nil until it is read
 	body string
 }
@@ -220,6 +220,9 @@ func (d *rpcDoor) write(c *call, status int, root string, body any) error {
 // format returns the format that the request asks for. Before the parameters are parsed, it
 // looks for the first parameter of that name.
 func (d *rpcDoor) format(c *call) *kms.Format {
+	if c.parameters != nil {
+		return kms.FormatOf(c.parameters["Format"])
+	}
 	query := d.ec.Request().URL.RawQuery
-	return kms.FormatOf(cmp.Or(c.parameters["Format"], acs.Find(query, "Format"), acs.Find(d.body, "Format")))
+	return kms.FormatOf(cmp.Or(acs.Find(query, "Format"), acs.Find(d.body, "Format")))
 }
