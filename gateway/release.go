@@ -23,10 +23,10 @@ func release(c *call, resp kms.Response, apiErr *kms.Error, err error) error {
 		s.releases.await()
 	}
 	if apiErr == nil && c.used != nil {
-		end := s.releases.begin()
-		defer end()
-		if err = checkStillUsable(s.config.Store.Now(), *c.used); err != nil {
-			end()
+		sending := s.releases.begin()
+		defer sending.end()
+		if err = checkStillUsable(c, s.config.Store.Now()); err != nil {
+			sending.end()
 			resp, apiErr, err = withhold(c, err)
 		}
 	}
@@ -74,17 +74,26 @@ type generation struct {
 	previous *generation // nil once its answers have been sent; guarded by releases.mu
 }
 
-// begin adds an answer. The caller must call end when the answer has been sent or withheld; further calls
-// do nothing.
-func (r *releases) begin() (end func()) {
+// A sending is an answer that is being checked and sent.
+type sending struct{ generation *generation } // nil once it has ended
+
+// end says that the answer has been sent or withheld. Further calls do nothing.
+func (s *sending) end() {
+	if s.generation != nil {
+		s.generation.sending.Done()
+		s.generation = nil
+	}
+}
+
+// begin adds an answer. The caller must call its end.
+func (r *releases) begin() sending {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.latest == nil {
 		r.latest = new(generation)
 	}
-	g := r.latest
-	g.sending.Add(1)
-	return sync.OnceFunc(g.sending.Done)
+	r.latest.sending.Add(1)
+	return sending{r.latest}
 }
 
 // await returns when all answers that have begun are sent or withheld. Answers that begin later neither

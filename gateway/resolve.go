@@ -155,9 +155,13 @@ func (c *call) version(key permitted, keyVersionId string) (store.KeyVersion, er
 	return version, keypair.CheckRecord(version, key.Key, c.records.AuditKey())
 }
 
-// checkStillUsable returns the error of a call that uses a version, if records do not allow that any
-// more.
-func checkStillUsable(records *store.Records, version store.KeyVersion) error {
+// checkStillUsable returns an error if the records, which are the current ones, no longer allow what the call has
+// used.
+func checkStillUsable(c *call, records *store.Records) error {
+	version := c.used
+	if records == c.records {
+		return nil // they allowed it before, and do not change
+	}
 	key, err := records.Keys().Get(version.KeyId)
 	if errors.Is(err, store.ErrNotFound) {
 		return kms.ErrKeyNotFound
