@@ -30,7 +30,7 @@ type call struct {
 	// verified.
 	action     string
 	parameters map[string]string
-	nonce      *store.Nonce // a change by this call stores it; nil if the request has none or it is stored
+	nonce      store.Nonce // a change by this call stores it; zero if the request has none or it is stored
 
 	records   *store.Records      // the records of the one moment that the call sees
 	principal *identity.Principal // nil until the claim is verified

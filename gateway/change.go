@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
@@ -93,7 +94,7 @@ func (c *call) write(f func(tx *store.Tx) error) error {
 	entry.Status = http.StatusOK
 	err := c.server.journal.Update(&entry, withNonce(c, f))
 	if err == nil {
-		c.changed, c.nonce, c.entry.Change = true, nil, entry.Change
+		c.changed, c.nonce, c.entry.Change = true, store.Nonce{}, entry.Change
 	}
 	return err
 }
@@ -106,7 +107,7 @@ func (c *call) record(f func(tx *store.Tx) error) error {
 	}
 	err := c.server.config.Store.Update(withNonce(c, f))
 	if err == nil {
-		c.nonce = nil
+		c.nonce = store.Nonce{}
 	}
 	return err
 }
@@ -123,8 +124,10 @@ func (c *call) checkConfirmed() error {
 // calls f.
 func withNonce(c *call, f func(tx *store.Tx) error) func(tx *store.Tx) error {
 	return func(tx *store.Tx) error {
-		if c.nonce != nil {
-			if err := tx.PutNonce(*c.nonce, forgetNonces(c.server)); err != nil {
+		if c.nonce != (store.Nonce{}) {
+			// The record must not keep the whole request in memory.
+			n := store.Nonce{AccessKeyId: strings.Clone(c.nonce.AccessKeyId), Nonce: strings.Clone(c.nonce.Nonce), Until: c.nonce.Until}
+			if err := tx.PutNonce(n, forgetNonces(c.server)); err != nil {
 				return err
 			}
 		}

@@ -160,16 +160,26 @@ func checkRoute(r *http.Request) error {
 // verified yet.
 func (d *httpDoor) setClaim(c *call, claim *acs.Claim) {
 	d.claim = claim
-	c.action = claim.Action
-	c.entry.Protocol = claim.Protocol
-	c.entry.AccessKeyId, c.entry.Action = clipped(claim.AccessKeyId), clipped(claim.Action)
+	setClaimed(c, claim.Protocol, claim.AccessKeyId, claim.Action)
+}
+
+// setClaimed stores what a request claims in the call and its audit line. It is called again once more of
+// the request is parsed, which seldom differs.
+func setClaimed(c *call, protocol, accessKeyId, action string) {
+	c.action, c.entry.Protocol = action, protocol
+	c.entry.AccessKeyId, c.entry.Action = clipped(c.entry.AccessKeyId, accessKeyId), clipped(c.entry.Action, action)
 }
 
 func (d *httpDoor) charges(c *call) []kms.Quota { return d.listener.charges(c.operation.Operation) }
 
-// clipped returns a text for the audit line. The line must not keep the whole request in memory
-// while it waits for the disk.
-func clipped(text string) string { return strings.Clone(kms.Clip(text)) }
+// clipped returns a text for the audit line, which has a text already. The line must not keep the whole
+// request in memory while it waits for the disk, so a text is copied, unless the line has it.
+func clipped(already, text string) string {
+	if text = kms.Clip(text); text == already {
+		return already
+	}
+	return strings.Clone(text)
+}
 
 // setRetryAfter asks the client to retry after one second, if apiErr is temporary.
 func (d *httpDoor) setRetryAfter(apiErr *kms.Error) {

@@ -67,8 +67,7 @@ func (d *rpcDoor) checkHead(c *call) error {
 	if h.AccessKeyId == "" {
 		return nil
 	}
-	c.action = h.Action
-	c.entry.Protocol, c.entry.AccessKeyId, c.entry.Action = h.Protocol, clipped(h.AccessKeyId), clipped(h.Action)
+	setClaimed(c, h.Protocol, h.AccessKeyId, h.Action)
 	if h.Time != nil {
 		if err := identity.CheckTime(*h.Time, d.server.config.Now()); err != nil {
 			return err
@@ -155,8 +154,7 @@ func (d *rpcDoor) authenticate(ctx context.Context, c *call) (*identity.Principa
 	}
 	d.admit()
 	c.parameters = claim.Parameters()
-	// The record of a nonce must not keep the whole request in memory.
-	c.nonce = &store.Nonce{AccessKeyId: strings.Clone(claim.AccessKeyId), Nonce: strings.Clone(claim.Nonce), Until: claim.Time.Add(identity.TimeWindow)}
+	c.nonce = store.Nonce{AccessKeyId: claim.AccessKeyId, Nonce: claim.Nonce, Until: claim.Time.Add(identity.TimeWindow)}
 	return p, nil
 }
 
