@@ -39,8 +39,9 @@ func newNonces(seen func() time.Duration, limit int) *nonces {
 }
 
 func (n *nonces) hash(accessKeyId, nonce string) uint64 {
-	text := append(n.key[:len(n.key):len(n.key)], accessKeyId...)
-	sum := sha256.Sum256(append(append(text, 0), nonce...))
+	var stack [512]byte // enough for every nonce that package acs accepts
+	text := append(append(append(stack[:0], n.key[:]...), accessKeyId...), 0)
+	sum := sha256.Sum256(append(text, nonce...))
 	return binary.LittleEndian.Uint64(sum[:8])
 }
 

@@ -61,7 +61,8 @@ func (p *Principal) QuotaUser() string { return cmp.Or(p.OnBehalfOf, p.Name) }
 // User returns the principal of a user, with the user's policies from records. A policy that
 // is missing or cannot be parsed is an error, because it could be one that denies.
 func (r *Registry) User(records *store.Records, user store.User) (*Principal, error) {
-	p := &Principal{Name: user.UserName, Quotas: user.Quotas, arn: r.arns.User(user.UserName)}
+	p := &Principal{Name: user.UserName, Quotas: user.Quotas, arn: r.arns.User(user.UserName),
+		policies: make([]policy.Named, 0, len(user.Policies))}
 	for _, name := range user.Policies {
 		document, err := PolicyDocument(records, name)
 		if err != nil {
