@@ -101,7 +101,7 @@ func (b *bench) signEmpty(r *http.Request) {
 
 // floorHandler returns a handler that reads the parameters, checks the request's signature with package acs,
 // and answers in JSON.
-func floorHandler(secret string, answer *kms.AsymmetricSignResponse) http.HandlerFunc {
+func floorHandler(secret *acs.Secret, answer *kms.AsymmetricSignResponse) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		claim, err := acs.Parse(r, "")
 		if err != nil || !claim.VerifySecret(secret) {
@@ -128,7 +128,7 @@ func newSigner(t testing.TB) (b *bench, signs, floor http.Handler) {
 	if err := json.Unmarshal(serveSigned(t, signs, b.signedRequests(1)[0]).body, answer); err != nil {
 		t.Fatal(err)
 	}
-	return b, signs, floorHandler(b.root.AccessKeySecret, answer)
+	return b, signs, floorHandler(acs.NewSecret(b.root.AccessKeySecret), answer)
 }
 
 func serveSigned(t testing.TB, h http.Handler, r *http.Request) *answerWriter {

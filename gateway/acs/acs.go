@@ -53,7 +53,11 @@ type Head struct {
 	host      string // as received, port included
 	query     string // as received
 	header    http.Header
-	signature *headerSignature // nil for signature version 1.0
+	signature headerSignature // zero for signature version 1.0
+
+	// Claim sets these.
+	parameters parameters
+	body       string
 }
 
 // ReadHead returns the Head of a request, and does not read its body. For a header signature it checks
@@ -65,13 +69,11 @@ func ReadHead(r *http.Request) (*Head, error) {
 		h.Scan(h.query)
 		return h, nil
 	}
-	signature, err := h.readSignature()
-	if err != nil {
+	if err := h.readSignature(); err != nil {
 		return nil, err
 	}
-	h.signature = signature
-	h.Protocol, h.AccessKeyId, h.Time = signature.algorithm, signature.accessKeyId, &signature.date
-	h.Action = signature.headers["x-acs-action"]
+	s := &h.signature
+	h.Protocol, h.AccessKeyId, h.Action, h.Time = s.algorithm, s.accessKeyId, s.headers.get("x-acs-action"), &s.date
 	return h, nil
 }
 
@@ -121,32 +123,39 @@ type Claim struct {
 	// signed hash is not that of the body.
 	WrongBodyHash bool
 
-	parameters func() map[string]string
-	toSign     func() string
-	verify     func(secret string) bool                        // nil unless signed with a secret
-	verifyKey  func(toSign string, public *rsa.PublicKey) bool // nil unless signed with a key
-	bodyHash   string                                          // only in the native API; hexadecimal
+	signed   signed
+	bodyHash string // only in the native API; hexadecimal
+}
+
+// signed is a request with its signature. Its methods do what their namesakes of Claim do.
+type signed interface {
+	decoded() map[string]string
+	toSign() string
+	// verify also reports whether the signature is valid, but not for the body.
+	verify(secret *Secret) (valid, wrongBody bool)
 }
 
 // Parameters returns all parameters except those that belong to the signature, decoded. It makes the
 // map at each call. The gateway calls it only for a verified claim, so that others cost no map.
-func (c *Claim) Parameters() map[string]string { return c.parameters() }
+func (c *Claim) Parameters() map[string]string { return c.signed.decoded() }
 
 // StringToSign returns the string that the client must have signed. It computes the string at each
 // call, because the string can be five times as long as the request. VerifySecret does not need the
 // string as a whole.
-func (c *Claim) StringToSign() string { return c.toSign() }
+func (c *Claim) StringToSign() string { return c.signed.toSign() }
 
 // VerifySecret reports whether the request was signed with this AccessKeySecret. It compares in
 // constant time.
-func (c *Claim) VerifySecret(secret string) bool {
-	return c.verify != nil && c.verify(secret)
+func (c *Claim) VerifySecret(secret *Secret) (valid bool) {
+	valid, c.WrongBodyHash = c.signed.verify(secret)
+	return valid
 }
 
 // VerifyKey reports whether a native request was signed with the private key that belongs to
 // public.
 func (c *Claim) VerifyKey(public *rsa.PublicKey) bool {
-	return c.verifyKey != nil && c.verifyKey(c.toSign(), public)
+	native, ok := c.signed.(*signedByKey)
+	return ok && native.verifyKey(public)
 }
 
 // Covers reports whether a native request's signature covers this body.
@@ -171,15 +180,16 @@ func (h *Head) Claim(body string) (*Claim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrParameters, err)
 	}
-	_, signed := p.find("Signature")
-	switch {
-	case h.signature != nil && signed:
+	h.parameters, h.body = p, body
+	_, hasParameter := p.find("Signature")
+	switch hasHeader := h.signature.scheme != nil; {
+	case hasHeader && hasParameter:
 		return nil, fmt.Errorf("%w: both an Authorization header and a Signature parameter are present (send only one)",
 			ErrIncomplete)
-	case h.signature != nil:
-		return h.headerClaim(p, body)
-	case signed:
-		return h.rpcClaim(p)
+	case hasHeader:
+		return h.headerClaim()
+	case hasParameter:
+		return h.rpcClaim()
 	}
 	return nil, fmt.Errorf("%w: neither an Authorization header nor a Signature parameter is present",
 		ErrIncomplete)
@@ -199,11 +209,29 @@ func (h *Head) value(name string) (string, error) {
 	if name == "host" {
 		return h.host, nil
 	}
-	values := h.header.Values(name)
+	values := h.header[canonicalName(name)]
 	if len(values) != 1 {
 		return "", fmt.Errorf("%w: the header %s occurs %d times, want once", ErrIncomplete, name, len(values))
 	}
 	return strings.TrimSpace(values[0]), nil
+}
+
+// canonicalNames are the names of headers that clients sign, as http.Header has them, by name in lower case.
+// For other names, http.CanonicalHeaderKey makes a new text.
+var canonicalNames = func() map[string]string {
+	all := make(map[string]string)
+	for _, name := range append([]string{"accept", "content-type", "x-acs-signature-method",
+		"x-acs-signature-version"}, requiredHeaders...) {
+		all[name] = http.CanonicalHeaderKey(name)
+	}
+	return all
+}()
+
+func canonicalName(name string) string {
+	if known, ok := canonicalNames[name]; ok {
+		return known
+	}
+	return http.CanonicalHeaderKey(name)
 }
 
 // checkAction refuses a request whose header and parameter name different actions. Only one of the

@@ -3,12 +3,17 @@ package acs_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,6 +70,7 @@ func parse(raw []byte) (*acs.Claim, error) {
 // TestVectors replays the requests of official clients.
 func TestVectors(t *testing.T) {
 	accepted := 0
+	right, wrong := acs.NewSecret(fakeSecret), acs.NewSecret(fakeSecret+"x")
 	for i, v := range vectors(t) {
 		claim, err := parse(v.Raw)
 		switch {
@@ -87,10 +93,10 @@ func TestVectors(t *testing.T) {
 				claim.Nonce == "" || claim.Time.IsZero() {
 				t.Errorf("vector %d (%s): got %+v, want all fields of %s", i, v.Name, claim, fakeId)
 			}
-			if !claim.VerifySecret(fakeSecret) {
+			if !claim.VerifySecret(right) {
 				t.Errorf("vector %d (%s): VerifySecret: got false, want true", i, v.Name)
 			}
-			if claim.VerifySecret(fakeSecret + "x") {
+			if claim.VerifySecret(wrong) {
 				t.Errorf("vector %d (%s): VerifySecret with another secret: got true, want false", i, v.Name)
 			}
 		}
@@ -98,6 +104,30 @@ func TestVectors(t *testing.T) {
 	if accepted < 35 {
 		t.Errorf("got %d vectors of supported protocols, want at least 35", accepted)
 	}
+}
+
+// TestSecretIsShared verifies requests of all protocols with one secret at the same time, in each goroutine in another
+// order.
+func TestSecretIsShared(t *testing.T) {
+	var claims []*acs.Claim
+	for _, v := range vectors(t) {
+		if claim, err := parse(v.Raw); err == nil {
+			claims = append(claims, claim)
+		}
+	}
+	right, wrong := acs.NewSecret(fakeSecret), acs.NewSecret(fakeSecret+"x")
+	var wg sync.WaitGroup
+	for n := range 8 {
+		wg.Go(func() {
+			for i := range claims {
+				claim := *claims[(i*(2*n+1)+n)%len(claims)] // VerifySecret writes to the claim
+				if !claim.VerifySecret(right) || claim.VerifySecret(wrong) {
+					t.Errorf("%s of %s: the right secret is refused, or another accepted", claim.Action, claim.Protocol)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestDocumented checks the two examples that Alibaba Cloud publishes.
@@ -110,7 +140,7 @@ func TestDocumented(t *testing.T) {
 		"x-acs-action: RunInstances\r\nx-acs-version: 2014-05-26\r\nx-acs-date: 2023-10-26T10:22:32Z\r\n" +
 		"x-acs-signature-nonce: 3156853299f313e23d1673dc12e1703d\r\n" +
 		"x-acs-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\r\n\r\n"))
-	if err != nil || !claim.VerifySecret("YourAccessKeySecret") {
+	if err != nil || !claim.VerifySecret(acs.NewSecret("YourAccessKeySecret")) {
 		t.Errorf("the ACS3 example: got %v, want a valid signature", err)
 	}
 	// KMS's example of CreateKey has no nonce. It is refused because anyone could replay it.
@@ -145,7 +175,7 @@ func TestTampered(t *testing.T) {
 			if tampered == raw || (part == "host" && v.Protocol == "RPC-1.0") {
 				continue // the protocol does not have or does not sign this part
 			}
-			if claim, err := parse([]byte(tampered)); err == nil && claim.VerifySecret(fakeSecret) {
+			if claim, err := parse([]byte(tampered)); err == nil && claim.VerifySecret(acs.NewSecret(fakeSecret)) {
 				t.Errorf("%s: VerifySecret with another %s: got true, want false", v.Name, part)
 			}
 		}
@@ -164,11 +194,32 @@ func TestBodyIsCovered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if claim.Parameters()["DryRun"] != "true" || claim.VerifySecret(fakeSecret) || !claim.WrongBodyHash {
+		if claim.Parameters()["DryRun"] != "true" || claim.VerifySecret(acs.NewSecret(fakeSecret)) || !claim.WrongBodyHash {
 			t.Errorf("an unsigned body: got %+v with the parameters %v, want DryRun, an invalid signature and WrongBodyHash",
 				claim, claim.Parameters())
 		}
 		return
+	}
+}
+
+// TestHashInCapitals signs a body's hash in capital letters.
+func TestHashInCapitals(t *testing.T) {
+	request := func(signature string) []byte {
+		return fmt.Appendf(nil, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Type: application/x-www-form-urlencoded\r\n"+
+			"x-acs-action: ListKeys\r\nx-acs-version: 2016-01-20\r\nx-acs-date: 2026-11-21T20:56:37Z\r\nx-acs-signature-nonce: n\r\n"+
+			"x-acs-content-sha256: %X\r\nAuthorization: ACS3-HMAC-SHA256 Credential=a,SignedHeaders="+
+			"x-acs-action;x-acs-content-sha256;x-acs-date;x-acs-signature-nonce;x-acs-version,Signature=%s\r\n\r\na=b",
+			sha256.Sum256([]byte("a=b")), signature)
+	}
+	unsigned, err := parse(request(strings.Repeat("0", 64)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := hmac.New(sha256.New, []byte("secret"))
+	mac.Write([]byte(unsigned.StringToSign()))
+	claim, err := parse(request(hex.EncodeToString(mac.Sum(nil))))
+	if err != nil || !claim.VerifySecret(acs.NewSecret("secret")) {
+		t.Errorf("got %+v, %v, want a valid signature", claim, err)
 	}
 }
 
@@ -328,7 +379,7 @@ func FuzzParse(f *testing.F) {
 		if claim.AccessKeyId == "" || claim.Nonce == "" || claim.Time.IsZero() || claim.StringToSign() == "" {
 			t.Errorf("%q: got %+v, want all fields", raw, claim)
 		}
-		if claim.VerifySecret("an unused secret") {
+		if claim.VerifySecret(acs.NewSecret("an unused secret")) {
 			t.Errorf("%q: VerifySecret with an unused secret: got true, want false", raw)
 		}
 	})

@@ -31,6 +31,9 @@ const (
 	nativeMethodName = "x-kms-signaturemethod"
 )
 
+// nativeNameKey is the key of the header nativeName in an http.Header.
+var nativeNameKey = http.CanonicalHeaderKey(nativeName)
+
 // NativeKeyVersionHeader is the header with the KeyVersionId in requests and responses of the
 // native API.
 const NativeKeyVersionHeader = "x-kms-migrationkeyversionid"
@@ -56,7 +59,7 @@ func (e *ParamError) Error() string {
 // IsNative reports whether a request is for the native API: it has the header with the operation's
 // name or the Content-Type of the native API.
 func IsNative(h http.Header) bool {
-	return len(h.Values(nativeName)) > 0 || strings.HasPrefix(h.Get("Content-Type"), NativeContentType)
+	return len(h[nativeNameKey]) > 0 || strings.HasPrefix(h.Get("Content-Type"), NativeContentType)
 }
 
 // NativeContentType is the Content-Type of the native API's messages.
@@ -98,15 +101,28 @@ func ParseNative(r *http.Request) (*Claim, error) {
 		Version:     signed[nativeVersion],
 		Time:        date,
 		bodyHash:    signed["content-sha256"],
-		parameters: func() map[string]string {
-			return map[string]string{"KeyVersionId": signed[NativeKeyVersionHeader]}
-		},
-		toSign: func() string { return nativeStringToSign(r.Method, signed) },
-		verifyKey: func(toSign string, public *rsa.PublicKey) bool {
-			digest := sha256.Sum256([]byte(toSign))
-			return rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], signature) == nil
-		},
+		signed:      &signedByKey{r.Method, signed, signature},
 	}, nil
+}
+
+// signedByKey is a request to the native API.
+type signedByKey struct {
+	method    string
+	headers   map[string]string // as nativeHeaders returns them
+	signature []byte
+}
+
+func (r *signedByKey) decoded() map[string]string {
+	return map[string]string{"KeyVersionId": r.headers[NativeKeyVersionHeader]}
+}
+
+func (r *signedByKey) toSign() string { return nativeStringToSign(r.method, r.headers) }
+
+func (r *signedByKey) verify(*Secret) (valid, wrongBody bool) { return false, false }
+
+func (r *signedByKey) verifyKey(public *rsa.PublicKey) bool {
+	digest := sha256.Sum256([]byte(r.toSign()))
+	return rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], r.signature) == nil
 }
 
 // maxNativeHeaders is the greatest number of headers that a native signature covers. SDKs sign fewer

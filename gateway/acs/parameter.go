@@ -157,11 +157,11 @@ func (p parameters) get(name string) string {
 	return value
 }
 
-// decoded returns the parameters without those in skip.
-func (p parameters) decoded(skip map[string]bool) map[string]string {
+// decoded returns the parameters without those to skip.
+func (p parameters) decoded(skip func(name string) bool) map[string]string {
 	all := make(map[string]string, len(p))
 	for _, one := range p {
-		if !skip[one.name] {
+		if !skip(one.name) {
 			all[one.name] = one.decoded()
 		}
 	}
@@ -268,6 +268,21 @@ func (e *escaping) writeEscaped(w *bufio.Writer, s string) (rest string) {
 	}
 	_, _ = w.Write(escaped)
 	return s
+}
+
+// decodeHex decodes text into dst. It reports whether text is hexadecimal, and exactly as long as dst needs.
+func decodeHex(dst []byte, text string) bool {
+	if len(text) != 2*len(dst) {
+		return false
+	}
+	for i := range dst {
+		high, low := text[2*i], text[2*i+1]
+		if !isHex(high) || !isHex(low) {
+			return false
+		}
+		dst[i] = unhex(high)<<4 | unhex(low)
+	}
+	return true
 }
 
 func isHex(c byte) bool {

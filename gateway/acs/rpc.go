@@ -2,7 +2,6 @@ package acs
 
 import (
 	"bufio"
-	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/base64"
 	"fmt"
@@ -21,7 +20,8 @@ var signatureParameters = map[string]bool{
 // rpcClaim returns the claim of a request with a signature of version 1.0, in which everything is a
 // parameter in the query or the form. It does not use the headers x-acs-action and x-acs-version,
 // which clients send without signing them.
-func (h *Head) rpcClaim(p parameters) (*Claim, error) {
+func (h *Head) rpcClaim() (*Claim, error) {
+	p := h.parameters
 	required := []string{"AccessKeyId", "Signature", "SignatureMethod", "SignatureVersion", "SignatureNonce",
 		"Timestamp"}
 	for _, name := range required {
@@ -59,30 +59,37 @@ func (h *Head) rpcClaim(p parameters) (*Claim, error) {
 		Version:     p.get("Version"),
 		Nonce:       nonce,
 		Time:        date,
-		parameters:  func() map[string]string { return p.decoded(signatureParameters) },
-		toSign: func() string {
-			var b strings.Builder
-			w := bufio.NewWriter(&b)
-			h.writeToSign(w, p)
-			w.Flush()
-			return b.String()
-		},
-		verify: func(secret string) bool {
-			mac := hmac.New(sha1.New, []byte(secret+"&"))
-			w := bufio.NewWriter(mac)
-			h.writeToSign(w, p)
-			w.Flush()
-			return hmac.Equal(mac.Sum(nil), signature)
-		},
+		signed:      signedByParameter{h},
 	}, nil
+}
+
+// signedByParameter is a request with a signature of version 1.0.
+type signedByParameter struct{ *Head }
+
+func (r signedByParameter) decoded() map[string]string {
+	return r.parameters.decoded(func(name string) bool { return signatureParameters[name] })
+}
+
+func (r signedByParameter) toSign() string {
+	var b strings.Builder
+	w := bufio.NewWriter(&b)
+	r.writeToSign(w)
+	w.Flush()
+	return b.String()
+}
+
+func (r signedByParameter) verify(secret *Secret) (valid, wrongBody bool) {
+	signature, err := base64.StdEncoding.DecodeString(r.parameters.get("Signature"))
+	return err == nil && secret.verify(sha1MAC, signature, r.writeToSign), false
 }
 
 // writeToSign writes the string to sign: the method, the path, and the query of all parameters, which
 // is percent-encoded once more. Names need no escaping.
-func (h *Head) writeToSign(w *bufio.Writer, p parameters) {
-	w.WriteString(h.method + "&%2F&")
+func (h *Head) writeToSign(w *bufio.Writer) {
+	w.WriteString(h.method)
+	w.WriteString("&%2F&")
 	first := true
-	for _, one := range p {
+	for _, one := range h.parameters {
 		if one.name == "Signature" {
 			continue
 		}

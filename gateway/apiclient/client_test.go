@@ -40,7 +40,7 @@ func TestCall(t *testing.T) {
 			t.Error(err)
 		}
 		claim, err := acs.Parse(r, string(body))
-		if err != nil || !claim.VerifySecret(accessKeySecret) || claim.Action != "DescribeKey" || claim.Version != "2016-01-20" {
+		if err != nil || !claim.VerifySecret(acs.NewSecret(accessKeySecret)) || claim.Action != "DescribeKey" || claim.Version != "2016-01-20" {
 			t.Errorf("got the claim %+v, %v, want a valid one of DescribeKey", claim, err)
 			return
 		}

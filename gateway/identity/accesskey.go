@@ -28,7 +28,7 @@ func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.
 	if err != nil {
 		return nil, err
 	}
-	secret, err := r.Secret(access)
+	secret, err := r.secrets.get(access)
 	if err != nil {
 		return nil, err
 	}
@@ -98,21 +98,34 @@ func UnsealAccessKey(ctx context.Context, sealer hsm.Sealer, a store.AccessKey) 
 // is copied to another access key, the map has no entry for it, and the token refuses to
 // unseal it.
 type secrets struct {
-	unsealed sync.Map // AccessKeyId and Sealed → the secret, a string
+	mu       sync.RWMutex
+	unsealed map[sealedSecret]*acs.Secret // guarded by mu
 
-	mu       sync.Mutex
-	lastUsed map[string]time.Time // by AccessKeyId; uses since the last RecordUse; guarded by mu
+	usesMu   sync.Mutex
+	lastUsed map[string]time.Time // by AccessKeyId; uses since the last RecordUse; guarded by usesMu
 }
+
+// A sealedSecret is what a secret is bound to.
+type sealedSecret struct{ accessKeyId, sealed string }
 
 // Keep stores the secret of an access key in memory. The caller must call it before writing
 // the record: AccessKey expects the secret of every record.
 func (r *Registry) Keep(a store.AccessKey, secret string) {
-	r.secrets.unsealed.Store(a.AccessKeyId+"|"+string(a.Sealed), secret)
+	s := &r.secrets
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unsealed == nil {
+		s.unsealed = make(map[sealedSecret]*acs.Secret)
+	}
+	s.unsealed[sealedSecret{a.AccessKeyId, string(a.Sealed)}] = acs.NewSecret(secret)
 }
 
 // Drop removes the secret of an access key from memory.
 func (r *Registry) Drop(a store.AccessKey) {
-	r.secrets.unsealed.Delete(a.AccessKeyId + "|" + string(a.Sealed))
+	s := &r.secrets
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unsealed, sealedSecret{a.AccessKeyId, string(a.Sealed)})
 }
 
 var errNotUnsealed = errors.New("its record was not written by the running gateway (restart the gateway)")
@@ -120,17 +133,27 @@ var errNotUnsealed = errors.New("its record was not written by the running gatew
 // Secret returns the secret of an access key from memory. It fails if the record differs
 // from the one for which Keep or Open stored the secret.
 func (r *Registry) Secret(a store.AccessKey) (string, error) {
-	secret, ok := r.secrets.unsealed.Load(a.AccessKeyId + "|" + string(a.Sealed))
-	if !ok {
-		return "", fmt.Errorf("access key %q: %w", a.AccessKeyId, errNotUnsealed)
+	secret, err := r.secrets.get(a)
+	if err != nil {
+		return "", err
 	}
-	return secret.(string), nil
+	return secret.Text(), nil
+}
+
+func (s *secrets) get(a store.AccessKey) (*acs.Secret, error) {
+	s.mu.RLock()
+	secret, ok := s.unsealed[sealedSecret{a.AccessKeyId, string(a.Sealed)}]
+	s.mu.RUnlock()
+	if !ok {
+		return nil, fmt.Errorf("access key %q: %w", a.AccessKeyId, errNotUnsealed)
+	}
+	return secret, nil
 }
 
 // setUsed records that an access key was used now.
 func (s *secrets) setUsed(accessKeyId string, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.usesMu.Lock()
+	defer s.usesMu.Unlock()
 	if s.lastUsed == nil {
 		s.lastUsed = make(map[string]time.Time)
 	}
@@ -139,8 +162,8 @@ func (s *secrets) setUsed(accessKeyId string, now time.Time) {
 
 // takeUsed returns lastUsed and empties it.
 func (s *secrets) takeUsed() map[string]time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.usesMu.Lock()
+	defer s.usesMu.Unlock()
 	used := s.lastUsed
 	s.lastUsed = nil
 	return used
@@ -149,8 +172,8 @@ func (s *secrets) takeUsed() map[string]time.Time {
 // LastUsed returns when an access key was last used, including uses that RecordUse has not
 // written yet. The time is zero if the access key was never used.
 func (r *Registry) LastUsed(a store.AccessKey) time.Time {
-	r.secrets.mu.Lock()
-	defer r.secrets.mu.Unlock()
+	r.secrets.usesMu.Lock()
+	defer r.secrets.usesMu.Unlock()
 	if used, ok := r.secrets.lastUsed[a.AccessKeyId]; ok {
 		return used
 	}
