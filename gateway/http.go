@@ -166,6 +166,10 @@ func (d *httpDoor) setClaim(c *call, claim *acs.Claim) {
 // setClaimed stores what a request claims in the call and its audit line. It is called again once more of
 // the request is parsed, which seldom differs.
 func setClaimed(c *call, protocol, accessKeyId, action string) {
+	if o, ok := operations[action]; ok {
+		action = o.Name // which is no part of the request
+		c.entry.Action = action
+	}
 	c.action, c.entry.Protocol = action, protocol
 	c.entry.AccessKeyId, c.entry.Action = clipped(c.entry.AccessKeyId, accessKeyId), clipped(c.entry.Action, action)
 }

@@ -67,14 +67,15 @@ func (d *rpcDoor) checkHead(c *call) error {
 	if h.AccessKeyId == "" {
 		return nil
 	}
+	access, unknown := identity.ActiveAccessKey(c.records, h.AccessKeyId)
+	c.entry.AccessKeyId = access.AccessKeyId // which is no part of the request
 	setClaimed(c, h.Protocol, h.AccessKeyId, h.Action)
 	if h.Time != nil {
 		if err := identity.CheckTime(*h.Time, d.server.config.Now()); err != nil {
 			return err
 		}
 	}
-	_, err := identity.ActiveAccessKey(c.records, h.AccessKeyId)
-	return err
+	return unknown
 }
 
 var errTooLarge = kms.ErrTooLarge.Because("A body may have at most %d bytes.", maxBody)
