@@ -132,7 +132,7 @@ func (d *adminDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error 
 }
 
 func (d *adminDoor) write(c *call, status int, body any) {
-	text, err := kms.EncodeJSON("", body)
+	text, err := kms.EncodeJSON(body)
 	if err != nil {
 		d.server.config.Logger.Error("cannot encode an answer", "RequestId", c.requestId, "err", err)
 		status, text = http.StatusInternalServerError, nil

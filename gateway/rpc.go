@@ -192,7 +192,7 @@ func (d *rpcDoor) errorOf(err error) *kms.Error { return apiError(err) }
 
 func (d *rpcDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
 	if apiErr == nil {
-		return d.write(c, http.StatusOK, c.action+"Response", resp)
+		return d.write(c, http.StatusOK, resp)
 	}
 	if d.server.config.EchoStringToSign && errors.Is(apiErr, kms.ErrSignatureMismatch) && d.claim.Parameters()["Password"] == "" {
 		// The string is added here and not in the original error, because that is logged. The
@@ -202,12 +202,12 @@ func (d *rpcDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error {
 	d.setRetryAfter(apiErr)
 	body := kms.ErrorBody{HttpStatus: apiErr.Status, Code: apiErr.Code, Message: apiErr.Message,
 		RequestId: c.requestId, HostId: kms.Clip(d.ec.Request().Host)}
-	return d.write(c, apiErr.Status, "Error", body)
+	return d.write(c, apiErr.Status, body)
 }
 
-func (d *rpcDoor) write(c *call, status int, root string, body any) error {
+func (d *rpcDoor) write(c *call, status int, body any) error {
 	format := d.format(c)
-	text, err := format.Encode(root, body)
+	text, err := format.Encode(c.action, body)
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
 	}

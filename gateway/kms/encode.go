@@ -12,12 +12,13 @@ import (
 // because SDKs compare that of XML as a string.
 type Format struct {
 	ContentType string
-	Encode      func(root string, body any) ([]byte, error)
+	// Encode encodes the answer to a request for an action.
+	Encode func(action string, body any) ([]byte, error)
 }
 
 // The formats of responses.
 var (
-	FormatJSON = &Format{"application/json;charset=utf-8", EncodeJSON}
+	FormatJSON = &Format{"application/json;charset=utf-8", func(_ string, body any) ([]byte, error) { return EncodeJSON(body) }}
 	FormatXML  = &Format{"text/xml;charset=utf-8", encodeXML}
 )
 
@@ -44,7 +45,7 @@ func CheckFormat(name string) error {
 
 // EncodeJSON encodes body as JSON. It does not escape &, < and >, because Alibaba Cloud's older
 // Java SDK does not decode \u escapes. An empty list becomes [], a nil list null.
-func EncodeJSON(_ string, body any) ([]byte, error) {
+func EncodeJSON(body any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -54,10 +55,14 @@ func EncodeJSON(_ string, body any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), nil
 }
 
-// encodeXML encodes body as an element named root: the operation's name followed by "Response", or
-// "Error". Each member becomes an element. A list becomes one element per member, so an empty list
+// encodeXML encodes body as an element that is named Error if it is an ErrorBody, and otherwise after the
+// action, followed by "Response". Each member becomes an element. A list becomes one element per member, so an empty list
 // leaves no trace.
-func encodeXML(root string, body any) ([]byte, error) {
+func encodeXML(action string, body any) ([]byte, error) {
+	root := action + "Response"
+	if _, ok := body.(ErrorBody); ok {
+		root = "Error"
+	}
 	var b strings.Builder
 	b.WriteString(xml.Header)
 	if err := xml.NewEncoder(&b).EncodeElement(body, xml.StartElement{Name: xml.Name{Local: root}}); err != nil {

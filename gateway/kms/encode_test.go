@@ -105,7 +105,7 @@ func TestResponses(t *testing.T) {
 	var all bytes.Buffer
 	encode := func(r kms.Response, f *kms.Format) {
 		t.Helper()
-		text, err := f.Encode(reflect.TypeOf(r).Elem().Name(), r)
+		text, err := f.Encode(strings.TrimSuffix(reflect.TypeOf(r).Elem().Name(), "Response"), r)
 		if err != nil {
 			t.Errorf("%T: %v", r, err)
 		}
@@ -135,7 +135,7 @@ func TestResponsesAreComplete(t *testing.T) {
 	for _, r := range responses() {
 		listed[reflect.TypeOf(r).Elem().Name()] = true
 		r.SetRequestId("id")
-		if text, err := kms.EncodeJSON("", r); err != nil || !bytes.HasPrefix(text, []byte(`{"RequestId":"id"`)) {
+		if text, err := kms.EncodeJSON(r); err != nil || !bytes.HasPrefix(text, []byte(`{"RequestId":"id"`)) {
 			t.Errorf("%T: %.40s, %v, want a RequestId first", r, text, err)
 		}
 	}
@@ -198,7 +198,7 @@ func TestEncodeText(t *testing.T) {
 	if err := json.Unmarshal(text, &decoded); err != nil || decoded != r {
 		t.Errorf("decoded JSON: %+v, %v, want %+v", decoded, err, r)
 	}
-	text, err = kms.FormatXML.Encode("GetKeyPolicyResponse", &r)
+	text, err = kms.FormatXML.Encode("GetKeyPolicy", &r)
 	want := `<?xml version="1.0" encoding="UTF-8"?>` + "\n<GetKeyPolicyResponse><RequestId></RequestId>" +
 		"<Policy>a&lt;b&gt;&amp;&#34;c&#34;\\ &#xA;中</Policy></GetKeyPolicyResponse>"
 	if err != nil || string(text) != want {
