@@ -42,7 +42,12 @@ func (r *Registry) AccessKey(records *store.Records, claim *acs.Claim, now time.
 		return nil, err
 	}
 	r.secrets.setUsed(access.AccessKeyId, now)
-	user, err := records.Users().Get(access.UserName)
+	return r.principals.get(records, access.UserName, r.userNamed)
+}
+
+// userNamed returns the principal of the user with a name.
+func (r *Registry) userNamed(records *store.Records, userName string) (*Principal, error) {
+	user, err := records.Users().Get(userName)
 	if err != nil {
 		return nil, err
 	}

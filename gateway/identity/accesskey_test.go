@@ -67,6 +67,25 @@ func TestAccessKey(t *testing.T) {
 	}
 }
 
+// TestPrincipalIsOfItsRecords authenticates with records from before and after a change, in turn.
+func TestPrincipalIsOfItsRecords(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	before := b.db.Now()
+	b.update(func(tx *store.Tx) error { return tx.Users().Put(store.User{UserName: "app"}) })
+	for i, records := range []*store.Records{before, before, b.db.Now(), b.db.Now(), before, b.db.Now()} {
+		p, err := b.AccessKey(records, b.claim("AK", "secret", fmt.Sprint(i), noon), noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sign := identity.Question{Action: "AsymmetricSign", Resource: arns.Key("k1")}
+		d, err := b.Decide(records, p, sign, nil)
+		if want := records == before; err != nil || d.Allowed != want || (len(p.Quotas) > 0) != want {
+			t.Errorf("request %d: got %+v with the quotas %v, %v, want allowed %v, and quotas if it is", i, d, p.Quotas, err, want)
+		}
+	}
+}
+
 // TestOpenRefuses checks that Open fails if a secret was sealed for another access key.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()

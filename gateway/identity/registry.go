@@ -29,6 +29,7 @@ type Registry struct {
 	logger *slog.Logger
 
 	secrets     secrets
+	principals  principals
 	nonces      *nonces
 	seals       seals
 	ramPolicies documents
