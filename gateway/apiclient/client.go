@@ -51,21 +51,30 @@ type Client struct {
 	http   http.Client
 }
 
-// New returns a client. It connects when it calls an operation.
-func New(cfg Config) (*Client, error) {
-	endpoint := cfg.Endpoint
+// URL returns the URL that requests go to. It returns an error unless the Config is complete.
+func (c Config) URL() (url.URL, error) {
+	endpoint := c.Endpoint
 	if !strings.Contains(endpoint, "://") {
 		endpoint = "https://" + endpoint
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
-		return nil, errEndpoint
+		return url.URL{}, errEndpoint
 	}
-	if cfg.AccessKeyId == "" || cfg.AccessKeySecret == "" {
-		return nil, errors.New("an AccessKeyId and an AccessKeySecret are required")
+	if c.AccessKeyId == "" || c.AccessKeySecret == "" {
+		return url.URL{}, errors.New("an AccessKeyId and an AccessKeySecret are required")
+	}
+	return url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/"}, nil
+}
+
+// New returns a client. It connects when it calls an operation.
+func New(cfg Config) (*Client, error) {
+	u, err := cfg.URL()
+	if err != nil {
+		return nil, err
 	}
 	return &Client{
-		url: url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/"}, id: cfg.AccessKeyId, secret: cfg.AccessKeySecret,
+		url: u, id: cfg.AccessKeyId, secret: cfg.AccessKeySecret,
 		http: http.Client{Transport: &http.Transport{
 			TLSClientConfig:   &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
 			ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment,

@@ -130,24 +130,34 @@ const (
 	securityTokenVariable   = "ALIBABA_CLOUD_SECURITY_TOKEN"
 )
 
-// dialEndpoint returns a caller of the endpoint. It connects only when it calls an operation.
-func (t Target) dialEndpoint() (Caller, error) {
-	c := apiclient.Config{Endpoint: t.Endpoint, AccessKeyId: os.Getenv(accessKeyIdVariable), AccessKeySecret: secret.Text(os.Getenv(accessKeySecretVariable))}
+// EndpointConfig returns what a client of the endpoint needs. getenv, such as os.Getenv, returns the
+// variables that hold the access key.
+func (t Target) EndpointConfig(getenv func(name string) string) (apiclient.Config, error) {
+	c := apiclient.Config{Endpoint: t.Endpoint, AccessKeyId: getenv(accessKeyIdVariable), AccessKeySecret: secret.Text(getenv(accessKeySecretVariable))}
 	if c.AccessKeyId == "" || c.AccessKeySecret == "" {
-		return nil, fmt.Errorf("no access key for %s: set %s and %s in the environment", t.Endpoint, accessKeyIdVariable, accessKeySecretVariable)
+		return c, fmt.Errorf("no access key for %s: set %s and %s in the environment", t.Endpoint, accessKeyIdVariable, accessKeySecretVariable)
 	}
-	if os.Getenv(securityTokenVariable) != "" {
-		return nil, fmt.Errorf("temporary credentials are not supported: unset %s, and set an access key of a user", securityTokenVariable)
+	if getenv(securityTokenVariable) != "" {
+		return c, fmt.Errorf("temporary credentials are not supported: unset %s, and set an access key of a user", securityTokenVariable)
 	}
 	if t.CAFile != "" {
 		text, err := os.ReadFile(t.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("reading the CA of %s: %w", t.Endpoint, err)
+			return c, fmt.Errorf("reading the CA of %s: %w", t.Endpoint, err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("reading the CA of %s: %q has no certificate in PEM", t.Endpoint, t.CAFile)
+			return c, fmt.Errorf("reading the CA of %s: %q has no certificate in PEM", t.Endpoint, t.CAFile)
 		}
+	}
+	return c, nil
+}
+
+// dialEndpoint returns a caller of the endpoint. It connects only when it calls an operation.
+func (t Target) dialEndpoint() (Caller, error) {
+	c, err := t.EndpointConfig(os.Getenv)
+	if err != nil {
+		return nil, err
 	}
 	return apiclient.New(c)
 }
