@@ -274,13 +274,13 @@ func (g *runner) serveUntil(
 	go func() { served <- l.Serve(serving, a, report) }()
 	// The kernel has accepted connections since Listen, so a program that now reads env can
 	// connect at once.
-	if err := durable.Write(g.path("env"), []byte(env.String()), 0o600); err != nil {
+	if err := durable.Write(g.path(envName), []byte(env.String()), 0o600); err != nil {
 		stop()
 		return errors.Join(err, <-served)
 	}
-	a.OnClose("the directory", func() error { return os.Remove(g.path("env")) })
+	a.OnClose("the directory", func() error { return os.Remove(g.path(envName)) })
 	if g.Ready != nil {
-		g.Ready(g.path("env"), env, notices)
+		g.Ready(g.path(envName), env, notices)
 	}
 	if g.Command == nil {
 		return <-served
@@ -302,7 +302,7 @@ func (g *runner) serveUntil(
 // removeEnv removes the file env that a killed gateway leaves. Programs wait for that file
 // until this gateway serves.
 func (g *runner) removeEnv() error {
-	if err := os.Remove(g.path("env")); !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(g.path(envName)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -346,6 +346,9 @@ func (g *runner) describe(c *config.Config, l *serve.Listeners) Environment {
 	}
 }
 
+// envName is the name of the file that holds an Environment.
+const envName = "env"
+
 // An Environment is the content of DIR/env: pairs of a variable's name and its value.
 type Environment [][2]string
 
@@ -356,6 +359,36 @@ func (e Environment) String() string {
 		fmt.Fprintf(&b, "export %s=%s\n", v[0], printable.Shell(v[1]))
 	}
 	return b.String()
+}
+
+// ReadEnvironment returns the environment of the gateway that serves in a directory. The error wraps
+// fs.ErrNotExist if none serves there.
+func ReadEnvironment(dir string) (Environment, error) {
+	text, err := os.ReadFile(filepath.Join(dir, envName))
+	if err != nil {
+		return nil, err
+	}
+	return ParseEnvironment(string(text))
+}
+
+// ParseEnvironment reads what [Environment.String] has written, and nothing else that a shell
+// understands.
+func ParseEnvironment(text string) (e Environment, err error) {
+	for text != "" {
+		var name, value string
+		var ok bool
+		if text, ok = strings.CutPrefix(text, "export "); ok {
+			name, text, ok = strings.Cut(text, "=")
+		}
+		if ok {
+			value, text, ok = printable.CutShell(text)
+		}
+		if !ok || !strings.HasPrefix(text, "\n") {
+			return nil, errors.New("the file env was not written by kmsgate dev")
+		}
+		e, text = append(e, [2]string{name, value}), text[1:]
+	}
+	return e, nil
 }
 
 // Get returns a variable's value, or "" if there is no such variable.

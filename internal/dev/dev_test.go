@@ -63,6 +63,9 @@ func TestRunAgain(t *testing.T) {
 			envFile != filepath.Join(dir, "env") {
 			t.Errorf("%s: got %q, %v, want %q", envFile, text, err, env)
 		}
+		if read, err := dev.ReadEnvironment(dir); err != nil || !slices.Equal(read, env) {
+			t.Errorf("ReadEnvironment: got %q, %v, want %q", read, err, env)
+		}
 	})
 	if _, err := os.Stat(filepath.Join(dir, "env")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the file env after Run: got %v, want fs.ErrNotExist", err)
@@ -73,6 +76,9 @@ func TestRunAgain(t *testing.T) {
 		}
 	}
 	// A killed gateway leaves the file.
+	if env, err := dev.ReadEnvironment(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ReadEnvironment after Run: got %q, %v, want fs.ErrNotExist", env, err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "env"), []byte("export KMSGATE_ENDPOINT=old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -253,5 +259,14 @@ func TestBanner(t *testing.T) {
 	if text := (dev.Environment{{"A", "b c"}, {"D", ""}}).String(); text != "export A='b c'\nexport D=''\n" ||
 		env.Get("NONE") != "" {
 		t.Errorf("String: got %q", text)
+	}
+}
+
+// TestParseEnvironment reads text that a kmsgate dev did not write.
+func TestParseEnvironment(t *testing.T) {
+	for _, text := range []string{"A=b\n", "export A\n", "export A=b", "export A=$(b)\n", "export A='b\n", "export A=b c\n", "export A=b\n\n"} {
+		if env, err := dev.ParseEnvironment(text); err == nil {
+			t.Errorf("%q: got %q, want an error", text, env)
+		}
 	}
 }

@@ -53,11 +53,38 @@ func JSON(text []byte) []byte {
 	return b
 }
 
+// plain are the characters that need no quotes in a POSIX shell.
+const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:[]@%+,"
+
+// quote is a single quote within single quotes.
+const quote = `'\''`
+
 // Shell quotes a value for a POSIX shell, unless the value is a plain word.
 func Shell(s string) string {
-	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:[]@%+,"
 	if s != "" && strings.Trim(s, plain) == "" {
 		return s
 	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return "'" + strings.ReplaceAll(s, "'", quote) + "'"
+}
+
+// CutShell splits a text after the value that Shell has quoted at its beginning. ok is false if there
+// is none.
+func CutShell(text string) (value, rest string, ok bool) {
+	if !strings.HasPrefix(text, "'") {
+		rest = strings.TrimLeft(text, plain)
+		value = text[:len(text)-len(rest)]
+		return value, rest, value != ""
+	}
+	for rest = text[1:]; ; {
+		end := strings.IndexByte(rest, '\'')
+		if end < 0 {
+			return "", text, false
+		}
+		value += rest[:end]
+		if after, more := strings.CutPrefix(rest[end:], quote); more {
+			value, rest = value+"'", after
+			continue
+		}
+		return value, rest[end+1:], true
+	}
 }

@@ -72,5 +72,13 @@ func TestShell(t *testing.T) {
 		if got := printable.Shell(input); got != want {
 			t.Errorf("Shell(%q) = %q, want %q", input, got, want)
 		}
+		if value, rest, ok := printable.CutShell(want + " 'rest"); value != input || rest != " 'rest" || !ok {
+			t.Errorf("CutShell(%q and a rest) = %q, %q, %v, want %q and the rest", want, value, rest, ok, input)
+		}
+	}
+	for _, text := range []string{"", " a", "'a", `'a'\''`, "$a"} {
+		if value, rest, ok := printable.CutShell(text); ok {
+			t.Errorf("CutShell(%q) = %q, %q, true, want false", text, value, rest)
+		}
 	}
 }
