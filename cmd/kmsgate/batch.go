@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,13 +55,14 @@ func (a *releaser) batch(cmd *cobra.Command, t *signTarget, list, out string) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Caller.Close()) }()
-	progress := lineProgress{w: cmd.ErrOrStderr(), shown: time.Now()}
-	r := batch.Runner{Client: c, In: list, Out: out, Progress: progress.show, Waiting: func(err error) {
-		progress.end()
+	line := cli.NewStatusLine(cmd.ErrOrStderr())
+	progress := func(done, total int) { line.Show("%d of %d lines", done, total) }
+	r := batch.Runner{Client: c, In: list, Out: out, Progress: progress, Waiting: func(err error) {
+		line.End()
 		fmt.Fprintf(cmd.ErrOrStderr(), "kmsgate: waiting for the gateway: %s\n", printable.Text(err.Error()))
 	}}
 	m, err := r.Run(cmd.Context())
-	progress.end()
+	line.End()
 	if err != nil {
 		return advise(err)
 	}
@@ -76,35 +75,6 @@ func (a *releaser) batch(cmd *cobra.Command, t *signTarget, list, out string) (e
 		err = errors.Join(err, fmt.Errorf("%s %w: see Error in the output", cli.Count(m.Refused, "line"), cli.ErrRefused))
 	}
 	return err
-}
-
-// A lineProgress shows on a terminal how many lines are done, once a second. It is safe for concurrent
-// use.
-type lineProgress struct {
-	w io.Writer
-
-	mu    sync.Mutex
-	shown time.Time // guarded by mu
-	open  bool      // guarded by mu; a line on the terminal has no end yet
-}
-
-func (p *lineProgress) show(done, total int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if cli.TerminalWidth(p.w) == 0 || time.Since(p.shown) < time.Second {
-		return
-	}
-	p.shown, p.open = time.Now(), true
-	fmt.Fprintf(p.w, "\r%d of %d lines", done, total)
-}
-
-func (p *lineProgress) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.open {
-		p.open = false
-		fmt.Fprintln(p.w)
-	}
 }
 
 func (a *releaser) batchVerifyCommand() *cobra.Command {
