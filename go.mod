@@ -6,6 +6,7 @@ toolchain go1.26.11
 
 require (
 	filippo.io/age v1.3.2 // backups: encryption to recipients and passphrases
+	github.com/HdrHistogram/hdrhistogram-go v1.4.0 // kmsgate bench: latencies in bounded memory
 	github.com/ThalesGroup/crypto11 v1.6.2 // the PKCS#11 module's lifecycle, login and AES key
 	github.com/anishathalye/porcupine v1.3.1 // tests: whether concurrent answers fit a sequential model
 	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1 // secp256k1, which the standard library lacks

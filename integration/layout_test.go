@@ -138,6 +138,11 @@ var mayImport = map[string][]string{
 	"cmd/kmsgate/internal/signer": {"cmd/kmsgate/internal/target", "gateway/kms", "hsm",
 		"github.com/emmansun/gmsm", // certificate requests and CMS, for SM2 as well
 		"golang.org/x/crypto"},     // OpenSSH's keys and Keccak-256
+	// Puts load on an endpoint, and measures. Its connections are raw, because a general client would
+	// take processor time from the server that it measures. The library keeps latencies in bounded
+	// memory.
+	"cmd/kmsgate/internal/bench": {"gateway/apiclient", "gateway/kms", "hsm", "github.com/HdrHistogram/hdrhistogram-go",
+		"golang.org/x/sys"}, // the processor time of a process, and exact waits
 	// A gateway's attestation of a document, in files.
 	"cmd/kmsgate/internal/attestation": {"cmd/kmsgate/internal/target", "gateway/audit", "gateway/kms", "internal/durable"},
 	// Signs what a list names, and proves it. Flushing only a file's data needs a system call that
@@ -174,11 +179,12 @@ var mayImport = map[string][]string{
 		"golang.org/x/sys"}, // the width of a terminal
 	// Commands: flags, one call, and a table to print.
 	"cmd/kmsgate": {"internal/appliance", "cmd/kmsgate/internal/auditlog", "cmd/kmsgate/internal/backup",
-		"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/ceremony",
+		"cmd/kmsgate/internal/batch", "cmd/kmsgate/internal/bench", "cmd/kmsgate/internal/ceremony",
 		"cmd/kmsgate/internal/backup/archive", "cmd/kmsgate/internal/cli", "internal/clientkey",
 		"internal/config", "internal/dev", "cmd/kmsgate/internal/doctor", "cmd/kmsgate/internal/hardware", "softhsm",
 		"internal/logsink", "internal/memlimit", "internal/printable", "internal/serve", "internal/signals", "cmd/kmsgate/internal/signer", "cmd/kmsgate/internal/target",
 		"cmd/kmsgate/internal/version",
+		"gateway/apiclient", // the endpoint that kmsgate bench measures
 		"gateway/audit", "gateway/kms", "hsm", "internal/durable", "internal/secret", "store",
 		"policy", // warns of actions that match no operation
 		"github.com/spf13/cobra",

@@ -1,0 +1,50 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ProcessorTime returns the time that all threads of a process have spent on processors, in user mode
+// and in the kernel, as the kernel accounts it. pid 0 is this process.
+func ProcessorTime(pid int) (time.Duration, error) {
+	clock := int32(unix.CLOCK_PROCESS_CPUTIME_ID)
+	if pid != 0 {
+		clock = int32(^pid<<3 | scheduled)
+	}
+	var t unix.Timespec
+	if err := unix.ClockGettime(clock, &t); err != nil {
+		if pid < 0 || err == unix.EINVAL {
+			return 0, fmt.Errorf("reading the processor time of process %d: no such process on this machine", pid)
+		}
+		return 0, fmt.Errorf("reading the processor time of process %d: %w", pid, os.NewSyscallError("clock_gettime", err))
+	}
+	return time.Duration(t.Nano()), nil
+}
+
+// scheduled marks the clock of a process that counts what the scheduler has given to it, as
+// clock_getcpuclockid(3) makes it.
+const scheduled = 2
+
+// exactSleep returns a function that waits more exactly than time.Sleep, whose waits are up to 1 ms
+// longer while the program is idle. Both functions must be called from the goroutine that called
+// exactSleep.
+func exactSleep() (sleep func(time.Duration), stop func()) {
+	runtime.LockOSThread()
+	// The kernel delays the end of a sleep by up to 50 µs otherwise. Without the right to change
+	// that, the sleep is less exact.
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	sleep = func(d time.Duration) {
+		t := unix.NsecToTimespec(int64(d))
+		_ = unix.Nanosleep(&t, nil) // a signal makes a call early, which pace does not mind
+	}
+	stop = func() {
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // the thread's default
+		runtime.UnlockOSThread()
+	}
+	return sleep, stop
+}

@@ -1,0 +1,342 @@
+// Package bench puts load on an endpoint that speaks the API, or on anything else that answers
+// calls, and measures the answers.
+//
+// What it guarantees:
+//
+//   - A call counts if it begins within the measured time. Its latency counts in full, even if the
+//     answer comes later. Calls of the warm-up do not count.
+//   - In the open loop a latency begins when the call was due, not when a caller was free for it. So
+//     a server that stalls cannot hide the calls that wait meanwhile.
+//   - It uses little memory, however long it runs: a latency is in a histogram, which is exact to
+//     1 %.
+//   - What it does besides the calls is not measured: signatures are verified afterwards.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/kmsgate/kmsgate/gateway/kms"
+)
+
+// A Caller makes one call after another, from one goroutine.
+type Caller interface {
+	// Call makes one call and returns when it is answered. A refusal is a *kms.Error.
+	Call(ctx context.Context) error
+	Close() error
+}
+
+// A Load says how many calls are made, and for how long.
+type Load struct {
+	Callers int           // in the open loop, how many calls can be in flight
+	Rate    float64       // due calls per second, for the open loop; 0 is the closed loop
+	WarmUp  time.Duration // calls that begin in it are not measured
+	Time    time.Duration // is measured
+	PID     int           // a process on this machine whose processor time to measure; 0 is none
+
+	// Progress, if not nil, is called once a second with the number of calls that have ended.
+	Progress func(elapsed time.Duration, ended int64)
+
+	// Sleep, if not nil, waits between the calls of the open loop. Nil is a wait that is exact to
+	// 0.1 ms; time.Sleep is exact to 1 ms.
+	Sleep func(time.Duration)
+}
+
+// A Result is what a Load has measured.
+type Result struct {
+	Seconds float64 // how long it measured
+	Calls   int64   // that succeeded
+	Errors  map[string]int64
+	Unsent  int64 // calls of the open loop that were due, but no caller was free for them in time
+
+	latencies *hdrhistogram.Histogram // of the calls that succeeded, in ns
+
+	// The processor time that the kernel has accounted to this process, and to the process Load.PID.
+	ClientCPU, ServerCPU time.Duration
+
+	FirstError error // one of the errors that are counted
+}
+
+// NoAnswer is the key in Errors of calls without an answer: the connection failed.
+const NoAnswer = "NoAnswer"
+
+// PerSecond returns how many calls succeeded in a second.
+func (r Result) PerSecond() float64 { return float64(r.Calls) / r.Seconds }
+
+// Latency returns the latency that a share of the successful calls did not exceed: 0.5 is the median,
+// and 1 the maximum.
+func (r Result) Latency(share float64) time.Duration {
+	return time.Duration(r.latencies.ValueAtQuantile(100 * share))
+}
+
+// ended returns how many calls have ended, well or not.
+func (r Result) ended() int64 {
+	n := r.Calls
+	for _, count := range r.Errors {
+		n += count
+	}
+	return n
+}
+
+// PerCall returns a time of the processor for one call that has ended.
+func (r Result) PerCall(cpu time.Duration) time.Duration {
+	if n := r.ended(); n > 0 {
+		return cpu / time.Duration(n)
+	}
+	return 0
+}
+
+// errorPause is how long a caller waits after a call that was not answered, so that a server that is
+// gone costs no processor time.
+const errorPause = 100 * time.Millisecond
+
+// Run makes the calls. connect makes the caller with a number from 0. Run returns the error of
+// connect, of ctx, or of the processor's account. Errors of calls are counted in the Result.
+func (l Load) Run(ctx context.Context, connect func(ctx context.Context, i int) (Caller, error)) (_ Result, err error) {
+	callers := make([]Caller, 0, l.Callers)
+	defer func() {
+		for _, c := range callers {
+			_ = c.Close() // nothing is sent any more
+		}
+	}()
+	for i := range l.Callers {
+		c, err := connect(ctx, i)
+		if err != nil {
+			return Result{}, err
+		}
+		callers = append(callers, c)
+	}
+	r := run{load: l, begin: time.Now().Add(l.WarmUp)}
+	r.end = r.begin.Add(l.Time)
+	return r.measure(ctx, callers)
+}
+
+// A run is a Load while it runs.
+type run struct {
+	load       Load
+	begin, end time.Time // of the measured time
+	ended      atomic.Int64
+	unsent     int64
+}
+
+// measure runs the callers, and reads the accounts of the processor at the begin and the end.
+func (r *run) measure(outer context.Context, callers []Caller) (Result, error) {
+	ctx, cancel := context.WithCancel(outer)
+	defer cancel()
+	next := r.closedLoop
+	var running sync.WaitGroup
+	if r.load.Rate > 0 {
+		next = r.openLoop(ctx, &running)
+	}
+	results := make([]Result, len(callers))
+	for i, c := range callers {
+		running.Go(func() { results[i] = r.serve(ctx, c, next) })
+	}
+	running.Go(func() { r.report(ctx) })
+	total := Result{Errors: make(map[string]int64), latencies: newHistogram()}
+	if err := r.account(ctx, &total); err != nil {
+		cancel()
+		running.Wait()
+		return Result{}, err
+	}
+	running.Wait()
+	for _, part := range results {
+		total.add(part)
+	}
+	total.Unsent = r.unsent
+	return total, outer.Err()
+}
+
+// account waits for the measured time, and sets what the kernel has accounted in it.
+func (r *run) account(ctx context.Context, total *Result) error {
+	if err := wait(ctx, time.Until(r.begin)); err != nil {
+		return err
+	}
+	began := time.Now()
+	client, server, err := r.processorTimes()
+	if err != nil {
+		return err
+	}
+	if err := wait(ctx, time.Until(r.end)); err != nil {
+		return err
+	}
+	clientEnd, serverEnd, err := r.processorTimes()
+	total.ClientCPU, total.ServerCPU = clientEnd-client, serverEnd-server
+	total.Seconds = time.Since(began).Seconds()
+	return err
+}
+
+func (r *run) processorTimes() (client, server time.Duration, err error) {
+	if client, err = ProcessorTime(0); err == nil && r.load.PID != 0 {
+		server, err = ProcessorTime(r.load.PID)
+	}
+	return client, server, err
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// report calls Progress until the end.
+func (r *run) report(ctx context.Context) {
+	if r.load.Progress == nil {
+		return
+	}
+	began := r.begin.Add(-r.load.WarmUp)
+	for time.Now().Before(r.end) {
+		if wait(ctx, time.Second) != nil {
+			return
+		}
+		r.load.Progress(time.Since(began), r.ended.Load())
+	}
+}
+
+// serve makes calls until next says that there is none.
+func (r *run) serve(ctx context.Context, c Caller, next func() (began time.Time, ok bool)) Result {
+	part := Result{Errors: make(map[string]int64), latencies: newHistogram()}
+	for ctx.Err() == nil {
+		began, ok := next()
+		if !ok {
+			break
+		}
+		err := c.Call(ctx)
+		took := time.Since(began)
+		r.ended.Add(1)
+		code := codeOf(err)
+		if !began.Before(r.begin) {
+			part.record(took, code, err)
+		}
+		if code == NoAnswer {
+			_ = wait(ctx, errorPause) // the loop ends with ctx
+		}
+	}
+	return part
+}
+
+// closedLoop has a caller make its next call at once.
+func (r *run) closedLoop() (began time.Time, ok bool) {
+	now := time.Now()
+	return now, now.Before(r.end)
+}
+
+// openLoop returns a function that has a caller wait for the next due call. A call is due every
+// 1/Rate seconds, whether or not the calls before it were answered.
+func (r *run) openLoop(ctx context.Context, running *sync.WaitGroup) func() (time.Time, bool) {
+	due := make(chan time.Time)
+	running.Go(func() {
+		defer close(due)
+		r.pace(ctx, due)
+	})
+	return func() (time.Time, bool) {
+		began, ok := <-due
+		return began, ok
+	}
+}
+
+// pace hands out the due calls until the end.
+func (r *run) pace(ctx context.Context, due chan<- time.Time) {
+	sleep := r.load.Sleep
+	if sleep == nil {
+		var stop func()
+		sleep, stop = exactSleep()
+		defer stop()
+	}
+	start := r.begin.Add(-r.load.WarmUp)
+	timeout := time.NewTimer(time.Until(r.end))
+	defer timeout.Stop()
+	for n := int64(0); ; n++ {
+		at := start.Add(time.Duration(float64(n) / r.load.Rate * float64(time.Second)))
+		if !at.Before(r.end) {
+			return
+		}
+		if d := time.Until(at); d > 0 {
+			sleep(d)
+		}
+		select {
+		case due <- at:
+		case <-timeout.C:
+			r.unsent = r.dueFrom(n)
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// dueFrom returns how many calls of the measured time are due from call n on.
+func (r *run) dueFrom(n int64) int64 {
+	warmUp := int64(r.load.Rate * r.load.WarmUp.Seconds())
+	all := int64(r.load.Rate * (r.load.WarmUp + r.load.Time).Seconds())
+	return max(all-max(n, warmUp), 0)
+}
+
+// codeOf returns the API's code of an error, or NoAnswer, or "" for nil.
+func codeOf(err error) string {
+	var refusal *kms.Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &refusal):
+		return refusal.Code
+	}
+	return NoAnswer
+}
+
+// record counts a call that ended after a time, with the code of its error.
+func (r *Result) record(took time.Duration, code string, err error) {
+	if err == nil {
+		r.Calls++
+		_ = r.latencies.RecordValue(min(int64(took), longest)) // it fails only above longest
+		return
+	}
+	r.Errors[code]++
+	if r.FirstError == nil {
+		r.FirstError = err
+	}
+}
+
+// add adds what one caller has measured.
+func (r *Result) add(part Result) {
+	r.Calls += part.Calls
+	r.latencies.Merge(part.latencies)
+	for code, n := range part.Errors {
+		r.Errors[code] += n
+	}
+	if r.FirstError == nil {
+		r.FirstError = part.FirstError
+	}
+}
+
+// The latencies that a histogram tells apart, in nanoseconds. Calls time out before the longest.
+const (
+	shortest = int64(time.Nanosecond)
+	longest  = int64(2 * time.Minute)
+)
+
+// newHistogram returns a histogram that is exact to 1 %, in 32 KB.
+func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(shortest, longest, 2) }
+
+// ErrNoCall means that no call succeeded.
+var ErrNoCall = errors.New("no call succeeded")
+
+// Check returns ErrNoCall, with a reason, if no call succeeded.
+func (r Result) Check() error {
+	if r.Calls > 0 {
+		return nil
+	}
+	if r.FirstError != nil {
+		return fmt.Errorf("%w: %w", ErrNoCall, r.FirstError)
+	}
+	return fmt.Errorf("%w in the measured time", ErrNoCall)
+}
