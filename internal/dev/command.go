@@ -24,7 +24,7 @@ func (e *StatusError) Error() string {
 }
 
 // Status splits an error of Run into the exit status of the command, which has reported its failure, and
-// all other errors. The status is 0 if the command has not failed.
+// all other errors. The status is 0 if the command has not failed; then the error is the same as before.
 func Status(err error) (status int, rest error) {
 	switch e := err.(type) {
 	case *StatusError:
@@ -34,7 +34,9 @@ func Status(err error) (status int, rest error) {
 			s, other := Status(part)
 			status, rest = max(status, s), errors.Join(rest, other)
 		}
-		return status, rest
+		if status != 0 {
+			return status, rest
+		}
 	}
 	return 0, err
 }

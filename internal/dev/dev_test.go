@@ -270,3 +270,15 @@ func TestParseEnvironment(t *testing.T) {
 		}
 	}
 }
+
+// TestStatus: an exit status is split from the other errors, and an error without one stays as it is.
+func TestStatus(t *testing.T) {
+	failed, other := &dev.StatusError{Status: 7}, errors.New("other")
+	if status, rest := dev.Status(errors.Join(failed, other)); status != 7 || rest.Error() != "other" {
+		t.Errorf("got %d, %v, want 7 and the other error", status, rest)
+	}
+	both := fmt.Errorf("%w in %q (%w)", other, "d", fs.ErrNotExist)
+	if status, rest := dev.Status(both); status != 0 || rest != both {
+		t.Errorf("got %d, %v, want 0 and %v", status, rest, both)
+	}
+}
