@@ -88,7 +88,7 @@ Start here:
 		{accessGroup, "Who may do what:", []*cobra.Command{
 			admin.userCommand(), admin.accessKeyCommand(), admin.policyCommand(), admin.aapCommand(), admin.clientKeyCommand(), admin.quotaCommand()}},
 		{operateGroup, "Operate and audit:", []*cobra.Command{
-			auditor.auditCommand(), operator.backupCommand(), operator.restoreCommand(), storeCommand(), operator.doctorCommand(), admin.clockCommand(), operator.tokenCommand(), operator.versionCommand()}},
+			auditor.auditCommand(), operator.backupCommand(), operator.restoreCommand(), storeCommand(), operator.doctorCommand(), operator.benchCommand(), admin.clockCommand(), operator.tokenCommand(), operator.versionCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, cmd := range g.commands {
