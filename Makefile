@@ -22,7 +22,8 @@ GO_TEST = GOTMPDIR=$${TMPDIR:-/tmp} TMPDIR=$(TESTS_TMP) GOFLAGS="$$GOFLAGS '-exe
 LINKS_C := /hsm/token(/internal/p11)?$$|/cmd/kmsgate$$
 LINKS_C := $(LINKS_C)|/cmd/kmsgate/internal/(hardware|hardware/hardwaretest|backup|target|doctor|cli|signer|batch|ceremony|attestation)$$
 
-.PHONY: vendor build demo run test setup setup-test check vuln generate unit integration fuzz bench soak
+.PHONY: vendor build demo run test setup setup-test check vuln generate unit integration fuzz soak
+.PHONY: bench bench-parts floor-table
 .PHONY: examples example-go example-python example-node example-java full darwin image-test clean
 
 build: bin/kmsgate bin/kmsgate-dev
@@ -46,7 +47,7 @@ demo: setup build
 run: setup build
 	bin/kmsgate dev $(RUN)
 
-test: setup-test check unit integration example-go
+test: setup-test check unit integration example-go floor-table
 
 # Installs the Debian packages named in $$missing.
 INSTALL = [ -n "$$missing" ] || exit 0; \
@@ -140,9 +141,27 @@ fuzz:
 			-fuzztime $(FUZZTIME) -fuzzminimizetime 20x || exit 1; \
 	done
 
-# Measures the figures of docs/performance.md.
+# Measures the gateway, the floor and the bare token with kmsgate bench, in about ten minutes, and
+# writes the tables of docs/performance.md. With ROWS, a pattern such as 'sign EC_P256, 32', it
+# measures only some rows, and leaves the page alone.
+ROWS ?=
+BENCH_TMP ?= /var/tmp
+BENCH = bin/bench -kmsgate $(KMSGATE) -floor bin/floor -dir $(BENCH_TMP)
+bench: setup bin/kmsgate bin/floor bin/bench
+	$(BENCH) $(if $(ROWS),-rows '$(ROWS)',-write docs/performance.md)
+
+# Prints how the gateway compares with the floor, for information: no figure makes it fail.
+floor-table: setup bin/kmsgate bin/floor bin/bench
+	@$(BENCH) -rows '(sign|publickey) EC_P256, 32' -rounds 1 -time 1s -warm-up 500ms
+
+# With the flags of bin/kmsgate, so that the compiled packages of both are the same.
+.PHONY: bin/floor bin/bench
+bin/floor bin/bench:
+	$(GO) -C integration build -trimpath $(HARDENED) -o ../$@ ./$(notdir $@)
+
+# Measures the parts of the gateway, in about seven minutes.
 KEYS ?= 10000
-bench: setup
+bench-parts: setup
 	$(GO_TEST) test ./gateway ./gateway/audit -run '^$$' -bench . -benchtime 500x
 	$(GO_TEST) test ./hsm/token -run '^$$' -bench Keys -benchtime 1000x -timeout 1h -args -keys $(KEYS)
 	$(GO_TEST) test ./hsm/token -run '^$$' -bench Sign -benchtime 500ms -count 8
