@@ -30,11 +30,15 @@ type machine struct {
 
 // String returns a paragraph for the page.
 func (m machine) String() string {
-	return wrap(fmt.Sprintf("Measured on %s by `make bench`: kmsgate %s, %s, %s, Linux %s, %d cores of %s. "+
+	rounds := fmt.Sprintf("the best of %d rounds", m.options.rounds)
+	if m.options.rounds == 1 {
+		rounds = "one round"
+	}
+	return wrap(fmt.Sprintf("Measured on %s: kmsgate %s, %s, %s, Linux %s, %d cores of %s. "+
 		"The audit log is on %s, where flushing a line takes %.1f ms. The load runs on the same cores. "+
-		"Every row is the best of %d rounds of %s, which alternate between the gateway, the token and the floor.",
+		"A row is %s of %s, in which the gateway, the token and the floor alternate.",
 		m.date.Format(time.DateOnly), m.version, m.compile, m.module, m.kernel, m.cores, m.processor,
-		m.fileSystem, float64(m.flush)/float64(time.Millisecond), m.options.rounds, m.options.time))
+		m.fileSystem, float64(m.flush)/float64(time.Millisecond), rounds, m.options.time))
 }
 
 // wrap breaks a text into lines of at most 100 columns.
@@ -77,6 +81,9 @@ func examine(ctx context.Context, o options, dir string) (m machine, err error) 
 	var version struct{ Version, Go string }
 	err = ask(ctx, &version, o.kmsgate, "version", "-o", "json")
 	m.version, m.compile = version.Version, strings.Replace(version.Go, "go", "Go ", 1)
+	if commit, err := exec.CommandContext(ctx, "git", "rev-parse", "--short=12", "HEAD").Output(); err == nil && m.version == "(devel)" {
+		m.version = "of commit " + strings.TrimSpace(string(commit))
+	}
 	return m, err
 }
 

@@ -23,12 +23,12 @@ func rates(r results) string {
 	var b strings.Builder
 	b.WriteString("| request | gateway | CPU | floor | CPU | token | CPU | gateway : floor | gateway : token |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, m := range r.all {
-		token, ratio := "| | |", ""
+		token, ratio := "| | |", "|"
 		if m.token.PerSecond > 0 {
 			token = fmt.Sprintf("| %s | %s |", rate(m.token), processorTime(m.token))
-			ratio = percent(m.gateway.PerSecond, m.token.PerSecond)
+			ratio = percent(m.gateway.PerSecond, m.token.PerSecond) + " |"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s %s %s | %s |\n", m.row, rate(m.gateway), processorTime(m.gateway),
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s %s %s | %s\n", m.row, rate(m.gateway), processorTime(m.gateway),
 			rate(m.floor), processorTime(m.floor), token, percent(m.gateway.PerSecond, m.floor.PerSecond), ratio)
 	}
 	return b.String()
