@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,21 +29,12 @@ func ProcessorTime(pid int) (time.Duration, error) {
 // clock_getcpuclockid(3) makes it.
 const scheduled = 2
 
-// exactSleep returns a function that waits more exactly than time.Sleep, whose waits are up to 1 ms
-// longer while the program is idle. Both functions must be called from the goroutine that called
-// exactSleep.
-func exactSleep() (sleep func(time.Duration), stop func()) {
-	runtime.LockOSThread()
-	// The kernel delays the end of a sleep by up to 50 µs otherwise. Without the right to change
-	// that, the sleep is less exact.
+// exactSleep waits more exactly than time.Sleep, whose waits are up to 1 ms longer while the program is
+// idle. It occupies a thread.
+func exactSleep(d time.Duration) {
+	// Otherwise the kernel delays the end of a thread's sleep by up to 50 µs. Without the right to
+	// change that, or in another thread, the sleep is less exact.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	sleep = func(d time.Duration) {
-		t := unix.NsecToTimespec(int64(d))
-		_ = unix.Nanosleep(&t, nil) // a signal makes a call early, which pace does not mind
-	}
-	stop = func() {
-		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // the thread's default
-		runtime.UnlockOSThread()
-	}
-	return sleep, stop
+	t := unix.NsecToTimespec(int64(d))
+	_ = unix.Nanosleep(&t, nil) // a signal only makes a call early
 }

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,8 +44,8 @@ type Load struct {
 	// Progress, if not nil, is called once a second with the number of calls that have ended.
 	Progress func(elapsed time.Duration, ended int64)
 
-	// Sleep, if not nil, waits between the calls of the open loop. Nil is a wait that is exact to
-	// 0.1 ms; time.Sleep is exact to 1 ms.
+	// Sleep, if not nil, waits for the last milliseconds before a call of the open loop is due. Nil
+	// is a wait that is exact to 0.1 ms; time.Sleep is exact to 1 ms.
 	Sleep func(time.Duration)
 }
 
@@ -122,7 +123,7 @@ type run struct {
 	load       Load
 	begin, end time.Time // of the measured time
 	ended      atomic.Int64
-	unsent     int64
+	taken      atomic.Int64 // due calls of the open loop that callers have taken
 }
 
 // measure runs the callers, and reads the accounts of the processor at the begin and the end.
@@ -130,10 +131,10 @@ func (r *run) measure(outer context.Context, callers []Caller) (Result, error) {
 	ctx, cancel := context.WithCancel(outer)
 	defer cancel()
 	next := r.closedLoop
-	var running sync.WaitGroup
 	if r.load.Rate > 0 {
-		next = r.openLoop(ctx, &running)
+		next = r.openLoop
 	}
+	var running sync.WaitGroup
 	results := make([]Result, len(callers))
 	for i, c := range callers {
 		running.Go(func() { results[i] = r.serve(ctx, c, next) })
@@ -149,7 +150,9 @@ func (r *run) measure(outer context.Context, callers []Caller) (Result, error) {
 	for _, part := range results {
 		total.add(part)
 	}
-	total.Unsent = r.unsent
+	if r.load.Rate > 0 {
+		total.Unsent = r.dueBefore(r.end) - r.dueBefore(r.begin) - total.ended()
+	}
 	return total, outer.Err()
 }
 
@@ -179,7 +182,11 @@ func (r *run) processorTimes() (client, server time.Duration, err error) {
 	return client, server, err
 }
 
+// wait waits for a time, or until ctx is done.
 func wait(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -203,10 +210,10 @@ func (r *run) report(ctx context.Context) {
 }
 
 // serve makes calls until next says that there is none.
-func (r *run) serve(ctx context.Context, c Caller, next func() (began time.Time, ok bool)) Result {
+func (r *run) serve(ctx context.Context, c Caller, next func(context.Context) (began time.Time, ok bool)) Result {
 	part := Result{Errors: make(map[string]int64), latencies: newHistogram()}
 	for ctx.Err() == nil {
-		began, ok := next()
+		began, ok := next(ctx)
 		if !ok {
 			break
 		}
@@ -225,60 +232,44 @@ func (r *run) serve(ctx context.Context, c Caller, next func() (began time.Time,
 }
 
 // closedLoop has a caller make its next call at once.
-func (r *run) closedLoop() (began time.Time, ok bool) {
+func (r *run) closedLoop(context.Context) (began time.Time, ok bool) {
 	now := time.Now()
 	return now, now.Before(r.end)
 }
 
-// openLoop returns a function that has a caller wait for the next due call. A call is due every
-// 1/Rate seconds, whether or not the calls before it were answered.
-func (r *run) openLoop(ctx context.Context, running *sync.WaitGroup) func() (time.Time, bool) {
-	due := make(chan time.Time)
-	running.Go(func() {
-		defer close(due)
-		r.pace(ctx, due)
-	})
-	return func() (time.Time, bool) {
-		began, ok := <-due
-		return began, ok
+// openLoop has a caller take the next due call and wait until it is due. A call that was due before
+// the caller was free begins when it was due.
+func (r *run) openLoop(ctx context.Context) (began time.Time, ok bool) {
+	began = r.due(r.taken.Add(1) - 1)
+	if !began.Before(r.end) || !time.Now().Before(r.end) {
+		return began, false
 	}
+	if wait(ctx, time.Until(began)-timerError) != nil {
+		return began, false
+	}
+	if d := time.Until(began); d > 0 {
+		sleep := r.load.Sleep
+		if sleep == nil {
+			sleep = exactSleep
+		}
+		sleep(d)
+	}
+	return began, true
 }
 
-// pace hands out the due calls until the end.
-func (r *run) pace(ctx context.Context, due chan<- time.Time) {
-	sleep := r.load.Sleep
-	if sleep == nil {
-		var stop func()
-		sleep, stop = exactSleep()
-		defer stop()
-	}
-	start := r.begin.Add(-r.load.WarmUp)
-	timeout := time.NewTimer(time.Until(r.end))
-	defer timeout.Stop()
-	for n := int64(0); ; n++ {
-		at := start.Add(time.Duration(float64(n) / r.load.Rate * float64(time.Second)))
-		if !at.Before(r.end) {
-			return
-		}
-		if d := time.Until(at); d > 0 {
-			sleep(d)
-		}
-		select {
-		case due <- at:
-		case <-timeout.C:
-			r.unsent = r.dueFrom(n)
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
+// timerError is more than a timer of Go is late while the program is idle.
+const timerError = 2 * time.Millisecond
+
+// due returns when call n is due. A call is due every 1/Rate seconds, whether or not the calls before
+// it were answered.
+func (r *run) due(n int64) time.Time {
+	return r.begin.Add(time.Duration(float64(n)/r.load.Rate*float64(time.Second)) - r.load.WarmUp)
 }
 
-// dueFrom returns how many calls of the measured time are due from call n on.
-func (r *run) dueFrom(n int64) int64 {
-	warmUp := int64(r.load.Rate * r.load.WarmUp.Seconds())
-	all := int64(r.load.Rate * (r.load.WarmUp + r.load.Time).Seconds())
-	return max(all-max(n, warmUp), 0)
+// dueBefore returns how many calls are due before a time.
+func (r *run) dueBefore(t time.Time) int64 {
+	most := int(r.load.Rate*(r.load.WarmUp+r.load.Time).Seconds()) + 2
+	return int64(sort.Search(most, func(n int) bool { return !r.due(int64(n)).Before(t) }))
 }
 
 // codeOf returns the API's code of an error, or NoAnswer, or "" for nil.
