@@ -80,11 +80,11 @@ func TestBench(t *testing.T) {
 	defer os.RemoveAll(disk)
 	program, floor := build(t, "bench"), build(t, "floor")
 	run := func(args ...string) (string, error) {
-		cmd := exec.Command(program, append([]string{"-kmsgate", binary, "-floor", floor, "-time", "50ms", "-warm-up", "0s", "-rounds", "2", "-dir", disk}, args...)...)
+		cmd := exec.Command(program, append([]string{"-kmsgate", binary, "-floor", floor, "-time", "50ms", "-warm-up", "0s", "-rounds", "1", "-dir", disk}, args...)...)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	if out, err := run("-rows", "EC_P256, (1|32) caller", "-write", page); err != nil {
+	if out, err := run("-rows", "(sign EC_P256, (1|32)|publickey)", "-write", page); err != nil {
 		t.Fatalf("got %v and\n%s", err, out)
 	}
 	written, err := os.ReadFile(page)

@@ -114,8 +114,7 @@ func (b bench) measure(ctx context.Context) (r results, err error) {
 	return r, nil
 }
 
-// measureRow measures one row of both servers and, if it signs, of the token, and keeps what is better
-// than before.
+// measureRow measures one row of both servers and, if it signs, of the token.
 func (b bench) measureRow(ctx context.Context, r *result) error {
 	var more []string
 	if r.operation == "sign" {
@@ -129,13 +128,18 @@ func (b bench) measureRow(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
+	r.keep(gateway, floor)
+	return nil
+}
+
+// keep keeps what is better than before.
+func (r *result) keep(gateway, floor figure) {
 	token := figure{PerSecond: gateway.Token.PerSecond, ServerMicroseconds: gateway.Token.ServerMicroseconds}
 	for _, f := range []struct{ best, now *figure }{{&r.gateway, &gateway}, {&r.floor, &floor}, {&r.token, &token}} {
 		if f.now.PerSecond > f.best.PerSecond {
 			*f.best = *f.now
 		}
 	}
-	return nil
 }
 
 // load runs kmsgate bench.

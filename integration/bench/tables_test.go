@@ -15,6 +15,22 @@ func TestThousands(t *testing.T) {
 	}
 }
 
+// TestKeep: each of the three keeps the figures of its fastest round.
+func TestKeep(t *testing.T) {
+	figureOf := func(perSecond, cpu, token float64) figure {
+		f := figure{PerSecond: perSecond, ServerMicroseconds: cpu}
+		f.Token.PerSecond, f.Token.ServerMicroseconds = token, token/10
+		return f
+	}
+	var r result
+	r.keep(figureOf(100, 11, 70), figureOf(200, 21, 0))
+	r.keep(figureOf(120, 12, 50), figureOf(190, 22, 0))
+	r.keep(figureOf(110, 13, 80), figureOf(180, 23, 0))
+	if r.gateway.ServerMicroseconds != 12 || r.floor.ServerMicroseconds != 21 || r.token.PerSecond != 80 || r.token.ServerMicroseconds != 8 {
+		t.Errorf("got %+v, want the second round of the gateway, the first of the floor, the third of the token", r)
+	}
+}
+
 func TestTables(t *testing.T) {
 	r := results{all: []result{
 		{row: single, gateway: figure{PerSecond: 500, ServerMicroseconds: 400, P50Milliseconds: 2},
