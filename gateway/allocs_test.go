@@ -164,7 +164,7 @@ func (b *bench) costOf(h http.Handler) (least cost) {
 	return least
 }
 
-// What a signature may allocate beyond the floor.
+// A signature may allocate this much beyond the floor.
 const (
 	allowedAllocations = 140
 	allowedBytes       = 12 << 10

@@ -176,11 +176,11 @@ func setClaimed(c *call, protocol, accessKeyId, action string) {
 
 func (d *httpDoor) charges(c *call) []kms.Quota { return d.listener.charges(c.operation.Operation) }
 
-// clipped returns a text for the audit line, which has a text already. The line must not keep the whole
+// clipped returns a text for the audit line, which can have the text already. The line must not keep the whole
 // request in memory while it waits for the disk, so a text is copied, unless the line has it.
-func clipped(already, text string) string {
-	if text = kms.Clip(text); text == already {
-		return already
+func clipped(present, text string) string {
+	if text = kms.Clip(text); text == present {
+		return present
 	}
 	return strings.Clone(text)
 }

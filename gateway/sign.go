@@ -127,7 +127,7 @@ func isAlgorithm(alg hsm.Algorithm) bool {
 }
 
 // algorithmFor returns alg if the KeySpec supports it, or the KeySpec's first algorithm if
-// alg is empty. What it returns is not a part of the request, which a token that hangs would keep in memory.
+// alg is empty. The result is not a part of the request, which a token that hangs would keep in memory.
 func algorithmFor(spec hsm.KeySpec, alg hsm.Algorithm) (hsm.Algorithm, error) {
 	algorithms := hsm.Algorithms(spec)
 	if alg == "" && len(algorithms) > 0 {

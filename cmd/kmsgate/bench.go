@@ -163,6 +163,6 @@ func (a *operator) bench(cmd *cobra.Command, f *benchFlags) (err error) {
 		err = failuresIn(b.measurements)
 	}
 	b.line.End()
-	// What was measured before an error is printed as well.
+	// An error leaves the figures that were measured before it.
 	return errors.Join(a.Print(cmd, b.view()), adviseBench(err))
 }

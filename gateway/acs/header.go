@@ -201,7 +201,7 @@ func (h *Head) parseAuthorization() (a authorization, err error) {
 	seen := make(pairs, 0, 3)
 	for field := range strings.SplitSeq(fields, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(field), "=")
-		if _, twice := seen.find(name); twice || value == "" {
+		if _, found := seen.find(name); found || value == "" {
 			return a, fmt.Errorf("%w: field %.40q of the Authorization header is empty or occurs twice", ErrIncomplete,
 				name)
 		}
@@ -232,7 +232,7 @@ const maxSignedHeaders = 64
 func (h *Head) readSigned(names string) (pairs, error) {
 	signed := make(pairs, 0, strings.Count(names, ";")+1)
 	for name := range strings.SplitSeq(names, ";") {
-		if _, twice := signed.find(name); twice || name != strings.ToLower(name) {
+		if _, found := signed.find(name); found || name != strings.ToLower(name) {
 			return nil, fmt.Errorf("%w: SignedHeaders contains %q twice or not in lower case", ErrIncomplete, name)
 		}
 		value, err := h.value(name)

@@ -29,9 +29,9 @@ const entryLine = `{"Seq":7,"Prev":"6cdd","Time":"2026-11-30T01:02:03.5+08:00","
 	`"DryRun":true,"Status":200,"Code":"c","Reason":"r","DurationNanoseconds":10,"Change":9,"Late":true}`
 
 // splice returns text with n bytes at a position replaced.
-func splice(text string, at, n int, replacement string) []byte {
-	at = min(at, len(text))
-	return []byte(text[:at] + replacement + text[min(at+n, len(text)):])
+func splice(text string, position, n int, replacement string) []byte {
+	position = min(position, len(text))
+	return []byte(text[:position] + replacement + text[min(position+n, len(text)):])
 }
 
 // TestDecodeEntryLine changes a line at every byte. Whatever the decoder decodes must be the same
@@ -40,10 +40,10 @@ func TestDecodeEntryLine(t *testing.T) {
 	if !checkDecoding(t, []byte(entryLine)) {
 		t.Fatal("the decoder does not decode the line")
 	}
-	for at := range len(entryLine) + 1 {
+	for position := range len(entryLine) + 1 {
 		for _, replacement := range []string{"", `"`, `\`, ",", ":", "{", "}", " ", "0", "1", "-", "+", ".", "e", "E", "u", "Z", "<", "\x00", "\x7f", "\xff", "é", `,"Code":"c"`} {
-			checkDecoding(t, splice(entryLine, at, 0, replacement))
-			checkDecoding(t, splice(entryLine, at, 1, replacement))
+			checkDecoding(t, splice(entryLine, position, 0, replacement))
+			checkDecoding(t, splice(entryLine, position, 1, replacement))
 		}
 	}
 }
@@ -60,7 +60,7 @@ func FuzzDecodeEntryLine(f *testing.F) {
 		f.Add(len(entryLine)-1, 1, end)
 	}
 	f.Add(0, len(entryLine), `{"Seq":1}`)
-	f.Fuzz(func(t *testing.T, at, n int, replacement string) {
-		checkDecoding(t, splice(entryLine, max(at, 0), max(n, 0)%(2*len(entryLine)), replacement))
+	f.Fuzz(func(t *testing.T, position, n int, replacement string) {
+		checkDecoding(t, splice(entryLine, max(position, 0), max(n, 0)%(2*len(entryLine)), replacement))
 	})
 }

@@ -16,7 +16,7 @@ import (
 // second is one that JSON has.
 func values(t *testing.T, field reflect.StructField) (values []any) {
 	t.Helper()
-	yes, no := true, false
+	yes := true
 	switch field.Type {
 	case reflect.TypeFor[time.Time]():
 		moment := time.Date(2026, 11, 30, 1, 2, 3, 120_000_000, time.UTC)
@@ -32,7 +32,7 @@ func values(t *testing.T, field reflect.StructField) (values []any) {
 	case reflect.TypeFor[[]byte]():
 		values = []any{[]byte(nil), []byte{0}, []byte{}, []byte{0xFB, 0xFF}, []byte{0xFB, 0xFF, 0xFE}, make([]byte, 64)}
 	case reflect.TypeFor[*bool]():
-		values = []any{(*bool)(nil), &yes, &no}
+		values = []any{(*bool)(nil), &yes, new(bool)}
 	case reflect.TypeFor[bool]():
 		values = []any{false, true}
 	case reflect.TypeFor[int]():
@@ -92,8 +92,8 @@ func FuzzEncodeEntry(f *testing.F) {
 	f.Add("\xff\"\\\n", "\ufffd", []byte(nil), int64(-1), uint64(math.MaxUint64), int64(math.MaxInt64), -86400)
 	f.Fuzz(func(t *testing.T, a, b string, digest []byte, number int64, change uint64, moment int64, zone int) {
 		valid := number%2 == 0
-		when := time.Unix(moment, number).In(time.FixedZone("", zone%200_000))
-		text := checkEncoding(t, audit.Entry{Time: when, RequestId: a, Action: b, Alias: a + b, Reason: b + a, Digest: digest, Valid: &valid,
+		date := time.Unix(moment, number).In(time.FixedZone("", zone%200_000))
+		text := checkEncoding(t, audit.Entry{Time: date, RequestId: a, Action: b, Alias: a + b, Reason: b + a, Digest: digest, Valid: &valid,
 			DryRun: valid, Status: int(number), DurationNanoseconds: time.Duration(number), Change: change, Late: !valid})
 		if text != nil {
 			checkDecoding(t, text)

@@ -224,23 +224,23 @@ func (r *lineReader) line() []byte {
 
 // TestVerifyMemory checks that verifying takes the same memory for a log of any number of lines.
 func TestVerifyMemory(t *testing.T) {
-	const few, many = 70_000, 140_000 // both more than a verifier remembers
+	const shorter, longer = 70_000, 140_000 // both more than a verifier remembers
 	var live [2]uint64
-	log := madeUp(t, many, audit.Entry{RequestId: "id"})
+	log := madeUp(t, longer, audit.Entry{RequestId: "id"})
 	log.next = func(line uint64) {
-		if line == few || line == many {
+		if line == shorter || line == longer {
 			var m runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&m)
-			live[line/many] = m.HeapAlloc
+			live[line/longer] = m.HeapAlloc
 		}
 	}
 	result, err := audit.Verifier{Key: &key.PublicKey}.Verify(audit.File{Name: "audit.log", Reader: log})
-	if err != nil || result.Lines != many {
-		t.Fatalf("Verify: got %+v, %v, want %d lines", result, err, many)
+	if err != nil || result.Lines != longer {
+		t.Fatalf("Verify: got %+v, %v, want %d lines", result, err, longer)
 	}
-	if live[1] > live[0]+(many-few)*4 {
-		t.Errorf("live memory: %d bytes after %d lines and %d after %d, want it constant", live[0], few, live[1], many)
+	if live[1] > live[0]+(longer-shorter)*4 {
+		t.Errorf("live memory: %d bytes after %d lines and %d after %d, want it constant", live[0], shorter, live[1], longer)
 	}
 }
 

@@ -63,8 +63,8 @@ type results struct {
 	open *figure // the open loop at half the peak; nil unless both its rows were measured
 }
 
-// of returns the result of a row, or nil.
-func (r results) of(wanted row) *result {
+// find returns the result of a row, or nil.
+func (r results) find(wanted row) *result {
 	for i := range r.all {
 		if r.all[i].row == wanted {
 			return &r.all[i]
@@ -96,8 +96,8 @@ func (b bench) measure(ctx context.Context) (r results, err error) {
 			}
 		}
 	}
-	best := r.of(peak)
-	if best == nil || r.of(single) == nil {
+	best := r.find(peak)
+	if best == nil || r.find(single) == nil {
 		return r, nil
 	}
 	rate := strconv.FormatFloat(best.gateway.PerSecond/2, 'f', 0, 64)

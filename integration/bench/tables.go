@@ -12,7 +12,7 @@ func tables(r results) string {
 	if r.open != nil {
 		text += "\n" + latencies(r)
 	}
-	if p := r.of(peak); p != nil {
+	if p := r.find(peak); p != nil {
 		text += "\n" + capacity(p.gateway)
 	}
 	return text
@@ -61,11 +61,11 @@ func latencies(r results) string {
 		fmt.Fprintf(&b, "| %s | %.2f ms | %.2f ms | %.2f ms | %.2f ms | %.2f ms |\n",
 			name, f.P50Milliseconds, f.P95Milliseconds, f.P99Milliseconds, f.P999Milliseconds, f.MaxMilliseconds)
 	}
-	add("1 caller, closed loop", r.of(single).gateway)
-	add("32 callers, closed loop", r.of(peak).gateway)
+	add("1 caller, closed loop", r.find(single).gateway)
+	add("32 callers, closed loop", r.find(peak).gateway)
 	add(fmt.Sprintf("open loop, %s: half the peak", rate(figure{PerSecond: r.open.Rate})), *r.open)
 	fmt.Fprintf(&b, "\nIn the open loop at half the peak, the 99th percentile is %.1f times the median of one caller.\n",
-		r.open.P99Milliseconds/r.of(single).gateway.P50Milliseconds)
+		r.open.P99Milliseconds/r.find(single).gateway.P50Milliseconds)
 	return b.String()
 }
 

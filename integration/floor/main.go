@@ -111,7 +111,7 @@ func newFloor() (*floor, error) {
 	return f, nil
 }
 
-// aliasOf returns the alias that kmsgate dev gives to its key of a KeySpec. It is the KeyId here.
+// aliasOf returns the alias that kmsgate dev creates for its key of a KeySpec. It is the KeyId here.
 func aliasOf(spec hsm.KeySpec) string {
 	return "alias/dev-" + strings.ToLower(strings.ReplaceAll(string(spec), "_", "-"))
 }

@@ -38,7 +38,7 @@ func NewEndpoint(cfg apiclient.Config) (*Endpoint, error) {
 }
 
 // A connection is a Caller that sends one request again and again, over one TLS connection. After an
-// error it connects anew. It uses no proxy.
+// error it connects again. It uses no proxy.
 type connection struct {
 	endpoint *Endpoint
 	request  *signedRequest

@@ -39,10 +39,10 @@ func TestProcessorTime(t *testing.T) {
 }
 
 // TestProcessorTimeOfAnother reads the account of another process, and compares it with the one that
-// the kernel gives when the process has ended.
+// the kernel reports when the process has ended.
 func TestProcessorTimeOfAnother(t *testing.T) {
 	cat := exec.Command("cat")
-	in, err := cat.StdinPipe()
+	input, err := cat.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestProcessorTimeOfAnother(t *testing.T) {
 	if err := cat.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(in, "x"); err != nil {
+	if _, err := io.WriteString(input, "x"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil { // it runs
@@ -63,7 +63,7 @@ func TestProcessorTimeOfAnother(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	in.Close()
+	input.Close()
 	if err := cat.Wait(); err != nil {
 		t.Fatal(err)
 	}

@@ -225,7 +225,7 @@ func TestWrongAnswers(t *testing.T) {
 }
 
 // TestAnswers: a refusal has its code, and what is no answer of the API is an error. After each, the
-// caller goes on, over a new connection if it must.
+// caller continues, over a new connection if it must.
 func TestAnswers(t *testing.T) {
 	plain := func(status int, body string) func(w http.ResponseWriter) {
 		return func(w http.ResponseWriter) { w.WriteHeader(status); _, _ = io.WriteString(w, body) }

@@ -6,7 +6,7 @@
 //   - A call counts if it begins within the measured time. Its latency counts in full, even if the
 //     answer comes later. Calls of the warm-up do not count.
 //   - In the open loop a latency begins when the call was due, not when a caller was free for it. So
-//     a server that stalls cannot hide the calls that wait meanwhile.
+//     a server that stalls cannot hide the calls that wait for it.
 //   - It uses little memory, however long it runs: a latency is in a histogram, which is exact to
 //     1 %.
 //   - What it does besides the calls is not measured: signatures are verified afterwards.
@@ -39,7 +39,7 @@ type Load struct {
 	Rate    float64       // due calls per second, for the open loop; 0 is the closed loop
 	WarmUp  time.Duration // calls that begin in it are not measured
 	Time    time.Duration // is measured
-	PID     int           // a process on this machine whose processor time to measure; 0 is none
+	PID     int           // a process on this machine whose processor time to measure; 0 measures none
 
 	// Progress, if not nil, is called once a second with the number of calls that have ended.
 	Progress func(elapsed time.Duration, ended int64)
@@ -268,8 +268,8 @@ func (r *run) due(n int64) time.Time {
 
 // dueBefore returns how many calls are due before a time.
 func (r *run) dueBefore(t time.Time) int64 {
-	most := int(r.load.Rate*(r.load.WarmUp+r.load.Time).Seconds()) + 2
-	return int64(sort.Search(most, func(n int) bool { return !r.due(int64(n)).Before(t) }))
+	limit := int(r.load.Rate*(r.load.WarmUp+r.load.Time).Seconds()) + 2
+	return int64(sort.Search(limit, func(n int) bool { return !r.due(int64(n)).Before(t) }))
 }
 
 // codeOf returns the API's code of an error, or NoAnswer, or "" for nil.

@@ -77,15 +77,15 @@ func (r *run) measureToken(ctx context.Context, test func(ctx context.Context) (
 
 // share returns which part of a time is within the measured time.
 func (r *run) share(began, ended time.Time) float64 {
-	from, to := began, ended
-	if from.Before(r.begin) {
-		from = r.begin
+	first, last := began, ended
+	if first.Before(r.begin) {
+		first = r.begin
 	}
-	if to.After(r.end) {
-		to = r.end
+	if last.After(r.end) {
+		last = r.end
 	}
-	if !to.After(from) {
+	if !last.After(first) {
 		return 0
 	}
-	return float64(to.Sub(from)) / float64(ended.Sub(began))
+	return float64(last.Sub(first)) / float64(ended.Sub(began))
 }

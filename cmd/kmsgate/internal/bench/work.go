@@ -34,8 +34,8 @@ type Key struct {
 	Key                 hsm.Key
 }
 
-// A Work is one operation with one key at one endpoint. Connect makes its callers. Every caller has a
-// digest of its own, so an answer to another caller does not pass for a good one.
+// A Work is one operation with one key at one endpoint. Connect makes its callers. Every caller has its
+// own digest, so an answer to another caller does not pass for a good one.
 type Work struct {
 	Endpoint  *Endpoint
 	Operation Operation
