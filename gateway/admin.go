@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -132,15 +133,16 @@ func (d *adminDoor) answer(c *call, resp kms.Response, apiErr *kms.Error) error 
 }
 
 func (d *adminDoor) write(c *call, status int, body any) {
-	text, err := kms.EncodeJSON(body)
-	if err != nil {
+	var text bytes.Buffer
+	if err := kms.EncodeJSON(&text, body); err != nil {
 		d.server.config.Logger.Error("cannot encode an answer", "RequestId", c.requestId, "err", err)
-		status, text = http.StatusInternalServerError, nil
+		status = http.StatusInternalServerError
+		text.Reset()
 	}
 	d.w.Header().Set("Content-Type", kms.FormatJSON.ContentType)
-	d.w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	d.w.Header().Set("Content-Length", strconv.Itoa(text.Len()))
 	d.w.WriteHeader(status)
-	_, _ = d.w.Write(text) // an error means that the client has disconnected
+	_, _ = d.w.Write(text.Bytes()) // an error means that the client has disconnected
 }
 
 // writeOctets writes an answer that is not JSON. If that fails, it aborts the connection,

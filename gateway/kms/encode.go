@@ -12,13 +12,13 @@ import (
 // because SDKs compare that of XML as a string.
 type Format struct {
 	ContentType string
-	// Encode encodes the answer to a request for an action.
-	Encode func(action string, body any) ([]byte, error)
+	// Encode appends the answer to a request for an action to b.
+	Encode func(b *bytes.Buffer, action string, body any) error
 }
 
 // The formats of responses.
 var (
-	FormatJSON = &Format{"application/json;charset=utf-8", func(_ string, body any) ([]byte, error) { return EncodeJSON(body) }}
+	FormatJSON = &Format{"application/json;charset=utf-8", func(b *bytes.Buffer, _ string, body any) error { return EncodeJSON(b, body) }}
 	FormatXML  = &Format{"text/xml;charset=utf-8", encodeXML}
 )
 
@@ -43,32 +43,28 @@ func CheckFormat(name string) error {
 	return nil
 }
 
-// EncodeJSON encodes body as JSON. It does not escape &, < and >, because Alibaba Cloud's older
+// EncodeJSON appends body as JSON to b. It does not escape &, < and >, because Alibaba Cloud's older
 // Java SDK does not decode \u escapes. An empty list becomes [], a nil list null.
-func EncodeJSON(body any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
+func EncodeJSON(b *bytes.Buffer, body any) error {
+	e := json.NewEncoder(b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(body); err != nil {
-		return nil, err
+		return err
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), nil
+	b.Truncate(b.Len() - 1) // the newline at the end
+	return nil
 }
 
-// encodeXML encodes body as an element that is named Error if it is an ErrorBody, and otherwise after the
-// action, followed by "Response". Each member becomes an element. A list becomes one element per member, so an empty list
-// leaves no trace.
-func encodeXML(action string, body any) ([]byte, error) {
+// encodeXML appends body to b as an element that is named Error if it is an ErrorBody, and otherwise after
+// the action, followed by "Response". Each member becomes an element. A list becomes one element per member,
+// so an empty list leaves no trace.
+func encodeXML(b *bytes.Buffer, action string, body any) error {
 	root := action + "Response"
 	if _, ok := body.(ErrorBody); ok {
 		root = "Error"
 	}
-	var b strings.Builder
 	b.WriteString(xml.Header)
-	if err := xml.NewEncoder(&b).EncodeElement(body, xml.StartElement{Name: xml.Name{Local: root}}); err != nil {
-		return nil, err
-	}
-	return []byte(b.String()), nil
+	return xml.NewEncoder(b).EncodeElement(body, xml.StartElement{Name: xml.Name{Local: root}})
 }
 
 // Base64 is a byte slice that every Format encodes as standard Base64 with padding.

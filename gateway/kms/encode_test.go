@@ -105,11 +105,9 @@ func TestResponses(t *testing.T) {
 	var all bytes.Buffer
 	encode := func(r kms.Response, f *kms.Format) {
 		t.Helper()
-		text, err := f.Encode(strings.TrimSuffix(reflect.TypeOf(r).Elem().Name(), "Response"), r)
-		if err != nil {
+		if err := f.Encode(&all, strings.TrimSuffix(reflect.TypeOf(r).Elem().Name(), "Response"), r); err != nil {
 			t.Errorf("%T: %v", r, err)
 		}
-		all.Write(text)
 	}
 	for _, r := range responses() {
 		if _, ok := r.(*kms.DescribeTokenResponse); ok {
@@ -135,8 +133,9 @@ func TestResponsesAreComplete(t *testing.T) {
 	for _, r := range responses() {
 		listed[reflect.TypeOf(r).Elem().Name()] = true
 		r.SetRequestId("id")
-		if text, err := kms.EncodeJSON(r); err != nil || !bytes.HasPrefix(text, []byte(`{"RequestId":"id"`)) {
-			t.Errorf("%T: %.40s, %v, want a RequestId first", r, text, err)
+		var text bytes.Buffer
+		if err := kms.EncodeJSON(&text, r); err != nil || !strings.HasPrefix(text.String(), `{"RequestId":"id"`) {
+			t.Errorf("%T: %.40s, %v, want a RequestId first", r, text.String(), err)
 		}
 	}
 	files, err := filepath.Glob("*.go")
@@ -190,19 +189,21 @@ func TestFormat(t *testing.T) {
 func TestEncodeText(t *testing.T) {
 	t.Parallel()
 	r := kms.GetKeyPolicyResponse{Policy: "a<b>&\"c\"\\ \n中"}
-	text, err := kms.FormatJSON.Encode("", &r)
-	if err != nil || strings.Contains(string(text), `\u`) || bytes.HasSuffix(text, []byte("\n")) {
-		t.Errorf("JSON: %q, %v, want no \\u escape and no newline at the end", text, err)
+	var text bytes.Buffer
+	err := kms.FormatJSON.Encode(&text, "", &r)
+	if err != nil || strings.Contains(text.String(), `\u`) || strings.HasSuffix(text.String(), "\n") {
+		t.Errorf("JSON: %q, %v, want no \\u escape and no newline at the end", text.String(), err)
 	}
 	var decoded kms.GetKeyPolicyResponse
-	if err := json.Unmarshal(text, &decoded); err != nil || decoded != r {
+	if err := json.Unmarshal(text.Bytes(), &decoded); err != nil || decoded != r {
 		t.Errorf("decoded JSON: %+v, %v, want %+v", decoded, err, r)
 	}
-	text, err = kms.FormatXML.Encode("GetKeyPolicy", &r)
+	text.Reset()
+	err = kms.FormatXML.Encode(&text, "GetKeyPolicy", &r)
 	want := `<?xml version="1.0" encoding="UTF-8"?>` + "\n<GetKeyPolicyResponse><RequestId></RequestId>" +
 		"<Policy>a&lt;b&gt;&amp;&#34;c&#34;\\ &#xA;中</Policy></GetKeyPolicyResponse>"
-	if err != nil || string(text) != want {
-		t.Errorf("XML: %s, %v, want %s", text, err, want)
+	if err != nil || text.String() != want {
+		t.Errorf("XML: %s, %v, want %s", text.String(), err, want)
 	}
 }
 
