@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/audit"
 	"github.com/kmsgate/kmsgate/gateway/front"
 	"github.com/kmsgate/kmsgate/gateway/identity"
@@ -30,7 +31,7 @@ type call struct {
 	// verified.
 	action     string
 	parameters map[string]string
-	nonce      store.Nonce // a change by this call stores it; zero if the request has none or it is stored
+	nonce      *acs.Claim // a change by this call stores its nonce; nil if the request has none or it is stored
 
 	records   *store.Records      // the records of the one moment that the call sees
 	principal *identity.Principal // nil until the claim is verified
@@ -38,8 +39,6 @@ type call struct {
 	dryRun    bool
 	confirmed bool
 	changed   bool // the call changed records, and its audit line is in the outbox
-
-	conditions conditions // of the request, for policies
 
 	used *store.KeyVersion // the answer tells something made with this version's key pair; nil if nothing
 	line uint64            // the number of the audit line; 0 until it is written, and for a change or an intent
@@ -54,10 +53,6 @@ type call struct {
 func (s *Server) serve(ctx context.Context, d door, source string) error {
 	c := &call{server: s, door: d, began: s.config.Now(), requestId: newRequestId(), records: s.config.Store.Now()}
 	c.now = c.began.UTC().Round(0)
-	c.conditions = conditions{now: c.now, remote: d.name().IsRemote()}
-	if c.conditions.remote {
-		c.conditions.address = source
-	}
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d.name()), Source: source}
 	defer func() {
 		if c.intent != nil {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
 	"github.com/kmsgate/kmsgate/store"
 )
@@ -94,7 +95,7 @@ func (c *call) write(f func(tx *store.Tx) error) error {
 	entry.Status = http.StatusOK
 	err := c.server.journal.Update(&entry, withNonce(c, f))
 	if err == nil {
-		c.changed, c.nonce, c.entry.Change = true, store.Nonce{}, entry.Change
+		c.changed, c.nonce, c.entry.Change = true, nil, entry.Change
 	}
 	return err
 }
@@ -107,7 +108,7 @@ func (c *call) record(f func(tx *store.Tx) error) error {
 	}
 	err := c.server.config.Store.Update(withNonce(c, f))
 	if err == nil {
-		c.nonce = store.Nonce{}
+		c.nonce = nil
 	}
 	return err
 }
@@ -124,9 +125,10 @@ func (c *call) checkConfirmed() error {
 // calls f.
 func withNonce(c *call, f func(tx *store.Tx) error) func(tx *store.Tx) error {
 	return func(tx *store.Tx) error {
-		if c.nonce != (store.Nonce{}) {
+		if claim := c.nonce; claim != nil {
 			// The record must not keep the whole request in memory.
-			n := store.Nonce{AccessKeyId: strings.Clone(c.nonce.AccessKeyId), Nonce: strings.Clone(c.nonce.Nonce), Until: c.nonce.Until}
+			n := store.Nonce{AccessKeyId: strings.Clone(claim.AccessKeyId), Nonce: strings.Clone(claim.Nonce),
+				Until: claim.Time.Add(identity.TimeWindow)}
 			if err := tx.PutNonce(n, forgetNonces(c.server)); err != nil {
 				return err
 			}

@@ -33,7 +33,7 @@ func (c *call) authorizeKey(keyId string, key *store.Key) error {
 // Forbidden.NoPermission with the reason, which is for the log.
 func (c *call) permit(resource string, key *store.Key) error {
 	d, err := c.server.callers.Decide(c.records, c.principal,
-		identity.Question{Action: c.action, Resource: resource, Values: &c.conditions}, key)
+		identity.Question{Action: c.action, Resource: resource, Values: requestValues{c}}, key)
 	if err != nil {
 		return err
 	}
@@ -43,24 +43,21 @@ func (c *call) permit(resource string, key *store.Key) error {
 	return nil
 }
 
-// conditions are the values of the condition keys that depend on the request.
-type conditions struct {
-	now     time.Time
-	remote  bool   // over TLS: plain HTTP was refused before
-	address string // the caller's; empty for a caller on this machine
-}
+// requestValues are the values of the condition keys that depend on a call's request.
+type requestValues struct{ *call }
 
 // Value implements policy.Values.
-func (v *conditions) Value(key string) (value string, ok bool) {
-	switch key {
-	case "acs:CurrentTime":
-		return v.now.Format(time.RFC3339), true
-	case "acs:SecureTransport":
-		return strconv.FormatBool(v.remote), true
-	case "acs:MFAPresent":
+func (c requestValues) Value(key string) (value string, ok bool) {
+	remote := c.door.name().IsRemote()
+	switch {
+	case key == "acs:CurrentTime":
+		return c.now.Format(time.RFC3339), true
+	case key == "acs:SecureTransport":
+		return strconv.FormatBool(remote), true // plain HTTP was refused before
+	case key == "acs:MFAPresent":
 		return "false", true // a key is a single factor
-	case "acs:SourceIp":
-		return v.address, v.address != ""
+	case key == "acs:SourceIp" && remote:
+		return c.entry.Source, true
 	}
 	return "", false
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/kmsgate/kmsgate/gateway/acs"
 	"github.com/kmsgate/kmsgate/gateway/identity"
 	"github.com/kmsgate/kmsgate/gateway/kms"
-	"github.com/kmsgate/kmsgate/store"
 )
 
 // maxBody is the most bytes of a request's body, and of its query.
@@ -156,7 +155,7 @@ func (d *rpcDoor) authenticate(ctx context.Context, c *call) (*identity.Principa
 	}
 	d.admit()
 	c.parameters = claim.Parameters()
-	c.nonce = store.Nonce{AccessKeyId: claim.AccessKeyId, Nonce: claim.Nonce, Until: claim.Time.Add(identity.TimeWindow)}
+	c.nonce = claim
 	return p, nil
 }
 

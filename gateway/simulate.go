@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -82,14 +81,30 @@ func simulateResource(
 	c *call, p *identity.Principal, action string,
 	req *kms.SimulatePolicyRequest, key *store.Key, resp *kms.SimulatePolicyResponse,
 ) error {
-	values := &conditions{now: c.now, remote: true, address: cmp.Or(req.SourceIp, c.conditions.address)}
 	d, err := c.server.callers.Decide(c.records, p,
-		identity.Question{Action: action, Resource: resp.Resource, Values: values}, key)
+		identity.Question{Action: action, Resource: resp.Resource, Values: simulatedValues{requestValues{c}, req.SourceIp}}, key)
 	resp.Allowed, resp.Reason, resp.PolicyName, resp.Statement = d.Allowed, d.Reason(), d.Policy, d.Statement
 	if errors.Is(err, kms.ErrNoPermission) {
 		resp.Reason, err = err.Error(), nil
 	}
 	return err
+}
+
+// simulatedValues are the values of the condition keys for a request over the network.
+type simulatedValues struct {
+	requestValues
+	address string // of the request; empty for none
+}
+
+// Value implements policy.Values.
+func (v simulatedValues) Value(key string) (value string, ok bool) {
+	switch key {
+	case "acs:SecureTransport":
+		return "true", true
+	case "acs:SourceIp":
+		return v.address, v.address != ""
+	}
+	return v.requestValues.Value(key)
 }
 
 // simulatedOperation returns the operation to simulate, by its name in either API.
