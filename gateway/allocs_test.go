@@ -164,10 +164,15 @@ func (b *bench) costOf(h http.Handler) (least cost) {
 	return least
 }
 
-// A signature may allocate this much beyond the floor.
+// A signature may allocate this much beyond the floor. The audit log takes a third of it. How many lines the log
+// writes at once makes a difference of two allocations.
 const (
-	allowedAllocations = 140
-	allowedBytes       = 12 << 10
+	allowedAllocations = 42
+	allowedBytes       = 4400
+
+	// The race detector makes sync.Pool drop a quarter of what it gets.
+	raceAllocations = 4
+	raceBytes       = 1000
 )
 
 // TestAllocations compares what a signature with EC_P256 allocates in the handler, without the token's
@@ -175,11 +180,16 @@ const (
 func TestAllocations(t *testing.T) {
 	b, signs, floor := newSigner(t)
 	got, least := b.costOf(signs), b.costOf(floor)
+	allowed := cost{least.allocations + allowedAllocations, least.bytes + allowedBytes}
+	if raceDetector {
+		allowed.allocations += raceAllocations
+		allowed.bytes += raceBytes
+	}
 	t.Logf("a signature: %.1f allocations, %.0f bytes; the floor: %.1f, %.0f", got.allocations, got.bytes,
 		least.allocations, least.bytes)
-	if got.allocations > least.allocations+allowedAllocations || got.bytes > least.bytes+allowedBytes {
-		t.Errorf("got %.1f allocations and %.0f bytes, want at most %d and %d more than the floor's %.1f and %.0f",
-			got.allocations, got.bytes, allowedAllocations, allowedBytes, least.allocations, least.bytes)
+	if got.allocations > allowed.allocations || got.bytes > allowed.bytes {
+		t.Errorf("got %.1f allocations and %.0f bytes, want at most %.1f and %.0f", got.allocations, got.bytes,
+			allowed.allocations, allowed.bytes)
 	}
 }
 
