@@ -210,13 +210,14 @@ func (w *writer) writeLines() error {
 // pendingEvent returns the event that records why the log could not be written or why it abandoned
 // a file. It returns nil if there is nothing to record.
 func (w *writer) pendingEvent() ([]byte, error) {
+	if w.failing == nil && w.abandoned == "" {
+		return nil, nil
+	}
 	e := Event{Time: time.Now().UTC(), Abandoned: w.abandoned}
 	if w.failing != nil {
 		e.Resumed = w.failing.Error()
 	}
-	if e.Kind = e.kindOfFields(); e.Kind == "" {
-		return nil, nil
-	}
+	e.Kind = e.kindOfFields()
 	return encodeEvent(e)
 }
 
