@@ -39,13 +39,13 @@ and counts against the user's quotas.
 
 Each key, operation and number of callers is measured separately. A caller sends its next
 request when it has the answer (closed loop). With --rate, requests are due at that rate,
-and a latency begins when the request was due (open loop): this shows what users of a
-server that stalls wait. Some of the answers to every caller are checked afterwards; a
-signature must verify with the public key.
+and a latency counts from the due time (open loop). So the figures include the wait during
+a stall. Afterwards, some answers to each caller are checked: signatures are verified with
+the public key.
 
 --pid also measures the processor time of the server. --token has the gateway sign without
 requests, as kmsgate token test does, and shows the ratio: how much of the token's rate
-the endpoint reaches. It needs the running gateway's --config, or --dir.`,
+the endpoint reaches. --token needs --dir, or the --config of the running gateway.`,
 		Example: `  kmsgate bench --dir ./kms --key alias/dev-ec-p256 --callers 1,8,32 --token
   kmsgate bench --endpoint kms.example:443 --ca-file ca.pem --key alias/release --rate 500 -o json`,
 		Args: cli.Arguments(""),
@@ -72,7 +72,7 @@ func (f *benchFlags) addTo(app *cli.App, cmd *cobra.Command) {
 	app.AddFlag(cmd, f.algorithm)
 	flags.StringVar(&f.version, "version", "", "`ID` of the key's version (default: the newest)")
 	flags.IntSliceVar(&f.callers, "callers", []int{1, 8, 32}, "how many callers there are: `N,N…`")
-	flags.Float64Var(&f.load.Rate, "rate", 0, "requests per second that are due, for the open loop: `N`; there are --callers at most in flight")
+	flags.Float64Var(&f.load.Rate, "rate", 0, "open loop: `N` requests a second are due, with at most --callers in flight")
 	flags.DurationVar(&f.load.Time, "time", 10*time.Second, "how long each load is measured")
 	flags.DurationVar(&f.load.WarmUp, "warm-up", 2*time.Second, "how long each load runs before that")
 	flags.IntVar(&f.load.PID, "pid", 0, "`PID` of the server on this machine, to measure its processor time")
@@ -95,7 +95,7 @@ func (f *benchFlags) check() error {
 	case len(f.callers) == 0:
 		return cli.Usagef("--callers is empty: give a number")
 	case f.load.Time <= 0 || f.load.WarmUp < 0:
-		return cli.Usagef("--time must be more than 0, and --warm-up not less")
+		return cli.Usagef("--time must be more than 0, and --warm-up must not be negative")
 	case f.load.Rate < 0:
 		return cli.Usagef("--rate %v: must be more than 0", f.load.Rate)
 	case f.token && f.config == "" && f.dir == "":
@@ -120,7 +120,7 @@ func (f *benchFlags) connect() (cfg apiclient.Config, keys []string, err error) 
 	}
 	env, err := dev.ReadEnvironment(f.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return cfg, nil, fmt.Errorf("%w in %q: start it with kmsgate dev --dir (%w)", target.ErrUnreachable, f.dir, err)
+		return cfg, nil, fmt.Errorf("%w in %q: start it with kmsgate dev --dir %s (%w)", target.ErrUnreachable, f.dir, f.dir, err)
 	}
 	if err != nil {
 		return cfg, nil, err

@@ -16,7 +16,7 @@ import (
 	"github.com/kmsgate/kmsgate/hsm"
 )
 
-// findKeys finds the keys, and by that whether the endpoint can be used.
+// findKeys looks up the keys. It fails early if the endpoint or the access key does not work.
 func findKeys(ctx context.Context, cfg apiclient.Config, names []string, f *benchFlags) (keys []signer.Key, err error) {
 	c, err := apiclient.New(cfg)
 	if err != nil {

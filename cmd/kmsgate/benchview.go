@@ -158,10 +158,10 @@ func warnings(all []measurement) (texts []string) {
 			add("the user's quota refused requests: raise it with kmsgate quota update, or give a lower --rate")
 		}
 		if m.Errors[bench.NoAnswer] > 0 {
-			add("connections failed before an answer: see the log of the server")
+			add("requests got no answer of the API: see the server's log, and any proxy in between")
 		}
 		if m.Unsent > 0 {
-			add("the endpoint did not keep up with --rate: requests that were due were not sent, and their latency is not in the table")
+			add("no caller was free for some due requests: give more --callers or a lower --rate. The table lacks their latency")
 		}
 	}
 	return texts
@@ -180,7 +180,7 @@ func failuresIn(all []measurement) (err error) {
 		}
 	}
 	if unanswered > 0 {
-		err = fmt.Errorf("%s got no answer: see Errors", cli.Count(unanswered, "request"))
+		err = fmt.Errorf("%s got no answer of the API: see Errors", cli.Count(unanswered, "request"))
 	}
 	if refused > 0 {
 		err = errors.Join(err, fmt.Errorf("%s %w: see Errors", cli.Count(refused, "request"), cli.ErrRefused))

@@ -1,12 +1,12 @@
 // Command bench measures a kmsgate dev with kmsgate bench, and beside it the floor (package floor) and
-// the bare token, on the same machine in the same run. The rounds alternate, so that what else the
-// machine does meets all three, and of the rounds of each row the best counts.
+// the bare token, on the same machine in the same run. The rounds alternate, so that other load
+// on the machine affects all three alike. The best round of each row counts.
 //
 //	bench -kmsgate bin/kmsgate -floor bin/floor                             print tables
 //	bench -kmsgate bin/kmsgate -floor bin/floor -write docs/performance.md  also write them to the page
 //	bench … -rows '^sign EC_P256' -time 1s -rounds 1                        a short run
 //
-// Its exit status tells whether it could measure. No figure is an error.
+// It fails only if it cannot measure, whatever the figures are.
 package main
 
 import (

@@ -21,7 +21,7 @@ func tables(r results) string {
 // rates returns the table of rates and processor times.
 func rates(r results) string {
 	var b strings.Builder
-	b.WriteString("| request | gateway | CPU | floor | CPU | token | CPU | gateway : floor | gateway : token |\n|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| request | gateway | gateway CPU | floor | floor CPU | token | token CPU | gateway : floor | gateway : token |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, m := range r.all {
 		token, ratio := "| | |", "|"
 		if m.token.PerSecond > 0 {

@@ -1,7 +1,6 @@
 // Command floor serves AsymmetricSign, AsymmetricVerify and GetPublicKey with what every server of the
-// API must do and nothing else: net/http, TLS, the check of the request's signature, and JSON. It has
-// no audit log, no policies, no records and no token. What kmsgate bench measures of it is the floor:
-// no gateway can be faster, and the distance to it is what the gateway's guarantees cost.
+// API must do: net/http, TLS, the check of the request's signature, and JSON. It has no audit log, no
+// policies, no records and no token. So the distance to it is what the gateway's guarantees cost.
 //
 // Its answers are right. It signs in this process, once for each digest, and remembers the signature,
 // so that a signature costs nothing. Never use it for anything but measuring.

@@ -384,7 +384,7 @@ func ParseEnvironment(text string) (e Environment, err error) {
 			value, text, ok = printable.CutShell(text)
 		}
 		if !ok || !strings.HasPrefix(text, "\n") {
-			return nil, errors.New("the file env was not written by kmsgate dev")
+			return nil, errors.New("kmsgate dev did not write this file (start kmsgate dev again)")
 		}
 		e, text = append(e, [2]string{name, value}), text[1:]
 	}

@@ -122,7 +122,7 @@ func Summary(r audit.VerifyResult) string {
 			n, last.Seen, last.Found)
 	}
 	if n := len(r.InDoubt); n > 0 {
-		text += fmt.Sprintf("; in doubt after crashes: the results of %d intended lines, the last of them %d", n, r.InDoubt[n-1])
+		text += fmt.Sprintf("; after crashes, %d intended lines are in doubt, the last of them line %d", n, r.InDoubt[n-1])
 	}
 	switch more := r.Last.Seq - r.Proven.Seq; more {
 	case 0:

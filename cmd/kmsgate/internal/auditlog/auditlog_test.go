@@ -243,7 +243,7 @@ func TestSummary(t *testing.T) {
 		"proven: lines 1 to 9, up to 2026-11-22T00:00:00Z; the database was rolled back (2 in the log), most recently from change 8 to change 6": {
 			First: line(1), Last: line(9), Proven: line(9), ProvenTime: auditlogtest.Begin,
 			RolledBack: []audit.Rollback{{Found: 1, Seen: 2}, {Found: 6, Seen: 8}}},
-		"proven: lines 1 to 9, up to 2026-11-22T00:00:00Z; in doubt after crashes: the results of 2 intended lines, the last of them 6": {
+		"proven: lines 1 to 9, up to 2026-11-22T00:00:00Z; after crashes, 2 intended lines are in doubt, the last of them line 6": {
 			First: line(1), Last: line(9), Proven: line(9), ProvenTime: auditlogtest.Begin, InDoubt: []uint64{3, 6}},
 		"not proven yet: lines 3 to 9 form a chain, but no checkpoint covers them": {First: line(3), Last: line(9), Proven: line(2), ProvenTime: auditlogtest.Begin},
 	} {

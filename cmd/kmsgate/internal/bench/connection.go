@@ -49,8 +49,8 @@ type connection struct {
 	answered func(body []byte)
 }
 
-// call returns a caller of an operation. answered is called with the body of every answer that is no
-// refusal; the body is valid until it returns.
+// call returns a caller of an operation. It passes the body of every successful answer to answered; the body
+// is valid until answered returns.
 func (e *Endpoint) call(action string, parameters map[string]string, answered func(body []byte)) *connection {
 	return &connection{
 		endpoint: e, request: newSignedRequest(e.config, e.url.Host, action, parameters),
@@ -58,7 +58,6 @@ func (e *Endpoint) call(action string, parameters map[string]string, answered fu
 	}
 }
 
-// open connects.
 func (c *connection) open(ctx context.Context) error {
 	address := c.endpoint.url.Host
 	if c.endpoint.url.Port() == "" {
@@ -95,7 +94,7 @@ func (c *connection) Call(ctx context.Context) error {
 	}
 	var refusal kms.ErrorBody
 	if err := json.Unmarshal(c.body.Bytes(), &refusal); err != nil || refusal.Code == "" {
-		return fmt.Errorf("%s answered with status %d and no JSON of the API: is it a KMS endpoint?", c.endpoint.url.Host, status)
+		return fmt.Errorf("%s answered with HTTP status %d, but not in the API's JSON (check --endpoint)", c.endpoint.url.Host, status)
 	}
 	return &kms.Error{Status: status, Code: refusal.Code, Message: refusal.Message}
 }

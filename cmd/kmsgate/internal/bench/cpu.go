@@ -25,8 +25,7 @@ func ProcessorTime(pid int) (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// scheduled marks the clock of a process that counts what the scheduler has given to it, as
-// clock_getcpuclockid(3) makes it.
+// scheduled selects the clock that counts a process's time on processors, as clock_getcpuclockid(3) does.
 const scheduled = 2
 
 // exactSleep waits more exactly than time.Sleep, whose waits are up to 1 ms longer while the program is

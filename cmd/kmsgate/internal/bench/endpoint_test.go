@@ -218,7 +218,7 @@ func TestWrongAnswers(t *testing.T) {
 		if err := call(t, work, 400); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if _, err := work.Check(); err == nil || !strings.Contains(err.Error(), "a wrong answer") {
+		if _, err := work.Check(); err == nil || !strings.Contains(err.Error(), "checking the answer") {
 			t.Errorf("%s: Check: got %v, want an error", name, err)
 		}
 	}
@@ -236,8 +236,8 @@ func TestAnswers(t *testing.T) {
 		code   string
 	}{
 		"refused":      {plain(429, `{"Code":"Rejected.Throttling","Message":"m"}`), "m", "Rejected.Throttling"},
-		"no API":       {plain(404, "<html>"), "is it a KMS endpoint?", ""},
-		"no JSON":      {plain(200, "<html>"), "is it a KMS endpoint?", ""},
+		"no API":       {plain(404, "<html>"), "check --endpoint", ""},
+		"no JSON":      {plain(200, "<html>"), "check --endpoint", ""},
 		"too long":     {plain(200, strings.Repeat("x", 64<<10)), "more than 65535 bytes", ""},
 		"disconnected": {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, "EOF", ""},
 		"cut short": {func(w http.ResponseWriter) {

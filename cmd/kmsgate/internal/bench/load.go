@@ -9,7 +9,7 @@
 //     a server that stalls cannot hide the calls that wait for it.
 //   - It uses little memory, however long it runs: a latency is in a histogram, which is exact to
 //     1 %.
-//   - What it does besides the calls is not measured: signatures are verified afterwards.
+//   - Answers are checked after the measured time, so the checks do not affect the figures.
 package bench
 
 import (
@@ -44,8 +44,8 @@ type Load struct {
 	// Progress, if not nil, is called once a second with the number of calls that have ended.
 	Progress func(elapsed time.Duration, ended int64)
 
-	// Sleep, if not nil, waits for the last milliseconds before a call of the open loop is due. Nil
-	// is a wait that is exact to 0.1 ms; time.Sleep is exact to 1 ms.
+	// Sleep, if not nil, waits for the last milliseconds before a call of the open loop is due. The
+	// default is exact to 0.1 ms; time.Sleep is exact to 1 ms.
 	Sleep func(time.Duration)
 }
 
@@ -98,7 +98,7 @@ func (r Result) PerCall(cpu time.Duration) time.Duration {
 const errorPause = 100 * time.Millisecond
 
 // Run makes the calls. connect makes the caller with a number from 0. Run returns the error of
-// connect, of ctx, or of the processor's account. Errors of calls are counted in the Result.
+// connect, of ctx, or of reading the processor time. Errors of calls are counted in the Result.
 func (l Load) Run(ctx context.Context, connect func(ctx context.Context, i int) (Caller, error)) (_ Result, err error) {
 	callers := make([]Caller, 0, l.Callers)
 	defer func() {
@@ -156,7 +156,7 @@ func (r *run) measure(outer context.Context, callers []Caller) (Result, error) {
 	return total, outer.Err()
 }
 
-// account waits for the measured time, and sets what the kernel has accounted in it.
+// account waits until the measured time has passed, and records the processor time used in it.
 func (r *run) account(ctx context.Context, total *Result) error {
 	if err := wait(ctx, time.Until(r.begin)); err != nil {
 		return err
@@ -257,7 +257,7 @@ func (r *run) openLoop(ctx context.Context) (began time.Time, ok bool) {
 	return began, true
 }
 
-// timerError is more than a timer of Go is late while the program is idle.
+// timerError exceeds the delay of a timer of Go in an idle program.
 const timerError = 2 * time.Millisecond
 
 // due returns when call n is due. A call is due every 1/Rate seconds, whether or not the calls before
@@ -309,7 +309,8 @@ func (r *Result) add(part Result) {
 	}
 }
 
-// The latencies that a histogram tells apart, in nanoseconds. Calls time out before the longest.
+// The latencies that a histogram tells apart, in nanoseconds. Longer ones, which only the
+// open loop can have, count as the longest.
 const (
 	shortest = int64(time.Nanosecond)
 	longest  = int64(2 * time.Minute)
@@ -329,5 +330,5 @@ func (r Result) Check() error {
 	if r.FirstError != nil {
 		return fmt.Errorf("%w: %w", ErrNoCall, r.FirstError)
 	}
-	return fmt.Errorf("%w in the measured time", ErrNoCall)
+	return fmt.Errorf("%w: none was due in the measured time (give a higher --rate or a longer --time)", ErrNoCall)
 }

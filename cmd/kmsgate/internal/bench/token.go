@@ -19,8 +19,8 @@ const (
 	testTime = 100 * time.Millisecond
 )
 
-// RunToken has the callers test the token, in the closed loop. A test counts by the part of it that is
-// within the measured time. In the Result, Calls are signatures; their latencies are medians of tests.
+// RunToken has the callers test the token, in the closed loop. A test that lies partly outside the
+// measured time counts in proportion. In the Result, Calls are signatures; their latencies are medians of tests.
 // It returns the first error of a test.
 func (l Load) RunToken(ctx context.Context, test TokenTest) (Result, error) {
 	median, err := test(ctx, min(10, maxTest))

@@ -24,7 +24,6 @@ const (
 	PublicKey Operation = "publickey" // GetPublicKey
 )
 
-// Operations are all operations.
 var Operations = []Operation{Sign, Verify, PublicKey}
 
 // A Key is a key version that the calls use. Key has its KeySpec and its public key.
@@ -45,7 +44,7 @@ type Work struct {
 	samples []*sample // of each caller
 }
 
-// A sample holds some of the answers to one caller: the first of every interval.
+// A sample holds some of the answers to one caller: the last of every interval.
 type sample struct {
 	digest   []byte
 	answers  [][]byte
@@ -127,7 +126,7 @@ func (w *Work) Check() (checked int, err error) {
 	for _, s := range w.samples {
 		for _, body := range s.answers {
 			if err := w.check(s.digest, body); err != nil {
-				return checked, fmt.Errorf("a wrong answer: %w: %.500q", err, body)
+				return checked, fmt.Errorf("checking the answer %.500q: %w", body, err)
 			}
 			checked++
 		}
@@ -148,7 +147,7 @@ func (w *Work) check(digest, body []byte) error {
 	case Verify:
 		var answer kms.AsymmetricVerifyResponse
 		if err := json.Unmarshal(body, &answer); err != nil || !answer.Value {
-			return errors.Join(errors.New("the endpoint does not verify its own signature"), err)
+			return errors.Join(errors.New("AsymmetricVerify refused a signature that the endpoint made"), err)
 		}
 	case PublicKey:
 		var answer kms.GetPublicKeyResponse
@@ -156,7 +155,7 @@ func (w *Work) check(digest, body []byte) error {
 			return err
 		}
 		if block, _ := pem.Decode([]byte(answer.PublicKey)); block == nil || string(block.Bytes) != string(w.Key.Key.Public) {
-			return errors.New("it is not the public key of before")
+			return errors.New("the public key differs from the one read before the load")
 		}
 	}
 	return nil
