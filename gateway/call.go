@@ -43,7 +43,9 @@ type call struct {
 	used *store.KeyVersion // the answer tells something made with this version's key pair; nil if nothing
 	line uint64            // the number of the audit line; 0 until it is written, and for a change or an intent
 
-	intent *audit.Intent // the audit line, if the log writes it while the backend signs; otherwise nil
+	intent   *audit.Intent     // the audit line, if the log writes it while the backend signs; otherwise nil
+	reserved limit.Reservation // of the second line that the intent may need
+	sending  bool              // the answer may have begun to leave
 
 	entry audit.Entry // the audit line, filled in along the way
 }
@@ -54,11 +56,7 @@ func (s *Server) serve(ctx context.Context, d door, source string) error {
 	c := &call{server: s, door: d, began: s.config.Now(), requestId: newRequestId(), records: s.config.Store.Now()}
 	c.now = c.began.UTC().Round(0)
 	c.entry = audit.Entry{Time: c.now, RequestId: c.requestId, Door: string(d.name()), Source: source}
-	defer func() {
-		if c.intent != nil {
-			c.intent.Close()
-		}
-	}()
+	defer endIntent(c)
 	resp, err := catchPanic(func() (kms.Response, error) {
 		if err := d.read(c); err != nil {
 			return nil, err
@@ -225,9 +223,6 @@ func (c *call) audit() (err error) {
 	case c.intent != nil && c.entry.Code == "":
 		return c.intent.Wait()
 	case c.intent != nil:
-		if c.door.name().IsRemote() {
-			refusals.Use(c.entry.Principal, c.server.config.Now)
-		}
 		return c.intent.Withhold(c.entry)
 	}
 	refusal := limit.Refusal{Time: c.now, Source: c.entry.Source, Principal: c.entry.Principal, Code: c.entry.Code}
@@ -249,17 +244,28 @@ func (c *call) audit() (err error) {
 
 // intend has the call's audit line written while the backend signs. It must be called after confirm,
 // and the entry must be complete except for the result. If the signature fails, the call needs a second line. So
-// intend does nothing for a remote caller who has used up the lines for refusals: that call's line is written after
-// the signature, if it must have one.
+// intend does nothing for a remote caller whose lines for refusals are used up or reserved: that call's line is
+// written after the signature, if it must have one.
 func intend(c *call) (err error) {
-	if c.door.name().IsRemote() && !c.server.refusals.HasLine(c.entry.Principal, c.server.config.Now) {
-		return nil
+	if c.door.name().IsRemote() {
+		var ok bool
+		if c.reserved, ok = c.server.refusals.Reserve(c.entry.Principal, c.server.config.Now); !ok {
+			return nil
+		}
 	}
 	c.entry.DurationNanoseconds = c.server.config.Now().Sub(c.began)
 	if c.intent, err = c.server.config.Audit.Intend(c.entry); err != nil {
 		return fmt.Errorf("%w (%w)", kms.ErrAuditLog, err)
 	}
 	return nil
+}
+
+// endIntent undoes intend at the end of a call, also after a panic.
+func endIntent(c *call) {
+	if c.intent != nil {
+		c.intent.Close(c.sending)
+	}
+	c.server.refusals.Release(c.reserved, c.entry.Code != "", c.server.config.Now)
 }
 
 // log writes a line about the request to the operator's log. Each request has one line.

@@ -41,8 +41,8 @@ func (s *Server) Handler(listener Listener) http.Handler {
 	return e
 }
 
-// newHTTPDoor returns the door for a request, and its common part: the native API's door if the request's
-// headers are those of the native API, and otherwise the RPC API's. The other door never sees it.
+// newHTTPDoor returns the request's door and the door's common part. Requests with the native API's headers
+// get that API's door; all others get the RPC API's.
 func (s *Server) newHTTPDoor(ec echo.Context, listener *Listener) (door, *httpDoor) {
 	network := limit.PrefixOf(ec.RealIP())
 	common := httpDoor{server: s, ec: ec, listener: listener, network: network, known: s.known.Has(network)}
@@ -163,11 +163,11 @@ func (d *httpDoor) setClaim(c *call, claim *acs.Claim) {
 	setClaimed(c, claim.Protocol, claim.AccessKeyId, claim.Action)
 }
 
-// setClaimed stores what a request claims in the call and its audit line. It is called again once more of
-// the request is parsed, which seldom differs.
+// setClaimed stores what a request claims in the call and its audit line. The doors call it again after parsing
+// the rest of the request. The claims seldom differ then.
 func setClaimed(c *call, protocol, accessKeyId, action string) {
 	if o, ok := operations[action]; ok {
-		action = o.Name // which is no part of the request
+		action = o.Name // so that the request does not stay in memory
 		c.entry.Action = action
 	}
 	c.action, c.entry.Protocol = action, protocol

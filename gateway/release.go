@@ -32,6 +32,7 @@ func release(c *call, resp kms.Response, apiErr *kms.Error, err error) error {
 	}
 	s.metrics.count(c, apiErr)
 	c.log(apiErr, err)
+	c.sending = true
 	send := func() error { return c.door.answer(c, resp, apiErr) }
 	if d, ok := c.door.(interface{ handOver(send func() error) error }); ok && apiErr == nil && c.used != nil {
 		return d.handOver(send)

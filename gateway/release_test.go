@@ -197,6 +197,37 @@ func TestIntendedLinesAreLimited(t *testing.T) {
 	}
 }
 
+// TestIntendedLinesAreReserved lets many signatures of one caller fail at the same moment. No more of them have
+// second lines than the caller has lines for refusals.
+func TestIntendedLinesAreReserved(t *testing.T) {
+	const limited, requests = 3, 20
+	h := &heldBackend{signed: make(chan struct{}), resume: make(chan struct{}), err: hsm.ErrUnavailable}
+	b := newBench(t, func(c *gateway.Config) {
+		c.LogLines = limit.LogLines{PerCaller: limited, PerCallerPerMinute: 1e-9}
+		h.Fake = c.Backend.(*hsmtest.Fake)
+		c.Backend = h
+	})
+	h.held.Store(true)
+	answered := make(chan answer, requests)
+	for range requests {
+		go func() { answered <- b.do(b.root, "AsymmetricSign", b.signParams()...) }()
+	}
+	for range requests {
+		<-h.signed
+	}
+	for range requests {
+		h.resume <- struct{}{}
+	}
+	for range requests {
+		if a := <-answered; a.Status != 503 {
+			t.Errorf("got %d %s, want 503", a.Status, a.Code)
+		}
+	}
+	if withheld, all := b.withheld("AsymmetricSign"); len(withheld) != limited || all != limited {
+		t.Errorf("%d intended lines and %d about withheld results, want %d of each", all, len(withheld), limited)
+	}
+}
+
 // An interruptedWriter calls a function before it writes the answer to the connection.
 type interruptedWriter struct {
 	*httptest.ResponseRecorder

@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// newRequestId returns a random UUID. A RequestId has to be unique, but nobody has to be unable to guess it.
-// So the process's own generator makes it, and no call reads the system's random source.
+// newRequestId returns a random UUID. A RequestId must be unique but not secret, so it comes from the process's
+// own generator, and no call reads the system's random source.
 func newRequestId() string {
 	var id uuid.UUID
 	binary.LittleEndian.PutUint64(id[:8], rand.Uint64())

@@ -152,8 +152,7 @@ func (c *call) version(key permitted, keyVersionId string) (store.KeyVersion, er
 	return version, keypair.CheckRecord(version, key.Key, c.records.AuditKey())
 }
 
-// checkStillUsable returns an error if the records, which are the current ones, no longer allow what the call has
-// used.
+// checkStillUsable returns an error if the current records no longer allow the key version that the call used.
 func checkStillUsable(c *call, records *store.Records) error {
 	version := c.used
 	if records == c.records {

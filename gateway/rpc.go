@@ -68,7 +68,7 @@ func (d *rpcDoor) checkHead(c *call) error {
 		return nil
 	}
 	access, unknown := identity.ActiveAccessKey(c.records, h.AccessKeyId)
-	c.entry.AccessKeyId = access.AccessKeyId // which is no part of the request
+	c.entry.AccessKeyId = access.AccessKeyId // so that the request does not stay in memory
 	setClaimed(c, h.Protocol, h.AccessKeyId, h.Action)
 	if h.Time != nil {
 		if err := identity.CheckTime(*h.Time, d.server.config.Now()); err != nil {

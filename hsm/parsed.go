@@ -2,7 +2,6 @@ package hsm
 
 import "sync"
 
-// parsed are the public keys that were parsed.
 var parsed = parsedKeys{keys: make(map[parsedId]publicKey)}
 
 // parsedKeys holds parsed public keys by what they were parsed from, so no entry ever becomes
@@ -28,8 +27,8 @@ func (p *parsedKeys) get(k Key) (publicKey, bool) {
 	return pub, ok
 }
 
-// put stores a key. If there are too many, it first drops any one of them, so that a program that uses
-// more keys than that still finds most of them.
+// put stores a key. At maxParsed it first drops an arbitrary one, so a program with more keys still finds most of
+// them.
 func (p *parsedKeys) put(k Key, pub publicKey) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -106,7 +106,7 @@ type Decision struct {
 }
 
 // Reason returns why the request is allowed or denied. It is for the audit log and reveals more than the
-// caller may learn. Few decisions are asked for it, so it is not a field.
+// caller may learn. It is computed on demand, because few callers need it.
 func (d Decision) Reason() string {
 	if d.Statement == 0 {
 		return d.Cause

@@ -127,7 +127,8 @@ type Claim struct {
 	bodyHash string // only in the native API; hexadecimal
 }
 
-// signed is a request with its signature. Its methods do what their namesakes of Claim do.
+// signed is a request with its signature. Claim's Parameters, StringToSign and VerifySecret call its decoded,
+// toSign and verify.
 type signed interface {
 	decoded() map[string]string
 	toSign() string

@@ -10,8 +10,8 @@ import (
 	"github.com/emmansun/gmsm/sm3"
 )
 
-// A Secret is an AccessKeySecret. It keeps HMACs that are keyed with it, which saves each request six allocations
-// and more than half of the time of its HMAC. It is safe for concurrent use.
+// A Secret is an AccessKeySecret. It keeps HMACs keyed with the secret. That saves each request six allocations
+// and over half of its HMAC's time. It is safe for concurrent use.
 type Secret struct {
 	text string
 	macs [derivedMAC]sync.Pool // of *hasher, by macKind

@@ -53,16 +53,14 @@
 //
 // # Intended lines
 //
-// A signature takes the token's time, and its line takes the disk's. So that a caller waits only for
-// the longer of the two, the line can be written while the token signs: see [Log.Intend]. Such a line is
-// Intended: it says what was about to be done, and has no Status. The result is released only once the line is
-// on stable storage, so every released signature has one. If the result is not released, a second line
-// says why and has the number of the first as NotReleased. If that line cannot be written either, an unanswered event
-// names the first.
+// So that a caller waits only for the slower of the token and the disk, the log can write a line while the
+// token signs: see [Log.Intend]. Such a line is Intended: it says what was about to be done, and has no
+// Status. The result is released only once the line is on stable storage, so every released signature has
+// one. If the result is not released, a second line says why, and has the number of the first as
+// NotReleased. If the log cannot take that line, an unanswered event names the first.
 //
-// While neither has happened and the result may be on its way, a crash leaves the line in doubt. Lines say up to
-// which number all intended lines are closed (ClosedTo), so Open after a crash finds the lines in doubt,
-// and names them in an indoubt event.
+// Then the line is closed, and ClosedTo in later lines says up to which number all intended lines are. If
+// the process crashes before a line is closed, Open names the line in an indoubt event.
 //
 // # Hostile text
 //

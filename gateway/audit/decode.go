@@ -103,7 +103,7 @@ func (d *decoder) text(key string) string {
 	return s
 }
 
-// number returns a number of at most so many bits that is not negative.
+// number parses an unsigned number of at most the given bits.
 func (d *decoder) number(key string, bits int) uint64 {
 	if !d.skip(key) {
 		return 0

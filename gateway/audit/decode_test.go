@@ -26,7 +26,7 @@ func checkDecoding(t *testing.T, text []byte) (ok bool) {
 const entryLine = `{"Seq":7,"Prev":"6cdd","Time":"2026-11-30T01:02:03.5+08:00","RequestId":"r","Door":"rpc","Protocol":"p","Source":"192.0.2.7",` +
 	`"AccessKeyId":"k","Principal":"u","LoginUid":"1","OnBehalfOf":"o","AsAdministrator":true,"Reference":"\u003c\"中","Action":"AsymmetricSign",` +
 	`"Quota":"q","KeyId":"k","KeyVersionId":"v","Subject":"s","Alias":"a","KeySpec":"EC_P256","Algorithm":"ECDSA_SHA_256","Digest":"+/8=","Valid":false,` +
-	`"DryRun":true,"Status":200,"Code":"c","Reason":"r","DurationNanoseconds":10,"Change":9,"Late":true}`
+	`"DryRun":true,"Intended":true,"Status":200,"Code":"c","Reason":"r","DurationNanoseconds":10,"Change":9,"Late":true,"NotReleased":6,"ClosedTo":5}`
 
 // splice returns text with n bytes at a position replaced.
 func splice(text string, position, n int, replacement string) []byte {

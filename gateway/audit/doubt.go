@@ -9,8 +9,8 @@ type doubts struct {
 	lines  []uint64 // in ascending order
 }
 
-// sawIntents notes what a line says about intended lines. The lines from some number on must be passed in their
-// order; further lines may be passed again in the same way.
+// sawIntents notes what a line says about intended lines. Each pass over the log must be in its order. A later
+// pass may begin at an earlier line.
 func (d *doubts) sawIntents(line Line) {
 	switch {
 	case line.Entry != nil:
@@ -45,14 +45,20 @@ func (d *doubts) remove(lines ...uint64) {
 	}
 }
 
+// dropFrom removes the lines from a number on, which are no longer in the log.
+func (d *doubts) dropFrom(seq uint64) {
+	i, _ := slices.BinarySearch(d.lines, seq)
+	d.lines = d.lines[:i]
+}
+
 // maxInDoubt is the most lines that one indoubt event names, so that the event is far shorter than maxLine.
 const maxInDoubt = 10_000
 
-// findDoubts reads the lines before those that Open has read, as far as one of them may be in doubt.
+// findDoubts reads the lines after the last known ClosedTo that Open has not read.
 func (w *writer) findDoubts(t *tail) error {
 	read := t.first.Seq
 	if expect := w.log.cfg.Expect.Seq; expect > 0 {
-		read = min(read, expect) // a checkpoint from there on says up to which line all are closed
+		read = min(read, expect) // Open has read on from there, and the checkpoint there has a ClosedTo
 	}
 	if t.closed == 0 || t.closed+1 >= read {
 		return nil

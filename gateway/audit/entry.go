@@ -36,7 +36,7 @@ type Entry struct {
 	Digest              []byte        `json:",omitempty"` // Base64
 	Valid               *bool         `json:",omitempty"` // the result of AsymmetricVerify
 	DryRun              bool          `json:",omitempty"`
-	Intended            bool          `json:",omitempty"` // the line says what was about to be done, and no other line says that its result was released
+	Intended            bool          `json:",omitempty"` // the line says what the gateway was about to do; no line confirms the release
 	Status              int           `json:",omitempty"` // HTTP status; 0 if Intended
 	Code                string        `json:",omitempty"` // the API's error code; empty for success
 	Reason              string        `json:",omitempty"` // details that the client did not receive

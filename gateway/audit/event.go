@@ -135,9 +135,8 @@ var kinds = []kindInfo{
 	},
 	{
 		kind: KindUnanswered,
-		meaning: "the named lines are of requests whose results were not released: their callers had got 503 before " +
-			"the line was written, or the line that says why could not be written; " +
-			"if a line is about a change, the change was made",
+		meaning: "the results of the named lines were not released: the callers had already got 503, or the log could not " +
+			"take the `NotReleased` lines; changes were made nevertheless",
 		isSet: func(e *Event) bool { return len(e.Unanswered) > 0 },
 		text:  func(e *Event) string { return fmt.Sprintf("(%d unanswered)", len(e.Unanswered)) },
 	},
@@ -155,12 +154,11 @@ var kinds = []kindInfo{
 		accept: (*reading).rolledBack,
 	},
 	{
-		kind: KindInDoubt,
-		meaning: "at its start after a crash, the gateway found these intended lines, and nothing in the log " +
-			"says whether their results were released",
-		isSet:  func(e *Event) bool { return len(e.InDoubt) > 0 },
-		text:   func(e *Event) string { return fmt.Sprintf("(%d indoubt)", len(e.InDoubt)) },
-		accept: (*reading).inDoubt,
+		kind:    KindInDoubt,
+		meaning: "after a crash, nothing in the log says whether the results of these intended lines were released",
+		isSet:   func(e *Event) bool { return len(e.InDoubt) > 0 },
+		text:    func(e *Event) string { return fmt.Sprintf("(%d indoubt)", len(e.InDoubt)) },
+		accept:  (*reading).inDoubt,
 	},
 }
 

@@ -12,12 +12,12 @@ type Intent struct {
 	log      *Log
 	line     *pending
 	deadline time.Time
+	ended    bool // Wait has failed, or Withhold was called
 }
 
 // Intend queues an entry that says what its caller is about to do, and marks the entry as Intended. It
-// does not wait for the disk. The caller must not release the result before [Intent.Wait] has returned nil,
-// must call [Intent.Withhold] if it does not release the result, and must call [Intent.Close] at the end in
-// any case.
+// does not wait for the disk. The caller must not release the result before [Intent.Wait] returns nil. If it
+// withholds the result for another reason, it must call [Intent.Withhold]. It must call [Intent.Close] last.
 //
 // If the process ends before that, the next Open names the line in an indoubt event.
 func (l *Log) Intend(e Entry) (*Intent, error) {
@@ -40,6 +40,7 @@ func (l *Log) Intend(e Entry) (*Intent, error) {
 // unanswered event.
 func (i *Intent) Wait() error {
 	_, err := i.line.await(i.deadline)
+	i.ended = i.ended || err != nil
 	return err
 }
 
@@ -47,6 +48,7 @@ func (i *Intent) Wait() error {
 // NotReleased. It returns when the entry is on stable storage, Config.AppendTimeout after the call at most. If
 // it returns an error, an unanswered event names the intended line as soon as the log can be written.
 func (i *Intent) Withhold(e Entry) error {
+	i.ended = true
 	head, err := i.line.await(i.deadline)
 	if err != nil { // the log does not have the line, or names it in an unanswered event
 		return i.log.Append(e)
@@ -54,11 +56,24 @@ func (i *Intent) Withhold(e Entry) error {
 	return i.log.Withhold(head.Seq, e)
 }
 
-// Close records that the caller is done: the result has left, or Wait or Withhold was called because it does
-// not leave.
-func (i *Intent) Close() {
-	if i.line.caller.Load() != callerLeft { // otherwise the writer closes the line
+// Close ends the intent. released says that the result may have left. If it has not, and neither has Wait failed
+// nor was Withhold called, an unanswered event names the line.
+func (i *Intent) Close(released bool) {
+	switch {
+	case !released && !i.ended:
+		i.abandon()
+	case i.line.caller.Load() != callerLeft: // otherwise the writer closes the line
 		i.log.intents.close(i.line)
+	}
+}
+
+// abandon has an unanswered event name the line, if the log has it.
+func (i *Intent) abandon() {
+	if i.line.caller.CompareAndSwap(callerWaits, callerLeft) {
+		return // the writer names the line if it writes it
+	}
+	if head, err := i.line.await(i.deadline); err == nil {
+		i.log.intents.name(head.Seq)
 	}
 }
 
@@ -93,7 +108,7 @@ type intents struct {
 	mu      sync.Mutex
 	open    []*pending // guarded by mu, like the fields below and the fields number and withheld of a pending
 	unnamed []uint64   // lines that an unanswered event must name
-	last    uint64     // the greatest number of an intended line
+	last    uint64     // the last intended line on stable storage
 }
 
 func (s *intents) add(p *pending) {
@@ -102,11 +117,11 @@ func (s *intents) add(p *pending) {
 	s.open = append(s.open, p)
 }
 
-// setNumber sets the number of an intended line. The log's head must reach it only afterwards.
+// setNumber sets the number of an intended line. It must be called before the log's head includes the line.
 func (s *intents) setNumber(p *pending, seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.number, s.last = seq, max(s.last, seq)
+	p.number = seq
 }
 
 // close removes a line, unless an unanswered event must name it first.
@@ -120,6 +135,9 @@ func (s *intents) close(p *pending) {
 
 // name demands an unanswered event for the line with number seq.
 func (s *intents) name(seq uint64) {
+	if seq == 0 {
+		return // the log does not have the line
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unnamed = append(s.unnamed, seq)
@@ -144,11 +162,13 @@ func (s *intents) takeUnnamed() []uint64 {
 	return unnamed
 }
 
-// named closes the lines that an unanswered event names.
-func (s *intents) named(lines []uint64) {
+// flushed records the last intended line on stable storage, or 0, and closes the lines that an unanswered event
+// there names.
+func (s *intents) flushed(last uint64, named []uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open = slices.DeleteFunc(s.open, func(p *pending) bool { return slices.Contains(lines, p.number) })
+	s.last = max(s.last, last)
+	s.open = slices.DeleteFunc(s.open, func(p *pending) bool { return slices.Contains(named, p.number) })
 }
 
 // becameClosed reports whether the last intended line is closed, and was not when only the lines up to

@@ -116,11 +116,11 @@ func testIntent(t *testing.T) {
 	}
 	time.Sleep(time.Millisecond)
 	<-hang
-	written(t, released).Close()
+	written(t, released).Close(true)
 	if err := withheld.Withhold(audit.Entry{RequestId: "withheld"}); err != nil {
 		t.Error(err)
 	}
-	withheld.Close()
+	withheld.Close(true)
 	hang <- struct{}{}
 	slow := intend(t, l, "slow")
 	if err := slow.Wait(); !errors.Is(err, audit.ErrSlow) {
@@ -129,7 +129,7 @@ func testIntent(t *testing.T) {
 	if err := slow.Withhold(audit.Entry{RequestId: "slow"}); !errors.Is(err, audit.ErrSlow) {
 		t.Errorf("Withhold while the disk hangs: got %v, want ErrSlow", err)
 	}
-	slow.Close()
+	slow.Close(true)
 	<-hang
 	synctest.Wait()
 	appendLines(t, l, 1)
@@ -152,12 +152,12 @@ func testWithholdFails(t *testing.T) {
 	if err := i.Withhold(audit.Entry{RequestId: "withheld"}); err == nil {
 		t.Error("Withhold on a full disk: got nil, want an error")
 	}
-	i.Close()
+	i.Close(true)
 	failed := intend(t, l, "failed")
 	if err := failed.Wait(); err == nil {
 		t.Error("Wait on a full disk: got nil, want an error")
 	}
-	failed.Close()
+	failed.Close(true)
 	crashed := crash(t, d.path) // the event is not written yet
 	d.full.Store(false)
 	time.Sleep(5 * time.Second)
@@ -185,17 +185,17 @@ func TestInDoubt(t *testing.T) {
 			}
 			l := openConfig(t, cfg)
 			defer l.Close()
-			written(t, intend(t, l, "released")).Close()
+			written(t, intend(t, l, "released")).Close(true)
 			written(t, intend(t, l, "first"))
 			withheld := written(t, intend(t, l, "withheld"))
 			if err := withheld.Withhold(audit.Entry{RequestId: "withheld"}); err != nil {
 				t.Fatal(err)
 			}
-			withheld.Close()
+			withheld.Close(true)
 			if err := l.Withhold(1, audit.Entry{RequestId: "released"}); err != nil { // a line about an earlier line
 				t.Fatal(err)
 			}
-			written(t, intend(t, l, "second")).Close()
+			written(t, intend(t, l, "second")).Close(true)
 			written(t, intend(t, l, "third"))
 			crashed := crash(t, path)
 			cfg = config(crashed)
@@ -251,7 +251,7 @@ func testClosedWhileIdle(t *testing.T) {
 	if closeLog(t, open(t, crash(t, path))); !strings.Contains(allText(t, path), "checkpoint") {
 		t.Error("no checkpoint")
 	}
-	i.Close()
+	i.Close(true)
 	time.Sleep(time.Hour)
 	crashed := crash(t, path)
 	closeLog(t, open(t, crashed))
@@ -323,7 +323,7 @@ func TestIntentsOverlap(t *testing.T) {
 						if err := i.Wait(); err != nil {
 							t.Error(err)
 						}
-						i.Close()
+						i.Close(true)
 						mu.Lock()
 						times = append(times, time.Since(began))
 						mu.Unlock()
@@ -337,5 +337,56 @@ func TestIntentsOverlap(t *testing.T) {
 				t.Errorf("%d callers: the median is %v, want at most %v", callers, median, want)
 			}
 		})
+	}
+}
+
+// TestAbandonedIntent ends intents whose callers neither released the results nor withheld them, as after a panic. An
+// event says that they were not released.
+func TestAbandonedIntent(t *testing.T) {
+	path := t.TempDir() + "/audit.log"
+	l := open(t, path)
+	i := intend(t, l, "abandoned")
+	i.Close(false)
+	written(t, intend(t, l, "released")).Close(true)
+	after := written(t, intend(t, l, "abandoned later"))
+	after.Close(false)
+	appendLines(t, l, 1)
+	closeLog(t, l)
+	got := summary(t, path)
+	// The log drops the first line, unless it was faster than the caller.
+	if got != "intended released, intended abandoned later, unanswered [2], 0" &&
+		got != "intended abandoned, unanswered [1], intended released, intended abandoned later, unanswered [4], 0" {
+		t.Errorf("lines: got %s, want unanswered events that name the abandoned lines", got)
+	}
+	if _, err := verify(t, path); err != nil {
+		t.Error(err)
+	}
+	closeLog(t, open(t, path))
+	if strings.Contains(summary(t, path), "doubt") {
+		t.Errorf("after a clean stop: %s", summary(t, path))
+	}
+}
+
+// TestInDoubtAfterLoss crashes with a line in doubt that the operator then gives up. No event names it: its number
+// belongs to another line.
+func TestInDoubtAfterLoss(t *testing.T) {
+	path := t.TempDir() + "/audit.log"
+	var expect audit.Checkpoint
+	cfg := config(path)
+	cfg.Keep = func(c audit.Checkpoint, _ bool) error {
+		expect = c
+		return nil
+	}
+	l := openConfig(t, cfg)
+	appendLines(t, l, 2)
+	closeLog(t, l)
+	l = open(t, path) // by somebody who adds lines while no gateway runs
+	written(t, intend(t, l, "added"))
+	cfg = config(crash(t, path))
+	closeLog(t, l)
+	cfg.Expect, cfg.Ended, cfg.AcceptLoss = expect.Head, true, true
+	closeLog(t, openConfig(t, cfg))
+	if text := allText(t, cfg.Path); strings.Contains(text, `"Kind":"indoubt"`) || !strings.Contains(text, `"Kind":"lost"`) {
+		t.Errorf("the log names a line that it does not have, or lacks the loss:\n%s", text)
 	}
 }

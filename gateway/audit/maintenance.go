@@ -51,8 +51,7 @@ func (l *Log) maintain(ctx context.Context) {
 
 // checkpoint adds a checkpoint of the last line, unless that line is itself a checkpoint and says that all
 // intended lines are closed. With rotate, the first line of a file, it then ends that file, even without a
-// checkpoint, because the log
-// must rotate while the token is unavailable.
+// checkpoint, because the log must rotate while the token is unavailable.
 func (l *Log) checkpoint(ctx context.Context, rotate uint64) error {
 	l.signing.Lock()
 	defer l.signing.Unlock()

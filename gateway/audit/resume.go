@@ -46,6 +46,7 @@ func (w *writer) resume() error {
 	}
 	if err != nil {
 		err = w.acceptLoss(end, err)
+		end.dropFrom(w.head.Seq) // that of the lost event
 	} else {
 		err = w.continueAt(end)
 	}

@@ -186,6 +186,7 @@ func (w *writer) writeLines() error {
 		}
 		add(event)
 	}
+	intended := uint64(0)
 	for _, p := range w.waiting {
 		if p.entry == nil || p.unattended == nil && p.caller.Load() == callerLeft {
 			continue
@@ -193,6 +194,7 @@ func (w *writer) writeLines() error {
 		add(*p.entry)
 		if p.head = head; p.intended {
 			w.log.intents.setNumber(p, head.Seq)
+			intended = head.Seq
 		}
 	}
 	w.text = text
@@ -202,7 +204,7 @@ func (w *writer) writeLines() error {
 	if err := w.append(text); err != nil {
 		return err
 	}
-	w.log.intents.named(w.unanswered)
+	w.log.intents.flushed(intended, w.unanswered)
 	w.head, w.abandoned, w.unanswered = head, "", nil
 	return nil
 }

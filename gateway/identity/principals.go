@@ -6,9 +6,8 @@ import (
 	"github.com/kmsgate/kmsgate/store"
 )
 
-// principals holds the principals of the users who have authenticated since the records last changed. Records do
-// not change, so it never holds an outdated one, and it holds at most one for each user. It saves three allocations
-// and a look-up of each policy by its text.
+// principals caches the users' principals for one set of records. A change makes a new set, and the next user
+// to authenticate replaces the cache. It saves three allocations and a look-up of each policy by its text.
 type principals struct {
 	mu      sync.RWMutex
 	records *store.Records        // guarded by mu

@@ -12,7 +12,7 @@ import (
 // because SDKs compare that of XML as a string.
 type Format struct {
 	ContentType string
-	// Encode appends the answer to a request for an action to b.
+	// Encode appends body to b, as the answer to the action.
 	Encode func(b *bytes.Buffer, action string, body any) error
 }
 
@@ -55,8 +55,8 @@ func EncodeJSON(b *bytes.Buffer, body any) error {
 	return nil
 }
 
-// encodeXML appends body to b as an element that is named Error if it is an ErrorBody, and otherwise after
-// the action, followed by "Response". Each member becomes an element. A list becomes one element per member,
+// encodeXML appends body to b as an element. That of an ErrorBody is named Error; others have the action's name
+// and "Response". Each member becomes an element. A list becomes one element per member,
 // so an empty list leaves no trace.
 func encodeXML(b *bytes.Buffer, action string, body any) error {
 	root := action + "Response"

@@ -83,6 +83,8 @@ type Refusals struct {
 	sources lineLimits // by network
 	callers lineLimits // by the principal's name
 	counted map[subject]Counted
+
+	reserved map[string]int // lines that requests under way may need, by the key of callers.limits
 }
 
 // A subject is what refusals have in common that are counted together.
@@ -96,6 +98,8 @@ func NewRefusals(lines LogLines) *Refusals {
 		sources: lineLimits{atOnce: lines.PerSource, perMinute: lines.PerSourcePerMinute},
 		callers: lineLimits{atOnce: lines.PerCaller, perMinute: lines.PerCallerPerMinute},
 		counted: make(map[subject]Counted),
+
+		reserved: make(map[string]int),
 	}
 }
 
@@ -116,19 +120,46 @@ func (r *Refusals) Allow(refusal Refusal, clock func() time.Time) bool {
 	return allowed
 }
 
-// HasLine reports whether a refusal of an authenticated caller may have an audit line now.
-func (r *Refusals) HasLine(principal string, clock func() time.Time) bool {
+// A Reservation is a line for a refusal that a caller may need. The zero value reserves nothing.
+type Reservation struct {
+	caller string // in callers.limits
+	held   bool
+}
+
+// Reserve reserves a line for a refusal of an authenticated caller, if the caller has one that no other
+// request has reserved. The caller of Reserve must call Release.
+func (r *Refusals) Reserve(principal string, clock func() time.Time) (reserved Reservation, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	limit, found := r.callers.limits[principal]
-	return !found || limit.TokensAt(r.clock.read(clock)) >= 1
+	if !found && len(r.callers.limits) >= MaxSources {
+		principal = "" // the limit that further callers share
+		limit, found = r.callers.limits[principal]
+	}
+	lines := r.callers.atOnce
+	if found {
+		lines = limit.TokensAt(r.clock.read(clock))
+	}
+	if lines-float64(r.reserved[principal]) < 1 {
+		return Reservation{}, false
+	}
+	r.reserved[principal]++
+	return Reservation{principal, true}, true
 }
 
-// Use uses one of the lines for refusals of an authenticated caller, if the caller has one.
-func (r *Refusals) Use(principal string, clock func() time.Time) {
+// Release ends a reservation. If it was needed, its caller has one line less.
+func (r *Refusals) Release(reserved Reservation, needed bool, clock func() time.Time) {
+	if !reserved.held {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.callers.take(principal, r.clock.read(clock))
+	if r.reserved[reserved.caller]--; r.reserved[reserved.caller] == 0 {
+		delete(r.reserved, reserved.caller)
+	}
+	if needed {
+		r.callers.take(reserved.caller, r.clock.read(clock))
+	}
 }
 
 // Count counts a refusal that has no line for another reason.

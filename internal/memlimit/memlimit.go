@@ -21,15 +21,10 @@ import (
 //
 // Set also makes the garbage collector work less while the heap is small: see reserve.
 func Set(root fs.FS) {
-	limit, ok := Cgroup(root)
-	if ok && os.Getenv("GOMEMLIMIT") == "" {
+	if limit, ok := Cgroup(root); ok && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(limit / 10 * 9))
 	}
-	size := uint64(reserveSize)
-	if ok {
-		size = min(size, limit/16)
-	}
-	reserve = make([]byte, size)
+	reserve = make([]byte, min(reserveSize, debug.SetMemoryLimit(-1)/16))
 }
 
 // reserve is memory that nothing uses. The garbage collector begins when the heap has doubled, and a gateway's
@@ -40,7 +35,7 @@ func Set(root fs.FS) {
 //lint:ignore U1000 only the garbage collector needs it
 var reserve []byte
 
-const reserveSize = 32 << 20 // bytes
+const reserveSize int64 = 32 << 20 // bytes
 
 // unlimited is what version 1 of cgroups has, rounded to pages, where there is no limit.
 const unlimited = 1 << 62
