@@ -8,7 +8,8 @@ import (
 )
 
 // newRequestId returns a random UUID. A RequestId must be unique but not secret, so it comes from the process's
-// own generator, and no call reads the system's random source.
+// own generator, and no call reads the system's random source. Two copies of a running machine make the same
+// ones.
 func newRequestId() string {
 	var id uuid.UUID
 	binary.LittleEndian.PutUint64(id[:8], rand.Uint64())

@@ -219,8 +219,8 @@ func (d *rpcDoor) write(c *call, status int, body any) error {
 	return d.ec.Blob(status, format.ContentType, text.Bytes())
 }
 
-// answers are empty buffers for the texts of answers. Only the connection gets a text, and it has copied the
-// text when Blob returns. They save two allocations.
+// answers are empty buffers for the texts of answers. Only the connection gets a text. It has copied the
+// text when Blob returns, because the listeners serve HTTP/1 only. They save two allocations.
 var answers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // putAnswer returns a buffer to answers, unless it is so large that it should not stay in memory.

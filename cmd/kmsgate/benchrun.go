@@ -71,11 +71,11 @@ func (b *benchRun) measure(ctx context.Context, k signer.Key, operation bench.Op
 		return err
 	}
 	m := measurementOf(k, operation, load, result)
-	if m.Checked, err = work.Check(); err == nil {
-		err = result.Check()
+	if m.Checked, err = work.Check(); err != nil {
+		return err // the figures of wrong answers are worth nothing
 	}
 	b.measurements = append(b.measurements, m)
-	if err != nil || b.token == nil || operation != bench.Sign {
+	if err := result.Check(); err != nil || b.token == nil || operation != bench.Sign {
 		return err
 	}
 	load.Progress = b.progress(fmt.Sprintf("%s token, %s", k.Spec(), cli.Count(callers, "caller")), load)

@@ -35,5 +35,5 @@ func exactSleep(d time.Duration) {
 	// change that, or in another thread, the sleep is less exact.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
 	t := unix.NsecToTimespec(int64(d))
-	_ = unix.Nanosleep(&t, nil) // a signal only makes a call early
+	_ = unix.Nanosleep(&t, nil) // after a signal, the caller sleeps again
 }

@@ -247,7 +247,7 @@ func (r *run) openLoop(ctx context.Context) (began time.Time, ok bool) {
 	if wait(ctx, time.Until(began)-timerError) != nil {
 		return began, false
 	}
-	if d := time.Until(began); d > 0 {
+	for d := time.Until(began); d > 0; d = time.Until(began) { // a signal ends a sleep early
 		sleep := r.load.Sleep
 		if sleep == nil {
 			sleep = exactSleep
