@@ -97,7 +97,7 @@ type Config struct {
 
 	// Keep, if not nil, stores a checkpoint elsewhere. The log calls it with every checkpoint that
 	// it has written. When the log is closed, it calls Keep with its last line, unsigned, and with
-	// ended set.
+	// ended set, unless an Intent was not closed.
 	Keep func(c Checkpoint, ended bool) error
 
 	// Expect is a line that the log must have: the last one passed to Keep. If the log lacks it, or
@@ -358,7 +358,7 @@ func (l *Log) Close() error {
 		return fmt.Errorf("the audit log %q was not closed: a flush has not ended for %v (check the disk)", l.cfg.Path, closeTimeout)
 	}
 	if l.Err() == nil && l.Head().Seq > 0 {
-		l.keep(Checkpoint{Head: l.Head(), Time: time.Now().UTC()}, true)
+		l.keep(Checkpoint{Head: l.Head(), Time: time.Now().UTC()}, !l.intents.isOpen())
 	}
 	return l.w.close()
 }

@@ -26,20 +26,25 @@ func (f hangingFile) Sync() error {
 	return f.File.Sync()
 }
 
+// openHanging opens a log whose flushes hang while hang is held, with a gateway's AppendTimeout.
+func openHanging(t *testing.T) (l *audit.Log, path string, hang chan struct{}) {
+	t.Helper()
+	path, hang = t.TempDir()+"/audit.log", make(chan struct{}, 1)
+	cfg := config(path)
+	cfg.AppendTimeout = 0
+	cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
+		f, err := os.OpenFile(path, flag, 0o600)
+		return hangingFile{f, hang}, err
+	})
+	return openConfig(t, cfg), path, hang
+}
+
 // TestHangingFlush lets a flush hang. Callers are answered in time, and the log tells which lines were
 // written although their callers had been refused.
 func TestHangingFlush(t *testing.T) { synctest.Test(t, testHangingFlush) }
 
 func testHangingFlush(t *testing.T) {
-	path := t.TempDir() + "/audit.log"
-	hang := make(chan struct{}, 1)
-	cfg := config(path)
-	cfg.AppendTimeout = 0 // a gateway's
-	cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
-		f, err := os.OpenFile(path, flag, 0o600)
-		return hangingFile{f, hang}, err
-	})
-	l := openConfig(t, cfg)
+	l, path, hang := openHanging(t)
 	appendLines(t, l, 1)
 	synctest.Wait()
 	hang <- struct{}{} // the disk hangs
@@ -104,15 +109,7 @@ func testHangingFlush(t *testing.T) {
 func TestTextsOfAbandonedLines(t *testing.T) { synctest.Test(t, testTextsOfAbandonedLines) }
 
 func testTextsOfAbandonedLines(t *testing.T) {
-	path := t.TempDir() + "/audit.log"
-	hang := make(chan struct{}, 1)
-	cfg := config(path)
-	cfg.AppendTimeout = 0 // a gateway's
-	cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
-		f, err := os.OpenFile(path, flag, 0o600)
-		return hangingFile{f, hang}, err
-	})
-	l := openConfig(t, cfg)
+	l, path, hang := openHanging(t)
 	hang <- struct{}{} // the disk hangs
 	var want, got []string
 	for n := range 8 {
@@ -162,15 +159,7 @@ func testCheckpointAfterFault(t *testing.T) {
 func TestCheckpointAfterHang(t *testing.T) { synctest.Test(t, testCheckpointAfterHang) }
 
 func testCheckpointAfterHang(t *testing.T) {
-	path := t.TempDir() + "/audit.log"
-	hang := make(chan struct{}, 1)
-	cfg := config(path)
-	cfg.CheckpointEvery = time.Hour
-	cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
-		f, err := os.OpenFile(path, flag, 0o600)
-		return hangingFile{f, hang}, err
-	})
-	l := openConfig(t, cfg)
+	l, path, hang := openHanging(t)
 	time.Sleep(2 * time.Second) // the first checkpoint's turn has passed: there was no line
 	hang <- struct{}{}
 	if err := l.Append(audit.Entry{}); !errors.Is(err, audit.ErrSlow) {

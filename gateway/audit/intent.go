@@ -133,6 +133,13 @@ func (s *intents) close(p *pending) {
 	}
 }
 
+// isOpen reports whether a line is not closed.
+func (s *intents) isOpen() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open) > 0
+}
+
 // name demands an unanswered event for the line with number seq.
 func (s *intents) name(seq uint64) {
 	if seq == 0 {

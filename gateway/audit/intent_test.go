@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -108,15 +109,7 @@ func crash(t *testing.T, path string) string {
 func TestIntent(t *testing.T) { synctest.Test(t, testIntent) }
 
 func testIntent(t *testing.T) {
-	path := t.TempDir() + "/audit.log"
-	hang := make(chan struct{}, 1)
-	cfg := config(path)
-	cfg.AppendTimeout = 0 // a gateway's
-	cfg.SetOpen(func(path string, flag int) (audit.TestFile, error) {
-		f, err := os.OpenFile(path, flag, 0o600)
-		return hangingFile{f, hang}, err
-	})
-	l := openConfig(t, cfg)
+	l, path, hang := openHanging(t)
 	appendLines(t, l, 1)
 	hang <- struct{}{}
 	began := time.Now()
@@ -380,5 +373,31 @@ func TestInDoubtAfterLoss(t *testing.T) {
 	closeLog(t, openConfig(t, cfg))
 	if text := allText(t, cfg.Path); strings.Contains(text, `"Kind":"indoubt"`) || !strings.Contains(text, `"Kind":"lost"`) {
 		t.Errorf("the log names a line that it does not have, or lacks the loss:\n%s", text)
+	}
+}
+
+// TestCleanStopWithoutToken stops a log that cannot sign its last checkpoint. It ended in order, so the next start
+// has no line in doubt, unless an intent was still open.
+func TestCleanStopWithoutToken(t *testing.T) {
+	for isOpen, want := range map[bool]string{false: "intended released", true: "intended released, intended open, in doubt [open]"} {
+		cfg := config(t.TempDir() + "/audit.log")
+		cfg.Sign = func(context.Context, []byte) ([]byte, error) { return nil, errors.New("the token is away") }
+		var expect audit.Checkpoint
+		var ended bool
+		cfg.Keep = func(c audit.Checkpoint, last bool) error {
+			expect, ended = c, last
+			return nil
+		}
+		l := openConfig(t, cfg)
+		written(t, intend(t, l, "released")).Close(true)
+		if isOpen {
+			written(t, intend(t, l, "open"))
+		}
+		closeLog(t, l)
+		cfg.Expect, cfg.Ended = expect.Head, ended
+		closeLog(t, openConfig(t, cfg))
+		if got := summary(t, cfg.Path); got != want {
+			t.Errorf("an open intent: %v; lines: got %s, want %s", isOpen, got, want)
+		}
 	}
 }
